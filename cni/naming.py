@@ -1,11 +1,11 @@
 """Every name we give: the 15-byte rule of ZLayer's overlay, and the names made by it.
 
-A Linux interface name has at most 15 bytes. A name that would be longer is hashed, never cut, so that two long
-names do not meet; ZLayer's agents compute the same names on their own, which is why the hash is Rust's
+A Linux interface name has at most 15 bytes. A name that would be longer is hashed, never cut, so that two
+long names do not meet; ZLayer's agents compute the same names on their own, which is why the hash is Rust's
 `DefaultHasher` (SipHash-1-3, key 0) to the letter.
 
-Strings count as their UTF-8 bytes, a lone surrogate as the three bytes it would have. No name is validated: what
-the kernel refuses, the kernel refuses. This module is imported by the plugin, so it imports nothing.
+Strings count as their UTF-8 bytes, a lone surrogate as the three bytes it would have. No name is validated:
+what the kernel refuses, the kernel refuses. This module is imported by the plugin, so it imports nothing.
 
 The rule is contract 4.1, the names are contract 4.2.
 """
@@ -64,17 +64,17 @@ def siphash13(data: bytes) -> int:
 
 
 def name_hash(parts: "Sequence[str]", suffix: str) -> int:
-    """The 64-bit hash behind a name: each part, then the suffix even when empty, each followed by a byte ff."""
+    """The 64-bit hash behind a name: each part, then the suffix even if empty, each followed by a byte ff."""
     return siphash13(b"".join(_bytes(text) + b"\xff" for text in (*parts, suffix)))
 
 
 def make_interface_name(parts: "Sequence[str]", suffix: str) -> str:
-    """`zl-<parts joined by ->-<suffix>` where that fits 15 bytes, otherwise the same with a hash for the parts.
+    """`zl-<parts joined by ->-<suffix>` where that fits 15 bytes, else the same with a hash for the parts.
 
     An empty suffix leaves out its hyphen. The digits are not zero padded, as ZLayer's are not, so that a hash
-    that begins with zeros gives other digits, and sometimes a shorter name. A suffix of 11 bytes or more leaves
-    no room for a digit and is dropped. Two lists of parts that read the same ("a-b", "c" and "a", "b-c") share
-    their name while it is short enough to read. Contract 4.1.
+    that begins with zeros gives other digits, and sometimes a shorter name. A suffix of 11 bytes or more
+    leaves no room for a digit and is dropped. Two lists of parts that read the same ("a-b", "c" and "a",
+    "b-c") share their name while it is short enough to read. Contract 4.1.
     """
     plain = PREFIX + "-".join(parts) + (f"-{suffix}" if suffix else "")
     if len(_bytes(plain)) <= NAME_LIMIT:
@@ -119,8 +119,8 @@ def pid_container_veth(pid: int, leg: str = SERVICE_LEG) -> str:
 def attachment_veth(network: str, container_id: str, ifname: str) -> str:
     """The host end of the veth of one CNI attachment: 15 bytes, the same for the same attachment.
 
-    Always hashed, with leading zeros kept: unlike a readable name it cannot coincide with one made of other parts,
-    and its shape (`zl-`, ten digits, `-v`) is how GC knows a link is ours. Our own rule, not ZLayer's.
+    Always hashed, with leading zeros kept: unlike a readable name it cannot coincide with one made of other
+    parts, and its shape (`zl-`, ten digits, `-v`) is how GC knows a link is ours. Our own rule, not ZLayer's.
     """
     return f"{PREFIX}{name_hash((network, container_id, ifname), 'v'):016x}"[:13] + "-v"
 

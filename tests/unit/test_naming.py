@@ -34,7 +34,7 @@ def test_the_names_of_the_contract():
 
 
 def test_an_attachment_keeps_its_leading_zeros():
-    # "svc-208159" has a hash of 11 digits under suffix ""; find one of ours below 2**60 and look at its first digit.
+    # One hash in sixteen is below 2**60.
     padded = [n for i in range(200) if (n := naming.attachment_veth("net", str(i), "eth0"))[3] == "0"]
     assert padded
     assert all(re.fullmatch(r"zl-0[0-9a-f]{9}-v", name) for name in padded)
