@@ -1,0 +1,335 @@
+"""Links, addresses and routes: make them so, remove them, read them. Verbs without opinions.
+
+`ensure_*` forgives only "exists" and then checks that what exists is the right kind; `remove_*` forgives only "gone".
+Every function takes the `Netlink` of the namespace it works in.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cni.host import netlink as nl
+
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER = 1, 3, 4, 5, 10
+IFLA_LINKINFO, IFLA_GROUP, IFLA_NET_NS_FD, IFLA_LINK_NETNSID, IFLA_AF_SPEC = 18, 27, 28, 37, 26
+IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS = 1, 2, 4, 8
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_TABLE = 1, 4, 5, 6, 7, 15
+NDA_DST = 1
+IFF_UP = 1
+AF_INET, AF_INET6 = 2, 10
+IFA_F_NODAD = 0x02
+RT_MAIN, RTPROT_STATIC, RT_UNIVERSE, RT_LINK, RTN_UNICAST, RTN_UNREACHABLE = 254, 4, 0, 253, 1, 7
+BR_STP, BR_MCAST_SNOOPING, BR_FORWARD_DELAY = 5, 23, 1
+GEN_MODE_NONE = 1
+LOOPBACK = 1  # the index of lo, in every namespace
+
+_ADDRESS = struct.Struct("=BBBBI")
+_ROUTE = struct.Struct("=BBBBBBBBI")
+_GONE = frozenset({errno.ENODEV, errno.ENXIO})
+
+Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+@dataclass(frozen=True)
+class Link:
+    """A link as the kernel says it is. `peer` is the index of a veth's other end, `peer_netns` its namespace id here."""
+
+    index: int
+    name: str
+    up: bool
+    mtu: int
+    mac: str
+    kind: str = ""
+    master: int = 0
+    peer: int = 0
+    peer_netns: int | None = None
+
+
+@dataclass(frozen=True)
+class Route:
+    """A route of the main table: destination, gateway (None: on the link), index of its link, kernel's route type."""
+
+    dst: Network
+    gateway: Address | None
+    oif: int
+    type: int = RTN_UNICAST
+
+
+def family_of(value: Interface | Network | Address) -> int:
+    return AF_INET if value.version == 4 else AF_INET6
+
+
+def mac_bytes(mac: str) -> bytes:
+    return bytes.fromhex(mac.replace(":", ""))
+
+
+def mac_text(raw: bytes) -> str:
+    return raw.hex(":")
+
+
+# --- links ------------------------------------------------------------------------------------------------------
+
+
+def find_link(socket: nl.Netlink, name: str = "", index: int = 0) -> Link | None:
+    """The link of that name, or index, or None. Costs the same however many links there are."""
+    body = nl.ifinfo(index) + (nl.text(IFLA_IFNAME, name) if name else b"")
+    ask = nl.Message(nl.RTM_GETLINK, 0, body, f"look for link {name or index}", _GONE)
+    answers = socket.send([ask]).answers
+    return _link(answers[0].body) if answers else None
+
+
+def list_links(socket: nl.Netlink) -> list[Link]:
+    """Every link of the namespace: O(links), for start-up and resync only."""
+    ask = nl.Message(nl.RTM_GETLINK, 0, nl.ifinfo(), "list links")
+    return [_link(answer.body) for answer in socket.dump(ask)]
+
+
+def _link(body: bytes) -> Link:
+    _, _, index, flags, _ = nl.IFINFO.unpack_from(body)
+    found = nl.attributes(body[16:])
+    info = nl.attributes(found.get(IFLA_LINKINFO, b""))
+    netnsid = found.get(IFLA_LINK_NETNSID)
+    return Link(
+        index=index,
+        name=_string(found.get(IFLA_IFNAME, b"")),
+        up=bool(flags & IFF_UP),
+        mtu=_number(found.get(IFLA_MTU)),
+        mac=mac_text(found.get(IFLA_ADDRESS, b"")),
+        kind=_string(info.get(1, b"")),
+        master=_number(found.get(IFLA_MASTER)),
+        peer=_number(found.get(IFLA_LINK)),
+        peer_netns=None if netnsid is None else struct.unpack("=i", netnsid)[0],
+    )
+
+
+def _string(raw: bytes) -> str:
+    return raw.rstrip(b"\0").decode(errors="replace")
+
+
+def _number(raw: bytes | None) -> int:
+    return struct.unpack_from("=I", raw)[0] if raw else 0
+
+
+def ensure_bridge(socket: nl.Netlink, name: str, mac: str, mtu: int) -> Link:
+    """`name` is a bridge and up, without STP, with a MAC that does not follow its ports.
+
+    Raises NetlinkError(EEXIST) when a link of that name is something else: it is not adopted.
+    """
+    options = nl.u32(BR_FORWARD_DELAY, 0) + nl.u32(BR_STP, 0) + nl.u8(BR_MCAST_SNOOPING, 0)
+    body = (
+        nl.ifinfo(flags=IFF_UP, change=IFF_UP)
+        + nl.text(IFLA_IFNAME, name)
+        + nl.u32(IFLA_MTU, mtu)
+        + nl.attribute(IFLA_ADDRESS, mac_bytes(mac))
+        + nl.attribute(IFLA_LINKINFO, nl.text(1, "bridge") + nl.attribute(2, options))
+    )
+    flags = nl.F_CREATE | nl.F_EXCL
+    socket.send([nl.Message(nl.RTM_NEWLINK, flags, body, f"create bridge {name}", frozenset({errno.EEXIST}))])
+    link = find_link(socket, name)
+    if link is None:
+        raise nl.NetlinkError(errno.ENODEV, f"create bridge {name}")
+    if link.kind != "bridge":
+        raise nl.NetlinkError(errno.EEXIST, f"create bridge {name}", f"a {link.kind or 'plain'} link has that name")
+    if not link.up:
+        set_up(socket, link.index)
+    return link
+
+
+def set_up(socket: nl.Netlink, index: int) -> None:
+    socket.send([up_message(index)])
+
+
+def up_message(index: int) -> nl.Message:
+    return nl.Message(nl.RTM_NEWLINK, 0, nl.ifinfo(index, IFF_UP, IFF_UP), f"bring up link {index}")
+
+
+def remove_link(socket: nl.Netlink, name: str = "", index: int = 0) -> None:
+    """No link of that name (or index) afterwards. Blocks 15 to 19 ms in the kernel: see cni/host/reaper.py."""
+    body = nl.ifinfo(index) + (nl.text(IFLA_IFNAME, name) if name else b"")
+    socket.send([nl.Message(nl.RTM_DELLINK, 0, body, f"delete link {name or index}", _GONE)])
+
+
+def set_group(socket: nl.Netlink, indexes: Sequence[int], group: int) -> None:
+    """Put links into a group, down and off their bridge, so that one message can delete them all."""
+    socket.send(
+        nl.Message(
+            nl.RTM_NEWLINK,
+            0,
+            nl.ifinfo(index, 0, IFF_UP) + nl.u32(IFLA_MASTER, 0) + nl.u32(IFLA_GROUP, group),
+            f"group link {index}",
+            _GONE,
+        )
+        for index in indexes
+    )
+
+
+def remove_group(socket: nl.Netlink, group: int) -> None:
+    """Delete every link of `group` with one wait in the kernel instead of one each."""
+    body = nl.ifinfo() + nl.u32(IFLA_GROUP, group)
+    socket.send([nl.Message(nl.RTM_DELLINK, 0, body, f"delete link group {group:#x}", _GONE)])
+
+
+@dataclass(frozen=True)
+class Port:
+    """What `create_port` makes: a veth whose host end is on a bridge and whose other end is in a container."""
+
+    name: str
+    mac: str
+    bridge: int
+    mtu: int
+    peer_name: str
+    peer_mac: str
+
+
+def create_port(socket: nl.Netlink, port: Port, netns_fd: int) -> tuple[int, int]:
+    """Make the veth, its peer inside the namespace `netns_fd` (moving it there later costs 15 ms). Both ends stay down.
+
+    Returns the index of the host end and of the peer. Raises NetlinkError(EEXIST) if either name is taken.
+    """
+    peer = (
+        nl.ifinfo()
+        + nl.text(IFLA_IFNAME, port.peer_name)
+        + nl.u32(IFLA_MTU, port.mtu)
+        + nl.attribute(IFLA_ADDRESS, mac_bytes(port.peer_mac))
+        + nl.u32(IFLA_NET_NS_FD, netns_fd)
+    )
+    body = (
+        nl.ifinfo()
+        + nl.text(IFLA_IFNAME, port.name)
+        + nl.u32(IFLA_MTU, port.mtu)
+        + nl.attribute(IFLA_ADDRESS, mac_bytes(port.mac))
+        + nl.u32(IFLA_MASTER, port.bridge)
+        + nl.attribute(IFLA_LINKINFO, nl.text(1, "veth") + nl.attribute(2, nl.attribute(1, peer)))
+    )
+    flags = nl.F_CREATE | nl.F_EXCL | nl.F_ECHO
+    answers = socket.send([nl.Message(nl.RTM_NEWLINK, flags, body, f"create veth {port.name}")]).answers
+    for answer in answers:
+        if answer.type == nl.RTM_NEWLINK:
+            made = _link(answer.body)
+            return made.index, made.peer
+    raise nl.NetlinkError(errno.EPROTO, f"create veth {port.name}", "the kernel did not say what it made")
+
+
+def raise_port(socket: nl.Netlink, index: int) -> None:
+    """Bring the host end up without an IPv6 address of its own: with one, each new port floods MLD and DAD."""
+    quiet = nl.attribute(
+        IFLA_AF_SPEC, nl.attribute(AF_INET6, nl.u8(8, GEN_MODE_NONE))
+    )  # 8 = IFLA_INET6_ADDR_GEN_MODE
+    no_ipv6 = frozenset({errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EINVAL})
+    socket.send(
+        [
+            nl.Message(nl.RTM_SETLINK, 0, nl.ifinfo(index) + quiet, f"quieten link {index}", no_ipv6),
+            up_message(index),
+        ]
+    )
+
+
+# --- addresses ----------------------------------------------------------------------------------------------------
+
+
+def address_message(index: int, address: Interface, exclusive: bool = True) -> nl.Message:
+    """Add an address, ready at once: IPv6 without duplicate address detection."""
+    raw = address.ip.packed
+    body = _ADDRESS.pack(family_of(address), address.network.prefixlen, 0, RT_UNIVERSE, index)
+    body += nl.attribute(IFA_LOCAL, raw) + nl.attribute(IFA_ADDRESS, raw)
+    if address.version == 6:
+        body += nl.u32(IFA_FLAGS, IFA_F_NODAD)
+    elif address.network.prefixlen < 31:
+        body += nl.attribute(IFA_BROADCAST, address.network.broadcast_address.packed)
+    flags = nl.F_CREATE | (nl.F_EXCL if exclusive else nl.F_REPLACE)
+    return nl.Message(nl.RTM_NEWADDR, flags, body, f"add address {address} to link {index}")
+
+
+def ensure_address(socket: nl.Netlink, index: int, address: Interface) -> None:
+    socket.send([address_message(index, address, exclusive=False)])
+
+
+def remove_address(socket: nl.Netlink, index: int, address: Interface) -> None:
+    body = _ADDRESS.pack(family_of(address), address.network.prefixlen, 0, 0, index)
+    body += nl.attribute(IFA_LOCAL, address.ip.packed) + nl.attribute(IFA_ADDRESS, address.ip.packed)
+    gone = _GONE | {errno.EADDRNOTAVAIL}
+    socket.send([nl.Message(nl.RTM_DELADDR, 0, body, f"remove address {address} from link {index}", gone)])
+
+
+def list_addresses(socket: nl.Netlink, index: int = 0) -> list[tuple[int, Interface]]:
+    """(link index, address) of every address of the namespace, or of one link."""
+    found = []
+    body = _ADDRESS.pack(0, 0, 0, 0, 0)
+    for answer in socket.dump(nl.Message(nl.RTM_GETADDR, 0, body, "list addresses")):
+        family, prefix, _, _, at = _ADDRESS.unpack_from(answer.body)
+        raw = nl.attributes(answer.body[8:])
+        value = raw.get(IFA_LOCAL) or raw.get(IFA_ADDRESS)
+        if family in (AF_INET, AF_INET6) and value and index in (0, at):
+            found.append((at, _interface(value, prefix)))
+    return found
+
+
+def _interface(raw: bytes, prefix: int) -> Interface:
+    return ipaddress.ip_interface((raw, prefix))
+
+
+# --- routes -------------------------------------------------------------------------------------------------------
+
+
+def _route_body(route: Route) -> bytes:
+    scope = RT_LINK if route.gateway is None and route.dst.version == 4 and route.oif else RT_UNIVERSE
+    body = _ROUTE.pack(
+        family_of(route.dst), route.dst.prefixlen, 0, 0, RT_MAIN, RTPROT_STATIC, scope, route.type, 0
+    )
+    if route.dst.prefixlen:
+        body += nl.attribute(RTA_DST, route.dst.network_address.packed)
+    if route.gateway is not None:
+        body += nl.attribute(RTA_GATEWAY, route.gateway.packed)
+    return body + (nl.u32(RTA_OIF, route.oif) if route.oif else b"")
+
+
+def route_message(route: Route, forgive: frozenset[int] = frozenset()) -> nl.Message:
+    """Add a route to the main table, unless one for that destination is there (EEXIST)."""
+    what = f"add route {route.dst} via {route.gateway or f'link {route.oif}'}"
+    return nl.Message(nl.RTM_NEWROUTE, nl.F_CREATE | nl.F_EXCL, _route_body(route), what, forgive)
+
+
+def ensure_route(socket: nl.Netlink, route: Route) -> None:
+    socket.send([route_message(route, frozenset({errno.EEXIST}))])
+
+
+def remove_route(socket: nl.Netlink, route: Route) -> None:
+    gone = _GONE | {errno.ESRCH}
+    socket.send([nl.Message(nl.RTM_DELROUTE, 0, _route_body(route), f"remove route {route.dst}", gone)])
+
+
+def list_routes(socket: nl.Netlink) -> list[Route]:
+    """The routes of the main table, both families."""
+    found = []
+    for answer in socket.dump(nl.Message(nl.RTM_GETROUTE, 0, _ROUTE.pack(*[0] * 9), "list routes")):
+        family, prefix, _, _, table, _, _, kind, _ = _ROUTE.unpack_from(answer.body)
+        raw = nl.attributes(answer.body[12:])
+        if family not in (AF_INET, AF_INET6) or _number(raw.get(RTA_TABLE)) not in (table, RT_MAIN):
+            continue
+        if (_number(raw.get(RTA_TABLE)) or table) != RT_MAIN:
+            continue
+        zero = bytes(4 if family == AF_INET else 16)
+        gateway = raw.get(RTA_GATEWAY)
+        found.append(
+            Route(
+                ipaddress.ip_network((raw.get(RTA_DST, zero), prefix)),
+                ipaddress.ip_address(gateway) if gateway else None,
+                _number(raw.get(RTA_OIF)),
+                kind,
+            )
+        )
+    return found
+
+
+def remove_neighbour(socket: nl.Netlink, index: int, address: Address) -> None:
+    """Forget what the kernel learned about `address` on a link."""
+    body = struct.pack("=BBHIHBB", family_of(address), 0, 0, index, 0, 0, 0)
+    body += nl.attribute(NDA_DST, address.packed)
+    gone = _GONE | {errno.ENOENT, errno.ESRCH}
+    socket.send([nl.Message(nl.RTM_DELNEIGH, 0, body, f"forget neighbour {address}", gone)])

@@ -1,0 +1,89 @@
+"""Network namespaces: who they are, and how to work inside one for a moment.
+
+A thread that enters a namespace is the only one inside it (setns is per thread). `entered` brings it home again; a
+thread that cannot come home must not serve anybody else, so the process ends and is started anew.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+CLONE_NEWNET = 0x40000000
+NS_GET_NSTYPE = 0xB703
+LOST_THREAD = 70  # exit code (EX_SOFTWARE): a thread could not leave a container's namespace
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class NetnsId(NamedTuple):
+    """What makes a namespace itself: device and inode of its nsfs file (unique while it exists)."""
+
+    dev: int
+    ino: int
+
+
+def identify(fd: int) -> NetnsId:
+    """The identity of the network namespace behind `fd`. Raises OSError(EINVAL) if it is none."""
+    try:
+        kind = fcntl.ioctl(fd, NS_GET_NSTYPE)
+    except OSError as error:
+        raise OSError(errno.EINVAL, "not a namespace") from error
+    if kind != CLONE_NEWNET:
+        raise OSError(errno.EINVAL, "a namespace of another kind")
+    status = os.fstat(fd)
+    return NetnsId(status.st_dev, status.st_ino)
+
+
+def open_path(path: str) -> int:
+    """A descriptor of the namespace at `path`, without ever hanging on a FIFO or poking a device.
+
+    Raises OSError: what is wrong with the path, EINVAL if it is no network namespace.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "not a namespace", path)
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        identify(fd)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def own() -> NetnsId:
+    """The calling thread's namespace."""
+    fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return identify(fd)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def entered(fd: int) -> Iterator[None]:
+    """Run the block with the calling thread inside the namespace `fd`. Raises OSError if it cannot enter."""
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _setns(fd)
+        try:
+            yield
+        finally:
+            try:
+                _setns(home)
+            except OSError:
+                os._exit(LOST_THREAD)
+    finally:
+        os.close(home)
+
+
+def _setns(fd: int) -> None:
+    if _libc.setns(fd, CLONE_NEWNET) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"setns: {os.strerror(code)}")
