@@ -1,0 +1,57 @@
+"""The plugin under test, and what only it can tell."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .machine import Machine, PluginUnusable
+
+OURS = "zlayer-cni"
+HELPERS = Path(__file__).with_name("helpers")
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A CNI plugin and the conflist it is tested with; the conflist's first plugin is the one under test."""
+
+    path: Path
+    conflist: dict[str, Any]
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether tests of our own configuration keys and annotations apply."""
+        return bool(self.conflist["plugins"][0]["type"] == OURS)
+
+    @property
+    def network(self) -> str:
+        """The network's name."""
+        return str(self.conflist["name"])
+
+    def with_first(self, **keys: Any) -> dict[str, Any]:
+        """The conflist with keys of the plugin under test changed."""
+        changed = copy.deepcopy(self.conflist)
+        changed["plugins"][0].update(keys)
+        return changed
+
+    def with_chain(self, *, before: list[str] = [], after: list[str] = []) -> dict[str, Any]:  # noqa: B006
+        """The conflist with helper plugins chained before or after."""
+        changed = copy.deepcopy(self.conflist)
+        changed["plugins"][:0] = [{"type": name} for name in before]
+        changed["plugins"] += [{"type": name} for name in after]
+        return changed
+
+    def leases(self, machine: Machine) -> list[Any]:
+        """What the plugin itself believes to be attached, as far as there is a way to ask."""
+        if self.is_ours:
+            done = machine.run(f"/run/zlt/plugin/{self.path.name}", "attachments", "--json")
+            if done.returncode:
+                raise PluginUnusable(f"attachments --json: {done.returncode} {done.stderr}")
+            told = json.loads(done.stdout)
+            return list(told["attachments"] if isinstance(told, dict) else told)
+        where = f"/var/lib/cni/networks/{self.network}"
+        listed = machine.must("sh", "-c", f"ls {where} 2>/dev/null || true").split()
+        return [name for name in listed if name[0].isdigit()]
