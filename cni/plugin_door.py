@@ -1,0 +1,227 @@
+"""The plugin's end of the CNI door: connect, ask, wait; never longer than the verb may take, never for a dead runtime.
+
+One request, one answer, then the daemon closes (docs/architecture.md, "The CNI door"):
+
+    request  u32 big-endian length, b"zcni1\\0" (KEY=VALUE\\0)* \\0 stdin; the netns descriptor rides on the first byte
+    answer   u32 big-endian length, b"<exit code> <length of stdout>\\n" stdout stderr
+
+Nothing here blocks except in `Waiter`, which knows the deadline and watches the process that the runtime started.
+"""
+# pathlib and contextlib cost a plugin call more than all the rest of it.
+# ruff: noqa: PTH, SIM105
+
+import _socket
+import os
+import select
+import sys
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+MAGIC = b"zcni1\0"
+SOCKET_NAME = "cni.sock"
+LARGEST = 8 * 1024 * 1024
+"""The largest body either side may send, in bytes."""
+
+_LONGEST_PATH = 107
+"""What fits into sockaddr_un with its terminating zero byte."""
+
+
+class OutOfTime(Exception):
+    """The deadline of the verb has come."""
+
+
+class Closed(Exception):
+    """Nobody listens at the door; the argument is the reason for a person."""
+
+
+class NoAnswer(Exception):
+    """The daemon hung up without an answer: it died, or it is being replaced."""
+
+
+class Waiter:
+    """Waits, until a deadline, and notices when the process that the runtime started is gone.
+
+    In the single file that process is the bootloader, our parent: a runtime that gives up kills it and not us, and
+    we would carry out an ADD for nobody. Its end is ours, and its temporary directory, which it can no longer
+    remove, goes with us.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.deadline = time.monotonic() + seconds
+        self._parent = -1
+        self._pidfd = -1
+        if extraction_directory():
+            self._watch_parent()
+
+    def _watch_parent(self) -> None:
+        self._parent = os.getppid()
+        try:
+            self._pidfd = os.pidfd_open(self._parent)
+        except OSError:
+            self._pidfd = -1  # An old kernel, a strict seccomp filter, or gone already: `_alive` decides.
+        if not (_same_program(self._parent) and self._alive()):
+            die_with_parent()
+
+    def _alive(self) -> bool:
+        return os.getppid() == self._parent
+
+    def left(self) -> float:
+        """Seconds until the deadline, never below zero."""
+        return max(0.0, self.deadline - time.monotonic())
+
+    def wait(self, fd: int, events: int, seconds: float | None = None) -> bool:
+        """Wait until `fd` is ready for `events` (poll's numbers).
+
+        False when `seconds` were given and have passed; OutOfTime when the deadline has come.
+        """
+        until = self.deadline if seconds is None else min(self.deadline, time.monotonic() + seconds)
+        poll = select.poll()
+        if fd >= 0:
+            poll.register(fd, events)
+        if self._pidfd >= 0:
+            poll.register(self._pidfd, select.POLLIN)
+        while True:
+            left = until - time.monotonic()
+            if self._parent >= 0 and self._pidfd < 0:
+                left = min(left, 0.1)  # No descriptor tells of the parent's end: look at it now and then.
+            ready = poll.poll(max(0, int(left * 1000 + 0.999)))
+            if self._parent >= 0 and (not ready or any(f == self._pidfd for f, _ in ready)) and not self._alive():
+                die_with_parent()
+            if any(f == fd for f, _ in ready):
+                return True
+            now = time.monotonic()
+            if now >= self.deadline:
+                raise OutOfTime
+            if now >= until:
+                return False
+
+    def pause(self, seconds: float) -> None:
+        """Sleep for `seconds`; OutOfTime when the deadline comes first."""
+        self.wait(-1, 0, seconds)
+
+
+def _same_program(pid: int) -> bool:
+    """Whether process `pid` runs our own file: else it is not the bootloader but whoever adopts orphans here."""
+    try:
+        mine, its = os.stat("/proc/self/exe"), os.stat(f"/proc/{pid}/exe")
+    except OSError:
+        return not os.path.isdir("/proc/self") and pid != 1
+    return (mine.st_dev, mine.st_ino) == (its.st_dev, its.st_ino)
+
+
+def extraction_directory() -> str:
+    """Where the single file's bootloader has unpacked us; empty in the unpacked form and from source."""
+    directory: str = getattr(sys, "_MEIPASS", "")
+    return directory if os.path.basename(directory).startswith("_MEI") else ""
+
+
+def die_with_parent() -> None:
+    """The runtime has killed the call: leave nothing, say nothing."""
+    remove_tree(extraction_directory())
+    os._exit(137)
+
+
+def remove_tree(directory: str) -> None:
+    """Remove a directory of files; what is gone already, or cannot go, is left to the daemon's sweep."""
+    if not directory:
+        return
+    for here, directories, files in os.walk(directory, topdown=False):
+        for name in files:
+            _quietly(os.unlink, os.path.join(here, name))
+        for name in directories:
+            _quietly(os.rmdir, os.path.join(here, name))
+    _quietly(os.rmdir, directory)
+
+
+def _quietly(remove: "Callable[[str], None]", path: str) -> None:
+    try:
+        remove(path)
+    except OSError:
+        return
+
+
+def connect(run_dir: str, waiter: Waiter) -> _socket.socket:
+    """The connected door of `run_dir`. Raises Closed when nobody listens there, OutOfTime while its queue is full."""
+    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    sock.setblocking(False)
+    directory = -1
+    try:
+        address = os.path.join(run_dir, SOCKET_NAME)
+        if len(os.fsencode(address)) > _LONGEST_PATH:
+            directory = os.open(run_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            address = f"/proc/self/fd/{directory}/{SOCKET_NAME}"
+        while True:
+            try:
+                sock.connect(address)
+            except BlockingIOError:
+                waiter.pause(0.01)
+            else:
+                return sock
+    except OSError as error:
+        sock.close()
+        raise Closed(f"{os.path.join(run_dir, SOCKET_NAME)}: {error.strerror}") from error
+    except BaseException:
+        sock.close()
+        raise
+    finally:
+        if directory >= 0:
+            os.close(directory)
+
+
+def request(pairs: "Mapping[bytes, bytes]", stdin: bytes) -> bytes:
+    """The body of a request, without its length."""
+    return b"".join((MAGIC, *(b"%s=%s\0" % pair for pair in pairs.items()), b"\0", stdin))
+
+
+def ask(sock: _socket.socket, body: bytes, fds: "Iterable[int]", waiter: Waiter) -> tuple[int, bytes, bytes]:
+    """Send `body` with the descriptors, and wait for exit code, stdout and stderr.
+
+    Raises NoAnswer when the daemon hangs up first, OutOfTime when the deadline comes first.
+    """
+    try:
+        _send(sock, len(body).to_bytes(4, "big") + body, fds, waiter)
+    except ConnectionError:
+        pass  # A daemon that refuses from the header answers and closes while we are still sending.
+    size = int.from_bytes(_receive(sock, 4, waiter), "big")
+    if size > LARGEST:
+        raise NoAnswer(f"an answer of {size} bytes")
+    answer = _receive(sock, size, waiter)
+    head, newline, rest = answer.partition(b"\n")
+    code, _, length = head.partition(b" ")
+    if not (newline and code.isdigit() and length.isdigit()):
+        raise NoAnswer("an answer that is none")
+    return int(code), rest[: int(length)], rest[int(length) :]
+
+
+def _send(sock: _socket.socket, data: bytes, fds: "Iterable[int]", waiter: Waiter) -> None:
+    rights = b"".join(fd.to_bytes(4, sys.byteorder) for fd in fds)
+    ancillary = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)] if rights else []
+    rest = memoryview(data)
+    while rest:
+        try:
+            sent = sock.sendmsg([rest], ancillary)
+        except BlockingIOError:
+            waiter.wait(sock.fileno(), select.POLLOUT)
+        else:
+            rest, ancillary = rest[sent:], []
+
+
+def _receive(sock: _socket.socket, size: int, waiter: Waiter) -> bytes:
+    parts: list[bytes] = []
+    while size:
+        try:
+            part = sock.recv(min(size, 1 << 18))
+        except BlockingIOError:
+            waiter.wait(sock.fileno(), select.POLLIN)
+            continue
+        except ConnectionError as error:
+            raise NoAnswer(str(error)) from error
+        if not part:
+            raise NoAnswer("the connection was closed")
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)

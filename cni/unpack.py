@@ -1,0 +1,198 @@
+"""The single file carries the whole program, and lays it down the first time the daemon or the tool is asked for.
+
+A plugin call pays for every native library in the file, which is copied out before Python starts; what is in a
+`PKG` member of the archive costs nothing. So the single file's own libraries are only what the plugin needs, and
+the program with everything else is one member, `program-VERSION-HASH.tar.gz`. It goes to
+`<data directory>/program/VERSION-HASH/` by rename, synced, so that what is there is whole.
+"""
+# pathlib and contextlib cost a plugin call more than all the rest of it.
+# ruff: noqa: PTH, SIM105
+
+import fcntl
+import os
+import sys
+
+from cni import plugin_door
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from io import BufferedReader
+
+_COOKIE_MAGIC = b"MEI\014\013\012\013\016"
+_COOKIE_SIZE = 88
+_PREFIX, _SUFFIX = "program-", ".tar.gz"
+_ST_NOEXEC = 8
+NAME = "zlayer-cni"
+
+
+def is_single_file() -> bool:
+    """Whether this process came out of the single file (and not from the unpacked form, or from source)."""
+    return bool(plugin_door.extraction_directory())
+
+
+def become_program(words: list[str]) -> int:
+    """Replace this process by the unpacked program with the same words; returns only when that is impossible."""
+    data_dir = _option(words, "--data-dir") or "/var/lib/zlayer-cni"
+    run_dir = _option(words, "--run-dir") or "/run/zlayer-cni"
+    try:
+        program = lay_down([data_dir, run_dir, *_personal()])
+        _replace(program, words, {})
+    except OSError as error:
+        os.write(2, f"zlayer-cni: cannot unpack the program: {error}\n".encode())
+    return 1
+
+
+def become_plugin(stdin: bytes, data_dir: str, run_dir: str) -> None:
+    """Replace this process by the unpacked program serving the same call, with `stdin` to be read again.
+
+    Raises OSError when that is impossible.
+    """
+    program = lay_down([data_dir, run_dir])
+    again = os.memfd_create("stdin", 0)
+    with open(again, "wb", closefd=False) as file:
+        file.write(stdin)
+    os.lseek(again, 0, os.SEEK_SET)
+    os.dup2(again, 0)
+    _replace(program, [], {"ZLAYER_CNI_PARENT": str(os.getppid())})
+
+
+def _replace(program: str, words: list[str], more: dict[str, str]) -> None:
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("_PYI_", "_MEI", "LD_LIBRARY_PATH"))}
+    original = os.environ.get("LD_LIBRARY_PATH_ORIG")
+    if original:
+        env["LD_LIBRARY_PATH"] = original
+    os.execve(program, [program, *words], {**env, **more})
+
+
+def lay_down(places: "Sequence[str]") -> str:
+    """The path of the unpacked program, laid down in the first of `places` that can hold and run it.
+
+    Safe to call from many processes at once. Raises OSError when none of them can.
+    """
+    member, offset, size = _find_member()
+    name = member[len(_PREFIX) : -len(_SUFFIX)]
+    problem = OSError(f"none of {', '.join(places)} can hold the unpacked program")
+    for place in places:
+        home = os.path.join(place, "program")
+        program = os.path.join(home, name, NAME)
+        try:
+            if not _is_ours(program):
+                os.makedirs(home, 0o755, exist_ok=True)
+                if os.statvfs(home).f_flag & _ST_NOEXEC:
+                    raise OSError(f"{home} is mounted noexec")
+                _unpack(home, name, offset, size)
+        except OSError as error:
+            problem = error
+            continue
+        return program
+    raise problem
+
+
+def _is_ours(program: str) -> bool:
+    """Whether the program is there, from root or from us."""
+    try:
+        return os.stat(program).st_uid in (0, os.geteuid()) and os.access(program, os.X_OK)
+    except OSError:
+        return False
+
+
+def _unpack(home: str, name: str, offset: int, size: int) -> None:
+    import tarfile
+
+    lock = os.open(os.path.join(home, ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        target = os.path.join(home, name)
+        if os.path.isdir(target):
+            return  # Another process was faster.
+        for left in os.listdir(home):
+            if left.startswith(".new-"):
+                plugin_door.remove_tree(os.path.join(home, left))  # Its maker died: the lock is ours.
+        fresh = os.path.join(home, f".new-{name}")
+        try:
+            with open(sys.executable, "rb") as file:
+                file.seek(offset)
+                part = _Part(file, size)
+                with tarfile.open(fileobj=part, mode="r|gz") as tar:  # type: ignore[call-overload]
+                    tar.extractall(fresh, filter="tar")
+            _sync_tree(fresh)
+            os.rename(fresh, target)
+            _sync(home)
+        except BaseException:
+            plugin_door.remove_tree(fresh)
+            raise
+    finally:
+        os.close(lock)
+
+
+class _Part:
+    """The next `size` bytes of a file, as a file of their own."""
+
+    def __init__(self, file: "BufferedReader", size: int) -> None:
+        self._file = file
+        self._left = size
+
+    def read(self, size: int = -1) -> bytes:
+        part = self._file.read(self._left if size < 0 else min(size, self._left))
+        self._left -= len(part)
+        return part
+
+
+def _sync_tree(directory: str) -> None:
+    for here, _, files in os.walk(directory):
+        for name in files:
+            _sync(os.path.join(here, name))
+        _sync(here)
+
+
+def _sync(path: str) -> None:
+    if os.path.islink(path):
+        return
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _find_member() -> tuple[str, int, int]:
+    """(name, offset in the file, size) of the program in PyInstaller's archive at the end of our executable.
+
+    The format is PyInstaller's CArchive: a table of contents and a cookie after the members. Raises OSError.
+    """
+    with open(sys.executable, "rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - 65536))
+        tail = file.read()
+        at = tail.rfind(_COOKIE_MAGIC)
+        if at < 0:
+            raise OSError(f"{sys.executable} carries no archive")
+        number = [int.from_bytes(tail[at + 8 + 4 * i : at + 12 + 4 * i], "big") for i in range(3)]
+        start = end - len(tail) + at + _COOKIE_SIZE - number[0]
+        file.seek(start + number[1])
+        table = file.read(number[2])
+    while table:
+        length, offset, size = (int.from_bytes(table[4 * i : 4 * i + 4], "big") for i in range(3))
+        name = table[18:length].rstrip(b"\0").decode()
+        if name.startswith(_PREFIX) and name.endswith(_SUFFIX):
+            return name, start + offset, size
+        table = table[length:]
+    raise OSError(f"{sys.executable} carries no program")
+
+
+def _option(words: list[str], name: str) -> str:
+    """The value of `--name VALUE` or `--name=VALUE`; empty when it is not there, or no absolute path."""
+    for index, word in enumerate(words):
+        value = word[len(name) + 1 :] if word.startswith(f"{name}=") else ""
+        if word == name and index + 1 < len(words):
+            value = words[index + 1]
+        if value.startswith("/"):
+            return value
+    return ""
+
+
+def _personal() -> list[str]:
+    """Where someone who is not root may lay the program down."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.environ.get("HOME", ""), ".cache")
+    return [os.path.join(cache, NAME)] if cache.startswith("/") else []
