@@ -1,0 +1,173 @@
+"""Bytes become JSON objects here, strictly, and objects become typed values, key by key.
+
+Keys are found without regard to letter case, as the runtimes' own decoder finds them (containerd sends
+`Servers` where the conventions say `servers`), and JSON `null` is the same as an absent key. A wrong type is
+code 6.
+"""
+
+import json
+
+from cni.errors import UndecodableContent
+
+MAX_BYTES = 16 << 20
+"""The longest configuration we decode, in bytes; real ones are a few thousand."""
+
+
+class Repeated(dict[str, object]):
+    """A JSON object that gave a key more than once, letter case aside; the last one stayed."""
+
+    keys_given_twice: frozenset[str]
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    folded = [key.casefold() for key, _ in pairs]
+    if len(set(folded)) == len(folded):
+        return dict(pairs)
+    found = Repeated(pairs)
+    found.keys_given_twice = frozenset(key for key in folded if folded.count(key) > 1)
+    return found
+
+
+def _refuse_constant(text: str) -> object:
+    raise ValueError(f"{text} is not JSON")
+
+
+def decode_json(data: bytes) -> object:
+    """Any JSON document, decoded strictly.
+
+    Refused with `UndecodableContent`: bytes that are not UTF-8, a byte order mark, NaN and Infinity, lone
+    surrogates, trailing data, nesting beyond what Python can follow, and more than MAX_BYTES.
+    """
+    if len(data) > MAX_BYTES:
+        raise UndecodableContent(f"{len(data)} bytes, at most {MAX_BYTES} are read")
+    try:
+        text = data.decode()
+        found: object = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
+        if "\\u" in text:
+            json.dumps(found, ensure_ascii=False).encode()  # a lone surrogate cannot be written again
+    except RecursionError:
+        raise UndecodableContent("nested too deeply") from None
+    except ValueError as error:
+        # UnicodeDecodeError, JSONDecodeError and Python's own limit on a number's digits are all of this kind.
+        raise UndecodableContent(str(error)) from None
+    return found
+
+
+def show(value: object) -> str:
+    """`value` as JSON, shortened, for a message that has to name it."""
+    try:
+        text = json.dumps(value)
+    except RecursionError:
+        return "a very deep value"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+class Fields:
+    """One JSON object, read key by key; `path` is how messages call it, empty for the outermost."""
+
+    def __init__(self, raw: dict[str, object], path: str = "") -> None:
+        self.raw = raw
+        self.path = path
+        self._by_key = {key.casefold(): value for key, value in raw.items()}
+        self._twice = raw.keys_given_twice if isinstance(raw, Repeated) else frozenset()
+
+    def where(self, key: str) -> str:
+        return f"{self.path}.{key}" if self.path else key
+
+    def has(self, key: str) -> bool:
+        """Whether the key is there at all, be it with `null`."""
+        return key.casefold() in self._by_key
+
+    def get(self, key: str) -> object:
+        """The value, `None` where it is absent or null; code 6 where the key is given twice."""
+        if key.casefold() in self._twice:
+            raise UndecodableContent(f"{self.where(key)} is given more than once")
+        return self._by_key.get(key.casefold())
+
+    def raw_value(self, key: str) -> object:
+        """The value whatever it is, without complaint; of several the last."""
+        return self._by_key.get(key.casefold())
+
+    def text(self, key: str) -> str | None:
+        return as_text(self.get(key), self.where(key))
+
+    def boolean(self, key: str) -> bool | None:
+        value = self.get(key)
+        if value is None or isinstance(value, bool):
+            return value
+        raise wrong_type(self.where(key), "true or false", value)
+
+    def integer(self, key: str) -> int | None:
+        value = self.get(key)
+        if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+            return value
+        raise wrong_type(self.where(key), "an integer", value)
+
+    def inner(self, key: str) -> "Fields | None":
+        return as_object(self.get(key), self.where(key))
+
+    def items(self, key: str) -> list[object] | None:
+        value = self.get(key)
+        if value is None or isinstance(value, list):
+            return value
+        raise wrong_type(self.where(key), "a list", value)
+
+    def texts(self, key: str) -> tuple[str, ...] | None:
+        """A list of strings."""
+        found = self.items(key)
+        return None if found is None else texts_of(found, self.where(key))
+
+    def objects(self, key: str) -> list["Fields"]:
+        """A list of objects; empty where it is absent."""
+        found = []
+        for index, item in enumerate(self.items(key) or []):
+            path = f"{self.where(key)}[{index}]"
+            fields = as_object(item, path)
+            if fields is None:
+                raise wrong_type(path, "an object", item)
+            found.append(fields)
+        return found
+
+    def mapping(self, key: str) -> dict[str, str]:
+        """An object from strings to strings, its keys as they are; empty where it is absent."""
+        fields = self.inner(key)
+        return {} if fields is None else fields.as_mapping()
+
+    def as_mapping(self) -> dict[str, str]:
+        return {key: as_text(value, self.where(key)) or "" for key, value in self.raw.items()}
+
+    def unknown(self, known: frozenset[str]) -> tuple[str, ...]:
+        """The paths of the keys that are not in `known`, which holds keys already case-folded."""
+        return tuple(self.where(key) for key in self.raw if key.casefold() not in known)
+
+
+def as_text(value: object, path: str) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    raise wrong_type(path, "a string", value)
+
+
+def as_object(value: object, path: str) -> Fields | None:
+    if value is None:
+        return None
+    if isinstance(value, dict):
+        return Fields(value, path)
+    raise wrong_type(path, "an object", value)
+
+
+def texts_of(items: list[object], path: str) -> tuple[str, ...]:
+    found = []
+    for index, item in enumerate(items):
+        if not isinstance(item, str):
+            raise wrong_type(f"{path}[{index}]", "a string", item)
+        found.append(item)
+    return tuple(found)
+
+
+def wrong_type(path: str, wanted: str, value: object) -> UndecodableContent:
+    return UndecodableContent(f"{path}: expected {wanted}, found {show(value)}")
+
+
+def fold(*keys: str) -> frozenset[str]:
+    """The keys as `Fields.unknown` wants them."""
+    return frozenset(key.casefold() for key in keys)

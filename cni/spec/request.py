@@ -1,0 +1,33 @@
+"""One call, whole: environment and standard input, judged in the order in which the reference judges them."""
+
+from collections.abc import Mapping
+
+from cni.errors import CniError
+from cni.spec.configuration import NetConf, decode_document, interpret
+from cni.spec.environment import Call, parse_call, validate_call
+from cni.spec.versions import NEWEST, check_version
+
+
+def read_request(env: Mapping[str, str], stdin: bytes) -> tuple[Call, NetConf]:
+    """The call and its configuration, for any verb but VERSION, which has no configuration to judge.
+
+    Missing variables come first, then the configuration's frame, the variables' values, the verb, the version,
+    and our own keys last. Raises `InvalidEnvironment`, `UndecodableContent`, `InvalidConfig` or
+    `IncompatibleVersion`.
+    """
+    call = parse_call(env)
+    document = decode_document(stdin)
+    validate_call(call)
+    check_version(document.version, call.command)
+    return call, interpret(document, call.command)
+
+
+def version_of(stdin: bytes) -> str:
+    """The `cniVersion` to answer in, whatever else is wrong with the configuration; our newest if it has none.
+
+    May be a version we do not speak: `render_error` knows what to do with it.
+    """
+    try:
+        return decode_document(stdin).version
+    except CniError:
+        return NEWEST

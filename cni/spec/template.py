@@ -1,0 +1,33 @@
+"""`${NAME}` in a configured text stands for what CNI_ARGS says about NAME; a lone `$` is itself."""
+
+from collections.abc import Mapping
+
+from cni.errors import InvalidConfig
+
+
+def placeholders(template: str, where: str) -> tuple[str, ...]:
+    """The names used in `template`; raises `InvalidConfig` where a `${` is empty or never closed."""
+    return tuple(name for _, name in _pieces(template, where) if name)
+
+
+def substitute(template: str, values: Mapping[str, str], where: str) -> str:
+    """`template` with its names replaced; raises `InvalidConfig` naming the one that is absent or empty."""
+    filled = []
+    for text, name in _pieces(template, where):
+        if name and not values.get(name):
+            raise InvalidConfig(f'{where}: "{template}" needs {name}, which CNI_ARGS does not give')
+        filled.append(text + (values[name] if name else ""))
+    return "".join(filled)
+
+
+def _pieces(template: str, where: str) -> list[tuple[str, str]]:
+    """The template as (text, name after it); the name of the last piece is empty."""
+    text, *rest = template.split("${")
+    found = []
+    for part in rest:
+        name, brace, after = part.partition("}")
+        if not (name and brace):
+            raise InvalidConfig(f'{where}: "{template}" has a "${{" that names nothing or is never closed')
+        found.append((text, name))
+        text = after
+    return [*found, (text, "")]
