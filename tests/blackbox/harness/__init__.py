@@ -1,0 +1,1 @@
+"""What the black-box tests stand on: namespaces, worlds, calls, result shapes. None of it imports the product."""

@@ -1,0 +1,296 @@
+"""A world is one pretended machine: a host namespace with an uplink, directories of its own, containers.
+
+The plugin runs in the host namespace; a daemon that it starts lives there too, and is ended with the world.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from .. import snapshot
+from . import netns
+from .calls import BARE_ENV, PATIENCE, Answer, call
+from .template import Json, Template, fill, merge
+
+PREFIX = "zlt-bb-"
+NETWORK = "zlt-net"
+OUTSIDE = "198.51.100.1"  # what lies outside the overlay: the far end of the host's uplink
+HOST = "198.51.100.2"
+
+
+class Session:
+    """One run of the suite: a directory whose name is in the name of every namespace that it makes.
+
+    The directory holds a lock as long as the run lives, so that a later run can tell the remains of a dead one.
+    """
+
+    def __init__(self) -> None:
+        self.dir = Path(tempfile.mkdtemp(prefix=PREFIX, dir="/tmp"))  # noqa: S108 - short: sockets live below it
+        self.name = self.dir.name
+        self._lock: IO[str] = (self.dir / "lock").open("w")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self._numbers = itertools.count(1)
+
+    def namespace(self, kind: str) -> Path:
+        return netns.make(f"{self.name}-{kind}{next(self._numbers)}")
+
+    def directory(self, kind: str) -> Path:
+        path = self.dir / f"{kind}{next(self._numbers)}"
+        path.mkdir()
+        return path
+
+    def close(self) -> list[str]:
+        """Nothing of the run stays; returns what had to be killed."""
+        killed = remove_run(self.dir)
+        self._lock.close()
+        return killed
+
+
+def remove_run(directory: Path) -> list[str]:
+    """Everything a run left: processes in its namespaces, the namespaces, mounts, the directory."""
+    spaces = [path for path in netns.RUN_NETNS.glob(f"{directory.name}-*") if path.exists()]
+    killed = netns.end_processes(spaces)
+    for path in spaces:
+        netns.delete(path)
+    points = [Path(line.split()[4]) for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    for point in reversed(points):
+        if point.is_relative_to(directory):
+            netns.unmount(point)
+    shutil.rmtree(directory, ignore_errors=True)
+    return killed
+
+
+def sweep() -> list[str]:
+    """Remove the remains of runs that died: those whose lock can be taken."""
+    swept = []
+    for directory in Path("/tmp").glob(f"{PREFIX}*"):  # noqa: S108
+        lock = directory / "lock"
+        if not lock.is_file():
+            continue
+        with lock.open("r+") as held:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            remove_run(directory)
+            swept.append(directory.name)
+    return swept
+
+
+@dataclass(repr=False)
+class World:
+    """The machine that one group of tests runs on. `conf` is the network's configuration of this world."""
+
+    session: Session
+    command: Sequence[str]
+    template: Template
+    variant: str
+    cni_path: str
+    containers: list[Container] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.dir = self.session.directory("w")
+        self.run_dir, self.data_dir = self.dir / "run", self.dir / "data"
+        self.run_dir.mkdir()
+        self.data_dir.mkdir()
+        self.places = {"RUN_DIR": str(self.run_dir), "DATA_DIR": str(self.data_dir)}
+        for name, lines in fill(self.template.files_of(self.variant), self.places).items():
+            Path(name).parent.mkdir(parents=True, exist_ok=True)
+            Path(name).write_text("".join(f"{line}\n" for line in lines))
+        self.host = self.session.namespace("h")
+        self.outside = self.session.namespace("o")
+        self._uplink()
+
+    def _uplink(self) -> None:
+        """eth0 to the outside, a default route; a real machine's first interface, which nobody may touch."""
+        self.sh(
+            "ip link set lo up",
+            f"ip link add eth0 type veth peer name up0 netns {self.outside.name}",
+            f"ip addr add {HOST}/24 dev eth0; ip addr add 2001:db8:51::2/64 dev eth0 nodad; ip link set eth0 up",
+            f"ip route add default via {OUTSIDE}; ip -6 route add default via 2001:db8:51::1",
+        )
+        self.sh(
+            f"ip addr add {OUTSIDE}/24 dev up0; ip addr add 2001:db8:51::1/64 dev up0 nodad",
+            "ip link set up0 up; ip link set lo up",
+            where=self.outside,
+        )
+
+    # --- what it can be asked -------------------------------------------------------------------------------
+
+    def sh(self, *lines: str, where: Path | None = None, check: bool = True) -> str:
+        """Shell lines in the host namespace (or `where`); their output."""
+        script = "\n".join(lines)
+        done = netns.inside(
+            where or self.host,
+            lambda: subprocess.run(["sh", "-ec", script], capture_output=True, text=True, check=False),
+        )
+        assert not check or done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def ip(self, *words: str, where: Path | None = None) -> Any:
+        """`ip -d -j words`, parsed; [] where ip says that there is no such thing."""
+        out = self.sh(f"ip -d -j {' '.join(words)} 2>/dev/null || true", where=where)
+        return [item for item in json.loads(out or "[]") if item]
+
+    def links(self, where: Path | None = None) -> set[str]:
+        return {link["ifname"] for link in self.ip("link", where=where)}
+
+    def conf(self, version: str, /, patch: Json | None = None, variant: str | None = None, **keys: Any) -> Json:
+        """The configuration at CNI `version`, changed by `patch` (a merge patch) and `keys` (set as they are)."""
+        base = fill(self.template.conf_of(variant or self.variant), self.places)
+        merged = merge({"cniVersion": version, "name": NETWORK, **base}, patch or {})
+        return {**merged, **keys}
+
+    def call(  # every argument is one thing a runtime chooses
+        self,
+        verb: str | None,
+        conf: Json | bytes | int | None,
+        *,
+        cid: str | None = None,
+        path: str | None = None,
+        ifname: str | None = None,
+        args: str | None = None,
+        env: Mapping[str, str | None] | None = None,
+        command: Sequence[str] | None = None,
+        cwd: str = "/",
+        patience: float = PATIENCE,
+    ) -> Answer:
+        """One call of the plugin in the host namespace. None leaves a variable out, in `env` too."""
+        full: dict[str, str | None] = {**BARE_ENV, "CNI_COMMAND": verb, "CNI_CONTAINERID": cid, "CNI_NETNS": path}
+        full |= {"CNI_IFNAME": ifname, "CNI_ARGS": args, "CNI_PATH": self.cni_path, **(env or {})}
+        given = {key: value for key, value in full.items() if value is not None}
+        stdin = json.dumps(conf).encode() if isinstance(conf, dict) else conf
+        return netns.inside(
+            self.host, lambda: call(command or self.command, given, stdin, cwd=cwd, patience=patience)
+        )
+
+    def container(self, cid: str | None = None) -> Container:
+        """A container with nothing in it but a namespace."""
+        path = self.session.namespace("c")
+        box = Container(self, cid or path.name, path)
+        self.containers.append(box)
+        return box
+
+    def snapshot(self, **options: Any) -> snapshot.Snapshot:
+        """All of the host namespace, and the files of this world."""
+        return snapshot.take(self.host, files=[self.run_dir, self.data_dir], **options)
+
+    def assert_baseline(self, before: snapshot.Snapshot, patience: float = 3.0, **options: Any) -> None:
+        """The world looks as in `before`, or soon does."""
+        left = snapshot.settle(before, lambda: self.snapshot(**options), patience)
+        assert not left, "left behind:\n" + "\n".join(line[:300] for line in left[:60])
+
+    def warm(self, conf: Json) -> None:
+        """One attachment made and removed: bridge, directories and daemon exist from here on."""
+        box = self.container()
+        result = box.add(conf).ok()
+        box.delete(conf, prev=result).ok()
+        box.remove()
+
+    # --- the end --------------------------------------------------------------------------------------------
+
+    def clear(self, kept: bool = False) -> None:
+        """Detach and remove every container that a test made and did not remove; `kept` ones if asked to."""
+        for box in list(self.containers):
+            if kept or not box.keep:
+                box.remove(detach=True)
+
+    def close(self) -> list[str]:
+        """The end of this machine; returns the processes that did not end when asked."""
+        self.clear(kept=True)
+        killed = netns.end_processes([self.host, self.outside])
+        for path in (self.host, self.outside):
+            netns.delete(path)
+        shutil.rmtree(self.dir, ignore_errors=True)
+        return killed
+
+
+@dataclass(repr=False)
+class Container:
+    """A container id and a namespace; `attached` remembers what a DEL is owed for.
+
+    `keep` ones outlive the test: a wider fixture made them and removes them.
+    """
+
+    world: World
+    cid: str
+    path: Path
+    keep: bool = False
+    attached: dict[tuple[str, str], Json] = field(default_factory=dict)
+
+    def add(self, conf: Json, ifname: str = "eth0", *, path: str | None = None, **more: Any) -> Answer:
+        self.attached[conf.get("name", ""), ifname] = conf
+        return self.world.call("ADD", conf, cid=self.cid, path=path or str(self.path), ifname=ifname, **more)
+
+    def attach(self, conf: Json, ifname: str = "eth0", **more: Any) -> Json:
+        """ADD that must succeed; its result."""
+        return self.add(conf, ifname, **more).ok()
+
+    def delete(
+        self, conf: Json, ifname: str = "eth0", *, prev: Json | None = None, path: str | None = None, **more: Any
+    ) -> Answer:
+        """DEL as a runtime makes it: with the ADD's result from 0.4.0 on, if it has one."""
+        self.attached.pop((conf.get("name", ""), ifname), None)
+        where = str(self.path) if path is None else path
+        return self.world.call("DEL", with_prev(conf, prev), cid=self.cid, path=where, ifname=ifname, **more)
+
+    def check(self, conf: Json, prev: Json | None, ifname: str = "eth0", **more: Any) -> Answer:
+        conf = {**conf, "prevResult": prev} if prev is not None else conf
+        return self.world.call("CHECK", conf, cid=self.cid, path=str(self.path), ifname=ifname, **more)
+
+    def sh(self, *lines: str, check: bool = True) -> str:
+        return self.world.sh(*lines, where=self.path, check=check)
+
+    def ip(self, *words: str) -> Any:
+        return self.world.ip(*words, where=self.path)
+
+    def link(self, ifname: str = "eth0") -> Json | None:
+        """The link of that name as `ip -d -j` tells it, or None."""
+        found = self.ip("link", "show", "dev", ifname)
+        return found[0] if found else None
+
+    def addresses(self, ifname: str = "eth0") -> set[str]:
+        """The global addresses of the interface, with their prefix length."""
+        found = self.ip("addr", "show", "dev", ifname)
+        infos = [info for link in found for info in link["addr_info"] if info["scope"] == "global"]
+        return {f"{info['local']}/{info['prefixlen']}" for info in infos}
+
+    def ping(self, target: str, count: int = 1) -> bool:
+        """One answer is enough; a second try is for the first neighbour discovery."""
+        line = f"ping -n -q -i 0.2 -c {count} -W 1 {target} >/dev/null 2>&1 && echo yes || true"
+        return any(self.sh(line).strip() == "yes" for _ in range(2))
+
+    def vanish(self) -> None:
+        """The namespace goes as after a power cut: no DEL, no path. Waits until its links are gone."""
+        netns.end_processes([self.path])
+        netns.delete(self.path)
+
+    def remove(self, detach: bool = False) -> None:
+        """The end of the container, with the DELs it is still owed if `detach`."""
+        for (_, ifname), conf in list(self.attached.items()) if detach else []:
+            self.delete(conf, ifname)
+        if self.path.exists():
+            self.vanish()
+        if self in self.world.containers:
+            self.world.containers.remove(self)
+
+
+def with_prev(conf: Json, prev: Json | None) -> Json:
+    """`conf` with `prev` as a runtime adds it to DEL: not before 0.4.0 (conformance PR3)."""
+    if prev is None or conf.get("cniVersion", "0.1.0") in {"0.1.0", "0.2.0", "0.3.0", "0.3.1"}:
+        return conf
+    return {**conf, "prevResult": prev}
+
+
+def running_as_root() -> bool:
+    return os.geteuid() == 0
