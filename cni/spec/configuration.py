@@ -40,6 +40,8 @@ GC_KEYS = ("cni.dev/valid-attachments", "cni.dev/attachments")
 KNOWN_KEYS = fold(*OWN_KEYS, *PLACE_KEYS, *GENERAL_KEYS, *CALL_KEYS, *LIST_KEYS, *IGNORED_KEYS, *GC_KEYS)
 OVERLAYD_KEYS = fold("socket")
 
+UNKNOWN_KEY = "unknown key, ignored"
+
 Tolerate = Callable[[CniError], None]
 
 
@@ -107,7 +109,7 @@ def interpret(document: Document, verb: str, tolerate: Tolerate | None = None) -
     With `tolerate` every fault goes there and the key counts as absent.
     """
     unknown = unknown_keys(document.fields)
-    warnings = [f"{path}: unknown key, ignored" for path in unknown]
+    warnings = [f"{path}: {UNKNOWN_KEY}" for path in unknown]
     if tolerate is None and verb == "DEL":
 
         def tolerate(error: CniError) -> None:

@@ -1,0 +1,193 @@
+"""`zlayer-cni validate FILE`: what the code really makes of a network list, an entry of one, or daemon settings.
+
+The plugin's own parser judges, so that there is no second opinion to go stale; beyond it, an unknown key is an error
+here, with the key that was probably meant.
+"""
+
+import difflib
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from cni.errors import CniError
+from cni.spec import configuration as c
+from cni.spec.capabilities import IMPLEMENTED, RUNTIME_KEYS
+from cni.spec.decode import Fields, decode_json
+from cni.spec.environment import is_plain_name
+from cni.spec.types import DNS_KEYS, ROUTE_KEYS
+from cni.spec.versions import NEWEST, OLDEST, SUPPORTED, check_version
+
+PLUGIN = "zlayer-cni"
+GOOD, FAULTY, UNREADABLE = 0, 1, 2
+
+LIST_KEYS = ("cniVersion", "cniVersions", "name", "plugins", "disableCheck", "disableGC", "loadOnlyInlinedPlugins")
+ENTRY_KEYS = (*c.OWN_KEYS, *c.PLACE_KEYS, "type", "capabilities", "args")
+
+
+class Report(msgspec.Struct):
+    """What was found out about one file."""
+
+    kind: str  # conflist, entry, overlayd
+    errors: list[str] = []
+    warnings: list[str] = []
+
+    @property
+    def valid(self) -> bool:
+        return not self.errors
+
+
+def run(path: str, as_json: bool) -> int:
+    """Check the file and say so on stdout: 0 if it is good, 1 if it is not, 2 if it cannot be read."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        sys.stderr.write(f"{path}: {error.strerror}\n")
+        return UNREADABLE
+    report = examine(path, data)
+    sys.stdout.write(_as_json(path, report) if as_json else _as_text(path, report))
+    return GOOD if report.valid else FAULTY
+
+
+def examine(path: str, data: bytes) -> Report:
+    """Judge `data`; `path` matters for its suffix, and because the daemon reads its settings from there."""
+    if not _looks_like_json(path, data):
+        return _settings(path)
+    report = Report("conflist")
+    try:
+        raw = decode_json(data)
+    except CniError as error:
+        report.errors.append(f"this is not JSON: {error.msg}")
+        return report
+    if not isinstance(raw, dict):
+        report.errors.append("expected a JSON object")
+    elif "plugins" in raw or path.endswith(".conflist"):
+        _examine_list(raw, report)
+    elif "type" in {key.casefold() for key in raw}:
+        report.kind = "entry"
+        _examine_entry(raw, "", str(raw.get("name") or "example"), str(raw.get("cniVersion") or NEWEST), report)
+    else:
+        return _settings(path)
+    return report
+
+
+def _looks_like_json(path: str, data: bytes) -> bool:
+    if path.endswith((".yaml", ".yml")):
+        return False
+    return data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[") or path.endswith(
+        (".conflist", ".conf", ".json")
+    )
+
+
+def _settings(path: str) -> Report:
+    from cni.daemon import settings
+
+    report = Report("overlayd")
+    try:
+        settings.load(path)
+    except CniError as error:
+        report.errors.append(_said(error))
+    return report
+
+
+def _examine_list(raw: dict[str, object], report: Report) -> None:
+    fields = Fields(raw)
+    # Of a list the runtimes read the keys to the letter; only inside the entries letter case does not matter.
+    for key in raw:
+        if key not in LIST_KEYS:
+            report.errors.append(f"{key}: unknown key{_nearest(key, LIST_KEYS)}")
+    try:
+        name, version = fields.text("name") or "", fields.text("cniVersion") or OLDEST
+        entries = fields.objects("plugins")
+    except CniError as error:
+        report.errors.append(_said(error))
+        return
+    if not is_plain_name(name):
+        report.errors.append(f"name: {json.dumps(name)} is not letters, digits, dots, dashes and underscores")
+    _check_list_version(version, report)
+    for key in ("disableCheck", "disableGC", "loadOnlyInlinedPlugins"):
+        if raw.get(key, False) not in (True, False, "true", "false"):
+            report.errors.append(f"{key}: expected true or false, found {json.dumps(raw[key])}")
+    if not entries:
+        report.errors.append("plugins: the list is empty, nothing would be attached")
+    ours = 0
+    for entry in entries:
+        ours += _examine_member(entry, name, version, report)
+    if entries and not ours:
+        report.errors.append(f"plugins: none of them is {PLUGIN}")
+
+
+def _examine_member(entry: Fields, name: str, version: str, report: Report) -> bool:
+    """Judge one plugin of a list; whether it is ours. Of others only the type is ours to judge."""
+    kind = entry.raw_value("type")
+    if not isinstance(kind, str) or not kind:
+        report.errors.append(f"{entry.where('type')}: expected the name of a plugin, found {json.dumps(kind)}")
+        return False
+    if kind != PLUGIN:
+        return False
+    _examine_entry(entry.raw, f"{entry.path}.", name, version, report)
+    return True
+
+
+def _check_list_version(version: str, report: Report) -> None:
+    try:
+        check_version(version, "ADD")
+    except CniError as error:
+        report.errors.append(f"cniVersion: {_said(error)}")
+        return
+    if version == NEWEST:
+        report.warnings.append(f"cniVersion: containerd before 2.0 refuses results in {version}, any runtime takes 1.0.0")
+
+
+def _examine_entry(raw: dict[str, object], at: str, name: str, version: str, report: Report) -> None:
+    fields = Fields(raw)
+    known_version = version if version in SUPPORTED else NEWEST
+    conf = c.interpret(
+        c.Document(fields, name, known_version), "ADD", lambda error: report.errors.append(at + _said(error))
+    )
+    for path in conf.unknown:
+        report.errors.append(f"{at}{path}: unknown key{_nearest(path.rpartition('.')[2], _known_beside(path))}")
+    # The parser has warned of unknown keys in its own words.
+    report.warnings += [at + text for text in conf.warnings if not text.endswith(c.UNKNOWN_KEY)]
+    capabilities = fields.raw_value("capabilities")
+    if isinstance(capabilities, dict):
+        for key, wanted in capabilities.items():
+            if wanted is True and key not in IMPLEMENTED:
+                report.warnings.append(f"{at}capabilities.{key}: not implemented here, chain the plugin that does it")
+
+
+def _known_beside(path: str) -> Iterable[str]:
+    """The keys that may stand where an unknown one was found."""
+    if path.startswith("routes["):
+        return sorted(ROUTE_KEYS)
+    inside = {"dns": DNS_KEYS, "overlayd": c.OVERLAYD_KEYS, "runtimeConfig": RUNTIME_KEYS}
+    parent = path.partition(".")[0]
+    return sorted(inside[parent]) if parent in inside else ENTRY_KEYS
+
+
+def _nearest(key: str, known: Iterable[str]) -> str:
+    by_folded = {each.casefold(): each for each in known}
+    near = difflib.get_close_matches(key.casefold(), by_folded, n=1)
+    return f"; {by_folded[near[0]]} is meant?" if near else ""
+
+
+def _said(error: CniError) -> str:
+    return f"{error.msg}: {error.details}" if error.details else error.msg
+
+
+def _as_json(path: str, report: Report) -> str:
+    found = {"file": path, "kind": report.kind, "valid": report.valid}
+    return json.dumps({**found, "errors": report.errors, "warnings": report.warnings}, indent=2) + "\n"
+
+
+KINDS = {"conflist": "a network list", "entry": "one plugin's configuration", "overlayd": "daemon settings"}
+
+
+def _as_text(path: str, report: Report) -> str:
+    verdict = "good" if report.valid else "not good"
+    lines = [f"{path}: {KINDS[report.kind]}, {verdict}"]
+    lines += [f"  error    {text}" for text in report.errors]
+    lines += [f"  warning  {text}" for text in report.warnings]
+    return "\n".join(lines) + "\n"
