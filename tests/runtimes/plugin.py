@@ -44,6 +44,15 @@ class Plugin:
         changed["plugins"] += [{"type": name} for name in after]
         return changed
 
+    def speaks(self, machine: Machine, version: str) -> bool:
+        """Whether every plugin of the conflist, asked by VERSION, knows this version of CNI."""
+        for entry in self.conflist["plugins"]:
+            words = (f"/run/zlt/bin/{entry['type']}",)
+            told = machine.must(*words, stdin=json.dumps({"cniVersion": version}), env={"CNI_COMMAND": "VERSION"})
+            if version not in json.loads(told)["supportedVersions"]:
+                return False
+        return True
+
     def leases(self, machine: Machine) -> list[Any]:
         """What the plugin itself believes to be attached, as far as there is a way to ask."""
         if self.is_ours:

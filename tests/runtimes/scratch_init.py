@@ -44,7 +44,10 @@ def private_directories(plugin: Path) -> None:
 
 
 def plugin_directories(name: str) -> None:
-    """Both directories where Debian's containerd looks for plugins hold the reference plugins and ours."""
+    """Both directories where Debian's containerd looks for plugins hold the reference plugins and ours.
+
+    A reference plugin that lies beside the plugin under test goes before Debian's: it may speak newer versions.
+    """
     if REFERENCE.is_dir():
         run("mount", "--bind", str(REFERENCE), str(LOOK / "reference"))
     for directory in (LOOK / "bin", *filter(Path.is_dir, CNI_DIRS)):
@@ -52,7 +55,8 @@ def plugin_directories(name: str) -> None:
         if directory != LOOK / "bin":
             run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", str(directory))
         for reference in (LOOK / "reference").iterdir():
-            (directory / reference.name).symlink_to(reference)
+            beside = LOOK / "plugin" / reference.name
+            (directory / reference.name).symlink_to(beside if beside.is_file() else reference)
         (directory / name).unlink(missing_ok=True)
         (directory / name).symlink_to(LOOK / "plugin" / name)
 
