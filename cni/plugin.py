@@ -229,7 +229,7 @@ def _version_answer(waiter: plugin_door.Waiter, is_open: bool) -> bytes:
     except OSError:
         pass  # Nothing to echo, then.
     if stdin:
-        version = _plain_version(stdin) or _config_version(stdin, version)
+        version = _plain_version(stdin) or _config_version(stdin, version, absent=version)
     supported = ",".join(f'"{v}"' for v in SUPPORTED_VERSIONS)
     return f'{{"cniVersion":{quote(version)},"supportedVersions":[{supported}]}}\n'.encode()
 
@@ -243,12 +243,12 @@ def _plain_version(stdin: bytes) -> str:
     return text if text in SUPPORTED_VERSIONS else ""
 
 
-def _config_version(stdin: bytes, otherwise: str) -> str:
-    """The `cniVersion` of a configuration, "0.1.0" where it has none, `otherwise` where it cannot be read."""
+def _config_version(stdin: bytes, otherwise: str, absent: str = SUPPORTED_VERSIONS[0]) -> str:
+    """The `cniVersion` of a configuration, `absent` where it has none, `otherwise` where it cannot be read."""
     try:
         from cni import plugin_config
 
-        return plugin_config.version(stdin)
+        return plugin_config.version(stdin, absent)
     except Exception:  # noqa: BLE001 - it decorates an error that must come out whatever this one is
         return otherwise
 
@@ -283,6 +283,8 @@ def _print_error(error: "Exception | CniError", stdin: bytes) -> int:
 
 def quote(text: str) -> str:
     """`text` as a JSON string of plain ASCII, whatever is in it; json would cost five times the rest of the call."""
+    if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
+        return f'"{text}"'
     out = []
     for unit in memoryview(text.encode("utf-16-le", "surrogatepass")).cast("H"):
         char = chr(unit)

@@ -29,10 +29,10 @@ def parse(stdin: bytes) -> dict[str, object]:
     return config
 
 
-def version(stdin: bytes) -> str:
-    """The configuration's `cniVersion`; "0.1.0" where it says none (conformance V6). Raises as `parse` does."""
+def version(stdin: bytes, absent: str = "0.1.0") -> str:
+    """The configuration's `cniVersion`; `absent` where it says none (CNI means 0.1.0). Raises as `parse` does."""
     value = parse(stdin).get("cniversion")
-    return value if isinstance(value, str) and value else "0.1.0"
+    return value if isinstance(value, str) and value else absent
 
 
 def place(stdin: bytes, command: bytes) -> Place:
