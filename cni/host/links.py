@@ -38,7 +38,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 @dataclass(frozen=True)
 class Link:
-    """A link as the kernel says it is. `peer` is the index of a veth's other end, `peer_netns` its namespace id here."""
+    """A link as the kernel says it is. `peer` is the index of a veth's other end, `peer_netns` its namespace's id."""
 
     index: int
     name: str

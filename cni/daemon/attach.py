@@ -1,0 +1,287 @@
+"""Attach and detach: the path every container takes in and out.
+
+Decide, save the intent, make it true, commit, answer (design 5). Each step's undo is registered before the step, and
+undoing is removing, which is idempotent; so a step that failed half-way is undone like one that worked.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from cni.daemon.barrier import Barrier
+from cni.daemon.records import Attachment, AttachmentKey, StaticRoute
+from cni.daemon.services import Services, stable_mac
+from cni.daemon.state import Locks, NeedsSlot, State
+from cni.errors import AttachFailed, CleanupFailed, CniError, InterfaceExists, InvalidNetns, PoolExhausted
+from cni.host import links
+from cni.host.kernel import Kernel
+from cni.host.netns import NetnsId
+
+log = logging.getLogger(__name__)
+
+DEFAULT_ROUTES = {4: "0.0.0.0/0", 6: "::/0"}
+
+
+class ClientGone(CniError):
+    """Whoever asked has hung up: nobody would hear the answer, so the work is undone."""
+
+    code = 11
+
+
+@dataclass(frozen=True)
+class Request:
+    """One attach, fully decided by the caller. `netns_fd` stays the caller's to close."""
+
+    network: str
+    container: str
+    ifname: str
+    netns_fd: int
+    netns: NetnsId
+    sandbox: str
+    service: str
+    mode: str
+    host_veth: str
+    isolation: str | None = None
+    ephemeral: bool = False
+    mtu: int = 0
+    mac: str = ""
+    addresses: Sequence[ipaddress.IPv4Address | ipaddress.IPv6Address] = ()
+    routes: Sequence[StaticRoute] = ()
+    attempt: str = ""
+    pid: int = 0
+    start_time: int = 0
+    pod: str = ""
+    forbidden: frozenset[NetnsId] = frozenset()
+    wanted: Callable[[], bool] = lambda: True
+
+    @property
+    def key(self) -> AttachmentKey:
+        return (self.network, self.container, self.ifname)
+
+
+class Attacher:
+    """Attaches and detaches; one lock per attachment, so an ADD and a DEL of one container take turns."""
+
+    def __init__(self, state: State, kernel: Kernel, services: Services, barrier: Barrier) -> None:
+        self._state = state
+        self._kernel = kernel
+        self._services = services
+        self._barrier = barrier
+        self._locks = Locks()
+
+    # --- in --------------------------------------------------------------------------------------------------------
+
+    def attach(self, request: Request) -> Attachment:
+        """The attachment, live. Repeating an attempt gives the same answer.
+
+        Raises InvalidNetns, InterfaceExists, AddressUnavailable, PoolExhausted, TryAgainLater, FenceFailed,
+        AttachFailed; after any of them nothing of this attempt is left.
+        """
+        if request.netns in request.forbidden:
+            raise InvalidNetns(
+                f"CNI_NETNS: {request.sandbox} is the host's own network namespace", "a container needs one of its own"
+            )
+        with self._locks.holding(request.key):
+            if not request.wanted():
+                raise ClientGone("the runtime gave up before the attach began")
+            before = self._state.attachments.get(request.key)
+            if before is not None and self._stands(before, request):
+                if before.attempt and before.attempt == request.attempt:
+                    return before
+                raise InterfaceExists(
+                    f"CNI_IFNAME: {request.ifname} is already attached to network {request.network}",
+                    f"container {request.container}; DEL it first",
+                )
+            try:
+                return self._make(request, before)
+            except OSError as error:
+                raise AttachFailed(f"cannot attach {request.ifname} to {request.service}: {error}") from error
+
+    def _stands(self, before: Attachment, request: Request) -> bool:
+        """Whether the recorded attachment is whole, in this very namespace: only then is a second ADD an error."""
+        return (
+            before.state == "live"
+            and before.netns == request.netns
+            and self._kernel.find(before.host_veth) is not None
+            and self._kernel.has_interface(request.netns_fd, request.ifname)
+        )
+
+    def _make(self, request: Request, before: Attachment | None) -> Attachment:
+        if before is not None:
+            self._unplug(before)
+        try:
+            intent = self._reserve(request, before)
+            self._barrier.admit(intent)
+            done = self._plug(request, intent)
+            if not request.wanted():
+                raise ClientGone("the runtime gave up before the attach was done")
+            live = msgspec.structs.replace(done, state="live", created=time.time())
+            self._state.save(live)
+        except BaseException:
+            self._roll_back(request.key)
+            raise
+        return live
+
+    def _roll_back(self, key: AttachmentKey) -> None:
+        """Undo whatever an attach did before it failed. What cannot be undone keeps its record, and with it its
+        address, for garbage collection to try again."""
+        intent = self._state.attachments.get(key)
+        if intent is None:
+            return
+        try:
+            self._unplug(intent)
+            self._state.drop(key, used=False)
+        except (OSError, CniError):
+            log.exception("could not undo the attach of %s; kept for garbage collection", "/".join(key))
+
+    def _reserve(self, request: Request, before: Attachment | None) -> Attachment:
+        """The intent, saved with its addresses, on a bridge that is there."""
+        with self._services.holding(request.service, request.mode) as segment:
+            service = self._services.ensure(request.service, request.mode)
+            draft = self._draft(request, service.bridge)
+            same = before is not None and (before.bridge, before.mode) == (draft.bridge, draft.mode)
+            if before is not None and same and not request.addresses:
+                intent = msgspec.structs.replace(draft, addresses=before.addresses)
+            else:
+                self._state.drop(request.key)
+                intent = self._with_addresses(draft, segment, request)
+            if not intent.mac:
+                intent = msgspec.structs.replace(intent, mac=container_mac(intent.addresses[0].ip))
+            self._state.save(intent)
+            return intent
+
+    def _draft(self, request: Request, bridge: str) -> Attachment:
+        return Attachment(
+            network=request.network,
+            container=request.container,
+            ifname=request.ifname,
+            state="intent",
+            service=request.service,
+            mode=request.mode,
+            isolation=request.isolation,
+            bridge=bridge,
+            host_veth=request.host_veth,
+            host_mac=stable_mac(b"port\xff" + request.host_veth.encode()),
+            mac=request.mac,
+            addresses=(),
+            routes=tuple(request.routes),
+            mtu=request.mtu or self._services.mtu(),
+            netns=(request.netns.dev, request.netns.ino),
+            sandbox=request.sandbox,
+            attempt=request.attempt,
+            ephemeral=request.ephemeral,
+            pid=request.pid,
+            start_time=request.start_time,
+            pod=request.pod,
+        )
+
+    def _with_addresses(self, draft: Attachment, segment: str, request: Request) -> Attachment:
+        """Addresses for the intent, with a further slot for the service where its subnets are full."""
+        while True:
+            try:
+                return self._state.reserve(draft, segment, request.addresses)
+            except NeedsSlot as full:
+                try:
+                    self._services.grow(segment, full.version)
+                except PoolExhausted as exhausted:
+                    raise self._state.full(segment, full.version) from exhausted
+
+    def _plug(self, request: Request, intent: Attachment) -> Attachment:
+        """The veth, the container's end configured, the host's end up last."""
+        bridge = self._kernel.find(intent.bridge)
+        if bridge is None:
+            raise AttachFailed(f"the bridge {intent.bridge} of service {intent.service} vanished")
+        port = links.Port(intent.host_veth, intent.host_mac, bridge.index, intent.mtu, intent.ifname, intent.mac)
+        host, inside = self._create(port, request)
+        routes = planned_routes(intent)
+        kernel_routes = [
+            links.Route(ipaddress.ip_network(route.dst), ipaddress.ip_address(route.via), inside) for route in routes
+        ]
+        addresses = [ipaddress.ip_interface(held.address) for held in intent.addresses]
+        skipped = self._kernel.configure_inside(request.netns_fd, inside, intent.ifname, addresses, kernel_routes)
+        self._kernel.raise_port(host)
+        kept = tuple(r for r, k in zip(routes, kernel_routes, strict=True) if k not in skipped)
+        return msgspec.structs.replace(intent, routes=kept)
+
+    def _create(self, port: links.Port, request: Request) -> tuple[int, int]:
+        """The veth. A link of our own name that is in the way is a leftover and goes; the container's own is not."""
+        try:
+            return self._kernel.create_port(port, request.netns_fd)
+        except OSError as error:
+            if error.errno != errno.EEXIST:
+                raise
+        if not self._kernel.remove_link(port.name):
+            raise self._taken(request)
+        try:
+            return self._kernel.create_port(port, request.netns_fd)
+        except OSError as error:
+            if error.errno == errno.EEXIST:
+                raise self._taken(request) from error
+            raise
+
+    def _taken(self, request: Request) -> InterfaceExists:
+        return InterfaceExists(
+            f"CNI_IFNAME: {request.ifname} already exists in {request.sandbox}",
+            "the existing interface was not touched",
+        )
+
+    # --- out -------------------------------------------------------------------------------------------------------
+
+    def detach(self, key: AttachmentKey, fallback_veth: str = "") -> bool:
+        """No trace of the attachment afterwards; False if there was none.
+
+        The host end goes, and with it the container's, wherever that is now: no namespace is entered, so one that is
+        gone, or has become another container's, is neither needed nor touched. `fallback_veth` is the name the host
+        end would have, for an attachment nobody remembers. Raises CleanupFailed, with the record kept for a retry.
+        """
+        with self._locks.holding(key):
+            attachment = self._state.attachments.get(key)
+            try:
+                if attachment is None:
+                    return bool(fallback_veth) and self._kernel.remove_link(fallback_veth)
+                self._unplug(attachment)
+                self._state.drop(key)
+            except OSError as error:
+                raise CleanupFailed(f"cannot detach {key[2]} of {key[1]} from {key[0]}: {error}") from error
+        self._services.shrink(attachment.service, attachment.mode)
+        if attachment.ephemeral:
+            self._services.leave(attachment.service, attachment.mode)
+        return True
+
+    def _unplug(self, attachment: Attachment) -> None:
+        """The link first, then what guards it: the fence is in force for as long as the port is there."""
+        self._kernel.remove_link(attachment.host_veth)
+        self._barrier.expel(attachment)
+        bridge = self._kernel.find(attachment.bridge)
+        if bridge is not None:
+            for held in attachment.addresses:
+                self._kernel.forget_neighbour(bridge.index, held.ip)
+
+
+def planned_routes(attachment: Attachment) -> list[StaticRoute]:
+    """A default route by each family's gateway, then the configured ones; `via` filled in, one per destination."""
+    gateways = {ipaddress.ip_address(h.gateway).version: h.gateway for h in reversed(attachment.addresses)}
+    plan: dict[str, StaticRoute] = {}
+    for version, gateway in sorted(gateways.items()):
+        plan[DEFAULT_ROUTES[version]] = StaticRoute(DEFAULT_ROUTES[version], gateway)
+    for route in attachment.routes:
+        via = route.via or gateways.get(ipaddress.ip_network(route.dst).version, "")
+        if via:
+            plan[route.dst] = StaticRoute(route.dst, via)
+    return list(plan.values())
+
+
+def container_mac(address: str) -> str:
+    """The MAC of a container without one of its own choice: it follows from its address, so that whoever gets the
+    address next answers to the neighbours' old entries too."""
+    ip = ipaddress.ip_address(address)
+    tail = ip.packed if ip.version == 4 else bytes.fromhex(stable_mac(ip.packed).replace(":", ""))[2:]
+    return "0a:58:" + tail.hex(":")
+

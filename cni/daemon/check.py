@@ -1,0 +1,97 @@
+"""CHECK: is the attachment still what ADD made? Pure; the kernel's answers come in as values.
+
+"Contains", not "equals": a later plugin of the chain may have added routes and addresses, or changed the MTU and the
+MAC (conformance C2). Returns what is wrong, the gravest first; an empty list is a good attachment.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+
+from cni.daemon.records import Attachment
+from cni.host.links import RTN_UNICAST, Link
+from cni.host.ports import Inside
+from cni.spec.types import Result
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the kernel holds: the host end, the bridge and its addresses, the container's end, the namespace's id."""
+
+    host: Link | None
+    bridge: Link | None
+    gateways: frozenset[str]
+    inside: Inside
+    netns: tuple[int, int]
+    forwarding: dict[int, bool]
+    unfenced: tuple[str, ...] = ()
+
+
+def complaints(attachment: Attachment, previous: Result, sandbox: str, seen: Seen) -> list[str]:
+    """What differs from the record, and from the result the runtime kept."""
+    if attachment.state != "live":
+        return ["the attachment was never finished"]
+    if seen.netns != attachment.netns:
+        return [f"{sandbox} is not the network namespace that was attached"]
+    found = [*_node_side(attachment, seen), *_container_side(attachment, previous, seen)]
+    found += _against_result(attachment, previous, sandbox)
+    return [*found, *(f"fence: {what} is missing" for what in seen.unfenced)]
+
+
+def _node_side(attachment: Attachment, seen: Seen) -> list[str]:
+    host, bridge = seen.host, seen.bridge
+    if host is None:
+        return [f"the host interface {attachment.host_veth} is missing"]
+    found = []
+    if not host.up:
+        found.append(f"the host interface {attachment.host_veth} is down")
+    if bridge is None:
+        return [*found, f"the bridge {attachment.bridge} is missing"]
+    if host.master != bridge.index:
+        found.append(f"the host interface {attachment.host_veth} is not on the bridge {attachment.bridge}")
+    if not bridge.up:
+        found.append(f"the bridge {attachment.bridge} is down")
+    for held in attachment.addresses:
+        gateway = ipaddress.ip_address(held.gateway)
+        if held.gateway not in seen.gateways:
+            found.append(f"the bridge {attachment.bridge} lacks the gateway address {held.gateway}")
+        if not seen.forwarding.get(gateway.version, True):
+            found.append(f"the node does not forward IPv{gateway.version}")
+    return found
+
+
+def _container_side(attachment: Attachment, previous: Result, seen: Seen) -> list[str]:
+    link = seen.inside.link
+    if link is None:
+        return [f"the interface {attachment.ifname} is missing"]
+    found = []
+    if not link.up:
+        found.append(f"the interface {attachment.ifname} is down")
+    if seen.host is not None and link.peer != seen.host.index:
+        found.append(f"the interface {attachment.ifname} is not the peer of {attachment.host_veth}")
+    macs = {attachment.mac} | {i.mac.lower() for i in previous.interfaces if i.name == attachment.ifname and i.sandbox}
+    if link.mac not in macs:
+        found.append(f"the interface {attachment.ifname} has MAC {link.mac}, not {attachment.mac}")
+    there = {str(address) for address in seen.inside.addresses}
+    found += [f"the address {h.address} is missing" for h in attachment.addresses if h.address not in there]
+    return found + _routes(attachment, seen, link)
+
+
+def _routes(attachment: Attachment, seen: Seen, link: Link) -> list[str]:
+    found = []
+    for route in attachment.routes:
+        dst = ipaddress.ip_network(route.dst)
+        same = [r for r in seen.inside.routes if r.dst == dst and r.oif == link.index and r.type == RTN_UNICAST]
+        if not any(str(r.gateway) == route.via for r in same):
+            found.append(f"the route to {route.dst} by {route.via} is missing")
+    return found
+
+
+def _against_result(attachment: Attachment, previous: Result, sandbox: str) -> list[str]:
+    """What the result that the runtime kept says of this interface must be this attachment's."""
+    mine = {n for n, i in enumerate(previous.interfaces) if i.name == attachment.ifname and i.sandbox == sandbox}
+    if previous.interfaces and not mine:
+        return [f"prevResult has no interface {attachment.ifname} in {sandbox}"]
+    said = {ip.address for ip in previous.ips if ip.interface in mine or not previous.interfaces}
+    return [f"prevResult lacks the address {h.address}" for h in attachment.addresses if h.address not in said]

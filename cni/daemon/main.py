@@ -1,0 +1,194 @@
+"""`zlayer-cni overlayd`: start the daemon, open its doors, and close them when told to.
+
+SIGTERM and SIGINT end the process and leave the data path alone: containers go on, and the next daemon adopts them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import msgspec
+
+from cni import __version__, delete_queue, verbs
+from cni.daemon import cni_door
+from cni.daemon import settings as settings_module
+from cni.daemon.barrier import Barrier
+from cni.daemon.service import OverlayService
+from cni.daemon.settings import Settings
+from cni.daemon.state import State
+from cni.daemon.store import BOOT_ID, Store
+from cni.errors import CniError, StateUnusable
+from cni.host.kernel import Kernel
+
+log = logging.getLogger("overlayd")
+
+WORKERS = 24  # threads for ADD, DEL, CHECK, GC; most of the time they wait for the kernel
+FAREWELL = 10.0  # seconds that running calls get to come to their end at SIGTERM
+LOCK_NAME, PID_NAME, STORE_NAME = "overlayd.lock", "overlayd.pid", "state.db"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the daemon until it is told to end; returns the exit code (0 asked to end, 1 could not start)."""
+    options = _options(argv)
+    os.umask(0o077)  # records, logs and keys are root's alone; what others may see says so itself
+    try:
+        settings = _settings(options)
+        _logging(settings.log_level)
+        run_dir = Path(settings.run_dir)
+        run_dir.mkdir(0o755, parents=True, exist_ok=True)
+        with _only_one(run_dir):
+            asyncio.run(_run(settings))
+    except CniError as error:
+        _say(error.msg, error.details)
+        return 1
+    except OSError as error:
+        _say("cannot start", str(error))
+        return 1
+    return 0
+
+
+def _say(msg: str, details: str) -> None:
+    sys.stderr.write(f"overlayd: {msg}{': ' + details if details else ''}\n")
+
+
+def _options(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="zlayer-cni overlayd",
+        description="The overlay daemon: addresses, bridges, fences and peers of this node's containers.",
+        epilog="SIGTERM ends it and leaves running containers connected; the next one takes over.",
+    )
+    parser.add_argument("--config", metavar="FILE", help="the YAML to read (see conf/overlayd.yaml)")
+    parser.add_argument("--run-dir", metavar="DIR", help=f"sockets and records ({settings_module.DEFAULT_RUN_DIR})")
+    parser.add_argument("--data-dir", metavar="DIR", help=f"identity and keys ({settings_module.DEFAULT_DATA_DIR})")
+    parser.add_argument("--socket", metavar="PATH", help="the overlay protocol's socket (by the data directory)")
+    return parser.parse_args(argv)
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    found = settings_module.find(options.config, options.data_dir)
+    changes = {
+        key: value
+        for key, value in (
+            ("run_dir", options.run_dir),
+            ("data_dir", options.data_dir),
+            ("overlay_socket", options.socket),
+        )
+        if value is not None
+    }
+    return msgspec.structs.replace(found, **changes)
+
+
+def _logging(level: str) -> None:
+    logging.basicConfig(
+        level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+
+
+@contextlib.contextmanager
+def _only_one(run_dir: Path) -> Iterator[None]:
+    """Hold the run directory's lock: two daemons on one set of records would undo each other."""
+    lock = os.open(run_dir / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    pid = run_dir / PID_NAME
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StateUnusable(f"another overlay daemon runs on {run_dir}", _holder(pid)) from None
+        pid.write_text(f"{os.getpid()}\n")
+        try:
+            yield
+        finally:
+            pid.unlink(missing_ok=True)
+    finally:
+        os.close(lock)
+
+
+def _holder(pid: Path) -> str:
+    try:
+        return f"process {pid.read_text().strip()}"
+    except OSError:
+        return ""
+
+
+async def _run(settings: Settings) -> None:
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    run_dir = Path(settings.run_dir)
+    store = Store(run_dir / STORE_NAME)
+    kernel = Kernel()
+    state = State(store, settings)
+    service = OverlayService(settings, state, kernel, Barrier(state, settings))
+    await asyncio.to_thread(service.start)
+    await asyncio.to_thread(_drain, settings.run_dir, service)
+    await _serve(settings, service)
+    kernel.close()
+    store.close()
+
+
+async def _serve(settings: Settings, service: OverlayService) -> None:
+    """Open the doors, say so, and wait for the signal that closes them."""
+    path = Path(settings.run_dir) / "cni.sock"
+    workers = ThreadPoolExecutor(WORKERS, "call")
+    quick = ThreadPoolExecutor(2, "status")
+    door = cni_door.CniDoor(cni_door.listen(str(path), 0o600), lambda k: _handle(k, service), workers, quick)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    serving = loop.create_task(door.serve())
+    log.info("zlayer-cni %s serves %s", __version__, path)
+    _notify("READY=1")
+    await stop.wait()
+    log.info("ending; running containers stay connected")
+    serving.cancel()
+    path.unlink(missing_ok=True)
+    await door.finish(FAREWELL)
+    workers.shutdown(wait=False, cancel_futures=True)
+    quick.shutdown(wait=False, cancel_futures=True)
+
+
+def _handle(knock: cni_door.Knock, service: OverlayService) -> cni_door.Reply:
+    spoken = verbs.serve(knock.env, knock.stdin, knock.netns_fd, service, knock.wanted)
+    return cni_door.Reply(spoken.code, spoken.stdout.encode(), spoken.stderr.encode("utf-8", "replace"))
+
+
+def _drain(run_dir: str, service: OverlayService) -> None:
+    """Carry out the deletions that were written down while no daemon was there, before anybody can ask for more."""
+    with delete_queue.Lock(run_dir, whole=True, patience=5.0):
+        delete_queue.sweep(run_dir)
+        for name, body in delete_queue.entries(run_dir):
+            knock = cni_door.parse(body, None, lambda: True)
+            if knock is not None and not _void(knock, service):
+                reply = _handle(knock, service)
+                if reply.code:
+                    log.warning("queued deletion %s: %s", name, reply.stdout.decode("utf-8", "replace").strip())
+                    continue
+            delete_queue.remove(run_dir, name)
+
+
+def _void(knock: cni_door.Knock, service: OverlayService) -> bool:
+    """Whether a queued deletion is of another boot, or older than the attachment that has its key now."""
+    boot = BOOT_ID.read_text().strip()
+    return knock.env.get("BOOT_ID", boot) != boot
+
+
+def _notify(message: str) -> None:
+    """Tell systemd, where it started us (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.sendto(message.encode(), "\0" + address[1:] if address.startswith("@") else address)

@@ -1,0 +1,174 @@
+"""The daemon's service: what both doors ask for, put together from the deciders and the kernel.
+
+It is the `Overlay` of `cni/verbs.py` for our own daemon; the overlay door calls the same methods.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+
+from cni import naming
+from cni.daemon import check as checking
+from cni.daemon.attach import Attacher, Request
+from cni.daemon.barrier import Barrier
+from cni.daemon.records import Attachment, StaticRoute
+from cni.daemon.services import Services
+from cni.daemon.settings import Settings
+from cni.daemon.state import State
+from cni.errors import CheckFailed, CleanupFailed, CniError, InvalidNetns, NotAvailable, NotAvailableLimited
+from cni.host import netns
+from cni.host.kernel import Kernel
+from cni.host.ports import Inside
+from cni.spec.environment import Call
+from cni.spec.intent import Intent
+from cni.spec.types import DNS, Result
+from cni.verbs import Asked, Attached, Target
+
+log = logging.getLogger(__name__)
+
+
+class OverlayService:
+    """One node's overlay. Every method may be called from any thread."""
+
+    def __init__(self, settings: Settings, state: State, kernel: Kernel, barrier: Barrier) -> None:
+        self.settings = settings
+        self.state = state
+        self.kernel = kernel
+        self.barrier = barrier
+        self.services = Services(state, kernel, barrier, settings.mtu)
+        self.attacher = Attacher(state, kernel, self.services, barrier)
+
+    # --- what CNI asks (the Overlay of cni/verbs.py) ----------------------------------------------------------------
+
+    def attach(self, asked: Asked, wish: Intent, target: Target) -> Attached:
+        """ADD's part. Raises what `Attacher.attach` raises."""
+        call, network = asked.call, asked.conf.name
+        request = Request(
+            network=network,
+            container=call.container_id,
+            ifname=call.ifname,
+            netns_fd=target.fd,
+            netns=identity(target),
+            sandbox=target.path,
+            service=wish.service,
+            mode=wish.mode,
+            host_veth=naming.attachment_veth(network, call.container_id, call.ifname),
+            isolation=wish.isolation_network,
+            ephemeral=wish.ephemeral,
+            mtu=wish.mtu,
+            mac=wish.mac,
+            addresses=[ipaddress.ip_address(each.address) for each in wish.addresses],
+            routes=[StaticRoute(route.dst, route.gw) for route in wish.routes],
+            attempt=asked.attempt,
+            pod=pod_of(call),
+            forbidden=self._forbidden(target, call),
+            wanted=asked.wanted,
+        )
+        return self._attached(self.attacher.attach(request))
+
+    def _forbidden(self, target: Target, call: Call) -> frozenset[netns.NetnsId]:
+        own = set() if call.override else {self.kernel.own}
+        return frozenset(own | {netns.NetnsId(*each) for each in target.forbidden})
+
+    def _attached(self, attachment: Attachment) -> Attached:
+        bridge = self.kernel.find(attachment.bridge)
+        dns = self.settings.dns
+        return Attached(
+            bridge=attachment.bridge,
+            bridge_mac=bridge.mac if bridge is not None else "",
+            host_veth=attachment.host_veth,
+            host_mac=attachment.host_mac,
+            mac=attachment.mac,
+            mtu=attachment.mtu,
+            addresses=tuple((held.address, held.gateway) for held in attachment.addresses),
+            routes=tuple((route.dst, route.via) for route in attachment.routes),
+            dns=DNS(dns.nameservers, dns.domain, dns.search, dns.options),
+        )
+
+    def detach(self, network: str, container: str, ifname: str) -> None:
+        """DEL's part; fine when there is nothing. Raises CleanupFailed."""
+        veth = naming.attachment_veth(network, container, ifname)
+        self.attacher.detach((network, container, ifname), veth)
+
+    def check(self, call: Call, network: str, previous: Result, target: Target) -> None:
+        """CHECK's part: reads only. Raises CheckFailed with everything that is wrong."""
+        attachment = self.state.attachments.get((network, call.container_id, call.ifname))
+        if attachment is None:
+            raise CheckFailed(f"container {call.container_id} has no {call.ifname} on network {network}")
+        found = checking.complaints(attachment, previous, target.path, self._look(attachment, target))
+        if found:
+            raise CheckFailed(f"{call.ifname} of {call.container_id}: {found[0]}", "; ".join(found[1:]))
+
+    def _look(self, attachment: Attachment, target: Target) -> checking.Seen:
+        identity_now = identity(target)
+        bridge = self.kernel.find(attachment.bridge)
+        addresses = self.kernel.addresses(bridge.index) if bridge is not None else []
+        same = identity_now == attachment.netns
+        return checking.Seen(
+            host=self.kernel.find(attachment.host_veth),
+            bridge=bridge,
+            gateways=frozenset(str(address.ip) for address in addresses),
+            inside=self.kernel.inspect(target.fd, attachment.ifname) if same else Inside(None),
+            netns=identity_now,
+            forwarding={version: self.kernel.forwarding(version) for version in (4, 6)},
+            unfenced=tuple(self.barrier.missing(attachment)),
+        )
+
+    def collect(self, network: str, valid: set[tuple[str, str]] | None) -> list[str]:
+        """GC's part (conformance G1 to G8): frees what the runtime does not list and what is dead; tells what it kept.
+
+        Without a list nothing is judged by it. An attachment that is not listed but whose interface is alive is kept:
+        another runtime may have it, and an address in use must not be given out again.
+        """
+        if valid is None:
+            return []
+        notes: list[str] = []
+        failures: list[str] = []
+        for attachment in self.state.snapshot():
+            if attachment.network != network or (attachment.container, attachment.ifname) in valid:
+                continue
+            who = f"{attachment.ifname} of {attachment.container}"
+            if self.kernel.find(attachment.host_veth) is not None:
+                notes.append(f"GC: {who} is not listed but alive, kept")
+                continue
+            try:
+                self.attacher.detach(attachment.key)
+                notes.append(f"GC: {who} released {', '.join(held.ip for held in attachment.addresses)}")
+            except CniError as error:
+                log.error("GC of %s: %s", who, error)
+                failures.append(f"{who}: {error.msg}")
+        if failures:
+            raise CleanupFailed(f"GC could not release {len(failures)} attachments of {network}", "; ".join(failures))
+        return notes
+
+    def ready(self, service: str, mode: str) -> None:
+        """STATUS: raises NotAvailable (50) or NotAvailableLimited (51) when an ADD would fail now."""
+        trouble = self.barrier.trouble()
+        if trouble:
+            raise NotAvailableLimited(f"the isolation fence is not in force: {trouble}")
+        segment = naming.SHARED_BRIDGE_KEY if mode == "shared" else service
+        if not self.state.has_room(segment):
+            raise NotAvailable(f"service {service} has no free IP address", "the cluster's subnets are all taken")
+
+    # --- start ------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Make the node what the records say. Raises CniError, OSError when the node cannot serve."""
+        self.kernel.enable_forwarding([ipaddress.ip_network(cidr).version for cidr in self.state.cidrs])
+        self.barrier.load()
+        self.services.restore()
+
+
+def identity(target: Target) -> netns.NetnsId:
+    """The namespace's identity. Raises InvalidNetns (8) if the descriptor is not a network namespace's."""
+    try:
+        return netns.identify(target.fd)
+    except OSError as error:
+        raise InvalidNetns(f"CNI_NETNS: {target.path} is no network namespace: {error.strerror}") from error
+
+
+def pod_of(call: Call) -> str:
+    """namespace/name of the pod, for people; empty where the runtime does not say."""
+    name = call.args.get("K8S_POD_NAME", "")
+    return f"{call.args.get('K8S_POD_NAMESPACE', '')}/{name}" if name else ""

@@ -1,0 +1,146 @@
+"""Services on this node: each has a bridge, a subnet of each family, and a gateway in each subnet (contract 6.4, 6.5).
+
+A service in mode `shared` uses the node's one shared bridge, whose subnets are kept under a reserved name.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cni import naming
+from cni.daemon import ipam
+from cni.daemon.barrier import Barrier
+from cni.daemon.records import Service
+from cni.daemon.state import Locks, State
+from cni.errors import AttachFailed
+from cni.host.kernel import Kernel
+from cni.host.links import Interface, Network
+
+WIREGUARD_OVERHEAD = 80  # bytes: outer IPv6 (40), UDP (8), WireGuard's header and tag (32); IPv4 underlays use 60
+SHARED = naming.SHARED_BRIDGE_KEY
+
+
+class Services:
+    """Makes and unmakes service segments. One lock per segment: see `holding`."""
+
+    def __init__(self, state: State, kernel: Kernel, barrier: Barrier, mtu: int | None) -> None:
+        self._state = state
+        self._kernel = kernel
+        self._barrier = barrier
+        self._mtu = mtu
+        self._locks = Locks()
+        self._ready: set[str] = set()
+
+    def mtu(self) -> int:
+        """The MTU containers get: the underlay's less what WireGuard adds, or what the YAML says. Bytes."""
+        return self._mtu or self._kernel.underlay_mtu() - WIREGUARD_OVERHEAD
+
+    @contextmanager
+    def holding(self, service: str, mode: str) -> Iterator[str]:
+        """The segment's name, with its lock held: nobody sets it up, grows it or takes it down meanwhile."""
+        segment = SHARED if mode == "shared" else service
+        with self._locks.holding(segment):
+            yield segment
+
+    def ensure(self, name: str, mode: str) -> Service:
+        """The service's segment, with its bridge in the kernel. Repeating it mends what is missing.
+
+        Raises PoolExhausted when the cluster has no subnet left, AttachFailed when the kernel refuses.
+        """
+        with self.holding(name, mode) as segment:
+            known = self._state.services.get(segment)
+            if known is None or known.mode != mode:
+                known = self._state.take_service(segment, mode, self._bridge_name(segment))
+            if segment == SHARED:
+                self._state.note_service(Service(name=name, mode=mode, bridge=known.bridge))
+            if known.bridge not in self._ready or self._kernel.find(known.bridge) is None:
+                self._build(known)
+            return known
+
+    def _bridge_name(self, segment: str) -> str:
+        node = self._state.node
+        if segment == SHARED:
+            return naming.shared_bridge(node.deployment, node.instance_id)
+        return naming.service_bridge(node.deployment, node.instance_id, segment)
+
+    def _build(self, service: Service) -> None:
+        gateways = [gateway(ipaddress.ip_network(subnet)) for subnet in service.subnets]
+        self._barrier.add_bridge(service.bridge)
+        try:
+            self._kernel.ensure_bridge(service.bridge, bridge_mac(service.bridge), self.mtu(), gateways)
+        except OSError as error:
+            self._state.drop_service(service.name)
+            self._barrier.remove_bridge(service.bridge)
+            raise AttachFailed(f"cannot set up the bridge of service {service.name}: {error}") from error
+        self._ready.add(service.bridge)
+
+    def grow(self, segment: str, version: int) -> Service:
+        """One more subnet, and its gateway. The caller holds the segment. Raises PoolExhausted, AttachFailed."""
+        service = self._state.grow_service(segment, version)
+        subnet = ipaddress.ip_network(service.subnets[-1])
+        try:
+            self._kernel.ensure_gateway(service.bridge, gateway(subnet))
+        except OSError as error:
+            self._state.shrink_service(segment)
+            raise AttachFailed(f"cannot give service {segment} the further subnet {subnet}: {error}") from error
+        return service
+
+    def shrink(self, name: str, mode: str) -> None:
+        """Take back further subnets that nobody has an address in any more, with their gateways."""
+        with self.holding(name, mode) as segment:
+            service = self._state.services.get(segment)
+            if service is None or len(service.subnets) <= len(self._state.cidrs):
+                return
+            for subnet in self._state.shrink_service(segment):
+                self._kernel.remove_gateway(service.bridge, gateway(subnet))
+
+    def leave(self, name: str, mode: str) -> None:
+        """After an ephemeral attachment went: tear the service down if nobody is on it. Never the shared bridge."""
+        if mode == "shared":
+            return
+        with self.holding(name, mode):
+            service = self._state.services.get(name)
+            if service is not None and not self._state.members(service.bridge):
+                self.teardown(name)
+
+    def teardown(self, name: str) -> None:
+        """No bridge, subnet or record of the service afterwards (contract 6.6). Unknown services are fine.
+
+        The shared bridge stays: other services may use it.
+        """
+        with self.holding(name, "auto"):
+            service = self._state.services.get(name)
+            if service is not None and service.mode == "shared":
+                self._state.drop_service(name)
+                return
+            bridge = service.bridge if service is not None else self._bridge_name(name)
+            link = self._kernel.find(bridge)
+            if link is not None and link.kind == "bridge":
+                self._kernel.remove_link(bridge)
+            self._ready.discard(bridge)
+            self._barrier.remove_bridge(bridge)
+            self._state.drop_service(name)
+
+    def restore(self) -> None:
+        """After a restart: every recorded service has its bridge and gateways."""
+        for service in list(self._state.services.values()):
+            if service.subnets:
+                with self.holding(service.name, service.mode):
+                    self._build(service)
+
+
+def gateway(subnet: Network) -> Interface:
+    """The gateway's address on the bridge, with the subnet's prefix."""
+    return ipaddress.ip_interface(f"{ipam.gateway_of(subnet)}/{subnet.prefixlen}")
+
+
+def bridge_mac(name: str) -> str:
+    """A MAC of our own making that is the same every time the bridge is made: neighbours' entries stay right."""
+    return stable_mac(b"bridge\xff" + name.encode())
+
+
+def stable_mac(what: bytes) -> str:
+    """A locally administered unicast MAC that follows from `what`."""
+    return "02:" + naming.siphash13(what).to_bytes(8, "big")[:5].hex(":")

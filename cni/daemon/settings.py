@@ -1,0 +1,146 @@
+"""The daemon's YAML, read once into a typed value. Every key is optional; an unknown one is an error.
+
+Where it is looked for: `--config FILE`; else `overlayd.yaml` in the data directory; else, for the default data
+directory only, /etc/zlayer-cni/overlayd.yaml; else the defaults below. The keys are documented in conf/overlayd.yaml.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import yaml
+
+from cni.errors import InvalidConfig
+
+DEFAULT_RUN_DIR = "/run/zlayer-cni"
+DEFAULT_DATA_DIR = "/var/lib/zlayer-cni"
+SYSTEM_FILE = "/etc/zlayer-cni/overlayd.yaml"
+DEFAULT_WG_PORT = 51420  # contract 3.4
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+class Dns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What every result carries as `dns`, unless the conflist says otherwise."""
+
+    nameservers: tuple[str, ...] = ()
+    search: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    domain: str = ""
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One node's settings. Ranges are checked by `parse`; times are in seconds."""
+
+    deployment: str = "zlayer"
+    instance_id: str | int = "0"
+    node_id: Annotated[int, msgspec.Meta(ge=0, le=2**64 - 1)] = 0
+    cluster_cidr: str = "10.200.0.0/16"
+    cluster_cidr6: str | None = None
+    slice_cidr: str | None = None
+    wg_port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = DEFAULT_WG_PORT
+    data_dir: str = DEFAULT_DATA_DIR
+    run_dir: str = DEFAULT_RUN_DIR
+    overlay_socket: str | None = None
+    dns: Dns = Dns()
+    masquerade: bool = True
+    mtu: Annotated[int, msgspec.Meta(ge=1280, le=65535)] | None = None
+    address_cooldown: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 10.0
+    log_level: LogLevel = "info"
+
+    @property
+    def cidrs(self) -> tuple[str, ...]:
+        """The cluster's ranges, the first family first."""
+        return (self.cluster_cidr, self.cluster_cidr6) if self.cluster_cidr6 else (self.cluster_cidr,)
+
+
+def load(path: str) -> Settings:
+    """The settings in the file `path`. Raises InvalidConfig naming the file and what is wrong with it."""
+    try:
+        text = Path(path).read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidConfig(f"cannot read {path}: {error}") from error
+    return parse(text, path)
+
+
+def find(config: str | None, data_dir: str | None) -> Settings:
+    """The settings of a daemon started with these options (see the module's docstring)."""
+    if config is not None:
+        return load(config)
+    candidates = [Path(data_dir or DEFAULT_DATA_DIR, "overlayd.yaml")]
+    if data_dir in (None, DEFAULT_DATA_DIR):
+        candidates.append(Path(SYSTEM_FILE))
+    for candidate in candidates:
+        if candidate.is_file():
+            return load(str(candidate))
+    return Settings()
+
+
+def parse(text: str, name: str = "settings") -> Settings:
+    """The settings that the YAML `text` states. Raises InvalidConfig naming key and value."""
+    try:
+        document = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise InvalidConfig(f"{name}: not YAML: {error}") from error
+    if document is None:
+        return Settings()
+    if not isinstance(document, dict):
+        raise InvalidConfig(f"{name}: a mapping of keys to values is wanted, not {document!r}")
+    try:
+        settings = msgspec.convert(document, Settings)
+    except msgspec.ValidationError as error:
+        raise InvalidConfig(f"{name}: {_explain(str(error), document)}") from error
+    try:
+        _check(settings)
+    except ValueError as error:
+        raise InvalidConfig(f"{name}: {error}") from error
+    return msgspec.structs.replace(settings, instance_id=str(settings.instance_id))
+
+
+def _explain(message: str, document: Any) -> str:
+    """msgspec's message with the offending value, which it leaves out."""
+    found = re.search(r" - at `\$\.?(.*)`$", message)
+    if not found:
+        return message
+    value: Any = document
+    for step in re.findall(r"[^.\[\]]+", found[1]):
+        try:
+            value = value[int(step)] if isinstance(value, list) else value[step]
+        except (KeyError, IndexError, ValueError, TypeError):
+            break
+    return f"{found[1]}: {message[: found.start()]}, got {value!r}"
+
+
+def _check(settings: Settings) -> None:
+    """What the types do not say. Raises ValueError naming key and value."""
+    families = []
+    for key in ("cluster_cidr", "cluster_cidr6", "slice_cidr"):
+        value = getattr(settings, key)
+        if value is None:
+            continue
+        try:
+            network = ipaddress.ip_network(value, strict=True)
+        except ValueError as error:
+            raise ValueError(f"{key}: {error}") from error
+        if key != "slice_cidr":
+            if network.prefixlen >= (26 if network.version == 4 else 120):
+                raise ValueError(f"{key}: {value} is too small: it must hold more than one service subnet")
+            families.append(network)
+        elif not any(network.version == n.version and network.subnet_of(n) for n in families):  # type: ignore[arg-type]
+            raise ValueError(f"{key}: {value} is not inside the cluster's range")
+    if len(families) == 2 and families[0].version == families[1].version:
+        raise ValueError(f"cluster_cidr6: {settings.cluster_cidr6} is of the same family as cluster_cidr")
+    for server in settings.dns.nameservers:
+        try:
+            ipaddress.ip_address(server)
+        except ValueError as error:
+            raise ValueError(f"dns.nameservers: {error}") from error
+    for key in ("data_dir", "run_dir", "overlay_socket"):
+        value = getattr(settings, key)
+        if value is not None and not value.startswith("/"):
+            raise ValueError(f"{key}: {value!r} is not an absolute path")

@@ -1,0 +1,140 @@
+"""The kernel as the daemon sees it: one object, made once, used from any thread.
+
+It adds nothing to the modules beside it but a netlink socket per thread and the reaper; a fake with the same methods
+stands in for it where a test needs a kernel that fails on command.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import threading
+from collections.abc import Sequence
+
+from cni.host import links, netns, ports, sysctl
+from cni.host.netlink import Netlink
+from cni.host.reaper import Reaper
+
+DEFAULT_UNDERLAY_MTU = 1500  # where no default route says which device carries the overlay
+
+
+class Kernel:
+    """Links, ports and settings in the network namespace the daemon was started in."""
+
+    def __init__(self) -> None:
+        self.own = netns.own()
+        self._local = threading.local()
+        self._reaper = Reaper()
+
+    @property
+    def _socket(self) -> Netlink:
+        socket: Netlink | None = getattr(self._local, "socket", None)
+        if socket is None:
+            socket = self._local.socket = Netlink()
+        return socket
+
+    # --- the node ------------------------------------------------------------------------------------------------
+
+    def enable_forwarding(self, versions: Sequence[int]) -> None:
+        """The node routes packets of these IP versions.
+
+        IPv6 forwarding makes the kernel ignore router advertisements unless accept_ra is 2, so that is set first on
+        links that accept them: the node's own default route must survive us.
+        """
+        if 4 in versions:
+            sysctl.ensure("ipv4/ip_forward", "1")
+        if 6 in versions and sysctl.read("ipv6/conf/all/forwarding") == "0":
+            for link in links.list_links(self._socket):
+                if sysctl.read(f"ipv6/conf/{link.name}/accept_ra") == "1" and link.kind != "bridge":
+                    sysctl.ensure(f"ipv6/conf/{link.name}/accept_ra", "2")
+            sysctl.ensure("ipv6/conf/all/forwarding", "1")
+
+    def forwarding(self, version: int) -> bool:
+        """Whether the node routes packets of this IP version now."""
+        return sysctl.read("ipv4/ip_forward" if version == 4 else "ipv6/conf/all/forwarding") == "1"
+
+    def underlay_mtu(self) -> int:
+        """The MTU of the link that the default route leaves by."""
+        for route in links.list_routes(self._socket):
+            if route.dst.prefixlen == 0 and route.oif:
+                link = links.find_link(self._socket, index=route.oif)
+                if link is not None:
+                    return link.mtu
+        return DEFAULT_UNDERLAY_MTU
+
+    def find(self, name: str = "", index: int = 0) -> links.Link | None:
+        """The link of that name or index, or None."""
+        return links.find_link(self._socket, name, index)
+
+    def all_links(self) -> list[links.Link]:
+        """Every link: for start-up and resync only."""
+        return links.list_links(self._socket)
+
+    def addresses(self, index: int) -> list[links.Interface]:
+        """The addresses of one link of the node."""
+        return [address for _, address in links.list_addresses(self._socket, index)]
+
+    # --- segments ------------------------------------------------------------------------------------------------
+
+    def ensure_bridge(self, name: str, mac: str, mtu: int, addresses: Sequence[links.Interface]) -> links.Link:
+        """The service bridge, up, with its gateways. Raises NetlinkError(EEXIST) if another kind of link is there."""
+        bridge = links.ensure_bridge(self._socket, name, mac, mtu)
+        if not any(address.version == 6 for address in addresses):
+            sysctl.ensure(f"ipv6/conf/{name}/disable_ipv6", "1")  # no link-local door into the host
+        else:
+            sysctl.ensure(f"ipv6/conf/{name}/accept_ra", "0")
+        sysctl.ensure(f"ipv4/conf/{name}/send_redirects", "0")  # two slots of a service talk through the gateway
+        for address in addresses:
+            links.ensure_address(self._socket, bridge.index, address)
+        return bridge
+
+    def ensure_gateway(self, bridge: str, address: links.Interface) -> None:
+        """One more gateway on a bridge: its service took a further slot."""
+        link = links.find_link(self._socket, bridge)
+        if link is not None:
+            links.ensure_address(self._socket, link.index, address)
+
+    def remove_gateway(self, bridge: str, address: links.Interface) -> None:
+        """The bridge without that gateway; a bridge that is gone has none."""
+        link = links.find_link(self._socket, bridge)
+        if link is not None:
+            links.remove_address(self._socket, link.index, address)
+
+    def remove_link(self, name: str) -> bool:
+        """No link of that name afterwards; False if there was none. Returns as soon as it can be seen no more."""
+        return self._reaper.remove(self._socket, name)
+
+    def forget_neighbour(self, bridge: int, address: str) -> None:
+        """What the kernel learned about a released address goes with it."""
+        links.remove_neighbour(self._socket, bridge, ipaddress.ip_address(address))
+
+    # --- ports ---------------------------------------------------------------------------------------------------
+
+    def create_port(self, port: links.Port, netns_fd: int) -> tuple[int, int]:
+        """The veth, both ends down: (index of the host end, index of the container's end)."""
+        return links.create_port(self._socket, port, netns_fd)
+
+    def configure_inside(
+        self,
+        netns_fd: int,
+        index: int,
+        ifname: str,
+        addresses: Sequence[links.Interface],
+        routes: Sequence[links.Route],
+    ) -> list[links.Route]:
+        """The container's end, up and addressed; returns the routes that were there already."""
+        return ports.configure(netns_fd, index, ifname, addresses, routes)
+
+    def raise_port(self, index: int) -> None:
+        """Bring the host end up: from here on packets flow."""
+        links.raise_port(self._socket, index)
+
+    def has_interface(self, netns_fd: int, ifname: str) -> bool:
+        """Whether the container has an interface of that name."""
+        return ports.has_interface(netns_fd, ifname)
+
+    def inspect(self, netns_fd: int, ifname: str) -> ports.Inside:
+        """What the container has under that name. Reads only."""
+        return ports.inspect(netns_fd, ifname)
+
+    def close(self) -> None:
+        self._reaper.close()

@@ -1,0 +1,171 @@
+"""ADD, DEL, CHECK, GC, STATUS: a CNI call becomes calls on the overlay, what comes back becomes a result.
+
+The same code in both places (design 3): in our daemon, where `overlay` is the daemon's own service, and in the plugin
+process in front of a foreign overlayd. Nothing here knows the difference.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from cni.errors import CniError, InvalidNetns
+from cni.spec.configuration import NetConf
+from cni.spec.environment import Call
+from cni.spec.intent import Intent, intent
+from cni.spec.request import read_request, version_of
+from cni.spec.result import merge, render, render_error
+from cni.spec.types import DNS, IP, Interface, Result, Route
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Target:
+    """The container's namespace: an open descriptor, its path as given, and those it must not be."""
+
+    fd: int
+    path: str
+    forbidden: frozenset[tuple[int, int]] = frozenset()
+
+
+class Attached(msgspec.Struct, frozen=True, kw_only=True):
+    """What an attach made. Addresses are (address/prefix, gateway), routes (destination, gateway)."""
+
+    bridge: str
+    bridge_mac: str
+    host_veth: str
+    host_mac: str
+    mac: str
+    mtu: int
+    addresses: tuple[tuple[str, str], ...]
+    routes: tuple[tuple[str, str], ...]
+    dns: DNS
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One call as it came: the call, its configuration, and whether whoever asked still waits for the answer."""
+
+    call: Call
+    conf: NetConf
+    attempt: str = ""
+    wanted: Callable[[], bool] = lambda: True
+
+
+class Overlay(Protocol):
+    """An overlay daemon, as far as CNI needs one. Every method raises CniError."""
+
+    def attach(self, asked: Asked, wish: Intent, target: Target) -> Attached: ...
+    def detach(self, network: str, container: str, ifname: str) -> None: ...
+    def check(self, call: Call, network: str, previous: Result, target: Target) -> None: ...
+    def collect(self, network: str, valid: set[tuple[str, str]] | None) -> list[str]: ...
+    def ready(self, service: str, mode: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """What the plugin prints and exits with."""
+
+    code: int
+    stdout: str = ""
+    stderr: str = ""
+
+
+def serve(
+    env: Mapping[str, str], stdin: bytes, netns_fd: int | None, overlay: Overlay, wanted: Callable[[], bool]
+) -> Spoken:
+    """Carry out one call. Never raises: whatever goes wrong is a coded error on stdout."""
+    try:
+        call, conf = read_request(env, stdin)
+        said = list(conf.warnings) if call.command in ("ADD", "CHECK") else []
+        asked = Asked(call, conf, env.get("ATTEMPT", ""), wanted)
+        stdout = _verb(asked, env, netns_fd, overlay, said)
+        return Spoken(0, stdout, "".join(f"zlayer-cni: {line}\n" for line in said))
+    except CniError as error:
+        return Spoken(1, render_error(error, version_of(stdin)) + "\n")
+    except Exception as error:
+        log.exception("a call failed in an unforeseen way")
+        fault = CniError(f"internal error: {type(error).__name__}: {error}")
+        return Spoken(1, render_error(fault, version_of(stdin)) + "\n")
+
+
+def _verb(asked: Asked, env: Mapping[str, str], netns_fd: int | None, overlay: Overlay, said: list[str]) -> str:
+    call, conf = asked.call, asked.conf
+    if call.command == "ADD":
+        return _add(asked, _target(call, env, netns_fd), overlay, said)
+    if call.command == "CHECK":
+        assert conf.prev_result is not None  # the configuration was refused otherwise
+        overlay.check(call, conf.name, conf.prev_result, _target(call, env, netns_fd))
+    elif call.command == "DEL":
+        _refuse_own_netns(call, env, netns_fd)
+        overlay.detach(conf.name, call.container_id, call.ifname)
+    elif call.command == "GC":
+        valid = conf.valid_attachments
+        keep = None if valid is None else {(each.container_id, each.ifname) for each in valid}
+        said += overlay.collect(conf.name, keep)
+    else:
+        overlay.ready(conf.service or conf.name, conf.mode)
+    return ""
+
+
+def _add(asked: Asked, target: Target, overlay: Overlay, said: list[str]) -> str:
+    call, conf = asked.call, asked.conf
+    wish = intent(conf, call)
+    said += wish.warnings
+    attached = overlay.attach(asked, wish, target)
+    try:
+        ours = result_of(attached, call, wish)
+        whole = merge(conf.prev_result, ours) if conf.prev_result is not None else ours
+        return render(whole, conf.version) + "\n"
+    except BaseException:
+        overlay.detach(conf.name, call.container_id, call.ifname)
+        raise
+
+
+def result_of(attached: Attached, call: Call, wish: Intent) -> Result:
+    """The result of an attach: bridge, host end, container's end, in the order other plugins expect (R6)."""
+    return Result(
+        interfaces=(
+            Interface(attached.bridge, attached.bridge_mac),
+            Interface(attached.host_veth, attached.host_mac, mtu=attached.mtu),
+            Interface(call.ifname, attached.mac, call.netns, attached.mtu),
+        ),
+        ips=tuple(IP(address, gateway, 2) for address, gateway in attached.addresses),
+        routes=tuple(Route(dst, gateway) for dst, gateway in attached.routes),
+        dns=attached.dns if wish.dns is None else wish.dns,
+    )
+
+
+def _target(call: Call, env: Mapping[str, str], netns_fd: int | None) -> Target:
+    """The container's namespace. Raises InvalidNetns (8) when there is none to be had."""
+    if netns_fd is None:
+        code = getattr(errno, env.get("NETNS_ERROR", ""), errno.EINVAL)
+        reason = "it is no network namespace" if code == errno.EINVAL else os.strerror(code)
+        raise InvalidNetns(f"CNI_NETNS: cannot open {call.netns}: {reason}")
+    forbidden = set() if call.override else _own_netns(env)
+    return Target(netns_fd, call.netns, frozenset(forbidden))
+
+
+def _own_netns(env: Mapping[str, str]) -> set[tuple[int, int]]:
+    """The namespace the plugin runs in, as the plugin says."""
+    dev, _, ino = env.get("OWN_NETNS", "").partition(":")
+    return {(int(dev), int(ino))} if dev.isdigit() and ino.isdigit() else set()
+
+
+def _refuse_own_netns(call: Call, env: Mapping[str, str], netns_fd: int | None) -> None:
+    """A DEL aimed at the host's own namespace is a mistake that must not be carried out half-way (code 8)."""
+    if netns_fd is None or call.override:
+        return
+    status = os.fstat(netns_fd)
+    if (status.st_dev, status.st_ino) in _own_netns(env):
+        raise InvalidNetns(
+            f"CNI_NETNS: {call.netns} is the host's own network namespace", "set CNI_NETNS_OVERRIDE=1 if that is meant"
+        )
+
