@@ -133,3 +133,11 @@ def uapi_socket(directory: str, device: str) -> str:
 def edge_fence(name: str) -> str:
     """The isolation network that holds one edge peer to what it was allowed."""
     return f"edge:{name}"
+
+
+def fnv1a64(data: bytes) -> int:
+    """The 64-bit FNV-1a hash of `data`: the hash behind subnets (contract 6.4) and socket paths (1.3)."""
+    value = 0xCBF29CE484222325
+    for byte in data:
+        value = ((value ^ byte) * 0x100000001B3) & _MASK
+    return value

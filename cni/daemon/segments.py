@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from cni.errors import InvalidConfig, PoolExhausted
+from cni.naming import fnv1a64
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -30,14 +31,6 @@ Key = tuple[str, str]
 SLICE_PREFIX = {4: 26, 6: 120}
 _MOST_SLOTS = (1 << 64) - 1
 """Where ZLayer's slot count stops: it is kept in 64 bits, and the hash is taken modulo this."""
-
-
-def fnv1a64(data: bytes) -> int:
-    """The 64-bit FNV-1a hash of `data`."""
-    h = 0xCBF29CE484222325
-    for byte in data:
-        h = ((h ^ byte) * 0x100000001B3) & 0xFFFF_FFFF_FFFF_FFFF
-    return h
 
 
 def further(node: str, n: int) -> str:

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cni.daemon.segments import Segments, fnv1a64, further
+from cni.daemon.segments import Segments, further
 from cni.errors import InvalidConfig, PoolExhausted
+from cni.naming import fnv1a64
 
 SCRIPTS = json.loads((Path(__file__).parents[1] / "vectors/service-subnets.json").read_text("utf-8"))
 net = ipaddress.ip_network
@@ -70,8 +71,7 @@ def test_the_error_is_zlayers():
     with pytest.raises(PoolExhausted) as caught:
         segments.assign("web", "7")
     assert caught.value.msg == (
-        "overlay engine error: ServiceSubnetRegistry::assign(web, 7) failed: "
-        "No available IP addresses in CIDR range"
+        "overlay engine error: ServiceSubnetRegistry::assign(web, 7) failed: No available IP addresses in CIDR range"
     )
 
 

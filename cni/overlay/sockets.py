@@ -1,0 +1,53 @@
+"""Where an overlayd listens: the path rules of ZLayer's programs (contract 1.3), Linux only.
+
+A trap of the rule, kept because both sides must agree: for a caller that is not root, /var/lib/zlayer is not the
+default data directory, so it computes another path than the root daemon it means; it has to name the socket.
+"""
+
+import os
+from collections.abc import Mapping
+
+from cni.naming import fnv1a64
+
+DEFAULT_SOCKET = "/var/run/zlayer-overlayd.sock"
+_ROOTS_DATA_DIR = "/var/lib/zlayer"
+_LONGEST = 103
+"""Bytes of path that fit a Unix socket address on every system ZLayer runs on."""
+
+
+def default_data_dir(euid: int, home: str | None) -> str:
+    """The platform's default data directory for that user; `home` is None where HOME is not set."""
+    return _ROOTS_DATA_DIR if euid == 0 else _join(_ROOTS_DATA_DIR if home is None else home, ".zlayer")
+
+
+def socket_path(data_dir: str, euid: int, home: str | None) -> str:
+    """The socket of the overlayd that keeps its data in `data_dir`, for a caller of that user.
+
+    The text of `data_dir` is taken as it is. Only the comparison with the default directory goes by path
+    components, so that repeated slashes, a trailing slash and inner dots do not matter to it.
+    """
+    if _components(data_dir) == _components(default_data_dir(euid, home)):
+        return DEFAULT_SOCKET
+    path = _join(data_dir, "run/zlayer-overlayd.sock")
+    if len(os.fsencode(path)) <= _LONGEST:
+        return path
+    return f"/tmp/zlayer-overlayd-{fnv1a64(os.fsencode(data_dir) + b'overlayd'):016x}.sock"
+
+
+def find_socket(data_dir: str | None = None, env: Mapping[str, str] | None = None) -> str:
+    """The socket for this process: `data_dir` if given, else $ZLAYER_DATA_DIR if not empty, else the default."""
+    env = os.environ if env is None else env
+    euid, home = os.geteuid(), env.get("HOME")
+    if data_dir is None:
+        data_dir = env.get("ZLAYER_DATA_DIR") or default_data_dir(euid, home)
+    return socket_path(data_dir, euid, home)
+
+
+def _join(directory: str, name: str) -> str:
+    return directory + ("" if directory.endswith("/") or not directory else "/") + name
+
+
+def _components(path: str) -> list[str]:
+    """What Rust's `Path` compares: a leading dot counts, as does being absolute."""
+    first, *rest = path.split("/")
+    return [first or "/", *(part for part in rest if part not in ("", "."))]
