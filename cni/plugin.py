@@ -96,7 +96,13 @@ def serve(call: Call) -> tuple[int, bytes, bytes]:
     if _may_decide(call.stdin):
         from cni import plugin_config
 
-        place = plugin_config.place(call.stdin, call.command)
+        try:
+            place = plugin_config.place(call.stdin, call.command)
+        except Exception:
+            from cni import plugin_closed
+
+            plugin_closed.judge(call)  # Other faults come first, as they would from a daemon.
+            raise
     if place.foreign:
         from cni import plugin_closed
 

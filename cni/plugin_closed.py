@@ -80,10 +80,21 @@ def foreign(call: Call, place: Place) -> tuple[int, bytes, bytes]:
 
 
 def judge(call: Call) -> None:
-    """Raise the CniError that any daemon would answer, as far as it can be known cheaply.
+    """Raise the CniError that any daemon would answer.
 
-    In the reference's order (conformance E1, V1 to V5): missing variables, the configuration, the values, the verb.
+    The verbs' own judgement where it is at hand, which is everywhere but in the single file: that has the part of
+    it that costs nothing, and leaves the rest to the daemon it starts.
     """
+    try:
+        from cni.spec.request import read_request
+    except ImportError:
+        _judge_cheaply(call)
+    else:
+        read_request({key.decode(): os.fsdecode(value) for key, value in call.env.items()}, call.stdin)
+
+
+def _judge_cheaply(call: Call) -> None:
+    """In the reference's order (conformance E1, V1 to V8): what is missing, the configuration, values, the verb."""
     missing = [name for name in _REQUIRED.get(call.command, ()) if not call.env.get(name)]
     if missing:
         raise InvalidEnvironment(f"required env variables [{b','.join(missing).decode()}] missing")
@@ -91,31 +102,22 @@ def judge(call: Call) -> None:
     if not _is_plain(network.encode("utf-8", "surrogatepass")):
         raise InvalidConfig("invalid characters found in network name", network)
     if _REQUIRED.get(call.command):
-        container, ifname = call.env[b"CNI_CONTAINERID"], call.env[b"CNI_IFNAME"]
-        if not _is_plain(container):
-            raise InvalidEnvironment("CNI_CONTAINERID: invalid characters in containerID", _text(container))
-        if len(ifname) > 15:
-            raise InvalidEnvironment("CNI_IFNAME: interface name is too long", f"{_text(ifname)}: at most 15 bytes")
-        if ifname in (b".", b".."):
-            raise InvalidEnvironment("CNI_IFNAME: interface name is . or ..", _text(ifname))
-        if any(char in "/:" or char.isspace() for char in _text(ifname)):
-            msg = "CNI_IFNAME: interface name contains / or : or whitespace characters"
-            raise InvalidEnvironment(msg, _text(ifname))
+        _judge_attachment(call.env[b"CNI_CONTAINERID"], call.env[b"CNI_IFNAME"])
     if call.command not in _VERBS:
         raise InvalidEnvironment(f"unknown CNI_COMMAND: {_text(call.command)}")
-    _judge_with_spec(call)
+    _judge_version(call)
 
 
-def _judge_with_spec(call: Call) -> None:
-    """The whole judgement, where its module is at hand; the single file leaves it to the daemon it starts."""
-    if call.command == b"DEL":
-        return
-    try:
-        from cni.spec import judge as judge_all  # type: ignore[attr-defined, unused-ignore]
-    except ImportError:
-        _judge_version(call)
-        return
-    judge_all({k.decode(): os.fsdecode(v) for k, v in call.env.items()}, call.stdin)
+def _judge_attachment(container: bytes, ifname: bytes) -> None:
+    if not _is_plain(container):
+        raise InvalidEnvironment("CNI_CONTAINERID: invalid characters in containerID", _text(container))
+    if len(ifname) > 15:
+        raise InvalidEnvironment("CNI_IFNAME: interface name is too long", f"{_text(ifname)}: at most 15 bytes")
+    if ifname in (b".", b".."):
+        raise InvalidEnvironment("CNI_IFNAME: interface name is . or ..", _text(ifname))
+    if any(char in "/:" or char.isspace() for char in _text(ifname)):
+        msg = "CNI_IFNAME: interface name contains / or : or whitespace characters"
+        raise InvalidEnvironment(msg, _text(ifname))
 
 
 def _judge_version(call: Call) -> None:

@@ -7,7 +7,7 @@ Everything else in the configuration is the business of the verbs.
 import json
 import os
 
-from cni.errors import InvalidConfig, UndecodableContent
+from cni.errors import CniError, InvalidConfig, UndecodableContent
 from cni.plugin import Place
 
 
@@ -17,7 +17,7 @@ def parse(stdin: bytes) -> dict[str, object]:
     Raises UndecodableContent (code 6) for what is not a JSON object.
     """
     try:
-        config = json.loads(stdin, object_pairs_hook=lambda pairs: {key.casefold(): value for key, value in pairs})
+        config = json.loads(stdin.decode(), object_pairs_hook=_folded, parse_constant=_refuse)
     except RecursionError as error:
         raise UndecodableContent("error unmarshall network config: it is nested too deeply") from error
     except ValueError as error:
@@ -29,6 +29,14 @@ def parse(stdin: bytes) -> dict[str, object]:
     return config
 
 
+def _folded(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    return {key.casefold(): value for key, value in pairs}
+
+
+def _refuse(text: str) -> object:
+    raise ValueError(f"{text} is not JSON")
+
+
 def version(stdin: bytes, absent: str = "0.1.0") -> str:
     """The configuration's `cniVersion`; `absent` where it says none (CNI means 0.1.0). Raises as `parse` does."""
     value = parse(stdin).get("cniversion")
@@ -36,38 +44,50 @@ def version(stdin: bytes, absent: str = "0.1.0") -> str:
 
 
 def place(stdin: bytes, command: bytes) -> Place:
-    """Which daemon the configuration means. Raises UndecodableContent, and InvalidConfig for a value that cannot be.
+    """Which daemon the configuration means.
 
-    DEL takes the default for a wrong value: somebody broke the conflist, but the container must be able to go.
+    Raises UndecodableContent (code 6) for a wrong type and InvalidConfig (code 7) for a value that cannot be. DEL
+    takes the default for either: somebody broke the conflist, but the container must be able to go.
     """
     found = Place()
     config = parse(stdin)
-    problems = []
-    for key, attribute in (("runDir", "run_dir"), ("dataDir", "data_dir")):
-        value = config.get(key.casefold())
-        if value is None or value == "":
-            continue
-        if isinstance(value, str) and value.startswith("/") and "\0" not in value:
-            setattr(found, attribute, os.path.normpath(value))
-        else:
-            problems.append(f"{key}: {_shown(value)} is not an absolute path")
+    problems: list[CniError] = []
+    found.run_dir = _path(config, "runDir", problems) or found.run_dir
+    found.data_dir = _path(config, "dataDir", problems) or found.data_dir
     autostart = config.get("autostart")
     if isinstance(autostart, bool):
         found.autostart = autostart
     elif autostart is not None:
-        problems.append(f"autostart: {_shown(autostart)} is neither true nor false")
+        problems.append(_wrong_type("autostart", "true or false", autostart))
     overlayd = config.get("overlayd")
-    socket = overlayd.get("socket") if isinstance(overlayd, dict) else None
-    if isinstance(socket, str) and (socket.startswith("/") or not socket):
-        found.foreign = socket
-    elif overlayd is not None and (socket is not None or not isinstance(overlayd, dict)):
-        problems.append(f"overlayd: {_shown(overlayd)} does not name the absolute path of a socket")
+    if isinstance(overlayd, dict):
+        found.foreign = _path(overlayd, "socket", problems, "overlayd.")
+    elif overlayd is not None:
+        problems.append(_wrong_type("overlayd", "an object", overlayd))
     if problems and command != b"DEL":
-        raise InvalidConfig("invalid network configuration: " + "; ".join(problems))
+        raise problems[0]
     return found
+
+
+def _path(config: dict[str, object], key: str, problems: list[CniError], where: str = "") -> str:
+    """An absolute path, as written but for doubled slashes; empty when there is none, or none that will do."""
+    value = config.get(key.casefold())
+    if value is None or value == "":
+        return ""
+    if not isinstance(value, str):
+        problems.append(_wrong_type(where + key, "a string", value))
+    elif not value.startswith("/") or "\0" in value:
+        problems.append(InvalidConfig(f"{where}{key}: {_shown(value)} is not an absolute path"))
+    else:
+        return os.path.normpath(value)
+    return ""
+
+
+def _wrong_type(where: str, wanted: str, value: object) -> UndecodableContent:
+    return UndecodableContent(f"{where}: expected {wanted}, found {_shown(value)}")
 
 
 def _shown(value: object) -> str:
     """A value for a message, cut to what a person reads."""
     text = json.dumps(value)
-    return text if len(text) <= 200 else text[:200] + "..."
+    return text if len(text) <= 80 else f"{text[:77]}..."
