@@ -30,6 +30,7 @@ def main(argv: list[str] | None = None) -> int:
 
         if unpack.is_single_file():
             return unpack.become_program(words)
+        unpack.forget_start()
     if words[0] == "overlayd":
         from cni.daemon.main import main as daemon
 

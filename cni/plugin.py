@@ -281,6 +281,8 @@ def _print_error(error: "Exception | CniError", stdin: bytes) -> int:
     else:
         code, msg, details = 999, f"internal error: {type(error).__name__}: {error}", ""
     version = _config_version(stdin, SUPPORTED_VERSIONS[-1])
+    if version not in SUPPORTED_VERSIONS:
+        version = SUPPORTED_VERSIONS[-1]  # An answer in a version that nobody speaks helps nobody.
     more = f',"details":{quote(details)}' if details else ""
     text = f'{{"cniVersion":{quote(version)},"code":{code},"msg":{quote(msg)}{more}}}\n'
     write_all(1, text.encode())

@@ -125,8 +125,8 @@ def die_with_parent() -> None:
     os._exit(137)
 
 
-def remove_tree(directory: str) -> None:
-    """Remove a directory of files; what is gone already, or cannot go, is left to the daemon's sweep."""
+def remove_tree(directory: str, *, itself: bool = True) -> None:
+    """Remove a directory of files (or all that is in it); what is gone already, or cannot go, stays."""
     if not directory:
         return
     for here, directories, files in os.walk(directory, topdown=False):
@@ -134,7 +134,8 @@ def remove_tree(directory: str) -> None:
             _quietly(os.unlink, os.path.join(here, name))
         for name in directories:
             _quietly(os.rmdir, os.path.join(here, name))
-    _quietly(os.rmdir, directory)
+    if itself:
+        _quietly(os.rmdir, directory)
 
 
 def _quietly(remove: "Callable[[str], None]", path: str) -> None:

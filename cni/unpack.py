@@ -23,6 +23,7 @@ _COOKIE_MAGIC = b"MEI\014\013\012\013\016"
 _COOKIE_SIZE = 88
 _PREFIX, _SUFFIX = "program-", ".tar.gz"
 _ST_NOEXEC = 8
+_OF_THE_START = ("_PYI_", "_MEI", "PYINSTALLER_", "LD_LIBRARY_PATH")
 NAME = "zlayer-cni"
 
 
@@ -58,11 +59,24 @@ def become_plugin(stdin: bytes, data_dir: str, run_dir: str) -> None:
 
 
 def _replace(program: str, words: list[str], more: dict[str, str]) -> None:
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("_PYI_", "_MEI", "LD_LIBRARY_PATH"))}
+    # A daemon may run for months, and needs none of what the bootloader unpacked; that warns when the directory
+    # itself is gone. From here on nothing can be imported.
+    plugin_door.remove_tree(plugin_door.extraction_directory(), itself=False)
+    forget_start()
+    os.execve(program, [program, *words], {**os.environ, **more})
+
+
+def forget_start() -> None:
+    """Take PyInstaller's variables out of the environment, and give LD_LIBRARY_PATH back as it was.
+
+    Else every process we run looks for its libraries among ours (conformance DL5).
+    """
     original = os.environ.get("LD_LIBRARY_PATH_ORIG")
+    for name in list(os.environ):
+        if name.startswith(_OF_THE_START):
+            del os.environ[name]
     if original:
-        env["LD_LIBRARY_PATH"] = original
-    os.execve(program, [program, *words], {**env, **more})
+        os.environ["LD_LIBRARY_PATH"] = original
 
 
 def lay_down(places: "Sequence[str]") -> str:
@@ -115,7 +129,7 @@ def _unpack(home: str, name: str, offset: int, size: int) -> None:
                 file.seek(offset)
                 part = _Part(file, size)
                 with tarfile.open(fileobj=part, mode="r|gz") as tar:  # type: ignore[call-overload]
-                    tar.extractall(fresh, filter="tar")
+                    tar.extractall(fresh)
             _sync_tree(fresh)
             os.rename(fresh, target)
             _sync(home)
