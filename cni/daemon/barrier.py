@@ -45,6 +45,11 @@ table inet zlayer {{
 }}
 """
 
+    def unload(self) -> None:
+        """No table of ours afterwards."""
+        if self._nft is not None:
+            self._nft.run("add table inet zlayer\ndelete table inet zlayer\n")
+
     def trouble(self) -> str:
         """Why the tables are not in force; empty when they are."""
         return self._trouble

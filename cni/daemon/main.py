@@ -22,7 +22,7 @@ from pathlib import Path
 import msgspec
 
 from cni import __version__, delete_queue, verbs
-from cni.daemon import cni_door
+from cni.daemon import cni_door, tool
 from cni.daemon import settings as settings_module
 from cni.daemon.barrier import Barrier
 from cni.daemon.service import OverlayService
@@ -161,6 +161,9 @@ async def _serve(settings: Settings, service: OverlayService) -> None:
 
 
 def _handle(knock: cni_door.Knock, service: OverlayService) -> cni_door.Reply:
+    if "TOOL" in knock.env:
+        code, said = tool.answer(knock.env, service)
+        return cni_door.Reply(code, said)
     spoken = verbs.serve(knock.env, knock.stdin, knock.netns_fd, service, knock.wanted)
     return cni_door.Reply(spoken.code, spoken.stdout.encode(), spoken.stderr.encode("utf-8", "replace"))
 

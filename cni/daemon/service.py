@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import time
 
 from cni import naming
 from cni.daemon import check as checking
@@ -32,6 +33,7 @@ class OverlayService:
     """One node's overlay. Every method may be called from any thread."""
 
     def __init__(self, settings: Settings, state: State, kernel: Kernel, barrier: Barrier) -> None:
+        self.started = time.monotonic()
         self.settings = settings
         self.state = state
         self.kernel = kernel
@@ -150,6 +152,26 @@ class OverlayService:
         segment = naming.SHARED_BRIDGE_KEY if mode == "shared" else service
         if not self.state.has_room(segment):
             raise NotAvailable(f"service {service} has no free IP address", "the cluster's subnets are all taken")
+
+    def problems(self) -> list[str]:
+        """What is wrong with the node, in words; empty when nothing is."""
+        found = []
+        if self.barrier.trouble():
+            found.append(f"the isolation fence is not in force: {self.barrier.trouble()}")
+        for cidr in self.state.cidrs:
+            version = ipaddress.ip_network(cidr).version
+            if not self.kernel.forwarding(version):
+                found.append(f"the node does not forward IPv{version}: containers reach only their own bridge")
+        return found
+
+    def tear_down(self) -> None:
+        """Take the whole data path away: attachments, bridges, tables. Only `uninstall` asks for it."""
+        for attachment in self.state.snapshot():
+            self.attacher.detach(attachment.key)
+        for name in list(self.state.services):
+            self.services.teardown(name)
+        self.services.teardown_shared()
+        self.barrier.unload()
 
     # --- start ------------------------------------------------------------------------------------------------------
 

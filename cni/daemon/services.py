@@ -115,13 +115,21 @@ class Services:
             if service is not None and service.mode == "shared":
                 self._state.drop_service(name)
                 return
-            bridge = service.bridge if service is not None else self._bridge_name(name)
-            link = self._kernel.find(bridge)
-            if link is not None and link.kind == "bridge":
-                self._kernel.remove_link(bridge)
-            self._ready.discard(bridge)
-            self._barrier.remove_bridge(bridge)
-            self._state.drop_service(name)
+            self._unbuild(name, service.bridge if service is not None else self._bridge_name(name))
+
+    def _unbuild(self, segment: str, bridge: str) -> None:
+        link = self._kernel.find(bridge)
+        if link is not None and link.kind == "bridge":
+            self._kernel.remove_link(bridge)
+        self._ready.discard(bridge)
+        self._barrier.remove_bridge(bridge)
+        self._state.drop_service(segment)
+
+    def teardown_shared(self) -> None:
+        """No shared bridge afterwards: only when the whole node is taken down."""
+        with self.holding(SHARED, "shared"):
+            if self._state.services.get(SHARED) is not None:
+                self._unbuild(SHARED, self._state.services[SHARED].bridge)
 
     def restore(self) -> None:
         """After a restart: every recorded service has its bridge and gateways."""

@@ -39,7 +39,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     deployment: str = "zlayer"
     instance_id: str | int = "0"
-    node_id: Annotated[int, msgspec.Meta(ge=0, le=2**64 - 1)] = 0
+    node_id: int = 0
     cluster_cidr: str = "10.200.0.0/16"
     cluster_cidr6: str | None = None
     slice_cidr: str | None = None
@@ -118,6 +118,8 @@ def _explain(message: str, document: Any) -> str:
 
 def _check(settings: Settings) -> None:
     """What the types do not say. Raises ValueError naming key and value."""
+    if not 0 <= settings.node_id < 1 << 64:
+        raise ValueError(f"node_id: {settings.node_id} is not between 0 and {(1 << 64) - 1}")
     families = []
     for key in ("cluster_cidr", "cluster_cidr6", "slice_cidr"):
         value = getattr(settings, key)

@@ -1,0 +1,42 @@
+"""Asking the running daemon, over the CNI door."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from cni import plugin_door
+
+NOT_RUNNING = 3  # exit code: there is no daemon to ask (the number init scripts use for "not running")
+PATIENCE = 10.0  # seconds
+
+
+class NoDaemon(Exception):
+    """No daemon answers on that run directory; the text says which socket, and why."""
+
+
+class Refused(Exception):
+    """The daemon answered with an error; the text is its own."""
+
+
+def ask(run_dir: str, question: str, **more: str) -> Any:
+    """The daemon's answer to `question`, decoded. Raises NoDaemon, Refused."""
+    waiter = plugin_door.Waiter(PATIENCE)
+    pairs = {b"TOOL": question.encode(), **{k.upper().encode(): v.encode() for k, v in more.items()}}
+    try:
+        sock = plugin_door.connect(run_dir, waiter)
+        try:
+            code, out, _ = plugin_door.ask(sock, plugin_door.request(pairs, b""), (), waiter)
+        finally:
+            sock.close()
+    except plugin_door.Closed as error:
+        raise NoDaemon(f"no overlay daemon answers at {error}") from error
+    except plugin_door.NoAnswer as error:
+        raise NoDaemon(f"the overlay daemon on {run_dir} hung up: {error}") from error
+    except plugin_door.OutOfTime as error:
+        raise NoDaemon(f"the overlay daemon on {run_dir} did not answer within {PATIENCE:g} s") from error
+    answer = json.loads(out)
+    if code:
+        details = f": {answer['details']}" if answer.get("details") else ""
+        raise Refused(f"{answer['msg']}{details}")
+    return answer

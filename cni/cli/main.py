@@ -1,0 +1,117 @@
+"""The operator's tool: one word, one file. The answer goes to stdout, talk to stderr, `--json` is for programs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from cni import __version__
+from cni.cli import ask
+from cni.daemon.settings import DEFAULT_DATA_DIR, DEFAULT_RUN_DIR
+
+EXIT_CODES = """\
+exit codes:
+  0  all is well, or done
+  1  something is wrong; it was said on stdout or stderr
+  2  the command line cannot be understood, or a file cannot be read
+  3  no overlay daemon is running on that run directory
+
+A container runtime runs this same program with CNI_COMMAND set; `zlayer-cni overlayd --help` is about the daemon.
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command of the tool; returns its exit code."""
+    options = _parser().parse_args(argv)
+    try:
+        return _run(options)
+    except ask.NoDaemon as error:
+        sys.stderr.write(f"zlayer-cni: {error}\n")
+        return ask.NOT_RUNNING
+    except ask.Refused as error:
+        sys.stderr.write(f"zlayer-cni: {error}\n")
+        return 1
+    except PermissionError as error:
+        sys.stderr.write(f"zlayer-cni: {error}{'' if os.geteuid() == 0 else ' (this needs root)'}\n")
+        return 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # `| head` has seen enough; so have we
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="zlayer-cni",
+        description=f"zlayer-cni {__version__}: containers on a WireGuard overlay.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands.add_parser("overlayd", help="run the overlay daemon", add_help=False)
+    for word, text in (
+        ("status", "the node at a glance, and what is wrong with it"),
+        ("attachments", "who is attached: network, container, addresses, service"),
+    ):
+        command = commands.add_parser(word, help=text, description=text)
+        command.add_argument("--json", action="store_true", help="for programs: a stable JSON document")
+        command.add_argument("--run-dir", metavar="DIR", default=DEFAULT_RUN_DIR, help="default: %(default)s")
+    validate = commands.add_parser("validate", help="check a conflist, an entry of one, or the daemon's YAML")
+    validate.add_argument("file", metavar="FILE")
+    validate.add_argument("--json", action="store_true", help="for programs: a stable JSON document")
+    _install_options(commands.add_parser("install", help="put the program, the conflist and the service in place"))
+    _uninstall_options(commands.add_parser("uninstall", help="take away what install put there"))
+    return parser
+
+
+def _install_options(parser: argparse.ArgumentParser) -> None:
+    from cni.cli import install
+
+    parser.description = install.__doc__
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    _places(parser)
+    parser.add_argument("--cni-version", choices=("1.0.0", "1.1.0"), default="1.0.0", help="default: %(default)s")
+    parser.add_argument("--network", default="zlayer", metavar="NAME", help="the network's name (%(default)s)")
+    parser.add_argument("--no-service", action="store_true", help="no systemd unit: the plugin starts the daemon")
+    parser.add_argument("--force", action="store_true", help="replace a conflist that was changed by hand")
+
+
+def _uninstall_options(parser: argparse.ArgumentParser) -> None:
+    _places(parser)
+    parser.add_argument("--force", action="store_true", help="even if containers lose their network by it")
+    parser.add_argument("--purge", action="store_true", help="the node's identity and settings too")
+
+
+def _places(parser: argparse.ArgumentParser) -> None:
+    for option, default, text in (
+        ("--bin-dir", "/opt/cni/bin", "where the runtime looks for plugins"),
+        ("--conf-dir", "/etc/cni/net.d", "where the runtime looks for network lists"),
+        ("--program-dir", "/opt/zlayer-cni", "where the unpacked program goes, a directory for each version"),
+        ("--run-dir", DEFAULT_RUN_DIR, "sockets and records"),
+        ("--data-dir", DEFAULT_DATA_DIR, "identity and settings"),
+        ("--root", "/", "prefix for all of them: an image, or a test"),
+    ):
+        parser.add_argument(option, metavar="DIR", default=default, help=f"{text} (%(default)s)")
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.command == "status":
+        from cni.cli import status
+
+        return status.run(options.run_dir, options.json)
+    if options.command == "attachments":
+        from cni.cli import attachments
+
+        return attachments.run(options.run_dir, options.json)
+    if options.command == "validate":
+        from cni.cli import validate
+
+        return validate.run(options.file, options.json)
+    if options.command == "install":
+        from cni.cli import install
+
+        return install.run(options)
+    from cni.cli import uninstall
+
+    return uninstall.run(options)

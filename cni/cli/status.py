@@ -1,0 +1,47 @@
+"""`zlayer-cni status`: the node at a glance. Exit code 0 if all is well, 1 if something is wrong, 3 if none runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from cni.cli import table
+from cni.cli.ask import ask
+
+
+def run(run_dir: str, as_json: bool) -> int:
+    """Print the status; raises NoDaemon, Refused."""
+    status = ask(run_dir, "status")
+    sys.stdout.write(json.dumps(status, indent=2) + "\n" if as_json else _as_text(status))
+    return 1 if status["problems"] else 0
+
+
+def _as_text(status: dict[str, Any]) -> str:
+    node = status["node"]
+    lines = [
+        f"daemon     version {status['version']}, pid {status['pid']}, up {_duration(status['uptime_seconds'])}",
+        f"node       {node['node_id']} of {node['deployment']}/{node['instance_id']},"
+        f" {', '.join(node['cluster_cidrs'])}, MTU {status['mtu']}",
+        f"wireguard  {status['wireguard']['interface'] or status['wireguard']['note']}",
+        f"fence      {'in force' if status['fence']['in_force'] else 'NOT IN FORCE: ' + status['fence']['trouble']}",
+        f"containers {status['attachments']} attached"
+        + (f", {status['unfinished']} unfinished" if status["unfinished"] else ""),
+    ]
+    lines += [f"PROBLEM    {problem}" for problem in status["problems"]]
+    text = "\n".join(lines) + "\n"
+    if status["services"]:
+        rows = [
+            (s["service"], s["mode"], s["bridge"], ", ".join(s["subnets"]) or "-", s["attachments"])
+            for s in status["services"]
+        ]
+        text += "\n" + table.render(("SERVICE", "MODE", "BRIDGE", "SUBNETS", "CONTAINERS"), rows)
+    return text
+
+
+def _duration(seconds: float) -> str:
+    """Seconds as a person says them: 42 s, 3 min, 5 h, 12 d."""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
