@@ -4,9 +4,6 @@ The lock file `<run directory>/autostart.lock` is held by the plugin that starts
 It says which process was started ("started PID STARTTIME"), so that a successor waits for that one, or why the
 start failed ("failed NANOSECONDS TEXT"), so that those who waited meanwhile say the same instead of trying in turn.
 """
-# pathlib and contextlib cost a plugin call more than all the rest of it.
-# ruff: noqa: PTH, SIM105
-
 import _socket
 import errno
 import fcntl

@@ -10,9 +10,6 @@ entry; its content is the body of the door's request, replayed by the daemon, pl
 
 Plugins share the directory's lock; the daemon takes it whole while it drains. Writers and readers agree by rename.
 """
-# pathlib and contextlib cost a plugin call more than all the rest of it.
-# ruff: noqa: PTH, SIM105
-
 import errno
 import fcntl
 import os

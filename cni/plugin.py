@@ -4,9 +4,6 @@ The doormat: while a daemon answers, nothing is imported but what the interprete
 and our two small modules; start-up is most of what a call costs. tests/unit/test_plugin_imports.py holds the list
 of what must not come back, with the reasons. What happens when no daemon answers is in plugin_closed.
 """
-# pathlib and contextlib cost a plugin call more than all the rest of it.
-# ruff: noqa: PTH, SIM105
-
 import os
 import select
 

@@ -3,9 +3,6 @@
 Design 3: an obviously invalid call never starts a daemon; STATUS starts one too, since a runtime that waits for
 STATUS would never call ADD; a DEL always succeeds, and is never lost while there is a place to write to.
 """
-# pathlib and contextlib cost a plugin call more than all the rest of it.
-# ruff: noqa: PTH, SIM105
-
 import _socket
 import errno
 import os

@@ -7,9 +7,6 @@ One request, one answer, then the daemon closes (docs/architecture.md, "The CNI 
 
 Nothing here blocks except in `Waiter`, which knows the deadline and watches the process that the runtime started.
 """
-# pathlib and contextlib cost a plugin call more than all the rest of it.
-# ruff: noqa: PTH, SIM105
-
 import _socket
 import os
 import select

@@ -5,9 +5,6 @@ A plugin call pays for every native library in the file, which is copied out bef
 the program with everything else is one member, `program-VERSION-HASH.tar.gz`. It goes to
 `<data directory>/program/VERSION-HASH/` by rename, synced, so that what is there is whole.
 """
-# pathlib and contextlib cost a plugin call more than all the rest of it.
-# ruff: noqa: PTH, SIM105
-
 import fcntl
 import os
 import sys
