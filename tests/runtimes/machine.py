@@ -154,6 +154,14 @@ class Machine:
             if link.get("linkinfo", {}).get("info_kind") == "veth" and name != "uplink"
         }
 
+    def ports_become(self, expected: set[str]) -> None:
+        """The container interfaces are, within two seconds, exactly these: DEL need not wait for the kernel's work."""
+        with suppress(Failed):
+            wait_for("", lambda: self.ports() == expected, 2)
+        found = self.ports()
+        if found != expected:
+            raise Failed(f"container interfaces of the machine: {sorted(found)}, expected {sorted(expected)}")
+
     def firewall(self) -> list[str]:
         """The lines of the nftables ruleset, sorted, without the values of counters."""
         text = self.must("nft", "--stateless", "list", "ruleset") if shutil.which("nft") else ""
@@ -187,6 +195,27 @@ class Machine:
             "cached results": self.cached_results(),
             "namespace mounts": self.must("sh", "-c", "grep -c nsfs /proc/mounts || true").strip(),
         }
+
+    def settled(self) -> dict[str, Any]:
+        """The state, once it stands still: the kernel takes links and namespaces down behind everybody's back."""
+        seen = [self.state()]
+
+        def still() -> bool:
+            time.sleep(0.2)
+            seen.append(self.state())
+            return seen[-1] == seen[-2]
+
+        wait_for("the machine stands still", still)
+        return seen[-1]
+
+    def settles_at(self, before: dict[str, Any], seconds: float = 4) -> None:
+        """The state is, or soon becomes, `before` again; Failed, with the difference, otherwise."""
+        with suppress(Failed):
+            wait_for("", lambda: self.state() == before, seconds)
+        after = self.state()
+        changed = {key: {"before": before[key], "after": after[key]} for key in before if before[key] != after[key]}
+        if changed:
+            raise Failed(f"the machine is not as it was: {json.dumps(changed, indent=1)}")
 
     def processes(self, name: str) -> list[str]:
         """The numbers, in the machine, of all processes of this name."""
