@@ -138,7 +138,7 @@ def _check_list_version(version: str, report: Report) -> None:
         report.errors.append(f"cniVersion: {_said(error)}")
         return
     if version == NEWEST:
-        report.warnings.append(f"cniVersion: containerd before 2.0 refuses results in {version}, any runtime takes 1.0.0")
+        report.warnings.append(f"cniVersion: containerd before 2.0 refuses {version} results, 1.0.0 goes everywhere")
 
 
 def _examine_entry(raw: dict[str, object], at: str, name: str, version: str, report: Report) -> None:

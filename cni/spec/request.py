@@ -4,8 +4,9 @@ from collections.abc import Mapping
 
 from cni.errors import CniError
 from cni.spec.configuration import NetConf, decode_document, interpret
+from cni.spec.decode import Fields, decode_json
 from cni.spec.environment import Call, parse_call, validate_call
-from cni.spec.versions import NEWEST, check_version
+from cni.spec.versions import NEWEST, OLDEST, check_version
 
 
 def read_request(env: Mapping[str, str], stdin: bytes) -> tuple[Call, NetConf]:
@@ -23,11 +24,12 @@ def read_request(env: Mapping[str, str], stdin: bytes) -> tuple[Call, NetConf]:
 
 
 def version_of(stdin: bytes) -> str:
-    """The `cniVersion` to answer in, whatever else is wrong with the configuration; our newest if it has none.
+    """The `cniVersion` to answer in, whatever else is wrong; our newest if it cannot be told.
 
     May be a version we do not speak: `render_error` knows what to do with it.
     """
     try:
-        return decode_document(stdin).version
+        raw = decode_json(stdin)
+        return (Fields(raw).text("cniVersion") or OLDEST) if isinstance(raw, dict) else NEWEST
     except CniError:
         return NEWEST

@@ -1,0 +1,132 @@
+"""`zlayer-cni validate`: every fault of a file at once, in words and as JSON."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cni.cli import validate
+from cni.cli.validate import examine, run
+
+CONF = Path(__file__).parents[2] / "conf"
+LIST = {"cniVersion": "1.0.0", "name": "net", "plugins": [{"type": "zlayer-cni"}, {"type": "portmap"}]}
+
+
+def judged(value, path="x.conflist"):
+    return examine(path, value if isinstance(value, bytes) else json.dumps(value).encode())
+
+
+def with_entry(**keys):
+    return {**LIST, "plugins": [{"type": "bridge", "anything": 1}, {"type": "zlayer-cni", **keys}]}
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("**/*.conflist")), ids=lambda path: str(path.relative_to(CONF)))
+def test_what_we_ship_is_good(path, capsys):
+    assert run(str(path), as_json=False) == 0
+    assert capsys.readouterr().out.startswith(f"{path}: a network list, good\n")
+
+
+def test_the_two_lists_we_ship_differ_by_version_alone():
+    old, new = (json.loads((CONF / name / "10-zlayer.conflist").read_text("utf-8")) for name in (".", "cni-1.1"))
+    assert (old.pop("cniVersion"), new.pop("cniVersion")) == ("1.0.0", "1.1.0")
+    assert old == new
+
+
+def test_faults_are_told_all_at_once():
+    report = judged(with_entry(mode="x", mtu="1400", isolationNetwrok="a", dns={"nameserver": []}))
+    assert report.errors == [
+        'plugins[1].mode: "x" is not one of auto, shared, dedicated, isolated',
+        'plugins[1].mtu: expected an integer, found "1400"',
+        "plugins[1].isolationNetwrok: unknown key; isolationNetwork is meant?",
+        "plugins[1].dns.nameserver: unknown key; nameservers is meant?",
+    ]
+    assert report.warnings == []
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [("isolation_network", "isolationNetwork"), ("joinglobl", "joinGlobal"), ("rundirs", "runDir"), ("zzz", None)],
+)
+def test_the_nearest_known_key(key, meant):
+    (error,) = judged(with_entry(**{key: 1})).errors
+    assert error == f"plugins[1].{key}: unknown key" + (f"; {meant} is meant?" if meant else "")
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        ({**LIST, "name": ""}, 'name: "" is not'),
+        ({**LIST, "name": "a b"}, 'name: "a b" is not'),
+        ({**LIST, "name": 1}, "name: expected a string, found 1"),
+        ({**LIST, "cniVersion": "9.8.7"}, 'cniVersion: incompatible CNI versions: config is "9.8.7"'),
+        ({**LIST, "Plugins": []}, "Plugins: unknown key; plugins is meant?"),
+        ({**LIST, "disablecheck": True}, "disablecheck: unknown key; disableCheck is meant?"),
+        ({**LIST, "disableCheck": "yes"}, 'disableCheck: expected true or false, found "yes"'),
+        ({**LIST, "plugins": []}, "plugins: the list is empty"),
+        ({**LIST, "plugins": {}}, "plugins: expected a list, found {}"),
+        ({**LIST, "plugins": [1]}, "plugins[0]: expected an object, found 1"),
+        ({**LIST, "plugins": [{}]}, "plugins[0].type: expected the name of a plugin, found null"),
+        ({**LIST, "plugins": [{"type": "bridge"}]}, "plugins: none of them is zlayer-cni"),
+        ({"name": "net"}, "plugins: the list is empty"),
+        (b'{"name":"a","name":"b","plugins":[]}', "name is given more than once"),
+        ([], "expected a JSON object"),
+        (b"{", "this is not JSON"),
+        (b"", "this is not JSON"),
+        (b'\xef\xbb\xbf{"name":"net"}', "this is not JSON"),
+    ],
+)
+def test_faults_of_a_list(raw, said):
+    report = judged(raw)
+    assert report.kind == "conflist"
+    assert any(error.startswith(said) for error in report.errors), report.errors
+
+
+@pytest.mark.parametrize("value", [True, False, "true", "false"])
+def test_switches_of_a_list(value):
+    assert judged({**LIST, "disableCheck": value, "disableGC": value}).valid
+
+
+def test_warnings_are_no_faults():
+    report = judged({**with_entry(ipMasq=True, capabilities={"portMappings": True}), "cniVersion": "1.1.0"})
+    assert report.valid
+    assert [warning.split(":")[0] for warning in report.warnings] == [
+        "cniVersion",
+        "plugins[1].ipMasq",
+        "plugins[1].capabilities.portMappings",
+    ]
+
+
+def test_an_entry_alone():
+    report = judged({"Type": "zlayer-cni", "mtu": 1, "x": 1}, "entry.json")
+    assert report.kind == "entry"
+    assert report.errors == ["mtu: 1 is neither 0 nor between 576 and 65535", "x: unknown key"]
+
+
+def test_daemon_settings_are_judged_by_the_daemon(tmp_path):
+    good, bad = tmp_path / "overlayd.yaml", tmp_path / "settings"
+    good.write_text("log_level: debug\n", "utf-8")
+    bad.write_text("log_levle: debug\n", "utf-8")
+    assert [run(str(path), as_json=False) for path in (good, bad)] == [0, 1]
+    (error,) = examine(str(bad), bad.read_bytes()).errors
+    assert "log_levle" in error
+
+
+def test_as_json(tmp_path, capsys):
+    path = tmp_path / "x.conflist"
+    path.write_text(json.dumps(with_entry(mtu=1)), "utf-8")
+    assert run(str(path), as_json=True) == 1
+    assert json.loads(capsys.readouterr().out) == {
+        "file": str(path),
+        "kind": "conflist",
+        "valid": False,
+        "errors": ["plugins[1].mtu: 1 is neither 0 nor between 576 and 65535"],
+        "warnings": [],
+    }
+
+
+@pytest.mark.parametrize("name", ["missing", "."])
+def test_a_file_that_cannot_be_read(tmp_path, name, capsys):
+    assert run(str(tmp_path / name), as_json=False) == validate.UNREADABLE
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(str(tmp_path))
