@@ -1,0 +1,181 @@
+"""One connection to an overlayd: dial, one request at a time, one answer each (contract 3.1 and 3.2).
+
+Blocking sockets and no event loop, so that any program can use it. Unlike ZLayer's client, every wait has a
+deadline, for a daemon that hangs would otherwise hang its caller (1.1: neither side has time-outs).
+"""
+
+import contextlib
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cni.overlay import wire
+from cni.overlay.errors import (
+    CodecError,
+    DeadlinePassed,
+    FrameTooLarge,
+    Refused,
+    TransportError,
+    TruncatedFrame,
+    Unexpected,
+)
+from cni.overlay.framing import Framer, frame
+
+log = logging.getLogger(__name__)
+
+_LAST_ID = (1 << 64) - 1
+_WEDGED = (
+    "it may be busy, or hang for good: ZLayer's overlayd stops answering everybody once a peer is set twice, "
+    "and then only SIGKILL ends it (find it with: ss -xlp | grep {path})"
+)
+
+OnEvent = Callable[[wire.AnyEvent], None]
+
+
+class Deadline:
+    """A moment, `seconds` from now, by which a whole call must be done, however many steps it takes."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._at = time.monotonic() + seconds
+
+    def left(self) -> float:
+        """Seconds until then, 0 once it has passed."""
+        return max(0.0, self._at - time.monotonic())
+
+
+@dataclass(frozen=True)
+class Dialing:
+    """How often a connection is tried and how long the pauses between are, in seconds."""
+
+    attempts: int = 6
+    pause: float = 0.1
+    longest_pause: float = 1.0
+    sleep: Callable[[float], None] = time.sleep
+
+
+SUPERVISED = Dialing(attempts=20)
+"""For whoever has just started the daemon and waits for it to listen."""
+
+
+def dial(path: str, deadline: Deadline, how: Dialing, on_event: OnEvent | None = None) -> "Client":
+    """A new connection to the socket at `path`.
+
+    Any failure to connect is one attempt; the pauses double. At least one attempt is made. Raises
+    TransportError, saying what the last attempt met, when they are used up or the deadline has passed.
+    """
+    pause = how.pause
+    for attempt in range(1, max(1, how.attempts) + 1):
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.settimeout(max(deadline.left(), 0.001))
+            sock.connect(path)
+        except OSError as e:
+            sock.close()
+            if attempt >= how.attempts or deadline.left() <= pause:
+                raise TransportError(f"overlayd: io error: {e}", f"connecting to {path}, attempt {attempt}") from e
+            how.sleep(pause)
+            pause = min(pause * 2, how.longest_pause)
+        else:
+            return Client(sock, path, on_event)
+    raise AssertionError("unreachable")  # the last attempt returns or raises
+
+
+class Client:
+    """A connection. Requests of several threads wait for each other; each gets its own answer."""
+
+    def __init__(self, sock: socket.socket, path: str, on_event: OnEvent | None = None) -> None:
+        self.path = path
+        self.server: str | None = None
+        """Who the daemon says it is (`Status.server`): None until a status was seen, "" if it did not say."""
+        self._sock = sock
+        self._on_event = on_event
+        self._framer = Framer()
+        self._id = 0
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def close(self) -> None:
+        """End the connection; a request under way in another thread fails."""
+        self._closed = True
+        with contextlib.suppress(OSError):
+            # Closing alone would not wake a thread that waits in recv.
+            self._sock.shutdown(socket.SHUT_RDWR)
+        self._sock.close()
+
+    def round_trip(self, request: wire.AnyRequest, deadline: Deadline) -> wire.AnyReply:
+        """Send one request and return its answer.
+
+        Raises Refused if the daemon answers `err` and Unexpected if it sends a request of its own; after either
+        the connection is still good. Raises CodecError, with nothing sent, for a request that cannot be
+        encoded. Raises TransportError for anything that breaks the connection, DeadlinePassed among them, and
+        at once on a connection that is already broken.
+        """
+        if not self._lock.acquire(timeout=deadline.left()):
+            raise self._late(request, deadline)
+        try:
+            if self._closed:
+                raise TransportError("overlayd: connection closed by peer")
+            self._id = self._id + 1 if self._id < _LAST_ID else 0
+            body = frame(wire.encode(wire.RequestFrame(self._id, request)))
+            reply = self._exchange(body, self._id, request, deadline)
+        finally:
+            self._lock.release()
+        if isinstance(reply, wire.Status):
+            self.server = reply.server or ""
+        if isinstance(reply, wire.Err):
+            raise Refused(reply.message)
+        return reply
+
+    def _exchange(self, body: bytes, wanted: int, request: wire.AnyRequest, deadline: Deadline) -> wire.AnyReply:
+        try:
+            self._sock.settimeout(max(deadline.left(), 0.001))
+            self._sock.sendall(body)
+            return self._answer(wanted, deadline)
+        except TimeoutError as e:
+            self.close()
+            raise self._late(request, deadline) from e
+        except (CodecError, FrameTooLarge, TruncatedFrame, EOFError) as e:
+            self.close()
+            raise TransportError(f"overlayd: {e}") from e
+        except OSError as e:
+            self.close()
+            raise TransportError(f"overlayd: io error: {e}") from e
+
+    def _answer(self, wanted: int, deadline: Deadline) -> wire.AnyReply:
+        while True:
+            got = wire.decode_frame(self._next_body(deadline))
+            if isinstance(got, wire.ResponseFrame):
+                if got.id == wanted:
+                    return got.response
+                log.warning("overlayd answered request %d while %d was asked; skipped", got.id, wanted)
+            elif isinstance(got, wire.RequestFrame):
+                raise Unexpected("overlayd sent a request where an answer was expected")
+            elif self._on_event is not None:
+                self._on_event(got)
+
+    def _next_body(self, deadline: Deadline) -> bytes:
+        while (body := self._framer.next_frame()) is None:
+            if not (left := deadline.left()):
+                raise TimeoutError
+            self._sock.settimeout(left)
+            data = self._sock.recv(1 << 16)
+            if not data:
+                self._framer.eof()
+                raise EOFError("connection closed by peer")
+            self._framer.feed(data)
+        return body
+
+    def _late(self, request: wire.AnyRequest, deadline: Deadline) -> DeadlinePassed:
+        return DeadlinePassed(
+            f"overlayd: {self.path} did not answer {op_name(request)} within {deadline.seconds:g} s",
+            _WEDGED.format(path=self.path),
+        )
+
+
+def op_name(request: wire.AnyRequest) -> str:
+    """The operation as ZLayer's messages name it: `AttachContainer`."""
+    return type(request).__name__.removesuffix("Request")

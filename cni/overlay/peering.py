@@ -1,0 +1,111 @@
+"""What a plain ZLayer overlayd can hold of a peer, and the account of what it was given.
+
+Upstream's daemon stops answering everybody, for ever, once a key that a device already has is set again, and it
+takes one CIDR per peer (contract 5.3/22 and 23). So in front of it a peer is replaced by removing and adding it,
+its CIDRs are folded into one where that is exact, and a peer this program did not give is not changed at all.
+Values and a dictionary; the conversation is in `peers.py`.
+"""
+
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from cni.overlay import wire
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Key = tuple[str | None, str]
+"""(service, or None for the global device; public key)."""
+
+
+@dataclass(frozen=True)
+class PeerInfo:
+    """A WireGuard peer, as given to the manager's methods."""
+
+    public_key: str
+    """Base64."""
+    endpoint: str
+    """`host:port`, an IPv6 host in brackets. ZLayer's daemon takes literal addresses only."""
+    allowed_ips: str
+    """CIDRs joined by commas."""
+    keepalive: float = 25.0
+    """Seconds between keepalives, sent as whole seconds; 0 for none."""
+
+    @property
+    def cidrs(self) -> tuple[str, ...]:
+        """The CIDRs one by one, as written, each once."""
+        return tuple(dict.fromkeys(c for part in self.allowed_ips.split(",") if (c := part.strip())))
+
+
+@dataclass(frozen=True)
+class Given:
+    """A peer as the daemon has it."""
+
+    peer: PeerInfo
+    cidrs: tuple[str, ...]
+
+    def request(self, service: str | None, candidates: Sequence[wire.Candidate] = ()) -> wire.AddPeer:
+        """The request that gives a device this peer with `cidrs`, joined by commas."""
+        return wire.AddPeer(
+            self.peer.public_key,
+            self.peer.endpoint,
+            ",".join(self.cidrs),
+            int(self.peer.keepalive),
+            tuple(candidates),
+            scope_of(service),
+        )
+
+
+@dataclass
+class Ledger:
+    """The peers this program gave. One thread at a time."""
+
+    given: dict[Key, Given] = field(default_factory=dict)
+
+    def with_cidr(self, key: Key, cidr: str) -> Given | None:
+        """The peer with one CIDR more, or None for a peer that was not given."""
+        held = self.given.get(key)
+        return held and replace(held, cidrs=tuple(dict.fromkeys((*held.cidrs, cidr))))
+
+    def without_cidr(self, key: Key, cidr: str) -> Given | None:
+        """The peer with that CIDR less, or None for a peer that was not given."""
+        held = self.given.get(key)
+        return held and replace(held, cidrs=tuple(c for c in held.cidrs if c != cidr))
+
+
+def scope_of(service: str | None) -> wire.AnyScope:
+    """The scope of a service's own device, or the global one for None."""
+    return wire.GlobalScope() if service is None else wire.ServiceScope(service)
+
+
+def fold(cidrs: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    """(the one CIDR that covers most of `cidrs` and nothing else, those it does not cover).
+
+    One CIDR alone is passed on as it is written, for the daemon to judge. Of several that do not fold into one,
+    the widest of the first one's family is taken. The first part is "" if there is nothing usable.
+    """
+    if len(cidrs) <= 1:
+        return "".join(cidrs), ()
+    parsed = {text: network for text in cidrs if (network := _network(text)) is not None}
+    if not parsed:
+        return "", tuple(cidrs)
+    family = next(iter(parsed.values())).version
+    # collapse_addresses wants one family, which the type checker cannot see that it gets.
+    same = [network for network in parsed.values() if network.version == family]
+    folded: list[Network] = list(ipaddress.collapse_addresses(same))  # type: ignore[type-var]
+    widest = max(folded, key=lambda network: network.num_addresses)
+    covered = {text for text, network in parsed.items() if _within(network, widest)}
+    return str(widest), tuple(text for text in cidrs if text not in covered)
+
+
+def _network(text: str) -> Network | None:
+    try:
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return None
+
+
+def _within(inner: Network, outer: Network) -> bool:
+    first, last = int(inner.network_address), int(inner.broadcast_address)
+    return inner.version == outer.version and (
+        int(outer.network_address) <= first and last <= int(outer.broadcast_address)
+    )

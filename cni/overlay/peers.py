@@ -1,0 +1,181 @@
+"""`OverlayManager`'s methods for WireGuard peers, in front of our daemon and of ZLayer's.
+
+A daemon that says `zlayer-cni/...` in its status replaces peers safely: it gets the requests ZLayer's own client
+would send. Any other may be upstream's, which one wrong request stops for ever (contract 5.3/22): it gets
+remove_peer before every add_peer, one CIDR per peer, never add_allowed_ip or remove_allowed_ip, and no NAT
+candidates, for its switch to a better endpoint is such a request as well. What it cannot hold is raised as
+`NotTaken` after what it can hold was done.
+
+Another program that gives the same key to the same upstream daemon at the same time can still stop it.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+from cni.overlay import wire
+from cni.overlay.calls import Calls, log
+from cni.overlay.client import Client, Deadline
+from cni.overlay.errors import DeadlinePassed, NotTaken, Refused
+from cni.overlay.peering import Given, PeerInfo, fold, scope_of
+
+
+class PeerCalls(Calls):
+    """Peers of the global device and of services' dedicated devices."""
+
+    def add_global_peer(self, peer: PeerInfo, candidates: Iterable[wire.Candidate] = ()) -> None:
+        """Give the global device a peer, or replace the one with that key.
+
+        Raises OverlaydError; NotTaken if the daemon could not be given all of its CIDRs.
+        """
+        self._give(Given(peer, peer.cidrs), None, tuple(candidates))
+
+    def add_service_peer(self, service: str, peer: PeerInfo, subnet: str) -> None:
+        """Give a service's dedicated device a peer that holds `subnet` besides its own CIDRs.
+
+        Our daemon is sent add_peer, then add_allowed_ip; the first failure is raised, without going back.
+        Raises OverlaydError; NotTaken if the daemon could not be given all CIDRs.
+        """
+        cidrs = tuple(dict.fromkeys((*peer.cidrs, subnet)))
+        self._give(Given(peer, cidrs), service, (), subnet)
+
+    def remove_global_peer(self, public_key: str) -> None:
+        """Take a peer off the global device; one it does not have is fine. Raises OverlaydError."""
+        self._take(public_key, None)
+
+    def remove_service_peer(self, service: str, public_key: str) -> None:
+        """Take a peer off a service's dedicated device. Raises OverlaydError."""
+        self._take(public_key, service)
+
+    def add_allowed_ip(self, public_key: str, cidr: str, service: str | None = None) -> None:
+        """Route one more CIDR to a peer of the global device, or of `service`'s.
+
+        Raises OverlaydError; NotTaken, with the peer as it was, where the daemon has no room for it or this
+        manager did not give the peer.
+        """
+        key = (service, public_key)
+
+        def work(conn: Client, deadline: Deadline) -> None:
+            held = self._ledger.with_cidr(key, cidr)
+            if self._replaces(conn, deadline):
+                conn.round_trip(wire.AddAllowedIp(public_key, cidr, scope_of(service)), deadline)
+                self._note(held, service)
+                return
+            if held is None:
+                raise _stranger(public_key, cidr)
+            if left_out := fold(held.cidrs)[1]:
+                raise _no_room(public_key, [c for c in held.cidrs if c not in left_out], left_out)
+            self._swap(conn, deadline, held, service)
+
+        self._with_peers(work)
+
+    def remove_allowed_ip(self, public_key: str, cidr: str, service: str | None = None) -> None:
+        """Stop routing a CIDR to a peer. Raises OverlaydError, NotTaken as `add_allowed_ip` does.
+
+        A peer left without any CIDR is taken off a ZLayer daemon's device; the next add_allowed_ip gives it
+        back.
+        """
+        key = (service, public_key)
+
+        def work(conn: Client, deadline: Deadline) -> None:
+            held = self._ledger.without_cidr(key, cidr)
+            if self._replaces(conn, deadline):
+                conn.round_trip(wire.RemoveAllowedIp(public_key, cidr, scope_of(service)), deadline)
+                self._note(held, service)
+                return
+            if held is None:
+                raise _stranger(public_key, cidr)
+            if held != self._ledger.given[key]:
+                self._report(self._swap(conn, deadline, held, service), held)
+
+        self._with_peers(work)
+
+    def _give(
+        self, given: Given, service: str | None, candidates: Sequence[wire.Candidate], subnet: str | None = None
+    ) -> None:
+        def work(conn: Client, deadline: Deadline) -> None:
+            if not self._replaces(conn, deadline):
+                if candidates:
+                    log.warning(
+                        "peer %s: its %d NAT candidates were not given to %s: switching to one would stop it",
+                        given.peer.public_key,
+                        len(candidates),
+                        conn.path,
+                    )
+                self._report(self._swap(conn, deadline, given, service), given)
+                return
+            plain = replace(given, cidrs=given.peer.cidrs)
+            conn.round_trip(plain.request(service, candidates), deadline)
+            self._note(plain, service)
+            if subnet is not None:
+                key, scope = given.peer.public_key, scope_of(service)
+                conn.round_trip(wire.AddAllowedIp(key, subnet, scope), deadline)
+                self._note(given, service)
+
+        self._with_peers(work)
+
+    def _take(self, public_key: str, service: str | None) -> None:
+        def work(conn: Client, deadline: Deadline) -> None:
+            conn.round_trip(wire.RemovePeer(public_key, scope_of(service)), deadline)
+            self._ledger.given.pop((service, public_key), None)
+
+        self._with_peers(work)
+
+    def _with_peers(self, work: Callable[[Client, Deadline], None]) -> None:
+        """Do `work` while no other thread changes peers, and all of it again if the connection breaks.
+
+        All of it: a repeated add_peer alone could be the second one of that key.
+        """
+        deadline = self._deadline()
+        if not self._peers.acquire(timeout=deadline.left()):
+            raise DeadlinePassed(f"overlayd: another peer was being changed for {deadline.seconds:g} s")
+        try:
+            self._session.run(lambda conn: work(conn, deadline), deadline)
+        finally:
+            self._peers.release()
+
+    def _replaces(self, conn: Client, deadline: Deadline) -> bool:
+        """Whether the daemon says that it is ours; asked once per connection."""
+        if conn.server is None:
+            try:
+                conn.round_trip(wire.StatusRequest(), deadline)
+            except Refused as e:
+                log.warning("status: %s; taken for ZLayer's daemon", e)
+        return (conn.server or "").startswith("zlayer-cni/")
+
+    def _swap(self, conn: Client, deadline: Deadline, given: Given, service: str | None) -> tuple[str, ...]:
+        """Remove the peer and add it with the one CIDR its list folds into; returns what that leaves out.
+
+        If the removal is refused nothing is added, for the key might still be there.
+        """
+        cidr, left_out = fold(given.cidrs)
+        conn.round_trip(wire.RemovePeer(given.peer.public_key, scope_of(service)), deadline)
+        self._ledger.given.pop((service, given.peer.public_key), None)
+        # A peer that never had a CIDR is the daemon's to judge; one that lost its last stays off the device.
+        if cidr or not given.peer.cidrs:
+            conn.round_trip(replace(given, cidrs=(cidr,)).request(service), deadline)
+        self._note(replace(given, cidrs=tuple(c for c in given.cidrs if c not in left_out)), service)
+        return left_out
+
+    def _note(self, given: Given | None, service: str | None) -> None:
+        if given is not None:
+            self._ledger.given[service, given.peer.public_key] = given
+
+    def _report(self, left_out: tuple[str, ...], given: Given) -> None:
+        if left_out:
+            raise _no_room(given.peer.public_key, [c for c in given.cidrs if c not in left_out], left_out)
+
+
+def _no_room(public_key: str, held: Sequence[str], left_out: tuple[str, ...]) -> NotTaken:
+    return NotTaken(
+        f"overlayd: peer {public_key} has {', '.join(held) or 'nothing'}; not {', '.join(left_out)}, "
+        "for this overlayd takes one CIDR per peer",
+        left_out,
+    )
+
+
+def _stranger(public_key: str, cidr: str) -> NotTaken:
+    return NotTaken(
+        f"overlayd: {cidr} of peer {public_key} was left as it is: the peer was not given by this program, "
+        "and this overlayd stops for ever when a peer it has is changed",
+        (cidr,),
+    )

@@ -1,0 +1,84 @@
+"""The connection kept for all calls: dialled by the first, made anew when it breaks (contract 3.1 and 3.3)."""
+
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from cni.overlay.client import Client, Deadline, Dialing, OnEvent, dial
+from cni.overlay.errors import DeadlinePassed, TransportError
+
+T = TypeVar("T")
+
+
+class Session:
+    """One slot for one connection. Who finds it being dialled waits for that dial."""
+
+    def __init__(
+        self,
+        path: str,
+        how: Dialing,
+        reestablish: Callable[[Client, Deadline], None],
+        on_event: OnEvent | None = None,
+    ) -> None:
+        """`reestablish` is called on a connection that replaces a broken one; it must not raise."""
+        self.path = path
+        self._how = how
+        self._reestablish = reestablish
+        self._on_event = on_event
+        self._slot: Client | None = None
+        self._lock = threading.Lock()
+
+    def connection(self, deadline: Deadline) -> Client:
+        """The connection, dialled if there is none. Raises TransportError."""
+        with _held(self._lock, self.path, deadline):
+            if self._slot is None:
+                self._slot = dial(self.path, deadline, self._how, self._on_event)
+            return self._slot
+
+    def run(self, work: Callable[[Client], T], deadline: Deadline) -> T:
+        """What `work` makes of the connection; if that breaks under it, once more on a new one.
+
+        Not repeated: the daemon's refusals, a dial that failed, and a deadline that has passed. After the
+        second try the result is final. A connection that broke stays in the slot, closed, so that the next call
+        knows that it replaces one and re-establishes.
+        """
+        conn = self.connection(deadline)
+        try:
+            return work(conn)
+        except DeadlinePassed:
+            raise
+        except TransportError:
+            conn.close()
+        return work(self._replacement(conn, deadline))
+
+    def close(self) -> None:
+        """Hang up. The next call dials."""
+        with self._lock:
+            if self._slot is not None:
+                self._slot.close()
+            self._slot = None
+
+    def _replacement(self, broken: Client, deadline: Deadline) -> Client:
+        with _held(self._lock, self.path, deadline):
+            if self._slot is broken or self._slot is None:
+                self._slot = None
+                self._slot = dial(self.path, deadline, self._how, self._on_event)
+                self._reestablish(self._slot, deadline)
+            return self._slot
+
+
+class _held:  # noqa: N801  (reads as a verb: with _held(lock, ...))
+    """The lock, taken before the deadline."""
+
+    def __init__(self, lock: threading.Lock, path: str, deadline: Deadline) -> None:
+        self._lock, self._path, self._deadline = lock, path, deadline
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(timeout=self._deadline.left()):
+            raise DeadlinePassed(
+                f"overlayd: {self._path} could not be reached within {self._deadline.seconds:g} s",
+                "another call of this program is still trying",
+            )
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
