@@ -117,7 +117,7 @@ def _without(config: pytest.Config) -> str:
 def matches(nodeid: str, pattern: str) -> bool:
     """`pattern` against the end of a test's id, square brackets meaning themselves."""
     escaped = pattern.replace("[", "\0").replace("]", "\1").replace("\0", "[[]").replace("\1", "[]]")
-    return fnmatch.fnmatchcase(nodeid, f"*/{escaped}")
+    return fnmatch.fnmatchcase(nodeid, f"*::{escaped}")
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,45 @@ REFERENCE: dict[str, str] = {
     "test_s05_a_bad_value_names_its_variable[*": "says only what is wrong with the value (15, V2)",
     "test_s14_version_echoes_what_it_was_asked_with[*": "does not read stdin; prints its own newest (15, VE1)",
     "test_e2_cni_path_is_optional": "CNI_PATH is required by the skeleton (E2); optional with us by decision",
+    # test_lifecycle
+    **{
+        f"test_l23_an_empty_dns_is_left_out[{version}]": 'prints "dns": {} up to 0.4.0 (15, R4)'
+        for version in ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0")
+    },
+    # test_del
+    **{
+        f"test_l15_del_with_a_path_that_is_no_namespace[{kind}]": "DEL fails for ever on such a path, or waits (15)"
+        for kind in ("file", "directory", "fifo", "socket", "device", "utsns", "long")
+    },
+    **{
+        f"test_l16_del_with_a_garbage_previous_result[{prev}]": "999 for a previous result that is no object (15, D4)"
+        for prev in ("7", "x", "[]")
+    },
+    "test_l22_add_again_after_the_machine_restarted[*": "duplicate allocation is not allowed (A7)",
+    "test_l18_the_hosts_own_namespace[ADD]": "a result and an error, and veth and lease stay (15)",
+    "test_l18_the_hosts_own_namespace[DEL]": "deletes the host's eth0, then says code 8 (15)",
+    "test_l18_the_plugins_own_namespace_by_proc[*": "a result and an error, and veth and lease stay (15)",
+    "test_d2_a_namespace_that_another_container_has_now": "deletes the other container's eth0 (15)",
+    "test_d2_somebody_elses_interface_of_the_name": "deletes by name, whoever made it (15)",
+    "test_d3_an_empty_path_does_not_free_what_still_lives": "frees the address of a live link (15)",
+    "test_d7_a_configuration_gone_wrong_does_not_stop_del": "repeats configuration errors for ever (15)",
+    "test_v9_a_field_with_a_wrong_value": "999 for a wrong value of a field of its own",
+    # test_check
+    **{
+        f"test_k_broken_in_the_container[{version}-k05-default-route-blackhole]": "CHECK passes (15)"
+        for version in ("0.4.0", "1.0.0", "1.1.0")
+    },
+    "test_k05_default_route_by_another_gateway[*": "CHECK passes with another gateway (15)",
+    "test_k06_the_host_side[*-down]": "CHECK passes with the host veth down (15)",
+    "test_k06_the_bridges_address": "CHECK passes with the bridge address gone (15)",
+    "test_k06_masquerade_flushed": "CHECK passes with masquerade flushed (15)",
+    # test_clean
+    "test_l12_del_leaves_no_neighbour": "a stale neighbour entry stays (15)",
+    "test_l12_del_without_the_namespace_leaves_nothing[masq]": "DEL without a netns leaves masquerade rules (15)",
+    "test_l27_a_result_that_the_version_cannot_hold": "the veth stays when the result cannot be converted (15)",
+    "test_a6_addresses_that_the_version_cannot_hold": "the veth stays when ADD fails after it was made (A6)",
+    "test_a6_a_failure_late_in_add_leaves_nothing[unreachable-route]": "the veth stays when ADD fails late (A6)",
+    "test_a6_stdout_that_nobody_reads": "the attachment stays when the result cannot be written (15)",
 }
 
 REFERENCE_1_1: dict[str, str] = {}

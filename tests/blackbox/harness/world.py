@@ -10,16 +10,21 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+import pytest
+
 from .. import snapshot
 from . import netns
 from .calls import BARE_ENV, PATIENCE, Answer, call
+from .probes import PROBES
 from .template import Json, Template, fill, merge
 
 PREFIX = "zlt-bb-"
@@ -116,11 +121,11 @@ class World:
         self.sh(
             "ip link set lo up",
             f"ip link add eth0 type veth peer name up0 netns {self.outside.name}",
-            f"ip addr add {HOST}/24 dev eth0; ip addr add 2001:db8:51::2/64 dev eth0 nodad; ip link set eth0 up",
+            f"ip link set eth0 addrgenmode none; ip addr add {HOST}/24 dev eth0; ip addr add 2001:db8:51::2/64 dev eth0 nodad; ip link set eth0 up",
             f"ip route add default via {OUTSIDE}; ip -6 route add default via 2001:db8:51::1",
         )
         self.sh(
-            f"ip addr add {OUTSIDE}/24 dev up0; ip addr add 2001:db8:51::1/64 dev up0 nodad",
+            f"ip link set up0 addrgenmode none; ip addr add {OUTSIDE}/24 dev up0; ip addr add 2001:db8:51::1/64 dev up0 nodad",
             "ip link set up0 up; ip link set lo up",
             where=self.outside,
         )
@@ -174,6 +179,11 @@ class World:
             self.host, lambda: call(command or self.command, given, stdin, cwd=cwd, patience=patience)
         )
 
+    @staticmethod
+    def background(command: list[str]) -> subprocess.Popen[bytes]:
+        """A process in the calling thread's namespace; whoever asks ends it."""
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
     def container(self, cid: str | None = None) -> Container:
         """A container with nothing in it but a namespace."""
         path = self.session.namespace("c")
@@ -186,16 +196,69 @@ class World:
         return snapshot.take(self.host, files=[self.run_dir, self.data_dir], **options)
 
     def assert_baseline(self, before: snapshot.Snapshot, patience: float = 3.0, **options: Any) -> None:
-        """The world looks as in `before`, or soon does."""
-        left = snapshot.settle(before, lambda: self.snapshot(**options), patience)
+        """The world looks as in `before`, or soon does. Old neighbours may go by themselves meanwhile."""
+
+        def again() -> snapshot.Snapshot:
+            now = self.snapshot(**options)
+            gone = {key: value for key, value in before["neighbours"].items() if key not in now["neighbours"]}
+            return {**now, "neighbours": {**now["neighbours"], **gone}}
+
+        self.assert_same(before, again, patience)
+
+    @staticmethod
+    def assert_same(before: snapshot.Snapshot, again: Callable[[], snapshot.Snapshot], patience: float = 3.0) -> None:
+        """What `again` sees is `before`, or soon is."""
+        left = snapshot.settle(before, again, patience)
         assert not left, "left behind:\n" + "\n".join(line[:300] for line in left[:60])
 
+    @staticmethod
+    def look(path: Path) -> snapshot.Snapshot:
+        """What is to be seen in the namespace at `path`."""
+        return snapshot.take(path, processes=False)
+
+    def spawn(self, env: Mapping[str, str], stdin: bytes, stdout: int) -> subprocess.CompletedProcess[bytes]:
+        """The plugin with a stdout of the caller's choosing, in the calling thread's namespace."""
+        return subprocess.run(
+            self.command, env={**env}, input=stdin, stdout=stdout, stderr=subprocess.PIPE, check=False, timeout=PATIENCE
+        )
+
+    def reserved(self, network: str = NETWORK) -> set[str]:
+        """The addresses that the plugin holds reserved for the network."""
+        if self.template.reservations is None:
+            pytest.skip("the template does not say how to read reservations")
+        return PROBES[self.template.reservations](self, network)
+
+    def daemon(self) -> int:
+        """The pid of the daemon that the plugin started, as it wrote it down; it runs in the host namespace."""
+        pid = int((self.run_dir / "overlayd.pid").read_text().split()[0])
+        assert pid in netns.processes_in(self.host), f"{pid} is not in the host namespace"
+        return pid
+
+    def stop_daemon(self, number: int = signal.SIGTERM) -> None:
+        """End the daemon; returns when it is gone."""
+        pid = self.daemon()
+        os.kill(pid, number)
+        deadline = time.monotonic() + 10
+        while pid in netns.processes_in(self.host):
+            assert time.monotonic() < deadline, f"the daemon did not end on signal {number}"
+            time.sleep(0.02)
+
     def warm(self, conf: Json) -> None:
-        """One attachment made and removed: bridge, directories and daemon exist from here on."""
+        """One attachment made and removed: bridge, directories and daemon exist from here on.
+
+        The first time, wait for the bridge's IPv6 addresses: their routes come after duplicate detection.
+        """
         box = self.container()
         result = box.add(conf).ok()
+        deadline = time.monotonic() + 3
+        while time.monotonic() < deadline and self._tentative():
+            time.sleep(0.1)
         box.delete(conf, prev=result).ok()
         box.remove()
+
+    def _tentative(self) -> bool:
+        busy = self.ip("-6", "addr", "show", "tentative")
+        return any(link.get("addr_info") and link.get("linkinfo", {}).get("info_kind") == "bridge" for link in busy)
 
     # --- the end --------------------------------------------------------------------------------------------
 
@@ -265,10 +328,10 @@ class Container:
         infos = [info for link in found for info in link["addr_info"] if info["scope"] == "global"]
         return {f"{info['local']}/{info['prefixlen']}" for info in infos}
 
-    def ping(self, target: str, count: int = 1) -> bool:
-        """One answer is enough; a second try is for the first neighbour discovery."""
-        line = f"ping -n -q -i 0.2 -c {count} -W 1 {target} >/dev/null 2>&1 && echo yes || true"
-        return any(self.sh(line).strip() == "yes" for _ in range(2))
+    def ping(self, target: str, patience: int = 5) -> bool:
+        """One answer within `patience` seconds: a bridge's own IPv6 address is not usable before that."""
+        line = f"ping -n -q -i 0.2 -c 1 -w {patience} {target} >/dev/null 2>&1 && echo yes || true"
+        return self.sh(line).strip() == "yes"
 
     def vanish(self) -> None:
         """The namespace goes as after a power cut: no DEL, no path. Waits until its links are gone."""
