@@ -81,6 +81,57 @@ class Calls:
         self._hcn: dict[str, tuple[str, str]] = {}
         self._session = Session(path, dialing, self._reestablish, on_event)
 
+    # What is remembered; nothing here asks the daemon.
+
+    @property
+    def deployment(self) -> str:
+        """The deployment's name."""
+        return self._settings.deployment
+
+    @property
+    def overlay_port(self) -> int:
+        """The UDP port of the global device."""
+        return self._settings.port
+
+    @property
+    def cluster_cidr(self) -> str:
+        """The cluster's range, as the daemon last said it, else as configured."""
+        return self._remembered.cluster_cidr
+
+    @property
+    def slice_cidr(self) -> str | None:
+        """This node's slice of it, likewise."""
+        return self._remembered.slice_cidr
+
+    @property
+    def node_ip(self) -> str | None:
+        """This node's address, once a setup has told."""
+        return self._remembered.node_ip
+
+    @property
+    def global_interface(self) -> str | None:
+        """The global device's name, from the setup until `cleanup`."""
+        return self._remembered.interface
+
+    @property
+    def has_global_transport(self) -> bool:
+        """Whether the global overlay is up, as far as this object knows."""
+        return self._remembered.interface is not None
+
+    @property
+    def dns_server_addr(self) -> str | None:
+        """The resolver, as it was given."""
+        return self._settings.dns_server_addr
+
+    @property
+    def dns_domain(self) -> str | None:
+        """The search domains, separated by spaces."""
+        return self._settings.dns_domain
+
+    def overlay_cidr(self) -> str:
+        """The cluster's range, or the default one."""
+        return self._remembered.cluster_cidr or DEFAULT_CLUSTER_CIDR
+
     def _change(self, **changes: Any) -> None:
         self._settings = replace(self._settings, **changes)
 

@@ -94,6 +94,7 @@ class ContainerCalls(Calls):
         join_global: bool = False,
         ephemeral: bool = False,
         isolation_network: str | None = None,
+        *,
         dns_domain: str | None = None,
     ) -> str:
         """Attach the network namespace of a living process; returns the address of its eth0.
@@ -102,8 +103,14 @@ class ContainerCalls(Calls):
         `isolation_network` of "" is a name like any other. Raises OverlaydError; after a DeadlinePassed the
         daemon may have attached it all the same, so detach.
         """
-        handle = wire.LinuxPid(pid)
-        request = self._attach(handle, service, join_global, ephemeral, isolation_network, dns_domain)
+        request = self._attach(
+            wire.LinuxPid(pid),
+            service,
+            join_global=join_global,
+            ephemeral=ephemeral,
+            isolation_network=isolation_network,
+            dns_domain=dns_domain,
+        )
         return self._ask(request, wire.Attached).ip
 
     def attach_container_guest(
@@ -118,8 +125,14 @@ class ContainerCalls(Calls):
 
         Raises OverlaydError.
         """
-        handle = wire.GuestManaged(guest_id)
-        request = self._attach(handle, service, join_global, False, isolation_network, dns_domain)
+        request = self._attach(
+            wire.GuestManaged(guest_id),
+            service,
+            join_global=join_global,
+            ephemeral=False,
+            isolation_network=isolation_network,
+            dns_domain=dns_domain,
+        )
         return self._ask(request, wire.GuestConfig)
 
     def attach_container_host_shared(
@@ -131,8 +144,14 @@ class ContainerCalls(Calls):
         dns_domain: str | None = None,
     ) -> str:
         """Give a process in the host's namespace an address on the global device. Raises OverlaydError."""
-        handle = wire.HostShared(process_id)
-        request = self._attach(handle, service, True, ephemeral, isolation_network, dns_domain)
+        request = self._attach(
+            wire.HostShared(process_id),
+            service,
+            join_global=True,
+            ephemeral=ephemeral,
+            isolation_network=isolation_network,
+            dns_domain=dns_domain,
+        )
         return self._ask(request, wire.Attached).ip
 
     def attach_container_hcn(
@@ -141,6 +160,7 @@ class ContainerCalls(Calls):
         service: str,
         ip: str | None = None,
         isolation_network: str | None = None,
+        *,
         dns_server: str | None = None,
         dns_domain: str | None = None,
     ) -> tuple[str, str | None]:
@@ -188,6 +208,7 @@ class ContainerCalls(Calls):
         self,
         handle: wire.AnyHandle,
         service: str,
+        *,
         join_global: bool,
         ephemeral: bool,
         isolation_network: str | None,

@@ -148,8 +148,6 @@ class OverlayManager(ServiceCalls, ContainerCalls, PeerCalls, NatCalls):
         self._change(wg_pubkey=pubkey)
         self._try(wire.SetLocalWgPubkey(pubkey))
 
-    # The node.
-
     def setup_global_overlay(self) -> None:
         """Bring up the node's global overlay; again is harmless for our daemon.
 
@@ -239,57 +237,6 @@ class OverlayManager(ServiceCalls, ContainerCalls, PeerCalls, NatCalls):
     def remove_scoped_resolver(self, zone: str) -> None:
         """macOS: undo that. Raises OverlaydError, always on Linux."""
         self._call(wire.RemoveScopedResolver(zone))
-
-    # What is remembered; nothing here asks the daemon.
-
-    @property
-    def deployment(self) -> str:
-        """The deployment's name."""
-        return self._settings.deployment
-
-    @property
-    def overlay_port(self) -> int:
-        """The UDP port of the global device."""
-        return self._settings.port
-
-    @property
-    def cluster_cidr(self) -> str:
-        """The cluster's range, as the daemon last said it, else as configured."""
-        return self._remembered.cluster_cidr
-
-    @property
-    def slice_cidr(self) -> str | None:
-        """This node's slice of it, likewise."""
-        return self._remembered.slice_cidr
-
-    @property
-    def node_ip(self) -> str | None:
-        """This node's address, once a setup has told."""
-        return self._remembered.node_ip
-
-    @property
-    def global_interface(self) -> str | None:
-        """The global device's name, from the setup until `cleanup`."""
-        return self._remembered.interface
-
-    @property
-    def has_global_transport(self) -> bool:
-        """Whether the global overlay is up, as far as this object knows."""
-        return self._remembered.interface is not None
-
-    @property
-    def dns_server_addr(self) -> str | None:
-        """The resolver, as it was given."""
-        return self._settings.dns_server_addr
-
-    @property
-    def dns_domain(self) -> str | None:
-        """The search domains, separated by spaces."""
-        return self._settings.dns_domain
-
-    def overlay_cidr(self) -> str:
-        """The cluster's range, or the default one."""
-        return self._remembered.cluster_cidr or DEFAULT_CLUSTER_CIDR
 
     def _with_nat(self) -> Self:
         nat = self._nat

@@ -59,8 +59,9 @@ class NatSettings:
             hole_punch_timeout_secs=self.hole_punch_timeout_secs,
             stun_refresh_interval_secs=self.stun_refresh_interval_secs,
             max_candidate_pairs=self.max_candidate_pairs,
-            relay_server=relay
-            and wire.Relay(relay.listen_port, relay.external_addr, relay.max_sessions, relay_credential),
+            relay_server=None
+            if relay is None
+            else wire.Relay(relay.listen_port, relay.external_addr, relay.max_sessions, relay_credential),
         )
 
 

@@ -67,7 +67,7 @@ class Session:
             return self._slot
 
 
-class _held:  # noqa: N801  (reads as a verb: with _held(lock, ...))
+class _held:
     """The lock, taken before the deadline."""
 
     def __init__(self, lock: threading.Lock, path: str, deadline: Deadline) -> None:
