@@ -1,0 +1,46 @@
+# Shared by the scripts: talk, Debian packages, the virtual environment. Sourced, not run.
+
+VENV=${ZLAYER_VENV:-$PWD/.venv}
+
+say() { printf '\033[1m== %s\033[0m\n' "$*" >&2; }
+die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
+
+# need COMMAND PACKAGE [COMMAND PACKAGE ...]: install the packages of the commands (or files) that are not there.
+need() {
+    local missing=()
+    while (($#)); do
+        if [[ $1 == /* ]]; then [[ -e $1 ]] || missing+=("$2")
+        else PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null || missing+=("$2"); fi
+        shift 2
+    done
+    ((${#missing[@]})) || return 0
+    command -v apt-get >/dev/null || { say "not a Debian system: please install ${missing[*]}"; return 1; }
+    say "installing Debian packages: ${missing[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    # policy-rc.d: a test machine's packages must not start services of their own.
+    local policy=/usr/sbin/policy-rc.d made=
+    [[ -e $policy ]] || { printf '#!/bin/sh\nexit 101\n' >$policy && chmod +x $policy && made=1; }
+    apt-get install -y -qq --no-install-recommends "${missing[@]}" >/tmp/zlayer-cni-apt.log 2>&1 ||
+        { apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}"; } \
+            >/tmp/zlayer-cni-apt.log 2>&1 || { cat /tmp/zlayer-cni-apt.log >&2; [[ -z $made ]] || rm -f $policy; return 1; }
+    [[ -z $made ]] || rm -f $policy
+}
+
+# extras GROUP...: the packages pyproject.toml pins for them, in the virtual environment.
+extras() {
+    local wanted
+    mapfile -t wanted < <("$VENV/bin/python" -I -c '
+import sys, tomllib
+project = tomllib.load(open("pyproject.toml", "rb"))["project"]
+print(*project["dependencies"], *(p for group in sys.argv[1:] for p in project["optional-dependencies"][group]), sep="\n")' "$@")
+    "$VENV/bin/python" -I - "${wanted[@]}" 2>/dev/null <<'PY' || {
+import sys
+from importlib.metadata import version
+for package in sys.argv[1:]:
+    name, _, wanted = package.partition("==")
+    assert version(name) == wanted
+PY
+        say "installing into $VENV: ${wanted[*]}"
+        "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check "${wanted[@]}"
+    }
+}
