@@ -1,0 +1,133 @@
+"""No daemon, and none may be started (`"autostart": false`): every verb says so in its own way (design 3)."""
+
+import json
+import os
+import socket
+
+import pytest
+
+from cni import delete_queue
+
+KEY = delete_queue.key(("net", "cafe01", "eth0"))
+
+
+@pytest.mark.parametrize(("command", "code"), [("ADD", 11), ("CHECK", 11), ("GC", 11), ("STATUS", 50)])
+def test_the_code_says_try_again_or_not_available(program, run_dir, conf, command, code):
+    done = program.run(command, conf(prevResult={"cniVersion": "1.1.0"}))
+    said = json.loads(done.stdout)
+    assert (done.returncode, said["code"], said["cniVersion"]) == (1, code, "1.1.0")
+    assert f"{run_dir}/cni.sock" in said["msg"]
+    assert "autostart is off" in said["msg"]
+    assert not run_dir.exists()
+
+
+def test_a_deletion_is_written_down_once_and_can_be_replayed(program, run_dir, conf):
+    for _ in range(2):
+        done = program.run("DEL", conf(), CNI_ARGS=b"K=\xff")
+        assert (done.returncode, done.stdout) == (0, b"")
+        assert KEY.encode() in done.stderr
+    ((name, body),) = delete_queue.entries(str(run_dir))
+    assert name == KEY
+    head, _, stdin = body.partition(b"\0\0")
+    magic, *lines = head.split(b"\0")
+    pairs = dict(line.split(b"=", 1) for line in lines)
+    assert (magic, stdin) == (b"zcni1", conf())
+    assert {pairs[k] for k in (b"CNI_COMMAND", b"CNI_CONTAINERID", b"CNI_IFNAME")} == {b"DEL", b"cafe01", b"eth0"}
+    assert (pairs[b"CNI_ARGS"], pairs[b"NETNS_ERROR"]) == (b"K=\xff", b"ESTALE")
+    assert int(pairs[b"QUEUED_NS"]) > 0
+    assert b"NETNS_FD" not in pairs
+
+
+def test_a_deletion_succeeds_when_there_is_no_place_for_it(program, run_dir, conf):
+    run_dir.write_text("not a directory")
+    done = program.run("DEL", conf())
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert b"garbage collection" in done.stderr
+
+
+def test_a_full_queue_does_not_fail_a_deletion(program, run_dir, conf):
+    directory = run_dir / "deletions"
+    directory.mkdir(parents=True)
+    for number in range(delete_queue.LIMIT):
+        (directory / f"{number:032x}").touch()
+    done = program.run("DEL", conf())
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert b"256" in done.stderr
+    assert len(delete_queue.names(str(run_dir))) == delete_queue.LIMIT
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "word"),
+    [
+        ({"CNI_CONTAINERID": ""}, 4, "[CNI_CONTAINERID]"),
+        ({"CNI_CONTAINERID": "", "CNI_IFNAME": ""}, 4, "[CNI_CONTAINERID,CNI_IFNAME]"),
+        ({"CNI_CONTAINERID": "a/b"}, 4, "invalid characters in containerID"),
+        ({"CNI_CONTAINERID": "abc\n"}, 4, "invalid characters in containerID"),
+        ({"CNI_IFNAME": "x" * 16}, 4, "too long"),
+        ({"CNI_IFNAME": "\u00fc" * 8}, 4, "too long"),
+        ({"CNI_IFNAME": ".."}, 4, ". or .."),
+        ({"CNI_IFNAME": "a b"}, 4, "whitespace"),
+        ({"CNI_IFNAME": "a\u00a0b"}, 4, "whitespace"),
+    ],
+)
+@pytest.mark.parametrize("autostart", [True, False])
+def test_an_invalid_call_is_refused_and_starts_nothing(program, run_dir, conf, more, code, word, autostart):
+    for command in ("ADD", "DEL"):
+        done = program.run(command, conf(autostart=autostart), **more)
+        said = json.loads(done.stdout)
+        assert (done.returncode, said["code"]) == (1, code)
+        assert word in said["msg"].replace("CNI_NETNS,", "")
+    assert not run_dir.exists()
+
+
+@pytest.mark.parametrize(
+    ("stdin", "code"),
+    [
+        (b"", 6),
+        (b"{", 6),
+        (b"[]", 6),
+        (b"null", 7),
+        (b"{}", 7),
+        (b'{"runDir":"relative","name":"a"}', 7),
+        (b'{"runDir":5,"name":"a"}', 6),
+        (b'{"autostart":"no","name":"a"}', 6),
+        (b'{"overlayd":true,"name":"a"}', 6),
+        (b'{"name":"a b","autostart":false}', 7),
+        (b"\xef\xbb\xbf{}", 6),
+        (b"[" * 100000 + b"\\u", 6),
+        (b'{"cniVersion":"9.8.7","name":"a","autostart":false}', 1),
+    ],
+)
+def test_a_configuration_that_cannot_be_is_refused(program, stdin, code):
+    done = program.run("ADD", stdin)
+    assert (done.returncode, json.loads(done.stdout)["code"], done.stderr) == (1, code, b"")
+
+
+@pytest.mark.parametrize("command", ["add", "NONSENSE", b"\xff\xfe"])
+def test_an_unknown_verb_is_code_4(program, conf, command):
+    done = program.run(None, conf(autostart=True), CNI_COMMAND=command)
+    said = json.loads(done.stdout)
+    assert (done.returncode, said["code"]) == (1, 4)
+    assert said["msg"].startswith("unknown CNI_COMMAND: ")
+
+
+def test_a_stale_socket_is_a_closed_door(program, run_dir, conf):
+    run_dir.mkdir()
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(run_dir / "cni.sock"))
+    said = json.loads(program.run("ADD", conf()).stdout)
+    assert (said["code"], "Connection refused" in said["msg"]) == (11, True)
+
+
+def test_keys_are_found_in_any_case_and_behind_escapes(program, run_dir, conf, tmp_path):
+    text = conf().replace(b'"runDir"', b'"RUN\\u0064ir"').replace(b'"autostart"', b'"AutoStart"')
+    assert program.run("DEL", text).returncode == 0
+    assert delete_queue.names(str(run_dir)) == [KEY]
+
+
+def test_the_last_of_two_equal_keys_wins(program, run_dir, tmp_path):
+    text = f'{{"name":"net","runDir":"/nowhere","autostart":false,"rundir":"{run_dir}","cniVersion":"1.0.0"}}'
+    said = json.loads(program.run("ADD", text.encode()).stdout)
+    assert said["code"] in (6, 11)  # The verbs' own judgement calls a repeated key a fault.
+    assert "/nowhere" not in said["msg"]
+    assert os.listdir(tmp_path) == ["tmp"]
