@@ -21,6 +21,7 @@ from cni.spec.environment import Call
 from cni.spec.intent import Intent, intent
 from cni.spec.request import read_request, version_of
 from cni.spec.result import merge, render, render_error
+from cni.spec.template import placeholders
 from cni.spec.types import DNS, IP, Interface, Result, Route
 
 log = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ def serve(
     """Carry out one call. Never raises: whatever goes wrong is a coded error on stdout."""
     try:
         call, conf = read_request(env, stdin)
-        said = list(conf.warnings) if call.command in ("ADD", "CHECK") else []
+        said = list(conf.warnings) if call.command in ("ADD", "CHECK", "DEL") else []
         asked = Asked(call, conf, env.get("ATTEMPT", ""), wanted)
         stdout = _verb(asked, env, netns_fd, overlay, said)
         return Spoken(0, stdout, "".join(f"zlayer-cni: {line}\n" for line in said))
@@ -111,7 +112,9 @@ def _verb(asked: Asked, env: Mapping[str, str], netns_fd: int | None, overlay: O
         keep = None if valid is None else {(each.container_id, each.ifname) for each in valid}
         said += overlay.collect(conf.name, keep)
     else:
-        overlay.ready(conf.service or conf.name, conf.mode)
+        # STATUS comes without CNI_ARGS: a service that depends on the pod cannot be known, any will do.
+        named = conf.service if conf.service and not placeholders(conf.service, "service") else conf.name
+        overlay.ready(named, conf.mode)
     return ""
 
 

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 
 import msgspec
 
+from cni.daemon import macs
 from cni.daemon.barrier import Barrier
 from cni.daemon.records import Attachment, AttachmentKey, StaticRoute
-from cni.daemon.services import Services, stable_mac
+from cni.daemon.services import Services
 from cni.daemon.state import Locks, NeedsSlot, State
 from cni.errors import AttachFailed, CleanupFailed, CniError, InterfaceExists, InvalidNetns, PoolExhausted
 from cni.host import links
@@ -153,7 +154,7 @@ class Attacher:
                 self._state.drop(request.key)
                 intent = self._with_addresses(draft, segment, request)
             if not intent.mac:
-                intent = msgspec.structs.replace(intent, mac=container_mac(intent.addresses[0].ip))
+                intent = msgspec.structs.replace(intent, mac=macs.of_address(intent.addresses[0].ip))
             self._state.save(intent)
             return intent
 
@@ -168,7 +169,7 @@ class Attacher:
             isolation=request.isolation,
             bridge=bridge,
             host_veth=request.host_veth,
-            host_mac=stable_mac(b"port\xff" + request.host_veth.encode()),
+            host_mac=macs.of_host_end(request.host_veth),
             mac=request.mac,
             addresses=(),
             routes=tuple(request.routes),
@@ -276,12 +277,4 @@ def planned_routes(attachment: Attachment) -> list[StaticRoute]:
         if via:
             plan[route.dst] = StaticRoute(route.dst, via)
     return list(plan.values())
-
-
-def container_mac(address: str) -> str:
-    """The MAC of a container without one of its own choice: it follows from its address, so that whoever gets the
-    address next answers to the neighbours' old entries too."""
-    ip = ipaddress.ip_address(address)
-    tail = ip.packed if ip.version == 4 else bytes.fromhex(stable_mac(ip.packed).replace(":", ""))[2:]
-    return "0a:58:" + tail.hex(":")
 

@@ -171,6 +171,8 @@ class OverlayService:
         for name in list(self.state.services):
             self.services.teardown(name)
         self.services.teardown_shared()
+        for address in self.state.node_addresses():
+            self.kernel.remove_node_address(address)
         self.barrier.unload()
 
     # --- start ------------------------------------------------------------------------------------------------------
@@ -178,6 +180,8 @@ class OverlayService:
     def start(self) -> None:
         """Make the node what the records say. Raises CniError, OSError when the node cannot serve."""
         self.kernel.enable_forwarding([ipaddress.ip_network(cidr).version for cidr in self.state.cidrs])
+        for address in self.state.node_addresses():
+            self.kernel.ensure_node_address(address)
         self.barrier.load()
         self.services.restore()
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cni import naming
-from cni.daemon import ipam
+from cni.daemon import ipam, macs
 from cni.daemon.barrier import Barrier
 from cni.daemon.records import Service
 from cni.daemon.state import Locks, State
@@ -69,7 +69,7 @@ class Services:
         gateways = [gateway(ipaddress.ip_network(subnet)) for subnet in service.subnets]
         self._barrier.add_bridge(service.bridge)
         try:
-            self._kernel.ensure_bridge(service.bridge, bridge_mac(service.bridge), self.mtu(), gateways)
+            self._kernel.ensure_bridge(service.bridge, macs.of_bridge(service.bridge), self.mtu(), gateways)
         except OSError as error:
             self._state.drop_service(service.name)
             self._barrier.remove_bridge(service.bridge)
@@ -143,12 +143,3 @@ def gateway(subnet: Network) -> Interface:
     """The gateway's address on the bridge, with the subnet's prefix."""
     return ipaddress.ip_interface(f"{ipam.gateway_of(subnet)}/{subnet.prefixlen}")
 
-
-def bridge_mac(name: str) -> str:
-    """A MAC of our own making that is the same every time the bridge is made: neighbours' entries stay right."""
-    return stable_mac(b"bridge\xff" + name.encode())
-
-
-def stable_mac(what: bytes) -> str:
-    """A locally administered unicast MAC that follows from `what`."""
-    return "02:" + naming.siphash13(what).to_bytes(8, "big")[:5].hex(":")

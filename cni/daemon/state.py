@@ -124,6 +124,10 @@ class State:
         ranges = [ipaddress.ip_network(c) for c in (self.node.slice_cidr, *self.cidrs) if c]
         return next(n.network_address + 1 for n in ranges if n.version == version)
 
+    def node_addresses(self) -> list[Address]:
+        """The node's own addresses, one of each family."""
+        return [self.node_address(ipaddress.ip_network(cidr).version) for cidr in self.cidrs]
+
     def update_node(self, **changes: object) -> Node:
         """Change what the node is. The ranges must not change under services that hold slots: callers check."""
         with self._lock:

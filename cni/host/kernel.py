@@ -48,6 +48,14 @@ class Kernel:
                     sysctl.ensure(f"ipv6/conf/{link.name}/accept_ra", "2")
             sysctl.ensure("ipv6/conf/all/forwarding", "1")
 
+    def ensure_node_address(self, address: links.Address) -> None:
+        """The node answers to `address` whatever bridges come and go: it is on lo, for this host alone to route."""
+        links.ensure_address(self._socket, links.LOOPBACK, ipaddress.ip_interface(address))
+
+    def remove_node_address(self, address: links.Address) -> None:
+        """lo without that address."""
+        links.remove_address(self._socket, links.LOOPBACK, ipaddress.ip_interface(address))
+
     def forwarding(self, version: int) -> bool:
         """Whether the node routes packets of this IP version now."""
         return sysctl.read("ipv4/ip_forward" if version == 4 else "ipv6/conf/all/forwarding") == "1"
