@@ -137,7 +137,7 @@ class Program:
         env = self.environment(command, **more)
         return subprocess.run(self.argv, env=env, input=stdin, capture_output=True, timeout=60, check=False)
 
-    def start(self, command: str, stdin: bytes, **options: object) -> subprocess.Popen[bytes]:
+    def start(self, command: str, given: bytes, **options: object) -> subprocess.Popen[bytes]:
         """Start one verb and hand it its stdin."""
         process = subprocess.Popen(
             self.argv,
@@ -145,7 +145,7 @@ class Program:
             **({"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options),
         )
         if process.stdin is not None:
-            process.stdin.write(stdin)
+            process.stdin.write(given)
             process.stdin.close()
             process.stdin = None
         return process

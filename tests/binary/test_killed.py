@@ -1,0 +1,171 @@
+"""A killed plugin is dead: nothing goes on for a runtime that has given up, and nothing stays of it.
+
+A runtime kills the process that it started. In the single file that is the bootloader, whose child does the work.
+"""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from cni import leftovers
+from tests.binary.conftest import program_of
+from tests.binary.fake_door import answer, opened
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes below `pid`, itself included."""
+    found = [pid]
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in task.read_text().split():
+            found += descendants(int(child))
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def wait_until(condition, seconds: float = 2.0) -> float:
+    """How long it took; fails after `seconds`."""
+    begun = time.monotonic()
+    while not condition():
+        assert time.monotonic() - begun < seconds, "it never happened"
+        time.sleep(0.001)
+    return time.monotonic() - begun
+
+
+def test_a_kill_during_the_call_is_a_hang_up(program, run_dir, conf):
+    committed, decide = threading.Event(), threading.Event()
+
+    def attach(request):
+        decide.wait(10)
+        if not request.hung_up.is_set():
+            committed.set()
+        return answer()
+
+    with opened(run_dir, attach) as door:
+        process = program.start("ADD", conf())
+        assert door.arrived.acquire(timeout=10)
+        everyone = descendants(process.pid)
+        assert len(everyone) == (2 if program.form == "single" else 1)
+        process.kill()
+        assert door.requests[0].hung_up.wait(1)
+        decide.set()
+        process.wait()
+        wait_until(lambda: not any(alive(pid) for pid in everyone))
+        time.sleep(0.05)
+        assert not committed.is_set()
+        assert len(door.requests) == 1
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.002, 0.005, 0.008, 0.011, 0.014, 0.017, 0.02, 0.025, 0.03])
+def test_a_kill_at_any_moment_leaves_no_process_and_next_to_no_directory(temporary, run_dir, conf, delay):
+    """Killed while it unpacks, the bootloader has no child yet that could tidy up; the daemon's sweep does then."""
+    program = program_of("single", temporary)
+    waiting = threading.Event()
+    with opened(run_dir, lambda _: waiting.wait(5) and None):
+        process = program.start("ADD", conf())
+        time.sleep(delay)
+        everyone = descendants(process.pid)
+        process.kill()
+        process.communicate()
+        wait_until(lambda: not any(alive(pid) for pid in everyone))
+        waiting.set()
+    for directory in temporary.iterdir():
+        os.utime(directory, (time.time() - 60, time.time() - 60))
+    leftovers.sweep((str(temporary),))
+    assert list(temporary.iterdir()) == []
+
+
+def test_a_kill_while_it_waits_for_stdin(temporary):
+    program = program_of("single", temporary)
+    reader, writer = os.pipe()
+    process = program.start("ADD", b"", stdin=reader)
+    wait_until(lambda: len(descendants(process.pid)) == 2)
+    time.sleep(0.05)
+    _, child = descendants(process.pid)
+    process.kill()
+    process.communicate()
+    wait_until(lambda: not alive(child))
+    assert list(temporary.iterdir()) == []
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_polite_end_leaves_nothing_either(temporary, run_dir, conf):
+    program = program_of("single", temporary)
+    waiting = threading.Event()
+    with opened(run_dir, lambda _: waiting.wait(5) and None) as door:
+        process = program.start("ADD", conf())
+        assert door.arrived.acquire(timeout=10)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=5)
+        assert door.requests[0].hung_up.wait(1)
+        waiting.set()
+    assert list(temporary.iterdir()) == []
+
+
+class TestSweep:
+    """What may be swept, and what must stay."""
+
+    @pytest.fixture
+    def directory(self, tmp_path):
+        def make(name: str, *files: str, age: float = 60) -> Path:
+            path = tmp_path / name
+            path.mkdir()
+            for file in files:
+                (path / file).touch()
+            os.utime(path, (time.time() - age, time.time() - age))
+            return path
+
+        return make
+
+    DEAD = "_MEI7fffffffabcdef"  # no process has that number
+
+    def test_ours(self, directory, tmp_path):
+        path = directory(self.DEAD, leftovers.MARK, leftovers.LAST, "libpython3.11.so.1.0")
+        assert leftovers.sweep((str(tmp_path),)) == [str(path)]
+        assert not path.exists()
+        assert leftovers.sweep((str(tmp_path),)) == []
+
+    def test_half_unpacked(self, directory, tmp_path):
+        path = directory(self.DEAD, "libexpat.so.1")
+        leftovers.sweep((str(tmp_path),))
+        assert not path.exists()
+
+    def test_another_programs_stays(self, directory, tmp_path):
+        path = directory(self.DEAD, leftovers.LAST, "libpython3.11.so.1.0")
+        leftovers.sweep((str(tmp_path),))
+        assert path.exists()
+
+    def test_a_fresh_one_stays(self, directory, tmp_path):
+        path = directory(self.DEAD, leftovers.MARK, age=1)
+        leftovers.sweep((str(tmp_path),))
+        assert path.exists()
+
+    def test_a_living_bootloaders_stays(self, directory, tmp_path):
+        path = directory(f"_MEI{os.getpid():08x}abcdef", leftovers.MARK, age=0)
+        os.utime(path, (time.time(), time.time()))
+        leftovers._YOUNGEST, before = -1.0, leftovers._YOUNGEST
+        try:
+            leftovers.sweep((str(tmp_path),))
+        finally:
+            leftovers._YOUNGEST = before
+        assert path.exists()
+
+    def test_the_number_of_a_later_process_does_not_protect(self, directory, tmp_path):
+        path = directory(f"_MEI{os.getpid():08x}abcdef", leftovers.MARK, age=86400 * 365)
+        leftovers.sweep((str(tmp_path),))
+        assert not path.exists()
+
+    def test_other_names_stay(self, directory, tmp_path):
+        path = directory("_MEIxyz", leftovers.MARK)
+        leftovers.sweep((str(tmp_path),))
+        assert path.exists()
