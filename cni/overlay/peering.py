@@ -81,7 +81,8 @@ def fold(cidrs: Sequence[str]) -> tuple[str, tuple[str, ...]]:
     """(the one CIDR that covers most of `cidrs` and nothing else, those it does not cover).
 
     One CIDR alone is passed on as it is written, for the daemon to judge. Of several that do not fold into one,
-    the widest of the first one's family is taken. The first part is "" if there is nothing usable.
+    the widest of the first one's family is taken, and of equals the one listed first. The first part is "" if
+    there is nothing usable.
     """
     if len(cidrs) <= 1:
         return "".join(cidrs), ()
@@ -92,7 +93,8 @@ def fold(cidrs: Sequence[str]) -> tuple[str, tuple[str, ...]]:
     # collapse_addresses wants one family, which the type checker cannot see that it gets.
     same = [network for network in parsed.values() if network.version == family]
     folded: list[Network] = list(ipaddress.collapse_addresses(same))  # type: ignore[type-var]
-    widest = max(folded, key=lambda network: network.num_addresses)
+    listed = [next(one for one in folded if _within(network, one)) for network in same]
+    widest = max(listed, key=lambda network: network.num_addresses)
     covered = {text for text, network in parsed.items() if _within(network, widest)}
     return str(widest), tuple(text for text in cidrs if text not in covered)
 

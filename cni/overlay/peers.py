@@ -62,8 +62,8 @@ class PeerCalls(Calls):
                 return
             if held is None:
                 raise _stranger(public_key, cidr)
-            if left_out := fold(held.cidrs)[1]:
-                raise _no_room(public_key, [c for c in held.cidrs if c not in left_out], left_out)
+            if fold(held.cidrs)[1]:
+                raise _no_room(public_key, self._ledger.given[key].cidrs, (cidr,))
             self._swap(conn, deadline, held, service)
 
         self._with_peers(work)

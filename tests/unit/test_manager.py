@@ -1,0 +1,634 @@
+"""`OverlayManager`: what each method sends, takes, gives, and does about a failure (contract 3.3 and 3.4)."""
+
+import threading
+
+import pytest
+from fake_overlayd import FakeOverlayd, before, hang_up, reply, silence
+
+from cni.overlay import wire
+from cni.overlay.calls import Timeouts
+from cni.overlay.client import Dialing
+from cni.overlay.errors import CodecError, DeadlinePassed, NotTaken, OverlaydError, Refused, TransportError, Unexpected
+from cni.overlay.manager import OverlayManager
+from cni.overlay.nat import NatSettings, NatSnapshot, RelayServer, StunServer, TurnServer
+from cni.overlay.peering import PeerInfo, fold
+
+KEY = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
+NO = wire.Err("no")
+ODD = wire.PrunedBridges(())
+
+
+@pytest.fixture(params=[None, "zlayer-cni/1.0"], ids=["in front of ZLayer's", "in front of ours"])
+def daemon(request, tmp_path):
+    fake = FakeOverlayd(tmp_path / "o.sock", request.param).start()
+    yield fake
+    fake.stop()
+
+
+@pytest.fixture
+def theirs(tmp_path):
+    fake = FakeOverlayd(tmp_path / "o.sock").start()
+    yield fake
+    fake.stop()
+
+
+def manager_of(fake):
+    manager = OverlayManager("prod", "42", socket=fake.path, dialing=Dialing(pause=0.01, longest_pause=0.01))
+    return manager.with_timeouts(Timeouts(5, 5))
+
+
+@pytest.fixture
+def manager(daemon):
+    manager = manager_of(daemon)
+    yield manager
+    manager.close()
+
+
+@pytest.fixture
+def plain(theirs):
+    manager = manager_of(theirs)
+    yield manager
+    manager.close()
+
+
+def test_constructors_dial_nothing_and_default_as_zlayers_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("ZLAYER_DATA_DIR", str(tmp_path))
+    manager = OverlayManager.new("prod", "42")
+    assert (manager.cluster_cidr, manager.slice_cidr, manager.overlay_port) == ("10.200.0.0/16", None, 51420)
+    assert manager.overlay_cidr() == "10.200.0.0/16"
+    assert manager._session.path == f"{tmp_path}/run/zlayer-overlayd.sock"
+    sliced = OverlayManager.with_slice("prod", "10.7.0.0/16", "10.7.0.16/28", 1234, "42")
+    assert (sliced.cluster_cidr, sliced.slice_cidr, sliced.overlay_port) == ("10.7.0.0/16", "10.7.0.16/28", 1234)
+    assert sliced.with_data_dir("/srv/z")._session.path == "/srv/z/run/zlayer-overlayd.sock"
+    assert (sliced.deployment, sliced.node_ip, sliced.has_global_transport) == ("prod", None, False)
+    assert sliced.ip_alloc_stats() == (0, "10.7.0.0")
+    assert OverlayManager("p", "i", "nonsense").ip_alloc_stats() == (0, "0.0.0.0")
+    assert OverlayManager.new("prod", "0").service_bridge_name("web") == "zl-prod-0-web-b"
+    sliced.persist_ipam_state()
+    sliced.restore_ipam_state()
+
+
+# setup
+
+
+def test_setup_tells_what_the_node_is_and_remembers_the_answer(daemon, manager):
+    manager.set_local_node_id(3)
+    assert daemon.ops() == []  # it only remembers
+    manager.with_wg_pubkey(KEY).setup_global_overlay()
+    node, key, setup, _ = daemon.asked
+    assert daemon.ops() == ["set_local_node_id", "set_local_wg_pubkey", "setup_global_overlay", "status"]
+    assert (node.node_id, key.pubkey) == (3, KEY)
+    assert setup == wire.SetupGlobalOverlay(
+        deployment="prod", instance_id="42", cluster_cidr="10.200.0.0/16", wg_port=51420
+    )
+    assert (manager.global_interface, manager.node_ip) == ("zl-prod-42-g", "10.200.0.17")
+    assert (manager.slice_cidr, manager.has_global_transport) == ("10.200.0.16/28", True)
+
+
+def test_setup_fails_fast_without_a_daemon(tmp_path):
+    manager = OverlayManager("p", "i", socket=str(tmp_path / "none"), dialing=Dialing(attempts=2, pause=0.01))
+    with pytest.raises(TransportError, match="io error"):
+        manager.setup_global_overlay()
+
+
+def test_what_setup_says_before_and_asks_after_may_fail(daemon, manager):
+    for kind in (wire.SetLocalNodeId, wire.SetLocalWgPubkey, wire.StatusRequest):
+        daemon.next(kind, reply(NO))
+    manager.with_wg_pubkey(KEY).setup_global_overlay()
+    assert (manager.global_interface, manager.node_ip) == ("zl-prod-42-g", None)
+
+
+def test_a_refused_setup_is_raised(daemon, manager):
+    daemon.next(wire.SetupGlobalOverlay, reply(NO))
+    with pytest.raises(Refused):
+        manager.setup_global_overlay()
+    assert not manager.has_global_transport
+
+
+def test_another_answer_to_setup_is_silently_fine(daemon, manager):
+    daemon.next(wire.SetupGlobalOverlay, reply(wire.Ok()))
+    daemon.next(wire.StatusRequest, reply(wire.Status(peer_count=0, service_count=0)))
+    manager.setup_global_overlay()
+    assert manager.global_interface is None
+
+
+def test_a_status_replaces_only_with_what_it_has(daemon, manager):
+    manager.setup_global_overlay()
+    thin = wire.Status(overlay_cidr="10.9.0.0/16", slice_cidr="nonsense", peer_count=0, service_count=0)
+    daemon.next(wire.StatusRequest, reply(thin))
+    manager.setup_global_overlay()
+    assert (manager.node_ip, manager.cluster_cidr, manager.slice_cidr) == (
+        "10.200.0.17", "10.9.0.0/16", "10.200.0.16/28",
+    )  # fmt: skip
+
+
+def test_cleanup_forgets_the_interface_alone(daemon, manager):
+    manager.setup_global_overlay()
+    daemon.next(wire.TeardownGlobalOverlay, reply(NO))
+    with pytest.raises(Refused):
+        manager.cleanup()
+    assert manager.has_global_transport
+    manager.cleanup()
+    assert (manager.global_interface, manager.node_ip) == (None, "10.200.0.17")
+
+
+def test_the_public_key_is_told_as_well_as_it_goes(daemon, manager):
+    daemon.next(wire.SetLocalWgPubkey, reply(NO))
+    manager.set_local_wg_pubkey(KEY)
+    manager.set_local_wg_pubkey(KEY)
+    assert daemon.ops() == ["set_local_wg_pubkey"] * 2
+
+
+# reconnecting
+
+
+def test_a_restarted_daemon_is_told_again_and_asked_again(daemon, manager):
+    manager.with_node_id(3).with_wg_pubkey(KEY).setup_global_overlay()
+    first = daemon.asked[2]
+    daemon.restart()
+    daemon.ops()
+    assert manager.setup_service_overlay("web").name == "zl-prod-42-web-b"
+    assert daemon.asked[2] == first
+    assert daemon.ops() == [
+        "set_local_node_id", "set_local_wg_pubkey", "setup_global_overlay", "setup_service_overlay",
+    ]  # fmt: skip
+
+
+def test_the_setup_done_again_is_the_original_one(daemon, manager):
+    manager.setup_global_overlay()
+    original = daemon.asked[1]
+    assert original.slice_cidr is None
+    assert manager.slice_cidr == "10.200.0.16/28"
+    daemon.next(wire.NatTick, hang_up)
+    manager.nat_maintenance_tick()
+    assert [r for r in daemon.asked if isinstance(r, wire.SetupGlobalOverlay)] == [original, original]
+
+
+def test_telling_again_goes_as_well_as_it_goes(daemon, manager):
+    manager.setup_global_overlay()
+    daemon.next(wire.NatTick, hang_up)
+    for kind in (wire.SetLocalNodeId, wire.SetupGlobalOverlay):
+        daemon.next(kind, reply(NO))
+    manager.nat_maintenance_tick()
+    assert manager.global_interface == "zl-prod-42-g"
+
+
+@pytest.mark.parametrize("how", ["never set up", "cleaned up"])
+def test_nothing_is_told_again_where_no_interface_is_remembered(daemon, manager, how):
+    if how == "cleaned up":
+        manager.setup_global_overlay()
+        manager.cleanup()
+    daemon.ops()
+    daemon.next(wire.NatTick, hang_up)
+    manager.nat_maintenance_tick()
+    assert daemon.ops() == ["nat_tick", "nat_tick"]
+
+
+# services
+
+
+@pytest.mark.parametrize("mode", ["auto", "shared", "dedicated", "isolated"])
+def test_setting_up_a_service(daemon, manager, mode):
+    info = manager.setup_service_overlay("web", mode)
+    assert (info.name, info.mode) == ("zl---web-b", {"isolated": "auto"}.get(mode, mode))
+    assert daemon.asked == [wire.SetupServiceOverlay("web", mode)]
+
+
+def test_a_name_alone_is_taken_with_the_mode_asked_for(daemon, manager):
+    daemon.next(wire.SetupServiceOverlay, reply(wire.BridgeName("br")))
+    assert manager.setup_service_overlay("web", "isolated") == wire.ServiceOverlay("br", "isolated")
+
+
+def test_tearing_a_service_down_never_raises(daemon, manager):
+    daemon.next(wire.TeardownServiceOverlay, reply(NO))
+    manager.teardown_service_overlay("web")
+    manager.teardown_service_overlay("web")
+    assert daemon.ops() == ["teardown_service_overlay"] * 2
+
+
+def test_pruning(daemon, manager):
+    manager.setup_service_overlay("a")
+    manager.setup_service_overlay("b")
+    assert manager.prune_orphan_bridges(["zl---a-b"]) == ["zl---b-b"]
+    for answer in (NO, wire.Ok()):
+        daemon.next(wire.PruneOrphanBridges, reply(answer))
+        assert manager.prune_orphan_bridges([]) == []
+
+
+def test_counting_services(daemon, manager):
+    manager.setup_service_overlay("a")
+    assert manager.service_count() == manager.service_bridge_count() == 1
+    for answer in (NO, wire.Ok()):
+        daemon.next(wire.StatusRequest, reply(answer))
+        assert manager.service_count() == 0
+
+
+def test_leases(daemon, manager):
+    address = manager.allocate_ip("web", True)
+    manager.release_ip(address)
+    assert daemon.asked == [wire.AllocateIp("web", True), wire.ReleaseIp(address)]
+
+
+# containers
+
+
+def test_attaching_by_pid(daemon, manager):
+    manager.setup_service_overlay("web")
+    daemon.ops()
+    assert manager.attach_container(4242, "web", True, True, "", dns_domain="x") == "10.200.5.2"
+    assert manager.attach_container(4243, "web") == "10.200.5.3"
+    assert daemon.asked == [
+        wire.AttachContainer(wire.LinuxPid(4242), "web", True, True, "", None, "x"),
+        wire.AttachContainer(wire.LinuxPid(4243), "web", False, False),
+    ]
+    manager.detach_container(4242)
+    manager.detach_container(4242)
+    assert daemon.asked[2:] == [wire.DetachContainer(wire.LinuxPid(4242))] * 2
+
+
+def test_an_attach_names_the_cached_resolver_without_its_port(daemon, manager):
+    manager.setup_service_overlay("web")
+    manager.with_dns_config("10.200.0.17:53", "prod.overlay.local overlay.local")
+    assert (manager.dns_server_addr, manager.dns_domain) == ("10.200.0.17:53", "prod.overlay.local overlay.local")
+    daemon.ops()
+    manager.attach_container(1, "web")
+    manager.attach_container(1, "web", dns_domain="mine")
+    manager.attach_container_guest("vm-1", "web", True)
+    manager.attach_container_host_shared("web-0", "web", True, "net")
+    manager.attach_container_hcn("c", "web", "10.200.0.20", dns_server="10.0.0.1", dns_domain="w")
+    manager.attach_container_hcn("c", "web")
+    dns = [(r.dns_server, r.dns_domain) for r in daemon.asked]
+    cached = ("10.200.0.17", "prod.overlay.local overlay.local")
+    assert dns == [cached, ("10.200.0.17", "mine"), cached, cached, ("10.0.0.1", "w"), cached]
+    assert [r.join_global for r in daemon.asked] == [False, False, True, True, False, False]
+    assert [r.ephemeral for r in daemon.asked] == [False, False, False, True, False, False]
+    manager.set_dns_config("[fd00::1]:53", None)
+    manager.attach_container(1, "web")
+    assert (daemon.asked[-1].dns_server, daemon.asked[-1].dns_domain) == ("fd00::1", None)
+    with pytest.raises(CodecError, match="DNS server"):
+        manager.set_dns_config("resolver.local:53", None)
+
+
+def test_a_guest_gets_its_configuration(daemon, manager):
+    config = manager.attach_container_guest("vm-1", "web", isolation_network="n")
+    assert (config.overlay_ip, config.prefix_len) == ("10.200.5.2", 26)
+    assert daemon.asked == [wire.AttachContainer(wire.GuestManaged("vm-1"), "web", False, False, "n")]
+    manager.detach_container_guest("vm-1")
+
+
+@pytest.mark.parametrize("name", ["detach_container_guest", "detach_container_host_shared"])
+def test_only_ok_ends_a_guest_or_host_process(daemon, manager, name):
+    daemon.next(wire.DetachContainer, reply(ODD))
+    with pytest.raises(Unexpected, match=r"^overlayd DetachContainer returned unexpected response: PrunedBridges"):
+        getattr(manager, name)("x")
+    daemon.next(wire.DetachContainer, reply(ODD))
+    manager.detach_container(1)  # by PID any answer does
+
+
+def test_windows_containers_are_kept_until_detached(daemon, manager):
+    manager.setup_service_overlay("web")
+    daemon.ops()
+    assert manager.attach_container_hcn("ctr", "web", "10.200.0.20") == ("10.200.5.2", "aabb-01")
+    assert dict(manager.hcn_attachments) == {"aabb-01": ("web", "10.200.5.2")}
+    daemon.next(wire.DetachContainer, reply(NO))
+    with pytest.raises(Refused):
+        manager.detach_container_hcn("aabb-01")
+    assert manager.hcn_attachments
+    manager.detach_container_hcn("aabb-01")
+    assert not manager.hcn_attachments
+    assert daemon.asked[0].handle == wire.WindowsContainer("ctr", "10.200.0.20")
+    assert daemon.asked[-1] == wire.DetachContainer(wire.WindowsContainer("aabb-01"))
+
+
+def test_a_refused_attach_says_what_the_daemon_said(manager):
+    with pytest.raises(Refused) as caught:
+        manager.attach_container(7, "nosuch")
+    assert caught.value.message == "no service bridge for service nosuch; call setup_service_overlay() first"
+    assert caught.value.code == 100
+
+
+SHAPED = [
+    ("setup_service_overlay", ("web",), wire.SetupServiceOverlay),
+    ("attach_container", (1, "web"), wire.AttachContainer),
+    ("attach_container_guest", ("vm", "web"), wire.AttachContainer),
+    ("attach_container_host_shared", ("p", "web"), wire.AttachContainer),
+    ("attach_container_hcn", ("c", "web"), wire.AttachContainer),
+    ("allocate_ip", ("web",), wire.AllocateIp),
+    ("mint_edge_peer", ("e", 60, "1.2.3.4:51420"), wire.MintEdgePeer),
+    ("revoke_edge_peer", ("e",), wire.RevokeEdgePeer),
+    ("list_edge_peers", (), wire.ListEdgePeers),
+    ("status", (), wire.StatusRequest),
+]
+ANY = [
+    ("detach_container", (1,), wire.DetachContainer),
+    ("detach_container_hcn", ("g",), wire.DetachContainer),
+    ("release_ip", ("10.0.0.1",), wire.ReleaseIp),
+    ("register_dns", ("web", "10.0.0.1"), wire.RegisterDns),
+    ("unregister_dns", ("web",), wire.UnregisterDns),
+    ("write_scoped_resolver", ("z", "10.0.0.1", 53), wire.WriteScopedResolver),
+    ("remove_scoped_resolver", ("z",), wire.RemoveScopedResolver),
+    ("nat_maintenance_tick", (), wire.NatTick),
+    ("cleanup", (), wire.TeardownGlobalOverlay),
+    ("remove_service_peer", ("web", KEY), wire.RemovePeer),
+    ("remove_global_peer", (KEY,), wire.RemovePeer),
+    ("shutdown", (), wire.Shutdown),
+]
+
+
+@pytest.mark.parametrize(("name", "args", "kind"), SHAPED + ANY, ids=lambda v: v if isinstance(v, str) else "")
+def test_a_refusal_and_a_broken_daemon_are_raised(daemon, manager, name, args, kind):
+    daemon.next(kind, reply(NO))
+    with pytest.raises(Refused, match=r"^overlayd: overlay engine error: no$"):
+        getattr(manager, name)(*args)
+    for _ in range(2):
+        daemon.next(kind, hang_up)
+    with pytest.raises(TransportError):
+        getattr(manager, name)(*args)
+    assert len([r for r in daemon.asked if isinstance(r, kind)]) == 3
+
+
+@pytest.mark.parametrize(("name", "args", "kind"), SHAPED, ids=lambda v: v if isinstance(v, str) else "")
+def test_an_answer_of_the_wrong_shape_is_raised(daemon, manager, name, args, kind):
+    daemon.next(kind, reply(ODD))
+    op = kind.__name__.removesuffix("Request")
+    with pytest.raises(Unexpected, match=f"^overlayd {op} returned unexpected response: "):
+        getattr(manager, name)(*args)
+
+
+@pytest.mark.parametrize(("name", "args", "kind"), ANY, ids=lambda v: v if isinstance(v, str) else "")
+def test_any_answer_does_where_nothing_is_given(daemon, manager, name, args, kind):
+    daemon.next(kind, reply(ODD))
+    getattr(manager, name)(*args)
+
+
+def test_a_daemon_that_hangs_is_given_up_on(daemon, manager):
+    manager.with_timeouts(Timeouts(call=0.2))
+    daemon.next(wire.AttachContainer, silence)
+    with pytest.raises(DeadlinePassed, match=r"did not answer AttachContainer within 0\.2 s"):
+        manager.attach_container(1, "web")
+    manager.detach_container(1)
+    assert daemon.ops() == ["attach_container", "detach_container"]
+
+
+def test_events_are_handed_on(daemon):
+    heard = []
+    manager = OverlayManager("p", "i", socket=daemon.path, on_event=heard.append)
+    event = wire.NatEndpointChanged(KEY, "1.2.3.4:5")
+    daemon.next(wire.StatusRequest, before(wire.Status(peer_count=0, service_count=0), event))
+    manager.status()
+    assert heard == [event]
+
+
+def test_after_a_shutdown_the_next_call_dials(daemon, manager):
+    manager.shutdown()
+    assert daemon.ops() == ["shutdown"]
+    assert manager.service_count() == 0
+    assert daemon.accepted == 2
+
+
+# edge peers, names, resolvers
+
+
+def test_edge_peers(daemon, manager):
+    config = manager.mint_edge_peer("ci", 600, "edge.example.net:51420", ["web"])
+    assert (config.name, config.version) == ("ci", 1)
+    (edge,) = manager.list_edge_peers()
+    assert edge.name == "ci"
+    manager.revoke_edge_peer("ci")
+    manager.revoke_edge_peer("ci")
+    assert manager.list_edge_peers() == []
+    assert daemon.asked[0].allow == ("web",)
+
+
+def test_scoped_resolvers_are_macos_only(manager):
+    with pytest.raises(Refused, match="macOS-only"):
+        manager.write_scoped_resolver("overlay.local", "10.200.0.17", 15353)
+    with pytest.raises(Refused, match="macOS-only"):
+        manager.remove_scoped_resolver("overlay.local")
+
+
+# NAT
+
+
+def test_nat_is_on_unless_configured_off(daemon, manager):
+    assert manager.nat_enabled()
+    assert manager.start_nat_traversal()
+    manager.nat_maintenance_tick()
+    assert daemon.ops() == ["nat_tick"]
+    manager.with_nat_config(NatSettings(enabled=False))
+    assert not manager.start_nat_traversal()
+    manager.nat_maintenance_tick()
+    assert manager.nat_status_snapshot() == NatSnapshot()
+    assert daemon.ops() == []
+
+
+def test_a_snapshot_leaves_out_what_cannot_be_used(daemon, manager):
+    good = wire.Candidate("server-reflexive", "[2001:db8::5]:3478", 1)
+    bad = [wire.Candidate("host", "nowhere", 1), wire.Candidate("carrier-pigeon", "1.2.3.4:5", 1)]
+    peers = (wire.NatPeer("k", "relayed"), wire.NatPeer("anything", "whatever", "else"))
+    daemon.next(wire.NatStatusRequest, reply(wire.NatStatus((good, *bad), peers, 99)))
+    assert manager.nat_status_snapshot() == NatSnapshot((good,), peers, 99)
+    for answer in (NO, wire.Ok()):
+        daemon.next(wire.NatStatusRequest, reply(answer))
+        assert manager.nat_status_snapshot() == NatSnapshot()
+
+
+def test_the_nat_configuration_is_sent_without_labels(daemon, manager):
+    nat = NatSettings(
+        stun_servers=(StunServer("stun.example.net:3478", "home"),),
+        turn_servers=(TurnServer("turn.example.net:3478", "u", "p", "eu"),),
+        hole_punch_timeout_secs=15,
+        relay_server=RelayServer(3478, "198.51.100.4:3478", 100),
+    )
+    manager.with_nat_config(nat).with_relay_credential("secret").setup_global_overlay()
+    sent = daemon.asked[1].nat
+    assert sent == wire.NatConfig(
+        enabled=True,
+        stun_servers=("stun.example.net:3478",),
+        turn_servers=(wire.Turn("turn.example.net:3478", "u", "p"),),
+        hole_punch_timeout_secs=15,
+        relay_server=wire.Relay(3478, "198.51.100.4:3478", 100, "secret"),
+    )
+    manager.with_relay_credential(" \t").setup_global_overlay()
+    assert daemon.asked[-2].nat.relay_server.auth_credential is None
+    manager.with_relay_credential("secret").with_nat_config(NatSettings()).setup_global_overlay()
+    assert daemon.asked[-2].nat.relay_server is None
+    manager.with_nat_config(None).setup_global_overlay()
+    assert daemon.asked[-2].nat is None
+
+
+# peers
+
+
+def test_our_daemon_is_sent_what_zlayers_client_sends(tmp_path):
+    daemon = FakeOverlayd(tmp_path / "o.sock", "zlayer-cni/1.0").start()
+    manager = manager_of(daemon)
+    peer = PeerInfo(KEY, "203.0.113.7:51420", "10.200.0.17/32", 25.9)
+    candidates = [wire.Candidate("host", "192.168.1.5:51420", 100)]
+    manager.add_global_peer(peer, candidates)
+    manager.add_service_peer("db", peer, "10.200.9.0/26")
+    manager.add_allowed_ip(KEY, "10.9.0.0/26")
+    manager.remove_allowed_ip(KEY, "10.9.0.0/26")
+    manager.remove_service_peer("db", KEY)
+    scope = wire.ServiceScope("db")
+    assert daemon.asked == [
+        wire.StatusRequest(),
+        wire.AddPeer(KEY, "203.0.113.7:51420", "10.200.0.17/32", 25, tuple(candidates), wire.GlobalScope()),
+        wire.AddPeer(KEY, "203.0.113.7:51420", "10.200.0.17/32", 25, (), scope),
+        wire.AddAllowedIp(KEY, "10.200.9.0/26", scope),
+        wire.AddAllowedIp(KEY, "10.9.0.0/26"),
+        wire.RemoveAllowedIp(KEY, "10.9.0.0/26"),
+        wire.RemovePeer(KEY, scope),
+    ]
+    manager.close()
+    daemon.stop()
+
+
+def test_the_first_failure_of_a_service_peer_is_raised_without_going_back(tmp_path):
+    daemon = FakeOverlayd(tmp_path / "o.sock", "zlayer-cni/1.0").start()
+    manager = manager_of(daemon)
+    daemon.next(wire.AddAllowedIp, reply(NO))
+    with pytest.raises(Refused):
+        manager.add_service_peer("db", PeerInfo(KEY, "1.2.3.4:5", "10.200.9.1/32"), "10.200.9.0/26")
+    assert ("db", KEY) in daemon.peers
+    manager.close()
+    daemon.stop()
+
+
+def peer(allowed="10.200.0.17/32"):
+    return PeerInfo(KEY, "203.0.113.7:51420", allowed)
+
+
+def test_a_zlayer_daemon_never_sees_a_key_twice(theirs, plain):
+    for allowed in ("10.200.0.17/32", "10.200.0.18/32"):
+        plain.add_global_peer(peer(allowed))
+    plain.add_service_peer("db", peer("10.200.9.1/32"), "10.200.9.0/26")
+    plain.add_service_peer("db", peer("10.200.9.1/32"), "10.200.9.0/26")
+    assert not theirs.wedged
+    assert theirs.peers == {(None, KEY): ["10.200.0.18/32"], ("db", KEY): ["10.200.9.0/26"]}
+    assert theirs.ops() == ["status"] + ["remove_peer", "add_peer"] * 4
+
+
+def test_a_second_program_does_not_see_a_key_twice_either(theirs, plain):
+    plain.add_global_peer(peer())
+    other = manager_of(theirs)
+    other.add_global_peer(peer("10.200.0.99/32"))
+    assert theirs.peers == {(None, KEY): ["10.200.0.99/32"]}
+    other.close()
+
+
+def test_allowed_ips_are_folded_into_the_one_there_is_room_for(theirs, plain):
+    plain.add_global_peer(peer("10.200.9.0/27, 10.200.9.32/27"))
+    assert theirs.peers[None, KEY] == ["10.200.9.0/26"]
+    plain.add_allowed_ip(KEY, "10.200.9.64/26")
+    assert theirs.peers[None, KEY] == ["10.200.9.0/25"]
+    plain.remove_allowed_ip(KEY, "10.200.9.64/26")
+    assert theirs.peers[None, KEY] == ["10.200.9.0/26"]
+    plain.remove_allowed_ip(KEY, "10.200.9.64/26")  # not there any more: nothing to do
+    plain.remove_allowed_ip(KEY, "10.200.9.0/27")
+    plain.remove_allowed_ip(KEY, "10.200.9.32/27")
+    assert (None, KEY) not in theirs.peers
+    plain.add_allowed_ip(KEY, "10.200.9.0/26")
+    assert theirs.peers[None, KEY] == ["10.200.9.0/26"]
+    assert not theirs.wedged
+
+
+def test_what_has_no_room_is_said_plainly(theirs, plain):
+    with pytest.raises(NotTaken, match="takes one CIDR per peer") as caught:
+        plain.add_global_peer(peer("10.200.0.17/32,10.200.9.0/26,nonsense"))
+    assert caught.value.left_out == ("10.200.0.17/32", "nonsense")
+    assert theirs.peers[None, KEY] == ["10.200.9.0/26"]
+    with pytest.raises(NotTaken) as caught:
+        plain.add_allowed_ip(KEY, "10.77.0.0/26")
+    assert caught.value.left_out == ("10.77.0.0/26",)
+    assert theirs.peers[None, KEY] == ["10.200.9.0/26"]
+    assert not theirs.wedged
+
+
+def test_a_peer_given_by_somebody_else_is_left_alone(theirs, plain):
+    theirs.peers[None, KEY] = ["10.200.0.17/32"]
+    for change in (plain.add_allowed_ip, plain.remove_allowed_ip):
+        with pytest.raises(NotTaken, match="not given by this program"):
+            change(KEY, "10.200.0.17/32")
+    assert theirs.ops() == ["status"]
+
+
+def test_candidates_are_not_given_to_a_zlayer_daemon(theirs, plain, caplog):
+    plain.add_global_peer(peer(), [wire.Candidate("host", "192.168.1.5:51420", 100)])
+    assert theirs.asked[-1].candidates == ()
+    assert "NAT candidates were not given" in caplog.text
+
+
+def test_where_the_removal_fails_nothing_is_added(theirs, plain):
+    plain.add_global_peer(peer())
+    theirs.ops()
+    theirs.next(wire.RemovePeer, reply(NO))
+    with pytest.raises(Refused):
+        plain.add_global_peer(peer())
+    assert theirs.ops() == ["remove_peer"]
+
+
+@pytest.mark.parametrize("kind", [wire.AddPeer, wire.RemovePeer, wire.StatusRequest])
+def test_a_connection_that_breaks_between_does_not_repeat_an_add_alone(theirs, plain, kind):
+    """Not even when the daemon did what it was asked before it hung up."""
+
+    def do_and_hang_up(sock, id_):
+        theirs._do(theirs.asked[-1])
+        hang_up(sock, id_)
+
+    theirs.next(kind, do_and_hang_up)
+    plain.add_global_peer(peer())
+    assert not theirs.wedged
+    assert theirs.peers == {(None, KEY): ["10.200.0.17/32"]}
+
+
+def test_threads_that_change_one_peer_do_not_wedge_the_daemon(theirs, plain):
+    threads = [threading.Thread(target=plain.add_global_peer, args=(peer(f"10.0.0.{n}/32"),)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not theirs.wedged
+    assert len(theirs.peers) == 1
+
+
+def test_a_daemon_whose_status_fails_is_taken_for_zlayers(theirs, plain):
+    theirs.next(wire.StatusRequest, reply(NO))
+    theirs.server = "zlayer-cni/1.0"
+    plain.add_global_peer(peer())
+    assert theirs.ops() == ["status", "remove_peer", "add_peer"]
+
+
+def test_the_daemon_is_asked_who_it_is_on_every_new_connection(theirs, plain):
+    plain.add_global_peer(peer())
+    theirs.stop()
+    theirs.forget()
+    theirs.server = "zlayer-cni/1.0"
+    theirs.start()
+    theirs.ops()
+    plain.add_global_peer(peer("10.0.0.1/32,10.77.0.1/32"))
+    assert theirs.ops() == ["status", "add_peer"]
+
+
+@pytest.mark.parametrize(
+    ("cidrs", "one", "left"),
+    [
+        ([], "", ()),
+        (["what you like"], "what you like", ()),
+        (["10.0.0.0/26", "10.0.0.9/32"], "10.0.0.0/26", ()),
+        (["10.0.0.9", "10.0.0.8"], "10.0.0.8/31", ()),
+        (["10.0.0.5/26", "10.0.0.64/26"], "10.0.0.0/25", ()),
+        (["10.0.0.64/26", "10.0.0.128/26"], "10.0.0.64/26", ("10.0.0.128/26",)),
+        (["10.0.0.128/26", "10.0.0.64/26"], "10.0.0.128/26", ("10.0.0.64/26",)),
+        (["10.0.0.0/26", "fd00::/64"], "10.0.0.0/26", ("fd00::/64",)),
+        (["fd00::/64", "fd00:0:0:1::/64", "10.0.0.0/8"], "fd00::/63", ("10.0.0.0/8",)),
+        (["x", "y"], "", ("x", "y")),
+    ],
+)
+def test_folding(cidrs, one, left):
+    assert fold(cidrs) == (one, left)
+
+
+def test_every_failure_is_an_overlayd_error():
+    for kind in (Refused, Unexpected, TransportError, DeadlinePassed, NotTaken):
+        assert issubclass(kind, OverlaydError)
