@@ -10,15 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from cni.daemon import fence_elements as elements
-from cni.daemon.fence_rules import (
-    NETWORK_SETS,
-    SETS,
-    Chain,
-    bridge_chains,
-    declare,
-    inet_chains,
-    network_chains,
-)
+from cni.daemon.fence_bridge import bridge_chains
+from cni.daemon.fence_inet import inet_chains
+from cni.daemon.fence_rules import NETWORK_SETS, SETS, Chain, declare, network_chains
 from cni.daemon.fence_values import TABLE, Bridge, Node, Port, chain_of
 
 FAMILIES = ("bridge", "inet")
@@ -50,8 +44,12 @@ def create_network(network: str) -> str:
 
 def forget_network(network: str) -> str:
     """Away with the chains and sets of a network without members. Idempotent; refused (EBUSY) while it has any."""
-    name = chain_of(network)
-    lines = _network_sets(network) + declare([Chain(c.family, c.name, "", ()) for c in network_chains(network)])
+    return forget_chain(chain_of(network))
+
+
+def forget_chain(name: str) -> str:
+    """`forget_network`, by the network's chain."""
+    lines = _named_sets(name) + declare([Chain(family, name, "", ()) for family in FAMILIES])
     lines += [f"delete chain {family} {TABLE} {name}" for family in FAMILIES]
     lines += [f"delete set {family} {TABLE} {name}_{stem}" for family, stem, _ in NETWORK_SETS]
     return "\n".join(lines) + "\n"
@@ -100,7 +98,10 @@ def uninstall() -> str:
 
 
 def _network_sets(network: str | None) -> list[str]:
-    name = chain_of(network)
+    return _named_sets(chain_of(network))
+
+
+def _named_sets(name: str) -> list[str]:
     return [f"add set {family} {TABLE} {name}_{stem} {{ type {of}; }}" for family, stem, of in NETWORK_SETS]
 
 

@@ -21,7 +21,7 @@ from cni.errors import FenceFailed
 from cni.host import netns, nft_elements
 
 SONAME = "libnftables.so.1"
-_JSON_OUTPUT = 1 << 4  # NFT_CTX_OUTPUT_JSON (nftables/libnftables.h)
+_JSON_OUTPUT, _TERSE = 1 << 4, 1 << 11  # NFT_CTX_OUTPUT_... (nftables/libnftables.h)
 
 
 class NftError(FenceFailed):
@@ -64,7 +64,7 @@ class Nft:
         elements = nft_elements.parse(text)
         with self._lock:
             if elements is None:
-                self._call(text, json_output=False)
+                self._call(text)
             else:
                 self._change(elements)
 
@@ -77,21 +77,36 @@ class Nft:
         except (ValueError, OSError) as error:
             raise NftError("nftables could not be told a change", str(error)) from error
 
-    def list_table(self, family: str, name: str) -> dict[str, Any] | None:
+    def absent(self, text: str) -> list[str]:
+        """Those lines of an element text (`add element ...`) that are not in force; a missing table misses them all.
+
+        The cost does not grow with what else there is. Raises NftError, and for any other text ValueError.
+        """
+        elements = nft_elements.parse(text)
+        if elements is None:
+            raise ValueError("not a text of elements")
+        with self._lock:
+            self._ensure_open()
+            try:
+                return [e.line for e in elements if not e.destroy and not self._elements.has(e)]
+            except OSError as error:
+                raise NftError("nftables could not be read", str(error)) from error
+
+    def list_table(self, family: str, name: str, *, terse: bool = False) -> dict[str, Any] | None:
         """The table as libnftables-json(5) has it, counters included; None if there is no such table.
 
-        Raises NftError for any other refusal.
+        `terse` leaves the elements of sets out. Raises NftError for any other refusal.
         """
-        return self._list(f"list table {family} {name}")
+        return self._list(f"list table {family} {name}", _TERSE if terse else 0)
 
     def list_base_chains(self) -> dict[str, Any]:
         """Every chain of every table on the machine (`list chains`): who else filters here. Raises NftError."""
         return self._list("list chains") or {"nftables": []}
 
-    def _list(self, command: str) -> dict[str, Any] | None:
+    def _list(self, command: str, flags: int = 0) -> dict[str, Any] | None:
         with self._lock:
             try:
-                answer = self._call(command, json_output=True)
+                answer = self._call(command, _JSON_OUTPUT | flags)
             except NftError as error:
                 if "No such file or directory" in error.details:
                     return None
@@ -99,9 +114,9 @@ class Nft:
         listing: dict[str, Any] = json.loads(answer) if answer.strip() else {"nftables": []}
         return listing
 
-    def _call(self, text: str, *, json_output: bool) -> str:
+    def _call(self, text: str, flags: int = 0) -> str:
         self._ensure_open()
-        self._lib.nft_ctx_output_set_flags(self._ctx, _JSON_OUTPUT if json_output else 0)
+        self._lib.nft_ctx_output_set_flags(self._ctx, flags)
         with self._at_home():
             refused = self._lib.nft_run_cmd_from_buffer(self._ctx, text.encode())
         output: bytes = self._lib.nft_ctx_get_output_buffer(self._ctx) or b""

@@ -22,12 +22,13 @@ import struct
 from dataclasses import dataclass
 
 FAMILIES = {"inet": 1, "ip": 2, "arp": 3, "netdev": 5, "bridge": 7, "ip6": 10}
-NEWSETELEM, DELSETELEM, DESTROYSETELEM = 12, 14, 30  # enum nf_tables_msg_types
+NEWSETELEM, GETSETELEM, DELSETELEM, DESTROYSETELEM = 12, 13, 14, 30  # enum nf_tables_msg_types
 _VERDICTS = {"drop": 0, "accept": 1, "jump": -3, "goto": -4}
 
 _SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
 _BEGIN, _END = 0x10, 0x11
 _REQUEST, _ACK, _CREATE = 0x1, 0x4, 0x400
+_ERROR = 2  # NLMSG_ERROR
 _NESTED = 0x8000
 _SOL_NETLINK, _CAP_ACK, _EXT_ACK, _SNDBUFFORCE = 270, 10, 11, 32
 _IFNAME = 16
@@ -132,6 +133,24 @@ class Elements:
             self._destroys = False
         return self._apply_without_destroy(elements)
 
+    def has(self, element: Element) -> bool:
+        """Whether the element is in force, a map's with its verdict. Raises Refused for anything but "not there"."""
+        body = _for(FAMILIES[element.family]) + _body(GETSETELEM, element)
+        self._socket.send(_message(_SUBSYSTEM << 8 | GETSETELEM, _ACK, 1, body))
+        code, answer = 0, b""
+        while True:
+            try:
+                data = self._socket.recv(1 << 16, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                break
+            if _HEADER.unpack_from(data)[1] == _ERROR:
+                code = code or -int.from_bytes(data[16:20], "little", signed=True)
+            else:
+                answer += data
+        if code not in (0, errno.ENOENT):
+            raise Refused(code, element.line)
+        return not code and (not element.verdict or _verdict(element) in answer)
+
     def _apply_without_destroy(self, elements: list[Element]) -> None:
         """For Linux before 6.3: leave out what is not there, and take out of the way only what is in the way."""
         added = {e.place for e in elements if not e.destroy}
@@ -179,7 +198,7 @@ class Elements:
             while len(data) >= 20:
                 size, kind, _, seq, _ = _HEADER.unpack_from(data)
                 code = -int.from_bytes(data[16:20], "little", signed=True)
-                if kind == 2 and code:
+                if kind == _ERROR and code:
                     errors[seq - 1] = code
                 data = data[(size + 3) & ~3 :]
 
@@ -196,16 +215,18 @@ def _raise_first(errors: dict[int, int], elements: list[Element]) -> None:
 def _body(kind: int, element: Element) -> bytes:
     content = _attr(1 | _NESTED, _attr(1, pack_key(element.key)))
     if element.verdict and kind == NEWSETELEM:
-        verdict = _attr(1, struct.pack(">i", _VERDICTS[element.verdict]))
-        if element.chain:
-            verdict += _attr(2, element.chain.encode() + b"\0")
-        content += _attr(2 | _NESTED, _attr(2 | _NESTED, verdict))
+        content += _attr(2 | _NESTED, _attr(2 | _NESTED, _verdict(element)))
     elements = _attr(1 | _NESTED, content)
     return (
         _attr(1, element.table.encode() + b"\0")
         + _attr(2, element.set.encode() + b"\0")
         + _attr(3 | _NESTED, elements)
     )
+
+
+def _verdict(element: Element) -> bytes:
+    code = _attr(1, struct.pack(">i", _VERDICTS[element.verdict]))
+    return code + (_attr(2, element.chain.encode() + b"\0") if element.chain else b"")
 
 
 def _attr(kind: int, value: bytes) -> bytes:

@@ -1,0 +1,139 @@
+"""The one thing we write outside our tables: a chain and a jump in iptables' filter table.
+
+On a host whose FORWARD policy denies (Docker, ufw), no table of ours can let a container's packet through; only a rule
+in that table can. So one chain accepts what comes from or goes to our devices with an overlay address, and one jump
+leads to it from the top of FORWARD. By interface and address both: an overlay address on the uplink is nobody's.
+By the devices' prefix, so that it is written once. It opens nothing the fence closes: a drop in any table is final.
+
+Written through `iptables` and `ip6tables`, whichever kind (nft or legacy) the host uses for its own rules; where there
+is none, there is no such policy to overrule.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import ip_network
+from typing import Any
+
+from cni.errors import FenceFailed
+
+CHAIN = "ZLAYER-CNI"
+DEVICES = ("zl-+",)  # every bridge and WireGuard device of ours (contract, 4.2)
+_COMMENT = "zlayer-cni: containers of the overlay"
+_WAIT = "5"  # seconds for the lock that every iptables on the machine takes
+
+
+class IptablesError(FenceFailed):
+    """iptables refused; `details` is what it said."""
+
+
+def forward_rules(cluster: str, devices: Sequence[str] = DEVICES) -> list[str]:
+    """The chain's rules for one family: what enters or leaves the overlay's devices with an overlay address.
+
+    `devices` as iptables has them: `+` at the end is any rest. Pure.
+    """
+    cluster, rules = str(ip_network(cluster)), []
+    for device in devices:
+        rules.append(f"-A {CHAIN} -s {cluster} -i {device} -j ACCEPT")
+        rules.append(f"-A {CHAIN} -d {cluster} -o {device} -j ACCEPT")
+    return rules
+
+
+def ensure_forward_accept(clusters: Iterable[str], devices: Sequence[str] = DEVICES) -> bool:
+    """Make the chain and the jump so in each family of `clusters`; whether anything had to be written.
+
+    Safe to repeat; a host without iptables is left alone. Raises IptablesError.
+    """
+    wrote = False
+    for cluster in clusters:
+        tool = _tool(cluster)
+        if shutil.which(tool) is None:
+            continue
+        rules = forward_rules(cluster, devices)
+        if _saved(tool) != (rules, True):
+            _fill(tool, rules)
+            wrote = True
+    return wrote
+
+
+def remove_forward_accept() -> None:
+    """Away with jump and chain, in both families. Safe to repeat. Raises IptablesError."""
+    for tool in ("iptables", "ip6tables"):
+        if shutil.which(tool) is None:
+            continue
+        while _succeeds(tool, "-C", "FORWARD", *_jump()):
+            _run(tool, "-D", "FORWARD", *_jump())
+        if _succeeds(tool, "-S", CHAIN):
+            _run(tool, "-F", CHAIN)
+            _run(tool, "-X", CHAIN)
+
+
+def forward_in_place(clusters: Iterable[str], devices: Sequence[str] = DEVICES) -> bool:
+    """Whether `ensure_forward_accept` would have nothing to do. Raises IptablesError."""
+    return all(
+        shutil.which(tool := _tool(cluster)) is None
+        or _saved(tool) == (forward_rules(cluster, devices), True)
+        for cluster in clusters
+    )
+
+
+def denying_chains(listing: Mapping[str, Any]) -> list[str]:
+    """Native nftables chains of others that drop forwarded or incoming packets by policy, as `family table chain`.
+
+    `listing` is `Nft.list_base_chains()`. Nobody can overrule these from another table: they are for `status` and
+    `doctor` to name. iptables' own chains (tables `filter` of family ip and ip6) are not among them.
+    """
+    chains = [item["chain"] for item in listing.get("nftables", ()) if "chain" in item]
+    return sorted(
+        f"{c['family']} {c['table']} {c['name']}"
+        for c in chains
+        if c.get("hook") in ("forward", "input")
+        and c.get("policy") == "drop"
+        and not (c["family"] in ("ip", "ip6") and c["table"] == "filter" and c["name"] in ("FORWARD", "INPUT"))
+    )
+
+
+def _fill(tool: str, rules: Sequence[str]) -> None:
+    """One transaction for the chain (iptables-restore), then the jump, first in FORWARD."""
+    text = "\n".join(["*filter", f":{CHAIN} - [0:0]", *rules, "COMMIT", ""])
+    _run(f"{tool}-restore", "--noflush", stdin=text)
+    if not _succeeds(tool, "-C", "FORWARD", *_jump()):
+        _run(tool, "-I", "FORWARD", "1", *_jump())
+
+
+def _saved(tool: str) -> tuple[list[str], bool]:
+    """The chain's rules as they are, and whether the jump is there."""
+    lines = _run(tool, "-S").splitlines()
+    return (
+        [line for line in lines if line.startswith(f"-A {CHAIN} ")],
+        any(line.startswith("-A FORWARD ") and line.endswith(f"-j {CHAIN}") for line in lines),
+    )
+
+
+def _jump() -> tuple[str, ...]:
+    return ("-m", "comment", "--comment", _COMMENT, "-j", CHAIN)
+
+
+def _tool(cluster: str) -> str:
+    return "ip6tables" if ":" in cluster else "iptables"
+
+
+def _succeeds(*command: str) -> bool:
+    try:
+        _run(*command)
+    except IptablesError:
+        return False
+    return True
+
+
+def _run(tool: str, *arguments: str, stdin: str = "") -> str:
+    command = [tool, "-w", _WAIT, *arguments]
+    try:
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise IptablesError(f"{tool} could not be run", str(error)) from error
+    if done.returncode:
+        raise IptablesError(f"{tool} refused", done.stderr.strip())
+    return done.stdout
