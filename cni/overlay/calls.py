@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from cni.overlay import wire
 from cni.overlay.address import canonical_ip, split_socket_address
 from cni.overlay.client import Client, Deadline, Dialing, OnEvent, op_name
-from cni.overlay.errors import OverlaydError, Unexpected
+from cni.overlay.errors import CodecError, OverlaydError, Unexpected
 from cni.overlay.peering import Ledger
 from cni.overlay.session import Session
 
@@ -139,19 +139,19 @@ class Calls:
         timeouts = self._settings.timeouts
         return Deadline(timeouts.nat_tick if isinstance(request, wire.NatTick) else timeouts.call)
 
-    def _call(self, request: wire.AnyRequest) -> wire.AnyReply:
+    def _call(self, request: wire.AnyRequest, deadline: Deadline | None = None) -> wire.AnyReply:
         """One request, any answer that is not `err`. Raises what `Session.run` raises."""
-        deadline = self._deadline(request)
-        return self._session.run(lambda conn: conn.round_trip(request, deadline), deadline)
+        until = deadline or self._deadline(request)
+        return self._session.run(lambda conn: conn.round_trip(request, until), until)
 
     def _ask(self, request: wire.AnyRequest, kind: type[R]) -> R:
         """One request whose answer must be of that kind. Raises Unexpected for any other."""
         return expect(request, self._call(request), kind)
 
-    def _try(self, request: wire.AnyRequest) -> wire.AnyReply | None:
+    def _try(self, request: wire.AnyRequest, deadline: Deadline | None = None) -> wire.AnyReply | None:
         """One request whose failure is logged and otherwise ignored: then None."""
         try:
-            return self._call(request)
+            return self._call(request, deadline)
         except OverlaydError as e:
             log.warning("%s: %s", op_name(request), e)
             return None
@@ -170,7 +170,7 @@ class Calls:
         for request in [*steps, self._remembered.setup]:
             try:
                 conn.round_trip(request, deadline)
-            except OverlaydError as e:
+            except (OverlaydError, CodecError) as e:
                 log.warning("%s after reconnecting: %s", op_name(request), e)
             else:
                 log.info("%s done again after reconnecting", op_name(request))

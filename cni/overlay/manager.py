@@ -6,10 +6,10 @@
     address = manager.attach_container(pid, "web")
 
 Nothing is dialled until the first call. A broken connection is replaced, and the request repeated, once; a
-refusal by the daemon is raised as it is. Every failure is an `OverlaydError` (`overlay/errors.py`) unless a method
-says that it logs instead; a value that does not fit the protocol raises CodecError before anything is sent. Every
-call ends within its deadline (`with_timeouts`). An object may be used by several threads; its connection carries
-one request at a time.
+refusal by the daemon is raised as it is. Every failure is an `OverlaydError` (`overlay/errors.py`) unless a
+method says that it logs instead; what does not fit the protocol raises CodecError or FrameTooLarge before
+anything is sent. Every call ends within its deadline (`with_timeouts`). An object may be used by several
+threads; its connection carries one request at a time.
 
 Names, requests and answers are those of ZLayer's own client (contract 3), with these differences: deadlines;
 peers in front of ZLayer's daemon (`overlay/peers.py`); and methods for the operations its client lacks.
@@ -155,10 +155,11 @@ class OverlayManager(ServiceCalls, ContainerCalls, PeerCalls, NatCalls):
         renames later bridges (contract 7.1). Raises OverlaydError if the daemon cannot be reached or refuses;
         what is told it before, and asked after, may fail.
         """
-        self._session.connection(self._deadline())
-        self._try(wire.SetLocalNodeId(self._settings.node_id))
+        deadline = self._deadline()
+        self._session.connection(deadline)
+        self._try(wire.SetLocalNodeId(self._settings.node_id), deadline)
         if self._settings.wg_pubkey is not None:
-            self._try(wire.SetLocalWgPubkey(self._settings.wg_pubkey))
+            self._try(wire.SetLocalWgPubkey(self._settings.wg_pubkey), deadline)
         request = wire.SetupGlobalOverlay(
             deployment=self._settings.deployment,
             instance_id=self._settings.instance_id,
@@ -168,13 +169,13 @@ class OverlayManager(ServiceCalls, ContainerCalls, PeerCalls, NatCalls):
             host_adapter_mandatory=self._settings.host_adapter_mandatory,
             nat=self._settings.nat,
         )
-        reply = self._call(request)
+        reply = self._call(request, deadline)
         self._remembered.setup = request
         if isinstance(reply, wire.BridgeName):
             self._remembered.interface = reply.name
         else:
             log.warning("setup_global_overlay was answered by %r, which names no interface", reply)
-        status = self._try(wire.StatusRequest())
+        status = self._try(wire.StatusRequest(), deadline)
         if isinstance(status, wire.Status):
             self._remembered.refresh(status)
 

@@ -1,7 +1,7 @@
 """Frames on a stream, whole, byte by byte, and with a tail."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cni.overlay.errors import FrameTooLarge, TruncatedFrame
@@ -19,6 +19,7 @@ def test_the_header_is_little_endian():
     assert frame(b"x" * 258)[:4] == b"\x02\x01\0\0"
 
 
+@settings(deadline=None)
 @given(BODIES, st.binary(max_size=3))
 def test_whole(bodies, tail):
     framer = Framer()
@@ -27,6 +28,7 @@ def test_whole(bodies, tail):
     framer.eof()
 
 
+@settings(deadline=None)
 @given(BODIES)
 def test_byte_by_byte(bodies):
     framer, got = Framer(), []
@@ -37,6 +39,7 @@ def test_byte_by_byte(bodies):
     framer.eof()
 
 
+@settings(deadline=None)
 @given(BODIES, st.lists(st.integers(1, 50), max_size=30))
 def test_any_cut(bodies, cuts):
     framer, got, stream = Framer(), [], b"".join(map(frame, bodies))
@@ -47,6 +50,7 @@ def test_any_cut(bodies, cuts):
     assert got == bodies
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=1, max_size=50), st.data())
 def test_an_end_inside_a_body_is_an_error(body, data):
     framer = Framer()

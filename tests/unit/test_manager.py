@@ -1,6 +1,7 @@
 """`OverlayManager`: what each method sends, takes, gives, and does about a failure (contract 3.3 and 3.4)."""
 
 import threading
+import time
 
 import pytest
 from fake_overlayd import FakeOverlayd, before, hang_up, reply, silence
@@ -103,6 +104,15 @@ def test_a_refused_setup_is_raised(daemon, manager):
     with pytest.raises(Refused):
         manager.setup_global_overlay()
     assert not manager.has_global_transport
+
+
+def test_a_setup_has_one_deadline_for_all_it_says(daemon, manager):
+    manager.with_timeouts(Timeouts(call=0.3))
+    daemon.next(wire.SetLocalNodeId, silence)
+    began = time.monotonic()
+    with pytest.raises(TransportError):
+        manager.setup_global_overlay()
+    assert time.monotonic() - began < 2
 
 
 def test_another_answer_to_setup_is_silently_fine(daemon, manager):

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cni import naming
@@ -48,6 +48,7 @@ def test_attachments_that_read_alike_are_told_apart():
 text = st.text(max_size=20)
 
 
+@settings(deadline=None)
 @given(st.lists(text, max_size=5), text)
 def test_no_name_is_over_fifteen_bytes(parts, suffix):
     name = naming.make_interface_name(parts, suffix)
@@ -55,6 +56,7 @@ def test_no_name_is_over_fifteen_bytes(parts, suffix):
     assert name.startswith("zl-")
 
 
+@settings(deadline=None)
 @given(text, text, text)
 def test_an_attachment_has_exactly_fifteen_bytes(network, container, ifname):
     assert re.fullmatch(r"zl-[0-9a-f]{10}-v", naming.attachment_veth(network, container, ifname))

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cni.daemon.segments import Segments, further
@@ -169,6 +169,7 @@ cidr = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(st.text("abc", max_size=3), max_size=20, unique=True), st.lists(cidr, max_size=4))
 def test_probing_agrees_with_the_model(names, reserved):
     segments, got = Segments.over("10.9.0.0/22"), []

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cni.overlay import wire
@@ -216,6 +216,7 @@ FRAMES = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(FRAMES)
 def test_every_frame_comes_back(frame):
     body = wire.encode(frame)
@@ -224,6 +225,7 @@ def test_every_frame_comes_back(frame):
     assert json.dumps(json.loads(body), ensure_ascii=False, separators=(",", ":")).encode() == body
 
 
+@settings(deadline=None)
 @given(FRAMES, st.randoms(use_true_random=False))
 def test_key_order_and_unknown_keys_do_not_matter(frame, random):
     def shuffled(value):
@@ -237,6 +239,7 @@ def test_key_order_and_unknown_keys_do_not_matter(frame, random):
     assert wire.decode_frame(body.encode()) == frame
 
 
+@settings(deadline=None)
 @given(FRAMES, st.data())
 def test_a_mutilated_frame_is_refused_or_read_never_worse(frame, data):
     body = bytearray(wire.encode(frame))
@@ -252,6 +255,7 @@ def test_a_mutilated_frame_is_refused_or_read_never_worse(frame, data):
     assert wire.decode_frame(wire.encode(again)) == again
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_noise_is_refused(noise):
     assert refused(noise)

@@ -3,7 +3,7 @@
 import ipaddress
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cni.overlay.address import canonical_ip, join_host_port, split_socket_address
@@ -48,6 +48,7 @@ def test_what_rust_does_not_parse_is_refused(text):
         canonical_ip(text)
 
 
+@settings(deadline=None)
 @given(st.ip_addresses())
 def test_printing_keeps_the_address(address):
     assert ipaddress.ip_address(canonical_ip(str(address))) == address
