@@ -1,0 +1,302 @@
+"""A fake, because the real kernel does not fail on command.
+
+It stands in for `cni.host.kernel.Kernel` and for `cni.daemon.barrier.Barrier` at once. It keeps state as the kernel
+does (links with both ends, addresses, namespaces, admitted ports) and can be told to fail at its nth call, before the
+call's effect or after it, or to die there, as if the daemon had been killed. What the real kernel does is tested in
+tests/kernel; that the fake has the real ones' methods is tested in tests/unit/test_fake_kernel.py.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar, cast
+
+from cni.daemon.records import Attachment
+from cni.host.links import Interface, Link, Port, Route
+from cni.host.netlink import NetlinkError
+from cni.host.netns import NetnsId
+from cni.host.ports import Inside
+
+F = TypeVar("F", bound=Callable[..., Any])
+NSFS = 4  # the device number of our namespaces
+
+
+class Killed(BaseException):
+    """The daemon died here: nothing after this call happens. No error of the daemon's own, so nobody handles it."""
+
+
+@dataclass
+class Space:
+    """A container's network namespace."""
+
+    number: int
+    links: dict[str, Link] = field(default_factory=dict)
+    addresses: dict[int, list[Interface]] = field(default_factory=dict)
+    routes: list[Route] = field(default_factory=list)
+
+    @property
+    def id(self) -> NetnsId:
+        return NetnsId(NSFS, self.number)
+
+
+@dataclass
+class Fault:
+    """What goes wrong, and when: at the `after`th call from now (0 is the next), before its effect or `late`."""
+
+    after: int
+    late: bool = False
+    kill: bool = False
+    only: str = ""  # count only the calls of this method
+    code: int = errno.EIO
+    error: Exception | None = None  # raised in place of a NetlinkError
+
+
+def call(method: F) -> F:
+    """One call of the kernel: counted, logged, and where faults happen."""
+
+    @functools.wraps(method)
+    def wrapper(self: FakeKernel, *args: Any, **kwargs: Any) -> Any:
+        with self.lock:
+            if self.dead:
+                raise Killed
+            self.log.append(method.__name__)
+            fault = self._due(method.__name__)
+            if fault is None:
+                return method(self, *args, **kwargs)
+            if fault.late:
+                method(self, *args, **kwargs)
+            if fault.kill:
+                self.dead = True
+                raise Killed
+            raise fault.error or NetlinkError(fault.code, f"fault in {method.__name__}")
+
+    return cast(F, wrapper)
+
+
+class FakeKernel:
+    """The node's kernel, and its fence."""
+
+    def __init__(self) -> None:
+        self.own = NetnsId(NSFS, 1)
+        self.lock = threading.RLock()
+        self.links: dict[str, Link] = {}
+        self.node_addresses: dict[int, set[Interface]] = {}
+        self.spaces: dict[int, Space] = {}  # by descriptor
+        self.admitted: dict[str, Attachment] = {}  # by host veth
+        self.fenced_bridges: set[str] = set()
+        self.loaded = False
+        self.routed: set[int] = set()
+        self.underlay = 1500
+        self.complaint = ""  # what `trouble` says
+        self.log: list[str] = []
+        self.dead = False
+        self._next = 10
+        self._fault: Fault | None = None
+
+    # --- what tests do to it --------------------------------------------------------------------------------------
+
+    def fail(self, after: int = 0, **how: Any) -> None:
+        """Let something go wrong, once; see `Fault`."""
+        self._fault = Fault(after, **how)
+
+    def heal(self) -> bool:
+        """No fault from now on, and alive again; whether a fault was still to come."""
+        pending, self._fault, self.dead = self._fault is not None, None, False
+        return pending
+
+    def space(self, fd: int) -> Space:
+        """The namespace behind a descriptor, made when first asked for."""
+        with self.lock:
+            return self.spaces.setdefault(fd, Space(1000 + fd))
+
+    def destroy_space(self, fd: int) -> None:
+        """The namespace goes, and every link in it with its other end."""
+        with self.lock:
+            space = self.spaces.pop(fd)
+            peers = {link.peer for link in space.links.values()}
+            for name in [n for n, link in self.links.items() if link.index in peers]:
+                del self.links[name]
+
+    def veths(self) -> set[str]:
+        """The names of the host ends there are."""
+        return {name for name, link in self.links.items() if link.kind == "veth"}
+
+    def addresses_in_use(self) -> list[str]:
+        """Every address of a container's interface that still has its host end."""
+        return [
+            str(address.ip)
+            for space in self.spaces.values()
+            for link in space.links.values()
+            for address in space.addresses.get(link.index, [])
+        ]
+
+    def gateways(self, bridge: str) -> set[str]:
+        link = self.links.get(bridge)
+        return {str(address) for address in self.node_addresses.get(link.index, set())} if link else set()
+
+    def _due(self, name: str) -> Fault | None:
+        fault = self._fault
+        if fault is None or fault.only not in ("", name):
+            return None
+        if fault.after > 0:
+            fault.after -= 1
+            return None
+        self._fault = None
+        return fault
+
+    def _index(self) -> int:
+        self._next += 1
+        return self._next
+
+    # --- cni.host.kernel.Kernel -----------------------------------------------------------------------------------
+
+    @call
+    def enable_forwarding(self, versions: Sequence[int]) -> None:
+        self.routed |= set(versions)
+
+    @call
+    def forwarding(self, version: int) -> bool:
+        return version in self.routed
+
+    @call
+    def underlay_mtu(self) -> int:
+        return self.underlay
+
+    @call
+    def find(self, name: str = "", index: int = 0) -> Link | None:
+        if name:
+            return self.links.get(name)
+        return next((link for link in self.links.values() if link.index == index), None)
+
+    @call
+    def all_links(self) -> list[Link]:
+        return list(self.links.values())
+
+    @call
+    def addresses(self, index: int) -> list[Interface]:
+        return sorted(self.node_addresses.get(index, set()))  # type: ignore[type-var]
+
+    @call
+    def ensure_bridge(self, name: str, mac: str, mtu: int, addresses: Sequence[Interface]) -> Link:
+        found = self.links.get(name)
+        if found is None:
+            found = self.links[name] = Link(self._index(), name, True, mtu, mac, "bridge")
+        elif found.kind != "bridge":
+            raise NetlinkError(errno.EEXIST, f"create bridge {name}")
+        self.node_addresses.setdefault(found.index, set()).update(addresses)
+        return found
+
+    @call
+    def ensure_gateway(self, bridge: str, address: Interface) -> None:
+        if bridge in self.links:
+            self.node_addresses[self.links[bridge].index].add(address)
+
+    @call
+    def remove_gateway(self, bridge: str, address: Interface) -> None:
+        if bridge in self.links:
+            self.node_addresses[self.links[bridge].index].discard(address)
+
+    @call
+    def remove_link(self, name: str) -> bool:
+        link = self.links.pop(name, None)
+        if link is None:
+            return False
+        self.node_addresses.pop(link.index, None)
+        for space in self.spaces.values():
+            for inner in [n for n, other in space.links.items() if other.index == link.peer and link.peer]:
+                gone = space.links.pop(inner)
+                space.addresses.pop(gone.index, None)
+                space.routes = [route for route in space.routes if route.oif != gone.index]
+        return True
+
+    @call
+    def forget_neighbour(self, bridge: int, address: str) -> None:
+        pass
+
+    @call
+    def create_port(self, port: Port, netns_fd: int) -> tuple[int, int]:
+        space = self.spaces[netns_fd]
+        if port.name in self.links or port.peer_name in space.links:
+            raise NetlinkError(errno.EEXIST, f"create veth {port.name}")
+        if all(link.index != port.bridge for link in self.links.values()):
+            raise NetlinkError(errno.ENODEV, f"create veth {port.name}")
+        host, inside = self._index(), self._index()
+        self.links[port.name] = Link(host, port.name, False, port.mtu, port.mac, "veth", port.bridge, inside)
+        space.links[port.peer_name] = Link(inside, port.peer_name, False, port.mtu, port.peer_mac, "veth", 0, host)
+        return host, inside
+
+    @call
+    def configure_inside(
+        self,
+        netns_fd: int,
+        index: int,
+        ifname: str,
+        addresses: Sequence[Interface],
+        routes: Sequence[Route],
+    ) -> list[Route]:
+        space = self.spaces[netns_fd]
+        link = space.links[ifname]
+        if link.index != index:
+            raise NetlinkError(errno.ENODEV, f"bring up link {index}")
+        space.links[ifname] = replace(link, up=True)
+        space.addresses[index] = list(addresses)
+        taken = {route.dst for route in space.routes}
+        space.routes += [route for route in routes if route.dst not in taken]
+        return [route for route in routes if route.dst in taken]
+
+    @call
+    def raise_port(self, index: int) -> None:
+        name = next(name for name, link in self.links.items() if link.index == index)
+        self.links[name] = replace(self.links[name], up=True)
+
+    @call
+    def has_interface(self, netns_fd: int, ifname: str) -> bool:
+        return ifname in self.spaces[netns_fd].links
+
+    @call
+    def inspect(self, netns_fd: int, ifname: str) -> Inside:
+        space = self.spaces[netns_fd]
+        link = space.links.get(ifname)
+        if link is None:
+            return Inside(None)
+        return Inside(link, tuple(space.addresses.get(link.index, [])), tuple(space.routes))
+
+    def close(self) -> None:
+        pass
+
+    # --- cni.daemon.barrier.Barrier -------------------------------------------------------------------------------
+
+    @call
+    def load(self) -> None:
+        self.loaded = True
+
+    @call
+    def unload(self) -> None:
+        self.loaded = False
+
+    def trouble(self) -> str:
+        return self.complaint
+
+    @call
+    def add_bridge(self, name: str) -> None:
+        self.fenced_bridges.add(name)
+
+    @call
+    def remove_bridge(self, name: str) -> None:
+        self.fenced_bridges.discard(name)
+
+    @call
+    def admit(self, attachment: Attachment) -> None:
+        self.admitted[attachment.host_veth] = attachment
+
+    @call
+    def expel(self, attachment: Attachment) -> None:
+        self.admitted.pop(attachment.host_veth, None)
+
+    @call
+    def missing(self, attachment: Attachment) -> list[str]:
+        return [] if attachment.host_veth in self.admitted else [attachment.host_veth]
