@@ -1,4 +1,4 @@
-"""What needs no daemon: VERSION, the greeting, and bad places to be run in (conformance S13, S14, S16, S25, VE1, VE2)."""
+"""What needs no daemon: VERSION, the greeting, and bad places to be run in (conformance S13 to S16, S25, VE1, VE2)."""
 
 import json
 import os

@@ -1,7 +1,7 @@
 """No daemon, and none may be started (`"autostart": false`): every verb says so in its own way (design 3)."""
 
+import itertools
 import json
-import os
 import socket
 
 import pytest
@@ -57,25 +57,24 @@ def test_a_full_queue_does_not_fail_a_deletion(program, run_dir, conf):
 
 
 @pytest.mark.parametrize(
-    ("more", "code", "word"),
+    ("more", "word"),
     [
-        ({"CNI_CONTAINERID": ""}, 4, "[CNI_CONTAINERID]"),
-        ({"CNI_CONTAINERID": "", "CNI_IFNAME": ""}, 4, "[CNI_CONTAINERID,CNI_IFNAME]"),
-        ({"CNI_CONTAINERID": "a/b"}, 4, "invalid characters in containerID"),
-        ({"CNI_CONTAINERID": "abc\n"}, 4, "invalid characters in containerID"),
-        ({"CNI_IFNAME": "x" * 16}, 4, "too long"),
-        ({"CNI_IFNAME": "\u00fc" * 8}, 4, "too long"),
-        ({"CNI_IFNAME": ".."}, 4, ". or .."),
-        ({"CNI_IFNAME": "a b"}, 4, "whitespace"),
-        ({"CNI_IFNAME": "a\u00a0b"}, 4, "whitespace"),
+        ({"CNI_CONTAINERID": ""}, "[CNI_CONTAINERID]"),
+        ({"CNI_CONTAINERID": "", "CNI_IFNAME": ""}, "[CNI_CONTAINERID,CNI_IFNAME]"),
+        ({"CNI_CONTAINERID": "a/b"}, "invalid characters in containerID"),
+        ({"CNI_CONTAINERID": "abc\n"}, "invalid characters in containerID"),
+        ({"CNI_IFNAME": "x" * 16}, "too long"),
+        ({"CNI_IFNAME": "\u00fc" * 8}, "too long"),
+        ({"CNI_IFNAME": ".."}, ". or .."),
+        ({"CNI_IFNAME": "a b"}, "whitespace"),
+        ({"CNI_IFNAME": "a\u00a0b"}, "whitespace"),
     ],
 )
-@pytest.mark.parametrize("autostart", [True, False])
-def test_an_invalid_call_is_refused_and_starts_nothing(program, run_dir, conf, more, code, word, autostart):
-    for command in ("ADD", "DEL"):
+def test_an_invalid_call_is_refused_and_starts_nothing(program, run_dir, conf, more, word):
+    for command, autostart in itertools.product(("ADD", "DEL"), (True, False)):
         done = program.run(command, conf(autostart=autostart), **more)
         said = json.loads(done.stdout)
-        assert (done.returncode, said["code"]) == (1, code)
+        assert (done.returncode, said["code"]) == (1, 4)
         assert word in said["msg"].replace("CNI_NETNS,", "")
     assert not run_dir.exists()
 
@@ -130,4 +129,4 @@ def test_the_last_of_two_equal_keys_wins(program, run_dir, tmp_path):
     said = json.loads(program.run("ADD", text.encode()).stdout)
     assert said["code"] in (6, 11)  # The verbs' own judgement calls a repeated key a fault.
     assert "/nowhere" not in said["msg"]
-    assert os.listdir(tmp_path) == ["tmp"]
+    assert [path.name for path in tmp_path.iterdir()] == ["tmp"]

@@ -5,6 +5,7 @@ import os
 import subprocess
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -27,7 +28,7 @@ def test_the_request_holds_what_the_runtime_gave(program, run_dir, conf):
     with opened(run_dir) as door:
         assert program.run("ADD", stdin, **more).returncode == 0
     (request,) = door.requests
-    own = os.stat("/proc/self/ns/net")
+    own = Path("/proc/self/ns/net").stat()
     attempt = request.pairs.pop(b"ATTEMPT")
     assert len(bytes.fromhex(attempt.decode())) == 16
     assert request.pairs == {
@@ -45,19 +46,18 @@ def test_the_request_holds_what_the_runtime_gave(program, run_dir, conf):
     assert request.netns == (own.st_dev, own.st_ino)
 
 
-@pytest.mark.parametrize(
-    ("path", "error"), [("missing", b"ENOENT"), ("fifo", b"EINVAL"), ("directory", b"EINVAL"), ("loop", b"ELOOP")]
-)
-def test_a_netns_that_cannot_be_opened_is_told_and_never_waited_for(program, run_dir, conf, tmp_path, path, error):
+def test_a_netns_that_cannot_be_opened_is_told_and_never_waited_for(program, run_dir, conf, tmp_path):
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "directory").mkdir()
     (tmp_path / "loop").symlink_to("loop")
-    with opened(run_dir) as door:
-        assert program.run("DEL", conf(), CNI_NETNS=str(tmp_path / path)).returncode == 0
-    (request,) = door.requests
-    assert request.pairs[b"NETNS_ERROR"] == error
-    assert b"NETNS_FD" not in request.pairs
-    assert request.netns is None
+    errors = {"missing": b"ENOENT", "fifo": b"EINVAL", "directory": b"EINVAL", "loop": b"ELOOP"}
+    for path, error in errors.items():
+        with opened(run_dir) as door:
+            assert program.run("DEL", conf(), CNI_NETNS=str(tmp_path / path)).returncode == 0
+        (request,) = door.requests
+        assert request.pairs[b"NETNS_ERROR"] == error
+        assert b"NETNS_FD" not in request.pairs
+        assert request.netns is None
 
 
 def test_two_mebibytes_both_ways(program, run_dir, conf):
@@ -78,7 +78,7 @@ def test_a_run_directory_longer_than_a_socket_address(program, run_dir, conf):
     deep = run_dir / ("d" * 120)
     deep.mkdir(parents=True)
     here = os.open(deep, os.O_RDONLY)
-    with opened(run_dir.__class__(f"/proc/self/fd/{here}")) as door:
+    with opened(Path(f"/proc/self/fd/{here}")) as door:
         done = program.run("STATUS", conf(runDir=str(deep)))
     os.close(here)
     assert (done.returncode, len(door.requests)) == (0, 1)
@@ -151,7 +151,7 @@ def test_an_add_whose_result_cannot_be_written_is_undone(program, run_dir, conf)
 
 
 def test_a_full_disk_under_stdout_undoes_the_add_too(program, run_dir, conf):
-    with opened(run_dir, lambda _: answer(0, RESULT)) as door, open("/dev/full", "wb") as full:
+    with opened(run_dir, lambda _: answer(0, RESULT)) as door, Path("/dev/full").open("wb") as full:
         process = program.start("ADD", conf(), stdout=full)
         process.communicate(timeout=10)
     assert process.returncode == 1
