@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -33,6 +33,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """The mark of this suite."""
     config.addinivalue_line("markers", "reference_fault(why): a fact that the reference bridge misses")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show, with a failure, the last that the plugin's own daemon wrote."""
+    report = yield
+    machine = getattr(item, "funcargs", {}).get("machine")
+    if report.failed and isinstance(machine, Machine):
+        said = machine.run("tail", "-n", "20", "/run/zlayer-cni/overlayd.log")
+        if said.returncode == 0:
+            report.sections.append(("overlayd.log", said.stdout))
+    return report
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

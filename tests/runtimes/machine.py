@@ -54,6 +54,7 @@ class Machine:
     def __init__(self, plugin: Path) -> None:
         self.plugin = plugin
         self.cgroup = f"{PREFIX}{os.getpid()}"
+        self.daemon_seen = False  # whether the plugin's own daemon was ever up: from then on it has to answer
         self._init = subprocess.Popen(
             [
                 "unshare",

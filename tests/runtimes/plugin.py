@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .machine import Machine, PluginUnusable
+from .machine import Machine, PluginUnusable, told
 
 OURS = "zlayer-cni"
+NO_DAEMON = 3  # the exit code of our commands when no daemon answers
 HELPERS = Path(__file__).with_name("helpers")
 
 
@@ -48,8 +49,9 @@ class Plugin:
         """Whether every plugin of the conflist, asked by VERSION, knows this version of CNI."""
         for entry in self.conflist["plugins"]:
             words = (f"/run/zlt/bin/{entry['type']}",)
-            told = machine.must(*words, stdin=json.dumps({"cniVersion": version}), env={"CNI_COMMAND": "VERSION"})
-            if version not in json.loads(told)["supportedVersions"]:
+            question = json.dumps({"cniVersion": version})
+            answer = machine.must(*words, stdin=question, env={"CNI_COMMAND": "VERSION"})
+            if version not in json.loads(answer)["supportedVersions"]:
                 return False
         return True
 
@@ -57,10 +59,13 @@ class Plugin:
         """What the plugin itself believes to be attached, as far as there is a way to ask."""
         if self.is_ours:
             done = machine.run(f"/run/zlt/plugin/{self.path.name}", "attachments", "--json")
+            if done.returncode == NO_DAEMON and not machine.daemon_seen:
+                return []
             if done.returncode:
-                raise PluginUnusable(f"attachments --json: {done.returncode} {done.stderr}")
-            told = json.loads(done.stdout)
-            return list(told["attachments"] if isinstance(told, dict) else told)
+                raise PluginUnusable(told(done))
+            machine.daemon_seen = True
+            listed = json.loads(done.stdout)
+            return list(listed["attachments"] if isinstance(listed, dict) else listed)
         where = f"/var/lib/cni/networks/{self.network}"
-        listed = machine.must("sh", "-c", f"ls {where} 2>/dev/null || true").split()
-        return [name for name in listed if name[0].isdigit()]
+        files = machine.must("sh", "-c", f"ls {where} 2>/dev/null || true").split()
+        return [name for name in files if name[0].isdigit()]

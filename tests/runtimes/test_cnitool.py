@@ -106,8 +106,12 @@ class TestVerbs:
         assert set(inside.links) == {"lo"}
 
     def test_del_of_what_never_was(self, tool: Cnitool, network: str) -> None:
+        other = tool.namespace("zlt-b")
+        tool.must("add", network, other.path)
         tool.must("del", network, tool.namespace("zlt-a").path)
         tool.must("del", network, "/run/netns/zlt-never")
+        pinged = other.reaches(FAR_OUTSIDE)
+        assert pinged.returncode == 0, told(pinged)
 
     def test_del_after_the_namespace_is_gone(
         self, tool: Cnitool, network: str, machine: Machine, plugin: Plugin
@@ -295,7 +299,9 @@ class TestOwnNamespace:
 
     @pytest.mark.reference_fault("it attaches the host's own namespace, and DEL fails then")
     def test_the_hosts_own_namespace_is_refused_untouched(self, tool: Cnitool, network: str, machine: Machine) -> None:
-        tool.must("del", network, tool.namespace("zlt-a").path)
+        inside = tool.namespace("zlt-a")  # a call that goes well, so that the refusal means something
+        tool.must("add", network, inside.path)
+        tool.must("del", network, inside.path)
         before = machine.settled()
         refused = tool.run("add", network, "/proc/1/ns/net")
         assert refused.returncode == 1, told(refused)
