@@ -93,7 +93,7 @@ class Pod:
     @property
     def is_ready(self) -> bool:
         """Whether the runtime holds the pod for alive."""
-        return self.status()["status"].get("state", 0) == 0
+        return bool(self.status()["status"].get("state", 0) == 0)
 
     @property
     def address(self) -> str:

@@ -51,9 +51,9 @@ def cri(sockets: Cri, nothing_left: None) -> Iterator[Cri]:
             raise
 
 
-def service_of(name: str) -> dict[str, dict[str, str]]:
+def service_of(name: str) -> dict[str, str]:
     """The annotation by which a pod chooses its service."""
-    return {"annotations": {"com.zlayer.service": name}}
+    return {"com.zlayer.service": name}
 
 
 class TestLife:
@@ -153,7 +153,7 @@ class TestService:
 
     def test_an_annotation_chooses_the_service(self, cri: Cri) -> None:
         web, more_web, data = (
-            cri.run(name, **service_of(service)).network
+            cri.run(name, annotations=service_of(service)).network
             for name, service in (("w1", "web"), ("w2", "web"), ("d1", "db"))
         )
         assert web.bridge == more_web.bridge
@@ -162,12 +162,15 @@ class TestService:
         assert web.gateway != data.gateway
 
     def test_unfenced_services_reach_each_other(self, cri: Cri) -> None:
-        web, data = cri.run("w1", **service_of("web")).network, cri.run("d1", **service_of("db")).network
+        web, data = (
+            cri.run("w1", annotations=service_of("web")).network,
+            cri.run("d1", annotations=service_of("db")).network,
+        )
         pinged = web.reaches(data.address)
         assert pinged.returncode == 0, told(pinged)
 
     def test_a_pod_without_annotation_is_of_the_networks_service(self, cri: Cri, plugin: Plugin) -> None:
-        plain, named = cri.run("p1").network, cri.run("p2", **service_of(plugin.network)).network
+        plain, named = cri.run("p1").network, cri.run("p2", annotations=service_of(plugin.network)).network
         assert plain.bridge == named.bridge
 
 
