@@ -19,7 +19,7 @@ from cni.daemon import macs
 from cni.daemon.barrier import Barrier
 from cni.daemon.records import Attachment, AttachmentKey, StaticRoute
 from cni.daemon.services import Services
-from cni.daemon.state import Locks, NeedsSlot, State
+from cni.daemon.state import Locks, NeedsSlot, State, boot_clock
 from cni.errors import AttachFailed, CleanupFailed, CniError, InterfaceExists, InvalidNetns, PoolExhausted
 from cni.host import links
 from cni.host.kernel import Kernel
@@ -176,6 +176,7 @@ class Attacher:
             mtu=request.mtu or self._services.mtu(),
             netns=(request.netns.dev, request.netns.ino),
             sandbox=request.sandbox,
+            made_at=boot_clock(),
             attempt=request.attempt,
             ephemeral=request.ephemeral,
             pid=request.pid,
@@ -255,6 +256,18 @@ class Attacher:
         if attachment.ephemeral:
             self._services.leave(attachment.service, attachment.mode)
         return True
+
+    def release_dead(self, attachment: Attachment) -> bool:
+        """Detach `attachment` unless it changed meanwhile, or is live and has its link; False if it was let be.
+
+        The last look, under the lock: what another caller has just attached under the same key is not touched.
+        """
+        with self._locks.holding(attachment.key):
+            now = self._state.attachments.get(attachment.key)
+            alive = now is not None and now.state == "live" and self._kernel.find(now.host_veth) is not None
+            if now != attachment or alive:
+                return False
+            return self.detach(attachment.key)
 
     def _unplug(self, attachment: Attachment) -> None:
         """The link first, then what guards it: the fence is in force for as long as the port is there."""

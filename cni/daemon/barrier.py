@@ -10,55 +10,84 @@ import logging
 import threading
 from collections.abc import Iterable
 
-from cni.daemon import fence, macs
-from cni.daemon.fence_values import Bridge, Node, Port
+from cni.daemon import fence, fence_compare, macs
+from cni.daemon.fence_values import TABLE, Bridge, Node, Port
 from cni.daemon.records import Attachment, Service
 from cni.daemon.settings import Settings
 from cni.daemon.state import State
 from cni.errors import FenceFailed
-from cni.host.nft import Nft, NftError
+from cni.host import iptables
+from cni.host.nft import Nft
 
 log = logging.getLogger(__name__)
 
 
 class Barrier:
-    """Loads the tables, admits ports, expels them. Safe from any thread."""
+    """Loads the tables, admits ports, expels them. Safe from any thread.
 
-    def __init__(self, state: State, settings: Settings) -> None:
+    `alone` tells whether no other daemon of ours works in this network namespace: only then is what nobody here
+    recorded taken out of the tables.
+    """
+
+    def __init__(self, state: State, settings: Settings, alone: bool = True) -> None:
         self._state = state
         self._settings = settings
+        self._alone = alone
         self._lock = threading.Lock()
         self._nft: Nft | None = None
         self._trouble = "the tables were never loaded"
         self._members: dict[str, set[str]] = {}
 
-    def load(self) -> None:
-        """Put the tables in force with everybody who is recorded, or note why that cannot be.
+    # --- the whole -------------------------------------------------------------------------------------------------
 
-        Rules first, then members: those who are fenced already stay so throughout, others are closed until admitted.
+    def load(self) -> bool:
+        """Put the tables in force as the records say, mending in place; True if something had to be changed.
+
+        What is right is left alone, so nobody is open for a moment and no flow of a member ends. On failure the
+        reason is kept for `trouble`.
         """
         with self._lock:
             try:
-                if self._nft is None:
-                    self._nft = Nft()
-                for text in self._everything():
-                    self._nft.run(text)
+                changed = self._mend()
             except FenceFailed as error:
-                self._trouble = f"{error.msg}: {error.details}"
-                log.error("the fence is not in force: %s", self._trouble)
-            else:
-                self._trouble = ""
+                self._note(f"{error.msg}: {error.details}")
+                return False
+            self._note("")
+            return changed
 
-    def _everything(self) -> list[str]:
-        attachments = self._state.snapshot()
+    def _note(self, trouble: str) -> None:
+        if trouble and trouble != self._trouble:
+            log.error("the fence is not in force: %s", trouble)
+        elif self._trouble and not trouble:
+            log.info("the fence is in force")
+        self._trouble = trouble
+
+    def _mend(self) -> bool:
+        self._nft = self._nft or Nft()
+        wanted = self._wanted()
         self._members = {}
-        for each in attachments:
+        for each in self._state.snapshot():
             if each.isolation is not None:
                 self._members.setdefault(each.isolation, set()).add(each.host_veth)
-        elements = [fence.open_bridge(_bridge(name)) for name in bridges(self._state.services.values())]
-        elements += [fence.admit(port_of(each)) for each in attachments]
-        networks = "".join(fence.create_network(network) for network in self._members)
-        return [fence.base(self._node()) + networks, "".join(elements)]
+        if not self._alone:
+            self._nft.run(fence.base(wanted.node) + "".join(map(fence.create_network, wanted.networks())))
+            self._nft.run("".join(f"{element.add()}\n" for element in wanted.elements()))
+            return True
+        text = fence_compare.compare(self._listing(), wanted)
+        if text:
+            self._nft.run(text)
+        return bool(text)
+
+    def _listing(self, terse: bool = False) -> fence_compare.Listing:
+        assert self._nft is not None
+        return {family: self._nft.list_table(family, TABLE, terse=terse) for family in fence.FAMILIES}
+
+    def _wanted(self) -> fence_compare.Wanted:
+        return fence_compare.Wanted(
+            node=self._node(),
+            bridges=tuple(_bridge(name) for name in bridges(self._state.services.values())),
+            ports=tuple(port_of(each) for each in self._state.snapshot()),
+        )
 
     def _node(self) -> Node:
         state = self._state
@@ -69,23 +98,57 @@ class Barrier:
         )
 
     def unload(self) -> None:
-        """No table of ours afterwards: nothing is fenced, nothing masqueraded. Only `uninstall` asks for it."""
+        """No table of ours afterwards, nor the jump in iptables' FORWARD: only `uninstall` asks for it."""
         with self._lock:
             if self._nft is not None:
                 self._nft.run(fence.uninstall())
             self._trouble = "the tables were taken down"
+        iptables.remove_forward_accept()
+
+    def faults(self) -> list[str]:
+        """Look whether tables, chains and rules are in force; what is wrong, a line each. Reads only."""
+        with self._lock:
+            if self._nft is None or self._trouble:
+                return [self._trouble or "the tables were never loaded"]
+            try:
+                return fence_compare.faults(self._listing(terse=True), self._wanted())
+            except FenceFailed as error:
+                return [f"{error.msg}: {error.details}"]
 
     def trouble(self) -> str:
-        """Why the tables are not in force; empty when they are, as far as we know without looking."""
+        """Why the tables are not in force, as of the last load; empty when they are."""
         return self._trouble
+
+    def open_forwarding(self) -> str:
+        """Let containers through iptables' FORWARD where its policy denies; why that failed, or empty."""
+        try:
+            if iptables.forward_denies(self._state.cidrs) and iptables.ensure_forward_accept(self._state.cidrs):
+                log.info("iptables' FORWARD denies by policy: containers of the overlay are let through by one jump")
+        except FenceFailed as error:
+            return f"{error.msg}: {error.details}"
+        return ""
+
+    def foreign(self) -> list[str]:
+        """Native nft chains of others that drop by policy what we cannot overrule."""
+        with self._lock:
+            if self._nft is None:
+                return []
+            try:
+                return iptables.denying_chains(self._nft.list_base_chains())
+            except FenceFailed:
+                return []
+
+    # --- bridges and ports -------------------------------------------------------------------------------------------
 
     def add_bridge(self, name: str) -> None:
         """A bridge of ours is about to appear: what comes from behind it is a container's. Raises FenceFailed."""
-        self._change(fence.open_bridge(_bridge(name)))
+        with self._lock:
+            self._run(fence.open_bridge(_bridge(name)))
 
     def remove_bridge(self, name: str) -> None:
         """A bridge of ours has gone."""
-        self._forget(fence.close_bridge(_bridge(name)))
+        with self._lock:
+            self._try(fence.close_bridge(_bridge(name)))
 
     def admit(self, attachment: Attachment) -> None:
         """Let the attachment's port reach its network, before its link comes up. Raises FenceFailed."""
@@ -100,8 +163,6 @@ class Barrier:
     def expel(self, attachment: Attachment) -> None:
         """The port is gone: nothing of it stays, its established flows included. Nothing to do without tables."""
         with self._lock:
-            if self._trouble:
-                return
             self._try(fence.expel(port_of(attachment)))
             network = attachment.isolation
             if network is not None and network in self._members:
@@ -111,28 +172,27 @@ class Barrier:
                     self._try(fence.forget_network(network))
 
     def missing(self, attachment: Attachment) -> list[str]:
-        """What of the attachment's fence is not in the kernel."""
-        return [self._trouble] if self._trouble else []
-
-    def _change(self, text: str) -> None:
+        """What of the attachment's fence is not in the kernel: its elements, or the tables themselves."""
         with self._lock:
-            self._run(text)
-
-    def _forget(self, text: str) -> None:
-        with self._lock:
-            if not self._trouble:
-                self._try(text)
+            if self._nft is None or self._trouble:
+                return [self._trouble or "the tables were never loaded"]
+            try:
+                return self._nft.absent(fence.admit(port_of(attachment)))
+            except FenceFailed as error:
+                return [f"{error.msg}: {error.details}"]
 
     def _run(self, text: str) -> None:
-        if self._trouble or self._nft is None:
+        if self._nft is None or self._trouble:
             raise FenceFailed("the isolation fence cannot be put in force", self._trouble)
         self._nft.run(text)
 
     def _try(self, text: str) -> None:
         """A removal that fails leaves an element too many: closed for others, mended by the next load."""
+        if self._nft is None or self._trouble:
+            return
         try:
-            self._run(text)
-        except NftError as error:
+            self._nft.run(text)
+        except FenceFailed as error:
             log.warning("could not remove fence elements: %s", error.details)
 
 

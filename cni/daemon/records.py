@@ -49,7 +49,8 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
     netns: tuple[int, int]
     sandbox: str
     attempt: str = ""
-    created: float = 0.0
+    created: float = 0.0  # Unix seconds, for people
+    made_at: float = 0.0  # seconds on the boot clock, for comparing
     ephemeral: bool = False
     pid: int = 0
     start_time: int = 0
@@ -79,10 +80,12 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Lease(msgspec.Struct, frozen=True):
-    """An address handed out by allocate_ip: nobody's interface, returned only by release_ip."""
+    """An address that is no attachment's: handed out by allocate_ip (no owner; only release_ip returns it), or held for
+    a guest, an edge peer or a process of the host. `service` is the segment it is of, empty for the node's slice."""
 
     address: str
     service: str
+    owner: str = ""
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,6 +100,26 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     wg_port: int
     wg_public_key: str | None = None
     set_up: bool = False
+
+    @property
+    def cidrs(self) -> tuple[str, ...]:
+        """The cluster's ranges, the first family first."""
+        return (self.cluster_cidr, self.cluster_cidr6) if self.cluster_cidr6 else (self.cluster_cidr,)
+
+    def address(self, version: int) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+        """The node's own address of a family: the first of its slice, else of the cluster (contract 6.2)."""
+        ranges = [ipaddress.ip_network(c) for c in (self.slice_cidr, *self.cidrs) if c]
+        return next(n.network_address + 1 for n in ranges if n.version == version)
+
+    def home(self, version: int) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+        """Where the node's own address and those of guests, edge peers and host processes come from; no service gets
+        any of it. The slice; without one, or with one that is the whole cluster, the slot that the node's address is
+        in (ZLayer's daemon hands out service addresses there: contract 5.3/26)."""
+        own = ipaddress.ip_network(self.slice_cidr) if self.slice_cidr else None
+        if own is not None and own.version == version and str(own) not in self.cidrs:
+            return own
+        prefix = 26 if version == 4 else 120
+        return ipaddress.ip_network(f"{self.address(version)}/{prefix}", strict=False)
 
 
 def encode_key(key: AttachmentKey) -> str:

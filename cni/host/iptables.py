@@ -22,6 +22,7 @@ from cni.errors import FenceFailed
 CHAIN = "ZLAYER-CNI"
 DEVICES = ("zl-+",)  # every bridge and WireGuard device of ours (contract, 4.2)
 _COMMENT = "zlayer-cni: containers of the overlay"
+_DENY_ALL = ("-A FORWARD -j DROP", "-A FORWARD -j REJECT")  # how Red Hat's old firewalls end
 _WAIT = "5"  # seconds for the lock that every iptables on the machine takes
 
 
@@ -77,6 +78,21 @@ def forward_in_place(clusters: Iterable[str], devices: Sequence[str] = DEVICES) 
         or _saved(tool) == (forward_rules(cluster, devices), True)
         for cluster in clusters
     )
+
+
+def forward_denies(clusters: Iterable[str]) -> bool:
+    """Whether iptables' FORWARD drops what no rule accepts, by policy or by a last rule, in a family of `clusters`.
+
+    Raises IptablesError.
+    """
+    for cluster in clusters:
+        tool = _tool(cluster)
+        if shutil.which(tool) is None:
+            continue
+        lines = _run(tool, "-S", "FORWARD").splitlines()
+        if "-P FORWARD DROP" in lines or (lines and lines[-1].startswith(_DENY_ALL)):
+            return True
+    return False
 
 
 def denying_chains(listing: Mapping[str, Any]) -> list[str]:

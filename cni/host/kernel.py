@@ -136,6 +136,10 @@ class Kernel:
         """Bring the host end up: from here on packets flow."""
         links.raise_port(self._socket, index)
 
+    def enslave(self, index: int, bridge: int) -> None:
+        """Put a link on a bridge."""
+        links.set_master(self._socket, index, bridge)
+
     def has_interface(self, netns_fd: int, ifname: str) -> bool:
         """Whether the container has an interface of that name."""
         return ports.has_interface(netns_fd, ifname)

@@ -145,6 +145,12 @@ def set_up(socket: nl.Netlink, index: int) -> None:
     socket.send([up_message(index)])
 
 
+def set_master(socket: nl.Netlink, index: int, master: int) -> None:
+    """The link is a port of the bridge `master`."""
+    body = nl.ifinfo(index) + nl.u32(IFLA_MASTER, master)
+    socket.send([nl.Message(nl.RTM_SETLINK, 0, body, f"put link {index} on bridge {master}")])
+
+
 def up_message(index: int) -> nl.Message:
     return nl.Message(nl.RTM_NEWLINK, 0, nl.ifinfo(index, IFF_UP, IFF_UP), f"bring up link {index}")
 

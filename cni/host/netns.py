@@ -10,6 +10,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import socket
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,6 +57,20 @@ def open_path(path: str) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def claim(name: str) -> socket.socket | None:
+    """Hold `name` in the calling thread's network namespace for as long as the socket lives; None if another has it.
+
+    An abstract Unix socket: the kernel keeps one of a name in each network namespace, and frees it with its owner.
+    """
+    holder = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    try:
+        holder.bind("\0" + name)
+    except OSError:
+        holder.close()
+        return None
+    return holder
 
 
 def own() -> NetnsId:

@@ -1,0 +1,44 @@
+"""Deletions that plugins wrote down while no daemon answered: carried out before the doors open, and whenever more
+are found (a daemon that was stopped and goes on finds them at its next look)."""
+
+from __future__ import annotations
+
+import logging
+
+from cni import delete_queue
+from cni.daemon import cni_door
+from cni.daemon.state import State
+from cni.daemon.store import BOOT_ID
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 5.0  # seconds to wait for plugins that are writing
+
+
+def drain(run_dir: str, state: State, handler: cni_door.Handler) -> None:
+    """Carry out what is queued. What fails stays for the next time; what is void or unreadable goes."""
+    with delete_queue.Lock(run_dir, whole=True, patience=PATIENCE) as lock:
+        if not lock.held:
+            return
+        delete_queue.sweep(run_dir)
+        for name, body in delete_queue.entries(run_dir):
+            knock = cni_door.parse(body, None, lambda: True)
+            if knock is not None and not _is_void(knock, state):
+                reply = handler(knock)
+                if reply.code:
+                    log.warning("queued deletion %s: %s", name, reply.stdout.decode("utf-8", "replace").strip())
+                    continue
+            delete_queue.remove(run_dir, name)
+
+
+def _is_void(knock: cni_door.Knock, state: State) -> bool:
+    """Whether a deletion is of another boot, or older than the attachment that has its key by now."""
+    boot = BOOT_ID.read_text().strip()
+    if knock.env.get("BOOT_ID", boot) != boot:
+        return True
+    queued = knock.env.get("QUEUED_NS", "")
+    if not queued.isdigit():
+        return False
+    who = (knock.env.get("CNI_CONTAINERID", ""), knock.env.get("CNI_IFNAME", ""))
+    newer = [a for a in state.snapshot() if (a.container, a.ifname) == who and a.made_at > int(queued) / 1e9]
+    return bool(newer)

@@ -1,0 +1,134 @@
+"""Keeps records and kernel in agreement: once at start, then again and again.
+
+A new daemon adopts what the last one left: records without a link, links without a record, bridges, gateways, fence,
+settings are compared and mended both ways, without touching what is right. The same walk, repeated, is the drift check
+and the garbage collection of our own, for runtimes that forget a container (conformance G9).
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections.abc import Callable
+
+from cni.daemon import macs
+from cni.daemon.barrier import bridges
+from cni.daemon.records import Attachment, AttachmentKey
+from cni.daemon.service import OverlayService
+from cni.errors import CniError
+from cni.host.links import Link
+
+log = logging.getLogger(__name__)
+
+INTERVAL = 10.0  # seconds between two looks; what looks dead is released at the second look in a row
+OUR_PORT = re.compile(r"zl-[0-9a-f]{10}-v|veth-[0-9]{1,10}-[sg]")
+OUR_BRIDGE = re.compile(r"zl-.+-(b|sh)")
+
+
+class Keeper:
+    """Looks after one service, in a thread of its own."""
+
+    def __init__(self, service: OverlayService, alone: bool, also: Callable[[], None] = lambda: None) -> None:
+        """`alone`: no other daemon of ours works in this network namespace. `also` is done at every look."""
+        self._service = service
+        self._alone = alone
+        self._also = also
+        self._dead: set[AttachmentKey] = set()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look, the first time after one interval."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """No look begins after this; one that is going on is waited for."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(INTERVAL)
+
+    def _run(self) -> None:
+        while not self._stop.wait(INTERVAL):
+            try:
+                self.look()
+                self._also()
+            except Exception:
+                log.exception("a look at the node failed; the next one is in %g s", INTERVAL)
+
+    # --- at start ----------------------------------------------------------------------------------------------------
+
+    def adopt(self) -> None:
+        """Take over what an earlier daemon left: unfinished work is undone, strays go, the rest stays untouched."""
+        for attachment in self._service.state.snapshot():
+            if attachment.state != "live":
+                self._release(attachment, "was never finished")
+        self._sweep_strays()
+
+    def _sweep_strays(self) -> None:
+        """Remove links that we signed (name and MAC are of our making) and nobody recorded."""
+        if not self._alone:
+            return
+        state, kernel = self._service.state, self._service.kernel
+        ports = {each.host_veth for each in state.snapshot()}
+        kept = set(bridges(state.services.values()))
+        for link in kernel.all_links():
+            if is_our_port(link) and link.name not in ports:
+                log.warning("removing %s: a container's link that no record knows", link.name)
+                kernel.remove_link(link.name)
+            elif is_our_bridge(link) and link.name not in kept:
+                log.warning("removing %s: a bridge that no record knows", link.name)
+                kernel.remove_link(link.name)
+
+    # --- again and again -----------------------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """One comparison of everything, and what mends it."""
+        service = self._service
+        names = {link.name: link for link in service.kernel.all_links()}
+        self._mend_bridges(names)
+        if service.barrier.load():
+            log.warning("the fence was not as it should be, and was mended")
+        service.mend_node()
+        self._collect(names)
+
+    def _mend_bridges(self, names: dict[str, Link]) -> None:
+        """A bridge that someone deleted comes back, and ports that fell off it are put on again."""
+        service = self._service
+        for name in bridges(service.state.services.values()):
+            if name not in names or names[name].kind != "bridge" or not names[name].up:
+                log.warning("bridge %s is gone or down: setting it up again", name)
+                service.services.rebuild(name)
+        for attachment in service.state.snapshot():
+            port, bridge = names.get(attachment.host_veth), service.kernel.find(attachment.bridge)
+            if attachment.state != "live" or port is None or bridge is None:
+                continue
+            if port.master != bridge.index:
+                log.warning("%s is not on its bridge %s: putting it back", port.name, bridge.name)
+                service.kernel.enslave(port.index, bridge.index)
+
+    def _collect(self, names: dict[str, Link]) -> None:
+        """Release attachments whose link was missing at two looks in a row: their namespace is gone."""
+        gone = {a.key: a for a in self._service.state.snapshot() if a.host_veth not in names}
+        for key, attachment in gone.items():
+            if key in self._dead:
+                self._release(attachment, "has no interface any more")
+        self._dead = set(gone) - {key for key in gone if key not in self._service.state.attachments}
+
+    def _release(self, attachment: Attachment, why: str) -> None:
+        who = f"{attachment.ifname} of {attachment.container} on {attachment.network}"
+        try:
+            if self._service.attacher.release_dead(attachment):
+                log.info("%s %s: released %s", who, why, ", ".join(held.ip for held in attachment.addresses))
+        except (CniError, OSError) as error:
+            log.warning("%s %s, and could not be released: %s", who, why, error)
+
+
+def is_our_port(link: Link) -> bool:
+    """Whether a link is the host's end of a port that we made: the name by our rule, the MAC following from it."""
+    return link.kind == "veth" and bool(OUR_PORT.fullmatch(link.name)) and link.mac == macs.of_host_end(link.name)
+
+
+def is_our_bridge(link: Link) -> bool:
+    """Whether a link is a bridge that we made (ZLayer's own has the same name, and a MAC of the kernel's choice)."""
+    return link.kind == "bridge" and bool(OUR_BRIDGE.fullmatch(link.name)) and link.mac == macs.of_bridge(link.name)
