@@ -4,6 +4,7 @@ The lock file `<run directory>/autostart.lock` is held by the plugin that starts
 It says which process was started ("started PID STARTTIME"), so that a successor waits for that one, or why the
 start failed ("failed NANOSECONDS TEXT"), so that those who waited meanwhile say the same instead of trying in turn.
 """
+
 import _socket
 import errno
 import fcntl
@@ -19,7 +20,7 @@ _LOCK_NAME = "autostart.lock"
 _STEP = 0.01  # seconds between two looks at the door
 _SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-_NOT_THE_DAEMONS = ("CNI_", "_PYI_", "_MEI", "PYINSTALLER_", "LD_LIBRARY_PATH", "LISTEN_")
+_NOT_THE_DAEMONS = ("CNI_", "ZLAYER_CNI_", "_PYI_", "_MEI", "PYINSTALLER_", "LD_LIBRARY_PATH", "LISTEN_")
 """Prefixes of variables that belong to this call, or to this program's way of starting."""
 _NOR_THESE = ("NOTIFY_SOCKET", "INVOCATION_ID", "JOURNAL_STREAM", "MAINPID", "WATCHDOG_USEC", "WATCHDOG_PID",
               "TRACEPARENT", "TRACESTATE", "BAGGAGE", "VIRTUAL_ENV")  # fmt: skip

@@ -10,6 +10,7 @@ entry; its content is the body of the door's request, replayed by the daemon, pl
 
 Plugins share the directory's lock; the daemon takes it whole while it drains. Writers and readers agree by rename.
 """
+
 import errno
 import fcntl
 import os

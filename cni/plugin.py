@@ -4,6 +4,7 @@ The doormat: while a daemon answers, nothing is imported but what the interprete
 and our two small modules; start-up is most of what a call costs. tests/unit/test_plugin_imports.py holds the list
 of what must not come back, with the reasons. What happens when no daemon answers is in plugin_closed.
 """
+
 import os
 import select
 
@@ -70,7 +71,7 @@ def main() -> int:
     stdin = b""
     try:
         open_descriptors = _standard_descriptors()
-        waiter = plugin_door.Waiter(DEADLINES.get(command, 9.0))
+        waiter = plugin_door.Waiter(DEADLINES.get(command, 9.0), whole_call=True)
         if command == b"VERSION":
             return 0 if write_all(1, _version_answer(waiter, open_descriptors[0])) else 1
         if not open_descriptors[1]:

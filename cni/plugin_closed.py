@@ -3,6 +3,7 @@
 Design 3: an obviously invalid call never starts a daemon; STATUS starts one too, since a runtime that waits for
 STATUS would never call ADD; a DEL always succeeds, and is never lost while there is a place to write to.
 """
+
 import _socket
 import errno
 import os
@@ -49,14 +50,33 @@ def without_answer(call: Call, place: Place, why: str) -> tuple[int, bytes, byte
     judge(call)
     from cni import delete_queue
 
+    what = attachment(call)
     try:
-        name = delete_queue.add(place.run_dir, attachment(call), _queued_body(call))
+        name = delete_queue.add(place.run_dir, what, _queued_body(call))
     except (OSError, delete_queue.QueueFull) as error:
         reason = getattr(error, "strerror", None) or error
         note = f"it could not be queued ({reason}): garbage collection will release what it held"
     else:
         note = f"the deletion is queued as {name} and done when the daemon is back"
-    return 0, b"", f"zlayer-cni: {why}; {note}\n".encode()
+    return 0, b"", f"zlayer-cni: {why}; {note}; {_remove_link(what)}\n".encode()
+
+
+def _remove_link(what: tuple[str, str, str]) -> str:
+    """Take the container off the network now, whenever the rest will be done; what became of it, for stderr.
+
+    Safe without a daemon: the host end's name is a hash of the attachment and in no other use, and an overlay
+    daemon runs in the namespace that its plugins run in.
+    """
+    from cni import naming
+    from cni.host import links, netlink
+
+    name = naming.attachment_veth(*what)
+    try:
+        with netlink.Netlink(timeout=1.0) as socket:
+            links.remove_link(socket, name)
+    except OSError as error:
+        return f"its link {name} could not be removed: {error.strerror or error}"
+    return f"its link {name} is gone"
 
 
 def foreign(call: Call, place: Place) -> tuple[int, bytes, bytes]:
@@ -67,7 +87,10 @@ def foreign(call: Call, place: Place) -> tuple[int, bytes, bytes]:
     from cni import unpack
 
     if unpack.is_single_file():
-        unpack.become_plugin(call.stdin, place.data_dir, place.run_dir)
+        try:
+            unpack.become_plugin(call.stdin, place.data_dir, place.run_dir)
+        except OSError as error:
+            raise TryAgainLater(f"the program cannot be unpacked: {error}") from error
     try:
         from cni.verbs import run_foreign  # type: ignore[import-not-found, unused-ignore, attr-defined]
     except ImportError as error:

@@ -7,6 +7,7 @@ One request, one answer, then the daemon closes (docs/architecture.md, "The CNI 
 
 Nothing here blocks except in `Waiter`, which knows the deadline and watches the process that the runtime started.
 """
+
 import _socket
 import os
 import select
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
 MAGIC = b"zcni1\0"
+PARENT_VARIABLE = b"ZLAYER_CNI_PARENT"
+"""Names the process that the runtime started, where that is not the one that serves the call."""
 SOCKET_NAME = "cni.sock"
 LARGEST = 8 * 1024 * 1024
 """The largest body either side may send, in bytes."""
@@ -46,21 +49,27 @@ class Waiter:
     remove, goes with us.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, *, whole_call: bool = False) -> None:
+        """`seconds` from now; with `whole_call` from when the runtime started the program, which on a busy machine
+        is noticeably earlier."""
         self.seconds = seconds
         self.deadline = time.monotonic() + seconds
         self._parent = -1
         self._pidfd = -1
-        if extraction_directory():
-            self._watch_parent()
+        # The unpacked program, when it took the place of the single file's child, was told of its bootloader.
+        told = os.environb.get(PARENT_VARIABLE, b"")
+        if extraction_directory() or told.isdigit():
+            self._watch_parent(int(told) if told.isdigit() else 0)
+        if whole_call:
+            self.deadline -= min(_age(self._parent if self._parent > 0 else os.getpid()), seconds / 2)
 
-    def _watch_parent(self) -> None:
-        self._parent = os.getppid()
+    def _watch_parent(self, told: int) -> None:
+        self._parent = told or os.getppid()
         try:
             self._pidfd = os.pidfd_open(self._parent)
         except OSError:
             self._pidfd = -1  # An old kernel, a strict seccomp filter, or gone already: `_alive` decides.
-        if not (_same_program(self._parent) and self._alive()):
+        if not ((told or _same_program(self._parent)) and self._alive()):
             die_with_parent()
 
     def _alive(self) -> bool:
@@ -99,6 +108,16 @@ class Waiter:
     def pause(self, seconds: float) -> None:
         """Sleep for `seconds`; OutOfTime when the deadline comes first."""
         self.wait(-1, 0, seconds)
+
+
+def _age(pid: int) -> float:
+    """Seconds since process `pid` was started, at a resolution of 10 ms; 0 when that cannot be told."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            started = int(file.read().rpartition(b")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return 0.0
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK"))
 
 
 def _same_program(pid: int) -> bool:

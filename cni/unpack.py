@@ -5,6 +5,7 @@ A plugin call pays for every native library in the file, which is copied out bef
 the program with everything else is one member, `program-VERSION-HASH.tar.gz`. It goes to
 `<data directory>/program/VERSION-HASH/` by rename, synced, so that what is there is whole.
 """
+
 import fcntl
 import os
 import sys
@@ -52,7 +53,7 @@ def become_plugin(stdin: bytes, data_dir: str, run_dir: str) -> None:
         file.write(stdin)
     os.lseek(again, 0, os.SEEK_SET)
     os.dup2(again, 0)
-    _replace(program, [], {"ZLAYER_CNI_PARENT": str(os.getppid())})
+    _replace(program, [], {os.fsdecode(plugin_door.PARENT_VARIABLE): str(os.getppid())})
 
 
 def _replace(program: str, words: list[str], more: dict[str, str]) -> None:

@@ -68,7 +68,11 @@ def test_thirty_plugins_start_one_daemon(inside, run_dir, conf):
     commands = ["STATUS", "DEL", "GC"] * 10
     with ThreadPoolExecutor(30) as pool:
         done = list(pool.map(lambda command: inside.run(command, conf(autostart=True), CNI_NETNS=""), commands))
-    assert [(d.returncode, d.stdout) for d in done] == [(0, b"")] * 30, done
+    for command, each in zip(commands, done, strict=True):
+        if command == "STATUS" and each.returncode:
+            assert json.loads(each.stdout)["code"] == 50  # Not within its two seconds, on a busy machine.
+        else:
+            assert (each.returncode, each.stdout) == (0, b""), (command, each)
     assert len(daemons(run_dir)) == 1
     log = (run_dir / "overlayd.log").read_text()
     assert log.count(" serves ") == 1, log

@@ -2,11 +2,14 @@
 
 import itertools
 import json
+import os
 import socket
+import subprocess
 
 import pytest
 
-from cni import delete_queue
+from cni import delete_queue, naming
+from tests.binary.fake_door import Program
 
 KEY = delete_queue.key(("net", "cafe01", "eth0"))
 
@@ -130,3 +133,25 @@ def test_the_last_of_two_equal_keys_wins(program, run_dir, tmp_path):
     assert said["code"] in (6, 11)  # The verbs' own judgement calls a repeated key a fault.
     assert "/nowhere" not in said["msg"]
     assert [path.name for path in tmp_path.iterdir()] == ["tmp"]
+
+
+@pytest.mark.root
+def test_a_deletion_takes_the_containers_link_away_at_once(program, run_dir, conf):
+    """Whether or not it can be queued: the container is off the network, and nothing but its own link is touched."""
+    space = f"zlt-link-{os.getpid()}"
+    ours, others = naming.attachment_veth("net", "cafe01", "eth0"), naming.attachment_veth("net", "cafe01", "eth1")
+    inside = Program(program.form, ["nsenter", f"--net=/run/netns/{space}", *program.argv], program.env)
+    subprocess.run(["ip", "netns", "add", space], check=True)
+    try:
+        for name in (ours, others):
+            subprocess.run(["ip", "-n", space, "link", "add", name, "type", "veth", "peer", f"p{name[2:]}"], check=True)
+        run_dir.write_text("no place for a queue")
+        env = {"CNI_NETNS": "", "PATH": "/usr/bin:/bin"}
+        for _ in range(2):
+            done = inside.run("DEL", conf(), **env)
+            assert (done.returncode, done.stdout) == (0, b"")
+            assert f"its link {ours} is gone".encode() in done.stderr
+        listed = subprocess.run(["ip", "-n", space, "-o", "link"], check=True, capture_output=True, text=True).stdout
+        assert (ours in listed, others in listed) == (False, True)
+    finally:
+        subprocess.run(["ip", "netns", "del", space], check=True)
