@@ -18,7 +18,7 @@ from types import FrameType
 
 import pytest
 
-from .harness.known import TABLES
+from .harness.known import RACES, TABLES
 from .harness.template import Template, load
 from .harness.world import Session, World, running_as_root, sweep
 
@@ -70,6 +70,8 @@ def _template(config: pytest.Config) -> Template:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "standalone: needs no --plugin; it judges the suite itself")
+
     def interrupt(signum: int, _: FrameType | None) -> None:
         raise KeyboardInterrupt(f"signal {signum}")
 
@@ -82,14 +84,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not mine:
         return
     without = _without(config)
-    table = TABLES.get(_template(config).known or "", {})
+    known = _template(config).known or ""
+    marks = [(pattern, reason, True) for pattern, reason in TABLES.get(known, {}).items()]
+    marks += [(pattern, reason, False) for pattern, reason in RACES.get(known, {}).items()]
     for item in mine:
         item.add_marker(pytest.mark.root)
         if "standalone" not in item.keywords and without:
             item.add_marker(pytest.mark.skip(reason=without))
-        for pattern, reason in table.items():
+        for pattern, reason, strict in marks:
             if matches(item.nodeid, pattern):
-                item.add_marker(pytest.mark.xfail(reason=reason, strict=True, raises=AssertionError))
+                item.add_marker(pytest.mark.xfail(reason=reason, strict=strict, raises=AssertionError))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

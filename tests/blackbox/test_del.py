@@ -239,7 +239,7 @@ def test_own_default_route_beside_ours(lab: Lab, at: At) -> None:
 def test_a_pid_path(world: World, conf: Json) -> None:
     """/proc/PID/ns/net, as `ctr` gives it; then the process and its namespace are gone."""
     box = world.container()
-    holder = netns.inside(box.path, lambda: world.background(["sleep", "60"]))
+    holder = netns.Holder(box.path)
     try:
         path = f"/proc/{holder.pid}/ns/net"
         result = box.attach(conf, path=path)
@@ -247,7 +247,6 @@ def test_a_pid_path(world: World, conf: Json) -> None:
         if shapes.inside(result):
             assert shapes.inside(result)[0]["sandbox"] == path
     finally:
-        holder.kill()
-        holder.wait()
+        holder.end()
     box.delete(conf, prev=result, path=path).ok()
     assert not Path(path).exists()

@@ -43,6 +43,28 @@ REFERENCE: dict[str, str] = {
     "test_k06_the_host_side[*-down]": "CHECK passes with the host veth down (15)",
     "test_k06_the_bridges_address": "CHECK passes with the bridge address gone (15)",
     "test_k06_masquerade_flushed": "CHECK passes with masquerade flushed (15)",
+    # test_ipam, test_gc_status
+    "test_i04_status_tells_that_the_pool_is_empty": "STATUS is 0 with the pool exhausted (15)",
+    **dict.fromkeys(
+        [
+            "test_g01_*", "test_g02_*", "test_g04_*", "test_g05_*", "test_g08_*", "test_g10_a_malformed_list_*",
+            "test_gc_leaves_no_trace_of_the_dead",
+        ],  # fmt: skip
+        "GC does nothing (G9)",
+    ),
+    # test_chain
+    "test_pr5_a_plugin_before_us[*": "drops the interfaces of the result before it (15, PR5)",
+    "test_pr4_a_previous_result_that_cannot_be_read": "does not look at a previous result in ADD (PR4)",
+    # test_recordings
+    **{
+        f"test_a_call_alone[{call}]": "deletes by name, whoever made it, `lo` too (15)"
+        for call in (
+            "containerd-1.6-add-times-out-3-loopback-DEL",
+            "containerd-1.6-capabilities-5-loopback-DEL",
+            "containerd-1.6-pod-life-4-loopback-DEL",
+            "containerd-1.6-stop-twice-0-loopback-DEL",
+        )
+    },
     # test_clean
     "test_l12_del_leaves_no_neighbour": "a stale neighbour entry stays (15)",
     "test_l12_del_without_the_namespace_leaves_nothing[masq]": "DEL without a netns leaves masquerade rules (15)",
@@ -52,8 +74,15 @@ REFERENCE: dict[str, str] = {
     "test_a6_stdout_that_nobody_reads": "the attachment stays when the result cannot be written (15)",
 }
 
+# Races: whoever runs into one fails, others pass; so these are not strict.
+REFERENCE_RACES: dict[str, str] = {
+    "test_f01_check_after_a_parallel_start": "parallel first ADDs report a bridge MAC that then changes (15)",
+    "test_f03_several_dels_of_one_container_at_once[*": "DELs at once fail (15)",
+}
+
 REFERENCE_1_1: dict[str, str] = {}
 
 ZLAYER: dict[str, str] = {}
 
+RACES = {"reference": REFERENCE_RACES, "reference-1.1": REFERENCE_RACES}
 TABLES = {"reference": REFERENCE, "reference-1.1": REFERENCE | REFERENCE_1_1, "zlayer": ZLAYER}

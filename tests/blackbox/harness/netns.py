@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -143,3 +144,15 @@ def _alive_in(paths: Iterable[Path]) -> Iterator[tuple[int, str]]:
     for path in paths:
         with contextlib.suppress(OSError):
             yield from processes_in(path).items()
+
+
+class Holder:
+    """A process that sleeps in a namespace, so that there is a /proc/PID/ns/net."""
+
+    def __init__(self, path: Path) -> None:
+        self._process = inside(path, lambda: subprocess.Popen(["sleep", "600"], stdin=subprocess.DEVNULL))
+        self.pid = self._process.pid
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.wait()

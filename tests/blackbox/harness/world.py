@@ -152,6 +152,8 @@ class World:
 
     def conf(self, version: str, /, patch: Json | None = None, variant: str | None = None, **keys: Any) -> Json:
         """The configuration at CNI `version`, changed by `patch` (a merge patch) and `keys` (set as they are)."""
+        if variant and not self.template.has(variant):
+            pytest.skip(f"the template has no variant {variant!r}")
         base = fill(self.template.conf_of(variant or self.variant), self.places)
         merged = merge({"cniVersion": version, "name": NETWORK, **base}, patch or {})
         return {**merged, **keys}
@@ -178,11 +180,6 @@ class World:
         return netns.inside(
             self.host, lambda: call(command or self.command, given, stdin, cwd=cwd, patience=patience)
         )
-
-    @staticmethod
-    def background(command: list[str]) -> subprocess.Popen[bytes]:
-        """A process in the calling thread's namespace; whoever asks ends it."""
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
     def container(self, cid: str | None = None) -> Container:
         """A container with nothing in it but a namespace."""
@@ -250,15 +247,23 @@ class World:
         """
         box = self.container()
         result = box.add(conf).ok()
-        deadline = time.monotonic() + 3
-        while time.monotonic() < deadline and self._tentative():
+        deadline = time.monotonic() + 4
+        while time.monotonic() < deadline and self._unsettled():
             time.sleep(0.1)
         box.delete(conf, prev=result).ok()
         box.remove()
 
-    def _tentative(self) -> bool:
-        busy = self.ip("-6", "addr", "show", "tentative")
-        return any(link.get("addr_info") and link.get("linkinfo", {}).get("info_kind") == "bridge" for link in busy)
+    def _unsettled(self) -> bool:
+        """A bridge with ports whose own IPv6 addresses the kernel has not finished with."""
+        bridges = {link["ifname"]: link for link in self.ip("link", "show", "type", "bridge")}
+        with_ports = {link.get("master") for link in self.ip("link", "show", "type", "veth")}
+        for name in with_ports & set(bridges):
+            if bridges[name].get("inet6_addr_gen_mode") == "none":
+                continue
+            infos = [info for link in self.ip("-6", "addr", "show", "dev", name) for info in link["addr_info"]]
+            if any(info.get("tentative") for info in infos) or not any(info["scope"] == "link" for info in infos):
+                return self.sh(f"cat /proc/sys/net/ipv6/conf/{name}/disable_ipv6").strip() == "0"
+        return False
 
     # --- the end --------------------------------------------------------------------------------------------
 

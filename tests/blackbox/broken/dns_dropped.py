@@ -1,0 +1,5 @@
+"""The dns of the configuration does not reach the result."""
+
+import wrap
+
+wrap.edit(lambda result: result.pop("dns", None))

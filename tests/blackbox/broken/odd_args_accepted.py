@@ -1,0 +1,5 @@
+"""CNI_ARGS are not looked at."""
+
+import wrap
+
+wrap.answer(*wrap.real(wrap.asked(), CNI_ARGS=""))
