@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .containerd import SOCKET
-from .machine import Failed, Machine, told, wait_for
+from .machine import Failed, Machine, told
 from .network import Network
 from .pause import pause_image
 
@@ -32,14 +32,17 @@ class Cri:
         machine.must("chmod", "755", "/run/zlt/cri-call")
         words = ("ctr", "-n", "k8s.io", "images", "import", "--snapshotter", "native")
         machine.must(*words, "/run/zlt/pause.tar")
-        wait_for("the runtime says that its network is ready", self.ready)
+
+    def conditions(self) -> dict[str, dict[str, Any]]:
+        """What the runtime says of RuntimeReady and NetworkReady; nothing while it does not answer."""
+        with suppress(Refused):
+            return {c["type"]: c for c in self.call("Status")["status"]["conditions"]}
+        return {}
 
     def ready(self) -> bool:
         """Whether runtime and network say they are ready."""
-        with suppress(Refused):
-            conditions = self.call("Status")["status"]["conditions"]
-            return all(c.get("status") for c in conditions)
-        return False
+        found = self.conditions()
+        return bool(found) and all(c.get("status") for c in found.values())
 
     def call(self, method: str, request: dict[str, Any] | None = None, seconds: int = 60) -> dict[str, Any]:
         """One call; Refused when the runtime answers with an error (also when `seconds` are over)."""

@@ -197,13 +197,17 @@ class TestCapabilities:
     """CAP_ARGS, which libcni hands to the plugins that declare the capability."""
 
     @pytest.fixture
-    def wanted(self, tool: Cnitool, network: str) -> str:
-        """An address of the network that is free, with its prefix length."""
+    def wanted(self, tool: Cnitool, network: str, request: pytest.FixtureRequest) -> str:
+        """An address of the network that is free, with its prefix length; another one for each test.
+
+        One that was just released may rest for a while before it is given again.
+        """
         inside = tool.namespace("zlt-probe")
         tool.must("add", network, inside.path)
         there = ipaddress.ip_interface(inside.addresses[0])
         tool.must("del", network, inside.path)
-        return f"{there.network[-10]}/{there.network.prefixlen}"
+        from_the_end = {"test_a_wanted_address_is_given": 10}.get(request.node.name, 12)
+        return f"{there.network[-from_the_end]}/{there.network.prefixlen}"
 
     def test_a_wanted_address_is_given(self, tool: Cnitool, network: str, wanted: str) -> None:
         inside = tool.namespace("zlt-a")
@@ -291,7 +295,7 @@ class TestNewVerbs:
             pytest.skip("autostart is a key of zlayer-cni's own")
         told_us = tool.run("status", NO_DAEMON)
         assert told_us.returncode == 1, told(told_us)
-        assert "50" in told_us.stderr + told_us.stdout or "not available" in told_us.stderr, told(told_us)
+        assert "no overlay daemon" in told_us.stderr, told(told_us)
 
 
 class TestOwnNamespace:
@@ -306,5 +310,5 @@ class TestOwnNamespace:
         refused = tool.run("add", network, "/proc/1/ns/net")
         assert refused.returncode == 1, told(refused)
         machine.settles_at(before)
-        tool.must("del", network, "/proc/1/ns/net")
+        tool.run("del", network, "/proc/1/ns/net")  # may say so or not, but takes nothing from the host
         machine.settles_at(before)

@@ -35,7 +35,9 @@ def containerd(machine: Machine, plugin: Plugin, tmp_path_factory: pytest.TempPa
 @pytest.fixture(scope="module")
 def sockets(containerd: Containerd, machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Cri:
     """The CRI socket."""
-    return Cri(machine, cri_call(), tmp_path_factory.mktemp("image"))
+    made = Cri(machine, cri_call(), tmp_path_factory.mktemp("image"))
+    wait_for("the runtime says that it and its network are ready", made.ready)
+    return made
 
 
 @pytest.fixture

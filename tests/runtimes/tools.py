@@ -13,6 +13,7 @@ import pytest
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zlayer-cni" / "reference"
 CRI_SOURCE = Path(__file__).with_name("cri-call")
+CONTAINERD_2 = "2.1.5"
 CNITOOL = "github.com/containernetworking/cni/cnitool@v1.3.0"
 
 
@@ -28,6 +29,14 @@ def cri_call() -> Path:
     sources = sorted(CRI_SOURCE.iterdir())
     digest = hashlib.sha256(b"".join(s.read_bytes() for s in sources)).hexdigest()[:12]
     return _built(f"cri-call-{digest}", ["build", "-trimpath", "-o", "{out}/made", "."], CRI_SOURCE, "made")
+
+
+def containerd_2() -> Path:
+    """The directory of containerd 2's programs. Building takes minutes: only `build-containerd-2` here does it."""
+    directory = CACHE / f"containerd-{CONTAINERD_2}"
+    if not (directory / "containerd").is_file():
+        pytest.skip(f"containerd {CONTAINERD_2} is not built: run tests/runtimes/build-containerd-2 once")
+    return directory
 
 
 def cnitool() -> Path:
