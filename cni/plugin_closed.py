@@ -86,6 +86,7 @@ def foreign(call: Call, place: Place) -> tuple[int, bytes, bytes]:
     """
     from cni import unpack
 
+    judge(call)
     if unpack.is_single_file():
         try:
             unpack.become_plugin(call.stdin, place.data_dir, place.run_dir)
