@@ -277,6 +277,7 @@ class Attacher:
         if bridge is not None:
             for held in attachment.addresses:
                 self._kernel.forget_neighbour(bridge.index, held.ip)
+        self._kernel.forget_flows([held.ip for held in attachment.addresses])
 
 
 def planned_routes(attachment: Attachment) -> list[StaticRoute]:

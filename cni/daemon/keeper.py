@@ -18,10 +18,12 @@ from cni.daemon.records import Attachment, AttachmentKey
 from cni.daemon.service import OverlayService
 from cni.errors import CniError
 from cni.host.links import Link
+from cni.host.monitor import Monitor, is_loss
 
 log = logging.getLogger(__name__)
 
 INTERVAL = 10.0  # seconds between two looks; what looks dead is released at the second look in a row
+SETTLE = 0.5  # seconds between hearing of a loss and looking
 OUR_PORT = re.compile(r"zl-[0-9a-f]{10}-v|veth-[0-9]{1,10}-[sg]")
 OUR_BRIDGE = re.compile(r"zl-.+-(b|sh)")
 
@@ -36,25 +38,41 @@ class Keeper:
         self._also = also
         self._dead: set[AttachmentKey] = set()
         self._stop = threading.Event()
+        self._wake = threading.Event()
+        self._monitor: Monitor | None = None
         self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
 
     def start(self) -> None:
-        """Begin to look, the first time after one interval."""
+        """Begin to look: after every interval, and soon after something of ours was taken away."""
+        self._monitor = Monitor(self._heard)
         self._thread.start()
 
     def stop(self) -> None:
         """No look begins after this; one that is going on is waited for."""
         self._stop.set()
+        self._wake.set()
+        if self._monitor is not None:
+            self._monitor.close()
         if self._thread.is_alive():
             self._thread.join(INTERVAL)
 
     def _run(self) -> None:
-        while not self._stop.wait(INTERVAL):
+        while not self._stop.is_set():
+            if self._wake.wait(INTERVAL):
+                self._stop.wait(SETTLE)  # what was taken away is seldom one thing alone
+            self._wake.clear()
+            if self._stop.is_set():
+                return
             try:
                 self.look()
                 self._also()
             except Exception:
                 log.exception("a look at the node failed; the next one is in %g s", INTERVAL)
+
+    def _heard(self, kind: int, name: str) -> None:
+        """Wake up if a bridge of ours, or an address, has gone. Ports go all the time, and we are told by DEL."""
+        if is_loss(kind) and (not name or name in bridges(list(self._service.state.services.values()))):
+            self._wake.set()
 
     # --- at start ----------------------------------------------------------------------------------------------------
 
@@ -95,10 +113,9 @@ class Keeper:
     def _mend_bridges(self, names: dict[str, Link]) -> None:
         """A bridge that someone deleted comes back, and ports that fell off it are put on again."""
         service = self._service
-        for name in bridges(service.state.services.values()):
-            if name not in names or names[name].kind != "bridge" or not names[name].up:
-                log.warning("bridge %s is gone or down: setting it up again", name)
-                service.services.rebuild(name)
+        for name in service.services.broken(names):
+            log.warning("bridge %s is gone, down, or without its gateway: setting it up again", name)
+            service.services.rebuild(name)
         for attachment in service.state.snapshot():
             port, bridge = names.get(attachment.host_veth), service.kernel.find(attachment.bridge)
             if attachment.state != "live" or port is None or bridge is None:
@@ -106,6 +123,9 @@ class Keeper:
             if port.master != bridge.index:
                 log.warning("%s is not on its bridge %s: putting it back", port.name, bridge.name)
                 service.kernel.enslave(port.index, bridge.index)
+            if not port.up:
+                log.warning("%s is down: bringing it up", port.name)
+                service.kernel.raise_port(port.index)
 
     def _collect(self, names: dict[str, Link]) -> None:
         """Release attachments whose link was missing at two looks in a row: their namespace is gone."""

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Sequence
 
 from cni.host import links, netns, ports, sysctl
+from cni.host.forgetter import Forgetter
 from cni.host.netlink import Netlink
 from cni.host.reaper import Reaper
 
@@ -24,6 +25,7 @@ class Kernel:
         self.own = netns.own()
         self._local = threading.local()
         self._reaper = Reaper()
+        self._forgetter = Forgetter()
 
     @property
     def _socket(self) -> Netlink:
@@ -80,6 +82,13 @@ class Kernel:
     def addresses(self, index: int) -> list[links.Interface]:
         """The addresses of one link of the node."""
         return [address for _, address in links.list_addresses(self._socket, index)]
+
+    def all_addresses(self) -> dict[int, set[links.Interface]]:
+        """Every address of the node by link index: for resync only."""
+        found: dict[int, set[links.Interface]] = {}
+        for index, address in links.list_addresses(self._socket):
+            found.setdefault(index, set()).add(address)
+        return found
 
     # --- segments ------------------------------------------------------------------------------------------------
 
@@ -148,5 +157,11 @@ class Kernel:
         """What the container has under that name. Reads only."""
         return ports.inspect(netns_fd, ifname)
 
+    def forget_flows(self, addresses: Sequence[str]) -> None:
+        """Have the tracked flows of released addresses forgotten, soon."""
+        self._forgetter.forget(addresses)
+
     def close(self) -> None:
+        """End the threads; what they were asked is done first."""
+        self._forgetter.close()
         self._reaper.close()

@@ -1,0 +1,67 @@
+"""Hearing of changes to links and addresses, from whoever made them."""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+from collections.abc import Callable
+
+from cni.host import links, netlink
+
+GROUPS = 0x1 | 0x10 | 0x100  # RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
+_OVERRUN = -1  # stands for "something was missed": more happened than the socket could hold
+
+
+class Monitor:
+    """Calls `heard(message type, link name)` in a thread of its own; the name is empty for addresses and overruns."""
+
+    def __init__(self, heard: Callable[[int, str], None]) -> None:
+        self._heard = heard
+        self._sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+        self._sock.bind((0, GROUPS))
+        self._end, self._stop = socket.socketpair()
+        self._thread = threading.Thread(target=self._run, name="monitor", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Hear no more."""
+        self._stop.close()
+        self._thread.join(2.0)
+        self._sock.close()
+        self._end.close()
+
+    def _run(self) -> None:
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        poll.register(self._end, select.POLLIN | select.POLLHUP)
+        while True:
+            if any(fd == self._end.fileno() for fd, _ in poll.poll()):
+                return
+            try:
+                data = self._sock.recv(netlink.RECEIVE)
+            except OSError:
+                self._heard(_OVERRUN, "")
+                continue
+            self._tell(data)
+
+    def _tell(self, data: bytes) -> None:
+        at = 0
+        while at + 16 <= len(data):
+            size, kind, *_ = netlink.HEADER.unpack_from(data, at)
+            if size < 16:
+                return
+            name = ""
+            if kind in (netlink.RTM_NEWLINK, netlink.RTM_DELLINK) and size >= 32:
+                raw = netlink.attributes(data[at + 32 : at + size]).get(links.IFLA_IFNAME, b"")
+                name = raw.rstrip(b"\0").decode(errors="replace")
+            self._heard(kind, name)
+            at += size + (-size & 3)
+
+
+def is_loss(kind: int) -> bool:
+    """Whether a message type says that a link or an address went, or that something was missed."""
+    return kind in (netlink.RTM_DELLINK, netlink.RTM_DELADDR, _OVERRUN)
+
+
+__all__ = ["Monitor", "is_loss"]
