@@ -16,7 +16,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
 from cni.daemon.records import Attachment
-from cni.host.links import Interface, Link, Port, Route
+from cni.errors import FenceFailed
+from cni.host.links import Address, Interface, Link, Port, Route
 from cni.host.netlink import NetlinkError
 from cni.host.netns import NetnsId
 from cni.host.ports import Inside
@@ -52,11 +53,10 @@ class Fault:
     kill: bool = False
     only: str = ""  # count only the calls of this method
     code: int = errno.EIO
-    error: Exception | None = None  # raised in place of a NetlinkError
 
 
-def call(method: F) -> F:
-    """One call of the kernel: counted, logged, and where faults happen."""
+def call(method: F, error: type[Exception] | None = NetlinkError) -> F:
+    """One call of the kernel: counted, logged, and where faults happen. `error` is what it raises; None: nothing."""
 
     @functools.wraps(method)
     def wrapper(self: FakeKernel, *args: Any, **kwargs: Any) -> Any:
@@ -64,7 +64,7 @@ def call(method: F) -> F:
             if self.dead:
                 raise Killed
             self.log.append(method.__name__)
-            fault = self._due(method.__name__)
+            fault = self._due(method.__name__, quiet=error is None)
             if fault is None:
                 return method(self, *args, **kwargs)
             if fault.late:
@@ -72,9 +72,21 @@ def call(method: F) -> F:
             if fault.kill:
                 self.dead = True
                 raise Killed
-            raise fault.error or NetlinkError(fault.code, f"fault in {method.__name__}")
+            if error is NetlinkError:
+                raise NetlinkError(fault.code, f"fault in {method.__name__}")
+            raise FenceFailed(f"fault in {method.__name__}")
 
     return cast(F, wrapper)
+
+
+def fence_call(method: F) -> F:
+    """One call of the barrier that may be refused."""
+    return call(method, FenceFailed)
+
+
+def quiet_call(method: F) -> F:
+    """One call of the barrier that reports no failure: what cannot be removed is closed, and mended later."""
+    return call(method, None)
 
 
 class FakeKernel:
@@ -89,6 +101,7 @@ class FakeKernel:
         self.admitted: dict[str, Attachment] = {}  # by host veth
         self.fenced_bridges: set[str] = set()
         self.loaded = False
+        self.own_addresses: set[Address] = set()
         self.routed: set[int] = set()
         self.underlay = 1500
         self.complaint = ""  # what `trouble` says
@@ -138,9 +151,9 @@ class FakeKernel:
         link = self.links.get(bridge)
         return {str(address) for address in self.node_addresses.get(link.index, set())} if link else set()
 
-    def _due(self, name: str) -> Fault | None:
+    def _due(self, name: str, quiet: bool) -> Fault | None:
         fault = self._fault
-        if fault is None or fault.only not in ("", name):
+        if fault is None or fault.only not in ("", name) or (quiet and not fault.kill):
             return None
         if fault.after > 0:
             fault.after -= 1
@@ -157,6 +170,14 @@ class FakeKernel:
     @call
     def enable_forwarding(self, versions: Sequence[int]) -> None:
         self.routed |= set(versions)
+
+    @call
+    def ensure_node_address(self, address: Address) -> None:
+        self.own_addresses.add(address)
+
+    @call
+    def remove_node_address(self, address: Address) -> None:
+        self.own_addresses.discard(address)
 
     @call
     def forwarding(self, version: int) -> bool:
@@ -254,6 +275,11 @@ class FakeKernel:
         self.links[name] = replace(self.links[name], up=True)
 
     @call
+    def enslave(self, index: int, bridge: int) -> None:
+        name = next(name for name, link in self.links.items() if link.index == index)
+        self.links[name] = replace(self.links[name], master=bridge)
+
+    @call
     def has_interface(self, netns_fd: int, ifname: str) -> bool:
         return ifname in self.spaces[netns_fd].links
 
@@ -270,33 +296,45 @@ class FakeKernel:
 
     # --- cni.daemon.barrier.Barrier -------------------------------------------------------------------------------
 
-    @call
-    def load(self) -> None:
+    @quiet_call
+    def load(self) -> bool:
         self.loaded = True
+        return False
 
-    @call
+    def faults(self) -> list[str]:
+        return [self.complaint] if self.complaint else []
+
+    @quiet_call
+    def open_forwarding(self) -> str:
+        return ""
+
+    @quiet_call
+    def foreign(self) -> list[str]:
+        return []
+
+    @quiet_call
     def unload(self) -> None:
         self.loaded = False
 
     def trouble(self) -> str:
         return self.complaint
 
-    @call
+    @fence_call
     def add_bridge(self, name: str) -> None:
         self.fenced_bridges.add(name)
 
-    @call
+    @quiet_call
     def remove_bridge(self, name: str) -> None:
         self.fenced_bridges.discard(name)
 
-    @call
+    @fence_call
     def admit(self, attachment: Attachment) -> None:
         self.admitted[attachment.host_veth] = attachment
 
-    @call
+    @quiet_call
     def expel(self, attachment: Attachment) -> None:
         self.admitted.pop(attachment.host_veth, None)
 
-    @call
+    @quiet_call
     def missing(self, attachment: Attachment) -> list[str]:
         return [] if attachment.host_veth in self.admitted else [attachment.host_veth]

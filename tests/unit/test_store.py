@@ -116,7 +116,11 @@ def test_a_full_disk_is_an_error_and_the_records_stay(path):
             print(error.code, ("kept", b"1") in store.load("thing"), len(store.load("thing")) == written + 1)
     """
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script), str(path)], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", textwrap.dedent(script), str(path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
     )
     assert done.stdout.split() == ["5", "True", "True"]
     assert len(Store(path, "boot").load("thing")) > 1

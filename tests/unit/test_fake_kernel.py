@@ -1,0 +1,22 @@
+"""The fake kernel has the methods of the real one and of the barrier, with the same parameters."""
+
+import inspect
+
+import pytest
+
+from cni.daemon.barrier import Barrier
+from cni.host.kernel import Kernel
+from tests.fakes.kernel import FakeKernel
+
+
+def methods(cls):
+    return {n: m for n, m in inspect.getmembers(cls, inspect.isfunction) if not n.startswith("_")}
+
+
+@pytest.mark.parametrize("real", [Kernel, Barrier])
+def test_the_fake_has_the_methods_of_the_real_one(real):
+    fake = methods(FakeKernel)
+    missing = {name for name in methods(real) if name not in fake}
+    assert missing == set()
+    for name, method in methods(real).items():
+        assert list(inspect.signature(method).parameters) == list(inspect.signature(fake[name]).parameters), name
