@@ -10,6 +10,7 @@ import pytest
 from .containerd import Containerd
 from .cri import Cri, Pod, Refused
 from .machine import FAR_OUTSIDE, NODE, Machine, told, wait_for
+from .network import Network
 from .plugin import Plugin
 from .tools import cri_call, needed
 
@@ -176,6 +177,33 @@ class TestService:
         assert plain.bridge == named.bridge
 
 
+class TestIsolation:
+    """Who reaches whom, by the annotation that names a pod's isolation network."""
+
+    @pytest.fixture(autouse=True)
+    def _only_ours(self, plugin: Plugin) -> None:
+        if not plugin.is_ours:
+            pytest.skip("com.zlayer.isolation_network is an annotation of zlayer-cni's own")
+
+    @pytest.mark.parametrize("services", [("web", "web"), ("web", "db")], ids=["one service", "two services"])
+    def test_only_members_reach_members(self, cri: Cri, services: tuple[str, str]) -> None:
+        def member(name: str, service: str, network: str) -> Network:
+            annotations = service_of(service)
+            if network:
+                annotations["com.zlayer.isolation_network"] = network
+            return cri.run(name, annotations=annotations).network
+
+        here, there = services
+        blue, more_blue = member("b1", here, "blue"), member("b2", there, "blue")
+        green, plain = member("g1", there, "green"), member("p1", there, "")
+        for one, two in ((blue, more_blue), (more_blue, blue), (blue, None), (green, None)):
+            pinged = one.reaches(two.address if two else FAR_OUTSIDE)
+            assert pinged.returncode == 0, told(pinged)
+        for one, two in ((blue, green), (green, blue), (plain, blue), (plain, green)):
+            pinged = one.reaches(two.address, seconds=1)
+            assert pinged.returncode == 1, f"the fence let it through: {told(pinged)}"
+
+
 class TestVanished:
     """A pod whose network namespace went away behind the runtime's back."""
 
@@ -263,7 +291,30 @@ class TestFailedAdd:
 
 
 class TestRestart:
-    """The runtime is killed while a pod runs."""
+    """The runtime, or the plugin's own daemon, is killed while a pod runs."""
+
+    def test_a_pod_outlives_the_plugins_daemon_and_is_taken_down_by_the_next(
+        self, cri: Cri, machine: Machine, plugin: Plugin
+    ) -> None:
+        if not plugin.is_ours:
+            pytest.skip("a daemon behind the plugin is zlayer-cni's own")
+        pod = cri.run("lasting")
+        daemon = machine.processes(plugin.path.name)
+        assert daemon, "autostart started no daemon"
+        machine.must("kill", "-9", *daemon)
+        wait_for("the daemon is dead", lambda: not set(daemon) & set(machine.processes(plugin.path.name)))
+        pinged = pod.network.reaches(FAR_OUTSIDE)
+        assert pinged.returncode == 0, told(pinged)
+        other = cri.run("next")
+        assert other.address != pod.address
+        for here, there in ((pod, other), (other, pod)):
+            pinged = here.network.reaches(there.address)
+            assert pinged.returncode == 0, told(pinged)
+        for each in (pod, other):
+            each.stop()
+            each.remove()
+        assert plugin.leases(machine) == []
+        machine.ports_become(set())
 
     def test_a_pod_outlives_the_runtime_and_is_taken_down_by_the_next(
         self, cri: Cri, containerd: Containerd, machine: Machine, plugin: Plugin
