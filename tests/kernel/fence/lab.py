@@ -21,6 +21,7 @@ HOST4, HOST6 = "198.51.100.1", "2001:db8:51::1"  # another address of the host
 LAN4, LAN6 = "192.0.2.1", "2001:db8:2::1"
 OUTSIDE4, OUTSIDE6 = "192.0.2.9", "2001:db8:2::9"
 TUNNEL = "zl-t-1-g"
+LEG = "veth-99-g"
 BRIDGES = {
     "web": ("zl-t-1-web-b", "02:42:00:00:00:05", ("10.200.5.1/26", "fd00:200:0:5::1/64")),
     # a service that has grown by a slot: two subnets on one bridge
@@ -77,6 +78,7 @@ class Lab:
         self._build_second_node()
         for number, (name, (bridge, subnet, network)) in enumerate(CONTAINERS.items(), 2):
             self.add_container(name, bridge, subnet, number, network)
+        self.leg = self._build_leg()
         for number, (name, (bridge, subnet)) in enumerate(UNKNOWN.items(), 40):
             self.add_container(name, bridge, subnet, number, None, kind="unknown")
 
@@ -100,7 +102,7 @@ class Lab:
         )
         host.sysctl(net__ipv6__conf__default__accept_dad=0)
         for key, (name, mac, gateways) in BRIDGES.items():
-            host.ip(f"link add {name} address {mac} type bridge", f"link set {name} up")
+            host.ip(f"link add {name} address {mac} type bridge no_linklocal_learn 1", f"link set {name} up")
             host.address(name, *gateways)
             host.sysctl(**{f"net__ipv4__conf__{name}__send_redirects": 0})
             four, six = gateways[0].split("/")[0], gateways[-1].split("/")[0]
@@ -162,6 +164,17 @@ class Lab:
         place.port = Port(host_end, BRIDGES[bridge][0], mac, (four, six), network)
         return place
 
+    def _build_leg(self) -> Place:
+        """A container's second leg, which is routed to and on no bridge: the global leg, in the network red."""
+        space = self._space("leg")
+        mac, four, six = "02:c0:00:00:00:99", "10.200.0.9", "fd00:200::9"
+        veth(self.host, LEG, space, "eth0", mac)
+        space.sysctl(net__ipv6__conf__eth0__accept_dad=0)
+        space.ip("link set eth0 up")
+        space.address("eth0", f"{four}/24", f"{six}/64")
+        self.host.ip(f"route add {four}/32 dev {LEG} src {NODE4}", f"route add {six}/128 dev {LEG}")
+        return Place("leg", space, four, six, "red", port=Port(LEG, None, mac, (four, six), "red"), mac=mac)
+
     def load(self) -> None:
         """The fence, and everybody who is to be admitted."""
         self.run(fence.base(self.node))
@@ -172,6 +185,8 @@ class Lab:
         for place in self.places.values():
             if place.port and place.kind == "container":
                 self.run(fence.admit(place.port))
+        assert self.leg.port is not None
+        self.run(fence.admit(self.leg.port))
         for name, network in REMOTE.items():
             self.run(fence.add_remote(network, (self.places[name].four, self.places[name].six)))
 
