@@ -239,12 +239,14 @@ def _version_answer(waiter: plugin_door.Waiter, is_open: bool) -> bytes:
 
 
 def _plain_version(stdin: bytes) -> str:
-    """The version in `{"cniVersion":"X"}`, which is what libcni sends; empty for anything else."""
-    parts = [part.strip() for part in stdin.split(b'"')]
-    if len(parts) != 5 or parts[:3] != [b"{", b"cniVersion", b":"] or parts[4] != b"}":
+    """The version where it can be told without parsing: named once, outermost, and one of ours. Else empty."""
+    before, key, after = stdin.partition(b'"cniVersion"')
+    parts = after.split(b'"', 2)
+    outermost = before.count(b"{") == 1 and b"}" not in before
+    if not (key and outermost and len(parts) == 3 and parts[0].strip() == b":"):
         return ""
-    text = parts[3].decode("ascii", "replace")
-    return text if text in SUPPORTED_VERSIONS else ""
+    text = parts[1].decode("ascii", "replace")
+    return text if text in SUPPORTED_VERSIONS and b"cniversion" not in parts[2].lower() else ""
 
 
 def _config_version(stdin: bytes, otherwise: str, absent: str = SUPPORTED_VERSIONS[0]) -> str:

@@ -26,6 +26,9 @@ def test_the_plugin_speaks_the_versions_the_verbs_speak():
     [
         (b'{"cniVersion":"1.1.0"}', "1.1.0"),
         (b' { "cniVersion" : "0.3.1" }\n', "0.3.1"),
+        (b'{"name":"a","cniVersion":"0.4.0","prevResult":{"cniVersion":"1.0.0"}}', "0.4.0"),
+        (b'{"prevResult":{"cniVersion":"1.0.0"},"name":"a"}', NEWEST),
+        (b'{"name":"a", "cniVersion" : "0.4.0", "more": []}', "0.4.0"),
         (b'{"name":"a","CNIVERSION":"0.4.0","prevResult":{"cniVersion":"1.0.0"}}', "0.4.0"),
         (b'{"cniVersion":"7.0.0"}', "7.0.0"),
         (b'{"cniVersion":"\\u0031\\"\\n\xf0\x9f\x90\x8d"}', '1"\n\U0001f40d'),

@@ -108,7 +108,7 @@ def test_a_call_that_is_answered(command, tmp_path):
     assert modules <= ours | {"_socket", "select"}
 
 
-@pytest.mark.parametrize("stdin", [b"", b'{"cniVersion":"1.0.0"}'])
+@pytest.mark.parametrize("stdin", [b"", b'{"cniVersion":"1.0.0"}', b'{"name":"net","cniVersion":"1.0.0","more":{}}'])
 def test_version(stdin):
     code, stdout, modules = imported("VERSION", stdin)
     assert (code, "supportedVersions" in json.loads(stdout)) == (0, True)
