@@ -15,7 +15,8 @@ import struct
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from pathlib import Path
+
+from cni.daemon import sockets
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,6 @@ CHUNK = 1 << 16
 PATIENCE = 10.0  # seconds a client may take to hand over its request, and to take its answer
 MOST_DESCRIPTORS = 4  # one is meant; more are closed
 WAITING = 4096  # clients at once; more wait in the socket's backlog
-_PEER = struct.Struct("=iII")
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class CniDoor:
         fds: list[int] = []
         try:
             client.setblocking(False)
-            if not _is_root(client):
+            if not sockets.is_root(client):
                 return
             body = await asyncio.wait_for(_receive(client, fds), PATIENCE)
             if body is not None:
@@ -163,12 +163,6 @@ def parse(body: bytes, fd: int | None, wanted: Callable[[], bool]) -> Knock | No
     return Knock(env, stdin, fd, wanted)
 
 
-def _is_root(client: socket.socket) -> bool:
-    """Whether the client runs as root. The socket's mode says so too; this holds when someone loosens the mode."""
-    _, uid, _ = _PEER.unpack(client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
-    return uid in (0, os.geteuid())
-
-
 def _still_there(client: socket.socket) -> bool:
     """Whether the client still waits for its answer. May be asked from any thread."""
     try:
@@ -177,33 +171,3 @@ def _still_there(client: socket.socket) -> bool:
         return True
     except OSError as error:
         return error.errno == errno.EINTR
-
-
-def listen(path: str, mode: int) -> socket.socket:
-    """A listening socket at `path`. A dead daemon's socket file is replaced; a living one's is never.
-
-    Raises OSError(EADDRINUSE) if somebody answers there.
-    """
-    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    try:
-        probe.settimeout(1.0)
-        probe.connect(path)
-    except (FileNotFoundError, ConnectionRefusedError):
-        pass
-    except OSError as error:
-        raise OSError(errno.EADDRINUSE, f"somebody may be listening: {error}", path) from error
-    else:
-        raise OSError(errno.EADDRINUSE, "somebody is listening", path)
-    finally:
-        probe.close()
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
-    fresh = f"{path}.{os.getpid()}"
-    try:
-        listener.bind(fresh)
-        Path(fresh).chmod(mode)  # before anybody can find it under its name
-        listener.listen(4096)
-        Path(fresh).rename(path)
-    except OSError:
-        listener.close()
-        raise
-    return listener

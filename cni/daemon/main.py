@@ -15,27 +15,32 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
 
-from cni import __version__, delete_queue, verbs
-from cni.daemon import cni_door, tool
+from cni import __version__, verbs
+from cni.daemon import backlog, cni_door, operations, overlay_door, sockets, tool
 from cni.daemon import settings as settings_module
 from cni.daemon.barrier import Barrier
+from cni.daemon.identity import Identity
+from cni.daemon.keeper import Keeper
+from cni.daemon.registry import Registry
 from cni.daemon.service import OverlayService
 from cni.daemon.settings import Settings
 from cni.daemon.state import State
-from cni.daemon.store import BOOT_ID, Store
+from cni.daemon.store import Store
 from cni.errors import CniError, StateUnusable
+from cni.host import netns
 from cni.host.kernel import Kernel
 
 log = logging.getLogger("overlayd")
 
 WORKERS = 24  # threads for ADD, DEL, CHECK, GC; most of the time they wait for the kernel
 FAREWELL = 10.0  # seconds that running calls get to come to their end at SIGTERM
+CLAIM = "zlayer-cni.overlayd"  # who holds this name is the one daemon of ours in its network namespace
 LOCK_NAME, PID_NAME, STORE_NAME = "overlayd.lock", "overlayd.pid", "state.db"
 
 
@@ -55,6 +60,10 @@ def main(argv: Sequence[str]) -> int:
         return 1
     except OSError as error:
         _say("cannot start", str(error))
+        return 1
+    except Exception as error:
+        log.exception("the daemon ends for a reason nobody foresaw")
+        _say("internal error", f"{type(error).__name__}: {error}")
         return 1
     return 0
 
@@ -130,34 +139,73 @@ async def _run(settings: Settings) -> None:
     store = Store(run_dir / STORE_NAME)
     kernel = Kernel()
     state = State(store, settings)
-    service = OverlayService(settings, state, kernel, Barrier(state, settings))
+    claim = netns.claim(CLAIM)
+    service = OverlayService(settings, state, kernel, Barrier(state, settings, alone=claim is not None))
+    if claim is None:
+        service.notes.append("another overlay daemon of ours works in this network namespace: strays are left alone")
+
+    desk = operations.Desk(service, Registry(store), Identity(settings.data_dir))
+
+    def drain() -> None:
+        backlog.drain(settings.run_dir, state, lambda knock: _handle(knock, service))
+        operations.sweep(desk)
+
+    keeper = Keeper(service, claim is not None, drain)
     await asyncio.to_thread(service.start)
-    await asyncio.to_thread(_drain, settings.run_dir, service)
-    await _serve(settings, service)
+    await asyncio.to_thread(keeper.adopt)
+    await asyncio.to_thread(operations.restore, desk)
+    await asyncio.to_thread(drain)
+    keeper.start()
+    await _serve(settings, service, desk)
+    keeper.stop()
     kernel.close()
     store.close()
 
 
-async def _serve(settings: Settings, service: OverlayService) -> None:
+async def _serve(settings: Settings, service: OverlayService, desk: operations.Desk) -> None:
     """Open the doors, say so, and wait for the signal that closes them."""
     path = Path(settings.run_dir) / "cni.sock"
     workers = ThreadPoolExecutor(WORKERS, "call")
     quick = ThreadPoolExecutor(2, "status")
-    door = cni_door.CniDoor(cni_door.listen(str(path), 0o600), lambda k: _handle(k, service), workers, quick)
+    knocker = sockets.listen(str(path), 0o600)
+    door = cni_door.CniDoor(knocker.sock, lambda k: _handle(k, service), workers, quick)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    agents = await _open_overlay_door(desk, stop.set)
     serving = loop.create_task(door.serve())
     log.info("zlayer-cni %s serves %s", __version__, path)
     _notify("READY=1")
     await stop.wait()
     log.info("ending; running containers stay connected")
     serving.cancel()
-    path.unlink(missing_ok=True)
-    await door.finish(FAREWELL)
+    knocker.remove()
+    await asyncio.gather(door.finish(FAREWELL), *([agents.close(FAREWELL)] if agents is not None else []))
     workers.shutdown(wait=False, cancel_futures=True)
     quick.shutdown(wait=False, cancel_futures=True)
+
+
+async def _open_overlay_door(desk: operations.Desk, end: Callable[[], None]) -> overlay_door.OverlayDoor | None:
+    """The door for agents. Where another daemon has its socket that one is left in peace, and `status` says so."""
+    path = overlay_door.socket_of(desk.service.settings)
+    try:
+        listener = sockets.listen(path, overlay_door.MODE, sockets.GROUP)
+    except OSError as error:
+        desk.service.notes.append(f"the overlay door is closed: {path}: {error.strerror}")
+        log.warning("no overlay door for agents: %s", error)
+        return None
+    door = overlay_door.OverlayDoor(
+        listener,
+        lambda request: operations.carry_out(request, desk),
+        ThreadPoolExecutor(WORKERS, "agent"),
+        ThreadPoolExecutor(2, "ask"),
+        quick_requests=operations.QUICK,
+        end=end,
+    )
+    await door.open()
+    log.info("agents are served at %s", path)
+    return door
 
 
 def _handle(knock: cni_door.Knock, service: OverlayService) -> cni_door.Reply:
@@ -166,26 +214,6 @@ def _handle(knock: cni_door.Knock, service: OverlayService) -> cni_door.Reply:
         return cni_door.Reply(code, said)
     spoken = verbs.serve(knock.env, knock.stdin, knock.netns_fd, service, knock.wanted)
     return cni_door.Reply(spoken.code, spoken.stdout.encode(), spoken.stderr.encode("utf-8", "replace"))
-
-
-def _drain(run_dir: str, service: OverlayService) -> None:
-    """Carry out the deletions that were written down while no daemon was there, before anybody can ask for more."""
-    with delete_queue.Lock(run_dir, whole=True, patience=5.0):
-        delete_queue.sweep(run_dir)
-        for name, body in delete_queue.entries(run_dir):
-            knock = cni_door.parse(body, None, lambda: True)
-            if knock is not None and not _void(knock, service):
-                reply = _handle(knock, service)
-                if reply.code:
-                    log.warning("queued deletion %s: %s", name, reply.stdout.decode("utf-8", "replace").strip())
-                    continue
-            delete_queue.remove(run_dir, name)
-
-
-def _void(knock: cni_door.Knock, service: OverlayService) -> bool:
-    """Whether a queued deletion is of another boot, or older than the attachment that has its key now."""
-    boot = BOOT_ID.read_text().strip()
-    return knock.env.get("BOOT_ID", boot) != boot
 
 
 def _notify(message: str) -> None:

@@ -34,6 +34,8 @@ class OverlayService:
 
     def __init__(self, settings: Settings, state: State, kernel: Kernel, barrier: Barrier) -> None:
         self.started = time.monotonic()
+        self.notes: list[str] = []
+        self._obstacles: list[str] = []
         self.settings = settings
         self.state = state
         self.kernel = kernel
@@ -146,16 +148,26 @@ class OverlayService:
 
     def ready(self, service: str, mode: str) -> None:
         """STATUS: raises NotAvailable (50) or NotAvailableLimited (51) when an ADD would fail now."""
-        trouble = self.barrier.trouble()
-        if trouble:
-            raise NotAvailableLimited(f"the isolation fence is not in force: {trouble}")
+        faults = self.barrier.faults()
+        if faults:
+            raise NotAvailableLimited(f"the isolation fence is not in force: {faults[0]}", "; ".join(faults[1:]))
         segment = naming.SHARED_BRIDGE_KEY if mode == "shared" else service
         if not self.state.has_room(segment):
             raise NotAvailable(f"service {service} has no free IP address", "the cluster's subnets are all taken")
 
+    def change_node(self, **changes: object) -> None:
+        """Take over what an agent says about this node, its addresses and tables included. Raises InvalidConfig."""
+        before, addresses = self.state.node, self.state.node_addresses()
+        after = self.state.update_node(**changes)
+        if (before.cidrs, addresses) != (after.cidrs, self.state.node_addresses()):
+            for address in addresses:
+                if address not in self.state.node_addresses():
+                    self.kernel.remove_node_address(address)
+            self._ground()
+
     def problems(self) -> list[str]:
         """What is wrong with the node, in words; empty when nothing is."""
-        found = []
+        found = [*self.notes, *self._obstacles]
         if self.barrier.trouble():
             found.append(f"the isolation fence is not in force: {self.barrier.trouble()}")
         for cidr in self.state.cidrs:
@@ -179,11 +191,31 @@ class OverlayService:
 
     def start(self) -> None:
         """Make the node what the records say. Raises CniError, OSError when the node cannot serve."""
+        self._ground()
+        self.services.restore()
+
+    def mend_node(self) -> None:
+        """Bring back what the node stands on, if somebody changed it, and note what cannot be."""
+        self.kernel.enable_forwarding([ipaddress.ip_network(cidr).version for cidr in self.state.cidrs])
+        for address in self.state.node_addresses():
+            self.kernel.ensure_node_address(address)
+        self._look_for_obstacles()
+
+    def _look_for_obstacles(self) -> None:
+        """Whose firewall stands in the containers' way: open what may be opened, name what may not."""
+        self._obstacles = [f"iptables' FORWARD: {said}"] if (said := self.barrier.open_forwarding()) else []
+        self._obstacles += [
+            f"the nftables chain {chain} of somebody else drops by policy; allow the overlay's addresses in it"
+            for chain in self.barrier.foreign()
+        ]
+
+    def _ground(self) -> None:
+        """What everything else stands on: forwarding, the node's own addresses, the tables."""
         self.kernel.enable_forwarding([ipaddress.ip_network(cidr).version for cidr in self.state.cidrs])
         for address in self.state.node_addresses():
             self.kernel.ensure_node_address(address)
         self.barrier.load()
-        self.services.restore()
+        self._look_for_obstacles()
 
 
 def identity(target: Target) -> netns.NetnsId:

@@ -6,7 +6,7 @@ A service in mode `shared` uses the node's one shared bridge, whose subnets are 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from cni import naming
@@ -14,9 +14,9 @@ from cni.daemon import ipam, macs
 from cni.daemon.barrier import Barrier
 from cni.daemon.records import Service
 from cni.daemon.state import Locks, State
-from cni.errors import AttachFailed
+from cni.errors import AttachFailed, InvalidConfig
 from cni.host.kernel import Kernel
-from cni.host.links import Interface, Network
+from cni.host.links import Interface, Link, Network
 
 WIREGUARD_OVERHEAD = 80  # bytes: outer IPv6 (40), UDP (8), WireGuard's header and tag (32); IPv4 underlays use 60
 SHARED = naming.SHARED_BRIDGE_KEY
@@ -47,9 +47,11 @@ class Services:
     def ensure(self, name: str, mode: str) -> Service:
         """The service's segment, with its bridge in the kernel. Repeating it mends what is missing.
 
-        Raises PoolExhausted when the cluster has no subnet left, AttachFailed when the kernel refuses.
+        Raises PoolExhausted when the cluster has no subnet left, AttachFailed when the kernel refuses, InvalidConfig
+        for a name no interface can have, and for a change to or from `shared` under running containers.
         """
         with self.holding(name, mode) as segment:
+            self._accept(name, mode, segment)
             known = self._state.services.get(segment)
             if known is None or known.mode != mode:
                 known = self._state.take_service(segment, mode, self._bridge_name(segment))
@@ -58,6 +60,26 @@ class Services:
             if known.bridge not in self._ready or self._kernel.find(known.bridge) is None:
                 self._build(known)
             return known
+
+    def _accept(self, name: str, mode: str, segment: str) -> None:
+        """Refuse what cannot be; a service that goes to or from the shared bridge loses its own segment, or gets it."""
+        if name == SHARED:
+            raise InvalidConfig(f"service: {name!r} is a reserved name")
+        bridge = self._bridge_name(segment)
+        if any(character in "%\0" for character in bridge):  # the kernel would make another name of it
+            raise InvalidConfig(f"service: {name!r} does not make an interface name ({bridge!r})")
+        known = self._state.services.get(name)
+        if known is None or (known.mode == "shared") == (mode == "shared"):
+            return
+        if known.mode == "shared":
+            self._state.drop_service(name)
+            return
+        with self.holding(name, known.mode):
+            if self._state.in_use(name):
+                raise InvalidConfig(
+                    f"service: {name!r} is in mode {known.mode} and has addresses in use: it cannot become shared now"
+                )
+            self.teardown(name)
 
     def _bridge_name(self, segment: str) -> str:
         node = self._state.node
@@ -75,6 +97,26 @@ class Services:
             self._barrier.remove_bridge(service.bridge)
             raise AttachFailed(f"cannot set up the bridge of service {service.name}: {error}") from error
         self._ready.add(service.bridge)
+
+    def broken(self, seen: Mapping[str, Link]) -> list[str]:
+        """The bridges that are not as they should be: missing, down, or without one of their gateways."""
+        addresses = self._kernel.all_addresses()
+        found = []
+        for service in list(self._state.services.values()):
+            if not service.subnets:
+                continue
+            link = seen.get(service.bridge)
+            gateways = {gateway(ipaddress.ip_network(subnet)) for subnet in service.subnets}
+            if link is None or not link.up or not gateways <= addresses.get(link.index, set()):
+                found.append(service.bridge)
+        return found
+
+    def rebuild(self, bridge: str) -> None:
+        """A bridge that somebody took away is there again, with its gateways. Raises AttachFailed."""
+        for service in list(self._state.services.values()):
+            if service.bridge == bridge and service.subnets:
+                with self.holding(service.name, service.mode):
+                    self._build(service)
 
     def grow(self, segment: str, version: int) -> Service:
         """One more subnet, and its gateway. The caller holds the segment. Raises PoolExhausted, AttachFailed."""
@@ -102,7 +144,7 @@ class Services:
             return
         with self.holding(name, mode):
             service = self._state.services.get(name)
-            if service is not None and not self._state.members(service.bridge):
+            if service is not None and not self._state.in_use(name):
                 self.teardown(name)
 
     def teardown(self, name: str) -> None:

@@ -89,7 +89,7 @@ class State:
             self._hold(attachment.addresses)
         for key, body in self._store.load("lease"):
             self.leases[key] = msgspec.json.decode(body, type=Lease)
-            self._held[ipaddress.ip_address(key)] = 1
+            self._hold([Held(key, "")])
         for key, body in self._store.load(COOLING):
             self._released[ipaddress.ip_address(key)] = float(body)
         for key, body in self._store.load("service"):
@@ -97,16 +97,23 @@ class State:
         self._rebuild_segments()
 
     def _rebuild_segments(self) -> None:
-        """The slot registries, as the node's ranges and the services' records say."""
-        self._segments: dict[int, Segments] = {}
-        for cidr in self.cidrs:
-            segments = Segments.over(cidr).reserve(self.node_address(ipaddress.ip_network(cidr).version))
-            self._segments[segments.cluster.version] = segments
-        for service in self.services.values():
-            for version in self._segments:
+        self._segments = self._segments_of(self.node)
+
+    def _segments_of(self, node: Node) -> dict[int, Segments]:
+        """The slot registries, as a node's ranges and the services' records say.
+
+        Raises InvalidConfig if a service holds what is no slot of them.
+        """
+        found: dict[int, Segments] = {}
+        for cidr in node.cidrs:
+            segments = Segments.over(cidr)
+            version = segments.cluster.version
+            segments = segments.reserve(node.home(version))
+            for service in self.services.values():
                 for n, network in enumerate(service.networks(version)):
-                    held = self._segments[version].hold(service.name, self._node_key(n), network)
-                    self._segments[version] = held
+                    segments = segments.hold(service.name, f"{node.node_id}#{n}" if n else str(node.node_id), network)
+            found[version] = segments
+        return found
 
     def _node_key(self, n: int) -> str:
         return f"{self.node.node_id}#{n}" if n else str(self.node.node_id)
@@ -116,25 +123,26 @@ class State:
     @property
     def cidrs(self) -> tuple[str, ...]:
         """The cluster's ranges, the first family first."""
-        second = (self.node.cluster_cidr6,) if self.node.cluster_cidr6 else ()
-        return (self.node.cluster_cidr, *second)
+        return self.node.cidrs
 
     def node_address(self, version: int) -> Address:
-        """The node's own overlay address of a family: the first of its slice, else of the cluster (contract 6.2)."""
-        ranges = [ipaddress.ip_network(c) for c in (self.node.slice_cidr, *self.cidrs) if c]
-        return next(n.network_address + 1 for n in ranges if n.version == version)
+        """The node's own overlay address of a family (contract 6.2)."""
+        return self.node.address(version)
 
     def node_addresses(self) -> list[Address]:
         """The node's own addresses, one of each family."""
         return [self.node_address(ipaddress.ip_network(cidr).version) for cidr in self.cidrs]
 
     def update_node(self, **changes: object) -> Node:
-        """Change what the node is. The ranges must not change under services that hold slots: callers check."""
+        """Change what the node is. What services hold, they keep.
+
+        Raises InvalidConfig, with nothing changed, if a service holds what would be no slot of the new range.
+        """
         with self._lock:
             node = msgspec.structs.replace(self.node, **changes)
+            segments = self._segments_of(node)
             self._store.apply([("node", "node", msgspec.json.encode(node))])
-            self.node = node
-            self._rebuild_segments()
+            self.node, self._segments = node, segments
             return node
 
     # --- services and their slots --------------------------------------------------------------------------------
@@ -322,30 +330,52 @@ class State:
 
     # --- bare leases -----------------------------------------------------------------------------------------------
 
-    def lease(self, service: str) -> str:
-        """An address of the service for allocate_ip (contract 6.7). Raises NeedsSlot, KeyError for no such service."""
+    def lease(self, service: str, owner: str = "") -> Held:
+        """An address of the segment `service` that no container has (contract 6.7, 6.10); `owner` says whose it is,
+        empty for allocate_ip's. Raises NeedsSlot, KeyError for no such service."""
         with self._lock:
-            rest = ipam.Rest(self._released, boot_clock(), self.cooldown)
             version = ipaddress.ip_network(self.node.cluster_cidr).version
-            held = self._pick(self.services[service].networks(version), None, rest)
-            lease = Lease(held.ip, service)
-            self._store.apply([("lease", held.ip, msgspec.json.encode(lease))])
-            self.leases[held.ip] = lease
-            self._hold([held])
-            return held.ip
+            return self._lease(self.services[service].networks(version), service, owner)
 
-    def release(self, address: str) -> bool:
-        """Give back a bare lease; False if there is none of that address (an attachment's is not touched)."""
+    def lease_home(self, owner: str = "") -> Held:
+        """An address of the node's own slice, for what belongs to no service. Raises PoolExhausted."""
+        with self._lock:
+            home = self.node.home(ipaddress.ip_network(self.node.cluster_cidr).version)
+            try:
+                return self._lease([home], "", owner)
+            except NeedsSlot as full:
+                raise PoolExhausted(f"IP allocator exhausted: no address of slice {home} is free") from full
+
+    def _lease(self, subnets: list[Network], service: str, owner: str) -> Held:
+        rest = ipam.Rest(self._released, boot_clock(), self.cooldown)
+        held = self._pick(subnets, None, rest)
+        lease = Lease(held.ip, service, owner)
+        self._store.apply([("lease", held.ip, msgspec.json.encode(lease))])
+        self.leases[held.ip] = lease
+        self._hold([held])
+        return held
+
+    def release(self, address: str, owner: str = "") -> Lease | None:
+        """Give back a lease of that owner and return it; None if there is none (an attachment's is not touched)."""
         with self._lock:
             lease = self.leases.get(address)
-            if lease is None:
-                return False
+            if lease is None or lease.owner != owner:
+                return None
             now = boot_clock()
             self._store.apply([("lease", address, None), (COOLING, address, str(now).encode())])
             del self.leases[address]
             self._let_go([Held(address, "")])
             self._released[ipaddress.ip_address(address)] = now
-            return True
+            return lease
+
+    def in_use(self, segment: str) -> bool:
+        """Whether anybody has an address of the segment: a container on its bridge, a guest, or a bare lease."""
+        with self._lock:
+            service = self.services.get(segment)
+            if service is None:
+                return False
+            leased = any(lease.service == segment for lease in self.leases.values())
+            return leased or any(each.bridge == service.bridge for each in self.attachments.values())
 
 
 class NeedsSlot(AddressUnavailable):

@@ -1,0 +1,120 @@
+"""What the overlay door can be asked: one small function for each of the protocol's operations.
+
+Each takes the request and the `Desk` and returns the answer; what it raises becomes an `err`, and never ends the
+connection (contract 1.2). `shutdown` is the door's own affair: it answers, and then ends the daemon.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cni.daemon.operations import containers, edges, guests, node, peers, services
+from cni.daemon.operations.desk import Desk, Refusal
+from cni.errors import CniError
+from cni.overlay import wire
+
+__all__ = ["OPERATIONS", "QUICK", "Desk", "carry_out", "restore", "sweep"]
+
+log = logging.getLogger(__name__)
+
+Operation = Callable[[Any, Desk], wire.AnyReply]
+
+
+def _attach(ask: wire.AttachContainer, desk: Desk) -> wire.AnyReply:
+    handle = ask.handle
+    if isinstance(handle, wire.LinuxPid):
+        return containers.attach(handle, ask, desk)
+    if isinstance(handle, wire.GuestManaged):
+        return guests.attach_guest(handle, ask, desk)
+    if isinstance(handle, wire.HostShared):
+        return guests.attach_host(handle, ask, desk)
+    raise Refusal("WindowsContainer attach is only supported on Windows")
+
+
+def _detach(ask: wire.DetachContainer, desk: Desk) -> wire.AnyReply:
+    handle = ask.handle
+    if isinstance(handle, wire.LinuxPid):
+        return containers.detach(handle, desk)
+    if isinstance(handle, wire.GuestManaged):
+        return guests.detach_guest(handle, desk)
+    if isinstance(handle, wire.HostShared):
+        return guests.detach_host(handle, desk)
+    return wire.Ok()
+
+
+def _scoped_resolver(_: Any, __: Desk) -> wire.AnyReply:
+    raise Refusal("overlay engine error: scoped resolver is macOS-only")
+
+
+def _shutdown(_: wire.Shutdown, __: Desk) -> wire.AnyReply:
+    return wire.Ok()
+
+
+OPERATIONS: Mapping[type[wire.Request], Operation] = {
+    wire.SetLocalNodeId: node.set_local_node_id,
+    wire.SetLocalWgPubkey: node.set_local_wg_pubkey,
+    wire.SetupGlobalOverlay: node.setup_global_overlay,
+    wire.TeardownGlobalOverlay: node.teardown_global_overlay,
+    wire.SetupServiceOverlay: services.setup_service_overlay,
+    wire.TeardownServiceOverlay: services.teardown_service_overlay,
+    wire.AllocateIp: containers.allocate_ip,
+    wire.ReleaseIp: containers.release_ip,
+    wire.AttachContainer: _attach,
+    wire.DetachContainer: _detach,
+    wire.AddPeer: peers.add_peer,
+    wire.RemovePeer: peers.remove_peer,
+    wire.AddAllowedIp: peers.add_allowed_ip,
+    wire.RemoveAllowedIp: peers.remove_allowed_ip,
+    wire.MintEdgePeer: edges.mint,
+    wire.RevokeEdgePeer: edges.revoke,
+    wire.ListEdgePeers: edges.listed,
+    wire.RegisterDns: peers.register_dns,
+    wire.UnregisterDns: peers.unregister_dns,
+    wire.WriteScopedResolver: _scoped_resolver,
+    wire.RemoveScopedResolver: _scoped_resolver,
+    wire.PruneOrphanBridges: services.prune_orphan_bridges,
+    wire.StatusRequest: node.status,
+    wire.NatTick: peers.nat_tick,
+    wire.NatStatusRequest: peers.nat_status,
+    wire.Shutdown: _shutdown,
+}
+
+QUICK = (
+    wire.StatusRequest,
+    wire.NatStatusRequest,
+    wire.ListEdgePeers,
+    wire.RegisterDns,
+    wire.UnregisterDns,
+    wire.Shutdown,
+)
+"""Those that wait for nothing but the store: they are not kept behind attaches."""
+
+
+def carry_out(request: wire.AnyRequest, desk: Desk) -> wire.AnyReply:
+    """The answer to one request. Never raises."""
+    try:
+        return OPERATIONS[type(request)](request, desk)
+    except CniError as error:
+        return _err(f"{error.msg}: {error.details}" if error.details else error.msg)
+    except OSError as error:
+        return _err(f"overlay engine error: {error}")
+    except Exception as error:
+        log.exception("%s failed in an unforeseen way", type(request).__name__)
+        return _err(f"internal error: {type(error).__name__}: {error}")
+
+
+def _err(message: str) -> wire.Err:
+    return wire.Err(message.encode("utf-8", "replace").decode())
+
+
+def restore(desk: Desk) -> None:
+    """Make true after a restart what the registry says."""
+    guests.restore(desk)
+    sweep(desk)
+
+
+def sweep(desk: Desk) -> None:
+    """What time brings: edge peers that have expired."""
+    edges.sweep(desk)

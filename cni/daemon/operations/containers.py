@@ -1,0 +1,139 @@
+"""Containers by PID, and bare leases (contract 6.7 to 6.9).
+
+A process is known by its PID and start time: the same one attached again gets the same answer, another one that got
+the PID later is another container, and the first one's port and address are taken back before it is attached.
+"""
+
+from __future__ import annotations
+
+import os
+
+from cni import naming
+from cni.daemon import macs
+from cni.daemon.attach import Request
+from cni.daemon.operations.desk import Desk, Refusal
+from cni.daemon.records import Attachment, AttachmentKey
+from cni.errors import CniError
+from cni.host import process
+from cni.host.netns import NetnsId
+from cni.overlay import wire
+
+NETWORK = "@overlayd"
+"""The network under which the records have what came through this door. No CNI network can be called so."""
+IFNAME = "eth0"
+
+
+def allocate_ip(ask: wire.AllocateIp, desk: Desk) -> wire.IpReply:
+    """An address of the service, else of the node's slice; only release_ip returns it. Raises CniError."""
+    return wire.IpReply(desk.lease(ask.service).ip)
+
+
+def release_ip(ask: wire.ReleaseIp, desk: Desk) -> wire.Ok:
+    """Give back what allocate_ip gave; any other address is nobody's to give back here, and nothing happens."""
+    desk.release(ask.ip)
+    return wire.Ok()
+
+
+def attach(handle: wire.LinuxPid, ask: wire.AttachContainer, desk: Desk) -> wire.Attached:
+    """Connect the namespace that the process is in. Raises CniError.
+
+    `dns_server` and `dns_domain` concern this container alone, never the daemon, and it has its own resolv.conf;
+    join_global asks for nothing more, since a container's one interface reaches the whole overlay (contract 5.3/6).
+    """
+    with desk.locks.holding(("pid", handle.pid)):
+        fd, started = _open(handle.pid)
+        try:
+            netns_id = _identify(fd, handle.pid, desk)
+            mode = _mode(ask.service, desk)
+            _make_way(handle.pid, started, ask, mode, desk)
+            done = desk.service.attacher.attach(
+                Request(
+                    network=NETWORK,
+                    container=str(handle.pid),
+                    ifname=IFNAME,
+                    netns_fd=fd,
+                    netns=netns_id,
+                    sandbox=f"/proc/{handle.pid}/ns/net",
+                    service=ask.service,
+                    mode=mode,
+                    host_veth=naming.pid_host_veth(handle.pid),
+                    isolation=ask.isolation_network,
+                    ephemeral=ask.ephemeral,
+                    attempt=_attempt(handle.pid, started),
+                    pid=handle.pid,
+                    start_time=started,
+                )
+            )
+        finally:
+            os.close(fd)
+    return wire.Attached(done.addresses[0].ip)
+
+
+def _attempt(pid: int, started: int) -> str:
+    return f"{pid}@{started}"
+
+
+def _open(pid: int) -> tuple[int, int]:
+    try:
+        return process.open_netns(pid)
+    except OSError as error:
+        path = f"/proc/{pid}/ns/net"
+        why = f"{os.strerror(error.errno or 0)} (os error {error.errno})"
+        raise Refusal(f"overlay engine error: Failed to open {path}: {why}") from error
+
+
+def _identify(fd: int, pid: int, desk: Desk) -> NetnsId:
+    """The namespace, unless it is the node's: that must never get an eth0 and a default route of ours."""
+    status = os.fstat(fd)
+    found = NetnsId(status.st_dev, status.st_ino)
+    if found == desk.service.kernel.own or process.is_hosts(found):
+        raise Refusal(f"overlay engine error: process {pid} is in the host's own network namespace")
+    return found
+
+
+def _mode(service: str, desk: Desk) -> str:
+    known = desk.state.services.get(service)
+    if known is None or service == naming.SHARED_BRIDGE_KEY:
+        raise Refusal(f"no service bridge for service {service}; call setup_service_overlay() first")
+    return known.mode
+
+
+def _key(pid: int) -> AttachmentKey:
+    return (NETWORK, str(pid), IFNAME)
+
+
+def _make_way(pid: int, started: int, ask: wire.AttachContainer, mode: str, desk: Desk) -> None:
+    """End an attachment of that PID that is another process's, or goes elsewhere: one PID has one at a time."""
+    before = desk.state.attachments.get(_key(pid))
+    if before is None:
+        return
+    now = (started, ask.service, mode == "shared", ask.isolation_network)
+    if (before.start_time, before.service, before.mode == "shared", before.isolation) != now:
+        desk.service.attacher.detach(before.key)
+
+
+def detach(handle: wire.LinuxPid, desk: Desk) -> wire.Ok:
+    """Nothing is left of the attachment; an unknown PID is fine. Raises CleanupFailed."""
+    with desk.locks.holding(("pid", handle.pid)):
+        veth = naming.pid_host_veth(handle.pid)
+        link = desk.service.kernel.find(veth)
+        # Without a record only a link that we made goes: by its name alone it could be another daemon's.
+        ours = link is not None and link.mac == macs.of_host_end(veth)
+        desk.service.attacher.detach(_key(handle.pid), veth if ours else "")
+    return wire.Ok()
+
+
+def _own(desk: Desk) -> list[Attachment]:
+    return [each for each in desk.state.snapshot() if each.network == NETWORK]
+
+
+def detach_all(desk: Desk) -> None:
+    """Every container that came through this door. Goes on past a failure; raises the last one."""
+    failure: CniError | None = None
+    for attachment in _own(desk):
+        try:
+            detach(wire.LinuxPid(attachment.pid), desk)
+        except CniError as error:
+            failure = error
+    if failure is not None:
+        raise failure

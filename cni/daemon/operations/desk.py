@@ -1,0 +1,57 @@
+"""What every operation is given: the node's service, the registry, the node's keys, and locks for what has none."""
+
+from __future__ import annotations
+
+from cni.daemon.identity import Identity
+from cni.daemon.records import Held
+from cni.daemon.registry import Registry
+from cni.daemon.service import OverlayService
+from cni.daemon.state import Locks, NeedsSlot
+from cni.errors import CniError, PoolExhausted
+
+NODE = "node"
+"""The name of the lock of what the node is: its names, its ranges, and whether the global overlay is up."""
+
+
+class Refusal(CniError):
+    """What was asked cannot be done as things are; the message is the protocol's, where the contract has one."""
+
+    code = 7
+
+
+class Desk:
+    """Where requests are carried out. Operations take the lock of what they change, never one for all."""
+
+    def __init__(self, service: OverlayService, registry: Registry, identity: Identity) -> None:
+        self.service = service
+        self.state = service.state
+        self.registry = registry
+        self.identity = identity
+        self.locks = Locks()
+
+    def lease(self, service: str, owner: str = "") -> Held:
+        """An address of the service's segment, else of the node's slice (contract 6.7, 6.10).
+
+        A full segment grows. Raises PoolExhausted, TryAgainLater while what would serve is cooling.
+        """
+        known = self.state.services.get(service)
+        if known is None:
+            return self.state.lease_home(owner)
+        services = self.service.services
+        with services.holding(service, known.mode) as segment:
+            while segment in self.state.services:
+                try:
+                    return self.state.lease(segment, owner)
+                except NeedsSlot as full:
+                    try:
+                        services.grow(segment, full.version)
+                    except PoolExhausted as exhausted:
+                        raise self.state.full(segment, full.version) from exhausted
+        return self.state.lease_home(owner)
+
+    def release(self, address: str, owner: str = "") -> None:
+        """Give such an address back; nothing happens if nobody of that name has it."""
+        lease = self.state.release(address, owner)
+        known = self.state.services.get(lease.service) if lease is not None else None
+        if known is not None:
+            self.service.services.shrink(known.name, known.mode)

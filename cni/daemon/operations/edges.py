@@ -1,0 +1,193 @@
+"""Edge peers: machines outside that get a key, an address and a time to live (contract 6.12)."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import time
+from collections.abc import Callable, Iterable
+
+from cni.daemon import keys
+from cni.daemon.operations.desk import Desk, Refusal
+from cni.daemon.operations.guests import KEEPALIVE, add_own_peer, drop_own_peer
+from cni.daemon.registry import Edge, owner_of
+from cni.daemon.state import boot_clock
+from cni.errors import CniError
+from cni.overlay import wire
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+_MOST = 2**64 - 1
+
+
+def mint(ask: wire.MintEdgePeer, desk: Desk) -> wire.EdgeConfig:
+    """A new edge peer and all that its machine needs; the private key is told once and not kept.
+
+    Nothing passes between it and the overlay until the node has a device, and then only to what it is allowed. Raises
+    Refusal in the contract's words and order, PoolExhausted.
+    """
+    name = ask.name.strip()
+    if not name:
+        raise Refusal("edge peer name must not be empty")
+    with desk.locks.holding(("edge", name)):
+        sweep(desk)
+        if desk.registry.edges.get(name) is not None:
+            raise Refusal(f"edge peer `{name}` is already minted; revoke it before re-minting")
+        if not desk.state.node.set_up:
+            raise Refusal("edge mint requires the global overlay to be set up first (setup_global_overlay)")
+        check_endpoint(ask.node_endpoint)
+        allowed = targets(ask.allow, lambda service: _subnets(service, desk))
+        return _mint(name, ask, allowed, desk)
+
+
+def _mint(name: str, ask: wire.MintEdgePeer, allowed: tuple[str, ...], desk: Desk) -> wire.EdgeConfig:
+    private = keys.generate()
+    now = int(time.time())
+    held = desk.state.lease_home(owner_of("edge", name))
+    edge = Edge(
+        name=name,
+        held=held,
+        public_key=keys.public_of(private),
+        minted_at_unix=now,
+        expires_at_unix=min(now + ask.ttl_secs, _MOST),
+        deadline=boot_clock() + ask.ttl_secs,
+        allowed=allowed,
+    )
+    try:
+        config = edge_config(edge, private, ask.node_endpoint, desk)
+        desk.registry.edges.put(name, edge)
+        add_own_peer(edge.public_key, held.ip, owner_of("edge", name), desk)
+    except BaseException:
+        _drop(edge, desk)
+        raise
+    return config
+
+
+def edge_config(edge: Edge, private: str, endpoint: str, desk: Desk) -> wire.EdgeConfig:
+    """What the edge machine is told: its one peer is this node, for what it is allowed, or for the whole cluster."""
+    node, dns = desk.state.node, desk.service.settings.dns
+    cluster = ipaddress.ip_network(node.cluster_cidr)
+    server = dns.nameservers[0] if dns.nameservers else None
+    always = [str(ipaddress.ip_network(str(node.address(cluster.version))))]
+    if server is not None:
+        always.append(str(ipaddress.ip_network(server)))
+    routes = dict.fromkeys((*edge.allowed, *always)) if edge.allowed else (str(cluster),)
+    return wire.EdgeConfig(
+        version=VERSION,
+        name=edge.name,
+        overlay_ip=edge.held.ip,
+        prefix_len=ipaddress.ip_network(node.slice_cidr or node.cluster_cidr).prefixlen,
+        private_key=private,
+        public_key=edge.public_key,
+        peers=(wire.Peer(desk.identity.public_key(), endpoint, ",".join(routes), KEEPALIVE),),
+        dns_server=server,
+        dns_domain=dns.domain or None,
+        expires_at_unix=edge.expires_at_unix,
+    )
+
+
+def check_endpoint(endpoint: str) -> None:
+    """`host:port` that a machine outside can call. Raises Refusal."""
+    host, colon, port = endpoint.rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]")
+    good = bool(colon and bare) and port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536
+    if ":" in bare and bare == host:
+        good = False  # a bare IPv6 address: where does the port begin?
+    if not good or bare != bare.strip():
+        raise Refusal(f"edge node_endpoint `{endpoint}` is not host:port")
+    try:
+        nowhere = ipaddress.ip_address(bare).is_unspecified
+    except ValueError:
+        nowhere = False
+    if nowhere:
+        raise Refusal(f"edge node_endpoint `{endpoint}` is no address that can be called")
+
+
+def targets(allow: Iterable[str], subnets_of: Callable[[str], tuple[str, ...]]) -> tuple[str, ...]:
+    """The CIDRs that `allow` stands for: CIDRs, addresses and services of this node, blanks skipped, each once.
+
+    Raises Refusal for an entry that is none of them.
+    """
+    found: dict[str, None] = {}
+    for entry in (each.strip() for each in allow):
+        if not entry:
+            continue
+        try:
+            cidrs: tuple[str, ...] = (str(ipaddress.ip_network(entry, strict=False)),)
+        except ValueError:
+            cidrs = subnets_of(entry)
+        if not cidrs:
+            raise Refusal(f"edge --allow target `{entry}` is neither a CIDR, an IP address nor a service known here")
+        found.update(dict.fromkeys(cidrs))
+    return tuple(found)
+
+
+def _subnets(service: str, desk: Desk) -> tuple[str, ...]:
+    known = desk.state.services.get(service)
+    if known is not None and known.mode == "shared":
+        return tuple(
+            str(ipaddress.ip_network(held.ip))
+            for each in desk.state.members(known.bridge)
+            if each.service == service
+            for held in each.addresses
+        )
+    return known.subnets if known is not None else ()
+
+
+def revoke(ask: wire.RevokeEdgePeer, desk: Desk) -> wire.Ok:
+    """The edge peer is no peer any more; an unknown one is fine."""
+    name = ask.name.strip()
+    with desk.locks.holding(("edge", name)):
+        edge = desk.registry.edges.get(name)
+        if edge is not None:
+            _drop(edge, desk)
+    return wire.Ok()
+
+
+def _drop(edge: Edge, desk: Desk) -> None:
+    drop_own_peer(edge.public_key, desk)
+    desk.registry.edges.drop(edge.name)
+    desk.release(edge.held.ip, owner_of("edge", edge.name))
+
+
+def listed(_: wire.ListEdgePeers, desk: Desk) -> wire.EdgePeers:
+    """The live ones."""
+    sweep(desk)
+    return wire.EdgePeers(
+        tuple(
+            wire.EdgePeer(
+                name=edge.name,
+                overlay_ip=edge.held.ip,
+                public_key=edge.public_key,
+                minted_at_unix=edge.minted_at_unix,
+                expires_at_unix=edge.expires_at_unix,
+                allowed=edge.allowed,
+            )
+            for edge in desk.registry.edges.all().values()
+        )
+    )
+
+
+def sweep(desk: Desk) -> None:
+    """End those whose time is over.
+
+    By the boot clock: unlike the wall clock nobody sets it, and it counts while the machine sleeps. When a device shows
+    handshakes, those that stopped calling end too (contract 6.12); without one nobody can have called.
+    """
+    now = boot_clock()
+    for edge in desk.registry.edges.all().values():
+        if now >= edge.deadline:
+            with desk.locks.holding(("edge", edge.name)):
+                if desk.registry.edges.get(edge.name) == edge:
+                    log.info("edge peer %s has come to its end", edge.name)
+                    try:
+                        _drop(edge, desk)
+                    except CniError as error:
+                        log.warning("cannot end edge peer %s: %s", edge.name, error)
+
+
+def revoke_all(desk: Desk) -> None:
+    """Every edge peer."""
+    for name in desk.registry.edges.all():
+        revoke(wire.RevokeEdgePeer(name), desk)

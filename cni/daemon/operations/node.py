@@ -1,0 +1,176 @@
+"""The node itself: who it is, its global overlay, its status (contract 6.1 to 6.3)."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from collections.abc import Collection, Mapping, Sequence
+
+from cni import __version__, naming
+from cni.daemon import keys, peer_book
+from cni.daemon.operations import containers, edges, guests, services
+from cni.daemon.operations.desk import NODE, Desk, Refusal
+from cni.daemon.records import Node
+from cni.daemon.segments import SLICE_PREFIX, Network
+from cni.overlay import wire
+
+log = logging.getLogger(__name__)
+
+SERVER = f"zlayer-cni/{__version__}"
+
+
+def set_local_node_id(ask: wire.SetLocalNodeId, desk: Desk) -> wire.Ok:
+    """The number that the services' subnets follow from. Services that have a subnet keep it: addresses are in use."""
+    with desk.locks.holding(NODE):
+        node = desk.state.node
+        if ask.node_id != node.node_id:
+            if desk.state.services:
+                log.warning("node id %d in place of %d; services keep their subnets", ask.node_id, node.node_id)
+            desk.service.change_node(node_id=ask.node_id)
+    return wire.Ok()
+
+
+def set_local_wg_pubkey(ask: wire.SetLocalWgPubkey, desk: Desk) -> wire.Ok:
+    """What the agent holds to be this node's key: remembered. The key in use is the daemon's own (`status`)."""
+    with desk.locks.holding(NODE):
+        if ask.pubkey != desk.state.node.wg_public_key:
+            desk.service.change_node(wg_public_key=ask.pubkey)
+    return wire.Ok()
+
+
+def setup_global_overlay(ask: wire.SetupGlobalOverlay, desk: Desk) -> wire.BridgeName:
+    """Take over deployment, ranges and port; leases stay, at a repeat and at a change (contract 8).
+
+    The answer is the name the device has by the rule, whether or not there is one yet: ZLayer's client keeps it, and
+    re-establishes after a lost connection only if it got one (contract 3.3). `status` names an interface only if it is
+    there. Raises Refusal when a range changes that somebody has addresses of.
+    """
+    with desk.locks.holding(NODE):
+        state = desk.state
+        held = {each.name: each.networks(4) + each.networks(6) for each in list(state.services.values())}
+        owned = [lease.address for lease in list(state.leases.values()) if lease.service == ""]
+        ranges = judge_ranges(state.node, ask.cluster_cidr, ask.slice_cidr, held, owned)
+        desk.identity.public_key()
+        if ask.nat is not None:
+            desk.registry.nat.put("nat", ask.nat)
+        desk.service.change_node(
+            deployment=ask.deployment, instance_id=ask.instance_id, wg_port=ask.wg_port, set_up=True, **ranges
+        )
+    return wire.BridgeName(naming.global_device(ask.deployment, ask.instance_id))
+
+
+def judge_ranges(
+    node: Node,
+    cluster_cidr: str,
+    slice_cidr: str | None,
+    held: Mapping[str, Sequence[Network]],
+    owned: Collection[str],
+) -> dict[str, str | None]:
+    """The node's ranges after such a setup: `cluster_cidr`, `cluster_cidr6`, `slice_cidr`.
+
+    `held` are the services' subnets, `owned` the addresses of the slice in use. Without a slice the node keeps the one
+    it has, if that is in the cluster. Raises Refusal for what is no range, and for a change under addresses in use.
+    """
+    cluster = _network("cluster", cluster_cidr)
+    if cluster.prefixlen >= SLICE_PREFIX[cluster.version]:
+        raise Refusal(f"invalid cluster CIDR {cluster_cidr}: it must hold more than one service subnet")
+    own = _network("slice", slice_cidr) if slice_cidr is not None else None
+    if own is not None and not _inside(own, cluster):
+        raise Refusal(f"invalid slice CIDR {slice_cidr}: it is not in the cluster's range {cluster}")
+    if own is None and node.slice_cidr is not None and _inside(ipaddress.ip_network(node.slice_cidr), cluster):
+        own = ipaddress.ip_network(node.slice_cidr)
+    second = node.cluster_cidr6 if node.cluster_cidr6 and ipaddress.ip_network(node.cluster_cidr6) != cluster else None
+    if second is not None and ipaddress.ip_network(second).version == cluster.version:
+        second = None
+    ranges = {
+        "cluster_cidr": str(cluster),
+        "cluster_cidr6": second,
+        "slice_cidr": None if own is None else str(own),
+    }
+    if ranges != {key: getattr(node, key) for key in ranges}:
+        _refuse_under(node, ranges, held, owned)
+    return ranges
+
+
+def _refuse_under(
+    node: Node, ranges: Mapping[str, str | None], held: Mapping[str, Sequence[Network]], owned: Collection[str]
+) -> None:
+    """Raise Refusal if a change of ranges would pull addresses from under somebody."""
+    cluster, own = ranges["cluster_cidr"], ranges["slice_cidr"]
+    users = sorted(name for name, subnets in held.items() if subnets)
+    if users and (cluster, ranges["cluster_cidr6"]) != (node.cluster_cidr, node.cluster_cidr6):
+        raise Refusal(
+            f"cluster CIDR {cluster} cannot replace {', '.join(node.cidrs)} while services have subnets of it: "
+            + ", ".join(users)
+        )
+    if own == node.slice_cidr:
+        return
+    if owned:
+        raise Refusal(
+            f"slice CIDR {own} cannot replace {node.slice_cidr} while {len(owned)} addresses of it are in use"
+        )
+    for name, subnets in held.items():
+        for subnet in subnets:
+            if own is not None and subnet.overlaps(ipaddress.ip_network(own)):
+                raise Refusal(f"slice CIDR {own} overlaps {subnet}, which service {name} has")
+
+
+def _inside(inner: Network, outer: Network) -> bool:
+    return inner.version == outer.version and inner.subnet_of(outer)  # type: ignore[arg-type]
+
+
+def _network(what: str, text: str) -> Network:
+    try:
+        if "/" not in text:
+            raise ValueError("invalid IP address syntax")
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError as error:
+        raise Refusal(f"invalid {what} CIDR {text}: {error}") from error
+
+
+def teardown_global_overlay(_: wire.TeardownGlobalOverlay, desk: Desk) -> wire.Ok:
+    """What came through this door goes: its containers, guests, edge peers and idle services. Idempotent.
+
+    What a container runtime attached through the other door stays connected: that is not this agent's to cut off. Peers
+    and names are remembered, as by ZLayer's daemon; a later setup finds everything as after the first (contract 6.3).
+    """
+    with desk.locks.holding(NODE):
+        containers.detach_all(desk)
+        guests.detach_all(desk)
+        edges.revoke_all(desk)
+        services.teardown_idle(desk)
+        if desk.state.node.set_up:
+            desk.service.change_node(set_up=False)
+    return wire.Ok()
+
+
+def status(_: wire.StatusRequest, desk: Desk) -> wire.Status:
+    """How the node stands. `server` says who answers, so that a client knows what it may ask (contract 8)."""
+    node = desk.state.node
+    edges.sweep(desk)
+    book = desk.registry.peers.all()
+    peers = peer_book.of_device(book, None)
+    version = ipaddress.ip_network(node.cluster_cidr).version
+    return wire.Status(
+        interface=_interface(desk) if node.set_up else None,
+        node_ip=str(node.address(version)) if node.set_up else None,
+        public_key=desk.identity.public_key() if node.set_up else None,
+        overlay_cidr=node.cluster_cidr,
+        slice_cidr=node.slice_cidr,
+        peer_count=len(peers),
+        service_count=services.count(desk),
+        peers=tuple(_peer_status(peer) for peer in peers),
+        dedicated_services=tuple(services.dedicated(desk, book)),
+        server=SERVER,
+    )
+
+
+def _interface(desk: Desk) -> str | None:
+    """The global device, if the kernel has it."""
+    name = naming.global_device(desk.state.node.deployment, desk.state.node.instance_id)
+    return name if desk.service.kernel.find(name) is not None else None
+
+
+def _peer_status(peer: peer_book.Peer) -> wire.PeerStatus:
+    # There is no device yet to have shaken hands (0 = never).
+    return wire.PeerStatus(keys.decode(peer.public_key).hex(), peer.endpoint, ",".join(peer.allowed_ips), 0)

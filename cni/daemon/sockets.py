@@ -1,0 +1,150 @@
+"""Listening on a Unix socket: who may come in, and whose file it is.
+
+A dead daemon's socket file is replaced, a living one's never is; two daemons that start at once are kept apart by a
+lock on the directory. Whoever comes in is known by the kernel (SO_PEERCRED), not only by the file's mode.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import grp
+import logging
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 4096
+GROUP = "zlayer"
+"""Members of this group may use the overlay door, as with ZLayer's own daemon (contract 1.4)."""
+
+_SO_PEERGROUPS = 59  # not in Python's socket module
+_LONGEST = 107  # bytes of path in a sockaddr_un
+_PEER = struct.Struct("=iII")
+
+
+class Listener:
+    """A listening socket and the file it has; `remove` takes the file away, unless it is another's by now."""
+
+    def __init__(self, sock: socket.socket, path: str) -> None:
+        self.sock = sock
+        self.path = path
+        status = os.stat(path)  # noqa: PTH116
+        self._file = (status.st_dev, status.st_ino)
+
+    def remove(self) -> None:
+        with contextlib.suppress(OSError):
+            status = os.stat(self.path)  # noqa: PTH116
+            if (status.st_dev, status.st_ino) == self._file:
+                Path(self.path).unlink()
+
+
+def listen(path: str, mode: int, group: str | None = None) -> Listener:
+    """Listen at `path`, whose directories are made where they are missing. `group` gets the file if it exists.
+
+    Raises OSError; EADDRINUSE if somebody answers there already.
+    """
+    directory = Path(path).parent
+    _ensure_directory(directory)
+    with _held(directory):
+        _refuse_the_living(path)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        fresh = f"{path}.{os.getpid()}"
+        if len(os.fsencode(fresh)) > _LONGEST:
+            fresh = str(directory / f".{os.getpid()}")
+        try:
+            Path(fresh).unlink(missing_ok=True)
+            listener.bind(fresh)
+            _give(fresh, mode, group)  # before anybody can find it under its name
+            listener.listen(BACKLOG)
+            Path(fresh).rename(path)
+            return Listener(listener, path)
+        except OSError:
+            listener.close()
+            with contextlib.suppress(OSError):
+                Path(fresh).unlink(missing_ok=True)
+            raise
+
+
+def _ensure_directory(directory: Path) -> None:
+    """The directory, to be entered by everybody whatever our umask is: the socket's own mode says who may connect."""
+    missing = [each for each in (directory, *directory.parents) if not each.exists()]
+    for each in reversed(missing):
+        each.mkdir(exist_ok=True)
+        each.chmod(0o755)
+
+
+@contextlib.contextmanager
+def _held(directory: Path) -> Iterator[None]:
+    """The directory's lock: what is found dead by one daemon is not replaced by two."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _refuse_the_living(path: str) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(path)
+        except FileNotFoundError:
+            return
+        except ConnectionRefusedError:
+            if not Path(path).is_socket():
+                raise FileExistsError(errno.EEXIST, "not a socket, and not replaced", path) from None
+            return
+        except OSError as error:
+            raise OSError(errno.EADDRINUSE, f"somebody may be listening: {error}", path) from error
+    raise OSError(errno.EADDRINUSE, "somebody is listening", path)
+
+
+def _give(path: str, mode: int, group: str | None) -> None:
+    """The mode, and the group where there is one of that name; without it the file stays the owner's (contract 1.4)."""
+    gid = group_id(group) if group is not None else None
+    if gid is not None:
+        try:
+            os.chown(path, -1, gid)
+        except OSError as error:
+            log.warning("cannot give %s to group %s: %s", path, group, error)
+    Path(path).chmod(mode)
+
+
+def group_id(name: str) -> int | None:
+    """The number of a group, None if there is none of that name."""
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        return None
+
+
+def peer_groups(client: socket.socket) -> frozenset[int]:
+    """The groups the client had when it connected, supplementary ones included."""
+    _, _, gid = _PEER.unpack(client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+    try:
+        raw = client.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 1024)
+    except OSError:
+        return frozenset((gid,))  # more groups than Python's getsockopt has room for (256): judged by the first alone
+    return frozenset((gid, *(number for (number,) in struct.iter_unpack("=I", raw))))
+
+
+def is_root(client: socket.socket) -> bool:
+    """Whether the client runs as root, or as whoever we are. The socket's mode says so too; this holds when someone
+    loosens the mode."""
+    _, uid, _ = _PEER.unpack(client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+    return uid in (0, os.geteuid())
+
+
+def may_enter(client: socket.socket, group: str = GROUP) -> bool:
+    """Whether the client is root or of `group`."""
+    if is_root(client):
+        return True
+    gid = group_id(group)
+    return gid is not None and gid in peer_groups(client)

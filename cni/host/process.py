@@ -1,0 +1,65 @@
+"""Processes as the kernel knows them: who a PID is now, and the network namespace it lives in."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from cni.host import netns
+
+INITIAL_NETNS = 0xEFFFFFF9  # the inode that kernels with fixed ones give the first network namespace (linux/nsfs.h)
+_START_TIME = 22  # field of /proc/PID/stat (proc_pid_stat(5))
+
+
+def start_time(pid: int) -> int:
+    """When the process began, in clock ticks since boot: with the PID it says which process is meant.
+
+    Raises OSError if there is no such process.
+    """
+    # The command's name is in brackets and may hold anything, brackets and spaces included.
+    fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    return int(fields[_START_TIME - 3])
+
+
+def is_alive(pid: int, started: int) -> bool:
+    """Whether that very process is still there."""
+    try:
+        return start_time(pid) == started
+    except OSError:
+        return False
+
+
+def open_netns(pid: int) -> tuple[int, int]:
+    """(descriptor of the process's network namespace, the process's start time). The caller closes the descriptor.
+
+    Raises OSError, with the path, if there is no such process or it may not be looked at.
+    """
+    while True:
+        began = start_time(pid)
+        fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if is_alive(pid, began):
+                netns.identify(fd)
+                return fd, began
+        except OSError:
+            os.close(fd)
+            raise
+        os.close(fd)  # the PID changed hands between the two looks
+        if not Path(f"/proc/{pid}").exists():
+            raise FileNotFoundError(2, "No such file or directory", f"/proc/{pid}/ns/net")
+
+
+def is_hosts(found: netns.NetnsId) -> bool:
+    """Whether a namespace is the machine's own: the one it booted with, as far as this kernel tells.
+
+    Told by its fixed inode (Linux 6.18 and later), by init and by kthreadd; one or the other may not be looked at.
+    """
+    return found.ino == INITIAL_NETNS or any(_netns_of(pid) == found for pid in (1, 2))
+
+
+def _netns_of(pid: int) -> netns.NetnsId | None:
+    try:
+        status = Path(f"/proc/{pid}/ns/net").stat()
+    except OSError:
+        return None
+    return netns.NetnsId(status.st_dev, status.st_ino)
