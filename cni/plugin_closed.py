@@ -93,11 +93,11 @@ def foreign(call: Call, place: Place) -> tuple[int, bytes, bytes]:
         except OSError as error:
             raise TryAgainLater(f"the program cannot be unpacked: {error}") from error
     try:
-        from cni.verbs import run_foreign  # type: ignore[import-not-found, unused-ignore, attr-defined]
+        from cni.foreign.entry import run_foreign
     except ImportError as error:
         msg = f"overlayd.socket: {place.foreign}: this build cannot speak to a foreign overlayd"
         raise InvalidConfig(msg) from error
-    return run_foreign(call.command, call.env, call.stdin, place.foreign)  # type: ignore[no-any-return, unused-ignore]
+    return run_foreign(call.env, call.stdin, place.foreign, place.run_dir, call.waiter.left())
 
 
 def judge(call: Call) -> None:

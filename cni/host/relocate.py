@@ -1,0 +1,56 @@
+"""Moving a finished interface from one namespace into another, under another name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cni.host import links
+from cni.host import netlink as nl
+from cni.host.netns import entered
+
+
+def find_inside(netns_fd: int, ifname: str) -> links.Link | None:
+    """The link of that name in the namespace, or None."""
+    with entered(netns_fd):
+        inner = nl.Netlink()
+    with inner:
+        return links.find_link(inner, ifname)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What an interface is to be like where it arrives: its name, its MTU in bytes, its MAC ("": as it is)."""
+
+    ifname: str
+    mtu: int
+    mac: str = ""
+
+
+def move(index: int, source_fd: int, target_fd: int, shape: Shape) -> links.Link:
+    """Take link `index` of one namespace into another, down, in that shape.
+
+    Addresses and routes are lost on the way, as the kernel has it. It gets its new name before it goes, so that
+    nobody in the container sees it under another; takes about 15 ms (kernel-notes, 1). Raises NetlinkError, EEXIST
+    if the container has an interface of that name: then it has not moved.
+    """
+    ifname = shape.ifname
+    changes = nl.text(links.IFLA_IFNAME, ifname) + nl.u32(links.IFLA_MTU, shape.mtu)
+    if shape.mac:
+        changes += nl.attribute(links.IFLA_ADDRESS, links.mac_bytes(shape.mac))
+    with entered(source_fd):
+        source = nl.Netlink()
+    with source:
+        down = nl.Message(nl.RTM_SETLINK, 0, nl.ifinfo(index, 0, links.IFF_UP), f"bring down link {index}")
+        source.send([down])
+        source.send([nl.Message(nl.RTM_SETLINK, 0, nl.ifinfo(index) + changes, f"rename link {index} to {ifname}")])
+        away = nl.u32(links.IFLA_NET_NS_FD, target_fd)
+        source.send([nl.Message(nl.RTM_SETLINK, 0, nl.ifinfo(index) + away, f"move {ifname} to the container")])
+    found = find_inside(target_fd, ifname)
+    if found is None:
+        raise nl.NetlinkError(19, f"move {ifname} to the container", "it did not arrive")
+    return found
+
+
+def set_mtu(socket: nl.Netlink, index: int, mtu: int) -> None:
+    """The link carries packets of up to `mtu` bytes. Raises NetlinkError."""
+    socket.send([nl.Message(nl.RTM_SETLINK, 0, nl.ifinfo(index) + nl.u32(links.IFLA_MTU, mtu), f"set MTU of {index}")])
