@@ -17,6 +17,8 @@ from cni.plugin import Place
 
 LOG_NAME = "overlayd.log"
 _LOCK_NAME = "autostart.lock"
+_UNIT = "/etc/systemd/system/multi-user.target.wants/zlayer-overlayd.service"
+_SYSTEMD_GRACE = 5.0  # seconds that systemd has to start the daemon before we do; the unit's RestartSec is 1
 _STEP = 0.01  # seconds between two looks at the door
 _SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -64,23 +66,33 @@ def _locked(lock: int) -> bool:
 def _start_and_wait(place: Place, waiter: plugin_door.Waiter, lock: int, since: int) -> _socket.socket:
     """With the lock held: the door, whoever opened it."""
     child = 0
+    grace = time.monotonic() + min(_SYSTEMD_GRACE, waiter.left() / 2) if _systemd_starts_it(place) else 0.0
     while True:
         try:
             return plugin_door.connect(place.run_dir, waiter)
         except plugin_door.Closed:
             pass  # Not yet.
-        if not child and not _is_starting(lock):
+        if not child and time.monotonic() >= grace and not _is_starting(lock):
             _raise_recent_failure(lock, since)
-            child = _start(place, lock)
+            child = _start(place, waiter, lock)
         ended = child and os.waitpid(child, os.WNOHANG)[0] == child
         if ended:
             raise _failure(lock, f"the overlay daemon ended at its start: {_last_words(place)}")
         waiter.pause(_STEP)
 
 
-def _start(place: Place, lock: int) -> int:
+def _systemd_starts_it(place: Place) -> bool:
+    """Whether a unit is enabled for this run directory: then the door is closed for a restart, and systemd opens it."""
     try:
-        child = spawn(program(place), place.run_dir)
+        with open(_UNIT, "rb") as file:
+            return b"--run-dir " + os.fsencode(place.run_dir) + b" " in file.read()
+    except OSError:
+        return False
+
+
+def _start(place: Place, waiter: plugin_door.Waiter, lock: int) -> int:
+    try:
+        child = spawn(program(place, waiter), place.run_dir)
     except OSError as error:
         raise _failure(lock, f"cannot start the overlay daemon: {error.filename or ''} {error.strerror}") from error
     _note(lock, f"started {child} {_start_time(child)}")
@@ -138,7 +150,7 @@ def _last_words(place: Place) -> str:
     return f"{lines[-1].strip()} (log: {path})" if lines else f"it said nothing (log: {path})"
 
 
-def program(place: Place) -> list[str]:
+def program(place: Place, waiter: plugin_door.Waiter) -> list[str]:
     """The command line of the daemon. Raises OSError when the single file cannot lay its program down."""
     options = ["overlayd", "--run-dir", place.run_dir, "--data-dir", place.data_dir]
     if not getattr(sys, "frozen", False):
@@ -146,7 +158,7 @@ def program(place: Place) -> list[str]:
     from cni import unpack
 
     if unpack.is_single_file():
-        return [unpack.lay_down([place.data_dir, place.run_dir]), *options]
+        return [unpack.lay_down([place.data_dir, place.run_dir], waiter), *options]
     return [sys.executable, *options]
 
 

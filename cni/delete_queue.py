@@ -24,7 +24,7 @@ LIMIT = 256
 """The most deletions that are kept. Beyond that DEL still succeeds, and garbage collection has the rest to do."""
 
 _LOCK = ".lock"
-_PATIENCE = 1.0  # seconds a plugin waits while the daemon drains; rename makes writing without the lock safe as well
+_PATIENCE = 0.5  # seconds a plugin waits while the daemon drains; rename makes writing without the lock safe as well
 
 
 class QueueFull(Exception):

@@ -10,10 +10,6 @@ import select
 
 from cni import plugin_door
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from cni.errors import CniError
-
 SUPPORTED_VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 """The CNI versions this plugin speaks, oldest first."""
 
@@ -73,7 +69,9 @@ def main() -> int:
         open_descriptors = _standard_descriptors()
         waiter = plugin_door.Waiter(DEADLINES.get(command, 9.0), whole_call=True)
         if command == b"VERSION":
-            return 0 if write_all(1, _version_answer(waiter, open_descriptors[0])) else 1
+            from cni import plugin_words
+
+            return 0 if write_all(1, plugin_words.version_answer(waiter, open_descriptors[0])) else 1
         if not open_descriptors[1]:
             # Nobody could ever read the result: better nothing done than an interface nobody knows of.
             write_all(2, b"zlayer-cni: stdout is closed\n")
@@ -83,7 +81,10 @@ def main() -> int:
         code, out, err = serve(call)
         return _print(call, code, out, err)
     except Exception as error:  # noqa: BLE001 - the runtime reads JSON, not tracebacks
-        return _print_error(error, stdin)
+        from cni import plugin_words
+
+        write_all(1, plugin_words.error_answer(error, stdin))
+        return 1
     except KeyboardInterrupt:
         return 130
 
@@ -220,45 +221,6 @@ def _read_stdin(waiter: plugin_door.Waiter, is_open: bool) -> bytes:
         raise InputOutput(f"error reading from stdin: {why}") from error
 
 
-def _version_answer(waiter: plugin_door.Waiter, is_open: bool) -> bytes:
-    """The VERSION result. It echoes the input's version (SPEC), but never waits for an input (libcni gives none)."""
-    version = SUPPORTED_VERSIONS[-1]
-    stdin = b""
-    try:
-        while is_open and len(stdin) < 65536 and waiter.wait(0, select.POLLIN, 0.02):
-            part = os.read(0, 65536)
-            if not part:
-                break
-            stdin += part
-    except OSError:
-        pass  # Nothing to echo, then.
-    if stdin:
-        version = _plain_version(stdin) or _config_version(stdin, version, absent=version)
-    supported = ",".join(f'"{v}"' for v in SUPPORTED_VERSIONS)
-    return f'{{"cniVersion":{quote(version)},"supportedVersions":[{supported}]}}\n'.encode()
-
-
-def _plain_version(stdin: bytes) -> str:
-    """The version where it can be told without parsing: named once, outermost, and one of ours. Else empty."""
-    before, key, after = stdin.partition(b'"cniVersion"')
-    parts = after.split(b'"', 2)
-    outermost = before.count(b"{") == 1 and b"}" not in before
-    if not (key and outermost and len(parts) == 3 and parts[0].strip() == b":"):
-        return ""
-    text = parts[1].decode("ascii", "replace")
-    return text if text in SUPPORTED_VERSIONS and b"cniversion" not in parts[2].lower() else ""
-
-
-def _config_version(stdin: bytes, otherwise: str, absent: str = SUPPORTED_VERSIONS[0]) -> str:
-    """The `cniVersion` of a configuration, `absent` where it has none, `otherwise` where it cannot be read."""
-    try:
-        from cni import plugin_config
-
-        return plugin_config.version(stdin, absent)
-    except Exception:  # noqa: BLE001 - it decorates an error that must come out whatever this one is
-        return otherwise
-
-
 def _print(call: Call, code: int, out: bytes, err: bytes) -> int:
     """Hand the answer to the runtime; an ADD whose result nobody can read is undone."""
     printed = write_all(1, out)
@@ -271,33 +233,6 @@ def _print(call: Call, code: int, out: bytes, err: bytes) -> int:
         undo = Call(b"DEL", {**call.env, b"CNI_COMMAND": b"DEL"}, call.stdin, waiter)
         write_all(2, serve(undo)[2])
     return code or 1
-
-
-def _print_error(error: "Exception | CniError", stdin: bytes) -> int:
-    """One JSON object on stdout (SPEC, section 5); the exit code is 1 like the reference skeleton's."""
-    code = getattr(error, "code", None)
-    if isinstance(code, int):
-        msg, details = str(getattr(error, "msg", error)), str(getattr(error, "details", ""))
-    else:
-        code, msg, details = 999, f"internal error: {type(error).__name__}: {error}", ""
-    version = _config_version(stdin, SUPPORTED_VERSIONS[-1])
-    if version not in SUPPORTED_VERSIONS:
-        version = SUPPORTED_VERSIONS[-1]  # An answer in a version that nobody speaks helps nobody.
-    more = f',"details":{quote(details)}' if details else ""
-    text = f'{{"cniVersion":{quote(version)},"code":{code},"msg":{quote(msg)}{more}}}\n'
-    write_all(1, text.encode())
-    return 1
-
-
-def quote(text: str) -> str:
-    """`text` as a JSON string of plain ASCII, whatever is in it; json would cost five times the rest of the call."""
-    if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
-        return f'"{text}"'
-    out = []
-    for unit in memoryview(text.encode("utf-16-le", "surrogatepass")).cast("H"):
-        char = chr(unit)
-        out.append(f"\\{char}" if char in '"\\' else char if 0x20 <= unit < 0x7F else f"\\u{unit:04x}")
-    return f'"{"".join(out)}"'
 
 
 def write_all(fd: int, data: bytes) -> bool:

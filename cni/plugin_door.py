@@ -59,17 +59,17 @@ class Waiter:
         # The unpacked program, when it took the place of the single file's child, was told of its bootloader.
         told = os.environb.get(PARENT_VARIABLE, b"")
         if extraction_directory() or told.isdigit():
-            self._watch_parent(int(told) if told.isdigit() else 0)
+            self._watch_parent(int(told) if told.isdigit() else bootloader())
         if whole_call:
             self.deadline -= min(_age(self._parent if self._parent > 0 else os.getpid()), seconds / 2)
 
-    def _watch_parent(self, told: int) -> None:
-        self._parent = told or os.getppid()
+    def _watch_parent(self, pid: int) -> None:
+        self._parent = pid
         try:
             self._pidfd = os.pidfd_open(self._parent)
         except OSError:
             self._pidfd = -1  # An old kernel, a strict seccomp filter, or gone already: `_alive` decides.
-        if not ((told or _same_program(self._parent)) and self._alive()):
+        if not self._alive():
             die_with_parent()
 
     def _alive(self) -> bool:
@@ -120,19 +120,18 @@ def _age(pid: int) -> float:
     return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK"))
 
 
-def _same_program(pid: int) -> bool:
-    """Whether process `pid` runs our own file: else it is not the bootloader but whoever adopts orphans here."""
-    try:
-        mine, its = os.stat("/proc/self/exe"), os.stat(f"/proc/{pid}/exe")
-    except OSError:
-        return not os.path.isdir("/proc/self") and pid != 1
-    return (mine.st_dev, mine.st_ino) == (its.st_dev, its.st_ino)
-
-
 def extraction_directory() -> str:
     """Where the single file's bootloader has unpacked us; empty in the unpacked form and from source."""
     directory: str = getattr(sys, "_MEIPASS", "")
     return directory if os.path.basename(directory).startswith("_MEI") else ""
+
+
+def bootloader() -> int:
+    """The process that unpacked us and waits for our end: PyInstaller puts its number into the directory's name.
+
+    Asking for our parent would not do: when the bootloader is dead, that is whoever adopts orphans here.
+    """
+    return int(os.path.basename(extraction_directory())[4:12], 16)
 
 
 def die_with_parent() -> None:

@@ -21,6 +21,7 @@ _COOKIE_MAGIC = b"MEI\014\013\012\013\016"
 _COOKIE_SIZE = 88
 _PREFIX, _SUFFIX = "program-", ".tar.gz"
 _ST_NOEXEC = 8
+_PATIENCE = 60.0  # seconds the tool waits for another process that lays the same program down
 _OF_THE_START = ("_PYI_", "_MEI", "PYINSTALLER_", "LD_LIBRARY_PATH")
 NAME = "zlayer-cni"
 
@@ -37,17 +38,17 @@ def become_program(words: list[str]) -> int:
     try:
         program = lay_down([data_dir, run_dir, *_personal()])
         _replace(program, words, {})
-    except OSError as error:
+    except (OSError, plugin_door.OutOfTime) as error:
         os.write(2, f"zlayer-cni: cannot unpack the program: {error}\n".encode())
     return 1
 
 
-def become_plugin(stdin: bytes, data_dir: str, run_dir: str) -> None:
+def become_plugin(stdin: bytes, data_dir: str, run_dir: str, waiter: plugin_door.Waiter) -> None:
     """Replace this process by the unpacked program serving the same call, with `stdin` to be read again.
 
     Raises OSError when that is impossible.
     """
-    program = lay_down([data_dir, run_dir])
+    program = lay_down([data_dir, run_dir], waiter)
     again = os.memfd_create("stdin", 0)
     with open(again, "wb", closefd=False) as file:
         file.write(stdin)
@@ -77,10 +78,11 @@ def forget_start() -> None:
         os.environ["LD_LIBRARY_PATH"] = original
 
 
-def lay_down(places: "Sequence[str]") -> str:
+def lay_down(places: "Sequence[str]", waiter: plugin_door.Waiter | None = None) -> str:
     """The path of the unpacked program, laid down in the first of `places` that can hold and run it.
 
-    Safe to call from many processes at once. Raises OSError when none of them can.
+    Safe to call from many processes at once. Raises OSError when none of them can, and what `waiter` raises when
+    another process takes longer over it than this call may.
     """
     member, offset, size = _find_member()
     name = member[len(_PREFIX) : -len(_SUFFIX)]
@@ -93,7 +95,7 @@ def lay_down(places: "Sequence[str]") -> str:
                 os.makedirs(home, 0o755, exist_ok=True)
                 if os.statvfs(home).f_flag & _ST_NOEXEC:
                     raise OSError(f"{home} is mounted noexec")
-                _unpack(home, name, offset, size)
+                _unpack(home, name, offset, size, waiter or plugin_door.Waiter(_PATIENCE))
         except OSError as error:
             problem = error
             continue
@@ -109,12 +111,13 @@ def _is_ours(program: str) -> bool:
         return False
 
 
-def _unpack(home: str, name: str, offset: int, size: int) -> None:
+def _unpack(home: str, name: str, offset: int, size: int, waiter: plugin_door.Waiter) -> None:
     import tarfile
 
     lock = os.open(os.path.join(home, ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        while not _locked(lock):
+            waiter.pause(0.01)
         target = os.path.join(home, name)
         if os.path.isdir(target):
             return  # Another process was faster.
@@ -136,6 +139,14 @@ def _unpack(home: str, name: str, offset: int, size: int) -> None:
             raise
     finally:
         os.close(lock)
+
+
+def _locked(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 class _Part:

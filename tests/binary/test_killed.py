@@ -4,6 +4,7 @@ A runtime kills the process that it started. In the single file that is the boot
 """
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -169,3 +170,27 @@ class TestSweep:
         path = directory("_MEIxyz", leftovers.MARK)
         leftovers.sweep((str(tmp_path),))
         assert path.exists()
+
+
+def test_a_file_replaced_while_it_starts_is_no_death(temporary, run_dir, conf, tmp_path):
+    """An upgrade by rename under a hundred calls (conformance P9, F11): none of them may take itself for an orphan."""
+    program = program_of("single", temporary)
+    original = Path(program.argv[0])
+    program.argv = [str(tmp_path / "zlayer-cni")]
+    shutil.copy(original, program.argv[0])
+    stop = threading.Event()
+
+    def replace():
+        while not stop.is_set():
+            shutil.copy(original, tmp_path / "next")
+            (tmp_path / "next").rename(program.argv[0])
+
+    replacing = threading.Thread(target=replace)
+    replacing.start()
+    try:
+        with opened(run_dir, lambda _: answer(0, b"{}\n")):
+            done = [program.run("ADD", conf()) for _ in range(20)]
+    finally:
+        stop.set()
+        replacing.join()
+    assert {(each.returncode, each.stdout) for each in done} == {(0, b"{}\n")}, done
