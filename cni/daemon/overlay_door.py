@@ -68,6 +68,7 @@ class OverlayDoor:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._clients: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._busy: set[asyncio.Task[None]] = set()
+        self._closing = False
 
     async def open(self) -> None:
         """Accept from now on."""
@@ -78,6 +79,7 @@ class OverlayDoor:
 
     async def close(self, seconds: float) -> None:
         """Let nobody in any more, give running requests `seconds` to be answered, and hang up on everybody."""
+        self._closing = True
         self._listener.remove()
         if self._server is not None:
             self._server.close()
@@ -123,7 +125,7 @@ class OverlayDoor:
             self._clients[task] = writer
             await self._converse(reader, writer, task)
         except (CodecError, FrameTooLarge, TruncatedFrame) as error:
-            log.warning("a connection was closed: %s", error)
+            log.info("a connection was closed: %s", error)
         except TimeoutError:
             log.warning("a connection was closed: nothing moved for %.0f s", STALLED)
         except OSError as error:
@@ -154,6 +156,8 @@ class OverlayDoor:
                     self._end()
                     return
             self._busy.discard(task)
+            if self._closing:
+                return
 
     async def _answer(self, body: bytes, writer: asyncio.StreamWriter) -> bool:
         """Carry out one frame and write the answer; True if it was a shutdown."""
@@ -163,7 +167,7 @@ class OverlayDoor:
         else:
             asked = wire.decode_request_frame(body)
         if asked is None:
-            log.warning("a client sent a frame that is no request; ignored")
+            log.info("a client sent a frame that is no request; ignored")
             return False
         pool = self._quick if isinstance(asked.request, self._quick_requests) else self._workers
         reply = await loop.run_in_executor(pool, self._handler, asked.request)

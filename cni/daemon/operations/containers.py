@@ -13,7 +13,7 @@ from cni.daemon import macs
 from cni.daemon.attach import Request
 from cni.daemon.operations.desk import Desk, Refusal
 from cni.daemon.records import Attachment, AttachmentKey
-from cni.errors import CniError
+from cni.errors import CniError, InterfaceExists
 from cni.host import process
 from cni.host.netns import NetnsId
 from cni.overlay import wire
@@ -21,6 +21,7 @@ from cni.overlay import wire
 NETWORK = "@overlayd"
 """The network under which the records have what came through this door. No CNI network can be called so."""
 IFNAME = "eth0"
+FILE_EXISTS = "File exists (os error 17)"
 
 
 def allocate_ip(ask: wire.AllocateIp, desk: Desk) -> wire.IpReply:
@@ -43,34 +44,33 @@ def attach(handle: wire.LinuxPid, ask: wire.AttachContainer, desk: Desk) -> wire
     with desk.locks.holding(("pid", handle.pid)):
         fd, started = _open(handle.pid)
         try:
-            netns_id = _identify(fd, handle.pid, desk)
-            mode = _mode(ask.service, desk)
-            _make_way(handle.pid, started, ask, mode, desk)
-            done = desk.service.attacher.attach(
-                Request(
-                    network=NETWORK,
-                    container=str(handle.pid),
-                    ifname=IFNAME,
-                    netns_fd=fd,
-                    netns=netns_id,
-                    sandbox=f"/proc/{handle.pid}/ns/net",
-                    service=ask.service,
-                    mode=mode,
-                    host_veth=naming.pid_host_veth(handle.pid),
-                    isolation=ask.isolation_network,
-                    ephemeral=ask.ephemeral,
-                    attempt=_attempt(handle.pid, started),
-                    pid=handle.pid,
-                    start_time=started,
-                )
-            )
+            request = _request(handle.pid, started, fd, ask, desk)
+            _make_way(request, desk)
+            done = desk.service.attacher.attach(request)
+        except InterfaceExists as error:
+            raise Refusal(f"overlay engine error: container netns ops: {IFNAME}: {FILE_EXISTS}") from error
         finally:
             os.close(fd)
     return wire.Attached(done.addresses[0].ip)
 
 
-def _attempt(pid: int, started: int) -> str:
-    return f"{pid}@{started}"
+def _request(pid: int, started: int, fd: int, ask: wire.AttachContainer, desk: Desk) -> Request:
+    return Request(
+        network=NETWORK,
+        container=str(pid),
+        ifname=IFNAME,
+        netns_fd=fd,
+        netns=_identify(fd, pid, desk),
+        sandbox=f"/proc/{pid}/ns/net",
+        service=ask.service,
+        mode=_mode(ask.service, desk),
+        host_veth=naming.pid_host_veth(pid),
+        isolation=ask.isolation_network,
+        ephemeral=ask.ephemeral,
+        attempt=f"{pid}@{started}",
+        pid=pid,
+        start_time=started,
+    )
 
 
 def _open(pid: int) -> tuple[int, int]:
@@ -102,14 +102,15 @@ def _key(pid: int) -> AttachmentKey:
     return (NETWORK, str(pid), IFNAME)
 
 
-def _make_way(pid: int, started: int, ask: wire.AttachContainer, mode: str, desk: Desk) -> None:
+def _make_way(request: Request, desk: Desk) -> None:
     """End an attachment of that PID that is another process's, or goes elsewhere: one PID has one at a time."""
-    before = desk.state.attachments.get(_key(pid))
-    if before is None:
-        return
-    now = (started, ask.service, mode == "shared", ask.isolation_network)
-    if (before.start_time, before.service, before.mode == "shared", before.isolation) != now:
+    before = desk.state.attachments.get(request.key)
+    if before is not None and _what(before) != _what(request):
         desk.service.attacher.detach(before.key)
+
+
+def _what(of: Request | Attachment) -> tuple[object, ...]:
+    return (of.start_time, of.service, of.mode == "shared", of.isolation)
 
 
 def detach(handle: wire.LinuxPid, desk: Desk) -> wire.Ok:

@@ -99,7 +99,8 @@ def _prune(service: Service, desk: Desk) -> bool:
         if desk.state.in_use(service.name) or desk.state.services.get(service.name) != service:
             return False
         log.info("pruning the idle bridge %s of service %s", service.bridge, service.name)
-        _teardown(service.name, desk)
+        # Key, port and peers of a dedicated service are its device's, and no bridge: a later setup finds them again.
+        desk.service.services.teardown(service.name)
         return True
 
 
