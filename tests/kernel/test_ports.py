@@ -1,0 +1,265 @@
+"""A container's port: made inside its namespace, configured in one go, and nothing of the container's own touched."""
+
+import errno
+import ipaddress
+import os
+
+import pytest
+
+from cni.host import links, ports
+from cni.host.links import Port, Route
+from cni.host.netlink import NetlinkError
+
+pytestmark = pytest.mark.root
+
+TENTATIVE = 0x40
+BRIDGE_MAC = "02:00:00:00:00:aa"
+HOST_MAC, INSIDE_MAC = "02:00:00:00:01:01", "0a:58:0a:09:00:42"
+V4, V6 = "10.9.0.66/26", "fd00:9::102/120"
+
+
+def iface(text):
+    return ipaddress.ip_interface(text)
+
+
+def route(dst, via, oif):
+    return Route(ipaddress.ip_network(dst), ipaddress.ip_address(via) if via else None, oif)
+
+
+def defaults(oif):
+    return [route("0.0.0.0/0", "10.9.0.65", oif), route("::/0", "fd00:9::101", oif)]
+
+
+@pytest.fixture
+def bridge(host, netlink):
+    """A service's bridge with its gateways; its index."""
+    made = links.ensure_bridge(netlink, "zb-1", BRIDGE_MAC, 1420)
+    for text in ("10.9.0.65/26", "fd00:9::101/120"):
+        links.ensure_address(netlink, made.index, iface(text))
+    return made.index
+
+
+@pytest.fixture
+def port(bridge):
+    return Port("zp-1", HOST_MAC, bridge, 1420, "eth0", INSIDE_MAC)
+
+
+def plug(netlink, port, container, *, up=True):
+    """A port with both addresses and default routes; (host's index, container's index, routes left out)."""
+    outer, inner = links.create_port(netlink, port, container.fd)
+    left_out = ports.configure(container.fd, inner, port.peer_name, [iface(V4), iface(V6)], defaults(inner))
+    if up:
+        links.raise_port(netlink, outer)
+    return outer, inner, left_out
+
+
+# --- making ---
+
+
+def test_both_ends_are_where_they_belong(host, container, netlink, port):
+    outer, inner = links.create_port(netlink, port, container.fd)
+    ours, theirs = host.link("zp-1"), container.link("eth0")
+    assert (ours["index"], theirs["index"]) == (outer, inner)
+    assert (ours["address"], ours["mtu"], ours["state"]) == (HOST_MAC, 1420, "down")
+    assert (theirs["address"], theirs["mtu"], theirs["state"]) == (INSIDE_MAC, 1420, "down")
+    assert (ours["link"], theirs["link"]) == (inner, outer)
+    assert ours["master"] == port.bridge
+    assert (host.links(), container.links()) == ({"zb-1", "zp-1"}, {"eth0"})
+
+
+def test_a_name_taken_on_the_host_is_an_error(host, container, netlink, port):
+    host.ip("link add zp-1 type veth peer name other")
+    before = host.link("zp-1")["index"]
+    with pytest.raises(NetlinkError) as caught:
+        links.create_port(netlink, port, container.fd)
+    assert caught.value.errno == errno.EEXIST
+    assert (host.link("zp-1")["index"], container.links()) == (before, set())
+
+
+def test_a_name_taken_in_the_container_is_an_error_and_untouched(host, container, netlink, port):
+    container.ip("link add eth0 address 02:00:00:00:00:07 type veth peer name other", "link set eth0 up")
+    container.ip("addr add 172.16.0.1/24 dev eth0")
+    before = container.link("eth0"), container.addresses("eth0")
+    with pytest.raises(NetlinkError) as caught:
+        links.create_port(netlink, port, container.fd)
+    assert caught.value.errno == errno.EEXIST
+    assert host.links() == {"zb-1"}
+    after = container.link("eth0"), container.addresses("eth0")
+    assert [(b["index"], b["address"], b["state"]) for b, _ in (before, after)] == [
+        (before[0]["index"], "02:00:00:00:00:07", before[0]["state"])
+    ] * 2
+    assert before[1] == after[1]
+
+
+@pytest.mark.parametrize("name", ["all", "default", "a/b", "a b", "a:b", ".", "..", "x" * 16])
+def test_a_name_no_interface_may_have_is_an_error_and_leaves_nothing(host, container, netlink, bridge, name):
+    with pytest.raises(NetlinkError):
+        links.create_port(netlink, Port("zp-1", HOST_MAC, bridge, 1420, name, INSIDE_MAC), container.fd)
+    assert (host.links(), container.links()) == ({"zb-1"}, set())
+
+
+def test_a_bridge_that_is_gone_is_an_error_and_leaves_nothing(host, container, netlink, bridge):
+    with pytest.raises(NetlinkError):
+        links.create_port(netlink, Port("zp-1", HOST_MAC, 9999, 1420, "eth0", INSIDE_MAC), container.fd)
+    assert (host.links(), container.links()) == ({"zb-1"}, set())
+
+
+def test_a_descriptor_that_is_no_namespace_is_an_error(host, netlink, port, tmp_path):
+    with (tmp_path / "x").open("w") as file, pytest.raises(NetlinkError):
+        links.create_port(netlink, port, file.fileno())
+    assert host.links() == {"zb-1"}
+
+
+def test_removing_the_hosts_end_removes_both(host, container, netlink, port):
+    links.create_port(netlink, port, container.fd)
+    for _ in range(2):
+        links.remove_link(netlink, "zp-1")
+        assert (host.links(), container.links()) == ({"zb-1"}, set())
+
+
+# --- configuring ---
+
+
+def test_the_containers_end_is_ready_on_return(host, container, netlink, port):
+    _, _, left_out = plug(netlink, port, container)
+    assert left_out == []
+    assert container.link("eth0")["state"] == "up"
+    assert container.link("lo")["state"] == "up"
+    assert {V4, V6} <= container.addresses("eth0")
+    assert ("default/0", "10.9.0.65") in container.routes()
+    assert ("default/0", "fd00:9::101") in container.routes(10)
+    flags = dict(container.address_flags("eth0"))
+    assert flags[V6] & TENTATIVE == 0
+
+
+def test_the_containers_link_local_address_does_not_wait_either(container, netlink, port):
+    plug(netlink, port, container)
+    local = [flags for text, flags in container.address_flags("eth0") if text.startswith("fe80")]
+    assert [flags & TENTATIVE for flags in local] == [0] * len(local)
+
+
+def test_the_container_reaches_its_gateway_at_once(container, netlink, port):
+    plug(netlink, port, container)
+    for gateway in ("10.9.0.65", "fd00:9::101"):
+        assert container.inside(lambda gateway=gateway: os.system(f"ping -n -c1 -W2 {gateway} >/dev/null")) == 0
+
+
+def test_the_containers_end_takes_no_advice(container, netlink, port):
+    plug(netlink, port, container)
+    found = {path: container.sysctl(path.format("eth0")) for path, _ in ports.SETTINGS}
+    assert found == dict(ports.SETTINGS)
+
+
+def test_ipv6_works_in_a_container_whose_default_is_off(container, netlink, port):
+    container.sysctl("ipv6/conf/default/disable_ipv6", "1")
+    plug(netlink, port, container)
+    assert V6 in container.addresses("eth0")
+
+
+def test_the_hosts_end_has_no_address_of_its_own(host, container, netlink, port):
+    outer, _, _ = plug(netlink, port, container)
+    assert host.link("zp-1")["state"] == "up"
+    assert host.addresses("zp-1") == set()
+    links.raise_port(netlink, outer)
+    assert host.addresses("zp-1") == set()
+
+
+def test_a_hosts_end_that_is_gone_cannot_be_raised(netlink):
+    with pytest.raises(NetlinkError) as caught:
+        links.raise_port(netlink, 9999)
+    assert caught.value.errno == errno.ENODEV
+
+
+def test_a_second_network_leaves_the_default_routes_alone(container, netlink, port, bridge):
+    plug(netlink, port, container)
+    second = Port("zp-2", "02:00:00:00:01:02", bridge, 1420, "net1", "0a:58:0a:09:00:43")
+    _, inner = links.create_port(netlink, second, container.fd)
+    wanted = [*defaults(inner), route("192.0.2.0/24", "10.9.0.65", inner)]
+    left_out = ports.configure(container.fd, inner, "net1", [iface("10.9.0.67/26"), iface("fd00:9::103/120")], wanted)
+    # IPv6 knows routes by gateway and link, so only IPv4 is refused by the kernel as existing; metrics are the same.
+    assert left_out[0] == wanted[0]
+    assert [via for dst, via in container.routes() if dst == "default/0"] == ["10.9.0.65"]
+    assert container.routes() >= {("192.0.2.0/24", "10.9.0.65")}
+    assert {"10.9.0.67/26", "fd00:9::103/120"} <= container.addresses("net1")
+
+
+def test_a_second_network_leaves_the_ipv6_default_route_alone(container, netlink, port, bridge):
+    _, first, _ = plug(netlink, port, container)
+    second = Port("zp-2", "02:00:00:00:01:02", bridge, 1420, "net1", "0a:58:0a:09:00:43")
+    _, inner = links.create_port(netlink, second, container.fd)
+    wanted = defaults(inner)
+    left_out = ports.configure(container.fd, inner, "net1", [iface("10.9.0.67/26"), iface("fd00:9::103/120")], wanted)
+    assert left_out == wanted
+    ways = {r.oif for r in ports.inspect(container.fd, "eth0").routes if r.dst == ipaddress.ip_network("::/0")}
+    assert ways == {first}
+
+
+def test_a_route_that_cannot_be_is_an_error(container, netlink, port):
+    _, inner = links.create_port(netlink, port, container.fd)
+    with pytest.raises(NetlinkError, match=r"192\.0\.2\.0/24"):
+        ports.configure(container.fd, inner, "eth0", [iface(V4)], [route("192.0.2.0/24", "203.0.113.1", inner)])
+
+
+def test_an_address_the_container_has_already_is_an_error(container, netlink, port):
+    _, inner = links.create_port(netlink, port, container.fd)
+    container.ip(f"addr add {V4} dev eth0")
+    with pytest.raises(NetlinkError) as caught:
+        ports.configure(container.fd, inner, "eth0", [iface(V4)], [])
+    assert caught.value.errno == errno.EEXIST
+
+
+def test_an_interface_that_is_gone_is_an_error(container):
+    with pytest.raises(OSError):
+        ports.configure(container.fd, 9999, "eth0", [iface(V4)], [])
+
+
+def test_configuring_leaves_no_descriptor_open(container, netlink, port):
+    def descriptors():
+        return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+
+    _, inner = links.create_port(netlink, port, container.fd)
+    before = descriptors()
+    ports.configure(container.fd, inner, "eth0", [iface(V4)], [])
+    for _ in range(3):
+        ports.inspect(container.fd, "eth0")
+        ports.has_interface(container.fd, "eth0")
+        with pytest.raises(NetlinkError):
+            ports.configure(container.fd, inner, "eth0", [iface(V4)], [])
+    assert descriptors() == before
+
+
+# --- looking ---
+
+
+def test_what_is_inside_is_what_was_made(host, container, netlink, port):
+    outer, inner, _ = plug(netlink, port, container)
+    seen = ports.inspect(container.fd, "eth0")
+    assert (seen.link.index, seen.link.up, seen.link.mac, seen.link.peer) == (inner, True, INSIDE_MAC, outer)
+    assert {iface(V4), iface(V6)} <= set(seen.addresses)
+    assert set(defaults(inner)) <= set(seen.routes)
+    assert ports.has_interface(container.fd, "eth0")
+    assert not ports.has_interface(host.fd, "eth0")
+
+
+def test_looking_changes_nothing(container, netlink, port):
+    plug(netlink, port, container)
+
+    def everything():
+        routes = container.routes(2), container.routes(10)
+        return container.link("eth0")["state"], container.address_flags("eth0"), routes
+
+    before = everything()
+    ports.inspect(container.fd, "eth0")
+    ports.has_interface(container.fd, "eth0")
+    assert everything() == before
+
+
+def test_what_is_not_there_is_nothing(container):
+    assert ports.inspect(container.fd, "eth0") == ports.Inside(None)
+    assert not ports.has_interface(container.fd, "eth0")
+
+
+def test_other_interfaces_addresses_are_not_shown(container, netlink, port):
+    container.ip("link add v0 type veth peer name v1", "addr add 172.16.0.1/24 dev v0", "link set v0 up")
+    plug(netlink, port, container)
+    assert iface("172.16.0.1/24") not in ports.inspect(container.fd, "eth0").addresses
