@@ -68,7 +68,8 @@ def close_bridge(bridge: Bridge) -> str:
 def admit(port: Port) -> str:
     """Let `port` speak as what it is and reach its network, which exists (create_network). Idempotent.
 
-    An address or a port name that an earlier owner left behind changes hands in the same transaction.
+    Where an address or a port name leads changes hands in the same transaction, but the memberships of an earlier owner
+    that was never expelled stay until `compare` finds them: expel first whoever may have been there.
     """
     ours = elements.of_port(port)
     taken_over = [element.destroy() for element in ours if element.verdict]

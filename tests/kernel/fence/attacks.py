@@ -71,7 +71,7 @@ def run(lab: Lab, name: str) -> list[str]:
 
 
 def _run(case: Case) -> Iterator[str]:
-    with _listening([*case.victims, case.heard_at]) as hear:
+    with listening([*case.victims, case.heard_at]) as hear:
         if case.before:
             case.before()
         send(case.sender, case.device, case.frames)
@@ -98,7 +98,7 @@ def send(space: Space, device: str, frames: list[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def _listening(ears: list[Ear]) -> Iterator[Callable[[Ear], list[bytes]]]:
+def listening(ears: list[Ear]) -> Iterator[Callable[[Ear], list[bytes]]]:
     """What each ear has heard so far; frames a device sends out are not heard there."""
     heard: dict[tuple[int, str], list[bytes]] = {}
     selector = selectors.DefaultSelector()

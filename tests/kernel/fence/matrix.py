@@ -5,6 +5,8 @@ Rows are who sends, columns who is sent to; `y` arrives and is answered, `-` doe
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from .lab import Lab, Place
 from .probes import PROTOCOLS, Ears, Outcome, ask
 
@@ -68,15 +70,25 @@ def expected(places: dict[str, Place]) -> dict[tuple[str, str], bool]:
     return pairs
 
 
-def differences(lab: Lab, ears: Ears, only: str = "") -> list[str]:
-    """Probe everything; a line for every pair that is not as expected. `only`: pairs with that place in them."""
+def differences(
+    lab: Lab, ears: Ears, only: str = "", host_decides: Callable[[Place, Place], bool] = lambda _src, _dst: False
+) -> list[str]:
+    """Probe everything; a line for every pair that is not as expected.
+
+    `only`: pairs with that place in them. `host_decides`: pairs that we do not close, but another firewall may.
+    """
     want = {pair: may for pair, may in expected(lab.places).items() if not only or only in pair}
     seen = ask(
         ears,
         [(lab.places[src], lab.places[dst]) for src, dst in want],
-        {pair for pair, may in want.items() if may},
+        {pair for pair, may in want.items() if may and not host_decides(lab.places[pair[0]], lab.places[pair[1]])},
     )
-    return [line for pair, may in want.items() if (line := _difference(pair, may, seen[pair]))]
+    return [
+        line
+        for (src, dst), may in want.items()
+        if not (may and host_decides(lab.places[src], lab.places[dst]))
+        and (line := _difference((src, dst), may, seen[src, dst]))
+    ]
 
 
 def _difference(pair: tuple[str, str], may: bool, outcome: Outcome) -> str:

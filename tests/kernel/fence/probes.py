@@ -8,6 +8,8 @@ port, echo), and the answer is looked for at the source.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import selectors
 import socket
 import struct
@@ -46,6 +48,8 @@ class Ears:
 
     def __init__(self, lab: Lab) -> None:
         self._selector = selectors.DefaultSelector()
+        # Not the same again soon: a packet that waited for its neighbour may be late by a whole round.
+        self.numbers = itertools.cycle(range(45000))
         self._mouths: dict[tuple[str, str, int], socket.socket] = {}
         for space in {id(p.space): p.space for p in lab.places.values()}.values():
             for family, protocols in (
@@ -117,10 +121,8 @@ def _send(ears: Ears, probe: Probe) -> None:
         body, protocol = packets.tcp(src, dst, 1024 + probe.number % 60000, probe.port), packets.TCP
     else:
         body, protocol = packets.udp(src, dst, 1024 + probe.number % 60000, probe.port, b"zlt"), packets.UDP
-    try:
+    with contextlib.suppress(OSError):  # no route, or a neighbour that does not answer: it did not get there
         ears.mouth(probe.src, src, protocol).sendto(body, (dst, 0))
-    except OSError:
-        pass  # no route, or a neighbour that does not answer: it did not get there
 
 
 @dataclass
@@ -131,14 +133,17 @@ class Outcome:
     answered: frozenset[str]
 
 
-def ask(ears: Ears, pairs: Iterable[tuple[Place, Place]], expected: set[tuple[str, str]]) -> dict[tuple[str, str], Outcome]:
+def ask(
+    ears: Ears, pairs: Iterable[tuple[Place, Place]], expected: set[tuple[str, str]]
+) -> dict[tuple[str, str], Outcome]:
     """Probe every pair, both families, three protocols; wait for what is expected, and a while for what is not."""
     ears.drain()
-    probes = []
+    probes: list[Probe] = []
+    numbers = ears.numbers
     for src, dst in pairs:
         for source, address in ((src.four, dst.four), (src.six, dst.six)):
             for protocol in PROTOCOLS:
-                probes.append(Probe(len(probes), src, dst, address, source, protocol))
+                probes.append(Probe(next(numbers), src, dst, address, source, protocol))
     assert len(probes) < 45000
     heard: set[tuple[int, int, str, int]] = set()
     for i, probe in enumerate(probes):

@@ -1,0 +1,13 @@
+"""Attacks from inside a container: none gets through, and the attacker's honest traffic does."""
+
+from __future__ import annotations
+
+import pytest
+
+from . import attacks, attacks_edge, attacks_neighbours, attacks_routed  # noqa: F401 - they register their cases
+from .lab import Lab
+
+
+@pytest.mark.parametrize("name", sorted(attacks.ATTACKS))
+def test_attack(shared_lab: Lab, name: str) -> None:
+    assert attacks.run(shared_lab, name) == []
