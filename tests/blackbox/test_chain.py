@@ -194,7 +194,7 @@ def test_l24_a_mac_that_is_none(world: World, at: At, need: Need, mac: str) -> N
 
 
 @pytest.mark.parametrize(
-    "args", ["NOPAIR", "A=B=C", "=", "K8S_POD_NAME=a", "IgnoreUnknown=0;X=Y", "IP=banana"], ids=str
+    "args", ["NOPAIR", "A=B=C", "=", "ZLT_UNHEARD=a", "IgnoreUnknown=0;X=Y", "IP=banana"], ids=str
 )
 def test_k3_cni_args_that_are_wrong(world: World, at: At, need: Need, args: str) -> None:
     need("mac")

@@ -24,7 +24,7 @@ SHELLS = {
 }
 PRIVATE = "mount --make-rprivate /; "
 MOUNTS = {
-    "tmp-noexec": PRIVATE + 'mount -t tmpfs -o noexec tmpfs /var/tmp; mount -o remount,bind,noexec "$W"; exec "$@"',
+    "tmp-noexec": PRIVATE + 'mount --rbind /tmp /tmp; mount -o remount,bind,noexec,nosuid,nodev /tmp; exec "$@"',
     "root-read-only": PRIVATE + 'mount -o remount,bind,ro /; exec "$@"',
 }
 ENVIRONMENTS: dict[str, dict[str, str | None]] = {
@@ -73,7 +73,7 @@ def test_s25_process(world: World, conf: Json, which: str) -> None:
 def test_s25_mounts(world: World, conf: Json, which: str) -> None:
     """In a mount namespace of its own; the plugin's directories stay writable."""
     world.warm(conf)
-    keep = f'export W={world.session.dir}; mount --bind "$W" "$W"; '
+    keep = f'W={world.session.dir}; mount --bind "$W" "$W"; ' if which == "root-read-only" else ""
     script = MOUNTS[which].replace(PRIVATE, PRIVATE + keep)
     there_and_back(world, conf, command=["unshare", "-m", "sh", "-ec", script, "sh", *world.command])
 
