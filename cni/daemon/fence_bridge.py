@@ -59,7 +59,8 @@ def bridge_chains(node: Node) -> list[Chain]:
             Rule("udp sport 67 udp dport 68", "drop", "DHCP server"),
         ),
         plain_chain("bridge", "port_ip6", *_port_ip6()),
-        # Frames to 01:80:c2:00:00:0x skip prerouting, and the bridge learns their source (br_handle_local_finish).
+        # Frames to 01:80:c2:00:00:0x skip prerouting, and the bridge learns their source (br_handle_frame). LLDP's skip
+        # this hook as well, so a bridge of ours is made with no_linklocal_learn, which this rule backs up.
         base_chain(
             "bridge",
             "input",
@@ -67,12 +68,7 @@ def bridge_chains(node: Node) -> list[Chain]:
             Rule(
                 f"ether daddr & ff:ff:ff:ff:ff:f0 == {_CONTROL} iifname @ports",
                 "drop",
-                "bridge control frame",
-            ),
-            Rule(
-                f'ether daddr & ff:ff:ff:ff:ff:f0 == {_CONTROL} iifname "zl-*"',
-                "drop",
-                "bridge control frame, unknown port",
+                "bridge control frame: backs up no_linklocal_learn",
             ),
         ),
         base_chain(
@@ -81,7 +77,6 @@ def bridge_chains(node: Node) -> list[Chain]:
             EARLY,
             Rule("iifname @ports", "goto between", "from a port"),
             Rule("oifname @ports", "drop", "unknown port to a port"),
-            Rule('oifname "zl-*"', "drop", "unknown port to a port of our name"),
         ),
         plain_chain(
             "bridge",

@@ -111,7 +111,10 @@ class Nft:
                 if "No such file or directory" in error.details:
                     return None
                 raise
-        listing: dict[str, Any] = json.loads(answer) if answer.strip() else {"nftables": []}
+        try:
+            listing: dict[str, Any] = json.loads(answer) if answer.strip() else {"nftables": []}
+        except ValueError as error:  # nft 1.0.6 writes half a document for a table with flags: not one of ours
+            raise NftError("nftables could not be read", f"{command}: {error}") from error
         return listing
 
     def _call(self, text: str, flags: int = 0) -> str:

@@ -48,6 +48,16 @@ def unicast_to_another_network_on_the_bridge(lab: Lab) -> Case:
 
 
 @attack
+def flat_mesh_to_a_network_on_the_bridge(lab: Lab) -> Case:
+    """Those that joined none are a network like any other."""
+    me, it = lab.places["flat-web"], x(lab)
+    frames = [datagram(me, it, EVIL, six=six) for six in (False, True)]
+    frames.append(p.frame(p.BROADCAST, me.mac, p.ARP, p.arp(1, (me.mac, me.four), (p.BROADCAST, it.four)) + EVIL))
+    honest = [datagram(me, lab.places["flat-web2"], HONEST)]
+    return Case(me.space, frames, [eth(it), eth(a(lab))], honest, eth(lab.places["flat-web2"]))
+
+
+@attack
 def group_frames_to_another_network(lab: Lab) -> Case:
     """Broadcast and multicast reach fellow members and nobody else; ARP and discovery are group frames too."""
     me = a(lab)
@@ -444,6 +454,20 @@ def unknown_port_posing_as_a_member(lab: Lab) -> Case:
     # To a group address the host cannot tell such a port from the member it poses as (no `meta ibrname` here).
     frames.pop()
     return from_unknown(lab, "unknown-sh", frames, victims)
+
+
+def _between_unknown(name: str, speaker: str, hearer: str) -> None:
+    def work(lab: Lab) -> Case:
+        me, it = lab.places[speaker], lab.places[hearer]
+        frames = [datagram(me, it, EVIL), datagram(me, (p.BROADCAST, "255.255.255.255", ""), EVIL)]
+        return from_unknown(lab, speaker, frames, [eth(it)])
+
+    work.__name__ = name
+    attack(work)
+
+
+_between_unknown("unknown_port_of_our_name_to_a_foreign_one", "unknown-sh2", "unknown-sh")
+_between_unknown("unknown_port_of_a_foreign_name_to_one_of_ours", "unknown-sh", "unknown-sh2")
 
 
 @attack

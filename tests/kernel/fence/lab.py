@@ -40,10 +40,12 @@ CONTAINERS: dict[str, tuple[str, int, str | None]] = {
     "blue-sh": ("sh", 8, "blue"),
     "green-sh": ("sh", 8, "green"),
     "flat-web": ("web", 5, None),
+    "flat-web2": ("web", 5, None),
     "flat-db": ("db", 6, None),
     "flat-sh": ("sh", 8, None),
 }
-UNKNOWN = {"unknown-web": ("web", 5), "unknown-sh": ("sh", 8)}  # on our bridges, and never admitted
+# On our bridges, and never admitted; unknown-sh is behind a device with a foreign name.
+UNKNOWN = {"unknown-web": ("web", 5), "unknown-sh": ("sh", 8), "unknown-sh2": ("sh", 8)}
 REMOTE = {"remote-red": "red", "remote-blue": "blue", "remote-flat": None}
 NETWORKS = ("red", "blue", "green")
 

@@ -1,0 +1,272 @@
+"""Texts and the kernel: all or nothing, twice as once, whoever calls, and closed when it cannot be."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+
+from cni.daemon import fence
+from cni.daemon.fence_compare import Wanted, compare, drops, faults
+from cni.daemon.fence_values import Bridge, Node, Port, Remote, chain_of
+from cni.host import nft as nft_module
+from cni.host import nft_elements
+from cni.host.nft import Nft, NftError, NftUnavailable
+
+from .spaces import Space
+
+NODE = Node(("10.200.0.0/16", "fd00:200::/48"), ("10.200.0.1", "fd00:200::1"), ("zl-a-1-g",))
+BRIDGE = Bridge("zl-a-1-web-b", "02:42:00:00:00:05")
+PORT = Port("zl-0123456789-v", BRIDGE.name, "02:00:00:00:00:05", ("10.200.5.2", "fd00:200:0:5::2"), "red")
+WANTED = Wanted(NODE, (BRIDGE,), (PORT,), (Remote("red", frozenset({"10.200.40.2"})),))
+
+
+@pytest.fixture
+def space() -> Iterator[Space]:
+    made = Space("host")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def nft(space: Space) -> Iterator[Nft]:
+    made = space.inside(Nft)
+    yield made
+    made.close()
+
+
+def listing(nft: Nft, terse: bool = False) -> dict[str, object]:
+    return {family: nft.list_table(family, "zlayer_cni", terse=terse) for family in fence.FAMILIES}
+
+
+def rules_only(space: Space) -> str:
+    return space.run("nft", "-s", "list", "ruleset")
+
+
+STEPS: dict[str, Callable[[], str]] = {
+    "base": lambda: fence.base(NODE),
+    "open_bridge": lambda: fence.open_bridge(BRIDGE),
+    "create_network": lambda: fence.create_network("red"),
+    "admit": lambda: fence.admit(PORT),
+    "add_remote": lambda: fence.add_remote("red", ["10.200.40.2", "fd00:200:0:40::2"]),
+    "remove_remote": lambda: fence.remove_remote("red", ["10.200.40.2", "fd00:200:0:40::2"]),
+    "expel": lambda: fence.expel(PORT),
+    "forget_network": lambda: fence.forget_network("red"),
+    "close_bridge": lambda: fence.close_bridge(BRIDGE),
+    "uninstall": fence.uninstall,
+}
+
+
+def test_every_change_twice_is_the_same_as_once(space: Space, nft: Nft) -> None:
+    """Forwards to full, and back to where it began."""
+    after = {}
+    for name, text in STEPS.items():
+        nft.run(text())
+        after[name] = rules_only(space)
+        nft.run(text())
+        assert rules_only(space) == after[name], name
+    assert after["remove_remote"] == after["admit"]
+    assert after["expel"] == after["create_network"]
+    assert after["forget_network"] == after["open_bridge"]
+    assert after["close_bridge"] == after["base"]
+    assert after["uninstall"] == ""
+
+
+def test_a_network_with_members_is_not_forgotten(nft: Nft, space: Space) -> None:
+    for name in ("base", "open_bridge", "create_network", "admit"):
+        nft.run(STEPS[name]())
+    before = rules_only(space)
+    with pytest.raises(NftError):
+        nft.run(fence.forget_network("red"))
+    assert rules_only(space) == before
+
+
+def test_no_admission_to_a_network_that_does_not_exist(nft: Nft, space: Space) -> None:
+    nft.run(fence.base(NODE))
+    before = rules_only(space)
+    with pytest.raises(NftError) as refused:
+        nft.run(fence.admit(PORT))
+    assert "No such file" in refused.value.details
+    assert refused.value.code == 105
+    assert rules_only(space) == before
+
+
+def test_a_bad_line_spoils_the_whole_text(nft: Nft, space: Space) -> None:
+    for text in ("add table inet zlt\nadd chain inet zlt_other c\n", "add table inet zlt\nnonsense\n"):
+        with pytest.raises(NftError) as refused:
+            nft.run(text)
+        assert refused.value.details
+        assert rules_only(space) == ""
+
+
+@pytest.mark.parametrize("destroys", [None, True, False])
+def test_elements_on_every_kernel(space: Space, nft: Nft, destroys: bool | None) -> None:
+    """With the kernel's own `destroy`, and in the two steps that older ones need."""
+    elements = space.inside(lambda: nft_elements.Elements(destroys))
+    nft.run(fence.base(NODE))
+    for network in ("red", "blue"):
+        nft.run(fence.create_network(network))
+
+    def apply(text: str) -> None:
+        parsed = nft_elements.parse(text)
+        assert parsed is not None
+        elements.apply(parsed)
+
+    empty = rules_only(space)
+    apply(fence.expel(PORT))
+    assert rules_only(space) == empty
+    apply(fence.admit(PORT))
+    full = rules_only(space)
+    apply(fence.admit(PORT))
+    assert rules_only(space) == full
+    apply(fence.expel(replace(PORT, addresses=PORT.addresses[:1])))
+    apply(fence.admit(PORT))
+    assert rules_only(space) == full
+    apply(fence.admit(replace(PORT, network="blue")))
+    assert f'"{PORT.name}" : goto {chain_of("blue")}' in rules_only(space)
+    apply(fence.expel(replace(PORT, network="blue")) + fence.expel(PORT))
+    assert rules_only(space) == empty
+    with pytest.raises(nft_elements.Refused):
+        apply(fence.admit(replace(PORT, network="green")))
+    assert rules_only(space) == empty
+    elements.close()
+
+
+def test_what_is_absent_is_told(nft: Nft) -> None:
+    lines = [line for line in fence.admit(PORT).splitlines() if line.startswith("add")]
+    assert nft.absent(fence.admit(PORT)) == lines
+    for name in ("base", "open_bridge", "create_network"):
+        nft.run(STEPS[name]())
+    assert nft.absent(fence.admit(PORT)) == lines
+    nft.run(fence.admit(PORT))
+    assert nft.absent(fence.admit(PORT)) == []
+    gone = [line for line in lines if " home4 " in line]
+    nft.run(gone[0].replace("add", "destroy", 1))
+    assert nft.absent(fence.admit(PORT)) == gone
+    nft.run(f"destroy element inet zlayer_cni net4 {{ 10.200.5.2 }}\n"
+            "add element inet zlayer_cni net4 { 10.200.5.2 : goto net_flat }\n")
+    assert len(nft.absent(fence.admit(PORT))) == 2
+    with pytest.raises(ValueError):
+        nft.absent(fence.base(NODE))
+
+
+def test_calls_from_a_thread_elsewhere_stay_in_the_daemons_namespace(nft: Nft, space: Space) -> None:
+    other = Space("elsewhere")
+    other.inside(lambda: (nft.run(fence.base(NODE)), nft.run(fence.open_bridge(BRIDGE))))
+    assert other.run("nft", "list", "ruleset") == ""
+    assert BRIDGE.name in rules_only(space)
+    assert other.inside(lambda: nft.list_table("inet", "zlayer_cni")) is not None
+    other.close()
+
+
+def test_many_threads(nft: Nft) -> None:
+    nft.run(fence.base(NODE))
+    nft.run(fence.create_network("red"))
+    ports = [replace(PORT, name=f"p{i}", addresses=(f"10.200.5.{i}",)) for i in range(2, 34)]
+
+    def work(own: list[Port]) -> None:
+        for port in own:
+            nft.run(fence.admit(port))
+            assert nft.absent(fence.admit(port)) == []
+
+    threads = [threading.Thread(target=work, args=(ports[i::4],)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [line for port in ports for line in nft.absent(fence.admit(port))] == []
+
+
+def test_a_missing_library_is_said_clearly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nft_module, "SONAME", "libnftables-that-is-not-here.so.1")
+    with pytest.raises(NftUnavailable) as missing:
+        Nft()
+    assert "install libnftables" in missing.value.msg
+    assert missing.value.code == 105
+
+
+def test_a_bundled_library_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: object, space: Space) -> None:
+    """What the frozen program brought is used, and one that is broken is passed over."""
+    from pathlib import Path
+
+    assert isinstance(tmp_path, Path)
+    (tmp_path / nft_module.SONAME).write_bytes(b"no library")
+    monkeypatch.setattr("sys._MEIPASS", str(tmp_path), raising=False)
+    space.inside(Nft).close()
+    monkeypatch.setattr(nft_module, "SONAME", "libnftables-that-is-not-here.so.1")
+    (tmp_path / nft_module.SONAME).write_bytes(b"no library")
+    with pytest.raises(NftUnavailable) as missing:
+        Nft()
+    assert str(tmp_path) in missing.value.details
+
+
+def test_a_closed_context_is_refused(space: Space) -> None:
+    nft = space.inside(Nft)
+    nft.close()
+    nft.close()
+    for text in (fence.base(NODE), fence.admit(PORT)):
+        with pytest.raises(NftUnavailable):
+            nft.run(text)
+
+
+def test_a_refused_transaction_changes_nothing(space: Space, nft: Nft) -> None:
+    """Somebody else owns a table of our name: every write of ours is refused, and it is said."""
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(["nft", "-i"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+
+    owner = space.inside(start)
+    try:
+        assert owner.stdin is not None
+        owner.stdin.write("add table inet zlayer_cni { flags owner; }\n")
+        owner.stdin.flush()
+        deadline = time.monotonic() + 5
+        while "zlayer_cni" not in space.run("nft", "list", "tables") and time.monotonic() < deadline:
+            time.sleep(0.02)
+        for text in (fence.base(NODE), fence.open_bridge(BRIDGE), fence.uninstall()):
+            with pytest.raises(NftError) as refused:
+                nft.run(text)
+            assert "Operation not permitted" in refused.value.details
+        assert nft.list_table("bridge", "zlayer_cni") is None
+        with pytest.raises(NftError):  # this library cannot even list such a table
+            listing(nft)
+    finally:
+        owner.kill()
+        owner.wait()
+    deadline = time.monotonic() + 5
+    while "zlayer_cni" in space.run("nft", "list", "tables") and time.monotonic() < deadline:
+        time.sleep(0.02)
+    nft.run(compare(listing(nft), WANTED) or "")  # type: ignore[arg-type]
+    assert faults(listing(nft, terse=True), WANTED) == []  # type: ignore[arg-type]
+
+
+def test_drops_are_counted_by_rule(nft: Nft) -> None:
+    nft.run(fence.base(NODE))
+    nft.run(fence.create_network("red"))
+    counted = drops(listing(nft))  # type: ignore[arg-type]
+    assert counted["inet", "to_host", "host address"] == (0, 0)
+    assert counted["bridge", chain_of("red"), "between networks"] == (0, 0)
+
+
+def test_a_stale_network_goes_with_the_resync(nft: Nft) -> None:
+    nft.run(fence.base(NODE))
+    for network in ("red", "old"):
+        nft.run(fence.create_network(network))
+    nft.run(fence.admit(replace(PORT, network="old")))
+    text = compare(listing(nft), WANTED)  # type: ignore[arg-type]
+    assert text
+    nft.run(text)
+    assert compare(listing(nft), WANTED) is None  # type: ignore[arg-type]
+    assert chain_of("old") not in str(listing(nft))
+
+
+def test_a_base_without_masquerade_takes_it_away(nft: Nft, space: Space) -> None:
+    nft.run(fence.base(NODE))
+    assert "masquerade" in rules_only(space)
+    nft.run(fence.base(replace(NODE, masquerade=False)))
+    nft.run(fence.base(replace(NODE, masquerade=False)))
+    assert "masquerade" not in rules_only(space)
