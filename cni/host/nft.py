@@ -1,8 +1,8 @@
 """nftables: run a text as one transaction, and read a table back.
 
-`Nft` is libnftables by ctypes (nft(8)'s own library, 0.2 ms a call where starting the program costs 4): one context,
-one lock. Texts of nothing but elements go to the kernel without it (nft_elements). Texts are written elsewhere;
-nothing here knows what a rule means. Never `flush ruleset`: other tables are other people's.
+`Nft` is libnftables by ctypes: nft(8)'s own library, 0.2 ms a call where starting the program costs 4. Texts of only
+elements go to the kernel without it (nft_elements). Texts are written elsewhere; nothing here knows what a rule means.
+Never `flush ruleset`: other tables are other people's.
 """
 
 from __future__ import annotations
@@ -35,47 +35,34 @@ class NftUnavailable(NftError):
 class Nft:
     """nftables of the namespace the constructing thread was in, from whatever thread it is called.
 
-    Raises NftUnavailable if the library is missing.
+    Changes wait for changes and listings for listings, but neither for the other: a listing of a full fence takes a
+    third of a second. Raises NftUnavailable if the library is missing.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        lib = _load()
         self._home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        self._lib = _load()
-        self._ctx = self._lib.nft_ctx_new(0)
-        if not self._ctx:
-            os.close(self._home)
-            raise NftUnavailable("nftables cannot be used", "libnftables gave no context")
-        self._lib.nft_ctx_buffer_output(self._ctx)
-        self._lib.nft_ctx_buffer_error(self._ctx)
-        self._elements = nft_elements.Elements()
+        self._changing, self._reading = _Context(lib, self._home), _Context(lib, self._home)
+        self._elements, self._elements_lock = nft_elements.Elements(), threading.Lock()
+        self._open = True
 
     def close(self) -> None:
-        """Give the context and its socket back. Twice is the same as once."""
-        with self._lock:
-            if self._ctx:
-                self._lib.nft_ctx_free(self._ctx)
-                self._ctx = None
+        """Give contexts and sockets back. Twice is the same as once."""
+        with self._changing.lock, self._reading.lock, self._elements_lock:
+            if self._open:
+                self._open = False
+                self._changing.free()
+                self._reading.free()
                 self._elements.close()
                 os.close(self._home)
 
     def run(self, text: str) -> None:
         """Apply `text` whole or not at all; an empty one changes nothing. Raises NftError with the refusal's words."""
         elements = nft_elements.parse(text)
-        with self._lock:
-            if elements is None:
-                self._call(text)
-            else:
-                self._change(elements)
-
-    def _change(self, elements: list[nft_elements.Element]) -> None:
-        self._ensure_open()
-        try:
-            self._elements.apply(elements)
-        except nft_elements.Refused as error:
-            raise NftError("nftables refused a change", f"{error.strerror}: {error.line}") from error
-        except (ValueError, OSError) as error:
-            raise NftError("nftables could not be told a change", str(error)) from error
+        if elements is None:
+            self._changing.call(text)
+        else:
+            self._change(elements)
 
     def absent(self, text: str) -> list[str]:
         """Those lines of an element text (`add element ...`) that are not in force; a missing table misses them all.
@@ -85,7 +72,7 @@ class Nft:
         elements = nft_elements.parse(text)
         if elements is None:
             raise ValueError("not a text of elements")
-        with self._lock:
+        with self._elements_lock:
             self._ensure_open()
             try:
                 return [e.line for e in elements if not e.destroy and not self._elements.has(e)]
@@ -103,34 +90,64 @@ class Nft:
         """Every chain of every table on the machine (`list chains`): who else filters here. Raises NftError."""
         return self._list("list chains") or {"nftables": []}
 
-    def _list(self, command: str, flags: int = 0) -> dict[str, Any] | None:
-        with self._lock:
+    def _change(self, elements: list[nft_elements.Element]) -> None:
+        with self._elements_lock:
+            self._ensure_open()
             try:
-                answer = self._call(command, _JSON_OUTPUT | flags)
-            except NftError as error:
-                if "No such file or directory" in error.details:
-                    return None
-                raise
+                self._elements.apply(elements)
+            except nft_elements.Refused as error:
+                raise NftError("nftables refused a change", f"{error.strerror}: {error.line}") from error
+            except (ValueError, OSError) as error:
+                raise NftError("nftables could not be told a change", str(error)) from error
+
+    def _ensure_open(self) -> None:
+        if not self._open:
+            raise NftUnavailable("nftables cannot be used", "the context is closed")
+
+    def _list(self, command: str, flags: int = 0) -> dict[str, Any] | None:
+        try:
+            answer = self._reading.call(command, _JSON_OUTPUT | flags)
+        except NftError as error:
+            if "No such file or directory" in error.details:
+                return None
+            raise
         try:
             listing: dict[str, Any] = json.loads(answer) if answer.strip() else {"nftables": []}
         except ValueError as error:  # nft 1.0.6 writes half a document for a table with flags: not one of ours
             raise NftError("nftables could not be read", f"{command}: {error}") from error
         return listing
 
-    def _call(self, text: str, flags: int = 0) -> str:
-        self._ensure_open()
-        self._lib.nft_ctx_output_set_flags(self._ctx, flags)
-        with self._at_home():
-            refused = self._lib.nft_run_cmd_from_buffer(self._ctx, text.encode())
-        output: bytes = self._lib.nft_ctx_get_output_buffer(self._ctx) or b""
-        said: bytes = self._lib.nft_ctx_get_error_buffer(self._ctx) or b""
+
+class _Context:
+    """One libnftables context and its lock, at home in one namespace."""
+
+    def __init__(self, lib: ctypes.CDLL, home: int) -> None:
+        self.lock = threading.Lock()
+        self._lib, self._home = lib, home
+        self._ctx = lib.nft_ctx_new(0)
+        if not self._ctx:
+            raise NftUnavailable("nftables cannot be used", "libnftables gave no context")
+        lib.nft_ctx_buffer_output(self._ctx)
+        lib.nft_ctx_buffer_error(self._ctx)
+
+    def free(self) -> None:
+        """Give it back; nobody may call it afterwards. The caller holds the lock."""
+        self._lib.nft_ctx_free(self._ctx)
+        self._ctx = None
+
+    def call(self, text: str, flags: int = 0) -> str:
+        """Run a text; its output. Raises NftError with the library's words."""
+        with self.lock:
+            if not self._ctx:
+                raise NftUnavailable("nftables cannot be used", "the context is closed")
+            self._lib.nft_ctx_output_set_flags(self._ctx, flags)
+            with self._at_home():
+                refused = self._lib.nft_run_cmd_from_buffer(self._ctx, text.encode())
+            output: bytes = self._lib.nft_ctx_get_output_buffer(self._ctx) or b""
+            said: bytes = self._lib.nft_ctx_get_error_buffer(self._ctx) or b""
         if refused:
             raise NftError("nftables refused a change", said.decode(errors="replace").strip())
         return output.decode(errors="replace")
-
-    def _ensure_open(self) -> None:
-        if not self._ctx:
-            raise NftUnavailable("nftables cannot be used", "the context is closed")
 
     @contextlib.contextmanager
     def _at_home(self) -> Iterator[None]:

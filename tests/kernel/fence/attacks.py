@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import selectors
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -248,7 +249,15 @@ def theft_of_macs_by_any_frame(lab: Lab) -> Case:
         for to in (p.BROADCAST, b(lab).mac)
         for kind in (p.IPV4, p.ARP, 0x88B5)
     ]
+    frames += [p.frame("33:33:00:00:00:16", GATEWAY_MAC, p.IPV6, report_of_none(a(lab), EVIL))]
     return to_neighbour(lab, *frames, harm=lambda: _fdb(lab, a(lab)))
+
+
+def report_of_none(place: Place, marker: bytes = b"") -> bytes:
+    """A multicast report as an interface sends it before it has an address."""
+    record = struct.pack("!HHBBH", 0, 1, 4, 0, 0) + p.packed(p.solicited_node(place.six)[0]) + marker
+    router_alert = bytes([58, 0, 5, 2, 0, 0, 1, 0])
+    return p.ip6("::", "ff02::16", 0, router_alert + p.icmp6("::", "ff02::16", 143, 0, record), 1)
 
 
 @attack

@@ -20,6 +20,7 @@ from .attacks import (
     datagram,
     eth,
     gateway,
+    report_of_none,
     to_neighbour,
     x,
 )
@@ -256,13 +257,9 @@ def advertisement_without_option_arrives(lab: Lab) -> Case:
 @attack
 def multicast_report_of_none_arrives(lab: Lab) -> Case:
     me = a(lab)
-    group, mac = "ff02::16", "33:33:00:00:00:16"
-    record = struct.pack("!HH", 0, 1) + struct.pack("!BBH", 4, 0, 0) + p.packed(p.solicited_node(me.six)[0])
-    router_alert = bytes([58, 0, 5, 2, 0, 0, 1, 0])
-    body = router_alert + p.icmp6("::", group, 143, 0, record)
     case = to_neighbour(lab)
-    case.control = [p.frame(mac, me.mac, p.IPV6, p.ip6("::", group, 0, body, 1))]
-    case.honest_needle = p.packed("::") + p.packed(group)
+    case.control = [p.frame("33:33:00:00:00:16", me.mac, p.IPV6, report_of_none(me))]
+    case.honest_needle = p.packed("::") + p.packed("ff02::16")
     return case
 
 
