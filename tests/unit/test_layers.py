@@ -1,0 +1,306 @@
+"""Imports point one way (docs/architecture.md, "Layout"): read from the sources, with the reason for each rule."""
+
+import ast
+import sys
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PURE_NAMES = ("cni", "cni.naming", "cni.errors", "cni.isolation")
+PLUGIN = (
+    "cni.plugin",
+    "cni.plugin_*",
+    "cni.unpack",
+    "cni.autostart",
+    "cni.delete_queue",
+    "cni.leftovers",
+)
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import: who, of what (a module of ours, or the outer name of another's), and whether it is done at once."""
+
+    importer: str
+    imported: str
+    at_once: bool  # at import time; False inside a function
+    typing_only: bool = False
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What modules matching `of` may import of ours, and why nothing else."""
+
+    of: tuple[str, ...]
+    may: tuple[str, ...]
+    why: str
+    later: tuple[str, ...] = ()  # what they may import inside a function besides
+
+
+RULES = [
+    Rule(PURE_NAMES[1:], (), "names, errors and isolation are at the bottom: everybody imports them"),
+    Rule(
+        PLUGIN,
+        (*PLUGIN, *PURE_NAMES),
+        "start-up is most of what an ADD costs: what is heavy is imported where the door is closed, or not at all",
+        later=("cni.foreign.entry", "cni.spec.request", "cni.host.links", "cni.host.netlink"),
+    ),
+    Rule(("cni.spec*",), ("cni.spec*", *PURE_NAMES), "a configuration and a result are values"),
+    Rule(("cni.overlay*",), ("cni.overlay*", *PURE_NAMES), "the client serves any overlayd, so it knows none of ours"),
+    Rule(("cni.host*",), ("cni.host*", *PURE_NAMES), "host/ has verbs and no opinions"),
+    Rule(("cni.verbs",), ("cni.spec*", "cni.overlay*", *PURE_NAMES), "the same verbs stand in front of any overlay"),
+    Rule(
+        ("cni.foreign*",),
+        ("cni.foreign*", "cni.verbs", "cni.spec*", "cni.overlay*", "cni.host*", *PURE_NAMES),
+        "in front of a foreign overlayd there is no daemon of ours",
+    ),
+    Rule(
+        ("cni.daemon*",),
+        ("cni.daemon*", "cni.verbs", "cni.spec*", "cni.overlay*", "cni.host*", "cni.delete_queue", *PURE_NAMES),
+        "the daemon knows neither the plugin that knocks nor the operator's tool",
+    ),
+    Rule(
+        ("cni.cli*",),
+        ("cni.cli*", "cni.spec*", "cni.overlay*", "cni.host*", "cni.plugin_door", "cni.unpack", *PURE_NAMES),
+        "the tool asks the running daemon: of the daemon's own code it may read only the settings",
+        later=("cni.daemon.settings",),
+    ),
+    Rule(("cni.cli.main", "cni.cli.install", "cni.cli.uninstall"), ("cni.*",), "they show the settings' defaults"),
+]
+
+# Deciders: values in, values out. No clock, log, file or socket, and of host/ only the shapes of what it has read.
+DECIDERS = (
+    "cni.naming",
+    "cni.isolation",
+    "cni.daemon.ipam",
+    "cni.daemon.segments",
+    "cni.daemon.check",
+    "cni.daemon.macs",
+    "cni.daemon.records",
+    "cni.daemon.fence",
+    "cni.daemon.fence_*",
+    "cni.foreign.check",
+)
+DECIDERS_MAY = (*DECIDERS, "cni.errors", "cni.spec.types", "cni.foreign.records")
+SHAPES = {"Link", "Route", "Inside", "Interface", "Network", "Address", "RTN_UNICAST"}
+DOING = {
+    "asyncio",
+    "concurrent",
+    "ctypes",
+    "fcntl",
+    "logging",
+    "os",
+    "pathlib",
+    "random",
+    "secrets",
+    "select",
+    "shutil",
+    "signal",
+    "socket",
+    "sqlite3",
+    "subprocess",
+    "tempfile",
+    "threading",
+    "time",
+    "urllib",
+}
+
+# What a plugin call may not have loaded before it knows that it needs it (docs/architecture.md, "Start-up").
+HEAVY = {
+    "argparse",
+    "asyncio",
+    "concurrent",
+    "contextlib",
+    "ctypes",
+    "dataclasses",
+    "ipaddress",
+    "json",
+    "logging",
+    "msgspec",
+    "pathlib",
+    "re",
+    "socket",
+    "subprocess",
+    "threading",
+    "typing",
+    "yaml",
+}
+OTHERS = {"msgspec", "yaml"}  # all that is not the standard library's
+
+
+def module_of(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(path): path for path in sorted((ROOT / "cni").rglob("*.py"))}
+
+
+def names_in(node, importer, known):
+    """The modules that one import statement names."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    base = node.module or ""
+    if node.level:
+        package = importer if MODULES.get(importer, Path()).name == "__init__.py" else importer.rpartition(".")[0]
+        for _ in range(node.level - 1):
+            package = package.rpartition(".")[0]
+        base = f"{package}.{base}".rstrip(".")
+    return [f"{base}.{a.name}" if f"{base}.{a.name}" in known else base for a in node.names]
+
+
+def imports_of(importer, source, known=frozenset(MODULES)):
+    """Every import in the source, wherever it stands."""
+    found = []
+
+    def walk(node, at_once, typing_only):
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import | ast.ImportFrom):
+                found.extend(Import(importer, name, at_once, typing_only) for name in names_in(child, importer, known))
+            elif isinstance(child, ast.If) and ast.unparse(child.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+                for each in child.body:
+                    walk(ast.Module([each], []), at_once, True)
+                for each in child.orelse:
+                    walk(ast.Module([each], []), at_once, typing_only)
+            else:
+                inside = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+                walk(child, at_once and not inside, typing_only)
+
+    walk(ast.parse(source), True, False)
+    return found
+
+
+IMPORTS = [each for name, path in MODULES.items() for each in imports_of(name, path.read_text())]
+
+
+def is_ours(name):
+    return name == "cni" or name.startswith("cni.")
+
+
+def is_one_of(name, patterns):
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def rules_for(module):
+    return [rule for rule in RULES if is_one_of(module, rule.of)]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_what_is_below_it(module):
+    rules = rules_for(module)
+    if module in ("cni", "cni.__main__"):  # the version alone, and the one that chooses a face
+        return
+    assert rules, f"{module} belongs to no layer: give it one in RULES"
+    wrong = [
+        f"{each.imported}{'' if each.at_once else ' (inside a function)'}"
+        for each in IMPORTS
+        if each.importer == module
+        and is_ours(each.imported)
+        and not any(
+            is_one_of(each.imported, rule.may) or (not each.at_once and is_one_of(each.imported, rule.later))
+            for rule in rules
+        )
+    ]
+    assert wrong == [], "; ".join(rule.why for rule in rules)
+
+
+def test_of_the_daemon_the_tool_reads_the_settings_alone():
+    found = {each.imported for each in IMPORTS if is_one_of(each.importer, ("cni.cli*",))}
+    assert {name for name in found if is_one_of(name, ("cni.daemon*",))} <= {"cni.daemon.settings"}
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if is_one_of(name, DECIDERS)])
+def test_a_decider_does_nothing_but_decide(module):
+    for each in (each for each in IMPORTS if each.importer == module and not each.typing_only):
+        if is_ours(each.imported) and not is_one_of(each.imported, DECIDERS_MAY):
+            assert each.imported in ("cni", "cni.host.links", "cni.host.ports"), each
+        assert each.imported.partition(".")[0] not in DOING, each
+    taken = {
+        alias.name
+        for node in ast.walk(ast.parse(MODULES[module].read_text()))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cni.host")
+        for alias in node.names
+    }
+    assert taken <= SHAPES, "of host/ a decider takes the shapes of what was read, never a verb"
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if is_one_of(name, PLUGIN)])
+def test_the_plugin_imports_nothing_heavy_at_once(module):
+    at_once = {each.imported for each in IMPORTS if each.importer == module and each.at_once and not each.typing_only}
+    heavy = {"cni.unpack": set(), "cni.plugin_config": {"json"}, "cni.leftovers": {"pathlib"}}.get(module, set())
+    assert {name for name in at_once if name.partition(".")[0] in HEAVY} - heavy == set()
+
+
+def test_only_what_is_declared_is_imported_from_outside():
+    foreign = {
+        (each.importer, each.imported)
+        for each in IMPORTS
+        if not is_ours(each.imported)
+        and each.imported.partition(".")[0] not in sys.stdlib_module_names | OTHERS | {"__future__"}
+    }
+    assert foreign == set()
+
+
+def test_processes_and_netlink_live_in_host():
+    """Ruff says so too (TID251); this holds when someone writes noqa."""
+    found = {each.importer for each in IMPORTS if each.imported.partition(".")[0] in ("subprocess", "pyroute2")}
+    assert {name for name in found if not is_one_of(name, ("cni.host*",))} == set()
+
+
+def test_nobody_imports_in_a_circle():
+    below = {name: set() for name in MODULES}
+    for each in IMPORTS:
+        if each.at_once and not each.typing_only and each.imported in below and each.imported != each.importer:
+            below[each.importer].add(each.imported)
+    while free := {name for name, others in below.items() if not others & below.keys()}:
+        for name in free:
+            del below[name]
+    assert {name: others & below.keys() for name, others in below.items()} == {}
+
+
+# --- the reading itself ---
+
+
+def test_every_import_is_seen_wherever_it_stands():
+    source = """
+import os, cni.naming
+from cni import errors, __version__
+from cni.spec.types import Result as R
+from .values import x
+from .. import errors
+if TYPE_CHECKING:
+    from cni.daemon import state
+else:
+    import json
+def later():
+    import cni.verbs
+    class Inner:
+        from cni.host import links
+try:
+    import yaml
+except ImportError:
+    pass
+"""
+    seen = {(each.imported, each.at_once, each.typing_only) for each in imports_of("cni.spec.request", source)}
+    assert seen == {
+        ("os", True, False),
+        ("cni.naming", True, False),
+        ("cni.errors", True, False),
+        ("cni", True, False),
+        ("cni.spec.types", True, False),
+        ("cni.spec.values", True, False),
+        ("cni.daemon.state", True, True),
+        ("json", True, False),
+        ("cni.verbs", False, False),
+        ("cni.host.links", False, False),
+        ("yaml", True, False),
+    }
+
+
+def test_every_module_was_read():
+    assert len(MODULES) > 40
+    assert {"cni.daemon.state", "cni.host.links", "cni.overlay", "cni.__main__"} <= MODULES.keys()
+    assert len(IMPORTS) > 200
