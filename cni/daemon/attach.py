@@ -93,14 +93,14 @@ class Attacher:
             if not request.wanted():
                 raise ClientGone("the runtime gave up before the attach began")
             before = self._state.attachments.get(request.key)
-            if before is not None and self._stands(before, request):
-                if before.attempt and before.attempt == request.attempt:
-                    return before
-                raise InterfaceExists(
-                    f"CNI_IFNAME: {request.ifname} is already attached to network {request.network}",
-                    f"container {request.container}; DEL it first",
-                )
             try:
+                if before is not None and self._stands(before, request):
+                    if before.attempt and before.attempt == request.attempt:
+                        return before
+                    raise InterfaceExists(
+                        f"CNI_IFNAME: {request.ifname} is already attached to network {request.network}",
+                        f"container {request.container}; DEL it first",
+                    )
                 return self._make(request, before)
             except OSError as error:
                 raise AttachFailed(f"cannot attach {request.ifname} to {request.service}: {error}") from error
@@ -118,7 +118,7 @@ class Attacher:
         if before is not None:
             self._unplug(before)
         try:
-            intent = self._reserve(request, before)
+            intent = self._reserve(request)
             self._barrier.admit(intent)
             done = self._plug(request, intent)
             if not request.wanted():
@@ -126,11 +126,12 @@ class Attacher:
             live = msgspec.structs.replace(done, state="live", created=time.time())
             self._state.save(live)
         except BaseException:
-            self._roll_back(request.key)
+            self._roll_back(request.key, used=before is not None)
+            self._services.settle(request.service, request.mode, request.ephemeral)
             raise
         return live
 
-    def _roll_back(self, key: AttachmentKey) -> None:
+    def _roll_back(self, key: AttachmentKey, used: bool) -> None:
         """Undo whatever an attach did before it failed. What cannot be undone keeps its record, and with it its
         address, for garbage collection to try again."""
         intent = self._state.attachments.get(key)
@@ -138,24 +139,18 @@ class Attacher:
             return
         try:
             self._unplug(intent)
-            self._state.drop(key, used=False)
+            self._state.drop(key, used)
         except (OSError, CniError):
             log.exception("could not undo the attach of %s; kept for garbage collection", "/".join(key))
 
-    def _reserve(self, request: Request, before: Attachment | None) -> Attachment:
+    def _reserve(self, request: Request) -> Attachment:
         """The intent, saved with its addresses, on a bridge that is there."""
         with self._services.holding(request.service, request.mode) as segment:
             service = self._services.ensure(request.service, request.mode)
-            draft = self._draft(request, service.bridge)
-            same = before is not None and (before.bridge, before.mode) == (draft.bridge, draft.mode)
-            if before is not None and same and not request.addresses:
-                intent = msgspec.structs.replace(draft, addresses=before.addresses)
-            else:
-                self._state.drop(request.key)
-                intent = self._with_addresses(draft, segment, request)
+            intent = self._with_addresses(self._draft(request, service.bridge), segment, request)
             if not intent.mac:
                 intent = msgspec.structs.replace(intent, mac=macs.of_address(intent.addresses[0].ip))
-            self._state.save(intent)
+                self._state.save(intent)
             return intent
 
     def _draft(self, request: Request, bridge: str) -> Attachment:
@@ -210,7 +205,7 @@ class Attacher:
         skipped = self._kernel.configure_inside(request.netns_fd, inside, intent.ifname, addresses, kernel_routes)
         self._kernel.raise_port(host)
         kept = tuple(r for r, k in zip(routes, kernel_routes, strict=True) if k not in skipped)
-        return msgspec.structs.replace(intent, routes=kept)
+        return msgspec.structs.replace(intent, routes=kept, bridge_mac=bridge.mac)
 
     def _create(self, port: links.Port, request: Request) -> tuple[int, int]:
         """The veth. A link of our own name that is in the way is a leftover and goes; the container's own is not."""
@@ -252,9 +247,7 @@ class Attacher:
                 self._state.drop(key)
             except OSError as error:
                 raise CleanupFailed(f"cannot detach {key[2]} of {key[1]} from {key[0]}: {error}") from error
-        self._services.shrink(attachment.service, attachment.mode)
-        if attachment.ephemeral:
-            self._services.leave(attachment.service, attachment.mode)
+        self._services.settle(attachment.service, attachment.mode, attachment.ephemeral)
         return True
 
     def release_dead(self, attachment: Attachment) -> bool:
@@ -287,8 +280,9 @@ def planned_routes(attachment: Attachment) -> list[StaticRoute]:
     for version, gateway in sorted(gateways.items()):
         plan[DEFAULT_ROUTES[version]] = StaticRoute(DEFAULT_ROUTES[version], gateway)
     for route in attachment.routes:
-        via = route.via or gateways.get(ipaddress.ip_network(route.dst).version, "")
+        dst = ipaddress.ip_network(route.dst)
+        via = route.via or gateways.get(dst.version, "")
         if via:
-            plan[route.dst] = StaticRoute(route.dst, via)
+            plan[str(dst)] = StaticRoute(str(dst), str(ipaddress.ip_address(via)))
     return list(plan.values())
 

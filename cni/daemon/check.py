@@ -83,7 +83,7 @@ def _routes(attachment: Attachment, seen: Seen, link: Link) -> list[str]:
     for route in attachment.routes:
         dst = ipaddress.ip_network(route.dst)
         same = [r for r in seen.inside.routes if r.dst == dst and r.oif == link.index and r.type == RTN_UNICAST]
-        if not any(str(r.gateway) == route.via for r in same):
+        if not any(r.gateway == ipaddress.ip_address(route.via) for r in same):
             found.append(f"the route to {route.dst} by {route.via} is missing")
     return found
 
@@ -93,5 +93,5 @@ def _against_result(attachment: Attachment, previous: Result, sandbox: str) -> l
     mine = {n for n, i in enumerate(previous.interfaces) if i.name == attachment.ifname and i.sandbox == sandbox}
     if previous.interfaces and not mine:
         return [f"prevResult has no interface {attachment.ifname} in {sandbox}"]
-    said = {ip.address for ip in previous.ips if ip.interface in mine or not previous.interfaces}
+    said = {ip.address for ip in previous.ips if ip.interface is None or ip.interface in mine}
     return [f"prevResult lacks the address {h.address}" for h in attachment.addresses if h.address not in said]

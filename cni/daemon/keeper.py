@@ -108,13 +108,14 @@ class Keeper:
         if service.barrier.load():
             log.warning("the fence was not as it should be, and was mended")
         service.mend_node()
+        service.services.shrink_all()
         self._collect(names)
 
     def _mend_bridges(self, names: dict[str, Link]) -> None:
         """A bridge that someone deleted comes back, and ports that fell off it are put on again."""
         service = self._service
         for name in service.services.broken(names):
-            log.warning("bridge %s is gone, down, or without its gateway: setting it up again", name)
+            log.warning("bridge %s is gone, down, or lacks its gateway: setting it up again", name)
             service.services.rebuild(name)
         for attachment in service.state.snapshot():
             port, bridge = names.get(attachment.host_veth), service.kernel.find(attachment.bridge)

@@ -40,6 +40,7 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
     mode: str
     isolation: str | None
     bridge: str
+    bridge_mac: str = ""
     host_veth: str
     host_mac: str
     mac: str
@@ -59,6 +60,11 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def key(self) -> AttachmentKey:
         return (self.network, self.container, self.ifname)
+
+    @property
+    def ips(self) -> tuple[str, ...]:
+        """The addresses without their prefixes."""
+        return tuple(held.ip for held in self.addresses)
 
 
 class Service(msgspec.Struct, frozen=True, kw_only=True):

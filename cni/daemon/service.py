@@ -28,6 +28,8 @@ from cni.verbs import Asked, Attached, Target
 
 log = logging.getLogger(__name__)
 
+DYING = 0.5  # seconds: a network namespace that was just destroyed takes some 40 ms to take its links along
+
 
 class OverlayService:
     """One node's overlay. Every method may be called from any thread."""
@@ -76,11 +78,10 @@ class OverlayService:
         return frozenset(own | {netns.NetnsId(*each) for each in target.forbidden})
 
     def _attached(self, attachment: Attachment) -> Attached:
-        bridge = self.kernel.find(attachment.bridge)
         dns = self.settings.dns
         return Attached(
             bridge=attachment.bridge,
-            bridge_mac=bridge.mac if bridge is not None else "",
+            bridge_mac=attachment.bridge_mac,
             host_veth=attachment.host_veth,
             host_mac=attachment.host_mac,
             mac=attachment.mac,
@@ -127,21 +128,27 @@ class OverlayService:
         """
         if valid is None:
             return []
+        unlisted = [
+            each
+            for each in self.state.snapshot()
+            if each.network == network and (each.container, each.ifname) not in valid
+        ]
         notes: list[str] = []
         failures: list[str] = []
-        for attachment in self.state.snapshot():
-            if attachment.network != network or (attachment.container, attachment.ifname) in valid:
-                continue
+        end = time.monotonic() + DYING
+        for attachment in unlisted:
             who = f"{attachment.ifname} of {attachment.container}"
-            if self.kernel.find(attachment.host_veth) is not None:
-                notes.append(f"GC: {who} is not listed but alive, kept")
-                continue
             try:
-                self.attacher.detach(attachment.key)
-                notes.append(f"GC: {who} released {', '.join(held.ip for held in attachment.addresses)}")
-            except CniError as error:
+                while not self.attacher.release_dead(attachment):
+                    if time.monotonic() > end:
+                        notes.append(f"GC: {who} is not listed but alive, kept")
+                        break
+                    time.sleep(0.02)
+                else:
+                    notes.append(f"GC: {who} released {', '.join(attachment.ips)}")
+            except (CniError, OSError) as error:
                 log.error("GC of %s: %s", who, error)
-                failures.append(f"{who}: {error.msg}")
+                failures.append(f"{who}: {error}")
         if failures:
             raise CleanupFailed(f"GC could not release {len(failures)} attachments of {network}", "; ".join(failures))
         return notes
@@ -180,7 +187,7 @@ class OverlayService:
         """Take the whole data path away: attachments, bridges, tables. Only `uninstall` asks for it."""
         for attachment in self.state.snapshot():
             self.attacher.detach(attachment.key)
-        for name in list(self.state.services):
+        for name in [name for name in self.state.services if name != naming.SHARED_BRIDGE_KEY]:
             self.services.teardown(name)
         self.services.teardown_shared()
         for address in self.state.node_addresses():

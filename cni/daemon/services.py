@@ -6,6 +6,7 @@ A service in mode `shared` uses the node's one shared bridge, whose subnets are 
 from __future__ import annotations
 
 import ipaddress
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -14,12 +15,15 @@ from cni.daemon import ipam, macs
 from cni.daemon.barrier import Barrier
 from cni.daemon.records import Service
 from cni.daemon.state import Locks, State
-from cni.errors import AttachFailed, InvalidConfig
+from cni.errors import AttachFailed, CniError, InvalidConfig
 from cni.host.kernel import Kernel
 from cni.host.links import Interface, Link, Network
 
 WIREGUARD_OVERHEAD = 80  # bytes: outer IPv6 (40), UDP (8), WireGuard's header and tag (32); IPv4 underlays use 60
 SHARED = naming.SHARED_BRIDGE_KEY
+
+
+log = logging.getLogger(__name__)
 
 
 class Services:
@@ -52,14 +56,25 @@ class Services:
         """
         with self.holding(name, mode) as segment:
             self._accept(name, mode, segment)
-            known = self._state.services.get(segment)
-            if known is None or known.mode != mode:
-                known = self._state.take_service(segment, mode, self._bridge_name(segment))
+            fresh = segment not in self._state.services
+            known = self._state.take_service(segment, mode, self._bridge_name(segment))
             if segment == SHARED:
                 self._state.note_service(Service(name=name, mode=mode, bridge=known.bridge))
             if known.bridge not in self._ready or self._kernel.find(known.bridge) is None:
-                self._build(known)
+                self._build_or_forget(known, fresh)
             return known
+
+    def _build_or_forget(self, service: Service, fresh: bool) -> None:
+        """Build; a service that is new and cannot be built leaves nothing, one that was there keeps what it has."""
+        try:
+            self._build(service)
+        except CniError:
+            if fresh:
+                try:
+                    self._unbuild(service.name, service.bridge)
+                except OSError as error:
+                    log.warning("the half-made bridge %s could not be removed: %s", service.bridge, error)
+            raise
 
     def _accept(self, name: str, mode: str, segment: str) -> None:
         """Refuse what cannot be; a service that goes to or from the shared bridge loses its own segment, or gets it."""
@@ -93,8 +108,6 @@ class Services:
         try:
             self._kernel.ensure_bridge(service.bridge, macs.of_bridge(service.bridge), self.mtu(), gateways)
         except OSError as error:
-            self._state.drop_service(service.name)
-            self._barrier.remove_bridge(service.bridge)
             raise AttachFailed(f"cannot set up the bridge of service {service.name}: {error}") from error
         self._ready.add(service.bridge)
 
@@ -129,14 +142,29 @@ class Services:
             raise AttachFailed(f"cannot give service {segment} the further subnet {subnet}: {error}") from error
         return service
 
+    def settle(self, name: str, mode: str, ephemeral: bool) -> None:
+        """After somebody left: give back what the service needs no more. What fails is tried again at the next look."""
+        try:
+            self.shrink(name, mode)
+            if ephemeral:
+                self.leave(name, mode)
+        except (OSError, CniError) as error:
+            log.warning("service %s could not give back what it needs no more: %s", name, error)
+
     def shrink(self, name: str, mode: str) -> None:
-        """Take back further subnets that nobody has an address in any more, with their gateways."""
+        """Take back further subnets that nobody has an address in any more, their gateways first. Raises OSError."""
         with self.holding(name, mode) as segment:
             service = self._state.services.get(segment)
             if service is None or len(service.subnets) <= len(self._state.cidrs):
                 return
-            for subnet in self._state.shrink_service(segment):
+            for subnet in self._state.idle_slots(segment):
                 self._kernel.remove_gateway(service.bridge, gateway(subnet))
+                self._state.shrink_service(segment, [subnet])
+
+    def shrink_all(self) -> None:
+        """Every service gives back the subnets it needs no more."""
+        for service in list(self._state.services.values()):
+            self.settle(service.name, service.mode, ephemeral=False)
 
     def leave(self, name: str, mode: str) -> None:
         """After an ephemeral attachment went: tear the service down if nobody is on it. Never the shared bridge."""
@@ -154,7 +182,7 @@ class Services:
         """
         with self.holding(name, "auto"):
             service = self._state.services.get(name)
-            if service is not None and service.mode == "shared":
+            if service is not None and not service.subnets:
                 self._state.drop_service(name)
                 return
             self._unbuild(name, service.bridge if service is not None else self._bridge_name(name))
@@ -170,15 +198,23 @@ class Services:
     def teardown_shared(self) -> None:
         """No shared bridge afterwards: only when the whole node is taken down."""
         with self.holding(SHARED, "shared"):
-            if self._state.services.get(SHARED) is not None:
-                self._unbuild(SHARED, self._state.services[SHARED].bridge)
+            service = self._state.services.get(SHARED)
+            if service is not None:
+                self._unbuild(SHARED, service.bridge)
 
     def restore(self) -> None:
-        """After a restart: every recorded service has its bridge and gateways."""
+        """After a restart: every recorded service has its bridge and gateways, of every family the node has now.
+
+        One that cannot be built keeps its record, and the keeper goes on trying.
+        """
         for service in list(self._state.services.values()):
-            if service.subnets:
+            if not service.subnets:
+                continue
+            try:
                 with self.holding(service.name, service.mode):
-                    self._build(service)
+                    self._build(self._state.take_service(service.name, service.mode, service.bridge))
+            except (OSError, CniError) as error:
+                log.error("service %s is not whole: %s", service.name, error)
 
 
 def gateway(subnet: Network) -> Interface:

@@ -7,28 +7,29 @@ Every change is written before it counts. One lock guards the whole: it is held 
 from __future__ import annotations
 
 import ipaddress
+import logging
 import threading
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import msgspec
 
-from cni.daemon import ipam
+from cni.daemon import addresses as book
+from cni.daemon.addresses import Addresses, NeedsSlot, boot_clock
 from cni.daemon.records import Attachment, AttachmentKey, Held, Lease, Node, Service, encode_key
 from cni.daemon.segments import Segments
 from cni.daemon.settings import Settings
 from cni.daemon.store import Change, Store
 from cni.errors import AddressUnavailable, PoolExhausted, TryAgainLater
 
-Address = ipam.Address
-Network = ipam.Network
-COOLING = "released"
+__all__ = ["Locks", "NeedsSlot", "State", "boot_clock"]
 
+log = logging.getLogger(__name__)
 
-def boot_clock() -> float:
-    """Seconds since boot, suspended time included: comparable between the daemons of one boot."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+Address = book.Address
+Network = book.Network
+T = TypeVar("T")
 
 
 class Locks:
@@ -61,12 +62,10 @@ class State:
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store = store
         self._lock = threading.RLock()
-        self.cooldown = settings.address_cooldown
+        self.addresses = Addresses(settings.address_cooldown)
         self.attachments: dict[AttachmentKey, Attachment] = {}
         self.services: dict[str, Service] = {}
         self.leases: dict[str, Lease] = {}
-        self._held: dict[Address, int] = {}
-        self._released: dict[Address, float] = {}
         self.node = Node(
             deployment=settings.deployment,
             instance_id=str(settings.instance_id),
@@ -81,20 +80,33 @@ class State:
     # --- restoring ---------------------------------------------------------------------------------------------
 
     def _restore(self) -> None:
-        for _, body in self._store.load("node"):
-            self.node = msgspec.json.decode(body, type=Node)
-        for _, body in self._store.load("attachment"):
-            attachment = msgspec.json.decode(body, type=Attachment)
+        for _, node in self._read("node", lambda body: msgspec.json.decode(body, type=Node)):
+            self.node = node
+        for _, attachment in self._read("attachment", lambda body: msgspec.json.decode(body, type=Attachment)):
             self.attachments[attachment.key] = attachment
-            self._hold(attachment.addresses)
-        for key, body in self._store.load("lease"):
-            self.leases[key] = msgspec.json.decode(body, type=Lease)
-            self._hold([Held(key, "")])
-        for key, body in self._store.load(COOLING):
-            self._released[ipaddress.ip_address(key)] = float(body)
-        for key, body in self._store.load("service"):
-            self.services[key] = msgspec.json.decode(body, type=Service)
+            self.addresses.hold(attachment.ips)
+        for key, lease in self._read("lease", lambda body: msgspec.json.decode(body, type=Lease)):
+            self.leases[key] = lease
+            self.addresses.hold([key])
+        for key, since in self._read(book.KIND, float):
+            self.addresses.cool([key], since)
+        for key, service in self._read("service", lambda body: msgspec.json.decode(body, type=Service)):
+            self.services[key] = service
         self._rebuild_segments()
+
+    def _read(self, kind: str, decode: Callable[[bytes], T]) -> Iterator[tuple[str, T]]:
+        """The records of a kind. One that cannot be read is set aside: it must not keep the daemon from starting."""
+        for key, body in self._store.load(kind):
+            try:
+                if kind in ("lease", book.KIND):
+                    ipaddress.ip_address(key)
+                yield key, decode(body)
+            except ValueError as error:
+                log.error("the record %s %s cannot be read and is set aside: %s", kind, key, error)
+                self._set_aside(kind, key, body)
+
+    def _set_aside(self, kind: str, key: str, body: bytes) -> None:
+        self._store.apply([(kind, key, None), (f"unreadable {kind}", key, body)])
 
     def _rebuild_segments(self) -> None:
         self._segments = self._segments_of(self.node)
@@ -102,7 +114,8 @@ class State:
     def _segments_of(self, node: Node) -> dict[int, Segments]:
         """The slot registries, as a node's ranges and the services' records say.
 
-        Raises InvalidConfig if a service holds what is no slot of them.
+        A slot whose service is gone stays nobody's for as long as anyone has an address in it. Raises InvalidConfig
+        if a service holds what is no slot of the ranges.
         """
         found: dict[int, Segments] = {}
         for cidr in node.cidrs:
@@ -112,8 +125,16 @@ class State:
             for service in self.services.values():
                 for n, network in enumerate(service.networks(version)):
                     segments = segments.hold(service.name, f"{node.node_id}#{n}" if n else str(node.node_id), network)
+            for address in self._homeless(version):
+                segments = segments.reserve(address)
             found[version] = segments
         return found
+
+    def _homeless(self, version: int) -> list[Address]:
+        """Addresses that are held but in no service's subnet."""
+        networks = [network for service in self.services.values() for network in service.networks(version)]
+        held = [address for address in self.addresses.held if address.version == version]
+        return [address for address in held if not any(address in network for network in networks)]
 
     def _node_key(self, n: int) -> str:
         return f"{self.node.node_id}#{n}" if n else str(self.node.node_id)
@@ -148,20 +169,19 @@ class State:
     # --- services and their slots --------------------------------------------------------------------------------
 
     def take_service(self, name: str, mode: str, bridge: str) -> Service:
-        """The record of a service, with a first slot of each family; made if there is none. Raises PoolExhausted."""
+        """The record of a service, with a slot of each family; made, or completed. Raises PoolExhausted."""
         with self._lock:
-            found = self.services.get(name)
-            if found is not None:
-                if found.mode != mode:
-                    found = self._save_service(msgspec.structs.replace(found, mode=mode))
-                return found
-            subnets, segments = [], dict(self._segments)
+            found = self.services.get(name, Service(name=name, mode=mode, bridge=bridge))
+            subnets, segments = list(found.subnets), dict(self._segments)
             for version, registry in self._segments.items():
-                network, segments[version] = registry.assign(name, self._node_key(0))
-                subnets.append(str(network))
-            service = self._save_service(Service(name=name, mode=mode, bridge=bridge, subnets=tuple(subnets)))
-            self._segments = segments
-            return service
+                if not found.networks(version):
+                    network, segments[version] = registry.assign(name, self._node_key(0))
+                    subnets.append(str(network))
+            wanted = msgspec.structs.replace(found, mode=mode, subnets=tuple(subnets))
+            if self.services.get(name) != wanted:
+                self._save_service(wanted)
+                self._segments = segments
+            return wanted
 
     def grow_service(self, name: str, version: int) -> Service:
         """The service with one more slot of a family. Raises PoolExhausted when the cluster has none left."""
@@ -176,27 +196,28 @@ class State:
             self._segments[version] = registry
             return grown
 
-    def shrink_service(self, name: str) -> tuple[Network, ...]:
-        """Give back the further slots in which nobody holds an address; returns them."""
+    def idle_slots(self, name: str) -> tuple[Network, ...]:
+        """The further slots of a service in which nobody holds an address."""
         with self._lock:
             service = self.services.get(name)
             if service is None:
                 return ()
-            idle = [
-                network
-                for version in self._segments
-                for network in service.networks(version)[1:]
-                if not any(address in network for address in self._held if address.version == version)
-            ]
-            if not idle:
-                return ()
-            kept = tuple(s for s in service.subnets if ipaddress.ip_network(s) not in idle)
-            self._save_service(msgspec.structs.replace(service, subnets=kept))
-            self._rebuild_segments()
-            return tuple(idle)
+            further = [network for version in self._segments for network in service.networks(version)[1:]]
+            return tuple(network for network in further if not self.addresses.any_in(network))
+
+    def shrink_service(self, name: str, only: Sequence[Network] | None = None) -> tuple[Network, ...]:
+        """Give back the further slots that are idle (of those in `only`, if given); returns them."""
+        with self._lock:
+            idle = tuple(n for n in self.idle_slots(name) if only is None or n in only)
+            if idle:
+                service = self.services[name]
+                kept = tuple(s for s in service.subnets if ipaddress.ip_network(s) not in idle)
+                self._save_service(msgspec.structs.replace(service, subnets=kept))
+                self._rebuild_segments()
+            return idle
 
     def drop_service(self, name: str) -> Service | None:
-        """Forget a service; its slots are free at once. Attachments it has keep their addresses."""
+        """Forget a service; its slots are free as soon as nobody has an address in them."""
         with self._lock:
             service = self.services.get(name)
             if service is not None:
@@ -220,36 +241,31 @@ class State:
     def reserve(self, attachment: Attachment, segment: str, wanted: Sequence[Address]) -> Attachment:
         """Save `attachment` as an intent, with one address of each family of the service `segment`.
 
-        `wanted` are addresses it asked for, at most one a family. Raises AddressUnavailable, TryAgainLater while what
-        would serve is cooling, LookupError with the family when the service needs a further slot.
+        `wanted` are addresses it asked for, at most one a family; else it keeps those that its earlier record has, if
+        they fit. Raises AddressUnavailable, TryAgainLater while what would serve is cooling, NeedsSlot.
         """
         with self._lock:
             service = self.services[segment]
-            rest = ipam.Rest(self._released, boot_clock(), self.cooldown)
-            addresses = []
+            strange = [a for a in wanted if a.version not in self._segments]
+            if strange:
+                raise AddressUnavailable(
+                    f"the requested address {strange[0]} is not to be had: this overlay has no IPv{strange[0].version}"
+                )
+            before = self.attachments.get(attachment.key)
+            own = [ipaddress.ip_address(ip) for ip in before.ips] if before is not None else []
+            picked = []
             for version in self._segments:
                 asked = next((a for a in wanted if a.version == version), None)
-                addresses.append(self._pick(service.networks(version), asked, rest))
-            intent = msgspec.structs.replace(attachment, state="intent", addresses=tuple(addresses))
+                picked.append(self.addresses.pick(version, service.networks(version), asked, own))
+            intent = msgspec.structs.replace(attachment, state="intent", addresses=tuple(picked))
             self.save(intent)
             return intent
-
-    def _pick(self, subnets: list[Network], asked: Address | None, rest: ipam.Rest) -> Held:
-        if asked is not None:
-            subnet = ipam.claim(subnets, asked, self._held, rest)
-            return Held(f"{asked}/{subnet.prefixlen}", str(ipam.gateway_of(subnet)))
-        for subnet in subnets:
-            address = ipam.choose(subnet, self._held, rest)
-            if address is not None:
-                return Held(f"{address}/{subnet.prefixlen}", str(ipam.gateway_of(subnet)))
-        raise NeedsSlot(subnets[0].version)
 
     def full(self, service: str, version: int) -> TryAgainLater | PoolExhausted:
         """The error for a service that finds no address and no further slot: passing while something is cooling."""
         with self._lock:
-            rest = ipam.Rest(self._released, boot_clock(), self.cooldown)
             subnets = self.services[service].networks(version)
-            cooling = sum(1 for a in self._released if rest.cooling(a) and any(a in s for s in subnets))
+            cooling = self.addresses.cooling(subnets)
         where = f"service {service} has {', '.join(map(str, subnets))}, and the cluster has no further subnet"
         if cooling:
             return TryAgainLater(f"no IP address is free yet: {cooling} are cooling down", where)
@@ -258,11 +274,9 @@ class State:
     def has_room(self, service: str) -> bool:
         """Whether an attach to the service would find an address of every family now."""
         with self._lock:
-            rest = ipam.Rest(self._released, boot_clock(), self.cooldown)
             known = self.services.get(service)
             for version, registry in self._segments.items():
-                subnets = known.networks(version) if known else []
-                if any(ipam.choose(s, self._held, rest) is not None for s in subnets):
+                if known is not None and self.addresses.has_free(known.networks(version)):
                     continue
                 try:
                     registry.assign_further(service, str(self.node.node_id), len(registry.held) + 1)
@@ -271,14 +285,18 @@ class State:
             return True
 
     def save(self, attachment: Attachment) -> None:
-        """Write an attachment's record, new or changed."""
+        """Write an attachment's record, new or changed. Addresses it had before and has no more begin to cool."""
         with self._lock:
-            self._store.apply([("attachment", encode_key(attachment.key), msgspec.json.encode(attachment))])
             before = self.attachments.get(attachment.key)
+            lost = [ip for ip in before.ips if ip not in attachment.ips] if before is not None else []
+            now = boot_clock()
+            record: Change = ("attachment", encode_key(attachment.key), msgspec.json.encode(attachment))
+            self._store.apply([record, *self.addresses.resting(lost, now)])
             self.attachments[attachment.key] = attachment
-            self._hold(attachment.addresses)
+            self.addresses.hold(attachment.ips)
             if before is not None:
-                self._let_go(before.addresses)
+                self.addresses.let_go(before.ips)
+                self.addresses.cool(lost, now)
 
     def drop(self, key: AttachmentKey, used: bool = True) -> None:
         """Forget an attachment; its addresses begin to cool, unless they were never `used`. Twice changes nothing."""
@@ -287,36 +305,13 @@ class State:
             if attachment is None:
                 return
             now = boot_clock()
-            gone: list[Change] = [("attachment", encode_key(key), None)]
-            gone += self._forget_rested(now)
-            resting = attachment.addresses if used else ()
-            gone += [(COOLING, held.ip, str(now).encode()) for held in resting]
-            self._store.apply(gone)
+            cooling = attachment.ips if used else ()
+            self._store.apply([("attachment", encode_key(key), None), *self.addresses.resting(cooling, now)])
             del self.attachments[key]
-            self._let_go(attachment.addresses)
-            for held in resting:
-                self._released[ipaddress.ip_address(held.ip)] = now
-
-    def _forget_rested(self, now: float) -> list[Change]:
-        """Drop the oldest of what has rested, once there is a lot: the order matters only among recent ones."""
-        if len(self._released) < 4096:
-            return []
-        old = [a for a, since in self._released.items() if now - since > max(self.cooldown, 300.0)]
-        for address in old:
-            del self._released[address]
-        return [(COOLING, str(address), None) for address in old]
-
-    def _hold(self, addresses: Iterable[Held]) -> None:
-        for held in addresses:
-            ip = ipaddress.ip_address(held.ip)
-            self._held[ip] = self._held.get(ip, 0) + 1
-
-    def _let_go(self, addresses: Iterable[Held]) -> None:
-        for held in addresses:
-            ip = ipaddress.ip_address(held.ip)
-            self._held[ip] = self._held.get(ip, 0) - 1
-            if self._held[ip] <= 0:
-                del self._held[ip]
+            self.addresses.let_go(attachment.ips)
+            self.addresses.cool(cooling, now)
+            if attachment.service not in self.services:
+                self._rebuild_segments()  # its slot was kept for it
 
     def members(self, bridge: str) -> list[Attachment]:
         """The attachments on a bridge."""
@@ -347,12 +342,11 @@ class State:
                 raise PoolExhausted(f"IP allocator exhausted: no address of slice {home} is free") from full
 
     def _lease(self, subnets: list[Network], service: str, owner: str) -> Held:
-        rest = ipam.Rest(self._released, boot_clock(), self.cooldown)
-        held = self._pick(subnets, None, rest)
+        held = self.addresses.pick(subnets[0].version, subnets)
         lease = Lease(held.ip, service, owner)
         self._store.apply([("lease", held.ip, msgspec.json.encode(lease))])
         self.leases[held.ip] = lease
-        self._hold([held])
+        self.addresses.hold([held.ip])
         return held
 
     def release(self, address: str, owner: str = "") -> Lease | None:
@@ -362,10 +356,10 @@ class State:
             if lease is None or lease.owner != owner:
                 return None
             now = boot_clock()
-            self._store.apply([("lease", address, None), (COOLING, address, str(now).encode())])
+            self._store.apply([("lease", address, None), *self.addresses.resting([address], now)])
             del self.leases[address]
-            self._let_go([Held(address, "")])
-            self._released[ipaddress.ip_address(address)] = now
+            self.addresses.let_go([address])
+            self.addresses.cool([address], now)
             return lease
 
     def in_use(self, segment: str) -> bool:
@@ -377,10 +371,3 @@ class State:
             leased = any(lease.service == segment for lease in self.leases.values())
             return leased or any(each.bridge == service.bridge for each in self.attachments.values())
 
-
-class NeedsSlot(AddressUnavailable):
-    """Internal to the daemon: the subnets the service has are full; `version` is the family."""
-
-    def __init__(self, version: int) -> None:
-        super().__init__(f"the service's IPv{version} subnets are full")
-        self.version = version

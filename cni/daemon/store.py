@@ -7,6 +7,7 @@ kernel's page cache holds survives a kill -9, and a power cut ends the boot.
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import threading
 from collections.abc import Iterable
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from cni.errors import InputOutput, StateUnusable
+
+log = logging.getLogger(__name__)
 
 SCHEMA = 1  # raised when an older program could misread what a newer one writes
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -34,27 +37,40 @@ class Store:
         self.path = path
         self._lock = threading.Lock()
         boot = boot_id if boot_id is not None else BOOT_ID.read_text().strip()
-        try:
-            self._db = self._open()
-            found = self._meta()
-        except sqlite3.DatabaseError as error:
-            if not path.exists() or (isinstance(error, sqlite3.OperationalError) and not _is_damage(error)):
-                raise InputOutput(f"cannot open the records at {path}: {error}") from error
-            path.replace(path.with_name(path.name + ".damaged"))
-            self._remove_sidecars()
-            self._db = self._open()
-            found = self._meta()
+        self._db, found = self._open_or_set_aside()
+        self.fresh = found.get("boot") != boot
+        if self.fresh and found:
+            # Of another boot, in whatever schema: it describes nothing.
+            self._db.close()
+            self._remove("", "-wal", "-shm")
+            self._db, found = self._open_or_set_aside()
         if found.get("schema", SCHEMA) > SCHEMA:
+            self._db.close()
             raise StateUnusable(
                 f"{path} was written by a newer version of zlayer-cni",
                 f"it has schema {found['schema']}, this program knows up to {SCHEMA}: upgrade, or reboot the node",
             )
-        self.fresh = found.get("boot") != boot
-        with self._db:
-            if self.fresh:
-                self._db.execute("DELETE FROM record")
-            self._db.execute("REPLACE INTO meta VALUES ('schema', ?)", (SCHEMA,))
-            self._db.execute("REPLACE INTO meta VALUES ('boot', ?)", (boot,))
+        try:
+            with self._db:
+                self._db.execute("REPLACE INTO meta VALUES ('schema', ?)", (SCHEMA,))
+                self._db.execute("REPLACE INTO meta VALUES ('boot', ?)", (boot,))
+        except sqlite3.Error as error:
+            raise InputOutput(f"cannot write the records at {path}: {error}") from error
+
+    def _open_or_set_aside(self) -> tuple[sqlite3.Connection, dict[str, Any]]:
+        """The database and what it says of itself; a damaged file is set aside and begun anew."""
+        try:
+            return self._open()
+        except sqlite3.DatabaseError as error:
+            if not self.path.exists() or (isinstance(error, sqlite3.OperationalError) and not _is_damage(error)):
+                raise InputOutput(f"cannot open the records at {self.path}: {error}") from error
+            log.error("the records at %s are damaged (%s): set aside, beginning anew", self.path, error)
+        self.path.replace(self.path.with_name(self.path.name + ".damaged"))
+        self._remove("-wal", "-shm")
+        try:
+            return self._open()
+        except sqlite3.DatabaseError as error:
+            raise InputOutput(f"cannot begin new records at {self.path}: {error}") from error
 
     def load(self, kind: str) -> list[tuple[str, bytes]]:
         """Every record of a kind, in the order they were first written."""
@@ -83,27 +99,27 @@ class Store:
         with self._lock:
             self._db.close()
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self) -> tuple[sqlite3.Connection, dict[str, Any]]:
         db = sqlite3.connect(self.path, isolation_level="DEFERRED", check_same_thread=False)
         try:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = OFF")
-            db.execute("PRAGMA quick_check")
+            said = [row[0] for row in db.execute("PRAGMA quick_check")]
+            if said != ["ok"]:
+                raise sqlite3.DatabaseError(f"malformed: {said[0]}")
             db.execute("CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value)")
             db.execute(
                 "CREATE TABLE IF NOT EXISTS record (kind TEXT, key TEXT, body BLOB NOT NULL, PRIMARY KEY (kind, key))"
             )
+            found = dict(db.execute("SELECT name, value FROM meta"))
         except sqlite3.Error:
             db.close()
             raise
         self.path.chmod(0o600)
-        return db
+        return db, found
 
-    def _meta(self) -> dict[str, Any]:
-        return dict(self._db.execute("SELECT name, value FROM meta"))
-
-    def _remove_sidecars(self) -> None:
-        for suffix in ("-wal", "-shm"):
+    def _remove(self, *suffixes: str) -> None:
+        for suffix in suffixes:
             self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
 
 

@@ -187,20 +187,10 @@ def test_a_result_with_more_than_ours_is_good():
     assert look(result=more) == []
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="_against_result counts an address only under our interface's index, but a plugin that does not know the"
-    " index leaves it out (CNI 1.1.0: optional; conformance R1, C7): a good attachment fails CHECK",
-)
 def test_an_address_without_an_index_in_the_result_is_good():
     assert look(result=changed(RESULT, ips=tuple(changed(ip, interface=None) for ip in RESULT.ips))) == []
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="_routes compares gateways as text, and a configured one keeps its spelling: FD00::1:1 in the conflist makes"
-    " every CHECK fail",
-)
 def test_a_gateway_in_another_spelling_is_good():
     routes = (*ATTACHMENT.routes, StaticRoute("2001:db8::/32", "FD00::0101"))
     seen = with_routes(*ROUTES, route("2001:db8::/32", "fd00::101"))
