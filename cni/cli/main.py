@@ -53,16 +53,44 @@ def _parser() -> argparse.ArgumentParser:
     for word, text in (
         ("status", "the node at a glance, and what is wrong with it"),
         ("attachments", "who is attached: network, container, addresses, service"),
+        ("networks", "isolation networks: their members, and what the fence has dropped"),
+        ("why", "whether SRC may open a flow to DST, and which rule of the fence says so"),
+        ("doctor", "look over the node: kernel, firewalls, routes, runtime, files, daemon; and say what to do"),
+        ("gc", "release attachments whose interface is gone, now"),
     ):
         command = commands.add_parser(word, help=text, description=text)
         command.add_argument("--json", action="store_true", help="for programs: a stable JSON document")
         command.add_argument("--run-dir", metavar="DIR", default=DEFAULT_RUN_DIR, help="default: %(default)s")
+        _OPTIONS.get(word, lambda _: None)(command)
     validate = commands.add_parser("validate", help="check a conflist, an entry of one, or the daemon's YAML")
     validate.add_argument("file", metavar="FILE")
     validate.add_argument("--json", action="store_true", help="for programs: a stable JSON document")
     _install_options(commands.add_parser("install", help="put the program, the conflist and the service in place"))
     _uninstall_options(commands.add_parser("uninstall", help="take away what install put there"))
     return parser
+
+
+def _why_options(parser: argparse.ArgumentParser) -> None:
+    place = "an address, a container's id or the beginning of one, a pod's namespace/name, `node`, or `outside`"
+    parser.add_argument("src", metavar="SRC", help=place)
+    parser.add_argument("dst", metavar="DST", help="the same")
+    parser.add_argument("port", metavar="PORT[/tcp|udp]", nargs="?", default="", help="at DST; default: tcp")
+
+
+def _doctor_options(parser: argparse.ArgumentParser) -> None:
+    for option, default, text in (
+        ("--data-dir", DEFAULT_DATA_DIR, "identity and settings"),
+        ("--bin-dir", "/opt/cni/bin", "where the runtime looks for plugins"),
+        ("--conf-dir", "/etc/cni/net.d", "where the runtime looks for network lists"),
+    ):
+        parser.add_argument(option, metavar="DIR", default=default, help=f"{text} (%(default)s)")
+
+
+def _gc_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be released")
+
+
+_OPTIONS = {"why": _why_options, "doctor": _doctor_options, "gc": _gc_options}
 
 
 def _install_options(parser: argparse.ArgumentParser) -> None:
@@ -96,22 +124,43 @@ def _places(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    if options.command == "status":
-        from cni.cli import status
+    """One branch for each command, which imports what it needs."""
+    run_dir = getattr(options, "run_dir", DEFAULT_RUN_DIR)
+    match options.command:
+        case "status":
+            from cni.cli import status
 
-        return status.run(options.run_dir, options.json)
-    if options.command == "attachments":
-        from cni.cli import attachments
+            code = status.run(run_dir, options.json)
+        case "attachments":
+            from cni.cli import attachments
 
-        return attachments.run(options.run_dir, options.json)
-    if options.command == "validate":
-        from cni.cli import validate
+            code = attachments.run(run_dir, options.json)
+        case "networks":
+            from cni.cli import networks
 
-        return validate.run(options.file, options.json)
-    if options.command == "install":
-        from cni.cli import install
+            code = networks.run(run_dir, options.json)
+        case "why":
+            from cni.cli import why
 
-        return install.run(options)
-    from cni.cli import uninstall
+            code = why.run(run_dir, options.src, options.dst, options.port, options.json)
+        case "doctor":
+            from cni.cli import doctor
 
-    return uninstall.run(options)
+            code = doctor.run(options)
+        case "gc":
+            from cni.cli import gc
+
+            code = gc.run(run_dir, options.dry_run, options.json)
+        case "validate":
+            from cni.cli import validate
+
+            code = validate.run(options.file, options.json)
+        case "install":
+            from cni.cli import install
+
+            code = install.run(options)
+        case _:
+            from cni.cli import uninstall
+
+            code = uninstall.run(options)
+    return code

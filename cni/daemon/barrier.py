@@ -82,6 +82,11 @@ class Barrier:
         assert self._nft is not None
         return {family: self._nft.list_table(family, TABLE, terse=terse) for family in fence.FAMILIES}
 
+    @property
+    def wanted(self) -> fence_compare.Wanted:
+        """What the tables should hold now, by the records."""
+        return self._wanted()
+
     def _wanted(self) -> fence_compare.Wanted:
         return fence_compare.Wanted(
             node=self._node(),

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from cni import __version__
+from cni.daemon import tool_fence
 from cni.daemon.records import Attachment
 from cni.daemon.service import OverlayService
 from cni.errors import CniError, InvalidConfig
@@ -108,5 +109,8 @@ def teardown(service: OverlayService, _: Mapping[str, str]) -> Answer:
 QUESTIONS: dict[str, Callable[[OverlayService, Mapping[str, str]], Any]] = {
     "status": status,
     "attachments": attachments,
+    "networks": tool_fence.networks,
+    "why": tool_fence.may_reach,
+    "gc": tool_fence.collect_garbage,
     "teardown": teardown,
 }

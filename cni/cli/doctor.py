@@ -1,0 +1,253 @@
+"""`zlayer-cni doctor`: look over the node and say what to do. Exit code 0 if nothing fails (warnings allowed), else 1.
+
+It reads the machine itself, so it works while no daemon runs; where one answers, what it says of itself is added.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from cni import __version__
+from cni.cli import ask, validate
+from cni.daemon import doctor as checks
+from cni.daemon import doctor_install as installed
+from cni.daemon import fence, overlay_door
+from cni.daemon.doctor import Finding
+from cni.daemon.fence_values import Node
+from cni.daemon.settings import Settings
+from cni.daemon.settings import find as find_settings
+from cni.errors import CniError, FenceFailed
+from cni.host import iptables, program, survey, sysctl
+
+PRIVATE = ("cni.sock", "state.db", "overlayd.lock")
+SUFFIXES = (".conf", ".conflist", ".json")  # what containerd and CRI-O load
+MARKS = {"ok": "ok   ", "warn": "WARN ", "fail": "FAIL "}
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the findings; the exit code says whether one fails."""
+    found = list(examine(options))
+    ok = all(finding.level != "fail" for finding in found)
+    if options.json:
+        document = {"ok": ok, "version": __version__, "findings": [finding._asdict() for finding in found]}
+        sys.stdout.write(json.dumps(document, indent=2) + "\n")
+    else:
+        sys.stdout.write("".join(_line(finding) for finding in found))
+    return 0 if ok else 1
+
+
+def _line(finding: Finding) -> str:
+    fix = f"\n{'':24}-> {finding.fix}" if finding.fix else ""
+    return f"{MARKS[finding.level]} {finding.check:<17} {finding.text}{fix}\n"
+
+
+def examine(options: argparse.Namespace) -> Iterator[Finding]:
+    """Every finding, in the order in which things stand on each other."""
+    status, unreachable = _status(options.run_dir)
+    settings, complaint = _settings(options)
+    clusters = tuple(status["node"]["cluster_cidrs"]) if status else settings.cidrs
+    daemon = status["pid"] if status else None
+    for look in (
+        lambda: _privileges(daemon),
+        lambda: _kernel(clusters),
+        lambda: _firewalls(clusters),
+        lambda: _network(clusters, daemon is not None),
+        lambda: _runtime(options.conf_dir, options.bin_dir),
+        lambda: complaint,
+        lambda: _files(options),
+        lambda: _processes(settings, daemon),
+        lambda: _told(status, unreachable),
+    ):
+        yield from _carefully(look)
+
+
+def _carefully(look: Callable[[], list[Finding]]) -> list[Finding]:
+    """What cannot be read is a finding too, and the rest goes on."""
+    try:
+        return look()
+    except (OSError, CniError) as error:
+        fix = "run it as root" if os.geteuid() else "see the message"
+        return [Finding("doctor", "warn", f"something could not be read: {error}", fix)]
+
+
+def _status(run_dir: str) -> tuple[dict[str, Any] | None, str]:
+    """The daemon's status, or why there is none."""
+    try:
+        return ask.ask(run_dir, "status"), ""
+    except (ask.NoDaemon, ask.Refused) as error:
+        return None, str(error)
+
+
+def _settings(options: argparse.Namespace) -> tuple[Settings, list[Finding]]:
+    """What the YAML says, and what is wrong with it."""
+    found, complaint = Settings(), []
+    try:
+        found = find_settings(None, options.data_dir)
+    except CniError as error:
+        complaint = [Finding("settings", "fail", error.msg, "`zlayer-cni validate FILE` tells more")]
+    return msgspec.structs.replace(found, run_dir=options.run_dir, data_dir=options.data_dir), complaint
+
+
+# --- the machine ----------------------------------------------------------------------------------------------------
+
+
+def _privileges(daemon: int | None) -> list[Finding]:
+    found = [checks.privileges("this process", *survey.capabilities())]
+    if daemon is not None:
+        found.append(checks.privileges(f"the daemon (process {daemon})", *survey.capabilities(daemon)))
+    return found
+
+
+def _kernel(clusters: tuple[str, ...]) -> list[Finding]:
+    """Tried with the fence's own rules, in a namespace of their own."""
+    tried = survey.try_kernel(fence.base(Node(clusters)) + fence.create_network("doctor"))
+    if not tried:
+        return [Finding("kernel", "warn", "the kernel could not be tried", "run it as root")]
+    return [*checks.kernel(tried), *checks.wireguard(tried["wireguard"], survey.engines())]
+
+
+def _firewalls(clusters: tuple[str, ...]) -> list[Finding]:
+    found = []
+    try:
+        denies = iptables.forward_denies(clusters)
+        found.append(checks.forward_policy(denies, denies and iptables.forward_in_place(clusters)))
+    except FenceFailed as error:
+        found.append(checks.forward_policy(False, False, f"{error.msg}: {error.details}"))
+    found.append(checks.input_policy(survey.input_rules()))
+    listing = survey.base_chains()
+    found += checks.foreign_chains(iptables.denying_chains(listing))
+    chains = [item["chain"] for item in listing["nftables"] if "chain" in item]
+    return found + checks.recognised({(each["family"], each["table"], each["name"]) for each in chains})
+
+
+def _network(clusters: tuple[str, ...], daemon: bool) -> list[Finding]:
+    keys = {4: "ipv4/ip_forward", 6: "ipv6/conf/all/forwarding"}
+    versions = sorted({6 if ":" in cluster else 4 for cluster in clusters})
+    routes = survey.routes()
+    uplinks = sorted({device for destination, device in routes if destination == "0.0.0.0/0" and device})
+    return [
+        *checks.forwarding({version: sysctl.read(keys[version]) == "1" for version in versions}, daemon),
+        checks.rp_filter(survey.rp_filters([*uplinks, *survey.tunnels()])),
+        *checks.overlaps(clusters, routes),
+    ]
+
+
+# --- what is installed ------------------------------------------------------------------------------------------------
+
+
+def _runtime(conf_dir: str, bin_dir: str) -> list[Finding]:
+    sockets = {path: Path(path).is_socket() for paths in installed.RUNTIMES.values() for path in paths}
+    first = _first_list(conf_dir)
+    missing = [name for name in first.types if not Path(bin_dir, name).exists()] if first else []
+    path = Path(bin_dir, installed.PLUGIN)
+    return [
+        installed.runtimes(sockets),
+        installed.conflist(conf_dir, first),
+        installed.plugin(str(path), _version_of(path), __version__),
+        *installed.chained(
+            first.types if first else (), [name for name in missing if name != installed.PLUGIN], bin_dir
+        ),
+    ]
+
+
+def _first_list(conf_dir: str) -> installed.Conflist | None:
+    """The network list a runtime takes: the first by name with a suffix it loads."""
+    try:
+        names = sorted(path for path in Path(conf_dir).iterdir() if path.suffix in SUFFIXES)
+    except OSError:
+        return None
+    if not names:
+        return None
+    data = names[0].read_bytes()
+    try:
+        document = json.loads(data)
+        entries = document.get("plugins", [document])
+        types = tuple(str(entry.get("type", "")) for entry in entries)
+    except (ValueError, TypeError, AttributeError):
+        types = ()
+    return installed.Conflist(str(names[0]), types, tuple(validate.examine(str(names[0]), data).errors))
+
+
+def _version_of(plugin: Path) -> str | None:
+    """The first line of the plugin's `--version`; None if it is not there or does not run."""
+    try:
+        code, out, _ = program.run_once([str(plugin), "--version"], {"PATH": os.environ.get("PATH", "")}, b"")
+    except OSError:
+        return None
+    return out.decode(errors="replace").partition("\n")[0] if code == 0 else ""
+
+
+def _files(options: argparse.Namespace) -> list[Finding]:
+    run_dir, data_dir = Path(options.run_dir), Path(options.data_dir)
+    watched = [run_dir, *(run_dir / name for name in PRIVATE), data_dir, *_keys(data_dir)]
+    plugin = Path(options.bin_dir, installed.PLUGIN)
+    return [
+        *installed.permissions([_file(path) for path in watched if path.exists()]),
+        *installed.disk([_disk(path) for path in (run_dir, data_dir)], unpacks=not plugin.is_symlink()),
+    ]
+
+
+def _keys(data_dir: Path) -> list[Path]:
+    """What is secret or ours alone in the data directory."""
+    with contextlib.suppress(OSError):
+        return [path for path in data_dir.iterdir() if path.suffix in (".key", ".json") and path.is_file()]
+    return []
+
+
+def _file(path: Path) -> installed.File:
+    status = path.stat()
+    return installed.File(str(path), status.st_mode, status.st_uid, status.st_mtime)
+
+
+def _disk(path: Path) -> installed.Disk:
+    """The file system of a directory, or of where it will be made."""
+    there = next(each for each in (path, *path.parents) if each.exists())
+    found = os.statvfs(there)
+    return installed.Disk(
+        str(path),
+        free=found.f_bavail * found.f_frsize,
+        inodes=found.f_favail if found.f_files else None,
+        read_only=bool(found.f_flag & os.ST_RDONLY),
+        noexec=bool(found.f_flag & os.ST_NOEXEC) and path == there,
+    )
+
+
+# --- what runs --------------------------------------------------------------------------------------------------------
+
+
+def _processes(settings: Settings, daemon: int | None) -> list[Finding]:
+    seen = [installed.Daemon(pid, " ".join(words)[:120]) for pid, words in survey.commands() if is_daemon(words)]
+    path = overlay_door.socket_of(settings)
+    keys = [_file(each) for each in _keys(Path(settings.data_dir))]
+    newest = max(keys, key=lambda file: file.mtime, default=None)
+    boot_id = sysctl.ROOT.parent.joinpath("kernel/random/boot_id")
+    return [
+        installed.daemons(seen),
+        *installed.overlay_socket(path, survey.listener(path), daemon),
+        *installed.clock(time.time(), newest, boot_id.read_text().strip() if boot_id.exists() else ""),
+    ]
+
+
+def is_daemon(words: list[str]) -> bool:
+    """Whether a command is an overlay daemon's, ours or ZLayer's."""
+    if not words:
+        return False
+    name = words[0].rpartition("/")[2]
+    ours = name == "zlayer-cni" and words[1:2] == ["overlayd"]
+    return name == "zlayer-overlayd" or ours or words[1:4] == ["-m", "cni", "overlayd"]
+
+
+def _told(status: dict[str, Any] | None, unreachable: str) -> list[Finding]:
+    problems = status["problems"] if status else None
+    version = status["version"] if status else ""
+    return installed.daemon_status(problems, unreachable, version, __version__)

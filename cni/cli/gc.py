@@ -1,0 +1,40 @@
+"""`zlayer-cni gc`: release what is dead, or say what would be. Exit code 0, or 3 without a daemon."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from cni.cli import table
+from cni.cli.ask import ask
+from cni.cli.attachments import SHORT_ID
+
+
+def run(run_dir: str, dry_run: bool, as_json: bool) -> int:
+    """Print what was found; raises NoDaemon, Refused."""
+    found = ask(run_dir, "gc", **({"dry_run": "1"} if dry_run else {}))
+    sys.stdout.write(json.dumps(found, indent=2) + "\n" if as_json else as_text(found))
+    return 0
+
+
+def as_text(found: dict[str, Any]) -> str:
+    """A line for each attachment, and one for each link that nobody knows."""
+    rows = [
+        (
+            each["network"],
+            each["container_id"][:SHORT_ID],
+            each["interface"],
+            ", ".join(each["addresses"]),
+            each["pod"] or "-",
+            each["reason"],
+        )
+        for each in found["candidates"] or found["released"]
+    ]
+    if not rows:
+        text = "there is nothing to release\n"
+    else:
+        text = "would release:\n" if found["dry_run"] else "released:\n"
+        text += table.render(("NETWORK", "CONTAINER", "INTERFACE", "ADDRESSES", "POD", "WHY"), rows)
+    strays = [f"{name}: a link that no record knows; it goes when the daemon next starts\n" for name in found["strays"]]
+    return text + "".join(strays)

@@ -1,0 +1,50 @@
+"""`zlayer-cni why SRC DST [PORT]`: may it, and which rule says so. Exit code 0 if it may, 1 if not, 2 if a word is
+unclear, 3 without a daemon."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from cni.cli import ask
+from cni.cli.networks import name_of
+
+UNCLEAR = 2
+
+
+def run(run_dir: str, src: str, dst: str, port: str, as_json: bool) -> int:
+    """Print the answer; raises NoDaemon."""
+    try:
+        found = ask.ask(run_dir, "why", src=src, dst=dst, port=port)
+    except ask.Refused as error:
+        sys.stderr.write(f"zlayer-cni: {error}\n")
+        return UNCLEAR
+    sys.stdout.write(json.dumps(found, indent=2) + "\n" if as_json else as_text(found))
+    return 0 if found["allowed"] else 1
+
+
+def as_text(found: dict[str, Any]) -> str:
+    """A paragraph for each pair of addresses."""
+    lines = []
+    for path in found["paths"]:
+        lines.append(f"{'yes' if path['allowed'] else 'NO '}  {_place(path['from'])} -> {_place(path['to'])}")
+        lines.append(f"     {path['reason']}")
+        if path["rule"]:
+            rule = path["rule"]
+            lines.append(f'     rule "{rule["name"]}" in chain {rule["chain"]} of table {rule["family"]} zlayer_cni')
+        else:
+            lines.append("     no rule of the fence has a say in it")
+        lines += [f"     note: {note}" for note in path["notes"]]
+    lines += [f"warning: {warning}" for warning in found["warnings"]]
+    return "\n".join(lines) + "\n"
+
+
+def _place(place: dict[str, Any]) -> str:
+    text: str = place["address"] or place["label"]
+    if place["address"] and place["label"]:
+        text += f" ({place['label'][:40]}"
+        if place["isolation_network"] is not None or place["on_flat_mesh"]:
+            text += f", {name_of(place['isolation_network'])}"
+        text += ")"
+    return text

@@ -1,0 +1,194 @@
+"""The doctor's checks of the machine: what kernel, firewalls and routes say. Pure: readings in, findings out.
+
+The readings are `cni/host/survey.py`'s, put together by `cni/cli/doctor.py`; what was installed is judged in
+`doctor_install.py`. A finding that is not `ok` says what to do about it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+Level = Literal["ok", "warn", "fail"]
+
+# What the unit file grants (conf/zlayer-overlayd.service says what for): name, number (capabilities(7)), needed always?
+CAPABILITIES = (
+    ("CAP_NET_ADMIN", 12, True),
+    ("CAP_SYS_ADMIN", 21, True),
+    ("CAP_SYS_PTRACE", 19, False),
+    ("CAP_DAC_OVERRIDE", 1, False),
+    ("CAP_NET_RAW", 13, False),
+)
+KERNEL_OPTIONS = {
+    "bridge": "CONFIG_BRIDGE (modprobe bridge)",
+    "veth": "CONFIG_VETH (modprobe veth)",
+    "nftables": "CONFIG_NF_TABLES with the families inet and bridge, NFT_CT, NFT_FIB_INET, NFT_MASQ and NF_CONNTRACK"
+    " (modprobe nf_tables nft_ct nft_fib_inet nft_masq nf_conntrack nf_conntrack_bridge)",
+}
+OURS = ("zl-", "veth-")  # devices of ours (contract, 4.2)
+
+# Who is known by its tables and chains: (name, families' tables, beginnings of chains' names).
+FIREWALLS = (
+    ("firewalld", ("firewalld",), ("FWDI_", "FORWARD_direct")),
+    ("ufw", (), ("ufw-", "ufw6-")),
+    ("docker", ("docker-bridges",), ("DOCKER",)),
+    ("kube-proxy", ("kube-proxy",), ("KUBE-",)),
+    ("libvirt", ("libvirt_network",), ("LIBVIRT_",)),
+)
+
+
+class Finding(NamedTuple):
+    """What one check says: the check, `ok`, `warn` or `fail`, a sentence, and what to do (empty if nothing)."""
+
+    check: str
+    level: Level
+    text: str
+    fix: str = ""
+
+
+def privileges(who: str, euid: int, effective: int) -> Finding:
+    """Whether a process may do what the daemon does; `effective` is CapEff of /proc/PID/status."""
+    missing = [(name, needed) for name, number, needed in CAPABILITIES if not effective >> number & 1]
+    if not missing:
+        return Finding("privileges", "ok", f"{who} has every capability it needs")
+    names = ", ".join(name for name, _ in missing)
+    if any(needed for _, needed in missing):
+        fix = "run it as root, outside of a container that takes capabilities away"
+        return Finding("privileges", "fail", f"{who} (user {euid}) lacks {names}", fix)
+    fix = "grant them (the unit's CapabilityBoundingSet): some containers, and iptables, cannot be handled without"
+    return Finding("privileges", "warn", f"{who} lacks {names}", fix)
+
+
+def kernel(tried: Mapping[str, str]) -> list[Finding]:
+    """One finding for each feature that was tried: empty if it works, else what the kernel said."""
+    return [
+        Finding("kernel", "ok", f"{feature} works")
+        if not said
+        else Finding("kernel", "fail", f"{feature} does not work: {said}", f"the kernel needs {option}")
+        for feature, option in KERNEL_OPTIONS.items()
+        if (said := tried.get(feature)) is not None
+    ]
+
+
+def wireguard(said: str | None, engines: Sequence[str]) -> list[Finding]:
+    """Whether there can be tunnels: by the kernel (`said` is empty), or by a program; None: it could not be tried."""
+    if said is None:
+        return []
+    if not said:
+        return [Finding("wireguard", "ok", "the kernel has WireGuard")]
+    if engines:
+        text = f"the kernel has no WireGuard; {engines[0]} is there and stands in for it"
+        return [Finding("wireguard", "ok", text)]
+    fix = "install wireguard-go or boringtun-cli, or a kernel with CONFIG_WIREGUARD; one node alone needs neither"
+    return [Finding("wireguard", "warn", f"no WireGuard: neither the kernel ({said}) nor a program has it", fix)]
+
+
+# --- firewalls ------------------------------------------------------------------------------------------------------
+
+
+def forward_policy(denies: bool, let_through: bool, said: str = "") -> Finding:
+    """iptables' FORWARD: denying is fine when our jump is in it. `said`: why it could not be read."""
+    if said:
+        return Finding("forward", "warn", f"iptables' FORWARD cannot be read: {said}", "run `iptables -S FORWARD`")
+    if not denies:
+        return Finding("forward", "ok", "iptables' FORWARD does not deny")
+    if let_through:
+        return Finding("forward", "ok", "iptables' FORWARD denies, and our jump lets the overlay's containers through")
+    fix = "start the daemon: it puts one jump to its chain ZLAYER-CNI into FORWARD, and puts it back within 10 s"
+    return Finding("forward", "fail", "iptables' FORWARD denies, and containers are not let through", fix)
+
+
+def foreign_chains(denying: Iterable[str]) -> list[Finding]:
+    """Native nftables chains of others that drop by policy: nobody can overrule them from another table."""
+    found = [
+        Finding(
+            "foreign firewall",
+            "fail" if "forward" in chain.lower() else "warn",
+            f"the nftables chain {chain} drops by policy what it does not know",
+            "allow the overlay's range in it, from and to the interfaces zl-*",
+        )
+        for chain in denying
+    ]
+    return found or [Finding("foreign firewall", "ok", "no nftables chain of others drops by policy")]
+
+
+def input_policy(rules: Mapping[str, Sequence[str]]) -> Finding:
+    """iptables' INPUT, as `-S INPUT` prints it for each tool: whether it may close the node address to containers."""
+    closed = [tool for tool, lines in rules.items() if _denies(lines)]
+    if not closed:
+        return Finding("input", "ok", "iptables' INPUT does not deny: containers reach the node address")
+    text = f"INPUT of {' and '.join(closed)} denies by policy or by its last rule: unless another rule allows it, "
+    text += "containers do not reach the node address (resolver, daemon)"
+    return Finding("input", "warn", text, "allow what comes in by zl-* to the node address, if containers need it")
+
+
+def _denies(lines: Sequence[str]) -> bool:
+    policy = any(line in ("-P INPUT DROP", "-P INPUT REJECT") for line in lines)
+    return policy or bool(lines and lines[-1].startswith(("-A INPUT -j DROP", "-A INPUT -j REJECT")))
+
+
+def recognised(chains: Collection[tuple[str, str, str]]) -> list[Finding]:
+    """Whose rules are on this machine, by (family, table, chain): for people who look for who it was."""
+    names = [
+        name
+        for name, tables, beginnings in FIREWALLS
+        if any(table in tables or chain.startswith(beginnings) for _, table, chain in chains)
+    ]
+    if not names:
+        return []
+    text = f"rules of {', '.join(names)} are loaded; the fence only takes away, so isolation holds beside them"
+    return [Finding("foreign firewall", "ok", text)]
+
+
+# --- forwarding and routes ------------------------------------------------------------------------------------------
+
+
+def forwarding(values: Mapping[int, bool], daemon: bool) -> list[Finding]:
+    """Whether the node forwards each IP version of the overlay. The daemon turns it on when it starts."""
+    found = []
+    for version, on in values.items():
+        key = "net.ipv4.ip_forward" if version == 4 else "net.ipv6.conf.all.forwarding"
+        if on:
+            found.append(Finding("forwarding", "ok", f"{key} is 1"))
+        elif daemon:
+            fix = f"sysctl -w {key}=1, and look for what turns it off (/etc/sysctl.d, a hardening tool)"
+            found.append(Finding("forwarding", "fail", f"{key} is 0: containers reach only their own bridge", fix))
+        else:
+            found.append(Finding("forwarding", "warn", f"{key} is 0", "the daemon turns it on when it starts"))
+    return found
+
+
+def rp_filter(values: Mapping[str, int]) -> Finding:
+    """Reverse path filtering of the uplinks and tunnels, by link; the larger of `all` and the link's own counts."""
+    everywhere = values.get("all", 0)
+    strict = sorted(
+        link for link, own in values.items() if link not in ("all", "default") and max(own, everywhere) == 1
+    )
+    tunnels = [link for link in strict if link.startswith("zl-")]
+    if tunnels or len(strict) > 1:
+        fix = "set net.ipv4.conf.all.rp_filter and each link's to 2 (loose), in /etc/sysctl.d"
+        text = f"rp_filter is strict (1) on {', '.join(strict)}: what comes back by another of them is dropped"
+        return Finding("rp_filter", "warn", text, fix)
+    return Finding("rp_filter", "ok", "reverse path filtering does not stand in the way")
+
+
+def overlaps(clusters: Iterable[str], routes: Iterable[tuple[str, str]]) -> list[Finding]:
+    """The overlay's ranges beside every route that is not ours, as (destination, device); default routes aside."""
+    found: dict[tuple[str, str, str], Finding] = {}
+    networks = [ipaddress.ip_network(cluster) for cluster in clusters]
+    for destination, device in routes:
+        network = ipaddress.ip_network(destination)
+        if network.prefixlen == 0 or device == "lo" or device.startswith(OURS):
+            continue
+        for cluster in networks:
+            if cluster.version == network.version and cluster.overlaps(network):
+                found[str(cluster), destination, device] = Finding(
+                    "routes",
+                    "fail",
+                    f"the overlay's range {cluster} overlaps the route {destination} by {device or 'no device'}",
+                    "give the overlay another cluster_cidr (the same on every node), or that network another range",
+                )
+    return list(found.values()) or [
+        Finding("routes", "ok", f"no other route overlaps {', '.join(map(str, networks)) or 'the overlay'}")
+    ]

@@ -1,0 +1,201 @@
+"""The doctor's checks of what is installed and running: runtime, network list, plugin, files, daemons. Pure."""
+
+from __future__ import annotations
+
+import re
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from cni.daemon.doctor import Finding
+
+RUNTIMES = {
+    "containerd": ("/run/containerd/containerd.sock", "/run/k3s/containerd/containerd.sock"),
+    "CRI-O": ("/run/crio/crio.sock",),
+    "podman": ("/run/podman/podman.sock",),
+}
+PLUGIN = "zlayer-cni"
+LITTLE, TIGHT = 1 << 20, 64 << 20  # bytes: below the first nothing works for long, below the second it soon may not
+ERA = 1_735_689_600  # 2025-01-01: a clock before this was never set
+SKEW = 120.0  # seconds a file may be from the future
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file or directory: mode as stat gives it, owner, and last change in Unix seconds."""
+
+    path: str
+    mode: int
+    uid: int
+    mtime: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """The file system that a directory is on: bytes and inodes left (None: they are not counted), flags."""
+
+    path: str
+    free: int
+    inodes: int | None
+    read_only: bool
+    noexec: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """A process that is an overlay daemon, ours or ZLayer's, in this network namespace."""
+
+    pid: int
+    command: str
+
+
+def runtimes(sockets: Mapping[str, bool]) -> Finding:
+    """Which container runtimes listen; `sockets` says whether each path is one."""
+    there = [name for name, paths in RUNTIMES.items() if any(sockets.get(path) for path in paths)]
+    if there:
+        return Finding("runtime", "ok", f"{' and '.join(there)} listens")
+    paths = ", ".join(path for all_of in RUNTIMES.values() for path in all_of)
+    return Finding("runtime", "warn", f"no runtime's socket is at {paths}", "start the runtime, if this node has one")
+
+
+@dataclass(frozen=True, slots=True)
+class Conflist:
+    """The first network list of the runtime's directory: its plugins, and what `validate` has against it."""
+
+    path: str
+    types: tuple[str, ...]
+    errors: tuple[str, ...] = ()
+
+
+def conflist(directory: str, first: Conflist | None) -> Finding:
+    """Whether the list a runtime takes (the first by name) is one of ours, and good."""
+    if first is None:
+        return Finding("conflist", "fail", f"there is no network list in {directory}", "run `zlayer-cni install`")
+    if PLUGIN not in first.types:
+        fix = f"remove it, or give ours a name before it: a runtime takes the first by name (in {directory})"
+        return Finding("conflist", "fail", f"{first.path} comes first, and does not name {PLUGIN}", fix)
+    if first.errors:
+        return Finding("conflist", "fail", f"{first.path}: {first.errors[0]}", f"zlayer-cni validate {first.path}")
+    return Finding("conflist", "ok", f"{first.path} comes first, is ours and is good")
+
+
+def plugin(path: str, said: str | None, version: str) -> Finding:
+    """The plugin in the runtime's directory: `said` is its `--version`, None if it is not there."""
+    if said is None:
+        return Finding("plugin", "fail", f"{path} is not there, or does not run", "run `zlayer-cni install`")
+    if said != f"{PLUGIN} {version}":
+        fix = "run `zlayer-cni install` with the version you want; running containers stay connected"
+        return Finding("plugin", "warn", f"{path} is {said or 'something else'}, this is {PLUGIN} {version}", fix)
+    return Finding("plugin", "ok", f"{path} is version {version}")
+
+
+def chained(types: Sequence[str], missing: Sequence[str], bin_dir: str) -> list[Finding]:
+    """The plugins that the list chains after ours."""
+    found = [
+        Finding(
+            "plugin",
+            "fail",
+            f"the network list names {name}, and there is no {bin_dir}/{name}: every ADD fails",
+            "install the CNI reference plugins (Debian: containernetworking-plugins), or take it out of the list",
+        )
+        for name in missing
+    ]
+    if PLUGIN in types and "portmap" not in types:
+        fix = 'add {"type": "portmap", "capabilities": {"portMappings": true}} to the list, if containers publish ports'
+        found.append(Finding("plugin", "warn", "the network list does not chain portmap: host ports do nothing", fix))
+    return found
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def permissions(files: Sequence[File]) -> list[Finding]:
+    """The run and data directories and what is in them: root's, written and (files) read by nobody else."""
+    found = []
+    for file in files:
+        mode = stat.S_IMODE(file.mode)
+        private = not stat.S_ISDIR(file.mode) and mode & 0o077
+        if file.uid != 0:
+            fix = f"chown root {file.path}"
+            found.append(Finding("permissions", "fail", f"{file.path} belongs to user {file.uid}, not to root", fix))
+        elif private or mode & 0o022:
+            bits = "go-rwx" if private else "go-w"
+            text = f"{file.path} has mode {mode:04o}: others may {'use' if private else 'write'} it"
+            found.append(Finding("permissions", "fail", text, f"chmod {bits} {file.path}"))
+    return found or [Finding("permissions", "ok", "directories, sockets and keys are root's alone")]
+
+
+def disk(disks: Sequence[Disk], unpacks: bool) -> list[Finding]:
+    """Room to write. `unpacks`: whether the plugin is the single file, which unpacks itself into the data directory."""
+    found = []
+    for each in disks:
+        if each.read_only:
+            fix = "mount it writable, or name another directory in the YAML"
+            found.append(Finding("disk", "fail", f"{each.path} is on a read-only file system", fix))
+        elif each.free < LITTLE or each.inodes == 0:
+            text = f"{each.path} is full: {each.free >> 10} KiB" + (", no inode" if each.inodes == 0 else "") + " left"
+            found.append(Finding("disk", "fail", text, "make room: an ADD fails with code 5 while it is full"))
+        elif each.free < TIGHT:
+            found.append(Finding("disk", "warn", f"{each.path} has {each.free >> 20} MiB left", "make room"))
+        if each.noexec and unpacks:
+            fix = "run `zlayer-cni install` (it puts the program elsewhere), or name another dataDir"
+            text = f"{each.path} is mounted noexec: the single file cannot unpack its daemon there"
+            found.append(Finding("disk", "fail", text, fix))
+    return found or [Finding("disk", "ok", "there is room in the run and data directories")]
+
+
+# --- what runs ------------------------------------------------------------------------------------------------------
+
+
+def daemons(seen: Sequence[Daemon]) -> Finding:
+    """One overlay daemon in a network namespace is right; two undo each other's work."""
+    if len(seen) > 1:
+        who = "; ".join(f"process {each.pid}: {each.command}" for each in seen)
+        fix = "end all but one: neither clears up strays while the other is there, and both write the same tables"
+        return Finding("daemons", "warn", f"{len(seen)} overlay daemons work in this network namespace: {who}", fix)
+    return Finding("daemons", "ok", "no second overlay daemon works in this network namespace")
+
+
+def overlay_socket(path: str, holder: int | None, daemon: int | None) -> list[Finding]:
+    """Who listens on the agents' socket: process ids, None for nobody."""
+    if daemon is None:
+        if holder is None:
+            return []
+        return [Finding("agents' socket", "warn", f"process {holder}, and no daemon of ours, listens on {path}", "")]
+    if holder == daemon:
+        return [Finding("agents' socket", "ok", f"the daemon listens on {path}")]
+    fix = "end that process and restart ours, or give ours another overlay_socket"
+    if holder is None:
+        text, fix = f"nobody listens on {path}: agents cannot reach the daemon", "see the daemon's log; restart it"
+    else:
+        text = f"process {holder}, not our daemon, listens on {path}: agents talk to that one"
+    return [Finding("agents' socket", "warn", text, fix)]
+
+
+def clock(now: float, newest: File | None, boot_id: str) -> list[Finding]:
+    """Wall clock (Unix seconds) and boot id: records are kept by boot, handshakes and leases go by time."""
+    found = []
+    if not _UUID.fullmatch(boot_id):
+        fix = "mount /proc: without a boot id, records cannot be told from those of an earlier boot"
+        found.append(Finding("clock", "fail", f"the kernel's boot id is unreadable ({boot_id!r})", fix))
+    if now < ERA:
+        fix = "set the clock (chrony, systemd-timesyncd): peers refuse handshakes older than the last they saw"
+        found.append(Finding("clock", "fail", "the clock says it is before 2025", fix))
+    elif newest is not None and newest.mtime > now + SKEW:
+        text = f"{newest.path} was written {newest.mtime - now:.0f} s in the future: the clock went back"
+        fix = "set the clock: WireGuard peers refuse handshakes older than the last they saw"
+        found.append(Finding("clock", "warn", text, fix))
+    return found or [Finding("clock", "ok", "clock and boot id are sane")]
+
+
+def daemon_status(problems: Sequence[str] | None, unreachable: str, version: str, ours: str) -> list[Finding]:
+    """What the daemon says of itself; `problems` None if it does not answer."""
+    if problems is None:
+        fix = "systemctl start zlayer-overlayd; without systemd the plugin starts it when it is first needed"
+        return [Finding("daemon", "warn", unreachable, fix)]
+    found = [Finding("daemon", "fail", problem, "`zlayer-cni status`; docs/errors.md") for problem in problems]
+    if version != ours:
+        fix = "restart the daemon: systemctl restart zlayer-overlayd; running containers stay connected"
+        found.append(Finding("daemon", "warn", f"the daemon is version {version}, this is {ours}", fix))
+    return found or [Finding("daemon", "ok", f"version {version} answers and has no complaint")]

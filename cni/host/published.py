@@ -1,0 +1,81 @@
+"""The host's ports that lead into containers: what `portmap` (or anybody) wrote into NAT. Read only.
+
+portmap writes iptables rules, or with its nftables backend a table of its own; both are read, whoever made them.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from ipaddress import ip_network
+from typing import Any
+
+TABLE = "cni_hostport"  # of portmap's nftables backend
+_TARGET = re.compile(r"\[?([0-9a-fA-F:.]+?)\]?:(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Forwarded:
+    """One translation: protocol, the host's address (empty: any) and port, the container's address and port."""
+
+    protocol: str
+    host_address: str
+    host_port: int
+    address: str
+    port: int
+
+
+def from_iptables(saved: str) -> list[Forwarded]:
+    """The translations in `iptables -t nat -S`: every DNAT rule with a protocol, a port and a target with a port."""
+    return [found for line in saved.splitlines() if (found := _of_line(line.split())) is not None]
+
+
+def _of_line(words: list[str]) -> Forwarded | None:
+    if "DNAT" not in words:
+        return None
+    given = {word: words[n + 1] for n, word in enumerate(words[:-1]) if word.startswith("-")}
+    target = _TARGET.fullmatch(given.get("--to-destination", ""))
+    if target is None or not given.get("--dport", "").isdigit() or "-p" not in given:
+        return None
+    address = given.get("-d", "")
+    if address and ip_network(address, strict=False).num_addresses > 1:
+        address = ""
+    return Forwarded(given["-p"], address.partition("/")[0], int(given["--dport"]), target[1], int(target[2]))
+
+
+def from_nft(listing: Mapping[str, Any] | None) -> list[Forwarded]:
+    """The same from the listing of a table (libnftables-json(5)): one port and one target a rule."""
+    rules = [item["rule"] for item in (listing or {}).get("nftables", ()) if "rule" in item]
+    return [found for rule in rules if (found := _of_rule(rule.get("expr", ()))) is not None]
+
+
+def _of_rule(expressions: Any) -> Forwarded | None:
+    protocol, host_address, host_port = "", "", 0
+    for each in expressions:
+        match = each.get("match", {})
+        payload = match.get("left", {}).get("payload", {}) if isinstance(match.get("left"), Mapping) else {}
+        if payload.get("field") == "dport" and isinstance(match["right"], int):
+            protocol, host_port = payload["protocol"], match["right"]
+        elif payload.get("field") == "daddr" and isinstance(match["right"], str):
+            host_address = match["right"]
+        target = each.get("dnat")
+        if isinstance(target, Mapping) and host_port and isinstance(target.get("port"), int):
+            return Forwarded(protocol, host_address, host_port, str(target["addr"]), target["port"])
+    return None
+
+
+def iptables_rules() -> Iterator[str]:
+    """What each of iptables and ip6tables has in its nat table; nothing from one that is missing or refuses."""
+    for tool in ("iptables", "ip6tables"):
+        if shutil.which(tool) is None:
+            continue
+        try:
+            done = subprocess.run(
+                [tool, "-w", "5", "-t", "nat", "-S"], capture_output=True, text=True, timeout=20, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+        yield done.stdout
