@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -21,6 +22,9 @@ from cni.host.links import Interface, Link, Network
 
 WIREGUARD_OVERHEAD = 80  # bytes: outer IPv6 (40), UDP (8), WireGuard's header and tag (32); IPv4 underlays use 60
 SHARED = naming.SHARED_BRIDGE_KEY
+USABLE = re.compile(r"[^\s/:%\"\\*\x00-\x1f\x7f]+")
+"""What an interface may be called: the kernel refuses some characters, makes another name of others (a `%d`, a NUL),
+and the fence's rules cannot spell the rest."""
 
 
 log = logging.getLogger(__name__)
@@ -81,7 +85,7 @@ class Services:
         if name == SHARED:
             raise InvalidConfig(f"service: {name!r} is a reserved name")
         bridge = self._bridge_name(segment)
-        if any(character in "%\0" for character in bridge):  # the kernel would make another name of it
+        if not USABLE.fullmatch(bridge):
             raise InvalidConfig(f"service: {name!r} does not make an interface name ({bridge!r})")
         known = self._state.services.get(name)
         if known is None or (known.mode == "shared") == (mode == "shared"):

@@ -117,11 +117,16 @@ def detach(handle: wire.LinuxPid, desk: Desk) -> wire.Ok:
     """Nothing is left of the attachment; an unknown PID is fine. Raises CleanupFailed."""
     with desk.locks.holding(("pid", handle.pid)):
         veth = naming.pid_host_veth(handle.pid)
-        link = desk.service.kernel.find(veth)
-        # Without a record only a link that we made goes: by its name alone it could be another daemon's.
-        ours = link is not None and link.mac == macs.of_host_end(veth)
-        desk.service.attacher.detach(_key(handle.pid), veth if ours else "")
+        desk.service.attacher.detach(_key(handle.pid), veth if _made_by_us(veth, desk) else "")
     return wire.Ok()
+
+
+def _made_by_us(veth: str, desk: Desk) -> bool:
+    """Whether a link is there that we made: without a record its name alone could be another daemon's."""
+    if len(veth) > naming.NAME_LIMIT:
+        return False  # no process has such a PID, and no link such a name
+    link = desk.service.kernel.find(veth)
+    return link is not None and link.mac == macs.of_host_end(veth)
 
 
 def _own(desk: Desk) -> list[Attachment]:
