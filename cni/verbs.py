@@ -128,7 +128,10 @@ def _add(asked: Asked, target: Target, overlay: Overlay, said: list[str]) -> str
         whole = merge(conf.prev_result, ours) if conf.prev_result is not None else ours
         return render(whole, conf.version) + "\n"
     except BaseException:
-        overlay.detach(conf.name, call.container_id, call.ifname)
+        try:
+            overlay.detach(conf.name, call.container_id, call.ifname)
+        except CniError:
+            log.exception("could not undo the attach of %s to %s", call.container_id, conf.name)
         raise
 
 

@@ -42,6 +42,7 @@ class Addresses:
         self.cooldown = cooldown
         self.held: dict[Address, int] = {}
         self.released: dict[Address, float] = {}
+        self._last: dict[Address, str] = {}
 
     def rest(self, now: float | None = None) -> ipam.Rest:
         """What is resting, as of now."""
@@ -69,12 +70,20 @@ class Addresses:
             changes += [(KIND, str(address), None) for address in old]
             for address in old:
                 del self.released[address]
+                self._last.pop(address, None)
         return changes
 
-    def cool(self, texts: Iterable[str], now: float) -> None:
-        """These addresses rest from now on."""
+    def cool(self, texts: Iterable[str], now: float, owner: str = "") -> None:
+        """These addresses rest from now on. `owner` may have them back at once, if it asks for them by name."""
         for text in texts:
-            self.released[ipaddress.ip_address(text)] = now
+            address = ipaddress.ip_address(text)
+            self.released[address] = now
+            self._last[address] = owner
+
+    def own(self, ips: Iterable[str], owner: str, asked: Iterable[Address]) -> list[Address]:
+        """What is `owner`'s own: the addresses `ips` that it holds, and those it asks for that it had last."""
+        rested = [a for a in asked if owner and self._last.get(a) == owner and a not in self.held]
+        return [*map(ipaddress.ip_address, ips), *rested]
 
     def pick(
         self, version: int, subnets: list[Network], asked: Address | None = None, own: Collection[Address] = ()
@@ -85,6 +94,8 @@ class Addresses:
         """
         rest = self.rest()
         if asked is not None:
+            if asked in own:
+                rest = ipam.Rest({}, rest.now, rest.cooldown)
             held: Mapping[Address, int] = {a: n for a, n in self.held.items() if a == asked and a not in own}
             subnet = ipam.claim(subnets, asked, held, rest)
             return _held(asked, subnet)

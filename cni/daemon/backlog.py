@@ -3,12 +3,14 @@ are found (a daemon that was stopped and goes on finds them at its next look).""
 
 from __future__ import annotations
 
+import json
 import logging
 
 from cni import delete_queue
 from cni.daemon import cni_door
 from cni.daemon.state import State
 from cni.daemon.store import BOOT_ID
+from cni.errors import CleanupFailed, InputOutput, TryAgainLater
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +29,18 @@ def drain(run_dir: str, state: State, handler: cni_door.Handler) -> None:
                 reply = handler(knock)
                 if reply.code:
                     log.warning("queued deletion %s: %s", name, reply.stdout.decode("utf-8", "replace").strip())
-                    continue
+                    if _may_pass(reply.stdout):
+                        continue
             delete_queue.remove(run_dir, name)
+
+
+def _may_pass(stdout: bytes) -> bool:
+    """Whether the same deletion could succeed later; a broken request never will."""
+    try:
+        code = json.loads(stdout)["code"]
+    except (ValueError, KeyError, TypeError):
+        return False
+    return code in (InputOutput.code, TryAgainLater.code, CleanupFailed.code)
 
 
 def _is_void(knock: cni_door.Knock, state: State) -> bool:

@@ -36,7 +36,7 @@ def complaints(attachment: Attachment, previous: Result, sandbox: str, seen: See
         return [f"{sandbox} is not the network namespace that was attached"]
     found = [*_node_side(attachment, seen), *_container_side(attachment, previous, seen)]
     found += _against_result(attachment, previous, sandbox)
-    return [*found, *(f"fence: {what} is missing" for what in seen.unfenced)]
+    return [*found, *(f"the fence is not whole: {what}" for what in seen.unfenced)]
 
 
 def _node_side(attachment: Attachment, seen: Seen) -> list[str]:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import msgspec
 
-from cni import __version__, verbs
+from cni import __version__, leftovers, verbs
 from cni.daemon import backlog, cni_door, operations, overlay_door, sockets, tool
 from cni.daemon import settings as settings_module
 from cni.daemon.barrier import Barrier
@@ -148,6 +148,7 @@ async def _run(settings: Settings) -> None:
 
     def drain() -> None:
         backlog.drain(settings.run_dir, state, lambda knock: _handle(knock, service))
+        leftovers.sweep()
         operations.sweep(desk)
 
     keeper = Keeper(service, claim is not None, drain)

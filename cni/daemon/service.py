@@ -117,7 +117,7 @@ class OverlayService:
             inside=self.kernel.inspect(target.fd, attachment.ifname) if same else Inside(None),
             netns=identity_now,
             forwarding={version: self.kernel.forwarding(version) for version in (4, 6)},
-            unfenced=tuple(self.barrier.missing(attachment)),
+            unfenced=(*self.barrier.faults(), *self.barrier.missing(attachment)),
         )
 
     def collect(self, network: str, valid: set[tuple[str, str]] | None) -> list[str]:

@@ -252,7 +252,7 @@ class State:
                     f"the requested address {strange[0]} is not to be had: this overlay has no IPv{strange[0].version}"
                 )
             before = self.attachments.get(attachment.key)
-            own = [ipaddress.ip_address(ip) for ip in before.ips] if before is not None else []
+            own = self.addresses.own(before.ips if before is not None else (), attachment.container, wanted)
             picked = []
             for version in self._segments:
                 asked = next((a for a in wanted if a.version == version), None)
@@ -309,7 +309,7 @@ class State:
             self._store.apply([("attachment", encode_key(key), None), *self.addresses.resting(cooling, now)])
             del self.attachments[key]
             self.addresses.let_go(attachment.ips)
-            self.addresses.cool(cooling, now)
+            self.addresses.cool(cooling, now, attachment.container)
             if attachment.service not in self.services:
                 self._rebuild_segments()  # its slot was kept for it
 

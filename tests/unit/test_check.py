@@ -119,7 +119,7 @@ def test_what_add_made_is_good():
         (with_routes(*ROUTES[:2], route("192.0.2.0/24", "10.9.0.99")), "route to 192.0.2.0/24"),
         (with_routes(*ROUTES[:2], route("192.0.2.0/24", "10.9.0.65", oif=6)), "route to 192.0.2.0/24"),
         (with_routes(*ROUTES[:2], route("192.0.2.0/24", "10.9.0.65", kind=7)), "route to 192.0.2.0/24"),
-        (changed(GOOD, unfenced=("its source rule",)), "fence: its source rule is missing"),
+        (changed(GOOD, unfenced=("its source rule",)), "the fence is not whole: its source rule"),
     ],
 )
 def test_what_is_wrong_is_named(seen, word):

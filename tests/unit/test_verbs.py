@@ -224,11 +224,6 @@ def test_an_attach_that_failed_is_the_overlays_to_undo(fd):
     assert overlay.made() == ["attach"]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="in _add, a detach that fails while undoing takes the place of the error that had to be told: the runtime"
-    " reads 106 instead of 1",
-)
 def test_an_undoing_that_fails_does_not_hide_the_error(fd):
     overlay = FakeOverlay(addresses=(), error=("detach", CleanupFailed("stuck")))
     assert error_of(run("ADD", overlay, fd, cniVersion="0.2.0"))["code"] == 1
