@@ -116,17 +116,8 @@ def _port_ip6() -> tuple[Rule, ...]:
     bare = "ip6 nexthdr ipv6-icmp"
     return (
         Rule("exthdr rt exists", "drop", "IPv6 routing header"),
-        # A first fragment must show what it is (RFC 7112); of ICMPv6 only echoes are large enough to need fragments.
-        Rule(
-            "frag frag-off 0 frag nexthdr { 0, 43, 44, 51, 60, 135 }",
-            "drop",
-            "fragment with hidden header",
-        ),
-        Rule(
-            "frag frag-off 0 frag nexthdr ipv6-icmp icmpv6 type != { echo-request, echo-reply }",
-            "drop",
-            "fragmented ICMPv6",
-        ),
+        # A first fragment must show what it is (RFC 7112), or discovery would hide in the second.
+        Rule("frag frag-off 0 frag nexthdr { 0, 43, 44, 51, 60, 135 }", "drop", "fragment with hidden header"),
         Rule("icmpv6 type { nd-router-solicit, nd-router-advert, nd-redirect }", "drop", "router or redirect"),
         Rule(
             f"ip6 saddr :: {bare} icmpv6 type nd-neighbor-solicit ip6 length 24-32 iifname . @th,64,128 @target6",

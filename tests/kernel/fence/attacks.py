@@ -197,7 +197,10 @@ def gateway(four: str = GATEWAY4, six: str = GATEWAY6) -> tuple[str, str, str]:
 def forged_ipv4_source(lab: Lab) -> Case:
     return to_neighbour(
         lab,
-        *(datagram(a(lab), b(lab), EVIL, source=s) for s in ("10.200.5.60", x(lab).four, GATEWAY4, OUTSIDE4, "0.0.0.0")),
+        *(
+            datagram(a(lab), b(lab), EVIL, source=s)
+            for s in ("10.200.5.60", x(lab).four, GATEWAY4, OUTSIDE4, "0.0.0.0")
+        ),
     )
 
 

@@ -17,11 +17,13 @@ def mac_of(lab: Lab, device: str) -> str:
     return lab.host.run("ip", "-br", "link", "show", device).split()[2]
 
 
-
-
 def publish(lab: Lab, place: Place) -> None:
     """As portmap does: whatever of the host's addresses is asked for on the port leads to the container."""
-    lab.host.run("nft", "-f", "-", stdin=f"""
+    lab.host.run(
+        "nft",
+        "-f",
+        "-",
+        stdin=f"""
         table inet zlt_portmap {{
           chain pre {{
             type nat hook prerouting priority dstnat;
@@ -34,7 +36,8 @@ def publish(lab: Lab, place: Place) -> None:
             fib daddr type local meta nfproto ipv6 udp dport {PUBLISHED} dnat ip6 to [{place.six}]:80
           }}
         }}
-        """)
+        """,
+    )
 
 
 def unpublish(lab: Lab) -> None:
@@ -95,8 +98,13 @@ def published_port_from_the_overlay(lab: Lab) -> Case:
 
     honest = [datagram(flat, gateway(OUTSIDE4), HONEST)]
     return Case(
-        flat.space, frames(flat), [eth(me)], honest, eth(lab.places["outside"]),
-        before=lambda: send(x(lab).space, "eth0", frames(x(lab))), undo=lambda: unpublish(lab),
+        flat.space,
+        frames(flat),
+        [eth(me)],
+        honest,
+        eth(lab.places["outside"]),
+        before=lambda: send(x(lab).space, "eth0", frames(x(lab))),
+        undo=lambda: unpublish(lab),
     )
 
 
@@ -165,7 +173,9 @@ def _router_on_the_way(six: bool) -> None:
         """Path MTU discovery inside the network: another node's router has an address of the overlay."""
         me, far = a(lab), lab.places["remote-red"]
         src, dst = (me.six, far.six) if six else (me.four, far.four)
-        flow = p.frame(GATEWAY_MAC, me.mac, p.ethertype(dst), p.ip(src, dst, p.UDP, p.udp(src, dst, 3131, 3132, b"hello")))
+        flow = p.frame(
+            GATEWAY_MAC, me.mac, p.ethertype(dst), p.ip(src, dst, p.UDP, p.udp(src, dst, 3131, 3132, b"hello"))
+        )
         quoted = p.ip(src, dst, p.UDP, p.udp(src, dst, 3131, 3132, HONEST))
         if six:
             router = "fd00:200:0:40::77"
@@ -196,7 +206,8 @@ def second_leg_poses_as_another(lab: Lab) -> Case:
     routing = bytes([p.UDP, 2, 4, 1, 0, 0, 0, 0]) + p.packed(NODE6)
     node6 = p.udp(six, NODE6, 9, 9, EVIL)
     packets = [
-        p.ip4(s, NODE4, p.UDP, p.udp(s, NODE4, 9, 9, EVIL)) for s in (x(lab).four, lab.places["flat-web"].four, OUTSIDE4)
+        p.ip4(s, NODE4, p.UDP, p.udp(s, NODE4, 9, 9, EVIL))
+        for s in (x(lab).four, lab.places["flat-web"].four, OUTSIDE4)
     ]
     packets += [p.ip6(s, NODE6, p.UDP, p.udp(s, NODE6, 9, 9, EVIL)) for s in (x(lab).six, OUTSIDE6, "fe80::99")]
     packets += [p.ip4(four, NODE4, p.UDP, p.udp(four, NODE4, 9, 9, EVIL), options=o) for o in (route, strict)]

@@ -33,7 +33,13 @@ WRONG_MAC = "02:66:66:66:66:66"
 @attack
 def arp_poisoning_of_a_neighbour(lab: Lab) -> Case:
     me, it = a(lab), b(lab)
-    lies = [(me.mac, GATEWAY4), (me.mac, x(lab).four), (WRONG_MAC, me.four), (me.mac, "0.0.0.0"), (WRONG_MAC, "0.0.0.0")]
+    lies = [
+        (me.mac, GATEWAY4),
+        (me.mac, x(lab).four),
+        (WRONG_MAC, me.four),
+        (me.mac, "0.0.0.0"),
+        (WRONG_MAC, "0.0.0.0"),
+    ]
     frames = [
         p.frame(to, me.mac, p.ARP, p.arp(operation, lie, (it.mac, target)) + EVIL)
         for operation in (1, 2)
@@ -50,7 +56,11 @@ def arp_of_other_kinds(lab: Lab) -> Case:
     me, it = a(lab), b(lab)
     honest = p.arp(1, (me.mac, me.four), (it.mac, it.four))
     frames = [honest[:6] + struct.pack("!H", operation) + honest[8:] for operation in (3, 4, 8, 9)]
-    frames += [struct.pack("!H", 6) + honest[2:], honest[:4] + b"\x08\x04" + honest[6:], honest[:2] + b"\x86\xdd" + honest[4:]]
+    frames += [
+        struct.pack("!H", 6) + honest[2:],
+        honest[:4] + b"\x08\x04" + honest[6:],
+        honest[:2] + b"\x86\xdd" + honest[4:],
+    ]
     return to_neighbour(lab, *(p.frame(it.mac, me.mac, p.ARP, f + EVIL) for f in frames))
 
 
@@ -114,9 +124,7 @@ def _prime(lab: Lab) -> None:
 
 def _nd(lab: Lab, bodies: list[tuple[str, bytes]], wrap: Callable[[str, str, bytes], list[bytes]]) -> list[bytes]:
     me, it = a(lab), b(lab)
-    return [
-        p.frame(it.mac, me.mac, p.IPV6, packet) for src, body in bodies for packet in wrap(src, it.six, body)
-    ]
+    return [p.frame(it.mac, me.mac, p.IPV6, packet) for src, body in bodies for packet in wrap(src, it.six, body)]
 
 
 def _whole(src: str, dst: str, body: bytes) -> list[bytes]:
@@ -156,6 +164,7 @@ def nd_poisoning_whole(lab: Lab) -> Case:
 @attack
 def nd_poisoning_with_more_options(lab: Lab) -> Case:
     """The lie as a second option, behind a nonce or the truth."""
+
     def more(src: str, dst: str, body: bytes) -> list[bytes]:
         kind, target = body[0], body[8:24]
         option = bytes([1 if kind == 135 else 2, 1])
@@ -180,12 +189,15 @@ def nd_poisoning_behind_extension_headers(lab: Lab) -> Case:
 @attack
 def nd_poisoning_in_fragments(lab: Lab) -> Case:
     """In two fragments, in an atomic one, and with the header that would show it hidden in the second."""
+
     def cut(src: str, dst: str, body: bytes) -> list[bytes]:
         found = [f for at in (8, 16, 24) for f in p.fragments6(src, dst, 58, body, at)]
         found.append(p.ip6(src, dst, 44, struct.pack("!BBHI", 58, 0, 0, 5) + body, 255))
         options = bytes([58, 0, 1, 4, 0, 0, 0, 0])
         found += p.fragments6(src, dst, 60, options + body, 8)
         found += p.fragments6(src, dst, 60, options + body, 16)
+        found += p.fragments6(src, dst, 60, options + body, 8, claim=p.UDP)
+        found += p.fragments6(src, dst, 0, options + body, 8, claim=p.UDP)
         return found
 
     return _poison(lab, cut, b"no frame is looked for")
@@ -249,8 +261,20 @@ def address_probe_arrives(lab: Lab) -> Case:
 def advertisement_without_option_arrives(lab: Lab) -> Case:
     me, it = a(lab), b(lab)
     case = to_neighbour(lab)
-    case.control = [p.frame(it.mac, me.mac, p.IPV6, p.ip6(me.six, it.six, 58, p.advert(me.six, it.six, me.six, None), 255))]
+    case.control = [
+        p.frame(it.mac, me.mac, p.IPV6, p.ip6(me.six, it.six, 58, p.advert(me.six, it.six, me.six, None), 255))
+    ]
     case.honest_needle = p.packed(me.six) + p.packed(it.six) + b"\x88"
+    return case
+
+
+@attack
+def solicitation_without_option_arrives(lab: Lab) -> Case:
+    me, it = a(lab), b(lab)
+    case = to_neighbour(lab)
+    body = p.solicit(me.six, it.six, it.six, None)
+    case.control = [p.frame(it.mac, me.mac, p.IPV6, p.ip6(me.six, it.six, 58, body, 255))]
+    case.honest_needle = p.packed(me.six) + p.packed(it.six) + b"\x87"
     return case
 
 
@@ -329,7 +353,9 @@ def tags_and_unknown_ethertypes(lab: Lab) -> Case:
     tags = [((p.VLAN, 0),), ((p.VLAN, 5),), ((p.QINQ, 0),), ((p.QINQ, 5), (p.VLAN, 0)), ((p.VLAN, 0), (p.VLAN, 0))]
     frames = [p.frame(it.mac, me.mac, p.IPV4, packet, t) for t in tags]
     frames += [p.frame(it.mac, me.mac, p.IPV6, six, t) for t in tags]
-    frames += [p.frame(it.mac, me.mac, kind, EVIL * 8) for kind in (0x88B5, 0x8863, 0x8864, 0x8847, 0x88F7, 0x0026, 0x9100)]
+    frames += [
+        p.frame(it.mac, me.mac, kind, EVIL * 8) for kind in (0x88B5, 0x8863, 0x8864, 0x8847, 0x88F7, 0x0026, 0x9100)
+    ]
     return to_neighbour(lab, *frames)
 
 
@@ -342,7 +368,9 @@ def source_routes(lab: Lab) -> Case:
     return to_neighbour(
         lab,
         *(
-            p.frame(it.mac, me.mac, p.IPV4, p.ip4(me.four, it.four, p.UDP, p.udp(me.four, it.four, 9, 9, EVIL), options=r))
+            p.frame(
+                it.mac, me.mac, p.IPV4, p.ip4(me.four, it.four, p.UDP, p.udp(me.four, it.four, 9, 9, EVIL), options=r)
+            )
             for r in routes
         ),
         *(p.frame(it.mac, me.mac, p.IPV6, p.ip6(me.six, it.six, 43, r + EVIL)) for r in (routing, segments)),
@@ -352,6 +380,7 @@ def source_routes(lab: Lab) -> Case:
 @attack
 def large_datagrams_arrive(lab: Lab) -> Case:
     """The other way round: fragments of honest pings and datagrams get there, in both families."""
+
     def harm() -> str:
         for target in (b(lab).four, b(lab).six):
             if "1 received" not in a(lab).space.run("ping", "-c1", "-W2", "-s4000", target, check=False):

@@ -114,9 +114,7 @@ def another_container_as_a_router(lab: Lab) -> Case:
     me, router = a(lab), b(lab)
     router.space.sysctl(net__ipv4__ip_forward=1, net__ipv6__conf__all__forwarding=1)
     ends = [x(lab), lab.places["outside"], lab.places["flat-db"]]
-    frames = [
-        datagram(me, (router.mac, o.four, o.six), EVIL, six=six) for o in ends for six in (False, True)
-    ]
+    frames = [datagram(me, (router.mac, o.four, o.six), EVIL, six=six) for o in ends for six in (False, True)]
     case = to_neighbour(lab, *frames)
     case.victims = [eth(o) for o in ends]
     case.undo = lambda: router.space.sysctl(net__ipv4__ip_forward=0, net__ipv6__conf__all__forwarding=0)
@@ -218,14 +216,19 @@ def loopback_of_the_host_from_the_flat_mesh(lab: Lab) -> Case:
 def loopback_of_the_host_by_translation(lab: Lab) -> Case:
     """Somebody's DNAT leads to 127.0.0.1."""
     _loopback(lab, 1)
-    lab.host.run("nft", "-f", "-", stdin=f"""
+    lab.host.run(
+        "nft",
+        "-f",
+        "-",
+        stdin=f"""
         table ip zlt_dnat {{
           chain pre {{
             type nat hook prerouting priority -100;
             ip daddr {{ {HOST4}, {NODE4} }} udp dport 7777 dnat to 127.0.0.1:7777
           }}
         }}
-        """)
+        """,
+    )
     me = lab.places["flat-web"]
     host = Ear(lab.host)
     frames = []
@@ -251,7 +254,12 @@ def loopback_of_the_host_from_another_node(lab: Lab) -> Case:
         return p.frame(mac, _mac_there(lab), p.IPV4, p.ip4(far.four, to, p.UDP, p.udp(far.four, to, 9, 9, marker)))
 
     return Case(
-        far.space, [packet("127.0.0.1", EVIL)], [host], [packet(NODE4, HONEST)], host, device="wg0",
+        far.space,
+        [packet("127.0.0.1", EVIL)],
+        [host],
+        [packet(NODE4, HONEST)],
+        host,
+        device="wg0",
         undo=lambda: _loopback(lab, 0),
     )
 
@@ -276,8 +284,12 @@ def unknown_address_from_a_tunnel(lab: Lab) -> Case:
         ]
 
     return Case(
-        far.space, packets("10.200.40.50", EVIL), [eth(v) for v in victims], packets(far.four, HONEST),
-        eth(lab.places["flat-web"]), device="wg0",
+        far.space,
+        packets("10.200.40.50", EVIL),
+        [eth(v) for v in victims],
+        packets(far.four, HONEST),
+        eth(lab.places["flat-web"]),
+        device="wg0",
     )
 
 
@@ -360,9 +372,10 @@ def _open_flow(lab: Lab, place: Place, six: bool) -> tuple[str, int]:
     """Who the outside sees: a UDP flow from the container to the outside that the node tracks, answered once."""
     to = OUTSIDE6 if six else OUTSIDE4
     family = p.raw_family(to)
-    with lab.places["outside"].space.socket(family, socket.SOCK_DGRAM) as far, place.space.socket(
-        family, socket.SOCK_DGRAM
-    ) as near:
+    with (
+        lab.places["outside"].space.socket(family, socket.SOCK_DGRAM) as far,
+        place.space.socket(family, socket.SOCK_DGRAM) as near,
+    ):
         far.bind((to, 4444))
         far.setblocking(True)
         far.settimeout(2)
@@ -391,9 +404,10 @@ def error_about_the_nodes_flow_with_another(lab: Lab) -> Case:
     for six, gate in ((False, GATEWAY4), (True, GATEWAY6)):
         for place, marker in ((it, EVIL), (me, HONEST)):
             to = place.six if six else place.four
-            with lab.host.socket(p.raw_family(to), socket.SOCK_DGRAM) as speaker, place.space.socket(
-                p.raw_family(to), socket.SOCK_DGRAM
-            ) as answerer:
+            with (
+                lab.host.socket(p.raw_family(to), socket.SOCK_DGRAM) as speaker,
+                place.space.socket(p.raw_family(to), socket.SOCK_DGRAM) as answerer,
+            ):
                 answerer.bind((to, 4445))
                 speaker.bind((gate, 3334))
                 speaker.sendto(b"probe", (to, 4445))
@@ -416,8 +430,8 @@ def crafted_segments_from_outside(lab: Lab) -> Case:
     its = out.space.run("ip", "-br", "link", "show", "eth0").split()[2]
     frames = []
     for src, dst in ((OUTSIDE4, me.four), (OUTSIDE6, me.six)):
-        for flags in (16, 18, 4, 17, 24, 0):
-            frames.append(p.frame(mac, its, p.ethertype(dst), p.ip(src, dst, p.TCP, p.tcp(src, dst, 80, 5000, flags) + EVIL)))
+        segments = [p.tcp(src, dst, 80, 5000, flags) + EVIL for flags in (16, 18, 4, 17, 24, 0)]
+        frames += [p.frame(mac, its, p.ethertype(dst), p.ip(src, dst, p.TCP, segment)) for segment in segments]
     quoted = p.ip4(me.four, OUTSIDE4, p.TCP, p.tcp(me.four, OUTSIDE4, 5001, 80) + EVIL)
     frames.append(p.frame(mac, its, p.IPV4, p.ip4(OUTSIDE4, me.four, p.ICMP, p.icmp(3, 1, bytes(4) + quoted))))
     flat = lab.places["flat-web"]
@@ -487,7 +501,9 @@ def the_node_speaks_to_unknown_ports(lab: Lab) -> Case:
         it = lab.places[name]
         frames.append(p.frame(it.mac, mac, p.IPV4, p.ip4(four, it.four, p.UDP, p.udp(four, it.four, 9, 9, EVIL))))
     it = b(lab)
-    honest = p.frame(it.mac, GATEWAY_MAC, p.IPV4, p.ip4(GATEWAY4, it.four, p.UDP, p.udp(GATEWAY4, it.four, 9, 9, HONEST)))
+    honest = p.frame(
+        it.mac, GATEWAY_MAC, p.IPV4, p.ip4(GATEWAY4, it.four, p.UDP, p.udp(GATEWAY4, it.four, 9, 9, HONEST))
+    )
     web, sh = lab.bridges["web"].name, lab.bridges["sh"].name
     case = Case(lab.host, frames[1:], [eth(lab.places[n]) for n in ("unknown-sh", "unknown-web")], [honest], eth(it))
     case.device = web

@@ -115,7 +115,7 @@ class Lab:
 
     def _build_outside(self) -> None:
         outside = self._space("outside")
-        veth(self.host, "up0", outside, "eth0")
+        veth((self.host, "up0"), (outside, "eth0"))
         self.host.address("up0", f"{LAN4}/24", f"{LAN6}/64")
         outside.ip("link set eth0 up")
         outside.address("eth0", f"{OUTSIDE4}/24", f"{OUTSIDE6}/64")
@@ -126,7 +126,7 @@ class Lab:
 
     def _build_second_node(self) -> None:
         far = self._space("node2")
-        veth(self.host, TUNNEL, far, "wg0")
+        veth((self.host, TUNNEL), (far, "wg0"))
         self.host.address(TUNNEL, "169.254.77.1/30", "fe80::77:1/64")
         far.ip("link set wg0 up")
         far.address("wg0", "169.254.77.2/30", "fe80::77:2/64")
@@ -141,20 +141,20 @@ class Lab:
             kind = "remote-unknown" if name == "remote-unknown" else "remote"
             self._place(name, far, four, six, network, kind)
 
-    def _place(
+    def _place(  # noqa: PLR0917 - what a place is
         self, name: str, space: Space, four: str, six: str, network: str | None = None, kind: str = "container"
     ) -> Place:
         self.places[name] = Place(name, space, four, six, network, kind)
         return self.places[name]
 
-    def add_container(
+    def add_container(  # noqa: PLR0917 - what a container is
         self, name: str, bridge: str, subnet: int, number: int, network: str | None, kind: str = "container"
     ) -> Place:
         """A container on a bridge; not admitted yet."""
         space = self._space(name)
         mac = f"02:c0:00:00:{subnet:02x}:{number:02x}"
         host_end = f"zl-{number:010x}-v" if name != "unknown-sh" else "tap-other"
-        veth(self.host, host_end, space, "eth0", mac, BRIDGES[bridge][0])
+        veth((self.host, host_end), (space, "eth0"), mac, BRIDGES[bridge][0])
         space.sysctl(net__ipv6__conf__eth0__accept_dad=0, net__ipv6__conf__eth0__accept_ra=0)
         space.ip("link set eth0 up")
         slot = 6 if bridge == "db" else subnet
@@ -170,7 +170,7 @@ class Lab:
         """A container's second leg, which is routed to and on no bridge: the global leg, in the network red."""
         space = self._space("leg")
         mac, four, six = "02:c0:00:00:00:99", "10.200.0.9", "fd00:200::9"
-        veth(self.host, LEG, space, "eth0", mac)
+        veth((self.host, LEG), (space, "eth0"), mac)
         space.sysctl(net__ipv6__conf__eth0__accept_dad=0)
         space.ip("link set eth0 up")
         space.address("eth0", f"{four}/24", f"{six}/64")

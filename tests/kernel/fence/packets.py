@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import struct
 from ipaddress import IPv6Address, ip_address
 
 ARP, IPV4, IPV6, VLAN, QINQ = 0x0806, 0x0800, 0x86DD, 0x8100, 0x88A8
 ICMP, TCP, UDP, ICMP6 = 1, 6, 17, 58
+_idents = itertools.count(1000)
 BROADCAST = "ff:ff:ff:ff:ff:ff"
 
 
@@ -56,9 +58,12 @@ def ip4(  # one parameter a header field
     """An IPv4 packet; `frag` is the flags-and-offset field."""
     options += bytes(-len(options) % 4)
     words = 5 + len(options) // 4
-    head = struct.pack(
-        "!BBHHHBBH", 0x40 | words, 0, words * 4 + len(payload), ident, frag, 64, protocol, 0
-    ) + packed(src) + packed(dst) + options
+    head = (
+        struct.pack("!BBHHHBBH", 0x40 | words, 0, words * 4 + len(payload), ident, frag, 64, protocol, 0)
+        + packed(src)
+        + packed(dst)
+        + options
+    )
     return head[:10] + struct.pack("!H", checksum(head)) + head[12:] + payload
 
 
@@ -84,9 +89,9 @@ def udp(src: str, dst: str, sport: int, dport: int, data: bytes) -> bytes:
     return body[:6] + struct.pack("!H", total) + body[8:]
 
 
-def tcp(src: str, dst: str, sport: int, dport: int, flags: int = 2, seq: int = 1, ack: int = 0) -> bytes:
+def tcp(src: str, dst: str, sport: int, dport: int, flags: int = 2) -> bytes:
     """A segment without data; flags 2 is SYN, 16 ACK."""
-    body = struct.pack("!HHIIBBHHH", sport, dport, seq, ack, 0x50, flags, 64240, 0, 0)
+    body = struct.pack("!HHIIBBHHH", sport, dport, 1, 0, 0x50, flags, 64240, 0, 0)
     return body[:16] + struct.pack("!H", checksum(_pseudo(src, dst, TCP, 20) + body)) + body[18:]
 
 
@@ -114,12 +119,17 @@ def solicit(src: str, dst: str, target: str, lladdr: str | None) -> bytes:
     return icmp6(src, dst, 135, 0, bytes(4) + packed(target) + option)
 
 
-def fragments6(src: str, dst: str, nexthdr: int, body: bytes, cut: int, hops: int = 255) -> list[bytes]:
-    """A packet as two fragments, cut after `cut` bytes (a multiple of eight)."""
-    def piece(offset: int, more: int, data: bytes) -> bytes:
-        return ip6(src, dst, 44, struct.pack("!BBHI", nexthdr, 0, offset << 3 | more, 99) + data, hops)
+def fragments6(src: str, dst: str, nexthdr: int, body: bytes, cut: int, *, claim: int | None = None) -> list[bytes]:
+    """A packet as two fragments, cut after `cut` bytes (a multiple of eight).
 
-    return [piece(0, 1, body[:cut]), piece(cut // 8, 0, body[cut:])]
+    `claim` is what the second says to be a piece of: receivers go by the first.
+    """
+    ident = next(_idents)  # its own: pieces of different packets would spoil each other's whole
+
+    def piece(of: int, offset: int, more: int, data: bytes) -> bytes:
+        return ip6(src, dst, 44, struct.pack("!BBHI", of, 0, offset << 3 | more, ident) + data, 255)
+
+    return [piece(nexthdr, 0, 1, body[:cut]), piece(nexthdr if claim is None else claim, cut // 8, 0, body[cut:])]
 
 
 def link_local(text: str) -> str:

@@ -138,21 +138,19 @@ def ask(
 ) -> dict[tuple[str, str], Outcome]:
     """Probe every pair, both families, three protocols; wait for what is expected, and a while for what is not."""
     ears.drain()
-    probes: list[Probe] = []
-    numbers = ears.numbers
-    for src, dst in pairs:
-        for source, address in ((src.four, dst.four), (src.six, dst.six)):
-            for protocol in PROTOCOLS:
-                probes.append(Probe(next(numbers), src, dst, address, source, protocol))
+    probes = [
+        Probe(next(ears.numbers), src, dst, address, source, protocol)
+        for src, dst in pairs
+        for source, address in ((src.four, dst.four), (src.six, dst.six))
+        for protocol in PROTOCOLS
+    ]
     assert len(probes) < 45000
     heard: set[tuple[int, int, str, int]] = set()
     for i, probe in enumerate(probes):
         _send(ears, probe)
         if i % 64 == 63:
             heard |= ears.drain()
-    wanted = {
-        item for p in probes if (p.src.name, p.dst.name) in expected for item in _marks(p)
-    }
+    wanted = {item for p in probes if (p.src.name, p.dst.name) in expected for item in _marks(p)}
     deadline = time.monotonic() + PATIENCE
     while not wanted <= heard and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -81,9 +81,7 @@ class Space:
         """Run a program inside; its stdout."""
 
         def start() -> subprocess.CompletedProcess[str]:
-            return subprocess.run(
-                command, check=False, input=stdin, capture_output=True, text=True, timeout=30
-            )
+            return subprocess.run(command, check=False, input=stdin, capture_output=True, text=True, timeout=30)
 
         done = self.inside(start)
         if check and done.returncode:
@@ -103,14 +101,15 @@ class Space:
         os.close(self.fd)
 
 
-def veth(a: Space, name_a: str, b: Space, name_b: str, mac: str | None = None, master: str | None = None) -> None:
+def veth(a: tuple[Space, str], b: tuple[Space, str], mac: str | None = None, master: str | None = None) -> None:
     """A pair, its ends in two namespaces, `mac` on the second; only end `a` is up."""
+    (here, name_a), (there, name_b) = a, b
     # `ip` finds a namespace by name or process only, so a process stands there for a moment.
-    holder = b.inside(lambda: subprocess.Popen(["sleep", "60"]))
+    holder = there.inside(lambda: subprocess.Popen(["sleep", "60"]))
     try:
         address = f"address {mac}" if mac else ""
         of = f"master {master}" if master else ""
-        a.ip(
+        here.ip(
             f"link add {name_a} type veth peer name {name_b} {address} netns {holder.pid}",
             f"link set {name_a} {of} up",
         )

@@ -147,8 +147,10 @@ def test_what_is_absent_is_told(nft: Nft) -> None:
     gone = [line for line in lines if " home4 " in line]
     nft.run(gone[0].replace("add", "destroy", 1))
     assert nft.absent(fence.admit(PORT)) == gone
-    nft.run(f"destroy element inet zlayer_cni net4 {{ 10.200.5.2 }}\n"
-            "add element inet zlayer_cni net4 { 10.200.5.2 : goto net_flat }\n")
+    nft.run(
+        "destroy element inet zlayer_cni net4 { 10.200.5.2 }\n"
+        "add element inet zlayer_cni net4 { 10.200.5.2 : goto net_flat }\n"
+    )
     assert len(nft.absent(fence.admit(PORT))) == 2
     with pytest.raises(ValueError):
         nft.absent(fence.base(NODE))

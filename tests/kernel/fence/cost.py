@@ -1,0 +1,82 @@
+"""What the fence costs: admitting a port beside 10, 200 and 2,000 members, in one network and in 200.
+
+    python -m tests.kernel.fence.cost
+
+As root, in namespaces of its own. Prints medians in milliseconds; trust the ratios.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from cni.daemon import fence
+from cni.daemon.fence_values import Bridge, Node, Port
+from cni.host.nft import Nft
+
+from .spaces import Space
+
+NODE = Node(("10.200.0.0/16", "fd00:200::/48"), ("10.200.0.1", "fd00:200::1"))
+ROUNDS = 100
+
+
+def port(number: int, network: str) -> Port:
+    """A dual-stack port of its own."""
+    name, mac = f"zl-{number:010x}-v", "02:00:" + number.to_bytes(4, "big").hex(":")
+    addresses = (f"10.200.{number >> 8}.{number & 255}", f"fd00:200::1:{number:x}")
+    return Port(name, "zl-a-1-web-b", mac, addresses, network)
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Milliseconds."""
+    start = time.perf_counter()
+    work()
+    return (time.perf_counter() - start) * 1000
+
+
+def populated(members: int, networks: int) -> Iterator[Nft]:
+    """A fence with that many members, spread over that many networks."""
+    space = Space("cost")
+    nft = space.inside(Nft)
+    nft.run(fence.base(NODE) + "".join(fence.create_network(f"n{i}") for i in range(networks)))
+    nft.run(fence.open_bridge(Bridge("zl-a-1-web-b", "02:42:00:00:00:05")))
+    for start in range(0, members, 500):
+        numbers = range(start, min(start + 500, members))
+        nft.run("".join(fence.admit(port(i + 1, f"n{i % networks}")) for i in numbers))
+    yield nft
+    nft.close()
+    space.close()
+
+
+HEAD = ("members", "networks", "admit", "p99", "expel", "check", "new net", "list")
+
+
+def measure(nft: Nft) -> list[float]:
+    """One row: medians, and the second slowest admission."""
+    newcomers = [port(60000 + i, "n0") for i in range(ROUNDS)]
+    admits = [timed(partial(nft.run, fence.admit(p))) for p in newcomers]
+    checks = [timed(partial(nft.absent, fence.admit(p))) for p in newcomers]
+    expels = [timed(partial(nft.run, fence.expel(p))) for p in newcomers]
+    fresh = [timed(partial(nft.run, fence.create_network(f"x{i}"))) for i in range(10)]
+    listed = [timed(partial(nft.list_table, "inet", "zlayer_cni")) for _ in range(3)]
+    return [
+        statistics.median(admits),
+        sorted(admits)[-2],
+        *(statistics.median(x) for x in (expels, checks, fresh, listed)),
+    ]
+
+
+def main() -> None:
+    """Measure and print."""
+    say = sys.stdout.write
+    say(" ".join(f"{word:>8}" for word in HEAD) + "\n")
+    for members, networks in ((10, 1), (200, 1), (2000, 1), (2000, 200)):
+        for nft in populated(members, networks):
+            say(f"{members:>8} {networks:>8} " + " ".join(f"{column:8.2f}" for column in measure(nft)) + "\n")
+
+
+if __name__ == "__main__":
+    main()
