@@ -116,8 +116,13 @@ def _port_ip6() -> tuple[Rule, ...]:
     bare = "ip6 nexthdr ipv6-icmp"
     return (
         Rule("exthdr rt exists", "drop", "IPv6 routing header"),
-        # A first fragment must show what it is (RFC 7112), or discovery would hide in the second.
-        Rule("frag frag-off 0 frag nexthdr { 0, 43, 44, 51, 60, 135 }", "drop", "fragment with hidden header"),
+        # A first fragment must show what it is (RFC 7112), or discovery would hide in the second. Since Linux 5.11
+        # receivers, and br_netfilter's defragmentation, refuse such fragments themselves.
+        Rule(
+            "frag frag-off 0 frag nexthdr { 0, 43, 44, 51, 60, 135 }",
+            "drop",
+            "fragment with hidden header: backs up Linux 5.11",
+        ),
         Rule("icmpv6 type { nd-router-solicit, nd-router-advert, nd-redirect }", "drop", "router or redirect"),
         Rule(
             f"ip6 saddr :: {bare} icmpv6 type nd-neighbor-solicit ip6 length 24-32 iifname . @th,64,128 @target6",

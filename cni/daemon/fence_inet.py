@@ -17,7 +17,6 @@ def inet_chains(node: Node) -> list[Chain]:
         plain_chain(
             "inet",
             "from_container",
-            Rule("ip daddr 127.0.0.0/8", "drop", "loopback of the host"),
             Rule("iifname . ip saddr != @home4", "drop", "unknown IPv4 source"),
             Rule("ip6 saddr != :: iifname . ip6 saddr != @home6", "drop", "unknown IPv6 source"),
             Rule(
@@ -101,7 +100,7 @@ def _to_host() -> list[Rule]:
     return [
         *_not_its_flow(),
         Rule("ct direction reply ct state established,related", "accept", "reply to the node"),
-        Rule("ip daddr 127.0.0.0/8", "drop", "loopback of the host, translated"),
+        Rule("ip daddr 127.0.0.0/8", "drop", "loopback of the host"),
         Rule("iifname . ip saddr @open4", "accept", "flat mesh to the host"),
         Rule("iifname . ip6 saddr @open6", "accept", "flat mesh to the host, IPv6"),
         Rule("icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert }", "accept", "neighbour discovery"),

@@ -58,6 +58,20 @@ def flat_mesh_to_a_network_on_the_bridge(lab: Lab) -> Case:
 
 
 @attack
+def port_whose_network_was_lost(lab: Lab) -> Case:
+    """Known, but of no network: somebody took its element away."""
+    me = lab.places["flat-web2"]
+    assert me.port is not None
+    key = f'element bridge zlayer_cni net {{ "{me.port.name}"'
+    lab.nft.run(f"destroy {key} }}")
+    frames = [datagram(me, it, EVIL) for it in (lab.places["flat-web"], x(lab))]
+    case = Case(me.space, frames, [eth(lab.places["flat-web"]), eth(x(lab))], [], eth(b(lab)))
+    case.honest, case.control = a(lab).space, [datagram(a(lab), b(lab), HONEST)]
+    case.undo = lambda: lab.nft.run(f"add {key} : goto net_flat }}")
+    return case
+
+
+@attack
 def group_frames_to_another_network(lab: Lab) -> Case:
     """Broadcast and multicast reach fellow members and nobody else; ARP and discovery are group frames too."""
     me = a(lab)
@@ -117,7 +131,13 @@ def another_container_as_a_router(lab: Lab) -> Case:
     frames = [datagram(me, (router.mac, o.four, o.six), EVIL, six=six) for o in ends for six in (False, True)]
     case = to_neighbour(lab, *frames)
     case.victims = [eth(o) for o in ends]
-    case.undo = lambda: router.space.sysctl(net__ipv4__ip_forward=0, net__ipv6__conf__all__forwarding=0)
+
+    def undo() -> None:
+        router.space.sysctl(net__ipv4__ip_forward=0, net__ipv6__conf__all__forwarding=0)
+        # What still waits there for a neighbour would come back as an error that quotes it, seconds later.
+        router.space.run("ip", "neigh", "flush", "dev", "eth0", "nud", "incomplete", check=False)
+
+    case.undo = undo
     return case
 
 

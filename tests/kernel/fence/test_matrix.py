@@ -13,6 +13,7 @@ import pytest
 
 from cni.daemon import fence
 from cni.daemon.fence_compare import Remote, Wanted, compare, whole
+from cni.daemon.fence_why import why
 from cni.host import iptables
 from cni.host.conntrack import Conntrack
 
@@ -63,6 +64,21 @@ def test_a_lost_departure_is_mended(lab: Lab, ears: Ears) -> None:
     assert text
     lab.nft.run(text)
     check(lab, ears)
+
+
+def test_why_says_what_packets_do(lab: Lab, ears: Ears) -> None:
+    """`why` and the matrix agree on every pair, and the rule it names exists."""
+    check(lab, ears)
+    fine = wanted(lab)
+    host = frozenset(x for p in lab.places.values() if p.space is lab.host for x in (p.four, p.six))
+    rules = {f"{c.family} zlayer_cni {c.name}: {name}" for c in fine.chains() for name in c.rule_names()}
+    for (src, dst), may in matrix.expected(lab.places).items():
+        if src == "node" and lab.places[dst].kind == "unknown":
+            continue  # closed for being nobody's port, which an address does not tell
+        for one, other in ((lab.places[src].four, lab.places[dst].four), (lab.places[src].six, lab.places[dst].six)):
+            said = why(fine, one, other, host)
+            assert said.may is may, (src, dst, said)
+            assert said.rule in rules or (said.rule == "none" and said.may), said
 
 
 def listing(lab: Lab) -> dict[str, object]:
