@@ -145,6 +145,7 @@ async def _run(settings: Settings) -> None:
         service.notes.append("another overlay daemon of ours works in this network namespace: strays are left alone")
 
     desk = operations.Desk(service, Registry(store), Identity(settings.data_dir))
+    service.farewells.append(lambda: operations.tear_down(desk))
 
     def drain() -> None:
         backlog.drain(settings.run_dir, state, lambda knock: _handle(knock, service))
@@ -154,7 +155,6 @@ async def _run(settings: Settings) -> None:
     keeper = Keeper(service, claim is not None, drain)
     await asyncio.to_thread(service.start)
     await asyncio.to_thread(keeper.adopt)
-    await asyncio.to_thread(operations.restore, desk)
     await asyncio.to_thread(drain)
     keeper.start()
     await _serve(settings, service, desk)

@@ -28,6 +28,7 @@ MODE = 0o660
 CHUNK = 1 << 16
 LARGE = 1 << 16  # bytes of a frame above which it is decoded in a thread: the loop has others to serve
 STALLED = 60.0  # seconds without a byte inside a frame, or of an answer nobody reads, after which a client is given up
+MOST_PENDING = 1 << 28  # bytes of unfinished frames that all clients together may have lying here
 MOST_EVENTS = 1 << 16  # bytes of events that may wait for a client; further ones are dropped
 
 Handler = Callable[[wire.AnyRequest], wire.AnyReply]
@@ -68,6 +69,7 @@ class OverlayDoor:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._clients: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._busy: set[asyncio.Task[None]] = set()
+        self._pending = 0
         self._closing = False
 
     async def open(self) -> None:
@@ -142,22 +144,29 @@ class OverlayDoor:
     ) -> None:
         framer = Framer()
         pending = 0  # bytes of a frame that is not whole yet
-        while True:
-            data = await asyncio.wait_for(reader.read(CHUNK), STALLED if pending else None)
-            if not data:
-                framer.eof()
-                return
-            framer.feed(data)
-            pending += len(data)
-            self._busy.add(task)
-            while (body := framer.next_frame()) is not None:
-                pending -= len(frame(b"")) + len(body)
-                if await self._answer(body, writer):
-                    self._end()
+        try:
+            while not self._closing:
+                data = await asyncio.wait_for(reader.read(CHUNK), STALLED if pending else None)
+                if not data:
+                    framer.eof()
                     return
-            self._busy.discard(task)
-            if self._closing:
-                return
+                framer.feed(data)
+                pending += len(data)
+                self._pending += len(data)
+                self._busy.add(task)
+                while (body := framer.next_frame()) is not None:
+                    taken = len(frame(b"")) + len(body)
+                    pending -= taken
+                    self._pending -= taken
+                    if await self._answer(body, writer):
+                        self._end()
+                        return
+                self._busy.discard(task)
+                if self._pending > MOST_PENDING:
+                    log.warning("a connection was closed: too many unfinished frames lie here")
+                    return
+        finally:
+            self._pending -= pending
 
     async def _answer(self, body: bytes, writer: asyncio.StreamWriter) -> bool:
         """Carry out one frame and write the answer; True if it was a shutdown."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import time
+from collections.abc import Callable
 
 from cni import naming
 from cni.daemon import check as checking
@@ -37,6 +38,7 @@ class OverlayService:
     def __init__(self, settings: Settings, state: State, kernel: Kernel, barrier: Barrier) -> None:
         self.started = time.monotonic()
         self.notes: list[str] = []
+        self.farewells: list[Callable[[], None]] = []
         self._obstacles: list[str] = []
         self.settings = settings
         self.state = state
@@ -185,6 +187,8 @@ class OverlayService:
 
     def tear_down(self) -> None:
         """Take the whole data path away: attachments, bridges, tables. Only `uninstall` asks for it."""
+        for farewell in self.farewells:
+            farewell()
         for attachment in self.state.snapshot():
             self.attacher.detach(attachment.key)
         for name in [name for name in self.state.services if name != naming.SHARED_BRIDGE_KEY]:

@@ -15,7 +15,7 @@ from cni.daemon.operations.desk import Desk, Refusal
 from cni.errors import CniError
 from cni.overlay import wire
 
-__all__ = ["OPERATIONS", "QUICK", "Desk", "carry_out", "restore", "sweep"]
+__all__ = ["OPERATIONS", "QUICK", "Desk", "carry_out", "sweep", "tear_down"]
 
 log = logging.getLogger(__name__)
 
@@ -109,12 +109,13 @@ def _err(message: str) -> wire.Err:
     return wire.Err(message.encode("utf-8", "replace").decode())
 
 
-def restore(desk: Desk) -> None:
-    """Make true after a restart what the registry says."""
-    guests.restore(desk)
-    sweep(desk)
-
-
 def sweep(desk: Desk) -> None:
-    """What time brings: edge peers that have expired."""
+    """What time brings, at start and again and again: edge peers expire, addresses of the host are there."""
     edges.sweep(desk)
+    guests.restore(desk)
+
+
+def tear_down(desk: Desk) -> None:
+    """What the registry put into the kernel goes, when the whole node is taken down."""
+    guests.detach_all(desk)
+    edges.revoke_all(desk)

@@ -30,8 +30,8 @@ def mint(ask: wire.MintEdgePeer, desk: Desk) -> wire.EdgeConfig:
     name = ask.name.strip()
     if not name:
         raise Refusal("edge peer name must not be empty")
+    sweep(desk)  # before the lock: it takes the others', and two mints must not wait for each other
     with desk.locks.holding(("edge", name)):
-        sweep(desk)
         if desk.registry.edges.get(name) is not None:
             raise Refusal(f"edge peer `{name}` is already minted; revoke it before re-minting")
         if not desk.state.node.set_up:

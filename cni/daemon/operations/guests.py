@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 
 from cni.daemon import keys, peer_book
 from cni.daemon.operations.desk import Desk, Refusal
@@ -10,6 +11,8 @@ from cni.daemon.registry import Guest, HostProcess, owner_of
 from cni.errors import CniError, FenceFailed
 from cni.overlay import wire
 from cni.overlay.address import join_host_port
+
+log = logging.getLogger(__name__)
 
 NOWHERE = "0.0.0.0:0"
 """The endpoint of a peer that calls first."""
@@ -151,9 +154,15 @@ def detach_all(desk: Desk) -> None:
 
 
 def restore(desk: Desk) -> None:
-    """After a restart: the host has the addresses it was given."""
-    for known in desk.registry.hosts.all().values():
-        desk.service.kernel.ensure_node_address(ipaddress.ip_address(known.ip))
+    """The host has the addresses it was given, whoever took them away meanwhile."""
+    for name in desk.registry.hosts.all():
+        with desk.locks.holding(("host", name)):
+            known = desk.registry.hosts.get(name)
+            if known is not None:
+                try:
+                    desk.service.kernel.ensure_node_address(ipaddress.ip_address(known.ip))
+                except OSError as error:
+                    log.warning("cannot give the host %s: %s", known.ip, error)
 
 
 def _need_overlay(desk: Desk, what: str) -> None:
