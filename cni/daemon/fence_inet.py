@@ -26,7 +26,6 @@ def inet_chains(node: Node) -> list[Chain]:
             ),
             Rule("ip option lsrr exists", "drop", "loose source route, routed leg"),
             Rule("ip option ssrr exists", "drop", "strict source route, routed leg"),
-            Rule("exthdr rt exists", "drop", "IPv6 routing header, routed leg"),
             Rule("icmp type { redirect, router-advertisement }", "drop", "ICMP redirect or router, routed leg"),
             Rule("icmpv6 type { nd-router-advert, nd-redirect }", "drop", "router or redirect, routed leg"),
         ),

@@ -203,8 +203,6 @@ def second_leg_poses_as_another(lab: Lab) -> Case:
     four, six = leg.four, leg.six
     route = bytes([131, 7, 4]) + p.packed(x(lab).four)
     strict = bytes([137, 7, 4]) + p.packed(x(lab).four)
-    routing = bytes([p.UDP, 2, 4, 1, 0, 0, 0, 0]) + p.packed(NODE6)
-    node6 = p.udp(six, NODE6, 9, 9, EVIL)
     packets = [
         p.ip4(s, NODE4, p.UDP, p.udp(s, NODE4, 9, 9, EVIL))
         for s in (x(lab).four, lab.places["flat-web"].four, OUTSIDE4)
@@ -212,7 +210,6 @@ def second_leg_poses_as_another(lab: Lab) -> Case:
     packets += [p.ip6(s, NODE6, p.UDP, p.udp(s, NODE6, 9, 9, EVIL)) for s in (x(lab).six, OUTSIDE6, "fe80::99")]
     # On its way on, such a packet still has the host's address for its destination when the forward chain sees it.
     packets += [p.ip4(four, HOST4, p.UDP, p.udp(four, x(lab).four, 9, 9, EVIL), options=o) for o in (route, strict)]
-    packets += [p.ip6(six, NODE6, 43, routing + node6)]
     packets += [p.ip4(four, NODE4, p.ICMP, p.icmp(kind, 0, p.packed(four) + EVIL)) for kind in (5, 9)]
     packets += [p.ip6(own, NODE6, 58, p.icmp6(own, NODE6, kind, 0, bytes(4) + EVIL), 255) for kind in (134, 137)]
     packets += [p.ip4(four, x(lab).four, p.UDP, p.udp(four, x(lab).four, 9, 9, EVIL))]

@@ -269,6 +269,16 @@ def advertisement_without_option_arrives(lab: Lab) -> Case:
 
 
 @attack
+def link_local_source_arrives(lab: Lab) -> Case:
+    """To a fellow member's other address: that is no route's business, whoever shows it to ip6tables."""
+    me, it = a(lab), b(lab)
+    own = p.link_local(me.mac)
+    case = to_neighbour(lab)
+    case.control = [p.frame(it.mac, me.mac, p.IPV6, p.ip6(own, it.six, p.UDP, p.udp(own, it.six, 9, 9, HONEST)))]
+    return case
+
+
+@attack
 def solicitation_without_option_arrives(lab: Lab) -> Case:
     me, it = a(lab), b(lab)
     case = to_neighbour(lab)
