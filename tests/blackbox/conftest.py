@@ -19,8 +19,9 @@ from types import FrameType
 import pytest
 
 from .harness.known import RACES, TABLES
+from .harness.session import Session, sweep
 from .harness.template import Template, load
-from .harness.world import Session, World, running_as_root, sweep
+from .harness.world import World, running_as_root
 
 REPO = Path(__file__).resolve().parent.parent.parent
 BUILT = REPO / "dist/zlayer-cni.d/zlayer-cni"

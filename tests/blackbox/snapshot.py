@@ -32,16 +32,41 @@ Snapshot = dict[str, Section]
 
 QUESTIONS = ("link show", "addr show", "route show table all", "rule show", "neigh show", "neigh show proxy")
 VOLATILE = {
-    "stats", "stats64", "valid_life_time", "preferred_life_time", "handle", "expires", "packets", "bytes",
-    "hello_timer", "tcn_timer", "topology_change_timer", "gc_timer", "hold_timer", "message_age_timer",
-    "forward_delay_timer", "used", "confirmed", "updated", "probes", "refcnt", "topology_change",
-    "topology_change_detected", "tentative",
-}  # fmt: skip
+    "stats",
+    "stats64",
+    "valid_life_time",
+    "preferred_life_time",
+    "handle",
+    "expires",
+    "packets",
+    "bytes",
+    "hello_timer",
+    "tcn_timer",
+    "topology_change_timer",
+    "gc_timer",
+    "hold_timer",
+    "message_age_timer",
+    "forward_delay_timer",
+    "used",
+    "confirmed",
+    "updated",
+    "probes",
+    "refcnt",
+    "topology_change",
+    "topology_change_detected",
+    "tentative",
+}
 QUIET_SYSCTLS = {"nf_conntrack_count", "nf_conntrack_max", "stable_secret"}
 
 
-def take(netns: str | Path | None = None, *, files: Iterable[str | Path] = (), content: bool = False,
-         processes: bool = True, fds: bool = False) -> Snapshot:  # fmt: skip
+def take(
+    netns: str | Path | None = None,
+    *,
+    files: Iterable[str | Path] = (),
+    content: bool = False,
+    processes: bool = True,
+    fds: bool = False,
+) -> Snapshot:
     """The whole state of the namespace at `netns` (None: the caller's), and of the trees below `files`.
 
     `content` adds a digest of each file; `fds` the number of open descriptors of each process in the namespace.
@@ -67,9 +92,7 @@ def diff(before: Snapshot, after: Snapshot) -> list[str]:
         lines += [f"- {section} {key}: {old[key]}" for key in old if key not in new]
         lines += [f"+ {section} {key}: {new[key]}" for key in new if key not in old]
         lines += [
-            f"~ {section} {key}: {_changed(old[key], new[key])}"
-            for key in old
-            if key in new and old[key] != new[key]
+            f"~ {section} {key}: {_changed(old[key], new[key])}" for key in old if key in new and old[key] != new[key]
         ]
     return lines
 
@@ -106,7 +129,7 @@ def _inside_view() -> Snapshot:
                 view["addresses"][key] = _text(address)
         for route in family[2]:
             route["flags"] = sorted(set(route.get("flags", [])) - {"linkdown", "dead"})
-        _number(view["routes"], family[2], lambda r: f"{r.get('dst')} dev {r.get('dev')} table {r.get('table', 'main')}")
+        _number(view["routes"], family[2], _route_name)
         _number(view["rules"], family[3], lambda r: f"{r.get('priority')}")
         for entry in [*family[4], *family[5]]:
             states = set(entry.pop("state", []))
@@ -134,10 +157,17 @@ def _ip(family: str) -> list[Any]:
     return answers
 
 
+def _route_name(route: dict[str, Any]) -> str:
+    return f"{route.get('dst')} dev {route.get('dev')} table {route.get('table', 'main')}"
+
+
 def _fdb() -> Section:
     entries = json.loads(_output(["bridge", "-j", "fdb"]) or "[]")
-    return {f"{e.get('mac')} dev {e.get('ifname')} vlan {e.get('vlan')} {e.get('flags')}": e["state"] for e in entries
-            if e.get("state") in {"permanent", "static"}}  # fmt: skip
+    return {
+        f"{e.get('mac')} dev {e.get('ifname')} vlan {e.get('vlan')} {e.get('flags')}": e["state"]
+        for e in entries
+        if e.get("state") in {"permanent", "static"}
+    }
 
 
 def _qdiscs() -> Section:

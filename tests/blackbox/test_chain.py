@@ -1,4 +1,4 @@
-"""BB-L24, L26 and conformance 13: plugins after us, plugins before us, and what callers ask for beside the configuration."""
+"""BB-L24, L26 and conformance 13: plugins after us, plugins before us, and what callers ask for."""
 
 from __future__ import annotations
 
@@ -37,6 +37,10 @@ class Chain:
             return None
         return [str(find_reference(conf["type"]))]
 
+    def warm(self) -> None:
+        self.world.warm(self.confs[0])
+        self.box.remove()
+
     def add(self) -> Json:
         for conf in self.confs:
             passed = {**conf, "prevResult": self.results[-1]} if self.results else conf
@@ -70,17 +74,30 @@ def chain(lab: Lab) -> Iterator[Callable[..., Chain]]:
 
 
 FOLLOWERS: dict[str, tuple[str, Json]] = {
-    "portmap": ("0.3.0", {
-        "type": "portmap", "snat": True,
-        "runtimeConfig": {"portMappings": [{"hostPort": 18080, "containerPort": 80, "protocol": "tcp"}]},
-    }),
-    "bandwidth": ("0.3.0", {
-        "type": "bandwidth", "ingressRate": 8000000, "ingressBurst": 8000000, "egressRate": 8000000,
-        "egressBurst": 8000000,
-    }),
-    "tuning": ("0.3.0", {"type": "tuning", "mtu": 1280, "mac": MAC, "sysctl": {"net.ipv4.conf.IFNAME.arp_filter": "1"}}),
+    "portmap": (
+        "0.3.0",
+        {
+            "type": "portmap",
+            "snat": True,
+            "runtimeConfig": {"portMappings": [{"hostPort": 18080, "containerPort": 80, "protocol": "tcp"}]},
+        },
+    ),
+    "bandwidth": (
+        "0.3.0",
+        {
+            "type": "bandwidth",
+            "ingressRate": 8000000,
+            "ingressBurst": 8000000,
+            "egressRate": 8000000,
+            "egressBurst": 8000000,
+        },
+    ),
+    "tuning": (
+        "0.3.0",
+        {"type": "tuning", "mtu": 1280, "mac": MAC, "sysctl": {"net.ipv4.conf.IFNAME.arp_filter": "1"}},
+    ),
     "firewall": ("0.4.0", {"type": "firewall", "backend": "iptables"}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("follower", FOLLOWERS)
@@ -95,6 +112,7 @@ def test_l26_a_plugin_after_us(
     if follower == "tuning":
         conf = {**conf, "dataDir": "/run/zlt-bb-tuning"}
     before = None
+    chain(at_version).warm()
     for _ in range(2):
         run = chain(at_version, conf)
         final = run.add()
@@ -116,7 +134,7 @@ def test_l26_a_published_port(chain: Callable[..., Chain], at: At) -> None:
     run.add()
 
     def listen() -> socket.socket:
-        return socket.create_server(("0.0.0.0", 80))  # noqa: S104 - inside the container
+        return socket.create_server(("0.0.0.0", 80))
 
     with closing(netns.inside(run.box.path, listen)) as server:
         server.settimeout(5)
@@ -169,9 +187,10 @@ WAYS = {
     "CNI_ARGS": ({}, f"MAC={MAC}"),
     "args": ({"args": {"cni": {"mac": MAC}}}, "MAC=c2:00:00:00:00:01"),
     "runtimeConfig": (
-        {"args": {"cni": {"mac": "c2:00:00:00:00:02"}}, "runtimeConfig": {"mac": MAC}}, "MAC=c2:00:00:00:00:01",
+        {"args": {"cni": {"mac": "c2:00:00:00:00:02"}}, "runtimeConfig": {"mac": MAC}},
+        "MAC=c2:00:00:00:00:01",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -193,9 +212,7 @@ def test_l24_a_mac_that_is_none(world: World, at: At, need: Need, mac: str) -> N
     assert box.link() is None
 
 
-@pytest.mark.parametrize(
-    "args", ["NOPAIR", "A=B=C", "=", "ZLT_UNHEARD=a", "IgnoreUnknown=0;X=Y", "IP=banana"], ids=str
-)
+@pytest.mark.parametrize("args", ["NOPAIR", "A=B=C", "=", "ZLT_UNHEARD=a", "IgnoreUnknown=0;X=Y", "IP=banana"], ids=str)
 def test_k3_cni_args_that_are_wrong(world: World, at: At, need: Need, args: str) -> None:
     need("mac")
     box = world.container()
@@ -206,11 +223,14 @@ def test_k3_cni_args_that_are_wrong(world: World, at: At, need: Need, args: str)
 @pytest.mark.parametrize(
     "args",
     [
-        "", "IgnoreUnknown=1;X=Y", "IgnoreUnknown=true", "X=Y;IgnoreUnknown=TRUE",
+        "",
+        "IgnoreUnknown=1;X=Y",
+        "IgnoreUnknown=true",
+        "X=Y;IgnoreUnknown=TRUE",
         "K8S_POD_UID=73c855f1;IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=first;K8S_POD_INFRA_CONTAINER_ID=de09",
     ],
     ids=["empty", "ignored", "true", "upper", "kubernetes"],
-)  # fmt: skip
+)
 def test_k3_cni_args_that_are_fine(world: World, at: At, args: str) -> None:
     conf = world.conf(at("1.0.0"))
     box = world.container()

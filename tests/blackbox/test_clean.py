@@ -107,9 +107,13 @@ def test_a6_stdout_that_nobody_reads(lab: Lab, at: At) -> None:
     read, write = os.pipe()
     os.close(read)
     env = {
-        **BARE_ENV, "CNI_COMMAND": "ADD", "CNI_CONTAINERID": box.cid, "CNI_NETNS": str(box.path), "CNI_IFNAME": "eth0",
+        **BARE_ENV,
+        "CNI_COMMAND": "ADD",
+        "CNI_CONTAINERID": box.cid,
+        "CNI_NETNS": str(box.path),
+        "CNI_IFNAME": "eth0",
         "CNI_PATH": world.cni_path,
-    }  # fmt: skip
+    }
     done = netns.inside(world.host, lambda: world.spawn(env, json.dumps(conf).encode(), stdout=write))
     os.close(write)
     assert done.returncode != 0, done

@@ -1,4 +1,4 @@
-"""BB-L15 to L18, L22, and the faults of conformance 15: paths that are no namespace, somebody else's namespace, the host's."""
+"""BB-L15 to L18, L22, and the faults of conformance 15: odd paths, foreign namespaces, the host's."""
 
 from __future__ import annotations
 
@@ -42,9 +42,12 @@ def odd_path(world: World, request: pytest.FixtureRequest) -> Iterator[str]:
     elif kind == "dangling":
         place.symlink_to(world.dir / "nothing")
     special = {
-        "device": "/dev/null", "utsns": "/proc/self/ns/uts", "nowhere": "/proc/4194303/ns/net",
-        "missing": "/run/netns/zlt-bb-never", "long": "/run/netns/" + "n" * 300,
-    }  # fmt: skip
+        "device": "/dev/null",
+        "utsns": "/proc/self/ns/uts",
+        "nowhere": "/proc/4194303/ns/net",
+        "missing": "/run/netns/zlt-bb-never",
+        "long": "/run/netns/" + "n" * 300,
+    }
     yield special.get(kind, str(place))
     if place.is_dir() and not place.is_symlink():
         place.rmdir()
@@ -80,7 +83,9 @@ def test_l15_del_after_the_namespace_is_gone(world: World, conf: Json, path: str
 
 
 @pytest.mark.parametrize(
-    "prev", [7, "x", [], {}, {"cniVersion": "9.9.9"}, {"ips": 5}, {"cniVersion": "1.0.0", "ips": [{"address": "x"}]}], ids=str
+    "prev",
+    [7, "x", [], {}, {"cniVersion": "9.9.9"}, {"ips": 5}, {"cniVersion": "1.0.0", "ips": [{"address": "x"}]}],
+    ids=str,
 )
 def test_l16_del_with_a_garbage_previous_result(world: World, conf: Json, prev: object) -> None:
     """D4, PR3: nothing in a result that was kept for us can make DEL fail."""

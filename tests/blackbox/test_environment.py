@@ -34,14 +34,24 @@ ENVIRONMENTS: dict[str, dict[str, str | None]] = {
     "odd-locale": {"LANG": "xx_YY.nonsense", "LC_ALL": "tlh"},
     "c-locale": {"LC_ALL": "C", "LANG": "C"},
     "python-variables": {
-        "PYTHONPATH": "/nonexistent", "PYTHONHOME": "/nonexistent", "PYTHONSTARTUP": "/etc/passwd", "PYTHONUTF8": "7",
-        "PYTHONINSPECT": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONWARNINGS": "error", "PYTHONVERBOSE": "",
+        "PYTHONPATH": "/nonexistent",
+        "PYTHONHOME": "/nonexistent",
+        "PYTHONSTARTUP": "/etc/passwd",
+        "PYTHONUTF8": "7",
+        "PYTHONINSPECT": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONWARNINGS": "error",
+        "PYTHONVERBOSE": "",
     },
     "libraries": {"LD_LIBRARY_PATH": "/nonexistent", "LD_LIBRARY_PATH_ORIG": "/also/nonexistent"},
-    "frozen-variables": {"_MEIPASS2": "/nonexistent", "_PYI_APPLICATION_HOME_DIR": "/nonexistent", "_PYI_ARCHIVE_FILE": ""},
+    "frozen-variables": {
+        "_MEIPASS2": "/nonexistent",
+        "_PYI_APPLICATION_HOME_DIR": "/nonexistent",
+        "_PYI_ARCHIVE_FILE": "",
+    },
     "tmpdir": {"TMPDIR": "/nonexistent", "HOME": "/nonexistent"},
     "many": {f"KUBERNETES_{number}": "x" * 200 for number in range(300)},
-}  # fmt: skip
+}
 
 
 @pytest.fixture

@@ -86,8 +86,10 @@ def test_i03_limits_of_a_range(lab: Lab, at: At) -> None:
     world = lab("limits")
     results = fill(world.container(), own_network(world, at))
     assert shapes.bare({"ips": [item for result in results for item in result["ips"]]}) == [
-        "10.85.0.20", "10.85.0.21", "10.85.0.22",
-    ]  # fmt: skip
+        "10.85.0.20",
+        "10.85.0.21",
+        "10.85.0.22",
+    ]
 
 
 def asked_by(how: str, address: str) -> tuple[Json, str | None]:
@@ -95,7 +97,7 @@ def asked_by(how: str, address: str) -> tuple[Json, str | None]:
     return {
         "runtimeConfig": ({"runtimeConfig": {"ips": [address]}}, None),
         "args": ({"args": {"cni": {"ips": [address]}}}, None),
-        "CNI_ARGS": ({}, f"IgnoreUnknown=1;IP={address.split('/')[0]}"),
+        "CNI_ARGS": ({}, f"IgnoreUnknown=1;IP={address.split('/', maxsplit=1)[0]}"),
     }[how]
 
 

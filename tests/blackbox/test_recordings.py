@@ -64,7 +64,7 @@ class Stage:
         env: dict[str, str | None] = {key: value for key, value in call.env.items() if key != "CNI_PATH"}
         if call.path:
             env["CNI_NETNS"] = self.path(call)
-        if "CNI_CONTAINERID" in call.env and call.env["CNI_CONTAINERID"]:
+        if call.env.get("CNI_CONTAINERID"):
             self.box(call).attached[conf["name"], call.env["CNI_IFNAME"]] = conf
         return self.world.call(call.verb, conf, env=env)
 

@@ -24,8 +24,18 @@ REQUIRED = {
 GOOD = {"CNI_CONTAINERID": "some-container-id", "CNI_NETNS": "/run/netns/zlt-none", "CNI_IFNAME": "eth0"}
 BAD_IDS = ["some-%%container-id", "-a", ".a", "a b", "a/b", "a\n", "b\u00e9", "_a", "a:b", "../a"]
 BAD_IFNAMES = [
-    "sixteen-bytes-xx", ".", "..", "a/b", "a:b", "a b", "a\tb", "a\u00a0b", "\u00e9" * 8, "eth0\n", "\u2003",
-]  # fmt: skip
+    "sixteen-bytes-xx",
+    ".",
+    "..",
+    "a/b",
+    "a:b",
+    "a b",
+    "a\tb",
+    "a\u00a0b",
+    "\u00e9" * 8,
+    "eth0\n",
+    "\u2003",
+]
 
 
 @pytest.fixture
@@ -108,9 +118,7 @@ def test_s07_no_version_means_the_first(world: World, at: At, box: Container, pr
 
 @pytest.mark.parametrize("verb", ["ADD", "DEL", "CHECK", "GC", "STATUS"])
 @pytest.mark.parametrize("asked", ["9.8.7", "1.1.1", "1.1", "2.0.0"])
-def test_s08_a_version_nobody_speaks(
-    world: World, need: Need, template: Template, verb: str, asked: str
-) -> None:
+def test_s08_a_version_nobody_speaks(world: World, need: Need, template: Template, verb: str, asked: str) -> None:
     if verb in {"GC", "STATUS"}:
         need(verb.lower())
     conf = {**world.conf("1.0.0"), "cniVersion": asked}
@@ -163,13 +171,28 @@ def test_s12_null_has_no_name(world: World) -> None:
 @pytest.mark.parametrize(
     "stdin",
     [
-        b"[" * 100_000, b'{"a":' * 50_000, b'\xef\xbb\xbf{"cniVersion":"1.0.0","name":"x"}', b'{"name":"x"}}', b'{"cniVersion": 1}',
-        b'{"cniVersion":"1.0.0","name":"x","prevResult":7}', b'{"cniVersion":"1.0.0","name":"x","prevResult":"y"}',
+        b"[" * 100_000,
+        b'{"a":' * 50_000,
+        b'\xef\xbb\xbf{"cniVersion":"1.0.0","name":"x"}',
+        b'{"name":"x"}}',
+        b'{"cniVersion": 1}',
+        b'{"cniVersion":"1.0.0","name":"x","prevResult":7}',
+        b'{"cniVersion":"1.0.0","name":"x","prevResult":"y"}',
         b'{"cniVersion":"1.0.0","name":"x","ipam":7,"mtu":"1400","args":[],"dns":"x"}',
         b'{"cniVersion":"1.0.0","name":"x","runtimeConfig":[7]}',
     ],
-    ids=["deep-list", "deep-object", "bom", "trailing", "version", "prev-number", "prev-string", "types", "runtime-config"],
-)  # fmt: skip
+    ids=[
+        "deep-list",
+        "deep-object",
+        "bom",
+        "trailing",
+        "version",
+        "prev-number",
+        "prev-string",
+        "types",
+        "runtime-config",
+    ],
+)
 def test_v11_odd_documents_are_refused_in_words(world: World, stdin: bytes) -> None:
     given(world, "ADD", stdin).failed()
 
@@ -223,11 +246,20 @@ def test_s19_stdin_is_closed(world: World) -> None:
 def test_s20_s21_s24_what_it_does_not_know_is_tolerated(world: World, conf: Json, box: Container) -> None:
     """Unknown keys, keys of the list and of the runtime, tracing variables: no reason to fail."""
     odd = {
-        **conf, "someKey": {"a": [1, None]}, "capabilities": {"portMappings": True, "mac": True}, "disableCheck": "true",
-        "cniVersions": ["0.4.0", "1.0.0"], "disableGC": True, "args": {"cni": {"labels": [{"key": "a", "value": "b"}]}},
+        **conf,
+        "someKey": {"a": [1, None]},
+        "capabilities": {"portMappings": True, "mac": True},
+        "disableCheck": "true",
+        "cniVersions": ["0.4.0", "1.0.0"],
+        "disableGC": True,
+        "args": {"cni": {"labels": [{"key": "a", "value": "b"}]}},
         "runtimeConfig": {"unheard": 1, "aliases": ["a"], "io.kubernetes.cri.pod-annotations": {"a": "b"}},
-    }  # fmt: skip
-    env = {"TRACEPARENT": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "TRACESTATE": "a=b", "BAGGAGE": "x"}
+    }
+    env = {
+        "TRACEPARENT": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        "TRACESTATE": "a=b",
+        "BAGGAGE": "x",
+    }
     result = box.attach(odd, env=env)
     box.delete(odd, prev=result, env=env).ok()
 

@@ -21,27 +21,32 @@ pytestmark = pytest.mark.standalone
 # Which cases must fail with which fault.
 MUST_FAIL: dict[str, list[str]] = {
     "stray_stdout": [
-        "test_lifecycle.py::test_l14_del_of_what_was_never_added[1.0.0]", "test_lifecycle.py::test_l22_add_again_after_del[1.0.0]",
+        "test_lifecycle.py::test_l14_del_of_what_was_never_added[1.0.0]",
+        "test_lifecycle.py::test_l22_add_again_after_del[1.0.0]",
     ],
     "wrong_code": ["test_skeleton.py::test_s02_all_missing_variables_in_one_message[ADD]"],
     "code_as_text": ["test_skeleton.py::test_s02_all_missing_variables_in_one_message[ADD]"],
     "veth_left": [
-        "test_clean.py::test_l12_del_leaves_nothing[1.0.0-base]", "test_lifecycle.py::test_l22_add_again_after_del[0.3.1]",
+        "test_clean.py::test_l12_del_leaves_nothing[1.0.0-base]",
+        "test_lifecycle.py::test_l22_add_again_after_del[0.3.1]",
     ],
     "same_address": [
         "test_concurrency.py::test_f01_fifty_first_attachments_at_once",
         "test_lifecycle.py::test_l20_two_interfaces_of_one_container[1.0.0]",
     ],
     "del_fails_twice": [
-        "test_lifecycle.py::test_l13_del_again_and_again[0.1.0]", "test_lifecycle.py::test_l14_del_of_what_was_never_added[1.1.0]",
+        "test_lifecycle.py::test_l13_del_again_and_again[0.1.0]",
+        "test_lifecycle.py::test_l14_del_of_what_was_never_added[1.1.0]",
     ],
     "check_always_passes": [
         "test_check.py::test_k_broken_in_the_container[1.0.0-k04-address-removed]",
-        "test_check.py::test_k01_no_previous_result[1.1.0]", "test_check.py::test_k06_the_host_side[1.0.0-removed]",
+        "test_check.py::test_k01_no_previous_result[1.1.0]",
+        "test_check.py::test_k06_the_host_side[1.0.0-removed]",
     ],
     "check_writes": ["test_check.py::test_k14_check_changes_nothing[1.0.0]"],
     "gc_frees_everything": [
-        "test_gc_status.py::test_g03_no_list_is_not_an_empty_list", "test_gc_status.py::test_g09_what_lives_is_not_freed",
+        "test_gc_status.py::test_g03_no_list_is_not_an_empty_list",
+        "test_gc_status.py::test_g09_what_lives_is_not_freed",
     ],
     "error_on_stderr": ["test_skeleton.py::test_s12_null_has_no_name"],
     "error_exits_zero": ["test_skeleton.py::test_s12_null_has_no_name"],
@@ -62,7 +67,10 @@ MUST_FAIL: dict[str, list[str]] = {
     "version_waits": ["test_skeleton.py::test_s13_version_does_not_wait_for_stdin"],
     "version_forgets": ["test_skeleton.py::test_s14_version_as_libcni_asks"],
     "own_stdout_kept": ["test_skeleton.py::test_s13_version_does_not_wait_for_stdin"],
-    "add_takes_over": ["test_del.py::test_l17_add_where_the_name_is_taken[1.0.0]", "test_del.py::test_l17_add_twice[1.0.0]"],
+    "add_takes_over": [
+        "test_del.py::test_l17_add_where_the_name_is_taken[1.0.0]",
+        "test_del.py::test_l17_add_twice[1.0.0]",
+    ],
     "leaves_a_file": ["test_clean.py::test_l12_del_leaves_nothing[1.1.0-base]"],
     "leaves_a_process": ["test_clean.py::test_l12_del_leaves_nothing[1.1.0-base]"],
     "leaves_a_rule": ["test_clean.py::test_l12_del_leaves_nothing[1.1.0-base]"],
@@ -73,7 +81,7 @@ MUST_FAIL: dict[str, list[str]] = {
     "mac_ignored": ["test_chain.py::test_l24_a_mac_that_was_asked_for[runtimeConfig]"],
     "odd_args_accepted": ["test_chain.py::test_k3_cni_args_that_are_wrong[NOPAIR]"],
     "odd_names_accepted": ["test_skeleton.py::test_s04_a_container_id_of_bad_characters['a/b'-ADD]"],
-}  # fmt: skip
+}
 
 
 def run_suite(plugin: str, cases: list[str], *more: str) -> dict[str, int]:
@@ -82,8 +90,12 @@ def run_suite(plugin: str, cases: list[str], *more: str) -> dict[str, int]:
     env = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "BLACKBOX_"))}
     done = subprocess.run(
         [*command, "--conf", "bridge", *more, *(str(HERE / case) for case in cases)],
-        capture_output=True, text=True, check=False, cwd=HERE.parent.parent, env=env,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=HERE.parent.parent,
+        env=env,
+    )
     assert done.returncode in {0, 1}, done.stdout + done.stderr
     last = done.stdout.strip().splitlines()[-1]
     return {word: int(number) for number, word in re.findall(r"(\d+) (\w+)", last.split(" in ")[0])}
@@ -120,8 +132,11 @@ def test_every_mark_is_of_a_case_that_exists(table: str) -> None:
     """A mark that matches nothing would hide that its case was renamed."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "--collect-only", "-p", "no:cacheprovider", str(HERE)],
-        capture_output=True, text=True, check=True, cwd=HERE.parent.parent,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=HERE.parent.parent,
+    )
     from .conftest import matches
 
     cases = [line for line in done.stdout.splitlines() if "::" in line]

@@ -1,7 +1,7 @@
 """The cases that a plugin is known to fail, each with its reason. They are strict: a case that passes is a failure.
 
-Key: the end of a test's id, as fnmatch understands it (square brackets are taken as they are). Conformance 15 lists what the
-reference was seen to fail; what is not there was measured here.
+Key: the end of a test's id, as fnmatch understands it (square brackets are taken as they are). Conformance 15 lists
+what the reference was seen to fail; what is not there was measured here.
 """
 
 from __future__ import annotations
@@ -47,9 +47,14 @@ COMMON: dict[str, str] = {
     "test_i04_status_tells_that_the_pool_is_empty": "STATUS is 0 with the pool exhausted (15)",
     **dict.fromkeys(
         [
-            "test_g01_*", "test_g02_*", "test_g04_*", "test_g05_*", "test_g08_*", "test_g10_a_malformed_list_*",
+            "test_g01_*",
+            "test_g02_*",
+            "test_g04_*",
+            "test_g05_*",
+            "test_g08_*",
+            "test_g10_a_malformed_list_*",
             "test_gc_leaves_no_trace_of_the_dead",
-        ],  # fmt: skip
+        ],
         "GC does nothing (G9)",
     ),
     # test_chain

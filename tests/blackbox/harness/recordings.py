@@ -51,9 +51,17 @@ def load() -> dict[str, list[Call]]:
         document = json.loads(path.read_text())
         found[path.stem] = [
             Call(
-                path.stem, number, raw["type"], raw["command"], raw["env"], raw["stdin"] or {}, raw["rc"], raw["stdout"],
-                raw["fault"], raw["netns_exists"],
+                path.stem,
+                number,
+                raw["type"],
+                raw["command"],
+                raw["env"],
+                raw["stdin"] or {},
+                raw["rc"],
+                raw["stdout"],
+                raw["fault"],
+                raw["netns_exists"],
             )
             for number, raw in enumerate(document["calls"])
-        ]  # fmt: skip
+        ]
     return found

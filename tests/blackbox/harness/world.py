@@ -5,91 +5,29 @@ The plugin runs in the host namespace; a daemon that it starts lives there too, 
 
 from __future__ import annotations
 
-import fcntl
-import itertools
 import json
 import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
 
-from .. import snapshot
+from .. import snapshot  # noqa: TID252 - works under both names of the package
 from . import netns
 from .calls import BARE_ENV, PATIENCE, Answer, call
 from .probes import PROBES
+from .session import Session
 from .template import Json, Template, fill, merge
 
-PREFIX = "zlt-bb-"
 NETWORK = "zlt-net"
 OUTSIDE = "198.51.100.1"  # what lies outside the overlay: the far end of the host's uplink
 HOST = "198.51.100.2"
-
-
-class Session:
-    """One run of the suite: a directory whose name is in the name of every namespace that it makes.
-
-    The directory holds a lock as long as the run lives, so that a later run can tell the remains of a dead one.
-    """
-
-    def __init__(self) -> None:
-        self.dir = Path(tempfile.mkdtemp(prefix=PREFIX, dir="/tmp"))  # noqa: S108 - short: sockets live below it
-        self.name = self.dir.name
-        self._lock: IO[str] = (self.dir / "lock").open("w")
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-        self._numbers = itertools.count(1)
-
-    def namespace(self, kind: str) -> Path:
-        return netns.make(f"{self.name}-{kind}{next(self._numbers)}")
-
-    def directory(self, kind: str) -> Path:
-        path = self.dir / f"{kind}{next(self._numbers)}"
-        path.mkdir()
-        return path
-
-    def close(self) -> list[str]:
-        """Nothing of the run stays; returns what had to be killed."""
-        killed = remove_run(self.dir)
-        self._lock.close()
-        return killed
-
-
-def remove_run(directory: Path) -> list[str]:
-    """Everything a run left: processes in its namespaces, the namespaces, mounts, the directory."""
-    spaces = [path for path in netns.RUN_NETNS.glob(f"{directory.name}-*") if path.exists()]
-    killed = netns.end_processes(spaces)
-    for path in spaces:
-        netns.delete(path)
-    points = [Path(line.split()[4]) for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    for point in reversed(points):
-        if point.is_relative_to(directory):
-            netns.unmount(point)
-    shutil.rmtree(directory, ignore_errors=True)
-    return killed
-
-
-def sweep() -> list[str]:
-    """Remove the remains of runs that died: those whose lock can be taken."""
-    swept = []
-    for directory in Path("/tmp").glob(f"{PREFIX}*"):  # noqa: S108
-        lock = directory / "lock"
-        if not lock.is_file():
-            continue
-        with lock.open("r+") as held:
-            try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            remove_run(directory)
-            swept.append(directory.name)
-    return swept
 
 
 @dataclass(repr=False)
@@ -121,11 +59,13 @@ class World:
         self.sh(
             "ip link set lo up",
             f"ip link add eth0 type veth peer name up0 netns {self.outside.name}",
-            f"ip link set eth0 addrgenmode none; ip addr add {HOST}/24 dev eth0; ip addr add 2001:db8:51::2/64 dev eth0 nodad; ip link set eth0 up",
+            "ip link set eth0 addrgenmode none",
+            f"ip addr add {HOST}/24 dev eth0; ip addr add 2001:db8:51::2/64 dev eth0 nodad; ip link set eth0 up",
             f"ip route add default via {OUTSIDE}; ip -6 route add default via 2001:db8:51::1",
         )
         self.sh(
-            f"ip link set up0 addrgenmode none; ip addr add {OUTSIDE}/24 dev up0; ip addr add 2001:db8:51::1/64 dev up0 nodad",
+            "ip link set up0 addrgenmode none",
+            f"ip addr add {OUTSIDE}/24 dev up0; ip addr add 2001:db8:51::1/64 dev up0 nodad",
             "ip link set up0 up; ip link set lo up",
             where=self.outside,
         )
@@ -177,9 +117,7 @@ class World:
         full |= {"CNI_IFNAME": ifname, "CNI_ARGS": args, "CNI_PATH": self.cni_path, **(env or {})}
         given = {key: value for key, value in full.items() if value is not None}
         stdin = json.dumps(conf).encode() if isinstance(conf, dict) else conf
-        return netns.inside(
-            self.host, lambda: call(command or self.command, given, stdin, cwd=cwd, patience=patience)
-        )
+        return netns.inside(self.host, lambda: call(command or self.command, given, stdin, cwd=cwd, patience=patience))
 
     def container(self, cid: str | None = None) -> Container:
         """A container with nothing in it but a namespace."""
@@ -339,7 +277,16 @@ class Container:
         return self.sh(line).strip() == "yes"
 
     def vanish(self) -> None:
-        """The namespace goes as after a power cut: no DEL, no path. Waits until its links are gone."""
+        """The namespace goes as after a power cut: no DEL, no path. Returns when the host's ends are gone too."""
+        if not self.path.exists():
+            return
+        peers = {link.get("link_index") for link in self.ip("link", "show", "type", "veth")}
+        self._drop()
+        deadline = time.monotonic() + 3
+        while time.monotonic() < deadline and peers & {link["ifindex"] for link in self.world.ip("link")}:
+            time.sleep(0.02)
+
+    def _drop(self) -> None:
         netns.end_processes([self.path])
         netns.delete(self.path)
 
@@ -348,7 +295,7 @@ class Container:
         for (_, ifname), conf in list(self.attached.items()) if detach else []:
             self.delete(conf, ifname)
         if self.path.exists():
-            self.vanish()
+            self._drop()
         if self in self.world.containers:
             self.world.containers.remove(self)
 
