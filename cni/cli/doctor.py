@@ -13,21 +13,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
-
-import msgspec
+from typing import Any, NamedTuple
 
 from cni import __version__
 from cni.cli import ask, validate
-from cni.daemon import doctor as checks
-from cni.daemon import doctor_install as installed
-from cni.daemon import fence, overlay_door
-from cni.daemon.doctor import Finding
-from cni.daemon.fence_values import Node
-from cni.daemon.settings import Settings
-from cni.daemon.settings import find as find_settings
+from cni.cli import checks_install as installed
+from cni.cli import checks_machine as checks
+from cni.cli.checks_machine import Finding
 from cni.errors import CniError, FenceFailed
 from cni.host import iptables, program, survey, sysctl
+from cni.overlay import sockets as overlay_sockets
 
 PRIVATE = ("cni.sock", "state.db", "overlayd.lock")
 SUFFIXES = (".conf", ".conflist", ".json")  # what containerd and CRI-O load
@@ -54,18 +49,18 @@ def _line(finding: Finding) -> str:
 def examine(options: argparse.Namespace) -> Iterator[Finding]:
     """Every finding, in the order in which things stand on each other."""
     status, unreachable = _status(options.run_dir)
-    settings, complaint = _settings(options)
-    clusters = tuple(status["node"]["cluster_cidrs"]) if status else settings.cidrs
+    settings = _settings(options.data_dir)
+    clusters = tuple(status["node"]["cluster_cidrs"]) if status else settings.clusters
     daemon = status["pid"] if status else None
     for look in (
         lambda: _privileges(daemon),
-        lambda: _kernel(clusters),
+        _kernel,
         lambda: _firewalls(clusters),
         lambda: _network(clusters, daemon is not None),
         lambda: _runtime(options.conf_dir, options.bin_dir),
-        lambda: complaint,
+        lambda: settings.complaints,
         lambda: _files(options),
-        lambda: _processes(settings, daemon),
+        lambda: _processes(settings.socket, options.data_dir, daemon),
         lambda: _told(status, unreachable),
     ):
         yield from _carefully(look)
@@ -88,14 +83,29 @@ def _status(run_dir: str) -> tuple[dict[str, Any] | None, str]:
         return None, str(error)
 
 
-def _settings(options: argparse.Namespace) -> tuple[Settings, list[Finding]]:
-    """What the YAML says, and what is wrong with it."""
-    found, complaint = Settings(), []
+class Settings(NamedTuple):
+    """What of the daemon's YAML matters here: the overlay's ranges, the agents' socket, and what is wrong with it."""
+
+    clusters: tuple[str, ...]
+    socket: str
+    complaints: list[Finding]
+
+
+def _settings(data_dir: str) -> Settings:
+    """As a daemon on that data directory would have them; the defaults where it would refuse to start."""
+    from cni.daemon import settings
+
+    found, complaints = settings.Settings(), []
     try:
-        found = find_settings(None, options.data_dir)
+        found = settings.find(None, data_dir)
     except CniError as error:
-        complaint = [Finding("settings", "fail", error.msg, "`zlayer-cni validate FILE` tells more")]
-    return msgspec.structs.replace(found, run_dir=options.run_dir, data_dir=options.data_dir), complaint
+        complaints = [Finding("settings", "fail", error.msg, "`zlayer-cni validate FILE` tells more")]
+    socket = found.overlay_socket
+    if socket is None and data_dir == settings.DEFAULT_DATA_DIR:
+        socket = overlay_sockets.DEFAULT_SOCKET
+    elif socket is None:
+        socket = overlay_sockets.socket_path(data_dir, os.geteuid(), os.environ.get("HOME"))
+    return Settings(found.cidrs, socket, complaints)
 
 
 # --- the machine ----------------------------------------------------------------------------------------------------
@@ -108,9 +118,10 @@ def _privileges(daemon: int | None) -> list[Finding]:
     return found
 
 
-def _kernel(clusters: tuple[str, ...]) -> list[Finding]:
-    """Tried with the fence's own rules, in a namespace of their own."""
-    tried = survey.try_kernel(fence.base(Node(clusters)) + fence.create_network("doctor"))
+def _kernel() -> list[Finding]:
+    """Each thing the data path is made of, tried in a namespace of their own."""
+    texts = {name: text for name, (text, _) in checks.NFTABLES.items()}
+    tried = survey.try_kernel([*checks.LINKS, "wireguard"], texts)
     if not tried:
         return [Finding("kernel", "warn", "the kernel could not be tried", "run it as root")]
     return [*checks.kernel(tried), *checks.wireguard(tried["wireguard"], survey.engines())]
@@ -125,8 +136,9 @@ def _firewalls(clusters: tuple[str, ...]) -> list[Finding]:
         found.append(checks.forward_policy(False, False, f"{error.msg}: {error.details}"))
     found.append(checks.input_policy(survey.input_rules()))
     listing = survey.base_chains()
-    found += checks.foreign_chains(iptables.denying_chains(listing))
     chains = [item["chain"] for item in listing["nftables"] if "chain" in item]
+    hooks = {f"{each['family']} {each['table']} {each['name']}": str(each.get("hook", "")) for each in chains}
+    found += checks.foreign_chains({chain: hooks[chain] for chain in iptables.denying_chains(listing)})
     return found + checks.recognised({(each["family"], each["table"], each["name"]) for each in chains})
 
 
@@ -225,10 +237,9 @@ def _disk(path: Path) -> installed.Disk:
 # --- what runs --------------------------------------------------------------------------------------------------------
 
 
-def _processes(settings: Settings, daemon: int | None) -> list[Finding]:
+def _processes(path: str, data_dir: str, daemon: int | None) -> list[Finding]:
     seen = [installed.Daemon(pid, " ".join(words)[:120]) for pid, words in survey.commands() if is_daemon(words)]
-    path = overlay_door.socket_of(settings)
-    keys = [_file(each) for each in _keys(Path(settings.data_dir))]
+    keys = [_file(each) for each in _keys(Path(data_dir))]
     newest = max(keys, key=lambda file: file.mtime, default=None)
     boot_id = sysctl.ROOT.parent.joinpath("kernel/random/boot_id")
     return [

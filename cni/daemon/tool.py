@@ -6,7 +6,6 @@ are what `--json` prints and are documented in docs/cli.md: fields are added, ne
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -84,7 +83,7 @@ def describe(attachment: Attachment) -> Answer:
         "container_id": attachment.container,
         "interface": attachment.ifname,
         "addresses": [held.address for held in attachment.addresses],
-        "gateways": sorted({held.gateway for held in attachment.addresses}, key=ipaddress.ip_address),
+        "gateways": sorted({held.gateway for held in attachment.addresses}, key=tool_fence.by_address),
         "service": attachment.service,
         "mode": attachment.mode,
         "isolation_network": attachment.isolation,

@@ -37,7 +37,7 @@ def networks(service: OverlayService, _: Mapping[str, str]) -> Answer:
             {
                 "isolation_network": name,
                 "members": [_member(each) for each in found],
-                "remote_members": sorted(remotes.get(name, ()), key=_by_address),
+                "remote_members": sorted(remotes.get(name, ()), key=by_address),
                 "dropped": _sum(drops, chain_of(name)),
             }
             for name, found in members.items()
@@ -70,7 +70,8 @@ def _member(attachment: Attachment) -> Answer:
     }
 
 
-def _by_address(text: str) -> tuple[int, int]:
+def by_address(text: str) -> tuple[int, int]:
+    """Addresses in their order, IPv4 first (of two families neither is the smaller)."""
     address = ip_address(text)
     return address.version, int(address)
 

@@ -13,7 +13,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,8 +38,8 @@ def capabilities(pid: int | str = "self") -> tuple[int, int]:
 # --- the kernel -----------------------------------------------------------------------------------------------------
 
 
-def try_kernel(ruleset: str) -> dict[str, str]:
-    """Links of each kind and `ruleset` (nft text), in a namespace of their own: empty, or what the kernel said.
+def try_kernel(kinds: Iterable[str], rulesets: Mapping[str, str]) -> dict[str, str]:
+    """Links of each kind, and nft texts by name, in a namespace of their own: by name empty, or what the kernel said.
 
     Empty altogether if there can be no namespace.
     """
@@ -47,8 +47,8 @@ def try_kernel(ruleset: str) -> dict[str, str]:
     def tried() -> dict[str, str]:
         if _libc.unshare(netns.CLONE_NEWNET) != 0:
             return {}
-        found = {kind: _try_link(kind) for kind in ("bridge", "veth", "wireguard")}
-        return found | {"nftables": _try_rules(ruleset)}
+        found = {kind: _try_link(kind) for kind in kinds}
+        return found | {name: _try_rules(text) for name, text in rulesets.items()}
 
     return _in_thread(tried)
 
@@ -65,10 +65,12 @@ def _try_link(kind: str) -> str:
 
 
 def _try_rules(ruleset: str) -> str:
+    """Tried as one transaction, and taken away again."""
     try:
         nft = Nft()
         try:
             nft.run(ruleset)
+            nft.run("".join(f"add table {family} t\ndelete table {family} t\n" for family in ("bridge", "inet")))
         finally:
             nft.close()
     except FenceFailed as error:

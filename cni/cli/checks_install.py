@@ -7,7 +7,7 @@ import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cni.daemon.doctor import Finding
+from cni.cli.checks_machine import Finding
 
 RUNTIMES = {
     "containerd": ("/run/containerd/containerd.sock", "/run/k3s/containerd/containerd.sock"),

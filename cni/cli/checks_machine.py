@@ -1,7 +1,7 @@
 """The doctor's checks of the machine: what kernel, firewalls and routes say. Pure: readings in, findings out.
 
 The readings are `cni/host/survey.py`'s, put together by `cni/cli/doctor.py`; what was installed is judged in
-`doctor_install.py`. A finding that is not `ok` says what to do about it.
+`checks_install.py`. A finding that is not `ok` says what to do about it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,36 @@ CAPABILITIES = (
     ("CAP_DAC_OVERRIDE", 1, False),
     ("CAP_NET_RAW", 13, False),
 )
-KERNEL_OPTIONS = {
-    "bridge": "CONFIG_BRIDGE (modprobe bridge)",
-    "veth": "CONFIG_VETH (modprobe veth)",
-    "nftables": "CONFIG_NF_TABLES with the families inet and bridge, NFT_CT, NFT_FIB_INET, NFT_MASQ and NF_CONNTRACK"
-    " (modprobe nf_tables nft_ct nft_fib_inet nft_masq nf_conntrack nf_conntrack_bridge)",
+_CHAIN = "add table {0} t\nadd chain {0} t c {{ type filter hook {1} priority -310; policy accept; }}\n"
+_INET, _BRIDGE = _CHAIN.format("inet", "forward"), _CHAIN.format("bridge", "forward")
+# What the fence is made of, each tried by itself: nft text, and what a kernel needs for it.
+NFTABLES = {
+    "nftables, family inet": (_INET, "CONFIG_NF_TABLES_INET (modprobe nf_tables)"),
+    "nftables, family bridge": (_BRIDGE, "CONFIG_NF_TABLES_BRIDGE (modprobe nf_tables)"),
+    "nftables, sets and verdict maps": (
+        f"{_BRIDGE}add set bridge t s {{ type ifname . ether_addr . ipv4_addr; }}\n"
+        "add map bridge t m { type ifname : verdict; }\n"
+        "add rule bridge t c iifname . ether saddr . ip saddr != @s counter drop\n"
+        "add rule bridge t c iifname vmap @m\n",
+        "nftables of Linux 5.7 or later",
+    ),
+    "nftables, routing lookup (fib)": (f"{_INET}add rule inet t c fib daddr type local\n", "CONFIG_NFT_FIB_INET"),
+    "nftables, connection tracking (ct)": (
+        f"{_INET}add rule inet t c ct direction reply ct state established,related accept\n",
+        "CONFIG_NF_CONNTRACK and CONFIG_NFT_CT (modprobe nf_conntrack nft_ct)",
+    ),
+    "nftables, masquerade": (
+        "add table inet t\nadd chain inet t n { type nat hook postrouting priority 100; policy accept; }\n"
+        "add rule inet t n masquerade\n",
+        "CONFIG_NFT_NAT and CONFIG_NFT_MASQ (modprobe nft_chain_nat nft_masq)",
+    ),
+    "nftables, MSS clamping": (
+        f"{_INET}add rule inet t c tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu\n",
+        "nftables of Linux 4.14 or later",
+    ),
 }
+LINKS = {"bridge": "CONFIG_BRIDGE (modprobe bridge)", "veth": "CONFIG_VETH (modprobe veth)"}
+_OPTIONS = LINKS | {name: option for name, (_, option) in NFTABLES.items()}
 OURS = ("zl-", "veth-")  # devices of ours (contract, 4.2)
 
 # Who is known by its tables and chains: (name, families' tables, beginnings of chains' names).
@@ -66,7 +90,7 @@ def kernel(tried: Mapping[str, str]) -> list[Finding]:
         Finding("kernel", "ok", f"{feature} works")
         if not said
         else Finding("kernel", "fail", f"{feature} does not work: {said}", f"the kernel needs {option}")
-        for feature, option in KERNEL_OPTIONS.items()
+        for feature, option in _OPTIONS.items()
         if (said := tried.get(feature)) is not None
     ]
 
@@ -99,16 +123,18 @@ def forward_policy(denies: bool, let_through: bool, said: str = "") -> Finding:
     return Finding("forward", "fail", "iptables' FORWARD denies, and containers are not let through", fix)
 
 
-def foreign_chains(denying: Iterable[str]) -> list[Finding]:
-    """Native nftables chains of others that drop by policy: nobody can overrule them from another table."""
+def foreign_chains(denying: Mapping[str, str]) -> list[Finding]:
+    """Native nftables chains of others that drop by policy, with their hooks: no other table can overrule them."""
     found = [
         Finding(
             "foreign firewall",
-            "fail" if "forward" in chain.lower() else "warn",
-            f"the nftables chain {chain} drops by policy what it does not know",
-            "allow the overlay's range in it, from and to the interfaces zl-*",
+            "fail" if hook == "forward" else "warn",
+            f"the nftables chain {chain} ({hook}) drops by policy what it does not know",
+            "allow the overlay's range in it, from and to the interfaces zl-*"
+            if hook == "forward"
+            else "allow what comes in by zl-* to the node address in it, if containers need the node",
         )
-        for chain in denying
+        for chain, hook in denying.items()
     ]
     return found or [Finding("foreign firewall", "ok", "no nftables chain of others drops by policy")]
 
