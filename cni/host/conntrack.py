@@ -2,7 +2,7 @@
 
 ctnetlink, packed by hand: the kernel hands over only the flows of the address (filters: Linux 5.8; an older one hands
 over all, and we pick), and each is deleted by what names it. A walk of the kernel's whole hash table costs about 10 ms,
-two for an address: not for the event loop.
+two for an address, one for all of a family when there are many: not for the event loop.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ _NESTED = 0x8000
 _ERROR, _DONE = 2, 3
 _TUPLE_ORIG, _TUPLE_REPLY, _FILTER = 1, 2, 25  # CTA_...
 _TUPLE_IP, _ZONE, _ID = 1, 18, 12
+_DIRECTIONS = (_TUPLE_ORIG, _TUPLE_REPLY)  # who opened it is the first's source; who answers, the second's
+_FEW = 2  # addresses of a family to look for one by one, two walks each
 _NAMES = (_TUPLE_ORIG, _ZONE, _ID)  # an id is a flow's own: a new flow of the same addresses is not deleted by it
 _FILTER_ORIG_FLAGS, _FILTER_REPLY_FLAGS = 1, 2
 _IP_SRC = 1 << 0  # CTA_FILTER_FLAG(CTA_IP_SRC)
@@ -50,25 +52,34 @@ class Conntrack:
         Twice is the same as once. Raises ConntrackError.
         """
         count = 0
-        for address in addresses:
-            for direction in (_TUPLE_ORIG, _TUPLE_REPLY):  # who opened it is its first source; who answers, the second
-                for flow in list(self._flows(address, direction)):
-                    count += self._delete(flow, address)
+        asked = {str(ip_address(address)) for address in addresses}
+        for version in (4, 6):
+            mine = {address for address in asked if ip_address(address).version == version}
+            flows = dict.fromkeys(flow for found in self._dumps(mine) for flow in found)
+            count += sum(self._delete(flow, version) for flow in flows)
         return count
 
-    def _flows(self, address: str, direction: int) -> Iterator[bytes]:
-        """Attributes that name each flow whose source in `direction` is `address`."""
-        flags = _attr(_FILTER_ORIG_FLAGS if direction == _TUPLE_ORIG else _FILTER_REPLY_FLAGS, _u32(_IP_SRC))
-        other = _attr(_FILTER_REPLY_FLAGS if direction == _TUPLE_ORIG else _FILTER_ORIG_FLAGS, _u32(0))
-        wanted = _attr(direction | _NESTED, _attr(_TUPLE_IP | _NESTED, _source(address)))
-        self._send(_GET, _DUMP, address, wanted + _attr(_FILTER | _NESTED, flags + other))
-        for body in self._answers():
-            attributes = dict(_attributes(body))
-            if _source_of(attributes.get(direction, b"")) == ip_address(address).packed:
-                yield b"".join(_attr(kind, attributes[kind]) for kind in _NAMES if kind in attributes)
+    def _dumps(self, addresses: set[str]) -> Iterator[list[bytes]]:
+        """The flows of these addresses of one family: by the kernel's filter for a few, by one look at all for many."""
+        wanted = {ip_address(address).packed for address in addresses}
+        version = 6 if any(":" in address for address in addresses) else 4
+        if len(addresses) <= _FEW:
+            for address in addresses:
+                for direction in _DIRECTIONS:
+                    yield list(self._flows(version, wanted, _filter(address, direction)))
+        else:
+            yield list(self._flows(version, wanted, b""))
 
-    def _delete(self, flow: bytes, address: str) -> int:
-        self._send(_DELETE, _ACK, address, flow)
+    def _flows(self, version: int, wanted: set[bytes], attributes: bytes) -> Iterator[bytes]:
+        """What names each flow that one of `wanted` is the first source of, in either direction."""
+        self._send(_GET, _DUMP, version, attributes)
+        for body in self._answers():
+            found = dict(_attributes(body))
+            if any(_source_of(found.get(direction, b"")) in wanted for direction in _DIRECTIONS):
+                yield b"".join(_attr(kind, found[kind]) for kind in _NAMES if kind in found)
+
+    def _delete(self, flow: bytes, version: int) -> int:
+        self._send(_DELETE, _ACK, version, flow)
         try:
             list(self._answers())
         except ConntrackError as error:
@@ -77,8 +88,8 @@ class Conntrack:
             raise
         return 1
 
-    def _send(self, kind: int, flags: int, address: str, attributes: bytes) -> None:
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    def _send(self, kind: int, flags: int, version: int, attributes: bytes) -> None:
+        family = socket.AF_INET6 if version == 6 else socket.AF_INET
         body = struct.pack("=BBH", family, 0, 0) + attributes
         self._socket.send(_HEADER.pack(16 + len(body), _SUBSYSTEM << 8 | kind, flags | _REQUEST, 1, 0) + body)
 
@@ -99,10 +110,6 @@ class Conntrack:
                 data = data[(size + 3) & ~3 :]
 
 
-def _u32(value: int) -> bytes:
-    return struct.pack("=I", value)
-
-
 def _attr(kind: int, value: bytes) -> bytes:
     return struct.pack("=HH", len(value) + 4, kind) + value + bytes(-len(value) % 4)
 
@@ -112,6 +119,17 @@ def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
         size, kind = struct.unpack_from("=HH", data)
         yield kind & 0x3FFF, data[4:size]
         data = data[(size + 3) & ~3 :]
+
+
+def _filter(address: str, direction: int) -> bytes:
+    """Only flows whose source in `direction` is `address`."""
+    asked, other = (
+        (_FILTER_ORIG_FLAGS, _FILTER_REPLY_FLAGS)
+        if direction == _TUPLE_ORIG
+        else (_FILTER_REPLY_FLAGS, _FILTER_ORIG_FLAGS)
+    )
+    flags = _attr(asked, struct.pack("=I", _IP_SRC)) + _attr(other, struct.pack("=I", 0))
+    return _attr(direction | _NESTED, _attr(_TUPLE_IP | _NESTED, _source(address))) + _attr(_FILTER | _NESTED, flags)
 
 
 def _source(address: str) -> bytes:

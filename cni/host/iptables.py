@@ -74,8 +74,7 @@ def remove_forward_accept() -> None:
 def forward_in_place(clusters: Iterable[str], devices: Sequence[str] = DEVICES) -> bool:
     """Whether `ensure_forward_accept` would have nothing to do. Raises IptablesError."""
     return all(
-        shutil.which(tool := _tool(cluster)) is None
-        or _saved(tool) == (forward_rules(cluster, devices), True)
+        shutil.which(tool := _tool(cluster)) is None or _saved(tool) == (forward_rules(cluster, devices), True)
         for cluster in clusters
     )
 

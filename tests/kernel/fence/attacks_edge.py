@@ -81,6 +81,24 @@ def published_port_from_the_node_arrives(lab: Lab) -> Case:
     return Case(me.space, [], [], [], eth(me), before=speak, undo=lambda: unpublish(lab))
 
 
+def _published_unknown(name: str, to: str) -> None:
+    def work(lab: Lab) -> Case:
+        """Whoever publishes it: an overlay address nobody knows is closed."""
+        flat, far = lab.places["flat-web"], lab.places["remote-unknown"]
+        publish(lab, far)
+        honest = [_from_outside(lab, flat.four, 9, HONEST)]
+        evil = [_from_outside(lab, to, PUBLISHED, EVIL)]
+        out = lab.places["outside"].space
+        return Case(out, evil, [Ear(far.space, "wg0")], honest, eth(flat), undo=lambda: unpublish(lab))
+
+    work.__name__ = name
+    attack(work)
+
+
+_published_unknown("published_port_of_an_unknown_address", LAN4)
+_published_unknown("published_port_of_an_unknown_address_ipv6", LAN6)
+
+
 @attack
 def published_port_from_the_overlay(lab: Lab) -> Case:
     """No container of another network or of none gets in that way; its own way out is the control."""
@@ -200,7 +218,7 @@ def second_leg_poses_as_another(lab: Lab) -> Case:
     """The leg without a bridge: forged sources, source routes, redirects, router advertisements, other networks."""
     leg, gate = lab.leg, mac_of(lab, LEG)
     own = p.link_local(leg.mac)
-    four, six = leg.four, leg.six
+    four = leg.four
     route = bytes([131, 7, 4]) + p.packed(x(lab).four)
     strict = bytes([137, 7, 4]) + p.packed(x(lab).four)
     packets = [

@@ -217,11 +217,15 @@ def test_the_next_owner_of_an_address_inherits_no_flow(lab: Lab) -> None:
     far.close()
 
 
-def test_forgetting_flows_spares_others(lab: Lab) -> None:
+@pytest.mark.parametrize("others", [0, 5])
+def test_forgetting_flows_spares_others(lab: Lab, others: int) -> None:
+    """One by one, and many at once."""
     me, other, out = (lab.places[n] for n in ("red-web", "red-web2", "outside"))
     mine, his = _flow(me, out), _flow(other, lab.places["red-db"])
     tracker = lab.host.inside(Conntrack)
-    assert tracker.forget([me.four, me.six]) >= 1
+    more = [f"10.200.9.{i}" for i in range(others)]
+    assert tracker.forget([me.four, me.six, *more]) >= 1
+    assert tracker.forget([me.four, me.six, *more]) == 0
     tracker.close()
     shown = lab.host.run("conntrack", "-L", check=False)
     assert f"src={me.four} " not in shown
