@@ -1,4 +1,4 @@
-"""rtnetlink, packed by hand: messages in, acknowledgements and answers out.
+"""Netlink, packed by hand: messages in, acknowledgements and answers out. rtnetlink, unless told otherwise.
 
 Why not a library: an attach is two sends here and costs 1 ms; the same through message classes costs 2 to 5
 (docs/architecture.md, "Netlink"). The tests read the kernel back with a library, so our packing is judged by others.
@@ -14,6 +14,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+ROUTE, GENERIC = 0, 16  # netlink protocols
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 F_REQUEST, F_ACK, F_ECHO = 0x1, 0x4, 0x8
 F_DUMP, F_REPLACE, F_EXCL, F_CREATE = 0x300, 0x100, 0x200, 0x400
@@ -112,10 +113,10 @@ def ifinfo(index: int = 0, flags: int = 0, change: int = 0, family: int = 0) -> 
 
 
 class Netlink:
-    """A rtnetlink socket in the namespace of the thread that opened it. Not for several threads at once."""
+    """A netlink socket in the namespace of the thread that opened it. Not for several threads at once."""
 
-    def __init__(self, timeout: float = 20.0) -> None:
-        self._sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+    def __init__(self, timeout: float = 20.0, protocol: int = ROUTE) -> None:
+        self._sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
         self._sock.settimeout(timeout)
         self._sock.setsockopt(270, 11, 1)  # NETLINK_EXT_ACK: the kernel says in words what it did not like
         self._sock.setsockopt(270, 10, 1)  # NETLINK_CAP_ACK: and does not send our own message back with it

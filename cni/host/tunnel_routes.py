@@ -1,0 +1,139 @@
+"""Routes into tunnels, what a path below them carries, and proxy entries for addresses that live behind them."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from cni.host import links
+from cni.host import netlink as nl
+
+RTA_METRICS, RTAX_MTU = 8, 2
+NTF_PROXY, NUD_PERMANENT = 0x08, 0x80
+BATCH = 200  # messages in one send
+_GONE = frozenset({errno.ENODEV, errno.ENXIO, errno.ESRCH})
+
+
+@dataclass(frozen=True)
+class TunnelRoute:
+    """A destination behind a tunnel. `mtu`: bytes that its path carries, 0 for as much as the device; `source`: the
+    node's address that the host's own packets carry."""
+
+    dst: links.Network
+    mtu: int = 0
+    source: links.Address | None = None
+
+
+def list_routes(socket: nl.Netlink, index: int) -> dict[links.Network, TunnelRoute]:
+    """The routes that lead into one device, those of the link alone left out."""
+    found = {}
+    body = links._ROUTE.pack(*[0] * 9) + nl.u32(links.RTA_OIF, index)
+    for answer in socket.dump(nl.Message(nl.RTM_GETROUTE, 0, body, "list routes")):
+        family, prefix, _, _, table, _, _, kind, _ = links._ROUTE.unpack_from(answer.body)
+        raw = nl.attributes(answer.body[12:])
+        here = family in (links.AF_INET, links.AF_INET6) and kind == links.RTN_UNICAST and table == links.RT_MAIN
+        if not here or links._number(raw.get(links.RTA_OIF)) != index:
+            continue
+        zero = bytes(4 if family == links.AF_INET else 16)
+        dst = ipaddress.ip_network((raw.get(links.RTA_DST, zero), prefix))
+        if not (dst.is_link_local or dst.is_multicast):
+            source = raw.get(links.RTA_PREFSRC)
+            found[dst] = TunnelRoute(dst, _mtu(raw), ipaddress.ip_address(source) if source else None)
+    return found
+
+
+def _mtu(attributes: dict[int, bytes]) -> int:
+    return links._number(nl.attributes(attributes.get(RTA_METRICS, b"")).get(RTAX_MTU))
+
+
+def _body(index: int, route: TunnelRoute) -> bytes:
+    body = links._ROUTE.pack(
+        links.family_of(route.dst),
+        route.dst.prefixlen,
+        0,
+        0,
+        links.RT_MAIN,
+        links.RTPROT_STATIC,
+        links.RT_LINK if route.dst.version == 4 else links.RT_UNIVERSE,
+        links.RTN_UNICAST,
+        0,
+    )
+    if route.dst.prefixlen:
+        body += nl.attribute(links.RTA_DST, route.dst.network_address.packed)
+    if route.source is not None and route.source.version == route.dst.version:
+        body += nl.attribute(links.RTA_PREFSRC, route.source.packed)
+    if route.mtu:
+        body += nl.attribute(RTA_METRICS, nl.u32(RTAX_MTU, route.mtu))
+    return body + nl.u32(links.RTA_OIF, index)
+
+
+def add_routes(socket: nl.Netlink, index: int, routes: Iterable[TunnelRoute]) -> list[TunnelRoute]:
+    """Add routes into the device; returns those whose destination somebody else's route has already: they stay out."""
+    refused = []
+    for batch in _batches(list(routes)):
+        done = socket.send(
+            nl.Message(
+                nl.RTM_NEWROUTE,
+                nl.F_CREATE | nl.F_EXCL,
+                _body(index, route),
+                f"route {route.dst} to link {index}",
+                frozenset({errno.EEXIST}),
+            )
+            for route in batch
+        )
+        refused += [route for route, code in zip(batch, done.errors, strict=True) if code == errno.EEXIST]
+    return refused
+
+
+def remove_routes(socket: nl.Netlink, index: int, routes: Iterable[TunnelRoute]) -> None:
+    """No such routes into the device."""
+    for batch in _batches(list(routes)):
+        socket.send(
+            nl.Message(nl.RTM_DELROUTE, 0, _body(index, TunnelRoute(route.dst)), f"unroute {route.dst}", _GONE)
+            for route in batch
+        )
+
+
+def _batches(routes: list[TunnelRoute]) -> Iterable[list[TunnelRoute]]:
+    return (routes[at : at + BATCH] for at in range(0, len(routes), BATCH))
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a packet to an address leaves: the index of the link, and the bytes that the path carries, as far as the
+    kernel knows."""
+
+    link: int
+    mtu: int
+
+
+def way_to(socket: nl.Netlink, address: links.Address) -> Way | None:
+    """Ask the kernel for the way to an address; None if there is none."""
+    body = links._ROUTE.pack(links.family_of(address), address.max_prefixlen, 0, 0, 0, 0, 0, 0, 0)
+    body += nl.attribute(links.RTA_DST, address.packed)
+    no_way = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL})
+    for answer in socket.send([nl.Message(nl.RTM_GETROUTE, 0, body, f"look for the way to {address}", no_way)]).answers:
+        found = nl.attributes(answer.body[12:])
+        link = links.find_link(socket, index=links._number(found.get(links.RTA_OIF)))
+        if link is not None:
+            return Way(link.index, min(_mtu(found) or link.mtu, link.mtu))
+    return None
+
+
+def ensure_proxy(socket: nl.Netlink, index: int, address: links.Address) -> None:
+    """The node answers on that link for an address which lives behind a tunnel."""
+    socket.send([nl.Message(nl.RTM_NEWNEIGH, nl.F_CREATE | nl.F_REPLACE, _proxy(index, address), f"proxy {address}")])
+
+
+def remove_proxy(socket: nl.Netlink, index: int, address: links.Address) -> None:
+    """The node answers for it no more."""
+    gone = _GONE | {errno.ENOENT}
+    socket.send([nl.Message(nl.RTM_DELNEIGH, 0, _proxy(index, address), f"no proxy for {address}", gone)])
+
+
+def _proxy(index: int, address: links.Address) -> bytes:
+    head = struct.pack("=BBHIHBB", links.family_of(address), 0, 0, index, NUD_PERMANENT, NTF_PROXY, 0)
+    return head + nl.attribute(links.NDA_DST, address.packed)

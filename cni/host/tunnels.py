@@ -1,0 +1,237 @@
+"""WireGuard devices, in the kernel where it has WireGuard, else by a program found on the machine.
+
+`ensure` makes a device right and leaves alone what is right: it is adopted, never recreated, so nobody's session ends
+because a daemon begins. One object, made once, used from any thread.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from cni.host import links, netlink, sysctl, tunnel_routes, wg_engine
+from cni.host.tunnel_routes import TunnelRoute, Way
+from cni.host.wg_kernel import KernelWireGuard
+from cni.host.wg_types import DeviceSeen, NoEngine, PeerChange, Reading, raw
+from cni.host.wg_uapi import Uapi
+
+KERNEL = "kernel"
+UAPI_DIR = "/var/run/wireguard"
+LOOSE = "2"  # rp_filter: an answer may come back by another device of ours
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a device should be. `private_key` is base64 and in nobody's log."""
+
+    name: str
+    private_key: str = field(repr=False)
+    port: int
+    mtu: int
+    addresses: tuple[links.Interface, ...] = ()
+
+
+class Tunnels:
+    """The WireGuard devices of the network namespace the daemon was started in."""
+
+    def __init__(self, log_dir: str, engine: str = "auto", uapi_dir: str = UAPI_DIR) -> None:
+        """`engine`: `auto`, `kernel`, the name of a program, or `none`; `log_dir`: where programs' output goes."""
+        self._engine = engine
+        self._lock = threading.RLock()
+        self._uapi = Uapi(uapi_dir)
+        self._engines = wg_engine.Engines(self._uapi, log_dir)
+        self._net: netlink.Netlink | None = None
+        self._wg: KernelWireGuard | None = None
+
+    @property
+    def _socket(self) -> netlink.Netlink:
+        if self._net is None:
+            self._net = netlink.Netlink()
+        return self._net
+
+    @property
+    def _kernel(self) -> KernelWireGuard:
+        if self._wg is None:
+            self._wg = KernelWireGuard()
+        return self._wg
+
+    def close(self) -> None:
+        """Let go of the sockets; devices and engines go on."""
+        with self._lock:
+            if self._net is not None:
+                self._net.close()
+            if self._wg is not None:
+                self._wg.close()
+            self._net = self._wg = None
+
+    # --- devices -----------------------------------------------------------------------------------------------------
+
+    def ensure(self, device: Device) -> DeviceSeen:
+        """The device is there, up, with that key, port, MTU and these addresses; peers are not touched.
+
+        Raises NoEngine where nothing can run one, OSError when it cannot be made right: EEXIST for a name that
+        another kind of link has, EADDRINUSE for a port that is taken.
+        """
+        with self._lock:
+            link = links.find_link(self._socket, device.name)
+            reading = self._read(device.name, link)
+            if link is None or reading is None:
+                self._create(device.name, link)
+                link = links.find_link(self._socket, device.name)
+                reading = self._read(device.name, link)
+            if link is None or reading is None:
+                raise OSError(errno.ENODEV, f"the WireGuard device {device.name} vanished")
+            self._correct(device, link, reading)
+            found = self.read(device.name)
+            if found is None:
+                raise OSError(errno.ENODEV, f"the WireGuard device {device.name} vanished")
+            return found
+
+    def _create(self, name: str, link: links.Link | None) -> None:
+        """Make the device. A link that answers to nobody, and is a tunnel, is a leftover of a dead engine."""
+        if link is not None and link.kind not in ("tun", "wireguard"):
+            kind = link.kind or "plain"
+            raise netlink.NetlinkError(errno.EEXIST, f"create {name}", f"a {kind} link has that name")
+        if self._engine == "none":
+            raise NoEngine("WireGuard is switched off (wireguard_engine: none)")
+        if link is not None:
+            links.remove_link(self._socket, name)
+        if self._engine in ("auto", KERNEL):
+            if self._create_in_kernel(name):
+                return
+            if self._engine == KERNEL:
+                raise NoEngine("this kernel has no WireGuard (wireguard_engine: kernel)")
+        program = wg_engine.find("" if self._engine == "auto" else self._engine)
+        if not program:
+            what = "this kernel has no WireGuard and there is" if self._engine == "auto" else "there is"
+            sought = " or ".join(wg_engine.PROGRAMS) if self._engine == "auto" else self._engine
+            raise NoEngine(f"{what} no {sought} on this machine; install one: apt-get install wireguard-go")
+        if self._engines.owner(name):
+            self._engines.end(name)
+        self._engines.start(program, name)
+
+    def _create_in_kernel(self, name: str) -> bool:
+        info = netlink.attribute(links.IFLA_LINKINFO, netlink.text(1, "wireguard"))
+        body = netlink.ifinfo() + netlink.text(links.IFLA_IFNAME, name) + info
+        # A kernel without WireGuard does not know the kind of link (EOPNOTSUPP, measured).
+        none = frozenset({errno.EOPNOTSUPP, errno.EEXIST})
+        flags = netlink.F_CREATE | netlink.F_EXCL
+        done = self._socket.send(
+            [netlink.Message(netlink.RTM_NEWLINK, flags, body, f"create WireGuard device {name}", none)]
+        )
+        return done.errors[0] != errno.EOPNOTSUPP
+
+    def _correct(self, device: Device, link: links.Link, reading: Reading) -> None:
+        key = raw(device.private_key)
+        new_key = key if key != reading.private_key else None
+        new_port = device.port if device.port != reading.port else None
+        if new_key is not None or new_port is not None:
+            self._write(device.name, link, new_key, new_port, ())
+        if link.mtu != device.mtu:
+            body = netlink.ifinfo(link.index) + netlink.u32(links.IFLA_MTU, device.mtu)
+            self._socket.send([netlink.Message(netlink.RTM_NEWLINK, 0, body, f"set the MTU of {device.name}")])
+        have = {address for _, address in links.list_addresses(self._socket, link.index)}
+        for address in have - set(device.addresses):
+            if not address.is_link_local:
+                links.remove_address(self._socket, link.index, address)
+        for address in set(device.addresses) - have:
+            links.ensure_address(self._socket, link.index, address)
+        sysctl.ensure(f"ipv4/conf/{device.name}/rp_filter", LOOSE)
+        if not link.up:
+            # EADDRINUSE comes from here in the kernel: it takes the port when the device comes up.
+            links.set_up(self._socket, link.index)
+
+    def read(self, name: str) -> DeviceSeen | None:
+        """The device and its peers; None if there is none, or nobody runs it. Raises OSError."""
+        with self._lock:
+            link = links.find_link(self._socket, name)
+            reading = self._read(name, link)
+            if link is None or reading is None:
+                return None
+            if link.kind == "wireguard":
+                return DeviceSeen(name, KERNEL, reading.port, reading.peers)
+            pid = self._uapi.owner(name)
+            return DeviceSeen(name, self._engines.program(pid), reading.port, reading.peers, pid)
+
+    def _read(self, name: str, link: links.Link | None) -> Reading | None:
+        if link is None:
+            return None
+        if link.kind == "wireguard":
+            return self._kernel.read(name)
+        return self._uapi.read(name) if self._engines.owner(name) else None
+
+    def _write(
+        self,
+        name: str,
+        link: links.Link,
+        private_key: bytes | None,
+        port: int | None,
+        changes: Sequence[PeerChange],
+    ) -> None:
+        backend = self._kernel if link.kind == "wireguard" else self._uapi
+        backend.write(name, private_key, port, changes)
+
+    def change(self, name: str, changes: Sequence[PeerChange]) -> None:
+        """Carry out changes to peers, in order. Raises OSError; what came before the fault is done then."""
+        if not changes:
+            return
+        with self._lock:
+            link = links.find_link(self._socket, name)
+            if link is None:
+                raise OSError(errno.ENODEV, f"there is no WireGuard device {name}")
+            self._write(name, link, None, None, changes)
+
+    def remove(self, name: str) -> None:
+        """No such device, and no engine for it. A link of that name that is no tunnel is not touched. Idempotent."""
+        with self._lock:
+            link = links.find_link(self._socket, name)
+            if link is not None and link.kind not in ("tun", "wireguard"):
+                return
+            if link is None or link.kind == "tun":
+                self._engines.end(name)
+            if link is not None:
+                links.remove_link(self._socket, name)
+
+    # --- routes ------------------------------------------------------------------------------------------------------
+
+    def ensure_routes(self, name: str, wanted: Iterable[TunnelRoute]) -> list[links.Network]:
+        """The routes into the device are these and no others; returns destinations that others have routes for.
+
+        New ones come before old ones go; what is right stays.
+        """
+        with self._lock:
+            link = links.find_link(self._socket, name)
+            if link is None:
+                return []
+            have = tunnel_routes.list_routes(self._socket, link.index)
+            want = {route.dst: route for route in wanted}
+            changed = [have[dst] for dst in have.keys() & want.keys() if have[dst] != want[dst]]
+            tunnel_routes.remove_routes(self._socket, link.index, changed)
+            missing = [route for route in want.values() if have.get(route.dst) != route]
+            refused = tunnel_routes.add_routes(self._socket, link.index, missing)
+            stale = [have[dst] for dst in have.keys() - want.keys()]
+            tunnel_routes.remove_routes(self._socket, link.index, stale)
+            return [route.dst for route in refused]
+
+    def way_to(self, address: links.Address) -> Way | None:
+        """How packets to an address leave this node."""
+        with self._lock:
+            return tunnel_routes.way_to(self._socket, address)
+
+    def link_index(self, name: str) -> int:
+        """The index of a link; 0 if there is none."""
+        with self._lock:
+            link = links.find_link(self._socket, name)
+            return 0 if link is None else link.index
+
+    def proxy(self, bridge: str, address: links.Address, on: bool = True) -> None:
+        """Answer, or answer no more, on a bridge for an address that lives behind a tunnel."""
+        with self._lock:
+            index = self.link_index(bridge)
+            if index:
+                if on and address.version == 6:
+                    sysctl.ensure(f"ipv6/conf/{bridge}/proxy_ndp", "1")
+                act = tunnel_routes.ensure_proxy if on else tunnel_routes.remove_proxy
+                act(self._socket, index, address)

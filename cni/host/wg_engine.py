@@ -1,0 +1,126 @@
+"""Userspace WireGuard: finding the program, starting it so that it outlives the daemon, knowing whose it is."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+from cni.host import netns
+from cni.host.wg_uapi import Uapi, remove_socket
+
+PROGRAMS = {"wireguard-go": ["-f"], "boringtun-cli": ["-f", "--disable-drop-privileges"]}
+PLACES = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+PATIENCE = 20.0  # seconds an engine gets to answer, or to end
+STEP = 0.003  # seconds between two looks: an engine answers after 5 to 9 ms (kernel-notes, 4)
+
+
+def find(wanted: str = "") -> str:
+    """The path of the engine of that name, or of the first there is; empty if there is none."""
+    path = f"{os.environ.get('PATH', '')}:{PLACES}"
+    for name in [wanted] if wanted else PROGRAMS:
+        found = shutil.which(name, path=path)
+        if found:
+            return found
+    return ""
+
+
+class Engines:
+    """The engines this daemon started or found."""
+
+    def __init__(self, uapi: Uapi, log_dir: str) -> None:
+        self._uapi = uapi
+        self._log_dir = log_dir
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, program: str, name: str) -> None:
+        """The device `name` and its engine, answering. Raises OSError with what the engine said if it does not."""
+        directory = Path(self._uapi.directory)
+        directory.mkdir(0o755, parents=True, exist_ok=True)
+        log_path = Path(self._log_dir, f"{name}.log")
+        with log_path.open("wb") as log:
+            child = subprocess.Popen(
+                [program, *PROGRAMS[Path(program).name], name],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                env=_environment(),
+                start_new_session=True,  # it goes on when the daemon ends (docs/mesh.md)
+            )
+        self._children[name] = child
+        end = time.monotonic() + PATIENCE
+        while self._uapi.owner(name) != child.pid:
+            if child.poll() is not None or time.monotonic() > end:
+                self._give_up(name, child)
+                said = log_path.read_text(errors="replace").strip().splitlines()
+                raise OSError(f"{program} does not start: {said[-1] if said else f'exit code {child.returncode}'}")
+            time.sleep(STEP)
+
+    def _give_up(self, name: str, child: subprocess.Popen[bytes]) -> None:
+        child.kill()
+        child.wait(PATIENCE)
+        del self._children[name]
+
+    def owner(self, name: str) -> int:
+        """The engine that serves the device in this network namespace; 0 if there is none.
+
+        Raises OSError if the name is another namespace's: sockets are the machine's, interfaces the namespace's.
+        """
+        self.reap()
+        pid = self._uapi.owner(name)
+        if pid and netns_of(pid) not in (None, netns.own()):
+            raise OSError(f"the name {name} is taken: process {pid} serves it in another network namespace")
+        return pid
+
+    def program(self, pid: int) -> str:
+        """The name of the engine's program."""
+        try:
+            return Path(os.readlink(f"/proc/{pid}/exe")).name.removesuffix(" (deleted)")  # noqa: PTH115
+        except OSError:
+            return "userspace"
+
+    def end(self, name: str) -> None:
+        """No engine for the device any more, and no device. Idempotent. Raises OSError if it does not end."""
+        pid = self.owner(name)
+        if not pid:
+            remove_socket(self._uapi.path(name))
+            return
+        with contextlib.suppress(ProcessLookupError):
+            handle = os.pidfd_open(pid)
+            try:
+                remove_socket(self._uapi.path(name))  # it ends by itself
+                poll = select.poll()
+                poll.register(handle, select.POLLIN)
+                if not poll.poll(PATIENCE * 1000):
+                    raise OSError(f"process {pid}, the engine of {name}, does not end")
+            finally:
+                os.close(handle)
+        self.reap()
+
+    def reap(self) -> None:
+        """Take note of engines that have ended, so that they do not stay as zombies."""
+        for name, child in list(self._children.items()):
+            if child.poll() is not None:
+                del self._children[name]
+
+
+def netns_of(pid: int) -> netns.NetnsId | None:
+    """The network namespace of a process; None if it cannot be seen."""
+    try:
+        status = Path(f"/proc/{pid}/ns/net").stat()
+    except OSError:
+        return None
+    return netns.NetnsId(status.st_dev, status.st_ino)
+
+
+def _environment() -> dict[str, str]:
+    """Ours, less what PyInstaller put there: its libraries are no other program's."""
+    kept = {key: value for key, value in os.environ.items() if key not in ("LD_LIBRARY_PATH", "NOTIFY_SOCKET")}
+    if "LD_LIBRARY_PATH_ORIG" in kept:
+        kept["LD_LIBRARY_PATH"] = kept["LD_LIBRARY_PATH_ORIG"]
+    return {**kept, "LOG_LEVEL": "error", "WG_LOG_LEVEL": "error"}

@@ -1,0 +1,140 @@
+"""WireGuard's text protocol to a userspace engine (wireguard.com/xplatform), over its Unix socket."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from cni.host.wg_types import PeerChange, PeerSeen, Reading, raw, text
+
+PATIENCE = 20.0  # seconds for one exchange
+_SINCE = 1_000_000_000  # Unix seconds have been above this since 2001; boringtun says how long ago instead
+
+
+class Uapi:
+    """The devices whose sockets lie in one directory."""
+
+    def __init__(self, directory: str = "/var/run/wireguard") -> None:
+        self.directory = directory
+
+    def path(self, name: str) -> str:
+        """Where the device's engine listens."""
+        return f"{self.directory}/{name}.sock"
+
+    def read(self, name: str) -> Reading | None:
+        """The device, or None if nobody answers for it. Raises OSError."""
+        try:
+            return parse(self._exchange(name, "get=1\n\n"))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return None
+
+    def write(
+        self, name: str, private_key: bytes | None, port: int | None, changes: Sequence[PeerChange]
+    ) -> None:
+        """Set what is given; the rest stays. Raises OSError with the engine's errno; what came before it is done."""
+        self._exchange(name, render(private_key, port, changes))
+
+    def owner(self, name: str) -> int:
+        """The process that answers for the device (SO_PEERCRED); 0 if nobody does."""
+        try:
+            with self._connect(name) as sock:
+                pid: int = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+                return pid
+        except (FileNotFoundError, ConnectionRefusedError):
+            return 0
+
+    def _connect(self, name: str) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        sock.settimeout(PATIENCE)
+        try:
+            sock.connect(self.path(name))
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def _exchange(self, name: str, request: str) -> str:
+        with self._connect(name) as sock:
+            sock.sendall(request.encode())
+            said = bytearray()
+            while not said.endswith(b"\n\n"):
+                data = sock.recv(1 << 16)
+                if not data:
+                    raise OSError(errno.EPIPE, f"the engine of {name} hung up")
+                said += data
+        answer = said.decode(errors="replace")
+        code = int(answer.rstrip("\n").rpartition("errno=")[2] or 0)
+        if code:
+            raise OSError(abs(code), f"the engine of {name} refused: {os.strerror(abs(code))}")
+        return answer
+
+
+def render(private_key: bytes | None, port: int | None, changes: Sequence[PeerChange]) -> str:
+    """A `set` request."""
+    lines = ["set=1"]
+    if private_key is not None:
+        lines.append(f"private_key={private_key.hex()}")
+    if port is not None:
+        lines.append(f"listen_port={port}")
+    for change in changes:
+        lines += _peer_lines(change)
+    return "\n".join(lines) + "\n\n"
+
+
+def _peer_lines(change: PeerChange) -> Iterator[str]:
+    yield f"public_key={raw(change.public_key).hex()}"
+    if change.remove:
+        yield "remove=true"
+        return
+    if change.endpoint:
+        yield f"endpoint={change.endpoint}"
+    if change.keepalive is not None:
+        yield f"persistent_keepalive_interval={change.keepalive}"
+    if change.replace:
+        yield "replace_allowed_ips=true"
+    for cidr in change.allowed_ips:
+        yield f"allowed_ip={cidr}"
+
+
+def parse(answer: str, now: float | None = None) -> Reading:
+    """The answer to a `get`. Unknown keys are skipped."""
+    private, port = b"", 0
+    found: list[dict[str, list[str]]] = []
+    for line in answer.splitlines():
+        key, _, value = line.partition("=")
+        if key == "public_key":
+            found.append({key: [value]})
+        elif found:
+            found[-1].setdefault(key, []).append(value)
+        elif key == "private_key":
+            private = bytes.fromhex(value)
+        elif key == "listen_port":
+            port = int(value)
+    peers = [_peer(each, time.time() if now is None else now) for each in found]
+    return Reading(private, port, {peer.public_key: peer for peer in peers})
+
+
+def _peer(found: dict[str, list[str]], now: float) -> PeerSeen:
+    def number(key: str) -> int:
+        return int(found.get(key, ["0"])[-1])
+
+    shaken = number("last_handshake_time_sec")
+    return PeerSeen(
+        public_key=text(bytes.fromhex(found["public_key"][0])),
+        endpoint=found.get("endpoint", [""])[-1],
+        allowed_ips=frozenset(found.get("allowed_ip", ())),
+        keepalive=number("persistent_keepalive_interval"),
+        last_handshake=shaken if shaken == 0 or shaken > _SINCE else int(now) - shaken,
+        received=number("rx_bytes"),
+        sent=number("tx_bytes"),
+    )
+
+
+def remove_socket(path: str) -> None:
+    """No socket file there: an engine that listens on it ends by that."""
+    Path(path).unlink(missing_ok=True)
