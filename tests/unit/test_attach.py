@@ -3,7 +3,6 @@
 import contextlib
 import ipaddress
 import logging
-import os
 import threading
 
 import pytest
@@ -29,10 +28,6 @@ from cni.errors import (
     TryAgainLater,
 )
 from cni.host.links import Link
-from cni.spec.configuration import NetConf
-from cni.spec.environment import parse_call
-from cni.spec.intent import intent
-from cni.verbs import Asked, Target
 from tests.fakes.kernel import FakeKernel, Killed
 
 NET = "blue"

@@ -18,6 +18,7 @@ PLUGIN = (
     "cni.delete_queue",
     "cni.leftovers",
 )
+QUEUE = ("cni.delete_queue", "cni.leftovers")  # what plugins leave for the daemon
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ RULES = [
     ),
     Rule(
         ("cni.daemon*",),
-        ("cni.daemon*", "cni.verbs", "cni.spec*", "cni.overlay*", "cni.host*", "cni.delete_queue", *PURE_NAMES),
+        ("cni.daemon*", "cni.verbs", "cni.spec*", "cni.overlay*", "cni.host*", *QUEUE, *PURE_NAMES),
         "the daemon knows neither the plugin that knocks nor the operator's tool",
     ),
     Rule(
