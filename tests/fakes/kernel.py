@@ -202,6 +202,10 @@ class FakeKernel:
         return sorted(self.node_addresses.get(index, set()))  # type: ignore[type-var]
 
     @call
+    def all_addresses(self) -> dict[int, set[Interface]]:
+        return {index: set(addresses) for index, addresses in self.node_addresses.items() if addresses}
+
+    @call
     def ensure_bridge(self, name: str, mac: str, mtu: int, addresses: Sequence[Interface]) -> Link:
         found = self.links.get(name)
         if found is None:
@@ -233,6 +237,10 @@ class FakeKernel:
                 space.addresses.pop(gone.index, None)
                 space.routes = [route for route in space.routes if route.oif != gone.index]
         return True
+
+    @quiet_call
+    def forget_flows(self, addresses: Sequence[str]) -> None:
+        """No flows are tracked here."""
 
     @call
     def forget_neighbour(self, bridge: int, address: str) -> None:
