@@ -100,7 +100,7 @@ def _from_container(view: View, src: Place, dst: Place, service: Service | None)
         case Kind.CONTAINER | Kind.REMOTE | Kind.UNKNOWN:
             return _to_overlay(src, dst)
         case Kind.LOOPBACK:
-            spot = Spot("inet", "from_container", "loopback of the host") if dst.version == 4 else None
+            spot = Spot("inet", "to_host", "loopback of the host") if dst.version == 4 else None
             return Verdict(False, spot, "its loopback is its own; the host's is never reached from a container")
         case Kind.HOST:
             return _to_host(view.wanted, src, dst, service)

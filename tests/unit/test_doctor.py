@@ -1,0 +1,245 @@
+"""The doctor's checks, over values: what is fine, what is not, and that whatever is not fine says what to do."""
+
+import stat
+
+import pytest
+
+from cni.cli import checks_install as installed
+from cni.cli import checks_machine as machine
+
+ALL = sum(1 << number for _, number, _ in machine.CAPABILITIES)
+CLUSTER = ["10.200.0.0/16", "fd00:200::/48"]
+
+
+def level(*findings):
+    """The worst of them; whatever is not ok must say what to do."""
+    found = [each for some in findings for each in (some if isinstance(some, list) else [some])]
+    assert all(each.fix for each in found if each.level == "fail")
+    return next((name for name in ("fail", "warn", "ok") if name in {each.level for each in found}), "nothing")
+
+
+@pytest.mark.parametrize(
+    ("effective", "expected"),
+    [(ALL, "ok"), ((1 << 41) - 1, "ok"), (ALL & ~(1 << 12), "fail"), (ALL & ~(1 << 19), "warn"), (0, "fail")],
+)
+def test_privileges(effective, expected):
+    assert level(machine.privileges("the daemon", 0, effective)) == expected
+
+
+def test_kernel_features():
+    good = dict.fromkeys((*machine.LINKS, *machine.NFTABLES), "")
+    assert level(machine.kernel(good)) == "ok"
+    assert len(machine.kernel(good)) == len(good)
+    (bad,) = [each for each in machine.kernel(good | {"veth": "Operation not supported"}) if each.level == "fail"]
+    assert "veth" in bad.text
+    assert "CONFIG_VETH" in bad.fix
+    assert machine.kernel({}) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "engines", "expected"),
+    [("", [], "ok"), ("no", ["wireguard-go"], "ok"), ("no", [], "warn"), (None, [], "nothing")],
+)
+def test_wireguard(said, engines, expected):
+    assert level(machine.wireguard(said, engines)) == expected
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [((False, False), "ok"), ((True, True), "ok"), ((True, False), "fail"), ((False, False, "locked"), "warn")],
+)
+def test_forward_policy(state, expected):
+    assert level(machine.forward_policy(*state)) == expected
+
+
+def test_foreign_chains():
+    assert level(machine.foreign_chains({})) == "ok"
+    assert level(machine.foreign_chains({"inet x in": "input"})) == "warn"
+    assert level(machine.foreign_chains({"inet x in": "input", "inet x y": "forward"})) == "fail"
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (["-P INPUT ACCEPT"], "ok"),
+        (["-P INPUT DROP", "-A INPUT -i lo -j ACCEPT"], "warn"),
+        (
+            ["-P INPUT ACCEPT", "-A INPUT -i lo -j ACCEPT", "-A INPUT -j REJECT --reject-with icmp-host-prohibited"],
+            "warn",
+        ),
+        (["-P INPUT ACCEPT", "-A INPUT -j DROP", "-A INPUT -i lo -j ACCEPT"], "ok"),
+        ([], "ok"),
+    ],
+)
+def test_input_policy(lines, expected):
+    assert level(machine.input_policy({"iptables": lines})) == expected
+
+
+@pytest.mark.parametrize(
+    ("chain", "name"),
+    [
+        (("inet", "firewalld", "filter_FWD"), "firewalld"),
+        (("ip", "filter", "ufw-user-input"), "ufw"),
+        (("ip", "filter", "DOCKER-USER"), "docker"),
+        (("ip", "nat", "KUBE-SERVICES"), "kube-proxy"),
+    ],
+)
+def test_others_are_recognised(chain, name):
+    (found,) = machine.recognised({chain, ("inet", "zlayer_cni", "forward")})
+    assert name in found.text
+    assert machine.recognised({("inet", "zlayer_cni", "forward"), ("ip", "filter", "FORWARD")}) == []
+
+
+def test_forwarding():
+    assert level(machine.forwarding({4: True, 6: True}, daemon=True)) == "ok"
+    assert level(machine.forwarding({4: True, 6: False}, daemon=True)) == "fail"
+    assert level(machine.forwarding({4: False}, daemon=False)) == "warn"
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"all": 0, "eth0": 0}, "ok"),
+        ({"all": 0, "eth0": 1}, "ok"),
+        ({"all": 1, "eth0": 0, "eth1": 0}, "warn"),
+        ({"all": 1, "eth0": 2, "eth1": 2}, "ok"),
+        ({"all": 2, "eth0": 1, "eth1": 1}, "ok"),
+        ({"all": 0, "eth0": 0, "zl-z-0-g": 1}, "warn"),
+    ],
+)
+def test_reverse_path_filter(values, expected):
+    assert level(machine.rp_filter(values)) == expected
+
+
+@pytest.mark.parametrize(
+    ("route", "expected"),
+    [
+        (("0.0.0.0/0", "eth0"), "ok"),
+        (("::/0", "eth0"), "ok"),
+        (("192.0.2.0/24", "eth0"), "ok"),
+        (("10.200.5.0/26", "zl-z-0-web-b"), "ok"),
+        (("10.200.5.0/26", "tun0"), "fail"),
+        (("10.0.0.0/8", "eth0"), "fail"),
+        (("10.200.0.0/16", ""), "fail"),
+        (("fd00::/8", "wg0"), "fail"),
+        (("fe80::/64", "eth0"), "ok"),
+    ],
+)
+def test_overlapping_routes(route, expected):
+    assert level(machine.overlaps(CLUSTER, [route])) == expected
+
+
+# --- what is installed ----------------------------------------------------------------------------------------------
+
+
+def test_runtimes():
+    assert level(installed.runtimes({})) == "warn"
+    assert level(installed.runtimes({"/run/crio/crio.sock": False})) == "warn"
+    found = installed.runtimes({"/run/containerd/containerd.sock": True, "/run/crio/crio.sock": True})
+    assert found.text == "containerd and CRI-O listens"
+
+
+@pytest.mark.parametrize(
+    ("first", "expected"),
+    [
+        (None, "fail"),
+        (installed.Conflist("/x/10-zlayer.conflist", ("zlayer-cni", "portmap")), "ok"),
+        (installed.Conflist("/x/05-calico.conflist", ("calico",)), "fail"),
+        (installed.Conflist("/x/05-broken.conflist", ()), "fail"),
+        (installed.Conflist("/x/10-zlayer.conflist", ("zlayer-cni",), ("mtu: 1 is too small",)), "fail"),
+    ],
+)
+def test_conflist(first, expected):
+    assert level(installed.conflist("/x", first)) == expected
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"), [(None, "fail"), ("zlayer-cni 1.2", "ok"), ("zlayer-cni 1.1", "warn"), ("", "warn")]
+)
+def test_plugin(said, expected):
+    assert level(installed.plugin("/opt/cni/bin/zlayer-cni", said, "1.2")) == expected
+
+
+def test_chained_plugins():
+    assert level(installed.chained(("zlayer-cni", "portmap"), (), "/b")) == "nothing"
+    assert level(installed.chained(("zlayer-cni",), (), "/b")) == "warn"
+    assert level(installed.chained(("zlayer-cni", "portmap"), ("portmap",), "/b")) == "fail"
+
+
+@pytest.mark.parametrize(
+    ("mode", "uid", "expected"),
+    [
+        (stat.S_IFDIR | 0o755, 0, "ok"),
+        (stat.S_IFDIR | 0o775, 0, "fail"),
+        (stat.S_IFDIR | 0o700, 1000, "fail"),
+        (stat.S_IFREG | 0o600, 0, "ok"),
+        (stat.S_IFREG | 0o640, 0, "fail"),
+        (stat.S_IFSOCK | 0o600, 0, "ok"),
+        (stat.S_IFSOCK | 0o666, 0, "fail"),
+    ],
+)
+def test_permissions(mode, uid, expected):
+    assert level(installed.permissions([installed.File("/x", mode, uid)])) == expected
+
+
+PLENTY = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("disk", "expected"),
+    [
+        (installed.Disk("/d", PLENTY, 1000, False, False), "ok"),
+        (installed.Disk("/d", PLENTY, None, False, False), "ok"),
+        (installed.Disk("/d", PLENTY, 0, False, False), "fail"),
+        (installed.Disk("/d", 0, 1000, False, False), "fail"),
+        (installed.Disk("/d", installed.TIGHT - 1, 1000, False, False), "warn"),
+        (installed.Disk("/d", PLENTY, 1000, True, False), "fail"),
+        (installed.Disk("/d", PLENTY, 1000, False, True), "fail"),
+    ],
+)
+def test_disk(disk, expected):
+    assert level(installed.disk([disk], unpacks=True)) == expected
+
+
+def test_noexec_does_not_matter_to_an_installed_program():
+    assert level(installed.disk([installed.Disk("/d", PLENTY, 1000, False, True)], unpacks=False)) == "ok"
+
+
+def test_two_daemons():
+    one, two = installed.Daemon(1, "zlayer-cni overlayd"), installed.Daemon(2, "zlayer-overlayd")
+    assert level(installed.daemons([])) == level(installed.daemons([one])) == "ok"
+    assert level(installed.daemons([one, two])) == "warn"
+
+
+@pytest.mark.parametrize(
+    ("holder", "daemon", "expected"),
+    [(7, 7, "ok"), (7, 8, "warn"), (None, 8, "warn"), (7, None, "warn"), (None, None, "nothing")],
+)
+def test_overlay_socket(holder, daemon, expected):
+    assert level(installed.overlay_socket("/s", holder, daemon)) == expected
+
+
+BOOT = "8b1e4d6e-8f2a-4d1c-9a35-0f2a1c3b4d5e"
+NOW = 1_800_000_000.0
+
+
+@pytest.mark.parametrize(
+    ("now", "mtime", "boot", "expected"),
+    [
+        (NOW, NOW - 9, BOOT, "ok"),
+        (NOW, None, BOOT, "ok"),
+        (NOW, NOW + installed.SKEW + 1, BOOT, "warn"),
+        (1000.0, None, BOOT, "fail"),
+        (NOW, None, "", "fail"),
+    ],
+)
+def test_clock(now, mtime, boot, expected):
+    newest = None if mtime is None else installed.File("/k", stat.S_IFREG | 0o600, 0, mtime)
+    assert level(installed.clock(now, newest, boot)) == expected
+
+
+def test_what_the_daemon_says():
+    assert level(installed.daemon_status([], "", "1", "1")) == "ok"
+    assert level(installed.daemon_status([], "", "1", "2")) == "warn"
+    assert level(installed.daemon_status(["the fence is not in force"], "", "1", "1")) == "fail"
+    assert level(installed.daemon_status(None, "no overlay daemon answers", "", "1")) == "warn"

@@ -1,0 +1,310 @@
+"""Who may reach whom, as `why` says it: every kind of place to every other, and only rules that there are.
+
+tests/kernel/test_tool.py compares the same answers with packets.
+"""
+
+import re
+
+import pytest
+
+from cni.daemon import why
+from cni.daemon.fence_compare import Wanted
+from cni.daemon.fence_values import Bridge, Node, Port, Remote, link_local
+from cni.daemon.places import Guest, Kind, Published, Unclear, View, resolve
+from cni.host import published
+
+WEB, DB = "zl-z-0-web-b", "zl-z-0-db-b"
+
+
+def guest(name, bridge, place, network, pod=""):
+    subnet, number = place
+    addresses = (f"10.200.{subnet}.{number}", f"fd00:200:0:{subnet}::{number}")
+    port = Port(f"zl-{name}", bridge, f"02:c0:00:00:{subnet:02x}:{number:02x}", addresses, network)
+    return Guest(name, pod, port, (f"{addresses[0]}/26", f"{addresses[1]}/64"))
+
+
+GUESTS = (
+    guest("red-a", WEB, (5, 2), "red", "shop/a"),
+    guest("red-b", WEB, (5, 3), "red"),
+    guest("red-db", DB, (6, 4), "red"),
+    guest("red-far", WEB, (7, 9), "red"),  # another subnet of its service, on the same bridge
+    guest("blue-a", WEB, (5, 5), "blue"),
+    guest("blue-db", DB, (6, 6), "blue"),
+    guest("flat-a", WEB, (5, 7), None),
+    guest("flat-db", DB, (6, 8), None),
+    guest("empty", DB, (6, 9), ""),
+)
+VIEW = View(
+    wanted=Wanted(
+        node=Node(("10.200.0.0/16", "fd00:200::/48"), ("10.200.0.1", "fd00:200::1"), ("zl-z-0-g",)),
+        bridges=(Bridge(WEB), Bridge(DB)),
+        ports=tuple(each.port for each in GUESTS),
+        remotes=(
+            Remote("red", frozenset({"10.200.40.2", "fd00:200:0:40::2"})),
+            Remote(None, frozenset({"10.200.40.3", "fd00:200:0:40::3"})),
+        ),
+    ),
+    guests=GUESTS,
+    host=(
+        ("lo", "127.0.0.1/8"),
+        ("lo", "10.200.0.1/32"),
+        ("lo", "fd00:200::1/128"),
+        (WEB, "10.200.5.1/26"),
+        (WEB, "10.200.7.1/26"),
+        (WEB, "fd00:200:0:5::1/64"),
+        (DB, "10.200.6.1/26"),
+        (DB, "fd00:200:0:6::1/64"),
+        ("eth0", "192.0.2.1/24"),
+        ("eth0", "2001:db8::1/64"),
+    ),
+    leases={"10.200.5.40": "leased to x, and no container's"},
+    published=(Published("tcp", 8080, "10.200.5.2", 80), Published("tcp", 9090, "10.200.5.7", 90, "192.0.2.1")),
+)
+
+
+def ask(src, dst, service=None, view=VIEW):
+    """(allowed, the rule's name or None) of every pair of addresses, which must agree but for the IPv6 names."""
+    found = [why.decide(view, a, b, service) for a, b in why.pairs(resolve(view, src), resolve(view, dst))]
+    assert found
+    said = {(v.allowed, v.spot and re.sub(r", IPv6$", "", v.spot.name).replace("IPv6", "IPv4")) for v in found}
+    assert len(said) == 1, found
+    return said.pop()
+
+
+TABLE = """
+red-a    red-b          yes  same network
+red-a    red-db         yes  same network
+red-a    red-far        yes  same network
+red-a    blue-a         no   between networks
+red-a    blue-db        no   between networks
+red-a    flat-a         no   between networks
+red-a    empty          no   between networks
+red-a    10.200.40.2    yes  same network
+red-a    10.200.40.3    no   between networks
+red-a    10.200.5.60    no   between networks
+red-a    10.200.99.1    no   between networks
+red-a    10.200.5.40    no   between networks
+red-a    node           yes  node address
+red-a    10.200.5.1     no   host address
+red-a    10.200.6.1     no   host address
+red-a    192.0.2.1      no   host address
+red-a    2001:db8::1    no   host address
+red-a    127.0.0.1      no   loopback of the host
+red-a    ::1            no   -
+red-a    outside        yes  to the outside
+red-a    203.0.113.9    yes  to the outside
+red-a    red-a          yes  -
+flat-a   flat-db        yes  same network
+flat-a   red-a          no   between networks
+flat-a   red-db         no   between networks
+flat-a   10.200.40.3    yes  same network
+flat-a   node           yes  flat mesh to the host
+flat-a   10.200.6.1     yes  flat mesh to the host
+flat-a   192.0.2.1      yes  flat mesh to the host
+flat-a   10.200.99.1    no   between networks
+flat-a   127.0.0.1      no   loopback of the host
+flat-a   outside        yes  to the outside
+empty    flat-a         no   between networks
+node     red-a          yes  to a port
+node     blue-db        yes  to a port
+node     10.200.5.60    no   gateway to unknown port
+node     10.200.99.1    no   -
+node     10.200.40.2    yes  -
+node     outside        yes  -
+node     192.0.2.1      yes  -
+outside  red-a          no   stranger to a member
+outside  empty          no   stranger to a member
+outside  flat-a         yes  to the flat mesh
+outside  10.200.40.3    yes  to the flat mesh
+outside  10.200.40.2    no   to an unknown overlay address
+outside  10.200.99.1    no   to an unknown overlay address
+outside  node           yes  -
+outside  192.0.2.1      yes  -
+outside  127.0.0.1      no   -
+outside  203.0.113.9    yes  -
+10.200.40.2  red-a      yes  same network
+10.200.40.2  blue-a     no   between networks
+10.200.40.2  flat-a     no   between networks
+10.200.40.2  10.200.99.1  no  between networks
+10.200.40.2  node       yes  -
+10.200.40.2  outside    yes  -
+10.200.40.2  127.0.0.1  no   loopback of the host
+10.200.40.3  flat-a     yes  same network
+10.200.99.1  red-a      no   overlay IPv4 source from elsewhere
+fd00:200:0:99::1  red-a  no  overlay IPv4 source from elsewhere
+10.200.5.1   red-a      yes  to a port
+"""
+CASES = [line.split(maxsplit=3) for line in TABLE.strip().splitlines()]
+
+
+@pytest.mark.parametrize(("src", "dst", "may", "rule"), CASES)
+def test_who_may_reach_whom(src, dst, may, rule):
+    assert ask(src, dst) == (may == "yes", None if rule == "-" else rule)
+
+
+def test_every_rule_that_is_named_exists():
+    """In the chain that is named, with the verdict that fits."""
+    rules = {(c.family, c.name, r.name): r.verdict for c in VIEW.wanted.chains() for r in c.rules}
+    named = set()
+    words = sorted({word for case in CASES for word in case[:2]})
+    for src in words:
+        for dst in words:
+            for a, b in why.pairs(resolve(VIEW, src), resolve(VIEW, dst)):
+                for service in (None, why.Service(8080), why.Service(9090), why.Service(4789, "udp")):
+                    verdict = why.decide(VIEW, a, b, service)
+                    assert verdict.reason
+                    if verdict.spot:
+                        named.add((verdict.spot.family, verdict.spot.chain, verdict.spot.name, verdict.allowed))
+    assert len(named) > 25
+    for family, chain, name, allowed in named:
+        assert (rules[family, chain, name] != "drop") == allowed, (family, chain, name)
+
+
+def test_on_one_bridge_it_goes_by_port_and_else_by_address():
+    def spots(src, dst):
+        found = why.pairs(resolve(VIEW, src), resolve(VIEW, dst))
+        return {why.decide(VIEW, a, b).spot.family for a, b in found}
+
+    assert spots("red-a", "red-b") == {"bridge"}
+    assert spots("red-a", "blue-a") == {"bridge"}
+    assert spots("red-a", "red-db") == {"inet"}
+    assert spots("red-a", "red-far") == {"inet"}  # by the gateway, though on one bridge
+    assert spots("red-a", "10.200.5.60") == {"bridge"}
+    assert spots("red-a", "10.200.6.60") == {"inet"}
+
+
+def test_the_refusing_chain_is_the_senders():
+    (pair,) = why.pairs(resolve(VIEW, "10.200.5.2"), resolve(VIEW, "10.200.5.5"))
+    assert why.decide(VIEW, *pair).spot.network == "red"
+
+
+# --- ports --------------------------------------------------------------------------------------------------------
+
+
+def test_tunnel_ports_are_those_of_the_rule():
+    (rule,) = [r for c in VIEW.wanted.chains() for r in c.rules if r.name == "tunnel to the node"]
+    assert {int(n) for n in re.findall(r"\d+", rule.match)} == why.TUNNEL_PORTS
+
+
+@pytest.mark.parametrize(
+    ("service", "may"),
+    [(why.Service(4789, "udp"), False), (why.Service(4789), True), (why.Service(53, "udp"), True)],
+)
+def test_no_tunnel_from_a_network_into_the_node(service, may):
+    assert ask("red-a", "node", service)[0] is may
+    assert ask("flat-a", "node", service)[0] is True
+
+
+PUBLISHED = [
+    ("outside", "192.0.2.1", 8080, True, "published port"),
+    ("outside", "192.0.2.1", 8081, True, None),
+    ("outside", "192.0.2.1", 9090, True, "to the flat mesh"),
+    ("red-db", "192.0.2.1", 8080, True, "same network"),
+    ("blue-a", "192.0.2.1", 8080, False, "between networks"),
+    ("flat-a", "192.0.2.1", 8080, False, "between networks"),
+    ("flat-db", "192.0.2.1", 9090, True, "same network"),
+    ("blue-a", "10.200.0.1", 9090, True, "node address"),  # published on another address of the host
+    ("node", "192.0.2.1", 8080, True, "to a port"),
+    ("outside", "2001:db8::1", 8080, True, None),  # published for IPv4 alone
+    ("outside", "red-a", 8080, False, "stranger to a member"),  # not by the container's own address
+]
+
+
+@pytest.mark.parametrize(("src", "dst", "port", "may", "rule"), PUBLISHED)
+def test_published_ports(src, dst, port, may, rule):
+    assert ask(src, dst, why.Service(port)) == (may, rule)
+
+
+def test_a_published_port_is_noted():
+    ((a, b),) = why.pairs(resolve(VIEW, "203.0.113.9"), resolve(VIEW, "192.0.2.1"))
+    assert "10.200.5.2 port 80" in why.decide(VIEW, a, b, why.Service(8080)).notes[0]
+    assert why.decide(VIEW, a, b, why.Service(8080, "udp")).spot is None
+
+
+# portmap 1.1 and its nftables backend, as they write it
+SAVED = """
+-P PREROUTING ACCEPT
+-N CNI-DN-86b8c0f4a8ad0d1d2b1a0
+-A PREROUTING -m addrtype --dst-type LOCAL -j CNI-HOSTPORT-DNAT
+-A CNI-DN-86b8c0f4a8ad0d1d2b1a0 -s 10.200.5.0/26 -p tcp -m tcp --dport 8080 -j CNI-HOSTPORT-SETMARK
+-A CNI-DN-86b8c0f4a8ad0d1d2b1a0 -p tcp -m tcp --dport 8080 -j DNAT --to-destination 10.200.5.2:80
+-A CNI-DN-86b8c0f4a8ad0d1d2b1a0 -d 192.0.2.1/32 -p udp -m udp --dport 53 -j DNAT --to-destination 10.200.5.2:5353
+-A CNI-DN-86b8c0f4a8ad0d1d2b1a0 -p tcp -m tcp --dport 443 -j DNAT --to-destination [fd00:200::2]:8443
+-A OTHER -p tcp -j DNAT --to-destination 10.0.0.1
+-A OTHER -j DNAT
+"""
+
+
+def test_published_ports_are_read_from_iptables():
+    assert published.from_iptables(SAVED) == [
+        published.Forwarded("tcp", "", 8080, "10.200.5.2", 80),
+        published.Forwarded("udp", "192.0.2.1", 53, "10.200.5.2", 5353),
+        published.Forwarded("tcp", "", 443, "fd00:200::2", 8443),
+    ]
+
+
+def test_published_ports_are_read_from_nftables():
+    def match(protocol, field, right):
+        return {"match": {"op": "==", "left": {"payload": {"protocol": protocol, "field": field}}, "right": right}}
+
+    to = {"dnat": {"family": "ip", "addr": "10.200.5.2", "port": 80}}
+    rules = [
+        [match("tcp", "dport", 8080), to],
+        [match("ip", "daddr", "192.0.2.1"), match("udp", "dport", 53), to],
+        [match("tcp", "dport", {"set": [1, 2]}), to],
+        [{"counter": {}}],
+    ]
+    listing = {"nftables": [{"table": {}}, *({"rule": {"expr": each}} for each in rules)]}
+    assert published.from_nft(listing) == [
+        published.Forwarded("tcp", "", 8080, "10.200.5.2", 80),
+        published.Forwarded("udp", "192.0.2.1", 53, "10.200.5.2", 80),
+    ]
+    assert published.from_nft(None) == []
+
+
+# --- words --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("word", "kind", "addresses"),
+    [
+        ("red-a", Kind.CONTAINER, ["10.200.5.2", "fd00:200:0:5::2"]),
+        ("shop/a", Kind.CONTAINER, ["10.200.5.2", "fd00:200:0:5::2"]),
+        ("blue-d", Kind.CONTAINER, ["10.200.6.6", "fd00:200:0:6::6"]),
+        ("FD00:200:0:5:0::2", Kind.CONTAINER, ["fd00:200:0:5::2"]),
+        ("node", Kind.HOST, ["10.200.0.1", "fd00:200::1"]),
+        ("10.200.6.1", Kind.HOST, ["10.200.6.1"]),
+        ("outside", Kind.OUTSIDE, [""]),
+        ("198.51.100.3", Kind.OUTSIDE, ["198.51.100.3"]),
+        ("10.200.40.2", Kind.REMOTE, ["10.200.40.2"]),
+        ("10.200.5.40", Kind.UNKNOWN, ["10.200.5.40"]),
+        ("127.9.9.9", Kind.LOOPBACK, ["127.9.9.9"]),
+    ],
+)
+def test_what_a_word_means(word, kind, addresses):
+    found = resolve(VIEW, word)
+    assert {place.kind for place in found} == {kind}
+    assert [place.address for place in found] == addresses
+
+
+@pytest.mark.parametrize("word", ["red", "nobody", "", "224.0.0.1", "ff02::1", "255.255.255.255", "0.0.0.0", "fe80::9"])
+def test_a_word_that_is_unclear(word):
+    with pytest.raises(Unclear):
+        resolve(VIEW, word)
+
+
+def test_link_local_is_the_neighbours_and_stays_on_the_bridge():
+    def to(name):
+        (target,) = [g for g in GUESTS if g.container == name]
+        return ask("red-a", f"{link_local(target.port.mac)}%eth0")
+
+    assert to("red-b") == (True, "same network")
+    assert to("blue-a") == (False, "between networks")
+    assert to("red-db") == (False, None)
+
+
+def test_pairs_are_of_one_family():
+    found = why.pairs(resolve(VIEW, "red-a"), resolve(VIEW, "outside"))
+    assert [(a.address, b.version) for a, b in found] == [("10.200.5.2", 4), ("fd00:200:0:5::2", 6)]
+    assert why.pairs(resolve(VIEW, "10.200.5.2"), resolve(VIEW, "fd00:200:0:5::3")) == []
+    assert len(why.pairs(resolve(VIEW, "outside"), resolve(VIEW, "outside"))) == 1
