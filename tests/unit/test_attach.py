@@ -7,13 +7,8 @@ import threading
 
 import pytest
 
-from cni import naming
-from cni.daemon.attach import ClientGone, Request, planned_routes
+from cni.daemon.attach import ClientGone, planned_routes
 from cni.daemon.records import Attachment, Held, StaticRoute
-from cni.daemon.service import OverlayService
-from cni.daemon.settings import Settings
-from cni.daemon.state import State
-from cni.daemon.store import Store
 from cni.errors import (
     AddressUnavailable,
     AttachFailed,
@@ -28,71 +23,8 @@ from cni.errors import (
     TryAgainLater,
 )
 from cni.host.links import Link
-from tests.fakes.kernel import FakeKernel, Killed
-
-NET = "blue"
-
-
-class Node:
-    """One node's service layer over the fake kernel; `restart` is a new daemon on the same records."""
-
-    def __init__(self, path, **settings):
-        self.path = path
-        self.settings = Settings(**{"cluster_cidr": "10.9.0.0/23", "address_cooldown": 0.0, **settings})
-        self.kernel = FakeKernel()
-        self.store = None
-        self.restart()
-
-    def restart(self, **settings):
-        if self.store is not None:
-            self.store.close()
-        self.settings = Settings(**{k: settings.get(k, getattr(self.settings, k)) for k in Settings.__struct_fields__})
-        self.kernel.heal()
-        self.store = Store(self.path, "boot")
-        self.state = State(self.store, self.settings)
-        self.service = OverlayService(self.settings, self.state, self.kernel, self.kernel)
-        self.service.start()
-        self.kernel.log.clear()
-
-    def request(self, container="c1", fd=11, ifname="eth0", service="web", mode="auto", **more):
-        space = self.kernel.space(fd)
-        return Request(
-            **{
-                "network": NET,
-                "container": container,
-                "ifname": ifname,
-                "netns_fd": fd,
-                "netns": space.id,
-                "sandbox": f"/run/netns/{fd}",
-                "service": service,
-                "mode": mode,
-                "host_veth": naming.attachment_veth(NET, container, ifname),
-                "forbidden": frozenset({self.kernel.own}),
-                **more,
-            }
-        )
-
-    def add(self, *args, **kwargs):
-        return self.service.attacher.attach(self.request(*args, **kwargs))
-
-    def delete(self, container="c1", ifname="eth0"):
-        return self.service.detach(NET, container, ifname)
-
-    def ips(self):
-        return sorted(held.ip for each in self.state.snapshot() for held in each.addresses)
-
-    def left(self):
-        """What there is of any attachment: records, host ends, container ends, admitted ports, held addresses."""
-        return {
-            "records": [each.key for each in self.state.snapshot()],
-            "veths": sorted(self.kernel.veths()),
-            "inside": [name for space in self.kernel.spaces.values() for name in space.links],
-            "admitted": sorted(self.kernel.admitted),
-            "held": self.ips(),
-        }
-
-
-NOTHING = {"records": [], "veths": [], "inside": [], "admitted": [], "held": []}
+from tests.fakes.kernel import Killed
+from tests.fakes.node import NET, NOTHING, Node
 
 
 @pytest.fixture
@@ -106,7 +38,7 @@ def nodes(tmp_path):
 
     yield make
     for node in made:
-        node.store.close()
+        node.close()
 
 
 @pytest.fixture
