@@ -115,7 +115,8 @@ class Daemon:
             words = error.msg.removeprefix("overlayd: ").removeprefix(self.socket).strip()
             raise Hung(f"the overlay daemon at {self.socket} {words}", _WEDGED.format(self.socket)) from error
         except TransportError as error:
-            said = error.msg.removeprefix("overlayd: ").removeprefix("io error: ")
+            cause = error.__cause__.strerror if isinstance(error.__cause__, OSError) else None
+            said = cause or error.msg.removeprefix("overlayd: ").removeprefix("io error: ")
             msg = f"the overlay daemon at {self.socket} cannot be reached: {said}"
             raise TryAgainLater(msg, error.details) from error
 

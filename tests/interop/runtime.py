@@ -64,14 +64,7 @@ class Runtime:
         """One call. `network` in `conf` names the network (default "net"); the rest goes into the configuration."""
         name = self.network(conf.pop("network", "net"))
         key = (name, container, ifname)
-        document = {
-            "cniVersion": "1.1.0",
-            "name": name,
-            "type": "zlayer-cni",
-            "runDir": str(self.run_dir),
-            "dataDir": str(self.daemon.machine.home / "data"),
-            "overlayd": {"socket": self.daemon.socket},
-        }
+        document = self._document(name)
         if command == "CHECK" and key in self.results:
             document["prevResult"] = self.results[key]
         started = time.monotonic()
@@ -88,8 +81,7 @@ class Runtime:
 
     def start(self, command: str, container: str, netns: str, **conf: Any) -> subprocess.Popen[str]:
         """A call that is not waited for, for net0."""
-        document = {"cniVersion": "1.1.0", "name": self.network("net"), "type": "zlayer-cni",
-                    "runDir": str(self.run_dir), "overlayd": {"socket": self.daemon.socket}}  # fmt: skip
+        document = self._document(self.network("net"))
         process = subprocess.Popen(
             self.daemon.machine.inside(*self.program),
             stdin=subprocess.PIPE,
@@ -103,6 +95,16 @@ class Runtime:
         process.stdin.close()
         process.stdin = None  # or `communicate` would write to it
         return process
+
+    def _document(self, name: str) -> dict[str, Any]:
+        return {
+            "cniVersion": "1.1.0",
+            "name": name,
+            "type": "zlayer-cni",
+            "runDir": str(self.run_dir),
+            "dataDir": str(self.daemon.machine.home / "data"),
+            "overlayd": {"socket": self.daemon.socket},
+        }
 
     def _environment(self, command: str, container: str, netns: str, ifname: str) -> dict[str, str]:
         found = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}

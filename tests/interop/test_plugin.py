@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -472,6 +473,68 @@ def test_a_plugin_that_is_killed_leaves_what_del_can_find(one: Runtime) -> None:
         assert (len(one.holders()), [record["state"] for record in one.records()]) == (1, ["intent"])
         one.delete("c1", netns)
     one.nothing_left()
+
+
+# --- the single file --------------------------------------------------------------------------------------------------
+
+
+def test_the_single_file(upstream: Daemon) -> None:
+    runtime = by("single", upstream)
+    netns = upstream.machine.netns()
+    assert runtime.call("STATUS").code == 0
+    runtime.add("c1", netns, "eth7")
+    assert set(runtime.inside(netns)) == {"eth7"}
+    assert runtime.call("CHECK", "c1", netns, "eth7").code == 0
+    assert runtime.call("ADD", "c1", netns, "eth7").error == 101
+    assert runtime.call("GC", **{"cni.dev/valid-attachments": []}).code == 0
+    runtime.delete("c1", netns, "eth7")
+    runtime.nothing_left()
+
+
+def test_a_single_file_that_is_killed_undoes_what_nobody_waits_for(upstream: Daemon) -> None:
+    """What the runtime started, and kills, is the parent of the process that attaches."""
+    runtime = by("single", upstream)
+    runtime.add("c0", upstream.machine.netns())  # lays the program down
+    runtime.delete("c0")
+    calls: list[subprocess.Popen[str]] = []
+
+    def kill() -> None:
+        wait_until(lambda: calls, "the call")
+        calls[0].kill()
+        calls[0].wait()
+
+    with at_the_gate(runtime, kill):
+        calls.append(runtime.start("ADD", "c1", upstream.machine.netns()))
+        wait_until(lambda: calls[0].poll() is not None, "the end of the call")
+        wait_until(lambda: not runtime.records(), "the undoing")
+    runtime.nothing_left()
+
+
+# --- many at once -----------------------------------------------------------------------------------------------------
+
+
+def test_many_at_once(one: Runtime) -> None:
+    """Twelve containers, every other one of them deleted again while the rest come."""
+    spaces = {f"c{n}": one.daemon.machine.netns() for n in range(12)}
+    calls = {name: one.start("ADD", name, netns) for name, netns in spaces.items()}
+    results = {name: (call.communicate(timeout=60)[0], call.returncode) for name, call in calls.items()}
+    assert {code for _, code in results.values()} == {0}, results
+    addresses = {json.loads(out)["ips"][0]["address"] for out, _ in results.values()}
+    assert len(addresses) == 12
+    assert len(one.holders()) == len(one.veths()) == len(one.records()) == 12
+    deletions = [one.start("DEL", name, netns) for name, netns in spaces.items()]
+    assert {call.communicate(timeout=60)[0] + str(call.returncode) for call in deletions} == {"0"}
+    one.nothing_left()
+
+
+def test_an_add_and_a_del_of_one_container_take_turns(one: Runtime) -> None:
+    netns = one.daemon.machine.netns()
+    for _ in range(3):
+        calls = [one.start(command, "c1", netns) for command in ("ADD", "DEL", "ADD", "DEL")]
+        codes = [(call.communicate(timeout=60), call.returncode) for call in calls]
+        assert codes[1][1] == codes[3][1] == 0, codes
+        one.delete("c1", netns)
+        one.nothing_left()
 
 
 # --- in front of our own daemon, by the same way ----------------------------------------------------------------------
