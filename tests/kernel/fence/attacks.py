@@ -157,12 +157,19 @@ def x(lab: Lab) -> Place:
 
 
 def datagram(
-    src: Place, dst: Place | tuple[str, str, str], marker: bytes, *, source: str = "", mac: str = "", six: bool = False
+    src: Place,
+    dst: Place | tuple[str, str, str],
+    marker: bytes,
+    *,
+    source: str = "",
+    mac: str = "",
+    six: bool = False,
+    sport: int = PORT,
 ) -> bytes:
     """A UDP frame. `dst` may be (MAC, IPv4, IPv6); `source` and `mac` are lies."""
     to_mac, to4, to6 = (dst.mac, dst.four, dst.six) if isinstance(dst, Place) else dst
     to, of = (to6, source or src.six) if six else (to4, source or src.four)
-    packet = p.ip(of, to, p.UDP, p.udp(of, to, PORT, PORT, marker))
+    packet = p.ip(of, to, p.UDP, p.udp(of, to, sport, PORT, marker))
     return p.frame(to_mac, mac or src.mac, p.ethertype(to), packet)
 
 

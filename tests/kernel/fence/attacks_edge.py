@@ -45,11 +45,11 @@ def unpublish(lab: Lab) -> None:
     lab.host.run("nft", "delete", "table", "inet", "zlt_portmap")
 
 
-def _from_outside(lab: Lab, to: str, port: int, marker: bytes, source: str = "") -> bytes:
+def _from_outside(lab: Lab, to: str, port: int, marker: bytes, sport: int = 999) -> bytes:
     out = lab.places["outside"]
     its = out.space.run("ip", "-br", "link", "show", "eth0").split()[2]
-    src = source or (OUTSIDE6 if ":" in to else OUTSIDE4)
-    return p.frame(mac_of(lab, "up0"), its, p.ethertype(to), p.ip(src, to, p.UDP, p.udp(src, to, 999, port, marker)))
+    src = OUTSIDE6 if ":" in to else OUTSIDE4
+    return p.frame(mac_of(lab, "up0"), its, p.ethertype(to), p.ip(src, to, p.UDP, p.udp(src, to, sport, port, marker)))
 
 
 def _published(name: str, to: str) -> None:
@@ -87,7 +87,7 @@ def _published_unknown(name: str, to: str) -> None:
         flat, far = lab.places["flat-web"], lab.places["remote-unknown"]
         publish(lab, far)
         honest = [_from_outside(lab, flat.four, 9, HONEST)]
-        evil = [_from_outside(lab, to, PUBLISHED, EVIL)]
+        evil = [_from_outside(lab, to, PUBLISHED, EVIL, sport=998)]  # a flow of its own: translated anew
         out = lab.places["outside"].space
         return Case(out, evil, [Ear(far.space, "wg0")], honest, eth(flat), undo=lambda: unpublish(lab))
 
@@ -128,10 +128,13 @@ def published_port_from_the_overlay(lab: Lab) -> Case:
 
 @attack
 def egress_is_masqueraded(lab: Lab) -> Case:
-    """The outside sees the node's address, of both families; another node sees the container's."""
+    """The outside sees the node's address; another node sees the container's.
+
+    A flow of its own: one that a fellow member was asked to route stays as connection tracking first saw it.
+    """
     me = a(lab)
     case = Case(me.space, [], [eth(lab.places["outside"])], [], eth(lab.places["outside"]), needle=p.packed(me.four))
-    case.control = [datagram(me, gateway(OUTSIDE4), HONEST)]
+    case.control = [datagram(me, gateway(OUTSIDE4), HONEST, sport=6001)]
     case.honest_needle = p.packed(LAN4) + p.packed(OUTSIDE4)
     return case
 
@@ -140,7 +143,9 @@ def egress_is_masqueraded(lab: Lab) -> Case:
 def egress_is_masqueraded_ipv6(lab: Lab) -> Case:
     me = a(lab)
     out = eth(lab.places["outside"])
-    case = Case(me.space, [], [out], [datagram(me, gateway("", OUTSIDE6), HONEST, six=True)], out, p.packed(me.six))
+    case = Case(
+        me.space, [], [out], [datagram(me, gateway("", OUTSIDE6), HONEST, six=True, sport=6001)], out, p.packed(me.six)
+    )
     case.honest_needle = p.packed(LAN6) + p.packed(OUTSIDE6)
     return case
 

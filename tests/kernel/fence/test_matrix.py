@@ -117,8 +117,21 @@ def test_damage_is_mended(lab: Lab, ears: Ears, damage: str) -> None:
     check(lab, ears)
 
 
-def test_nothing_is_open_and_nothing_lost_while_it_is_loaded_again(lab: Lab) -> None:
-    """Base, everything anew and a bystander's coming and going, under fire."""
+def _base_again(lab: Lab) -> None:
+    """The rules anew, and a bystander's going and coming."""
+    lab.nft.run(fence.base(lab.node))
+    lab.expel("green-sh")
+    lab.admit("green-sh", "green")
+
+
+def _all_anew(lab: Lab) -> None:
+    """Tables, sets and members anew: a packet that looks into a set at the very moment may be lost, never let in."""
+    lab.nft.run(whole(wanted(lab)))
+
+
+@pytest.mark.parametrize(("change", "may_lose"), [(_base_again, 0.0), (_all_anew, 0.1)], ids=["base", "whole"])
+def test_nothing_is_open_while_it_is_loaded_again(lab: Lab, change: Callable[[Lab], None], may_lose: float) -> None:
+    """Under fire from a member: what is closed stays so, and honest traffic goes on."""
     me, fellow, other = (lab.places[n] for n in ("red-web", "red-web2", "blue-web"))
     far, flat = lab.places["red-db"], lab.places["flat-db"]
     count, stop = 0, threading.Event()
@@ -135,16 +148,14 @@ def test_nothing_is_open_and_nothing_lost_while_it_is_loaded_again(lab: Lab) -> 
                 count += 1
                 time.sleep(0.001)
 
+    far.space.run("ping", "-c1", "-W2", me.four)  # neighbours know each other before it begins
     places = (fellow, other, far, flat)
     with attacks.listening([eth(place) for place in places]) as hear:
         thread = threading.Thread(target=fire)
         thread.start()
         rounds = 0
         while rounds < 5 or count < 100:
-            lab.nft.run(fence.base(lab.node))
-            lab.nft.run(whole(wanted(lab)))
-            lab.expel("green-sh")
-            lab.admit("green-sh", "green")
+            change(lab)
             rounds += 1
         stop.set()
         thread.join()
@@ -153,7 +164,7 @@ def test_nothing_is_open_and_nothing_lost_while_it_is_loaded_again(lab: Lab) -> 
     for name in ("blue-web", "flat-db"):
         assert not any(attacks.EVIL in data for data in heard[name])
     for name in ("red-web2", "red-db"):
-        assert sum(attacks.HONEST in data for data in heard[name]) == count
+        assert sum(attacks.HONEST in data for data in heard[name]) >= count * (1 - may_lose)
 
 
 def _flow(src: Place, dst: Place) -> tuple[socket.socket, socket.socket]:
