@@ -13,8 +13,9 @@ from cni.daemon import fence, fence_compare
 from cni.daemon.fence_compare import Remote, Wanted
 from cni.daemon.fence_elements import of_port
 from cni.daemon.fence_values import FLAT, Bridge, Node, Port, chain_of, link_local, quoted
+from cni.daemon.fence_why import why
 from cni.errors import FenceFailed
-from cni.host import nft_elements
+from cni.host import iptables, nft_elements
 
 NODE = Node(("10.200.0.0/16", "fd00:200::/48"), ("10.200.0.1", "fd00:200::1"), ("zl-a-1-g",))
 PORT = Port("zl-0123456789-v", "zl-a-1-web-b", "02:00:00:00:00:05", ("10.200.5.2", "fd00:200:0:5::2"), "red")
@@ -23,7 +24,7 @@ PORT = Port("zl-0123456789-v", "zl-a-1-web-b", "02:00:00:00:00:05", ("10.200.5.2
 def test_base_is_one_text_that_flushes_no_membership() -> None:
     text = fence.base(NODE)
     flushed = re.findall(r"flush set \w+ zlayer_cni (\S+)", text)
-    assert sorted(flushed) == ["node4", "node6", "tunnels"]  # refilled in the same transaction
+    assert sorted(flushed) == sorted(fence.REFILLED)  # refilled in the same transaction
     assert "flush ruleset" not in text
     assert "delete table" not in text
     assert re.findall(r"flush map", text) == []
@@ -117,7 +118,9 @@ ADDRESSES = st.ip_addresses().map(str)
 NAMES = st.from_regex(r"[a-z][a-z0-9.@_-]{0,14}", fullmatch=True)
 
 
-@given(NAMES, NAMES, st.binary(min_size=6, max_size=6), st.lists(ADDRESSES, max_size=4), st.none() | st.text(max_size=20))
+@given(
+    NAMES, NAMES, st.binary(min_size=6, max_size=6), st.lists(ADDRESSES, max_size=4), st.none() | st.text(max_size=20)
+)
 def test_our_packer_reads_what_we_write(
     name: str, bridge: str, mac: bytes, addresses: list[str], network: str | None
 ) -> None:
@@ -153,7 +156,12 @@ def test_a_text_with_anything_else_is_left_to_libnftables() -> None:
     line = 'add element inet t s { "lo" }\n'
     assert nft_elements.parse(line) is not None
     assert nft_elements.parse("\n" + line) is not None
-    for other in ("", "add table inet t\n", line + "flush chain inet t c\n", 'add element inet t s { "lo", "eth0" }; x\n'):
+    for other in (
+        "",
+        "add table inet t\n",
+        line + "flush chain inet t c\n",
+        'add element inet t s { "lo", "eth0" }; x\n',
+    ):
         assert nft_elements.parse(other) is None
 
 
@@ -175,3 +183,44 @@ def test_addresses_are_written_as_nft_prints_them() -> None:
     for element in of_port(Port("p", "b", PORT.mac, ("fd00:0200:0:5:0:0:0:2",), None)):
         if element.set == f"{FLAT}_m6":
             assert element.key == str(ip_address("fd00:200:0:5::2"))
+
+
+def test_why_names_the_rule() -> None:
+    other = Port("zl-1123456789-v", "zl-a-1-db-b", "02:00:00:00:00:06", ("10.200.6.2",), "blue")
+    wanted = Wanted(NODE, (), (PORT, other), (Remote("red", frozenset({"10.200.40.2"})),))
+    assert why(wanted, "10.200.5.2", "10.200.40.2").may
+    refused = why(wanted, "10.200.5.2", "10.200.6.2")
+    assert not refused.may
+    assert refused.rule == f"inet zlayer_cni {chain_of('red')}: between networks"
+    assert "'blue'" in refused.why
+    assert not why(wanted, "192.0.2.1", "10.200.6.2").may
+    assert why(wanted, "10.200.5.2", "192.0.2.1").may
+    assert not why(wanted, "10.200.5.2", "192.0.2.7", frozenset({"192.0.2.7"})).may
+    with pytest.raises(ValueError):
+        why(wanted, "10.200.5.2", "fd00:200::1")
+    with pytest.raises(ValueError):
+        why(wanted, "10.200.5.2/26", "10.200.5.3")
+
+
+def test_forward_rules_go_by_interface_and_address() -> None:
+    assert iptables.forward_rules("10.200.0.0/16") == [
+        "-A ZLAYER-CNI -s 10.200.0.0/16 -i zl-+ -j ACCEPT",
+        "-A ZLAYER-CNI -d 10.200.0.0/16 -o zl-+ -j ACCEPT",
+    ]
+
+
+def test_chains_that_deny_are_named_and_iptables_own_are_not() -> None:
+    def chain(family: str, table: str, name: str, hook: str, policy: str) -> dict[str, object]:
+        return {"chain": {"family": family, "table": table, "name": name, "hook": hook, "policy": policy}}
+
+    listing = {
+        "nftables": [
+            {"metainfo": {}},
+            chain("ip", "filter", "FORWARD", "forward", "drop"),
+            chain("inet", "mine", "fwd", "forward", "drop"),
+            chain("inet", "mine", "in", "input", "drop"),
+            chain("inet", "mine", "out", "output", "drop"),
+            chain("inet", "mine", "fine", "forward", "accept"),
+        ]
+    }
+    assert iptables.denying_chains(listing) == ["inet mine fwd", "inet mine in"]

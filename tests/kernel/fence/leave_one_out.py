@@ -13,7 +13,7 @@ import sys
 from cni.daemon import fence
 from cni.daemon.fence_rules import Chain, network_chains
 
-from . import attacks, attacks_edge, attacks_neighbours, attacks_routed, matrix  # noqa: F401 - they register
+from . import attacks, attacks_edge, attacks_mesh, attacks_neighbours, attacks_routed, matrix  # noqa: F401 - they register
 from .lab import NETWORKS, Lab, opened
 from .probes import Ears
 

@@ -275,3 +275,24 @@ def test_a_base_without_masquerade_takes_it_away(nft: Nft, space: Space) -> None
     nft.run(fence.base(replace(NODE, masquerade=False)))
     nft.run(fence.base(replace(NODE, masquerade=False)))
     assert "masquerade" not in rules_only(space)
+
+
+FAR = [
+    ("10.200.64.0/26", "10.200.64.64/26", "10.200.64.128/26", "10.200.77.5/32", "fd00:200::7/128", "fd00:200:7::/64"),
+    ("10.200.64.64/26", "10.200.128.0/18", "fd00:200:7::/64"),
+    ("10.200.64.0/18",),
+    (),
+]
+
+
+@pytest.mark.parametrize("damage", ["", "flush chain inet zlayer_cni to_host"])
+def test_networks_behind_a_tunnel_come_and_go(nft: Nft, damage: str) -> None:
+    """Neighbours without a gap between them and single addresses too; also while the whole is mended."""
+    for far in FAR:
+        want = replace(WANTED, node=replace(NODE, far=far))
+        if damage and nft.list_table("inet", "zlayer_cni"):
+            nft.run(damage)
+        text = compare(listing(nft), want)
+        assert text is not None
+        nft.run(text)
+        assert compare(listing(nft), want) is None
