@@ -180,7 +180,7 @@ def _from_remote(src: Place, dst: Place) -> Verdict:
             spot = Spot("inet", "from_tunnel", "loopback of the host") if dst.version == 4 else None
             return Verdict(False, spot, "the host's loopback is not reached from a tunnel")
         case Kind.HOST:
-            return Verdict(True, None, "what comes by the tunnel was judged by the fence of its own node", (HOST_FIREWALL,))
+            return Verdict(True, None, "by the tunnel comes what its own node's fence let go", (HOST_FIREWALL,))
         case Kind.OUTSIDE:
             return Verdict(True, None, "what lies outside the overlay is open to every container")
 
