@@ -6,6 +6,7 @@ libnftables-json(5) describes. Rules are compared by their names in order, sets 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -14,10 +15,14 @@ from cni.daemon import fence
 from cni.daemon import fence_elements as elements
 from cni.daemon.fence_elements import Element
 from cni.daemon.fence_rules import NETWORK_SETS, SETS, Chain, network_chains
-from cni.daemon.fence_values import TABLE, Bridge, Node, Port, Remote, chain_of
+from cni.daemon.fence_values import TABLE, Bridge, Node, Port, Remote, chain_of, raw
+
+# The length in octets of the raw part of a set's key, where it has one.
+OCTETS = {name: int(bits) // 8 for *_, name, of in SETS for bits in re.findall(r"@\w+,\d+,(\d+)", of)}
 
 Listing: TypeAlias = Mapping[str, Mapping[str, Any] | None]
 Key: TypeAlias = tuple[str | int, ...]
+RANGES = frozenset(name for _, _, name, of in SETS if "interval" in of)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +82,13 @@ def compare(listing: Listing, wanted: Wanted) -> str | None:
     if faults(listing, wanted):
         lines += [fence.base(wanted.node), *(fence.create_network(name) for name in wanted.networks())]
     too_many, too_few = _difference(listing, wanted.elements())
+    if lines:
+        too_many = [each for each in too_many if each[1] not in fence.REFILLED]
+        too_few = [each for each in too_few if each.set not in fence.REFILLED]
     stale = sorted(_network_chains(listing) - {chain_of(name) for name in (None, *wanted.networks())})
-    verb = "delete" if lines or stale else "destroy"  # alone, they take the short way (host/nft_elements.py)
+    ranges = any(name in RANGES for _, name, _ in too_many) or any(each.set in RANGES for each in too_few)
+    # Alone, they take the short way (host/nft_elements.py), which knows no ranges.
+    verb = "delete" if lines or stale or ranges else "destroy"
     lines += [f"{verb} element {family} {TABLE} {name} {{ {key} }}\n" for family, name, key in too_many]
     lines += [f"{element.add()}\n" for element in too_few]
     lines += [fence.forget_chain(name) for name in stale]
@@ -133,7 +143,7 @@ def _must_rebuild(listing: Listing) -> bool:
     """A table is gone, or a set has another type than we would give it (another version of us made it)."""
     if any(listing.get(family) is None for family in fence.FAMILIES):
         return True
-    ours = {(family, name): of for family, _, name, of in SETS if of.startswith("type ")}
+    ours = {(family, name): of.partition(";")[0] for family, _, name, of in SETS if of.startswith("type ")}
     for family, kind, what in _objects(listing):
         if kind in ("set", "map") and (of := ours.get((family, what["name"]))) is not None:
             types = what["type"] if isinstance(what["type"], list) else [what["type"]]
@@ -143,15 +153,15 @@ def _must_rebuild(listing: Listing) -> bool:
     return False
 
 
-def _difference(
-    listing: Listing, wanted: Iterable[Element]
-) -> tuple[list[tuple[str, str, str]], list[Element]]:
+def _difference(listing: Listing, wanted: Iterable[Element]) -> tuple[list[tuple[str, str, str]], list[Element]]:
     """Elements to take away, as (family, set, key), and elements to add; a map's with another verdict are both."""
     have: dict[tuple[str, str, Key], tuple[str, str]] = {}
     for family, kind, what in _objects(listing):
         if kind in ("set", "map"):
             for item in what.get("elem", ()):
-                key, verdict = _read(item, kind)
+                key, verdict = _read(item, kind, OCTETS.get(what["name"], 0))
+                if what["name"] in RANGES:
+                    key = _range(key)
                 have[family, what["name"], _canonical(key)] = (key, verdict)
     want = {(e.family, e.set, _canonical(e.key)): e for e in wanted}
     too_many = [
@@ -163,20 +173,29 @@ def _difference(
     return too_many, too_few
 
 
-def _read(item: Any, kind: str) -> tuple[str, str]:
-    """An element of a listing: its key in nft text, and its verdict."""
+def _read(item: Any, kind: str, octets: int) -> tuple[str, str]:
+    """An element of a listing: its key in nft text, and its verdict. Raw parts of the set are so many octets long."""
     value, data = item if kind == "map" and isinstance(item, list) else (item, None)
     while isinstance(value, Mapping) and "elem" in value:
         value = value["elem"]["val"]
     parts = value["concat"] if isinstance(value, Mapping) and "concat" in value else [value]
-    return " . ".join(_part(part) for part in parts), _verdict(data)
+    return " . ".join(_part(part, octets) for part in parts), _verdict(data)
 
 
-def _part(part: Any) -> str:
-    """Interface names are the only parts that must be quoted, and quoting an address would make it one."""
-    text = f"0x{part:x}" if isinstance(part, int) else str(part)
+def _part(part: Any, octets: int) -> str:
+    """A number is printed in its whole length: the kernel finds no shorter key. Interface names are the only parts that must be quoted, and quoting an address would make it one."""
+    if isinstance(part, Mapping) and "prefix" in part:
+        return f"{part['prefix']['addr']}/{part['prefix']['len']}"
+    if isinstance(part, Mapping) and "range" in part:
+        return "-".join(part["range"])
+    text = raw(part, octets) if isinstance(part, int) else str(part)
     is_name = not (text.startswith("0x") or ":" in text or text.replace(".", "").isdigit())
     return f'"{text}"' if is_name else text
+
+
+def _range(key: str) -> str:
+    """A CIDR as we write it; nft leaves the length out where it is the whole."""
+    return key if "/" in key or "-" in key else f"{key}/{128 if ':' in key else 32}"
 
 
 def _verdict(data: Any) -> str:

@@ -119,14 +119,21 @@ class Keeper:
             service.services.rebuild(name)
         for attachment in service.state.snapshot():
             port, bridge = names.get(attachment.host_veth), service.kernel.find(attachment.bridge)
-            if attachment.state != "live" or port is None or bridge is None:
-                continue
+            if attachment.state == "live" and port is not None and bridge is not None:
+                self._mend_port(port, bridge)
+
+    def _mend_port(self, port: Link, bridge: Link) -> None:
+        """Put a port back on its bridge, and up. One that went meanwhile is the next look's business."""
+        kernel = self._service.kernel
+        try:
             if port.master != bridge.index:
                 log.warning("%s is not on its bridge %s: putting it back", port.name, bridge.name)
-                service.kernel.enslave(port.index, bridge.index)
+                kernel.enslave(port.index, bridge.index)
             if not port.up:
                 log.warning("%s is down: bringing it up", port.name)
-                service.kernel.raise_port(port.index)
+                kernel.raise_port(port.index)
+        except OSError as error:
+            log.warning("%s could not be mended: %s", port.name, error)
 
     def _collect(self, names: dict[str, Link]) -> None:
         """Release attachments whose link was missing at two looks in a row: their namespace is gone."""

@@ -61,6 +61,8 @@ class Services:
         with self.holding(name, mode) as segment:
             self._accept(name, mode, segment)
             fresh = segment not in self._state.services
+            if mode == "auto" and not fresh and self._state.services[segment].mode == "dedicated":
+                mode = "dedicated"  # an agent set it up so; a container that has no wish of its own changes nothing
             known = self._state.take_service(segment, mode, self._bridge_name(segment))
             if segment == SHARED:
                 self._state.note_service(Service(name=name, mode=mode, bridge=known.bridge))
