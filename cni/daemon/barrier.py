@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from cni.daemon import fence, fence_compare, macs
-from cni.daemon.fence_values import TABLE, Bridge, Node, Port
+from cni.daemon.fence_values import TABLE, Bridge, Node, Port, Remote
 from cni.daemon.records import Attachment, Service
 from cni.daemon.settings import Settings
 from cni.daemon.state import State
@@ -20,6 +21,19 @@ from cni.host import iptables
 from cni.host.nft import Nft
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Beyond:
+    """What lies behind the tunnels: the devices, the overlay's CIDRs there, the members of isolation networks."""
+
+    tunnels: tuple[str, ...] = ()
+    far: tuple[str, ...] = ()
+    remotes: tuple[Remote, ...] = ()
+
+    def networks(self) -> set[str | None]:
+        """The networks that have members there."""
+        return {remote.network for remote in self.remotes}
 
 
 class Barrier:
@@ -37,6 +51,7 @@ class Barrier:
         self._nft: Nft | None = None
         self._trouble = "the tables were never loaded"
         self._members: dict[str, set[str]] = {}
+        self._beyond = Beyond()
 
     # --- the whole -------------------------------------------------------------------------------------------------
 
@@ -92,6 +107,7 @@ class Barrier:
             node=self._node(),
             bridges=tuple(_bridge(name) for name in bridges(self._state.services.values())),
             ports=tuple(port_of(each) for each in self._state.snapshot()),
+            remotes=self._beyond.remotes,
         )
 
     def _node(self) -> Node:
@@ -100,6 +116,8 @@ class Barrier:
             clusters=state.cidrs,
             addresses=tuple(str(address) for address in state.node_addresses()),
             masquerade=self._settings.masquerade,
+            tunnels=self._beyond.tunnels,
+            far=self._beyond.far,
         )
 
     def unload(self) -> None:
@@ -174,7 +192,39 @@ class Barrier:
                 self._members[network].discard(attachment.host_veth)
                 if not self._members[network]:
                     del self._members[network]
-                    self._try(fence.forget_network(network))
+                    if network not in self._beyond.networks():
+                        self._try(fence.forget_network(network))
+
+    # --- other nodes -------------------------------------------------------------------------------------------------
+
+    def connect(self, beyond: Beyond) -> None:
+        """What lies behind the tunnels is this from now on. What cannot be put in force is kept for the next load."""
+        with self._lock:
+            before, self._beyond = self._beyond, beyond
+            if before == beyond or self._nft is None or self._trouble:
+                return
+            try:
+                if (before.tunnels, before.far) != (beyond.tunnels, beyond.far):
+                    self._mend()
+                else:
+                    self._change_remotes(before, beyond)
+            except FenceFailed as error:
+                self._note(f"{error.msg}: {error.details}")
+
+    def _change_remotes(self, before: Beyond, after: Beyond) -> None:
+        """Only what changed, element by element: this happens at every attach on any node."""
+        assert self._nft is not None
+        old = {remote.network: remote.addresses for remote in before.remotes}
+        new = {remote.network: remote.addresses for remote in after.remotes}
+        for network in old.keys() | new.keys():
+            had, has = old.get(network, frozenset()), new.get(network, frozenset())
+            if network is not None and network not in old and network not in self._members:
+                self._nft.run(fence.create_network(network))
+            for text in (fence.remove_remote(network, had - has), fence.add_remote(network, has - had)):
+                if text:
+                    self._nft.run(text)
+            if network is not None and network not in new and network not in self._members:
+                self._nft.run(fence.forget_network(network))
 
     def missing(self, attachment: Attachment) -> list[str]:
         """What of the attachment's fence is not in the kernel: its elements, or the tables themselves."""

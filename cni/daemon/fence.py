@@ -16,6 +16,8 @@ from cni.daemon.fence_rules import NETWORK_SETS, SETS, Chain, declare, network_c
 from cni.daemon.fence_values import TABLE, Bridge, Node, Port, chain_of
 
 FAMILIES = ("bridge", "inet")
+REFILLED = ("node4", "node6", "tunnels", "far4", "far6")
+"""The sets that `base` empties and fills."""
 
 
 def base(node: Node) -> str:
@@ -26,7 +28,7 @@ def base(node: Node) -> str:
     lines += declare(chains(node))
     if not node.masquerade:
         lines += [f"add chain inet {TABLE} postrouting", f"delete chain inet {TABLE} postrouting"]
-    for name in ("node4", "node6", "tunnels"):
+    for name in REFILLED:
         lines.append(f"flush set inet {TABLE} {name}")
     lines += [element.add() for element in elements.of_node(node)]
     return "\n".join(lines) + "\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from ipaddress import ip_network
 from typing import NamedTuple
 
 from cni.daemon.fence_values import TABLE, Bridge, Node, Port, chain_of, link_local, quoted, raw, versions
@@ -29,12 +30,13 @@ class Element(NamedTuple):
 
 
 def of_node(node: Node) -> list[Element]:
-    """The node's own addresses and tunnels."""
+    """The node's own addresses, its tunnels, and what is behind them."""
     four, six = versions(node.addresses)
     return [
         *(Element("inet", "node4", str(address)) for address in four),
         *(Element("inet", "node6", str(address)) for address in six),
         *(Element("inet", "tunnels", quoted(device)) for device in node.tunnels),
+        *(Element("inet", f"far{ip_network(cidr).version}", cidr) for cidr in node.far),
     ]
 
 
@@ -57,7 +59,13 @@ def of_port(port: Port) -> list[Element]:
 
 def of_remote(network: str | None, addresses: Iterable[str]) -> list[Element]:
     """Members of a network on other nodes."""
-    return _members(network, sorted(set(addresses)))
+    ours = sorted(set(addresses))
+    four, six = versions(ours)
+    closed = [] if network is None else [
+        *(Element("inet", "closed4", str(address)) for address in four),
+        *(Element("inet", "closed6", str(address)) for address in six),
+    ]  # fmt: skip
+    return _members(network, ours) + closed
 
 
 def _on_bridge(port: Port) -> list[Element]:

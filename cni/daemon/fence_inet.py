@@ -69,6 +69,7 @@ def _to_overlay(v: str, ip: str, cluster: str) -> Chain:
         f"to_overlay{v}",
         Rule("iifname @tunnels ct state related meta l4proto { icmp, ipv6-icmp }", "accept", "router on the way"),
         Rule("", f"{ip} saddr vmap @net{v}", "its network"),
+        Rule(f"iifname @tunnels {ip} saddr @far{v}", f"goto {FLAT}", "from the flat mesh elsewhere"),
         Rule(f"{ip} saddr {cluster}", "drop", "unknown overlay source"),
         Rule(f"{ip} daddr @{FLAT}_m{v}", "accept", "to the flat mesh"),
         Rule(f"{ip} daddr . {ip} daddr != @same{v}", "drop", "to an unknown overlay address"),

@@ -75,6 +75,10 @@ SETS: tuple[tuple[str, str, str, str], ...] = (
     ("inet", "set", "open6", "type ifname . ipv6_addr"),
     ("inet", "set", "same4", "type ipv4_addr . ipv4_addr"),
     ("inet", "set", "same6", "type ipv6_addr . ipv6_addr"),
+    ("inet", "set", "far4", "type ipv4_addr; flags interval"),
+    ("inet", "set", "far6", "type ipv6_addr; flags interval"),
+    ("inet", "set", "closed4", "type ipv4_addr"),
+    ("inet", "set", "closed6", "type ipv6_addr"),
     ("inet", "map", "net4", "type ipv4_addr : verdict"),
     ("inet", "map", "net6", "type ipv6_addr : verdict"),
 )
@@ -96,9 +100,18 @@ def network_chains(network: str | None) -> list[Chain]:
             name,
             Rule(f"ip daddr @{name}_m4", "accept", "same network"),
             Rule(f"ip6 daddr @{name}_m6", "accept", "same network, IPv6"),
+            *(_elsewhere() if network is None else ()),
             Rule("", "drop", "between networks"),
         ),
     ]
+
+
+def _elsewhere() -> tuple[Rule, ...]:
+    """The flat mesh has no list of its members on other nodes: whoever is behind a tunnel and is of no network."""
+    return (
+        Rule("oifname @tunnels ip daddr @far4 ip daddr != @closed4", "accept", "flat mesh elsewhere"),
+        Rule("oifname @tunnels ip6 daddr @far6 ip6 daddr != @closed6", "accept", "flat mesh elsewhere, IPv6"),
+    )
 
 
 def declare(chains: list[Chain]) -> list[str]:

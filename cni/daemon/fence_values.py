@@ -24,6 +24,8 @@ class Node:
     `clusters`: the overlay's CIDRs, at most one a family; addresses in them are overlay addresses, all else is outside.
     `addresses`: the node addresses a fenced member may use (resolver and daemon).
     `tunnels`: the WireGuard devices, whose overlay sources are believed.
+    `far`: the overlay's CIDRs that are behind them, apart from each other. Whoever is there and is no member of an
+    isolation network is of the flat mesh.
     `masquerade`: whether what leaves the overlay takes the node's address.
     `bridge_names`: whether the kernel has `meta ibrname` (CONFIG_NFT_BRIDGE_META).
     """
@@ -31,6 +33,7 @@ class Node:
     clusters: tuple[str, ...]
     addresses: tuple[str, ...] = ()
     tunnels: tuple[str, ...] = ()
+    far: tuple[str, ...] = ()
     masquerade: bool = True
     bridge_names: bool = False
 

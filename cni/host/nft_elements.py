@@ -71,12 +71,10 @@ def parse(text: str) -> list[Element] | None:
         if not line.strip():
             continue
         found = _LINE.fullmatch(line)
-        if found is None:
+        if found is None or "/" in line:  # a CIDR is two elements to the kernel: libnftables does that
             return None
         verb, family, table, name, key, verdict, chain = found.groups()
-        elements.append(
-            Element(verb == "destroy", family, table, name, key, verdict or "", chain or "", line)
-        )
+        elements.append(Element(verb == "destroy", family, table, name, key, verdict or "", chain or "", line))
     return elements or None
 
 
@@ -218,9 +216,7 @@ def _body(kind: int, element: Element) -> bytes:
         content += _attr(2 | _NESTED, _attr(2 | _NESTED, _verdict(element)))
     elements = _attr(1 | _NESTED, content)
     return (
-        _attr(1, element.table.encode() + b"\0")
-        + _attr(2, element.set.encode() + b"\0")
-        + _attr(3 | _NESTED, elements)
+        _attr(1, element.table.encode() + b"\0") + _attr(2, element.set.encode() + b"\0") + _attr(3 | _NESTED, elements)
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from . import attacks, attacks_edge, attacks_neighbours, attacks_routed  # noqa: F401 - they register their cases
+from . import attacks, attacks_edge, attacks_mesh, attacks_neighbours, attacks_routed  # noqa: F401 - they register
 from .lab import Lab
 
 
