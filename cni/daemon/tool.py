@@ -21,6 +21,8 @@ from cni.errors import CniError, InvalidConfig
 
 Answer = dict[str, Any]
 
+log = logging.getLogger(__name__)
+
 
 def answer(env: Mapping[str, str], service: OverlayService) -> tuple[int, bytes]:
     """(exit code, JSON) for one question. An unknown one is an error object, as for a plugin's call."""
@@ -31,6 +33,10 @@ def answer(env: Mapping[str, str], service: OverlayService) -> tuple[int, bytes]
         return 0, msgspec.json.encode(ask(service, env))
     except CniError as error:
         return 1, msgspec.json.encode({"code": error.code, "msg": error.msg, "details": error.details})
+    except Exception as error:
+        log.exception("the question %s failed in an unforeseen way", env["TOOL"])
+        said = f"internal error: {type(error).__name__}: {error}"
+        return 1, msgspec.json.encode({"code": CniError.code, "msg": said, "details": "the daemon's log has the rest"})
 
 
 def status(service: OverlayService, _: Mapping[str, str]) -> Answer:

@@ -23,8 +23,9 @@ IFF_UP = 1
 AF_INET, AF_INET6 = 2, 10
 IFA_F_NODAD = 0x02
 RT_MAIN, RTPROT_STATIC, RT_UNIVERSE, RT_LINK, RTN_UNICAST, RTN_UNREACHABLE = 254, 4, 0, 253, 1, 7
-BR_STP, BR_MCAST_SNOOPING, BR_FORWARD_DELAY = 5, 23, 1
+BR_STP, BR_MULTI_BOOLOPT, BR_MCAST_SNOOPING, BR_FORWARD_DELAY = 5, 46, 23, 1
 GEN_MODE_NONE = 1
+BR_NO_LL_LEARN = 1
 LOOPBACK = 1  # the index of lo, in every namespace
 
 _ADDRESS = struct.Struct("=BBBBI")
@@ -121,7 +122,9 @@ def ensure_bridge(socket: nl.Netlink, name: str, mac: str, mtu: int) -> Link:
 
     Raises NetlinkError(EEXIST) when a link of that name is something else: it is not adopted.
     """
-    options = nl.u32(BR_FORWARD_DELAY, 0) + nl.u32(BR_STP, 0) + nl.u8(BR_MCAST_SNOOPING, 0)
+    # No learning from link-local frames: they pass before any hook, and would teach the bridge a forged MAC.
+    options = nl.attribute(BR_MULTI_BOOLOPT, struct.pack("=II", BR_NO_LL_LEARN, BR_NO_LL_LEARN))
+    options += nl.u32(BR_FORWARD_DELAY, 0) + nl.u32(BR_STP, 0) + nl.u8(BR_MCAST_SNOOPING, 0)
     body = (
         nl.ifinfo(flags=IFF_UP, change=IFF_UP)
         + nl.text(IFLA_IFNAME, name)
