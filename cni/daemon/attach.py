@@ -147,11 +147,7 @@ class Attacher:
         """The intent, saved with its addresses, on a bridge that is there."""
         with self._services.holding(request.service, request.mode) as segment:
             service = self._services.ensure(request.service, request.mode)
-            intent = self._with_addresses(self._draft(request, service.bridge), segment, request)
-            if not intent.mac:
-                intent = msgspec.structs.replace(intent, mac=macs.of_address(intent.addresses[0].ip))
-                self._state.save(intent)
-            return intent
+            return self._with_addresses(self._draft(request, service.bridge), segment, request)
 
     def _draft(self, request: Request, bridge: str) -> Attachment:
         return Attachment(

@@ -16,6 +16,7 @@ from typing import TypeVar
 import msgspec
 
 from cni.daemon import addresses as book
+from cni.daemon import macs
 from cni.daemon.addresses import Addresses, NeedsSlot, boot_clock
 from cni.daemon.records import Attachment, AttachmentKey, Held, Lease, Node, Service, encode_key
 from cni.daemon.segments import Segments
@@ -239,7 +240,8 @@ class State:
     # --- attachments and addresses -------------------------------------------------------------------------------
 
     def reserve(self, attachment: Attachment, segment: str, wanted: Sequence[Address]) -> Attachment:
-        """Save `attachment` as an intent, with one address of each family of the service `segment`.
+        """Save `attachment` as an intent, with one address of each family of the service `segment`, and with the MAC
+        that follows from the first if it has none.
 
         `wanted` are addresses it asked for, at most one a family; else it keeps those that its earlier record has, if
         they fit. Raises AddressUnavailable, TryAgainLater while what would serve is cooling, NeedsSlot.
@@ -257,8 +259,9 @@ class State:
             for version in self._segments:
                 asked = next((a for a in wanted if a.version == version), None)
                 picked.append(self.addresses.pick(version, service.networks(version), asked, own))
-            intent = msgspec.structs.replace(attachment, state="intent", addresses=tuple(picked))
-            self.save(intent)
+            mac = attachment.mac or macs.of_address(picked[0].ip)
+            intent = msgspec.structs.replace(attachment, state="intent", addresses=tuple(picked), mac=mac)
+            self.save(intent)  # whole: a daemon that finds it must be able to undo it
             return intent
 
     def full(self, service: str, version: int) -> TryAgainLater | PoolExhausted:

@@ -1,0 +1,207 @@
+"""Deliberate faults: each is a mistake somebody could make in the daemon, put into a copy of the program.
+
+`test_can_fail.py` runs the storm with each and expects it to be caught. A fault is a class: the docstring says which
+mistake, MODULE and NAME what is replaced, and `instead(real, ...)` is the replacement.
+"""
+
+import sys
+
+
+class AddressNeverGivenBack:
+    """DEL forgets the record and not, in memory, the address: the pool leaks."""
+
+    MODULE, NAME = "cni.daemon.addresses", "Addresses.let_go"
+
+    @staticmethod
+    def instead(real, self, texts):
+        return None
+
+
+class AddressGivenOutTwice:
+    """The book of addresses forgets to note who was just given one."""
+
+    MODULE, NAME = "cni.daemon.addresses", "Addresses.hold"
+
+    @staticmethod
+    def instead(real, self, texts):
+        texts = list(texts)
+        return real(self, texts[1:] if len(texts) == 1 and texts[0].endswith(("4", "7")) else texts)
+
+
+class NothingIsRolledBack:
+    """An ADD that fails leaves what it had made."""
+
+    MODULE, NAME = "cni.daemon.attach", "Attacher._roll_back"
+
+    @staticmethod
+    def instead(real, self, key, used):
+        return None
+
+
+class QueueIsNeverDrained:
+    """Deletions that plugins wrote down stay where they are."""
+
+    MODULE, NAME = "cni.daemon.backlog", "drain"
+
+    @staticmethod
+    def instead(real, *args):
+        return None
+
+
+class QueueIsEmptiedUnread:
+    """Deletions that plugins wrote down are thrown away."""
+
+    MODULE, NAME = "cni.daemon.backlog", "_is_void"
+
+    @staticmethod
+    def instead(real, *args):
+        return True
+
+
+class FenceElementsStay:
+    """What a port may do in the fence is not taken back with it."""
+
+    MODULE, NAME = "cni.daemon.barrier", "Barrier.expel"
+
+    @staticmethod
+    def instead(real, self, attachment):
+        return None
+
+
+class LinkIsLeft:
+    """DEL answers without having taken the link away, now and then."""
+
+    MODULE, NAME = "cni.host.kernel", "Kernel.remove_link"
+    calls = 0
+
+    @classmethod
+    def instead(cls, real, self, name):
+        cls.calls += 1
+        return True if cls.calls % 5 == 0 else real(self, name)
+
+
+class ActsBeforeSaving:
+    """The intent is kept in memory only: a daemon that dies in an ADD leaves a link that nobody knows of."""
+
+    MODULE, NAME = "cni.daemon.keeper", "Keeper._sweep_strays"
+
+    @staticmethod
+    def instead(real, self):
+        return None
+
+
+class UnfinishedIsAdopted:
+    """A new daemon takes an intent of the last one for an attachment."""
+
+    MODULE, NAME = "cni.daemon.keeper", "Keeper.adopt"
+
+    @staticmethod
+    def instead(real, self):
+        return None
+
+
+class HangUpIsNotNoticed:
+    """The daemon carries an ADD out for a plugin that was killed."""
+
+    MODULE, NAME = "cni.daemon.cni_door", "_still_there"
+
+    @staticmethod
+    def instead(real, client):
+        return True
+
+
+class RecordIsNotWritten:
+    """The committed record stays in memory: the next daemon does not know the attachment."""
+
+    MODULE, NAME = "cni.daemon.store", "Store.apply"
+
+    @staticmethod
+    def instead(real, self, changes):
+        changes = [c for c in changes if not (c[0] == "attachment" and c[2] and b'"live"' in c[2])]
+        return real(self, changes)
+
+
+class DeletionIsNotRecorded:
+    """DEL forgets the record in memory only: the next daemon believes the container is still there."""
+
+    MODULE, NAME = "cni.daemon.store", "Store.apply"
+
+    @staticmethod
+    def instead(real, self, changes):
+        return real(self, [c for c in changes if not (c[0] == "attachment" and c[2] is None)])
+
+
+class DeadAreNeverCollected:
+    """Nobody looks whether a recorded container still has its link."""
+
+    MODULE, NAME = "cni.daemon.attach", "Attacher.release_dead"
+
+    @staticmethod
+    def instead(real, self, attachment):
+        return False
+
+
+class OtherBootsRecordsAreKept:
+    """What was recorded before a reboot is believed after it."""
+
+    MODULE, NAME = "cni.daemon.store", "Store.__init__"
+
+    @staticmethod
+    def instead(real, self, path, boot_id=None):
+        return real(self, path, "always the same")
+
+
+class SecondAttemptIsRefused:
+    """The plugin's own retry is taken for a second ADD of the runtime's."""
+
+    MODULE, NAME = "cni.daemon.attach", "Attacher._stands"
+
+    @staticmethod
+    def instead(real, self, before, request):
+        import msgspec
+
+        before = msgspec.structs.replace(before, attempt="another")
+        self._state.attachments[before.key] = before
+        return real(self, before, request)
+
+
+class DirectoriesAreNotSwept:
+    """What killed single files left in the temporary directory stays."""
+
+    MODULE, NAME = "cni.leftovers", "sweep"
+
+    @staticmethod
+    def instead(real, *args):
+        return []
+
+
+class SlowStatus:
+    """STATUS waits behind everything else."""
+
+    MODULE, NAME = "cni.daemon.service", "OverlayService.ready"
+
+    @staticmethod
+    def instead(real, self, *args):
+        import time
+
+        time.sleep(4)
+        return real(self, *args)
+
+
+ALL = {name: each for name, each in globals().items() if isinstance(each, type) and hasattr(each, "MODULE")}
+
+
+def put_in(fault, module):
+    """Put the fault of that name into its module, which was just executed; any other module is left alone."""
+    each = ALL[fault]
+    if module.__name__ != each.MODULE:
+        return
+    owner, _, attribute = each.NAME.rpartition(".")
+    owner = getattr(module, owner) if owner else module
+    real = getattr(owner, attribute)
+
+    def changed(*args, **more):
+        return each.instead(real, *args, **more)
+
+    setattr(owner, attribute, changed)
+    sys.stderr.write(f"a deliberate fault is in force: {fault}\n")

@@ -1,0 +1,152 @@
+"""The program under test, with fault points put into a copy of it: from source, unpacked, or as the single file.
+
+A frozen program imports Python's own modules from a zip beside it. In the copy one of those, `encodings`, which every
+Python imports first, also installs what `inside.py` defines. Everything of ours stays byte for byte what was built;
+that the points are there at all is seen by their firing. The single file's daemon is such a copy too, laid down where
+the single file would have laid its own; its plugin cannot be changed, and is killed at random moments instead.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+DIST = Path(os.environ.get("ZLAYER_DIST", ROOT / "dist"))
+FORMS = {"single": DIST / "zlayer-cni", "unpacked": DIST / "zlayer-cni.d" / "zlayer-cni"}
+FIRST = "encodings/__init__"
+
+DOOR = '''
+import sys as _sys
+
+class _Waiting:
+    def find_spec(self, name, path=None, target=None):
+        if not name.startswith("cni."):
+            return None
+        _sys.meta_path.remove(self)
+        with open(_POINTS, "rb") as file:
+            code = compile(file.read(), _POINTS, "exec")
+        scope = {"__name__": "points"}
+        exec(code, scope)
+        finder = scope["Finder"]()
+        _sys.meta_path.insert(0, finder)
+        return finder.find_spec(name, path, target)
+
+_sys.meta_path.insert(0, _Waiting())
+'''
+"""Installed before anything else runs; waits for the first module of ours."""
+
+
+class Program:
+    """How to call one form of the program, with its daemon's fault points steered by the files in `control`."""
+
+    def __init__(self, form: str, place: Path, data_dir: Path, *, version: str = "", plain: bool = False) -> None:
+        """`place` is a directory of its own. `version` makes the copy say that it is that version. `plain`: no
+        changes at all."""
+        self.form = form
+        self.control = place / "control"
+        self.control.mkdir(parents=True, exist_ok=True)
+        self.env: dict[str, str] = {}
+        self._points = place / "points.py"
+        self._write_points(version)
+        if form == "source":
+            self._from_source(place, plain)
+        elif form == "unpacked":
+            copy = place / "zlayer-cni.d"
+            shutil.copytree(FORMS[form].parent, copy, copy_function=os.link)
+            if not plain:
+                self._open_door(copy / "_internal" / "base_library.zip")
+            self.command = [str(copy / FORMS[form].name)]
+            self.daemon = self.command
+        else:
+            self.command = [str(FORMS["single"])]
+            subprocess.run([*self.command, "overlayd", "--help", "--data-dir", str(data_dir)],
+                           check=True, capture_output=True, timeout=60)  # fmt: skip
+            (laid,) = (data_dir / "program").glob("*-*/zlayer-cni")
+            if not plain:
+                self._open_door(laid.parent / "_internal" / "base_library.zip")
+            self.daemon = [str(laid)]
+
+    def _from_source(self, place: Path, plain: bool) -> None:
+        self.command = [sys.executable, "-m", "cni"]
+        self.daemon = self.command
+        door = place / "door"
+        door.mkdir(exist_ok=True)
+        if not plain:
+            (door / "sitecustomize.py").write_text(f"_POINTS = {str(self._points)!r}\n{DOOR}")
+        self.env["PYTHONPATH"] = f"{door}{os.pathsep}{ROOT}"
+
+    def _write_points(self, version: str) -> None:
+        faults = (HERE / "deliberate.py").read_text()
+        text = f"CONTROL = {str(self.control)!r}\n"
+        text += f"deliberate = type('deliberate', (), {{}})()\nexec({faults!r}, deliberate.__dict__)\n"
+        text += (HERE / "inside.py").read_text()
+        if version:
+            text += f"\nimport cni\ncni.__version__ = {version!r}\n"
+        self._points.write_text(text)
+
+    def _open_door(self, library: Path) -> None:
+        """Replace the zip by one whose first module also opens the door. By rename: the original may be linked."""
+        fresh = library.with_suffix(".new")
+        with zipfile.ZipFile(library) as old, zipfile.ZipFile(fresh, "w", zipfile.ZIP_STORED) as new:
+            for info in old.infolist():
+                if info.filename == f"{FIRST}.pyc":
+                    new.writestr(f"{FIRST}.original", old.read(info))
+                    new.writestr(f"{FIRST}.py", self._first_module())
+                else:
+                    new.writestr(info, old.read(info))
+        fresh.rename(library)
+
+    def _first_module(self) -> str:
+        load = f'exec(_marshal.loads(__loader__.get_data(__loader__.archive + "/{FIRST}.original")[16:]))'
+        return f"import marshal as _marshal\n{load}\n_POINTS = {str(self._points)!r}\n{DOOR}"
+
+    # --- steering ---------------------------------------------------------------------------------------------------
+
+    def arm(self, point: str, action: str, seconds: float = 0.0) -> None:
+        """Whoever passes `point` next does `action`: kill, stop, sleep, fail."""
+        fresh = self.control / "armed.new"
+        fresh.write_text(f"{point}|{action}|{seconds}")
+        fresh.rename(self.control / "armed")
+
+    def disarm(self) -> bool:
+        """Nothing is armed afterwards; whether something still was."""
+        armed = (self.control / "armed").exists()
+        (self.control / "armed").unlink(missing_ok=True)
+        return armed
+
+    @property
+    def armed(self) -> bool:
+        return (self.control / "armed").exists()
+
+    def fired(self) -> list[str]:
+        """The points that were taken so far."""
+        path = self.control / "fired"
+        return [line.split("|")[0] for line in path.read_text().splitlines()] if path.exists() else []
+
+    def tune(self, **constants: float) -> None:
+        """Constants of the program, with `__` for the dots: cni__daemon__keeper__INTERVAL=2.0. For what starts next."""
+        lines = [f"{name.replace('__', '.')} {value}" for name, value in constants.items()]
+        (self.control / "tuning").write_text("\n".join(lines))
+
+    def break_with(self, *faults: str) -> None:
+        """These deliberate faults are in whatever starts next."""
+        (self.control / "faults").write_text("\n".join(faults))
+
+
+def forms(given: str | None) -> list[str]:
+    """The forms to run: that of --plugin, else the frozen ones that are built, else none."""
+    if given == "source":
+        return ["source"]
+    if given:
+        path = Path(given).resolve()
+        for form, built in FORMS.items():
+            if built.resolve() == path:
+                return [form]
+        raise ValueError(f"--plugin: {given} is neither of {', '.join(map(str, FORMS.values()))}, nor 'source'")
+    return [form for form, path in FORMS.items() if path.exists()]
