@@ -183,7 +183,11 @@ def _read(item: Any, kind: str, octets: int) -> tuple[str, str]:
 
 
 def _part(part: Any, octets: int) -> str:
-    """A number is printed in its whole length: the kernel finds no shorter key. Interface names are the only parts that must be quoted, and quoting an address would make it one."""
+    """One part of a key, as we write it.
+
+    A number is printed in its whole length: the kernel finds no shorter key. Interface names are the only parts that
+    must be quoted, and quoting an address would make it one.
+    """
     if isinstance(part, Mapping) and "prefix" in part:
         return f"{part['prefix']['addr']}/{part['prefix']['len']}"
     if isinstance(part, Mapping) and "range" in part:

@@ -169,9 +169,7 @@ def _load() -> ctypes.CDLL:
             return _declare(ctypes.CDLL(place))
         except (OSError, AttributeError) as error:
             said.append(f"{place}: {error}")
-    raise NftUnavailable(
-        "nftables cannot be used: install libnftables (Debian: libnftables1)", "; ".join(said)
-    )
+    raise NftUnavailable("nftables cannot be used: install libnftables (Debian: libnftables1)", "; ".join(said))
 
 
 def _declare(lib: ctypes.CDLL) -> ctypes.CDLL:

@@ -13,6 +13,7 @@ import pytest
 
 from cni.daemon import fence
 from cni.daemon.fence_compare import Remote, Wanted, compare, whole
+from cni.daemon.fence_values import Port
 from cni.daemon.fence_why import why
 from cni.host import iptables
 from cni.host.conntrack import Conntrack
@@ -95,6 +96,9 @@ def wanted(lab: Lab) -> Wanted:
 DAMAGE: dict[str, str] = {
     "an element lost": 'destroy element bridge zlayer_cni net { "zl-0000000002-v" }',
     "a member too many": "add element inet zlayer_cni net_flat_m4 { 10.200.5.2 }",
+    "a port of nobody's": fence.admit(
+        Port("zl-00000000ff-v", "zl-t-1-web-b", "00:00:00:00:01:0a", ("10.200.5.50", "::a:b"), None)
+    ),
     "a map that leads elsewhere": "destroy element inet zlayer_cni net4 { 10.200.5.2 }\n"
     "add element inet zlayer_cni net4 { 10.200.5.2 : goto net_flat }",
     "a chain emptied": "flush chain inet zlayer_cni to_host",
