@@ -125,6 +125,8 @@ class Attacher:
                 raise ClientGone("the runtime gave up before the attach was done")
             live = msgspec.structs.replace(done, state="live", created=time.time())
             self._state.save(live)
+            if before is not None and before.service != live.service:
+                self._services.settle(before.service, before.mode, before.ephemeral)
         except BaseException:
             self._roll_back(request.key, used=before is not None)
             self._services.settle(request.service, request.mode, request.ephemeral)

@@ -98,7 +98,7 @@ class Keeper:
                 log.warning("removing %s: a bridge that no record knows", link.name)
                 kernel.remove_link(link.name)
 
-    # --- again and again -----------------------------------------------------------------------------------------------
+    # --- again and again -------------------------------------------------------------------------------------------
 
     def look(self) -> None:
         """One comparison of everything, and what mends it."""
@@ -116,7 +116,10 @@ class Keeper:
         service = self._service
         for name in service.services.broken(names):
             log.warning("bridge %s is gone, down, or lacks its gateway: setting it up again", name)
-            service.services.rebuild(name)
+            try:
+                service.services.rebuild(name)
+            except CniError as error:
+                log.error("bridge %s could not be set up: %s %s", name, error.msg, error.details)
         for attachment in service.state.snapshot():
             port, bridge = names.get(attachment.host_veth), service.kernel.find(attachment.bridge)
             if attachment.state == "live" and port is not None and bridge is not None:

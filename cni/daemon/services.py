@@ -40,6 +40,7 @@ class Services:
         self._mtu = mtu
         self._locks = Locks()
         self._ready: set[str] = set()
+        self._leaving: set[str] = set()  # ephemeral services that could not be taken down at once
 
     def mtu(self) -> int:
         """The MTU containers get: the underlay's less what WireGuard adds, or what the YAML says. Bytes."""
@@ -152,10 +153,13 @@ class Services:
         """After somebody left: give back what the service needs no more. What fails is tried again at the next look."""
         try:
             self.shrink(name, mode)
-            if ephemeral:
+            if ephemeral or name in self._leaving:
                 self.leave(name, mode)
+            self._leaving.discard(name)
         except (OSError, CniError) as error:
             log.warning("service %s could not give back what it needs no more: %s", name, error)
+            if ephemeral:
+                self._leaving.add(name)
 
     def shrink(self, name: str, mode: str) -> None:
         """Take back further subnets that nobody has an address in any more, their gateways first. Raises OSError."""

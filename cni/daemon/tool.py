@@ -6,6 +6,7 @@ are what `--json` prints and are documented in docs/cli.md: fields are added, ne
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping

@@ -155,11 +155,6 @@ def test_a_gateway_that_somebody_removed_comes_back(node):
     assert node.kernel.gateways(made.bridge) == {f"{made.addresses[0].gateway}/26"}
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="Keeper._collect looks only at attachments whose link is missing: an intent that could not be undone (its"
-    " link is there, its address held) stays until the next start, though attach says garbage collection takes it",
-)
 def test_an_attach_that_could_not_be_undone_is_undone_later(node):
     node.kernel.fail(only="raise_port", late=True)
     remove, node.kernel.remove_link = node.kernel.remove_link, refuse
@@ -174,11 +169,6 @@ def refuse(*_):
     raise OSError(16, "busy")
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="Keeper.look: a bridge that cannot be rebuilt (someone else's link has its name) ends the look before the"
-    " fence is mended and the dead are collected, every time",
-)
 def test_one_bridge_that_cannot_be_mended_does_not_keep_the_rest_from_it(node):
     made = node.add()
     node.add("c2", 12, service="db")
@@ -193,11 +183,6 @@ def test_one_bridge_that_cannot_be_mended_does_not_keep_the_rest_from_it(node):
     assert [each.container for each in node.state.snapshot()] == ["c1"]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="Services.settle says that what fails is tried again at the next look, but shrink_all calls it with"
-    " ephemeral=False: an ephemeral service whose bridge could not be removed once stays for ever",
-)
 def test_an_ephemeral_service_that_could_not_be_taken_down_is_taken_down_later(node):
     made = node.add(ephemeral=True)
     remove = node.kernel.remove_link
@@ -208,11 +193,6 @@ def test_an_ephemeral_service_that_could_not_be_taken_down_is_taken_down_later(n
     assert node.state.services == {}
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="Attacher._make settles nothing for the service that a healed attachment had before: an ephemeral one is"
-    " left with nobody on it",
-)
 def test_a_service_that_its_last_container_left_for_another_is_taken_down(node):
     node.add(ephemeral=True)
     node.kernel.destroy_space(11)
