@@ -22,6 +22,7 @@ import msgspec
 
 from cni import naming
 from cni.errors import AttachFailed, InterfaceExists, TryAgainLater
+from cni.foreign import host_end
 from cni.foreign.daemon import Daemon
 from cni.foreign.detach import Remover
 from cni.foreign.leases import Leases
@@ -107,7 +108,7 @@ class Attacher:
         return (
             before.state == "live"
             and before.netns == wanted.identity
-            and has_host_end(before)
+            and host_end.is_there(before)
             and ports.has_interface(wanted.target.fd, before.ifname)
         )
 
@@ -220,13 +221,6 @@ def planned_routes(addresses: tuple[tuple[str, str], ...], asked: tuple[Route, .
         if via:
             plan[route.dst] = via
     return list(plan.items())
-
-
-def has_host_end(record: Record) -> bool:
-    """Whether the attachment's own host end is there."""
-    with Netlink() as socket:
-        link = links.find_link(socket, record.host_veth)
-    return link is not None and link.index == record.host_index
 
 
 def title(key: tuple[str, str, str]) -> str:

@@ -8,13 +8,12 @@ down or hangs is told later, by whichever call reaches it first.
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 from cni.errors import CniError
+from cni.foreign import host_end
 from cni.foreign.daemon import Daemon
 from cni.foreign.records import Key, Record, Records
-from cni.host import holder, links
-from cni.host.netlink import Netlink
+from cni.host import holder
 from cni.overlay.client import Deadline
 
 log = logging.getLogger(__name__)
@@ -34,6 +33,8 @@ class Remover:
 
     def detach(self, key: Key) -> None:
         """DEL's part: no trace of the attachment afterwards, or a debt to the daemon. Fine when there is none."""
+        if self._records.load(key) is None:
+            return
         with self._records.locked(key, self._deadline):
             record = self._records.load(key)
             if record is not None and self.remove(record):
@@ -44,9 +45,12 @@ class Remover:
         stays written down."""
         told = self._told(record)
         try:
-            remove_host_end(record)
+            host_end.remove(record)
             holder.end(record.holder)
-            self._records.drop(record.key) if told else self._records.owe(record)
+            if told:
+                self._records.drop(record.key)
+            else:
+                self._records.owe(record)
         except (OSError, CniError) as error:
             log.warning("%s of %s: %s; a later DEL or GC will try again", record.ifname, record.container, error)
         return told
@@ -62,7 +66,8 @@ class Remover:
 
     def _told(self, record: Record) -> bool:
         """Whether the daemon knows that the attachment is gone."""
-        if not is_safe(record):
+        if host_end.is_anothers(record):
+            # A detach deletes `veth-<pid>-s` whoever made it (contract 5.3/13, 7.2).
             log.warning("process %d is another's now: the daemon is not told to detach it", record.pid)
             return True
         daemon = self._daemon
@@ -80,31 +85,3 @@ class Remover:
             return False
         return True
 
-
-def is_safe(record: Record) -> bool:
-    """Whether a detach of the recorded PID can only hit the recorded attachment.
-
-    It deletes `veth-<pid>-s` whoever made it. While the holder lives, or nobody has its number, that is ours; when
-    the number is another process's by now, a link of that name would be that one's (contract 5.3/13, 7.2).
-    """
-    if holder.is_alive(record.holder) or is_free(record.pid):
-        return True
-    with Netlink() as socket:
-        link = links.find_link(socket, record.host_veth)
-    return link is None or link.index == record.host_index
-
-
-def is_free(pid: int) -> bool:
-    """Whether no process has that number."""
-    return not Path(f"/proc/{pid}").exists()
-
-
-def remove_host_end(record: Record) -> None:
-    """No host end of this attachment afterwards; a link of its name that is not its own stays. Raises NetlinkError."""
-    with Netlink() as socket:
-        link = links.find_link(socket, record.host_veth)
-        if link is None:
-            return
-        unknown = not record.host_index and (holder.is_alive(record.holder) or is_free(record.pid))
-        if link.index == record.host_index or unknown:
-            links.remove_link(socket, index=link.index)

@@ -15,10 +15,9 @@ from collections.abc import Iterator
 import msgspec
 
 from cni.errors import CniError
+from cni.foreign import host_end
 from cni.foreign.daemon import Daemon
 from cni.foreign.records import Record, Records
-from cni.host import links
-from cni.host.netlink import Netlink
 from cni.isolation import SHARED
 from cni.overlay.client import Deadline
 
@@ -57,7 +56,7 @@ class Leases:
         for record in self._records.every():
             same = record.mode == mode and (mode == SHARED or record.service == service)
             ours = record.socket == self._daemon.socket and record.state == "live" and same
-            if ours and record.life != life and record.ips and is_there(record):
+            if ours and record.life != life and record.ips and host_end.is_there(record):
                 yield record
 
     def _lease_again(self, service: str, life: str, held: dict[str, Record]) -> None:
@@ -91,10 +90,3 @@ class Leases:
 def same_subnet(record: Record, ip: str) -> bool:
     """Whether the attachment's address is of the subnet that `ip` came out of: else it will never come out."""
     return ipaddress.ip_address(ip) in ipaddress.ip_interface(record.addresses[0][0]).network
-
-
-def is_there(record: Record) -> bool:
-    """Whether the container can still use its address: its host end is there."""
-    with Netlink() as socket:
-        link = links.find_link(socket, record.host_veth)
-    return link is not None and link.index == record.host_index

@@ -6,13 +6,16 @@ import logging
 
 from cni.errors import (
     AddressUnavailable,
+    AttachFailed,
     CheckFailed,
     CniError,
     FenceFailed,
     InvalidNetns,
     NotAvailable,
+    PoolExhausted,
     UnsupportedField,
 )
+from cni.foreign import host_end
 from cni.foreign.attach import Attacher, Wanted
 from cni.foreign.check import Facts, faults
 from cni.foreign.daemon import Daemon
@@ -22,6 +25,7 @@ from cni.host import holder, links, netns, ports
 from cni.host.netlink import Netlink
 from cni.isolation import ISOLATED
 from cni.overlay.client import Deadline
+from cni.overlay.errors import Refused
 from cni.spec.environment import Call
 from cni.spec.intent import Intent
 from cni.spec.types import DNS, Result
@@ -49,7 +53,10 @@ class ForeignOverlay:
         wanted = Wanted(asked, wish, target, identity(target))
         self._refuse(wanted)
         self._remover.settle()
-        record = Attacher(self._daemon, self._records, self._remover, self._deadline).attach(wanted)
+        try:
+            record = Attacher(self._daemon, self._records, self._remover, self._deadline).attach(wanted)
+        except Refused as refusal:
+            raise refused(self._daemon.socket, wish.service, refusal) from refusal
         return Attached(
             bridge=record.bridge,
             bridge_mac=record.bridge_mac,
@@ -77,6 +84,11 @@ class ForeignOverlay:
         if wish.addresses:
             asked = ", ".join(each.address for each in wish.addresses)
             raise AddressUnavailable(f"the address {asked} was asked for, but ZLayer's overlayd chooses by itself")
+        if wish.mac and self._daemon.is_ours():
+            raise UnsupportedField(
+                f"the MAC {wish.mac} was asked for, but by this way zlayer-cni's own daemon does not hear of it",
+                "it lets nothing leave a port under another MAC: leave overlayd.socket out of the configuration",
+            )
         if wish.isolation_network is not None and not self._daemon.is_ours():
             raise FenceFailed(
                 f"isolation network {wish.isolation_network!r}: {UNFENCED}, so the container is not attached", INSTEAD
@@ -107,7 +119,7 @@ class ForeignOverlay:
             if record.network != network or (record.container, record.ifname) in (valid or ()):
                 continue
             who = f"{record.ifname} of {record.container}"
-            if record.state == "live" and is_alive(record):
+            if record.state == "live" and host_end.is_there(record):
                 notes.append(f"GC: {who} is not listed but alive, kept")
                 continue
             self._remover.detach(record.key)
@@ -123,6 +135,14 @@ class ForeignOverlay:
             raise NotAvailable(error.msg, error.details) from error
         if mode == ISOLATED and not ours:
             raise NotAvailable(f"mode: {ISOLATED}: {UNFENCED}, so no container is attached", INSTEAD)
+
+
+def refused(socket: str, service: str, refusal: Refused) -> CniError:
+    """The daemon's refusal, for the runtime: PoolExhausted (104) for a full service, else AttachFailed (100)."""
+    words = refusal.message.removeprefix("overlay engine error: ")
+    if "exhausted" in words:  # contract 6.4
+        return PoolExhausted(f"no IP addresses available for service {service}", words)
+    return AttachFailed(f"the overlay daemon at {socket} does not attach it: {words}")
 
 
 def identity(target: Target) -> netns.NetnsId:
@@ -148,10 +168,3 @@ def look(record: Record, target: Target) -> Facts:
         gateways=frozenset(str(address.ip) for _, address in addresses),
         inside=ports.inspect(target.fd, record.ifname) if seen == record.netns else ports.Inside(None),
     )
-
-
-def is_alive(record: Record) -> bool:
-    """Whether the attachment's host end is there."""
-    with Netlink() as socket:
-        link = links.find_link(socket, record.host_veth)
-    return link is not None and link.index == record.host_index

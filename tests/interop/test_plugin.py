@@ -259,6 +259,17 @@ def test_an_address_cannot_be_asked_for(one: Runtime) -> None:
     one.nothing_left()
 
 
+def test_a_full_service(one: Runtime) -> None:
+    """61 containers, and no more (contract 6.4)."""
+    manager = one.daemon.manager()
+    manager.setup_service_overlay("web")
+    for _ in range(61):
+        manager.allocate_ip("web")
+    answer = one.call("ADD", "c1", one.daemon.machine.netns(), service="web")
+    assert (answer.error, answer.json["msg"]) == (104, "no IP addresses available for service web")
+    one.nothing_left()
+
+
 def test_a_failure_leaves_nothing(one: Runtime) -> None:
     """The daemon attaches, the move fails: another interface took the name while the daemon was at it."""
     netns = one.daemon.machine.netns()
@@ -552,3 +563,11 @@ def test_our_daemon_by_its_socket(make_daemon: Callable[[type[Daemon]], Daemon],
     for name, netns in (("c1", here), ("c2", there)):
         runtime.delete(name, netns, **conf)
     assert (runtime.holders(), runtime.records(), runtime.owed()) == ([], [], [])
+
+
+def test_a_mac_of_ones_own_by_our_daemons_socket(make_daemon: Callable[[type[Daemon]], Daemon]) -> None:
+    """Ours lets nothing leave a port under a MAC it did not give, and the protocol cannot tell it another."""
+    runtime = by("source", make_daemon(Ours))
+    answer = runtime.call("ADD", "c1", runtime.daemon.machine.netns(), runtimeConfig={"mac": "0a:00:00:00:00:07"})
+    assert answer.error == 2
+    assert (runtime.holders(), runtime.records()) == ([], [])

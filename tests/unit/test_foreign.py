@@ -11,14 +11,16 @@ import msgspec
 import pytest
 
 from cni.errors import InputOutput, TryAgainLater
-from cni.foreign import attach, check, detach
+from cni.foreign import attach, check, host_end
 from cni.foreign.daemon import Daemon, Hung, is_stale, lacks_bridge
 from cni.foreign.records import Record, Records
+from cni.foreign.service import refused
 from cni.host.holder import start_time
 from cni.host.links import Link, Route
 from cni.host.ports import Inside
 from cni.overlay import wire
 from cni.overlay.client import Deadline
+from cni.overlay.errors import Refused
 from cni.spec.intent import Intent
 from cni.spec.types import IP, Interface, Result
 from cni.spec.types import Route as Asked
@@ -131,6 +133,7 @@ HOLD = """
 import sys
 from cni.foreign.records import Records
 from cni.overlay.client import Deadline
+from cni.overlay.errors import Refused
 with Records(sys.argv[1]).locked(("a",), Deadline(1)):
     print("held", flush=True)
     sys.stdin.read()
@@ -211,12 +214,24 @@ def test_a_route_of_a_family_without_an_address_is_left_out():
 
 def test_whose_pid_it_is():
     me = os.getpid()
-    assert detach.is_safe(record(pid=me, start_time=start_time(me))), "the holder itself"
-    assert detach.is_safe(record(pid=4194300)), "nobody has the number"
-    assert detach.is_safe(record(pid=me, start_time=1, host_veth="zlt-no-such")), "another's, but without such a link"
-    assert not detach.is_safe(record(pid=me, start_time=1, host_veth="lo", host_index=999)), "that link is another's"
-    assert detach.is_free(4194300)
-    assert not detach.is_free(me)
+    assert not host_end.is_anothers(record(pid=me, start_time=start_time(me), host_veth="lo")), "the holder itself"
+    assert not host_end.is_anothers(record(pid=4194300, host_veth="lo")), "nobody has the number"
+    assert not host_end.is_anothers(record(pid=me, start_time=1, host_veth="zlt-no-such")), "without such a link"
+    assert host_end.is_anothers(record(pid=me, start_time=1, host_veth="lo", host_index=999))
+    assert host_end.is_free(4194300)
+    assert not host_end.is_free(me)
+
+
+def test_a_full_service():
+    full = Refused("overlay engine error: service bridge zl-b subnet 10.200.1.0/26 exhausted")
+    error = refused("/run/x.sock", "web", full)
+    assert (error.code, error.msg) == (104, "no IP addresses available for service web")
+
+
+def test_a_refusal_is_passed_on():
+    error = refused("/run/x.sock", "web", Refused("overlay engine error: create veth pair: no"))
+    assert error.code == 100
+    assert error.msg == "the overlay daemon at /run/x.sock does not attach it: create veth pair: no"
 
 
 # --- CHECK ------------------------------------------------------------------------------------------------------------
