@@ -62,9 +62,19 @@ class ServiceLayer(RuleBasedStateMachine):
 
     # --- what happens ----------------------------------------------------------------------------------------------
 
-    @rule(who=containers, where=services, attempt=st.sampled_from(["", "a1", "a2"]), fault=faults(12))
-    def attach(self, who, where, attempt, fault):
+    @rule(
+        who=containers,
+        where=services,
+        attempt=st.sampled_from(["", "a1", "a2"]),
+        first=st.sampled_from(["", "", "its namespace goes", "its link goes", "its service is full"]),
+        fault=faults(12),
+    )
+    def attach(self, who, where, attempt, first, fault):
         name, mode, ephemeral = where
+        if first.endswith("goes"):
+            self.somebody_takes_a_link_away(who, first == "its namespace goes")
+        elif first:
+            self.all_addresses_are_leased_or_none(where, full=True)
         before = self.node.state.attachments.get((NET, who, "eth0"))
         request = self.node.request(who, self.fd_of(who), service=name, mode=mode, ephemeral=ephemeral, attempt=attempt)
         with self.trouble(fault):
