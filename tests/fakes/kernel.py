@@ -344,5 +344,9 @@ class FakeKernel:
         self.admitted.pop(attachment.host_veth, None)
 
     @quiet_call
+    def connect(self, beyond: object) -> None:
+        """Nothing lies behind tunnels here."""
+
+    @quiet_call
     def missing(self, attachment: Attachment) -> list[str]:
         return [] if attachment.host_veth in self.admitted else [attachment.host_veth]
