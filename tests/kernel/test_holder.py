@@ -86,10 +86,10 @@ holder.start("zlayer-cni: holds zlt0 of a test", save)
 """
 
 
-def make_one(how: str) -> holder.Process:
+def make_one(how: str, first: str = "") -> holder.Process:
     """A holder that another process made and outlived, or not. Returns when its pipes are closed."""
     done = subprocess.run(
-        [sys.executable, "-c", MAKE_ONE, how], capture_output=True, text=True, timeout=30,
+        [sys.executable, "-c", first + MAKE_ONE, how], capture_output=True, text=True, timeout=30,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}, check=False,
     )  # fmt: skip
     return holder.Process(*map(int, done.stdout.split()))
@@ -106,6 +106,39 @@ def test_it_outlives_its_maker_and_holds_none_of_its_pipes():
         assert holder.is_alive(process)
         assert descriptors(process) == {"0": "/dev/null", "1": "/dev/null", "2": "/dev/null"}
         assert os.getsid(process.pid) == process.pid
+    finally:
+        assert holder.end(process)
+
+
+def control_groups(pid: int | str) -> dict[str, str]:
+    """Tree to group of a process, in the trees that service managers use."""
+    lines = (line.split(":", 2) for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines())
+    return {tree: group for _, tree, group in lines if tree in ("", "name=systemd")}
+
+
+@pytest.fixture
+def service_group():
+    """A control group such as a service manager makes for a runtime, in whichever tree there is."""
+    for tree in ("/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified", "/sys/fs/cgroup"):
+        group = Path(tree, f"zlt-{os.getpid()}")
+        try:
+            group.mkdir()
+        except OSError:
+            continue
+        if (group / "cgroup.procs").exists():
+            yield group
+            group.rmdir()
+            return
+        group.rmdir()
+    pytest.skip("no control groups here that we may make one in")
+
+
+def test_it_leaves_the_control_group_of_the_runtime(service_group):
+    enter = f"open('{service_group}/cgroup.procs', 'w').write('0')\n"
+    process = make_one("live", enter)
+    try:
+        assert service_group.name not in str(control_groups(process.pid))
+        assert (service_group / "cgroup.procs").read_text() == ""
     finally:
         assert holder.end(process)
 
