@@ -117,10 +117,12 @@ class Attacher:
     def _make(self, request: Request, before: Attachment | None) -> Attachment:
         if before is not None:
             self._unplug(before)
+        announced = False
         try:
             intent = self._reserve(request)
             self._barrier.admit(intent)
             done = self._plug(request, intent)
+            announced = True
             if not request.wanted():
                 raise ClientGone("the runtime gave up before the attach was done")
             live = msgspec.structs.replace(done, state="live", created=time.time())
@@ -128,7 +130,7 @@ class Attacher:
             if before is not None and before.service != live.service:
                 self._services.settle(before.service, before.mode, before.ephemeral)
         except BaseException:
-            self._roll_back(request.key, used=before is not None)
+            self._roll_back(request.key, used=before is not None or announced)
             self._services.settle(request.service, request.mode, request.ephemeral)
             raise
         return live

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from cni.daemon import fence, fence_compare, macs
 from cni.daemon.fence_values import TABLE, Bridge, Node, Port, Remote
@@ -21,6 +23,8 @@ from cni.host import iptables
 from cni.host.nft import Nft
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -50,25 +54,47 @@ class Barrier:
         self._lock = threading.Lock()
         self._nft: Nft | None = None
         self._trouble = "the tables were never loaded"
-        self._members: dict[str, set[str]] = {}
+        # Who was admitted and not yet expelled: not the records, which outlive the port by a moment when it is unmade.
+        self._ports: dict[str, Port] = {}
+        self._networks: Counter[str | None] = Counter()
+        self._bridges: dict[str, None] = {}
         self._beyond = Beyond()
+        self._changes = 0
 
     # --- the whole -------------------------------------------------------------------------------------------------
 
+    def begin(self) -> None:
+        """Know whom the records know, before the first load."""
+        with self._lock:
+            self._ports = {each.host_veth: port_of(each) for each in self._state.snapshot()}
+            self._networks = Counter(port.network for port in self._ports.values())
+            self._bridges = dict.fromkeys(bridges(self._state.services.values()))
+
     def load(self) -> bool:
-        """Put the tables in force as the records say, mending in place; True if something had to be changed.
+        """Put the tables in force for everybody admitted, mending in place; True if something had to be changed.
 
         What is right is left alone, so nobody is open for a moment and no flow of a member ends. On failure the
-        reason is kept for `trouble`.
+        reason is kept for `trouble`. Attaches go on while the tables are read: if one changed them meanwhile, they are
+        read again, at last with everybody waiting.
         """
+        try:
+            self._nft = self._nft or Nft()
+            changed = self._with_listing(self._mend, terse=False)
+        except FenceFailed as error:
+            self._note(f"{error.msg}: {error.details}")
+            return False
+        self._note("")
+        return changed
+
+    def _with_listing(self, work: Callable[[fence_compare.Listing], T], terse: bool) -> T:
+        """What `work` makes of the tables as they are, with the lock held and nothing changed since they were read."""
+        for _ in range(2):
+            before, listing = self._changes, self._listing(terse)
+            with self._lock:
+                if before == self._changes:
+                    return work(listing)
         with self._lock:
-            try:
-                changed = self._mend()
-            except FenceFailed as error:
-                self._note(f"{error.msg}: {error.details}")
-                return False
-            self._note("")
-            return changed
+            return work(self._listing(terse))
 
     def _note(self, trouble: str) -> None:
         if trouble and trouble != self._trouble:
@@ -77,18 +103,15 @@ class Barrier:
             log.info("the fence is in force")
         self._trouble = trouble
 
-    def _mend(self) -> bool:
-        self._nft = self._nft or Nft()
+    def _mend(self, listing: fence_compare.Listing) -> bool:
+        assert self._nft is not None
         wanted = self._wanted()
-        self._members = {}
-        for each in self._state.snapshot():
-            if each.isolation is not None:
-                self._members.setdefault(each.isolation, set()).add(each.host_veth)
+        self._changes += 1
         if not self._alone:
             self._nft.run(fence.base(wanted.node) + "".join(map(fence.create_network, wanted.networks())))
             self._nft.run("".join(f"{element.add()}\n" for element in wanted.elements()))
             return True
-        text = fence_compare.compare(self._listing(), wanted)
+        text = fence_compare.compare(listing, wanted)
         if text:
             self._nft.run(text)
         return bool(text)
@@ -99,14 +122,15 @@ class Barrier:
 
     @property
     def wanted(self) -> fence_compare.Wanted:
-        """What the tables should hold now, by the records."""
-        return self._wanted()
+        """What the tables should hold now."""
+        with self._lock:
+            return self._wanted()
 
     def _wanted(self) -> fence_compare.Wanted:
         return fence_compare.Wanted(
             node=self._node(),
-            bridges=tuple(_bridge(name) for name in bridges(self._state.services.values())),
-            ports=tuple(port_of(each) for each in self._state.snapshot()),
+            bridges=tuple(_bridge(name) for name in self._bridges),
+            ports=tuple(self._ports.values()),
             remotes=self._beyond.remotes,
         )
 
@@ -130,13 +154,12 @@ class Barrier:
 
     def faults(self) -> list[str]:
         """Look whether tables, chains and rules are in force; what is wrong, a line each. Reads only."""
-        with self._lock:
-            if self._nft is None or self._trouble:
-                return [self._trouble or "the tables were never loaded"]
-            try:
-                return fence_compare.faults(self._listing(terse=True), self._wanted())
-            except FenceFailed as error:
-                return [f"{error.msg}: {error.details}"]
+        if self._nft is None or self._trouble:
+            return [self._trouble or "the tables were never loaded"]
+        try:
+            return self._with_listing(lambda listing: fence_compare.faults(listing, self._wanted()), terse=True)
+        except FenceFailed as error:
+            return [f"{error.msg}: {error.details}"]
 
     def trouble(self) -> str:
         """Why the tables are not in force, as of the last load; empty when they are."""
@@ -166,34 +189,50 @@ class Barrier:
     def add_bridge(self, name: str) -> None:
         """A bridge of ours is about to appear: what comes from behind it is a container's. Raises FenceFailed."""
         with self._lock:
+            self._changes += 1
+            self._bridges[name] = None
             self._run(fence.open_bridge(_bridge(name)))
 
     def remove_bridge(self, name: str) -> None:
         """A bridge of ours has gone."""
         with self._lock:
+            self._changes += 1
+            self._bridges.pop(name, None)
             self._try(fence.close_bridge(_bridge(name)))
 
     def admit(self, attachment: Attachment) -> None:
         """Let the attachment's port reach its network, before its link comes up. Raises FenceFailed."""
+        port = port_of(attachment)
         with self._lock:
-            network = attachment.isolation
-            if network is not None:
-                if network not in self._members:
-                    self._run(fence.create_network(network))
-                self._members.setdefault(network, set()).add(attachment.host_veth)
-            self._run(fence.admit(port_of(attachment)))
+            self._changes += 1
+            if port.network is not None and not self._has_members(port.network):
+                self._run(fence.create_network(port.network))
+            self._forget(port.name)
+            self._ports[port.name] = port
+            self._networks[port.network] += 1
+            self._run(fence.admit(port))
 
     def expel(self, attachment: Attachment) -> None:
         """The port is gone: nothing of it stays, its established flows included. Nothing to do without tables."""
+        port = port_of(attachment)
         with self._lock:
-            self._try(fence.expel(port_of(attachment)))
-            network = attachment.isolation
-            if network is not None and network in self._members:
-                self._members[network].discard(attachment.host_veth)
-                if not self._members[network]:
-                    del self._members[network]
-                    if network not in self._beyond.networks():
-                        self._try(fence.forget_network(network))
+            self._changes += 1
+            known = self._forget(port.name)
+            self._try(fence.expel(port))
+            if known and port.network is not None and not self._has_members(port.network):
+                self._try(fence.forget_network(port.network))
+
+    def _forget(self, name: str) -> bool:
+        """Count a port out; False if it was not in."""
+        port = self._ports.pop(name, None)
+        if port is None:
+            return False
+        self._networks[port.network] -= 1
+        return True
+
+    def _has_members(self, network: str) -> bool:
+        """Whether anybody is in the network, here or elsewhere."""
+        return self._networks[network] > 0 or network in self._beyond.networks()
 
     # --- other nodes -------------------------------------------------------------------------------------------------
 
@@ -201,11 +240,12 @@ class Barrier:
         """What lies behind the tunnels is this from now on. What cannot be put in force is kept for the next load."""
         with self._lock:
             before, self._beyond = self._beyond, beyond
+            self._changes += 1
             if before == beyond or self._nft is None or self._trouble:
                 return
             try:
                 if (before.tunnels, before.far) != (beyond.tunnels, beyond.far):
-                    self._mend()
+                    self._mend(self._listing())
                 else:
                     self._change_remotes(before, beyond)
             except FenceFailed as error:
@@ -218,23 +258,22 @@ class Barrier:
         new = {remote.network: remote.addresses for remote in after.remotes}
         for network in old.keys() | new.keys():
             had, has = old.get(network, frozenset()), new.get(network, frozenset())
-            if network is not None and network not in old and network not in self._members:
+            if network is not None and network not in old and self._networks[network] <= 0:
                 self._nft.run(fence.create_network(network))
             for text in (fence.remove_remote(network, had - has), fence.add_remote(network, has - had)):
                 if text:
                     self._nft.run(text)
-            if network is not None and network not in new and network not in self._members:
+            if network is not None and network not in new and self._networks[network] <= 0:
                 self._nft.run(fence.forget_network(network))
 
     def missing(self, attachment: Attachment) -> list[str]:
         """What of the attachment's fence is not in the kernel: its elements, or the tables themselves."""
-        with self._lock:
-            if self._nft is None or self._trouble:
-                return [self._trouble or "the tables were never loaded"]
-            try:
-                return self._nft.absent(fence.admit(port_of(attachment)))
-            except FenceFailed as error:
-                return [f"{error.msg}: {error.details}"]
+        if self._nft is None or self._trouble:
+            return [self._trouble or "the tables were never loaded"]
+        try:
+            return self._nft.absent(fence.admit(port_of(attachment)))
+        except FenceFailed as error:
+            return [f"{error.msg}: {error.details}"]
 
     def _run(self, text: str) -> None:
         if self._nft is None or self._trouble:

@@ -139,8 +139,9 @@ class Keeper:
             log.warning("%s could not be mended: %s", port.name, error)
 
     def _collect(self, names: dict[str, Link]) -> None:
-        """Release attachments whose link was missing at two looks in a row: their namespace is gone."""
-        gone = {a.key: a for a in self._service.state.snapshot() if a.host_veth not in names}
+        """Release what was dead at two looks in a row: its link was missing, or it was never finished."""
+        records = self._service.state.snapshot()
+        gone = {a.key: a for a in records if a.state != "live" or a.host_veth not in names}
         for key, attachment in gone.items():
             if key in self._dead:
                 self._release(attachment, "has no interface any more")

@@ -9,6 +9,7 @@ import ipaddress
 import logging
 import time
 from collections.abc import Callable
+from typing import Any, Protocol
 
 from cni import naming
 from cni.daemon import check as checking
@@ -32,6 +33,13 @@ log = logging.getLogger(__name__)
 DYING = 0.5  # seconds: a network namespace that was just destroyed takes some 40 ms to take its links along
 
 
+class Mesh(Protocol):
+    """What the node's mesh is asked here (mesh.py)."""
+
+    def problems(self) -> list[str]: ...
+    def describe(self) -> dict[str, Any]: ...
+
+
 class OverlayService:
     """One node's overlay. Every method may be called from any thread."""
 
@@ -46,6 +54,7 @@ class OverlayService:
         self.barrier = barrier
         self.services = Services(state, kernel, barrier, settings.mtu)
         self.attacher = Attacher(state, kernel, self.services, barrier)
+        self.mesh: Mesh | None = None
 
     # --- what CNI asks (the Overlay of cni/verbs.py) ----------------------------------------------------------------
 
@@ -183,14 +192,17 @@ class OverlayService:
             version = ipaddress.ip_network(cidr).version
             if not self.kernel.forwarding(version):
                 found.append(f"the node does not forward IPv{version}: containers reach only their own bridge")
-        return found
+        return found + (self.mesh.problems() if self.mesh is not None else [])
 
     def tear_down(self) -> None:
         """Take the whole data path away: attachments, bridges, tables. Only `uninstall` asks for it."""
         for farewell in self.farewells:
             farewell()
         for attachment in self.state.snapshot():
-            self.attacher.detach(attachment.key)
+            try:
+                self.attacher.detach(attachment.key)
+            except CniError as error:
+                log.error("%s of %s: %s", attachment.ifname, attachment.container, error)
         for name in [name for name in self.state.services if name != naming.SHARED_BRIDGE_KEY]:
             self.services.teardown(name)
         self.services.teardown_shared()
@@ -202,6 +214,7 @@ class OverlayService:
 
     def start(self) -> None:
         """Make the node what the records say. Raises CniError, OSError when the node cannot serve."""
+        self.barrier.begin()
         self._ground()
         self.services.restore()
 

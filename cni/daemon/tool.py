@@ -58,7 +58,7 @@ def status(service: OverlayService, _: Mapping[str, str]) -> Answer:
             "slice_cidr": state.node.slice_cidr,
         },
         "mtu": service.services.mtu(),
-        "wireguard": {"interface": None, "peers": 0, "note": "no device: this node has no peers"},
+        "wireguard": service.mesh.describe() if service.mesh is not None else {"interface": None, "peers": 0},
         "fence": {"in_force": not service.barrier.trouble(), "trouble": service.barrier.trouble()},
         "services": [_service(service, name) for name in sorted(state.services)],
         "attachments": len(attachments),
@@ -74,7 +74,7 @@ def _service(service: OverlayService, name: str) -> Answer:
         "mode": known.mode,
         "bridge": known.bridge,
         "subnets": list(known.subnets),
-        "attachments": sum(1 for a in service.state.members(known.bridge) if name in (a.service, known.name)),
+        "attachments": sum(1 for each in service.state.members(known.bridge) if each.service == name),
     }
 
 

@@ -15,6 +15,9 @@ from cni.host.forgetter import Forgetter
 from cni.host.netlink import Netlink
 from cni.host.reaper import Reaper
 
+OURS = ("zl-", "veth-")  # how the names of our bridges, devices and ports begin
+# Documentation addresses (RFC 5737, RFC 3849): only a default route leads there.
+OUTSIDE = (ipaddress.ip_address("192.0.2.1"), ipaddress.ip_address("2001:db8::1"))
 DEFAULT_UNDERLAY_MTU = 1500  # where no default route says which device carries the overlay
 
 
@@ -46,7 +49,7 @@ class Kernel:
             sysctl.ensure("ipv4/ip_forward", "1")
         if 6 in versions and sysctl.read("ipv6/conf/all/forwarding") == "0":
             for link in links.list_links(self._socket):
-                if sysctl.read(f"ipv6/conf/{link.name}/accept_ra") == "1" and link.kind != "bridge":
+                if sysctl.read(f"ipv6/conf/{link.name}/accept_ra") == "1" and not link.name.startswith(OURS):
                     sysctl.ensure(f"ipv6/conf/{link.name}/accept_ra", "2")
             sysctl.ensure("ipv6/conf/all/forwarding", "1")
 
@@ -63,9 +66,10 @@ class Kernel:
         return sysctl.read("ipv4/ip_forward" if version == 4 else "ipv6/conf/all/forwarding") == "1"
 
     def underlay_mtu(self) -> int:
-        """The MTU of the link that the default route leaves by."""
-        for route in links.list_routes(self._socket):
-            if route.dst.prefixlen == 0 and route.oif:
+        """The MTU of the link that leads out: the one a packet to nobody in particular would take."""
+        for outside in OUTSIDE:
+            route = links.route_to(self._socket, outside)
+            if route is not None and route.type == links.RTN_UNICAST:
                 link = links.find_link(self._socket, index=route.oif)
                 if link is not None:
                     return link.mtu
@@ -98,6 +102,7 @@ class Kernel:
         if not any(address.version == 6 for address in addresses):
             sysctl.ensure(f"ipv6/conf/{name}/disable_ipv6", "1")  # no link-local door into the host
         else:
+            sysctl.ensure(f"ipv6/conf/{name}/disable_ipv6", "0")
             sysctl.ensure(f"ipv6/conf/{name}/accept_ra", "0")
         sysctl.ensure(f"ipv4/conf/{name}/send_redirects", "0")  # two slots of a service talk through the gateway
         for address in addresses:

@@ -10,7 +10,7 @@ import errno
 import ipaddress
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cni.host import netlink as nl
 
@@ -124,34 +124,40 @@ def ensure_bridge(socket: nl.Netlink, name: str, mac: str, mtu: int) -> Link:
     """
     # No learning from link-local frames: they pass before any hook, and would teach the bridge a forged MAC.
     options = nl.attribute(BR_MULTI_BOOLOPT, struct.pack("=II", BR_NO_LL_LEARN, BR_NO_LL_LEARN))
-    options += nl.u32(BR_FORWARD_DELAY, 0) + nl.u32(BR_STP, 0) + nl.u8(BR_MCAST_SNOOPING, 0)
-    body = (
-        nl.ifinfo(flags=IFF_UP, change=IFF_UP)
-        + nl.text(IFLA_IFNAME, name)
-        + nl.u32(IFLA_MTU, mtu)
-        + nl.attribute(IFLA_ADDRESS, mac_bytes(mac))
-        + nl.attribute(IFLA_LINKINFO, nl.text(1, "bridge") + nl.attribute(2, options))
-    )
+    options += nl.u32(BR_STP, 0) + nl.u8(BR_MCAST_SNOOPING, 0)
+    kind = nl.attribute(IFLA_LINKINFO, nl.text(1, "bridge") + nl.attribute(2, options))
+    create = nl.ifinfo() + nl.text(IFLA_IFNAME, name) + nl.attribute(IFLA_ADDRESS, mac_bytes(mac)) + kind
     flags = nl.F_CREATE | nl.F_EXCL
-    socket.send([nl.Message(nl.RTM_NEWLINK, flags, body, f"create bridge {name}", frozenset({errno.EEXIST}))])
+    exists = frozenset({errno.EEXIST})
+    made = socket.send([nl.Message(nl.RTM_NEWLINK, flags, create, f"create bridge {name}", exists)]).errors == [0]
     link = find_link(socket, name)
     if link is None:
         raise nl.NetlinkError(errno.ENODEV, f"create bridge {name}")
     if link.kind != "bridge":
         raise nl.NetlinkError(errno.EEXIST, f"create bridge {name}", f"a {link.kind or 'plain'} link has that name")
-    if not link.up:
-        set_up(socket, link.index)
-    return link
-
-
-def set_up(socket: nl.Netlink, index: int) -> None:
-    socket.send([up_message(index)])
+    # Said to a bridge that is there as well: one of an earlier setting, or of somebody else's making, is put right.
+    right = [kind] if not made else []
+    right.append(nl.attribute(IFLA_LINKINFO, nl.text(1, "bridge") + nl.attribute(2, nl.u32(BR_FORWARD_DELAY, 0))))
+    if link.mac != mac:
+        right.append(nl.attribute(IFLA_ADDRESS, mac_bytes(mac)))
+    if made and link.mtu == mtu:
+        right.append(nl.u32(IFLA_MTU, mtu - 1))  # only a change counts as chosen; else it follows its smallest port
+    right.append(nl.u32(IFLA_MTU, mtu))
+    what = f"put bridge {name} right"
+    socket.send(
+        nl.Message(nl.RTM_NEWLINK, 0, nl.ifinfo(link.index, IFF_UP, IFF_UP) + each, what) for each in right
+    )
+    return replace(link, up=True, mac=mac, mtu=mtu)
 
 
 def set_master(socket: nl.Netlink, index: int, master: int) -> None:
     """The link is a port of the bridge `master`."""
     body = nl.ifinfo(index) + nl.u32(IFLA_MASTER, master)
     socket.send([nl.Message(nl.RTM_SETLINK, 0, body, f"put link {index} on bridge {master}")])
+
+
+def set_up(socket: nl.Netlink, index: int) -> None:
+    socket.send([up_message(index)])
 
 
 def up_message(index: int) -> nl.Message:
@@ -334,6 +340,24 @@ def list_routes(socket: nl.Netlink) -> list[Route]:
             )
         )
     return found
+
+
+def route_to(socket: nl.Netlink, address: Address) -> Route | None:
+    """The route a packet to `address` would take now, or None. Costs the same however many routes there are."""
+    bits = 8 * len(address.packed)
+    body = _ROUTE.pack(family_of(address), bits, 0, 0, 0, 0, 0, 0, 0) + nl.attribute(RTA_DST, address.packed)
+    nowhere = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL})
+    answers = socket.send([nl.Message(nl.RTM_GETROUTE, 0, body, f"look for a route to {address}", nowhere)]).answers
+    if not answers:
+        return None
+    raw = nl.attributes(answers[0].body[12:])
+    gateway = raw.get(RTA_GATEWAY)
+    return Route(
+        ipaddress.ip_network((address.packed, bits)),
+        ipaddress.ip_address(gateway) if gateway else None,
+        _number(raw.get(RTA_OIF)),
+        answers[0].body[7],
+    )
 
 
 def remove_neighbour(socket: nl.Netlink, index: int, address: Address) -> None:

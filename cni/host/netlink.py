@@ -29,6 +29,9 @@ HEADER = struct.Struct("=IHHII")
 IFINFO = struct.Struct("=BxHiII")
 ATTR = struct.Struct("=HH")
 _ERRNO = struct.Struct("=i")
+RECEIVE_BUFFER = 1 << 22  # bytes of answers the kernel may keep for us: each refused message is an answer of its own
+AT_ONCE = 512  # messages in one send; more are sent in parts, so that their answers fit
+_RCVBUFFORCE = 33
 RECEIVE = 1 << 18  # an answer to a dump is at most 32 KiB a read; this leaves room
 DUMP_TRIES = 5  # a dump that the kernel says was interrupted is repeated so often
 
@@ -120,6 +123,7 @@ class Netlink:
         self._sock.settimeout(timeout)
         self._sock.setsockopt(270, 11, 1)  # NETLINK_EXT_ACK: the kernel says in words what it did not like
         self._sock.setsockopt(270, 10, 1)  # NETLINK_CAP_ACK: and does not send our own message back with it
+        self._sock.setsockopt(socket.SOL_SOCKET, _RCVBUFFORCE, RECEIVE_BUFFER)
         self._sock.bind((0, 0))
         self._seq = 0
 
@@ -139,6 +143,13 @@ class Netlink:
         removing everything, which is idempotent.
         """
         batch = list(messages)
+        if len(batch) > AT_ONCE:
+            whole = Outcome()
+            for start in range(0, len(batch), AT_ONCE):
+                part = self.send(batch[start : start + AT_ONCE])
+                whole.answers += part.answers
+                whole.errors += part.errors
+            return whole
         first = self._seq + 1
         wire = []
         for n, message in enumerate(batch):
@@ -148,7 +159,7 @@ class Netlink:
         self._sock.send(b"".join(wire))
         outcome = Outcome(errors=[0] * len(batch))
         failure: NetlinkError | None = None
-        for kind, seq, _, body in self._replies(self._seq):
+        for kind, seq, _, body in self._replies(first, self._seq):
             if kind != NLMSG_ERROR:
                 outcome.answers.append(Answer(kind, body))
                 continue
@@ -172,27 +183,47 @@ class Netlink:
                 + message.body
             )
             answers, interrupted = [], False
-            for kind, _, flags, body in self._replies(self._seq):
+            for kind, _, flags, body in self._replies(self._seq, self._seq):
                 interrupted = interrupted or bool(flags & F_DUMP_INTR)
-                if kind == NLMSG_ERROR:
-                    raise NetlinkError(-_ERRNO.unpack_from(body)[0], message.what, _explanation(body))
-                if kind != NLMSG_DONE:
+                code = -_ERRNO.unpack_from(body)[0] if kind in (NLMSG_ERROR, NLMSG_DONE) and len(body) >= 4 else 0
+                if code:
+                    raise NetlinkError(code, message.what, _explanation(body))
+                if kind not in (NLMSG_ERROR, NLMSG_DONE):
                     answers.append(Answer(kind, body))
             if not interrupted:
                 return answers
         return answers
 
-    def _replies(self, last: int) -> Iterator[tuple[int, int, int, bytes]]:
-        """Each reply as (type, sequence, flags, body) up to the one that ends the request numbered `last`."""
+    def _replies(self, first: int, last: int) -> Iterator[tuple[int, int, int, bytes]]:
+        """Each reply as (type, sequence, flags, body) up to the one that ends the request numbered `last`.
+
+        Late answers to earlier requests, those before `first`, are passed over. When answers were lost the rest of
+        them is read away, so that the next request begins with an empty socket.
+        """
         while True:
-            data = self._sock.recv(RECEIVE)
+            try:
+                data = self._sock.recv(RECEIVE)
+            except OSError:
+                self._drain()
+                raise
             at = 0
             while at + 16 <= len(data):
                 size, kind, flags, seq, _ = HEADER.unpack_from(data, at)
-                yield kind, seq, flags, data[at + 16 : at + size]
+                if first <= seq <= last:
+                    yield kind, seq, flags, data[at + 16 : at + size]
                 if seq == last and kind in (NLMSG_ERROR, NLMSG_DONE):
                     return
                 at += size + (-size & 3)
+
+    def _drain(self) -> None:
+        """Read away what is there, without waiting for more."""
+        while True:
+            try:
+                self._sock.recv(RECEIVE, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except OSError:
+                continue  # ENOBUFS says once more that something was lost
 
 
 def _explanation(error: bytes) -> str:

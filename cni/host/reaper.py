@@ -7,13 +7,22 @@ RTM_DELLINK blocks its sender 15 to 19 ms, most of it after the link is already 
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import logging
 import queue
+import socket as sockets
+import struct
 import threading
 import time
-from socket import if_nametoindex
 
 from cni.host import links
 from cni.host.netlink import Netlink, NetlinkError
+
+log = logging.getLogger(__name__)
+
+_SIOCGIFINDEX = 0x8933
+_REQUEST = struct.Struct("=16si20x")  # struct ifreq: a name, an index
 
 GROUP = 0x7A6C0001  # links in this group are about to be deleted; nobody else's number, we hope, and only ever set here
 LOOK_AGAIN = 0.0004  # seconds between two looks whether the link has gone
@@ -21,19 +30,12 @@ WORKERS = 3  # a deletion that comes while another waits in the kernel does not 
 PATIENCE = 10.0  # seconds after which a link that is still there is an error
 
 
-def _index(name: str) -> int:
-    """The index of a link, 0 if there is none: unlike a netlink query this does not wait for the rtnl lock."""
-    try:
-        return if_nametoindex(name)
-    except OSError:
-        return 0
-
-
 class Reaper:
     """Deletes links of the namespace it was made in. `remove` may be called from any thread."""
 
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[tuple[int, list[Exception]] | None] = queue.SimpleQueue()
+        self._looker = sockets.socket(sockets.AF_INET, sockets.SOCK_DGRAM | sockets.SOCK_CLOEXEC)
         self._threads = [
             threading.Thread(target=self._work, args=(Netlink(),), name=f"reaper-{n}", daemon=True)
             for n in range(WORKERS)
@@ -50,7 +52,7 @@ class Reaper:
         self._queue.put((link.index, failure))
         end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
-            if _index(name) != link.index:
+            if self._index(name) != link.index:
                 return True
             if failure:
                 raise failure[0]
@@ -62,6 +64,18 @@ class Reaper:
             self._queue.put(None)
         for thread in self._threads:
             thread.join(PATIENCE)
+        self._looker.close()
+
+    def _index(self, name: str) -> int:
+        """The index of a link, 0 if there is none: unlike a netlink query this does not wait for the rtnl lock."""
+        try:
+            answer = fcntl.ioctl(self._looker, _SIOCGIFINDEX, _REQUEST.pack(name.encode(), 0))
+        except OSError as error:
+            if error.errno in (errno.ENODEV, errno.ENXIO):
+                return 0
+            raise
+        index: int = _REQUEST.unpack(answer)[1]
+        return index
 
     def _work(self, socket: Netlink) -> None:
         while (first := self._queue.get()) is not None:
@@ -74,7 +88,8 @@ class Reaper:
                 batch.append(item)
             try:
                 _delete(socket, [index for index, _ in batch])
-            except OSError as error:
+            except Exception as error:
+                log.exception("could not delete links")
                 for _, failure in batch:
                     failure.append(error)
         socket.close()

@@ -304,6 +304,9 @@ class FakeKernel:
 
     # --- cni.daemon.barrier.Barrier -------------------------------------------------------------------------------
 
+    def begin(self) -> None:
+        """Nobody is known from before."""
+
     @quiet_call
     def load(self) -> bool:
         self.loaded = True

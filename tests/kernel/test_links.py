@@ -79,23 +79,12 @@ def test_a_bridges_mac_does_not_follow_its_ports(host, netlink):
     assert host.link("zb-1")["address"] == MAC
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="an MTU given in the message that creates a bridge does not count as chosen, so the bridge follows its"
-    " smallest port: one container with mtu 576 takes the IPv6 gateway (needs 1280) from the whole service; set the MTU"
-    " in a second message",
-)
 def test_a_bridges_mtu_does_not_follow_its_ports(host, netlink):
     links.ensure_bridge(netlink, "zb-1", MAC, 1420)
     host.ip("link add v0 mtu 1280 type veth peer name v1", "link set v0 master zb-1 up")
     assert host.link("zb-1")["mtu"] == 1420
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="ensure_bridge looks only at kind and up of a bridge that is there: one of an earlier MTU setting, or made"
-    " by someone else (STP on, MAC following its ports), is adopted as it is",
-)
 @pytest.mark.parametrize("change", ["mtu 1300", "type bridge stp_state 1", "address 02:00:00:00:00:bb"])
 def test_a_bridge_that_was_changed_is_put_right(host, netlink, change):
     links.ensure_bridge(netlink, "zb-1", MAC, 1420)
@@ -324,11 +313,6 @@ def test_a_service_bridge_of_two_families_takes_no_advertisements(host, kernel):
     assert host.sysctl("ipv6/conf/zb-1/accept_ra") == "0"
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="Kernel.ensure_bridge never sets disable_ipv6 back: a bridge that began with IPv4 alone refuses its IPv6"
-    " gateway (EACCES) once the node has an IPv6 range",
-)
 def test_a_service_bridge_gets_a_second_family_later(host, kernel):
     host.inside(lambda: kernel.ensure_bridge("zb-1", MAC, 1420, [iface("10.9.0.65/26")]))
     host.inside(lambda: kernel.ensure_bridge("zb-1", MAC, 1420, [iface("10.9.0.65/26"), iface("fd00:9::101/120")]))
@@ -376,11 +360,6 @@ def test_an_uplink_goes_on_taking_its_default_route_from_advertisements(host, ke
     assert [host.sysctl(f"ipv6/conf/{name}/accept_ra") for name in ("up0", "up1")] == ["2", "0"]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="enable_forwarding leaves every bridge out, also one that is the host's own uplink (br0 of a virtual machine"
-    " host): it ignores router advertisements from then on, and the host loses its IPv6 default route",
-)
 def test_an_uplink_that_is_a_bridge_does_too(host, kernel):
     host.ip("link add br0 type bridge")
     host.sysctl("ipv6/conf/br0/accept_ra", "1")
@@ -399,11 +378,6 @@ def test_the_underlays_mtu_is_the_default_routes(host, kernel):
     assert host.inside(kernel.underlay_mtu) == 1380
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="underlay_mtu takes any default route with a link, also `ip -6 route add unreachable default`, whose link is"
-    " lo: containers get 65456 bytes (Route.type is there to tell)",
-)
 def test_a_default_route_to_nowhere_is_no_underlay(host, kernel):
     host.ip("link set lo up", "-6 route add unreachable default")
     assert host.inside(kernel.underlay_mtu) == 1500

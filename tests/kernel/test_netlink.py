@@ -91,32 +91,17 @@ def test_a_dump_of_what_does_not_exist_is_an_error(netlink):
     assert links.find_link(netlink, "lo") is not None
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="each refusal is an answer of its own, and from some 300 on they do not fit the socket's receive buffer:"
-    " ENOBUFS (the reaper's set_group sends as many when many links vanish at once)",
-)
 def test_a_large_batch_in_which_everything_is_refused_and_forgiven(netlink):
     outcome = netlink.send(bridge("lo", forgive={errno.EEXIST}) for _ in range(1000))
     assert set(outcome.errors) == {errno.EEXIST}
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="what was left in the socket is read as the next request's answers: IndexError, and no OSError, so the"
-    " thread that sent it (a reaper's, a worker's) has a socket, or is itself, lost for good",
-)
 def test_a_socket_goes_on_after_answers_that_did_not_fit(netlink):
     with contextlib.suppress(OSError):
         netlink.send(bridge("lo", forgive={errno.EEXIST}) for _ in range(1000))
     assert links.find_link(netlink, "lo").name == "lo"
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="_replies hands over what answers an earlier request: after a send that failed half-way (ENOBUFS, a"
-    " time-out) the late answers are taken for the next request's, by position from the end",
-)
 def test_answers_to_an_earlier_request_are_passed_over(netlink):
     (late,) = [bridge("lo")]
     netlink._seq += 1

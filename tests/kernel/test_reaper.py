@@ -127,11 +127,6 @@ def test_what_cannot_be_removed_is_an_error_and_the_reaper_goes_on(host, contain
     assert remove(reaper, host, name) == (True, None)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="_index takes every OSError for 'no such link'; if_nametoindex opens a socket, so with no descriptor left a"
-    " link that is still there counts as gone, and its address is given away",
-)
 def test_a_link_that_cannot_be_looked_for_is_not_gone(host, netlink, reaper):
     def without_descriptors():
         with Netlink() as sock:
@@ -146,12 +141,6 @@ def test_a_link_that_cannot_be_looked_for_is_not_gone(host, netlink, reaper):
         host.inside(without_descriptors)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the reaper's threads outlive OSError alone: 400 links that vanish while they wait for the reaper overflow"
-    " the socket's answers (see test_netlink.py), the next batch is an IndexError, the thread ends, and with the third"
-    " no link is ever deleted again",
-)
 def test_the_reaper_survives_links_that_vanish_by_the_hundred(host, container, netlink, monkeypatch):
     monkeypatch.setattr("cni.host.reaper.PATIENCE", 1.0)
     reaper = host.inside(Reaper)

@@ -155,11 +155,6 @@ def test_a_gateway_that_somebody_removed_comes_back(node):
     assert node.kernel.gateways(made.bridge) == {f"{made.addresses[0].gateway}/26"}
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="Keeper._collect looks only at attachments whose link is missing: an intent that could not be undone (its"
-    " link is there, its address held) stays until the next start, though attach says garbage collection takes it",
-)
 def test_an_attach_that_could_not_be_undone_is_undone_later(node):
     node.kernel.fail(only="raise_port", late=True)
     remove, node.kernel.remove_link = node.kernel.remove_link, refuse
