@@ -62,7 +62,7 @@ def configure(
     with entered(netns_fd):
         inner = Netlink()
         for path, value in SETTINGS:
-            sysctl.ensure(path.format(ifname), value)
+            sysctl.put(path.format(ifname), value)
     with inner:
         first: list[Message] = [links.up_message(links.LOOPBACK), links.up_message(index)]
         first += [links.address_message(index, address) for address in addresses]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 ROOT = Path("/proc/sys/net")
@@ -13,6 +14,25 @@ def read(path: str) -> str | None:
         return (ROOT / path).read_text().strip()
     except FileNotFoundError:
         return None
+
+
+def put(path: str, value: str) -> None:
+    """`path` holds `value` afterwards, written without a look: for settings of a link that was just made.
+
+    A kernel without the setting, and a read-only /proc/sys in which it is so already, are fine. Raises OSError.
+    """
+    try:
+        fd = os.open(f"/proc/sys/net/{path}", os.O_WRONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    except OSError:
+        if read(path) != value:
+            raise
+        return
+    try:
+        os.write(fd, value.encode())
+    finally:
+        os.close(fd)
 
 
 def ensure(path: str, value: str) -> bool:
