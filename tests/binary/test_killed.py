@@ -85,6 +85,22 @@ def test_a_kill_at_any_moment_leaves_no_process_and_next_to_no_directory(tempora
     assert list(temporary.iterdir()) == []
 
 
+def test_a_kill_just_after_the_fork_leaves_no_child_waiting(temporary, run_dir, conf):
+    """PyInstaller's child waits for a word of its bootloader before it begins; one that is dead never gives it."""
+    program = program_of("single", temporary)
+    with opened(run_dir, lambda _: None):
+        for _ in range(20):
+            process = program.start("ADD", conf())
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+            while not (found := children.read_text().split()):
+                assert process.poll() is None
+            process.kill()
+            process.communicate(timeout=5)  # its pipes are the child's too
+            wait_until(lambda found=found: not any(alive(int(pid)) for pid in found))
+    for directory in temporary.iterdir():
+        shutil.rmtree(directory)  # who is killed before Python starts leaves it to the daemon's sweep
+
+
 def test_a_kill_while_it_waits_for_stdin(temporary):
     program = program_of("single", temporary)
     reader, writer = os.pipe()

@@ -145,8 +145,7 @@ def forms(given: str | None) -> list[str]:
         return ["source"]
     if given:
         path = Path(given).resolve()
-        for form, built in FORMS.items():
-            if built.resolve() == path:
-                return [form]
-        raise ValueError(f"--plugin: {given} is neither of {', '.join(map(str, FORMS.values()))}, nor 'source'")
+        form = "unpacked" if (path.parent / "_internal").is_dir() else "single"
+        FORMS[form] = path
+        return [form]
     return [form for form, path in FORMS.items() if path.exists()]
