@@ -17,17 +17,27 @@ log = logging.getLogger("cni.overlay")
 
 DEFAULT_CLUSTER_CIDR = "10.200.0.0/16"
 DEFAULT_WG_PORT = 51420
+_LONGEST = 366 * 86400.0
+"""Seconds. The operating system's own timers end somewhere above it."""
 
 R = TypeVar("R")
 
 
 @dataclass(frozen=True)
 class Timeouts:
-    """Seconds a call may take, dialling and the second try included."""
+    """Seconds a call may take, dialling and the second try included: more than 0, and there is no "for ever".
+
+    Raises ValueError for anything else.
+    """
 
     call: float = 30.0
     nat_tick: float = 120.0
     """Upstream's first tick asks STUN servers, and was seen to need over 60 s when none is reached."""
+
+    def __post_init__(self) -> None:
+        for seconds in (self.call, self.nat_tick):
+            if not 0 < seconds <= _LONGEST:
+                raise ValueError(f"a call cannot take {seconds} seconds")
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,8 @@ _WEDGED = (
 )
 
 OnEvent = Callable[[wire.AnyEvent], None]
+"""A listener. It is called while a call waits, in that call's thread, and must neither wait nor make calls itself; what
+it raises is logged."""
 
 
 class Deadline:
@@ -155,7 +157,14 @@ class Client:
             elif isinstance(got, wire.RequestFrame):
                 raise Unexpected("overlayd sent a request where an answer was expected")
             elif self._on_event is not None:
-                self._on_event(got)
+                self._tell(self._on_event, got)
+
+    def _tell(self, listener: OnEvent, event: wire.AnyEvent) -> None:
+        try:
+            listener(event)
+        except Exception:
+            # The daemon may have done what was asked: a fault of the listener's must not cost the answer.
+            log.exception("the listener failed on %r", event)
 
     def _next_body(self, deadline: Deadline) -> bytes:
         while (body := self._framer.next_frame()) is None:

@@ -13,6 +13,8 @@ threads; its connection carries one request at a time.
 
 Names, requests and answers are those of ZLayer's own client (contract 3), with these differences: deadlines;
 peers in front of ZLayer's daemon (`overlay/peers.py`); and methods for the operations its client lacks.
+docs/protocol.md shows it at work. All that a program needs can be had from this module; the types of answers are in
+`cni.overlay.wire`, edge tokens in `cni.overlay.edge`.
 """
 
 from collections.abc import Iterable
@@ -30,8 +32,18 @@ from cni.overlay.calls import (
 )
 from cni.overlay.client import Client, Dialing, OnEvent
 from cni.overlay.containers import ContainerCalls, ServiceCalls
-from cni.overlay.errors import CodecError, OverlaydError
-from cni.overlay.nat import NatCalls, NatSettings
+from cni.overlay.errors import (
+    ApplicationError,
+    CodecError,
+    DeadlinePassed,
+    NotTaken,
+    OverlaydError,
+    Refused,
+    TransportError,
+    Unexpected,
+)
+from cni.overlay.nat import NatCalls, NatSettings, NatSnapshot, RelayServer, StunServer, TurnServer
+from cni.overlay.peering import PeerInfo
 from cni.overlay.peers import PeerCalls
 from cni.overlay.session import Session
 from cni.overlay.sockets import find_socket
@@ -202,6 +214,13 @@ class OverlayManager(ServiceCalls, ContainerCalls, PeerCalls, NatCalls):
         """Hang up; nothing of the overlay changes. The next call dials again."""
         self._session.close()
 
+    def __enter__(self) -> Self:
+        """Itself; leaving the block hangs up."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     # Edge peers, names, resolvers.
 
     def mint_edge_peer(
@@ -247,4 +266,22 @@ class OverlayManager(ServiceCalls, ContainerCalls, PeerCalls, NatCalls):
     _nat: NatSettings | None = None
 
 
-__all__ = ["OverlayManager", "OverlaydError", "Timeouts"]
+__all__ = [
+    "ApplicationError",
+    "CodecError",
+    "DeadlinePassed",
+    "Dialing",
+    "NatSettings",
+    "NatSnapshot",
+    "NotTaken",
+    "OverlayManager",
+    "OverlaydError",
+    "PeerInfo",
+    "Refused",
+    "RelayServer",
+    "StunServer",
+    "Timeouts",
+    "TransportError",
+    "TurnServer",
+    "Unexpected",
+]

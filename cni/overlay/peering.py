@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from cni.overlay import wire
+from cni.overlay.errors import CodecError
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Key = tuple[str | None, str]
@@ -28,7 +29,7 @@ class PeerInfo:
     allowed_ips: str
     """CIDRs joined by commas."""
     keepalive: float = 25.0
-    """Seconds between keepalives, sent as whole seconds; 0 for none."""
+    """Seconds between keepalives, sent as whole seconds; 0 for none. ZLayer's device takes up to 65535."""
 
     @property
     def cidrs(self) -> tuple[str, ...]:
@@ -44,7 +45,9 @@ class Given:
     cidrs: tuple[str, ...]
 
     def request(self, service: str | None, candidates: Sequence[wire.Candidate] = ()) -> wire.AddPeer:
-        """The request that gives a device this peer with `cidrs`, joined by commas."""
+        """The request that gives a device this peer with `cidrs`, joined by commas. Raises CodecError."""
+        if not 0 <= self.peer.keepalive < 1 << 64:
+            raise CodecError(f"peer {self.peer.public_key}: a keepalive of {self.peer.keepalive} seconds")
         return wire.AddPeer(
             self.peer.public_key,
             self.peer.endpoint,

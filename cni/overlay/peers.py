@@ -15,7 +15,7 @@ from dataclasses import replace
 from cni.overlay import wire
 from cni.overlay.calls import Calls, log
 from cni.overlay.client import Client, Deadline
-from cni.overlay.errors import DeadlinePassed, NotTaken, Refused
+from cni.overlay.errors import ApplicationError, DeadlinePassed, NotTaken, OverlaydError, Refused
 from cni.overlay.peering import Given, PeerInfo, fold, scope_of
 
 
@@ -145,16 +145,31 @@ class PeerCalls(Calls):
     def _swap(self, conn: Client, deadline: Deadline, given: Given, service: str | None) -> tuple[str, ...]:
         """Remove the peer and add it with the one CIDR its list folds into; returns what that leaves out.
 
-        If the removal is refused nothing is added, for the key might still be there.
+        If the removal is refused nothing is added, for the key might still be there. If what is added is refused
+        the device gets back what it had, as far as this manager gave it.
         """
         cidr, left_out = fold(given.cidrs)
+        add = replace(given, cidrs=(cidr,)).request(service)
+        # Before the removal: a peer that cannot be put into words must not cost the one that is there.
+        wire.encode(wire.RequestFrame(0, add))
         conn.round_trip(wire.RemovePeer(given.peer.public_key, scope_of(service)), deadline)
-        self._ledger.given.pop((service, given.peer.public_key), None)
+        former = self._ledger.given.pop((service, given.peer.public_key), None)
         # A peer that never had a CIDR is the daemon's to judge; one that lost its last stays off the device.
         if cidr or not given.peer.cidrs:
-            conn.round_trip(replace(given, cidrs=(cidr,)).request(service), deadline)
+            try:
+                conn.round_trip(add, deadline)
+            except ApplicationError:
+                if former is not None:
+                    self._put_back(conn, deadline, former, service)
+                raise
         self._note(replace(given, cidrs=tuple(c for c in given.cidrs if c not in left_out)), service)
         return left_out
+
+    def _put_back(self, conn: Client, deadline: Deadline, former: Given, service: str | None) -> None:
+        try:
+            self._swap(conn, deadline, former, service)
+        except OverlaydError as e:
+            log.warning("peer %s is gone: it could not be given back as it was: %s", former.peer.public_key, e)
 
     def _note(self, given: Given | None, service: str | None) -> None:
         if given is not None:

@@ -67,6 +67,17 @@ def test_events_and_other_answers_are_passed_over(daemon):
     assert heard == [EVENT, EVENT]
 
 
+def test_a_listener_that_fails_costs_nobody_the_answer(daemon, caplog):
+    def fail(event):
+        raise ValueError(event.pubkey)
+
+    conn = dial(daemon.path, Deadline(5), Dialing(), fail)
+    daemon.next(wire.NatTick, before(wire.Ok(), EVENT))
+    assert ask(conn, wire.NatTick()) == wire.Ok()
+    assert "the listener failed on PeerHealthChanged" in caplog.text
+    conn.close()
+
+
 def test_a_request_from_the_daemon_is_a_surprise(daemon, conn):
     daemon.next(wire.NatTick, before(wire.Ok(), wire.RequestFrame(1, wire.NatTick())))
     with pytest.raises(Unexpected, match="sent a request"):

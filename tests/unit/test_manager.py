@@ -8,7 +8,7 @@ from fake_overlayd import FakeOverlayd, before, hang_up, reply, silence
 
 from cni.overlay import wire
 from cni.overlay.calls import Timeouts
-from cni.overlay.client import Dialing
+from cni.overlay.client import Deadline, Dialing
 from cni.overlay.errors import CodecError, DeadlinePassed, NotTaken, OverlaydError, Refused, TransportError, Unexpected
 from cni.overlay.manager import OverlayManager
 from cni.overlay.nat import NatSettings, NatSnapshot, RelayServer, StunServer, TurnServer
@@ -174,13 +174,72 @@ def test_the_setup_done_again_is_the_original_one(daemon, manager):
     assert [r for r in daemon.asked if isinstance(r, wire.SetupGlobalOverlay)] == [original, original]
 
 
-def test_telling_again_goes_as_well_as_it_goes(daemon, manager):
+@pytest.mark.parametrize("answer", [NO, wire.BridgeName("another")], ids=["refused", "renamed"])
+def test_telling_again_goes_as_well_as_it_goes(daemon, manager, answer):
+    """And nothing is learnt from it."""
     manager.setup_global_overlay()
     daemon.next(wire.NatTick, hang_up)
     for kind in (wire.SetLocalNodeId, wire.SetupGlobalOverlay):
-        daemon.next(kind, reply(NO))
+        daemon.next(kind, reply(answer))
     manager.nat_maintenance_tick()
+    assert daemon.ops()[-4:] == ["nat_tick", "set_local_node_id", "setup_global_overlay", "nat_tick"]
     assert manager.global_interface == "zl-prod-42-g"
+
+
+def test_a_connection_lost_while_telling_again_is_the_end_of_it(daemon, manager):
+    """One replacement for one call; the next one tells all of it again."""
+    manager.setup_global_overlay()
+    daemon.ops()
+    daemon.next(wire.NatTick, hang_up)
+    daemon.next(wire.SetLocalNodeId, hang_up)
+    with pytest.raises(TransportError):
+        manager.nat_maintenance_tick()
+    assert daemon.ops() == ["nat_tick", "set_local_node_id"]
+    manager.nat_maintenance_tick()
+    assert daemon.ops() == ["set_local_node_id", "setup_global_overlay", "nat_tick"]
+
+
+def test_nothing_else_is_given_again(daemon, manager):
+    """No services, attachments, peers, names or edge peers: contract 3.3."""
+    manager.setup_global_overlay()
+    manager.setup_service_overlay("web")
+    manager.attach_container(7, "web")
+    manager.add_global_peer(PeerInfo(KEY, "203.0.113.7:51420", "10.200.0.17/32"))
+    manager.register_dns("web", "10.200.5.2")
+    manager.mint_edge_peer("ci", 600, "edge.example.net:51420")
+    daemon.restart()
+    daemon.ops()
+    manager.status()
+    assert daemon.ops() == ["set_local_node_id", "setup_global_overlay", "status"]
+
+
+def test_the_setters_say_what_is_sent_and_dial_nothing(daemon, manager):
+    chained = (
+        manager.with_node_id(9)
+        .with_wg_pubkey(KEY)
+        .with_host_adapter_mandatory(True)
+        .with_nat_config(NatSettings(enabled=False))
+        .with_dns_config("10.200.0.17", "local")
+        .with_relay_credential(None)
+        .with_timeouts(Timeouts(5, 5))
+        .with_dialing(Dialing(attempts=1))
+        .with_socket(daemon.path)
+    )
+    assert chained is manager
+    assert daemon.accepted == 0
+    manager.setup_global_overlay()
+    assert daemon.asked[:3] == [
+        wire.SetLocalNodeId(9),
+        wire.SetLocalWgPubkey(KEY),
+        wire.SetupGlobalOverlay(
+            deployment="prod",
+            instance_id="42",
+            cluster_cidr="10.200.0.0/16",
+            wg_port=51420,
+            host_adapter_mandatory=True,
+            nat=wire.NatConfig(enabled=False),
+        ),
+    ]
 
 
 @pytest.mark.parametrize("how", ["never set up", "cleaned up"])
@@ -317,6 +376,79 @@ def test_a_refused_attach_says_what_the_daemon_said(manager):
     assert caught.value.code == 100
 
 
+@pytest.mark.parametrize(
+    ("name", "args", "sent"),
+    [
+        ("teardown_service_overlay", ("web",), wire.TeardownServiceOverlay("web")),
+        ("prune_orphan_bridges", (["a", "b"],), wire.PruneOrphanBridges(("a", "b"))),
+        ("service_count", (), wire.StatusRequest()),
+        ("release_ip", ("10.200.5.2",), wire.ReleaseIp("10.200.5.2")),
+        ("detach_container_guest", ("vm-1",), wire.DetachContainer(wire.GuestManaged("vm-1"))),
+        ("detach_container_host_shared", ("web-0",), wire.DetachContainer(wire.HostShared("web-0"))),
+        (
+            "mint_edge_peer",
+            ("ci", 600, "edge.example.net:51420", ["web"]),
+            wire.MintEdgePeer(name="ci", ttl_secs=600, allow=("web",), node_endpoint="edge.example.net:51420"),
+        ),
+        ("revoke_edge_peer", ("ci",), wire.RevokeEdgePeer("ci")),
+        ("list_edge_peers", (), wire.ListEdgePeers()),
+        ("register_dns", ("web", "10.200.5.2"), wire.RegisterDns("web", "10.200.5.2")),
+        ("unregister_dns", ("web",), wire.UnregisterDns("web")),
+        ("nat_maintenance_tick", (), wire.NatTick()),
+        ("nat_status_snapshot", (), wire.NatStatusRequest()),
+        ("cleanup", (), wire.TeardownGlobalOverlay()),
+        ("set_local_wg_pubkey", (KEY,), wire.SetLocalWgPubkey(KEY)),
+        ("status", (), wire.StatusRequest()),
+        ("shutdown", (), wire.Shutdown()),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_sent(daemon, manager, name, args, sent):
+    getattr(manager, name)(*args)
+    assert daemon.asked == [sent]
+
+
+def test_what_scoped_resolvers_are_sent_as(daemon, manager):
+    for method, args in (
+        (manager.write_scoped_resolver, ("overlay.local", "10.200.0.17", 15353)),
+        (manager.write_scoped_resolver, ("overlay.local", "10.200.0.17")),
+        (manager.remove_scoped_resolver, ("overlay.local",)),
+    ):
+        with pytest.raises(Refused, match="macOS-only"):
+            method(*args)
+    assert daemon.asked == [
+        wire.WriteScopedResolver("overlay.local", "10.200.0.17", 15353),
+        wire.WriteScopedResolver("overlay.local", "10.200.0.17"),
+        wire.RemoveScopedResolver("overlay.local"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "gives"),
+    [
+        (lambda m: m.set_local_wg_pubkey(KEY), wire.SetLocalWgPubkey, None),
+        (lambda m: m.teardown_service_overlay("web"), wire.TeardownServiceOverlay, None),
+        (lambda m: m.prune_orphan_bridges([]), wire.PruneOrphanBridges, []),
+        (lambda m: m.nat_status_snapshot(), wire.NatStatusRequest, NatSnapshot()),
+        (lambda m: m.service_count(), wire.StatusRequest, 0),
+        (lambda m: m.service_bridge_count(), wire.StatusRequest, 0),
+    ],
+    ids=["public key", "teardown", "prune", "nat status", "services", "bridges"],
+)
+def test_calls_that_never_raise_log_and_give_nothing(daemon, manager, caplog, call, kind, gives):
+    """Whatever the daemon does: refuses, breaks the connection twice, hangs, or is not there."""
+    manager.with_timeouts(Timeouts(call=0.5))
+    for answers in ([reply(NO)], [hang_up, hang_up], [silence]):
+        for answer in answers:
+            daemon.next(kind, answer)
+        assert call(manager) == gives
+    daemon.stop()
+    assert call(manager) == gives
+    if gives != 0:
+        assert len([r for r in caplog.records if r.name == "cni.overlay"]) == 4
+    daemon.start()
+
+
 SHAPED = [
     ("setup_service_overlay", ("web",), wire.SetupServiceOverlay),
     ("attach_container", (1, "web"), wire.AttachContainer),
@@ -387,6 +519,24 @@ def test_events_are_handed_on(daemon):
     daemon.next(wire.StatusRequest, before(wire.Status(peer_count=0, service_count=0), event))
     manager.status()
     assert heard == [event]
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("inf"), float("nan"), 1e12])
+def test_there_is_no_for_ever(seconds):
+    with pytest.raises(ValueError, match="cannot take"):
+        Timeouts(call=seconds)
+    with pytest.raises(ValueError, match="cannot take"):
+        Timeouts(nat_tick=seconds)
+
+
+def test_leaving_the_block_hangs_up(daemon):
+    with manager_of(daemon) as manager:
+        manager.status()
+        first = manager._session.connection(Deadline(1))
+    with pytest.raises(TransportError):
+        first.round_trip(wire.StatusRequest(), Deadline(1))
+    assert manager.status().peer_count == 0
+    assert daemon.accepted == 2
 
 
 def test_after_a_shutdown_the_next_call_dials(daemon, manager):
@@ -576,6 +726,51 @@ def test_where_the_removal_fails_nothing_is_added(theirs, plain):
     with pytest.raises(Refused):
         plain.add_global_peer(peer())
     assert theirs.ops() == ["remove_peer"]
+
+
+def test_a_peer_that_is_refused_does_not_cost_the_one_that_was_there(theirs, plain):
+    plain.add_global_peer(peer())
+    theirs.ops()
+    theirs.next(wire.AddPeer, reply(NO))
+    with pytest.raises(Refused):
+        plain.add_global_peer(peer("10.77.0.0/26"))
+    assert theirs.ops() == ["remove_peer", "add_peer", "remove_peer", "add_peer"]
+    assert theirs.peers == {(None, KEY): ["10.200.0.17/32"]}
+    plain.add_allowed_ip(KEY, "10.200.0.16/32")  # and it is still this manager's
+    assert theirs.peers == {(None, KEY): ["10.200.0.16/31"]}
+    assert not theirs.wedged
+
+
+def test_where_it_cannot_be_given_back_either_the_first_refusal_is_what_is_raised(theirs, plain, caplog):
+    plain.add_global_peer(peer())
+    theirs.ops()
+    for _ in range(2):
+        theirs.next(wire.AddPeer, reply(NO))
+    with pytest.raises(Refused, match="no"):
+        plain.add_global_peer(peer("10.77.0.0/26"))
+    assert theirs.ops() == ["remove_peer", "add_peer"] * 2
+    assert "could not be given back" in caplog.text
+    assert theirs.peers == {}
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        PeerInfo(KEY, "203.0.113.7:51420", "10.77.0.0/26", -1),
+        PeerInfo(KEY, "203.0.113.7:51420", "10.77.0.0/26", float("nan")),
+        PeerInfo(KEY, "203.0.113.7:51420", "10.77.0.0/26", float("inf")),
+        PeerInfo(KEY, "\ud800:51420", "10.77.0.0/26"),
+        PeerInfo(KEY, "203.0.113.7:51420", "\ud800"),
+    ],
+    ids=["negative", "nan", "inf", "endpoint", "cidr"],
+)
+def test_a_peer_that_cannot_be_said_does_not_cost_the_one_that_was_there(theirs, plain, bad):
+    plain.add_global_peer(peer())
+    theirs.ops()
+    with pytest.raises(CodecError):
+        plain.add_global_peer(bad)
+    assert theirs.ops() == []
+    assert theirs.peers == {(None, KEY): ["10.200.0.17/32"]}
 
 
 @pytest.mark.parametrize("kind", [wire.AddPeer, wire.RemovePeer, wire.StatusRequest])
