@@ -44,10 +44,10 @@ class Barrier:
     """Loads the tables, admits ports, expels them. Safe from any thread.
 
     `alone` tells whether no other daemon of ours works in this network namespace: only then is what nobody here
-    recorded taken out of the tables.
+    recorded taken out of the tables. It is asked after they were read: whoever wrote into them is seen by then.
     """
 
-    def __init__(self, state: State, settings: Settings, alone: bool = True) -> None:
+    def __init__(self, state: State, settings: Settings, alone: Callable[[], bool] = lambda: True) -> None:
         self._state = state
         self._settings = settings
         self._alone = alone
@@ -107,7 +107,7 @@ class Barrier:
         assert self._nft is not None
         wanted = self._wanted()
         self._changes += 1
-        if not self._alone:
+        if not self._alone():
             self._nft.run(fence.base(wanted.node) + "".join(map(fence.create_network, wanted.networks())))
             self._nft.run("".join(f"{element.add()}\n" for element in wanted.elements()))
             return True

@@ -57,6 +57,14 @@ class Identity:
                 self._public = known.node.public_key
             return self._public
 
+    def own(self) -> Own:
+        """The node's own key; made if there is none. Raises InputOutput, StateUnusable."""
+        self.public_key()
+        with self._lock:
+            node = self._load().node
+            assert node is not None
+            return node
+
     def dedicated(self, service: str) -> Own:
         """Key and port of a service's own device, the same at every call until `forget`.
 

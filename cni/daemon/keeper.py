@@ -31,8 +31,8 @@ OUR_BRIDGE = re.compile(r"zl-.+-(b|sh)")
 class Keeper:
     """Looks after one service, in a thread of its own."""
 
-    def __init__(self, service: OverlayService, alone: bool, also: Callable[[], None] = lambda: None) -> None:
-        """`alone`: no other daemon of ours works in this network namespace. `also` is done at every look."""
+    def __init__(self, service: OverlayService, alone: Callable[[], bool], also: Callable[[], None] = lambda: None) -> None:
+        """`alone` tells whether no other daemon of ours works in this network namespace. `also` is done at every look."""
         self._service = service
         self._alone = alone
         self._also = also
@@ -85,18 +85,19 @@ class Keeper:
 
     def _sweep_strays(self) -> None:
         """Remove links that we signed (name and MAC are of our making) and nobody recorded."""
-        if not self._alone:
-            return
         state, kernel = self._service.state, self._service.kernel
         ports = {each.host_veth for each in state.snapshot()}
         kept = set(bridges(state.services.values()))
-        for link in kernel.all_links():
-            if is_our_port(link) and link.name not in ports:
-                log.warning("removing %s: a container's link that no record knows", link.name)
-                kernel.remove_link(link.name)
-            elif is_our_bridge(link) and link.name not in kept:
-                log.warning("removing %s: a bridge that no record knows", link.name)
-                kernel.remove_link(link.name)
+        strays = [
+            link
+            for link in kernel.all_links()
+            if (is_our_port(link) and link.name not in ports) or (is_our_bridge(link) and link.name not in kept)
+        ]
+        if not self._alone():
+            return
+        for link in strays:
+            log.warning("removing %s: a %s that no record knows", link.name, link.kind)
+            kernel.remove_link(link.name)
 
     # --- again and again -------------------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ from cni.daemon import settings as settings_module
 from cni.daemon.barrier import Barrier
 from cni.daemon.identity import Identity
 from cni.daemon.keeper import Keeper
+from cni.daemon.mesh import Mesh
 from cni.daemon.registry import Registry
 from cni.daemon.service import OverlayService
 from cni.daemon.settings import Settings
@@ -35,12 +36,13 @@ from cni.daemon.store import Store
 from cni.errors import CniError, StateUnusable
 from cni.host import netns
 from cni.host.kernel import Kernel
+from cni.host.tunnels import Tunnels
 
 log = logging.getLogger("overlayd")
 
 WORKERS = 24  # threads for ADD, DEL, CHECK, GC; most of the time they wait for the kernel
 FAREWELL = 10.0  # seconds that running calls get to come to their end at SIGTERM
-CLAIM = "zlayer-cni.overlayd"  # who holds this name is the one daemon of ours in its network namespace
+PRESENCE = "zlayer-cni.overlayd"  # what daemons of ours call themselves in a network namespace
 LOCK_NAME, PID_NAME, STORE_NAME = "overlayd.lock", "overlayd.pid", "state.db"
 
 
@@ -139,26 +141,28 @@ async def _run(settings: Settings) -> None:
     store = Store(run_dir / STORE_NAME)
     kernel = Kernel()
     state = State(store, settings)
-    claim = netns.claim(CLAIM)
-    service = OverlayService(settings, state, kernel, Barrier(state, settings, alone=claim is not None))
-    if claim is None:
-        service.notes.append("another overlay daemon of ours works in this network namespace: strays are left alone")
-
-    desk = operations.Desk(service, Registry(store), Identity(settings.data_dir))
-    service.farewells.append(lambda: operations.tear_down(desk))
+    presence = netns.Presence(PRESENCE)
+    service = OverlayService(settings, state, kernel, Barrier(state, settings, presence.alone), presence.alone)
+    registry, identity = Registry(store), Identity(settings.data_dir)
+    mesh = Mesh(service, registry, identity, Tunnels(settings.run_dir, settings.wireguard_engine))
+    service.mesh = mesh
+    desk = operations.Desk(service, registry, identity, mesh)
+    service.farewells += [lambda: operations.tear_down(desk), mesh.tear_down]
 
     def drain() -> None:
         backlog.drain(settings.run_dir, state, lambda knock: _handle(knock, service))
         leftovers.sweep()
         operations.sweep(desk)
 
-    keeper = Keeper(service, claim is not None, drain)
+    keeper = Keeper(service, presence.alone, drain)
     await asyncio.to_thread(service.start)
     await asyncio.to_thread(keeper.adopt)
+    await asyncio.to_thread(mesh.start)
     await asyncio.to_thread(drain)
     keeper.start()
     await _serve(settings, service, desk)
     keeper.stop()
+    mesh.stop()
     kernel.close()
     store.close()
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from cni.daemon import keys
+from cni.daemon.endpoints import split_endpoint
 from cni.errors import InvalidConfig
 from cni.overlay.address import split_socket_address
 from cni.overlay.nested import Candidate
@@ -32,6 +33,7 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
     keepalive: int = 0
     candidates: tuple[Candidate, ...] = ()
     owner: str = ""
+    name: str = ""
 
 
 Book = Mapping[str, Peer]
@@ -49,7 +51,7 @@ def of_request(ask: AddPeer, service: str | None) -> Peer:
     Raises InvalidConfig, in the contract's words where it has any.
     """
     try:
-        split_socket_address(ask.endpoint)
+        split_endpoint(ask.endpoint)
     except ValueError as error:
         raise InvalidConfig(f"invalid peer endpoint {ask.endpoint}: {error}") from error
     if ask.persistent_keepalive_secs > LONGEST_KEEPALIVE:

@@ -66,6 +66,12 @@ class NatSeen(msgspec.Struct, frozen=True):
     last_refresh: int = 0
 
 
+class Configured(msgspec.Struct, frozen=True):
+    """A WireGuard device of ours, and the endpoint each of its peers was last given, by key."""
+
+    endpoints: dict[str, str]
+
+
 class Table(Generic[R]):
     """The records of one kind, by key. Written before they count; safe from any thread."""
 
@@ -119,6 +125,8 @@ class Registry:
         self.hosts: Table[HostProcess] = Table(store, "host", HostProcess)
         self.names: Table[Name] = Table(store, "name", Name)
         self.nat: Table[NatConfig] = Table(store, "nat", NatConfig)
+        self.devices: Table[Configured] = Table(store, "device", Configured)
+        self.joined: Table[Peer] = Table(store, "joined", Peer)
         self.nat_seen: Table[NatSeen] = Table(store, "nat_seen", NatSeen)
 
 

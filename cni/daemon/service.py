@@ -43,9 +43,17 @@ class Mesh(Protocol):
 class OverlayService:
     """One node's overlay. Every method may be called from any thread."""
 
-    def __init__(self, settings: Settings, state: State, kernel: Kernel, barrier: Barrier) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        state: State,
+        kernel: Kernel,
+        barrier: Barrier,
+        alone: Callable[[], bool] = lambda: True,
+    ) -> None:
         self.started = time.monotonic()
         self.notes: list[str] = []
+        self._alone = alone
         self.farewells: list[Callable[[], None]] = []
         self._obstacles: list[str] = []
         self.settings = settings
@@ -186,6 +194,8 @@ class OverlayService:
     def problems(self) -> list[str]:
         """What is wrong with the node, in words; empty when nothing is."""
         found = [*self.notes, *self._obstacles]
+        if not self._alone():
+            found.append("another daemon of ours works in this network namespace: they share tables and bridges")
         if self.barrier.trouble():
             found.append(f"the isolation fence is not in force: {self.barrier.trouble()}")
         for cidr in self.state.cidrs:

@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 import yaml
 
+from cni.daemon import keys
+from cni.daemon.endpoints import split_endpoint
 from cni.errors import InvalidConfig
 
 DEFAULT_RUN_DIR = "/run/zlayer-cni"
@@ -22,7 +24,9 @@ SYSTEM_FILE = "/etc/zlayer-cni/overlayd.yaml"
 DEFAULT_WG_PORT = 51420  # contract 3.4
 
 LogLevel = Literal["debug", "info", "warning", "error"]
+Engine = Literal["auto", "kernel", "wireguard-go", "boringtun-cli", "none"]
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Dns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -32,6 +36,38 @@ class Dns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     search: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     domain: str = ""
+
+
+class StaticPeer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One peer of this node's WireGuard device, for people with two machines. `endpoint`: `host:port`, a name is looked
+    up again and again; without one the peer calls. `keepalive` in seconds, 0 for none."""
+
+    public_key: str
+    endpoint: str = ""
+    allowed_ips: tuple[str, ...]
+    keepalive: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 25
+    name: str = ""
+
+
+class Etcd(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where the cluster's etcd is, and how long a node that is not heard of counts. Times in seconds."""
+
+    endpoints: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    user: str = ""
+    password: str = ""
+    password_file: str = ""
+    ca_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""
+    prefix: str = "/zlayer-cni"
+    lease: Annotated[int, msgspec.Meta(ge=5, le=3600)] = 30
+    grace: Annotated[int, msgspec.Meta(ge=0, le=86400)] = 300
+
+
+class Cluster(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the nodes agree by."""
+
+    etcd: Etcd
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -44,6 +80,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     cluster_cidr6: str | None = None
     slice_cidr: str | None = None
     wg_port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = DEFAULT_WG_PORT
+    wireguard_engine: Engine = "auto"
+    service_cidr: str | None = None
+    advertise: tuple[str, ...] = ()
+    peers: tuple[StaticPeer, ...] = ()
+    cluster: Cluster | None = None
     data_dir: str = DEFAULT_DATA_DIR
     run_dir: str = DEFAULT_RUN_DIR
     overlay_socket: str | None = None
@@ -116,6 +157,34 @@ def _explain(message: str, document: Any) -> str:
     return f"{found[1]}: {message[: found.start()]}, got {value!r}"
 
 
+def _check_mesh(settings: Settings, families: list[Network]) -> None:
+    """Peers, endpoints, the node's part of the range. Raises ValueError naming key and value."""
+    if settings.service_cidr is not None:
+        own = ipaddress.ip_network(settings.service_cidr, strict=True)
+        if not any(own.version == each.version and own.subnet_of(each) for each in families):  # type: ignore[arg-type]
+            raise ValueError(f"service_cidr: {own} is not inside the cluster's range")
+        if own.prefixlen >= (26 if own.version == 4 else 120):
+            raise ValueError(f"service_cidr: {own} is too small: it must hold more than one service subnet")
+    for n, peer in enumerate(settings.peers):
+        try:
+            keys.decode(peer.public_key)
+            for cidr in peer.allowed_ips:
+                ipaddress.ip_network(cidr, strict=False)
+            if peer.endpoint:
+                split_endpoint(peer.endpoint)
+        except ValueError as error:
+            raise ValueError(f"peers[{n}] ({peer.public_key}): {error}") from error
+    for endpoint in settings.advertise:
+        try:
+            split_endpoint(endpoint)
+        except ValueError as error:
+            raise ValueError(f"advertise: {endpoint}: {error}") from error
+    if settings.cluster is not None:
+        for url in settings.cluster.etcd.endpoints:
+            if not re.fullmatch(r"https?://[^/\s]+/?", url):
+                raise ValueError(f"cluster.etcd.endpoints: {url!r} is not http://host:port or https://host:port")
+
+
 def _check(settings: Settings) -> None:
     """What the types do not say. Raises ValueError naming key and value."""
     if not 0 <= settings.node_id < 1 << 64:
@@ -137,6 +206,7 @@ def _check(settings: Settings) -> None:
             raise ValueError(f"{key}: {value} is not inside the cluster's range")
     if len(families) == 2 and families[0].version == families[1].version:
         raise ValueError(f"cluster_cidr6: {settings.cluster_cidr6} is of the same family as cluster_cidr")
+    _check_mesh(settings, families)
     for server in settings.dns.nameservers:
         try:
             ipaddress.ip_address(server)

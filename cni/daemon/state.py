@@ -64,6 +64,7 @@ class State:
         self._store = store
         self._lock = threading.RLock()
         self.addresses = Addresses(settings.address_cooldown)
+        self.service_cidr = settings.service_cidr
         self.attachments: dict[AttachmentKey, Attachment] = {}
         self.services: dict[str, Service] = {}
         self.leases: dict[str, Lease] = {}
@@ -120,7 +121,7 @@ class State:
         """
         found: dict[int, Segments] = {}
         for cidr in node.cidrs:
-            segments = Segments.over(cidr)
+            segments = Segments.over(self._slots_of(cidr))
             version = segments.cluster.version
             segments = segments.reserve(node.home(version))
             for service in self.services.values():
@@ -130,6 +131,14 @@ class State:
                 segments = segments.reserve(address)
             found[version] = segments
         return found
+
+    def _slots_of(self, cidr: str) -> str:
+        """The part of a cluster range that this node's services get their subnets from."""
+        own = ipaddress.ip_network(self.service_cidr) if self.service_cidr else None
+        cluster = ipaddress.ip_network(cidr)
+        if own is not None and own.version == cluster.version and own.subnet_of(cluster):  # type: ignore[arg-type]
+            return str(own)
+        return cidr
 
     def _homeless(self, version: int) -> list[Address]:
         """Addresses that are held but in no service's subnet."""

@@ -59,18 +59,30 @@ def open_path(path: str) -> int:
     return fd
 
 
-def claim(name: str) -> socket.socket | None:
-    """Hold `name` in the calling thread's network namespace for as long as the socket lives; None if another has it.
+class Presence:
+    """Says, for as long as it lives, that somebody of the kind `name` works in this network namespace.
 
-    An abstract Unix socket: the kernel keeps one of a name in each network namespace, and frees it with its owner.
+    An abstract Unix socket: the kernel keeps such names for each network namespace, and frees one with its owner.
     """
-    holder = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-    try:
-        holder.bind("\0" + name)
-    except OSError:
-        holder.close()
-        return None
-    return holder
+
+    def __init__(self, name: str) -> None:
+        self._prefix = f"@{name}/".encode()
+        self._home = os.open("/proc/thread-self/net/unix", os.O_RDONLY | os.O_CLOEXEC)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        self._socket.bind(f"\0{name}/{os.getpid()}")
+
+    def alone(self) -> bool:
+        """Whether nobody else of the kind is here now."""
+        listing = b""
+        while chunk := os.pread(self._home, 1 << 16, len(listing)):  # the kernel gives a page at a time
+            listing += chunk
+        here = sum(1 for line in listing.splitlines() if line.rpartition(b" ")[2].startswith(self._prefix))
+        return here <= 1
+
+    def close(self) -> None:
+        """Be gone."""
+        self._socket.close()
+        os.close(self._home)
 
 
 def own() -> NetnsId:

@@ -215,6 +215,15 @@ class Tunnels:
             tunnel_routes.remove_routes(self._socket, link.index, stale)
             return [route.dst for route in refused]
 
+    def change_routes(
+        self, name: str, gone: Iterable[TunnelRoute], fresh: Iterable[TunnelRoute]
+    ) -> list[links.Network]:
+        """Take routes away, then add some; returns destinations that others have routes for."""
+        with self._lock:
+            index = self.link_index(name)
+            tunnel_routes.remove_routes(self._socket, index, gone)
+            return [route.dst for route in tunnel_routes.add_routes(self._socket, index, fresh)]
+
     def way_to(self, address: links.Address) -> Way | None:
         """How packets to an address leave this node."""
         with self._lock:

@@ -107,6 +107,7 @@ class Machine:
 
     def close(self) -> None:
         """End it all. Safe to repeat."""
+        self._end_engines()
         for process in [*reversed(self._processes), self._keeper]:
             if process.poll() is None:
                 process.send_signal(signal.SIGCONT)
@@ -115,6 +116,19 @@ class Machine:
         for path in Path("/proc").glob("[0-9]*"):
             self._end_if_holder(path)
         shutil.rmtree(self.home, ignore_errors=True)
+
+    def _end_engines(self) -> None:
+        """WireGuard engines outlive their daemon, as they should; not the machine."""
+        try:
+            here = Path(f"/proc/{self._keeper.pid}/ns/net").readlink()
+        except OSError:
+            return
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                if (path / "ns/net").readlink() == here and (path / "comm").read_text().startswith("wireguard"):
+                    os.kill(int(path.name), signal.SIGKILL)
+            except OSError:
+                continue
 
     def _end_if_holder(self, path: Path) -> None:
         """A holder that a test left: it says on its command line which network it serves, and ours name the machine."""

@@ -174,6 +174,10 @@ class Node:
             if process.poll() is None:
                 process.kill()
                 process.wait(10)
+        # WireGuard engines outlive their daemon, as they should; not their namespace.
+        for pid in subprocess.run(["ip", "netns", "pids", self.name], capture_output=True, check=False).stdout.split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
         subprocess.run(["ip", "netns", "delete", self.name], check=False)
         shutil.rmtree(self.directory, ignore_errors=True)
 

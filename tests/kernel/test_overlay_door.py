@@ -55,7 +55,7 @@ def test_setup_is_answered_by_the_devices_name_and_told_by_status(agent: Agent, 
     agent.ok(wire.SetLocalWgPubkey(A_KEY))
     assert agent.setup_global() == wire.BridgeName("zl-prod-42-g")
     status = agent.status()
-    assert (status.interface, status.node_ip, status.slice_cidr) == (None, "10.200.0.17", "10.200.0.16/28")
+    assert (status.interface, status.node_ip, status.slice_cidr) == ("zl-prod-42-g", "10.200.0.17", "10.200.0.16/28")
     assert status.public_key not in (None, A_KEY)
     assert agent.setup() == naming.service_bridge("prod", "42", "web")
     here.end()
@@ -186,7 +186,7 @@ def test_names_the_kernel_would_twist_are_refused(agent: Agent, here: Node) -> N
     agent.setup_global(deployment="p", instance_id="1")
     for service in ("a%d", "a\0b", "a/b", "a b", 'a"b', naming.SHARED_BRIDGE_KEY):
         agent.error(wire.SetupServiceOverlay(service, "auto"))
-    assert here.links() == {"lo"}
+    assert here.links() == {"lo", "zl-p-1-g"}
     assert agent.status().service_count == 0
     agent.setup("naïve-name")
 

@@ -90,8 +90,14 @@ def test_an_unknown_peer_is_allowed_nothing() -> None:
     assert caught.value.msg == (f"overlay engine error: cannot add allowed_ip 10.200.9.0/26 to unknown peer {A}")
 
 
+@pytest.mark.parametrize("endpoint", ["edge.example.net:51420", "EDGE-1.example.:1", "localhost:65535"])
+def test_an_endpoint_may_be_a_name(endpoint: str) -> None:
+    assert peer_book.of_request(asked(endpoint=endpoint), None).endpoint == endpoint
+
+
 @pytest.mark.parametrize(
-    "endpoint", ["", "203.0.113.7", "edge.example.net:51420", "2001:db8::1:51420", "1.2.3.4:65536"]
+    "endpoint",
+    ["", "203.0.113.7", "a.example:0", "a..net:5", "1.2.3:51420", "-a:5", "2001:db8::1:51420", "1.2.3.4:65536"],
 )
 def test_an_endpoint_is_an_address_and_a_port(endpoint: str) -> None:
     with pytest.raises(InvalidConfig) as caught:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cni.daemon.identity import Identity
+from cni.daemon.mesh import Mesh
 from cni.daemon.records import Held
 from cni.daemon.registry import Registry
 from cni.daemon.service import OverlayService
@@ -22,12 +23,21 @@ class Refusal(CniError):
 class Desk:
     """Where requests are carried out. Operations take the lock of what they change, never one for all."""
 
-    def __init__(self, service: OverlayService, registry: Registry, identity: Identity) -> None:
+    def __init__(
+        self, service: OverlayService, registry: Registry, identity: Identity, mesh: Mesh | None = None
+    ) -> None:
+        """Without a `mesh` peers are only remembered."""
         self.service = service
+        self.mesh = mesh
         self.state = service.state
         self.registry = registry
         self.identity = identity
         self.locks = Locks()
+
+    def refresh(self) -> None:
+        """Put what has changed on the WireGuard devices. What cannot be done now is told by `status`, and retried."""
+        if self.mesh is not None:
+            self.mesh.sync()
 
     def lease(self, service: str, owner: str = "") -> Held:
         """An address of the service's segment, else of the node's slice (contract 6.7, 6.10).

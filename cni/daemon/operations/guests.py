@@ -56,6 +56,7 @@ def add_own_peer(public_key: str, ip: str, owner: str, desk: Desk) -> None:
     peer = peer_book.Peer(public_key=public_key, endpoint=NOWHERE, allowed_ips=(network,), owner=owner)
     with desk.locks.holding("peers"):
         desk.registry.peers.apply(peer_book.put(desk.registry.peers.all(), peer))
+    desk.refresh()
 
 
 def guest_config(guest: Guest, ask: wire.AttachContainer, desk: Desk) -> wire.GuestConfig:
@@ -94,6 +95,7 @@ def drop_own_peer(public_key: str, desk: Desk) -> None:
     """The global device without that peer."""
     with desk.locks.holding("peers"):
         desk.registry.peers.drop(peer_book.key_of(None, public_key))
+    desk.refresh()
 
 
 def attach_host(handle: wire.HostShared, ask: wire.AttachContainer, desk: Desk) -> wire.Attached:

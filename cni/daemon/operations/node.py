@@ -56,6 +56,7 @@ def setup_global_overlay(ask: wire.SetupGlobalOverlay, desk: Desk) -> wire.Bridg
         desk.service.change_node(
             deployment=ask.deployment, instance_id=ask.instance_id, wg_port=ask.wg_port, set_up=True, **ranges
         )
+        desk.refresh()
     return wire.BridgeName(naming.global_device(ask.deployment, ask.instance_id))
 
 
@@ -141,6 +142,7 @@ def teardown_global_overlay(_: wire.TeardownGlobalOverlay, desk: Desk) -> wire.O
         services.teardown_idle(desk)
         if desk.state.node.set_up:
             desk.service.change_node(set_up=False)
+            desk.refresh()
     return wire.Ok()
 
 
@@ -148,29 +150,37 @@ def status(_: wire.StatusRequest, desk: Desk) -> wire.Status:
     """How the node stands. `server` says who answers, so that a client knows what it may ask (contract 8)."""
     node = desk.state.node
     edges.sweep(desk)
-    book = desk.registry.peers.all()
-    peers = peer_book.of_device(book, None)
+    peers = _peers(desk)
     version = ipaddress.ip_network(node.cluster_cidr).version
     return wire.Status(
-        interface=_interface(desk) if node.set_up else None,
+        interface=desk.mesh.interface() if desk.mesh is not None else None,
         node_ip=str(node.address(version)) if node.set_up else None,
         public_key=desk.identity.public_key() if node.set_up else None,
         overlay_cidr=node.cluster_cidr,
         slice_cidr=node.slice_cidr,
         peer_count=len(peers),
         service_count=services.count(desk),
-        peers=tuple(_peer_status(peer) for peer in peers),
-        dedicated_services=tuple(services.dedicated(desk, book)),
+        peers=peers,
+        dedicated_services=tuple(services.dedicated(desk)),
         server=SERVER,
     )
 
 
-def _interface(desk: Desk) -> str | None:
-    """The global device, if the kernel has it."""
-    name = naming.global_device(desk.state.node.deployment, desk.state.node.instance_id)
-    return name if desk.service.kernel.find(name) is not None else None
+def _peers(desk: Desk) -> tuple[wire.PeerStatus, ...]:
+    """The peers of the global device: where they were last heard of, and when, in Unix seconds (0: never)."""
+    if desk.mesh is None:
+        book = peer_book.of_device(desk.registry.peers.all(), None)
+        return tuple(_peer_status(peer.public_key, peer.endpoint, peer.allowed_ips, 0) for peer in book)
+    targets, device = desk.mesh.targets(), desk.mesh.device()
+    seen = device.peers if device is not None else {}
+    found = []
+    for key, target in targets.items():
+        there = seen.get(key)
+        endpoint = (there.endpoint if there is not None else "") or next(iter(target.endpoints), "")
+        handshake = there.last_handshake if there is not None else 0
+        found.append(_peer_status(key, endpoint, target.allowed_ips, handshake))
+    return tuple(found)
 
 
-def _peer_status(peer: peer_book.Peer) -> wire.PeerStatus:
-    # There is no device yet to have shaken hands (0 = never).
-    return wire.PeerStatus(keys.decode(peer.public_key).hex(), peer.endpoint, ",".join(peer.allowed_ips), 0)
+def _peer_status(key: str, endpoint: str, allowed_ips: Sequence[str], handshake: int) -> wire.PeerStatus:
+    return wire.PeerStatus(keys.decode(key).hex(), endpoint, ",".join(allowed_ips), handshake)

@@ -25,6 +25,7 @@ def add_peer(ask: wire.AddPeer, desk: Desk) -> wire.Ok:
     peer = peer_book.of_request(ask, service)
     with desk.locks.holding(PEERS):
         desk.registry.peers.apply(peer_book.put(desk.registry.peers.all(), peer))
+    desk.refresh()
     return wire.Ok()
 
 
@@ -33,6 +34,7 @@ def remove_peer(ask: wire.RemovePeer, desk: Desk) -> wire.Ok:
     service = _scope(ask.scope, desk)
     with desk.locks.holding(PEERS):
         desk.registry.peers.drop(peer_book.key_of(service, peer_book.public(ask.pubkey)))
+    desk.refresh()
     return wire.Ok()
 
 
@@ -41,6 +43,7 @@ def add_allowed_ip(ask: wire.AddAllowedIp, desk: Desk) -> wire.Ok:
     service = _scope(ask.scope, desk)
     with desk.locks.holding(PEERS):
         desk.registry.peers.apply(peer_book.allow(desk.registry.peers.all(), service, ask.pubkey, ask.cidr))
+    desk.refresh()
     return wire.Ok()
 
 
@@ -49,6 +52,7 @@ def remove_allowed_ip(ask: wire.RemoveAllowedIp, desk: Desk) -> wire.Ok:
     service = _scope(ask.scope, desk)
     with desk.locks.holding(PEERS):
         desk.registry.peers.apply(peer_book.disallow(desk.registry.peers.all(), service, ask.pubkey, ask.cidr))
+    desk.refresh()
     return wire.Ok()
 
 

@@ -26,12 +26,14 @@ def setup_service_overlay(ask: wire.SetupServiceOverlay, desk: Desk) -> wire.Ser
     known = desk.service.services.ensure(ask.service, ask.mode)
     if ask.mode == "dedicated":
         own = desk.identity.dedicated(ask.service)
+        desk.refresh()
         subnet = known.networks(4) + known.networks(6)
         return wire.ServiceOverlay(
             known.bridge, ask.mode, own.public_key, own.port, str(subnet[0].network_address + 1), str(subnet[0])
         )
     if before is not None and before.mode == "dedicated":
         desk.identity.forget(ask.service)
+        desk.refresh()
     mode = "shared" if ask.mode == "shared" else "auto"
     return wire.ServiceOverlay(known.bridge, cast(wire.Mode, mode))
 
@@ -68,6 +70,7 @@ def _teardown(service: str, desk: Desk) -> None:
     gone = {key: None for key, peer in desk.registry.peers.all().items() if peer.service == service}
     if gone:
         desk.registry.peers.apply(gone)
+    desk.refresh()
 
 
 def teardown_idle(desk: Desk) -> None:
@@ -118,7 +121,7 @@ def count(desk: Desk) -> int:
     return len(set(desk.state.services) - {naming.SHARED_BRIDGE_KEY})
 
 
-def dedicated(desk: Desk, book: peer_book.Book) -> Iterator[wire.Dedicated]:
+def dedicated(desk: Desk) -> Iterator[wire.Dedicated]:
     """The services with a WireGuard device of their own, as `status` lists them."""
     node = desk.state.node
     for service in _own(desk):
@@ -132,5 +135,11 @@ def dedicated(desk: Desk, book: peer_book.Book) -> Iterator[wire.Dedicated]:
                 listen_port=own.port,
                 overlay_ip=str(subnets[0].network_address + 1),
                 subnet=str(subnets[0]),
-                peer_count=len(peer_book.of_device(book, service.name)),
+                peer_count=_peer_count(service.name, desk),
             )
+
+
+def _peer_count(service: str, desk: Desk) -> int:
+    if desk.mesh is not None:
+        return len(desk.mesh.targets(service))
+    return len(peer_book.of_device(desk.registry.peers.all(), service))

@@ -1,0 +1,180 @@
+"""What a WireGuard device should have, as values, and what makes it so: peer by peer, never all anew.
+
+Replacing a peer would end its session, and replacing all would end everybody's; so each is compared and only what
+differs is changed. Where a peer was last heard of is the device's to know: an endpoint is set again only when another
+one is configured, or when nobody has answered at the learned one for as long as a session can live.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from cni.host.wg_types import PeerChange, PeerSeen
+
+DEAD = 180  # seconds: REJECT_AFTER_TIME, no session is older (WireGuard's paper, section 6.1)
+OVERHEAD = {4: 60, 6: 80}  # bytes: outer IP header, UDP (8), WireGuard's header and tag (32)
+BLOCK = 16  # bytes: what a packet is padded to a multiple of, but never beyond the device's MTU
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A peer as it should be. `endpoints`: where it may be called, best first, `host:port`; empty: it calls.
+    `allowed_ips`: whose packets are taken from it and sent to it. `routes`: those of them that lead to this device;
+    None for all. `name`: for people. `owner`: the guest or edge that it is."""
+
+    public_key: str
+    endpoints: tuple[str, ...] = ()
+    allowed_ips: tuple[str, ...] = ()
+    keepalive: int = 0
+    routes: tuple[str, ...] | None = None
+    name: str = ""
+    owner: str = ""
+
+    def led(self) -> tuple[str, ...]:
+        """The CIDRs that are routed to the device for it."""
+        return self.allowed_ips if self.routes is None else self.routes
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A target with its one endpoint, an address and a port, or "" where none is known yet."""
+
+    public_key: str
+    endpoint: str
+    allowed_ips: frozenset[str]
+    keepalive: int
+
+
+def merged(books: Iterable[Iterable[Target]], own: str) -> dict[str, Target]:
+    """The peers of a device by key, of several books. A later one has its key and its CIDRs from an earlier one, as on
+    a device itself, where a CIDR belongs to one peer. `own` is nobody's peer."""
+    found: dict[str, Target] = {}
+    holders: dict[str, str] = {}
+    for target in (target for book in books for target in book if target.public_key != own):
+        for cidr in target.allowed_ips:
+            loser = found.get(holders.get(cidr, ""))
+            if loser is not None and loser.public_key != target.public_key:
+                found[loser.public_key] = _without(loser, cidr)
+            holders[cidr] = target.public_key
+        found[target.public_key] = target
+    return found
+
+
+def _without(target: Target, cidr: str) -> Target:
+    return Target(
+        target.public_key,
+        target.endpoints,
+        tuple(each for each in target.allowed_ips if each != cidr),
+        target.keepalive,
+        None if target.routes is None else tuple(each for each in target.routes if each != cidr),
+        target.name,
+        target.owner,
+    )
+
+
+def changes(
+    seen: Mapping[str, PeerSeen], wanted: Mapping[str, Peer], configured: Mapping[str, str], now: float
+) -> list[PeerChange]:
+    """What makes a device with the peers `seen` have those `wanted`.
+
+    `configured`: the endpoint each peer was last given; `now` in Unix seconds. New and changed ones come first and the
+    removals last, so a CIDR that moves is never without its peer.
+    """
+    found = []
+    for key, peer in wanted.items():
+        change = _change(seen.get(key), peer, configured.get(key), now)
+        if change is not None:
+            found.append(change)
+    return found + [PeerChange(key, remove=True) for key in seen if key not in wanted]
+
+
+def _change(seen: PeerSeen | None, wanted: Peer, configured: str | None, now: float) -> PeerChange | None:
+    if seen is None:
+        return PeerChange(wanted.public_key, False, wanted.endpoint, _order(wanted.allowed_ips), True, wanted.keepalive)
+    endpoint = wanted.endpoint if _must_call(seen, wanted.endpoint, configured, now) else ""
+    keepalive = wanted.keepalive if wanted.keepalive != seen.keepalive else None
+    gone, fresh = seen.allowed_ips - wanted.allowed_ips, wanted.allowed_ips - seen.allowed_ips
+    allowed = _order(wanted.allowed_ips if gone else fresh)
+    if not (endpoint or gone or fresh) and keepalive is None:
+        return None
+    return PeerChange(wanted.public_key, False, endpoint, allowed, bool(gone), keepalive)
+
+
+def _must_call(seen: PeerSeen, wanted: str, configured: str | None, now: float) -> bool:
+    """Whether the peer's endpoint must be set to `wanted`."""
+    if not wanted or seen.endpoint == wanted:
+        return False
+    alive = seen.endpoint != "" and seen.last_handshake > 0 and now - seen.last_handshake < DEAD
+    return not alive or (configured is not None and configured != wanted)
+
+
+def delta(before: Mapping[str, Peer], after: Mapping[str, Peer]) -> list[PeerChange]:
+    """`changes` for a device that is as `before` says, without asking it."""
+    found = []
+    for key, peer in after.items():
+        was = before.get(key)
+        if was == peer:
+            continue
+        if was is None:
+            found.append(_change(None, peer, None, 0.0))
+            continue
+        gone, fresh = was.allowed_ips - peer.allowed_ips, peer.allowed_ips - was.allowed_ips
+        found.append(
+            PeerChange(
+                key,
+                False,
+                peer.endpoint if peer.endpoint != was.endpoint else "",
+                _order(peer.allowed_ips if gone else fresh),
+                bool(gone),
+                peer.keepalive if peer.keepalive != was.keepalive else None,
+            )
+        )
+    return [c for c in found if c is not None] + [PeerChange(key, remove=True) for key in before if key not in after]
+
+
+def _order(cidrs: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(cidrs))
+
+
+def leads(targets: Iterable[Target], endpoints: Iterable[Address]) -> dict[Network, str]:
+    """The destinations that are routed to a device, each with the key of the peer behind it.
+
+    Never everything (a default route would take the node's own way out), and nothing that a peer is called at: its
+    packets would go round in a circle.
+    """
+    called = list(endpoints)
+    found: dict[Network, str] = {}
+    for target in targets:
+        for cidr in target.led():
+            network = ipaddress.ip_network(cidr)
+            inner = (each for each in called if each.version == network.version)
+            if network.prefixlen > 0 and not any(each in network for each in inner):
+                found[network] = target.public_key
+    return found
+
+
+def behind(targets: Iterable[Target], clusters: Iterable[str]) -> tuple[str, ...]:
+    """The overlay's CIDRs that lie behind tunnels, apart from each other, in order."""
+    ranges = [ipaddress.ip_network(each) for each in clusters]
+    nets = {ipaddress.ip_network(cidr) for target in targets for cidr in target.allowed_ips}
+    inside: dict[int, list[Network]] = {4: [], 6: []}
+    for network in nets:
+        for cluster in ranges:
+            if network.version == cluster.version and network.overlaps(cluster):
+                inside[network.version].append(network if network.prefixlen >= cluster.prefixlen else cluster)
+    return tuple(str(each) for version in (4, 6) for each in ipaddress.collapse_addresses(inside[version]))  # type: ignore[type-var]
+
+
+def route_mtu(path: int, version: int, device: int) -> int:
+    """The MTU of the route to a peer whose path carries `path` bytes by outer IP `version`; 0 for the device's own.
+
+    On a device that is wider than the path, padding counts: the packet must be a whole number of blocks to be sure to
+    fit when it is padded (95 bytes of overhead in the worst case).
+    """
+    room = path - OVERHEAD[version]
+    return 0 if room >= device else max(room // BLOCK * BLOCK, 1280 if version == 6 else 576)
