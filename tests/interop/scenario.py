@@ -478,7 +478,10 @@ def remove_a_cidr_of_a_stranger(stage: Stage) -> Any:
 
 @step
 def add_a_peer_with_a_host_name(stage: Stage) -> Any:
-    stage.manager.add_global_peer(PeerInfo(KEYS["beta"], "peer.example.net:51420", "10.200.0.64/28", 25))
+    try:
+        stage.manager.add_global_peer(PeerInfo(KEYS["beta"], "peer.example.net:51420", "10.200.0.64/28", 25))
+    finally:
+        stage.manager.remove_global_peer(KEYS["beta"])
 
 
 @step
