@@ -424,7 +424,7 @@ def test_what_scoped_resolvers_are_sent_as(daemon, manager):
 
 
 @pytest.mark.parametrize(
-    ("call", "kind", "gives"),
+    "case",
     [
         (lambda m: m.set_local_wg_pubkey(KEY), wire.SetLocalWgPubkey, None),
         (lambda m: m.teardown_service_overlay("web"), wire.TeardownServiceOverlay, None),
@@ -435,8 +435,9 @@ def test_what_scoped_resolvers_are_sent_as(daemon, manager):
     ],
     ids=["public key", "teardown", "prune", "nat status", "services", "bridges"],
 )
-def test_calls_that_never_raise_log_and_give_nothing(daemon, manager, caplog, call, kind, gives):
+def test_calls_that_never_raise_log_and_give_nothing(daemon, manager, caplog, case):
     """Whatever the daemon does: refuses, breaks the connection twice, hangs, or is not there."""
+    call, kind, gives = case
     manager.with_timeouts(Timeouts(call=0.5))
     for answers in ([reply(NO)], [hang_up, hang_up], [silence]):
         for answer in answers:

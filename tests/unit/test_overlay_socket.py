@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import grp
 import os
 import socket
@@ -427,6 +428,35 @@ def test_a_long_data_directory_has_its_socket_in_tmp() -> None:
     path = overlay_door.socket_of(Settings(data_dir="/srv/" + "d" * 100))
     assert path.startswith("/tmp/zlayer-overlayd-")
     assert len(path) == len("/tmp/zlayer-overlayd-0123456789abcdef.sock")
+
+
+@pytest.mark.root
+def test_who_may_not_enter_hears_nothing_and_the_rest_go_on() -> None:
+    """Whatever the file's mode has become: the kernel says who connects."""
+    request = frame(wire.encode(wire.RequestFrame(1, wire.StatusRequest())))
+    path = f"/tmp/zlt-door-{os.getpid()}-turned-away.sock"
+    door = Served(path, echo)
+    try:
+        Path(path).chmod(0o666)
+        child = os.fork()
+        if child == 0:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            sock = socket.socket(socket.AF_UNIX)
+            sock.settimeout(5)
+            sock.connect(path)
+            with contextlib.suppress(OSError):
+                sock.sendall(request)
+            try:
+                heard = sock.recv(1)
+            except ConnectionResetError:
+                heard = b""
+            os._exit(len(heard))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert door.client().ask(wire.StatusRequest()) == wire.Ok()
+    finally:
+        door.close()
 
 
 @pytest.mark.root
