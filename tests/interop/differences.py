@@ -1,9 +1,9 @@
 """What ZLayer's daemon and ours do not agree on in the scenario: both outcomes, and why that is right.
 
-`contract` is the section of the overlay protocol's description (docs/protocol.md has the same numbers) that says what
-upstream does and why ours may or must do otherwise. A step that is not here must come out the same; a step that is
-here must come out exactly so, and an entry whose outcomes agree is a stale one. `open_` marks what ours is still to do:
-there, agreement is no fault.
+`contract` is the section of the overlay protocol's description that says what upstream does and why ours may or must do
+otherwise. A step that is not here must come out the same; a step that is here must come out exactly so, and an entry
+whose outcomes agree is a stale one. `without_wireguard` marks what differs only where ours finds no WireGuard, the
+kernel's or a program's: there, agreement is no fault.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Difference:
     ours: Any
     contract: str
     why: str
-    open_: bool = False
+    without_wireguard: bool = False
 
 
 def refused(text: str) -> dict[str, str]:
@@ -109,12 +109,14 @@ DIFFERENCES = {
         STATUS | {"interface": "zl-prod-42-g"},
         STATUS,
         "6.2",
-        "ours names an interface only when there is one",
-        open_=True,
+        "ours names an interface only where there is one",
+        without_wireguard=True,
     ),
-    "the_global_device": Difference({"mtu": 1420, "up": True}, None, "6.2", "no device is made yet", open_=True),
+    "the_global_device": Difference(
+        {"mtu": 1420, "up": True}, None, "6.2", "no device without WireGuard", without_wireguard=True
+    ),
     "the_devices": Difference(
-        ["zl-prod-42-db-d", "zl-prod-42-g"], [], "6.2 and 6.5", "no device is made yet", open_=True
+        ["zl-prod-42-db-d", "zl-prod-42-g"], [], "6.2 and 6.5", "no device without WireGuard", without_wireguard=True
     ),
     "setup_dedicated_again": Difference(
         DEDICATED | {"name": "zl-prod-42-db-d"},
@@ -202,8 +204,7 @@ DIFFERENCES = {
         refused("invalid peer endpoint peer.example.net:51420: invalid socket address syntax"),
         None,
         "6.11",
-        "upstream's device takes literal addresses only; a daemon that resolves names may take them",
-        open_=True,
+        "upstream's device takes literal addresses only; ours resolves names",
     ),
     "mint_without_a_port": Difference(
         refused("edge node_endpoint `192.0.2.1:0` must include a non-zero port"),
