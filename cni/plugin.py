@@ -10,6 +10,10 @@ import select
 
 from cni import plugin_door
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import _socket
+
 SUPPORTED_VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 """The CNI versions this plugin speaks, oldest first."""
 
@@ -50,7 +54,7 @@ class Place:
 class Call:
     """One call of the runtime: the verb, the environment as raw bytes, stdin, the deadline, and an id of its own."""
 
-    __slots__ = ("attempt", "command", "env", "stdin", "waiter")
+    __slots__ = ("attempt", "command", "door", "env", "stdin", "waiter")
 
     def __init__(self, command: bytes, env: dict[bytes, bytes], stdin: bytes, waiter: plugin_door.Waiter) -> None:
         self.command = command
@@ -59,6 +63,8 @@ class Call:
         self.waiter = waiter
         self.attempt = os.urandom(16).hex().encode()
         """Tells the daemon our own retry from a second ADD of the runtime's."""
+        self.door: _socket.socket | None = None
+        """The connection on which an ADD was answered: open until the runtime has the result."""
 
 
 def main() -> int:
@@ -108,6 +114,8 @@ def serve(call: Call) -> tuple[int, bytes, bytes]:
         return plugin_closed.foreign(call, place)
     netns, pairs = _netns(call)
     pairs = {**call.env, b"ATTEMPT": call.attempt, **pairs}
+    if call.command == b"ADD":
+        pairs[b"TELLS"] = b"1"
     body = plugin_door.request(pairs, call.stdin)
     if len(body) > plugin_door.LARGEST:
         from cni.errors import InvalidConfig
@@ -132,9 +140,13 @@ def _ask_twice(call: Call, place: Place, body: bytes, netns: list[int]) -> tuple
 
                 sock = plugin_closed.open_door(call, place, str(closed))
             try:
-                return plugin_door.ask(sock, body, netns, call.waiter)
+                answer = plugin_door.ask(sock, body, netns, call.waiter)
+                if call.command == b"ADD":
+                    call.door = sock
+                return answer
             finally:
-                sock.close()
+                if call.door is not sock:
+                    sock.close()
         except plugin_door.NoAnswer as error:
             why = f"the overlay daemon at {place.socket} hung up without an answer: {error}"
         except plugin_door.OutOfTime:
@@ -226,6 +238,8 @@ def _print(call: Call, code: int, out: bytes, err: bytes) -> int:
     printed = write_all(1, out)
     write_all(2, err)
     if printed:
+        if call.door is not None:
+            plugin_door.tell(call.door)
         return code
     if call.command == b"ADD" and code == 0:
         write_all(2, b"zlayer-cni: the result could not be written to stdout, so the ADD is undone\n")

@@ -4,6 +4,7 @@ One request, one answer, then the daemon closes (docs/architecture.md, "The CNI 
 
     request  u32 big-endian length, b"zcni1\\0" (KEY=VALUE\\0)* \\0 stdin; the netns descriptor rides on the first byte
     answer   u32 big-endian length, b"<exit code> <length of stdout>\\n" stdout stderr
+    told     one byte, if the request had TELLS=1: the runtime has the answer. Who ends without it was killed over it
 
 Nothing here blocks except in `Waiter`, which knows the deadline and watches the process that the runtime started.
 """
@@ -22,6 +23,7 @@ MAGIC = b"zcni1\0"
 PARENT_VARIABLE = b"ZLAYER_CNI_PARENT"
 """Names the process that the runtime started, where that is not the one that serves the call."""
 SOCKET_NAME = "cni.sock"
+TOLD = b"+"
 LARGEST = 8 * 1024 * 1024
 """The largest body either side may send, in bytes."""
 
@@ -211,6 +213,14 @@ def ask(sock: _socket.socket, body: bytes, fds: "Iterable[int]", waiter: Waiter)
     if not (newline and code.isdigit() and length.isdigit()):
         raise NoAnswer("an answer that is none")
     return int(code), rest[: int(length)], rest[int(length) :]
+
+
+def tell(sock: _socket.socket) -> None:
+    """Tell the daemon that the runtime has the answer: from now on our end undoes nothing. Never fails, never waits."""
+    try:
+        sock.send(TOLD)
+    except OSError:
+        return  # The daemon is gone, or an older one that does not listen any more.
 
 
 def _send(sock: _socket.socket, data: bytes, fds: "Iterable[int]", waiter: Waiter) -> None:

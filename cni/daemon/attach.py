@@ -250,6 +250,11 @@ class Attacher:
         self._services.settle(attachment.service, attachment.mode, attachment.ephemeral)
         return True
 
+    def release(self, attachment: Attachment) -> bool:
+        """Detach `attachment` unless it changed meanwhile; False if it was let be."""
+        with self._locks.holding(attachment.key):
+            return self._state.attachments.get(attachment.key) == attachment and self.detach(attachment.key)
+
     def release_dead(self, attachment: Attachment) -> bool:
         """Detach `attachment` unless it changed meanwhile, or is live and has its link; False if it was let be.
 

@@ -24,7 +24,7 @@ MAGIC = b"zcni1"
 LIMIT = 8 << 20  # bytes of a request's body
 CHUNK = 1 << 16
 PATIENCE = 10.0  # seconds a client may take to hand over its request, and to take its answer
-MOST_DESCRIPTORS = 4  # one is meant; more are closed
+MOST_DESCRIPTORS = 4  # at a time; the first is meant, the rest are closed at once
 WAITING = 4096  # clients at once; more wait in the socket's backlog
 
 
@@ -53,8 +53,17 @@ Handler = Callable[[Knock], Reply]
 class CniDoor:
     """Serves the CNI socket: reads on the event loop, works in threads."""
 
-    def __init__(self, listener: socket.socket, handler: Handler, workers: Executor, quick: Executor) -> None:
-        """`quick` serves STATUS alone, so that a node busy with slow work still says so in time."""
+    def __init__(
+        self,
+        listener: socket.socket,
+        handler: Handler,
+        workers: Executor,
+        quick: Executor,
+        unheard: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """`quick` serves STATUS alone, so that a node busy with slow work still says so in time. `unheard` is told
+        the attempt of an ADD that succeeded, and whose plugin was killed before its runtime had the result."""
+        self._unheard = unheard
         self._listener = listener
         self._handler = handler
         self._workers = workers
@@ -112,7 +121,16 @@ class CniDoor:
         reply = await loop.run_in_executor(pool, self._handler, knock)
         head = f"{reply.code} {len(reply.stdout)}\n".encode()
         answer = head + reply.stdout + reply.stderr
-        await asyncio.wait_for(loop.sock_sendall(client, struct.pack(">I", len(answer)) + answer), PATIENCE)
+        heard = reply.code != 0 or "TELLS" not in knock.env
+        try:
+            await asyncio.wait_for(loop.sock_sendall(client, struct.pack(">I", len(answer)) + answer), PATIENCE)
+            heard = heard or await asyncio.wait_for(_told(client), PATIENCE)
+        except TimeoutError:
+            heard = True  # alive and slow: its runtime may have the result, or get it yet
+        except OSError:
+            log.debug("a plugin hung up before it had its answer")
+        if not heard:
+            await loop.run_in_executor(pool, self._unheard, knock.env.get("ATTEMPT", ""))
 
 
 async def _receive(client: socket.socket, fds: list[int]) -> bytes | None:
@@ -124,7 +142,11 @@ async def _receive(client: socket.socket, fds: list[int]) -> bytes | None:
             chunk, received, _, _ = socket.recv_fds(client, CHUNK, MOST_DESCRIPTORS)
         except BlockingIOError:
             continue
-        fds.extend(received)
+        for fd in received:
+            if fds:
+                os.close(fd)
+            else:
+                fds.append(fd)
         if not chunk:
             return None
         data += chunk
@@ -132,6 +154,15 @@ async def _receive(client: socket.socket, fds: list[int]) -> bytes | None:
             log.warning("a plugin's request is larger than %d bytes", LIMIT)
             return None
     return bytes(data[4:])
+
+
+async def _told(client: socket.socket) -> bool:
+    """Wait for the plugin's word that its runtime has the answer; False when it ends without."""
+    await _readable(client)
+    try:
+        return client.recv(1) != b""
+    except OSError:
+        return False
 
 
 async def _readable(client: socket.socket) -> None:

@@ -173,7 +173,7 @@ async def _serve(settings: Settings, service: OverlayService, desk: operations.D
     workers = ThreadPoolExecutor(WORKERS, "call")
     quick = ThreadPoolExecutor(2, "status")
     knocker = sockets.listen(str(path), 0o600)
-    door = cni_door.CniDoor(knocker.sock, lambda k: _handle(k, service), workers, quick)
+    door = cni_door.CniDoor(knocker.sock, lambda k: _handle(k, service), workers, quick, service.take_back)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -115,6 +115,17 @@ class OverlayService:
         veth = naming.attachment_veth(network, container, ifname)
         self.attacher.detach((network, container, ifname), veth)
 
+    def take_back(self, attempt: str) -> None:
+        """Undo the attach of that attempt: its plugin was killed before the runtime had the result. Never raises."""
+        for attachment in self.state.snapshot():
+            if attempt and attachment.attempt == attempt:
+                who = f"{attachment.ifname} of {attachment.container} on {attachment.network}"
+                try:
+                    if self.attacher.release(attachment):
+                        log.info("%s: the plugin was killed over it, so the attach is undone", who)
+                except (CniError, OSError) as error:
+                    log.warning("%s: the plugin was killed over it, and it could not be undone: %s", who, error)
+
     def check(self, call: Call, network: str, previous: Result, target: Target) -> None:
         """CHECK's part: reads only. Raises CheckFailed with everything that is wrong."""
         attachment = self.state.attachments.get((network, call.container_id, call.ifname))

@@ -117,7 +117,6 @@ def _probe(module):
         state = service.state
         return {
             "held": {str(address): count for address, count in state.addresses.held.items()},
-            "members": {network: sorted(veths) for network, veths in service.barrier._members.items()},
             "locks": len(service.attacher._locks._held) + len(service.services._locks._held),
             "fds": len(os.listdir("/proc/self/fd")),
         }

@@ -115,7 +115,7 @@ class Storm:
             return {}
         if code < 0:
             self.counts["plugins killed"] += 1
-            return {}
+            return {"printed": True} if out.endswith(b"}\n") else {}
         try:
             return dict(json.loads(out))
         except ValueError:
@@ -210,8 +210,10 @@ class Storm:
         if code == 0:
             return self.attached(box, said)
         time.sleep(0.2)
-        # Where plugin and daemon died together, nobody is left who could know: that takes a DEL, or the namespace.
-        return self._given_up(box, dice.random() < 0.3 or daemon == 0 or self.on.daemon() != daemon)
+        # A result that was printed cannot be taken back; and where plugin and daemon died together, nobody is left who
+        # could know. Either takes a DEL, or the end of the namespace.
+        unknowable = "printed" in said or daemon == 0 or self.on.daemon() != daemon
+        return self._given_up(box, unknowable or dice.random() < 0.3)
 
     def _given_up(self, box: Box, delete: bool) -> None:
         if delete:
