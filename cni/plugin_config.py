@@ -4,11 +4,12 @@ Imported only when the bytes of stdin may hold one of them, or when an error nee
 Everything else in the configuration is the business of the verbs.
 """
 
-import json
 import os
 
 from cni.errors import CniError, InvalidConfig, UndecodableContent
 from cni.plugin import Place
+
+_BLANKS = " \t\n\r"
 
 
 def parse(stdin: bytes) -> dict[str, object]:
@@ -17,7 +18,7 @@ def parse(stdin: bytes) -> dict[str, object]:
     Raises UndecodableContent (code 6) for what is not a JSON object.
     """
     try:
-        config = json.loads(stdin.decode(), object_pairs_hook=_folded, parse_constant=_refuse)
+        config = _decode(stdin.decode())
     except RecursionError as error:
         raise UndecodableContent("error unmarshall network config: it is nested too deeply") from error
     except ValueError as error:
@@ -29,12 +30,46 @@ def parse(stdin: bytes) -> dict[str, object]:
     return config
 
 
+def _decode(text: str) -> object:
+    """The JSON value in `text`, by the scanner inside json: the package around it takes longer to import than the rest
+    of a call. Raises ValueError."""
+    try:
+        from _json import make_scanner
+    except ImportError:  # an interpreter without the C scanner
+        import json
+
+        return json.loads(text, object_pairs_hook=_folded, parse_constant=_refuse)
+    start = len(text) - len(text.lstrip(_BLANKS))
+    try:
+        value, end = make_scanner(_Scanning())(text, start)  # type: ignore[arg-type]
+    except StopIteration:
+        raise ValueError("it is not JSON") from None
+    if text[end:].strip(_BLANKS):
+        raise ValueError(f"there is more after its end: {text[end : end + 20]!r}")
+    return value
+
+
 def _folded(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return {key.casefold(): value for key, value in pairs}
 
 
 def _refuse(text: str) -> object:
     raise ValueError(f"{text} is not JSON")
+
+
+class _Scanning:
+    """What json's scanner asks of its caller."""
+
+    __slots__ = ("memo",)
+    strict = True
+    object_hook = None
+    object_pairs_hook = staticmethod(_folded)
+    parse_float = float
+    parse_int = int
+    parse_constant = staticmethod(_refuse)
+
+    def __init__(self) -> None:
+        self.memo: dict[str, str] = {}
 
 
 def version(stdin: bytes, absent: str = "0.1.0") -> str:
@@ -89,5 +124,7 @@ def _wrong_type(where: str, wanted: str, value: object) -> UndecodableContent:
 
 def _shown(value: object) -> str:
     """A value for a message, cut to what a person reads."""
+    import json  # an error is being written: time does not matter
+
     text = json.dumps(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

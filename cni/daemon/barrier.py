@@ -60,6 +60,7 @@ class Barrier:
         self._bridges: dict[str, None] = {}
         self._beyond = Beyond()
         self._changes = 0
+        self._verified = -1  # nftables' generation at which the rules were seen to be right, and only we changed since
 
     # --- the whole -------------------------------------------------------------------------------------------------
 
@@ -79,22 +80,27 @@ class Barrier:
         """
         try:
             self._nft = self._nft or Nft()
-            changed = self._with_listing(self._mend, terse=False)
+            changed = self._with_listing(lambda listing, _: self._mend(listing), terse=False)
         except FenceFailed as error:
             self._note(f"{error.msg}: {error.details}")
             return False
         self._note("")
         return changed
 
-    def _with_listing(self, work: Callable[[fence_compare.Listing], T], terse: bool) -> T:
-        """What `work` makes of the tables as they are, with the lock held and nothing changed since they were read."""
+    def _with_listing(self, work: Callable[[fence_compare.Listing, int], T], terse: bool) -> T:
+        """What `work` makes of the tables as they are, with the lock held and nothing changed since they were read.
+
+        It gets nftables' generation as well, from before they were read.
+        """
+        assert self._nft is not None
         for _ in range(2):
-            before, listing = self._changes, self._listing(terse)
+            before, generation, listing = self._changes, self._nft.generation(), self._listing(terse)
             with self._lock:
                 if before == self._changes:
-                    return work(listing)
+                    return work(listing, generation)
         with self._lock:
-            return work(self._listing(terse))
+            generation = self._nft.generation()
+            return work(self._listing(terse), generation)
 
     def _note(self, trouble: str) -> None:
         if trouble and trouble != self._trouble:
@@ -157,9 +163,23 @@ class Barrier:
         if self._nft is None or self._trouble:
             return [self._trouble or "the tables were never loaded"]
         try:
-            return self._with_listing(lambda listing: fence_compare.faults(listing, self._wanted()), terse=True)
+            if self._nft.generation() == self._verified:
+                return []
+            return self._with_listing(self._verify, terse=True)
         except FenceFailed as error:
             return [f"{error.msg}: {error.details}"]
+
+    def _verify(self, listing: fence_compare.Listing, generation: int) -> list[str]:
+        found = fence_compare.faults(listing, self._wanted())
+        self._verified = generation if not found else -1
+        return found
+
+    def _apply(self, text: str) -> None:
+        """Run a text. What was verified stays so, if the generation says that nobody else changed anything."""
+        assert self._nft is not None
+        self._nft.run(text)
+        now = self._nft.generation()
+        self._verified = now if self._verified >= 0 and now - self._verified in (0, 1) else -1
 
     def trouble(self) -> str:
         """Why the tables are not in force, as of the last load; empty when they are."""
@@ -259,12 +279,12 @@ class Barrier:
         for network in old.keys() | new.keys():
             had, has = old.get(network, frozenset()), new.get(network, frozenset())
             if network is not None and network not in old and self._networks[network] <= 0:
-                self._nft.run(fence.create_network(network))
+                self._apply(fence.create_network(network))
             for text in (fence.remove_remote(network, had - has), fence.add_remote(network, has - had)):
                 if text:
-                    self._nft.run(text)
+                    self._apply(text)
             if network is not None and network not in new and self._networks[network] <= 0:
-                self._nft.run(fence.forget_network(network))
+                self._apply(fence.forget_network(network))
 
     def missing(self, attachment: Attachment) -> list[str]:
         """What of the attachment's fence is not in the kernel: its elements, or the tables themselves."""
@@ -278,14 +298,14 @@ class Barrier:
     def _run(self, text: str) -> None:
         if self._nft is None or self._trouble:
             raise FenceFailed("the isolation fence cannot be put in force", self._trouble)
-        self._nft.run(text)
+        self._apply(text)
 
     def _try(self, text: str) -> None:
         """A removal that fails leaves an element too many: closed for others, mended by the next load."""
         if self._nft is None or self._trouble:
             return
         try:
-            self._nft.run(text)
+            self._apply(text)
         except FenceFailed as error:
             log.warning("could not remove fence elements: %s", error.details)
 

@@ -31,8 +31,10 @@ OUR_BRIDGE = re.compile(r"zl-.+-(b|sh)")
 class Keeper:
     """Looks after one service, in a thread of its own."""
 
-    def __init__(self, service: OverlayService, alone: Callable[[], bool], also: Callable[[], None] = lambda: None) -> None:
-        """`alone` tells whether no other daemon of ours works in this network namespace. `also` is done at every look."""
+    def __init__(
+        self, service: OverlayService, alone: Callable[[], bool], also: Callable[[], None] = lambda: None
+    ) -> None:
+        """`alone` tells whether no other daemon of ours works in this namespace; `also` is done at every look."""
         self._service = service
         self._alone = alone
         self._also = also

@@ -79,6 +79,18 @@ class Nft:
             except OSError as error:
                 raise NftError("nftables could not be read", str(error)) from error
 
+    def generation(self) -> int:
+        """A number that changes with every change anybody makes to nftables here; costs next to nothing.
+
+        Raises NftError.
+        """
+        with self._elements_lock:
+            self._ensure_open()
+            try:
+                return self._elements.generation()
+            except OSError as error:
+                raise NftError("nftables could not be read", str(error)) from error
+
     def list_table(self, family: str, name: str, *, terse: bool = False) -> dict[str, Any] | None:
         """The table as libnftables-json(5) has it, counters included; None if there is no such table.
 

@@ -21,6 +21,7 @@ import socket
 import struct
 from dataclasses import dataclass
 
+NEWGEN, GETGEN = 15, 16  # enum nf_tables_msg_types
 FAMILIES = {"inet": 1, "ip": 2, "arp": 3, "netdev": 5, "bridge": 7, "ip6": 10}
 NEWSETELEM, GETSETELEM, DELSETELEM, DESTROYSETELEM = 12, 13, 14, 30  # enum nf_tables_msg_types
 _VERDICTS = {"drop": 0, "accept": 1, "jump": -3, "goto": -4}
@@ -148,6 +149,14 @@ class Elements:
         if code not in (0, errno.ENOENT):
             raise Refused(code, element.line)
         return not code and (not element.verdict or _verdict(element) in answer)
+
+    def generation(self) -> int:
+        """A number that changes with every change anybody makes to nftables in this namespace. Raises OSError."""
+        self._socket.send(_message(_SUBSYSTEM << 8 | GETGEN, 0, 1, _for(0)))
+        data = self._socket.recv(1 << 16)
+        if _HEADER.unpack_from(data)[1] & 0xFF != NEWGEN:
+            raise OSError(errno.EPROTO, "the kernel does not tell nftables' generation")
+        return int.from_bytes(data[24:28], "big")  # after the header, nfgenmsg, and the first attribute's own header
 
     def _apply_without_destroy(self, elements: list[Element]) -> None:
         """For Linux before 6.3: leave out what is not there, and take out of the way only what is in the way."""

@@ -38,7 +38,7 @@ class Node:
         self.store = Store(self.path, "boot")
         self.state = State(self.store, self.settings)
         self.service = OverlayService(self.settings, self.state, self.kernel, self.kernel)  # type: ignore[arg-type]
-        self.keeper = Keeper(self.service, alone=True)
+        self.keeper = Keeper(self.service, alone=lambda: True)
         self.service.start()
         self.kernel.log.clear()
 

@@ -53,7 +53,7 @@ FORBIDDEN = {
     "cni.host": "only the daemon touches the kernel",
     "cni.overlay": "only in front of a foreign overlayd",
     "cni.plugin_closed": "the daemon is there",
-    "cni.plugin_config": "json: only for a configuration that says where to connect",
+    "cni.plugin_config": "0.5 and a JSON scanner: only for a configuration that says where to connect",
     "cni.plugin_words": "the daemon words the answer; only VERSION and errors are the plugin's own",
     "cni.spec": "the configuration is judged behind the door",
     "cni.unpack": "the single file lays itself down only to run the daemon or the tool",
@@ -122,7 +122,7 @@ def test_the_list_would_notice(tmp_path):
         stdin = json.dumps({"name": "net", "runDir": str(tmp_path / "run")}).encode()
         code, _, modules = imported("STATUS", stdin)
     assert (code, len(door.requests)) == (0, 1)
-    assert {"json", "re", "cni.plugin_config", "cni.errors"} <= unwanted(modules).keys()
+    assert {"cni.plugin_config", "cni.errors"} <= unwanted(modules).keys()
 
 
 def test_every_forbidden_module_of_ours_exists():
