@@ -201,16 +201,16 @@ def test_g11_the_daemon_was_killed(fresh: Lab, at: At, need: Need) -> None:
 
 
 def test_g12_what_a_status_costs(world: World, at: At, need: Need) -> None:
-    """Every few seconds, for each network: the median stays below 60 ms (S5)."""
+    """Every few seconds, for each network (S5): not dearer than a few times a call that does nothing, VERSION."""
     need("status")
     conf = world.conf(at("1.1.0"))
     world.warm(conf)
-    times = []
+    ratios = []
     for _ in range(15):
-        answer = world.call("STATUS", conf, env=EMPTY)
+        nothing, answer = world.call("VERSION", conf, env=EMPTY), world.call("STATUS", conf, env=EMPTY)
         answer.ok()
-        times.append(answer.took)
-    assert statistics.median(times) < 0.060, sorted(times)
+        ratios.append(answer.took / nothing.took)
+    assert statistics.median(ratios) < 6, sorted(ratios)
 
 
 def test_g13_a_daemon_that_hangs(fresh: Lab, at: At, need: Need) -> None:

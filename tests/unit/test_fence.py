@@ -13,7 +13,6 @@ from cni.daemon import fence, fence_compare
 from cni.daemon.fence_compare import Remote, Wanted
 from cni.daemon.fence_elements import of_port
 from cni.daemon.fence_values import FLAT, Bridge, Node, Port, chain_of, link_local, quoted
-from cni.daemon.fence_why import why
 from cni.errors import FenceFailed
 from cni.host import iptables, nft_elements
 
@@ -184,22 +183,6 @@ def test_addresses_are_written_as_nft_prints_them() -> None:
         if element.set == f"{FLAT}_m6":
             assert element.key == str(ip_address("fd00:200:0:5::2"))
 
-
-def test_why_names_the_rule() -> None:
-    other = Port("zl-1123456789-v", "zl-a-1-db-b", "02:00:00:00:00:06", ("10.200.6.2",), "blue")
-    wanted = Wanted(NODE, (), (PORT, other), (Remote("red", frozenset({"10.200.40.2"})),))
-    assert why(wanted, "10.200.5.2", "10.200.40.2").may
-    refused = why(wanted, "10.200.5.2", "10.200.6.2")
-    assert not refused.may
-    assert refused.rule == f"inet zlayer_cni {chain_of('red')}: between networks"
-    assert "'blue'" in refused.why
-    assert not why(wanted, "192.0.2.1", "10.200.6.2").may
-    assert why(wanted, "10.200.5.2", "192.0.2.1").may
-    assert not why(wanted, "10.200.5.2", "192.0.2.7", frozenset({"192.0.2.7"})).may
-    with pytest.raises(ValueError):
-        why(wanted, "10.200.5.2", "fd00:200::1")
-    with pytest.raises(ValueError):
-        why(wanted, "10.200.5.2/26", "10.200.5.3")
 
 
 def test_forward_rules_go_by_interface_and_address() -> None:

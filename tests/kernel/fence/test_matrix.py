@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 import time
@@ -14,7 +15,8 @@ import pytest
 from cni.daemon import fence
 from cni.daemon.fence_compare import Remote, Wanted, compare, whole
 from cni.daemon.fence_values import Port
-from cni.daemon.fence_why import why
+from cni.daemon.places import Guest, View
+from cni.daemon.why import decide
 from cni.host import iptables
 from cni.host.conntrack import Conntrack
 
@@ -71,15 +73,28 @@ def test_why_says_what_packets_do(lab: Lab, ears: Ears) -> None:
     """`why` and the matrix agree on every pair, and the rule it names exists."""
     check(lab, ears)
     fine = wanted(lab)
-    host = frozenset(x for p in lab.places.values() if p.space is lab.host for x in (p.four, p.six))
-    rules = {f"{c.family} zlayer_cni {c.name}: {name}" for c in fine.chains() for name in c.rule_names()}
+    rules = {f"{c.family} {c.name}: {name}" for c in fine.chains() for name in c.rule_names()}
+    view = view_of(lab, fine)
     for (src, dst), may in matrix.expected(lab.places).items():
         if src == "node" and lab.places[dst].kind == "unknown":
             continue  # closed for being nobody's port, which an address does not tell
         for one, other in ((lab.places[src].four, lab.places[dst].four), (lab.places[src].six, lab.places[dst].six)):
-            said = why(fine, one, other, host)
-            assert said.may is may, (src, dst, said)
-            assert said.rule in rules or (said.rule == "none" and said.may), said
+            said = decide(view, view.place_of(one), view.place_of(other))
+            assert said.allowed is may, (src, dst, said)
+            named = said.spot and f"{said.spot.family} {said.spot.chain}: {said.spot.name}"
+            assert named in rules or (said.spot is None and may), said
+
+
+def view_of(lab: Lab, fine: Wanted) -> View:
+    """What the daemon would know of this lab."""
+    guests = [
+        Guest(name, "", p.port, (f"{p.four}/26", f"{p.six}/120"))
+        for name, p in lab.places.items()
+        if p.port and p.kind == "container"
+    ]
+    links = json.loads(lab.host.run("ip", "-j", "addr"))
+    host = [(x["ifname"], f"{a['local']}/{a['prefixlen']}") for x in links for a in x["addr_info"]]
+    return View(fine, tuple(guests), tuple(host))
 
 
 def listing(lab: Lab) -> dict[str, object]:
