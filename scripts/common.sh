@@ -26,6 +26,17 @@ need() {
     [[ -z $made ]] || rm -f $policy
 }
 
+# need_python: Python with its venv module and the shared library that freezing it takes.
+need_python() {
+    need python3 python3 || return 1
+    python3 -c 'import ensurepip, venv' 2>/dev/null || need /nonexistent python3-venv || return 1
+    local version
+    version=$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+    PATH=$PATH:/usr/sbin:/sbin ldconfig -p | grep -q "libpython$version\.so" ||
+        compgen -G "$(python3 -c 'import sysconfig; print(sysconfig.get_config_var("LIBDIR"))')/libpython$version.so*" >/dev/null ||
+        need /nonexistent "libpython$version"
+}
+
 # extras GROUP...: the packages pyproject.toml pins for them, in the virtual environment.
 extras() {
     local wanted
