@@ -16,6 +16,10 @@ class ServiceCalls(Calls):
     def setup_service_overlay(self, service: str, mode: wire.Mode = "auto") -> wire.ServiceOverlay:
         """Bring up what the service's containers attach to; doing it again is harmless.
 
+        `mode`: `auto`, a bridge of the service's own; `shared`, one bridge for all services of that mode;
+        `dedicated`, with a WireGuard device, key and port of its own as well; `isolated`, as `auto`: what fences
+        a container is the network its attach names. The last mode said counts (contract 6.5).
+
         The answer's `name` is the bridge, save that ZLayer's daemon names the device when a dedicated service
         is set up again; key, port and address are there in mode dedicated only. A daemon that answers with a
         name alone is taken at its word, with the mode that was asked for. Raises OverlaydError.
@@ -27,7 +31,7 @@ class ServiceCalls(Calls):
         return expect(request, reply, wire.ServiceOverlay)
 
     def teardown_service_overlay(self, service: str) -> None:
-        """Take the service's bridge and device down. A failure is logged."""
+        """Take the service's bridge and device down; a service that is not there is fine. A failure is logged."""
         self._try(wire.TeardownServiceOverlay(service))
 
     def prune_orphan_bridges(self, live: Iterable[str]) -> list[str]:
@@ -59,11 +63,17 @@ class ServiceCalls(Calls):
         return naming.service_bridge(self._settings.deployment, self._settings.instance_id, service)
 
     def allocate_ip(self, service: str, join_global: bool = False) -> str:
-        """Lease an address of the service, to be given back by `release_ip`. Raises OverlaydError."""
+        """Lease an address of the service, or of the node's slice if it is not set up here.
+
+        Only `release_ip` gives it back. Both daemons ignore `join_global`. Raises OverlaydError.
+        """
         return self._ask(wire.AllocateIp(service, join_global), wire.IpReply).ip
 
     def release_ip(self, ip: str) -> None:
-        """Give a leased address back. Raises OverlaydError."""
+        """Give a leased address back; again is fine. Raises OverlaydError.
+
+        ZLayer's daemon takes any address here and may give it out, so give it none that it did not lease.
+        """
         self._call(wire.ReleaseIp(ip))
 
     def ip_alloc_stats(self) -> tuple[int, str]:
@@ -99,9 +109,12 @@ class ContainerCalls(Calls):
     ) -> str:
         """Attach the network namespace of a living process; returns the address of its eth0.
 
-        The process must live as long as the attachment, and one process is one attachment (contract 7.2). An
-        `isolation_network` of "" is a name like any other. Raises OverlaydError; after a DeadlinePassed the
-        daemon may have attached it all the same, so detach.
+        The process must live as long as the attachment, and one process is one attachment (contract 7.2); `pid`
+        is as the daemon counts. The service has been set up before. `isolation_network` fences the container in
+        with the members of that network, and "" is a name like any other; None does not fence it. `ephemeral`:
+        the service goes when this one leaves as its last. `join_global`: a second leg, with ZLayer's daemon.
+
+        Raises OverlaydError; after a DeadlinePassed the daemon may have attached it all the same, so detach.
         """
         request = self._attach(
             wire.LinuxPid(pid),
@@ -123,7 +136,7 @@ class ContainerCalls(Calls):
     ) -> wire.GuestConfig:
         """Make a guest a peer of this node; returns what it needs to bring WireGuard up itself.
 
-        Raises OverlaydError.
+        `guest_id` is the caller's name for it. The global overlay has been set up before. Raises OverlaydError.
         """
         request = self._attach(
             wire.GuestManaged(guest_id),
@@ -143,7 +156,11 @@ class ContainerCalls(Calls):
         isolation_network: str | None = None,
         dns_domain: str | None = None,
     ) -> str:
-        """Give a process in the host's namespace an address on the global device. Raises OverlaydError."""
+        """Give a process in the host's namespace an address of the node's slice; returns it.
+
+        `process_id` is the caller's name for it, no PID. The global overlay has been set up before. Raises
+        OverlaydError.
+        """
         request = self._attach(
             wire.HostShared(process_id),
             service,
@@ -166,7 +183,8 @@ class ContainerCalls(Calls):
     ) -> tuple[str, str | None]:
         """Attach a Windows container; returns its address and its namespace GUID, if it was given one.
 
-        What has a GUID is kept in `hcn_attachments` until it is detached. Raises OverlaydError.
+        `ip` asks for an address. A `dns_server` given here (an address) goes before the cached one. What has a
+        GUID is kept in `hcn_attachments` until it is detached. Raises OverlaydError.
         """
         cached_server, domain = self._dns(dns_domain)
         request = wire.AttachContainer(

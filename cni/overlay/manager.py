@@ -64,8 +64,12 @@ class OverlayManager(ServiceCalls, ContainerCalls, PeerCalls, NatCalls):
         dialing: Dialing | None = None,
         on_event: OnEvent | None = None,
     ) -> None:
-        """`socket` is by default where ZLayer's rules put it; `on_event` is called with what the daemon says
-        unasked, from within a call that waits.
+        """Deployment and instance are parts of every interface's name. The ranges are CIDRs: the cluster's, the same
+        on every node, and this node's own slice of it; `port` is the UDP port of its global device (0 to 65535).
+
+        `socket` is the path of the daemon's socket, by default where ZLayer's rules put it (contract 1.3);
+        `dialing` how often it is tried; `on_event` is called with what the daemon says unasked, from within a
+        call that waits. Nothing is checked or sent until the first call.
         """
         super().__init__(
             Settings(deployment, instance_id, port),
@@ -90,13 +94,13 @@ class OverlayManager(ServiceCalls, ContainerCalls, PeerCalls, NatCalls):
     # Setters, each returning the manager so that they can be chained.
 
     def with_socket(self, path: str) -> Self:
-        """Talk to the daemon at this path."""
+        """Talk to the daemon at this path. The connection to another one ends; what is remembered stays."""
         self._session.close()
         self._session = Session(path, self._dialing, self._reestablish, self._on_event)
         return self
 
     def with_data_dir(self, data_dir: str) -> Self:
-        """Talk to the daemon that keeps its data there, by ZLayer's path rules."""
+        """Talk to the daemon that keeps its data there, by ZLayer's path rules (contract 1.3)."""
         return self.with_socket(find_socket(data_dir))
 
     def with_dialing(self, dialing: Dialing) -> Self:
@@ -110,7 +114,7 @@ class OverlayManager(ServiceCalls, ContainerCalls, PeerCalls, NatCalls):
         return self
 
     def with_node_id(self, node_id: int) -> Self:
-        """`set_local_node_id`."""
+        """As `set_local_node_id`."""
         self.set_local_node_id(node_id)
         return self
 
@@ -125,7 +129,7 @@ class OverlayManager(ServiceCalls, ContainerCalls, PeerCalls, NatCalls):
         return self
 
     def with_nat_config(self, nat: NatSettings | None) -> Self:
-        """How NAT is traversed; None leaves it to the daemon's defaults."""
+        """How NAT is traversed, from the next setup on; None leaves it to the daemon's defaults, which are "on"."""
         self._nat = nat
         return self._with_nat()
 
@@ -135,7 +139,7 @@ class OverlayManager(ServiceCalls, ContainerCalls, PeerCalls, NatCalls):
         return self._with_nat()
 
     def with_dns_config(self, server_addr: str | None, domain: str | None) -> Self:
-        """`set_dns_config`."""
+        """As `set_dns_config`. Raises CodecError."""
         self.set_dns_config(server_addr, domain)
         return self
 
@@ -152,11 +156,17 @@ class OverlayManager(ServiceCalls, ContainerCalls, PeerCalls, NatCalls):
         self._change(dns_server_addr=server_addr, dns_domain=domain)
 
     def set_local_node_id(self, node_id: int) -> None:
-        """Remember this node's number; it is told at the setup. Nothing is sent now."""
+        """Remember this node's number, 0 to 2**64 - 1 and unique in the cluster; it is told at the setup.
+
+        The services' subnets follow from it. Nothing is sent now.
+        """
         self._change(node_id=node_id)
 
     def set_local_wg_pubkey(self, pubkey: str) -> None:
-        """Remember this node's WireGuard key and tell the daemon; a failure of that is logged."""
+        """Remember this node's WireGuard public key (base64) and tell the daemon; a failure of that is logged.
+
+        Both daemons remember it, and use one of their own.
+        """
         self._change(wg_pubkey=pubkey)
         self._try(wire.SetLocalWgPubkey(pubkey))
 
@@ -192,16 +202,20 @@ class OverlayManager(ServiceCalls, ContainerCalls, PeerCalls, NatCalls):
             self._remembered.refresh(status)
 
     def cleanup(self) -> None:
-        """Take the global overlay down and forget its interface, that alone. Raises OverlaydError."""
+        """Take the global overlay down and forget its interface, that alone.
+
+        Idempotent. What came through the daemon's overlay door is cut off; with ZLayer's daemon every container
+        is (contract 6.3). Raises OverlaydError, and then forgets nothing.
+        """
         self._call(wire.TeardownGlobalOverlay())
         self._remembered.interface = None
 
     def status(self) -> wire.Status:
-        """What the daemon says of itself. Raises OverlaydError."""
+        """What the daemon says of itself: its global device, ranges, peers, services. Raises OverlaydError."""
         return self._ask(wire.StatusRequest(), wire.Status)
 
     def shutdown(self) -> None:
-        """End the daemon. Raises OverlaydError."""
+        """End the daemon. Our containers go on without it, those of ZLayer's are cut off. Raises OverlaydError."""
 
         def work(conn: Client) -> None:
             conn.round_trip(wire.Shutdown(), deadline)
@@ -226,10 +240,11 @@ class OverlayManager(ServiceCalls, ContainerCalls, PeerCalls, NatCalls):
     def mint_edge_peer(
         self, name: str, ttl_secs: int, node_endpoint: str, allow: Iterable[str] = ()
     ) -> wire.EdgeConfig:
-        """Make a peer for a machine outside, for so long, that reaches `allow` (empty: everything).
+        """Make a peer for a machine outside, for so many seconds, that reaches `allow` (empty: everything).
 
         `node_endpoint` is the `host:port` at which it finds this node; `allow` are CIDRs, addresses, or
-        services of this node. Raises OverlaydError.
+        services of this node. The answer holds its private key, which cannot be asked for again;
+        `cni.overlay.edge` makes one line of it. Raises OverlaydError: Refused for a name that is live.
         """
         request = wire.MintEdgePeer(name=name, ttl_secs=ttl_secs, allow=tuple(allow), node_endpoint=node_endpoint)
         return self._ask(request, wire.EdgeConfig)
@@ -243,15 +258,18 @@ class OverlayManager(ServiceCalls, ContainerCalls, PeerCalls, NatCalls):
         return list(self._ask(wire.ListEdgePeers(), wire.EdgePeers).peers)
 
     def register_dns(self, name: str, ip: str) -> None:
-        """Give a name to an address. Raises OverlaydError."""
+        """Give a name to an address; the last one given counts. Raises OverlaydError.
+
+        ZLayer's daemon keeps the table and serves no DNS from it (contract 6.13).
+        """
         self._call(wire.RegisterDns(name, ip))
 
     def unregister_dns(self, name: str) -> None:
-        """Forget a name. Raises OverlaydError."""
+        """Forget a name; an unknown one is fine. Raises OverlaydError."""
         self._call(wire.UnregisterDns(name))
 
     def write_scoped_resolver(self, zone: str, node_ip: str, port: int | None = None) -> None:
-        """macOS: resolve `zone` at that address. Raises OverlaydError, always on Linux."""
+        """macOS: resolve `zone` at that address and port (None: 53). Raises OverlaydError, always on Linux."""
         self._call(wire.WriteScopedResolver(zone, node_ip, port))
 
     def remove_scoped_resolver(self, zone: str) -> None:

@@ -86,7 +86,11 @@ class NatCalls(Calls):
         return self.nat_enabled()
 
     def nat_maintenance_tick(self) -> None:
-        """Have the daemon do one round of NAT maintenance. Raises OverlaydError."""
+        """Have the daemon do one round of NAT maintenance; nothing if NAT is off. Raises OverlaydError.
+
+        It has a deadline of its own (`Timeouts.nat_tick`): ZLayer's daemon asks STUN servers, and serves nobody
+        else meanwhile.
+        """
         if self.nat_enabled():
             self._call(wire.NatTick())
 

@@ -25,6 +25,7 @@ class PeerCalls(Calls):
     def add_global_peer(self, peer: PeerInfo, candidates: Iterable[wire.Candidate] = ()) -> None:
         """Give the global device a peer, or replace the one with that key.
 
+        `candidates` are where else it might be reached, for NAT traversal; not given to ZLayer's daemon (logged).
         Raises OverlaydError; NotTaken if the daemon could not be given all of its CIDRs.
         """
         self._give(Given(peer, peer.cidrs), None, tuple(candidates))
