@@ -113,7 +113,7 @@ def _port_ip6() -> tuple[Rule, ...]:
     even puts the fragments together for them, undoing RFC 6980), and would be taught another's address that way.
     """
     discovery = "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert }"
-    bare = "ip6 nexthdr ipv6-icmp"
+    bare = "ip6 nexthdr 58"  # ICMPv6; a minimal host has no /etc/protocols to look a name up in
     return (
         Rule("exthdr rt exists", "drop", "IPv6 routing header"),
         # A first fragment must show what it is (RFC 7112), or discovery would hide in the second. Since Linux 5.11

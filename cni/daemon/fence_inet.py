@@ -67,7 +67,7 @@ def _to_overlay(v: str, ip: str, cluster: str) -> Chain:
     return plain_chain(
         "inet",
         f"to_overlay{v}",
-        Rule("iifname @tunnels ct state related meta l4proto { icmp, ipv6-icmp }", "accept", "router on the way"),
+        Rule("iifname @tunnels ct state related meta l4proto { 1, 58 }", "accept", "router on the way"),
         Rule("", f"{ip} saddr vmap @net{v}", "its network"),
         Rule(f"iifname @tunnels {ip} saddr @far{v}", f"goto {FLAT}", "from the flat mesh elsewhere"),
         Rule(f"{ip} saddr {cluster}", "drop", "unknown overlay source"),
@@ -96,7 +96,9 @@ def _not_its_flow() -> list[Rule]:
 
 
 def _to_host() -> list[Rule]:
-    node_protocols = "meta l4proto { icmp, ipv6-icmp, tcp, udp, sctp }"  # the resolver and the daemon, no tunnels
+    # ICMP, ICMPv6, TCP, UDP, SCTP, for the resolver and the daemon; no tunnels. Numbers, here and above: a minimal host
+    # has no /etc/protocols, and nft then refuses names.
+    node_protocols = "meta l4proto { 1, 58, 6, 17, 132 }"
     return [
         *_not_its_flow(),
         Rule("ct direction reply ct state established,related", "accept", "reply to the node"),

@@ -207,3 +207,9 @@ def test_chains_that_deny_are_named_and_iptables_own_are_not() -> None:
         ]
     }
     assert iptables.denying_chains(listing) == ["inet mine fwd", "inet mine in"]
+
+
+def test_rules_need_no_database_of_names() -> None:
+    """A minimal host has no /etc/protocols and no /etc/services: a name out of them makes nft refuse the whole text."""
+    names = re.findall(r"(?:l4proto|nexthdr|protocol|[sd]port) \{? ?([a-z][a-z0-9-]*)", fence.base(NODE))
+    assert set(names) <= {"ip", "ip6", "arp"}, names  # `meta protocol` and `ether type` take words of nft's own
