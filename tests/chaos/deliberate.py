@@ -80,8 +80,8 @@ class LinkIsLeft:
         return True if cls.calls % 5 == 0 else real(self, name)
 
 
-class ActsBeforeSaving:
-    """The intent is kept in memory only: a daemon that dies in an ADD leaves a link that nobody knows of."""
+class StraysStay:
+    """A new daemon lets links be that no record knows."""
 
     MODULE, NAME = "cni.daemon.keeper", "Keeper._sweep_strays"
 
@@ -100,14 +100,14 @@ class UnfinishedIsAdopted:
         return None
 
 
-class HangUpIsNotNoticed:
-    """The daemon carries an ADD out for a plugin that was killed."""
+class UnheardIsKept:
+    """The daemon lets an ADD stand whose plugin was killed over it."""
 
-    MODULE, NAME = "cni.daemon.cni_door", "_still_there"
+    MODULE, NAME = "cni.daemon.service", "OverlayService.take_back"
 
     @staticmethod
-    def instead(real, client):
-        return True
+    def instead(real, self, attempt):
+        return None
 
 
 class RecordIsNotWritten:
@@ -154,15 +154,14 @@ class OtherBootsRecordsAreKept:
 class SecondAttemptIsRefused:
     """The plugin's own retry is taken for a second ADD of the runtime's."""
 
-    MODULE, NAME = "cni.daemon.attach", "Attacher._stands"
+    MODULE, NAME = "cni.daemon.attach", "Attacher.attach"
 
     @staticmethod
-    def instead(real, self, before, request):
-        import msgspec
+    def instead(real, self, request):
+        import dataclasses
+        import os
 
-        before = msgspec.structs.replace(before, attempt="another")
-        self._state.attachments[before.key] = before
-        return real(self, before, request)
+        return real(self, dataclasses.replace(request, attempt=os.urandom(8).hex()))
 
 
 class DirectoriesAreNotSwept:

@@ -15,6 +15,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+from cni import __version__
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 DIST = Path(os.environ.get("ZLAYER_DIST", ROOT / "dist"))
@@ -49,6 +51,7 @@ class Program:
         """`place` is a directory of its own. `version` makes the copy say that it is that version. `plain`: no
         changes at all."""
         self.form = form
+        self.version = version or __version__
         self.control = place / "control"
         self.control.mkdir(parents=True, exist_ok=True)
         self.env: dict[str, str] = {}

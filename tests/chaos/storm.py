@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import signal
 import subprocess
 import threading
@@ -15,7 +16,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from tests.blackbox import snapshot
@@ -68,6 +68,7 @@ class Storm:
         self.workers = workers
         self.counts: Counter[str] = Counter()
         self.wrong: list[str] = []
+        self.journal: list[str] = []
         self.shaken = 0.0  # until when the daemon's state excuses a passing error (monotonic clock)
         self.boxes = [self._box(n) for n in range(containers)]
         self._left = 0
@@ -102,6 +103,8 @@ class Storm:
             if killer is not None:
                 killer.cancel()
         took = time.monotonic() - started
+        self.journal.append(f"{time.strftime('%H:%M:%S')} {time.time() % 1:.3f} {verb} {box and box.cid} {where}: "
+                            f"{process.returncode} after {took:.3f} s {out[:150]!r} {err[-200:]!r}")  # fmt: skip
         with self._guard:
             self.counts[verb] += 1
         if took > MOST[verb] + LATE:
@@ -378,9 +381,16 @@ class Storm:
 
     def _raise_wrong(self) -> None:
         if self.wrong:
-            log = self.on.log_tail(4000)
             text = "\n".join(line[:600] for line in self.wrong[:40])
-            raise AssertionError(f"seed {self.seed}, after {self.told()}:\n{text}\n--- the daemon's log ---\n{log}")
+            raise AssertionError(f"seed {self.seed}, after {self.told()}:\n{text}\n{self._history(text)}")
+
+    def _history(self, text: str) -> str:
+        """What was done to the containers that `text` names, and what the daemon's log says of them; then its end."""
+        named = set(re.findall(r"box[0-9]+-[0-9]+", text))
+        done = [line for line in self.journal if named & set(re.findall(r"box[0-9]+-[0-9]+", line))]
+        log = self.on.log_tail(1 << 24).splitlines()
+        said = [line for line in log if any(f"{name} " in line for name in named)]
+        return "\n".join(["--- calls ---", *done[-60:], "--- the daemon's log ---", *said[-60:], "...", *log[-30:]])
 
     def told(self) -> str:
         """The counts, for people."""
@@ -391,17 +401,24 @@ class Storm:
         remembered = [(box.cid, box.conf) for box in self.boxes if box.live]
         self.on.power_cut(wiped)
         self.counts[f"reboots ({'wiped' if wiped else 'kept'})"] += 1
-        for box in self.boxes:
-            box.live = box.prev = None
-            box.space = Space(self.on)
-            box.generation += 1
+        self.renew()
         self.on.start_daemon()
+        if believed := self.on.ask("attachments"):
+            self.fault(f"after a reboot {len(believed)} attachments of before are believed in")
         fresh = self.boxes[: len(self.boxes) // 5]
         self._each(fresh, lambda box: self.add(box, None))  # type: ignore[arg-type]
         late = [Box(0, self.boxes[0].space, conf) for _, conf in remembered]
         for box, (cid, _) in zip(late, remembered, strict=True):
             box.number, box.generation = (int(part) for part in cid.removeprefix("box").split("-"))
         self._each(late[:20], self._late_delete)
+
+    def renew(self) -> None:
+        """Other containers, in namespaces of their own: the machine was rebooted."""
+        for box in self.boxes:
+            box.live = box.prev = None
+            box.spent = False
+            box.space = Space(self.on)
+            box.generation += 1
 
     def _late_delete(self, box: Box) -> None:
         code, said = self.call("DEL", box, box.conf, path="")
@@ -441,11 +458,6 @@ class Storm:
         if left:
             self.wrong += ["the emptied machine does not look as at first:", *left[:40]]
             self._raise_wrong()
-
-
-def extraction_directories(on: Machine) -> list[str]:
-    """What killed single files left in the machine's temporary directory."""
-    return on.inside(lambda: sorted(str(path) for path in Path("/tmp").glob("_MEI*")))  # noqa: S108
 
 
 def daemon_points() -> list[str]:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from .machine import Machine
-from .storm import Storm, daemon_points, extraction_directories
+from .scenes import extraction_directories
+from .storm import Storm, daemon_points
 
 QUICK = {"cni__daemon__keeper__INTERVAL": 2.0, "cni__leftovers___YOUNGEST": 1.0}
 """The keeper looks often, so that a test sees what it finds; it does nothing else than with its own interval."""

@@ -1,0 +1,60 @@
+"""The storm can fail: each deliberate fault of `deliberate.py` is caught by a short one.
+
+Without any it passes, so it is the fault that is caught and not the machine's mood.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from . import deliberate, program
+from .machine import Machine
+from .scenes import SCENES, extraction_directories
+from .storm import Storm
+from .test_storm import QUICK
+
+FORM = "unpacked" if program.FORMS["unpacked"].exists() else "source"
+
+
+def form_for(fault: str) -> str:
+    """The single file where the fault is about what only that leaves."""
+    return "single" if fault == "DirectoriesAreNotSwept" and FORM == "unpacked" else FORM
+
+
+def short_storm(on: Machine) -> None:
+    """A storm that has met everything when it is over."""
+    on.program.tune(**QUICK)
+    storm = Storm(on, 7, containers=15, workers=6)
+    storm.warm()
+    first = on.snapshot()
+    storm.rage(40, [])
+    storm.quiet()
+    storm.empty()
+    for scene in SCENES:
+        scene(on)
+    storm.renew()
+    storm.rage(40, ["daemon serve after", "daemon State.drop before"])
+    storm.quiet()
+    storm.empty()
+    storm.quiet()
+    storm.same_as(first)
+    assert extraction_directories(on) == []
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("form_of", ["none", "DirectoriesAreNotSwept"])
+def test_without_a_fault_it_passes(form_of: str, boot: Callable[..., Machine]) -> None:
+    short_storm(boot(form_for(form_of), "address_cooldown: 1"))
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("fault", deliberate.ALL)
+def test_a_deliberate_fault_is_caught(fault: str, boot: Callable[..., Machine]) -> None:
+    on = boot(form_for(fault), "address_cooldown: 1")
+    on.program.break_with(fault)
+    with pytest.raises(AssertionError) as caught:
+        short_storm(on)
+    assert "the storm itself failed" not in str(caught.value), caught.value
+    assert f"a deliberate fault is in force: {fault}" in on.log_tail(1 << 24)
