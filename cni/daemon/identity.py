@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import uuid
 from pathlib import Path
 
 import msgspec
@@ -30,11 +31,21 @@ class Own(msgspec.Struct, frozen=True):
         return keys.public_of(self.private_key)
 
 
+class Member(msgspec.Struct, frozen=True):
+    """What the node is to the cluster: a name of its own for ever, and the id and slices it has claimed (0, none: not
+    yet)."""
+
+    identity: str
+    node_id: int = 0
+    slices: tuple[str, ...] = ()
+
+
 class Known(msgspec.Struct, frozen=True):
     """The file's content."""
 
     node: Own | None = None
     dedicated: dict[str, Own] = {}
+    member: Member | None = None
 
 
 class Identity:
@@ -64,6 +75,29 @@ class Identity:
             node = self._load().node
             assert node is not None
             return node
+
+    def rotate(self) -> str:
+        """A new key for the node in place of the old one; returns the new public key. Raises InputOutput."""
+        with self._lock:
+            self._save(msgspec.structs.replace(self._load(), node=Own(keys.generate())))
+            self._public = None
+        return self.public_key()
+
+    def member(self) -> Member:
+        """What the node is to the cluster. Raises InputOutput, StateUnusable."""
+        with self._lock:
+            known = self._load()
+            if known.member is None:
+                known = self._save(msgspec.structs.replace(known, member=Member(uuid.uuid4().hex)))
+            assert known.member is not None
+            return known.member
+
+    def keep_member(self, member: Member) -> None:
+        """Remember what was claimed. Raises InputOutput."""
+        with self._lock:
+            known = self._load()
+            if known.member != member:
+                self._save(msgspec.structs.replace(known, member=member))
 
     def dedicated(self, service: str) -> Own:
         """Key and port of a service's own device, the same at every call until `forget`.

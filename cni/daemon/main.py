@@ -25,6 +25,7 @@ from cni import __version__, leftovers, verbs
 from cni.daemon import backlog, cni_door, operations, overlay_door, sockets, tool
 from cni.daemon import settings as settings_module
 from cni.daemon.barrier import Barrier
+from cni.daemon.cluster import Cluster
 from cni.daemon.identity import Identity
 from cni.daemon.keeper import Keeper
 from cni.daemon.mesh import Mesh
@@ -148,6 +149,13 @@ async def _run(settings: Settings) -> None:
     service.mesh = mesh
     desk = operations.Desk(service, registry, identity, mesh)
     service.farewells += [lambda: operations.tear_down(desk), mesh.tear_down]
+    cluster = None
+    if settings.cluster is not None:
+        cluster = Cluster(service, identity, registry, mesh, settings.cluster.etcd)
+        service.services.claims = cluster.claims
+        service.farewells.append(cluster.leave)
+        mesh.others.append(cluster.problems)
+        await asyncio.to_thread(cluster.prepare)
 
     def drain() -> None:
         backlog.drain(settings.run_dir, state, lambda knock: _handle(knock, service))
@@ -158,10 +166,14 @@ async def _run(settings: Settings) -> None:
     await asyncio.to_thread(service.start)
     await asyncio.to_thread(keeper.adopt)
     await asyncio.to_thread(mesh.start)
+    if cluster is not None:
+        cluster.start()
     await asyncio.to_thread(drain)
     keeper.start()
     await _serve(settings, service, desk)
     keeper.stop()
+    if cluster is not None:
+        cluster.stop()
     mesh.stop()
     kernel.close()
     store.close()

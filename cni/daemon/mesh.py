@@ -12,8 +12,8 @@ import ipaddress
 import logging
 import threading
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from cni import naming
@@ -21,6 +21,7 @@ from cni.daemon import peer_book, wireguard
 from cni.daemon.barrier import Beyond
 from cni.daemon.endpoints import is_name, split_endpoint
 from cni.daemon.fence_values import Remote
+from cni.daemon.fleet_view import GLOBAL, Fleet
 from cni.daemon.identity import Identity
 from cni.daemon.registry import Configured, Registry
 from cni.daemon.resolver import Resolver
@@ -36,18 +37,8 @@ log = logging.getLogger(__name__)
 
 INTERVAL = 10.0  # seconds between two looks
 SETTLE = 0.05  # seconds between hearing of a loss and looking
-GLOBAL = ""  # the global device among the services' own
 
 Network = wireguard.Network
-
-
-@dataclass(frozen=True)
-class Fleet:
-    """What the cluster says of the other nodes: peers of each device (`GLOBAL` or a service), and who of them is a
-    member of which isolation network."""
-
-    peers: Mapping[str, tuple[Target, ...]] = field(default_factory=dict)
-    members: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
 @dataclass
@@ -71,6 +62,9 @@ class Mesh:
         self._fleet: Fleet | None = None
         self._applied: dict[str, Applied] = {}
         self._problems: dict[str, str] = {}
+        self._wired: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+        self._ways: dict[str, int] = {}
+        self.others: list[Callable[[], list[str]]] = []  # whose problems are the mesh's too
         self._wake = threading.Event()
         self._stop = False
         self._resolver = Resolver(self._wake.set)
@@ -106,10 +100,14 @@ class Mesh:
                 self._remove(name)
 
     def set_fleet(self, fleet: Fleet) -> None:
-        """The cluster says this of the other nodes from now on."""
+        """The cluster says this of the other nodes from now on. Members alone are the fence's affair, and cost little:
+        they change with every attach on any node."""
         with self._lock:
-            self._fleet = fleet
-            self.sync()
+            before, self._fleet = self._fleet, fleet
+            if before is None or before.peers != fleet.peers or not self._wired:
+                self.sync()
+            elif before.members != fleet.members:
+                self._service.barrier.connect(self._beyond(self._wired))
 
     def wanted(self) -> bool:
         """Whether this node is part of a mesh: an agent set it up, or the YAML names peers or a cluster."""
@@ -135,7 +133,7 @@ class Mesh:
 
     def problems(self) -> list[str]:
         """What is wrong, in words."""
-        return list(self._problems.values())
+        return [*self._problems.values(), *(words for ask in self.others for words in ask())]
 
     def name(self) -> str:
         """The global device's name, by the rule."""
@@ -212,6 +210,8 @@ class Mesh:
 
     def _sync(self, thoroughly: bool) -> None:
         self._problems.pop("mesh", None)
+        if thoroughly:
+            self._ways.clear()
         services = self._services()
         wanted = {self._device_name(service): service for service in services}
         targets = {service: self.targets(service) for service in services}
@@ -243,14 +243,13 @@ class Mesh:
     def _connect(self, wanted: Mapping[str, str], targets: Mapping[str, Mapping[str, Target]]) -> None:
         """The fence knows devices and what is behind them before a packet comes out of one."""
         everybody = [target for book in targets.values() for target in book.values()]
+        self._wired = (tuple(sorted(wanted)), wireguard.behind(everybody, self._service.state.cidrs))
+        self._service.barrier.connect(self._beyond(self._wired))
+
+    def _beyond(self, wired: tuple[tuple[str, ...], tuple[str, ...]]) -> Beyond:
         members = self._fleet.members if self._fleet is not None else {}
-        self._service.barrier.connect(
-            Beyond(
-                tunnels=tuple(sorted(wanted)),
-                far=wireguard.behind(everybody, self._service.state.cidrs),
-                remotes=tuple(Remote(name, found) for name, found in sorted(members.items()) if found),
-            )
-        )
+        remotes = tuple(Remote(name, found) for name, found in sorted(members.items()) if found)
+        return Beyond(*wired, remotes)
 
     def _fail(self, name: str, words: str) -> None:
         if self._problems.get(name) != words:
@@ -279,7 +278,10 @@ class Mesh:
             seen = self.tunnels.ensure(device)
             if applied is None:
                 log.info("WireGuard device %s (%s), port %d", name, seen.engine, seen.port)
-            self.tunnels.change(name, wireguard.changes(seen.peers, peers, known.endpoints, time.time()))
+            changes = wireguard.changes(seen.peers, peers, known.endpoints, time.time())
+            if not self._complete():
+                changes = [change for change in changes if not change.remove]
+            self.tunnels.change(name, changes)
             routes = self._routes(targets, peers, device.mtu)
             refused = self.tunnels.ensure_routes(name, routes.values())
         else:
@@ -293,6 +295,10 @@ class Mesh:
         endpoints = {key: peer.endpoint for key, peer in peers.items() if peer.endpoint}
         if (self._registry.devices.get(name) or Configured({})).endpoints != endpoints:
             self._registry.devices.put(name, Configured(endpoints))
+
+    def _complete(self) -> bool:
+        """Whether everybody is known who should be a peer: before the cluster was heard, nobody is taken away."""
+        return self._service.settings.cluster is None or self._fleet is not None
 
     def _wanted_device(self, name: str, service: str) -> Device:
         state, mtu = self._service.state, self._service.services.mtu()
@@ -318,7 +324,7 @@ class Mesh:
         endpoint = ""
         for candidate in target.endpoints:
             for found in self._addresses(candidate):
-                if len(target.endpoints) == 1 or self.tunnels.way_to(ipaddress.ip_address(_host(found))) is not None:
+                if len(target.endpoints) == 1 or self._path(ipaddress.ip_address(_host(found))):
                     return Peer(target.public_key, found, frozenset(target.allowed_ips), target.keepalive)
                 endpoint = endpoint or found
         return Peer(target.public_key, endpoint, frozenset(target.allowed_ips), target.keepalive)
@@ -333,14 +339,19 @@ class Mesh:
         state = self._service.state
         sources = {address.version: address for address in state.node_addresses()}
         called = {key: ipaddress.ip_address(_host(p.endpoint)) for key, p in peers.items() if p.endpoint}
-        narrow = {}
-        for key, address in called.items():
-            way = self.tunnels.way_to(address)
-            narrow[key] = wireguard.route_mtu(way.mtu, address.version, mtu) if way is not None else 0
+        narrow = {key: wireguard.route_mtu(self._path(a), a.version, mtu) for key, a in called.items()}
         return {
             dst: TunnelRoute(dst, narrow.get(key, 0), sources.get(dst.version))
-            for dst, key in wireguard.leads(targets.values(), called.values()).items()
+            for dst, key in wireguard.leads(targets.values(), list(called.values())).items()
         }
+
+    def _path(self, address: wireguard.Address) -> int:
+        """The bytes that the underlay carries to an address, asked anew at every look; 0 without a way."""
+        known = self._ways.get(str(address))
+        if known is None:
+            way = self.tunnels.way_to(address)
+            known = self._ways[str(address)] = way.mtu if way is not None else 0
+        return known
 
 
 def _host(endpoint: str) -> str:

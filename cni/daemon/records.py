@@ -106,6 +106,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     wg_port: int
     wg_public_key: str | None = None
     set_up: bool = False
+    slice_cidr6: str | None = None  # of the other family; only a cluster gives one
 
     @property
     def cidrs(self) -> tuple[str, ...]:
@@ -114,16 +115,16 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
 
     def address(self, version: int) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
         """The node's own address of a family: the first of its slice, else of the cluster (contract 6.2)."""
-        ranges = [ipaddress.ip_network(c) for c in (self.slice_cidr, *self.cidrs) if c]
+        ranges = [ipaddress.ip_network(c) for c in (self.slice_cidr, self.slice_cidr6, *self.cidrs) if c]
         return next(n.network_address + 1 for n in ranges if n.version == version)
 
     def home(self, version: int) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
         """Where the node's own address and those of guests, edge peers and host processes come from; no service gets
         any of it. The slice; without one, or with one that is the whole cluster, the slot that the node's address is
         in (ZLayer's daemon hands out service addresses there: contract 5.3/26)."""
-        own = ipaddress.ip_network(self.slice_cidr) if self.slice_cidr else None
-        if own is not None and own.version == version and str(own) not in self.cidrs:
-            return own
+        for own in (ipaddress.ip_network(cidr) for cidr in (self.slice_cidr, self.slice_cidr6) if cidr):
+            if own.version == version and str(own) not in self.cidrs:
+                return own
         prefix = 26 if version == 4 else 120
         return ipaddress.ip_network(f"{self.address(version)}/{prefix}", strict=False)
 

@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from cni.daemon.fleet_view import NodeDoc, Slot
 from cni.daemon.peer_book import Peer
 from cni.daemon.records import Held
 from cni.daemon.store import Store
@@ -125,6 +126,8 @@ class Registry:
         self.hosts: Table[HostProcess] = Table(store, "host", HostProcess)
         self.names: Table[Name] = Table(store, "name", Name)
         self.nat: Table[NatConfig] = Table(store, "nat", NatConfig)
+        self.slots: Table[Slot] = Table(store, "slot", Slot)
+        self.fleet: Table[NodeDoc] = Table(store, "fleet", NodeDoc)
         self.devices: Table[Configured] = Table(store, "device", Configured)
         self.joined: Table[Peer] = Table(store, "joined", Peer)
         self.nat_seen: Table[NatSeen] = Table(store, "nat_seen", NatSeen)

@@ -10,13 +10,14 @@ import logging
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Protocol
 
 from cni import naming
 from cni.daemon import ipam, macs
 from cni.daemon.barrier import Barrier
 from cni.daemon.records import Service
 from cni.daemon.state import Locks, State
-from cni.errors import AttachFailed, CniError, InvalidConfig
+from cni.errors import AttachFailed, CniError, InvalidConfig, TryAgainLater
 from cni.host.kernel import Kernel
 from cni.host.links import Interface, Link, Network
 
@@ -30,6 +31,19 @@ and the fence's rules cannot spell the rest."""
 log = logging.getLogger(__name__)
 
 
+class Claims(Protocol):
+    """Who agrees with the other nodes on subnets (cluster.py)."""
+
+    def held(self, service: str, version: int) -> list[Network]:
+        """What this node has claimed for the service and not in use yet."""
+
+    def claim(self, network: Network, service: str) -> bool:
+        """Whether the slot is this node's for the service from now on. Raises TryAgainLater when nobody can say."""
+
+    def take_spare(self, version: int, service: str) -> Network | None:
+        """A slot that was claimed in advance, for such times."""
+
+
 class Services:
     """Makes and unmakes service segments. One lock per segment: see `holding`."""
 
@@ -40,6 +54,7 @@ class Services:
         self._mtu = mtu
         self._locks = Locks()
         self._ready: set[str] = set()
+        self.claims: Claims | None = None
         self._leaving: set[str] = set()  # ephemeral services that could not be taken down at once
 
     def mtu(self) -> int:
@@ -64,12 +79,38 @@ class Services:
             fresh = segment not in self._state.services
             if mode == "auto" and not fresh and self._state.services[segment].mode == "dedicated":
                 mode = "dedicated"  # an agent set it up so; a container that has no wish of its own changes nothing
-            known = self._state.take_service(segment, mode, self._bridge_name(segment))
+            granted = {version: self._claim(segment, version, 0) for version in self._unclaimed(segment)}
+            known = self._state.take_service(segment, mode, self._bridge_name(segment), granted)
             if segment == SHARED:
                 self._state.note_service(Service(name=name, mode=mode, bridge=known.bridge))
             if known.bridge not in self._ready or self._kernel.find(known.bridge) is None:
                 self._build_or_forget(known, fresh)
             return known
+
+    def _unclaimed(self, segment: str) -> list[int]:
+        """The families of which the segment needs a subnet that the other nodes must agree to."""
+        return [] if self.claims is None else self._state.lacks(segment)
+
+    def _claim(self, segment: str, version: int, n: int) -> Network:
+        """A slot that no other node has, nor can take. Raises PoolExhausted, TryAgainLater."""
+        assert self.claims is not None
+        refused: list[Network] = []
+        known = self._state.services.get(segment)
+        own = [] if known is None else known.networks(version)
+        try:
+            for network in self.claims.held(segment, version):
+                if network not in own and self.claims.claim(network, segment):
+                    return network
+            while True:
+                network = self._state.propose(segment, version, n, refused)
+                if self.claims.claim(network, segment):
+                    return network
+                refused.append(network)
+        except TryAgainLater:
+            spare = self.claims.take_spare(version, segment)
+            if spare is None:
+                raise
+            return spare
 
     def _build_or_forget(self, service: Service, fresh: bool) -> None:
         """Build; a service that is new and cannot be built leaves nothing, one that was there keeps what it has."""
@@ -140,7 +181,10 @@ class Services:
 
     def grow(self, segment: str, version: int) -> Service:
         """One more subnet, and its gateway. The caller holds the segment. Raises PoolExhausted, AttachFailed."""
-        service = self._state.grow_service(segment, version)
+        granted = None
+        if self.claims is not None:
+            granted = self._claim(segment, version, self._state.next_slot(segment, version))
+        service = self._state.grow_service(segment, version, granted)
         subnet = ipaddress.ip_network(service.subnets[-1])
         try:
             self._kernel.ensure_gateway(service.bridge, gateway(subnet))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -65,6 +65,8 @@ class State:
         self._lock = threading.RLock()
         self.addresses = Addresses(settings.address_cooldown)
         self.service_cidr = settings.service_cidr
+        self._foreign: list[Network] = []
+        self.changed: Callable[[], None] = lambda: None  # called after every change of attachments and services
         self.attachments: dict[AttachmentKey, Attachment] = {}
         self.services: dict[str, Service] = {}
         self.leases: dict[str, Lease] = {}
@@ -123,7 +125,7 @@ class State:
         for cidr in node.cidrs:
             segments = Segments.over(self._slots_of(cidr))
             version = segments.cluster.version
-            segments = segments.reserve(node.home(version))
+            segments = segments.reserve(node.home(version)).reserve_all(self._foreign)
             for service in self.services.values():
                 for n, network in enumerate(service.networks(version)):
                     segments = segments.hold(service.name, f"{node.node_id}#{n}" if n else str(node.node_id), network)
@@ -176,16 +178,52 @@ class State:
             self.node, self._segments = node, segments
             return node
 
+    def set_foreign(self, networks: Sequence[Network]) -> None:
+        """Slots that other nodes hold: no service of this one gets them from now on."""
+        with self._lock:
+            if list(networks) != self._foreign:
+                self._foreign = list(networks)
+                self._rebuild_segments()
+
     # --- services and their slots --------------------------------------------------------------------------------
 
-    def take_service(self, name: str, mode: str, bridge: str) -> Service:
-        """The record of a service, with a slot of each family; made, or completed. Raises PoolExhausted."""
+    def lacks(self, name: str) -> list[int]:
+        """The families of which the service has no subnet yet."""
+        with self._lock:
+            found = self.services.get(name)
+            return [version for version in self._segments if found is None or not found.networks(version)]
+
+    def propose(self, name: str, version: int, n: int, refused: Sequence[Network] = ()) -> Network:
+        """The slot that the service would get as its `n`th (0: its first), if those in `refused` are others'.
+
+        Raises PoolExhausted.
+        """
+        with self._lock:
+            return self._segments[version].reserve_all(refused).assign(name, self._node_key(n))[0]
+
+    def next_slot(self, name: str, version: int) -> int:
+        """The number of the service's next further slot."""
+        with self._lock:
+            n = 1
+            while self._segments[version].get(name, self._node_key(n)) is not None:
+                n += 1
+            return n
+
+    def take_service(
+        self, name: str, mode: str, bridge: str, granted: Mapping[int, Network] | None = None
+    ) -> Service:
+        """The record of a service, with a slot of each family; made, or completed. `granted`: the very slots to take,
+        by family. Raises PoolExhausted, InvalidConfig if such a slot is taken."""
         with self._lock:
             found = self.services.get(name, Service(name=name, mode=mode, bridge=bridge))
             subnets, segments = list(found.subnets), dict(self._segments)
             for version, registry in self._segments.items():
                 if not found.networks(version):
-                    network, segments[version] = registry.assign(name, self._node_key(0))
+                    if granted and version in granted:
+                        segments[version] = registry.hold(name, self._node_key(0), granted[version])
+                        network = granted[version]
+                    else:
+                        network, segments[version] = registry.assign(name, self._node_key(0))
                     subnets.append(str(network))
             wanted = msgspec.structs.replace(found, mode=mode, subnets=tuple(subnets))
             if self.services.get(name) != wanted:
@@ -193,14 +231,16 @@ class State:
                 self._segments = segments
             return wanted
 
-    def grow_service(self, name: str, version: int) -> Service:
-        """The service with one more slot of a family. Raises PoolExhausted when the cluster has none left."""
+    def grow_service(self, name: str, version: int, granted: Network | None = None) -> Service:
+        """The service with one more slot of a family; `granted`: that very one. Raises PoolExhausted when the cluster
+        has none left, InvalidConfig if the slot is taken."""
         with self._lock:
             service = self.services[name]
-            n = 1
-            while self._segments[version].get(name, self._node_key(n)) is not None:
-                n += 1
-            network, registry = self._segments[version].assign_further(name, str(self.node.node_id), n)
+            n = self.next_slot(name, version)
+            if granted is None:
+                network, registry = self._segments[version].assign_further(name, str(self.node.node_id), n)
+            else:
+                network, registry = granted, self._segments[version].hold(name, self._node_key(n), granted)
             grown = msgspec.structs.replace(service, subnets=(*service.subnets, str(network)))
             self._save_service(grown)
             self._segments[version] = registry
@@ -234,6 +274,7 @@ class State:
                 self._store.apply([("service", name, None)])
                 del self.services[name]
                 self._rebuild_segments()
+                self.changed()
             return service
 
     def note_service(self, service: Service) -> Service:
@@ -244,6 +285,7 @@ class State:
     def _save_service(self, service: Service) -> Service:
         self._store.apply([("service", service.name, msgspec.json.encode(service))])
         self.services[service.name] = service
+        self.changed()
         return service
 
     # --- attachments and addresses -------------------------------------------------------------------------------
@@ -305,6 +347,7 @@ class State:
             record: Change = ("attachment", encode_key(attachment.key), msgspec.json.encode(attachment))
             self._store.apply([record, *self.addresses.resting(lost, now)])
             self.attachments[attachment.key] = attachment
+            self.changed()
             self.addresses.hold(attachment.ips)
             if before is not None:
                 self.addresses.let_go(before.ips)
@@ -320,6 +363,7 @@ class State:
             cooling = attachment.ips if used else ()
             self._store.apply([("attachment", encode_key(key), None), *self.addresses.resting(cooling, now)])
             del self.attachments[key]
+            self.changed()
             self.addresses.let_go(attachment.ips)
             self.addresses.cool(cooling, now, attachment.container)
             if attachment.service not in self.services:

@@ -7,8 +7,9 @@ one is configured, or when nobody has answered at the learned one for as long as
 
 from __future__ import annotations
 
+import bisect
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from cni.host.wg_types import PeerChange, PeerSeen
@@ -141,19 +142,24 @@ def _order(cidrs: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(cidrs))
 
 
-def leads(targets: Iterable[Target], endpoints: Iterable[Address]) -> dict[Network, str]:
+def leads(targets: Iterable[Target], endpoints: Collection[Address]) -> dict[Network, str]:
     """The destinations that are routed to a device, each with the key of the peer behind it.
 
     Never everything (a default route would take the node's own way out), and nothing that a peer is called at: its
     packets would go round in a circle.
     """
-    called = list(endpoints)
+    called = {
+        4: sorted(int(e) for e in endpoints if e.version == 4),
+        6: sorted(int(e) for e in endpoints if e.version == 6),
+    }
     found: dict[Network, str] = {}
     for target in targets:
         for cidr in target.led():
             network = ipaddress.ip_network(cidr)
-            inner = (each for each in called if each.version == network.version)
-            if network.prefixlen > 0 and not any(each in network for each in inner):
+            inner = called[network.version]
+            at = bisect.bisect_left(inner, int(network.network_address))
+            circular = at < len(inner) and inner[at] <= int(network.broadcast_address)
+            if network.prefixlen > 0 and not circular:
                 found[network] = target.public_key
     return found
 
@@ -171,10 +177,11 @@ def behind(targets: Iterable[Target], clusters: Iterable[str]) -> tuple[str, ...
 
 
 def route_mtu(path: int, version: int, device: int) -> int:
-    """The MTU of the route to a peer whose path carries `path` bytes by outer IP `version`; 0 for the device's own.
+    """The MTU of the route to a peer whose path carries `path` bytes (0: not known) by outer IP `version`; 0 for the
+    device's own.
 
     On a device that is wider than the path, padding counts: the packet must be a whole number of blocks to be sure to
     fit when it is padded (95 bytes of overhead in the worst case).
     """
     room = path - OVERHEAD[version]
-    return 0 if room >= device else max(room // BLOCK * BLOCK, 1280 if version == 6 else 576)
+    return 0 if room >= device or path == 0 else max(room // BLOCK * BLOCK, 1280 if version == 6 else 576)

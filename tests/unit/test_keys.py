@@ -62,7 +62,7 @@ def test_the_file_is_roots_alone(tmp_path: Path) -> None:
     path = tmp_path / identity.FILE
     assert path.stat().st_mode & 0o777 == 0o600
     assert [each.name for each in tmp_path.iterdir()] == [identity.FILE]
-    assert set(json.loads(path.read_bytes())) == {"node", "dedicated"}
+    assert set(json.loads(path.read_bytes())) == {"node", "dedicated", "member"}
 
 
 def test_a_dedicated_service_keeps_key_and_port_until_forgotten(tmp_path: Path) -> None:

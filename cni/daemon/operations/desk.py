@@ -39,6 +39,10 @@ class Desk:
         if self.mesh is not None:
             self.mesh.sync()
 
+    def is_up(self) -> bool:
+        """Whether the global overlay is set up: by an agent, or by the YAML."""
+        return self.state.node.set_up or (self.mesh is not None and self.mesh.wanted())
+
     def lease(self, service: str, owner: str = "") -> Held:
         """An address of the service's segment, else of the node's slice (contract 6.7, 6.10).
 

@@ -34,7 +34,7 @@ def mint(ask: wire.MintEdgePeer, desk: Desk) -> wire.EdgeConfig:
     with desk.locks.holding(("edge", name)):
         if desk.registry.edges.get(name) is not None:
             raise Refusal(f"edge peer `{name}` is already minted; revoke it before re-minting")
-        if not desk.state.node.set_up:
+        if not desk.is_up():
             raise Refusal("edge mint requires the global overlay to be set up first (setup_global_overlay)")
         check_endpoint(ask.node_endpoint)
         allowed = targets(ask.allow, lambda service: _subnets(service, desk))

@@ -168,7 +168,7 @@ def restore(desk: Desk) -> None:
 
 
 def _need_overlay(desk: Desk, what: str) -> None:
-    if not desk.state.node.set_up:
+    if not desk.is_up():
         raise Refusal(f"{what} requires the global overlay to be set up first (setup_global_overlay)")
 
 

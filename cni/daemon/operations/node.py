@@ -23,7 +23,9 @@ def set_local_node_id(ask: wire.SetLocalNodeId, desk: Desk) -> wire.Ok:
     """The number that the services' subnets follow from. Services that have a subnet keep it: addresses are in use."""
     with desk.locks.holding(NODE):
         node = desk.state.node
-        if ask.node_id != node.node_id:
+        if desk.service.settings.cluster is not None:
+            log.info("node id %d is ignored: the cluster gave this node %d", ask.node_id, node.node_id)
+        elif ask.node_id != node.node_id:
             if desk.state.services:
                 log.warning("node id %d in place of %d; services keep their subnets", ask.node_id, node.node_id)
             desk.service.change_node(node_id=ask.node_id)
@@ -49,7 +51,8 @@ def setup_global_overlay(ask: wire.SetupGlobalOverlay, desk: Desk) -> wire.Bridg
         state = desk.state
         held = {each.name: each.networks(4) + each.networks(6) for each in list(state.services.values())}
         owned = [lease.address for lease in list(state.leases.values()) if lease.service == ""]
-        ranges = judge_ranges(state.node, ask.cluster_cidr, ask.slice_cidr, held, owned)
+        own = ask.slice_cidr if desk.service.settings.cluster is None else None  # a cluster has given it one
+        ranges = judge_ranges(state.node, ask.cluster_cidr, own, held, owned)
         desk.identity.public_key()
         if ask.nat is not None:
             desk.registry.nat.put("nat", ask.nat)
@@ -154,8 +157,8 @@ def status(_: wire.StatusRequest, desk: Desk) -> wire.Status:
     version = ipaddress.ip_network(node.cluster_cidr).version
     return wire.Status(
         interface=desk.mesh.interface() if desk.mesh is not None else None,
-        node_ip=str(node.address(version)) if node.set_up else None,
-        public_key=desk.identity.public_key() if node.set_up else None,
+        node_ip=str(node.address(version)) if desk.is_up() else None,
+        public_key=desk.identity.public_key() if desk.is_up() else None,
         overlay_cidr=node.cluster_cidr,
         slice_cidr=node.slice_cidr,
         peer_count=len(peers),
