@@ -21,6 +21,8 @@ DEADLINES = {b"ADD": 38.0, b"CHECK": 9.0, b"STATUS": 1.7, b"GC": 30.0, b"DEL": 8
 """Seconds a verb may take, all told. Runtimes wait longer (minutes for ADD, 10 s for DEL and CHECK, 2 s for STATUS):
 an answer of ours says more than their time-out."""
 
+_UNREAD = 0.2  # of a death: a door that only ever hangs up is given up too
+
 _SENT = (
     b"CNI_COMMAND",
     b"CNI_CONTAINERID",
@@ -122,16 +124,20 @@ def serve(call: Call) -> tuple[int, bytes, bytes]:
 
         raise InvalidConfig(f"the request is {len(body)} bytes long, at most {plugin_door.LARGEST} are accepted")
     try:
-        return _ask_twice(call, place, body, netns)
+        return _ask_until_answered(call, place, body, netns)
     finally:
         for fd in netns:
             os.close(fd)
 
 
-def _ask_twice(call: Call, place: Place, body: bytes, netns: list[int]) -> tuple[int, bytes, bytes]:
-    """Ask, and once more when the daemon dies over it: the attempt id tells the next one what is done already."""
-    why = ""
-    for _ in range(2):
+def _ask_until_answered(call: Call, place: Place, body: bytes, netns: list[int]) -> tuple[int, bytes, bytes]:
+    """Ask, and once more when the daemon dies over it: the attempt id tells the next one what is done already.
+
+    A call that was never read does not count: a dying daemon's door takes some until the last of its threads has come
+    out of the kernel.
+    """
+    why, died = "", 0
+    while died < 2:
         try:
             try:
                 sock = plugin_door.connect(place.run_dir, call.waiter)
@@ -148,6 +154,7 @@ def _ask_twice(call: Call, place: Place, body: bytes, netns: list[int]) -> tuple
                 if call.door is not sock:
                     sock.close()
         except plugin_door.NoAnswer as error:
+            died += 1 if error.read else _UNREAD
             why = f"the overlay daemon at {place.socket} hung up without an answer: {error}"
         except plugin_door.OutOfTime:
             why = f"the overlay daemon at {place.socket} did not answer within {call.waiter.seconds:g} s"

@@ -40,7 +40,11 @@ class Closed(Exception):
 
 
 class NoAnswer(Exception):
-    """The daemon hung up without an answer: it died, or it is being replaced."""
+    """The daemon hung up without an answer: it died, or it is being replaced. `read`: it may have begun."""
+
+    def __init__(self, why: str, *, read: bool = True) -> None:
+        super().__init__(why)
+        self.read = read
 
 
 class Waiter:
@@ -245,7 +249,8 @@ def _receive(sock: _socket.socket, size: int, waiter: Waiter) -> bytes:
             waiter.wait(sock.fileno(), select.POLLIN)
             continue
         except ConnectionError as error:
-            raise NoAnswer(str(error)) from error
+            waiter.pause(0.02)  # for the dead to be gone
+            raise NoAnswer(str(error), read=False) from error
         if not part:
             raise NoAnswer("the connection was closed")
         parts.append(part)

@@ -20,6 +20,7 @@ from .machine import Json, Machine, Space
 
 LEFT_NOTHING = 3.0  # seconds after which nothing is left of a failed ADD
 BUSY = 1.5  # seconds more for a busy machine
+SOON = 1.5  # seconds in which the daemon undoes what it does for nobody: sooner than its keeper looks twice
 QUICKLY = 0.3  # seconds from the start of a daemon in which nobody but itself can have done anything
 
 
@@ -75,7 +76,7 @@ def a_step_fails(on: Machine) -> None:
     for point in ("Barrier.admit after", "Kernel.create_port after", "Kernel.raise_port after", "State.save after"):
         on.program.arm(f"daemon {point}", "fail")
         on.call("ADD", on.conf(), "refused", space.path).failed(100)
-        in_order(on)
+        in_order(on, within=QUICKLY)
 
 
 def a_plugin_is_killed_in_an_add(on: Machine) -> None:
@@ -87,7 +88,7 @@ def a_plugin_is_killed_in_an_add(on: Machine) -> None:
         passed(on, point)
         process.kill()
         process.communicate(timeout=5)
-        in_order(on)
+        in_order(on, within=SOON)
 
 
 def a_plugin_is_killed_before_it_can_print(on: Machine) -> None:
@@ -98,7 +99,7 @@ def a_plugin_is_killed_before_it_can_print(on: Machine) -> None:
     passed(on, "serve after")
     process.kill()
     process.communicate(timeout=5)
-    in_order(on)
+    in_order(on, within=SOON)
 
 
 def a_daemon_dies_in_an_add(on: Machine) -> None:
