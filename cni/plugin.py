@@ -136,7 +136,7 @@ def _ask_until_answered(call: Call, place: Place, body: bytes, netns: list[int])
     A call that was never read does not count: a dying daemon's door takes some until the last of its threads has come
     out of the kernel.
     """
-    why, died = "", 0
+    why, died = "", 0.0
     while died < 2:
         try:
             try:
