@@ -15,6 +15,7 @@ import resource
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,6 +28,7 @@ from cni.daemon import settings as settings_module
 from cni.daemon.barrier import Barrier
 from cni.daemon.cluster import Cluster
 from cni.daemon.identity import Identity
+from cni.daemon.joined import Joined
 from cni.daemon.keeper import Keeper
 from cni.daemon.mesh import Mesh
 from cni.daemon.registry import Registry
@@ -35,13 +37,14 @@ from cni.daemon.settings import Settings
 from cni.daemon.state import State
 from cni.daemon.store import Store
 from cni.errors import CniError, StateUnusable
-from cni.host import netns
+from cni.host import netns, process
 from cni.host.kernel import Kernel
 from cni.host.tunnels import Tunnels
 
 log = logging.getLogger("overlayd")
 
 WORKERS = 24  # threads for ADD, DEL, CHECK, GC; most of the time they wait for the kernel
+DYING = 2.0  # seconds that a killed daemon may take to come out of the kernel
 FAREWELL = 10.0  # seconds that running calls get to come to their end at SIGTERM
 PRESENCE = "zlayer-cni.overlayd"  # what daemons of ours call themselves in a network namespace
 LOCK_NAME, PID_NAME, STORE_NAME = "overlayd.lock", "overlayd.pid", "state.db"
@@ -115,10 +118,11 @@ def _only_one(run_dir: Path) -> Iterator[None]:
     lock = os.open(run_dir / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     pid = run_dir / PID_NAME
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StateUnusable(f"another overlay daemon runs on {run_dir}", _holder(pid)) from None
+        end = time.monotonic() + DYING
+        while not _locked(lock):
+            if time.monotonic() > end or not process.is_ending(_holder(pid)):
+                raise StateUnusable(f"another overlay daemon runs on {run_dir}", f"process {_holder(pid)}")
+            time.sleep(0.01)
         pid.write_text(f"{os.getpid()}\n")
         try:
             yield
@@ -128,11 +132,20 @@ def _only_one(run_dir: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _holder(pid: Path) -> str:
+def _locked(lock: int) -> bool:
     try:
-        return f"process {pid.read_text().strip()}"
-    except OSError:
-        return ""
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _holder(pid: Path) -> int:
+    """The process that wrote its number into the file, 0 if nobody did."""
+    try:
+        return int(pid.read_text())
+    except (OSError, ValueError):
+        return 0
 
 
 async def _run(settings: Settings) -> None:
@@ -145,7 +158,8 @@ async def _run(settings: Settings) -> None:
     presence = netns.Presence(PRESENCE)
     service = OverlayService(settings, state, kernel, Barrier(state, settings, presence.alone), presence.alone)
     registry, identity = Registry(store), Identity(settings.data_dir)
-    mesh = Mesh(service, registry, identity, Tunnels(settings.run_dir, settings.wireguard_engine))
+    tunnels = Tunnels(settings.run_dir, settings.wireguard_engine)
+    mesh = Mesh(service, registry, identity, tunnels, Joined(settings.data_dir))
     service.mesh = mesh
     desk = operations.Desk(service, registry, identity, mesh)
     service.farewells += [lambda: operations.tear_down(desk), mesh.tear_down]
@@ -160,6 +174,7 @@ async def _run(settings: Settings) -> None:
     def drain() -> None:
         backlog.drain(settings.run_dir, state, lambda knock: _handle(knock, service))
         leftovers.sweep()
+        process.give_back_memory()
         operations.sweep(desk)
 
     keeper = Keeper(service, presence.alone, drain)

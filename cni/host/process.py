@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 from pathlib import Path
 
@@ -19,6 +21,20 @@ def start_time(pid: int) -> int:
     # The command's name is in brackets and may hold anything, brackets and spaces included.
     fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     return int(fields[_START_TIME - 3])
+
+
+def give_back_memory() -> None:
+    """Give the kernel back what the allocator keeps for later: one huge request would else stay with us for ever."""
+    with contextlib.suppress(AttributeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def is_ending(pid: int) -> bool:
+    """Whether the process has been killed and only its last threads are still on their way out of the kernel."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes() == b""
+    except OSError:
+        return True
 
 
 def is_alive(pid: int, started: int) -> bool:
