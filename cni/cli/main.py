@@ -57,6 +57,11 @@ def _parser() -> argparse.ArgumentParser:
         ("why", "whether SRC may open a flow to DST, and which rule of the fence says so"),
         ("doctor", "look over the node: kernel, firewalls, routes, runtime, files, daemon; and say what to do"),
         ("gc", "release attachments whose interface is gone, now"),
+        ("peers", "the WireGuard peers: endpoint, handshake, traffic, path MTU, direct or not"),
+        ("peer", "token: what another node needs to have this one as a peer; rotate: a new key; remove PEER"),
+        ("join", "take another node's token: it is a peer from now on"),
+        ("showconf", "a wg-quick configuration for a peer: a guest, an edge, a machine with plain WireGuard"),
+        ("graph", "this node, its tunnels and services as a picture"),
     ):
         command = commands.add_parser(word, help=text, description=text)
         command.add_argument("--json", action="store_true", help="for programs: a stable JSON document")
@@ -90,7 +95,32 @@ def _gc_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="only say what would be released")
 
 
-_OPTIONS = {"why": _why_options, "doctor": _doctor_options, "gc": _gc_options}
+def _peer_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("what", choices=("token", "rotate", "remove"), help="what to do")
+    parser.add_argument("peer", metavar="PEER", nargs="?", default="", help="for remove: a name, or a key")
+
+
+def _join_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("token", metavar="TOKEN", help="what `peer token` printed there; - reads it from stdin")
+
+
+def _showconf_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("peer", metavar="PEER", help="a name, a guest, an edge, a key or the beginning of one")
+
+
+def _graph_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--svg", action="store_true", help="a picture for browsers; without it DOT, for Graphviz")
+
+
+_OPTIONS = {
+    "why": _why_options,
+    "doctor": _doctor_options,
+    "gc": _gc_options,
+    "peer": _peer_options,
+    "join": _join_options,
+    "showconf": _showconf_options,
+    "graph": _graph_options,
+}
 
 
 def _install_options(parser: argparse.ArgumentParser) -> None:
@@ -151,6 +181,18 @@ def _run(options: argparse.Namespace) -> int:
             from cni.cli import gc
 
             code = gc.run(run_dir, options.dry_run, options.json)
+        case "peers":
+            from cni.cli import peers
+
+            code = peers.run(run_dir, options.json)
+        case "peer" | "join" | "showconf":
+            from cni.cli import peer
+
+            code = {"peer": peer.run, "join": peer.join, "showconf": peer.showconf}[options.command](options)
+        case "graph":
+            from cni.cli import graph
+
+            code = graph.run(options)
         case "validate":
             from cni.cli import validate
 

@@ -23,7 +23,7 @@ def _as_text(status: dict[str, Any]) -> str:
         f"daemon     version {status['version']}, pid {status['pid']}, up {_duration(status['uptime_seconds'])}",
         f"node       {node['node_id']} of {node['deployment']}/{node['instance_id']},"
         f" {', '.join(node['cluster_cidrs'])}, MTU {status['mtu']}",
-        f"wireguard  {status['wireguard']['interface'] or status['wireguard']['note']}",
+        f"wireguard  {_wireguard(status['wireguard'])}",
         f"fence      {'in force' if status['fence']['in_force'] else 'NOT IN FORCE: ' + status['fence']['trouble']}",
         f"containers {status['attachments']} attached"
         + (f", {status['unfinished']} unfinished" if status["unfinished"] else ""),
@@ -37,6 +37,12 @@ def _as_text(status: dict[str, Any]) -> str:
         ]
         text += "\n" + table.render(("SERVICE", "MODE", "BRIDGE", "SUBNETS", "CONTAINERS"), rows)
     return text
+
+
+def _wireguard(of: dict[str, Any]) -> str:
+    if not of["interface"]:
+        return str(of["note"])
+    return f"{of['interface']} ({of['engine']}), port {of['port']}, {of['alive']} of {of['peers']} peers answer"
 
 
 def _duration(seconds: float) -> str:

@@ -26,7 +26,7 @@ from cni.daemon import settings as settings_module
 from cni.daemon.claims import Claims
 from cni.daemon.endpoints import split_endpoint
 from cni.daemon.etcd import NOT_FOUND, Compacted, Etcd, EtcdError, Event, Get, Is, Put, Unreachable
-from cni.daemon.fleet_view import SERVICE, Dedicated, NodeDoc, View
+from cni.daemon.fleet_view import Dedicated, NodeDoc, View
 from cni.daemon.identity import Identity, Member
 from cni.daemon.mesh import Mesh
 from cni.daemon.registry import Registry
@@ -63,6 +63,9 @@ class Cluster:
         self._problems: dict[str, str] = {}
         self._faults: list[str] = []
         self._synced = False
+        # Two machines with one key would draw each other's traffic to themselves with every word they say, so this one
+        # is silent until its claim and its word stand in etcd.
+        self._admitted = False
         self._joined = threading.Event()
         self._stop = threading.Event()
         self._dirty = threading.Event()  # there may be something to publish
@@ -147,14 +150,8 @@ class Cluster:
         known = self._registry.fleet.all()
         if known:
             with self._lock:
-                slots = {}
-                for identity, doc in known.items():
-                    self._view.nodes[identity] = doc
-                    for key in {doc.public_key, *(d.public_key for d in doc.dedicated.values())}:
-                        self._view.put(self._view.keys.key(key), identity.encode())
-                    for cidr in (*doc.slices, *doc.subnets, *(c for d in doc.dedicated.values() for c in d.subnets)):
-                        slots[cidr] = fleet_view.Slot(identity, SERVICE)
-                self._view.slots.update(slots)
+                self._view.nodes.update(known)
+            self._admitted = True
             self._carry()
 
     def _join(self) -> None:
@@ -279,6 +276,8 @@ class Cluster:
             self._carry()
 
     def _carry(self) -> None:
+        if not self._admitted:
+            return
         with self._lock:
             if self._synced:
                 for doc in self._view.expire(time.monotonic(), self._where.grace):
@@ -309,6 +308,10 @@ class Cluster:
         while not self._stop.is_set():
             if self._key != self._identity.public_key():
                 self._claim_key()
+            elif self._synced and not self._is_member():
+                log.warning("etcd does not know this node's claims: making them again")
+                self._join()
+                last = 0.0
             self._publish()
             if self._synced and time.monotonic() - last > HOUSEKEEPING:
                 self._reconcile()
@@ -321,6 +324,12 @@ class Cluster:
                     log.warning("this node's lease has ended: it was not heard of for %d s", self._where.lease)
                     self._lease, self._said = 0, b""
                 alive = time.monotonic()
+
+    def _is_member(self) -> bool:
+        """Whether etcd has all that makes this node a member."""
+        member = self.claims.member
+        with self._lock:
+            return self._view.knows(member.identity, member.node_id, self._key, member.slices)
 
     def _publish(self) -> None:
         """What this node is stands in etcd, under its lease. Raises EtcdError."""
@@ -343,6 +352,7 @@ class Cluster:
             self._lease_is_anothers(found[0].value)
             return
         self._said = body
+        self._admitted = True
         self._note("identity", "")
         self._news.set()  # our dedicated devices decide which peers we have
 

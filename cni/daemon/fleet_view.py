@@ -158,8 +158,18 @@ class View:
         return [self.nodes.pop(identity) for identity in over if identity in self.nodes]
 
     def foreign(self, own: str) -> list[Network]:
-        """The slots that other nodes hold."""
-        return [ipaddress.ip_network(cidr) for cidr, slot in self.slots.items() if slot.owner != own]
+        """The slots that other nodes hold, or say they use: after a loss of etcd's data their word comes first."""
+        held = {cidr for cidr, slot in self.slots.items() if slot.owner != own}
+        used = (cidr for identity, doc in self.nodes.items() if identity != own for cidr in every_cidr(doc))
+        return [ipaddress.ip_network(cidr) for cidr in held.union(used)]
+
+    def knows(self, own: str, node_id: int, public_key: str, slices: Iterable[str]) -> bool:
+        """Whether the claims that make this node a member are all there."""
+        return (
+            self.ids.get(node_id) == own
+            and self.holders.get(keys.decode(public_key).hex()) == own
+            and all(cidr in self.slots for cidr in slices)
+        )
 
 
 def _checked(doc: NodeDoc, name: str) -> NodeDoc:
@@ -168,7 +178,7 @@ def _checked(doc: NodeDoc, name: str) -> NodeDoc:
         raise ValueError(f"it says it is {doc.identity}")
     for key in (doc.public_key, *(each.public_key for each in doc.dedicated.values())):
         keys.decode(key)
-    for cidr in (*doc.slices, *doc.subnets, *(c for each in doc.dedicated.values() for c in each.subnets)):
+    for cidr in every_cidr(doc):
         ipaddress.ip_network(cidr)
     for host in doc.hosts:
         split_endpoint(_join(host, 1))
@@ -193,11 +203,11 @@ def fleet(view: View, own: str, own_key: str, dedicated: Iterable[str]) -> tuple
             continue
         who = f"{doc.name} (node {doc.node_id}, {identity})"
         holder = view.holders.get(keys.decode(doc.public_key).hex())
-        if doc.public_key == own_key or holder != identity:
+        if doc.public_key == own_key or holder not in (identity, None):
             other = "this node" if doc.public_key == own_key else view_name(view, holder)
             problems.append(f"{who} uses the WireGuard key of {other}: it is not a peer; give it a key of its own")
             continue
-        mine = {cidr for cidr, slot in view.slots.items() if slot.owner == identity}
+        mine = {c for c in every_cidr(doc) if c not in view.slots or view.slots[c].owner == identity}
         _add(peers, members, doc, mine, shared)
     return (
         Fleet(
@@ -206,6 +216,12 @@ def fleet(view: View, own: str, own_key: str, dedicated: Iterable[str]) -> tuple
         ),
         problems,
     )
+
+
+def every_cidr(doc: NodeDoc) -> tuple[str, ...]:
+    """All that a node says is behind it."""
+    apart = (cidr for each in doc.dedicated.values() for cidr in each.subnets)
+    return tuple(dict.fromkeys((*doc.slices, *doc.subnets, *apart)))
 
 
 def view_name(view: View, identity: str | None) -> str:
@@ -222,13 +238,7 @@ def _add(
     What comes by a service's own device may be from any subnet of the node, and answers may come by the other device:
     so each peer is believed for all of the node's subnets, and only the routes are parted.
     """
-    every = tuple(
-        dict.fromkeys(
-            cidr
-            for cidr in (*doc.slices, *doc.subnets, *(c for each in doc.dedicated.values() for c in each.subnets))
-            if cidr in mine
-        )
-    )
+    every = tuple(cidr for cidr in every_cidr(doc) if cidr in mine)
     apart: set[str] = set()
     for service, own in doc.dedicated.items():
         if service in shared:

@@ -136,7 +136,7 @@ class Identity:
     def _save(self, known: Known) -> Known:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            _replace(self._path, msgspec.json.encode(known))
+            replace_file(self._path, msgspec.json.encode(known))
         except OSError as error:
             raise InputOutput(f"cannot write the node's keys: {error}") from error
         self._known = known
@@ -151,7 +151,7 @@ def lowest_free(taken: set[int]) -> int:
     raise PoolExhausted(f"dedicated-overlay port band exhausted ({FIRST_PORT}..={LAST_PORT}, 256 ports)")
 
 
-def _replace(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes) -> None:
     """The file holds `content` afterwards, or is as it was: never anything between, not after a power cut either."""
     fresh = path.with_name(f".{path.name}.new")
     fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

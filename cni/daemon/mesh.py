@@ -21,8 +21,9 @@ from cni.daemon import peer_book, wireguard
 from cni.daemon.barrier import Beyond
 from cni.daemon.endpoints import is_name, split_endpoint
 from cni.daemon.fence_values import Remote
-from cni.daemon.fleet_view import GLOBAL, Fleet
+from cni.daemon.fleet_view import GLOBAL, KEEPALIVE, Fleet
 from cni.daemon.identity import Identity
+from cni.daemon.joined import Invitation, Joined
 from cni.daemon.registry import Configured, Registry
 from cni.daemon.resolver import Resolver
 from cni.daemon.service import OverlayService
@@ -53,9 +54,12 @@ class Applied:
 class Mesh:
     """The devices of one node. Safe from any thread."""
 
-    def __init__(self, service: OverlayService, registry: Registry, identity: Identity, tunnels: Tunnels) -> None:
+    def __init__(
+        self, service: OverlayService, registry: Registry, identity: Identity, tunnels: Tunnels, joined: Joined
+    ) -> None:
         self._service = service
-        self._registry = registry
+        self.registry = registry
+        self.joined = joined
         self._identity = identity
         self.tunnels = tunnels
         self._lock = threading.RLock()
@@ -96,7 +100,7 @@ class Mesh:
         with self._lock:
             self._stop = True
             self._service.barrier.connect(Beyond())
-            for name in self._registry.devices.all():
+            for name in self.registry.devices.all():
                 self._remove(name)
 
     def set_fleet(self, fleet: Fleet) -> None:
@@ -112,7 +116,7 @@ class Mesh:
     def wanted(self) -> bool:
         """Whether this node is part of a mesh: an agent set it up, or the YAML names peers or a cluster."""
         settings = self._service.settings
-        configured = settings.peers or settings.cluster or self._registry.joined.all()
+        configured = settings.peers or settings.cluster or self.joined.all()
         return bool(self._service.state.node.set_up or configured)
 
     def describe(self) -> dict[str, Any]:
@@ -147,7 +151,7 @@ class Mesh:
 
     def device(self, service: str = GLOBAL) -> DeviceSeen | None:
         """The device as it is now; None if there is none."""
-        name = self._device_name(service)
+        name = self.device_name(service)
         if name not in self._applied:
             return None
         try:
@@ -156,6 +160,27 @@ class Mesh:
             log.warning("cannot read the WireGuard device %s: %s", name, error)
             return None
 
+    def public_key(self) -> str:
+        """This node's key."""
+        return self._identity.public_key()
+
+    def rotate(self) -> str:
+        """A new key for this node, on its device at once; returns the public one. Raises InputOutput."""
+        with self._lock:
+            fresh = self._identity.rotate()
+            self.sync()
+        self._service.state.changed()  # a cluster must hear of it
+        return fresh
+
+    def called_at(self, target: Target) -> list[str]:
+        """The addresses and ports at which a peer says it can be called."""
+        return [found for endpoint in target.endpoints for found in self._addresses(endpoint)]
+
+    def path_mtu(self, endpoint: str) -> int | None:
+        """The bytes that the underlay carries to an endpoint, as far as the kernel knows."""
+        way = self.tunnels.way_to(ipaddress.ip_address(_host(endpoint)))
+        return way.mtu if way is not None else None
+
     def targets(self, service: str = GLOBAL) -> dict[str, Target]:
         """The peers of a device as they should be, by key."""
         own = self._identity.public_key() if service == GLOBAL else self._identity.dedicated(service).public_key
@@ -163,9 +188,9 @@ class Mesh:
         if self._fleet is not None:
             books.append(self._fleet.peers.get(service, ()))
         if service == GLOBAL:
-            books += [self._static(), (_of_book(peer) for peer in self._registry.joined.all().values())]
+            books += [self._static(), (_of_invitation(each) for each in self.joined.all())]
         scope = None if service == GLOBAL else service
-        books.append(_of_book(p) for p in peer_book.of_device(self._registry.peers.all(), scope))
+        books.append(_of_book(p) for p in peer_book.of_device(self.registry.peers.all(), scope))
         return wireguard.merged(books, own)
 
     def _static(self) -> list[Target]:
@@ -212,11 +237,11 @@ class Mesh:
         self._problems.pop("mesh", None)
         if thoroughly:
             self._ways.clear()
-        services = self._services()
-        wanted = {self._device_name(service): service for service in services}
+        services = self.services()
+        wanted = {self.device_name(service): service for service in services}
         targets = {service: self.targets(service) for service in services}
         self._connect(wanted, targets)
-        for name in [name for name in self._registry.devices.all() if name not in wanted]:
+        for name in [name for name in self.registry.devices.all() if name not in wanted]:
             self._remove(name)
         for name, service in wanted.items():
             try:
@@ -227,14 +252,15 @@ class Mesh:
             except (OSError, CniError) as error:
                 self._fail(name, f"the WireGuard device {name} is not as it should be: {error}")
 
-    def _services(self) -> list[str]:
+    def services(self) -> list[str]:
         """Which devices there should be: the global one, and those of dedicated services."""
         if not self.wanted():
             return []
         own = [s.name for s in list(self._service.state.services.values()) if s.mode == "dedicated" and s.subnets]
         return [GLOBAL, *own]
 
-    def _device_name(self, service: str) -> str:
+    def device_name(self, service: str) -> str:
+        """The name of a device, by the rule."""
         node = self._service.state.node
         if service == GLOBAL:
             return self.name()
@@ -265,16 +291,16 @@ class Mesh:
             return
         self._applied.pop(name, None)
         self._problems.pop(name, None)
-        self._registry.devices.drop(name)
+        self.registry.devices.drop(name)
 
     def _one(self, name: str, service: str, targets: Mapping[str, Target], thoroughly: bool) -> None:
         device = self._wanted_device(name, service)
         applied = self._applied.get(name)
         peers = {key: self._resolved(target) for key, target in targets.items()}
         if applied is None or applied.device != device or thoroughly:
-            known = self._registry.devices.get(name) or Configured({})
-            if self._registry.devices.get(name) is None:
-                self._registry.devices.put(name, known)  # before there is one: it is ours to remove
+            known = self.registry.devices.get(name) or Configured({})
+            if self.registry.devices.get(name) is None:
+                self.registry.devices.put(name, known)  # before there is one: it is ours to remove
             seen = self.tunnels.ensure(device)
             if applied is None:
                 log.info("WireGuard device %s (%s), port %d", name, seen.engine, seen.port)
@@ -293,8 +319,8 @@ class Mesh:
         self._note_refused(name, refused)
         self._applied[name] = Applied(device, peers, {d: r for d, r in routes.items() if d not in set(refused)})
         endpoints = {key: peer.endpoint for key, peer in peers.items() if peer.endpoint}
-        if (self._registry.devices.get(name) or Configured({})).endpoints != endpoints:
-            self._registry.devices.put(name, Configured(endpoints))
+        if (self.registry.devices.get(name) or Configured({})).endpoints != endpoints:
+            self.registry.devices.put(name, Configured(endpoints))
 
     def _complete(self) -> bool:
         """Whether everybody is known who should be a peer: before the cluster was heard, nobody is taken away."""
@@ -356,6 +382,16 @@ class Mesh:
 
 def _host(endpoint: str) -> str:
     return split_endpoint(endpoint)[0]
+
+
+def _of_invitation(invitation: Invitation) -> Target:
+    return Target(
+        invitation.public_key,
+        invitation.endpoints,
+        tuple(peer_book.cidr(each) for each in invitation.allowed_ips),
+        KEEPALIVE,
+        name=invitation.name,
+    )
 
 
 def _of_book(peer: peer_book.Peer) -> Target:

@@ -129,7 +129,6 @@ class Registry:
         self.slots: Table[Slot] = Table(store, "slot", Slot)
         self.fleet: Table[NodeDoc] = Table(store, "fleet", NodeDoc)
         self.devices: Table[Configured] = Table(store, "device", Configured)
-        self.joined: Table[Peer] = Table(store, "joined", Peer)
         self.nat_seen: Table[NatSeen] = Table(store, "nat_seen", NatSeen)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from cni import __version__
-from cni.daemon import tool_fence
+from cni.daemon import tool_fence, tool_mesh
 from cni.daemon.records import Attachment
 from cni.daemon.service import OverlayService
 from cni.errors import CniError, InvalidConfig
@@ -119,4 +119,5 @@ QUESTIONS: dict[str, Callable[[OverlayService, Mapping[str, str]], Any]] = {
     "why": tool_fence.may_reach,
     "gc": tool_fence.collect_garbage,
     "teardown": teardown,
+    **tool_mesh.QUESTIONS,
 }

@@ -9,9 +9,10 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from tests.mesh.fleet import wait_for
+from .fleet import Fleet, Node, wait_for
 
 PROGRAM = shutil.which("etcd")
+LEASE, GRACE = 5, 4  # seconds; so that a node's end can be watched
 
 
 class EtcdServer:
@@ -30,7 +31,12 @@ class EtcdServer:
         words = ["ip", "netns", "exec", self.netns] if self.netns else []
         words += [PROGRAM, "--name", "zlt", "--data-dir", str(self.data), "--log-level", "error", "--logger", "zap"]
         words += ["--listen-client-urls", self.url, "--advertise-client-urls", self.url]
-        words += ["--listen-peer-urls", "http://127.0.0.1:2380", "--initial-advertise-peer-urls", "http://127.0.0.1:2380"]
+        words += [
+            "--listen-peer-urls",
+            "http://127.0.0.1:2380",
+            "--initial-advertise-peer-urls",
+            "http://127.0.0.1:2380",
+        ]
         words += ["--initial-cluster", "zlt=http://127.0.0.1:2380", *self.more]
         with (self.directory / "etcd.log").open("ab") as log:
             environment = {**os.environ, "ETCD_UNSUPPORTED_ARCH": os.uname().machine, "GOMAXPROCS": "2"}
@@ -53,3 +59,22 @@ class EtcdServer:
     def forget(self) -> None:
         """Its data is gone, as after a disaster."""
         shutil.rmtree(self.data)
+
+
+class Clustered(Fleet):
+    """A fleet with an etcd on its underlay."""
+
+    def __init__(self, tag: str) -> None:
+        super().__init__(tag)
+        self.etcd = EtcdServer(self.directory, "192.0.2.254", self.underlay)
+        self.etcd.start()
+
+    def member(self, number: int, start: bool = True, **more: object) -> Node:
+        """A node that knows where etcd is, and nothing else."""
+        etcd = {"endpoints": [self.etcd.url], "lease": LEASE, "grace": GRACE}
+        free = {"node_id": 0, "slice_cidr": None, "service_cidr": None}
+        return self.node(number, start, **{**free, "cluster": {"etcd": etcd}, **more})
+
+    def clean(self) -> None:
+        super().clean()
+        self.etcd.end(signal.SIGKILL)

@@ -423,6 +423,17 @@ class Fleet:
             node.start()
         return node
 
+    def part(self, one: Node, two: Node) -> None:
+        """Nothing passes between these two any more."""
+        chain = "type filter hook forward priority 0; policy accept;"
+        between = f"{{ {one.underlay}, {two.underlay} }}"
+        text = f"table bridge zlt_part {{ chain forward {{ {chain} ip saddr {between} ip daddr {between} drop; }}; }}"
+        run("ip", "netns", "exec", self.underlay, "nft", text)
+
+    def heal(self) -> None:
+        """Everything passes again."""
+        run("ip", "netns", "exec", self.underlay, "nft", "delete table bridge zlt_part")
+
     def clean(self) -> None:
         for node in self.nodes.values():
             node.clean()

@@ -4,34 +4,21 @@ from __future__ import annotations
 
 import ipaddress
 import itertools
+import re
 import socket
+import subprocess
 from collections.abc import Iterator
 
 import pytest
 
-from .etcds import PROGRAM, EtcdServer
-from .fleet import Container, Fleet, Node, echoes, fleet, wait_for
+from .etcds import PROGRAM, Clustered
+from .fleet import Container, Node, echoes, run, wait_for
 
 pytestmark = [
     pytest.mark.root,
     pytest.mark.skipif(PROGRAM is None, reason="no etcd here (apt-get install etcd-server)"),
 ]
 STREAM, DGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
-LEASE, GRACE = 5, 4
-
-
-class Clustered(Fleet):
-    """A fleet with an etcd on its underlay."""
-
-    def __init__(self, tag: str) -> None:
-        super().__init__(tag)
-        self.etcd = EtcdServer(self.directory, "192.0.2.254", self.underlay)
-        self.etcd.start()
-
-    def member(self, number: int, start: bool = True, **more: object) -> Node:
-        etcd = {"endpoints": [self.etcd.url], "lease": LEASE, "grace": GRACE}
-        free = {"node_id": 0, "slice_cidr": None, "service_cidr": None}
-        return self.node(number, start, **{**free, "cluster": {"etcd": etcd}, **more})
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +32,6 @@ def trio() -> Iterator[Clustered]:
         yield made
     finally:
         made.clean()
-        made.etcd.end()
 
 
 def pair(a: Node, b: Node, **conf: object) -> tuple[Container, Container]:
@@ -76,3 +62,69 @@ def test_containers_on_any_two_nodes_reach_each_other(trio: Clustered, mode: str
         assert echoes(one, two, DGRAM, 20000)
         assert echoes(one, two, STREAM, 300_000)
         assert echoes(two, one, STREAM, 300_000, six=True)
+
+
+def reaches(one: Container, two: Container) -> bool:
+    """By both families."""
+    return one.pings(two.address) and one.pings(two.address6)
+
+
+def is_cut_off(one: Container, two: Container) -> bool:
+    """By both families."""
+    return not one.pings(two.address, wait=0.4) and not one.pings(two.address6, wait=0.4)
+
+
+def test_networks_span_nodes_and_nobody_else_gets_in(trio: Clustered) -> None:
+    one, two, three = trio.nodes.values()
+    red1, red2 = one.container("iso-a", isolationNetwork="red"), two.container("iso-b", isolationNetwork="red")
+    blue2, blue3 = two.container("iso-b", isolationNetwork="blue"), three.container("iso-c", isolationNetwork="blue")
+    flat1, flat3 = one.container("iso-a"), three.container("iso-c")
+    for a, b in ((red1, red2), (red2, red1), (blue2, blue3), (blue3, blue2), (flat1, flat3), (flat3, flat1)):
+        wait_for(lambda a=a, b=b: reaches(a, b), f"{a.name} -> {b.name}")  # type: ignore[misc]
+    apart = [(red1, blue2), (red1, blue3), (red2, blue2), (red1, flat3), (red2, flat1), (red2, flat3), (blue3, flat1)]
+    for a, b in apart:
+        assert is_cut_off(a, b), f"{a.name} -> {b.name}"
+        assert is_cut_off(b, a), f"{b.name} -> {a.name}"
+    networks = {each["isolation_network"]: each for each in one.tool("networks")["networks"]}
+    assert set(networks["red"]["remote_members"]) == {red2.address, red2.address6}
+    assert set(networks["blue"]["remote_members"]) == {c for b in (blue2, blue3) for c in (b.address, b.address6)}
+    two.remove(red2)
+    wait_for(lambda: not one.tool("networks", check=False)["networks"][-1].get("remote_members"), "red is alone")
+    flat2 = two.container("iso-b")  # whoever comes after a member is none
+    assert is_cut_off(flat2, red1)
+    assert is_cut_off(red1, flat2)
+
+
+def test_a_member_reaches_its_own_node_and_no_other(trio: Clustered) -> None:
+    one, two, _ = trio.nodes.values()
+    red = one.container("iso-a", isolationNetwork="red")
+    own, other = (str(node.status().node_ip) for node in (one, two))
+    assert red.pings(own)
+    assert not red.pings(other, wait=0.4)
+
+
+def test_the_underlay_sees_nothing_but_wireguard_and_etcd(trio: Clustered) -> None:
+    capture = trio.directory / "underlay.pcap"
+    words = ["ip", "netns", "exec", trio.underlay, "tcpdump", "-Z", "root", "-i", "under0", "-w", str(capture), "-U"]
+    tcpdump = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: capture.exists() and capture.stat().st_size >= 24, "tcpdump")
+        there = [node.container("seen") for node in trio.nodes.values()]
+        for one, two in itertools.permutations(there, 2):
+            wait_for(lambda one=one, two=two: reaches(one, two), "the way")  # type: ignore[misc]
+        assert echoes(there[0], there[1], STREAM, 200_000)
+        assert echoes(there[1], there[2], DGRAM, 9000)
+    finally:
+        tcpdump.terminate()
+        tcpdump.wait(20)
+
+    def count(expression: str) -> int:
+        said = run("tcpdump", "-n", "-r", str(capture), *expression.split())
+        return len([line for line in said.splitlines() if re.match(r"\d\d:", line)])
+
+    ours = "udp portrange 51420-51676"
+    neighbours = "arp or ip6 proto 58 or ip6[6] == 0"
+    assert count(ours) > 100
+    assert count("tcp port 2379") > 0
+    assert count(f"not ( {ours} ) and not tcp port 2379 and not ( {neighbours} )") == 0
+    assert count("ip[6:2] & 0x3fff != 0") == 0, "nothing had to be fragmented"

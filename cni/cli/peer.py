@@ -1,0 +1,49 @@
+"""`zlayer-cni peer token|rotate|remove`, `join TOKEN`, `showconf PEER`: bringing machines together by hand."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from cni.cli.ask import ask
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do what the word after `peer` says; raises NoDaemon, Refused."""
+    match options.what:
+        case "token":
+            found = ask(options.run_dir, "token")
+            _print(options, found, found["token"] + "\n")
+        case "rotate":
+            found = ask(options.run_dir, "peer-rotate")
+            _print(options, found, found["public_key"] + "\n")
+            if not found["cluster"] and not options.json:
+                sys.stderr.write("the other nodes must be told: take a new `peer token` to each\n")
+        case _:
+            found = ask(options.run_dir, "peer-remove", peer=options.peer)
+            _print(options, found, f"removed {found['public_key']}\n")
+    return 0
+
+
+def join(options: argparse.Namespace) -> int:
+    """Take a token; say what to do on the other node."""
+    token = sys.stdin.read() if options.token == "-" else options.token
+    found = ask(options.run_dir, "join", token=token)
+    text = f"joined {found['name']} ({found['public_key']})\n"
+    if not options.json:
+        sys.stderr.write("now on the other node, unless that is done:\n")
+        text += f"zlayer-cni join {found['token']}\n"
+    _print(options, found, text)
+    return 0
+
+
+def showconf(options: argparse.Namespace) -> int:
+    """Print a configuration for wg-quick. A guest's holds its private key: keep it to yourself."""
+    found = ask(options.run_dir, "showconf", peer=options.peer)
+    _print(options, found, found["text"])
+    return 0
+
+
+def _print(options: argparse.Namespace, found: object, text: str) -> None:
+    sys.stdout.write(json.dumps(found, indent=2) + "\n" if options.json else text)

@@ -1,0 +1,67 @@
+"""`zlayer-cni peers`: every WireGuard peer of this node, and how it fares. Exit code 0, or 3 without a daemon."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+from cni.cli import table
+from cni.cli.ask import ask
+
+SHORT_KEY = 10  # characters of a key that people compare
+HEAD = ("PEER", "KEY", "ENDPOINT", "HANDSHAKE", "RECEIVED", "SENT", "PATH MTU", "WAY", "ALLOWED IPS")
+
+
+def run(run_dir: str, as_json: bool) -> int:
+    """Print the peers; raises NoDaemon, Refused."""
+    found = ask(run_dir, "peers")
+    sys.stdout.write(json.dumps(found, indent=2) + "\n" if as_json else as_text(found))
+    return 0
+
+
+def as_text(found: list[dict[str, Any]]) -> str:
+    """A line for each peer, those of services with devices of their own under these."""
+    if not found:
+        return "this node has no peers\n"
+    return table.render(HEAD, [_row(peer) for peer in found])
+
+
+def _row(peer: dict[str, Any]) -> tuple[object, ...]:
+    of = f" ({peer['service']})" if peer["service"] else ""
+    return (
+        (peer["name"] or "-") + of,
+        peer["public_key"][:SHORT_KEY],
+        peer["endpoint"] or ", ".join(peer["configured_endpoints"]) or "(it calls)",
+        _ago(peer["last_handshake_unix"]),
+        _size(peer["rx_bytes"]),
+        _size(peer["tx_bytes"]),
+        peer["path_mtu"] or "-",
+        way(peer),
+        ", ".join(peer["allowed_ips"][:4])
+        + (f" and {more} more" if (more := len(peer["allowed_ips"]) - 4) > 0 else ""),
+    )
+
+
+def way(peer: dict[str, Any]) -> str:
+    """How it is reached: where it said, elsewhere (behind NAT, or on the move), or not."""
+    if not peer["on_device"]:
+        return "no device"
+    if not peer["alive"]:
+        return "silent"
+    return "direct" if peer["direct"] else "learned"
+
+
+def _ago(moment: int | None) -> str:
+    if not moment:
+        return "never"
+    seconds = max(0, int(time.time() - moment))
+    return f"{seconds} s ago" if seconds < 600 else f"{seconds // 60} min ago"
+
+
+def _size(octets: int) -> str:
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if octets >= size:
+            return f"{octets / size:.1f} {unit}"
+    return f"{octets} B"

@@ -1,0 +1,297 @@
+"""What goes wrong between nodes, one by one: what it does to traffic, for how long, and that nobody has to help."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from cni.daemon import settings as settings_module
+from cni.daemon.etcd import Etcd
+
+from .etcds import GRACE, LEASE, PROGRAM, Clustered
+from .fleet import Container, Node, inside, run, seconds_until, wait_for
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(PROGRAM is None, reason="no etcd here (apt-get install etcd-server)"),
+]
+Measured = Callable[[str], None]
+
+
+class Stream:
+    """Datagrams from one container to another and back, every 10 ms; `gap` is the longest time without an answer."""
+
+    def __init__(self, one: Container, two: Container) -> None:
+        self._ear, self._mouth = two.socket(socket.SOCK_DGRAM), one.socket(socket.SOCK_DGRAM)
+        self._ear.bind((two.address, 0))
+        self._mouth.connect((two.address, self._ear.getsockname()[1]))
+        self._mouth.settimeout(0.01)
+        self._end = threading.Event()
+        self.last = time.monotonic()
+        self.gap = 0.0
+        self.heard = 0
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._echo, self._ask)]
+        for thread in self._threads:
+            thread.start()
+
+    def _echo(self) -> None:
+        while not self._end.is_set():
+            with contextlib.suppress(OSError):
+                data, sender = self._ear.recvfrom(64)
+                self._ear.sendto(data, sender)
+
+    def _ask(self) -> None:
+        while not self._end.is_set():
+            try:
+                self._mouth.send(b"?")
+                self._mouth.recv(64)
+            except OSError:
+                self._end.wait(0.01)
+                continue
+            now = time.monotonic()
+            self.gap, self.last = max(self.gap, now - self.last), now
+            self.heard += 1
+            self._end.wait(0.01)
+
+    def resumes(self, seconds: float = 40.0) -> float:
+        """Seconds until answers come again."""
+        before = self.heard
+        return seconds_until(lambda: self.heard > before + 3, "traffic again", seconds)
+
+    def silence(self) -> float:
+        """Seconds since the last answer, or the longest gap before."""
+        return max(self.gap, time.monotonic() - self.last)
+
+    def close(self) -> None:
+        self._end.set()
+        for thread in self._threads:
+            thread.join(6)
+        self._ear.close()
+        self._mouth.close()
+
+
+@pytest.fixture(scope="module")
+def trio() -> Iterator[Clustered]:
+    made = Clustered("f")
+    try:
+        for number in (1, 2, 3):
+            made.member(number)
+        for node in made.nodes.values():
+            wait_for(lambda node=node: node.status().peer_count == 2, "two peers")  # type: ignore[misc]
+        yield made
+    finally:
+        made.clean()
+
+
+@pytest.fixture(scope="module")
+def pods(trio: Clustered) -> list[Container]:
+    """One container on each node, of one isolation network."""
+    made = [node.container("web", isolationNetwork="red") for node in trio.nodes.values()]
+    for two in made[1:]:
+        wait_for(lambda two=two: made[0].pings(two.address), "the way")  # type: ignore[misc]
+    return made
+
+
+@pytest.fixture
+def stream(pods: list[Container]) -> Iterator[Stream]:
+    """Traffic between the first two nodes while the fault happens."""
+    made = Stream(pods[0], pods[1])
+    wait_for(lambda: made.heard > 3, "traffic")
+    made.gap = 0.0
+    yield made
+    made.close()
+
+
+def key_of(node: Node) -> str:
+    return str(node.status().public_key)
+
+
+def test_the_daemon_is_killed(trio: Clustered, stream: Stream, measured: Measured) -> None:
+    one = trio.nodes[1]
+    engine = one.engine()
+    one.end(signal.SIGKILL)
+    time.sleep(1)
+    back = one.start()
+    time.sleep(0.5)
+    assert one.engine() == engine, "the engine was adopted"
+    assert stream.silence() < 1.0
+    measured(
+        f"daemon killed (SIGKILL): longest gap in traffic {stream.gap * 1000:.0f} ms; serves again after {back:.1f} s"
+    )
+
+
+def test_the_daemon_ends_and_begins_while_etcd_is_down(
+    trio: Clustered, stream: Stream, pods: list[Container], measured: Measured
+) -> None:
+    one = trio.nodes[1]
+    trio.etcd.end(signal.SIGKILL)
+    one.end()
+    one.start()
+    fresh = one.container("web", isolationNetwork="red")  # in a service that is there
+    wait_for(lambda: any("etcd" in words for words in one.tool("status")["problems"]), "the problem is told")
+    assert one.status().peer_count == 2
+    assert fresh.pings(pods[0].address)
+    other = one.container("new-service")  # in one that is not: from what is held in advance
+    assert other.address
+    assert stream.silence() < 1.0
+    trio.etcd.start()
+    took = seconds_until(lambda: not one.tool("status")["problems"], "all is well")
+    wait_for(lambda: fresh.pings(pods[1].address), "the new member is known to the others")
+    flat = trio.nodes[2].container("new-service")
+    wait_for(lambda: flat.pings(other.address), "the new subnet is known to the others")
+    assert flat.address != other.address
+    measured(
+        f"etcd killed, daemon restarted meanwhile: gap {stream.gap * 1000:.0f} ms, ADD to old and new services works; "
+        f"etcd back: converged after {took:.1f} s"
+    )
+    for container in (fresh, other, flat):
+        container.node.remove(container)
+
+
+def test_etcd_loses_everything(trio: Clustered, stream: Stream, measured: Measured) -> None:
+    """Its data directory is gone: the nodes say again what they are, and keep what they have."""
+    before = [node.status() for node in trio.nodes.values()]
+    trio.etcd.end(signal.SIGKILL)
+    trio.etcd.forget()
+    trio.etcd.start()
+    took = seconds_until(
+        lambda: all(not node.tool("status")["problems"] for node in trio.nodes.values()), "all is well", 40
+    )
+    time.sleep(GRACE + 1)
+    after = [node.status() for node in trio.nodes.values()]
+    assert [(s.node_ip, s.peer_count) for s in after] == [(s.node_ip, s.peer_count) for s in before]
+    assert stream.silence() < 1.0
+    measured(
+        f"etcd's data lost: gap {stream.gap * 1000:.0f} ms, everything claimed and published again after {took:.1f} s"
+    )
+
+
+def test_history_is_compacted_while_a_node_is_away(
+    trio: Clustered, stream: Stream, pods: list[Container], measured: Measured
+) -> None:
+    three = trio.nodes[3]
+    three.cut()
+    late = trio.nodes[1].container("web", isolationNetwork="red")
+
+    def compact() -> None:
+        client = Etcd(settings_module.Etcd(endpoints=(trio.etcd.url,)))
+        _, revision = client.read("/zlayer-cni/")
+        client._call("/v3/kv/compaction", {"revision": str(revision), "physical": True})
+
+    inside(f"/run/netns/{trio.underlay}", compact)
+    time.sleep(1)
+    three.cut(healed=True)
+    took = seconds_until(lambda: pods[2].pings(late.address), "what it missed", 60)
+    measured(f"node cut off while etcd was compacted: knows what it missed {took:.1f} s after it was healed")
+    trio.nodes[1].remove(late)
+
+
+def test_the_engine_is_killed(trio: Clustered, stream: Stream, measured: Measured) -> None:
+    engine = trio.nodes[1].engine()
+    if not engine:
+        pytest.skip("the kernel's cannot be killed")
+    os.kill(engine, signal.SIGKILL)
+    wait_for(lambda: trio.nodes[1].engine() not in (0, engine), "another engine")
+    stream.resumes()
+    assert 0.01 < stream.gap < 10
+    measured(f"engine killed (SIGKILL): traffic is back after {stream.gap:.2f} s")
+
+
+def test_the_underlay_is_cut_and_healed(trio: Clustered, stream: Stream, measured: Measured) -> None:
+    one = trio.nodes[1]
+    one.cut()
+    time.sleep(2)
+    assert time.monotonic() - stream.last > 1
+    one.cut(healed=True)
+    took = stream.resumes()
+    assert one.status().peer_count == 2
+    measured(f"underlay cut for 2 s: traffic is back {took:.2f} s after it was healed, no tunnel was taken down")
+
+
+def test_two_of_three_cannot_see_each_other(
+    trio: Clustered, stream: Stream, pods: list[Container], measured: Measured
+) -> None:
+    """Only those two are apart; both still see etcd and the third, so nobody is taken down."""
+    one, two = trio.nodes[1], trio.nodes[2]
+    trio.part(one, two)
+    time.sleep(LEASE + GRACE)
+    assert time.monotonic() - stream.last > 1
+    assert pods[0].pings(pods[2].address)
+    assert pods[1].pings(pods[2].address)
+    assert [node.status().peer_count for node in trio.nodes.values()] == [2, 2, 2]
+    trio.heal()
+    took = stream.resumes()
+    measured(f"partition between two of three for {LEASE + GRACE} s: the third reaches both; healed after {took:.2f} s")
+
+
+def test_the_key_is_rotated(trio: Clustered, stream: Stream, measured: Measured) -> None:
+    one, two = trio.nodes[1], trio.nodes[2]
+    before = key_of(one)
+    after = one.tool("peer", "rotate")["public_key"]
+    assert after not in ("", before)
+    assert key_of(one) == after
+    wait_for(lambda: after in two.wg("show", two.device, "peers").split(), "the others know")
+    assert before not in two.wg("show", two.device, "peers").split()
+    stream.resumes()
+    assert stream.gap < 20
+    measured(f"key rotated: traffic is back after {stream.gap:.2f} s")
+
+
+def test_a_node_dies_and_returns_as_itself(trio: Clustered, pods: list[Container], measured: Measured) -> None:
+    three, one = trio.nodes[3], trio.nodes[1]
+    before = three.status()
+    engine = three.engine()
+    three.cut()
+    three.end(signal.SIGKILL)
+    if engine:
+        os.kill(engine, signal.SIGKILL)
+    gone = seconds_until(lambda: one.status().peer_count == 1, "its peer is pruned", 40)
+    assert gone > GRACE
+    three.cut(healed=True)
+    back = three.start()
+    took = back + seconds_until(lambda: pods[0].pings(pods[2].address), "it is back", 40)
+    after = three.status()
+    assert (after.node_ip, after.public_key, after.slice_cidr) == (before.node_ip, before.public_key, before.slice_cidr)
+    measured(
+        f"node dead (lease {LEASE} s, grace {GRACE} s): its peers are pruned after {gone:.1f} s; "
+        f"returned with its identity: reached {took:.1f} s after its start"
+    )
+
+
+def test_a_copy_of_a_node_does_not_get_in(trio: Clustered, stream: Stream, measured: Measured) -> None:
+    """A data directory that was copied to another machine: same identity, same key. The first one stays."""
+    two = trio.nodes[2]
+    copy = trio.member(4, start=False)
+    (copy.directory / "data").mkdir()
+    (copy.directory / "data/identity.json").write_bytes((two.directory / "data/identity.json").read_bytes())
+    copy.start()
+    wait_for(lambda: any("speaks as this node" in words for words in copy.tool("status")["problems"]), "it is told")
+    time.sleep(LEASE + 2)
+    assert not trio.nodes[2].tool("status")["problems"]
+    assert stream.silence() < 1.0
+    measured(f"a copied identity: refused and told by the copy; gap for the true node {stream.gap * 1000:.0f} ms")
+
+
+def test_a_stolen_key_is_nobodys_peer(trio: Clustered, stream: Stream, measured: Measured) -> None:
+    """Another identity with the same WireGuard key."""
+    import msgspec
+
+    from cni.daemon.identity import Known
+
+    two = trio.nodes[2]
+    thief = trio.member(5, start=False)
+    (thief.directory / "data").mkdir()
+    known = msgspec.json.decode((two.directory / "data/identity.json").read_bytes(), type=Known)
+    (thief.directory / "data/identity.json").write_bytes(msgspec.json.encode(Known(node=known.node)))
+    thief.start()
+    wait_for(lambda: any("WireGuard key" in words for words in thief.tool("status")["problems"]), "it is told")
+    assert stream.silence() < 1.0
+    assert trio.nodes[1].status().peer_count == 2
+    measured("a key that another node has: refused and told; traffic undisturbed")
