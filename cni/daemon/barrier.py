@@ -10,11 +10,11 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from cni.daemon import fence, fence_compare, macs
-from cni.daemon.fence_values import TABLE, Bridge, Node, Port, Remote
+from cni.daemon.fence_values import TABLE, Bridge, Edge, Node, Port, Remote
 from cni.daemon.records import Attachment, Service
 from cni.daemon.settings import Settings
 from cni.daemon.state import State
@@ -34,6 +34,7 @@ class Beyond:
     tunnels: tuple[str, ...] = ()
     far: tuple[str, ...] = ()
     remotes: tuple[Remote, ...] = ()
+    edges: tuple[Edge, ...] = ()
 
     def networks(self) -> set[str | None]:
         """The networks that have members there."""
@@ -114,7 +115,8 @@ class Barrier:
         wanted = self._wanted()
         self._changes += 1
         if not self._alone():
-            self._nft.run(fence.base(wanted.node) + "".join(map(fence.create_network, wanted.networks())))
+            if fence_compare.faults(listing, wanted):
+                self._nft.run(fence.base(wanted.node) + "".join(map(fence.create_network, wanted.networks())))
             self._nft.run("".join(f"{element.add()}\n" for element in wanted.elements()))
             return True
         text = fence_compare.compare(listing, wanted)
@@ -138,6 +140,7 @@ class Barrier:
             bridges=tuple(_bridge(name) for name in self._bridges),
             ports=tuple(self._ports.values()),
             remotes=self._beyond.remotes,
+            edges=self._beyond.edges,
         )
 
     def _node(self) -> Node:
@@ -165,7 +168,8 @@ class Barrier:
         try:
             if self._nft.generation() == self._verified:
                 return []
-            return self._with_listing(self._verify, terse=True)
+            # A second look before anything is said: a listing is not one moment, and somebody may be mending.
+            return self._with_listing(self._verify, terse=True) and self._with_listing(self._verify, terse=True)
         except FenceFailed as error:
             return [f"{error.msg}: {error.details}"]
 
@@ -264,7 +268,7 @@ class Barrier:
             if before == beyond or self._nft is None or self._trouble:
                 return
             try:
-                if (before.tunnels, before.far) != (beyond.tunnels, beyond.far):
+                if replace(before, remotes=()) != replace(beyond, remotes=()):
                     self._mend(self._listing())
                 else:
                     self._change_remotes(before, beyond)

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from cni.daemon import fence_elements as elements
 from cni.daemon.fence_bridge import bridge_chains
 from cni.daemon.fence_inet import inet_chains
-from cni.daemon.fence_rules import NETWORK_SETS, SETS, Chain, declare, network_chains
-from cni.daemon.fence_values import TABLE, Bridge, Node, Port, chain_of
+from cni.daemon.fence_rules import NETWORK_SETS, SETS, Chain, declare, edge_chain, network_chains
+from cni.daemon.fence_values import TABLE, Bridge, Edge, Node, Port, chain_of
 
 FAMILIES = ("bridge", "inet")
 REFILLED = ("node4", "node6", "tunnels", "far4", "far6")
@@ -55,6 +55,11 @@ def forget_chain(name: str) -> str:
     lines += [f"delete chain {family} {TABLE} {name}" for family in FAMILIES]
     lines += [f"delete set {family} {TABLE} {name}_{stem}" for family, stem, _ in NETWORK_SETS]
     return "\n".join(lines) + "\n"
+
+
+def create_edge(edge: Edge) -> str:
+    """The chain of an edge peer. Idempotent; its drop counter starts anew."""
+    return "\n".join(declare([edge_chain(edge)])) + "\n"
 
 
 def open_bridge(bridge: Bridge) -> str:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from cni.daemon import fence
 from cni.daemon import fence_elements as elements
 from cni.daemon.fence_elements import Element
-from cni.daemon.fence_rules import NETWORK_SETS, SETS, Chain, network_chains
-from cni.daemon.fence_values import TABLE, Bridge, Node, Port, Remote, chain_of, raw
+from cni.daemon.fence_rules import NETWORK_SETS, SETS, Chain, edge_chain, network_chains
+from cni.daemon.fence_values import TABLE, Bridge, Edge, Node, Port, Remote, chain_of, raw
 
 # The length in octets of the raw part of a set's key, where it has one.
 OCTETS = {name: int(bits) // 8 for *_, name, of in SETS for bits in re.findall(r"@\w+,\d+,(\d+)", of)}
@@ -33,6 +33,7 @@ class Wanted:
     bridges: tuple[Bridge, ...] = ()
     ports: tuple[Port, ...] = ()
     remotes: tuple[Remote, ...] = ()
+    edges: tuple[Edge, ...] = ()
 
     def networks(self) -> list[str]:
         """The networks that have members, here or elsewhere, by name."""
@@ -41,7 +42,8 @@ class Wanted:
 
     def chains(self) -> list[Chain]:
         """Every chain there should be."""
-        return [*fence.chains(self.node), *(c for name in self.networks() for c in network_chains(name))]
+        ours = [*fence.chains(self.node), *(c for name in self.networks() for c in network_chains(name))]
+        return ours + [edge_chain(edge) for edge in self.edges]
 
     def elements(self) -> list[Element]:
         """Every element there should be."""
@@ -52,6 +54,8 @@ class Wanted:
             found += elements.of_port(port)
         for remote in self.remotes:
             found += elements.of_remote(remote.network, remote.addresses)
+        for edge in self.edges:
+            found += elements.of_edge(edge)
         return found
 
 
@@ -79,13 +83,17 @@ def compare(listing: Listing, wanted: Wanted) -> str | None:
     if _must_rebuild(listing):
         return whole(wanted)
     lines: list[str] = []
-    if faults(listing, wanted):
+    if faults(listing, replace(wanted, edges=())):
         lines += [fence.base(wanted.node), *(fence.create_network(name) for name in wanted.networks())]
     too_many, too_few = _difference(listing, wanted.elements())
     if lines:
         too_many = [each for each in too_many if each[1] not in fence.REFILLED]
         too_few = [each for each in too_few if each.set not in fence.REFILLED]
-    stale = sorted(_network_chains(listing) - {chain_of(name) for name in (None, *wanted.networks())})
+    have = _rules(listing)
+    chains = [(edge, edge_chain(edge)) for edge in wanted.edges]
+    lines += [fence.create_edge(e) for e, c in chains if have.get(("inet", c.name)) != (None, c.rule_names())]
+    known = {chain_of(name) for name in (None, *wanted.networks())} | {chain.name for _, chain in chains}
+    stale = sorted(_network_chains(listing) - known)
     ranges = any(name in RANGES for _, name, _ in too_many) or any(each.set in RANGES for each in too_few)
     # Alone, they take the short way (host/nft_elements.py), which knows no ranges.
     verb = "delete" if lines or stale or ranges else "destroy"
@@ -102,6 +110,7 @@ def whole(wanted: Wanted) -> str:
             fence.uninstall(),
             fence.base(wanted.node),
             *(fence.create_network(name) for name in wanted.networks()),
+            *(fence.create_edge(edge) for edge in wanted.edges),
             *(f"{element.add()}\n" for element in wanted.elements()),
         ]
     )

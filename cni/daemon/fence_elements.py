@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from typing import NamedTuple
 
-from cni.daemon.fence_values import TABLE, Bridge, Node, Port, chain_of, link_local, quoted, raw, versions
+from cni.daemon.fence_values import TABLE, Bridge, Edge, Node, Port, chain_of, link_local, quoted, raw, versions
 
 
 class Element(NamedTuple):
@@ -66,6 +66,16 @@ def of_remote(network: str | None, addresses: Iterable[str]) -> list[Element]:
         *(Element("inet", "closed6", str(address)) for address in six),
     ]  # fmt: skip
     return _members(network, ours) + closed
+
+
+def of_edge(edge: Edge) -> list[Element]:
+    """An edge peer: it speaks by its chain, and is spoken to only in answer."""
+    v = ip_address(edge.address).version
+    return [
+        Element("inet", f"net{v}", edge.address, f"goto {chain_of(edge.network)}"),
+        Element("inet", f"closed{v}", edge.address),
+        Element("inet", f"edges{v}", edge.address),
+    ]
 
 
 def _on_bridge(port: Port) -> list[Element]:

@@ -7,6 +7,8 @@ from cni.daemon.fence_values import FLAT, Node
 
 # Tunnels a host may end without being asked: GRE and MPLS in UDP, VXLAN and GPE, FOU, GUE, Geneve, flannel's VXLAN.
 _TUNNEL_PORTS = "{ 4754, 4789, 4790, 5555, 6080, 6081, 6635, 8472 }"
+# ICMP, ICMPv6, TCP, UDP, SCTP: the resolver and the daemon, no tunnels.
+_NODE_PROTOCOLS = "meta l4proto { 1, 58, 6, 17, 132 }"
 
 
 def inet_chains(node: Node) -> list[Chain]:
@@ -34,8 +36,24 @@ def inet_chains(node: Node) -> list[Chain]:
         *([_to_overlay("4", "ip", four)] if four else []),
         *([_to_overlay("6", "ip6", six)] if six else []),
         plain_chain("inet", "outward", *_not_its_flow()),
-        base_chain("inet", "input", FILTER, Rule("iifname @inside", "goto to_host", "from containers")),
+        plain_chain(
+            "inet",
+            "tunnel_out",
+            Rule("ct direction reply ct state established,related", "accept", "reply to the outside, from elsewhere"),
+            Rule("ip saddr @edges4", "ip saddr vmap @net4", "edge to the outside"),
+            Rule("ip6 saddr @edges6", "ip6 saddr vmap @net6", "edge to the outside, IPv6"),
+            Rule("", "drop", "tunnel to the outside"),
+        ),
+        base_chain(
+            "inet",
+            "input",
+            FILTER,
+            Rule("iifname @inside", "goto to_host", "from containers"),
+            Rule("iifname @tunnels ip saddr @closed4", "goto closed_to_host", "from a member elsewhere"),
+            Rule("iifname @tunnels ip6 saddr @closed6", "goto closed_to_host", "from a member elsewhere, IPv6"),
+        ),
         plain_chain("inet", "to_host", *_to_host()),
+        plain_chain("inet", "closed_to_host", *_closed_to_host()),
         _mss(),
         *([_masquerade(four, six)] if node.masquerade else []),
     ]
@@ -59,6 +77,7 @@ def _forward(four: str | None, six: str | None) -> list[Rule]:
         *([Rule(f"ip daddr {four}", "goto to_overlay4", "to the overlay")] if four else []),
         *([Rule(f"ip6 daddr {six}", "goto to_overlay6", "to the overlay, IPv6")] if six else []),
         Rule("iifname @inside", "goto outward", "to the outside"),
+        Rule("iifname @tunnels", "goto tunnel_out", "from a tunnel to the outside"),
     ]
 
 
@@ -68,6 +87,11 @@ def _to_overlay(v: str, ip: str, cluster: str) -> Chain:
         "inet",
         f"to_overlay{v}",
         Rule("iifname @tunnels ct state related meta l4proto { 1, 58 }", "accept", "router on the way"),
+        Rule(
+            f"oifname @tunnels ct direction reply ct state established {ip} daddr @edges{v}",
+            "accept",
+            "reply to an edge peer",
+        ),
         Rule("", f"{ip} saddr vmap @net{v}", "its network"),
         Rule(f"iifname @tunnels {ip} saddr @far{v}", f"goto {FLAT}", "from the flat mesh elsewhere"),
         Rule(f"{ip} saddr {cluster}", "drop", "unknown overlay source"),
@@ -98,7 +122,6 @@ def _not_its_flow() -> list[Rule]:
 def _to_host() -> list[Rule]:
     # ICMP, ICMPv6, TCP, UDP, SCTP, for the resolver and the daemon; no tunnels. Numbers, here and above: a minimal host
     # has no /etc/protocols, and nft then refuses names.
-    node_protocols = "meta l4proto { 1, 58, 6, 17, 132 }"
     return [
         *_not_its_flow(),
         Rule("ct direction reply ct state established,related", "accept", "reply to the node"),
@@ -107,9 +130,21 @@ def _to_host() -> list[Rule]:
         Rule("iifname . ip6 saddr @open6", "accept", "flat mesh to the host, IPv6"),
         Rule("icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert }", "accept", "neighbour discovery"),
         Rule(f"udp dport {_TUNNEL_PORTS}", "drop", "tunnel to the node"),
-        Rule(f"ip daddr @node4 {node_protocols}", "accept", "node address"),
-        Rule(f"ip6 daddr @node6 {node_protocols}", "accept", "node address, IPv6"),
+        Rule(f"ip daddr @node4 {_NODE_PROTOCOLS}", "accept", "node address"),
+        Rule(f"ip6 daddr @node6 {_NODE_PROTOCOLS}", "accept", "node address, IPv6"),
         Rule("", "drop", "host address"),
+    ]
+
+
+def _closed_to_host() -> list[Rule]:
+    """Who is of a network elsewhere, or an edge peer, has the node's address here, what the node asked for, and no
+    more; an edge also what it is allowed."""
+    return [
+        Rule("ct direction reply ct state established,related", "accept", "reply to the node, from elsewhere"),
+        Rule(f"ip daddr @node4 {_NODE_PROTOCOLS}", "accept", "node address, from elsewhere"),
+        Rule(f"ip6 daddr @node6 {_NODE_PROTOCOLS}", "accept", "node address, from elsewhere, IPv6"),
+        Rule("", "ip saddr vmap @net4", "host address, from elsewhere"),
+        Rule("", "ip6 saddr vmap @net6", "host address, from elsewhere, IPv6"),
     ]
 
 

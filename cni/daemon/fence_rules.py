@@ -12,8 +12,9 @@ in turn.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import ip_network
 
-from cni.daemon.fence_values import TABLE, chain_of
+from cni.daemon.fence_values import TABLE, Edge, chain_of
 
 # After defragmentation (-400); before connection tracking (-200), DNAT (-100) and everybody's filters: here a packet is
 # as its sender made it.
@@ -79,6 +80,8 @@ SETS: tuple[tuple[str, str, str, str], ...] = (
     ("inet", "set", "far6", "type ipv6_addr; flags interval"),
     ("inet", "set", "closed4", "type ipv4_addr"),
     ("inet", "set", "closed6", "type ipv6_addr"),
+    ("inet", "set", "edges4", "type ipv4_addr"),
+    ("inet", "set", "edges6", "type ipv6_addr"),
     ("inet", "map", "net4", "type ipv4_addr : verdict"),
     ("inet", "map", "net6", "type ipv6_addr : verdict"),
 )
@@ -112,6 +115,16 @@ def _elsewhere() -> tuple[Rule, ...]:
         Rule("oifname @tunnels ip daddr @far4 ip daddr != @closed4", "accept", "flat mesh elsewhere"),
         Rule("oifname @tunnels ip6 daddr @far6 ip6 daddr != @closed6", "accept", "flat mesh elsewhere, IPv6"),
     )
+
+
+def edge_chain(edge: Edge) -> Chain:
+    """What one edge peer may reach; nobody opens a flow to it."""
+    found = []
+    for cidr in edge.allowed:
+        network = ip_network(cidr)
+        ip = "ip" if network.version == 4 else "ip6"
+        found.append(Rule(f"{ip} daddr {network}", "accept", f"edge to {network}"))
+    return plain_chain("inet", chain_of(edge.network), *found, Rule("", "drop", "not allowed to an edge peer"))
 
 
 def declare(chains: list[Chain]) -> list[str]:

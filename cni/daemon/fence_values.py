@@ -73,6 +73,15 @@ class Remote:
     addresses: frozenset[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """A machine outside that reaches only what it is allowed: its fence's name, its address, the CIDRs."""
+
+    network: str
+    address: str
+    allowed: tuple[str, ...]
+
+
 def chain_of(network: str | None) -> str:
     """The chain, and the stem of the sets, of a network: hashed, since a network's name may be any text."""
     if network is None:

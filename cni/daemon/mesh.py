@@ -20,7 +20,7 @@ from cni import naming
 from cni.daemon import peer_book, wireguard
 from cni.daemon.barrier import Beyond
 from cni.daemon.endpoints import is_name, split_endpoint
-from cni.daemon.fence_values import Remote
+from cni.daemon.fence_values import Edge, Remote
 from cni.daemon.fleet_view import GLOBAL, KEEPALIVE, Fleet
 from cni.daemon.identity import Identity
 from cni.daemon.joined import Invitation, Joined
@@ -37,6 +37,7 @@ from cni.host.wg_types import DeviceSeen, NoEngine, join_endpoint
 log = logging.getLogger(__name__)
 
 INTERVAL = 10.0  # seconds between two looks
+EDGE = "\0"  # before the name of an edge's fence, so that no container's network is called so
 SETTLE = 0.05  # seconds between hearing of a loss and looking
 
 Network = wireguard.Network
@@ -275,7 +276,12 @@ class Mesh:
     def _beyond(self, wired: tuple[tuple[str, ...], tuple[str, ...]]) -> Beyond:
         members = self._fleet.members if self._fleet is not None else {}
         remotes = tuple(Remote(name, found) for name, found in sorted(members.items()) if found)
-        return Beyond(*wired, remotes)
+        edges = tuple(
+            Edge(EDGE + naming.edge_fence(edge.name), edge.held.ip, edge.allowed)
+            for edge in self.registry.edges.all().values()
+            if edge.allowed
+        )
+        return Beyond(*wired, remotes, edges)
 
     def _fail(self, name: str, words: str) -> None:
         if self._problems.get(name) != words:

@@ -20,6 +20,27 @@ class Refusal(CniError):
     code = 7
 
 
+class EdgeClock:
+    """When each edge peer was last heard of, by the boot clock."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[int, float]] = {}
+
+    def note(self, name: str, shaken: int | None, now: float) -> float | None:
+        """`shaken`: the handshake that the device shows (0 for none, None without a device). Returns the boot clock at
+        the last new one, 0 if there was none. What was before this daemon began counts from its first look."""
+        if shaken is None:
+            return None
+        before = self._seen.get(name)
+        if shaken and (before is None or before[0] != shaken):
+            self._seen[name] = (shaken, now)
+        return self._seen[name][1] if name in self._seen else 0.0
+
+    def forget(self, name: str) -> None:
+        """There is no such edge any more."""
+        self._seen.pop(name, None)
+
+
 class Desk:
     """Where requests are carried out. Operations take the lock of what they change, never one for all."""
 
@@ -33,6 +54,7 @@ class Desk:
         self.registry = registry
         self.identity = identity
         self.locks = Locks()
+        self.edge_clock = EdgeClock()
 
     def refresh(self) -> None:
         """Put what has changed on the WireGuard devices. What cannot be done now is told by `status`, and retried."""

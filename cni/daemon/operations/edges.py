@@ -12,12 +12,14 @@ from cni.daemon.operations.desk import Desk, Refusal
 from cni.daemon.operations.guests import KEEPALIVE, add_own_peer, drop_own_peer
 from cni.daemon.registry import Edge, owner_of
 from cni.daemon.state import boot_clock
-from cni.errors import CniError
+from cni.errors import CniError, FenceFailed
 from cni.overlay import wire
 
 log = logging.getLogger(__name__)
 
 VERSION = 1
+FIRST_CALL = 120.0  # seconds after minting within which an edge must have called
+SILENT = 180.0  # seconds without a handshake after which it has gone
 _MOST = 2**64 - 1
 
 
@@ -58,6 +60,8 @@ def _mint(name: str, ask: wire.MintEdgePeer, allowed: tuple[str, ...], desk: Des
         config = edge_config(edge, private, ask.node_endpoint, desk)
         desk.registry.edges.put(name, edge)
         add_own_peer(edge.public_key, held.ip, owner_of("edge", name), desk)
+        if allowed and desk.service.barrier.trouble():
+            raise FenceFailed("the edge peer cannot be held to what it is allowed", desk.service.barrier.trouble())
     except BaseException:
         _drop(edge, desk)
         raise
@@ -148,12 +152,16 @@ def revoke(ask: wire.RevokeEdgePeer, desk: Desk) -> wire.Ok:
 def _drop(edge: Edge, desk: Desk) -> None:
     drop_own_peer(edge.public_key, desk)
     desk.registry.edges.drop(edge.name)
+    desk.edge_clock.forget(edge.name)
+    desk.refresh()  # its fence goes before its address can be another's
     desk.release(edge.held.ip, owner_of("edge", edge.name))
 
 
 def listed(_: wire.ListEdgePeers, desk: Desk) -> wire.EdgePeers:
     """The live ones."""
     sweep(desk)
+    device = desk.mesh.device() if desk.mesh is not None else None
+    seen = device.peers if device is not None else {}
     return wire.EdgePeers(
         tuple(
             wire.EdgePeer(
@@ -162,6 +170,9 @@ def listed(_: wire.ListEdgePeers, desk: Desk) -> wire.EdgePeers:
                 public_key=edge.public_key,
                 minted_at_unix=edge.minted_at_unix,
                 expires_at_unix=edge.expires_at_unix,
+                last_handshake_unix_secs=(seen[edge.public_key].last_handshake or None)
+                if edge.public_key in seen
+                else None,
                 allowed=edge.allowed,
             )
             for edge in desk.registry.edges.all().values()
@@ -170,14 +181,18 @@ def listed(_: wire.ListEdgePeers, desk: Desk) -> wire.EdgePeers:
 
 
 def sweep(desk: Desk) -> None:
-    """End those whose time is over.
+    """End those whose time is over, and those that never called or stopped calling (contract 6.12).
 
-    By the boot clock: unlike the wall clock nobody sets it, and it counts while the machine sleeps. When a device shows
-    handshakes, those that stopped calling end too (contract 6.12); without one nobody can have called.
+    By the boot clock: unlike the wall clock nobody sets it, and it counts while the machine sleeps. A handshake's own
+    time is the wall clock's, so it is only looked at for whether it changed, and when by the boot clock it did.
     """
     now = boot_clock()
-    for edge in desk.registry.edges.all().values():
-        if now >= edge.deadline:
+    edges = desk.registry.edges.all()
+    device = desk.mesh.device() if desk.mesh is not None and edges else None
+    for edge in edges.values():
+        seen = device.peers.get(edge.public_key) if device is not None else None
+        shaken = seen.last_handshake if seen is not None else None
+        if is_over(edge, desk.edge_clock.note(edge.name, shaken, now), now):
             with desk.locks.holding(("edge", edge.name)):
                 if desk.registry.edges.get(edge.name) == edge:
                     log.info("edge peer %s has come to its end", edge.name)
@@ -185,6 +200,17 @@ def sweep(desk: Desk) -> None:
                         _drop(edge, desk)
                     except CniError as error:
                         log.warning("cannot end edge peer %s: %s", edge.name, error)
+
+
+def is_over(edge: Edge, called: float | None, now: float) -> bool:
+    """Whether an edge's time is over. `called`: the boot clock at its last handshake, 0 for none yet, None if there is
+    no device that could tell."""
+    if now >= edge.deadline:
+        return True
+    minted = edge.deadline - (edge.expires_at_unix - edge.minted_at_unix)
+    if called is None:
+        return False
+    return now - called >= SILENT if called else now - minted >= FIRST_CALL
 
 
 def revoke_all(desk: Desk) -> None:

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 
 from cni.daemon import fence
+from cni.daemon.fence_elements import of_edge
+from cni.daemon.fence_values import Edge
 
 from . import packets as p
-from .attacks import EVIL, HONEST, Case, Ear, a, attack, datagram, eth, gateway
+from .attacks import (
+    EVIL,
+    GATEWAY4,
+    GATEWAY6,
+    GATEWAY_MAC,
+    HONEST,
+    Case,
+    Ear,
+    a,
+    attack,
+    datagram,
+    eth,
+    gateway,
+    send,
+)
 from .attacks_edge import mac_of
-from .lab import TUNNEL, Lab, Place
+from .lab import HOST4, HOST6, LAN4, LAN6, NODE4, NODE6, OUTSIDE4, OUTSIDE6, TUNNEL, Lab, Place
 
 FAR = ("10.200.40.0/26", "fd00:200:0:40::/64")
 
@@ -59,3 +76,118 @@ def _register(six: bool) -> None:
 
 _register(six=False)
 _register(six=True)
+
+
+# --- edge peers, and what members elsewhere may have of this node ---------------------------------------------------
+
+
+def _edge(lab: Lab, allowed: tuple[str, ...]) -> tuple[Place, Callable[[], None]]:
+    """`remote-unknown` is an edge peer with these networks; what ends that."""
+    far = lab.places["remote-unknown"]
+    edges = [Edge("edge:a", far.four, allowed), Edge("edge:b", far.six, allowed)]
+    undo = _behind(lab)
+    for edge in edges:
+        lab.run(fence.create_edge(edge))
+        lab.run("".join(f"{element.add()}\n" for element in of_edge(edge)))
+
+    def end() -> None:
+        for edge in edges:
+            lab.run("".join(f"{element.destroy()}\n" for element in of_edge(edge)))
+            lab.run(fence.forget_network(edge.network))
+        undo()
+
+    return far, end
+
+
+def _own(place: Place) -> tuple[str, ...]:
+    return (f"{place.four}/32", f"{place.six}/128")
+
+
+def _to(lab: Lab, far: Place, to: str, marker: bytes) -> bytes:
+    its = far.space.run("ip", "-br", "link", "show", "wg0").split()[2]
+    src = far.six if ":" in to else far.four
+    return p.frame(mac_of(lab, TUNNEL), its, p.ethertype(to), p.ip(src, to, p.UDP, p.udp(src, to, 9, 9, marker)))
+
+
+def _register_edges(six: bool) -> None:
+    def pick(four: str, other: str) -> str:
+        return other if six else four
+
+    def edge_to_what_it_is_not_allowed(lab: Lab) -> Case:
+        me, flat = a(lab), lab.places["flat-web"]
+        far, undo = _edge(lab, _own(me))
+        evil, honest = _from_there(lab, far, flat, EVIL, six), _from_there(lab, far, me, HONEST, six)
+        return Case(far.space, [evil], [eth(flat)], [honest], eth(me), device="wg0", undo=undo)
+
+    def edge_is_answered(lab: Lab) -> Case:
+        """By a member of a network too, if it is allowed that; nobody opens a flow to it."""
+        me, flat = a(lab), lab.places["flat-web"]
+        far, undo = _edge(lab, _own(me))
+        src, to = pick(me.four, me.six), pick(far.four, far.six)
+        answer = p.frame(GATEWAY_MAC, me.mac, p.ethertype(to), p.ip(src, to, p.UDP, p.udp(src, to, 9, 9, HONEST)))
+        asked = [_from_there(lab, far, me, b"hello", six)]
+        wg = Ear(far.space, "wg0")
+
+        def before() -> None:
+            send(far.space, "wg0", asked)
+            send(flat.space, "eth0", [datagram(flat, gateway(far.four, far.six), EVIL, six=six)])
+
+        return Case(me.space, [], [wg], [answer], wg, undo=undo, before=before)
+
+    def edge_to_the_host(lab: Lab) -> Case:
+        """The node's address, and of the rest of the host what it is allowed."""
+        far, undo = _edge(lab, ("10.200.6.1/32", "fd00:200:0:6::1/128"))
+        host = Ear(lab.host)
+        evil = [_to(lab, far, pick(HOST4, HOST6), EVIL), _to(lab, far, pick(GATEWAY4, GATEWAY6), EVIL)]
+        honest = [_to(lab, far, pick(NODE4, NODE6), HONEST)]
+        return Case(far.space, evil, [host], honest, host, device="wg0", undo=undo)
+
+    def edge_to_the_host_as_allowed(lab: Lab) -> Case:
+        far, undo = _edge(lab, (f"{GATEWAY4}/32", f"{GATEWAY6}/128"))
+        host = Ear(lab.host)
+        honest = [_to(lab, far, pick(GATEWAY4, GATEWAY6), HONEST)]
+        return Case(far.space, [], [host], honest, host, device="wg0", undo=undo)
+
+    def node_is_answered_by_a_member_elsewhere(lab: Lab) -> Case:
+        red, host = lab.places["remote-red"], Ear(lab.host)
+        port, to = 3939, pick(LAN4, LAN6)
+        speaker = lab.host.socket(p.raw_family(to), socket.SOCK_DGRAM)
+        speaker.bind((to, port))
+
+        def before() -> None:
+            speaker.sendto(b"hello", (pick(red.four, red.six), 9))
+
+        its = red.space.run("ip", "-br", "link", "show", "wg0").split()[2]
+        src = pick(red.four, red.six)
+        answer = p.ip(src, to, p.UDP, p.udp(src, to, 9, port, HONEST))
+        frames = [p.frame(mac_of(lab, TUNNEL), its, p.ethertype(to), answer)]
+        return Case(red.space, [], [], frames, host, device="wg0", before=before, undo=speaker.close)
+
+    def member_elsewhere_to_the_host(lab: Lab) -> Case:
+        red, host = lab.places["remote-red"], Ear(lab.host)
+        evil = [_to(lab, red, pick(HOST4, HOST6), EVIL), _to(lab, red, pick(GATEWAY4, GATEWAY6), EVIL)]
+        return Case(red.space, evil, [host], [_to(lab, red, pick(NODE4, NODE6), HONEST)], host, device="wg0")
+
+    def tunnel_to_the_outside(lab: Lab) -> Case:
+        """This node is nobody else's way out; an edge may be allowed a part of it."""
+        far, undo = _edge(lab, (f"{OUTSIDE4}/32", f"{OUTSIDE6}/128"))
+        red, out = lab.places["remote-red"], eth(lab.places["outside"])
+        send_evil = [_to(lab, red, pick(OUTSIDE4, OUTSIDE6), EVIL)]
+        honest = [_to(lab, far, pick(OUTSIDE4, OUTSIDE6), HONEST)]
+        return Case(far.space, send_evil, [out], honest, out, device="wg0", undo=undo)
+
+    for work in (
+        edge_to_what_it_is_not_allowed,
+        edge_is_answered,
+        edge_to_the_host,
+        edge_to_the_host_as_allowed,
+        node_is_answered_by_a_member_elsewhere,
+        member_elsewhere_to_the_host,
+        tunnel_to_the_outside,
+    ):
+        work.__name__ += "_ipv6" if six else ""
+        attack(work)
+
+
+_register_edges(six=False)
+_register_edges(six=True)
