@@ -159,7 +159,7 @@ class Machine:
 
     def start_daemon(self) -> int:
         """Have the plugin start the daemon; its process id."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 12
         while True:
             answer = self.call("STATUS", self.conf())
             if answer.rc == 0:
