@@ -69,6 +69,7 @@ class Mesh:
         self._problems: dict[str, str] = {}
         self._wired: tuple[tuple[str, ...], tuple[str, ...]] | None = None
         self._ways: dict[str, int] = {}
+        self._proxies: set[tuple[str, str]] = set()
         self.others: list[Callable[[], list[str]]] = []  # whose problems are the mesh's too
         self._wake = threading.Event()
         self._stop = False
@@ -242,6 +243,7 @@ class Mesh:
         wanted = {self.device_name(service): service for service in services}
         targets = {service: self.targets(service) for service in services}
         self._connect(wanted, targets)
+        self._stand_in()
         for name in [name for name in self.registry.devices.all() if name not in wanted]:
             self._remove(name)
         for name, service in wanted.items():
@@ -282,6 +284,23 @@ class Mesh:
             if edge.allowed
         )
         return Beyond(*wired, remotes, edges)
+
+    def _stand_in(self) -> None:
+        """Containers look for a guest on their bridge, since it has an address of their subnet: the node answers."""
+        services, wanted = self._service.state.services, set()
+        for guest in self.registry.guests.all().values():
+            service = services.get(guest.service)
+            bridge = service.bridge if service is not None else ""
+            if bridge:
+                wanted.add((bridge, guest.held.ip))
+        try:
+            for bridge, ip in self._proxies - wanted:
+                self.tunnels.proxy(bridge, ipaddress.ip_address(ip), on=False)
+            for bridge, ip in wanted:
+                self.tunnels.proxy(bridge, ipaddress.ip_address(ip))
+        except OSError as error:
+            log.warning("the node cannot answer for its guests: %s", error)
+        self._proxies = wanted
 
     def _fail(self, name: str, words: str) -> None:
         if self._problems.get(name) != words:

@@ -66,7 +66,7 @@ class Clustered(Fleet):
 
     def __init__(self, tag: str) -> None:
         super().__init__(tag)
-        self.etcd = EtcdServer(self.directory, "192.0.2.254", self.underlay)
+        self.etcd = EtcdServer(self.directory, "198.51.100.254", self.underlay)
         self.etcd.start()
 
     def member(self, number: int, start: bool = True, **more: object) -> Node:

@@ -214,7 +214,7 @@ class Node:
         self.name = f"{fleet.prefix}{number}"
         self.directory = fleet.directory / f"node{number}"
         self.directory.mkdir(mode=0o755)
-        self.underlay = f"192.0.2.{number}"
+        self.underlay = f"198.51.100.{number}"
         self.settings: dict[str, Any] = {
             "deployment": f"m{os.getpid() % 100000}{fleet.tag}",
             "instance_id": str(number),
@@ -402,7 +402,7 @@ class Fleet:
         for words in (
             "link set lo up",
             "link add under0 type bridge",
-            "address add 192.0.2.254/24 dev under0",
+            "address add 198.51.100.254/24 dev under0",
             "link set under0 up",
         ):
             run("ip", "-n", self.underlay, *words.split())
@@ -418,7 +418,7 @@ class Fleet:
             run("ip", "-n", node.name, *words.split())
         for words in (f"link set {port} master under0", f"link set {port} up"):
             run("ip", "-n", self.underlay, *words.split())
-        run("ip", "-n", node.name, "route", "add", "default", "via", "192.0.2.254")
+        run("ip", "-n", node.name, "route", "add", "default", "via", "198.51.100.254")
         if start:
             node.start()
         return node

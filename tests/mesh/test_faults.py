@@ -16,7 +16,7 @@ from cni.daemon import settings as settings_module
 from cni.daemon.etcd import Etcd
 
 from .etcds import GRACE, LEASE, PROGRAM, Clustered
-from .fleet import Container, Node, inside, run, seconds_until, wait_for
+from .fleet import Container, Node, inside, seconds_until, wait_for
 
 pytestmark = [
     pytest.mark.root,

@@ -1,16 +1,31 @@
-"""Nodes whose peers stand in their YAML: who reaches whom, by what, how large, and what the underlay sees of it."""
+"""Nodes whose peers stand in their YAML, came by token, or were told by an agent; guests and edges; MTUs; no engine."""
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
+import os
+import shutil
+import signal
 import socket
+import subprocess
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from .fleet import Fleet, echoes, fleet, link, wait_for
+from cni.host import wg_engine
+from cni.overlay import wire
 
-pytestmark = pytest.mark.root
+from .fleet import Agent, Fleet, Node, echoes, fleet, link, run, seconds_until, wait_for
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(not wg_engine.find(), reason="no WireGuard engine here (apt-get install wireguard-go)"),
+]
 STREAM, DGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
+OTHER = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
 
 
 @pytest.fixture(scope="module")
@@ -35,3 +50,344 @@ def test_containers_reach_each_other(pair: Fleet) -> None:
         assert echoes(two, one, DGRAM, size)
     assert echoes(one, two, STREAM, 1 << 20)
     assert echoes(two, one, STREAM, 1 << 20)
+
+
+def test_the_host_itself_reaches_the_other_node_and_its_containers(pair: Fleet) -> None:
+    one, two = pair.nodes.values()
+    there = two.container()
+    run("ip", "netns", "exec", one.name, "ping", "-c", "1", "-W", "3", str(two.status().node_ip))
+    run("ip", "netns", "exec", one.name, "ping", "-c", "1", "-W", "3", there.address)
+    route = run("ip", "-n", one.name, "route", "get", there.address)
+    assert f"dev {one.device}" in route
+    assert f"src {one.status().node_ip}" in route
+
+
+def test_the_tool_tells_how_peers_fare(pair: Fleet) -> None:
+    one, two = pair.nodes.values()
+    (peer,) = one.tool("peers")
+    assert peer["public_key"] == two.status().public_key
+    assert (peer["endpoint"], peer["direct"], peer["alive"]) == (f"{two.underlay}:51420", True, True)
+    assert peer["path_mtu"] == 1500
+    assert peer["rx_bytes"] > 0
+    assert peer["allowed_ips"] == [two.settings["slice_cidr"], two.settings["service_cidr"]]
+    text = one.cli("peers", "--run-dir", str(one.directory / "run")).stdout
+    assert "direct" in text
+    assert peer["public_key"][:10] in text
+    (status,) = one.status().peers or ()
+    assert abs(status.last_handshake_unix_secs - time.time()) < 300
+    dot = one.cli("graph", "--run-dir", str(one.directory / "run")).stdout
+    assert dot.startswith("graph overlay {")
+    assert two.underlay in dot
+    svg = one.cli("graph", "--svg", "--run-dir", str(one.directory / "run")).stdout
+    assert svg.startswith("<svg")
+    assert two.underlay in svg
+    assert one.tool("status")["wireguard"]["alive"] == 1
+
+
+def test_keys_are_nobody_elses_to_read(pair: Fleet) -> None:
+    one = pair.nodes[1]
+    path = one.directory / "data/identity.json"
+    assert path.stat().st_mode & 0o777 == 0o600
+    import json
+
+    private = json.loads(path.read_bytes())["node"]["private_key"]
+    assert private not in one.log.read_text()
+    for words in (("status",), ("peers",), ("graph",)):
+        assert private not in one.cli(*words, "--json", "--run-dir", str(one.directory / "run")).stdout
+
+
+def test_a_narrower_underlay_is_followed(pair: Fleet) -> None:
+    """By routes and device at once, by new containers, and large packets still arrive."""
+    one, two = pair.nodes.values()
+    a, b = one.container(), two.container()
+    wait_for(lambda: a.pings(b.address), "the way")
+    try:
+        for node in (one, two):
+            run("ip", "-n", node.name, "link", "set", "eth0", "mtu", "1400")
+            run("ip", "-n", pair.underlay, "link", "set", f"n{node.number}", "mtu", "1400")
+        wait_for(lambda: all(n.ip("link", "show", n.device)[0]["mtu"] == 1320 for n in (one, two)), "the device", 30)
+        assert echoes(a, b, STREAM, 500_000)
+        assert echoes(a, b, DGRAM, 5000)
+        late = one.container()
+        assert late.mtu == 1320
+        assert late.pings(b.address, 1320 - 28)
+    finally:
+        for node in (one, two):
+            run("ip", "-n", pair.underlay, "link", "set", f"n{node.number}", "mtu", "1500")
+            run("ip", "-n", node.name, "link", "set", "eth0", "mtu", "1500")
+    wait_for(lambda: all(n.ip("link", "show", n.device)[0]["mtu"] == 1420 for n in (one, two)), "the device", 30)
+    assert a.pings(b.address, 1392)
+
+
+def test_a_narrow_path_to_one_peer(pair: Fleet) -> None:
+    """Its routes are narrower, nobody else's; who sends too much is told at once."""
+    one, two = pair.nodes.values()
+    a, b = one.container(), two.container()
+    run("ip", "-n", one.name, "route", "add", f"{two.underlay}/32", "dev", "eth0", "mtu", "1400")
+    try:
+        wait_for(lambda: "mtu 1328" in run("ip", "-n", one.name, "route", "get", b.address), "the route", 30)
+        assert one.ip("link", "show", one.device)[0]["mtu"] == 1420
+        assert not a.pings(b.address, 1392)
+        assert a.pings(b.address, 1300)
+        assert echoes(a, b, STREAM, 500_000)
+    finally:
+        run("ip", "-n", one.name, "route", "del", f"{two.underlay}/32", "dev", "eth0")
+    wait_for(
+        lambda: "mtu" not in run("ip", "-n", one.name, "route", "get", b.address).split("cache")[0], "all of it", 30
+    )
+
+
+# --- agents, guests, edges ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def told() -> Iterator[Fleet]:
+    """Two nodes that agents have set up, with nothing in their YAML."""
+    with fleet("a") as made:
+        for number in (1, 2):
+            node = made.node(number, slice_cidr=None, service_cidr=None)
+            with contextlib.closing(node.agent()) as agent:
+                agent.ok(wire.SetLocalNodeId(number))
+                said = agent.ask(
+                    wire.SetupGlobalOverlay(
+                        deployment=node.settings["deployment"],
+                        instance_id=str(number),
+                        cluster_cidr="10.200.0.0/16",
+                        slice_cidr=f"10.200.{number}.0/28",
+                        wg_port=51420,
+                    )
+                )
+                assert said == wire.BridgeName(node.device)
+        yield made
+
+
+def subnet(node: Node, service: str) -> str:
+    (found,) = [each["subnets"][0] for each in node.tool("status")["services"] if each["service"] == service]
+    return str(found)
+
+
+def peer_of(node: Node, allowed: str, endpoint: str = "") -> wire.AddPeer:
+    return wire.AddPeer(str(node.status().public_key), endpoint or f"{node.underlay}:51420", allowed, 5)
+
+
+def test_agents_bring_nodes_together(told: Fleet) -> None:
+    one, two = told.nodes.values()
+    a, b = one.container("web"), two.container("web")
+    nets = {node.number: subnet(node, "web") for node in (one, two)}
+    with contextlib.closing(one.agent()) as to_one, contextlib.closing(two.agent()) as to_two:
+        to_one.ok(peer_of(two, f"{two.status().node_ip}/32"))
+        to_one.ok(wire.AddAllowedIp(str(two.status().public_key), nets[2]))
+        to_two.ok(peer_of(one, f"{one.status().node_ip}/32,{nets[1]}", "node-one.invalid:51420"))  # a name nobody knows
+        wait_for(lambda: a.pings(b.address), "the way")
+        assert b.pings(a.address)
+        # Replacing a peer, with other networks; the session goes on.
+        before = one.wg("show", one.device, "latest-handshakes")
+        to_one.ok(peer_of(two, nets[2]))
+        assert one.wg("show", one.device, "latest-handshakes") == before
+        assert one.wg("show", one.device, "allowed-ips").split()[1:] == [nets[2]]
+        assert a.pings(b.address)
+        # A network that goes to another peer, and does not come back by itself.
+        to_one.ok(wire.AddPeer(OTHER, "198.51.100.99:5", nets[2], 0))
+        assert not a.pings(b.address, wait=0.4)
+        to_one.ok(wire.RemovePeer(OTHER))
+        assert not a.pings(b.address, wait=0.4)
+        to_one.ok(wire.AddAllowedIp(str(two.status().public_key), nets[2]))
+        assert a.pings(b.address)
+        to_one.ok(wire.RemoveAllowedIp(str(two.status().public_key), nets[2]))
+        assert not a.pings(b.address, wait=0.4)
+        for _ in range(2):
+            to_one.ok(wire.RemovePeer(str(two.status().public_key)))
+        assert one.status().peer_count == 0
+        assert one.wg("show", one.device, "peers") == ""
+        to_one.ok(peer_of(two, nets[2]))
+        wait_for(lambda: a.pings(b.address), "the way again")
+
+
+def test_a_learned_endpoint_is_left_alone(told: Fleet) -> None:
+    """Also by a daemon that begins anew."""
+    one, two = told.nodes.values()
+    key = str(two.status().public_key)
+    wrong = wire.AddPeer(key, "198.51.100.77:51420", subnet(two, "web"), 5)
+    one.ask(wrong)  # two calls, and one hears from where
+    run("ip", "netns", "exec", two.name, "ping", "-c", "1", "-W", "3", "10.200.1.1", check=False)
+    where = f"{two.underlay}:51420"
+    wait_for(lambda: where in one.wg("show", one.device, "endpoints"), "the call", 40)
+    one.end(signal.SIGKILL)
+    one.start()
+    assert where in one.wg("show", one.device, "endpoints")
+    one.ask(wrong)
+    assert where in one.wg("show", one.device, "endpoints")
+
+
+class Machine:
+    """A machine outside with plain WireGuard: `wg` and an engine, no daemon of ours."""
+
+    def __init__(self, fleet: Fleet, number: int, private_key: str, address: str) -> None:
+        self.node = fleet.nodes[number] = Node(fleet, number)  # for its namespace and its end
+        run("ip", "netns", "add", self.node.name)
+        run("ip", "-n", self.node.name, "link", "set", "lo", "up")
+        port = f"n{number}"
+        run(
+            "ip",
+            "-n",
+            self.node.name,
+            "link",
+            "add",
+            "eth0",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            port,
+            "netns",
+            fleet.underlay,
+        )
+        run("ip", "-n", self.node.name, "address", "add", f"{self.node.underlay}/24", "dev", "eth0")
+        run("ip", "-n", self.node.name, "link", "set", "eth0", "up")
+        run("ip", "-n", fleet.underlay, "link", "set", port, "master", "under0", "up")
+        self.device = self.node.device
+        engine = wg_engine.find()
+        words = ["ip", "netns", "exec", self.node.name, engine, *wg_engine.PROGRAMS[Path(engine).name], self.device]
+        self.engine = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_for(lambda: Path(f"/var/run/wireguard/{self.device}.sock").exists(), "the engine")
+        self.key = fleet.directory / f"key{number}"
+        self.key.write_text(private_key)
+        self.node.wg("set", self.device, "private-key", str(self.key))
+        run("ip", "-n", self.node.name, "address", "add", f"{address}/32", "dev", self.device)
+        run("ip", "-n", self.node.name, "link", "set", self.device, "mtu", "1420", "up")
+
+    def peer(self, key: str, endpoint: str, allowed: str) -> None:
+        words = ("peer", key, "endpoint", endpoint, "allowed-ips", allowed, "persistent-keepalive", "5")
+        self.node.wg("set", self.device, *words)
+        for cidr in allowed.split(","):
+            run("ip", "-n", self.node.name, "route", "add", cidr, "dev", self.device)
+
+    def pings(self, address: str, wait: float = 1.0) -> bool:
+        words = ["ip", "netns", "exec", self.node.name, "ping", "-q", "-c", "1", "-W", f"{wait:g}", address]
+        return subprocess.run(words, capture_output=True, check=False).returncode == 0
+
+
+def test_a_guest_with_plain_wireguard(told: Fleet) -> None:
+    one = told.nodes[1]
+    flat, red = one.container("web"), one.container("web", isolationNetwork="red")
+    asked = wire.AttachContainer(wire.GuestManaged("vm-7"), "web", False)
+    config = one.ask(asked)
+    assert isinstance(config, wire.GuestConfig), config
+    guest = Machine(told, 7, config.private_key, config.overlay_ip)
+    (peer,) = config.peers
+    guest.peer(peer.public_key, f"{one.underlay}:51420", peer.allowed_ips)
+    wait_for(lambda: guest.pings(flat.address), "the guest's way")
+    assert flat.pings(config.overlay_ip), "a neighbour on the bridge finds it too"
+    assert not guest.pings(red.address, wait=0.4)
+    assert not red.pings(config.overlay_ip, wait=0.4)
+    shown = one.cli("showconf", "vm-7", "--run-dir", str(one.directory / "run")).stdout
+    assert f"PrivateKey = {config.private_key}" in shown
+    assert f"PublicKey = {peer.public_key}" in shown
+    one.ask(wire.DetachContainer(wire.GuestManaged("vm-7")))
+    assert not guest.pings(flat.address, wait=0.4)
+
+
+def test_an_edge_reaches_what_it_is_allowed_and_no_more(told: Fleet) -> None:
+    one = told.nodes[1]
+    web, red = one.container("web"), one.container("db", isolationNetwork="red")
+    mint = wire.MintEdgePeer(
+        name="runner", ttl_secs=600, allow=(f"{red.address}/32",), node_endpoint=f"{one.underlay}:51420"
+    )
+    config = one.ask(mint)
+    assert isinstance(config, wire.EdgeConfig), config
+    edge = Machine(told, 8, config.private_key, config.overlay_ip)
+    (peer,) = config.peers
+    edge.peer(peer.public_key, peer.endpoint, "10.200.0.0/16")  # it asks for everything
+    wait_for(lambda: edge.pings(red.address), "the edge's way")
+    assert edge.pings(str(one.status().node_ip))
+    assert not edge.pings(web.address, wait=0.4)
+    assert not web.pings(config.overlay_ip, wait=0.4), "nobody opens a flow to it"
+    gateway = str(ipaddress.ip_interface(f"{web.address}/26").network.network_address + 1)
+    assert not edge.pings(gateway, wait=0.4)
+    (listed,) = one.ask(wire.ListEdgePeers()).peers
+    assert listed.last_handshake_unix_secs
+    one.end(signal.SIGKILL)
+    one.start()
+    assert edge.pings(red.address)
+    assert not edge.pings(web.address, wait=0.4)
+    one.ask(wire.RevokeEdgePeer("runner"))
+    assert not edge.pings(red.address, wait=0.4)
+
+
+def test_a_dedicated_service_has_a_device_of_its_own(told: Fleet) -> None:
+    """Its local traffic stays local, and what is far goes by its own port."""
+    one, two = told.nodes.values() if len(told.nodes) == 2 else (told.nodes[1], told.nodes[2])
+    made = {node.number: node.ask(wire.SetupServiceOverlay("ded", "dedicated")) for node in (one, two)}
+    there = {node.number: [node.container("ded", mode="dedicated") for _ in range(2)] for node in (one, two)}
+    for node, other in ((one, two), (two, one)):
+        told_, own = made[other.number], made[node.number]
+        assert own.wg_port is not None
+        assert 51421 <= own.wg_port <= 51676
+        scope = wire.ServiceScope("ded")
+        node.ask(wire.AddPeer(told_.wg_public_key, f"{other.underlay}:{told_.wg_port}", told_.subnet, 5, scope=scope))
+    a, b = there[1][0], there[2][0]
+    wait_for(lambda: a.pings(b.address), "the way")
+    before = _bytes(one, made[1])
+    assert a.pings(there[1][1].address)
+    assert _bytes(one, made[1]) == before, "between containers of one node nothing enters the tunnel"
+    assert echoes(a, b, STREAM, 200_000)
+    assert _bytes(one, made[1]) > before
+    (dedicated,) = one.status().dedicated_services or ()
+    assert (dedicated.service, dedicated.peer_count) == ("ded", 1)
+    one.ask(wire.TeardownServiceOverlay("ded"))
+    assert dedicated.interface not in {link["ifname"] for link in one.ip("link")}
+
+
+def _bytes(node: Node, service: wire.ServiceOverlay) -> int:
+    (dedicated,) = node.status().dedicated_services or ()
+    found = node.wg("show", dedicated.interface, "transfer").split()
+    return int(found[2])
+
+
+# --- tokens, and nothing at all -------------------------------------------------------------------------------------
+
+
+def test_two_machines_join_by_token(pair: Fleet) -> None:
+    with fleet("t") as made:
+        one, two = made.node(1), made.node(2)
+        run_dir = ("--run-dir", str(one.directory / "run"))
+        token = one.cli("peer", "token", *run_dir).stdout.strip()
+        assert token.startswith("zlnode1.")
+        back = two.tool("join", token)["token"]
+        assert one.cli("join", back, *run_dir).returncode == 0
+        a, b = one.container(), two.container()
+        took = seconds_until(lambda: a.pings(b.address), "the way")
+        assert took < 15
+        for _ in range(2):
+            assert one.cli("join", back, *run_dir).returncode == 0
+        assert one.cli("join", token, *run_dir).returncode == 1, "its own"
+        assert one.cli("join", "zlnode1.AAAA", *run_dir).returncode == 1
+        two.end(signal.SIGKILL)
+        shutil.rmtree(two.directory / "run")  # as after a reboot
+        two.start()
+        assert two.status().peer_count == 1
+        assert two.tool("peer", "remove", str(one.status().public_key))["public_key"] == one.status().public_key
+        assert two.status().peer_count == 0
+
+
+def test_without_an_engine_the_node_serves_and_says_so() -> None:
+    with fleet("n") as made:
+        node = made.node(
+            1, start=False, wireguard_engine="none", peers=[{"public_key": OTHER, "allowed_ips": ["10.200.9.0/26"]}]
+        )
+        node.start()
+        a, b = node.container(), node.container()
+        assert a.pings(b.address)
+        (words,) = node.tool("status", check=False)["problems"]
+        assert "no WireGuard device" in words
+        agent: Agent
+        with contextlib.closing(node.agent()) as agent:
+            agent.ok(wire.AddPeer("HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw=", "198.51.100.9:5", "10.200.8.0/26", 0))
+        assert node.status().interface is None
+        assert node.status().peer_count == 2
+        node.end()
+        node.settings["wireguard_engine"] = "auto"
+        node.start()
+        assert node.status().interface == node.device
+        assert len(node.wg("show", node.device, "peers").split()) == 2
+        assert os.path.exists(f"/proc/{node.engine()}") or node.engine() == 0
