@@ -215,7 +215,7 @@ def test_an_interface_that_is_gone_is_an_error(container):
 
 def test_configuring_leaves_no_descriptor_open(container, netlink, port):
     def descriptors():
-        return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+        return len(os.listdir("/proc/self/fd"))
 
     _, inner = links.create_port(netlink, port, container.fd)
     before = descriptors()

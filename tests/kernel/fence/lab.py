@@ -141,13 +141,13 @@ class Lab:
             kind = "remote-unknown" if name == "remote-unknown" else "remote"
             self._place(name, far, four, six, network, kind)
 
-    def _place(  # noqa: PLR0917 - what a place is
+    def _place(
         self, name: str, space: Space, four: str, six: str, network: str | None = None, kind: str = "container"
     ) -> Place:
         self.places[name] = Place(name, space, four, six, network, kind)
         return self.places[name]
 
-    def add_container(  # noqa: PLR0917 - what a container is
+    def add_container(
         self, name: str, bridge: str, subnet: int, number: int, network: str | None, kind: str = "container"
     ) -> Place:
         """A container on a bridge; not admitted yet."""
