@@ -1,0 +1,224 @@
+"""Our client of etcd against a real one: transactions, pages, leases, watches, compaction, users, certificates."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from cni.daemon import settings
+from cni.daemon.etcd import Compacted, Delete, Etcd, EtcdError, Get, Is, Put, Unreachable
+
+from .etcds import PROGRAM, EtcdServer
+from .fleet import PREFIX, inside, run, wait_for
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(PROGRAM is None, reason="no etcd here (apt-get install etcd-server)"),
+]
+T = TypeVar("T")
+
+
+class Lab:
+    """An etcd in a namespace of its own, and calls from inside."""
+
+    def __init__(self, directory: Path, name: str, *more: str) -> None:
+        self.name = name
+        run("ip", "netns", "add", name)
+        run("ip", "-n", name, "link", "set", "lo", "up")
+        self.server = EtcdServer(directory, "127.0.0.1", name, *more)
+        self.server.start()
+
+    def __call__(self, work: Callable[[], T]) -> T:
+        return inside(f"/run/netns/{self.name}", work)
+
+    def client(self, **more: Any) -> Etcd:
+        return Etcd(settings.Etcd(**{"endpoints": (self.server.url,), **more}))
+
+    def close(self) -> None:
+        self.server.end(9)
+        run("ip", "netns", "delete", self.name, check=False)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    made = Lab(tmp_path_factory.mktemp("etcd"), f"{PREFIX}{os.getpid()}-e")
+    yield made
+    made.close()
+
+
+def test_who_comes_second_is_told_who_was_first(lab: Lab) -> None:
+    client = lab.client()
+
+    def claim(who: bytes) -> tuple[bool, list[bytes]]:
+        done, found = client.transact([Is("/t/a", "CREATE", 0)], [Put("/t/a", who)], [Get("/t/a")])
+        return done, [item.value for item in found]
+
+    assert lab(lambda: claim(b"one")) == (True, [])
+    assert lab(lambda: claim(b"two")) == (False, [b"one"])
+    assert lab(lambda: client.transact([Is("/t/a", "VALUE", b"two")], [Delete("/t/a")]))[0] is False
+    assert lab(lambda: client.transact([Is("/t/a", "VALUE", b"one")], [Delete("/t/a")]))[0] is True
+    assert lab(lambda: claim(b"two")) == (True, [])
+
+
+def test_many_at_once_and_one_wins(lab: Lab) -> None:
+    won: list[int] = []
+
+    def claim(n: int) -> None:
+        client = lab.client()
+        if lab(lambda: client.transact([Is("/t/race", "CREATE", 0)], [Put("/t/race", b"%d" % n)]))[0]:
+            won.append(n)
+
+    threads = [threading.Thread(target=claim, args=(n,)) for n in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (winner,) = won
+    assert lab(lambda: lab.client().read("/t/race"))[0][0].value == b"%d" % winner
+
+
+def test_everything_is_read_as_of_one_moment(lab: Lab) -> None:
+    client = lab.client()
+
+    def work() -> tuple[int, int]:
+        for n in range(2300):
+            client.put(f"/many/{n:05}", b"x")
+        items, revision = client.read("/many/")
+        assert [item.key for item in items] == [f"/many/{n:05}" for n in range(2300)]
+        return len(items), revision - items[-1].changed
+
+    assert lab(work) == (2300, 0)
+
+
+def test_a_lease_ends_and_its_keys_with_it(lab: Lab) -> None:
+    client = lab.client()
+    lease = lab(lambda: client.grant(5))
+    lab(lambda: client.put("/lease/a", b"here", lease))
+    assert lab(lambda: client.keep_alive(lease))
+    assert lab(lambda: client.read("/lease/"))[0][0].lease == lease
+    for _ in range(2):
+        lab(lambda: client.revoke(lease))
+    assert lab(lambda: client.read("/lease/"))[0] == []
+    assert not lab(lambda: client.keep_alive(lease))
+    with pytest.raises(EtcdError) as caught:
+        lab(lambda: client.put("/lease/a", b"here", lease))
+    assert caught.value.code == 5
+
+
+def test_a_watch_tells_what_happened_since(lab: Lab) -> None:
+    client = lab.client()
+    lab(lambda: client.put("/watch/a", b"1"))
+    revision = lab(lambda: client.read("/watch/"))[1]
+    lab(lambda: client.put("/watch/a", b"2"))
+    lab(lambda: client.transact([], [Delete("/watch/a"), Put("/watch/b", b"3")]))
+    heard: list[tuple[str, bytes, bool]] = []
+
+    def work() -> None:
+        for _, events in client.watch("/watch/", revision + 1):
+            heard.extend((e.item.key, e.item.value, e.gone) for e in events)
+            if len(heard) >= 3:
+                return
+
+    lab(work)
+    assert heard == [("/watch/a", b"2", False), ("/watch/a", b"", True), ("/watch/b", b"3", False)]
+
+
+def test_what_was_compacted_is_said_to_be(lab: Lab) -> None:
+    client = lab.client()
+    lab(lambda: client.put("/c/a", b"1"))
+    revision = lab(lambda: client.read("/c/"))[1]
+    lab(lambda: client._call("/v3/kv/compaction", {"revision": str(revision)}))
+    with pytest.raises(Compacted):
+        lab(lambda: list(client.watch("/c/", 1)))
+
+
+def test_another_endpoint_answers_where_one_is_dead(lab: Lab) -> None:
+    client = lab.client(endpoints=("http://127.0.0.1:9", lab.server.url))
+    assert lab(lambda: client.read("/nothing/"))[0] == []
+    dead = lab.client(endpoints=("http://127.0.0.1:9",))
+    with pytest.raises(Unreachable, match=r"127\.0\.0\.1:9"):
+        lab(lambda: dead.read("/nothing/"))
+
+
+def test_it_is_found_again_after_a_restart(lab: Lab) -> None:
+    client = lab.client()
+
+    def work() -> None:  # one thread, so one connection: it went stale
+        client.put("/again", b"1")
+        lab.server.end()
+        with pytest.raises(Unreachable):
+            client.read("/again")
+        lab.server.start()
+        assert client.read("/again")[0][0].value == b"1"
+        lab.server.end()
+        lab.server.start()
+        assert client.read("/again")[0][0].value == b"1"
+
+    lab(work)
+
+
+def test_a_user_and_a_password(tmp_path: Path) -> None:
+    made = Lab(tmp_path, f"{PREFIX}{os.getpid()}-u", "--auth-token-ttl", "2")
+    try:
+        root = made.client()
+        for path, body in (
+            ("user/add", {"name": "root", "password": "secret"}),
+            ("role/add", {"name": "root"}),
+            ("user/grant", {"user": "root", "role": "root"}),
+            ("enable", {}),
+        ):
+            made(lambda path=path, body=body: root._call(f"/v3/auth/{path}", body))  # type: ignore[misc]
+        with pytest.raises(EtcdError, match="user name is empty"):
+            made(lambda: made.client().read("/x/"))
+        with pytest.raises(EtcdError, match="authentication failed"):
+            made(lambda: made.client(user="root", password="wrong").read("/x/"))
+        secret = tmp_path / "secret"
+        secret.write_text("secret\n")
+        client = made.client(user="root", password_file=str(secret))
+        made(lambda: client.put("/x/a", b"1"))
+        client._token = "stale.1"  # as after etcd's own restart, or the token's end
+        assert made(lambda: client.read("/x/"))[0][0].value == b"1"
+        heard = made(lambda: next(iter(client.watch("/x/", 1))))
+        assert heard is not None
+    finally:
+        made.close()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make certificates with")
+def test_certificates_both_ways(tmp_path: Path) -> None:
+    def openssl(*words: str) -> None:
+        subprocess.run(["openssl", *words], cwd=tmp_path, check=True, capture_output=True)
+
+    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2")
+    openssl("req", "-x509", *curve, "-subj", "/CN=zlt-ca", "-keyout", "ca.key", "-out", "ca.pem")
+    (tmp_path / "ext").write_text("subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n")
+    for name in ("server", "node"):
+        openssl("req", *curve[:-2], "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.csr")
+        signed = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "ext")
+        openssl("x509", "-req", "-in", f"{name}.csr", *signed, "-out", f"{name}.pem")
+    at = {name: str(tmp_path / name) for name in ("ca.pem", "server.pem", "server.key", "node.pem", "node.key")}
+    options = ("--cert-file", at["server.pem"], "--key-file", at["server.key"])
+    made = Lab(tmp_path, f"{PREFIX}{os.getpid()}-t", *options, "--client-cert-auth", "--trusted-ca-file", at["ca.pem"])
+    try:
+        good = made.client(ca_file=at["ca.pem"], cert_file=at["node.pem"], key_file=at["node.key"])
+        made(lambda: good.put("/x", b"1"))
+        assert made(lambda: good.read("/x"))[0][0].value == b"1"
+        with pytest.raises(EtcdError):
+            made(lambda: made.client(ca_file=at["ca.pem"]).read("/x"))
+        with pytest.raises(EtcdError, match=r"(?i)certificate"):
+            made(lambda: made.client(cert_file=at["node.pem"], key_file=at["node.key"]).read("/x"))
+        with pytest.raises(EtcdError, match="certificates for etcd"):
+            made(lambda: made.client(ca_file="/nonexistent").read("/x"))
+    finally:
+        made.close()
+
+
+def test_the_namespaces_are_gone_afterwards() -> None:
+    wait_for(lambda: not list(Path("/run/netns").glob(f"{PREFIX}{os.getpid()}-[ut]")), "the namespaces")
