@@ -53,6 +53,7 @@ LOCK_NAME, PID_NAME, STORE_NAME = "overlayd.lock", "overlayd.pid", "state.db"
 def main(argv: Sequence[str]) -> int:
     """Run the daemon until it is told to end; returns the exit code (0 asked to end, 1 could not start)."""
     options = _options(argv)
+    process.give_memory_back()
     os.umask(0o077)  # records, logs and keys are root's alone; what others may see says so itself
     try:
         settings = _settings(options)
@@ -174,7 +175,6 @@ async def _run(settings: Settings) -> None:
     def drain() -> None:
         backlog.drain(settings.run_dir, state, lambda knock: _handle(knock, service))
         leftovers.sweep()
-        process.give_back_memory()
         operations.sweep(desk)
 
     keeper = Keeper(service, presence.alone, drain)
