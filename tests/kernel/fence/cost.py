@@ -1,8 +1,10 @@
-"""What the fence costs: admitting a port beside 10, 200 and 2,000 members, in one network and in 200.
+"""What the fence costs: admitting a port beside 10, 200 and 2,000 members, in one network and in 200; then the whole
+attach (`cost_attach.py`), ours and, where it has been built, that of ZLayer's daemon.
 
     python -m tests.kernel.fence.cost
 
-As root, in namespaces of its own. Prints medians in milliseconds; trust the ratios.
+Exits with 1 if the whole attach is not flat. As root, in namespaces of its own. Prints medians in milliseconds; trust
+the ratios.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from cni.daemon import fence
 from cni.daemon.fence_values import Bridge, Node, Port
 from cni.host.nft import Nft
 
+from . import cost_attach
 from .spaces import Space
 
 NODE = Node(("10.200.0.0/16", "fd00:200::/48"), ("10.200.0.1", "fd00:200::1"))
@@ -69,14 +72,17 @@ def measure(nft: Nft) -> list[float]:
     ]
 
 
-def main() -> None:
-    """Measure and print."""
+def main() -> int:
+    """Measure and print; the exit code."""
     say = sys.stdout.write
     say(" ".join(f"{word:>8}" for word in HEAD) + "\n")
     for members, networks in ((10, 1), (200, 1), (2000, 1), (2000, 200)):
         for nft in populated(members, networks):
             say(f"{members:>8} {networks:>8} " + " ".join(f"{column:8.2f}" for column in measure(nft)) + "\n")
+    flat = cost_attach.of_ours()
+    cost_attach.of_daemons()
+    return 0 if flat else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,0 +1,476 @@
+"""The fence in the hands of the real daemon: it fails closed and comes back, gets along with a FORWARD that denies, and
+is looked after by CHECK and STATUS. The daemon and the plugin run from source, in namespaces `zlt-tool*`."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import toolnode
+from toolnode import LAN4, LAN6, OUTSIDE4, OUTSIDE6, ROOT, Node, Space, knock, reached, until
+
+from cni.daemon import fence
+from cni.daemon.fence_values import Port
+from cni.host import nft as host_nft
+
+pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
+
+PORTMAP = Path("/usr/lib/cni/portmap")
+MENDED = 8.0  # seconds: the keeper waits 0.5 after a loss, or 10 without one
+TENTATIVE = 0x40
+UNAVAILABLE, FENCE = 51, 105
+Make = Callable[[], Space]
+
+
+class Fenced(Node):
+    """A node whose plugin may also be refused. `without` is a file that its daemon does not find."""
+
+    without: Path | None = None
+    mounts: subprocess.Popen[str] | None = None
+
+    def program(self, *words: str, **how: Any) -> subprocess.Popen[bytes]:
+        if self.without is None or "overlayd" not in words:
+            return super().program(*words, **how)
+        hide = f"mount --bind /dev/null {self.without} && echo hidden && exec sleep infinity"
+        command = ["unshare", "-m", "--propagation", "private", "sh", "-c", hide]
+        self.mounts = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self.mounts.stdout is not None
+        assert self.mounts.stdout.readline() == "hidden\n"
+        inside = ["nsenter", "-m", f"-t{self.mounts.pid}", f"--net={self.host.path}", f"--wd={ROOT}"]
+        how["env"] = {**os.environ, **how.get("env", {})}
+        return subprocess.Popen([*inside, sys.executable, "-m", "cni", *words], **how)
+
+    def show(self) -> None:
+        """The hidden file is there again."""
+        assert self.mounts is not None
+        subprocess.run(["nsenter", "-m", f"-t{self.mounts.pid}", "umount", str(self.without)], check=True)
+
+    def call(self, verb: str, name: str, space: Space | None = None, **more: Any) -> tuple[int, dict[str, Any]]:
+        """The plugin as a runtime calls it: its error's code (0: none), and what it printed."""
+        conf = {"cniVersion": "1.1.0", "name": "net", "type": "zlayer-cni", "service": "web", "autostart": False}
+        conf |= {"runDir": self.run_dir, "dataDir": str(self.dir / "data"), **more}
+        call = {"CNI_COMMAND": verb, "CNI_PATH": "/opt/cni/bin"}
+        if verb != "STATUS":
+            call |= {"CNI_CONTAINERID": name, "CNI_IFNAME": "eth0"}
+            call |= {"CNI_NETNS": space.path} if space else {}
+        with self.program(env=call, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            out, _ = process.communicate(json.dumps(conf).encode(), timeout=60)
+        said = json.loads(out) if out.strip() else {}
+        assert process.returncode == (1 if "code" in said else 0), said
+        return said.get("code", 0), said
+
+    def status(self) -> int:
+        return self.call("STATUS", "")[0]
+
+    def check(self, name: str) -> tuple[int, dict[str, Any]]:
+        result = self.results[name]
+        return self.call("CHECK", name, self.boxes[name], prevResult=result, cniVersion=result["cniVersion"])
+
+    def wake(self) -> None:
+        """Have the keeper look soon: it hears that an address has gone."""
+        self.host.ip("addr add 198.18.0.1/32 dev up0", "addr del 198.18.0.1/32 dev up0")
+
+    def reaches(self, src: str, address: str, port: int = 18099, wait: float = 3.0) -> bool:
+        with knock(self.space_of(src), address, port, socket.SOCK_STREAM, None) as sock:
+            return until(lambda: reached(sock), wait)
+
+    def close(self) -> None:
+        super().close()
+        if self.mounts is not None:
+            self.mounts.kill()
+            self.mounts.wait()
+
+
+@contextlib.contextmanager
+def noded(directory: Path, without: Path | None = None, before: str = "") -> Iterator[tuple[Fenced, Make]]:
+    """A node with its daemon, and what makes containers; `before` is run as `sh` in its namespace beforehand."""
+    with toolnode.spaces() as make:
+        node = Fenced(directory, make(), make())
+        node.without = without
+        try:
+            toolnode.uplink(node.host, node.outside)
+            if before:
+                node.host.inside(lambda: subprocess.run(["sh", "-ec", before], check=True))
+            node.start()
+            yield node, make
+        finally:
+            node.close()
+
+
+@pytest.fixture(scope="module")
+def fenced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Fenced, Make]]:
+    """A node whose iptables deny forwarding, with two networks and the flat mesh."""
+    policy = "for t in iptables ip6tables; do $t -P FORWARD DROP; done"
+    with noded(tmp_path_factory.mktemp("f"), before=policy) as (node, make):
+        for name, service, network in (
+            ("red1", "web", "red"),
+            ("red2", "db", "red"),
+            ("blue1", "web", "blue"),
+            ("blue2", "db", "blue"),
+            ("flat1", "web", None),
+        ):
+            node.add(name, make(), service, network)
+        yield node, make
+
+
+@pytest.fixture
+def node(fenced: tuple[Fenced, Make]) -> Fenced:
+    return fenced[0]
+
+
+def refused_clean(node: Fenced, space: Space) -> None:
+    """An ADD that fails for want of a fence leaves no link, no address, no record and no element."""
+    links, known = node.host.links(), node.ask("attachments")
+    code, said = node.call("ADD", "late", space, isolationNetwork="red")
+    assert code == FENCE, said
+    assert node.host.links() - links <= {name for name in node.host.links() if name.endswith("-b")}
+    assert not [name for name in node.host.links() - links if name.endswith("-v")]
+    assert (space.links(), node.ask("attachments")) == (set(), known)
+    assert node.status() == UNAVAILABLE
+    assert node.call("DEL", "late", space)[0] == 0
+
+
+def held_apart(node: Fenced) -> None:
+    """One's own reached, on the other bridge; the others' not, on this bridge and on the other, in both families."""
+    for version in (4, 6):
+        assert node.reaches("red1", node.address("red2", version))
+        assert not node.reaches("red1", node.address("blue1", version), wait=0.3)
+        assert not node.reaches("red1", node.address("blue2", version), wait=0.3)
+
+
+# --- fail closed ----------------------------------------------------------------------------------------------------
+
+
+def library() -> Path:
+    """Where this machine has libnftables."""
+    host_nft._load()
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    return next(Path(line.split()[-1]) for line in lines if "libnftables" in line)
+
+
+def test_without_nftables_nobody_is_attached(tmp_path: Path) -> None:
+    with noded(tmp_path, without=library()) as (node, make):
+        space = make()
+        refused_clean(node, space)
+        assert any("nftables" in problem for problem in node.ask("status")["problems"])
+        node.show()
+        node.wake()
+        assert until(lambda: node.status() == 0, MENDED)
+        node.add("late", space, "web", "red")
+        assert node.check("late")[0] == 0
+
+
+@pytest.mark.parametrize("family", ["inet", "bridge"])
+def test_a_table_that_somebody_deletes(fenced: tuple[Fenced, Make], family: str) -> None:
+    node, make = fenced
+    node.host.nft(f"delete table {family} zlayer_cni")
+    refused_clean(node, make())
+    assert node.check("red1")[0] >= 100
+    node.wake()
+    assert until(lambda: node.status() == 0, MENDED)
+    assert node.check("red1")[0] == 0
+    held_apart(node)
+
+
+def test_a_table_that_somebody_else_owns(fenced: tuple[Fenced, Make]) -> None:
+    """`nft -i` owns what it makes with `flags owner`, for as long as it lives: the kernel refuses our every write."""
+    node, make = fenced
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(["nft", "-i"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+
+    owner = node.host.inside(start)
+    try:
+        assert owner.stdin is not None
+        owner.stdin.write("delete table inet zlayer_cni; add table inet zlayer_cni { flags owner; }\n")
+        owner.stdin.flush()
+        assert until(lambda: "owner" in node.host.nft("list table inet zlayer_cni"), 5)
+        refused_clean(node, make())
+        node.wake()
+        assert until(lambda: any("fence" in problem for problem in node.ask("status")["problems"]), MENDED)
+        assert node.status() == UNAVAILABLE
+    finally:
+        owner.kill()
+        owner.wait()
+    node.wake()
+    assert until(lambda: node.status() == 0, MENDED)
+    held_apart(node)
+
+
+def test_a_killed_daemon_leaves_the_fence_and_the_next_one_mends_it(node: Fenced) -> None:
+    assert node.process is not None
+    node.process.send_signal(signal.SIGKILL)
+    node.process.wait()
+    held_apart(node)
+    line = next(each for each in elements(node, "red2") if node.address("red2") in each)
+    node.host.nft(line.replace("add element", "delete element", 1))
+    node.start()
+    assert node.status() == 0
+    assert node.check("red2")[0] == 0
+    held_apart(node)
+
+
+# --- CHECK ----------------------------------------------------------------------------------------------------------
+
+
+def elements(node: Fenced, name: str) -> list[str]:
+    """The lines that admit a container."""
+    veths = [each for each in node.results[name]["interfaces"] if not each.get("sandbox") and each["name"][-1] == "v"]
+    mac = next(each["mac"] for each in node.results[name]["interfaces"] if each.get("sandbox"))
+    bridge = next(each["name"] for each in node.results[name]["interfaces"] if each["name"].endswith("-b"))
+    addresses = tuple(node.address(name, version) for version in (4, 6))
+    text = fence.admit(Port(veths[0]["name"], bridge, mac, addresses, name.rstrip("0123456789")))
+    return [line for line in text.splitlines() if line.startswith("add element")]
+
+
+def test_check_notices_any_missing_element(node: Fenced) -> None:
+    lines = elements(node, "blue1")
+    assert len(lines) > 10
+    assert node.check("blue1")[0] == 0
+    for line in lines:
+        for _ in range(2):  # the keeper may come by and mend it; not twice in a row
+            node.host.nft(line.replace("add element", "delete element", 1))
+            code, said = node.check("blue1")
+            if code:
+                break
+        assert code >= 100, line
+        assert "the fence is not whole" in said["msg"] + said.get("details", "")
+        node.host.nft(line)
+    assert node.check("blue1")[0] == 0
+
+
+# --- FORWARD --------------------------------------------------------------------------------------------------------
+
+
+def forward(node: Node, tool: str, *words: str) -> list[str]:
+    command = [tool, "-w", *(words or ("-S", "FORWARD"))]
+    run = subprocess.run
+    return node.host.inside(lambda: run(command, capture_output=True, text=True, check=True)).stdout.splitlines()
+
+
+def jumps(node: Node) -> list[int]:
+    """How many jumps to our chain there are in each family's FORWARD; -1 where the first rule is another."""
+    found = []
+    for tool in ("iptables", "ip6tables"):
+        rules = [line for line in forward(node, tool) if line.startswith("-A")]
+        count = sum(line.endswith("-j ZLAYER-CNI") for line in rules)
+        found.append(count if not count or rules[0].endswith("-j ZLAYER-CNI") else -1)
+    return found
+
+
+def test_a_denying_forward_lets_containers_through(node: Fenced) -> None:
+    assert jumps(node) == [1, 1]
+    for address in (OUTSIDE4, OUTSIDE6):
+        assert node.reaches("flat1", address)
+        assert node.reaches("red1", address)
+    for version in (4, 6):
+        assert node.reaches("outside", node.address("flat1", version))
+        assert not node.reaches("outside", node.address("red1", version), wait=0.3)
+    held_apart(node)
+
+
+@pytest.mark.parametrize("how", ["-F FORWARD", "-F ZLAYER-CNI", "-I FORWARD 1 -j DROP"])
+def test_the_jump_is_looked_after(node: Fenced, how: str) -> None:
+    for tool in ("iptables", "ip6tables"):
+        forward(node, tool, *how.split())
+    try:
+        assert not node.reaches("flat1", OUTSIDE4, wait=0.3)
+        if "DROP" in how:
+            return  # a rule that somebody put before ours is theirs
+        node.wake()
+        assert until(lambda: node.reaches("flat1", OUTSIDE4, wait=0.3), MENDED)
+        assert until(lambda: node.reaches("flat1", OUTSIDE6, wait=0.3), MENDED)
+        assert jumps(node) == [1, 1]
+    finally:
+        if "DROP" in how:
+            for tool in ("iptables", "ip6tables"):
+                forward(node, tool, "-D", "FORWARD", "-j", "DROP")
+
+
+def test_a_native_chain_that_denies_is_named_by_status(node: Fenced) -> None:
+    node.host.nft("table inet theirs { chain f { type filter hook forward priority 0; policy drop; }; }")
+    try:
+        node.wake()
+        assert until(lambda: any("inet theirs f" in each for each in node.ask("status")["problems"]), MENDED)
+    finally:
+        node.host.nft("delete table inet theirs")
+    node.wake()
+    assert until(lambda: not any("theirs" in each for each in node.ask("status")["problems"]), MENDED)
+
+
+@pytest.mark.parametrize("policy", ["ACCEPT", "DROP"])
+def test_uninstall_leaves_nothing_of_it(tmp_path: Path, policy: str) -> None:
+    """On a host whose FORWARD accepts, nothing was ever written outside our tables."""
+    before = (
+        f"for t in iptables ip6tables; do $t -P FORWARD {policy}; $t -A FORWARD -s 203.0.113.1/32 -j DROP || :; done"
+    )
+    with noded(tmp_path, before=before) as (node, make):
+        node.add("red1", make(), "web", "red")
+        assert node.reaches("red1", OUTSIDE4)
+        assert jumps(node) == ([1, 1] if policy == "DROP" else [0, 0])
+        root = tmp_path / "root"
+        root.mkdir()
+        assert node.process is not None
+        reaper = threading.Thread(target=node.process.wait)  # `uninstall` waits until the daemon is nobody's child
+        reaper.start()
+        code, said = node.tool("uninstall", "--force", "--root", str(root), "--data-dir", str(tmp_path / "data"))
+        assert code == 0, said
+        reaper.join(20)
+        assert node.process.returncode is not None
+        assert jumps(node) == [0, 0]
+        for tool in ("iptables", "ip6tables"):
+            rules = forward(node, tool, "-S")
+            assert not [line for line in rules if "ZLAYER" in line]
+            assert f"-P FORWARD {policy}" in rules
+        assert "-A FORWARD -s 203.0.113.1/32 -j DROP" in forward(node, "iptables")
+        assert "zlayer_cni" not in node.host.nft("list tables")
+        assert {name for name in node.host.links() if name.startswith("zl-")} == set()
+
+
+# --- both families --------------------------------------------------------------------------------------------------
+
+
+def peer_seen_outside(node: Fenced, src: str, version: int) -> str:
+    """Whose address a server beyond the node sees."""
+    family, where = (socket.AF_INET6, OUTSIDE6) if version == 6 else (socket.AF_INET, OUTSIDE4)
+    with node.outside.inside(lambda: socket.create_server((where, 0), family=family)) as server:
+        server.settimeout(3)
+        with knock(node.boxes[src], where, server.getsockname()[1], socket.SOCK_STREAM, None):
+            far, who = server.accept()
+            far.close()
+    return str(who[0])
+
+
+def test_both_families_from_add_to_del(fenced: tuple[Fenced, Make]) -> None:
+    """Result, addresses ready at once, routes, masquerade; and no trace after DEL."""
+    node, make = fenced
+    space = make()
+    node.add("both1", space, "web", "red")
+    inside = space.inside(lambda: Path("/proc/thread-self/net/if_inet6").read_text())
+    lines = [line.split() for line in inside.splitlines() if line.endswith("eth0")]
+    flags = {words[0]: int(words[4], 16) for words in lines}
+    found = json.loads(toolnode.ip("-n", space.name, "-j", "addr", "show", "eth0"))[0]["addr_info"]
+    there = {f"{each['local']}/{each['prefixlen']}" for each in found if each["scope"] == "global"}
+    assert there == {each["address"] for each in node.results["both1"]["ips"]}
+    assert len(there) == 2
+    assert flags
+    assert not [address for address, flag in flags.items() if flag & TENTATIVE]
+    for version in (4, 6):
+        routes = json.loads(toolnode.ip("-n", space.name, "-j", f"-{version}", "route", "show", "default"))
+        assert [route["gateway"] for route in routes] == [node.gateway("both1", version)]
+        assert node.reaches("both1", node.address("red2", version))
+        assert peer_seen_outside(node, "both1", version) == (LAN6 if version == 6 else LAN4)
+    assert node.check("both1")[0] == 0
+    for _ in range(2):
+        assert node.call("DEL", "both1", space)[0] == 0
+        ruleset = node.host.nft("list ruleset")
+        assert not [node.address("both1", v) for v in (4, 6) if f"{node.address('both1', v)} " in ruleset]
+        assert space.links() == set()
+
+
+def advertise(node: Fenced, bridge: str, prefix: str) -> None:
+    """A router advertisement from the node itself, which the fence lets pass: what it offers must not be taken."""
+    option = struct.pack("!BBBBIII", 3, 4, 64, 0xC0, 1800, 1800, 0) + socket.inet_pton(socket.AF_INET6, prefix)
+    text = struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0) + option
+
+    def send() -> None:
+        with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as sock:
+            index = socket.if_nametoindex(bridge)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
+            sock.sendto(text, ("ff02::1", 0, 0, index))
+
+    node.host.inside(send)
+
+
+def test_no_autoconfiguration(node: Fenced) -> None:
+    box = node.boxes["flat1"]
+    bridge = next(each["name"] for each in node.results["flat1"]["interfaces"] if each["name"].endswith("-b"))
+
+    def taken() -> bool:
+        return "2001:db8:bad:" in toolnode.ip("-n", box.name, "-6", "addr") + toolnode.ip("-n", box.name, "-6", "route")
+
+    def accept(value: str) -> None:
+        for name in ("accept_ra", "autoconf"):
+            box.inside(lambda name=name: Path("/proc/sys/net/ipv6/conf/eth0", name).write_text(value))
+
+    advertise(node, bridge, "2001:db8:bad::")
+    time.sleep(0.3)
+    assert not taken()
+    accept("1")  # the control: the same advertisement would have been taken
+    try:
+        advertise(node, bridge, "2001:db8:bad::")
+        assert until(taken, 3)
+    finally:
+        accept("0")
+        box.ip("-6 addr flush dev eth0 to 2001:db8:bad::/64", "-6 route flush 2001:db8:bad::/64")
+        box.ip("-6 route flush proto ra")
+
+
+# --- published ports ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not PORTMAP.exists(), reason=f"{PORTMAP} is not there (containernetworking-plugins)")
+def test_a_published_port_is_for_outside_and_the_node(node: Fenced) -> None:
+    """portmap publishes a member's ports, in both families, on a host that denies forwarding."""
+    mapping = {"hostPort": 18080, "containerPort": 8080, "protocol": "tcp"}
+    conf = {"cniVersion": "1.0.0", "name": "net", "type": "portmap", "snat": True}
+    conf |= {"runtimeConfig": {"portMappings": [mapping]}, "prevResult": node.results["red1"]}
+    call = {"CNI_CONTAINERID": "red1", "CNI_NETNS": node.boxes["red1"].path, "CNI_IFNAME": "eth0"}
+
+    def portmap(verb: str) -> None:
+        command = ["nsenter", f"--net={node.host.path}", str(PORTMAP)]
+        env = {**os.environ, **call, "CNI_PATH": str(PORTMAP.parent), "CNI_COMMAND": verb}
+        subprocess.run(command, env=env, input=json.dumps(conf).encode(), capture_output=True, timeout=30, check=True)
+
+    def answered(src: str, address: str, wait: float = 0.4) -> bool:
+        """By a server in the member: a refusal of the node's own would not do."""
+        sock = knock(node.space_of(src), address, 18080, socket.SOCK_STREAM, None)
+        with sock:
+            state = until(lambda: sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0 or connected(sock), wait)
+            return state and connected(sock)
+
+    def connected(sock: socket.socket) -> bool:
+        try:
+            sock.getpeername()
+        except OSError as error:
+            assert error.errno == errno.ENOTCONN
+            return False
+        return True
+
+    def serve() -> socket.socket:
+        return socket.create_server(("::", 8080), family=socket.AF_INET6, dualstack_ipv6=True)
+
+    with node.boxes["red1"].inside(serve):
+        for host in (LAN4, LAN6):
+            assert not answered("outside", host)
+        portmap("ADD")
+        try:
+            for host in (LAN4, LAN6):
+                assert answered("outside", host, 3)
+                assert answered("node", host, 3)
+                assert not [src for src in ("blue1", "blue2", "flat1") if answered(src, host)]
+            for version in (4, 6):
+                assert not answered_directly(node, node.address("red1", version))
+        finally:
+            portmap("DEL")
+        for host in (LAN4, LAN6):
+            assert not answered("outside", host)
+
+
+def answered_directly(node: Fenced, address: str) -> bool:
+    """Whether outside reaches the member itself, past the published port."""
+    return node.reaches("outside", address, 8080, wait=0.4)
