@@ -228,7 +228,10 @@ def create_port(socket: nl.Netlink, port: Port, netns_fd: int) -> tuple[int, int
         if answer.type == nl.RTM_NEWLINK:
             made = _link(answer.body)
             return made.index, made.peer
-    raise nl.NetlinkError(errno.EPROTO, f"create veth {port.name}", "the kernel did not say what it made")
+    found = find_link(socket, port.name)  # Linux before 6.2 does not say what it made
+    if found is None or not found.peer:
+        raise nl.NetlinkError(errno.EPROTO, f"create veth {port.name}", "it cannot be found")
+    return found.index, found.peer
 
 
 def raise_port(socket: nl.Netlink, index: int) -> None:
