@@ -37,9 +37,10 @@ ROOT = Path(__file__).resolve().parents[2]
 PREFIX = "zlt-m"
 UAPI = Path("/var/run/wireguard")
 PORT = 51420
+SLOW = float(os.environ.get("ZLAYER_TEST_SLOW", "1"))  # how much slower than usual: an emulated machine is 20 times
 
 
-def run(*words: str, check: bool = True, timeout: float = 30) -> str:
+def run(*words: str, check: bool = True, timeout: float = 30 * SLOW) -> str:
     """A command's stdout. Raises RuntimeError with what it said."""
     done = subprocess.run(words, capture_output=True, text=True, timeout=timeout, check=False)
     if check and done.returncode:
@@ -49,7 +50,7 @@ def run(*words: str, check: bool = True, timeout: float = 30) -> str:
 
 def wait_for(what: Callable[[], T], name: str, seconds: float = 20.0, step: float = 0.02) -> T:
     """The first true value of `what`; how long it took is `waited`. Raises AssertionError after `seconds`."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + seconds * SLOW
     while True:
         value = what()
         if value:
@@ -146,7 +147,7 @@ class Container:
 
     def socket(self, kind: int, family: int = socket.AF_INET) -> socket.socket:
         made = inside(self.netns, lambda: socket.socket(family, kind))
-        made.settimeout(5)
+        made.settimeout(5 * SLOW)
         return made
 
     def kill(self) -> None:
@@ -292,7 +293,7 @@ class Node:
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=60 * SLOW,
             check=False,
         )
 
@@ -359,7 +360,7 @@ class Node:
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=60 * SLOW,
             check=False,
         )
         if done.returncode:
