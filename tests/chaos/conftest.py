@@ -2,7 +2,8 @@
 
     pytest tests/chaos [--plugin PATH|source] [--seed N] [--operations N] [--longer]
 
-Without --plugin it runs on both frozen forms that are built; `--longer` runs five times as many operations.
+Without --plugin it runs on the frozen forms that are built, which share the operations; `--longer` runs five times as
+many. What takes long and does not depend on the form runs on one of them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import pytest
 from . import program
 from .machine import Machine, machine
 
-OPERATIONS = 2000
+OPERATIONS = 2000  # of the storms on all forms together
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,11 +35,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    found = program.forms(metafunc.config.getoption("--plugin", default=None))
+    none = pytest.param("", marks=pytest.mark.skip(reason="the program is not built: run scripts/build"))
     if "form" in metafunc.fixturenames:
-        given = metafunc.config.getoption("--plugin", default=None)
-        found = program.forms(given)
-        none = pytest.param("", marks=pytest.mark.skip(reason="the program is not built: run scripts/build"))
         metafunc.parametrize("form", found or [none])
+    if "one_form" in metafunc.fixturenames:
+        metafunc.parametrize("one_form", found[-1:] or [none])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -57,7 +59,8 @@ def seed(pytestconfig: pytest.Config) -> int:
 
 @pytest.fixture
 def operations(pytestconfig: pytest.Config) -> int:
-    many = pytestconfig.getoption("--operations", default=None) or OPERATIONS
+    forms = len(program.forms(pytestconfig.getoption("--plugin", default=None))) or 1
+    many = pytestconfig.getoption("--operations", default=None) or OPERATIONS // forms
     return int(many) * (5 if pytestconfig.getoption("--longer", default=False) else 1)
 
 

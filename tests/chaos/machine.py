@@ -69,13 +69,13 @@ class Machine:
         netns.in_thread(self._found)
         self.boot()
 
-    # --- namespaces -------------------------------------------------------------------------------------------------
+    # --- namespaces ------------------------------------------------------------------------------------------------
 
     def _found(self) -> None:
         """The mount namespace. In a thread that ends: the descriptor keeps it."""
         _must(_libc.unshare(CLONE_NEWNS), "unshare")
         _mount("none", "/", "none", MS_REC | MS_PRIVATE)
-        _mount("tmpfs", "/tmp", "tmpfs", 0, "mode=1777")  # noqa: S108
+        _mount("tmpfs", "/tmp", "tmpfs", 0, "mode=1777")
         RUN_NETNS.mkdir(parents=True, exist_ok=True)
         _mount("tmpfs", str(RUN_NETNS), "tmpfs")
         self._mnt = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
@@ -89,7 +89,8 @@ class Machine:
         netns.in_thread(self._start)
         self.sh(
             "ip link set lo up",
-            "ip link add eth0 address 02:00:00:00:00:01 type veth peer name up0 address 02:00:00:00:00:02; ip link set eth0 addrgenmode none up; ip link set up0 addrgenmode none up",
+            "ip link add eth0 address 02:00:00:00:00:01 type veth peer name up0 address 02:00:00:00:00:02",
+            "ip link set eth0 addrgenmode none up; ip link set up0 addrgenmode none up",
             "ip addr add 192.0.2.2/24 dev eth0; ip route add default via 192.0.2.1",
         )
 
@@ -123,7 +124,7 @@ class Machine:
         """The network namespace, for whoever wants a path (of this process)."""
         return f"/proc/{os.getpid()}/fd/{self._net}"
 
-    # --- asking -----------------------------------------------------------------------------------------------------
+    # --- asking ----------------------------------------------------------------------------------------------------
 
     def sh(self, *lines: str, check: bool = True) -> str:
         """Shell lines on the machine; their output."""
@@ -220,13 +221,13 @@ class Machine:
 
         def look() -> snapshot.Snapshot:
             view = snapshot._inside_view()
-            roots = [self.run_dir, self.data_dir, Path("/tmp")]  # noqa: S108
+            roots = [self.run_dir, self.data_dir, Path("/tmp")]
             view["files"] = {key: value for root in roots for key, value in snapshot._tree(root, False)}
             return view
 
         return _without_numbers(self.inside(look))
 
-    # --- the end ----------------------------------------------------------------------------------------------------
+    # --- the end ---------------------------------------------------------------------------------------------------
 
     def power_cut(self, wiped: bool) -> None:
         """Everything that runs ends at once, every namespace goes; `wiped` takes the run directory's content along."""

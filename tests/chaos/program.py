@@ -23,7 +23,7 @@ DIST = Path(os.environ.get("ZLAYER_DIST", ROOT / "dist"))
 FORMS = {"single": DIST / "zlayer-cni", "unpacked": DIST / "zlayer-cni.d" / "zlayer-cni"}
 FIRST = "encodings/__init__"
 
-DOOR = '''
+DOOR = """
 import sys as _sys
 
 class _Waiting:
@@ -40,7 +40,7 @@ class _Waiting:
         return finder.find_spec(name, path, target)
 
 _sys.meta_path.insert(0, _Waiting())
-'''
+"""
 """Installed before anything else runs; waits for the first module of ours."""
 
 
@@ -109,7 +109,7 @@ class Program:
         load = f'exec(_marshal.loads(__loader__.get_data(__loader__.archive + "/{FIRST}.original")[16:]))'
         return f"import marshal as _marshal\n{load}\n_POINTS = {str(self._points)!r}\n{DOOR}"
 
-    # --- steering ---------------------------------------------------------------------------------------------------
+    # --- steering --------------------------------------------------------------------------------------------------
 
     def arm(self, point: str, action: str, seconds: float = 0.0) -> None:
         """Whoever passes `point` next does `action`: kill, stop, sleep, fail."""

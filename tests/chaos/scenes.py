@@ -67,7 +67,7 @@ def passed(on: Machine, point: str, within: float = 10.0) -> None:
         time.sleep(0.002)
 
 
-# --- the scenes ---------------------------------------------------------------------------------------------------------
+# --- the scenes ---------------------------------------------------------------------------------------------------
 
 
 def a_step_fails(on: Machine) -> None:
@@ -208,7 +208,7 @@ def a_single_file_is_killed_while_it_unpacks(on: Machine) -> None:
 
 def extraction_directories(on: Machine) -> list[str]:
     """What killed single files left in the machine's temporary directory."""
-    return on.inside(lambda: sorted(str(path) for path in Path("/tmp").glob("_MEI*")))  # noqa: S108
+    return on.inside(lambda: sorted(str(path) for path in Path("/tmp").glob("_MEI*")))
 
 
 SCENES: list[Callable[[Machine], None]] = [

@@ -78,7 +78,7 @@ class Storm:
     def _box(self, number: int) -> Box:
         return Box(number, Space(self.on), self.on.conf(**SERVICES[number % len(SERVICES)]))
 
-    # --- calls ------------------------------------------------------------------------------------------------------
+    # --- calls -----------------------------------------------------------------------------------------------------
 
     def call(self, verb: str, box: Box | None, conf: Json, *, path: str | None = None,
              kill_after: float | None = None) -> tuple[int, dict[str, Any]]:  # fmt: skip
@@ -136,7 +136,7 @@ class Storm:
     def _excused(self, begun: float) -> bool:
         return begun < self.shaken or time.monotonic() < self.shaken or self.on.program.armed
 
-    # --- what a worker does --------------------------------------------------------------------------------------------
+    # --- what a worker does ----------------------------------------------------------------------------------------
 
     def work(self, number: int) -> None:
         """One worker, until no operations are left."""
@@ -209,7 +209,9 @@ class Storm:
     def add_and_kill(self, box: Box, dice: random.Random) -> None:
         """The runtime gives up; then it calls DEL, or never anything again."""
         daemon = self.on.daemon()
-        code, said = self.call("ADD", box, box.conf, kill_after=dice.choice((0.004, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1)))
+        code, said = self.call(
+            "ADD", box, box.conf, kill_after=dice.choice((0.004, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1))
+        )
         if code == 0:
             return self.attached(box, said)
         time.sleep(0.2)
@@ -255,7 +257,9 @@ class Storm:
         """A second ADD is an error and touches nothing."""
         begun = time.monotonic()
         code, said = self.call("ADD", box, box.conf)
-        if code == 0 or (code > 0 and said.get("code") != 101 and not (said.get("code") == 11 and self._excused(begun))):
+        if code == 0 or (
+            code > 0 and said.get("code") != 101 and not (said.get("code") == 11 and self._excused(begun))
+        ):
             self.fault(f"a second ADD of {box.cid}: {code} {said}")
 
     def tangle(self, box: Box, dice: random.Random) -> None:
@@ -291,7 +295,7 @@ class Storm:
         if code > 0 and not (said.get("code") == 11 and self._excused(begun)):
             self.fault(f"GC: {code} {said}")
 
-    # --- fate ----------------------------------------------------------------------------------------------------------
+    # --- fate ------------------------------------------------------------------------------------------------------
 
     def rage(self, operations: int, points: list[str], pause: float = 0.5) -> None:
         """So many operations by all workers, while fate works through `points` (taken off the list as they fire)."""
@@ -345,7 +349,7 @@ class Storm:
                 time.sleep(seconds)
                 self.on.signal_daemon(signal.SIGCONT, wait=False)
 
-    # --- quiet -----------------------------------------------------------------------------------------------------------
+    # --- quiet -----------------------------------------------------------------------------------------------------
 
     def quiet(self) -> None:
         """Nobody calls: what must hold, holds soon. Raises AssertionError with the seed and all that is wrong."""
@@ -437,7 +441,7 @@ class Storm:
         for each in threads:
             each.join()
 
-    # --- empty -----------------------------------------------------------------------------------------------------------
+    # --- empty -----------------------------------------------------------------------------------------------------
 
     def warm(self) -> None:
         """Every service has been there once, with its bridge: from here on an empty machine always looks the same."""
@@ -463,5 +467,3 @@ class Storm:
 def daemon_points() -> list[str]:
     """Every fault point a storm comes by."""
     return [point for point in inside.all_points() if not any(rare in point for rare in inside.RARE)]
-
-

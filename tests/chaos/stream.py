@@ -79,7 +79,17 @@ class Stream:
         self._ends = {}
         for address, space in spaces.items():
             peers = [b if a == address else a for a, b in pairs if address in (a, b)]
-            command = ["nsenter", f"--net={space.path}", sys.executable, "-c", END, address, str(RATE), str(PORT), *peers]
+            command = [
+                "nsenter",
+                f"--net={space.path}",
+                sys.executable,
+                "-c",
+                END,
+                address,
+                str(RATE),
+                str(PORT),
+                *peers,
+            ]
             self._ends[address] = on.inside(
                 lambda command=command: subprocess.Popen(  # type: ignore[misc]
                     command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -30,11 +30,11 @@ CALL = plugin_door.request({b"CNI_COMMAND": b"STATUS"}, b'{"cniVersion":"1.1.0",
 
 
 @pytest.fixture
-def on(form: str, boot: Callable[..., Machine]) -> Iterator[Machine]:
+def on(one_form: str, boot: Callable[..., Machine]) -> Iterator[Machine]:
     """A machine with a daemon that has done everything once; afterwards it must be as it was."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 20000), hard))
-    machine = boot(form, "address_cooldown: 0")
+    machine = boot(one_form, "address_cooldown: 0")
     machine.program.tune(**QUICK)
     pid = machine.start_daemon()
     for _ in range(3):
@@ -88,7 +88,7 @@ def open_descriptors(pid: int) -> int:
 
 
 def links(pid: int) -> list[str]:
-    return sorted(os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir())  # noqa: PTH115
+    return sorted(os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir())
 
 
 def resident(pid: int) -> int:
@@ -228,7 +228,9 @@ def test_a_daemon_that_was_asleep_does_nothing_for_nobody(on: Machine) -> None:
     on.signal_daemon(signal.SIGSTOP, wait=False)
     with knocking(doors(on)[0], 200) as clients:
         for n, sock in enumerate(clients):
-            body = plugin_door.request({**pairs, b"CNI_CONTAINERID": b"dead%d" % n}, b'{"cniVersion":"1.1.0","name":"n"}')
+            body = plugin_door.request(
+                {**pairs, b"CNI_CONTAINERID": b"dead%d" % n}, b'{"cniVersion":"1.1.0","name":"n"}'
+            )
             socket.send_fds(sock, [len(body).to_bytes(4, "big") + body], [fd])
     os.close(fd)
     written = len(on.stored("released"))

@@ -1,4 +1,4 @@
-"""The storm on both frozen forms: whatever is killed, stopped, restarted or rebooted, nothing is lost and nothing left."""
+"""The storm on both frozen forms: whatever is killed, stopped or rebooted, nothing is lost and nothing left."""
 
 from __future__ import annotations
 

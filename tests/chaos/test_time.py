@@ -47,9 +47,9 @@ def judge_times(answers: dict[str, Answer]) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_a_daemon_that_hangs(form: str, boot: Callable[..., Machine]) -> None:
+def test_a_daemon_that_hangs(one_form: str, boot: Callable[..., Machine]) -> None:
     """Every verb answers in its time; the daemon wakes, finds the queue, and does nothing for those who gave up."""
-    on = boot(form, "address_cooldown: 1")
+    on = boot(one_form, "address_cooldown: 1")
     on.program.tune(**QUICK)
     pid = on.start_daemon()
     steady, space = attached(on, "steady")
@@ -66,9 +66,9 @@ def test_a_daemon_that_hangs(form: str, boot: Callable[..., Machine]) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_a_daemon_that_never_opens_its_door(form: str, boot: Callable[..., Machine]) -> None:
+def test_a_daemon_that_never_opens_its_door(one_form: str, boot: Callable[..., Machine]) -> None:
     """It was started, is alive, and does not come up: the same times, and nobody starts a second."""
-    on = boot(form, "address_cooldown: 1")
+    on = boot(one_form, "address_cooldown: 1")
     on.program.tune(**QUICK)
     on.program.arm("daemon Barrier.load before", "stop")
     space = Space(on)
@@ -80,9 +80,9 @@ def test_a_daemon_that_never_opens_its_door(form: str, boot: Callable[..., Machi
 
 
 @pytest.mark.timeout(60)
-def test_status_does_not_wait_behind_slow_work(form: str, boot: Callable[..., Machine]) -> None:
+def test_status_does_not_wait_behind_slow_work(one_form: str, boot: Callable[..., Machine]) -> None:
     """As many ADDs as the daemon has threads hang in the kernel: STATUS still says how it is."""
-    on = boot(form, "address_cooldown: 1")
+    on = boot(one_form, "address_cooldown: 1")
     on.start_daemon()
     on.program.arm("daemon State.reserve before", "sleep", 4.0)  # with the segment's and the state's locks held by none
     first = started(on, "ADD", "slow", Space(on))
@@ -99,10 +99,10 @@ def test_status_does_not_wait_behind_slow_work(form: str, boot: Callable[..., Ma
 
 @pytest.mark.timeout(180)
 def test_a_daemon_with_500_attachments_serves_within_a_second(
-    form: str, boot: Callable[..., Machine], capsys: pytest.CaptureFixture[str]
+    one_form: str, boot: Callable[..., Machine], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Measured from the start of its process to its first answer, three times; the best is what it needs."""
-    on = boot(form)
+    on = boot(one_form)
     on.start_daemon()
     spaces = [Space(on) for _ in range(50)]
 
@@ -125,7 +125,7 @@ def test_a_daemon_with_500_attachments_serves_within_a_second(
     assert len(on.ask("attachments")) == ATTACHMENTS
     assert on.sh("nft list ruleset | grep -v counter; ip -o link | sed 's/qdisc.*//'") == before
     with capsys.disabled():
-        print(f"\n{form}: {ATTACHMENTS} attachments, serving after {', '.join(f'{t:.2f}' for t in took)} s", end="")  # noqa: T201
+        print(f"\n{one_form}: {ATTACHMENTS} attachments, serving after {', '.join(f'{t:.2f}' for t in took)} s", end="")  # noqa: T201
     assert min(took) < 1.0
 
 

@@ -47,7 +47,7 @@ class Node:
 
     def reaches(self, whom: Live) -> bool:
         target = whom.addresses[0].partition("/")[0]
-        line = f"ping -n -q -c 1 -W 1 {target} >/dev/null && echo yes || echo no"
+        line = f"ping -n -q -c 3 -i 0.3 -w 2 {target} >/dev/null && echo yes || echo no"
         return self.inside.sh(line).strip() == "yes"
 
     def whole(self) -> bool:
@@ -79,7 +79,7 @@ def node(on: Machine) -> Node:
     return Node(on)
 
 
-# --- a new daemon -------------------------------------------------------------------------------------------------------
+# --- a new daemon -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -132,7 +132,7 @@ def test_two_daemons_never_run_on_one_run_directory(node: Node) -> None:
     in_order(node.on, *node.everybody)
 
 
-# --- somebody interferes --------------------------------------------------------------------------------------------------
+# --- somebody interferes ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_a_deleted_veth_is_a_dead_container(node: Node) -> None:
 
 
 def test_a_renamed_port_is_not_ours_any_more(node: Node) -> None:
-    """CHECK tells; the attachment is released, DEL is fine; whoever has the link by then keeps it, and can remove it."""
+    """The attachment is released and DEL is fine; whoever has the link by then keeps it."""
     node.on.sh(f"ip link set {node.b.host_end} down; ip link set {node.b.host_end} name renamed0")
     end = time.monotonic() + NEXT_LOOK
     while any(each["container_id"] == "b" for each in node.on.ask("attachments")):
@@ -202,7 +202,7 @@ def test_a_changed_container_is_told_by_check(node: Node) -> None:
     in_order(on, *node.everybody)
 
 
-# --- the disk -----------------------------------------------------------------------------------------------------------
+# --- the disk -----------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
