@@ -64,13 +64,25 @@ def _tear_down(run_dir: str) -> int:
 
 def _end(pid: int) -> None:
     """End the daemon, and wait until it has gone."""
+    if not pid:
+        return
     end = time.monotonic() + GONE_WITHIN
     try:
-        while pid and time.monotonic() < end:
-            os.kill(pid, signal.SIGTERM)
-            time.sleep(0.1)
+        os.kill(pid, signal.SIGTERM)
+        while time.monotonic() < end and not _is_zombie(pid):
+            os.kill(pid, 0)
+            time.sleep(0.05)
     except ProcessLookupError:
-        say("ended     the overlay daemon")
+        pass
+    say("ended     the overlay daemon")
+
+
+def _is_zombie(pid: int) -> bool:
+    """Whether the process has ended, and only its parent has not asked for it yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] in (b"Z", b"X")
+    except OSError:
+        return True
 
 
 def _remove(path: Path) -> None:
