@@ -30,6 +30,7 @@ from cni.daemon.service import OverlayService
 from cni.daemon.wireguard import Peer, Target
 from cni.errors import CniError
 from cni.host.monitor import Monitor, is_loss
+from cni.host.netlink import RTM_NEWLINK
 from cni.host.tunnel_routes import TunnelRoute
 from cni.host.tunnels import Device, Tunnels
 from cni.host.wg_types import DeviceSeen, NoEngine, join_endpoint
@@ -215,8 +216,9 @@ class Mesh:
                 self.sync(thoroughly=True)
 
     def _heard(self, kind: int, name: str) -> None:
-        """Wake up if a device of ours has gone, or if something was missed."""
-        if is_loss(kind) and (name in self._applied or name.endswith(("-g", "-d"))):
+        """Wake up if a device of ours has gone, and if something is new about the underlay: its MTU may be."""
+        ours = name.startswith(("zl-", "veth"))
+        if (is_loss(kind) and name.endswith(("-g", "-d"))) or (kind == RTM_NEWLINK and not ours):
             self._wake.set()
 
     # --- making it so ------------------------------------------------------------------------------------------------

@@ -1,0 +1,260 @@
+"""Figures of the mesh; scripts/bench-mesh runs it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import resource
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from cni.daemon import keys
+from cni.daemon import settings as settings_module
+from cni.daemon.etcd import Etcd, Put
+from cni.daemon.fleet_view import Keys, NodeDoc, Slot
+from cni.host import wg_engine
+
+from .etcds import Clustered
+from .fleet import Fleet, Node, fleet, inside, link, run, wait_for
+
+ROUNDS = 3
+
+
+def say(words: str) -> None:
+    sys.stdout.write(words + "\n")
+    sys.stdout.flush()
+
+
+# --- traffic --------------------------------------------------------------------------------------------------------
+
+
+def throughput(sender: str, receiver: str, address: str, seconds: float) -> float:
+    """Mbit/s of one TCP stream between two namespaces."""
+    ear = inside(receiver, socket.socket)
+    ear.bind((address, 0))
+    ear.listen()
+    mouth = inside(sender, socket.socket)
+    mouth.connect(ear.getsockname())
+    there, _ = ear.accept()
+    end, data, heard = time.monotonic() + seconds, bytes(1 << 17), 0
+
+    def speak() -> None:
+        with contextlib.suppress(OSError):
+            while time.monotonic() < end:
+                mouth.sendall(data)
+        mouth.close()
+
+    thread = threading.Thread(target=speak)
+    thread.start()
+    began, buffer = time.monotonic(), bytearray(1 << 18)
+    while size := there.recv_into(buffer):
+        heard += size
+    took = time.monotonic() - began
+    thread.join()
+    there.close()
+    ear.close()
+    return heard * 8 / took / 1e6
+
+
+def latency(sender: str, receiver: str, address: str, count: int = 400) -> float:
+    """Median round trip of a datagram of 64 bytes, in microseconds."""
+    ear = inside(receiver, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    mouth = inside(sender, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    ear.bind((address, 0))
+    mouth.connect(ear.getsockname())
+    ear.settimeout(1)
+    mouth.settimeout(1)
+
+    def echo() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                data, who = ear.recvfrom(128)
+                ear.sendto(data, who)
+
+    thread = threading.Thread(target=echo, daemon=True)
+    thread.start()
+    found = []
+    for _ in range(count):
+        began = time.perf_counter()
+        mouth.send(bytes(64))
+        mouth.recv(128)
+        found.append((time.perf_counter() - began) * 1e6)
+    mouth.close()
+    ear.close()
+    thread.join(2)
+    return statistics.median(found)
+
+
+def by_hand(made: Fleet, one: Node, two: Node) -> tuple[str, str, str]:
+    """A tunnel between two further namespaces on the same underlay, by `wg` and `ip` alone: (here, there, address)."""
+    program = wg_engine.find()
+    ends = []
+    for number in (8, 9):
+        node = made.nodes[number] = Node(made, number)
+        run("ip", "netns", "add", node.name)
+        run("ip", "-n", node.name, "link", "set", "lo", "up")
+        run(
+            "ip",
+            "-n",
+            node.name,
+            "link",
+            "add",
+            "eth0",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            f"n{number}",
+            "netns",
+            made.underlay,
+        )
+        run("ip", "-n", node.name, "address", "add", f"{node.underlay}/24", "dev", "eth0")
+        run("ip", "-n", node.name, "link", "set", "eth0", "up")
+        run("ip", "-n", made.underlay, "link", "set", f"n{number}", "master", "under0", "up")
+        words = ["ip", "netns", "exec", node.name, program, *wg_engine.PROGRAMS[Path(program).name], node.device]
+        subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_for(lambda node=node: Path(f"/var/run/wireguard/{node.device}.sock").exists(), "the engine")  # type: ignore[misc]
+        private = keys.generate()
+        (made.directory / f"hand{number}").write_text(private)
+        node.wg("set", node.device, "private-key", str(made.directory / f"hand{number}"), "listen-port", "51420")
+        run("ip", "-n", node.name, "address", "add", f"10.250.0.{number}/24", "dev", node.device)
+        run("ip", "-n", node.name, "link", "set", node.device, "mtu", "1420", "up")
+        ends.append((node, keys.public_of(private)))
+    for (node, _), (other, key) in (ends, reversed(ends)):
+        words = ("peer", key, "endpoint", f"{other.underlay}:51420", "allowed-ips", f"10.250.0.{other.number}/32")
+        node.wg("set", node.device, *words)
+    return ends[0][0].path, ends[1][0].path, "10.250.0.9"
+
+
+def traffic(seconds: float) -> None:
+    """Both tunnels in turn, so that a noisy machine disturbs both."""
+    with fleet("b") as made:
+        nodes = [made.node(number, start=False) for number in (1, 2)]
+        link(*nodes)
+        for node in nodes:
+            node.start()
+        one, two = (node.container() for node in nodes)
+        wait_for(lambda: one.pings(two.address), "the way")
+        ways = {
+            "containers on two nodes": (one.netns, two.netns, two.address),
+            "tunnel made by hand": by_hand(made, *nodes),
+        }
+        found: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+        for _ in range(ROUNDS):
+            for name, way in ways.items():
+                found[name].append((throughput(*way, seconds), latency(*way)))
+        best = {}
+        for name, figures in found.items():
+            best[name] = (statistics.median(f[0] for f in figures), statistics.median(f[1] for f in figures))
+            say(f"{name:26} {best[name][0]:7.0f} Mbit/s   {best[name][1]:6.0f} us   (medians of {ROUNDS})")
+        ours, hand = best.values()
+        say(f"{'ratio':26} {ours[0] / hand[0]:7.2f}          {ours[1] / hand[1]:6.2f}")
+
+
+# --- scale ----------------------------------------------------------------------------------------------------------
+
+
+def populate(etcd: Etcd, base: str, first: int, last: int, subnets: int) -> None:
+    """Nodes that are only words in etcd: each with its slots and what it says of itself."""
+    names = Keys(base)
+    for number in range(first, last):
+        identity = f"{number:032x}"
+        key = keys.generate()
+        held = [
+            f"10.{64 + (n := number * (subnets + 1) + i) // 1024}.{n % 1024 // 4}.{n % 4 * 64}/26"
+            for i in range(subnets + 1)
+        ]
+        doc = NodeDoc(
+            identity=identity,
+            name=f"synthetic{number}",
+            place=identity,
+            node_id=number + 1000,
+            public_key=key,
+            port=51420,
+            hosts=(f"198.51.{100 + number // 250}.{number % 250 + 3}",),
+            slices=(held[0],),
+            subnets=tuple(held[1:]),
+        )
+        steps = [
+            Put(names.slot(c), msgspec.json.encode(Slot(identity, "slice" if i == 0 else f"service:s{i}")))
+            for i, c in enumerate(held)
+        ]
+        steps += [Put(names.key(key), identity.encode()), Put(names.id(number + 1000), identity.encode())]
+        etcd.transact([], [*steps, Put(names.node(identity), msgspec.json.encode(doc))])
+
+
+def used(pid: int) -> tuple[float, float]:
+    """(seconds of CPU, resident MB) of a process."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"), pages * resource.getpagesize() / 1e6
+
+
+def daemon_of(node: Node) -> int:
+    return int((node.directory / "run/overlayd.pid").read_text())
+
+
+COLUMNS = ("nodes", "subnets", "converged s", "CPU s", "daemon MB", "engine MB", "idle CPU %", "restart s")
+
+
+def scale(subnets: int = 4) -> None:
+    """One real node among 10, 100, 1,000 that are only in etcd."""
+    made = Clustered("z")
+    try:
+        node = made.member(1, cluster_cidr="10.0.0.0/8")
+        say(" ".join(f"{name:>11}" for name in COLUMNS))
+        before = 0
+        for count in (10, 100, 1000):
+            say(" ".join(f"{figure:11.1f}" for figure in grow(made, node, before, count, subnets)))
+            before = count
+    finally:
+        made.clean()
+
+
+def grow(made: Clustered, node: Node, before: int, count: int, subnets: int) -> list[float]:
+    """Add nodes until there are `count`; the figures of COLUMNS."""
+    base = f"/zlayer-cni/{node.settings['deployment']}/"
+    client = Etcd(settings_module.Etcd(endpoints=(made.etcd.url,)))
+    cpu, began, routes = used(daemon_of(node))[0], time.monotonic(), count * (subnets + 1)
+    inside(f"/run/netns/{made.underlay}", lambda: populate(client, base, before, count, subnets))
+    wait_for(lambda: len(node.wg("show", node.device, "peers").split()) == count, "all peers", 300, 0.1)
+    wait_for(lambda: len(node.ip("route", "show", "dev", node.device)) >= routes, "all routes", 300, 0.1)
+    took, spent = time.monotonic() - began, used(daemon_of(node))[0] - cpu
+    memory, engine = used(daemon_of(node))[1], node.engine()
+    time.sleep(1)
+    idle, at = used(daemon_of(node))[0], time.monotonic()
+    time.sleep(12)
+    idle = (used(daemon_of(node))[0] - idle) / (time.monotonic() - at) * 100
+    node.end(9)
+    began = time.monotonic()
+    node.start()
+    wait_for(lambda: not node.tool("status", check=False)["problems"], "all is well", 120)
+    restart = time.monotonic() - began
+    return [count, routes, took, spent, memory, used(engine)[1] if engine else 0.0, idle, restart]
+
+
+def main() -> int:
+    """The words of the command line say what is measured."""
+    parser = argparse.ArgumentParser(prog="bench-mesh")
+    parser.add_argument("what", nargs="?", choices=("traffic", "scale"))
+    parser.add_argument("--seconds", type=float, default=4.0)
+    options = parser.parse_args()
+    work: dict[str, Callable[[], None]] = {"traffic": lambda: traffic(options.seconds), "scale": scale}
+    for name, measure in work.items():
+        if options.what in (None, name):
+            say(f"--- {name}: {os.cpu_count()} CPUs, Linux {os.uname().release}")
+            measure()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
