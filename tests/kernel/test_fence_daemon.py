@@ -176,6 +176,8 @@ def test_without_nftables_nobody_is_attached(tmp_path: Path) -> None:
 @pytest.mark.parametrize("family", ["inet", "bridge"])
 def test_a_table_that_somebody_deletes(fenced: tuple[Fenced, Make], family: str) -> None:
     node, make = fenced
+    node.wake()
+    time.sleep(1.5)  # the keeper has just been; it comes again in ten seconds, and not between these lines
     node.host.nft(f"delete table {family} zlayer_cni")
     refused_clean(node, make())
     assert node.check("red1")[0] >= 100
