@@ -379,9 +379,14 @@ class Node:
     def clean(self) -> None:
         for container in self.containers:
             container.kill()
-        for pid in self.pids():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        if self.daemon is not None and self.daemon.poll() is None:
+            self.daemon.kill()
+        for number, seconds in ((signal.SIGTERM, 2.0), (signal.SIGKILL, 0.0)):  # an engine that is asked takes its socket
+            for pid in self.pids():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            with contextlib.suppress(AssertionError):
+                wait_for(lambda: not self.pids(), "their end", seconds / SLOW)
         if self.daemon is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.daemon.wait(10)
