@@ -381,7 +381,8 @@ class Node:
             container.kill()
         if self.daemon is not None and self.daemon.poll() is None:
             self.daemon.kill()
-        for number, seconds in ((signal.SIGTERM, 2.0), (signal.SIGKILL, 0.0)):  # an engine that is asked takes its socket
+        # An engine that is asked takes its socket with it.
+        for number, seconds in ((signal.SIGTERM, 2.0), (signal.SIGKILL, 0.0)):
             for pid in self.pids():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)
