@@ -323,6 +323,33 @@ class Storm:
         self.on.program.disarm()
         self._notice(points)
 
+    def pass_by(self, points: list[str], rounds: int = 60) -> None:
+        """Ordinary operations until everybody has been killed at each of `points`, which is empty then. Where nobody
+        comes by, the daemon is killed: some points are passed only where none answers. (A look takes a daemon that
+        lives for a while.)"""
+        for _ in range(rounds):
+            if not points:
+                return
+            self.on.program.arm(points[0], "kill")
+            points.append(points.pop(0))
+            self._left = 400
+            crew = [threading.Thread(target=self.work, args=(n,)) for n in range(self.workers)]
+            for each in crew:
+                each.start()
+            end, next_kill = time.monotonic() + WAITING, time.monotonic() + 0.8
+            while self.on.program.armed and time.monotonic() < end:
+                time.sleep(0.02)
+                if time.monotonic() > next_kill and "look" not in points[-1]:
+                    self.shake()
+                    self.on.signal_daemon(signal.SIGKILL, wait=False)
+                    next_kill = time.monotonic() + 1.5
+            self.shake()
+            self._left = 0
+            for each in crew:
+                each.join()
+            self.on.program.disarm()
+            self._notice(points)
+
     def _notice(self, points: list[str]) -> None:
         """Take note of the points that have been taken."""
         fired = self.on.program.fired()
