@@ -183,7 +183,9 @@ def test_a_deleted_veth_is_a_dead_container(node: Node) -> None:
 
 def test_a_renamed_port_is_not_ours_any_more(node: Node) -> None:
     """The attachment is released and DEL is fine; whoever has the link by then keeps it."""
-    node.on.sh(f"ip link set {node.b.host_end} down; ip link set {node.b.host_end} name renamed0")
+    end = node.b.host_end
+    node.on.sh(f"ip link set {end} down; ip link set {end} name renamed0; ip link set renamed0 up")
+    assert not node.reaches(node.b), "under another name nobody is admitted"
     end = time.monotonic() + NEXT_LOOK
     while any(each["container_id"] == "b" for each in node.on.ask("attachments")):
         assert time.monotonic() < end, node.on.log_tail()
