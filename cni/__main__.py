@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     if not words:
         if os.environb.get(b"CNI_COMMAND"):
-            from cni import plugin
+            from cni.plugin import main as plugin
 
             return plugin.main()
         return _greet()
@@ -42,11 +42,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def _greet() -> int:
     """What this is, for someone who ran it by hand (conformance: the skeleton does the same for an empty verb)."""
-    from cni import __version__, plugin
+    from cni import __version__
+    from cni.plugin import door
+    from cni.plugin import main as plugin
 
     text = (
         f"zlayer-cni {__version__}: a CNI plugin that attaches containers to a WireGuard overlay, and its daemon\n"
-        f"CNI protocol versions supported: {', '.join(plugin.SUPPORTED_VERSIONS)}\n"
+        f"CNI protocol versions supported: {', '.join(door.SUPPORTED_VERSIONS)}\n"
         "A container runtime runs it with CNI_COMMAND set; people run `zlayer-cni --help`.\n"
     )
     plugin.write_all(2, text.encode())
@@ -54,7 +56,8 @@ def _greet() -> int:
 
 
 def _version() -> int:
-    from cni import __version__, plugin
+    from cni import __version__
+    from cni.plugin import main as plugin
 
     about = "CNI plugin, overlay daemon and operator's tool for containers on a WireGuard overlay"
     text = f"zlayer-cni {__version__}\n{about}\n"

@@ -10,7 +10,7 @@ import os
 import time
 from pathlib import Path
 
-from cni import plugin_door
+from cni.plugin import door as plugin_door
 
 MARK = "_zlayer-cni"
 """The file that says whose directory it is; plugin.spec puts it into the single file. The bootloader writes it

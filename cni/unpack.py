@@ -10,7 +10,7 @@ import fcntl
 import os
 import sys
 
-from cni import plugin_door
+from cni.plugin import door as plugin_door
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

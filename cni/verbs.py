@@ -174,4 +174,3 @@ def _refuse_own_netns(call: Call, env: Mapping[str, str], netns_fd: int | None) 
         raise InvalidNetns(
             f"CNI_NETNS: {call.netns} is the host's own network namespace", "set CNI_NETNS_OVERRIDE=1 if that is meant"
         )
-

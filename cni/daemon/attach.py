@@ -15,11 +15,11 @@ from dataclasses import dataclass
 
 import msgspec
 
-from cni.daemon import macs
-from cni.daemon.barrier import Barrier
-from cni.daemon.records import Attachment, AttachmentKey, StaticRoute
+from cni.daemon.books import macs
+from cni.daemon.books.records import Attachment, AttachmentKey, StaticRoute
+from cni.daemon.books.state import Locks, NeedsSlot, State, boot_clock
+from cni.daemon.fence.barrier import Barrier
 from cni.daemon.services import Services
-from cni.daemon.state import Locks, NeedsSlot, State, boot_clock
 from cni.errors import AttachFailed, CleanupFailed, CniError, InterfaceExists, InvalidNetns, PoolExhausted
 from cni.host import links
 from cni.host.kernel import Kernel
@@ -290,4 +290,3 @@ def planned_routes(attachment: Attachment) -> list[StaticRoute]:
         if via:
             plan[str(dst)] = StaticRoute(str(dst), str(ipaddress.ip_address(via)))
     return list(plan.values())
-

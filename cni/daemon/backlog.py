@@ -6,11 +6,11 @@ from __future__ import annotations
 import json
 import logging
 
-from cni import delete_queue
-from cni.daemon import cni_door
-from cni.daemon.state import State
-from cni.daemon.store import BOOT_ID
+from cni.daemon.books.state import State
+from cni.daemon.books.store import BOOT_ID
+from cni.daemon.doors import cni_door
 from cni.errors import CleanupFailed, InputOutput, TryAgainLater
+from cni.plugin import delete_queue
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 
-from cni.daemon.records import Attachment
+from cni.daemon.books.records import Attachment
 from cni.host.links import RTN_UNICAST, Link
 from cni.host.ports import Inside
 from cni.spec.types import Result

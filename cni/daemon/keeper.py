@@ -12,9 +12,9 @@ import re
 import threading
 from collections.abc import Callable
 
-from cni.daemon import macs
-from cni.daemon.barrier import bridges
-from cni.daemon.records import Attachment, AttachmentKey
+from cni.daemon.books import macs
+from cni.daemon.books.records import Attachment, AttachmentKey
+from cni.daemon.fence.barrier import bridges
 from cni.daemon.service import OverlayService
 from cni.errors import CniError
 from cni.host.links import Link

@@ -23,19 +23,20 @@ from pathlib import Path
 import msgspec
 
 from cni import __version__, leftovers, verbs
-from cni.daemon import backlog, cni_door, operations, overlay_door, sockets, tool
+from cni.daemon import backlog, operations
 from cni.daemon import settings as settings_module
-from cni.daemon.barrier import Barrier
-from cni.daemon.cluster import Cluster
-from cni.daemon.identity import Identity
-from cni.daemon.joined import Joined
+from cni.daemon.books.identity import Identity
+from cni.daemon.books.registry import Registry
+from cni.daemon.books.state import State
+from cni.daemon.books.store import Store
+from cni.daemon.doors import cni_door, overlay_door, sockets, tool
+from cni.daemon.fence.barrier import Barrier
 from cni.daemon.keeper import Keeper
-from cni.daemon.mesh import Mesh
-from cni.daemon.registry import Registry
+from cni.daemon.mesh.cluster import Cluster
+from cni.daemon.mesh.joined import Joined
+from cni.daemon.mesh.mesh import Mesh
 from cni.daemon.service import OverlayService
 from cni.daemon.settings import Settings
-from cni.daemon.state import State
-from cni.daemon.store import Store
 from cni.errors import CniError, StateUnusable
 from cni.host import netns, process
 from cni.host.kernel import Kernel

@@ -14,11 +14,11 @@ from typing import Any, Protocol
 from cni import naming
 from cni.daemon import check as checking
 from cni.daemon.attach import Attacher, Request
-from cni.daemon.barrier import Barrier
-from cni.daemon.records import Attachment, StaticRoute
+from cni.daemon.books.records import Attachment, StaticRoute
+from cni.daemon.books.state import State
+from cni.daemon.fence.barrier import Barrier
 from cni.daemon.services import Services
 from cni.daemon.settings import Settings
-from cni.daemon.state import State
 from cni.errors import CheckFailed, CleanupFailed, CniError, InvalidNetns, NotAvailable, NotAvailableLimited
 from cni.host import netns
 from cni.host.kernel import Kernel

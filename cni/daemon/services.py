@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from cni import naming
-from cni.daemon import ipam, macs
-from cni.daemon.barrier import Barrier
-from cni.daemon.records import Service
-from cni.daemon.state import Locks, State
+from cni.daemon.books import ipam, macs
+from cni.daemon.books.records import Service
+from cni.daemon.books.state import Locks, State
+from cni.daemon.fence.barrier import Barrier
 from cni.errors import AttachFailed, CniError, InvalidConfig, TryAgainLater
 from cni.host.kernel import Kernel
 from cni.host.links import Interface, Link, Network
@@ -274,4 +274,3 @@ class Services:
 def gateway(subnet: Network) -> Interface:
     """The gateway's address on the bridge, with the subnet's prefix."""
     return ipaddress.ip_interface(f"{ipam.gateway_of(subnet)}/{subnet.prefixlen}")
-

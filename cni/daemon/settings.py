@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 import yaml
 
-from cni.daemon import keys
-from cni.daemon.endpoints import split_endpoint
+from cni.daemon.books import keys
+from cni.daemon.mesh.endpoints import split_endpoint
 from cni.errors import InvalidConfig
 
 DEFAULT_RUN_DIR = "/run/zlayer-cni"

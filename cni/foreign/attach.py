@@ -202,9 +202,7 @@ def gateway_of(address: links.Interface, routes: tuple[links.Route, ...]) -> str
 def plugged(record: Record, target: int, inside: links.Link, asked: tuple[Route, ...]) -> Record:
     """The interface up in the container, with its addresses and routes; the record of it, live."""
     plan = planned_routes(record.addresses, asked)
-    routes = [
-        links.Route(ipaddress.ip_network(dst), ipaddress.ip_address(via), inside.index) for dst, via in plan
-    ]
+    routes = [links.Route(ipaddress.ip_network(dst), ipaddress.ip_address(via), inside.index) for dst, via in plan]
     addresses = [ipaddress.ip_interface(address) for address, _ in record.addresses]
     skipped = ports.configure(target, inside.index, record.ifname, addresses, routes)
     kept = tuple(pair for pair, route in zip(plan, routes, strict=True) if route not in skipped)

@@ -84,4 +84,3 @@ class Remover:
             log.warning("%s; it is told later that %s of %s is gone", said, record.ifname, record.container)
             return False
         return True
-

@@ -206,4 +206,3 @@ class Records:
 def digits(*parts: str) -> str:
     """The name of what belongs to `parts`: 16 hexadecimal digits."""
     return f"{name_hash(parts, 'foreign'):016x}"
-

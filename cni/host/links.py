@@ -144,9 +144,7 @@ def ensure_bridge(socket: nl.Netlink, name: str, mac: str, mtu: int) -> Link:
         right.append(nl.u32(IFLA_MTU, mtu - 1))  # only a change counts as chosen; else it follows its smallest port
     right.append(nl.u32(IFLA_MTU, mtu))
     what = f"put bridge {name} right"
-    socket.send(
-        nl.Message(nl.RTM_NEWLINK, 0, nl.ifinfo(link.index, IFF_UP, IFF_UP) + each, what) for each in right
-    )
+    socket.send(nl.Message(nl.RTM_NEWLINK, 0, nl.ifinfo(link.index, IFF_UP, IFF_UP) + each, what) for each in right)
     return replace(link, up=True, mac=mac, mtu=mtu)
 
 
@@ -236,9 +234,7 @@ def create_port(socket: nl.Netlink, port: Port, netns_fd: int) -> tuple[int, int
 
 def raise_port(socket: nl.Netlink, index: int) -> None:
     """Bring the host end up without an IPv6 address of its own: with one, each new port floods MLD and DAD."""
-    quiet = nl.attribute(
-        IFLA_AF_SPEC, nl.attribute(AF_INET6, nl.u8(8, GEN_MODE_NONE))
-    )  # 8 = IFLA_INET6_ADDR_GEN_MODE
+    quiet = nl.attribute(IFLA_AF_SPEC, nl.attribute(AF_INET6, nl.u8(8, GEN_MODE_NONE)))  # 8 = IFLA_INET6_ADDR_GEN_MODE
     no_ipv6 = frozenset({errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EINVAL})
     socket.send(
         [
@@ -297,9 +293,7 @@ def _interface(raw: bytes, prefix: int) -> Interface:
 
 def _route_body(route: Route) -> bytes:
     scope = RT_LINK if route.gateway is None and route.dst.version == 4 and route.oif else RT_UNIVERSE
-    body = _ROUTE.pack(
-        family_of(route.dst), route.dst.prefixlen, 0, 0, RT_MAIN, RTPROT_STATIC, scope, route.type, 0
-    )
+    body = _ROUTE.pack(family_of(route.dst), route.dst.prefixlen, 0, 0, RT_MAIN, RTPROT_STATIC, scope, route.type, 0)
     if route.dst.prefixlen:
         body += nl.attribute(RTA_DST, route.dst.network_address.packed)
     if route.gateway is not None:

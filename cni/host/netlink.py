@@ -177,9 +177,7 @@ class Netlink:
         for _ in range(DUMP_TRIES):
             self._seq += 1
             self._sock.send(
-                HEADER.pack(
-                    16 + len(message.body), message.type, F_REQUEST | F_DUMP | message.flags, self._seq, 0
-                )
+                HEADER.pack(16 + len(message.body), message.type, F_REQUEST | F_DUMP | message.flags, self._seq, 0)
                 + message.body
             )
             answers, interrupted = [], False

@@ -69,9 +69,7 @@ def configure(
         exists = frozenset({errno.EEXIST})
         batch = first + [links.route_message(route, exists) for route in routes]
         outcome = inner.send(batch)
-        return [
-            route for route, code in zip(routes, outcome.errors[len(first) :], strict=True) if code == errno.EEXIST
-        ]
+        return [route for route, code in zip(routes, outcome.errors[len(first) :], strict=True) if code == errno.EEXIST]
 
 
 def _socket_inside(netns_fd: int) -> Netlink:

@@ -57,9 +57,7 @@ class KernelWireGuard:
                 _add(peers, _peer(each))
         return Reading(private, port, peers)
 
-    def write(
-        self, name: str, private_key: bytes | None, port: int | None, changes: Sequence[PeerChange]
-    ) -> None:
+    def write(self, name: str, private_key: bytes | None, port: int | None, changes: Sequence[PeerChange]) -> None:
         """Set what is given; the rest stays. Raises OSError; what came before the fault is done then."""
         head = nl.text(A_IFNAME, name)
         first = nl.attribute(A_PRIVATE_KEY, private_key) if private_key is not None else b""

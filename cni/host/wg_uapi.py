@@ -33,9 +33,7 @@ class Uapi:
         except (FileNotFoundError, ConnectionRefusedError):
             return None
 
-    def write(
-        self, name: str, private_key: bytes | None, port: int | None, changes: Sequence[PeerChange]
-    ) -> None:
+    def write(self, name: str, private_key: bytes | None, port: int | None, changes: Sequence[PeerChange]) -> None:
         """Set what is given; the rest stays. Raises OSError with the engine's errno; what came before it is done."""
         self._exchange(name, render(private_key, port, changes))
 

@@ -94,9 +94,7 @@ def check_ifname(name: str) -> None:
     if name in (".", ".."):
         raise InvalidEnvironment("CNI_IFNAME: interface name is . or ..", name)
     if any(char in "/:" or char.isspace() for char in name):
-        raise InvalidEnvironment(
-            "CNI_IFNAME: interface name contains / or : or whitespace characters", ascii(name)
-        )
+        raise InvalidEnvironment("CNI_IFNAME: interface name contains / or : or whitespace characters", ascii(name))
     if not is_utf8(name):
         raise InvalidEnvironment("CNI_IFNAME: interface name is not UTF-8", ascii(name))
 

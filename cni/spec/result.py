@@ -42,8 +42,7 @@ def merge(previous: Result, ours: Result) -> Result:
     """
     base = len(previous.interfaces)
     ips = tuple(
-        IP(each.address, each.gateway, None if each.interface is None else each.interface + base)
-        for each in ours.ips
+        IP(each.address, each.gateway, None if each.interface is None else each.interface + base) for each in ours.ips
     )
     dns = DNS(
         nameservers=_joined(previous.dns.nameservers, ours.dns.nameservers),

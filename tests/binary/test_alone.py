@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cni import __version__, plugin
+from cni import __version__
+from cni.plugin import main as plugin
 from cni.spec.versions import SUPPORTED
 from tests.binary.fake_door import answer, opened
 

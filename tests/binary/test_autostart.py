@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cni import delete_queue
+from cni.plugin import delete_queue
 from tests.binary.fake_door import Program
 
 pytestmark = pytest.mark.root

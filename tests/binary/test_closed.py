@@ -8,7 +8,8 @@ import subprocess
 
 import pytest
 
-from cni import delete_queue, naming
+from cni import naming
+from cni.plugin import delete_queue
 from tests.binary.fake_door import Program
 
 KEY = delete_queue.key(("net", "cafe01", "eth0"))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cni import plugin
+from cni.plugin import main as plugin
 from tests.binary.fake_door import answer, opened
 
 RESULT = b'{"cniVersion":"1.1.0","any":"bytes \xff\x00 at all"}\n'

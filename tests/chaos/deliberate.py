@@ -10,7 +10,7 @@ import sys
 class AddressNeverGivenBack:
     """DEL forgets the record and not, in memory, the address: the pool leaks."""
 
-    MODULE, NAME = "cni.daemon.addresses", "Addresses.let_go"
+    MODULE, NAME = "cni.daemon.books.addresses", "Addresses.let_go"
 
     @staticmethod
     def instead(real, self, texts):
@@ -20,7 +20,7 @@ class AddressNeverGivenBack:
 class AddressGivenOutTwice:
     """The book of addresses forgets to note who was just given one."""
 
-    MODULE, NAME = "cni.daemon.addresses", "Addresses.hold"
+    MODULE, NAME = "cni.daemon.books.addresses", "Addresses.hold"
 
     @staticmethod
     def instead(real, self, texts):
@@ -61,7 +61,7 @@ class QueueIsEmptiedUnread:
 class FenceElementsStay:
     """What a port may do in the fence is not taken back with it."""
 
-    MODULE, NAME = "cni.daemon.barrier", "Barrier.expel"
+    MODULE, NAME = "cni.daemon.fence.barrier", "Barrier.expel"
 
     @staticmethod
     def instead(real, self, attachment):
@@ -113,7 +113,7 @@ class UnheardIsKept:
 class RecordIsNotWritten:
     """The committed record stays in memory: the next daemon does not know the attachment."""
 
-    MODULE, NAME = "cni.daemon.store", "Store.apply"
+    MODULE, NAME = "cni.daemon.books.store", "Store.apply"
 
     @staticmethod
     def instead(real, self, changes):
@@ -124,7 +124,7 @@ class RecordIsNotWritten:
 class DeletionIsNotRecorded:
     """DEL forgets the record in memory only: the next daemon believes the container is still there."""
 
-    MODULE, NAME = "cni.daemon.store", "Store.apply"
+    MODULE, NAME = "cni.daemon.books.store", "Store.apply"
 
     @staticmethod
     def instead(real, self, changes):
@@ -144,7 +144,7 @@ class DeadAreNeverCollected:
 class OtherBootsRecordsAreKept:
     """What was recorded before a reboot is believed after it."""
 
-    MODULE, NAME = "cni.daemon.store", "Store.__init__"
+    MODULE, NAME = "cni.daemon.books.store", "Store.__init__"
 
     @staticmethod
     def instead(real, self, path, boot_id=None):

@@ -19,12 +19,12 @@ CONTROL = globals().get("CONTROL", "/nonexistent")
 # Where the daemon may die: before and after each of these. Between two of them it changes nothing outside itself.
 POINTS = {
     "cni.daemon.services": ["Services.ensure", "Services.settle"],
-    "cni.daemon.state": [
+    "cni.daemon.books.state": [
         "State.take_service", "State.reserve", "State.save", "State.drop", "State.grow_service",
         "State.shrink_service",
     ],
-    "cni.daemon.store": ["Store.apply"],
-    "cni.daemon.barrier": ["Barrier.add_bridge", "Barrier.admit", "Barrier.expel", "Barrier.load"],
+    "cni.daemon.books.store": ["Store.apply"],
+    "cni.daemon.fence.barrier": ["Barrier.add_bridge", "Barrier.admit", "Barrier.expel", "Barrier.load"],
     "cni.host.kernel": [
         "Kernel.create_port", "Kernel.configure_inside", "Kernel.raise_port", "Kernel.remove_link",
         "Kernel.forget_neighbour", "Kernel.forget_flows",
@@ -33,13 +33,13 @@ POINTS = {
     "cni.daemon.keeper": ["Keeper.adopt", "Keeper.look"],
     "cni.daemon.backlog": ["drain"],
     "cni.verbs": ["serve"],
-    "cni.delete_queue": ["add", "_write", "remove"],
-    "cni.plugin_door": ["connect", "ask", "_send"],
-    "cni.plugin": ["serve", "write_all"],
-    "cni.autostart": ["_start", "spawn"],
-    "cni.plugin_closed": ["_remove_link"],
+    "cni.plugin.delete_queue": ["add", "_write", "remove"],
+    "cni.plugin.door": ["connect", "ask", "_send"],
+    "cni.plugin.main": ["serve", "write_all"],
+    "cni.plugin.autostart": ["_start", "spawn"],
+    "cni.plugin.closed": ["_remove_link"],
 }  # fmt: skip
-PLUGINS = ("cni.plugin", "cni.plugin_door", "cni.autostart", "cni.plugin_closed")
+PLUGINS = ("cni.plugin.main", "cni.plugin.door", "cni.plugin.autostart", "cni.plugin.closed")
 RARE = ("State.grow_service", "State.shrink_service")
 """Points that an ordinary storm does not come by."""
 
@@ -49,7 +49,7 @@ def all_points():
     for module, names in POINTS.items():
         for name in names:
             faces = ["plugin"] if module in PLUGINS else ["daemon"]
-            if module == "cni.delete_queue":
+            if module == "cni.plugin.delete_queue":
                 faces = ["daemon"] if name == "remove" else ["plugin"]
             for face in faces:
                 yield from (f"{face} {name} before", f"{face} {name} after")
@@ -159,7 +159,7 @@ class Finder:
         for fault in self.faults:
             deliberate.put_in(fault, module)  # noqa: F821 - defined in front of this file, as CONTROL is
         _wrap(module, POINTS.get(name, ()))
-        if name == "cni.daemon.tool":
+        if name == "cni.daemon.doors.tool":
             _probe(module)
 
 

@@ -1,9 +1,9 @@
 """A fake, because the real kernel does not fail on command.
 
-It stands in for `cni.host.kernel.Kernel` and for `cni.daemon.barrier.Barrier` at once. It keeps state as the kernel
-does (links with both ends, addresses, namespaces, admitted ports) and can be told to fail at its nth call, before the
-call's effect or after it, or to die there, as if the daemon had been killed. What the real kernel does is tested in
-tests/kernel; that the fake has the real ones' methods is tested in tests/unit/test_fake_kernel.py.
+It stands in for `cni.host.kernel.Kernel` and for `cni.daemon.fence.barrier.Barrier` at once. It keeps state as the
+kernel does (links with both ends, addresses, namespaces, admitted ports) and can be told to fail at its nth call,
+before the call's effect or after it, or to die there, as if the daemon had been killed. What the real kernel does is
+tested in tests/kernel; that the fake has the real ones' methods is tested in tests/unit/test_fake_kernel.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
-from cni.daemon.records import Attachment
+from cni.daemon.books.records import Attachment
 from cni.errors import FenceFailed
 from cni.host.links import Address, Interface, Link, Port, Route
 from cni.host.netlink import NetlinkError
@@ -302,7 +302,7 @@ class FakeKernel:
     def close(self) -> None:
         pass
 
-    # --- cni.daemon.barrier.Barrier -------------------------------------------------------------------------------
+    # --- cni.daemon.fence.barrier.Barrier --------------------------------------------------------------------------
 
     def begin(self) -> None:
         """Nobody is known from before."""

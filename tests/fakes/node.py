@@ -7,12 +7,12 @@ from typing import Any
 
 from cni import naming
 from cni.daemon.attach import Request
+from cni.daemon.books.records import Attachment
+from cni.daemon.books.state import State
+from cni.daemon.books.store import Store
 from cni.daemon.keeper import Keeper
-from cni.daemon.records import Attachment
 from cni.daemon.service import OverlayService
 from cni.daemon.settings import Settings
-from cni.daemon.state import State
-from cni.daemon.store import Store
 from tests.fakes.kernel import FakeKernel
 
 NET = "blue"

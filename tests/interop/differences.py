@@ -99,9 +99,7 @@ DIFFERENCES = {
     ),
     "setup_with_a_bad_cluster_cidr": Difference(
         refused("invalid cluster CIDR 10.200.0.0/33: invalid address: 10.200.0.0/33"),
-        refused(
-            "invalid cluster CIDR 10.200.0.0/33: '10.200.0.0/33' does not appear to be an IPv4 or IPv6 network"
-        ),
+        refused("invalid cluster CIDR 10.200.0.0/33: '10.200.0.0/33' does not appear to be an IPv4 or IPv6 network"),
         "6.2",
         "the same refusal in the words of another library",
     ),
@@ -231,7 +229,5 @@ DIFFERENCES = {
         "6.3",
         "upstream remembers the bridges that its own teardown deleted; only a teardown of the service heals it",
     ),
-    "shutdown": Difference(
-        [0, True], [0, False], "1.4", "upstream leaves its socket file behind; ours takes it away"
-    ),
+    "shutdown": Difference([0, True], [0, False], "1.4", "upstream leaves its socket file behind; ours takes it away"),
 }

@@ -58,9 +58,7 @@ class Runtime:
         """The network's name, which carries the machine's, so that its holders can be told from other tests'."""
         return f"{self.daemon.machine.home.name}-{name}"
 
-    def call(
-        self, command: str, container: str = "", netns: str = "", ifname: str = "net0", **conf: Any
-    ) -> Answer:
+    def call(self, command: str, container: str = "", netns: str = "", ifname: str = "net0", **conf: Any) -> Answer:
         """One call. `network` in `conf` names the network (default "net"); the rest goes into the configuration."""
         name = self.network(conf.pop("network", "net"))
         key = (name, container, ifname)

@@ -22,8 +22,8 @@ import pytest
 import toolnode
 from toolnode import LAN4, LAN6, OUTSIDE4, OUTSIDE6, ROOT, Node, Space, knock, reached, until
 
-from cni.daemon import fence
-from cni.daemon.fence_values import Port
+from cni.daemon.fence import texts as fence
+from cni.daemon.fence.values import Port
 from cni.host import nft as host_nft
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]

@@ -23,7 +23,7 @@ import toolnode
 from test_fence_daemon import MENDED, UNAVAILABLE, Fenced, Make, forward, jumps, noded
 from toolnode import LAN4, LAN6, OUTSIDE4, OUTSIDE6, knock, reached, until
 
-from cni.daemon.fence_values import chain_of
+from cni.daemon.fence.values import chain_of
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 

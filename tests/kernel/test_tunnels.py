@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from cni.daemon import keys
+from cni.daemon.books import keys
 from cni.host import wg_engine
 from cni.host.tunnel_routes import TunnelRoute
 from cni.host.tunnels import Device, Tunnels

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import msgspec
 
-from cni.daemon import keys
 from cni.daemon import settings as settings_module
-from cni.daemon.etcd import Etcd, Put
-from cni.daemon.fleet_view import Keys, NodeDoc, Slot
+from cni.daemon.books import keys
+from cni.daemon.mesh.etcd import Etcd, Put
+from cni.daemon.mesh.fleet_view import Keys, NodeDoc, Slot
 from cni.host import wg_engine
 
 from .etcds import Clustered

@@ -472,7 +472,7 @@ def link(one: Node, *others: Node) -> None:
 
 def node_key(node: Node) -> str:
     """The node's public key, made beforehand as its first start would."""
-    from cni.daemon.identity import Identity
+    from cni.daemon.books.identity import Identity
 
     return Identity(str(node.directory / "data")).public_key()
 

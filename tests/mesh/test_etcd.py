@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import pytest
 
 from cni.daemon import settings
-from cni.daemon.etcd import Compacted, Delete, Etcd, EtcdError, Get, Is, Put, Unreachable
+from cni.daemon.mesh.etcd import Compacted, Delete, Etcd, EtcdError, Get, Is, Put, Unreachable
 
 from .etcds import PROGRAM, EtcdServer
 from .fleet import PREFIX, inside, run, wait_for

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from cni.daemon import settings as settings_module
-from cni.daemon.etcd import Etcd
+from cni.daemon.mesh.etcd import Etcd
 
 from .etcds import GRACE, LEASE, PROGRAM, Clustered
 from .fleet import Container, Node, inside, seconds_until, wait_for
@@ -283,7 +283,7 @@ def test_a_stolen_key_is_nobodys_peer(trio: Clustered, stream: Stream, measured:
     """Another identity with the same WireGuard key."""
     import msgspec
 
-    from cni.daemon.identity import Known
+    from cni.daemon.books.identity import Known
 
     two = trio.nodes[2]
     thief = trio.member(5, start=False)

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from cni.daemon.attach import ClientGone, planned_routes
-from cni.daemon.records import Attachment, Held, StaticRoute
+from cni.daemon.books.records import Attachment, Held, StaticRoute
 from cni.errors import (
     AddressUnavailable,
     AttachFailed,

@@ -5,8 +5,8 @@ import ipaddress
 import msgspec
 import pytest
 
+from cni.daemon.books.records import Attachment, Held, StaticRoute
 from cni.daemon.check import Seen, complaints
-from cni.daemon.records import Attachment, Held, StaticRoute
 from cni.host.links import Link, Route
 from cni.host.ports import Inside
 from cni.spec.types import IP, Interface, Result

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cni import delete_queue
+from cni.plugin import delete_queue
 
 EXAMPLE = ("net", "container", "eth0")
 

@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 
-from cni.daemon.barrier import Barrier
+from cni.daemon.fence.barrier import Barrier
 from cni.host.kernel import Kernel
 from tests.fakes.kernel import FakeKernel
 

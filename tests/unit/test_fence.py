@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cni.daemon import fence, fence_compare
-from cni.daemon.fence_compare import Remote, Wanted
-from cni.daemon.fence_elements import of_port
-from cni.daemon.fence_values import FLAT, Bridge, Node, Port, chain_of, link_local, quoted
+from cni.daemon.fence import compare as fence_compare
+from cni.daemon.fence import texts as fence
+from cni.daemon.fence.compare import Remote, Wanted
+from cni.daemon.fence.elements import of_port
+from cni.daemon.fence.values import FLAT, Bridge, Node, Port, chain_of, link_local, quoted
 from cni.errors import FenceFailed
 from cni.host import iptables, nft_elements
 
@@ -182,7 +183,6 @@ def test_addresses_are_written_as_nft_prints_them() -> None:
     for element in of_port(Port("p", "b", PORT.mac, ("fd00:0200:0:5:0:0:0:2",), None)):
         if element.set == f"{FLAT}_m6":
             assert element.key == str(ip_address("fd00:200:0:5::2"))
-
 
 
 def test_forward_rules_go_by_interface_and_address() -> None:

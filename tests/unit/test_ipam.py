@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cni.daemon import ipam
-from cni.daemon.ipam import Rest
+from cni.daemon.books import ipam
+from cni.daemon.books.ipam import Rest
 from cni.errors import AddressUnavailable, TryAgainLater
 
 V4 = ipaddress.ip_network("10.200.1.64/26")

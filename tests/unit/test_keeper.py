@@ -4,7 +4,8 @@ import logging
 
 import pytest
 
-from cni.daemon import keeper, macs
+from cni.daemon import keeper
+from cni.daemon.books import macs
 from cni.errors import AttachFailed
 from cni.host.links import Link
 from tests.fakes.kernel import Killed

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cni.daemon import identity, keys
+from cni.daemon.books import identity, keys
 from cni.errors import PoolExhausted, StateUnusable
 
 

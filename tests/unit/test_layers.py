@@ -10,15 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PURE_NAMES = ("cni", "cni.naming", "cni.errors", "cni.isolation")
-PLUGIN = (
-    "cni.plugin",
-    "cni.plugin_*",
-    "cni.unpack",
-    "cni.autostart",
-    "cni.delete_queue",
-    "cni.leftovers",
-)
-QUEUE = ("cni.delete_queue", "cni.leftovers")  # what plugins leave for the daemon
+PLUGIN = ("cni.plugin", "cni.plugin.*", "cni.unpack", "cni.leftovers")
+QUEUE = ("cni.plugin.delete_queue", "cni.leftovers")  # what plugins leave for the daemon
 
 
 @dataclass(frozen=True)
@@ -65,7 +58,7 @@ RULES = [
     ),
     Rule(
         ("cni.cli*",),
-        ("cni.cli*", "cni.spec*", "cni.overlay*", "cni.host*", "cni.plugin_door", "cni.unpack", *PURE_NAMES),
+        ("cni.cli*", "cni.spec*", "cni.overlay*", "cni.host*", "cni.plugin.door", "cni.unpack", *PURE_NAMES),
         "the tool asks the running daemon: of the daemon's own code it may read only the settings",
         later=("cni.daemon.settings",),
     ),
@@ -76,13 +69,18 @@ RULES = [
 DECIDERS = (
     "cni.naming",
     "cni.isolation",
-    "cni.daemon.ipam",
-    "cni.daemon.segments",
+    "cni.daemon.books.ipam",
+    "cni.daemon.books.segments",
     "cni.daemon.check",
-    "cni.daemon.macs",
-    "cni.daemon.records",
-    "cni.daemon.fence",
-    "cni.daemon.fence_*",
+    "cni.daemon.books.macs",
+    "cni.daemon.books.records",
+    "cni.daemon.fence.values",
+    "cni.daemon.fence.elements",
+    "cni.daemon.fence.rules",
+    "cni.daemon.fence.inet",
+    "cni.daemon.fence.bridge",
+    "cni.daemon.fence.texts",
+    "cni.daemon.fence.compare",
     "cni.foreign.check",
 )
 DECIDERS_MAY = (*DECIDERS, "cni.errors", "cni.spec.types", "cni.foreign.records")
@@ -231,7 +229,7 @@ def test_a_decider_does_nothing_but_decide(module):
 @pytest.mark.parametrize("module", [name for name in MODULES if is_one_of(name, PLUGIN)])
 def test_the_plugin_imports_nothing_heavy_at_once(module):
     at_once = {each.imported for each in IMPORTS if each.importer == module and each.at_once and not each.typing_only}
-    heavy = {"cni.unpack": set(), "cni.plugin_config": {"json"}, "cni.leftovers": {"pathlib"}}.get(module, set())
+    heavy = {"cni.unpack": set(), "cni.plugin.config": {"json"}, "cni.leftovers": {"pathlib"}}.get(module, set())
     assert {name for name in at_once if name.partition(".")[0] in HEAVY} - heavy == set()
 
 
@@ -273,7 +271,7 @@ from cni.spec.types import Result as R
 from .values import x
 from .. import errors
 if TYPE_CHECKING:
-    from cni.daemon import state
+    from cni.daemon.books import state
 else:
     import json
 def later():
@@ -293,7 +291,7 @@ except ImportError:
         ("cni", True, False),
         ("cni.spec.types", True, False),
         ("cni.spec.values", True, False),
-        ("cni.daemon.state", True, True),
+        ("cni.daemon.books.state", True, True),
         ("json", True, False),
         ("cni.verbs", False, False),
         ("cni.host.links", False, False),
@@ -303,5 +301,5 @@ except ImportError:
 
 def test_every_module_was_read():
     assert len(MODULES) > 40
-    assert {"cni.daemon.state", "cni.host.links", "cni.overlay", "cni.__main__"} <= MODULES.keys()
+    assert {"cni.daemon.books.state", "cni.host.links", "cni.overlay", "cni.__main__"} <= MODULES.keys()
     assert len(IMPORTS) > 200

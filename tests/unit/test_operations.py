@@ -8,10 +8,10 @@ import typing
 import pytest
 
 from cni.daemon import operations
+from cni.daemon.books.records import Node
 from cni.daemon.operations import edges
 from cni.daemon.operations.desk import Refusal
 from cni.daemon.operations.node import judge_ranges
-from cni.daemon.records import Node
 from cni.overlay import wire
 
 

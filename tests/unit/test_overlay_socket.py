@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from cni.daemon import overlay_door, sockets
-from cni.daemon.overlay_door import OverlayDoor
+from cni.daemon.doors import overlay_door, sockets
+from cni.daemon.doors.overlay_door import OverlayDoor
 from cni.daemon.settings import Settings
 from cni.overlay import wire
 from cni.overlay.framing import LARGEST, Framer, frame

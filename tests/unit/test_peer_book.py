@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cni.daemon import peer_book
-from cni.daemon.peer_book import Changes, Peer
+from cni.daemon.mesh import peer_book
+from cni.daemon.mesh.peer_book import Changes, Peer
 from cni.errors import InvalidConfig
 from cni.overlay import wire
 

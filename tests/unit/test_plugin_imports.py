@@ -45,16 +45,16 @@ FORBIDDEN = {
     "typing": "8.4: hints that need it stand behind TYPE_CHECKING",
     "urllib": "4: no URL in sight",
     "yaml": "25: the daemon's configuration",
-    "cni.autostart": "the daemon is there",
+    "cni.plugin.autostart": "the daemon is there",
     "cni.cli": "the tool's",
     "cni.daemon": "the daemon's",
-    "cni.delete_queue": "the daemon is there",
+    "cni.plugin.delete_queue": "the daemon is there",
     "cni.errors": "nothing went wrong",
     "cni.host": "only the daemon touches the kernel",
     "cni.overlay": "only in front of a foreign overlayd",
-    "cni.plugin_closed": "the daemon is there",
-    "cni.plugin_config": "0.5 and a JSON scanner: only for a configuration that says where to connect",
-    "cni.plugin_words": "the daemon words the answer; only VERSION and errors are the plugin's own",
+    "cni.plugin.closed": "the daemon is there",
+    "cni.plugin.config": "0.5 and a JSON scanner: only for a configuration that says where to connect",
+    "cni.plugin.words": "the daemon words the answer; only VERSION and errors are the plugin's own",
     "cni.spec": "the configuration is judged behind the door",
     "cni.unpack": "the single file lays itself down only to run the daemon or the tool",
     "cni.verbs": "only in front of a foreign overlayd",
@@ -64,7 +64,8 @@ FORBIDDEN = {
 HARNESS = """
 import os, sys
 before = set(sys.modules)
-from cni import __main__, plugin
+from cni import __main__
+from cni.plugin import main as plugin
 if os.environ.get("RUN_DIR"):
     class Place(plugin.Place):
         def __init__(self):
@@ -105,7 +106,7 @@ def test_a_call_that_is_answered(command, tmp_path):
         code, stdout, modules = imported(command, stdin, RUN_DIR=str(tmp_path / "run"), **env)
     assert (code, stdout, len(door.requests)) == (0, b"{}\n", 1), modules
     assert unwanted(modules) == {}
-    ours = {"cni", "cni.__main__", "cni.plugin", "cni.plugin_door"}
+    ours = {"cni", "cni.__main__", "cni.plugin", "cni.plugin.main", "cni.plugin.door"}
     assert modules <= ours | {"_socket", "select"}
 
 
@@ -113,7 +114,7 @@ def test_a_call_that_is_answered(command, tmp_path):
 def test_version(stdin):
     code, stdout, modules = imported("VERSION", stdin)
     assert (code, "supportedVersions" in json.loads(stdout)) == (0, True)
-    assert unwanted(modules).keys() == {"cni.plugin_words"}
+    assert unwanted(modules).keys() == {"cni.plugin.words"}
 
 
 def test_the_list_would_notice(tmp_path):
@@ -122,7 +123,7 @@ def test_the_list_would_notice(tmp_path):
         stdin = json.dumps({"name": "net", "runDir": str(tmp_path / "run")}).encode()
         code, _, modules = imported("STATUS", stdin)
     assert (code, len(door.requests)) == (0, 1)
-    assert {"cni.plugin_config", "cni.errors"} <= unwanted(modules).keys()
+    assert {"cni.plugin.config", "cni.errors"} <= unwanted(modules).keys()
 
 
 def test_every_forbidden_module_of_ours_exists():

@@ -106,7 +106,7 @@ def test_the_givers_named_exist(first: str) -> None:
     for name, row in table(first).items():
         for giver in code(row["given by"]):
             module, *path = giver.split(".")
-            place = {"operations": "cni.daemon.operations", "overlay_door": "cni.daemon.overlay_door"}
+            place = {"operations": "cni.daemon.operations", "overlay_door": "cni.daemon.doors.overlay_door"}
             found: object = importlib.import_module(place.get(module, f"cni.daemon.operations.{module}"))
             for part in path:
                 found = getattr(found, part)

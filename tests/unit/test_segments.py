@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cni.daemon.segments import Segments, further
+from cni.daemon.books.segments import Segments, further
 from cni.errors import InvalidConfig, PoolExhausted
 from cni.naming import fnv1a64
 

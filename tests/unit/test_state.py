@@ -6,12 +6,12 @@ import time
 
 import pytest
 
-from cni.daemon import addresses as addresses_module
-from cni.daemon import state as state_module
-from cni.daemon.records import Attachment, Service
+from cni.daemon.books import addresses as addresses_module
+from cni.daemon.books import state as state_module
+from cni.daemon.books.records import Attachment, Service
+from cni.daemon.books.state import Locks, NeedsSlot, State
+from cni.daemon.books.store import Store
 from cni.daemon.settings import Settings
-from cni.daemon.state import Locks, NeedsSlot, State
-from cni.daemon.store import Store
 from cni.errors import AddressUnavailable, InputOutput, InvalidConfig, PoolExhausted, TryAgainLater
 
 

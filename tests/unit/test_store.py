@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from cni.daemon.store import SCHEMA, Store
+from cni.daemon.books.store import SCHEMA, Store
 from cni.errors import InputOutput, StateUnusable
 
 
@@ -101,7 +101,7 @@ def test_a_full_disk_is_an_error_and_the_records_stay(path):
     script = """
         import resource, signal, sys
         from pathlib import Path
-        from cni.daemon.store import Store
+        from cni.daemon.books.store import Store
         from cni.errors import InputOutput
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         store = Store(Path(sys.argv[1]), "boot")
@@ -130,7 +130,7 @@ def test_what_was_applied_survives_kill_9(path):
     script = """
         import os, signal, sys
         from pathlib import Path
-        from cni.daemon.store import Store
+        from cni.daemon.books.store import Store
         store = Store(Path(sys.argv[1]), "boot")
         store.apply([("thing", "a", b"1")])
         os.kill(os.getpid(), signal.SIGKILL)

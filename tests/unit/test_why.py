@@ -7,10 +7,10 @@ import re
 
 import pytest
 
-from cni.daemon import why
-from cni.daemon.fence_compare import Wanted
-from cni.daemon.fence_values import Bridge, Node, Port, Remote, link_local
-from cni.daemon.places import Guest, Kind, Published, Unclear, View, resolve
+from cni.daemon.fence import why
+from cni.daemon.fence.compare import Wanted
+from cni.daemon.fence.places import Guest, Kind, Published, Unclear, View, resolve
+from cni.daemon.fence.values import Bridge, Node, Port, Remote, link_local
 from cni.host import published
 
 WEB, DB = "zl-z-0-web-b", "zl-z-0-db-b"

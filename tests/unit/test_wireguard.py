@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cni.daemon import wireguard
-from cni.daemon.endpoints import split_endpoint
-from cni.daemon.wireguard import Peer, Target
+from cni.daemon.mesh import wireguard
+from cni.daemon.mesh.endpoints import split_endpoint
+from cni.daemon.mesh.wireguard import Peer, Target
 from cni.host.wg_types import PeerChange, PeerSeen
 
 NOW = 1_800_000_000.0

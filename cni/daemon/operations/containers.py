@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 
 from cni import naming
-from cni.daemon import macs
 from cni.daemon.attach import Request
+from cni.daemon.books import macs
+from cni.daemon.books.records import Attachment, AttachmentKey
 from cni.daemon.operations.desk import Desk, Refusal
-from cni.daemon.records import Attachment, AttachmentKey
 from cni.errors import CniError, InterfaceExists
 from cni.host import process
 from cni.host.netns import NetnsId

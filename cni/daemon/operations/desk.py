@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from cni.daemon.identity import Identity
-from cni.daemon.mesh import Mesh
-from cni.daemon.records import Held
-from cni.daemon.registry import Registry
+from cni.daemon.books.identity import Identity
+from cni.daemon.books.records import Held
+from cni.daemon.books.registry import Registry
+from cni.daemon.books.state import Locks, NeedsSlot
+from cni.daemon.mesh.mesh import Mesh
 from cni.daemon.service import OverlayService
-from cni.daemon.state import Locks, NeedsSlot
 from cni.errors import CniError, PoolExhausted
 
 NODE = "node"

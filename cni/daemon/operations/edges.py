@@ -7,11 +7,11 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 
-from cni.daemon import keys
+from cni.daemon.books import keys
+from cni.daemon.books.registry import Edge, owner_of
+from cni.daemon.books.state import boot_clock
 from cni.daemon.operations.desk import Desk, Refusal
 from cni.daemon.operations.guests import KEEPALIVE, add_own_peer, drop_own_peer
-from cni.daemon.registry import Edge, owner_of
-from cni.daemon.state import boot_clock
 from cni.errors import CniError, FenceFailed
 from cni.overlay import wire
 

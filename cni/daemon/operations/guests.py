@@ -5,9 +5,10 @@ from __future__ import annotations
 import ipaddress
 import logging
 
-from cni.daemon import keys, peer_book
+from cni.daemon.books import keys
+from cni.daemon.books.registry import Guest, HostProcess, owner_of
+from cni.daemon.mesh import peer_book
 from cni.daemon.operations.desk import Desk, Refusal
-from cni.daemon.registry import Guest, HostProcess, owner_of
 from cni.errors import CniError, FenceFailed
 from cni.overlay import wire
 from cni.overlay.address import join_host_port

@@ -7,11 +7,12 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 
 from cni import __version__, naming
-from cni.daemon import keys, peer_book
+from cni.daemon.books import keys
+from cni.daemon.books.records import Node
+from cni.daemon.books.segments import SLICE_PREFIX, Network
+from cni.daemon.mesh import peer_book
 from cni.daemon.operations import containers, edges, guests, services
 from cni.daemon.operations.desk import NODE, Desk, Refusal
-from cni.daemon.records import Node
-from cni.daemon.segments import SLICE_PREFIX, Network
 from cni.overlay import wire
 
 log = logging.getLogger(__name__)

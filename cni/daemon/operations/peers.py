@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import time
 
-from cni.daemon import peer_book
+from cni.daemon.books.registry import Name, NatSeen
+from cni.daemon.mesh import peer_book
 from cni.daemon.operations.desk import Desk, Refusal
-from cni.daemon.registry import Name, NatSeen
 from cni.host import underlay
 from cni.overlay import wire
 from cni.overlay.address import join_host_port

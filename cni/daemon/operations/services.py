@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import cast
 
 from cni import naming
-from cni.daemon import peer_book
+from cni.daemon.books.records import Service
+from cni.daemon.mesh import peer_book
 from cni.daemon.operations.desk import Desk
-from cni.daemon.records import Service
 from cni.overlay import wire
 
 log = logging.getLogger(__name__)

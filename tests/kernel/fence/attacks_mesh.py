@@ -6,9 +6,9 @@ import socket
 from collections.abc import Callable
 from dataclasses import replace
 
-from cni.daemon import fence
-from cni.daemon.fence_elements import of_edge
-from cni.daemon.fence_values import Edge
+from cni.daemon.fence import texts as fence
+from cni.daemon.fence.elements import of_edge
+from cni.daemon.fence.values import Edge
 
 from . import packets as p
 from .attacks import (

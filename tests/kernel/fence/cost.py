@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from cni.daemon import fence
-from cni.daemon.fence_values import Bridge, Node, Port
+from cni.daemon.fence import texts as fence
+from cni.daemon.fence.values import Bridge, Node, Port
 from cni.host.nft import Nft
 
 from . import cost_attach

@@ -19,12 +19,12 @@ from pathlib import Path
 
 from cni import naming
 from cni.daemon.attach import Request
-from cni.daemon.barrier import Barrier
-from cni.daemon.records import Attachment, Held
+from cni.daemon.books.records import Attachment, Held
+from cni.daemon.books.state import State
+from cni.daemon.books.store import Store
+from cni.daemon.fence.barrier import Barrier
 from cni.daemon.service import OverlayService
 from cni.daemon.settings import Settings
-from cni.daemon.state import State
-from cni.daemon.store import Store
 from cni.host import netns
 from cni.host.kernel import Kernel
 from tests.interop.daemons import UPSTREAM, Daemon, Ours, Upstream

@@ -9,8 +9,8 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from cni.daemon import fence
-from cni.daemon.fence_values import Bridge, Node, Port
+from cni.daemon.fence import texts as fence
+from cni.daemon.fence.values import Bridge, Node, Port
 from cni.host.nft import Nft
 
 from .spaces import Space, veth

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import sys
 
-from cni.daemon import fence
-from cni.daemon.fence_rules import Chain, network_chains
+from cni.daemon.fence import texts as fence
+from cni.daemon.fence.rules import Chain, network_chains
 
 from . import attacks, attacks_edge, attacks_mesh, attacks_neighbours, attacks_routed, matrix  # noqa: F401 - they register
 from .lab import NETWORKS, Lab, opened

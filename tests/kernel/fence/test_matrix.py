@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from cni.daemon import fence
-from cni.daemon.fence_compare import Remote, Wanted, compare, whole
-from cni.daemon.fence_values import Port
-from cni.daemon.places import Guest, View
-from cni.daemon.why import decide
+from cni.daemon.fence import texts as fence
+from cni.daemon.fence.compare import Remote, Wanted, compare, whole
+from cni.daemon.fence.places import Guest, View
+from cni.daemon.fence.values import Port
+from cni.daemon.fence.why import decide
 from cni.host import iptables
 from cni.host.conntrack import Conntrack
 

@@ -10,9 +10,9 @@ from dataclasses import replace
 
 import pytest
 
-from cni.daemon import fence
-from cni.daemon.fence_compare import Wanted, compare, drops, faults
-from cni.daemon.fence_values import Bridge, Node, Port, Remote, chain_of
+from cni.daemon.fence import texts as fence
+from cni.daemon.fence.compare import Wanted, compare, drops, faults
+from cni.daemon.fence.values import Bridge, Node, Port, Remote, chain_of
 from cni.host import nft as nft_module
 from cni.host import nft_elements
 from cni.host.nft import Nft, NftError, NftUnavailable

@@ -1,0 +1,168 @@
+"""What the node is beyond this boot: its WireGuard key, and key and port of each service with a device of its own.
+
+One file below the data directory, root's alone, replaced by rename and synced: a node that lost its key in a power cut
+would be a stranger to every peer.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import uuid
+from pathlib import Path
+
+import msgspec
+
+from cni.daemon.books import keys
+from cni.errors import InputOutput, PoolExhausted, StateUnusable
+
+FILE = "identity.json"
+FIRST_PORT, LAST_PORT = 51421, 51676  # contract 6.5: whatever the node's own port is
+
+
+class Own(msgspec.Struct, frozen=True):
+    """Key and port of one WireGuard device of ours."""
+
+    private_key: str
+    port: int = 0
+
+    @property
+    def public_key(self) -> str:
+        return keys.public_of(self.private_key)
+
+
+class Member(msgspec.Struct, frozen=True):
+    """What the node is to the cluster: a name of its own for ever, and the id and slices it has claimed (0, none: not
+    yet)."""
+
+    identity: str
+    node_id: int = 0
+    slices: tuple[str, ...] = ()
+
+
+class Known(msgspec.Struct, frozen=True):
+    """The file's content."""
+
+    node: Own | None = None
+    dedicated: dict[str, Own] = {}
+    member: Member | None = None
+
+
+class Identity:
+    """The file, read when first needed. Safe from any thread."""
+
+    def __init__(self, data_dir: str) -> None:
+        self._path = Path(data_dir) / FILE
+        self._lock = threading.Lock()
+        self._known: Known | None = None
+        self._public: str | None = None
+
+    def public_key(self) -> str:
+        """The node's public key, base64; a private one is made if there is none. Raises InputOutput, StateUnusable."""
+        with self._lock:
+            if self._public is None:
+                known = self._load()
+                if known.node is None:
+                    known = self._save(msgspec.structs.replace(known, node=Own(keys.generate())))
+                assert known.node is not None
+                self._public = known.node.public_key
+            return self._public
+
+    def own(self) -> Own:
+        """The node's own key; made if there is none. Raises InputOutput, StateUnusable."""
+        self.public_key()
+        with self._lock:
+            node = self._load().node
+            assert node is not None
+            return node
+
+    def rotate(self) -> str:
+        """A new key for the node in place of the old one; returns the new public key. Raises InputOutput."""
+        with self._lock:
+            self._save(msgspec.structs.replace(self._load(), node=Own(keys.generate())))
+            self._public = None
+        return self.public_key()
+
+    def member(self) -> Member:
+        """What the node is to the cluster. Raises InputOutput, StateUnusable."""
+        with self._lock:
+            known = self._load()
+            if known.member is None:
+                known = self._save(msgspec.structs.replace(known, member=Member(uuid.uuid4().hex)))
+            assert known.member is not None
+            return known.member
+
+    def keep_member(self, member: Member) -> None:
+        """Remember what was claimed. Raises InputOutput."""
+        with self._lock:
+            known = self._load()
+            if known.member != member:
+                self._save(msgspec.structs.replace(known, member=member))
+
+    def dedicated(self, service: str) -> Own:
+        """Key and port of a service's own device, the same at every call until `forget`.
+
+        Raises PoolExhausted when all 256 ports are taken, InputOutput, StateUnusable.
+        """
+        with self._lock:
+            known = self._load()
+            found = known.dedicated.get(service)
+            if found is None:
+                found = Own(keys.generate(), lowest_free({own.port for own in known.dedicated.values()}))
+                self._save(msgspec.structs.replace(known, dedicated={**known.dedicated, service: found}))
+            return found
+
+    def forget(self, service: str) -> None:
+        """No key and no port of the service any more."""
+        with self._lock:
+            known = self._load()
+            if service in known.dedicated:
+                rest = {name: own for name, own in known.dedicated.items() if name != service}
+                self._save(msgspec.structs.replace(known, dedicated=rest))
+
+    def _load(self) -> Known:
+        if self._known is None:
+            try:
+                self._known = msgspec.json.decode(self._path.read_bytes(), type=Known)
+            except FileNotFoundError:
+                self._known = Known()
+            except OSError as error:
+                raise InputOutput(f"cannot read the node's keys: {error}") from error
+            except msgspec.DecodeError as error:
+                # Making new keys over the old ones would cut the node off from every peer: a person must look.
+                raise StateUnusable(f"cannot use the node's keys in {self._path}: {error}") from error
+        return self._known
+
+    def _save(self, known: Known) -> Known:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(self._path, msgspec.json.encode(known))
+        except OSError as error:
+            raise InputOutput(f"cannot write the node's keys: {error}") from error
+        self._known = known
+        return known
+
+
+def lowest_free(taken: set[int]) -> int:
+    """The lowest port of the band that nobody has. Raises PoolExhausted."""
+    for port in range(FIRST_PORT, LAST_PORT + 1):
+        if port not in taken:
+            return port
+    raise PoolExhausted(f"dedicated-overlay port band exhausted ({FIRST_PORT}..={LAST_PORT}, 256 ports)")
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """The file holds `content` afterwards, or is as it was: never anything between, not after a power cut either."""
+    fresh = path.with_name(f".{path.name}.new")
+    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        os.fchmod(fd, 0o600)
+        file.write(content)
+        file.flush()
+        os.fsync(fd)
+    fresh.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

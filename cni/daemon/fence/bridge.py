@@ -1,0 +1,160 @@
+"""On the bridges: who a port is, and which ports reach each other. Read from the top."""
+
+from __future__ import annotations
+
+from cni.daemon.fence.rules import EARLY, Chain, Rule, base_chain, plain_chain
+from cni.daemon.fence.values import Node
+
+_CONTROL = "01:80:c2:00:00:00"  # to 0f: frames for the bridge itself (IEEE 802.1D, 7.12.6)
+
+
+def bridge_chains(node: Node) -> list[Chain]:
+    """What holds on every bridge of ours, port by port."""
+    by_name = [Rule("meta ibrname @bridges", "drop", "unknown port")] if node.bridge_names else []
+    return [
+        base_chain(
+            "bridge",
+            "prerouting",
+            EARLY,
+            Rule("iifname @ports", "goto port", "port"),
+            Rule('iifname "zl-*"', "drop", "port of our name"),
+            Rule("ether daddr @gateways", "drop", "unknown port to gateway"),
+            *by_name,
+        ),
+        plain_chain(
+            "bridge",
+            "port",
+            # First, so that the bridge learns no MAC but the port's own.
+            Rule("iifname . ether saddr != @macs", "drop", "foreign MAC"),
+            Rule("ether type arp", "goto port_arp", "ARP"),
+            Rule("ether type ip", "goto port_ip", "IPv4"),
+            Rule("ether type ip6", "goto port_ip6", "IPv6"),
+            # `ether type` sees a tag even where the kernel took it off the frame; `meta protocol` would not.
+            Rule("", "drop", "EtherType or VLAN tag"),
+        ),
+        plain_chain(
+            "bridge",
+            "port_arp",
+            Rule(
+                "arp htype 1 arp ptype ip arp hlen 6 arp plen 4 arp operation { request, reply } "
+                "iifname . arp saddr ether . arp saddr ip @src4",
+                "accept",
+                "own ARP",
+            ),
+            Rule(
+                "arp htype 1 arp ptype ip arp hlen 6 arp plen 4 arp operation request "
+                "iifname . arp saddr ether @macs arp saddr ip 0.0.0.0",
+                "accept",
+                "ARP probe",  # RFC 5227: teaches nobody anything
+            ),
+            Rule("", "drop", "ARP for another"),
+        ),
+        plain_chain(
+            "bridge",
+            "port_ip",
+            Rule("iifname . ether saddr . ip saddr != @src4", "drop", "foreign IPv4 source"),
+            Rule("ip option lsrr exists", "drop", "loose source route"),
+            Rule("ip option ssrr exists", "drop", "strict source route"),
+            Rule("icmp type { redirect, router-advertisement }", "drop", "ICMP redirect or router"),
+            Rule("udp sport 67 udp dport 68", "drop", "DHCP server"),
+        ),
+        plain_chain("bridge", "port_ip6", *_port_ip6()),
+        # Frames to 01:80:c2:00:00:0x skip prerouting, and the bridge learns their source (br_handle_frame). LLDP's skip
+        # this hook as well, so a bridge of ours is made with no_linklocal_learn, which this rule backs up.
+        base_chain(
+            "bridge",
+            "input",
+            EARLY,
+            Rule(
+                f"ether daddr & ff:ff:ff:ff:ff:f0 == {_CONTROL} iifname @ports",
+                "drop",
+                "bridge control frame: backs up no_linklocal_learn",
+            ),
+        ),
+        base_chain(
+            "bridge",
+            "forward",
+            EARLY,
+            Rule("iifname @ports", "goto between", "from a port"),
+            Rule("oifname @ports", "drop", "unknown port to a port"),
+        ),
+        plain_chain(
+            "bridge",
+            "between",
+            Rule("", "iifname vmap @net", "its network"),
+            Rule("", "drop", "port of no network"),
+        ),
+        base_chain(
+            "bridge",
+            "postrouting",
+            EARLY,
+            Rule("oifname @ports", "goto to_port", "to a port"),
+            Rule("ether saddr @gateways", "drop", "gateway to unknown port"),
+            Rule('oifname "zl-*"', "drop", "to a port of our name"),
+        ),
+        plain_chain(
+            "bridge",
+            "to_port",
+            # A frame whose MAC the bridge does not know goes to every port: only its owner may hear it.
+            Rule(
+                "ether daddr & 01:00:00:00:00:00 == 00:00:00:00:00:00 oifname . ether daddr != @macs",
+                "drop",
+                "flooded to another",
+            ),
+        ),
+    ]
+
+
+def _port_ip6() -> tuple[Rule, ...]:
+    """IPv6 from a port.
+
+    Neighbour discovery is taken only in the one form that cannot hide anything: no extension header, no fragment, at
+    most one option, which is the port's own MAC. Receivers read it behind headers and out of fragments (br_netfilter
+    even puts the fragments together for them, undoing RFC 6980), and would be taught another's address that way.
+    """
+    discovery = "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert }"
+    bare = "ip6 nexthdr 58"  # ICMPv6; a minimal host has no /etc/protocols to look a name up in
+    return (
+        Rule("exthdr rt exists", "drop", "IPv6 routing header"),
+        # A first fragment must show what it is (RFC 7112), or discovery would hide in the second. Since Linux 5.11
+        # receivers, and br_netfilter's defragmentation, refuse such fragments themselves.
+        Rule(
+            "frag frag-off 0 frag nexthdr { 0, 43, 44, 51, 60, 135 }",
+            "drop",
+            "fragment with hidden header: backs up Linux 5.11",
+        ),
+        Rule("icmpv6 type { nd-router-solicit, nd-router-advert, nd-redirect }", "drop", "router or redirect"),
+        Rule(
+            f"ip6 saddr :: {bare} icmpv6 type nd-neighbor-solicit ip6 length 24-32 iifname . @th,64,128 @target6",
+            "accept",
+            "address probe",
+        ),
+        Rule("ip6 saddr :: icmpv6 type { 131, 132, 143 }", "accept", "multicast report of none"),
+        Rule("iifname . ether saddr . ip6 saddr != @src6", "drop", "foreign IPv6 source"),
+        Rule(
+            f"{bare} icmpv6 type nd-neighbor-solicit ip6 length 24",
+            "accept",
+            "solicitation",
+        ),
+        Rule(
+            f"{bare} icmpv6 type nd-neighbor-solicit ip6 length 32 iifname . @th,192,64 @option6",
+            "accept",
+            "solicitation with own MAC",
+        ),
+        Rule(
+            f"{bare} icmpv6 type nd-neighbor-advert ip6 length 24 iifname . @th,64,128 @target6",
+            "accept",
+            "own advertisement",
+        ),
+        Rule(
+            f"{bare} icmpv6 type nd-neighbor-advert ip6 length 32 iifname . @th,64,128 @target6 "
+            "iifname . @th,192,64 @option6",
+            "accept",
+            "own advertisement with own MAC",
+        ),
+        Rule(discovery, "drop", "neighbour discovery for another"),
+        Rule("udp sport 547 udp dport 546", "drop", "DHCPv6 server"),
+        # What the kernel cannot take apart here, a receiver may.
+        Rule("meta l4proto 0-255", "accept", "own IPv6"),
+        Rule("", "drop", "unreadable IPv6"),
+    )

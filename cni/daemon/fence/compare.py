@@ -1,0 +1,232 @@
+"""What the kernel has beside what it should have: faults to report, and the text that mends them in place.
+
+A listing is what `Nft.list_table` gave for each family: `{"bridge": ... or None, "inet": ... or None}`, as
+libnftables-json(5) describes. Rules are compared by their names in order, sets and maps by element.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+from cni.daemon.fence import elements, texts
+from cni.daemon.fence.elements import Element
+from cni.daemon.fence.rules import NETWORK_SETS, SETS, Chain, edge_chain, network_chains
+from cni.daemon.fence.values import TABLE, Bridge, Edge, Node, Port, Remote, chain_of, raw
+
+# The length in octets of the raw part of a set's key, where it has one.
+OCTETS = {name: int(bits) // 8 for *_, name, of in SETS for bits in re.findall(r"@\w+,\d+,(\d+)", of)}
+
+Listing: TypeAlias = Mapping[str, Mapping[str, Any] | None]
+Key: TypeAlias = tuple[str | int, ...]
+RANGES = frozenset(name for _, _, name, of in SETS if "interval" in of)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Everything the fence should be: the node, and whoever is behind it."""
+
+    node: Node
+    bridges: tuple[Bridge, ...] = ()
+    ports: tuple[Port, ...] = ()
+    remotes: tuple[Remote, ...] = ()
+    edges: tuple[Edge, ...] = ()
+
+    def networks(self) -> list[str]:
+        """The networks that have members, here or elsewhere, by name."""
+        of_all = [*(port.network for port in self.ports), *(remote.network for remote in self.remotes)]
+        return sorted({network for network in of_all if network is not None})
+
+    def chains(self) -> list[Chain]:
+        """Every chain there should be."""
+        ours = [*texts.chains(self.node), *(c for name in self.networks() for c in network_chains(name))]
+        return ours + [edge_chain(edge) for edge in self.edges]
+
+    def elements(self) -> list[Element]:
+        """Every element there should be."""
+        found = elements.of_node(self.node)
+        for bridge in self.bridges:
+            found += elements.of_bridge(bridge)
+        for port in self.ports:
+            found += elements.of_port(port)
+        for remote in self.remotes:
+            found += elements.of_remote(remote.network, remote.addresses)
+        for edge in self.edges:
+            found += elements.of_edge(edge)
+        return found
+
+
+def faults(listing: Listing, wanted: Wanted) -> list[str]:
+    """What is wrong with tables, chains and rules, a line each; empty: they are in force.
+
+    Elements are not looked at, so a terse listing is enough; `Nft.absent` asks the kernel for those of one port.
+    """
+    gone = [f"table {family} {TABLE} is gone" for family in texts.FAMILIES if listing.get(family) is None]
+    if gone:
+        return gone
+    have = _rules(listing)
+    return [
+        f"chain {family} {TABLE} {chain.name} is " + ("gone" if found is None else "changed")
+        for chain in wanted.chains()
+        if (found := have.get((family := chain.family, chain.name))) != (chain.hook_key(), chain.rule_names())
+    ]
+
+
+def compare(listing: Listing, wanted: Wanted) -> str | None:
+    """The text that makes the kernel as `wanted` says, in one transaction; None if it is so already.
+
+    Needs a full listing. What is right is left alone, so nothing is open meanwhile and no flow of a member ends.
+    """
+    if _must_rebuild(listing):
+        return whole(wanted)
+    lines: list[str] = []
+    if faults(listing, replace(wanted, edges=())):
+        lines += [texts.base(wanted.node), *(texts.create_network(name) for name in wanted.networks())]
+    too_many, too_few = _difference(listing, wanted.elements())
+    if lines:
+        too_many = [each for each in too_many if each[1] not in texts.REFILLED]
+        too_few = [each for each in too_few if each.set not in texts.REFILLED]
+    have = _rules(listing)
+    chains = [(edge, edge_chain(edge)) for edge in wanted.edges]
+    lines += [texts.create_edge(e) for e, c in chains if have.get(("inet", c.name)) != (None, c.rule_names())]
+    known = {chain_of(name) for name in (None, *wanted.networks())} | {chain.name for _, chain in chains}
+    stale = sorted(_network_chains(listing) - known)
+    ranges = any(name in RANGES for _, name, _ in too_many) or any(each.set in RANGES for each in too_few)
+    # Alone, they take the short way (host/nft_elements.py), which knows no ranges.
+    verb = "delete" if lines or stale or ranges else "destroy"
+    lines += [f"{verb} element {family} {TABLE} {name} {{ {key} }}\n" for family, name, key in too_many]
+    lines += [f"{element.add()}\n" for element in too_few]
+    lines += [texts.forget_chain(name) for name in stale]
+    return "".join(lines) or None
+
+
+def whole(wanted: Wanted) -> str:
+    """Everything anew, whatever was there, in one transaction: the old rules hold until the new ones do."""
+    return "".join(
+        [
+            texts.uninstall(),
+            texts.base(wanted.node),
+            *(texts.create_network(name) for name in wanted.networks()),
+            *(texts.create_edge(edge) for edge in wanted.edges),
+            *(f"{element.add()}\n" for element in wanted.elements()),
+        ]
+    )
+
+
+def drops(listing: Listing) -> dict[tuple[str, str, str], tuple[int, int]]:
+    """(family, chain, rule's name): packets and bytes dropped. A network's chain is `chain_of` its name."""
+    found = {}
+    for family, kind, what in _objects(listing):
+        if kind == "rule":
+            for expression in what.get("expr", ()):
+                if isinstance(counter := expression.get("counter"), Mapping):
+                    place = (family, what["chain"], what.get("comment", ""))
+                    found[place] = (counter["packets"], counter["bytes"])
+    return found
+
+
+def _objects(listing: Listing) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    for family in texts.FAMILIES:
+        table = listing.get(family)
+        for item in table["nftables"] if table else ():
+            for kind, what in item.items():
+                yield family, kind, what
+
+
+def _rules(listing: Listing) -> dict[tuple[str, str], tuple[tuple[str, int] | None, tuple[str, ...]]]:
+    """Per chain: its hook, and its rules' names."""
+    hooks: dict[tuple[str, str], tuple[str, int] | None] = {}
+    names: dict[tuple[str, str], list[str]] = {}
+    for family, kind, what in _objects(listing):
+        if kind == "chain":
+            hooks[family, what["name"]] = (what["hook"], what["prio"]) if "hook" in what else None
+        elif kind == "rule":
+            names.setdefault((family, what["chain"]), []).append(what.get("comment", ""))
+    return {place: (hook, tuple(names.get(place, ()))) for place, hook in hooks.items()}
+
+
+def _must_rebuild(listing: Listing) -> bool:
+    """A table is gone, or a set has another type than we would give it (another version of us made it)."""
+    if any(listing.get(family) is None for family in texts.FAMILIES):
+        return True
+    ours = {(family, name): of.partition(";")[0] for family, _, name, of in SETS if of.startswith("type ")}
+    for family, kind, what in _objects(listing):
+        if kind in ("set", "map") and (of := ours.get((family, what["name"]))) is not None:
+            types = what["type"] if isinstance(what["type"], list) else [what["type"]]
+            there = f"type {' . '.join(types)}" + (f" : {what['map']}" if kind == "map" else "")
+            if there != of:
+                return True
+    return False
+
+
+def _difference(listing: Listing, wanted: Iterable[Element]) -> tuple[list[tuple[str, str, str]], list[Element]]:
+    """Elements to take away, as (family, set, key), and elements to add; a map's with another verdict are both."""
+    have: dict[tuple[str, str, Key], tuple[str, str]] = {}
+    for family, kind, what in _objects(listing):
+        if kind in ("set", "map"):
+            for item in what.get("elem", ()):
+                key, verdict = _read(item, kind, OCTETS.get(what["name"], 0))
+                if what["name"] in RANGES:
+                    key = _range(key)
+                have[family, what["name"], _canonical(key)] = (key, verdict)
+    want = {(e.family, e.set, _canonical(e.key)): e for e in wanted}
+    too_many = [
+        (*place[:2], key)
+        for place, (key, verdict) in have.items()
+        if place not in want or want[place].verdict != verdict
+    ]
+    too_few = [e for place, e in want.items() if place not in have or have[place][1] != e.verdict]
+    return too_many, too_few
+
+
+def _read(item: Any, kind: str, octets: int) -> tuple[str, str]:
+    """An element of a listing: its key in nft text, and its verdict. Raw parts of the set are so many octets long."""
+    value, data = item if kind == "map" and isinstance(item, list) else (item, None)
+    while isinstance(value, Mapping) and "elem" in value:
+        value = value["elem"]["val"]
+    parts = value["concat"] if isinstance(value, Mapping) and "concat" in value else [value]
+    return " . ".join(_part(part, octets) for part in parts), _verdict(data)
+
+
+def _part(part: Any, octets: int) -> str:
+    """One part of a key, as we write it.
+
+    A number is printed in its whole length: the kernel finds no shorter key. Interface names are the only parts that
+    must be quoted, and quoting an address would make it one.
+    """
+    if isinstance(part, Mapping) and "prefix" in part:
+        return f"{part['prefix']['addr']}/{part['prefix']['len']}"
+    if isinstance(part, Mapping) and "range" in part:
+        return "-".join(part["range"])
+    text = raw(part, octets) if isinstance(part, int) else str(part)
+    is_name = not (text.startswith("0x") or ":" in text or text.replace(".", "").isdigit())
+    return f'"{text}"' if is_name else text
+
+
+def _range(key: str) -> str:
+    """A CIDR as we write it; nft leaves the length out where it is the whole."""
+    return key if "/" in key or "-" in key else f"{key}/{128 if ':' in key else 32}"
+
+
+def _verdict(data: Any) -> str:
+    if not isinstance(data, Mapping):
+        return ""
+    ((verb, target),) = data.items()
+    return f"{verb} {target['target']}" if isinstance(target, Mapping) else str(verb)
+
+
+def _canonical(key: str) -> Key:
+    """The same for the same key, however it was written."""
+    parts = (part.strip('"') for part in key.split(" . "))
+    return tuple(int(part, 16) if part.startswith("0x") else part for part in parts)
+
+
+def _network_chains(listing: Listing) -> set[str]:
+    """The networks the kernel knows, by chain."""
+    stems = {f"_{stem}" for _, stem, _ in NETWORK_SETS}
+    chains = {what["name"] for _, kind, what in _objects(listing) if kind == "chain"}
+    sets = {what["name"] for _, kind, what in _objects(listing) if kind == "set"}
+    known = {name[: -len(stem)] for name in sets for stem in stems if name.endswith(stem)}
+    return {name for name in chains | known if name.startswith("net_")}

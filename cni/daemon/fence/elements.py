@@ -1,0 +1,123 @@
+"""Which elements of which sets a bridge, a port or a remote member is. Written so that nft_elements can pack them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import ip_address, ip_network
+from typing import NamedTuple
+
+from cni.daemon.fence.values import TABLE, Bridge, Edge, Node, Port, chain_of, link_local, quoted, raw, versions
+
+
+class Element(NamedTuple):
+    """One element: its set, its key, and for a map where it leads."""
+
+    family: str
+    set: str
+    key: str
+    verdict: str = ""
+
+    def add(self) -> str:
+        """The line that makes it so."""
+        return f"add element {self.family} {TABLE} {self.set} {{ {self._body()} }}"
+
+    def destroy(self) -> str:
+        """The line that makes it not so."""
+        return f"destroy element {self.family} {TABLE} {self.set} {{ {self.key} }}"
+
+    def _body(self) -> str:
+        return f"{self.key} : {self.verdict}" if self.verdict else self.key
+
+
+def of_node(node: Node) -> list[Element]:
+    """The node's own addresses, its tunnels, and what is behind them."""
+    four, six = versions(node.addresses)
+    return [
+        *(Element("inet", "node4", str(address)) for address in four),
+        *(Element("inet", "node6", str(address)) for address in six),
+        *(Element("inet", "tunnels", quoted(device)) for device in node.tunnels),
+        *(Element("inet", f"far{ip_network(cidr).version}", cidr) for cidr in node.far),
+    ]
+
+
+def of_bridge(bridge: Bridge) -> list[Element]:
+    """A bridge of ours."""
+    name = quoted(bridge.name)
+    found = [
+        Element("bridge", "bridges", name),
+        Element("inet", "inside", name),
+        Element("inet", "loops", f"{name} . {name}"),
+    ]
+    return found + ([Element("bridge", "gateways", bridge.mac)] if bridge.mac else [])
+
+
+def of_port(port: Port) -> list[Element]:
+    """A port: who it is on its bridge, and what its addresses may do beyond."""
+    door = quoted(port.bridge or port.name)
+    return [*_on_bridge(port), *_routed(port, door)]
+
+
+def of_remote(network: str | None, addresses: Iterable[str]) -> list[Element]:
+    """Members of a network on other nodes."""
+    ours = sorted(set(addresses))
+    four, six = versions(ours)
+    closed = [] if network is None else [
+        *(Element("inet", "closed4", str(address)) for address in four),
+        *(Element("inet", "closed6", str(address)) for address in six),
+    ]  # fmt: skip
+    return _members(network, ours) + closed
+
+
+def of_edge(edge: Edge) -> list[Element]:
+    """An edge peer: it speaks by its chain, and is spoken to only in answer."""
+    v = ip_address(edge.address).version
+    return [
+        Element("inet", f"net{v}", edge.address, f"goto {chain_of(edge.network)}"),
+        Element("inet", f"closed{v}", edge.address),
+        Element("inet", f"edges{v}", edge.address),
+    ]
+
+
+def _on_bridge(port: Port) -> list[Element]:
+    if port.bridge is None:
+        return []
+    four, six = versions(port.addresses)
+    name, chain, mac = quoted(port.name), chain_of(port.network), port.mac
+    six = [*six, link_local(mac)]
+    number = int(mac.replace(":", ""), 16)
+    found = [Element("bridge", "macs", f"{name} . {mac}")]
+    found += [Element("bridge", "src4", f"{name} . {mac} . {address}") for address in four]
+    found += [Element("bridge", "src6", f"{name} . {mac} . {address}") for address in six]
+    found += [Element("bridge", "target6", f"{name} . {raw(int(address), 16)}") for address in six]
+    # A link-layer address option: its type (1 source, 2 target), its length in units of 8, the MAC (RFC 4861, 4.6.1).
+    found += [Element("bridge", "option6", f"{name} . {raw(kind << 56 | 1 << 48 | number, 8)}") for kind in (1, 2)]
+    found += [
+        Element("bridge", f"{chain}_p", name),
+        Element("bridge", "net", name, f"goto {chain}"),
+        Element("bridge", "ports", name),
+    ]
+    return found
+
+
+def _routed(port: Port, door: str) -> list[Element]:
+    four, six = versions(port.addresses)
+    local = [*six, link_local(port.mac)]
+    found = [] if port.bridge else [Element("inet", "inside", door)]
+    found += [Element("inet", "home4", f"{door} . {address}") for address in four]
+    found += [Element("inet", "home6", f"{door} . {address}") for address in local]
+    if port.network is None:
+        found += [Element("inet", "open4", f"{door} . {address}") for address in four]
+        found += [Element("inet", "open6", f"{door} . {address}") for address in local]
+    found += [Element("inet", "same4", f"{address} . {address}") for address in four]
+    found += [Element("inet", "same6", f"{address} . {address}") for address in six]
+    return found + _members(port.network, port.addresses)
+
+
+def _members(network: str | None, addresses: Iterable[str]) -> list[Element]:
+    four, six = versions(addresses)
+    chain = chain_of(network)
+    found = [Element("inet", f"{chain}_m4", str(address)) for address in four]
+    found += [Element("inet", f"{chain}_m6", str(address)) for address in six]
+    found += [Element("inet", "net4", str(address), f"goto {chain}") for address in four]
+    found += [Element("inet", "net6", str(address), f"goto {chain}") for address in six]
+    return found

@@ -1,0 +1,171 @@
+"""What is routed, what is for the node, and what leaves: by address. Read from the top."""
+
+from __future__ import annotations
+
+from cni.daemon.fence.rules import EARLY, FILTER, Chain, Rule, base_chain, plain_chain
+from cni.daemon.fence.values import FLAT, Node
+
+# Tunnels a host may end without being asked: GRE and MPLS in UDP, VXLAN and GPE, FOU, GUE, Geneve, flannel's VXLAN.
+_TUNNEL_PORTS = "{ 4754, 4789, 4790, 5555, 6080, 6081, 6635, 8472 }"
+# ICMP, ICMPv6, TCP, UDP, SCTP: the resolver and the daemon, no tunnels.
+_NODE_PROTOCOLS = "meta l4proto { 1, 58, 6, 17, 132 }"
+
+
+def inet_chains(node: Node) -> list[Chain]:
+    """What holds for packets that are routed, or that are for the node."""
+    four, six = node.cluster(4), node.cluster(6)
+    return [
+        base_chain("inet", "prerouting", EARLY, *_prerouting(four, six)),
+        plain_chain(
+            "inet",
+            "from_container",
+            Rule("iifname . ip saddr != @home4", "drop", "unknown IPv4 source"),
+            Rule("ip6 saddr != :: iifname . ip6 saddr != @home6", "drop", "unknown IPv6 source"),
+            Rule(
+                "meta pkttype { broadcast, multicast } fib daddr type local",
+                "drop",
+                "host address in a group frame",
+            ),
+            Rule("ip option lsrr exists", "drop", "loose source route, routed leg"),
+            Rule("ip option ssrr exists", "drop", "strict source route, routed leg"),
+            Rule("icmp type { redirect, router-advertisement }", "drop", "ICMP redirect or router, routed leg"),
+            Rule("icmpv6 type { nd-router-advert, nd-redirect }", "drop", "router or redirect, routed leg"),
+        ),
+        plain_chain("inet", "from_tunnel", Rule("ip daddr 127.0.0.0/8", "drop", "loopback of the host")),
+        base_chain("inet", "forward", FILTER, *_forward(four, six)),
+        *([_to_overlay("4", "ip", four)] if four else []),
+        *([_to_overlay("6", "ip6", six)] if six else []),
+        plain_chain("inet", "outward", *_not_its_flow()),
+        plain_chain(
+            "inet",
+            "tunnel_out",
+            Rule("ct direction reply ct state established,related", "accept", "reply to the outside, from elsewhere"),
+            Rule("ip saddr @edges4", "ip saddr vmap @net4", "edge to the outside"),
+            Rule("ip6 saddr @edges6", "ip6 saddr vmap @net6", "edge to the outside, IPv6"),
+            Rule("", "drop", "tunnel to the outside"),
+        ),
+        base_chain(
+            "inet",
+            "input",
+            FILTER,
+            Rule("iifname @inside", "goto to_host", "from containers"),
+            Rule("iifname @tunnels ip saddr @closed4", "goto closed_to_host", "from a member elsewhere"),
+            Rule("iifname @tunnels ip6 saddr @closed6", "goto closed_to_host", "from a member elsewhere, IPv6"),
+        ),
+        plain_chain("inet", "to_host", *_to_host()),
+        plain_chain("inet", "closed_to_host", *_closed_to_host()),
+        _mss(),
+        *([_masquerade(four, six)] if node.masquerade else []),
+    ]
+
+
+def _prerouting(four: str | None, six: str | None) -> list[Rule]:
+    return [
+        Rule("iifname @inside", "goto from_container", "from containers"),
+        Rule("iifname @tunnels", "goto from_tunnel", "from a tunnel"),
+        *([Rule(f'iifname != "lo" ip saddr {four}', "drop", "overlay IPv4 source from elsewhere")] if four else []),
+        *([Rule(f'iifname != "lo" ip6 saddr {six}', "drop", "overlay IPv6 source from elsewhere")] if six else []),
+    ]
+
+
+def _forward(four: str | None, six: str | None) -> list[Rule]:
+    """Bridged packets come here too where bridge-nf-call-* is 1; then in and out are one bridge."""
+    return [
+        # The family bridge has decided these, port by port; they have no one address to go by.
+        Rule("iifname . oifname @loops meta pkttype { broadcast, multicast }", "accept", "bridged group frame"),
+        Rule("iifname . oifname @loops ip6 saddr fe80::/10", "accept", "bridged link-local"),
+        *([Rule(f"ip daddr {four}", "goto to_overlay4", "to the overlay")] if four else []),
+        *([Rule(f"ip6 daddr {six}", "goto to_overlay6", "to the overlay, IPv6")] if six else []),
+        Rule("iifname @inside", "goto outward", "to the outside"),
+        Rule("iifname @tunnels", "goto tunnel_out", "from a tunnel to the outside"),
+    ]
+
+
+def _to_overlay(v: str, ip: str, cluster: str) -> Chain:
+    """To an overlay address: by membership if it comes from one, else as one of the openings at the edge."""
+    return plain_chain(
+        "inet",
+        f"to_overlay{v}",
+        Rule("iifname @tunnels ct state related meta l4proto { 1, 58 }", "accept", "router on the way"),
+        Rule(
+            f"oifname @tunnels ct direction reply ct state established {ip} daddr @edges{v}",
+            "accept",
+            "reply to an edge peer",
+        ),
+        Rule("", f"{ip} saddr vmap @net{v}", "its network"),
+        Rule(f"iifname @tunnels {ip} saddr @far{v}", f"goto {FLAT}", "from the flat mesh elsewhere"),
+        Rule(f"{ip} saddr {cluster}", "drop", "unknown overlay source"),
+        Rule(f"{ip} daddr @{FLAT}_m{v}", "accept", "to the flat mesh"),
+        Rule(f"{ip} daddr . {ip} daddr != @same{v}", "drop", "to an unknown overlay address"),
+        Rule("ct direction reply ct state established,related", "accept", "reply to a member"),
+        Rule("ct status dnat", "accept", "published port"),
+        Rule("", "drop", "stranger to a member"),
+    )
+
+
+def _not_its_flow() -> list[Rule]:
+    """An ICMP error goes with the flow it quotes; only that flow's own end may send one.
+
+    nft compares no two fields of a packet, so the sets `same4` and `same6` hold each address beside itself.
+    """
+    return [
+        Rule(
+            f"ct state related {ip} saddr . ct original {ip} saddr != @same{v} "
+            f"{ip} saddr . ct reply {ip} saddr != @same{v}",
+            "drop",
+            f"ICMP{v} error about another's flow",
+        )
+        for v, ip in (("4", "ip"), ("6", "ip6"))
+    ]
+
+
+def _to_host() -> list[Rule]:
+    # ICMP, ICMPv6, TCP, UDP, SCTP, for the resolver and the daemon; no tunnels. Numbers, here and above: a minimal host
+    # has no /etc/protocols, and nft then refuses names.
+    return [
+        *_not_its_flow(),
+        Rule("ct direction reply ct state established,related", "accept", "reply to the node"),
+        Rule("ip daddr 127.0.0.0/8", "drop", "loopback of the host"),
+        Rule("iifname . ip saddr @open4", "accept", "flat mesh to the host"),
+        Rule("iifname . ip6 saddr @open6", "accept", "flat mesh to the host, IPv6"),
+        Rule("icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert }", "accept", "neighbour discovery"),
+        Rule(f"udp dport {_TUNNEL_PORTS}", "drop", "tunnel to the node"),
+        Rule(f"ip daddr @node4 {_NODE_PROTOCOLS}", "accept", "node address"),
+        Rule(f"ip6 daddr @node6 {_NODE_PROTOCOLS}", "accept", "node address, IPv6"),
+        Rule("", "drop", "host address"),
+    ]
+
+
+def _closed_to_host() -> list[Rule]:
+    """Who is of a network elsewhere, or an edge peer, has the node's address here, what the node asked for, and no
+    more; an edge also what it is allowed."""
+    return [
+        Rule("ct direction reply ct state established,related", "accept", "reply to the node, from elsewhere"),
+        Rule(f"ip daddr @node4 {_NODE_PROTOCOLS}", "accept", "node address, from elsewhere"),
+        Rule(f"ip6 daddr @node6 {_NODE_PROTOCOLS}", "accept", "node address, from elsewhere, IPv6"),
+        Rule("", "ip saddr vmap @net4", "host address, from elsewhere"),
+        Rule("", "ip6 saddr vmap @net6", "host address, from elsewhere, IPv6"),
+    ]
+
+
+def _mss() -> Chain:
+    """TCP learns the path's MTU at its first packet: overlays are narrow and ICMP is often lost."""
+    syn = "tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu"
+    return Chain(
+        "inet",
+        "mss",
+        "type filter hook forward priority -150; policy accept;",
+        (Rule("iifname @inside", syn, "MSS outbound"), Rule("oifname @inside", syn, "MSS inbound")),
+    )
+
+
+def _masquerade(four: str | None, six: str | None) -> Chain:
+    """What leaves the overlay takes the node's address. The first NAT to speak wins, so others' rules do no harm."""
+    way_out = 'oifname != @inside oifname != @tunnels oifname != "lo"'
+    rules = []
+    if four:
+        rules.append(Rule(f"ip saddr {four} ip daddr != {{ {four}, 224.0.0.0/4 }} {way_out}", "masquerade", "egress"))
+    if six:
+        match = f"ip6 saddr {six} ip6 daddr != {{ {six}, ff00::/8 }} {way_out}"
+        rules.append(Rule(match, "masquerade", "egress, IPv6"))
+    return Chain("inet", "postrouting", "type nat hook postrouting priority 100; policy accept;", tuple(rules))

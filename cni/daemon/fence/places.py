@@ -1,0 +1,172 @@
+"""The places a packet may come from or go to, as this node knows them, and what a word of the operator's means.
+
+Pure. A view is a picture of one moment: containers, the host's addresses, members on other nodes, published ports.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_interface, ip_network
+
+from cni.daemon.fence.compare import Wanted
+from cni.daemon.fence.values import Port, link_local
+
+NODE, OUTSIDE = "node", "outside"
+"""Words that stand for the node address, and for whatever is not of the overlay."""
+
+
+class Unclear(Exception):
+    """A word that means no place, or several; the text says which."""
+
+
+class Kind(enum.Enum):
+    """What a place is to the fence."""
+
+    CONTAINER = "container"
+    REMOTE = "remote"
+    HOST = "host"
+    LOOPBACK = "loopback"
+    OUTSIDE = "outside"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """One attachment of a container: its port as the fence has it, its addresses with prefix, what people call it."""
+
+    container: str
+    pod: str
+    port: Port
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One place. `address` is empty for the outside at large; `network` is of containers and remote members."""
+
+    kind: Kind
+    address: str
+    label: str
+    network: str | None = None
+    guest: Guest | None = None
+    family: int = 0  # of the outside at large, once it is asked for one
+
+    @property
+    def version(self) -> int:
+        """4 or 6."""
+        return ip_address(self.address).version if self.address else self.family
+
+    def known(self) -> Guest:
+        """The attachment of a place that is a container."""
+        assert self.guest is not None
+        return self.guest
+
+    def speaks(self, version: int) -> bool:
+        """Whether it is of that IP version; the outside at large is of both."""
+        return not self.address or self.version == version
+
+    def of_version(self, version: int) -> Place:
+        """The same place, for one IP version."""
+        return self if self.address else replace(self, family=version)
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A port of the host's that leads into a container. `host_address` empty: on every address of the host."""
+
+    protocol: str
+    host_port: int
+    address: str
+    port: int
+    host_address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What the node knows. `host`: its own addresses with prefix, by the link that has them."""
+
+    wanted: Wanted
+    guests: tuple[Guest, ...] = ()
+    host: tuple[tuple[str, str], ...] = ()
+    leases: Mapping[str, str] | None = None
+    published: tuple[Published, ...] = ()
+
+    def segments(self) -> Iterator[IPv4Network | IPv6Network]:
+        """The subnets on our bridges, by their gateways."""
+        bridges = {bridge.name for bridge in self.wanted.bridges}
+        for link, address in self.host:
+            if link in bridges:
+                yield ip_interface(address).network
+
+    def place_of(self, text: str) -> Place:
+        """The place that has an address. Raises Unclear for what is nobody's: a group, another link's."""
+        value = ip_address(text.partition("%")[0])
+        text = str(value)
+        if value.is_multicast or value.is_unspecified or text == "255.255.255.255":
+            raise Unclear(f"{text} is no one place: it stays on its bridge, and in its network there")
+        if value.is_loopback:
+            return Place(Kind.LOOPBACK, text, "the host's loopback")
+        for guest in self.guests:
+            own = {str(ip_interface(a).ip) for a in guest.addresses} | {str(link_local(guest.port.mac))}
+            if text in own:
+                return _of_guest(guest, text)
+        for link, address in self.host:
+            if str(ip_interface(address).ip) == text:
+                return Place(Kind.HOST, text, self._host_label(text, link))
+        for remote in self.wanted.remotes:
+            if text in remote.addresses:
+                return Place(Kind.REMOTE, text, "a member on another node", remote.network)
+        if value.is_link_local:
+            raise Unclear(f"{text} is a link-local address that nobody on this node has")
+        if any(value in ip_network(cluster) for cluster in self.wanted.node.clusters):
+            return Place(Kind.UNKNOWN, text, (self.leases or {}).get(text, "an overlay address nobody here has"))
+        return Place(Kind.OUTSIDE, text, "outside the overlay")
+
+    def _host_label(self, address: str, link: str) -> str:
+        if address in self.wanted.node.addresses:
+            return "the node address"
+        is_bridge = any(bridge.name == link for bridge in self.wanted.bridges)
+        return f"{'gateway on' if is_bridge else 'on'} {link}"
+
+
+def resolve(view: View, word: str) -> list[Place]:
+    """What `word` means: an address, `node`, `outside`, a container's id or the beginning of one, a pod namespace/name.
+
+    A container has a place for each of its addresses. Raises Unclear.
+    """
+    if word == NODE:
+        return [Place(Kind.HOST, address, "the node address") for address in view.wanted.node.addresses]
+    if word == OUTSIDE:
+        return [Place(Kind.OUTSIDE, "", "outside the overlay")]
+    if _is_address(word):
+        return [view.place_of(word)]
+    found = _guests(view.guests, word)
+    containers = sorted({guest.container for guest in found})
+    if not containers:
+        raise Unclear(f"{word!r} is no address, and no container or pod of this node (`zlayer-cni attachments`)")
+    if len(containers) > 1:
+        raise Unclear(f"{word!r} could be {', '.join(name[:20] for name in containers[:5])}: say more of it")
+    return [_of_guest(guest, str(ip_interface(address).ip)) for guest in found for address in guest.addresses]
+
+
+def _guests(guests: Sequence[Guest], word: str) -> list[Guest]:
+    """By whole id, else by pod, else by the beginning of an id."""
+    return (
+        [guest for guest in guests if guest.container == word]
+        or [guest for guest in guests if guest.pod and guest.pod == word]
+        or [guest for guest in guests if word and guest.container.startswith(word)]
+    )
+
+
+def _of_guest(guest: Guest, address: str) -> Place:
+    return Place(Kind.CONTAINER, address, guest.pod or guest.container, guest.port.network, guest)
+
+
+def _is_address(word: str) -> bool:
+    try:
+        ip_address(word.partition("%")[0])
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,229 @@
+"""Whether one place may open a flow to another, and which rule of the fence says so. Pure: values in, a verdict out.
+
+It walks the chains of `fence_bridge` and `fence_inet` for one pair, as the kernel would for the first packet, and names
+the rule where the walk ends. tests/kernel/test_tool.py holds it to real packets and to the rules' counters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_interface
+
+from cni.daemon.fence.compare import Wanted
+from cni.daemon.fence.places import Guest, Kind, Place, View
+from cni.daemon.fence.values import chain_of
+
+# The rule "tunnel to the node" (fence_inet) has the same ports: tests/unit/test_why.py compares them.
+TUNNEL_PORTS = frozenset({4754, 4789, 4790, 5555, 6080, 6081, 6635, 8472})
+HOST_FIREWALL = "the host's own INPUT rules have the last word"
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """A rule by its place in the tables: family, chain, name. `network` for the chains that are one network's."""
+
+    family: str
+    chain: str
+    name: str
+    network: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """May it? `spot` is None where no rule of ours has a say."""
+
+    allowed: bool
+    spot: Spot | None
+    reason: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What is asked for at the destination: a port, 1 to 65535, of tcp or udp."""
+
+    number: int
+    protocol: str = "tcp"
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.protocol}"
+
+
+def decide(view: View, src: Place, dst: Place, service: Service | None = None) -> Verdict:
+    """The verdict on the first packet of a flow from `src` to `dst`, which are of one family."""
+    if published := _published(view, dst, service):
+        return _translated(view, src, *published)
+    match src.kind:
+        case Kind.CONTAINER:
+            return _from_container(view, src, dst, service)
+        case Kind.HOST | Kind.LOOPBACK:
+            return _from_host(view, dst)
+        case Kind.REMOTE:
+            return _from_remote(src, dst)
+        case Kind.OUTSIDE:
+            return _from_outside(dst, translated=False)
+        case Kind.UNKNOWN:
+            spot = Spot("inet", "prerouting", f"overlay IPv{src.version} source from elsewhere")
+            return Verdict(False, spot, f"nobody this node knows has {src.address}: whoever claims it is not believed")
+
+
+# --- published ports ----------------------------------------------------------------------------------------------
+
+
+def _published(view: View, dst: Place, service: Service | None) -> tuple[Place, str] | None:
+    """Where a port of the host's that is published leads to, and a note that says so."""
+    if dst.kind is not Kind.HOST or service is None:
+        return None
+    for port in view.published:
+        hit = (port.host_port, port.protocol) == (service.number, service.protocol)
+        if hit and port.host_address in ("", dst.address) and ip_address(port.address).version == dst.version:
+            note = f"port {service} is published: it is translated to {port.address} port {port.port} on the way in"
+            return view.place_of(port.address), note
+    return None
+
+
+def _translated(view: View, src: Place, dst: Place, note: str) -> Verdict:
+    """DNAT comes before the fence's decision on forwarding, so that decides on the container."""
+    verdict = _from_outside(dst, translated=True) if src.kind is Kind.OUTSIDE else decide(view, src, dst)
+    return Verdict(verdict.allowed, verdict.spot, verdict.reason, (note, *verdict.notes))
+
+
+# --- from a container -----------------------------------------------------------------------------------------------
+
+
+def _from_container(view: View, src: Place, dst: Place, service: Service | None) -> Verdict:
+    guest = src.known()
+    match dst.kind:
+        case Kind.CONTAINER if dst.known().container == guest.container:
+            return Verdict(True, None, "it is one container: nothing leaves it")
+        case Kind.CONTAINER | Kind.REMOTE | Kind.UNKNOWN:
+            return _to_overlay(src, dst)
+        case Kind.LOOPBACK:
+            spot = Spot("inet", "to_host", "loopback of the host") if dst.version == 4 else None
+            return Verdict(False, spot, "its loopback is its own; the host's is never reached from a container")
+        case Kind.HOST:
+            return _to_host(view.wanted, src, dst, service)
+        case Kind.OUTSIDE:
+            spot = Spot("inet", "forward", "to the outside")
+            leave = ("it leaves with the node's address (masquerade)",) if view.wanted.node.masquerade else ()
+            return Verdict(True, spot, "what lies outside the overlay is open to every container", leave)
+
+
+def _to_overlay(src: Place, dst: Place) -> Verdict:
+    """By membership: on one bridge and subnet by port, else by address."""
+    guest, chain = src.known(), chain_of(src.network)
+    bridged = _on_link(guest, src.version, dst)
+    if ip_address(dst.address).is_link_local and not bridged:
+        return Verdict(False, None, "a link-local address is not routed, and they are on different bridges")
+    family = "bridge" if bridged else "inet"
+    if dst.kind is not Kind.UNKNOWN and dst.network == src.network:
+        name = "same network, IPv6" if dst.version == 6 and not bridged else "same network"
+        return Verdict(True, Spot(family, chain, name, src.network), f"both are of {describe(src.network)}")
+    spot = Spot(family, chain, "between networks", src.network)
+    if dst.kind is Kind.UNKNOWN:
+        return Verdict(False, spot, f"nobody this node knows has {dst.address}, and what is unknown is closed")
+    return Verdict(False, spot, f"it is of {describe(src.network)}, the other of {describe(dst.network)}")
+
+
+def _on_link(guest: Guest, version: int, dst: Place) -> bool:
+    """Whether the container sends to `dst` itself, by its bridge, and not by its gateway."""
+    address = ip_address(dst.address)
+    if dst.kind is Kind.REMOTE or (dst.kind is Kind.CONTAINER and dst.known().port.bridge != guest.port.bridge):
+        return False
+    if address.is_link_local:
+        return True
+    return any(address in ip_interface(own).network for own in guest.addresses if ip_interface(own).version == version)
+
+
+def _to_host(wanted: Wanted, src: Place, dst: Place, service: Service | None) -> Verdict:
+    def spot(name: str) -> Spot:
+        return Spot("inet", "to_host", name + (", IPv6" if dst.version == 6 and name != "host address" else ""))
+
+    if src.network is None:
+        return Verdict(True, spot("flat mesh to the host"), "it is on the flat mesh", (HOST_FIREWALL,))
+    if dst.address not in wanted.node.addresses:
+        which = f"{dst.address} is an address of the host ({dst.label})"
+        return Verdict(False, spot("host address"), f"{which}; a member of a network reaches the node address alone")
+    if service is not None and service.protocol == "udp" and service.number in TUNNEL_PORTS:
+        return Verdict(False, Spot("inet", "to_host", "tunnel to the node"), "no tunnel into the host from a network")
+    return Verdict(True, spot("node address"), "the node address is open to every member", (HOST_FIREWALL,))
+
+
+# --- from elsewhere -------------------------------------------------------------------------------------------------
+
+
+def _from_host(view: View, dst: Place) -> Verdict:
+    match dst.kind:
+        case Kind.CONTAINER:
+            spot = Spot("bridge", "postrouting", "to a port") if dst.known().port.bridge else None
+            return Verdict(True, spot, "the node itself reaches every container")
+        case Kind.UNKNOWN:
+            on_bridge = any(ip_address(dst.address) in network for network in view.segments())
+            spot = Spot("bridge", "postrouting", "gateway to unknown port") if on_bridge else None
+            return Verdict(False, spot, f"nobody this node knows has {dst.address}")
+        case Kind.HOST | Kind.LOOPBACK:
+            return Verdict(True, None, "it is the node itself")
+        case Kind.REMOTE | Kind.OUTSIDE:
+            return Verdict(True, None, "what the node itself sends is not the fence's to judge")
+
+
+def _from_remote(src: Place, dst: Place) -> Verdict:
+    match dst.kind:
+        case Kind.CONTAINER | Kind.UNKNOWN | Kind.REMOTE:
+            chain, same = chain_of(src.network), dst.kind is not Kind.UNKNOWN and src.network == dst.network
+            name = "between networks" if not same else "same network" + (", IPv6" if dst.version == 6 else "")
+            other = "is known to nobody here" if dst.kind is Kind.UNKNOWN else f"is of {describe(dst.network)}"
+            reason = f"it is of {describe(src.network)}, and {dst.address} {other}"
+            return Verdict(same, Spot("inet", chain, name, src.network), reason)
+        case Kind.LOOPBACK:
+            spot = Spot("inet", "from_tunnel", "loopback of the host") if dst.version == 4 else None
+            return Verdict(False, spot, "the host's loopback is not reached from a tunnel")
+        case Kind.HOST:
+            return Verdict(True, None, "by the tunnel comes what its own node's fence let go", (HOST_FIREWALL,))
+        case Kind.OUTSIDE:
+            return Verdict(True, None, "what lies outside the overlay is open to every container")
+
+
+def _from_outside(dst: Place, translated: bool) -> Verdict:
+    match dst.kind:
+        case Kind.CONTAINER | Kind.REMOTE | Kind.UNKNOWN:
+            return _into_overlay(dst, translated)
+        case Kind.LOOPBACK:
+            return Verdict(False, None, "the kernel takes no packet for its loopback from a link")
+        case Kind.HOST:
+            return Verdict(True, None, "the node's own addresses are not fenced to the outside", (HOST_FIREWALL,))
+        case Kind.OUTSIDE:
+            return Verdict(True, None, "neither is of the overlay: the fence has no say")
+
+
+def _into_overlay(dst: Place, translated: bool) -> Verdict:
+    chain = f"to_overlay{dst.version}"
+    if dst.kind is not Kind.UNKNOWN and dst.network is None:
+        notes = () if translated else ("whoever is outside needs a route to the overlay by this node",)
+        return Verdict(True, Spot("inet", chain, "to the flat mesh"), "the flat mesh is open to the outside", notes)
+    if dst.kind is not Kind.CONTAINER:
+        reason = f"from outside, {dst.address} is not reached by way of this node"
+        return Verdict(False, Spot("inet", chain, "to an unknown overlay address"), reason)
+    if translated:
+        return Verdict(True, Spot("inet", chain, "published port"), "a published port is open to the outside")
+    reason = f"nobody outside opens a flow to a member of {describe(dst.network)}"
+    note = "a port that portmap publishes is open, at the host's address"
+    return Verdict(False, Spot("inet", chain, "stranger to a member"), reason, (note,))
+
+
+def describe(network: str | None) -> str:
+    """A network, for a sentence."""
+    return "the flat mesh" if network is None else f"network {network!r}"
+
+
+def pairs(sources: Sequence[Place], destinations: Sequence[Place]) -> list[tuple[Place, Place]]:
+    """Which of them are of one family, IPv4 first; `outside` without an address goes with any."""
+    found = [
+        (src.of_version(version), dst.of_version(version))
+        for version in (4, 6)
+        for src in sources
+        for dst in destinations
+        if src.speaks(version) and dst.speaks(version)
+    ]
+    return found[:1] if all(not src.address and not dst.address for src, dst in found) else found

@@ -1,0 +1,201 @@
+"""Claiming ids, slots and keys in etcd, each by one transaction: whoever comes second is told who was first."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import threading
+import time
+from collections.abc import Iterable
+
+import msgspec
+
+from cni.daemon.books.identity import Member
+from cni.daemon.books.registry import Registry
+from cni.daemon.books.segments import Segments
+from cni.daemon.mesh import etcd
+from cni.daemon.mesh.etcd import Delete, Etcd, Get, Is, Put
+from cni.daemon.mesh.fleet_view import SERVICE, SLICE, SPARE, Keys, Network, Slot, View
+from cni.errors import PoolExhausted, TryAgainLater
+
+log = logging.getLogger(__name__)
+
+UNUSED = 300.0  # seconds for which a slot of ours that no service uses is kept: containers come back after a reboot
+TRIES = 64  # ids beyond the known ones that are tried: many nodes may begin at once
+SPARES = 2  # slots of each family that are held in advance, so that a new service can begin while etcd is down
+
+
+class Claims:
+    """What this node holds. Safe from any thread."""
+
+    def __init__(self, client: Etcd, keys: Keys, registry: Registry, member: Member) -> None:
+        self._etcd = client
+        self._keys = keys
+        self._registry = registry  # what we hold, for a start without etcd
+        self.member = member
+        self._lock = threading.Lock()
+        self._taking: dict[str, float] = {}
+        self._idle: dict[str, float] = {}
+
+    # --- for Services ------------------------------------------------------------------------------------------------
+
+    def held(self, service: str, version: int) -> list[Network]:
+        """What is claimed for the service already, from an earlier boot."""
+        use = SERVICE + service
+        mine = [_network(cidr) for cidr, slot in self._registry.slots.all().items() if slot.use == use]
+        return sorted((n for n in mine if n.version == version), key=lambda n: int(n.network_address))
+
+    def claim(self, network: Network, service: str) -> bool:
+        """Whether the slot is this node's for the service. Raises TryAgainLater when etcd cannot be asked: then there
+        are the spare ones."""
+        if not self.member.node_id:
+            raise TryAgainLater("this node has no part in the cluster yet: etcd has not been reached")
+        cidr, use = str(network), SERVICE + service
+        known = self._registry.slots.get(cidr)
+        if known is not None and known.use == use:
+            return True
+        with self._lock:
+            self._taking[cidr] = time.monotonic()
+        try:
+            return self._take(cidr, use, spare=known is not None and known.use == SPARE)
+        except etcd.EtcdError as error:
+            raise TryAgainLater(f"no subnet for service {service}: etcd cannot be asked", str(error)) from error
+
+    def take_spare(self, version: int, service: str) -> Network | None:
+        """A slot that was claimed in advance is the service's from now on; etcd is told when it can be."""
+        with self._lock:
+            mine = [_network(cidr) for cidr, slot in self._registry.slots.all().items() if slot.use == SPARE]
+            found = next((network for network in mine if network.version == version), None)
+            if found is not None:
+                self._registry.slots.put(str(found), Slot(self.member.identity, SERVICE + service))
+            return found
+
+    # --- transactions ------------------------------------------------------------------------------------------------
+
+    def _take(self, cidr: str, use: str, spare: bool = False) -> bool:
+        """The slot is ours for that use, or somebody else's. Raises EtcdError."""
+        key = self._keys.slot(cidr)
+        wanted = Slot(self.member.identity, use)
+        done, found = self._etcd.transact([Is(key, "CREATE", 0)], [_put(key, wanted)], [Get(key)])
+        if not done:
+            there = msgspec.json.decode(found[0].value, type=Slot) if found else None
+            if there is not None and there.owner == self.member.identity and (spare or there.use == SPARE):
+                done, _ = self._etcd.transact([Is(key, "VALUE", found[0].value)], [_put(key, wanted)])
+            elif there != wanted:
+                return False
+            else:
+                done = True
+        if done:
+            self._registry.slots.put(cidr, wanted)
+        return done
+
+    def take_id(self, preferred: int, taken: Iterable[int]) -> int:
+        """A node id that is this node's alone: the one it had, the preferred one, or the lowest free. Raises EtcdError,
+        PoolExhausted."""
+        for number in (self.member.node_id, preferred):
+            if number and self._take_plain(self._keys.id(number)):
+                return number
+        seen = set(taken)
+        for number in range(1, len(seen) + TRIES):
+            if number not in seen and self._take_plain(self._keys.id(number)):
+                return number
+        raise PoolExhausted("no node id is free", f"{len(seen)} are taken, and others are quicker")
+
+    def take_key(self, public_key: str) -> str:
+        """Claim a WireGuard key; returns who holds it, this node or another. Raises EtcdError."""
+        return self._take_plain_of(self._keys.key(public_key))
+
+    def drop_key(self, public_key: str) -> None:
+        """The key is nobody's, if it was this node's. Raises EtcdError."""
+        key = self._keys.key(public_key)
+        self._etcd.transact([Is(key, "VALUE", self.member.identity.encode())], [Delete(key)])
+
+    def _take_plain(self, key: str) -> bool:
+        return self._take_plain_of(key) == self.member.identity
+
+    def _take_plain_of(self, key: str) -> str:
+        own = self.member.identity.encode()
+        done, found = self._etcd.transact([Is(key, "CREATE", 0)], [Put(key, own)], [Get(key)])
+        return self.member.identity if done or not found else found[0].value.decode()
+
+    def take_slice(self, cluster: str, node_id: int, view: View, before: str | None) -> str:
+        """A slot of the range for the node itself. Raises EtcdError, PoolExhausted."""
+        use = SLICE
+        if before is not None and self._take(before, use):
+            return before
+        mine = [c for c, s in view.slots.items() if s == Slot(self.member.identity, use)]
+        for cidr in mine:
+            if _network(cidr).subnet_of(_network(cluster)) and self._take(cidr, use):  # type: ignore[arg-type]
+                return cidr
+        taken = [_network(cidr) for cidr in view.slots]
+        segments = Segments.over(cluster)
+        while True:
+            network, _ = segments.reserve_all(taken).assign("", str(node_id))
+            if self._take(str(network), use):
+                return str(network)
+            taken.append(network)
+
+    # --- now and then ------------------------------------------------------------------------------------------------
+
+    def reconcile(self, view: View, used: dict[str, str], busy: Iterable[str], clusters: Iterable[str]) -> None:
+        """Make etcd and our own list agree: tell it what was taken from the spares, give back what is used no more,
+        hold some in advance. `used`: the service of each subnet in use; `busy`: slots with addresses in use.
+
+        Raises EtcdError.
+        """
+        own, now, kept = self.member.identity, time.monotonic(), set(busy)
+        with self._lock:
+            self._taking = {cidr: since for cidr, since in self._taking.items() if now - since < 60.0}
+            taking = set(self._taking)
+        for cidr, service in used.items():
+            if view.slots.get(cidr) != Slot(own, SERVICE + service) and not self._take(cidr, SERVICE + service, True):
+                log.error("the subnet %s of service %s is another node's in etcd", cidr, service)
+        mine = {cidr: slot for cidr, slot in view.slots.items() if slot.owner == own}
+        for cidr, slot in mine.items():
+            if self._registry.slots.get(cidr) != slot and cidr not in used:
+                self._registry.slots.put(cidr, slot)
+        for cidr in set(self._registry.slots.all()) - view.slots.keys() - taking - kept - used.keys():
+            self._registry.slots.drop(cidr)
+        idle = {c for c, s in mine.items() if s.use.startswith(SERVICE) and c not in {*used, *kept, *taking}}
+        self._idle = {cidr: self._idle.get(cidr, now) for cidr in idle}
+        for cidr, since in self._idle.items():
+            if now - since >= UNUSED:
+                self._give_back(cidr, mine[cidr])
+        self._stock(view, clusters)
+
+    def give_everything_back(self, view: View) -> None:
+        """Nothing is this node's any more. Raises EtcdError."""
+        for cidr, slot in list(view.slots.items()):
+            if slot.owner == self.member.identity:
+                self._give_back(cidr, slot)
+        key = self._keys.id(self.member.node_id)
+        self._etcd.transact([Is(key, "VALUE", self.member.identity.encode())], [Delete(key)])
+
+    def _give_back(self, cidr: str, slot: Slot) -> None:
+        log.info("giving back the subnet %s, which %s needs no more", cidr, slot.use)
+        key = self._keys.slot(cidr)
+        self._registry.slots.drop(cidr)
+        self._etcd.transact([Is(key, "VALUE", msgspec.json.encode(slot))], [Delete(key)])
+
+    def _stock(self, view: View, clusters: Iterable[str]) -> None:
+        for cluster in clusters:
+            version = _network(cluster).version
+            slots = self._registry.slots.all()
+            have = sum(1 for c, s in slots.items() if s.use == SPARE and _network(c).version == version)
+            taken = [_network(cidr) for cidr in {*view.slots, *slots}]
+            for n in range(have, SPARES):
+                try:
+                    segments = Segments.over(cluster).reserve_all(taken)
+                    network, _ = segments.assign(SPARE, f"{self.member.node_id}#{n}")
+                except PoolExhausted:
+                    return  # the rest is for those who need it now
+                self._take(str(network), SPARE)
+                taken.append(network)
+
+
+def _put(key: str, slot: Slot) -> Put:
+    return Put(key, msgspec.json.encode(slot))
+
+
+def _network(cidr: str) -> Network:
+    return ipaddress.ip_network(cidr)

@@ -1,0 +1,128 @@
+"""Peers that were brought together by token: kept in a file below the data directory, root's alone, over reboots.
+
+A token is what one node tells another: `zlnode1.` and then the URL-safe base64 of JSON. It holds no secret; but who
+takes one lets its maker's machines into the overlay.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import ipaddress
+import threading
+from pathlib import Path
+
+import msgspec
+
+from cni.daemon.books import keys
+from cni.daemon.books.identity import replace_file
+from cni.daemon.books.records import Node
+from cni.daemon.mesh.endpoints import split_endpoint
+from cni.errors import InputOutput, InvalidConfig, StateUnusable
+
+PREFIX = "zlnode1."
+FILE = "peers.json"
+
+
+class Invitation(msgspec.Struct, frozen=True, kw_only=True):
+    """A node, to another one. `endpoints`: `host:port`, the best first; `allowed_ips`: what is behind it."""
+
+    version: int = 1
+    name: str
+    node_id: int
+    cluster_cidrs: tuple[str, ...]
+    public_key: str
+    endpoints: tuple[str, ...]
+    allowed_ips: tuple[str, ...]
+
+
+def encode(invitation: Invitation) -> str:
+    """The token."""
+    return PREFIX + base64.urlsafe_b64encode(msgspec.json.encode(invitation)).rstrip(b"=").decode("ascii")
+
+
+def decode(token: str) -> Invitation:
+    """The invitation in a token; white space around it does no harm. Raises InvalidConfig."""
+    text = token.strip()
+    if not text.startswith(PREFIX):
+        raise InvalidConfig(f"not a node's token: it does not begin with {PREFIX}")
+    body = text.removeprefix(PREFIX)
+    try:
+        found = msgspec.json.decode(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)), type=Invitation)
+        if found.version != 1:
+            raise ValueError(f"version {found.version} is not known here, only 1 is")
+        keys.decode(found.public_key)
+        for endpoint in found.endpoints:
+            split_endpoint(endpoint)
+        for cidr in (*found.allowed_ips, *found.cluster_cidrs):
+            ipaddress.ip_network(cidr)
+    except (ValueError, binascii.Error, msgspec.DecodeError) as error:
+        raise InvalidConfig(f"the token cannot be used: {error}") from error
+    return found
+
+
+def judge(invitation: Invitation, node: Node, own_key: str, own: tuple[str, ...]) -> None:
+    """Whether the two nodes can be in one overlay. `own`: what is behind this one. Raises InvalidConfig: what to do."""
+    if invitation.public_key == own_key:
+        raise InvalidConfig("this is this node's own token: take it to the other node")
+    if set(invitation.cluster_cidrs) != set(node.cidrs):
+        raise InvalidConfig(
+            f"the other node's overlay is {', '.join(invitation.cluster_cidrs)}, this one's {', '.join(node.cidrs)}",
+            "set the same cluster_cidr on both",
+        )
+    if invitation.node_id == node.node_id:
+        raise InvalidConfig(f"both nodes have the node id {node.node_id}", "set another node_id on one of them")
+    for theirs in map(ipaddress.ip_network, invitation.allowed_ips):
+        for ours in map(ipaddress.ip_network, own):
+            if theirs.version == ours.version and theirs.overlaps(ours):
+                raise InvalidConfig(
+                    f"the other node has {theirs}, which overlaps this one's {ours}",
+                    "give each node a slice_cidr and a service_cidr of its own",
+                )
+
+
+class Joined:
+    """The file, read when first needed. Safe from any thread."""
+
+    def __init__(self, data_dir: str) -> None:
+        self._path = Path(data_dir) / FILE
+        self._lock = threading.Lock()
+        self._known: dict[str, Invitation] | None = None
+
+    def all(self) -> list[Invitation]:
+        """Who was joined. Raises InputOutput, StateUnusable."""
+        with self._lock:
+            return list(self._load().values())
+
+    def add(self, invitation: Invitation) -> None:
+        """Remember a node, in place of an earlier token of its key. Raises InputOutput."""
+        with self._lock:
+            self._save({**self._load(), invitation.public_key: invitation})
+
+    def remove(self, public_key: str) -> bool:
+        """Forget it; False if it was not there. Raises InputOutput."""
+        with self._lock:
+            known = self._load()
+            if public_key in known:
+                self._save({key: each for key, each in known.items() if key != public_key})
+            return public_key in known
+
+    def _load(self) -> dict[str, Invitation]:
+        if self._known is None:
+            try:
+                found = msgspec.json.decode(self._path.read_bytes(), type=list[Invitation])
+            except FileNotFoundError:
+                found = []
+            except OSError as error:
+                raise InputOutput(f"cannot read the joined nodes: {error}") from error
+            except msgspec.DecodeError as error:
+                raise StateUnusable(f"cannot use the joined nodes in {self._path}: {error}") from error
+            self._known = {each.public_key: each for each in found}
+        return self._known
+
+    def _save(self, known: dict[str, Invitation]) -> None:
+        try:
+            replace_file(self._path, msgspec.json.encode(list(known.values())))
+        except OSError as error:
+            raise InputOutput(f"cannot write the joined nodes: {error}") from error
+        self._known = known

@@ -1,0 +1,435 @@
+"""The mesh as seen from this node: its WireGuard devices, their peers, the routes to what is behind them.
+
+Peers come from the YAML, from the cluster and from agents; the deciders in `wireguard.py` say what each device should
+have, and this makes it so. `sync` is the walk that a start, a change, a restart and the look every ten seconds share:
+what is right is not touched. Nothing here ever keeps the node from serving its own containers: what cannot be done is
+told by `problems`, and tried again.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cni import naming
+from cni.daemon.books.identity import Identity
+from cni.daemon.books.registry import Configured, Registry
+from cni.daemon.fence.barrier import Beyond
+from cni.daemon.fence.values import Edge, Remote
+from cni.daemon.mesh import peer_book, wireguard
+from cni.daemon.mesh.endpoints import is_name, split_endpoint
+from cni.daemon.mesh.fleet_view import GLOBAL, KEEPALIVE, Fleet
+from cni.daemon.mesh.joined import Invitation, Joined
+from cni.daemon.mesh.resolver import Resolver
+from cni.daemon.mesh.wireguard import Peer, Target
+from cni.daemon.service import OverlayService
+from cni.errors import CniError
+from cni.host.monitor import Monitor, is_loss
+from cni.host.netlink import RTM_NEWLINK
+from cni.host.tunnel_routes import TunnelRoute
+from cni.host.tunnels import Device, Tunnels
+from cni.host.wg_types import DeviceSeen, NoEngine, join_endpoint
+
+log = logging.getLogger(__name__)
+
+INTERVAL = 10.0  # seconds between two looks
+EDGE = "\0"  # before the name of an edge's fence, so that no container's network is called so
+SETTLE = 0.05  # seconds between hearing of a loss and looking
+
+Network = wireguard.Network
+
+
+@dataclass
+class Applied:
+    """What a device was last given, so that a change costs what it changes."""
+
+    device: Device
+    peers: dict[str, Peer]
+    routes: dict[Network, TunnelRoute]
+
+
+class Mesh:
+    """The devices of one node. Safe from any thread."""
+
+    def __init__(
+        self, service: OverlayService, registry: Registry, identity: Identity, tunnels: Tunnels, joined: Joined
+    ) -> None:
+        self._service = service
+        self.registry = registry
+        self.joined = joined
+        self._identity = identity
+        self.tunnels = tunnels
+        self._lock = threading.RLock()
+        self._fleet: Fleet | None = None
+        self._applied: dict[str, Applied] = {}
+        self._problems: dict[str, str] = {}
+        self._wired: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+        self._ways: dict[str, int] = {}
+        self._proxies: set[tuple[str, str]] = set()
+        self.others: list[Callable[[], list[str]]] = []  # whose problems are the mesh's too
+        self._wake = threading.Event()
+        self._stop = False
+        self._resolver = Resolver(self._wake.set)
+        self._monitor: Monitor | None = None
+        self._thread: threading.Thread | None = None
+
+    # --- from outside ------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Make everything so, and look after it from now on."""
+        self.sync(thoroughly=True)
+        self._monitor = Monitor(self._heard)
+        self._thread = threading.Thread(target=self._run, name="mesh", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look no more. Devices, engines and traffic go on."""
+        self._stop = True
+        self._wake.set()
+        self._resolver.stop()
+        if self._monitor is not None:
+            self._monitor.close()
+        if self._thread is not None:
+            self._thread.join(INTERVAL)
+        self.tunnels.close()
+
+    def tear_down(self) -> None:
+        """No device of ours any more: only `uninstall` asks for it."""
+        with self._lock:
+            self._stop = True
+            self._service.barrier.connect(Beyond())
+            for name in self.registry.devices.all():
+                self._remove(name)
+
+    def set_fleet(self, fleet: Fleet) -> None:
+        """The cluster says this of the other nodes from now on. Members alone are the fence's affair, and cost little:
+        they change with every attach on any node."""
+        with self._lock:
+            before, self._fleet = self._fleet, fleet
+            if before is None or before.peers != fleet.peers or not self._wired:
+                self.sync()
+            elif before.members != fleet.members:
+                self._service.barrier.connect(self._beyond(self._wired))
+
+    def wanted(self) -> bool:
+        """Whether this node is part of a mesh: an agent set it up, or the YAML names peers or a cluster."""
+        settings = self._service.settings
+        configured = settings.peers or settings.cluster or self.joined.all()
+        return bool(self._service.state.node.set_up or configured)
+
+    def describe(self) -> dict[str, Any]:
+        """The global device at a glance, for the tool."""
+        interface, device = self.interface(), self.device()
+        now = time.time()
+        alive = [p for p in device.peers.values() if now - p.last_handshake < wireguard.DEAD] if device else []
+        note = "" if interface else ("no device" if self.wanted() else "no device: this node has no peers")
+        return {
+            "interface": interface,
+            "engine": device.engine if device else None,
+            "public_key": self._identity.public_key() if self.wanted() else None,
+            "port": self._service.state.node.wg_port,
+            "peers": len(self.targets()) if self.wanted() else 0,
+            "alive": len(alive),
+            "note": note,
+        }
+
+    def problems(self) -> list[str]:
+        """What is wrong, in words."""
+        return [*self._problems.values(), *(words for ask in self.others for words in ask())]
+
+    def name(self) -> str:
+        """The global device's name, by the rule."""
+        node = self._service.state.node
+        return naming.global_device(node.deployment, node.instance_id)
+
+    def interface(self) -> str | None:
+        """The global device, if it is there."""
+        name = self.name()
+        return name if name in self._applied and self.tunnels.link_index(name) else None
+
+    def device(self, service: str = GLOBAL) -> DeviceSeen | None:
+        """The device as it is now; None if there is none."""
+        name = self.device_name(service)
+        if name not in self._applied:
+            return None
+        try:
+            return self.tunnels.read(name)
+        except OSError as error:
+            log.warning("cannot read the WireGuard device %s: %s", name, error)
+            return None
+
+    def public_key(self) -> str:
+        """This node's key."""
+        return self._identity.public_key()
+
+    def rotate(self) -> str:
+        """A new key for this node, on its device at once; returns the public one. Raises InputOutput."""
+        with self._lock:
+            fresh = self._identity.rotate()
+            self.sync()
+        self._service.state.changed()  # a cluster must hear of it
+        return fresh
+
+    def called_at(self, target: Target) -> list[str]:
+        """The addresses and ports at which a peer says it can be called."""
+        return [found for endpoint in target.endpoints for found in self._addresses(endpoint)]
+
+    def path_mtu(self, endpoint: str) -> int | None:
+        """The bytes that the underlay carries to an endpoint, as far as the kernel knows."""
+        way = self.tunnels.way_to(ipaddress.ip_address(_host(endpoint)))
+        return way.mtu if way is not None else None
+
+    def targets(self, service: str = GLOBAL) -> dict[str, Target]:
+        """The peers of a device as they should be, by key."""
+        own = self._identity.public_key() if service == GLOBAL else self._identity.dedicated(service).public_key
+        books: list[Iterable[Target]] = []
+        if self._fleet is not None:
+            books.append(self._fleet.peers.get(service, ()))
+        if service == GLOBAL:
+            books += [self._static(), (_of_invitation(each) for each in self.joined.all())]
+        scope = None if service == GLOBAL else service
+        books.append(_of_book(p) for p in peer_book.of_device(self.registry.peers.all(), scope))
+        return wireguard.merged(books, own)
+
+    def _static(self) -> list[Target]:
+        found = []
+        for peer in self._service.settings.peers:
+            endpoints = (peer.endpoint,) if peer.endpoint else ()
+            allowed = tuple(peer_book.cidr(each) for each in peer.allowed_ips)
+            found.append(Target(peer_book.public(peer.public_key), endpoints, allowed, peer.keepalive, name=peer.name))
+        return found
+
+    # --- the thread --------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._stop:
+            heard = self._wake.wait(INTERVAL)
+            if heard:
+                time.sleep(SETTLE)
+            self._wake.clear()
+            if not self._stop:
+                self.sync(thoroughly=True)
+
+    def _heard(self, kind: int, name: str) -> None:
+        """Wake up if a device of ours has gone, and if something is new about the underlay: its MTU may be."""
+        ours = name.startswith(("zl-", "veth"))
+        if (is_loss(kind) and name.endswith(("-g", "-d"))) or (kind == RTM_NEWLINK and not ours):
+            self._wake.set()
+
+    # --- making it so ------------------------------------------------------------------------------------------------
+
+    def sync(self, thoroughly: bool = False) -> None:
+        """Every device is as it should be, or `problems` says why not. Never raises.
+
+        `thoroughly`: compare with the devices themselves, not with what they were last given.
+        """
+        with self._lock:
+            if self._stop:
+                return
+            try:
+                self._sync(thoroughly)
+            except Exception as error:
+                log.exception("the mesh could not be brought in order")
+                self._problems["mesh"] = f"the mesh could not be brought in order: {error}"
+
+    def _sync(self, thoroughly: bool) -> None:
+        self._problems.pop("mesh", None)
+        if thoroughly:
+            self._ways.clear()
+        services = self.services()
+        wanted = {self.device_name(service): service for service in services}
+        targets = {service: self.targets(service) for service in services}
+        self._connect(wanted, targets)
+        self._stand_in()
+        for name in [name for name in self.registry.devices.all() if name not in wanted]:
+            self._remove(name)
+        for name, service in wanted.items():
+            try:
+                self._one(name, service, targets[service], thoroughly)
+                self._problems.pop(name, None)
+            except NoEngine as error:
+                self._fail(name, f"no WireGuard device {name}: {error}; other nodes cannot be reached")
+            except (OSError, CniError) as error:
+                self._fail(name, f"the WireGuard device {name} is not as it should be: {error}")
+
+    def services(self) -> list[str]:
+        """Which devices there should be: the global one, and those of dedicated services."""
+        if not self.wanted():
+            return []
+        own = [s.name for s in list(self._service.state.services.values()) if s.mode == "dedicated" and s.subnets]
+        return [GLOBAL, *own]
+
+    def device_name(self, service: str) -> str:
+        """The name of a device, by the rule."""
+        node = self._service.state.node
+        if service == GLOBAL:
+            return self.name()
+        return naming.dedicated_device(node.deployment, node.instance_id, service)
+
+    def _connect(self, wanted: Mapping[str, str], targets: Mapping[str, Mapping[str, Target]]) -> None:
+        """The fence knows devices and what is behind them before a packet comes out of one."""
+        everybody = [target for book in targets.values() for target in book.values()]
+        self._wired = (tuple(sorted(wanted)), wireguard.behind(everybody, self._service.state.cidrs))
+        self._service.barrier.connect(self._beyond(self._wired))
+
+    def _beyond(self, wired: tuple[tuple[str, ...], tuple[str, ...]]) -> Beyond:
+        members = self._fleet.members if self._fleet is not None else {}
+        remotes = tuple(Remote(name, found) for name, found in sorted(members.items()) if found)
+        edges = tuple(
+            Edge(EDGE + naming.edge_fence(edge.name), edge.held.ip, edge.allowed)
+            for edge in self.registry.edges.all().values()
+            if edge.allowed
+        )
+        return Beyond(*wired, remotes, edges)
+
+    def _stand_in(self) -> None:
+        """Containers look for a guest on their bridge, since it has an address of their subnet: the node answers."""
+        services, wanted = self._service.state.services, set()
+        for guest in self.registry.guests.all().values():
+            service = services.get(guest.service)
+            bridge = service.bridge if service is not None else ""
+            if bridge:
+                wanted.add((bridge, guest.held.ip))
+        try:
+            for bridge, ip in self._proxies - wanted:
+                self.tunnels.proxy(bridge, ipaddress.ip_address(ip), on=False)
+            for bridge, ip in wanted:
+                self.tunnels.proxy(bridge, ipaddress.ip_address(ip))
+        except OSError as error:
+            log.warning("the node cannot answer for its guests: %s", error)
+        self._proxies = wanted
+
+    def _fail(self, name: str, words: str) -> None:
+        if self._problems.get(name) != words:
+            log.error("%s", words)
+        self._problems[name] = words
+        self._applied.pop(name, None)
+
+    def _remove(self, name: str) -> None:
+        try:
+            self.tunnels.remove(name)
+        except OSError as error:
+            self._problems[name] = f"the WireGuard device {name} cannot be removed: {error}"
+            return
+        self._applied.pop(name, None)
+        self._problems.pop(name, None)
+        self.registry.devices.drop(name)
+
+    def _one(self, name: str, service: str, targets: Mapping[str, Target], thoroughly: bool) -> None:
+        device = self._wanted_device(name, service)
+        applied = self._applied.get(name)
+        peers = {key: self._resolved(target) for key, target in targets.items()}
+        if applied is None or applied.device != device or thoroughly:
+            known = self.registry.devices.get(name) or Configured({})
+            if self.registry.devices.get(name) is None:
+                self.registry.devices.put(name, known)  # before there is one: it is ours to remove
+            seen = self.tunnels.ensure(device)
+            if applied is None:
+                log.info("WireGuard device %s (%s), port %d", name, seen.engine, seen.port)
+            changes = wireguard.changes(seen.peers, peers, known.endpoints, time.time())
+            if not self._complete():
+                changes = [change for change in changes if not change.remove]
+            self.tunnels.change(name, changes)
+            routes = self._routes(targets, peers, device.mtu)
+            refused = self.tunnels.ensure_routes(name, routes.values())
+        else:
+            self.tunnels.change(name, wireguard.delta(applied.peers, peers))
+            routes = self._routes(targets, peers, device.mtu)
+            gone = [route for dst, route in applied.routes.items() if routes.get(dst) != route]
+            fresh = [route for dst, route in routes.items() if applied.routes.get(dst) != route]
+            refused = self.tunnels.change_routes(name, gone, fresh)
+        self._note_refused(name, refused)
+        self._applied[name] = Applied(device, peers, {d: r for d, r in routes.items() if d not in set(refused)})
+        endpoints = {key: peer.endpoint for key, peer in peers.items() if peer.endpoint}
+        if (self.registry.devices.get(name) or Configured({})).endpoints != endpoints:
+            self.registry.devices.put(name, Configured(endpoints))
+
+    def _complete(self) -> bool:
+        """Whether everybody is known who should be a peer: before the cluster was heard, nobody is taken away."""
+        return self._service.settings.cluster is None or self._fleet is not None
+
+    def _wanted_device(self, name: str, service: str) -> Device:
+        state, mtu = self._service.state, self._service.services.mtu()
+        if service == GLOBAL:
+            own = self._identity.own()
+            addresses = tuple(ipaddress.ip_interface(address) for address in state.node_addresses())
+            return Device(name, own.private_key, state.node.wg_port, mtu, addresses)
+        # No address: the bridge has the gateway's, and a second device with it would draw local traffic away from it.
+        own = self._identity.dedicated(service)
+        return Device(name, own.private_key, own.port, mtu)
+
+    def _note_refused(self, name: str, refused: list[Network]) -> None:
+        where = f"{name} routes"
+        if refused:
+            self._problems[where] = f"this node has routes of its own for what is behind {name}: " + ", ".join(
+                map(str, refused)
+            )
+        else:
+            self._problems.pop(where, None)
+
+    def _resolved(self, target: Target) -> Peer:
+        """The target with one endpoint: the first that this node has a way to."""
+        endpoint = ""
+        for candidate in target.endpoints:
+            for found in self._addresses(candidate):
+                if len(target.endpoints) == 1 or self._path(ipaddress.ip_address(_host(found))):
+                    return Peer(target.public_key, found, frozenset(target.allowed_ips), target.keepalive)
+                endpoint = endpoint or found
+        return Peer(target.public_key, endpoint, frozenset(target.allowed_ips), target.keepalive)
+
+    def _addresses(self, endpoint: str) -> list[str]:
+        host, port = split_endpoint(endpoint)
+        if not is_name(host):
+            return [join_endpoint(ipaddress.ip_address(host), port)]
+        return [join_endpoint(ipaddress.ip_address(each), port) for each in self._resolver.addresses(host)]
+
+    def _routes(self, targets: Mapping[str, Target], peers: Mapping[str, Peer], mtu: int) -> dict[Network, TunnelRoute]:
+        state = self._service.state
+        sources = {address.version: address for address in state.node_addresses()}
+        called = {key: ipaddress.ip_address(_host(p.endpoint)) for key, p in peers.items() if p.endpoint}
+        narrow = {key: wireguard.route_mtu(self._path(a), a.version, mtu) for key, a in called.items()}
+        return {
+            dst: TunnelRoute(dst, narrow.get(key, 0), sources.get(dst.version))
+            for dst, key in wireguard.leads(targets.values(), list(called.values())).items()
+        }
+
+    def _path(self, address: wireguard.Address) -> int:
+        """The bytes that the underlay carries to an address, asked anew at every look; 0 without a way."""
+        known = self._ways.get(str(address))
+        if known is None:
+            way = self.tunnels.way_to(address)
+            known = self._ways[str(address)] = way.mtu if way is not None else 0
+        return known
+
+
+def _host(endpoint: str) -> str:
+    return split_endpoint(endpoint)[0]
+
+
+def _of_invitation(invitation: Invitation) -> Target:
+    return Target(
+        invitation.public_key,
+        invitation.endpoints,
+        tuple(peer_book.cidr(each) for each in invitation.allowed_ips),
+        KEEPALIVE,
+        name=invitation.name,
+    )
+
+
+def _of_book(peer: peer_book.Peer) -> Target:
+    """A peer as an agent described it; a guest or an edge calls first."""
+    host, port = split_endpoint(peer.endpoint) if peer.endpoint else ("", 0)
+    nowhere = port == 0 or (not is_name(host) and ipaddress.ip_address(host).is_unspecified)
+    return Target(
+        peer.public_key,
+        () if nowhere else (peer.endpoint,),
+        peer.allowed_ips,
+        peer.keepalive,
+        name=peer.name,
+        owner=peer.owner,
+    )

@@ -1,0 +1,234 @@
+"""Starts our daemon when a plugin finds its door closed: once, however many plugins come at the same time.
+
+The lock file `<run directory>/autostart.lock` is held by the plugin that starts the daemon until the door opens.
+It says which process was started ("started PID STARTTIME"), so that a successor waits for that one, or why the
+start failed ("failed NANOSECONDS TEXT"), so that those who waited meanwhile say the same instead of trying in turn.
+"""
+
+import _socket
+import errno
+import fcntl
+import os
+import sys
+import time
+
+from cni.plugin import door as plugin_door
+from cni.plugin.door import Place
+
+LOG_NAME = "overlayd.log"
+_LOCK_NAME = "autostart.lock"
+_UNIT = "/etc/systemd/system/multi-user.target.wants/zlayer-overlayd.service"
+_SYSTEMD_GRACE = 5.0  # seconds that systemd has to start the daemon before we do; the unit's RestartSec is 1
+_STEP = 0.01  # seconds between two looks at the door
+_SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+_NOT_THE_DAEMONS = ("CNI_", "ZLAYER_CNI_", "_PYI_", "_MEI", "PYINSTALLER_", "LD_LIBRARY_PATH", "LISTEN_")
+"""Prefixes of variables that belong to this call, or to this program's way of starting."""
+_NOR_THESE = ("NOTIFY_SOCKET", "INVOCATION_ID", "JOURNAL_STREAM", "MAINPID", "WATCHDOG_USEC", "WATCHDOG_PID",
+              "TRACEPARENT", "TRACESTATE", "BAGGAGE", "VIRTUAL_ENV")  # fmt: skip
+"""Variables that systemd or a tracer gave to the runtime, about the runtime."""
+
+
+def open_door(place: Place, waiter: plugin_door.Waiter) -> _socket.socket:
+    """The door of our daemon, started if it has to be.
+
+    Raises plugin_door.Closed when it cannot be started or ends before it opens its door, OutOfTime when it takes
+    too long.
+    """
+    since = time.monotonic_ns()
+    try:
+        os.makedirs(place.run_dir, 0o755, exist_ok=True)
+        lock = os.open(os.path.join(place.run_dir, _LOCK_NAME), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise plugin_door.Closed(f"cannot start the overlay daemon: {error.filename}: {error.strerror}") from error
+    try:
+        while not _locked(lock):
+            waiter.pause(_STEP)
+            try:
+                return plugin_door.connect(place.run_dir, waiter)
+            except plugin_door.Closed:
+                continue
+        return _start_and_wait(place, waiter, lock, since)
+    finally:
+        os.close(lock)
+
+
+def _locked(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno != errno.EAGAIN:
+            raise
+        return False
+    return True
+
+
+def _start_and_wait(place: Place, waiter: plugin_door.Waiter, lock: int, since: int) -> _socket.socket:
+    """With the lock held: the door, whoever opened it."""
+    child = 0
+    grace = time.monotonic() + min(_SYSTEMD_GRACE, waiter.left() / 2) if _systemd_starts_it(place) else 0.0
+    while True:
+        try:
+            return plugin_door.connect(place.run_dir, waiter)
+        except plugin_door.Closed:
+            pass  # Not yet.
+        if not child and time.monotonic() >= grace and not _is_starting(lock):
+            _raise_recent_failure(lock, since)
+            child = _start(place, waiter, lock)
+        ended = child and os.waitpid(child, os.WNOHANG)[0] == child
+        if ended:
+            raise _failure(lock, f"the overlay daemon ended at its start: {_last_words(place)}")
+        waiter.pause(_STEP)
+
+
+def _systemd_starts_it(place: Place) -> bool:
+    """Whether a unit is enabled for this run directory: then the door is closed for a restart, and systemd opens it."""
+    try:
+        with open(_UNIT, "rb") as file:
+            return b"--run-dir " + os.fsencode(place.run_dir) + b" " in file.read()
+    except OSError:
+        return False
+
+
+def _start(place: Place, waiter: plugin_door.Waiter, lock: int) -> int:
+    try:
+        child = spawn(program(place, waiter), place.run_dir)
+    except OSError as error:
+        raise _failure(lock, f"cannot start the overlay daemon: {error.filename or ''} {error.strerror}") from error
+    _note(lock, f"started {child} {_start_time(child)}")
+    return child
+
+
+def _failure(lock: int, text: str) -> plugin_door.Closed:
+    _note(lock, f"failed {time.monotonic_ns()} {text}")
+    return plugin_door.Closed(text)
+
+
+def _note(lock: int, text: str) -> None:
+    try:
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, os.fsencode(text), 0)
+    except OSError:
+        return  # A full disk costs the others a try of their own, no more.
+
+
+def _noted(lock: int) -> list[str]:
+    return os.pread(lock, 4096, 0).decode("utf-8", "replace").split(" ", 2)
+
+
+def _is_starting(lock: int) -> bool:
+    """Whether a daemon that another plugin started is alive and has not opened its door yet."""
+    words = _noted(lock)
+    return len(words) == 3 and words[0] == "started" and words[1].isdigit() and _start_time(int(words[1])) == words[2]
+
+
+def _raise_recent_failure(lock: int, since: int) -> None:
+    words = _noted(lock)
+    if len(words) == 3 and words[0] == "failed" and words[1].isdigit() and int(words[1]) > since:
+        raise plugin_door.Closed(words[2])
+
+
+def _start_time(pid: int) -> str:
+    """Field 22 of /proc/PID/stat: with the pid it names one process for ever. Empty for none, and for a dead one."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in (b"Z", b"X") else fields[19].decode()
+
+
+def _last_words(place: Place) -> str:
+    """The end of the daemon's log, for a message."""
+    path = os.path.join(place.run_dir, LOG_NAME)
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 2048))
+            lines = [line for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
+    except OSError:
+        lines = []
+    return f"{lines[-1].strip()} (log: {path})" if lines else f"it said nothing (log: {path})"
+
+
+def program(place: Place, waiter: plugin_door.Waiter) -> list[str]:
+    """The command line of the daemon. Raises OSError when the single file cannot lay its program down."""
+    options = ["overlayd", "--run-dir", place.run_dir, "--data-dir", place.data_dir]
+    if not getattr(sys, "frozen", False):
+        return [sys.executable, "-m", "cni", *options]
+    from cni import unpack
+
+    if unpack.is_single_file():
+        return [unpack.lay_down([place.data_dir, place.run_dir], waiter), *options]
+    return [sys.executable, *options]
+
+
+def environment() -> dict[str, str]:
+    """What the daemon inherits: this environment without what concerns only this call or this program's start."""
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in _NOR_THESE and not name.startswith(_NOT_THE_DAEMONS)
+    }
+    original = os.environ.get("LD_LIBRARY_PATH_ORIG")
+    if getattr(sys, "frozen", False):
+        if original:
+            env["LD_LIBRARY_PATH"] = original
+    elif "LD_LIBRARY_PATH" in os.environ:
+        env["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
+    if not env.get("PATH"):
+        env["PATH"] = _SEARCH_PATH
+    if not getattr(sys, "frozen", False):
+        root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, (root, env.get("PYTHONPATH"))))
+    return env
+
+
+def spawn(argv: list[str], run_dir: str) -> int:
+    """Run `argv` as a daemon: own session, `/` as directory, no descriptor of ours, output to the log.
+
+    Returns its process id. Raises OSError when it cannot be executed.
+    """
+    env = environment()
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    child = os.fork()
+    if child == 0:
+        number = errno.EIO
+        try:
+            _become_daemon(writer, os.path.join(run_dir, LOG_NAME))
+            os.execve(argv[0], argv, env)
+        except OSError as error:
+            number = error.errno or errno.EIO
+        finally:
+            os.write(3, number.to_bytes(4, "big"))
+            os._exit(127)
+    os.close(writer)
+    failed = os.read(reader, 4)
+    os.close(reader)
+    if failed:
+        os.waitpid(child, 0)
+        number = int.from_bytes(failed, "big")
+        raise OSError(number, os.strerror(number), argv[0])
+    return child
+
+
+def _become_daemon(report: int, log: str) -> None:
+    """In the new process. Only standard descriptors and `report`, which becomes number 3, are left."""
+    os.setsid()
+    os.chdir("/")
+    os.umask(0o022)
+    if report != 3:
+        os.dup2(report, 3, inheritable=False)
+    null = os.open("/dev/null", os.O_RDWR)
+    try:
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    except OSError:
+        output = null
+    os.dup2(null, 0)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 3:
+            try:
+                os.close(int(name))
+            except OSError:
+                continue  # The listing's own descriptor.

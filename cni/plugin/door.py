@@ -1,0 +1,294 @@
+"""The plugin's end of the CNI door: connect, ask, wait; never longer than the verb may take, never for a dead runtime.
+
+One request, one answer, then the daemon closes (docs/architecture.md, "The CNI door"):
+
+    request  u32 big-endian length, b"zcni1\\0" (KEY=VALUE\\0)* \\0 stdin; the netns descriptor rides on the first byte
+    answer   u32 big-endian length, b"<exit code> <length of stdout>\\n" stdout stderr
+    told     one byte, if the request had TELLS=1: the runtime has the answer. Who ends without it was killed over it
+
+Nothing here blocks except in `Waiter`, which knows the deadline and watches the process that the runtime started.
+"""
+
+import _socket
+import os
+import select
+import sys
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+SUPPORTED_VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
+"""The CNI versions this plugin speaks, oldest first."""
+
+MAGIC = b"zcni1\0"
+PARENT_VARIABLE = b"ZLAYER_CNI_PARENT"
+"""Names the process that the runtime started, where that is not the one that serves the call."""
+SOCKET_NAME = "cni.sock"
+TOLD = b"+"
+LARGEST = 8 * 1024 * 1024
+"""The largest body either side may send, in bytes."""
+
+_LONGEST_PATH = 107
+"""What fits into sockaddr_un with its terminating zero byte."""
+
+
+class OutOfTime(Exception):
+    """The deadline of the verb has come."""
+
+
+class Closed(Exception):
+    """Nobody listens at the door; the argument is the reason for a person."""
+
+
+class NoAnswer(Exception):
+    """The daemon hung up without an answer: it died, or it is being replaced. `read`: it may have begun."""
+
+    def __init__(self, why: str, *, read: bool = True) -> None:
+        super().__init__(why)
+        self.read = read
+
+
+class Waiter:
+    """Waits, until a deadline, and notices when the process that the runtime started is gone.
+
+    In the single file that process is the bootloader, our parent: a runtime that gives up kills it and not us, and
+    we would carry out an ADD for nobody. Its end is ours, and its temporary directory, which it can no longer
+    remove, goes with us.
+    """
+
+    def __init__(self, seconds: float, *, whole_call: bool = False) -> None:
+        """`seconds` from now; with `whole_call` from when the runtime started the program, which on a busy machine
+        is noticeably earlier."""
+        self.seconds = seconds
+        self.deadline = time.monotonic() + seconds
+        self._parent = -1
+        self._pidfd = -1
+        # The unpacked program, when it took the place of the single file's child, was told of its bootloader.
+        told = os.environb.get(PARENT_VARIABLE, b"")
+        if extraction_directory() or told.isdigit():
+            self._watch_parent(int(told) if told.isdigit() else bootloader())
+        if whole_call:
+            self.deadline -= min(_age(self._parent if self._parent > 0 else os.getpid()), seconds / 2)
+
+    def _watch_parent(self, pid: int) -> None:
+        self._parent = pid
+        try:
+            self._pidfd = os.pidfd_open(self._parent)
+        except OSError:
+            self._pidfd = -1  # An old kernel, a strict seccomp filter, or gone already: `_alive` decides.
+        if not self._alive():
+            die_with_parent()
+
+    def _alive(self) -> bool:
+        return os.getppid() == self._parent
+
+    def left(self) -> float:
+        """Seconds until the deadline, never below zero."""
+        return max(0.0, self.deadline - time.monotonic())
+
+    def wait(self, fd: int, events: int, seconds: float | None = None) -> bool:
+        """Wait until `fd` is ready for `events` (poll's numbers).
+
+        False when `seconds` were given and have passed; OutOfTime when the deadline has come.
+        """
+        until = self.deadline if seconds is None else min(self.deadline, time.monotonic() + seconds)
+        poll = select.poll()
+        if fd >= 0:
+            poll.register(fd, events)
+        if self._pidfd >= 0:
+            poll.register(self._pidfd, select.POLLIN)
+        while True:
+            left = until - time.monotonic()
+            if self._parent >= 0 and self._pidfd < 0:
+                left = min(left, 0.1)  # No descriptor tells of the parent's end: look at it now and then.
+            ready = poll.poll(max(0, int(left * 1000 + 0.999)))
+            if self._parent >= 0 and (not ready or any(f == self._pidfd for f, _ in ready)) and not self._alive():
+                die_with_parent()
+            if any(f == fd for f, _ in ready):
+                return True
+            now = time.monotonic()
+            if now >= self.deadline:
+                raise OutOfTime
+            if now >= until:
+                return False
+
+    def pause(self, seconds: float) -> None:
+        """Sleep for `seconds`; OutOfTime when the deadline comes first."""
+        self.wait(-1, 0, seconds)
+
+
+class Place:
+    """Which daemon a configuration means: its directories, whether to start it, or a foreign overlayd's socket."""
+
+    __slots__ = ("autostart", "data_dir", "foreign", "run_dir")
+
+    def __init__(self) -> None:
+        self.run_dir = "/run/zlayer-cni"
+        self.data_dir = "/var/lib/zlayer-cni"
+        self.autostart = True
+        self.foreign = ""
+
+    @property
+    def socket(self) -> str:
+        """The CNI door's path, for messages."""
+        return os.path.join(self.run_dir, SOCKET_NAME)
+
+
+class Call:
+    """One call of the runtime: the verb, the environment as raw bytes, stdin, the deadline, and an id of its own."""
+
+    __slots__ = ("attempt", "command", "door", "env", "stdin", "waiter")
+
+    def __init__(self, command: bytes, env: dict[bytes, bytes], stdin: bytes, waiter: Waiter) -> None:
+        self.command = command
+        self.env = env
+        self.stdin = stdin
+        self.waiter = waiter
+        self.attempt = os.urandom(16).hex().encode()
+        """Tells the daemon our own retry from a second ADD of the runtime's."""
+        self.door: _socket.socket | None = None
+        """The connection on which an ADD was answered: open until the runtime has the result."""
+
+
+def _age(pid: int) -> float:
+    """Seconds since process `pid` was started, at a resolution of 10 ms; 0 when that cannot be told."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            started = int(file.read().rpartition(b")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return 0.0
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK"))
+
+
+def extraction_directory() -> str:
+    """Where the single file's bootloader has unpacked us; empty in the unpacked form and from source."""
+    directory: str = getattr(sys, "_MEIPASS", "")
+    return directory if os.path.basename(directory).startswith("_MEI") else ""
+
+
+def bootloader() -> int:
+    """The process that unpacked us and waits for our end: PyInstaller puts its number into the directory's name.
+
+    Asking for our parent would not do: when the bootloader is dead, that is whoever adopts orphans here.
+    """
+    return int(os.path.basename(extraction_directory())[4:12], 16)
+
+
+def die_with_parent() -> None:
+    """The runtime has killed the call: leave nothing, say nothing."""
+    remove_tree(extraction_directory())
+    os._exit(137)
+
+
+def remove_tree(directory: str, *, itself: bool = True) -> None:
+    """Remove a directory of files (or all that is in it); what is gone already, or cannot go, stays."""
+    if not directory:
+        return
+    for here, directories, files in os.walk(directory, topdown=False):
+        for name in files:
+            _quietly(os.unlink, os.path.join(here, name))
+        for name in directories:
+            _quietly(os.rmdir, os.path.join(here, name))
+    if itself:
+        _quietly(os.rmdir, directory)
+
+
+def _quietly(remove: "Callable[[str], None]", path: str) -> None:
+    try:
+        remove(path)
+    except OSError:
+        return
+
+
+def connect(run_dir: str, waiter: Waiter) -> _socket.socket:
+    """The connected door of `run_dir`. Raises Closed when nobody listens there, OutOfTime while its queue is full."""
+    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    sock.setblocking(False)
+    directory = -1
+    try:
+        address = os.path.join(run_dir, SOCKET_NAME)
+        if len(os.fsencode(address)) > _LONGEST_PATH:
+            directory = os.open(run_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            address = f"/proc/self/fd/{directory}/{SOCKET_NAME}"
+        while True:
+            try:
+                sock.connect(address)
+            except BlockingIOError:
+                waiter.pause(0.01)
+            else:
+                return sock
+    except OSError as error:
+        sock.close()
+        raise Closed(f"{os.path.join(run_dir, SOCKET_NAME)}: {error.strerror}") from error
+    except BaseException:
+        sock.close()
+        raise
+    finally:
+        if directory >= 0:
+            os.close(directory)
+
+
+def request(pairs: "Mapping[bytes, bytes]", stdin: bytes) -> bytes:
+    """The body of a request, without its length."""
+    return b"".join((MAGIC, *(b"%s=%s\0" % pair for pair in pairs.items()), b"\0", stdin))
+
+
+def ask(sock: _socket.socket, body: bytes, fds: "Iterable[int]", waiter: Waiter) -> tuple[int, bytes, bytes]:
+    """Send `body` with the descriptors, and wait for exit code, stdout and stderr.
+
+    Raises NoAnswer when the daemon hangs up first, OutOfTime when the deadline comes first.
+    """
+    try:
+        _send(sock, len(body).to_bytes(4, "big") + body, fds, waiter)
+    except ConnectionError:
+        pass  # A daemon that refuses from the header answers and closes while we are still sending.
+    size = int.from_bytes(_receive(sock, 4, waiter), "big")
+    if size > LARGEST:
+        raise NoAnswer(f"an answer of {size} bytes")
+    answer = _receive(sock, size, waiter)
+    head, newline, rest = answer.partition(b"\n")
+    code, _, length = head.partition(b" ")
+    if not (newline and code.isdigit() and length.isdigit()):
+        raise NoAnswer("an answer that is none")
+    return int(code), rest[: int(length)], rest[int(length) :]
+
+
+def tell(sock: _socket.socket) -> None:
+    """Tell the daemon that the runtime has the answer: from now on our end undoes nothing. Never fails, never waits."""
+    try:
+        sock.send(TOLD)
+    except OSError:
+        return  # The daemon is gone, or an older one that does not listen any more.
+
+
+def _send(sock: _socket.socket, data: bytes, fds: "Iterable[int]", waiter: Waiter) -> None:
+    rights = b"".join(fd.to_bytes(4, sys.byteorder) for fd in fds)
+    ancillary = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)] if rights else []
+    rest = memoryview(data)
+    while rest:
+        try:
+            sent = sock.sendmsg([rest], ancillary)
+        except BlockingIOError:
+            waiter.wait(sock.fileno(), select.POLLOUT)
+        else:
+            rest, ancillary = rest[sent:], []
+
+
+def _receive(sock: _socket.socket, size: int, waiter: Waiter) -> bytes:
+    parts: list[bytes] = []
+    while size:
+        try:
+            part = sock.recv(min(size, 1 << 18))
+        except BlockingIOError:
+            waiter.wait(sock.fileno(), select.POLLIN)
+            continue
+        except ConnectionError as error:
+            waiter.pause(0.02)  # for the dead to be gone
+            raise NoAnswer(str(error), read=False) from error
+        if not part:
+            raise NoAnswer("the connection was closed")
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)

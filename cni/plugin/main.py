@@ -1,0 +1,232 @@
+"""What the runtime execs: environment and stdin in, the daemon's answer out, unread.
+
+The doormat: while a daemon answers, nothing is imported but what the interpreter has already, `_socket`, `select`
+and our two small modules; start-up is most of what a call costs. tests/unit/test_plugin_imports.py holds the list
+of what must not come back, with the reasons. What happens when no daemon answers is in `closed`.
+"""
+
+import os
+import select
+
+from cni.plugin import door as plugin_door
+from cni.plugin.door import Call, Place
+
+DEADLINES = {b"ADD": 38.0, b"CHECK": 9.0, b"STATUS": 1.7, b"GC": 30.0, b"DEL": 8.0}
+"""Seconds a verb may take, all told. Runtimes wait longer (minutes for ADD, 10 s for DEL and CHECK, 2 s for STATUS):
+an answer of ours says more than their time-out."""
+
+_UNREAD = 0.2  # of a death: a door that only ever hangs up is given up too
+
+_SENT = (
+    b"CNI_COMMAND",
+    b"CNI_CONTAINERID",
+    b"CNI_NETNS",
+    b"CNI_IFNAME",
+    b"CNI_ARGS",
+    b"CNI_PATH",
+    b"CNI_NETNS_OVERRIDE",
+)
+_DECIDING_KEYS = (b"rundir", b"datadir", b"overlayd", b"autostart", b"\\u")
+"""One of these among the (lower-cased) bytes: the configuration may say where to connect. An escape may hide one."""
+
+
+def main() -> int:
+    """Serve the call that the environment describes; returns the exit code. Prints one JSON document or nothing."""
+    command = os.environb.get(b"CNI_COMMAND", b"")
+    stdin = b""
+    try:
+        open_descriptors = _standard_descriptors()
+        waiter = plugin_door.Waiter(DEADLINES.get(command, 9.0), whole_call=True)
+        if command == b"VERSION":
+            from cni.plugin import words
+
+            return 0 if write_all(1, words.version_answer(waiter, open_descriptors[0])) else 1
+        if not open_descriptors[1]:
+            # Nobody could ever read the result: better nothing done than an interface nobody knows of.
+            write_all(2, b"zlayer-cni: stdout is closed\n")
+            return 1
+        stdin = _read_stdin(waiter, open_descriptors[0])
+        call = Call(command, {k: os.environb[k] for k in _SENT if k in os.environb}, stdin, waiter)
+        code, out, err = serve(call)
+        return _print(call, code, out, err)
+    except Exception as error:  # noqa: BLE001 - the runtime reads JSON, not tracebacks
+        from cni.plugin import words
+
+        write_all(1, words.error_answer(error, stdin))
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def serve(call: Call) -> tuple[int, bytes, bytes]:
+    """Have the daemon carry out `call`: exit code, stdout, stderr. Raises CniError when there is no answer to print."""
+    place = Place()
+    if _may_decide(call.stdin):
+        from cni.plugin import config
+
+        try:
+            place = config.place(call.stdin, call.command)
+        except Exception:
+            from cni.plugin import closed
+
+            closed.judge(call)  # Other faults come first, as they would from a daemon.
+            raise
+    if place.foreign:
+        from cni.plugin import closed
+
+        return closed.foreign(call, place)
+    netns, pairs = _netns(call)
+    pairs = {**call.env, b"ATTEMPT": call.attempt, **pairs}
+    if call.command == b"ADD":
+        pairs[b"TELLS"] = b"1"
+    body = plugin_door.request(pairs, call.stdin)
+    if len(body) > plugin_door.LARGEST:
+        from cni.errors import InvalidConfig
+
+        raise InvalidConfig(f"the request is {len(body)} bytes long, at most {plugin_door.LARGEST} are accepted")
+    try:
+        return _ask_until_answered(call, place, body, netns)
+    finally:
+        for fd in netns:
+            os.close(fd)
+
+
+def _ask_until_answered(call: Call, place: Place, body: bytes, netns: list[int]) -> tuple[int, bytes, bytes]:
+    """Ask, and once more when the daemon dies over it: the attempt id tells the next one what is done already.
+
+    A call that was never read does not count: a dying daemon's door takes some until the last of its threads has come
+    out of the kernel.
+    """
+    why, died = "", 0.0
+    while died < 2:
+        try:
+            try:
+                sock = plugin_door.connect(place.run_dir, call.waiter)
+            except plugin_door.Closed as error:
+                from cni.plugin import closed
+
+                sock = closed.open_door(call, place, str(error))
+            try:
+                answer = plugin_door.ask(sock, body, netns, call.waiter)
+                if call.command == b"ADD":
+                    call.door = sock
+                return answer
+            finally:
+                if call.door is not sock:
+                    sock.close()
+        except plugin_door.NoAnswer as error:
+            died += 1 if error.read else _UNREAD
+            why = f"the overlay daemon at {place.socket} hung up without an answer: {error}"
+        except plugin_door.OutOfTime:
+            why = f"the overlay daemon at {place.socket} did not answer within {call.waiter.seconds:g} s"
+            break
+        except plugin_door.Closed as error:
+            why = str(error)
+            break
+    from cni.plugin import closed
+
+    return closed.without_answer(call, place, why)
+
+
+def _may_decide(stdin: bytes) -> bool:
+    lowered = stdin.lower()
+    return any(key in lowered for key in _DECIDING_KEYS)
+
+
+def _netns(call: Call) -> tuple[list[int], dict[bytes, bytes]]:
+    """CNI_NETNS as an open descriptor (none or one), and the keys that go with it.
+
+    Only a regular file is opened, which a namespace's is: opening a FIFO waits for ever, and some devices act on it.
+    The daemon finds out whether it is a network namespace.
+    """
+    pairs: dict[bytes, bytes] = {}
+    try:
+        own = os.stat("/proc/self/ns/net")
+        pairs[b"OWN_NETNS"] = b"%d:%d" % (own.st_dev, own.st_ino)
+    except OSError:
+        pass  # Without /proc the daemon compares with its own.
+    path = call.env.get(b"CNI_NETNS", b"")
+    if not path:
+        return [], pairs
+    try:
+        if (os.stat(path).st_mode & 0o170000) != 0o100000:
+            return [], {**pairs, b"NETNS_ERROR": b"EINVAL"}
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    except (OSError, ValueError) as error:
+        from errno import errorcode
+
+        number = getattr(error, "errno", None) or 22
+        return [], {**pairs, b"NETNS_ERROR": errorcode.get(number, "EINVAL").encode()}
+    return [fd], {**pairs, b"NETNS_FD": b"1"}
+
+
+def _standard_descriptors() -> tuple[bool, bool]:
+    """Whether stdin and stdout are open. A closed one is filled, or a socket of ours would take its number."""
+    is_open = []
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+            is_open.append(True)
+        except OSError:
+            is_open.append(False)
+            null = os.open("/dev/null", os.O_RDWR)
+            if null != fd:
+                os.dup2(null, fd)
+                os.close(null)
+    return is_open[0], is_open[1]
+
+
+def _read_stdin(waiter: plugin_door.Waiter, is_open: bool) -> bytes:
+    """All of stdin. Raises InputOutput (code 5) when it cannot be read, InvalidConfig when it is too long."""
+    parts: list[bytes] = []
+    size = 0
+    try:
+        if not is_open:
+            raise OSError(9, "it is closed")
+        while True:
+            waiter.wait(0, select.POLLIN)
+            part = os.read(0, 1 << 18)
+            if not part:
+                return b"".join(parts)
+            parts.append(part)
+            size += len(part)
+            if size > plugin_door.LARGEST:
+                from cni.errors import InvalidConfig
+
+                raise InvalidConfig(f"the network configuration is longer than {plugin_door.LARGEST} bytes")
+    except (OSError, plugin_door.OutOfTime) as error:
+        from cni.errors import InputOutput
+
+        why = getattr(error, "strerror", None) or f"it did not end within {waiter.seconds:g} s"
+        raise InputOutput(f"error reading from stdin: {why}") from error
+
+
+def _print(call: Call, code: int, out: bytes, err: bytes) -> int:
+    """Hand the answer to the runtime; an ADD whose result nobody can read is undone."""
+    printed = write_all(1, out)
+    write_all(2, err)
+    if printed:
+        if call.door is not None:
+            plugin_door.tell(call.door)
+        return code
+    if call.command == b"ADD" and code == 0:
+        write_all(2, b"zlayer-cni: the result could not be written to stdout, so the ADD is undone\n")
+        waiter = plugin_door.Waiter(DEADLINES[b"DEL"])
+        undo = Call(b"DEL", {**call.env, b"CNI_COMMAND": b"DEL"}, call.stdin, waiter)
+        write_all(2, serve(undo)[2])
+    return code or 1
+
+
+def write_all(fd: int, data: bytes) -> bool:
+    """Write all of `data`, also to a pipe somebody made non-blocking; False when it cannot be written."""
+    rest = memoryview(data)
+    while rest:
+        try:
+            rest = rest[os.write(fd, rest) :]
+        except BlockingIOError:
+            poll = select.poll()
+            poll.register(fd, select.POLLOUT)
+            poll.poll()
+        except OSError:
+            return False
+    return True
