@@ -94,7 +94,7 @@ def imported(command: str, stdin: bytes, **env: str) -> tuple[int, bytes, set[st
 
 
 def unwanted(modules: set[str]) -> dict[str, str]:
-    tops = {".".join(name.split(".")[:depth]) for name in modules for depth in (1, 2)}
+    tops = {".".join(name.split(".")[:depth]) for name in modules for depth in (1, 2, 3)}
     return {name: why for name, why in FORBIDDEN.items() if name in tops}
 
 
