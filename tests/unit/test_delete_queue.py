@@ -97,7 +97,7 @@ def test_a_plugin_waits_while_the_daemon_drains_but_not_for_ever(run_dir, monkey
     with delete_queue.Lock(run_dir, whole=True, patience=0):
         begun = time.monotonic()
         delete_queue.add(run_dir, EXAMPLE, b"body")
-        assert 0.1 <= time.monotonic() - begun < 1
+        assert 0.1 <= time.monotonic() - begun < 20
     assert delete_queue.waiting(run_dir)
 
 
