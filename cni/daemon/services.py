@@ -9,7 +9,7 @@ import ipaddress
 import logging
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from cni import naming
@@ -189,7 +189,11 @@ class Services:
         try:
             self._kernel.ensure_gateway(service.bridge, gateway(subnet))
         except OSError as error:
-            self._state.shrink_service(segment)
+            # It may have taken effect all the same. Where it cannot be undone the subnet stays the service's, with
+            # nobody in it, and goes when the keeper shrinks.
+            with suppress(OSError):
+                self._kernel.remove_gateway(service.bridge, gateway(subnet))
+                self._state.shrink_service(segment, [subnet])
             raise AttachFailed(f"cannot give service {segment} the further subnet {subnet}: {error}") from error
         return service
 

@@ -494,6 +494,17 @@ def test_a_failed_attach_gives_its_further_slot_back(node):
     assert len(node.kernel.gateways(bridge)) == 1
 
 
+@pytest.mark.parametrize("late", [False, True], ids=["refused", "done all the same"])
+def test_a_further_slot_whose_gateway_fails_is_given_back_with_it(node, late):
+    bridge = node.add().bridge
+    fill(node)
+    node.kernel.fail(only="ensure_gateway", late=late)
+    with pytest.raises(AttachFailed, match="further subnet"):
+        node.add("c2", 12)
+    assert len(node.state.services["web"].subnets) == 1
+    assert len(node.kernel.gateways(bridge)) == 1
+
+
 def test_a_failed_ephemeral_attach_leaves_no_bridge(node):
     node.kernel.fail(only="create_port")
     with pytest.raises(AttachFailed):
