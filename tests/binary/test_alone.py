@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cni import __version__
-from cni.plugin import main as plugin
+from cni.plugin import door as plugin_door
 from cni.spec.versions import SUPPORTED
 from tests.binary.fake_door import answer, opened
 
@@ -19,7 +19,7 @@ RESULT = b'{"ok":true}\n'
 
 
 def test_the_plugin_speaks_the_versions_the_verbs_speak():
-    assert plugin.SUPPORTED_VERSIONS == SUPPORTED
+    assert plugin_door.SUPPORTED_VERSIONS == SUPPORTED
 
 
 @pytest.mark.parametrize(
@@ -49,13 +49,13 @@ def test_version_does_not_wait_for_a_silent_stdin(program):
     reader, writer = os.pipe()
     begun = time.monotonic()
     done = subprocess.run(
-        program.argv, env=program.environment("VERSION"), stdin=reader, capture_output=True, timeout=10, check=False
+        program.argv, env=program.environment("VERSION"), stdin=reader, capture_output=True, timeout=60, check=False
     )
     took = time.monotonic() - begun
     os.close(reader)
     os.close(writer)
     assert (done.returncode, json.loads(done.stdout)["cniVersion"]) == (0, NEWEST)
-    assert took < 1
+    assert took < 5  # who waits, waits for ever
 
 
 @pytest.mark.parametrize("command", [None, ""])
@@ -110,7 +110,7 @@ def shell(program, command: str, script: str, stdin: bytes) -> subprocess.Comple
         env=program.environment(command),
         input=stdin,
         capture_output=True,
-        timeout=20,
+        timeout=60,
         check=False,
     )
 
@@ -162,7 +162,7 @@ def test_a_read_only_root(program, conf, in_shared_memory):
             env=program.environment("ADD", TMPDIR="/tmp", PATH="/usr/bin:/bin"),
             input=conf(runDir=str(in_shared_memory)),
             capture_output=True,
-            timeout=20,
+            timeout=60,
             check=False,
         )
     assert (done.returncode, done.stdout) == (0, RESULT), done.stderr
@@ -179,7 +179,7 @@ def test_tmp_mounted_noexec(program, conf, in_shared_memory):
             env=program.environment("ADD", **more),
             input=conf(runDir=str(in_shared_memory)),
             capture_output=True,
-            timeout=20,
+            timeout=60,
             check=False,
         )
     assert (done.returncode, done.stdout) == (0, RESULT), done.stderr

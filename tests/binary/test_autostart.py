@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -57,11 +58,21 @@ def daemons(run_dir: Path) -> list[int]:
 def ended(run_dir):
     yield
     for pid in daemons(run_dir):
-        os.kill(pid, signal.SIGTERM)
-    until = time.monotonic() + 5
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    until = time.monotonic() + 30
     while daemons(run_dir):
         assert time.monotonic() < until, "the daemon does not end"
         time.sleep(0.02)
+
+
+def begun(inside: Program, given: bytes) -> None:
+    """A daemon runs, started by a STATUS or found by the next: on a busy machine one may be answered too late."""
+    until = time.monotonic() + 60
+    while (done := inside.run("STATUS", given)).returncode:
+        assert json.loads(done.stdout)["code"] == 50, done
+        assert "did not answer within" in json.loads(done.stdout)["msg"], done
+        assert time.monotonic() < until, done
 
 
 def test_thirty_plugins_start_one_daemon(inside, run_dir, conf):
@@ -81,9 +92,9 @@ def test_thirty_plugins_start_one_daemon(inside, run_dir, conf):
 def test_the_daemon_is_nobodys_child_and_holds_nothing_of_the_call(inside, run_dir, conf, netns, tmp_path):
     reader, writer = os.pipe()
     stray = os.open(tmp_path / "stray", os.O_RDWR | os.O_CREAT)
-    process = inside.start("STATUS", conf(autostart=True), pass_fds=(stray, writer))
+    process = inside.start("GC", conf(autostart=True), pass_fds=(stray, writer))
     os.close(writer)
-    out, err = process.communicate(timeout=10)  # Would hang if the daemon held the runtime's pipes.
+    out, err = process.communicate(timeout=60)  # Would hang if the daemon held the runtime's pipes.
     assert (process.returncode, out, err) == (0, b"", b"")
     assert os.read(reader, 1) == b""
     (pid,) = daemons(run_dir)
@@ -107,10 +118,10 @@ def test_the_daemon_is_nobodys_child_and_holds_nothing_of_the_call(inside, run_d
 
 
 def test_a_daemon_that_was_killed_is_started_again(inside, run_dir, conf):
-    assert inside.run("STATUS", conf(autostart=True)).returncode == 0
+    begun(inside, conf(autostart=True))
     (first,) = daemons(run_dir)
     os.kill(first, signal.SIGKILL)
-    assert inside.run("STATUS", conf(autostart=True)).returncode == 0
+    begun(inside, conf(autostart=True))
     (second,) = daemons(run_dir)
     assert first != second
 
@@ -118,7 +129,7 @@ def test_a_daemon_that_was_killed_is_started_again(inside, run_dir, conf):
 def test_a_queued_deletion_is_drained_by_the_daemon_that_comes(inside, run_dir, conf):
     assert inside.run("DEL", conf(), CNI_NETNS="").returncode == 0
     assert len(delete_queue.names(str(run_dir))) == 1
-    assert inside.run("STATUS", conf(autostart=True)).returncode == 0
+    begun(inside, conf(autostart=True))
     assert delete_queue.names(str(run_dir)) == []
 
 
@@ -147,7 +158,7 @@ def test_a_run_directory_that_cannot_be_made(inside, run_dir, conf):
 
 def test_another_daemon_starting_is_waited_for(inside, run_dir, conf):
     """A plugin that started one and was killed: the next waits for it instead of starting a second."""
-    assert inside.run("STATUS", conf(autostart=True)).returncode == 0
+    begun(inside, conf(autostart=True))
     (pid,) = daemons(run_dir)
     os.kill(pid, signal.SIGSTOP)
     (run_dir / "cni.sock").rename(run_dir / "hidden.sock")
@@ -158,5 +169,5 @@ def test_another_daemon_starting_is_waited_for(inside, run_dir, conf):
         (run_dir / "hidden.sock").rename(run_dir / "cni.sock")
     finally:
         os.kill(pid, signal.SIGCONT)
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     assert daemons(run_dir) == [pid]
