@@ -155,12 +155,16 @@ class Container:
         self.process.wait()
 
 
-def echoes(client: Container, server: Container, kind: int, size: int, six: bool = False) -> bool:
-    """Whether `size` bytes go from one to the other and come back, whole."""
+def echoes(
+    client: Container, server: Container, kind: int, size: int, six: bool = False, patience: float = 5.0
+) -> bool:
+    """Whether `size` bytes go from one to the other and come back, whole, with no silence longer than `patience`."""
     family = socket.AF_INET6 if six else socket.AF_INET
     address = server.address6 if six else server.address
     data = os.urandom(size)
     with server.socket(kind, family) as ear, client.socket(kind, family) as mouth:
+        ear.settimeout(patience * SLOW + 1)
+        mouth.settimeout(patience * SLOW)
         ear.bind((address, 0))
         port = ear.getsockname()[1]
         if kind == socket.SOCK_STREAM:
@@ -415,7 +419,16 @@ class Fleet:
             run("ip", "-n", self.underlay, *words.split())
 
     def node(self, number: int, start: bool = True, **settings: Any) -> Node:
-        node = self.nodes[number] = Node(self, number, **settings)
+        node = Node(self, number, **settings)
+        self.wire(node)
+        if start:
+            node.start()
+        return node
+
+    def wire(self, node: Node) -> None:
+        """The node's namespace, with a cable to the underlay."""
+        number = node.number
+        self.nodes[number] = node
         run("ip", "netns", "add", node.name)
         port = f"n{number}"
         run("ip", "-n", node.name, "link", "set", "lo", "up")
@@ -426,9 +439,6 @@ class Fleet:
         for words in (f"link set {port} master under0", f"link set {port} up"):
             run("ip", "-n", self.underlay, *words.split())
         run("ip", "-n", node.name, "route", "add", "default", "via", "198.51.100.254")
-        if start:
-            node.start()
-        return node
 
     def part(self, one: Node, two: Node) -> None:
         """Nothing passes between these two any more."""
