@@ -74,7 +74,7 @@ def take(
     work = _inside_view
     view = inside(netns, work) if netns is not None else in_thread(work)
     if processes and netns is not None:
-        running = processes_in(netns)
+        running = _staying(netns)
         view["processes"] = {str(pid): command for pid, command in running.items()}
         if fds:
             view["fds"] = {str(pid): str(_open_fds(pid)) for pid in running}
@@ -97,7 +97,7 @@ def diff(before: Snapshot, after: Snapshot) -> list[str]:
     return lines
 
 
-def settle(before: Snapshot, again: Callable[[], Snapshot], patience: float = 3.0) -> list[str]:
+def settle(before: Snapshot, again: Callable[[], Snapshot], patience: float = 10.0) -> list[str]:
     """The difference to `before` once it is gone, or when `patience` seconds are over: kernels clean up late."""
     deadline = time.monotonic() + patience
     while (left := diff(before, again())) and time.monotonic() < deadline:
@@ -217,6 +217,19 @@ def _mounts_below(roots: list[Path]) -> Iterator[tuple[str, str]]:
         point = Path(line.split()[4])
         if any(point.is_relative_to(root) for root in roots):
             yield str(point), line.rsplit(" - ", 1)[-1]
+
+
+def _staying(netns: str | Path) -> dict[int, str]:
+    """The processes there that are not about to end: a daemon's helper lives for some milliseconds."""
+    running = processes_in(netns)
+    deadline = time.monotonic() + 1.0
+    while len(running) > 1 and time.monotonic() < deadline:
+        time.sleep(0.05)
+        before, running = running, processes_in(netns)
+        running = {pid: command for pid, command in running.items() if before.get(pid) == command}
+        if running.keys() == before.keys():
+            break
+    return running
 
 
 def _open_fds(pid: int) -> int:

@@ -6,7 +6,6 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 
@@ -110,7 +109,7 @@ def test_l26_a_plugin_after_us(
     if at_version < first or at_version not in template_versions:
         pytest.skip(f"{follower} begins at {first}")
     if follower == "tuning":
-        conf = {**conf, "dataDir": "/run/zlt-bb-tuning"}
+        conf = {**conf, "dataDir": str(chain(at_version).world.dir / "tuning")}
     before = None
     chain(at_version).warm()
     for _ in range(2):
@@ -125,7 +124,6 @@ def test_l26_a_plugin_after_us(
         run.box.remove()
         before = before or run.world.snapshot()
     run.world.assert_baseline(before)
-    Path("/run/zlt-bb-tuning").rmdir() if Path("/run/zlt-bb-tuning").exists() else None
 
 
 def test_l26_a_published_port(chain: Callable[..., Chain], at: At) -> None:
@@ -137,8 +135,8 @@ def test_l26_a_published_port(chain: Callable[..., Chain], at: At) -> None:
         return socket.create_server(("0.0.0.0", 80))
 
     with closing(netns.inside(run.box.path, listen)) as server:
-        server.settimeout(5)
-        client = netns.inside(run.world.outside, lambda: socket.create_connection((HOST, 18080), timeout=5))
+        server.settimeout(30)
+        client = netns.inside(run.world.outside, lambda: socket.create_connection((HOST, 18080), timeout=30))
         with closing(client), closing(server.accept()[0]) as accepted:
             accepted.sendall(b"hello")
             assert client.recv(5) == b"hello"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -108,7 +110,7 @@ def test_two_adds_of_one_interface_at_once(world: World, at: At) -> None:
     assert box.link() is None
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_two_hundred_pairs_leave_nothing(fresh: Lab, at: At) -> None:
     """200 ADD/DEL pairs, 20 at a time: the snapshot before equals the one after."""
     world = fresh("masq")
@@ -117,17 +119,21 @@ def test_two_hundred_pairs_leave_nothing(fresh: Lab, at: At) -> None:
     pairs(world, conf, 20, 20)
     before, held = world.snapshot(), idle_descriptors(world)
     pairs(world, conf, 200, 20)
-    world.assert_baseline(before, patience=6)
-    assert idle_descriptors(world) <= held + 10
+    world.assert_baseline(before, patience=20)
+    deadline = time.monotonic() + 20
+    while (left := idle_descriptors(world)) > held + 10 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert left <= held + 10
 
 
 def idle_descriptors(world: World) -> int:
     """Open descriptors of the processes on the host, less one for each of their threads: a pool of threads with a
     socket each may still grow to its bound."""
-    return sum(
-        len(list(Path(f"/proc/{pid}/fd").iterdir())) - len(list(Path(f"/proc/{pid}/task").iterdir()))
-        for pid in netns.processes_in(world.host)
-    )
+    count = 0
+    for pid in netns.processes_in(world.host):
+        with contextlib.suppress(FileNotFoundError):  # it has ended meanwhile
+            count += len(list(Path(f"/proc/{pid}/fd").iterdir())) - len(list(Path(f"/proc/{pid}/task").iterdir()))
+    return count
 
 
 def pairs(world: World, conf: Json, count: int, together: int) -> None:

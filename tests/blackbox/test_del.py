@@ -59,14 +59,14 @@ def odd_path(world: World, request: pytest.FixtureRequest) -> Iterator[str]:
 def test_l15_del_with_a_path_that_is_no_namespace(world: World, conf: Json, odd_path: str) -> None:
     """A left-over plain file in /run/netns is common; none of these may make DEL fail, or wait."""
     box = world.container()
-    box.delete(conf, path=odd_path, patience=5).ok()
+    box.delete(conf, path=odd_path, patience=15).ok()
 
 
 @pytest.mark.parametrize("odd_path", ODD_PATHS, indirect=True)
 def test_l15_add_with_a_path_that_is_no_namespace(world: World, conf: Json, odd_path: str) -> None:
     world.warm(conf)
     before = world.links()
-    world.container().add(conf, path=odd_path, patience=5).failed()
+    world.container().add(conf, path=odd_path, patience=15).failed()
     assert world.links() == before
 
 

@@ -123,7 +123,7 @@ def processes_in(path: str | Path) -> dict[int, str]:
     return found
 
 
-def end_processes(paths: Iterable[Path], patience: float = 5.0) -> list[str]:
+def end_processes(paths: Iterable[Path], patience: float = 20.0) -> list[str]:
     """End what runs in these namespaces (which tests made): SIGTERM, then SIGKILL. Returns who needed the latter."""
     alive = list(_alive_in(paths))
     for pid, _ in alive:

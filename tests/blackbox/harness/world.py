@@ -130,7 +130,7 @@ class World:
         """All of the host namespace, and the files of this world."""
         return snapshot.take(self.host, files=[self.run_dir, self.data_dir], **options)
 
-    def assert_baseline(self, before: snapshot.Snapshot, patience: float = 3.0, **options: Any) -> None:
+    def assert_baseline(self, before: snapshot.Snapshot, patience: float = 10.0, **options: Any) -> None:
         """The world looks as in `before`, or soon does. Old neighbours may go by themselves meanwhile."""
 
         def again() -> snapshot.Snapshot:
@@ -141,7 +141,7 @@ class World:
         self.assert_same(before, again, patience)
 
     @staticmethod
-    def assert_same(before: snapshot.Snapshot, again: Callable[[], snapshot.Snapshot], patience: float = 3.0) -> None:
+    def assert_same(before: snapshot.Snapshot, again: Callable[[], snapshot.Snapshot], patience: float = 10.0) -> None:
         """What `again` sees is `before`, or soon is."""
         left = snapshot.settle(before, again, patience)
         assert not left, "left behind:\n" + "\n".join(line[:300] for line in left[:60])
@@ -173,10 +173,18 @@ class World:
         """End the daemon; returns when it is gone."""
         pid = self.daemon()
         os.kill(pid, number)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while pid in netns.processes_in(self.host):
             assert time.monotonic() < deadline, f"the daemon did not end on signal {number}"
             time.sleep(0.02)
+
+    def ready(self, conf: Json, patience: float = 30.0) -> None:
+        """STATUS says so, soon: its two seconds may be too few for a daemon's start on a busy machine, and the
+        next one, a runtime's too, finds it started."""
+        deadline = time.monotonic() + patience
+        while (answer := self.call("STATUS", conf)).rc != 0 and time.monotonic() < deadline:
+            answer.failed(50)
+        answer.ok()
 
     def warm(self, conf: Json) -> None:
         """One attachment made and removed: bridge, directories and daemon exist from here on.
@@ -185,7 +193,7 @@ class World:
         """
         box = self.container()
         result = box.add(conf).ok()
-        deadline = time.monotonic() + 4
+        deadline = time.monotonic() + 15
         while time.monotonic() < deadline and self._unsettled():
             time.sleep(0.1)
         box.delete(conf, prev=result).ok()
@@ -271,7 +279,7 @@ class Container:
         infos = [info for link in found for info in link["addr_info"] if info["scope"] == "global"]
         return {f"{info['local']}/{info['prefixlen']}" for info in infos}
 
-    def ping(self, target: str, patience: int = 5) -> bool:
+    def ping(self, target: str, patience: int = 10) -> bool:
         """One answer within `patience` seconds: a bridge's own IPv6 address is not usable before that."""
         line = f"ping -n -q -i 0.2 -c 1 -w {patience} {target} >/dev/null 2>&1 && echo yes || true"
         return self.sh(line).strip() == "yes"
@@ -282,7 +290,7 @@ class Container:
             return
         peers = {link.get("link_index") for link in self.ip("link", "show", "type", "veth")}
         self._drop()
-        deadline = time.monotonic() + 3
+        deadline = time.monotonic() + 20
         while time.monotonic() < deadline and peers & {link["ifindex"] for link in self.world.ip("link")}:
             time.sleep(0.02)
 
