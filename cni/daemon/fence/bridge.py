@@ -113,6 +113,7 @@ def _port_ip6() -> tuple[Rule, ...]:
     even puts the fragments together for them, undoing RFC 6980), and would be taught another's address that way.
     """
     discovery = "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert }"
+    none = "ip6 saddr :: ip6 daddr ff00::/8"  # to groups only: the kernel would route it back onto the bridge
     bare = "ip6 nexthdr 58"  # ICMPv6; a minimal host has no /etc/protocols to look a name up in
     return (
         Rule("exthdr rt exists", "drop", "IPv6 routing header"),
@@ -125,11 +126,11 @@ def _port_ip6() -> tuple[Rule, ...]:
         ),
         Rule("icmpv6 type { nd-router-solicit, nd-router-advert, nd-redirect }", "drop", "router or redirect"),
         Rule(
-            f"ip6 saddr :: {bare} icmpv6 type nd-neighbor-solicit ip6 length 24-32 iifname . @th,64,128 @target6",
+            f"{none} {bare} icmpv6 type nd-neighbor-solicit ip6 length 24-32 iifname . @th,64,128 @target6",
             "accept",
             "address probe",
         ),
-        Rule("ip6 saddr :: icmpv6 type { 131, 132, 143 }", "accept", "multicast report of none"),
+        Rule(f"{none} icmpv6 type {{ 131, 132, 143 }}", "accept", "multicast report of none"),
         Rule("iifname . ether saddr . ip6 saddr != @src6", "drop", "foreign IPv6 source"),
         Rule(
             f"{bare} icmpv6 type nd-neighbor-solicit ip6 length 24",

@@ -95,6 +95,7 @@ def _on_bridge(port: Port) -> list[Element]:
         Element("bridge", f"{chain}_p", name),
         Element("bridge", "net", name, f"goto {chain}"),
         Element("bridge", "ports", name),
+        Element("inet", "neighbours", f"{quoted(port.bridge)} . {mac}"),
     ]
     return found
 

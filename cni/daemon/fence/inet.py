@@ -33,6 +33,14 @@ def inet_chains(node: Node) -> list[Chain]:
         ),
         plain_chain("inet", "from_tunnel", Rule("ip daddr 127.0.0.0/8", "drop", "loopback of the host")),
         base_chain("inet", "forward", FILTER, *_forward(four, six)),
+        # The kernel does route link-local addresses, back onto the link they came from (ip6_forward). Bridged is what
+        # goes to a container's own MAC; what the host routes came to a MAC of the host's.
+        plain_chain(
+            "inet",
+            "link_local",
+            Rule("iifname . ether daddr @neighbours", "accept", "bridged link-local"),
+            Rule("", "drop", "link-local by way of the host"),
+        ),
         *([_to_overlay("4", "ip", four)] if four else []),
         *([_to_overlay("6", "ip6", six)] if six else []),
         plain_chain("inet", "outward", *_not_its_flow()),
@@ -72,8 +80,9 @@ def _forward(four: str | None, six: str | None) -> list[Rule]:
     """Bridged packets come here too where bridge-nf-call-* is 1; then in and out are one bridge."""
     return [
         # The family bridge has decided these, port by port; they have no one address to go by.
-        Rule("iifname . oifname @loops meta pkttype { broadcast, multicast }", "accept", "bridged group frame"),
-        Rule("iifname . oifname @loops ip6 saddr fe80::/10", "accept", "bridged link-local"),
+        Rule("meta pkttype { broadcast, multicast } iifname . oifname @loops", "accept", "bridged group frame"),
+        Rule("ip6 saddr fe80::/10 iifname @inside", "goto link_local", "link-local source"),
+        Rule("ip6 daddr fe80::/10 iifname @inside", "goto link_local", "link-local target"),
         *([Rule(f"ip daddr {four}", "goto to_overlay4", "to the overlay")] if four else []),
         *([Rule(f"ip6 daddr {six}", "goto to_overlay6", "to the overlay, IPv6")] if six else []),
         Rule("iifname @inside", "goto outward", "to the outside"),
@@ -86,9 +95,9 @@ def _to_overlay(v: str, ip: str, cluster: str) -> Chain:
     return plain_chain(
         "inet",
         f"to_overlay{v}",
-        Rule("iifname @tunnels ct state related meta l4proto { 1, 58 }", "accept", "router on the way"),
+        Rule("ct state related meta l4proto { 1, 58 } iifname @tunnels", "accept", "router on the way"),
         Rule(
-            f"oifname @tunnels ct direction reply ct state established {ip} daddr @edges{v}",
+            f"ct direction reply ct state established {ip} daddr @edges{v} oifname @tunnels",
             "accept",
             "reply to an edge peer",
         ),
@@ -150,12 +159,15 @@ def _closed_to_host() -> list[Rule]:
 
 def _mss() -> Chain:
     """TCP learns the path's MTU at its first packet: overlays are narrow and ICMP is often lost."""
-    syn = "tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu"
+    syn, clamp = "tcp flags & (syn | rst) == syn", "tcp option maxseg size set rt mtu"
     return Chain(
         "inet",
         "mss",
         "type filter hook forward priority -150; policy accept;",
-        (Rule("iifname @inside", syn, "MSS outbound"), Rule("oifname @inside", syn, "MSS inbound")),
+        (
+            Rule(f"{syn} iifname @inside", clamp, "MSS outbound"),
+            Rule(f"{syn} oifname @inside", clamp, "MSS inbound"),
+        ),
     )
 
 

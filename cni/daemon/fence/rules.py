@@ -67,6 +67,7 @@ SETS: tuple[tuple[str, str, str, str], ...] = (
     ("bridge", "map", "net", "type ifname : verdict"),
     ("inet", "set", "inside", "type ifname"),
     ("inet", "set", "loops", "type ifname . ifname"),
+    ("inet", "set", "neighbours", "type ifname . ether_addr"),
     ("inet", "set", "tunnels", "type ifname"),
     ("inet", "set", "node4", "type ipv4_addr"),
     ("inet", "set", "node6", "type ipv6_addr"),

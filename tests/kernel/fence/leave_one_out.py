@@ -13,7 +13,15 @@ import sys
 from cni.daemon.fence import texts as fence
 from cni.daemon.fence.rules import Chain, network_chains
 
-from . import attacks, attacks_edge, attacks_mesh, attacks_neighbours, attacks_routed, matrix  # noqa: F401 - they register
+from . import (  # noqa: F401 - they register
+    attacks,
+    attacks_edge,
+    attacks_hairpin,
+    attacks_mesh,
+    attacks_neighbours,
+    attacks_routed,
+    matrix,
+)
 from .lab import NETWORKS, Lab, opened
 from .probes import Ears
 

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from . import attacks, attacks_edge, attacks_mesh, attacks_neighbours, attacks_routed  # noqa: F401 - they register
+from . import (  # noqa: F401 - they register
+    attacks,
+    attacks_edge,
+    attacks_hairpin,
+    attacks_mesh,
+    attacks_neighbours,
+    attacks_routed,
+)
 from .lab import Lab
 
 
