@@ -46,7 +46,7 @@ class Ctr:
         finally:
             self.machine.run(*self.words, "task", "kill", "-s", "KILL", name)
             try:
-                process.communicate(timeout=30)
+                process.communicate(timeout=90)
             except TimeoutExpired:
                 process.kill()
                 raise Failed(f"ctr run {name} did not end after its container was killed") from None

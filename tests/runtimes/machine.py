@@ -39,7 +39,7 @@ class Failed(AssertionError):
     """A command in the machine ended badly; the message holds the call and all it said."""
 
 
-def wait_for(what: str, look: Callable[[], T | None], seconds: float = 15) -> T:
+def wait_for(what: str, look: Callable[[], T | None], seconds: float = 60) -> T:
     """What `look` returns once it is neither None nor False; Failed, naming `what`, after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
@@ -88,7 +88,7 @@ class Machine:
         """End the machine and all in it. Safe to repeat."""
         assert self._init.stdin is not None
         self._init.stdin.close()
-        self._init.wait(20)
+        self._init.wait(60)
         sweep_cgroups([self.cgroup])
 
     def command(self, argv: Iterable[str | Path]) -> list[str]:
@@ -96,7 +96,7 @@ class Machine:
         return [*self._enter, *map(str, argv)]
 
     def run(
-        self, *argv: str | Path, stdin: str = "", env: dict[str, str] | None = None, seconds: float = 60
+        self, *argv: str | Path, stdin: str = "", env: dict[str, str] | None = None, seconds: float = 120
     ) -> subprocess.CompletedProcess[str]:
         """Run a command inside and return how it ended, whatever that is."""
         return subprocess.run(
@@ -110,7 +110,7 @@ class Machine:
             check=False,
         )
 
-    def must(self, *argv: str | Path, stdin: str = "", env: dict[str, str] | None = None, seconds: float = 60) -> str:
+    def must(self, *argv: str | Path, stdin: str = "", env: dict[str, str] | None = None, seconds: float = 120) -> str:
         """The standard output of a command that has to succeed; Failed otherwise."""
         done = self.run(*argv, stdin=stdin, env=env, seconds=seconds)
         if done.returncode:
@@ -159,9 +159,9 @@ class Machine:
         }
 
     def ports_become(self, expected: set[str]) -> None:
-        """The container interfaces are, within two seconds, exactly these: DEL need not wait for the kernel's work."""
+        """The container interfaces are, or soon become, exactly these: DEL need not wait for the kernel's work."""
         with suppress(Failed):
-            wait_for("", lambda: self.ports() == expected, 2)
+            wait_for("", lambda: self.ports() == expected, 20)
         found = self.ports()
         if found != expected:
             raise Failed(f"container interfaces of the machine: {sorted(found)}, expected {sorted(expected)}")
@@ -205,14 +205,14 @@ class Machine:
         seen = [self.state()]
 
         def still() -> bool:
-            time.sleep(0.2)
+            time.sleep(0.3)
             seen.append(self.state())
-            return seen[-1] == seen[-2]
+            return len(seen) > 3 and all(each == seen[-1] for each in seen[-4:])
 
         wait_for("the machine stands still", still)
         return seen[-1]
 
-    def settles_at(self, before: dict[str, Any], seconds: float = 4) -> None:
+    def settles_at(self, before: dict[str, Any], seconds: float = 20) -> None:
         """The state is, or soon becomes, `before` again; Failed, with the difference, otherwise."""
         with suppress(Failed):
             wait_for("", lambda: self.state() == before, seconds)

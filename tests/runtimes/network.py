@@ -53,6 +53,6 @@ class Network:
         (port,) = [link for link in self.machine.links().values() if link["ifindex"] == index]
         return str(port["master"])
 
-    def reaches(self, address: str, seconds: int = 3) -> CompletedProcess[str]:
+    def reaches(self, address: str, seconds: int = 10) -> CompletedProcess[str]:
         """One ping, from here; it ends with 1 when no answer came within `seconds`."""
         return self.run("ping", "-c", "1", "-W", str(seconds), address)

@@ -240,7 +240,7 @@ class TestCapabilities:
         serve = 'busybox nc -l -p 8081 -e echo "served inside" </dev/null >/dev/null 2>&1 &'
         inside.run("sh", "-c", serve)
         wait_for("something listens inside", lambda: ":8081" in inside.run("ss", "-Hltn").stdout)
-        answer = machine.run("ip", "netns", "exec", "zlt-outside", "busybox", "nc", "-w", "3", NODE, "18081")
+        answer = machine.run("ip", "netns", "exec", "zlt-outside", "busybox", "nc", "-w", "20", NODE, "18081")
         assert answer.stdout.strip() == "served inside", told(answer)
         tool.must("del", network, inside.path, cap=mapping)
         assert "18081" not in "\n".join(machine.firewall())
@@ -256,7 +256,7 @@ class TestNewVerbs:
             pytest.skip(f"{plugin.path.name} does not speak CNI 1.1.0")
 
     def test_status_is_well(self, tool: Cnitool) -> None:
-        tool.must("status", NEW)
+        wait_for("STATUS is well", lambda: tool.run("status", NEW).returncode == 0)
 
     def test_gc_takes_down_what_libcni_knows_and_no_other_network(
         self, tool: Cnitool, network: str, machine: Machine, plugin: Plugin

@@ -52,7 +52,7 @@ def test_the_cached_result_tells_the_truth(container: Container, machine: Machin
 
 
 def test_a_container_pings_its_gateway(container: Container) -> None:
-    pinged = container.run("/bin/ping", "-c", "1", "-W", "3", container.network.gateway)
+    pinged = container.run("/bin/ping", "-c", "1", "-W", "10", container.network.gateway)
     assert pinged.returncode == 0, told(pinged)
 
 
@@ -60,18 +60,18 @@ def test_two_containers_ping_each_other(container: Container, ctr: Ctr) -> None:
     with ctr.running("second") as other:
         assert other.network.address != container.network.address
         for here, there in ((container, other), (other, container)):
-            pinged = here.run("/bin/ping", "-c", "1", "-W", "3", there.network.address)
+            pinged = here.run("/bin/ping", "-c", "1", "-W", "10", there.network.address)
             assert pinged.returncode == 0, told(pinged)
 
 
 @pytest.mark.parametrize("address", [NODE, OUTSIDE, FAR_OUTSIDE])
 def test_a_container_pings_what_lies_outside_the_overlay(container: Container, address: str) -> None:
-    pinged = container.run("/bin/ping", "-c", "1", "-W", "3", address)
+    pinged = container.run("/bin/ping", "-c", "1", "-W", "10", address)
     assert pinged.returncode == 0, told(pinged)
 
 
 def test_the_network_is_there_before_the_first_process(ctr: Ctr) -> None:
-    ran = ctr.run("early", "/bin/sh", "-c", f"ip route && ping -c 1 -W 3 {FAR_OUTSIDE}")
+    ran = ctr.run("early", "/bin/sh", "-c", f"ip route && ping -c 1 -W 10 {FAR_OUTSIDE}")
     assert ran.returncode == 0, told(ran)
     assert "default via" in ran.stdout
 
@@ -95,5 +95,5 @@ def test_a_container_run_and_gone_leaves_nothing(ctr: Ctr, machine: Machine) -> 
 
 def test_the_same_name_can_be_run_again(ctr: Ctr) -> None:
     for _ in range(2):
-        ran = ctr.run("again-and-again", "/bin/ping", "-c", "1", "-W", "3", OUTSIDE)
+        ran = ctr.run("again-and-again", "/bin/ping", "-c", "1", "-W", "10", OUTSIDE)
         assert ran.returncode == 0, told(ran)
