@@ -24,19 +24,24 @@ def split_socket_address(text: str) -> tuple[str, int]:
 
     Raises ValueError for what Rust's `SocketAddr` would not parse: a name, a missing port, a bare IPv6 address.
     """
-    host, colon, port = text.rpartition(":")
-    if not (colon and port.isascii() and port.isdigit() and int(port[-20:]) < 65536 and len(port) < 20):
-        raise ValueError("invalid socket address syntax")
-    if host.startswith("[") and host.endswith("]"):
+    host, _, port = text.rpartition(":")
+    zone = "0"
+    bracketed = host.startswith("[") and host.endswith("]")
+    if bracketed:
         host, percent, zone = host[1:-1].partition("%")
-        if ":" not in host or (percent and not (zone.isascii() and zone.isdigit())):
-            raise ValueError("invalid socket address syntax")
-    elif ":" in host:
+        zone = zone if percent else "0"
+    if bracketed != (":" in host) or not _fits(zone, 32) or not _fits(port, 16):
         raise ValueError("invalid socket address syntax")
     try:
-        return canonical_ip(host), int(port)
+        return canonical_ip(host), int(port.lstrip("0") or "0")
     except ValueError:
         raise ValueError("invalid socket address syntax") from None
+
+
+def _fits(digits: str, bits: int) -> bool:
+    """Whether this is a decimal number of so many bits; leading zeros do not count."""
+    plain = digits.lstrip("0") or "0"
+    return digits.isascii() and digits.isdigit() and len(plain) <= bits and int(plain) < 1 << bits
 
 
 def join_host_port(host: str, port: int) -> str:

@@ -26,15 +26,14 @@ def encode_token(config: EdgeConfig) -> str:
 
 
 def decode_token(token: str) -> EdgeConfig:
-    """The configuration in `token`; white space around it does no harm.
+    """The configuration in `token`, which is taken as it is: white space around it is not of it.
 
     Raises CodecError for a wrong prefix, base64 that is not, a version other than 1 (looked at before the rest,
     so that a newer token is named as such), and a configuration that is not whole.
     """
-    text = token.strip()
-    if not text.startswith(PREFIX):
+    if not token.startswith(PREFIX):
         raise CodecError(f"not an edge token: it does not begin with {PREFIX}")
-    document = strict.parse(_from_base64(text.removeprefix(PREFIX)))
+    document = strict.parse(_from_base64(token.removeprefix(PREFIX)))
     version: Any = document.get("version") if isinstance(document, dict) else None
     if not isinstance(version, int) or isinstance(version, bool):
         raise CodecError("edge token: no version in it")

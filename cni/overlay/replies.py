@@ -1,6 +1,8 @@
 """The 12 answers of an overlayd (contract 2.4) and its 2 events (2.5)."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
+
+import msgspec
 
 from cni.overlay.nested import (
     U8,
@@ -69,8 +71,8 @@ class BridgeName(Reply, frozen=True, tag="bridge_name"):
 class Status(Reply, frozen=True, kw_only=True, tag="status"):
     """How the node stands.
 
-    `server` is ours, not in ZLayer's protocol: a daemon that replaces peers safely says `zlayer-cni/VERSION`
-    there. ZLayer's own client ignores it.
+    `server` is ours, not in ZLayer's protocol: text, or None. A daemon that replaces peers safely says
+    `zlayer-cni/VERSION` there. ZLayer's own client ignores it.
     """
 
     interface: str | None = None
@@ -82,9 +84,15 @@ class Status(Reply, frozen=True, kw_only=True, tag="status"):
     service_count: U32
     peers: tuple[PeerStatus, ...] = ()
     dedicated_services: tuple[Dedicated, ...] = ()
-    server: str | None = None
+    server: Any = None
 
     ADDRESSES: ClassVar[tuple[str, ...]] = ("node_ip",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.server, str):
+            # To others it is an unknown field, in which anything may stand.
+            msgspec.structs.force_setattr(self, "server", None)
 
 
 class NatStatus(Reply, frozen=True, tag="nat_status"):

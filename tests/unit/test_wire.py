@@ -148,6 +148,12 @@ def test_our_own_field_of_status():
     assert wire.decode_frame(body.encode()).response == ours
 
 
+@pytest.mark.parametrize("strange", ["5", "null", '{"a":1}', '["zlayer-cni/1"]', '"zlayer-cni/1","server":"x"'])
+def test_a_strange_value_in_our_own_field_is_as_in_any_unknown_one(strange):
+    body = '{"frame":"response","id":1,"response":{"result":"status","peer_count":2,"service_count":3,"server":%s}}'
+    assert wire.decode_frame((body % strange).encode()).response == wire.Status(peer_count=2, service_count=3)
+
+
 @pytest.mark.parametrize(
     "bad",
     [
