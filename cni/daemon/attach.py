@@ -169,6 +169,7 @@ class Attacher:
             addresses=(),
             routes=tuple(request.routes),
             mtu=request.mtu or self._services.mtu(),
+            mtu_chosen=bool(request.mtu),
             netns=(request.netns.dev, request.netns.ino),
             sandbox=request.sandbox,
             made_at=boot_clock(),
@@ -249,6 +250,12 @@ class Attacher:
                 raise CleanupFailed(f"cannot detach {key[2]} of {key[1]} from {key[0]}: {error}") from error
         self._services.settle(attachment.service, attachment.mode, attachment.ephemeral)
         return True
+
+    def revise(self, attachment: Attachment, work: Callable[[], Attachment]) -> None:
+        """Change a live attachment and its record, with its lock held, unless it changed meanwhile."""
+        with self._locks.holding(attachment.key):
+            if attachment.state == "live" and self._state.attachments.get(attachment.key) == attachment:
+                self._state.save(work())
 
     def release(self, attachment: Attachment) -> bool:
         """Detach `attachment` unless it changed meanwhile; False if it was let be."""

@@ -131,16 +131,29 @@ class Container:
     address6: str = ""
     mtu: int = 0
     conf: dict[str, Any] = field(default_factory=dict)
+    path: str = ""  # of its namespace, where that has a name
 
     @property
     def netns(self) -> str:
-        return f"/proc/{self.process.pid}/ns/net"
+        return self.path or f"/proc/{self.process.pid}/ns/net"
+
+    def give_name(self) -> None:
+        """Its namespace has a name, as most runtimes give it one."""
+        path = self.node.directory / f"ns-{self.name}"
+        path.touch()
+        run("mount", "--bind", self.netns, str(path))
+        self.path = str(path)
+
+    def take_name(self) -> None:
+        """The name is gone, the namespace is not. Idempotent."""
+        if self.path:
+            run("umount", self.path, check=False)
 
     def run(self, *words: str, check: bool = True) -> str:
         return run("nsenter", "-t", str(self.process.pid), "-n", *words, check=check)
 
-    def pings(self, address: str, size: int = 56, wait: float = 1.0) -> bool:
-        """Whether one unfragmented echo of so many bytes is answered."""
+    def pings(self, address: str, size: int = 56, wait: float = 4.0) -> bool:
+        """Whether one unfragmented echo of so many bytes is answered within `wait` seconds: where it must be, many."""
         words = ["nsenter", "-t", str(self.process.pid), "-n", "ping", "-n", "-q", "-c", "1", "-W", f"{wait:g}"]
         words += ["-M", "do", "-s", str(size), address]
         return subprocess.run(words, capture_output=True, check=False).returncode == 0
@@ -151,6 +164,7 @@ class Container:
         return made
 
     def kill(self) -> None:
+        self.take_name()
         self.process.kill()
         self.process.wait()
 
@@ -158,7 +172,15 @@ class Container:
 def echoes(
     client: Container, server: Container, kind: int, size: int, six: bool = False, patience: float = 5.0
 ) -> bool:
-    """Whether `size` bytes go from one to the other and come back, whole, with no silence longer than `patience`."""
+    """Whether `size` bytes go from one to the other and come back, whole, with no silence longer than `patience`.
+
+    A datagram may be lost on a machine that has much to do, and is sent up to three times.
+    """
+    tries = 3 if kind == socket.SOCK_DGRAM else 1
+    return any(_echoes(client, server, kind, size, six, patience) for _ in range(tries))
+
+
+def _echoes(client: Container, server: Container, kind: int, size: int, six: bool, patience: float) -> bool:
     family = socket.AF_INET6 if six else socket.AF_INET
     address = server.address6 if six else server.address
     data = os.urandom(size)
@@ -319,8 +341,8 @@ class Node:
     def ip(self, *words: str) -> Any:
         return json.loads(run("ip", "-j", "-n", self.name, *words) or "[]")
 
-    def container(self, service: str = "web", **conf: Any) -> Container:
-        """A container, attached by the plugin."""
+    def container(self, service: str = "web", named: bool = False, **conf: Any) -> Container:
+        """A container, attached by the plugin. `named`: by a path that is not its process's."""
         self._count += 1
         name = f"n{self.number}-{service}-{self._count}"
         before = Path("/proc/self/ns/net").stat().st_ino
@@ -328,6 +350,8 @@ class Node:
         made = Container(self, name, process, service, conf=conf)
         self.containers.append(made)
         wait_for(lambda: Path(made.netns).stat().st_ino != before, "a namespace")
+        if named:
+            made.give_name()
         result = json.loads(self.plugin("ADD", made))
         for each in result["ips"]:
             address = each["address"].partition("/")[0]

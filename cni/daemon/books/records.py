@@ -47,6 +47,7 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
     addresses: tuple[Held, ...]
     routes: tuple[StaticRoute, ...] = ()
     mtu: int
+    mtu_chosen: bool = False  # by the configuration: it does not follow the underlay
     netns: tuple[int, int]
     sandbox: str
     attempt: str = ""

@@ -26,9 +26,11 @@ from cni.daemon.mesh.endpoints import is_name, split_endpoint
 from cni.daemon.mesh.fleet_view import GLOBAL, KEEPALIVE, Fleet
 from cni.daemon.mesh.joined import Invitation, Joined
 from cni.daemon.mesh.resolver import Resolver
+from cni.daemon.mesh.sizes import Sizes
 from cni.daemon.mesh.wireguard import Peer, Target
 from cni.daemon.service import OverlayService
 from cni.errors import CniError
+from cni.host.kernel import OUTSIDE
 from cni.host.monitor import Monitor, is_loss
 from cni.host.netlink import RTM_NEWLINK
 from cni.host.tunnel_routes import TunnelRoute
@@ -71,6 +73,8 @@ class Mesh:
         self._wired: tuple[tuple[str, ...], tuple[str, ...]] | None = None
         self._ways: dict[str, int] = {}
         self._proxies: set[tuple[str, str]] = set()
+        self._sizes = Sizes(service)
+        self._mtu = 0  # what was last known of it
         self.others: list[Callable[[], list[str]]] = []  # whose problems are the mesh's too
         self._wake = threading.Event()
         self._stop = False
@@ -82,7 +86,7 @@ class Mesh:
 
     def start(self) -> None:
         """Make everything so, and look after it from now on."""
-        self.sync(thoroughly=True)
+        self._look()
         self._monitor = Monitor(self._heard)
         self._thread = threading.Thread(target=self._run, name="mesh", daemon=True)
         self._thread.start()
@@ -163,6 +167,14 @@ class Mesh:
             log.warning("cannot read the WireGuard device %s: %s", name, error)
             return None
 
+    def mtu(self) -> int:
+        """The MTU of the device and of containers: as `services` says, and while no route leads out, which passes when
+        a link comes and goes, as it was. Bytes."""
+        fixed = self._service.settings.mtu is not None
+        if fixed or not self._mtu or any(self.tunnels.way_to(outside) is not None for outside in OUTSIDE):
+            self._mtu = self._service.services.mtu()
+        return self._mtu
+
     def public_key(self) -> str:
         """This node's key."""
         return self._identity.public_key()
@@ -213,7 +225,14 @@ class Mesh:
                 time.sleep(SETTLE)
             self._wake.clear()
             if not self._stop:
-                self.sync(thoroughly=True)
+                self._look()
+
+    def _look(self) -> None:
+        self.sync(thoroughly=True)
+        try:
+            self._sizes.follow(self.mtu())  # not with our lock: it takes those of attachments
+        except (OSError, CniError):
+            log.exception("the containers could not follow the underlay's MTU")
 
     def _heard(self, kind: int, name: str) -> None:
         """Wake up if a device of ours has gone, and if something is new about the underlay: its MTU may be."""
@@ -354,7 +373,7 @@ class Mesh:
         return self._service.settings.cluster is None or self._fleet is not None
 
     def _wanted_device(self, name: str, service: str) -> Device:
-        state, mtu = self._service.state, self._service.services.mtu()
+        state, mtu = self._service.state, self.mtu()
         if service == GLOBAL:
             own = self._identity.own()
             addresses = tuple(ipaddress.ip_interface(address) for address in state.node_addresses())
