@@ -196,6 +196,8 @@ def _strategy(info):  # noqa: PLR0911
             return st.booleans()
         case msgspec.inspect.StrType():
             return TEXT
+        case msgspec.inspect.AnyType():  # `Status.server`: whatever it is not, it is text or nothing afterwards
+            return st.none() | TEXT
         case msgspec.inspect.LiteralType(values=texts):
             return st.sampled_from(texts)
         case msgspec.inspect.NoneType():
