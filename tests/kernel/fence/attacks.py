@@ -19,7 +19,7 @@ from .lab import NODE4, OUTSIDE4, OUTSIDE6, Lab, Place
 from .spaces import Space
 
 EVIL, HONEST = b"zlt-evil", b"zlt-honest"
-PATIENCE, SETTLE = 2.0, 0.04
+PATIENCE, SETTLE = 10.0, 0.04
 PORT = 5353
 GATEWAY_MAC = "02:42:00:00:00:05"
 GATEWAY4, GATEWAY6 = "10.200.5.1", "fd00:200:0:5::1"
@@ -127,6 +127,7 @@ def listening(ears: list[Ear]) -> Iterator[Callable[[Ear], list[bytes]]]:
 def _sockets(ear: Ear) -> list[socket.socket]:
     if ear.device:
         made = ear.space.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))  # ETH_P_ALL
+        made.setsockopt(socket.SOL_SOCKET, 33, 1 << 25)  # SO_RCVBUFFORCE: nothing is lost while nobody looks
         made.bind((ear.device, 3))
         return [made]
     four = [ear.space.socket(socket.AF_INET, socket.SOCK_RAW, n) for n in STACK]

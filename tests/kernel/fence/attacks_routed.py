@@ -398,7 +398,7 @@ def _open_flow(lab: Lab, place: Place, six: bool) -> tuple[str, int]:
     ):
         far.bind((to, 4444))
         far.setblocking(True)
-        far.settimeout(2)
+        far.settimeout(20)
         near.bind((place.six if six else place.four, 3333))
         near.sendto(b"hello", (to, 4444))
         _, who = far.recvfrom(100)

@@ -23,7 +23,7 @@ from .lab import Lab, Place
 FIRST_PORT = 20000
 PROTOCOLS = ("tcp", "udp", "ping")
 SETTLE = 0.15  # seconds after the last expected packet in which a leak would have shown
-PATIENCE = 2.0
+PATIENCE = 6.0
 
 
 @dataclass(frozen=True)
