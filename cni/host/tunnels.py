@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from cni.host import links, netlink, sysctl, tunnel_routes, wg_engine
+from cni.host import links, netlink, sysctl, tunnel_routes, wg_engine, wg_pace
 from cni.host.tunnel_routes import TunnelRoute, Way
 from cni.host.wg_kernel import KernelWireGuard
 from cni.host.wg_types import DeviceSeen, NoEngine, PeerChange, Reading, raw
@@ -87,6 +87,8 @@ class Tunnels:
             found = self.read(device.name)
             if found is None:
                 raise OSError(errno.ENODEV, f"the WireGuard device {device.name} vanished")
+            if found.pid:
+                wg_pace.quicken(found.pid, device.name, link.index, found.port)
             return found
 
     def _create(self, name: str, link: links.Link | None) -> None:

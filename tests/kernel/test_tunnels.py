@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from typing import Any
 import pytest
 
 from cni.daemon.books import keys
-from cni.host import wg_engine
+from cni.host import wg_engine, wg_pace
 from cni.host.tunnel_routes import TunnelRoute
 from cni.host.tunnels import Device, Tunnels
 from cni.host.wg_types import NoEngine, PeerChange
@@ -200,6 +201,20 @@ def test_an_engine_is_in_a_session_of_its_own(lab: Lab) -> None:
     if not pid:
         pytest.skip("the kernel's is no process")
     assert os.getsid(pid) == pid
+
+
+def test_an_engines_sockets_have_room(lab: Lab) -> None:
+    """Judged by ss: `rb` and `tb` are what a socket may hold, in bytes. A new port is a new socket."""
+    if lab.engine == "kernel":
+        pytest.skip("the kernel's own WireGuard has no socket that fills up")
+    for port in (PORT, PORT + 1):
+        deadline, room = time.monotonic() + 20, [0]
+        while min(room) < wg_pace.ROOM and time.monotonic() < deadline:
+            lab.ensure(port=port)  # an engine opens its sockets when it gets round to it; the daemon looks again too
+            words = ["ip", "netns", "exec", lab.space.name, "ss", "-Huanm", "sport", "=", f":{port}"]
+            said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+            room = [int(found) for found in re.findall(r"\b[rt]b(\d+)", said)] or [0]
+        assert min(room) >= wg_pace.ROOM
 
 
 def test_the_port_is_taken(lab: Lab) -> None:

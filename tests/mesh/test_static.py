@@ -52,6 +52,17 @@ def test_containers_reach_each_other(pair: Fleet) -> None:
     assert echoes(two, one, STREAM, 1 << 20)
 
 
+def test_an_engines_device_hands_its_packets_to_every_processor(pair: Fleet) -> None:
+    node = pair.nodes[1]
+    path = f"/sys/class/net/{node.device}/queues/rx-0/rps_cpus"
+    if not node.engine():
+        pytest.skip("the kernel's own WireGuard spreads its work itself")
+    if (os.cpu_count() or 1) == 1:
+        pytest.skip("this machine has one processor")
+    said = run("ip", "netns", "exec", node.name, "cat", path).strip()
+    assert int(said.replace(",", ""), 16) == (1 << (os.cpu_count() or 1)) - 1
+
+
 def test_the_host_itself_reaches_the_other_node_and_its_containers(pair: Fleet) -> None:
     one, two = pair.nodes.values()
     there = two.container()
