@@ -192,12 +192,6 @@ DIFFERENCES = {
     "remove_a_cidr": Difference(
         alpha("10.200.0.32/28"), alpha("10.200.0.32/28,10.200.9.0/26"), "5.3/22-23", "what was not taken is not there"
     ),
-    "add_a_cidr_to_a_stranger": Difference(
-        refused(ENGINE + "add_allowed_ip failed: cannot add allowed_ip 10.200.9.0/26 to unknown peer <beta>"),
-        refused(ENGINE + "cannot add allowed_ip 10.200.9.0/26 to unknown peer <beta>"),
-        "6.11",
-        "the same refusal without the name of the function",
-    ),
     "add_a_peer_with_a_host_name": Difference(
         refused("invalid peer endpoint peer.example.net:51420: invalid socket address syntax"),
         None,

@@ -19,6 +19,8 @@ __all__ = ["OPERATIONS", "QUICK", "Desk", "carry_out", "sweep", "tear_down"]
 
 log = logging.getLogger(__name__)
 
+ENGINE = "overlay engine error: "
+
 Operation = Callable[[Any, Desk], wire.AnyReply]
 
 
@@ -97,12 +99,20 @@ def carry_out(request: wire.AnyRequest, desk: Desk) -> wire.AnyReply:
     try:
         return OPERATIONS[type(request)](request, desk)
     except CniError as error:
-        return _err(f"{error.msg}: {error.details}" if error.details else error.msg)
+        return _err(_told(error))
     except OSError as error:
-        return _err(f"overlay engine error: {error}")
+        return _err(f"{ENGINE}{error}")
     except Exception as error:
         log.exception("%s failed in an unforeseen way", type(request).__name__)
         return _err(f"internal error: {type(error).__name__}: {error}")
+
+
+def _told(error: CniError) -> str:
+    """The message and its details; where the message is ZLayer's own to the letter, the log gets the details."""
+    if error.details and error.msg.startswith(ENGINE):
+        log.info("%s (%s)", error.msg, error.details)
+        return error.msg
+    return f"{error.msg}: {error.details}" if error.details else error.msg
 
 
 def _err(message: str) -> wire.Err:

@@ -42,6 +42,7 @@ def attach(handle: wire.LinuxPid, ask: wire.AttachContainer, desk: Desk) -> wire
     join_global asks for nothing more, since a container's one interface reaches the whole overlay (contract 5.3/6).
     """
     with desk.locks.holding(("pid", handle.pid)):
+        _mode(ask.service, desk)  # what is wrong with the service is said before what is wrong with the process
         fd, started = _open(handle.pid)
         try:
             request = _request(handle.pid, started, fd, ask, desk)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+
 from cni.daemon.books.identity import Identity
 from cni.daemon.books.records import Held
 from cni.daemon.books.registry import Registry
@@ -72,7 +74,7 @@ class Desk:
         """
         known = self.state.services.get(service)
         if known is None:
-            return self.state.lease_home(owner)
+            return self.lease_home(owner)
         services = self.service.services
         with services.holding(service, known.mode) as segment:
             while segment in self.state.services:
@@ -83,7 +85,18 @@ class Desk:
                         services.grow(segment, full.version)
                     except PoolExhausted as exhausted:
                         raise self.state.full(segment, full.version) from exhausted
-        return self.state.lease_home(owner)
+        return self.lease_home(owner)
+
+    def lease_home(self, owner: str = "") -> Held:
+        """An address of the node's slice. Raises PoolExhausted in the contract's words (6.4), TryAgainLater."""
+        try:
+            return self.state.lease_home(owner)
+        except PoolExhausted as full:
+            home = self.state.node.home(ipaddress.ip_network(self.state.node.cluster_cidr).version)
+            beyond = home.broadcast_address + (home.version == 6)  # IPv6 has no broadcast, and so one host more
+            raise PoolExhausted(
+                f"overlay engine error: IP allocator exhausted: next address {beyond} is outside slice {home}"
+            ) from full
 
     def release(self, address: str, owner: str = "") -> None:
         """Give such an address back; nothing happens if nobody of that name has it."""

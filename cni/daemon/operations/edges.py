@@ -46,7 +46,7 @@ def mint(ask: wire.MintEdgePeer, desk: Desk) -> wire.EdgeConfig:
 def _mint(name: str, ask: wire.MintEdgePeer, allowed: tuple[str, ...], desk: Desk) -> wire.EdgeConfig:
     private = keys.generate()
     now = int(time.time())
-    held = desk.state.lease_home(owner_of("edge", name))
+    held = desk.lease_home(owner_of("edge", name))
     edge = Edge(
         name=name,
         held=held,

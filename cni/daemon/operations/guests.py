@@ -111,7 +111,7 @@ def attach_host(handle: wire.HostShared, ask: wire.AttachContainer, desk: Desk) 
         known = desk.registry.hosts.get(handle.id)
         if known is None:
             owner = owner_of("host", handle.id)
-            ip = desk.state.lease_home(owner).ip
+            ip = desk.lease_home(owner).ip
             known = HostProcess(id=handle.id, service=ask.service, ip=ip)
             try:
                 desk.registry.hosts.put(handle.id, known)

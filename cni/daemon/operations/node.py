@@ -78,7 +78,10 @@ def judge_ranges(
     """
     cluster = _network("cluster", cluster_cidr)
     if cluster.prefixlen >= SLICE_PREFIX[cluster.version]:
-        raise Refusal(f"invalid cluster CIDR {cluster_cidr}: it must hold more than one service subnet")
+        raise Refusal(
+            f"invalid cluster CIDR {cluster_cidr}: failed to build ServiceSubnetRegistry: Invalid CIDR notation: slice "
+            f"prefix /{SLICE_PREFIX[cluster.version]} must be more specific than cluster prefix /{cluster.prefixlen}"
+        )
     own = _network("slice", slice_cidr) if slice_cidr is not None else None
     if own is not None and not _inside(own, cluster):
         raise Refusal(f"invalid slice CIDR {slice_cidr}: it is not in the cluster's range {cluster}")

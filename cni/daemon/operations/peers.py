@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 
+from cni.daemon.books import keys
 from cni.daemon.books.registry import Name, NatSeen
 from cni.daemon.mesh import peer_book
 from cni.daemon.operations.desk import Desk, Refusal
@@ -30,30 +31,48 @@ def add_peer(ask: wire.AddPeer, desk: Desk) -> wire.Ok:
 
 
 def remove_peer(ask: wire.RemovePeer, desk: Desk) -> wire.Ok:
-    """No such peer; an unknown key is fine. Raises InvalidConfig for what is no key."""
+    """No such peer; an unknown key is fine, and so is what is no key at all: nobody has it."""
     service = _scope(ask.scope, desk)
-    with desk.locks.holding(PEERS):
-        desk.registry.peers.drop(peer_book.key_of(service, peer_book.public(ask.pubkey)))
-    desk.refresh()
+    if _is_key(ask.pubkey):
+        with desk.locks.holding(PEERS):
+            desk.registry.peers.drop(peer_book.key_of(service, peer_book.public(ask.pubkey)))
+        desk.refresh()
     return wire.Ok()
 
 
 def add_allowed_ip(ask: wire.AddAllowedIp, desk: Desk) -> wire.Ok:
-    """One more CIDR for a peer. Raises InvalidConfig."""
+    """One more CIDR for a peer. Raises InvalidConfig for a bad CIDR, Refusal for a peer that is not there."""
     service = _scope(ask.scope, desk)
+    peer_book.cidr(ask.cidr)
     with desk.locks.holding(PEERS):
-        desk.registry.peers.apply(peer_book.allow(desk.registry.peers.all(), service, ask.pubkey, ask.cidr))
+        book = desk.registry.peers.all()
+        if not _is_key(ask.pubkey) or peer_book.key_of(service, peer_book.public(ask.pubkey)) not in book:
+            raise Refusal(
+                "overlay engine error: add_allowed_ip failed: "
+                f"cannot add allowed_ip {ask.cidr} to unknown peer {ask.pubkey}"
+            )
+        desk.registry.peers.apply(peer_book.allow(book, service, ask.pubkey, ask.cidr))
     desk.refresh()
     return wire.Ok()
 
 
 def remove_allowed_ip(ask: wire.RemoveAllowedIp, desk: Desk) -> wire.Ok:
-    """One CIDR less; an unknown peer is fine. Raises InvalidConfig."""
+    """One CIDR less; an unknown peer is fine. Raises InvalidConfig for a bad CIDR."""
     service = _scope(ask.scope, desk)
-    with desk.locks.holding(PEERS):
-        desk.registry.peers.apply(peer_book.disallow(desk.registry.peers.all(), service, ask.pubkey, ask.cidr))
-    desk.refresh()
+    peer_book.cidr(ask.cidr)
+    if _is_key(ask.pubkey):
+        with desk.locks.holding(PEERS):
+            desk.registry.peers.apply(peer_book.disallow(desk.registry.peers.all(), service, ask.pubkey, ask.cidr))
+        desk.refresh()
     return wire.Ok()
+
+
+def _is_key(text: str) -> bool:
+    try:
+        keys.decode(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _scope(scope: wire.AnyScope, desk: Desk) -> str | None:

@@ -1,0 +1,87 @@
+"""What the overlay door of a real daemon says to agents that ask for what cannot be: the contract's own words (6)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from overlayd import A_KEY, B_KEY, Agent, Node, node
+
+from cni.overlay import wire
+
+pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
+
+
+@pytest.fixture(scope="module")
+def here() -> Iterator[Node]:
+    with node("w") as made:
+        made.start()
+        yield made
+
+
+@pytest.fixture
+def agent(here: Node) -> Iterator[Agent]:
+    made = here.agent()
+    yield made
+    made.ok(wire.TeardownGlobalOverlay())
+    made.close()
+
+
+@pytest.mark.parametrize("pid", [0, 4194300, os.getpid(), 2**32 - 1])
+def test_a_service_that_is_not_there_is_named_before_the_process_is_looked_at(agent: Agent, pid: int) -> None:
+    assert agent.error(wire.AttachContainer(wire.LinuxPid(pid), "nobody", False)) == (
+        "no service bridge for service nobody; call setup_service_overlay() first"
+    )
+
+
+def test_peers_that_are_not_there(agent: Agent) -> None:
+    for key in (B_KEY, "no key at all", ""):
+        agent.ok(wire.RemovePeer(key))
+        agent.ok(wire.RemoveAllowedIp(key, "10.200.9.0/26"))
+        assert agent.error(wire.AddAllowedIp(key, "10.200.9.0/26")) == (
+            f"overlay engine error: add_allowed_ip failed: cannot add allowed_ip 10.200.9.0/26 to unknown peer {key}"
+        )
+    for ask in (wire.AddAllowedIp(B_KEY, "nonsense"), wire.RemoveAllowedIp("no key", "nonsense")):
+        assert agent.error(ask).startswith("invalid CIDR nonsense: ")
+    scope = wire.ServiceScope("nobody")
+    for scoped in (
+        wire.AddPeer(A_KEY, "203.0.113.7:51420", "10.200.9.0/26", 25, scope=scope),
+        wire.RemovePeer("no key at all", scope),
+        wire.AddAllowedIp(A_KEY, "10.200.9.0/26", scope),
+        wire.RemoveAllowedIp(A_KEY, "10.200.9.0/26", scope),
+    ):
+        assert agent.error(scoped) == "no dedicated overlay for service nobody"
+    assert agent.error(wire.AddPeer(A_KEY, "nonsense", "10.200.9.0/26", 25)) == (
+        "invalid peer endpoint nonsense: invalid socket address syntax"
+    )
+
+
+def test_a_slice_has_thirteen_addresses_and_then_says_so(agent: Agent) -> None:
+    agent.setup_global()
+    leased = [agent.ask(wire.AllocateIp("nobody", False)) for _ in range(13)]
+    assert leased == [wire.IpReply(f"10.200.0.{n}") for n in range(18, 31)]
+    exhausted = "overlay engine error: IP allocator exhausted: next address 10.200.0.31 is outside slice 10.200.0.16/28"
+    assert agent.error(wire.AllocateIp("nobody", False)) == exhausted
+    assert agent.error(wire.MintEdgePeer(name="ci", ttl_secs=60, node_endpoint="192.0.2.1:51420")) == exhausted
+    assert agent.error(wire.AttachContainer(wire.HostShared("p"), "nobody", True)) == exhausted
+    for reply in leased:
+        assert isinstance(reply, wire.IpReply)
+        agent.ok(wire.ReleaseIp(reply.ip))
+
+
+def test_a_cluster_has_so_many_services_and_then_says_so(agent: Agent) -> None:
+    agent.setup_global(cluster_cidr="10.77.0.0/24", slice_cidr=None)
+    for service in ("a", "b", "c"):  # of four slots one holds the node's own address
+        agent.setup(service)
+    assert agent.error(wire.SetupServiceOverlay("d", "auto")) == (
+        "overlay engine error: ServiceSubnetRegistry::assign(d, 0) failed: No available IP addresses in CIDR range"
+    )
+    for service in ("a", "b", "c"):
+        agent.ok(wire.TeardownServiceOverlay(service))
+    assert agent.error(
+        wire.SetupGlobalOverlay(deployment="prod", instance_id="42", cluster_cidr="10.78.0.0/26", wg_port=51420)
+    ).endswith(
+        "failed to build ServiceSubnetRegistry: Invalid CIDR notation: "
+        "slice prefix /26 must be more specific than cluster prefix /26"
+    )
