@@ -10,6 +10,8 @@ from cni.errors import CniError, InvalidConfig, UndecodableContent
 from cni.plugin.door import Place
 
 _BLANKS = " \t\n\r"
+_LIMITS = {"runDir": 80, "dataDir": 1024, "socket": 107}
+"""Bytes of each path, as in `cni.spec.values`, which costs too much to import here."""
 
 
 def parse(stdin: bytes) -> dict[str, object]:
@@ -111,6 +113,8 @@ def _path(config: dict[str, object], key: str, problems: list[CniError], where: 
         problems.append(_wrong_type(where + key, "a string", value))
     elif not value.startswith("/") or "\0" in value:
         problems.append(InvalidConfig(f"{where}{key}: {_shown(value)} is not an absolute path"))
+    elif len(value.encode("utf-8", "surrogatepass")) > _LIMITS[key]:
+        problems.append(InvalidConfig(f"{where}{key}: {_shown(value)} is longer than {_LIMITS[key]} bytes"))
     else:
         return os.path.normpath(value)
     return ""
