@@ -34,7 +34,7 @@ def complaints(attachment: Attachment, previous: Result, sandbox: str, seen: See
         return ["the attachment was never finished"]
     if seen.netns != attachment.netns:
         return [f"{sandbox} is not the network namespace that was attached"]
-    found = [*_node_side(attachment, seen), *_container_side(attachment, previous, seen)]
+    found = [*_node_side(attachment, seen), *_container_side(attachment, previous, sandbox, seen)]
     found += _against_result(attachment, previous, sandbox)
     return [*found, *(f"the fence is not whole: {what}" for what in seen.unfenced)]
 
@@ -61,7 +61,7 @@ def _node_side(attachment: Attachment, seen: Seen) -> list[str]:
     return found
 
 
-def _container_side(attachment: Attachment, previous: Result, seen: Seen) -> list[str]:
+def _container_side(attachment: Attachment, previous: Result, sandbox: str, seen: Seen) -> list[str]:
     link = seen.inside.link
     if link is None:
         return [f"the interface {attachment.ifname} is missing"]
@@ -70,11 +70,14 @@ def _container_side(attachment: Attachment, previous: Result, seen: Seen) -> lis
         found.append(f"the interface {attachment.ifname} is down")
     if seen.host is not None and link.peer != seen.host.index:
         found.append(f"the interface {attachment.ifname} is not the peer of {attachment.host_veth}")
-    macs = {attachment.mac} | {i.mac.lower() for i in previous.interfaces if i.name == attachment.ifname and i.sandbox}
+    # A later plugin that changes the MAC says so in the result, which then has the word.
+    said = {previous.interfaces[n].mac.lower() for n in _mine(attachment, previous, sandbox)} - {""}
+    macs = said or {attachment.mac}
     if link.mac not in macs:
-        found.append(f"the interface {attachment.ifname} has MAC {link.mac}, not {attachment.mac}")
+        found.append(f"the interface {attachment.ifname} has MAC {link.mac}, not {' or '.join(sorted(macs))}")
     there = {str(address) for address in seen.inside.addresses}
-    found += [f"the address {h.address} is missing" for h in attachment.addresses if h.address not in there]
+    expected = dict.fromkeys([h.address for h in attachment.addresses] + _promised(attachment, previous, sandbox))
+    found += [f"the address {address} is missing" for address in expected if address not in there]
     return found + _routes(attachment, seen, link)
 
 
@@ -88,10 +91,25 @@ def _routes(attachment: Attachment, seen: Seen, link: Link) -> list[str]:
     return found
 
 
+def _mine(attachment: Attachment, previous: Result, sandbox: str) -> set[int]:
+    """Where the result has the container's end."""
+    return {n for n, i in enumerate(previous.interfaces) if i.name == attachment.ifname and i.sandbox == sandbox}
+
+
+def _promised(attachment: Attachment, previous: Result, sandbox: str) -> list[str]:
+    """The addresses that the result gives to the container's end, in the kernel's spelling."""
+    mine = _mine(attachment, previous, sandbox)
+    return [str(ipaddress.ip_interface(ip.address)) for ip in previous.ips if ip.interface in mine]
+
+
 def _against_result(attachment: Attachment, previous: Result, sandbox: str) -> list[str]:
     """What the result that the runtime kept says of this interface must be this attachment's."""
-    mine = {n for n, i in enumerate(previous.interfaces) if i.name == attachment.ifname and i.sandbox == sandbox}
+    mine = _mine(attachment, previous, sandbox)
     if previous.interfaces and not mine:
         return [f"prevResult has no interface {attachment.ifname} in {sandbox}"]
+    host = {interface.name for interface in previous.interfaces if not interface.sandbox}
+    if previous.interfaces and not {attachment.bridge, attachment.host_veth} <= host:
+        lost = sorted({attachment.bridge, attachment.host_veth} - host)
+        return [f"prevResult has no host interface {', '.join(lost)}"]
     said = {ip.address for ip in previous.ips if ip.interface is None or ip.interface in mine}
     return [f"prevResult lacks the address {h.address}" for h in attachment.addresses if h.address not in said]

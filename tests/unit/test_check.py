@@ -66,6 +66,8 @@ RESULT = Result(
     ips=(IP("10.9.0.66/26", "10.9.0.65", 2), IP("fd00::102/120", "fd00::101", 2)),
 )
 
+HOST_END = RESULT.interfaces[1]
+
 
 def changed(value, **members):
     """`value` with some members changed, whatever kind of struct it is."""
@@ -158,6 +160,17 @@ def test_a_mac_that_a_later_plugin_changed_and_told_is_good():
     assert look(with_link(mac=tuned)) != []
 
 
+def test_a_mac_that_the_result_does_not_have_is_told():
+    interfaces = (*RESULT.interfaces[:2], changed(RESULT.interfaces[2], mac="02:11:22:33:44:55"))
+    assert any("MAC" in said for said in look(result=changed(RESULT, interfaces=interfaces)))
+
+
+def test_a_result_without_a_mac_leaves_it_to_the_record():
+    bare = changed(RESULT, interfaces=(*RESULT.interfaces[:2], changed(RESULT.interfaces[2], mac="")))
+    assert look(result=bare) == []
+    assert look(with_link(mac="02:11:22:33:44:55"), result=bare) != []
+
+
 def test_a_host_end_with_that_mac_in_the_result_does_not_count():
     assert look(with_link(mac=HOST.mac)) != []
 
@@ -172,6 +185,8 @@ def test_a_host_end_with_that_mac_in_the_result_does_not_count():
         changed(RESULT, ips=(IP("10.9.0.67/26", "", 2), RESULT.ips[1])),
         changed(RESULT, ips=(IP("10.9.0.66/26", "", 0), RESULT.ips[1])),
         Result(),
+        changed(RESULT, interfaces=(changed(RESULT.interfaces[0], name="cni0"), *RESULT.interfaces[1:])),
+        changed(RESULT, interfaces=(RESULT.interfaces[0], changed(HOST_END, name="veth0"), RESULT.interfaces[2])),
     ],
 )
 def test_a_result_that_is_not_of_this_attachment_is_told(result):
@@ -185,6 +200,14 @@ def test_a_result_with_more_than_ours_is_good():
         ips=(*RESULT.ips, IP("172.16.0.1/24", "", 3)),
     )
     assert look(result=more) == []
+
+
+@pytest.mark.parametrize("address", ["10.9.0.70/26", "FD00::0:77/120"])
+def test_an_address_that_the_result_gives_to_the_interface_must_be_there(address):
+    more = changed(RESULT, ips=(*RESULT.ips, IP(address, "", 2)))
+    assert any("is missing" in said for said in look(result=more))
+    there = with_addresses("10.9.0.66/26", "fd00::102/120", address)
+    assert look(there, result=more) == []
 
 
 def test_an_address_without_an_index_in_the_result_is_good():
