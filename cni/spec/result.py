@@ -62,11 +62,15 @@ def parse_result(version: str, value: object, path: str = "prevResult") -> Resul
     """A decoded result in the shape of `version`.
 
     Raises `UndecodableContent` where it is no such thing, and `InvalidConfig` where an address belongs to an
-    interface that is not there.
+    interface that is not there. A result that says it is of a version with other members is not read as empty:
+    what an earlier plugin made would be lost.
     """
     fields = as_object(value, path)
     if fields is None:
         raise wrong_type(path, "an object", value)
+    said = fields.text("cniVersion")
+    if said and (said not in SUPPORTED or at_least(said, "0.3.0") != at_least(version, "0.3.0")):
+        raise UndecodableContent(f'{fields.where("cniVersion")}: "{said}" is no result of version {version}')
     dns = fields.inner("dns")
     read = _read_by_family if not at_least(version, "0.3.0") else _read_current
     return read(fields, read_dns(dns) if dns else DNS())

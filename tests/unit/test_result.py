@@ -136,8 +136,20 @@ def test_what_was_written_is_read(version):
         assert once == DUAL
 
 
-def test_reading_follows_the_configurations_version_not_the_results():
-    assert parse_result("1.0.0", {"cniVersion": "0.2.0", "ip4": {"ip": "10.0.0.2/24"}}) == Result()
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [("1.0.0", "0.2.0"), ("0.2.0", "1.0.0"), ("0.3.0", "0.1.0"), ("1.1.0", "9.9.9"), ("1.1.0", "x"), ("1.1.0", 5)],
+)
+def test_a_result_of_a_version_with_other_members_is_not_read_as_empty(version, said):
+    with pytest.raises(CniError) as caught:
+        parse_result(version, {"cniVersion": said, "ip4": {"ip": "10.0.0.2/24"}})
+    assert caught.value.code == 6
+    assert "prevResult.cniVersion" in caught.value.msg
+
+
+@pytest.mark.parametrize(("version", "said"), [("1.0.0", "1.1.0"), ("1.1.0", "0.3.1"), ("1.1.0", ""), ("1.1.0", None)])
+def test_a_result_of_a_version_with_the_same_members_is_read(version, said):
+    assert parse_result(version, {"cniVersion": said, "ips": [{"address": "10.0.0.2/24"}]}).ips == (IP("10.0.0.2/24"),)
 
 
 def test_a_result_without_families_is_read_where_they_are_due():
