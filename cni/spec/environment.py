@@ -80,6 +80,8 @@ def validate_call(call: Call) -> None:
         raise InvalidEnvironment("CNI_CONTAINERID: invalid characters in containerID", call.container_id)
     if "CNI_IFNAME" in required:
         check_ifname(call.ifname)
+        if call.command == "ADD":
+            check_new_ifname(call.ifname)
     if "CNI_NETNS" in required and not is_utf8(call.netns):
         raise InvalidEnvironment("CNI_NETNS: the path is not UTF-8", ascii(call.netns))
     if call.command not in VERBS:
@@ -97,6 +99,16 @@ def check_ifname(name: str) -> None:
         raise InvalidEnvironment("CNI_IFNAME: interface name contains / or : or whitespace characters", ascii(name))
     if not is_utf8(name):
         raise InvalidEnvironment("CNI_IFNAME: interface name is not UTF-8", ascii(name))
+
+
+def check_new_ifname(name: str) -> None:
+    """Refuse, for an interface that is to be made, what the kernel takes for something else than a name.
+
+    A `%d` asks it to choose a number, so that the interface would have another name than the runtime knows; `all`
+    and `default` are no interfaces in /proc/sys/net/*/conf. The other verbs let them be: nothing is there to find.
+    """
+    if "%" in name or name in ("all", "default"):
+        raise InvalidEnvironment("CNI_IFNAME: interface name has a meaning of its own to the kernel", name)
 
 
 def check_args(call: Call, known: Iterable[str] = ()) -> None:

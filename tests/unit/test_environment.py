@@ -264,3 +264,15 @@ def test_short_versions_can_be_compared():
 )
 def test_the_version_to_answer_in(stdin, version):
     assert version_of(stdin) == version
+
+
+@pytest.mark.parametrize("name", ["eth%d", "%d", "%", "a%sb", "all", "default"])
+def test_a_name_that_means_something_else_to_the_kernel_is_not_given(name):
+    error = refusal(validate_call, parse_call(env("ADD", CNI_IFNAME=name)))
+    assert (error.code, error.details) == (4, name)
+    assert "CNI_IFNAME" in error.msg
+
+
+@pytest.mark.parametrize("command", ["DEL", "CHECK"])
+def test_a_name_that_nothing_can_have_is_no_reason_to_refuse_a_deletion(command):
+    validate_call(parse_call(env(command, CNI_IFNAME="eth%d")))
