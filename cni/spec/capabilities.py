@@ -1,7 +1,7 @@
 """What the runtime adds to a configuration for one call: `runtimeConfig` and `args` (CNI's CONVENTIONS.md).
 
-Only what we implement is read, with its types checked; values are judged in `cni.spec.intent`, where it is known
-which source wins.
+Only what we implement is read, with its types checked; the values of what has several sources are judged in
+`cni.spec.intent`, where it is known which source wins.
 """
 
 import msgspec
@@ -9,6 +9,7 @@ import msgspec
 from cni.errors import InvalidConfig
 from cni.spec.decode import Fields, as_object, fold, texts_of, wrong_type
 from cni.spec.types import DNS
+from cni.spec.values import read_runtime_dns
 
 ANNOTATIONS = "io.kubernetes.cri.pod-annotations"
 
@@ -41,12 +42,12 @@ class ConventionArgs(msgspec.Struct, frozen=True):
 
 
 def read_runtime_config(fields: Fields, network: str) -> RuntimeConfig:
-    """`runtimeConfig` for `network`; raises `UndecodableContent` for a wrong type."""
+    """`runtimeConfig` for `network`; raises `UndecodableContent` for a wrong type, `InvalidConfig` for wrong DNS."""
     dns = fields.inner("dns")
     return RuntimeConfig(
         ips=fields.texts("ips"),
         mac=fields.text("mac"),
-        dns=_runtime_dns(dns) if dns else DNS(),
+        dns=read_runtime_dns(dns) if dns else DNS(),
         annotations=fields.mapping(ANNOTATIONS),
         aliases=_aliases(fields, network),
         without_effect=tuple(key for key in WITHOUT_EFFECT if fields.get(key)),
@@ -59,15 +60,6 @@ def read_args(fields: Fields) -> ConventionArgs:
     if cni is None:
         return ConventionArgs()
     return ConventionArgs(ips=cni.texts("ips"), mac=cni.text("mac"), labels=_labels(cni))
-
-
-def _runtime_dns(fields: Fields) -> DNS:
-    # The capability's member names differ from those of the configuration's own `dns`.
-    return DNS(
-        nameservers=fields.texts("servers") or (),
-        search=fields.texts("searches") or (),
-        options=fields.texts("options") or (),
-    )
 
 
 def _aliases(fields: Fields, network: str) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from cni.errors import InvalidConfig
+from cni.errors import InvalidConfig, UnsupportedField
 from cni.isolation import AUTO, MODES
 from cni.spec.addresses import parse_ip
 from cni.spec.decode import Fields, show, wrong_type
@@ -15,6 +15,8 @@ MTU_MAX = 65535
 SERVICE_LIMIT = 253  # bytes: as long as a DNS name may be
 SOCKET_LIMIT = 107  # bytes: sun_path without its closing zero
 RUN_DIR_LIMIT = 80  # bytes: leaves room for the names of the sockets inside
+PLAIN_ROUTE = {"mtu": (0,), "advmss": (0,), "priority": (0,), "table": (0, 254), "scope": (0,)}
+"""What a route of the configuration may say beside `dst` and `gw`: that it is the kind of route we make."""
 PATH_LIMIT = 1024  # bytes: a quarter of PATH_MAX, so that what is put below fits too
 
 
@@ -79,19 +81,39 @@ def read_dns_option(fields: Fields) -> DNS | None:
     if inner is None:
         return None
     dns = read_dns(inner)
-    for index, server in enumerate(dns.nameservers):
-        address, mark, zone = server.partition("%")
-        where = f"{inner.where('nameservers')}[{index}]"
-        parsed(parse_ip, address, where)
-        if mark and not (":" in address and zone):
-            raise InvalidConfig(f"{where}: {show(server)}: not an IP address")
-        check_word(server, where)
+    check_servers(dns.nameservers, inner.where("nameservers"))
     for key, words in (("search", dns.search), ("options", dns.options)):
         for index, word in enumerate(words):
             check_word(word, f"{inner.where(key)}[{index}]")
     if dns.domain:
         check_word(dns.domain, inner.where("domain"))
     return dns
+
+
+def read_runtime_dns(fields: Fields) -> DNS:
+    """The capability `dns`, whose members have other names (`servers`, `searches`, `options`).
+
+    Judged like the configuration's own, but for empty words, which are dropped: of a node whose resolv.conf says
+    `search .` some kubelets hand on "".
+    """
+    found = {}
+    for key in ("servers", "searches", "options"):
+        where = fields.where(key)
+        found[key] = tuple(word for word in fields.texts(key) or () if word)
+        for word in found[key]:
+            check_word(word, where)
+    check_servers(found["servers"], fields.where("servers"))
+    return DNS(nameservers=found["servers"], search=found["searches"], options=found["options"])
+
+
+def check_servers(servers: tuple[str, ...], where: str) -> None:
+    """Name servers are addresses; an IPv6 one may have a zone."""
+    for index, server in enumerate(servers):
+        address, mark, zone = server.partition("%")
+        parsed(parse_ip, address, f"{where}[{index}]")
+        if mark and not (":" in address and zone):
+            raise InvalidConfig(f"{where}[{index}]: {show(server)}: not an IP address")
+        check_word(server, f"{where}[{index}]")
 
 
 def check_word(text: str, where: str) -> None:
@@ -102,8 +124,20 @@ def check_word(text: str, where: str) -> None:
 
 
 def read_routes(fields: Fields) -> tuple[Route, ...]:
-    """`routes`, each to be put inside the container."""
-    return tuple(read_route(each) for each in fields.objects("routes"))
+    """`routes`, each to be put inside the container, in the main table and without metrics.
+
+    What a result may say of a route beyond that is refused (`UnsupportedField`) where it asks for something.
+    """
+    return tuple(_plain_route(each) for each in fields.objects("routes"))
+
+
+def _plain_route(fields: Fields) -> Route:
+    route = read_route(fields)
+    for key, plain in PLAIN_ROUTE.items():
+        value = getattr(route, key)
+        if value is not None and value not in plain:
+            raise UnsupportedField(f"{fields.where(key)}: {show(value)} is not supported, leave it out")
+    return route
 
 
 def read_path(fields: Fields, key: str, limit: int = PATH_LIMIT) -> str | None:

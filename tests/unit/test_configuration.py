@@ -124,7 +124,7 @@ EVERYTHING = {
     "ephemeral": True,
     "mtu": 1380,
     "dns": {"nameservers": ["10.0.0.1", "fe80::1%eth0"], "domain": "d", "search": ["s"], "options": ["ndots:5"]},
-    "routes": [{"dst": "192.0.2.0/24", "gw": "10.0.0.1", "mtu": 1300, "table": 0}, {"dst": "::/0"}],
+    "routes": [{"dst": "192.0.2.0/24", "gw": "10.0.0.1", "mtu": 0, "table": 0}, {"dst": "::/0"}],
     "overlayd": {"socket": "/var/run/zlayer-overlayd.sock"},
     "autostart": False,
     "runDir": "/run/other",
@@ -150,7 +150,7 @@ READ = NetConf(
     ephemeral=True,
     mtu=1380,
     dns=DNS(("10.0.0.1", "fe80::1%eth0"), "d", ("s",), ("ndots:5",)),
-    routes=(Route("192.0.2.0/24", "10.0.0.1", mtu=1300, table=0), Route("::/0")),
+    routes=(Route("192.0.2.0/24", "10.0.0.1", table=0), Route("::/0")),
     socket="/var/run/zlayer-overlayd.sock",
     autostart=False,
     run_dir="/run/other",
@@ -234,6 +234,10 @@ WRONG_VALUES = {
         *([{"dst": "10.0.0.0/8", "mtu": -1}], [{"dst": "10.0.0.0/8", "scope": 256}]),
         [{"dst": "10.0.0.0/8", "table": 1 << 32}],
     ],
+    "runtimeConfig": [
+        *({"dns": {"Servers": ["x"]}}, {"dns": {"servers": ["10.0.0.1/24"]}}, {"dns": {"searches": ["a b"]}}),
+        *({"dns": {"options": ["a\nb"]}}, {"dns": {"servers": ["::1%"]}}),
+    ],
     "overlayd": [{"socket": "run/x"}, {"socket": "/" + "x" * 107}, {"socket": "/a\x00"}, {"socket": "@abstract"}],
     "runDir": ["run", ".", "/a\nb", "/" + "x" * 80],
     "dataDir": ["~/x", "/" + "x" * 1024],
@@ -251,6 +255,20 @@ def test_a_wrong_type_is_code_6_and_named(key, value):
     error = refusal({key: value})
     assert error.code == 6
     assert error.msg.startswith(key)
+
+
+@pytest.mark.parametrize("member", [{"mtu": 1300}, {"advmss": 9}, {"priority": 1}, {"table": 100}, {"scope": 253}])
+def test_a_route_that_we_would_not_make_as_it_says_is_code_2_and_named(member):
+    error = refusal({"routes": [{"dst": "192.0.2.0/24"}, {"dst": "10.0.0.0/8", **member}]})
+    ((key, value),) = member.items()
+    assert error.code == 2
+    assert f"routes[1].{key}: {value}" in error.msg
+
+
+def test_empty_words_of_a_runtimes_dns_are_dropped():
+    """A kubelet on a node whose resolv.conf says `search .` hands on an empty one."""
+    found = conf(runtimeConfig={"dns": {"Servers": ["10.0.0.2", ""], "Searches": [""], "Options": ["", "a"]}})
+    assert found.runtime.dns == DNS(nameservers=("10.0.0.2",), options=("a",))
 
 
 @pytest.mark.parametrize(("key", "value"), cases(WRONG_VALUES))
