@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cni.errors import FenceFailed
-from cni.host import netns, nft_elements
+from cni.host import netns, nft_elements, nft_shape
 
 SONAME = "libnftables.so.1"
 _JSON_OUTPUT, _TERSE = 1 << 4, 1 << 11  # NFT_CTX_OUTPUT_... (nftables/libnftables.h)
@@ -44,6 +44,7 @@ class Nft:
         self._home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self._changing, self._reading = _Context(lib, self._home), _Context(lib, self._home)
         self._elements, self._elements_lock = nft_elements.Elements(), threading.Lock()
+        self._shapes = nft_shape.Shapes()
         self._open = True
 
     def close(self) -> None:
@@ -54,6 +55,7 @@ class Nft:
                 self._changing.free()
                 self._reading.free()
                 self._elements.close()
+                self._shapes.close()
                 os.close(self._home)
 
     def run(self, text: str) -> None:
@@ -88,6 +90,18 @@ class Nft:
             self._ensure_open()
             try:
                 return self._elements.generation()
+            except OSError as error:
+                raise NftError("nftables could not be read", str(error)) from error
+
+    def shape(self, table: str) -> tuple[bytes, ...] | None:
+        """Which chains, rules and sets the tables of that name have; equal as long as every rule is what it was.
+
+        None while somebody changes them. Raises NftError.
+        """
+        with self._elements_lock:
+            self._ensure_open()
+            try:
+                return self._shapes.shape(table)
             except OSError as error:
                 raise NftError("nftables could not be read", str(error)) from error
 

@@ -63,6 +63,7 @@ class Barrier:
         self._beyond = Beyond()
         self._changes = 0
         self._verified = -1  # nftables' generation at which the rules were seen to be right, and only we changed since
+        self._shape: tuple[bytes, ...] | None = None  # the tables' at some such time
 
     # --- the whole -------------------------------------------------------------------------------------------------
 
@@ -167,16 +168,29 @@ class Barrier:
         if self._nft is None or self._trouble:
             return [self._trouble or "the tables were never loaded"]
         try:
-            if self._nft.generation() == self._verified:
+            if self._nft.generation() == self._verified or self._is_unchanged():
                 return []
             # A second look before anything is said: a listing is not one moment, and somebody may be mending.
             return self._with_listing(self._verify, terse=True) and self._with_listing(self._verify, terse=True)
         except FenceFailed as error:
             return [f"{error.msg}: {error.details}"]
 
+    def _is_unchanged(self) -> bool:
+        """Whether the rules are those that were last seen to be right: others changed only what is theirs."""
+        assert self._nft is not None
+        with self._lock:
+            generation = self._nft.generation()
+            if self._shape is None or self._nft.shape(TABLE) != self._shape:
+                return False
+            self._verified = generation
+            return True
+
     def _verify(self, listing: compare.Listing, generation: int) -> list[str]:
+        assert self._nft is not None
         found = compare.faults(listing, self._wanted())
         self._verified = generation if not found else -1
+        shape = self._nft.shape(TABLE) if not found else None
+        self._shape = shape if self._nft.generation() == generation else None
         return found
 
     def _apply(self, text: str) -> None:
