@@ -97,14 +97,13 @@ class ContainerCalls(Calls):
     may be several, separated by spaces.
     """
 
-    def attach_container(
+    def attach_container(  # noqa: PLR0917  (the order of ZLayer's own client, contract 3.4)
         self,
         pid: int,
         service: str,
         join_global: bool = False,
         ephemeral: bool = False,
         isolation_network: str | None = None,
-        *,
         dns_domain: str | None = None,
     ) -> str:
         """Attach the network namespace of a living process; returns the address of its eth0.

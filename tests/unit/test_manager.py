@@ -304,7 +304,7 @@ def test_leases(daemon, manager):
 def test_attaching_by_pid(daemon, manager):
     manager.setup_service_overlay("web")
     daemon.ops()
-    assert manager.attach_container(4242, "web", True, True, "", dns_domain="x") == "10.200.5.2"
+    assert manager.attach_container(4242, "web", True, True, "", "x") == "10.200.5.2"
     assert manager.attach_container(4243, "web") == "10.200.5.3"
     assert daemon.asked == [
         wire.AttachContainer(wire.LinuxPid(4242), "web", True, True, "", None, "x"),
