@@ -134,6 +134,12 @@ class Container:
     path: str = ""  # of its namespace, where that has a name
 
     @property
+    def network(self) -> str | None:
+        """The isolation network it asked for."""
+        found = self.conf.get("isolationNetwork")
+        return None if found is None else str(found)
+
+    @property
     def netns(self) -> str:
         return self.path or f"/proc/{self.process.pid}/ns/net"
 
@@ -167,6 +173,11 @@ class Container:
         self.take_name()
         self.process.kill()
         self.process.wait()
+
+
+def arrives(one: Container, two: Container) -> None:
+    """The way is there, now or soon: a first handshake takes a moment."""
+    wait_for(lambda: one.pings(two.address), f"{one.name} -> {two.name}")
 
 
 def echoes(
@@ -399,6 +410,10 @@ class Node:
         self.plugin("DEL", container)
         container.kill()
         self.containers.remove(container)
+
+    def why(self, src: str, dst: str) -> bool:
+        """What `zlayer-cni why` says here, of one address to another."""
+        return bool(self.tool("why", src, dst)["allowed"])
 
     def cut(self, healed: bool = False) -> None:
         """Take the node's cable out, or put it in again."""

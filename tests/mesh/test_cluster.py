@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from .etcds import PROGRAM, Clustered
-from .fleet import Container, Node, echoes, run, wait_for
+from .fleet import Container, Node, arrives, echoes, run, wait_for
 
 pytestmark = [
     pytest.mark.root,
@@ -100,6 +100,37 @@ def test_networks_span_nodes_and_nobody_else_gets_in(trio: Clustered) -> None:
     flat2 = two.container("iso-b")  # whoever comes after a member is none
     assert is_cut_off(flat2, red1)
     assert is_cut_off(red1, flat2)
+
+
+def test_why_says_on_each_node_what_packets_do(trio: Clustered) -> None:
+    """Of containers here and on other nodes, and of nodes; both ends are asked, by their addresses."""
+    one, two, three = trio.nodes.values()
+    there = [
+        *(node.container("why", isolationNetwork="green") for node in (one, two)),
+        two.container("why", isolationNetwork="grey"),
+        *(node.container("why") for node in (one, three)),
+    ]
+    green = {there[1].address, there[1].address6}
+    wait_for(lambda: green <= members_elsewhere(one, "green"), "what is said of green")
+    for each in there[2:3]:
+        wait_for(lambda each=each: each.address in members_elsewhere(one, "grey"), "what is said of grey")  # type: ignore[misc]
+    arrives(there[0], there[1])
+    arrives(there[3], there[4])
+    asked = 0
+    for a, b in itertools.permutations(there, 2):
+        for src, dst in ((a.address, b.address), (a.address6, b.address6)):
+            may = b.network == a.network
+            assert a.pings(dst, wait=4.0 if may else 0.4) == may
+            for node in {a.node, b.node}:
+                assert node.why(src, dst) == may, f"{a.name} -> {b.name}, on {node.name}"
+                asked += 1
+    for src in there:
+        for node in (one, two):
+            own = str(node.status().node_ip)
+            assert node.why(src.address, own) == src.pings(own, wait=1.0), f"{src.name} -> {node.name}"
+            assert src.node.why(src.address, own) == node.why(src.address, own)
+            asked += 1
+    assert asked > 40
 
 
 def test_a_member_reaches_its_own_node_and_no_other(trio: Clustered) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import itertools
 import os
 import shutil
 import signal
@@ -18,13 +19,14 @@ import pytest
 from cni.host import wg_engine
 from cni.overlay import wire
 
-from .fleet import Agent, Fleet, Node, echoes, fleet, link, run, wait_for
+from .fleet import Agent, Fleet, Node, arrives, echoes, fleet, link, run, wait_for
 
 pytestmark = [
     pytest.mark.root,
     pytest.mark.skipif(not wg_engine.find(), reason="no WireGuard engine here (apt-get install wireguard-go)"),
 ]
 STREAM, DGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
+BEYOND = "203.0.113.1"  # an address outside the overlay, by the nodes' default route
 OTHER = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
 
 
@@ -148,6 +150,26 @@ def test_a_narrow_path_to_one_peer(pair: Fleet) -> None:
     wait_for(
         lambda: "mtu" not in run("ip", "-n", one.name, "route", "get", b.address).split("cache")[0], "all of it", 30
     )
+
+
+def test_a_member_is_closed_to_nodes_that_no_cluster_tells_of_it(pair: Fleet) -> None:
+    """Static peers tell nobody who is in which network: what comes from there is of the flat mesh, and so is what goes
+    there. A member reaches neither, of a network of that name or not, and nobody there reaches it."""
+    one, two = pair.nodes.values()
+    red, flat = one.container("fence", isolationNetwork="red"), one.container("fence")
+    far_red, far_flat = two.container("fence", isolationNetwork="red"), two.container("fence")
+    arrives(flat, far_flat)
+    arrives(far_flat, flat)
+    for a, b in itertools.product((red, flat), (far_red, far_flat)):
+        if (a, b) != (flat, far_flat):
+            assert not a.pings(b.address, wait=0.4), f"{a.name} -> {b.name}"
+            assert not b.pings(a.address, wait=0.4), f"{b.name} -> {a.name}"
+    for a, b in itertools.product((red, flat), (far_red, far_flat)):
+        assert one.why(b.address, a.address) == (a is flat), "whoever comes from there is of the flat mesh"
+        assert one.why(a.address, b.address) == (a is flat)
+        assert two.why(a.address, b.address) == (b is far_flat)
+    (path,) = one.tool("why", flat.address, far_red.address)["paths"]
+    assert any("the other node's fence" in note for note in path["notes"])
 
 
 # --- agents, guests, edges ------------------------------------------------------------------------------------------
@@ -288,11 +310,19 @@ def test_a_guest_with_plain_wireguard(told: Fleet) -> None:
     assert isinstance(config, wire.GuestConfig), config
     guest = Machine(told, 7, config.private_key, config.overlay_ip)
     (peer,) = config.peers
-    guest.peer(peer.public_key, f"{one.underlay}:51420", peer.allowed_ips)
+    run("ip", "-n", told.underlay, "address", "add", f"{BEYOND}/32", "dev", "under0")
+    guest.peer(peer.public_key, f"{one.underlay}:51420", f"{peer.allowed_ips},{BEYOND}/32")
     wait_for(lambda: guest.pings(flat.address), "the guest's way")
     assert flat.pings(config.overlay_ip), "a neighbour on the bridge finds it too"
     assert not guest.pings(red.address, wait=0.4)
     assert not red.pings(config.overlay_ip, wait=0.4)
+    for there, may in ((flat, True), (red, False)):
+        assert one.why("vm-7", there.name) == may
+        assert one.why(there.name, config.overlay_ip) == may
+    assert one.why("vm-7", "node") == guest.pings(str(one.status().node_ip))
+    assert not one.why("vm-7", "outside")
+    assert flat.pings(BEYOND)
+    assert not guest.pings(BEYOND, wait=0.4), "not by this node"
     shown = one.cli("showconf", "vm-7", "--run-dir", str(one.directory / "run")).stdout
     assert f"PrivateKey = {config.private_key}" in shown
     assert f"PublicKey = {peer.public_key}" in shown
@@ -317,6 +347,9 @@ def test_an_edge_reaches_what_it_is_allowed_and_no_more(told: Fleet) -> None:
     assert not web.pings(config.overlay_ip, wait=0.4), "nobody opens a flow to it"
     gateway = str(ipaddress.ip_interface(f"{web.address}/26").network.network_address + 1)
     assert not edge.pings(gateway, wait=0.4)
+    asked = {"node": True, red.name: True, red.address: True, web.name: False, gateway: False, "outside": False}
+    assert {word: one.why("runner", word) for word in asked} == asked
+    assert not one.why(web.name, "runner")
     (listed,) = one.ask(wire.ListEdgePeers()).peers
     assert listed.last_handshake_unix_secs
     one.end(signal.SIGKILL)

@@ -17,7 +17,7 @@ import pytest
 from cni.host import wg_engine
 from cni.overlay.errors import NotTaken
 
-from .fleet import Container, Fleet, Node, echoes, fleet, link, run, wait_for
+from .fleet import Container, Fleet, Node, arrives, echoes, fleet, link, run
 from .upstreams import PROGRAM, UpstreamNode, manager_of, peer_of, upstream_node
 
 pytestmark = [
@@ -79,11 +79,6 @@ def _subnet(address: str) -> str:
 
 def ours_of(mixed: Fleet) -> list[Node]:
     return [node for node in mixed.nodes.values() if not isinstance(node, UpstreamNode)]
-
-
-def arrives(one: Container, two: Container) -> None:
-    """The way is there, now or soon: a first handshake takes a moment."""
-    wait_for(lambda: one.pings(two.address), f"{one.name} -> {two.name}")
 
 
 def is_closed(one: Container, two: Container) -> bool:

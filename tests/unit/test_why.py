@@ -4,13 +4,14 @@ tests/kernel/test_tool.py compares the same answers with packets.
 """
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from cni.daemon.fence import why
 from cni.daemon.fence.compare import Wanted
-from cni.daemon.fence.places import Guest, Kind, Published, Unclear, View, resolve
-from cni.daemon.fence.values import Bridge, Node, Port, Remote, link_local
+from cni.daemon.fence.places import Behind, Guest, Kind, Published, Unclear, View, resolve
+from cni.daemon.fence.values import Bridge, Edge, Node, Port, Remote, link_local
 from cni.host import published
 
 WEB, DB = "zl-z-0-web-b", "zl-z-0-db-b"
@@ -126,7 +127,8 @@ outside  203.0.113.9    yes  -
 10.200.40.2  blue-a     no   between networks
 10.200.40.2  flat-a     no   between networks
 10.200.40.2  10.200.99.1  no  between networks
-10.200.40.2  node       yes  -
+10.200.40.2  node       no   -
+10.200.40.2  192.0.2.1  yes  -
 10.200.40.2  outside    yes  -
 10.200.40.2  127.0.0.1  no   loopback of the host
 10.200.40.3  flat-a     yes  same network
@@ -136,26 +138,108 @@ fd00:200:0:99::1  red-a  no  overlay IPv4 source from elsewhere
 """
 CASES = [line.split(maxsplit=3) for line in TABLE.strip().splitlines()]
 
+EDGE = Edge("\0edge", "10.200.0.20", ("10.200.5.2/32", "10.200.41.0/26", "10.200.40.0/24", "192.168.7.0/24"))
+FAR = replace(
+    VIEW,
+    wanted=replace(VIEW.wanted, edges=(EDGE,)),
+    behind=(
+        Behind("10.200.40.0/24", "behind node2"),
+        Behind("fd00:200:0:40::/64", "behind node2"),
+        Behind("10.200.41.0/26", "behind node3"),
+        Behind("192.168.9.0/24", "behind node3"),
+        Behind("10.200.5.50/32", "guest vm", "vm"),
+        Behind("10.200.0.20/32", "edge runner", "runner"),
+    ),
+)
+FAR_TABLE = """
+flat-a       10.200.41.7       yes  flat mesh elsewhere
+flat-a       fd00:200:0:40::9  yes  flat mesh elsewhere
+flat-a       10.200.40.2       no   between networks
+flat-a       vm                yes  flat mesh elsewhere
+flat-a       runner            no   between networks
+flat-a       192.168.9.4       yes  to the outside
+red-a        10.200.40.2       yes  same network
+red-a        10.200.41.7       no   between networks
+red-a        vm                no   between networks
+red-a        runner            no   between networks
+red-a        10.200.5.60       no   between networks
+node         vm                yes  -
+node         runner            yes  -
+node         10.200.41.7       yes  -
+outside      10.200.41.7       no   to an unknown overlay address
+outside      vm                no   to an unknown overlay address
+outside      runner            no   to an unknown overlay address
+10.200.41.7  flat-a            yes  same network
+10.200.41.7  red-a             no   between networks
+10.200.41.7  10.200.40.2       no   between networks
+10.200.41.7  vm                yes  flat mesh elsewhere
+10.200.41.7  runner            no   between networks
+10.200.41.7  node              yes  -
+10.200.41.7  10.200.5.1        yes  -
+10.200.41.7  192.0.2.1         yes  -
+10.200.41.7  outside           yes  -
+10.200.41.7  127.0.0.1         no   loopback of the host
+10.200.40.2  node              no   -
+10.200.40.2  10.200.5.1        no   -
+10.200.40.2  192.0.2.1         yes  -
+192.168.9.4  flat-a            yes  to the flat mesh
+192.168.9.4  red-a             no   stranger to a member
+vm           flat-a            yes  same network
+vm           red-a             no   between networks
+vm           10.200.41.7       yes  flat mesh elsewhere
+vm           10.200.40.2       no   between networks
+vm           runner            no   between networks
+vm           node              yes  -
+vm           outside           no   tunnel to the outside
+vm           127.0.0.1         no   loopback of the host
+runner       red-a             yes  edge to 10.200.5.2/32
+runner       red-b             no   not allowed to an edge peer
+runner       flat-a            no   not allowed to an edge peer
+runner       10.200.41.7       yes  edge to 10.200.41.0/26
+runner       10.200.40.2       no   -
+runner       node              yes  node address, from elsewhere
+runner       10.200.5.1        no   not allowed to an edge peer
+runner       192.168.7.9       yes  edge to 192.168.7.0/24
+runner       203.0.113.9       no   not allowed to an edge peer
+runner       outside           no   not allowed to an edge peer
+runner       127.0.0.1         no   loopback of the host
+"""
+FAR_CASES = [line.split(maxsplit=3) for line in FAR_TABLE.strip().splitlines()]
+
 
 @pytest.mark.parametrize(("src", "dst", "may", "rule"), CASES)
 def test_who_may_reach_whom(src, dst, may, rule):
     assert ask(src, dst) == (may == "yes", None if rule == "-" else rule)
 
 
-def test_every_rule_that_is_named_exists():
+@pytest.mark.parametrize(("src", "dst", "may", "rule"), FAR_CASES)
+def test_who_may_reach_whom_by_tunnels(src, dst, may, rule):
+    assert ask(src, dst, view=FAR) == (may == "yes", None if rule == "-" else rule)
+
+
+def test_the_longest_prefix_says_where_an_address_is():
+    wide = replace(FAR, behind=(*FAR.behind, Behind("10.200.0.0/16", "behind a node that has everything")))
+    assert [p.kind for p in resolve(wide, "10.200.5.60")] == [Kind.UNKNOWN], "on our own bridge"
+    assert [p.kind for p in resolve(wide, "10.200.5.50")] == [Kind.CALLER], "a guest has one of our bridge's addresses"
+    assert [p.label for p in resolve(wide, "10.200.41.9")] == ["behind node3"]
+    assert [p.label for p in resolve(wide, "10.200.99.1")] == ["behind a node that has everything"]
+
+
+@pytest.mark.parametrize(("view", "cases", "least"), [(VIEW, CASES, 25), (FAR, FAR_CASES, 20)], ids=["here", "far"])
+def test_every_rule_that_is_named_exists(view, cases, least):
     """In the chain that is named, with the verdict that fits."""
-    rules = {(c.family, c.name, r.name): r.verdict for c in VIEW.wanted.chains() for r in c.rules}
+    rules = {(c.family, c.name, r.name): r.verdict for c in view.wanted.chains() for r in c.rules}
     named = set()
-    words = sorted({word for case in CASES for word in case[:2]})
+    words = sorted({word for case in cases for word in case[:2]})
     for src in words:
         for dst in words:
-            for a, b in why.pairs(resolve(VIEW, src), resolve(VIEW, dst)):
+            for a, b in why.pairs(resolve(view, src), resolve(view, dst)):
                 for service in (None, why.Service(8080), why.Service(9090), why.Service(4789, "udp")):
-                    verdict = why.decide(VIEW, a, b, service)
+                    verdict = why.decide(view, a, b, service)
                     assert verdict.reason
                     if verdict.spot:
                         named.add((verdict.spot.family, verdict.spot.chain, verdict.spot.name, verdict.allowed))
-    assert len(named) > 25
+    assert len(named) > least
     for family, chain, name, allowed in named:
         assert (rules[family, chain, name] != "drop") == allowed, (family, chain, name)
 

@@ -8,10 +8,12 @@ from ipaddress import ip_address
 from typing import Any
 
 from cni.daemon.books.records import Attachment
+from cni.daemon.doors import tool_mesh
 from cni.daemon.fence import compare, places, why
 from cni.daemon.fence.barrier import bridges, port_of
 from cni.daemon.fence.texts import FAMILIES
 from cni.daemon.fence.values import TABLE, chain_of
+from cni.daemon.fence.verdict import Verdict
 from cni.daemon.keeper import is_our_bridge, is_our_port
 from cni.daemon.service import OverlayService
 from cni.errors import FenceFailed, InvalidConfig
@@ -135,7 +137,7 @@ def _service_of(text: str) -> why.Service | None:
     return why.Service(int(number), protocol)
 
 
-def _path(src: places.Place, dst: places.Place, verdict: why.Verdict) -> Answer:
+def _path(src: places.Place, dst: places.Place, verdict: Verdict) -> Answer:
     spot = verdict.spot
     return {
         "family": src.version or dst.version,
@@ -160,7 +162,7 @@ def _place(place: places.Place) -> Answer:
     }
 
 
-def _warnings(service: OverlayService, verdicts: Sequence[why.Verdict]) -> list[str]:
+def _warnings(service: OverlayService, verdicts: Sequence[Verdict]) -> list[str]:
     """What may make it otherwise: a fence that is not there, and what others' firewalls take away."""
     found = []
     if service.barrier.trouble():
@@ -189,6 +191,7 @@ def view_of(service: OverlayService) -> places.View:
             for lease in list(service.state.leases.values())
         },
         published=_published(),
+        behind=tool_mesh.behind(service),
     )
 
 

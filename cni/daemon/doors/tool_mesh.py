@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from cni.daemon.fence.places import Behind
 from cni.daemon.mesh import joined, wireguard
 from cni.daemon.mesh.mesh import Mesh
 from cni.daemon.mesh.wireguard import Target
@@ -59,6 +60,26 @@ def _peer(mesh: Mesh, of_service: str, target: Target, seen: PeerSeen | None) ->
         "path_mtu": mesh.path_mtu(endpoint) if endpoint else None,
         "on_device": seen is not None,
     }
+
+
+def behind(service: OverlayService) -> tuple[Behind, ...]:
+    """What leads into the tunnels, for `why`."""
+    if not isinstance(service.mesh, Mesh):
+        return ()
+    mesh = service.mesh
+    return tuple(
+        Behind(cidr, _who(target), target.owner.partition(":")[2])
+        for each in mesh.services()
+        for target in mesh.targets(each).values()
+        for cidr in target.led()
+    )
+
+
+def _who(target: Target) -> str:
+    kind, _, name = target.owner.partition(":")
+    if name:
+        return f"{kind} {name}"
+    return f"behind {target.name}" if target.name else f"behind the peer {target.public_key[:10]}..."
 
 
 # --- tokens ---------------------------------------------------------------------------------------------------------

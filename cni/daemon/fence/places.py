@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_interface, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_interface, ip_network
 
 from cni.daemon.fence.compare import Wanted
 from cni.daemon.fence.values import Port, link_local
@@ -22,10 +22,13 @@ class Unclear(Exception):
 
 
 class Kind(enum.Enum):
-    """What a place is to the fence."""
+    """What a place is to the fence. A remote is a container of another node, or that node; a caller is a machine behind
+    this node's own tunnel, of the flat mesh: a guest, or an edge peer without a list; an edge has a list."""
 
     CONTAINER = "container"
     REMOTE = "remote"
+    CALLER = "caller"
+    EDGE = "edge"
     HOST = "host"
     LOOPBACK = "loopback"
     OUTSIDE = "outside"
@@ -44,7 +47,11 @@ class Guest:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One place. `address` is empty for the outside at large; `network` is of containers and remote members."""
+    """One place. `address` is empty for the outside at large; `network` is of containers, remote members and edges.
+
+    `listed`: a remote that the fence knows by its address, and not only as somebody behind a tunnel. `allowed`: what an
+    edge may reach.
+    """
 
     kind: Kind
     address: str
@@ -52,6 +59,13 @@ class Place:
     network: str | None = None
     guest: Guest | None = None
     family: int = 0  # of the outside at large, once it is asked for one
+    listed: bool = False
+    allowed: tuple[str, ...] = ()
+
+    @property
+    def is_far(self) -> bool:
+        """Whether it is behind a tunnel."""
+        return self.kind in (Kind.REMOTE, Kind.CALLER, Kind.EDGE)
 
     @property
     def version(self) -> int:
@@ -84,6 +98,16 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True)
+class Behind:
+    """What is routed into a tunnel, and who is there, for people. `name`: by which a guest or an edge peer can be asked
+    for; empty for a node."""
+
+    cidr: str
+    label: str
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class View:
     """What the node knows. `host`: its own addresses with prefix, by the link that has them."""
 
@@ -92,6 +116,7 @@ class View:
     host: tuple[tuple[str, str], ...] = ()
     leases: Mapping[str, str] | None = None
     published: tuple[Published, ...] = ()
+    behind: tuple[Behind, ...] = ()
 
     def segments(self) -> Iterator[IPv4Network | IPv6Network]:
         """The subnets on our bridges, by their gateways."""
@@ -115,14 +140,33 @@ class View:
         for link, address in self.host:
             if str(ip_interface(address).ip) == text:
                 return Place(Kind.HOST, text, self._host_label(text, link))
+        return self._far(value)
+
+    def _far(self, value: IPv4Address | IPv6Address) -> Place:
+        """The place of an address that is not of this node."""
+        text, tunnel = str(value), self._tunnel(value)
+        label = tunnel.label if tunnel is not None else ""
+        for edge in self.wanted.edges:
+            if edge.address == text:
+                return Place(Kind.EDGE, text, label or "an edge peer", edge.network, allowed=edge.allowed)
         for remote in self.wanted.remotes:
             if text in remote.addresses:
-                return Place(Kind.REMOTE, text, "a member on another node", remote.network)
+                there = label or "a member on another node"
+                return Place(Kind.REMOTE, text, there, remote.network, listed=True)
         if value.is_link_local:
             raise Unclear(f"{text} is a link-local address that nobody on this node has")
-        if any(value in ip_network(cluster) for cluster in self.wanted.node.clusters):
-            return Place(Kind.UNKNOWN, text, (self.leases or {}).get(text, "an overlay address nobody here has"))
-        return Place(Kind.OUTSIDE, text, "outside the overlay")
+        if not any(value in ip_network(cluster) for cluster in self.wanted.node.clusters):
+            return Place(Kind.OUTSIDE, text, label or "outside the overlay")
+        if tunnel is not None:
+            return Place(Kind.CALLER if tunnel.name else Kind.REMOTE, text, label)
+        return Place(Kind.UNKNOWN, text, (self.leases or {}).get(text, "an overlay address nobody here has"))
+
+    def _tunnel(self, value: IPv4Address | IPv6Address) -> Behind | None:
+        """What a packet to the address would be sent into, by the longest prefix; None for a bridge, or no tunnel."""
+        found = [(net.prefixlen, each) for each in self.behind if value in (net := ip_network(each.cidr))]
+        length, tunnel = max(found, key=lambda pair: pair[0], default=(-1, None))
+        own = (segment.prefixlen for segment in self.segments() if value in segment)
+        return tunnel if length > max(own, default=-1) else None
 
     def _host_label(self, address: str, link: str) -> str:
         if address in self.wanted.node.addresses:
@@ -132,7 +176,8 @@ class View:
 
 
 def resolve(view: View, word: str) -> list[Place]:
-    """What `word` means: an address, `node`, `outside`, a container's id or the beginning of one, a pod namespace/name.
+    """What `word` means: an address, `node`, `outside`, a container's id or the beginning of one, a pod namespace/name,
+    a guest's or an edge peer's name.
 
     A container has a place for each of its addresses. Raises Unclear.
     """
@@ -144,8 +189,13 @@ def resolve(view: View, word: str) -> list[Place]:
         return [view.place_of(word)]
     found = _guests(view.guests, word)
     containers = sorted({guest.container for guest in found})
+    callers = [each.cidr.partition("/")[0] for each in view.behind if each.name and each.name == word]
+    if not containers and callers:
+        return [view.place_of(address) for address in callers]
     if not containers:
-        raise Unclear(f"{word!r} is no address, and no container or pod of this node (`zlayer-cni attachments`)")
+        raise Unclear(
+            f"{word!r} is no address, no container or pod of this node (`zlayer-cni attachments`), guest or edge"
+        )
     if len(containers) > 1:
         raise Unclear(f"{word!r} could be {', '.join(name[:20] for name in containers[:5])}: say more of it")
     return [_of_guest(guest, str(ip_interface(address).ip)) for guest in found for address in guest.addresses]

@@ -7,36 +7,17 @@ the rule where the walk ends. tests/kernel/test_tool.py holds it to real packets
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_interface
 
+from cni.daemon.fence import why_far
 from cni.daemon.fence.compare import Wanted
 from cni.daemon.fence.places import Guest, Kind, Place, View
 from cni.daemon.fence.values import chain_of
+from cni.daemon.fence.verdict import HOST_FIREWALL, Spot, Verdict, describe, named
 
 # The rule "tunnel to the node" (fence_inet) has the same ports: tests/unit/test_why.py compares them.
 TUNNEL_PORTS = frozenset({4754, 4789, 4790, 5555, 6080, 6081, 6635, 8472})
-HOST_FIREWALL = "the host's own INPUT rules have the last word"
-
-
-@dataclass(frozen=True, slots=True)
-class Spot:
-    """A rule by its place in the tables: family, chain, name. `network` for the chains that are one network's."""
-
-    family: str
-    chain: str
-    name: str
-    network: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """May it? `spot` is None where no rule of ours has a say."""
-
-    allowed: bool
-    spot: Spot | None
-    reason: str
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +40,8 @@ def decide(view: View, src: Place, dst: Place, service: Service | None = None) -
             return _from_container(view, src, dst, service)
         case Kind.HOST | Kind.LOOPBACK:
             return _from_host(view, dst)
-        case Kind.REMOTE:
-            return _from_remote(src, dst)
+        case Kind.REMOTE | Kind.CALLER | Kind.EDGE:
+            return why_far.from_far(view, src, dst)
         case Kind.OUTSIDE:
             return _from_outside(dst, translated=False)
         case Kind.UNKNOWN:
@@ -97,8 +78,12 @@ def _from_container(view: View, src: Place, dst: Place, service: Service | None)
     match dst.kind:
         case Kind.CONTAINER if dst.known().container == guest.container:
             return Verdict(True, None, "it is one container: nothing leaves it")
-        case Kind.CONTAINER | Kind.REMOTE | Kind.UNKNOWN:
+        case Kind.CONTAINER | Kind.UNKNOWN:
             return _to_overlay(src, dst)
+        case Kind.REMOTE | Kind.CALLER | Kind.EDGE:
+            verdict = why_far.by_address(src, dst)
+            notes = (why_far.ITS_OWN_FENCE,) if verdict.allowed and not dst.listed and dst.kind is Kind.REMOTE else ()
+            return replace(verdict, notes=notes)
         case Kind.LOOPBACK:
             spot = Spot("inet", "to_host", "loopback of the host") if dst.version == 4 else None
             return Verdict(False, spot, "its loopback is its own; the host's is never reached from a container")
@@ -118,7 +103,7 @@ def _to_overlay(src: Place, dst: Place) -> Verdict:
         return Verdict(False, None, "a link-local address is not routed, and they are on different bridges")
     family = "bridge" if bridged else "inet"
     if dst.kind is not Kind.UNKNOWN and dst.network == src.network:
-        name = "same network, IPv6" if dst.version == 6 and not bridged else "same network"
+        name = "same network" if bridged else named("same network", dst.version)
         return Verdict(True, Spot(family, chain, name, src.network), f"both are of {describe(src.network)}")
     spot = Spot(family, chain, "between networks", src.network)
     if dst.kind is Kind.UNKNOWN:
@@ -129,7 +114,7 @@ def _to_overlay(src: Place, dst: Place) -> Verdict:
 def _on_link(guest: Guest, version: int, dst: Place) -> bool:
     """Whether the container sends to `dst` itself, by its bridge, and not by its gateway."""
     address = ip_address(dst.address)
-    if dst.kind is Kind.REMOTE or (dst.kind is Kind.CONTAINER and dst.known().port.bridge != guest.port.bridge):
+    if dst.kind is Kind.CONTAINER and dst.known().port.bridge != guest.port.bridge:
         return False
     if address.is_link_local:
         return True
@@ -159,47 +144,28 @@ def _from_host(view: View, dst: Place) -> Verdict:
             spot = Spot("bridge", "postrouting", "to a port") if dst.known().port.bridge else None
             return Verdict(True, spot, "the node itself reaches every container")
         case Kind.UNKNOWN:
-            on_bridge = any(ip_address(dst.address) in network for network in view.segments())
-            spot = Spot("bridge", "postrouting", "gateway to unknown port") if on_bridge else None
-            return Verdict(False, spot, f"nobody this node knows has {dst.address}")
+            return Verdict(False, why_far.unknown_port(view, dst), f"nobody this node knows has {dst.address}")
         case Kind.HOST | Kind.LOOPBACK:
             return Verdict(True, None, "it is the node itself")
-        case Kind.REMOTE | Kind.OUTSIDE:
+        case _:
             return Verdict(True, None, "what the node itself sends is not the fence's to judge")
-
-
-def _from_remote(src: Place, dst: Place) -> Verdict:
-    match dst.kind:
-        case Kind.CONTAINER | Kind.UNKNOWN | Kind.REMOTE:
-            chain, same = chain_of(src.network), dst.kind is not Kind.UNKNOWN and src.network == dst.network
-            name = "between networks" if not same else "same network" + (", IPv6" if dst.version == 6 else "")
-            other = "is known to nobody here" if dst.kind is Kind.UNKNOWN else f"is of {describe(dst.network)}"
-            reason = f"it is of {describe(src.network)}, and {dst.address} {other}"
-            return Verdict(same, Spot("inet", chain, name, src.network), reason)
-        case Kind.LOOPBACK:
-            spot = Spot("inet", "from_tunnel", "loopback of the host") if dst.version == 4 else None
-            return Verdict(False, spot, "the host's loopback is not reached from a tunnel")
-        case Kind.HOST:
-            return Verdict(True, None, "by the tunnel comes what its own node's fence let go", (HOST_FIREWALL,))
-        case Kind.OUTSIDE:
-            return Verdict(True, None, "what lies outside the overlay is open to every container")
 
 
 def _from_outside(dst: Place, translated: bool) -> Verdict:
     match dst.kind:
-        case Kind.CONTAINER | Kind.REMOTE | Kind.UNKNOWN:
-            return _into_overlay(dst, translated)
         case Kind.LOOPBACK:
             return Verdict(False, None, "the kernel takes no packet for its loopback from a link")
         case Kind.HOST:
             return Verdict(True, None, "the node's own addresses are not fenced to the outside", (HOST_FIREWALL,))
         case Kind.OUTSIDE:
             return Verdict(True, None, "neither is of the overlay: the fence has no say")
+        case _:
+            return _into_overlay(dst, translated)
 
 
 def _into_overlay(dst: Place, translated: bool) -> Verdict:
     chain = f"to_overlay{dst.version}"
-    if dst.kind is not Kind.UNKNOWN and dst.network is None:
+    if (dst.kind is Kind.CONTAINER or dst.listed) and dst.network is None:
         notes = () if translated else ("whoever is outside needs a route to the overlay by this node",)
         return Verdict(True, Spot("inet", chain, "to the flat mesh"), "the flat mesh is open to the outside", notes)
     if dst.kind is not Kind.CONTAINER:
@@ -210,11 +176,6 @@ def _into_overlay(dst: Place, translated: bool) -> Verdict:
     reason = f"nobody outside opens a flow to a member of {describe(dst.network)}"
     note = "a port that portmap publishes is open, at the host's address"
     return Verdict(False, Spot("inet", chain, "stranger to a member"), reason, (note,))
-
-
-def describe(network: str | None) -> str:
-    """A network, for a sentence."""
-    return "the flat mesh" if network is None else f"network {network!r}"
 
 
 def pairs(sources: Sequence[Place], destinations: Sequence[Place]) -> list[tuple[Place, Place]]:

@@ -1,0 +1,110 @@
+"""`why`, for what comes by a tunnel: containers of other nodes, guests and edge peers. Pure.
+
+Where the sender's own node has a fence of ours too, both have a say, and the answer is what becomes of the packet: a
+member elsewhere never gets as far as this node's address, whatever this node would say to it.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_address, ip_network
+
+from cni.daemon.fence.places import Kind, Place, View
+from cni.daemon.fence.values import chain_of
+from cni.daemon.fence.verdict import HOST_FIREWALL, Spot, Verdict, describe, named
+
+ITS_OWN_FENCE = (
+    "the other node's fence has a say too: whom it holds in a network that this node knows nothing of is closed"
+)
+
+
+def from_far(view: View, src: Place, dst: Place) -> Verdict:
+    """The verdict on the first packet from somebody behind a tunnel."""
+    if dst.kind is Kind.LOOPBACK:
+        spot = Spot("inet", "from_tunnel", "loopback of the host") if dst.version == 4 else None
+        return Verdict(False, spot, "the host's loopback is not reached from a tunnel")
+    if src.kind is Kind.EDGE:
+        return from_edge(view, src, dst)
+    return from_remote(view, src, dst) if src.kind is Kind.REMOTE else from_caller(src, dst)
+
+
+def from_remote(view: View, src: Place, dst: Place) -> Verdict:
+    """From a container of another node."""
+    match dst.kind:
+        case Kind.HOST if not _in_overlay(view, dst):
+            reason = "that is outside the overlay: it leaves its own node, and comes with that node's address"
+            return Verdict(True, None, reason, (HOST_FIREWALL,))
+        case Kind.HOST if src.network is not None:
+            return Verdict(False, None, "its own node refuses: a member reaches the address of its own node alone")
+        case Kind.HOST:
+            return Verdict(True, None, "the flat mesh reaches the overlay's addresses of a node", (HOST_FIREWALL,))
+        case Kind.OUTSIDE:
+            return Verdict(True, None, "it leaves by its own node, and outside the overlay is open to every container")
+        case _:
+            return by_address(src, dst)
+
+
+def from_caller(src: Place, dst: Place) -> Verdict:
+    """From a guest, or an edge peer without a list: of the flat mesh, and behind this node's own tunnel."""
+    match dst.kind:
+        case Kind.HOST:
+            return Verdict(True, None, "it is of the flat mesh", (HOST_FIREWALL,))
+        case Kind.OUTSIDE:
+            spot = Spot("inet", "tunnel_out", "tunnel to the outside")
+            return Verdict(False, spot, "who calls this node by WireGuard does not leave the overlay by it")
+        case _:
+            return by_address(src, dst)
+
+
+def by_address(src: Place, dst: Place) -> Verdict:
+    """Among overlay addresses: by membership, in the chain of the sender's network."""
+    chain, same = chain_of(src.network), src.network == dst.network and dst.kind not in (Kind.UNKNOWN, Kind.EDGE)
+    name = "between networks" if not same else named(same_network(dst), dst.version)
+    other = {
+        Kind.UNKNOWN: "is known to nobody here",
+        Kind.EDGE: "is an edge peer's: nobody opens a flow to that",
+    }.get(dst.kind, f"is of {describe(dst.network)}")
+    return Verdict(
+        same, Spot("inet", chain, name, src.network), f"it is of {describe(src.network)}, and {dst.address} {other}"
+    )
+
+
+def same_network(dst: Place) -> str:
+    """The rule by which somebody is reached who is of the sender's own network."""
+    return "flat mesh elsewhere" if dst.is_far and not dst.listed else "same network"
+
+
+def from_edge(view: View, src: Place, dst: Place) -> Verdict:
+    """From an edge peer with a list of what it may reach."""
+    if dst.kind is Kind.HOST and dst.address in view.wanted.node.addresses:
+        spot = Spot("inet", "closed_to_host", named("node address, from elsewhere", dst.version))
+        return Verdict(True, spot, "the node address is open to every edge peer", (HOST_FIREWALL,))
+    chain = chain_of(src.network)
+    cidr = _allowed(src, dst)
+    if cidr is None:
+        spot = Spot("inet", chain, "not allowed to an edge peer", src.network)
+        return Verdict(False, spot, f"it may reach {', '.join(src.allowed)} and the node address, and no more")
+    if dst.kind is Kind.UNKNOWN:
+        return Verdict(
+            False, unknown_port(view, dst), f"it may reach {cidr}, but nobody this node knows has {dst.address}"
+        )
+    if dst.kind is Kind.REMOTE and dst.network is not None:
+        reason = f"to other nodes it is of the flat mesh, and {dst.address} is of {describe(dst.network)}"
+        return Verdict(False, None, reason)
+    return Verdict(True, Spot("inet", chain, f"edge to {cidr}", src.network), f"it may reach {cidr}")
+
+
+def unknown_port(view: View, dst: Place) -> Spot | None:
+    """Where a packet from the node itself ends for which there is nobody."""
+    on_bridge = any(ip_address(dst.address) in network for network in view.segments())
+    return Spot("bridge", "postrouting", "gateway to unknown port") if on_bridge else None
+
+
+def _allowed(src: Place, dst: Place) -> str | None:
+    if not dst.address:
+        return None
+    inside = (cidr for cidr in map(ip_network, src.allowed) if ip_address(dst.address) in cidr)
+    return next(map(str, inside), None)
+
+
+def _in_overlay(view: View, dst: Place) -> bool:
+    return any(ip_address(dst.address) in ip_network(cluster) for cluster in view.wanted.node.clusters)
