@@ -31,6 +31,8 @@ def open_door(call: Call, place: Place, why: str) -> _socket.socket:
     be started, plugin_door.OutOfTime when it did not open its door in time.
     """
     judge(call)
+    if os.geteuid() != 0:
+        raise plugin_door.Closed(f"zlayer-cni needs root and runs as user {os.geteuid()}: {why}")
     if not place.autostart:
         raise plugin_door.Closed(f"no overlay daemon: {why} (autostart is off)")
     from cni.plugin import autostart

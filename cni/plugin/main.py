@@ -41,8 +41,9 @@ def main() -> int:
             from cni.plugin import words
 
             return 0 if write_all(1, words.version_answer(waiter, open_descriptors[0])) else 1
-        if not open_descriptors[1]:
-            # Nobody could ever read the result: better nothing done than an interface nobody knows of.
+        if not open_descriptors[1] and command == b"ADD":
+            # Nobody could ever read the result: better nothing done than an interface nobody knows of. The other
+            # verbs have no result to lose, and a DEL is owed.
             write_all(2, b"zlayer-cni: stdout is closed\n")
             return 1
         stdin = _read_stdin(waiter, open_descriptors[0])

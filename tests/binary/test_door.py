@@ -174,3 +174,17 @@ def test_a_closed_stdout_does_nothing_at_all(program, run_dir, conf):
             check=False,
         )
     assert (done.returncode, door.requests) == (1, [])
+
+
+@pytest.mark.parametrize("command", ["DEL", "CHECK", "GC", "STATUS"])
+def test_a_closed_stdout_is_nothing_to_a_verb_without_a_result(program, run_dir, conf, command):
+    with opened(run_dir, lambda _: answer(0)) as door:
+        done = subprocess.run(
+            ["/bin/sh", "-c", 'exec "$@" >&-', "sh", *program.argv],
+            env=program.environment(command),
+            input=conf(cniVersion="1.1.0"),
+            stderr=subprocess.PIPE,
+            timeout=60,
+            check=False,
+        )
+    assert (done.returncode, [r.pairs[b"CNI_COMMAND"] for r in door.requests]) == (0, [command.encode()])

@@ -1,11 +1,13 @@
-"""The keys that the plugin reads by itself: refused with the words and codes that a daemon has for them."""
+"""What the plugin decides by itself, and the keys it reads for that, with the words and codes of a daemon."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 
 from cni.errors import CniError
-from cni.plugin import config
+from cni.plugin import closed, config, door
 from cni.plugin.door import Place
 from cni.spec import values
 
@@ -31,3 +33,14 @@ def test_a_path_may_be_as_long_as_the_verbs_say(key: str, limit: int) -> None:
 def test_a_deletion_takes_the_default_for_a_path_that_is_too_long(key: str) -> None:
     place = config.place(conf(key, "/" + "x" * 5000), b"DEL")
     assert (place.run_dir, place.data_dir, place.foreign) == (Place().run_dir, Place().data_dir, Place().foreign)
+
+
+def test_whoever_is_not_root_starts_no_daemon_and_is_told_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 65534)
+    place = Place()
+    place.run_dir = str(tmp_path / "run")
+    env = {b"CNI_COMMAND": b"STATUS"}
+    call = door.Call(b"STATUS", env, b'{"cniVersion":"1.1.0","name":"n"}', door.Waiter(5))
+    with pytest.raises(door.Closed, match="needs root and runs as user 65534: Permission denied"):
+        closed.open_door(call, place, "Permission denied")
+    assert not (tmp_path / "run").exists()
