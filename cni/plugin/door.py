@@ -30,9 +30,6 @@ TOLD = b"+"
 LARGEST = 8 * 1024 * 1024
 """The largest body either side may send, in bytes."""
 
-_LONGEST_PATH = 107
-"""What fits into sockaddr_un with its terminating zero byte."""
-
 
 class OutOfTime(Exception):
     """The deadline of the verb has come."""
@@ -206,12 +203,8 @@ def connect(run_dir: str, waiter: Waiter) -> _socket.socket:
     """The connected door of `run_dir`. Raises Closed when nobody listens there, OutOfTime while its queue is full."""
     sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
     sock.setblocking(False)
-    directory = -1
+    address = os.path.join(run_dir, SOCKET_NAME)
     try:
-        address = os.path.join(run_dir, SOCKET_NAME)
-        if len(os.fsencode(address)) > _LONGEST_PATH:
-            directory = os.open(run_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            address = f"/proc/self/fd/{directory}/{SOCKET_NAME}"
         while True:
             try:
                 sock.connect(address)
@@ -221,13 +214,10 @@ def connect(run_dir: str, waiter: Waiter) -> _socket.socket:
                 return sock
     except OSError as error:
         sock.close()
-        raise Closed(f"{os.path.join(run_dir, SOCKET_NAME)}: {error.strerror}") from error
+        raise Closed(f"{address}: {error.strerror}") from error
     except BaseException:
         sock.close()
         raise
-    finally:
-        if directory >= 0:
-            os.close(directory)
 
 
 def request(pairs: "Mapping[bytes, bytes]", stdin: bytes) -> bytes:

@@ -75,14 +75,13 @@ def test_more_than_the_door_takes_is_refused(program, run_dir, conf):
     assert door.requests == []
 
 
-def test_a_run_directory_longer_than_a_socket_address(program, run_dir, conf):
+def test_a_run_directory_that_no_socket_fits_in_is_refused(program, run_dir, conf):
     deep = run_dir / ("d" * 120)
-    deep.mkdir(parents=True)
-    here = os.open(deep, os.O_RDONLY)
-    with opened(Path(f"/proc/self/fd/{here}")) as door:
-        done = program.run("STATUS", conf(runDir=str(deep)))
-    os.close(here)
-    assert (done.returncode, len(door.requests)) == (0, 1)
+    done = program.run("ADD", conf(runDir=str(deep)))
+    said = json.loads(done.stdout)
+    assert (done.returncode, said["code"]) == (1, 7)
+    assert "runDir" in said["msg"]
+    assert not deep.exists()
 
 
 def test_a_daemon_that_dies_over_the_call_is_asked_once_more_with_the_same_id(program, run_dir, conf):
