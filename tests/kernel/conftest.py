@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -195,10 +196,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def sweep() -> None:
-    """Remove the namespaces of test runs that are no more."""
-    for path in PLACE.glob(f"{PREFIX}*") if PLACE.is_dir() else ():
-        pid = path.name.removeprefix(PREFIX).partition("-")[0]
-        if pid.isdigit() and not Path("/proc", pid).exists():
+    """Remove the namespaces of test runs that are no more: this suite's, and those of its two kinds of daemon."""
+    for path in PLACE.glob("zlt-*") if PLACE.is_dir() else ():
+        named = re.fullmatch(rf"(?:{PREFIX}|zlt-tool|zlt-door-)(\d+)-.+", path.name)
+        if named and not Path("/proc", named[1]).exists():
             subprocess.run(["ip", "netns", "del", path.name], capture_output=True, timeout=30, check=False)
 
 

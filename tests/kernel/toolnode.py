@@ -116,11 +116,12 @@ class Node:
         words += ["--data-dir", str(self.dir / "data"), "--socket", str(self.dir / "agents.sock")]
         with (self.dir / "log").open("wb") as log:
             self.process = self.program(*words, stdout=log, stderr=log)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while True:
             with contextlib.suppress(ask.NoDaemon):
                 self.ask("status")
                 return
+            assert self.process.poll() is None, (self.dir / "log").read_text()
             assert time.monotonic() < deadline, (self.dir / "log").read_text()
             time.sleep(0.05)
 
@@ -132,7 +133,7 @@ class Node:
     def tool(self, *words: str) -> tuple[int, str]:
         """A command of the tool: exit code, stdout."""
         with self.program(*words, "--run-dir", self.run_dir, stdout=subprocess.PIPE) as process:
-            out, _ = process.communicate(timeout=60)
+            out, _ = process.communicate(timeout=120)
         return process.returncode, out.decode()
 
     def ask(self, question: str, **more: str) -> Any:
@@ -176,7 +177,7 @@ class Node:
     def close(self) -> None:
         if self.process is not None:
             self.process.send_signal(signal.SIGTERM)
-            self.process.wait(20)
+            self.process.wait(60)
 
 
 def uplink(host: Space, outside: Space) -> None:
@@ -235,7 +236,7 @@ def agrees(node: Node, path: dict[str, Any], src: str, port: int, kind: int) -> 
     before = node.drops(rule) if rule and not path["allowed"] else 0
     with knock(node.space_of(src), address, port, kind, path["from"]["address"]) as sock:
         if path["allowed"]:
-            return "" if until(lambda: reached(sock), 3) else "may, and got no answer"
-        if rule and not until(lambda: node.drops(rule) > before, 3):
+            return "" if until(lambda: reached(sock), 15) else "may, and got no answer"
+        if rule and not until(lambda: node.drops(rule) > before, 15):
             return f"may not, and {rule} counted nothing"
         return "may not, and was answered" if until(lambda: reached(sock), 0.1 if rule else 0.4) else ""
