@@ -97,12 +97,6 @@ DIFFERENCES = {
         "6.12",
         "likewise",
     ),
-    "setup_with_a_bad_cluster_cidr": Difference(
-        refused("invalid cluster CIDR 10.200.0.0/33: invalid address: 10.200.0.0/33"),
-        refused("invalid cluster CIDR 10.200.0.0/33: '10.200.0.0/33' does not appear to be an IPv4 or IPv6 network"),
-        "6.2",
-        "the same refusal in the words of another library",
-    ),
     "status_after_setup": Difference(
         STATUS | {"interface": "zl-prod-42-g"},
         STATUS,

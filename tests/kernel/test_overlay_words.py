@@ -16,6 +16,8 @@ pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="ne
 @pytest.fixture(scope="module")
 def here() -> Iterator[Node]:
     with node("w") as made:
+        (made.directory / "data").mkdir(mode=0o755)
+        (made.directory / "data/overlayd.yaml").write_text("address_cooldown: 600\n")
         made.start()
         yield made
 
@@ -68,6 +70,8 @@ def test_a_slice_has_thirteen_addresses_and_then_says_so(agent: Agent) -> None:
     for reply in leased:
         assert isinstance(reply, wire.IpReply)
         agent.ok(wire.ReleaseIp(reply.ip))
+    # They are nobody's, but they rest: that passes, and is said.
+    assert agent.error(wire.AllocateIp("nobody", False)) == f"{exhausted}; 13 of it rest for 600 s after use"
 
 
 def test_a_cluster_has_so_many_services_and_then_says_so(agent: Agent) -> None:

@@ -79,8 +79,8 @@ def test_the_second_family_stays_unless_the_first_becomes_it() -> None:
 @pytest.mark.parametrize(
     ("cluster", "own", "words"),
     [
-        ("10.200.0.0", None, "invalid cluster CIDR 10.200.0.0: "),
-        ("nonsense/16", None, "invalid cluster CIDR nonsense/16: "),
+        ("10.200.0.0", None, "invalid cluster CIDR 10.200.0.0: invalid address: 10.200.0.0"),
+        ("nonsense/16", None, "invalid cluster CIDR nonsense/16: invalid address: nonsense/16"),
         ("10.200.0.0/33", None, "invalid cluster CIDR 10.200.0.0/33: "),
         ("10.200.0.0/26", None, "invalid cluster CIDR 10.200.0.0/26: "),
         ("fd00::/120", None, "invalid cluster CIDR fd00::/120: "),
@@ -155,6 +155,12 @@ def test_targets_are_networks_addresses_and_services() -> None:
 
 def test_blanks_alone_allow_nothing_in_particular() -> None:
     assert edges.targets([" ", ""], subnets_of) == ()
+
+
+@pytest.mark.parametrize("entry", ["10.0.0.0/255.0.0.0", "10.0.0.0/0.255.255.255", "fe80::1%eth0", "fd00::1%1/64"])
+def test_only_plain_networks_and_addresses_are_targets(entry: str) -> None:
+    with pytest.raises(Refusal, match="is neither"):
+        edges.targets([entry], subnets_of)
 
 
 def test_an_unknown_target_is_refused() -> None:

@@ -10,7 +10,7 @@ from cni.daemon.books.registry import Registry
 from cni.daemon.books.state import Locks, NeedsSlot
 from cni.daemon.mesh.mesh import Mesh
 from cni.daemon.service import OverlayService
-from cni.errors import CniError, PoolExhausted
+from cni.errors import CniError, PoolExhausted, TryAgainLater
 
 NODE = "node"
 """The name of the lock of what the node is: its names, its ranges, and whether the global overlay is up."""
@@ -88,15 +88,19 @@ class Desk:
         return self.lease_home(owner)
 
     def lease_home(self, owner: str = "") -> Held:
-        """An address of the node's slice. Raises PoolExhausted in the contract's words (6.4), TryAgainLater."""
+        """An address of the node's slice. When it is full, in the contract's words (6.4), raises PoolExhausted, or
+        TryAgainLater while some of it is only resting."""
         try:
             return self.state.lease_home(owner)
         except PoolExhausted as full:
             home = self.state.node.home(ipaddress.ip_network(self.state.node.cluster_cidr).version)
             beyond = home.broadcast_address + (home.version == 6)  # IPv6 has no broadcast, and so one host more
-            raise PoolExhausted(
-                f"overlay engine error: IP allocator exhausted: next address {beyond} is outside slice {home}"
-            ) from full
+            words = f"overlay engine error: IP allocator exhausted: next address {beyond} is outside slice {home}"
+            rest = self.state.addresses.rest()
+            resting = sum(1 for address in tuple(rest.released) if address in home and rest.cooling(address))
+            if resting:
+                raise TryAgainLater(f"{words}; {resting} of it rest for {rest.cooldown:g} s after use") from full
+            raise PoolExhausted(words) from full
 
     def release(self, address: str, owner: str = "") -> None:
         """Give such an address back; nothing happens if nobody of that name has it."""

@@ -117,14 +117,23 @@ def targets(allow: Iterable[str], subnets_of: Callable[[str], tuple[str, ...]]) 
     for entry in (each.strip() for each in allow):
         if not entry:
             continue
-        try:
-            cidrs: tuple[str, ...] = (str(ipaddress.ip_network(entry, strict=False)),)
-        except ValueError:
-            cidrs = subnets_of(entry)
+        cidrs = _cidr(entry) or subnets_of(entry)
         if not cidrs:
             raise Refusal(f"edge --allow target `{entry}` is neither a CIDR, an IP address nor a service known here")
         found.update(dict.fromkeys(cidrs))
     return tuple(found)
+
+
+def _cidr(entry: str) -> tuple[str, ...]:
+    """The CIDR that `entry` is, or that has it as its one address; nothing for what is neither. Not Python's further
+    ways to write one, with a netmask or a zone: they could be a service's name."""
+    address, slash, prefix = entry.partition("/")
+    if "%" in address or (slash and not (prefix.isascii() and prefix.isdigit())):
+        return ()
+    try:
+        return (str(ipaddress.ip_network(entry, strict=False)),)
+    except ValueError:
+        return ()
 
 
 def _subnets(service: str, desk: Desk) -> tuple[str, ...]:

@@ -130,10 +130,10 @@ def _inside(inner: Network, outer: Network) -> bool:
 def _network(what: str, text: str) -> Network:
     try:
         if "/" not in text:
-            raise ValueError("invalid IP address syntax")
+            raise ValueError(text)
         return ipaddress.ip_network(text, strict=False)
     except ValueError as error:
-        raise Refusal(f"invalid {what} CIDR {text}: {error}") from error
+        raise Refusal(f"invalid {what} CIDR {text}: invalid address: {text}") from error
 
 
 def teardown_global_overlay(_: wire.TeardownGlobalOverlay, desk: Desk) -> wire.Ok:
