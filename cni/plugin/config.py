@@ -113,7 +113,9 @@ def _path(config: dict[str, object], key: str, problems: list[CniError], where: 
         problems.append(_wrong_type(where + key, "a string", value))
     elif not value.startswith("/") or "\0" in value:
         problems.append(InvalidConfig(f"{where}{key}: {_shown(value)} is not an absolute path"))
-    elif len(value.encode("utf-8", "surrogatepass")) > _LIMITS[key]:
+    elif not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
+        problems.append(UndecodableContent(f"error unmarshall network config: {where}{key}: a lone surrogate"))
+    elif len(value.encode()) > _LIMITS[key]:
         problems.append(InvalidConfig(f"{where}{key}: {_shown(value)} is longer than {_LIMITS[key]} bytes"))
     else:
         return os.path.normpath(value)

@@ -30,6 +30,13 @@ def test_a_path_may_be_as_long_as_the_verbs_say(key: str, limit: int) -> None:
 
 
 @pytest.mark.parametrize("key", LIMITS)
+def test_a_path_that_cannot_be_written_is_no_json(key: str) -> None:
+    with pytest.raises(CniError) as caught:
+        config.place(conf(key, "/\ud800"), b"ADD")
+    assert caught.value.code == 6
+
+
+@pytest.mark.parametrize("key", LIMITS)
 def test_a_deletion_takes_the_default_for_a_path_that_is_too_long(key: str) -> None:
     place = config.place(conf(key, "/" + "x" * 5000), b"DEL")
     assert (place.run_dir, place.data_dir, place.foreign) == (Place().run_dir, Place().data_dir, Place().foreign)
