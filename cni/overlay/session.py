@@ -1,4 +1,8 @@
-"""The connection kept for all calls: dialled by the first, made anew when it breaks (contract 3.1 and 3.3)."""
+"""The connection kept for all calls: dialled by the first, made anew when it breaks (contract 3.1 and 3.3).
+
+Where a broken connection cannot be replaced at once, the one that a later call makes re-establishes all the same: in
+that, ours does more than ZLayer's client.
+"""
 
 import threading
 from collections.abc import Callable
@@ -26,13 +30,15 @@ class Session:
         self._reestablish = reestablish
         self._on_event = on_event
         self._slot: Client | None = None
+        self._lost = False
+        """Whether a connection broke that has not been replaced: the next one, whenever it comes, re-establishes."""
         self._lock = threading.Lock()
 
     def connection(self, deadline: Deadline) -> Client:
         """The connection, dialled if there is none. Raises TransportError."""
         with _held(self._lock, self.path, deadline):
             if self._slot is None:
-                self._slot = dial(self.path, deadline, self._how, self._on_event)
+                self._slot = self._dialled(deadline)
             return self._slot
 
     def run(self, work: Callable[[Client], T], deadline: Deadline) -> T:
@@ -57,14 +63,21 @@ class Session:
             if self._slot is not None:
                 self._slot.close()
             self._slot = None
+            self._lost = False
 
     def _replacement(self, broken: Client, deadline: Deadline) -> Client:
         with _held(self._lock, self.path, deadline):
             if self._slot is broken or self._slot is None:
-                self._slot = None
-                self._slot = dial(self.path, deadline, self._how, self._on_event)
-                self._reestablish(self._slot, deadline)
+                self._slot, self._lost = None, True
+                self._slot = self._dialled(deadline)
             return self._slot
+
+    def _dialled(self, deadline: Deadline) -> Client:
+        conn = dial(self.path, deadline, self._how, self._on_event)
+        if self._lost:
+            self._lost = False
+            self._reestablish(conn, deadline)
+        return conn
 
 
 class _held:

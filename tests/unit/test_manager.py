@@ -164,6 +164,22 @@ def test_a_restarted_daemon_is_told_again_and_asked_again(daemon, manager):
     ]  # fmt: skip
 
 
+def test_a_daemon_that_comes_back_later_is_told_again_too(daemon, manager):
+    manager.setup_global_overlay()
+    daemon.stop()
+    for _ in range(2):
+        with pytest.raises(TransportError):
+            manager.status()
+    daemon.forget()
+    daemon.start()
+    daemon.ops()
+    manager.status()
+    assert daemon.ops() == ["set_local_node_id", "setup_global_overlay", "status"]
+    manager.close()
+    manager.status()
+    assert daemon.ops() == ["status"]
+
+
 def test_the_setup_done_again_is_the_original_one(daemon, manager):
     manager.setup_global_overlay()
     original = daemon.asked[1]
