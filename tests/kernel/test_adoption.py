@@ -15,15 +15,29 @@ from collections.abc import Iterator
 import pytest
 
 from tests.blackbox import snapshot
+from tests.chaos import scenes
 from tests.chaos.judge import Live
 from tests.chaos.machine import Machine, Space, machine
-from tests.chaos.scenes import attached, in_order
+from tests.chaos.scenes import attached
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
 DUAL = "address_cooldown: 1\ncluster_cidr6: fd00:200::/48"
 AT_ONCE = 30.0  # seconds until what netlink tells of is mended, on a busy machine
 NEXT_LOOK = 40.0  # seconds until what only a look finds is mended, there
+
+
+def in_order(on: Machine, *who: Live, within: float = NEXT_LOOK) -> None:
+    """Soon everything tells that these are attached, and nobody else."""
+    scenes.in_order(on, *who, within=within)
+
+
+def ready(on: Machine) -> None:
+    """A daemon runs and STATUS says so; on a busy machine one that starts it may be answered too late."""
+    end = time.monotonic() + NEXT_LOOK
+    while (said := on.call("STATUS", on.conf())).rc and time.monotonic() < end:
+        said.failed(50)
+    said.ok()
 
 
 class Node:
@@ -60,9 +74,9 @@ class Node:
         while not self.whole():
             assert time.monotonic() < end, f"not mended\n{self.on.log_tail()}"
             time.sleep(0.2)
-        in_order(self.on, *self.everybody, within=max(1.0, end - time.monotonic()))
+        in_order(self.on, *self.everybody, within=max(10.0, end - time.monotonic()))
         assert self.on.daemon() == self.pid
-        self.on.call("STATUS", self.on.conf()).ok()
+        ready(self.on)
         attached(self.on, "new")
         self.on.call("DEL", self.on.conf(), "new", "").ok()
 
@@ -227,7 +241,7 @@ def small_disk(on: Machine, size: str = "1m") -> Iterator[None]:
 def test_a_full_disk(on: Machine) -> None:
     """ADD says so and leaves nothing; DEL succeeds; what runs goes on; with room again all is as ever."""
     with small_disk(on):
-        on.call("STATUS", on.conf()).ok()
+        ready(on)
         space = Space(on)
         result = on.call("ADD", on.conf(), "a", space.path).ok()
         on.sh(f"dd if=/dev/zero of={on.run_dir}/ballast bs=4k 2>/dev/null || true")
@@ -259,7 +273,7 @@ def tidy(on: Machine) -> list[str]:
 def test_a_full_disk_and_no_daemon(on: Machine) -> None:
     """The link goes, DEL succeeds, no temporary file stays; the next daemon releases the address."""
     with small_disk(on):
-        on.call("STATUS", on.conf()).ok()
+        ready(on)
         space = Space(on)
         on.call("ADD", on.conf(), "a", space.path).ok()
         on.end_processes(signal.SIGKILL)
@@ -269,7 +283,7 @@ def test_a_full_disk_and_no_daemon(on: Machine) -> None:
         assert space.sh("ip -o link show eth0 2>/dev/null || echo gone").strip() == "gone"
         assert tidy(on) == []
         on.sh(f"rm {on.run_dir}/ballast")
-        on.call("STATUS", on.conf()).ok()
+        ready(on)
         end = time.monotonic() + NEXT_LOOK
         words = " ".join([*on.program.daemon, "attachments", "--json", "--run-dir", str(on.run_dir)])
         while '"a"' in on.sh(f"PYTHONPATH={on.program.env['PYTHONPATH']} {words}"):
@@ -281,7 +295,7 @@ def test_a_full_disk_and_no_daemon(on: Machine) -> None:
 def test_a_read_only_run_directory(on: Machine) -> None:
     """No daemon can begin there: each verb says so in its own way, the link goes, and what runs goes on."""
     with small_disk(on, "8m"):
-        on.call("STATUS", on.conf()).ok()
+        ready(on)
         space, other = Space(on), Space(on)
         result = on.call("ADD", on.conf(), "a", space.path).ok()
         steady = Space(on)
