@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cni.daemon.fence.rules import EARLY, Chain, Rule, base_chain, plain_chain
+from cni.daemon.fence.rules import EARLY, HAS_OPTIONS, Chain, Rule, base_chain, ipv4_options, plain_chain
 from cni.daemon.fence.values import Node
 
 _CONTROL = "01:80:c2:00:00:00"  # to 0f: frames for the bridge itself (IEEE 802.1D, 7.12.6)
@@ -53,11 +53,11 @@ def bridge_chains(node: Node) -> list[Chain]:
             "bridge",
             "port_ip",
             Rule("iifname . ether saddr . ip saddr != @src4", "drop", "foreign IPv4 source"),
-            Rule("ip option lsrr exists", "drop", "loose source route"),
-            Rule("ip option ssrr exists", "drop", "strict source route"),
+            Rule(HAS_OPTIONS, "jump options4", "IPv4 options"),
             Rule("icmp type { redirect, router-advertisement }", "drop", "ICMP redirect or router"),
             Rule("udp sport 67 udp dport 68", "drop", "DHCP server"),
         ),
+        ipv4_options("bridge"),
         plain_chain("bridge", "port_ip6", *_port_ip6()),
         # Frames to 01:80:c2:00:00:0x skip prerouting, and the bridge learns their source (br_handle_frame). LLDP's skip
         # this hook as well, so a bridge of ours is made with no_linklocal_learn, which this rule backs up.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from cni.daemon.fence.rules import EARLY, FILTER, Chain, Rule, base_chain, plain_chain
+from cni.daemon.fence.rules import EARLY, FILTER, HAS_OPTIONS, Chain, Rule, base_chain, ipv4_options, plain_chain
 from cni.daemon.fence.values import FLAT, Node
 
 # Tunnels a host may end without being asked: GRE and MPLS in UDP, VXLAN and GPE, FOU, GUE, Geneve, flannel's VXLAN.
 _TUNNEL_PORTS = "{ 4754, 4789, 4790, 5555, 6080, 6081, 6635, 8472 }"
 # ICMP, ICMPv6, TCP, UDP, SCTP: the resolver and the daemon, no tunnels.
 _NODE_PROTOCOLS = "meta l4proto { 1, 58, 6, 17, 132 }"
+_IP = (("4", "ip"), ("6", "ip6"))
+# The node's sockets would believe an error about what they never sent: those bound to a port alone look no further.
+_ICMP_OF_NO_FLOW = Rule("ct state invalid meta l4proto { 1, 58 }", "drop", "ICMP of no flow")
 
 
 def inet_chains(node: Node) -> list[Chain]:
@@ -26,12 +29,18 @@ def inet_chains(node: Node) -> list[Chain]:
                 "drop",
                 "host address in a group frame",
             ),
-            Rule("ip option lsrr exists", "drop", "loose source route, routed leg"),
-            Rule("ip option ssrr exists", "drop", "strict source route, routed leg"),
+            Rule(HAS_OPTIONS, "jump options4", "IPv4 options"),
             Rule("icmp type { redirect, router-advertisement }", "drop", "ICMP redirect or router, routed leg"),
             Rule("icmpv6 type { nd-router-advert, nd-redirect }", "drop", "router or redirect, routed leg"),
         ),
-        plain_chain("inet", "from_tunnel", Rule("ip daddr 127.0.0.0/8", "drop", "loopback of the host")),
+        ipv4_options("inet"),
+        plain_chain(
+            "inet",
+            "from_tunnel",
+            Rule("ip daddr 127.0.0.0/8", "drop", "loopback of the host"),
+            # A peer may be trusted with the whole overlay, this node's part included.
+            *(Rule(f"{ip} saddr . {ip} saddr @same{v}", "drop", f"IPv{v} of our own by a tunnel") for v, ip in _IP),
+        ),
         base_chain("inet", "forward", FILTER, *_forward(four, six)),
         # The kernel does route link-local addresses, back onto the link they came from (ip6_forward). Bridged is what
         # goes to a container's own MAC; what the host routes came to a MAC of the host's.
@@ -43,7 +52,7 @@ def inet_chains(node: Node) -> list[Chain]:
         ),
         *([_to_overlay("4", "ip", four)] if four else []),
         *([_to_overlay("6", "ip6", six)] if six else []),
-        plain_chain("inet", "outward", *_not_its_flow()),
+        plain_chain("inet", "outward", *_not_its_flow(), _of_no_flow(node.masquerade)),
         plain_chain(
             "inet",
             "tunnel_out",
@@ -95,7 +104,11 @@ def _to_overlay(v: str, ip: str, cluster: str) -> Chain:
     return plain_chain(
         "inet",
         f"to_overlay{v}",
-        Rule("ct state related meta l4proto { 1, 58 } iifname @tunnels", "accept", "router on the way"),
+        Rule(
+            f"ct state related meta l4proto {{ 1, 58 }} iifname @tunnels {ip} saddr != @closed{v}",
+            "accept",
+            "error of a router on the way",
+        ),
         Rule(
             f"ct direction reply ct state established {ip} daddr @edges{v} oifname @tunnels",
             "accept",
@@ -124,8 +137,17 @@ def _not_its_flow() -> list[Rule]:
             "drop",
             f"ICMP{v} error about another's flow",
         )
-        for v, ip in (("4", "ip"), ("6", "ip6"))
+        for v, ip in _IP
     ]
+
+
+def _of_no_flow(masquerade: bool) -> Rule:
+    """What is of no flow is not translated either, and nobody knows whose flow an ICMP error of none is about.
+
+    Without masquerade replies may come by another way, and much that is good is of no flow that this node saw.
+    """
+    which = "ct state invalid oifname != @inside"
+    return Rule(which if masquerade else f"{which} meta l4proto {{ 1, 58 }}", "drop", "of no flow, to the outside")
 
 
 def _to_host() -> list[Rule]:
@@ -134,6 +156,7 @@ def _to_host() -> list[Rule]:
     return [
         *_not_its_flow(),
         Rule("ct direction reply ct state established,related", "accept", "reply to the node"),
+        _ICMP_OF_NO_FLOW,
         Rule("ip daddr 127.0.0.0/8", "drop", "loopback of the host"),
         Rule("iifname . ip saddr @open4", "accept", "flat mesh to the host"),
         Rule("iifname . ip6 saddr @open6", "accept", "flat mesh to the host, IPv6"),
@@ -150,6 +173,7 @@ def _closed_to_host() -> list[Rule]:
     more; an edge also what it is allowed."""
     return [
         Rule("ct direction reply ct state established,related", "accept", "reply to the node, from elsewhere"),
+        _ICMP_OF_NO_FLOW,
         Rule(f"ip daddr @node4 {_NODE_PROTOCOLS}", "accept", "node address, from elsewhere"),
         Rule(f"ip6 daddr @node6 {_NODE_PROTOCOLS}", "accept", "node address, from elsewhere, IPv6"),
         Rule("", "ip saddr vmap @net4", "host address, from elsewhere"),

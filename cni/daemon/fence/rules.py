@@ -147,3 +147,24 @@ def base_chain(family: str, name: str, priority: int, *rules: Rule) -> Chain:
 def plain_chain(family: str, name: str, *rules: Rule) -> Chain:
     """A chain that others call."""
     return Chain(family, name, "", rules)
+
+
+HAS_OPTIONS = "ip hdrlength > 5"
+
+
+def ipv4_options(family: str) -> Chain:
+    """For IPv4 packets that have options: no source routes.
+
+    nft reads a packet's options all or none, and gives up at a route that has come some way (its pointer is not 4), or
+    at an option it does not know; the kernel follows such a route. So what nft did not read is dropped, unless it is
+    too short for a route beside something unreadable. `rr exists` says that nft did read them.
+    """
+    return plain_chain(
+        family,
+        "options4",
+        Rule("ip option lsrr exists", "drop", "loose source route"),
+        Rule("ip option ssrr exists", "drop", "strict source route"),
+        Rule("ip hdrlength <= 7", "return", "short options"),
+        Rule("ip option rr exists", "return", "record route"),
+        Rule("", "drop", "unreadable options"),
+    )

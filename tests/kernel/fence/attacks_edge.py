@@ -7,6 +7,7 @@ import struct
 
 from . import packets as p
 from .attacks import EVIL, GATEWAY_MAC, HONEST, Case, Ear, a, attack, datagram, eth, gateway, send, x
+from .attacks_neighbours import travelled_routes
 from .lab import HOST4, LAN4, LAN6, LEG, NODE4, NODE6, OUTSIDE4, OUTSIDE6, TUNNEL, Lab, Place
 
 PUBLISHED = 8081
@@ -224,15 +225,14 @@ def second_leg_poses_as_another(lab: Lab) -> Case:
     leg, gate = lab.leg, mac_of(lab, LEG)
     own = p.link_local(leg.mac)
     four = leg.four
-    route = bytes([131, 7, 4]) + p.packed(x(lab).four)
-    strict = bytes([137, 7, 4]) + p.packed(x(lab).four)
+    routes = [bytes([kind, 7, 4]) + p.packed(x(lab).four) for kind in (131, 137)] + travelled_routes(x(lab).four)
     packets = [
         p.ip4(s, NODE4, p.UDP, p.udp(s, NODE4, 9, 9, EVIL))
         for s in (x(lab).four, lab.places["flat-web"].four, OUTSIDE4)
     ]
     packets += [p.ip6(s, NODE6, p.UDP, p.udp(s, NODE6, 9, 9, EVIL)) for s in (x(lab).six, OUTSIDE6, "fe80::99")]
     # On its way on, such a packet still has the host's address for its destination when the forward chain sees it.
-    packets += [p.ip4(four, HOST4, p.UDP, p.udp(four, x(lab).four, 9, 9, EVIL), options=o) for o in (route, strict)]
+    packets += [p.ip4(four, HOST4, p.UDP, p.udp(four, x(lab).four, 9, 9, EVIL), options=o) for o in routes]
     packets += [p.ip4(four, NODE4, p.ICMP, p.icmp(kind, 0, p.packed(four) + EVIL)) for kind in (5, 9)]
     packets += [p.ip6(own, NODE6, 58, p.icmp6(own, NODE6, kind, 0, bytes(4) + EVIL), 255) for kind in (134, 137)]
     packets += [p.ip4(four, x(lab).four, p.UDP, p.udp(four, x(lab).four, 9, 9, EVIL))]

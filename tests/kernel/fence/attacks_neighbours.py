@@ -208,7 +208,7 @@ def nd_poisoning_of_the_gateway(lab: Lab) -> Case:
     me, victim = a(lab), x(lab)
     bodies = [p.advert(me.six, GATEWAY6, victim.six, me.mac), p.solicit(victim.six, GATEWAY6, GATEWAY6, me.mac)]
     frames = [
-        p.frame(GATEWAY_MAC, me.mac, p.IPV6, p.ip6(src, GATEWAY6, 58, body, 255))
+        p.frame(GATEWAY_MAC, me.mac, p.IPV6, p.ip6(src, GATEWAY6, 58, body, 255)) + EVIL  # as padding
         for src, body in zip((me.six, victim.six), bodies, strict=True)
     ]
 
@@ -219,7 +219,7 @@ def nd_poisoning_of_the_gateway(lab: Lab) -> Case:
     lab.host.run("ip", "-6", "neigh", "flush", "dev", BRIDGES["web"][0], check=False)
     honest = [datagram(me, gateway(NODE4), HONEST)]
     bridge = Ear(lab.host, BRIDGES["web"][0])
-    return Case(me.space, frames, [bridge], honest, bridge, p.packed(victim.six), harm=harm)
+    return Case(me.space, frames, [bridge], honest, bridge, harm=harm)
 
 
 @attack
@@ -369,10 +369,16 @@ def tags_and_unknown_ethertypes(lab: Lab) -> Case:
     return to_neighbour(lab, *frames)
 
 
+def travelled_routes(address: str) -> list[bytes]:
+    """IPv4 source routes that have come some way already: nft cannot read those, and the kernel follows them."""
+    return [bytes([kind, 11, 8]) + p.packed("203.0.113.1") + p.packed(address) for kind in (131, 137)]
+
+
 @attack
 def source_routes(lab: Lab) -> Case:
     me, it = a(lab), b(lab)
     routes = [bytes([kind, 7, 4]) + p.packed(x(lab).four) for kind in (131, 137)]
+    routes += travelled_routes(x(lab).four)
     routing = bytes([p.UDP, 2, 0, 1, 0, 0, 0, 0]) + p.packed(x(lab).six)
     segments = bytes([p.UDP, 2, 4, 1, 0, 0, 0, 0]) + p.packed(x(lab).six)
     return to_neighbour(
@@ -400,3 +406,20 @@ def large_datagrams_arrive(lab: Lab) -> Case:
     case = to_neighbour(lab, harm=harm)
     case.victims = [eth(b(lab))]
     return case
+
+
+def _options_arrive(name: str, options: bytes) -> None:
+    def work(lab: Lab) -> Case:
+        """The other way round: options that route nothing."""
+        me, it = a(lab), b(lab)
+        body = p.udp(me.four, it.four, 9, 9, HONEST)
+        case = to_neighbour(lab)
+        case.control = [p.frame(it.mac, me.mac, p.IPV4, p.ip4(me.four, it.four, p.UDP, body, options=options))]
+        return case
+
+    work.__name__ = name
+    attack(work)
+
+
+_options_arrive("router_alert_arrives", bytes([148, 4, 0, 0]))
+_options_arrive("record_route_arrives", bytes([1, 7, 39, 4]) + bytes(36))

@@ -7,6 +7,7 @@ import pytest
 from . import (  # noqa: F401 - they register
     attacks,
     attacks_edge,
+    attacks_flows,
     attacks_hairpin,
     attacks_mesh,
     attacks_neighbours,
