@@ -16,18 +16,35 @@ MARK = "_zlayer-cni"
 """The file that says whose directory it is; plugin.spec puts it into the single file. The bootloader writes it
 directly before LAST, so that a directory with LAST in it has it, or is another program's."""
 LAST = "base_library.zip"
+ARCHIVE = b"MEI\014\013\012\013\016"  # begins the cookie of PyInstaller's archive
 
 _TEMPORARY = ("/tmp", "/var/tmp", "/usr/tmp")  # where PyInstaller's bootloader looks, in its order
 _YOUNGEST = 5.0  # seconds; before that the bootloader may still be writing
 
 
+_noted: dict[str, None] = {}
+_MOST_NOTED = 16
+
+
+def note(unpacked: str) -> None:
+    """A single file was unpacked into this directory: look beside it as well from now on.
+
+    A runtime may have another $TMPDIR than the daemon.
+    """
+    place, name = os.path.split(unpacked)
+    if name.startswith("_MEI") and place.startswith("/") and place not in _noted:
+        _noted[place] = None
+        while len(_noted) > _MOST_NOTED:
+            del _noted[next(iter(_noted))]
+
+
 def sweep(places: tuple[str, ...] | None = None) -> list[str]:
     """Remove the extraction directories of our single file that no process uses any more; returns their paths.
 
-    Looks into $TMPDIR and the usual places, or `places`. Whatever is in doubt stays. Never raises.
+    Looks into $TMPDIR, the usual places and those noted, or `places`. Whatever is in doubt stays. Never raises.
     """
     swept = []
-    for place in places or (*filter(None, (os.environ.get("TMPDIR"),)), *_TEMPORARY):
+    for place in places or (*filter(None, (os.environ.get("TMPDIR"),)), *_TEMPORARY, *_noted):
         try:
             found = list(Path(place).glob("_MEI*"))
         except OSError:
@@ -47,17 +64,28 @@ def _is_dead(directory: Path) -> bool:
     except (OSError, ValueError):
         return False
     old = time.time() - status.st_mtime > _YOUNGEST
-    return ours and old and not _started_before(pid, status.st_mtime) and not _in_use(directory)
+    return ours and old and not _is_busy(pid, status.st_mtime) and not _in_use(directory)
 
 
-def _started_before(pid: int, moment: float) -> bool:
-    """Whether process `pid` is alive and older than `moment`: a younger one only has the number."""
+def _is_busy(pid: int, moment: float) -> bool:
+    """Whether process `pid` may be the bootloader of a directory made at `moment`: alive, and older, or at least a
+    single file itself (the clock may have been set since). Any other one only has the number."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
         return False
     started = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + int(fields[19]) / os.sysconf("SC_CLK_TCK")
-    return fields[0] not in (b"Z", b"X") and started < moment + 2.0
+    return fields[0] not in (b"Z", b"X") and (started < moment + 2.0 or _is_single_file(pid))
+
+
+def _is_single_file(pid: int) -> bool:
+    """Whether a process runs a file with PyInstaller's archive at its end."""
+    try:
+        with Path(f"/proc/{pid}/exe").open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 65536))
+            return ARCHIVE in file.read()
+    except OSError:
+        return False
 
 
 def _in_use(directory: Path) -> bool:

@@ -9,7 +9,6 @@ import logging
 from cni.daemon.books.state import State
 from cni.daemon.books.store import BOOT_ID
 from cni.daemon.doors import cni_door
-from cni.errors import CleanupFailed, InputOutput, TryAgainLater
 from cni.plugin import delete_queue
 
 log = logging.getLogger(__name__)
@@ -40,7 +39,7 @@ def _may_pass(stdout: bytes) -> bool:
         code = json.loads(stdout)["code"]
     except (ValueError, KeyError, TypeError):
         return False
-    return code in (InputOutput.code, TryAgainLater.code, CleanupFailed.code)
+    return code not in delete_queue.HOPELESS
 
 
 def _is_void(knock: cni_door.Knock, state: State) -> bool:

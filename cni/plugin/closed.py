@@ -9,7 +9,7 @@ import errno
 import os
 import time
 
-from cni.errors import InvalidConfig, InvalidEnvironment, NotAvailable, TryAgainLater
+from cni.errors import InvalidConfig, InvalidEnvironment, NotAvailable, TryAgainLater, UndecodableContent
 from cni.plugin import config
 from cni.plugin import door as plugin_door
 from cni.plugin.door import SUPPORTED_VERSIONS, Call, Place
@@ -62,6 +62,23 @@ def without_answer(call: Call, place: Place, why: str) -> tuple[int, bytes, byte
     else:
         note = f"the deletion is queued as {name} and done when the daemon is back"
     return 0, b"", f"zlayer-cni: {why}; {note}; {_remove_link(what)}\n".encode()
+
+
+def never_fails(call: Call, place: Place, answer: tuple[int, bytes, bytes]) -> tuple[int, bytes, bytes]:
+    """What the runtime hears of a DEL that the daemon could not carry out: what is wrong with the request itself, else
+    success. A runtime would only repeat it, and its pod would not end meanwhile; the queue and the daemon do better.
+    """
+    from cni.plugin import delete_queue
+
+    try:
+        said = config.parse(answer[1])
+    except UndecodableContent:
+        said = {}
+    if said.get("code") in delete_queue.HOPELESS:
+        return answer
+    return without_answer(
+        call, place, f"the overlay daemon could not delete it now: {said.get('msg', 'no reason given')}"
+    )
 
 
 def _remove_link(what: tuple[str, str, str]) -> str:
@@ -167,8 +184,6 @@ def _network(stdin: bytes) -> str:
     if name is None or name == "":
         raise InvalidConfig("missing network name")
     if not isinstance(name, str):
-        from cni.errors import UndecodableContent
-
         raise UndecodableContent("error unmarshall network config: name: expected a string")
     return name
 

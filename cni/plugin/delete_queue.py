@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 LIMIT = 256
 """The most deletions that are kept. Beyond that DEL still succeeds, and garbage collection has the rest to do."""
 
+HOPELESS = (1, 2, 4, 6, 7, 8)
+"""Error codes that say that a request is wrong in itself (cni/errors.py): every later try would fail like the first."""
+
 _LOCK = ".lock"
 _PATIENCE = 0.5  # seconds a plugin waits while the daemon drains; rename makes writing without the lock safe as well
 

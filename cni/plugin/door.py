@@ -66,8 +66,11 @@ class Waiter:
         told = os.environb.get(PARENT_VARIABLE, b"")
         if extraction_directory() or told.isdigit():
             self._watch_parent(int(told) if told.isdigit() else bootloader())
+        self.whose = (self._parent if self._parent > 0 else os.getpid(), 0)
+        """The process that the runtime started, and when, in ticks since boot; 0 if that cannot be told."""
         if whole_call:
-            self.deadline -= min(_age(self._parent if self._parent > 0 else os.getpid()), seconds / 2)
+            self.whose = (self.whose[0], _start_time(self.whose[0]))
+            self.deadline -= min(_age(self.whose[1]), seconds / 2)
 
     def _watch_parent(self, pid: int) -> None:
         self._parent = pid
@@ -149,12 +152,18 @@ class Call:
         """The connection on which an ADD was answered: open until the runtime has the result."""
 
 
-def _age(pid: int) -> float:
-    """Seconds since process `pid` was started, at a resolution of 10 ms; 0 when that cannot be told."""
+def _start_time(pid: int) -> int:
+    """When process `pid` was started, in ticks since boot; 0 when that cannot be told."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            started = int(file.read().rpartition(b")")[2].split()[19])
+            return int(file.read().rpartition(b")")[2].split()[19])
     except (OSError, ValueError, IndexError):
+        return 0
+
+
+def _age(started: int) -> float:
+    """Seconds since then, at a resolution of 10 ms."""
+    if not started:
         return 0.0
     return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK"))
 

@@ -80,6 +80,9 @@ def serve(call: Call) -> tuple[int, bytes, bytes]:
     pairs = {**call.env, b"ATTEMPT": call.attempt, **pairs}
     if call.command == b"ADD":
         pairs[b"TELLS"] = b"1"
+        pairs[b"WHOSE"] = b"%d:%d" % call.waiter.whose
+    if unpacked := plugin_door.extraction_directory():
+        pairs[b"UNPACKED"] = os.fsencode(unpacked)
     body = plugin_door.request(pairs, call.stdin)
     if len(body) > plugin_door.LARGEST:
         from cni.errors import InvalidConfig
@@ -111,6 +114,10 @@ def _ask_until_answered(call: Call, place: Place, body: bytes, netns: list[int])
                 answer = plugin_door.ask(sock, body, netns, call.waiter)
                 if call.command == b"ADD":
                     call.door = sock
+                elif call.command == b"DEL" and answer[0]:
+                    from cni.plugin import closed
+
+                    return closed.never_fails(call, place, answer)
                 return answer
             finally:
                 if call.door is not sock:

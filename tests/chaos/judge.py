@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
+import sqlite3
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -36,8 +37,11 @@ def faults(on: Machine, live: Mapping[str, Live]) -> list[str]:
     told = {each["container_id"]: each for each in on.ask("attachments")}
     seen = on.inside(_look)
     memory = on.ask("memory")
-    found = [*_against_belief(told, live), *_against_kernel(told, seen), *_against_fence(on, told, seen)]
-    found += _against_disk(on, told, memory)
+    found = [*_against_belief(told, live), *_against_kernel(told, seen)]
+    try:
+        found += [*_against_fence(on, told, seen), *_against_disk(on, told, memory)]
+    except sqlite3.Error as error:
+        found.append(f"the records cannot be read: {error}")
     if memory["locks"]:
         found.append(f"{memory['locks']} locks are held, and nobody works")
     found += [f"a deletion waits: {path.name}" for path in sorted((on.run_dir / "deletions").glob("*"))

@@ -89,11 +89,10 @@ def test_a_change_that_cannot_be_written_takes_its_companions_with_it(opened):
 
 def test_a_write_that_fails_is_an_error_with_a_code(opened, path):
     store = opened()
-    with sqlite3.connect(path) as other:
-        other.execute("DROP TABLE record")
     with pytest.raises(InputOutput, match=str(path)) as caught:
-        store.apply([("thing", "a", b"1")])
+        store.apply([("thing", "a", object())])
     assert caught.value.code == 5
+    assert store.load("thing") == []
 
 
 def test_a_full_disk_is_an_error_and_the_records_stay(path):
@@ -232,3 +231,89 @@ def test_a_newer_versions_records_are_refused_and_left_alone(path):
 def test_a_newer_versions_records_of_an_earlier_boot_are_discarded(opened, path):
     newer(path)
     assert opened("boot-2").load("thing") == []
+
+
+# --- files that somebody else laid hands on while we run ---
+
+
+def replaced(path):
+    (path.parent / "other").write_bytes(b"garbage" * 1000)
+    (path.parent / "other").rename(path)
+
+
+def overwritten(path):
+    with path.open("r+b") as file:
+        file.write(b"\xff" * 20000)
+
+
+def log_overwritten(path):
+    with path.with_name("state.db-wal").open("r+b") as file:
+        file.write(b"\xff" * 5000)
+
+
+def removed(path):
+    for each in path.parent.iterdir():
+        each.unlink()
+
+
+def emptied(path):
+    os.truncate(path, 0)
+
+
+def table_dropped(path):
+    with sqlite3.connect(path) as other:
+        other.execute("DROP TABLE record")
+
+
+HANDS = [replaced, overwritten, log_overwritten, removed, emptied, table_dropped]
+
+
+@pytest.mark.parametrize("hand", HANDS)
+def test_what_somebody_did_to_the_file_is_seen_and_undone(opened, path, hand):
+    store = opened()
+    store.apply([("thing", "b", b"2"), ("thing", "a", b"1"), ("other", "c", b"3")])
+    assert store.intact()
+    hand(path)
+    assert not store.intact()
+    for _ in range(2):
+        store.rewrite()
+        assert store.intact()
+    store.apply([("thing", "d", b"4")])
+    copy = path.with_name("as-the-next-finds-it")
+    copy.mkdir()
+    for each in path.parent.glob("state.db*"):
+        (copy / each.name).write_bytes(each.read_bytes())
+    found = Store(copy / "state.db", "boot-1")
+    assert (found.fresh, found.load("thing")) == (False, [("b", b"2"), ("a", b"1"), ("d", b"4")])
+    found.close()
+    assert not path.with_name("state.db.new").exists()
+
+
+@pytest.mark.parametrize("hand", HANDS)
+def test_a_change_that_finds_the_file_damaged_is_written_all_the_same(opened, path, hand):
+    store = opened()
+    store.apply([("thing", "a", b"1")])
+    hand(path)
+    store.apply([("thing", "b", b"2")])
+    assert store.intact()
+    store.close()
+    assert opened().load("thing") == [("a", b"1"), ("b", b"2")]
+
+
+def test_our_own_writing_is_nobody_elses(opened):
+    store = opened()
+    for n in range(300):  # past the size at which the log is taken into the file
+        store.apply([("thing", str(n), bytes(20000))])
+        assert store.intact()
+
+
+def test_a_rewrite_that_cannot_be_is_an_error_and_leaves_nothing(opened, path):
+    store = opened()
+    store.apply([("thing", "a", b"1")])
+    (path.parent / "state.db.new").mkdir()
+    with pytest.raises(InputOutput):
+        store.rewrite()
+    (path.parent / "state.db.new").rmdir()
+    store.apply([("thing", "b", b"2")])
+    store.close()
+    assert opened().load("thing") == [("a", b"1"), ("b", b"2")]

@@ -3,10 +3,14 @@
 Namespaces, veths and rules end with the boot, so records of an earlier one describe nothing: they are discarded by
 boot id, whether or not the run directory was wiped. For the same reason nothing is synced to the platter: what the
 kernel's page cache holds survives a kill -9, and a power cut ends the boot.
+
+What the file should say is in memory too. Somebody who deletes it, replaces it or writes into it while we run finds it
+written anew (`intact`, `rewrite`): the next daemon must not learn from his file who has which address.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sqlite3
 import threading
@@ -23,6 +27,9 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 Change = tuple[str, str, bytes | None]
 """(kind, key, document), or None in place of the document to delete the record."""
+
+_Files = tuple[tuple[int, int, int, int], ...]
+"""What tells whether anybody but us has written: device, inode, size and time of the file, and of its log."""
 
 
 class Store:
@@ -50,12 +57,19 @@ class Store:
                 f"{path} was written by a newer version of zlayer-cni",
                 f"it has schema {found['schema']}, this program knows up to {SCHEMA}: upgrade, or reboot the node",
             )
+        self._boot = boot
         try:
             with self._db:
-                self._db.execute("REPLACE INTO meta VALUES ('schema', ?)", (SCHEMA,))
-                self._db.execute("REPLACE INTO meta VALUES ('boot', ?)", (boot,))
+                self._describe(self._db)
+            rows = self._db.execute("SELECT kind, key, body FROM record ORDER BY rowid")
+            self._records: dict[tuple[str, str], bytes] = {(kind, key): body for kind, key, body in rows}
         except sqlite3.Error as error:
             raise InputOutput(f"cannot write the records at {path}: {error}") from error
+        self._files = self._look()
+
+    def _describe(self, db: sqlite3.Connection) -> None:
+        db.execute("REPLACE INTO meta VALUES ('schema', ?)", (SCHEMA,))
+        db.execute("REPLACE INTO meta VALUES ('boot', ?)", (self._boot,))
 
     def _open_or_set_aside(self) -> tuple[sqlite3.Connection, dict[str, Any]]:
         """The database and what it says of itself; a damaged file is set aside and begun anew."""
@@ -75,25 +89,81 @@ class Store:
     def load(self, kind: str) -> list[tuple[str, bytes]]:
         """Every record of a kind, in the order they were first written."""
         with self._lock:
-            rows = self._db.execute("SELECT key, body FROM record WHERE kind = ? ORDER BY rowid", (kind,))
-            return [(key, body) for key, body in rows]
+            return [(key, body) for (each, key), body in self._records.items() if each == kind]
 
     def apply(self, changes: Iterable[Change]) -> None:
         """Write and delete records, all or none. Raises InputOutput (disk full, read-only, ...)."""
+        changes = list(changes)
         with self._lock:
             try:
-                with self._db:
-                    for kind, key, body in changes:
-                        if body is None:
-                            self._db.execute("DELETE FROM record WHERE kind = ? AND key = ?", (kind, key))
-                        else:
-                            self._db.execute(
-                                "INSERT INTO record VALUES (?, ?, ?)"
-                                " ON CONFLICT (kind, key) DO UPDATE SET body = excluded.body",
-                                (kind, key, body),
-                            )
-            except sqlite3.Error as error:
+                if self._look() != self._files:
+                    self._rewrite()  # else the change would go to a file that nobody will read
+                self._write(changes)
+            except (sqlite3.Error, OSError) as error:
                 raise InputOutput(f"cannot write the records at {self.path}: {error}") from error
+            for kind, key, body in changes:
+                if body is None:
+                    self._records.pop((kind, key), None)
+                else:
+                    self._records[kind, key] = body
+            self._files = self._look()
+
+    def _write(self, changes: Iterable[Change]) -> None:
+        with self._db:
+            for kind, key, body in changes:
+                if body is None:
+                    self._db.execute("DELETE FROM record WHERE kind = ? AND key = ?", (kind, key))
+                else:
+                    self._db.execute(
+                        "INSERT INTO record VALUES (?, ?, ?)"
+                        " ON CONFLICT (kind, key) DO UPDATE SET body = excluded.body",
+                        (kind, key, body),
+                    )
+
+    # --- somebody else's hands --------------------------------------------------------------------------------------
+
+    def intact(self) -> bool:
+        """Whether the file at our path is the one we write to, and nobody else has written to it."""
+        with self._lock:
+            return self._look() == self._files
+
+    def rewrite(self) -> None:
+        """Write every record anew, as we know them, to a new file. Raises InputOutput."""
+        with self._lock:
+            try:
+                self._rewrite()
+            except (sqlite3.Error, OSError) as error:
+                raise InputOutput(f"cannot write the records at {self.path}: {error}") from error
+            self._files = self._look()
+
+    def _rewrite(self) -> None:
+        """Beside the old file first, so that one which cannot be written changes nothing."""
+        fresh = self.path.with_name(self.path.name + ".new")
+        try:
+            self._remove(".new", ".new-journal")
+            with contextlib.closing(sqlite3.connect(fresh)) as db, db:
+                fresh.chmod(0o600)
+                _lay_out(db)
+                self._describe(db)
+                rows = [(kind, key, body) for (kind, key), body in self._records.items()]
+                db.executemany("INSERT INTO record VALUES (?, ?, ?)", rows)
+            with contextlib.suppress(sqlite3.Error):
+                self._db.close()
+            self._remove("-wal", "-shm")
+            fresh.replace(self.path)
+        finally:
+            self._remove(".new", ".new-journal")
+        self._db, _ = self._open()
+
+    def _look(self) -> _Files:
+        found = []
+        for path in (self.path, self.path.with_name(self.path.name + "-wal")):
+            try:
+                status = path.stat()
+                found.append((status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
+            except OSError:
+                found.append((0, 0, 0, 0))
+        return tuple(found)
 
     def close(self) -> None:
         with self._lock:
@@ -107,10 +177,7 @@ class Store:
             said = [row[0] for row in db.execute("PRAGMA quick_check")]
             if said != ["ok"]:
                 raise sqlite3.DatabaseError(f"malformed: {said[0]}")
-            db.execute("CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value)")
-            db.execute(
-                "CREATE TABLE IF NOT EXISTS record (kind TEXT, key TEXT, body BLOB NOT NULL, PRIMARY KEY (kind, key))"
-            )
+            _lay_out(db)
             found = dict(db.execute("SELECT name, value FROM meta"))
         except sqlite3.Error:
             db.close()
@@ -123,6 +190,11 @@ class Store:
             self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
 
 
-def _is_damage(error: sqlite3.OperationalError) -> bool:
-    """An operational error that means a damaged file rather than a full disk or a missing permission."""
+def _lay_out(db: sqlite3.Connection) -> None:
+    db.execute("CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value)")
+    db.execute("CREATE TABLE IF NOT EXISTS record (kind TEXT, key TEXT, body BLOB NOT NULL, PRIMARY KEY (kind, key))")
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    """An error that means a damaged file rather than a full disk or a missing permission."""
     return "malformed" in str(error) or "not a database" in str(error)

@@ -37,10 +37,17 @@ class Listener:
         status = os.stat(path)  # noqa: PTH116
         self._file = (status.st_dev, status.st_ino)
 
+    def is_there(self) -> bool:
+        """Whether the file at the path is ours still: only then does anybody find us."""
+        try:
+            status = os.stat(self.path)  # noqa: PTH116
+        except OSError:
+            return False
+        return (status.st_dev, status.st_ino) == self._file
+
     def remove(self) -> None:
         with contextlib.suppress(OSError):
-            status = os.stat(self.path)  # noqa: PTH116
-            if (status.st_dev, status.st_ino) == self._file:
+            if self.is_there():
                 Path(self.path).unlink()
 
 

@@ -1,0 +1,153 @@
+"""The run directory, for as long as a daemon has it: nobody else's, and put back when somebody takes it away.
+
+Two things keep a second daemon out. A lock on a file in the directory does wherever the directory can be seen; it goes
+when the directory is deleted. A name in the kernel (an abstract Unix socket, which the kernel keeps for each network
+namespace and frees with its owner) outlives that: whoever is started meanwhile waits until we are back in our place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import socket
+import stat
+import time
+from pathlib import Path
+
+from cni.errors import StateUnusable
+from cni.host import process
+from cni.plugin import delete_queue
+
+log = logging.getLogger(__name__)
+
+LOCK_NAME, PID_NAME, LOG_NAME, SOCKET_NAME = "overlayd.lock", "overlayd.pid", "overlayd.log", "cni.sock"
+DYING = 2.0  # seconds that a killed daemon may take to come out of the kernel
+RETURNING = 5.0  # seconds that a living one may take to be back in a directory that was taken from it
+STEP = 0.01  # seconds between two looks
+
+Ident = tuple[int, int]
+
+
+class Premises:
+    """One daemon's hold on one run directory. Not for use from several threads at once."""
+
+    def __init__(self, run_dir: Path) -> None:
+        """Take it, made where it is missing. Raises StateUnusable if another daemon has it, OSError."""
+        self.run_dir = run_dir
+        run_dir.mkdir(0o755, parents=True, exist_ok=True)
+        self._name: socket.socket | None = None
+        self._lock = -1
+        self._ident: Ident = (0, 0)
+        try:
+            self._take()
+        except BaseException:
+            self.leave()
+            raise
+
+    def _take(self) -> None:
+        begun = time.monotonic()
+        pid = self.run_dir / PID_NAME
+        while not self._take_name() or not self._take_lock():
+            waited = time.monotonic() - begun
+            # Whoever has no door is on his way out, or on his way back into a directory that was taken from him.
+            serving = not process.is_ending(_holder(pid)) and (self.run_dir / SOCKET_NAME).exists()
+            if serving or waited > (DYING if self._name is not None else RETURNING):
+                raise StateUnusable(f"another overlay daemon runs on {self.run_dir}", f"process {_holder(pid)}")
+            time.sleep(STEP)
+            self.run_dir.mkdir(0o755, parents=True, exist_ok=True)
+        pid.write_text(f"{os.getpid()}\n")
+
+    def _take_name(self) -> bool:
+        """The kernel's name for the place: of its parent, which is still there when the directory is not."""
+        if self._name is not None:
+            return True
+        status = self.run_dir.parent.stat()
+        place = delete_queue.key((str(status.st_dev), str(status.st_ino), self.run_dir.name))
+        name = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        try:
+            name.bind(f"\0zlayer-cni.run-dir/{place}")
+        except OSError as error:
+            name.close()
+            if error.errno != errno.EADDRINUSE:
+                raise
+            return False
+        self._name = name
+        return True
+
+    def _take_lock(self) -> bool:
+        lock = os.open(self.run_dir / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            return False
+        if self._lock >= 0:
+            os.close(self._lock)
+        self._lock, self._ident = lock, _ident(os.fstat(lock))
+        return True
+
+    def held(self) -> bool:
+        """Whether the lock and the number at our path are ours still."""
+        return ident(self.run_dir / LOCK_NAME) == self._ident and _holder(self.run_dir / PID_NAME) == os.getpid()
+
+    def retake(self) -> None:
+        """Make the directory ours again. Raises StateUnusable if another daemon was faster, OSError."""
+        self.run_dir.mkdir(0o755, parents=True, exist_ok=True)
+        if ident(self.run_dir / LOCK_NAME) != self._ident and not self._take_lock():
+            raise StateUnusable(f"another overlay daemon has taken {self.run_dir} over", "this one ends")
+        (self.run_dir / PID_NAME).write_text(f"{os.getpid()}\n")
+        _reopen_log(self.run_dir / LOG_NAME)
+
+    def leave(self) -> None:
+        """Let go of it. Safe to repeat."""
+        if self._lock >= 0:
+            with contextlib.suppress(OSError):
+                if _holder(self.run_dir / PID_NAME) == os.getpid():
+                    (self.run_dir / PID_NAME).unlink()
+            os.close(self._lock)
+            self._lock = -1
+        if self._name is not None:
+            self._name.close()
+            self._name = None
+
+    def __enter__(self) -> Premises:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.leave()
+
+
+def ident(path: Path) -> Ident | None:
+    """Which file is at `path`; None if there is none."""
+    try:
+        return _ident(path.stat())
+    except OSError:
+        return None
+
+
+def _ident(status: os.stat_result) -> Ident:
+    return status.st_dev, status.st_ino
+
+
+def _holder(pid: Path) -> int:
+    """The process that wrote its number into the file, 0 if nobody did."""
+    try:
+        return int(pid.read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+def _reopen_log(path: Path) -> None:
+    """What we say goes to the log that can be read, where it went to one that was deleted."""
+    status = os.fstat(2)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink:
+        return
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        for number in (1, 2):
+            os.dup2(fd, number)
+    finally:
+        os.close(fd)

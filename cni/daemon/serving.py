@@ -1,0 +1,178 @@
+"""The daemon's two doors: opened, opened again where somebody deleted them, and closed.
+
+A socket is found by its path. One whose file is gone, or another's, hears nobody any more: what is connected stays so,
+and a new one takes its place, as the run directory's lock and records do (`premises.py`, `books/store.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from cni import __version__, leftovers, verbs
+from cni.daemon import operations
+from cni.daemon.books.store import Store
+from cni.daemon.doors import cni_door, overlay_door, sockets, tool
+from cni.daemon.premises import SOCKET_NAME, Premises, ident
+from cni.daemon.service import OverlayService
+from cni.errors import CniError, StateUnusable
+from cni.host.ends import Ends
+
+log = logging.getLogger(__name__)
+
+WORKERS = 24  # threads for ADD, DEL, CHECK, GC; most of the time they wait for the kernel
+FAREWELL = 10.0  # seconds that running calls get to come to their end at SIGTERM
+WATCH = 0.5  # seconds between two looks at our own files
+DESCRIPTORS = 65536  # as many as two crowds of idle clients need, many times over
+
+
+class Serving:
+    """Everything between the sockets and the service. On the event loop; `answer` is called in threads."""
+
+    def __init__(self, desk: operations.Desk, premises: Premises, store: Store) -> None:
+        self._desk = desk
+        self._service: OverlayService = desk.service
+        self._premises = premises
+        self._store = store
+        self._path = premises.run_dir / SOCKET_NAME
+        self._workers = ThreadPoolExecutor(WORKERS, "call")
+        self._quick = ThreadPoolExecutor(2, "status")
+        self._agent_workers = ThreadPoolExecutor(WORKERS, "agent")
+        self._agent_quick = ThreadPoolExecutor(2, "ask")
+        self._doors: list[tuple[sockets.Listener, cni_door.CniDoor, asyncio.Task[None]]] = []
+        self._agents: list[tuple[sockets.Listener, overlay_door.OverlayDoor]] = []
+        self._ends = Ends()
+        self._note = ""
+        self._said = ""
+        self.stop = asyncio.Event()
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Open the doors, call `ready`, and serve until `stop` is set. Raises OSError where the first cannot be."""
+        self._open()
+        await self._open_for_agents()
+        log.info("zlayer-cni %s serves %s", __version__, self._path)
+        ready()
+        watching = asyncio.get_running_loop().create_task(self._watch())
+        await self.stop.wait()
+        watching.cancel()
+        log.info("ending; running containers stay connected")
+        for listener, _, accepting in self._doors:
+            accepting.cancel()
+            listener.remove()
+        finishing = [door.finish(FAREWELL) for _, door, _ in self._doors]
+        await asyncio.gather(*finishing, *(door.close(FAREWELL) for _, door in self._agents))
+        self._workers.shutdown(wait=False, cancel_futures=True)
+        self._quick.shutdown(wait=False, cancel_futures=True)
+        self._ends.close()
+
+    # --- the doors ---------------------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        """The plugins' door. Raises OSError."""
+        listener = sockets.listen(str(self._path), 0o600)
+        door = cni_door.CniDoor(listener.sock, self.answer, self._workers, self._quick, self._service.take_back)
+        self._doors.append((listener, door, asyncio.get_running_loop().create_task(door.serve())))
+
+    async def _open_for_agents(self) -> None:
+        """The door for agents. Where another daemon has its socket that one is left in peace, and `status` says so."""
+        path = overlay_door.socket_of(self._service.settings)
+        try:
+            listener = sockets.listen(path, overlay_door.MODE, sockets.GROUP)
+        except OSError as error:
+            self._tell_closed(f"the overlay door is closed: {path}: {error.strerror}")
+            return
+        self._tell_closed("")
+        door = overlay_door.OverlayDoor(
+            listener,
+            lambda request: operations.carry_out(request, self._desk),
+            self._agent_workers,
+            self._agent_quick,
+            quick_requests=operations.QUICK,
+            end=self.stop.set,
+        )
+        await door.open()
+        self._agents.append((listener, door))
+        log.info("agents are served at %s", path)
+
+    def _tell_closed(self, note: str) -> None:
+        if note == self._note:
+            return
+        if self._note:
+            self._service.notes.remove(self._note)
+        if note:
+            self._service.notes.append(note)
+            log.warning("no overlay door for agents: %s", note)
+        self._note = note
+
+    # --- our files ---------------------------------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(WATCH)
+            try:
+                await self._look()
+                self._said = ""
+            except StateUnusable as error:
+                log.error("%s: %s", error.msg, error.details)
+                self.stop.set()
+            except (OSError, CniError) as error:
+                if self._said != str(error):
+                    log.error("what was taken out of %s cannot be put back: %s", self._premises.run_dir, error)
+                self._said = str(error)
+
+    async def _look(self) -> None:
+        """Put back what somebody took: the lock first, the doors last. Raises StateUnusable if we may not, OSError."""
+        if not self._premises.held():
+            log.warning("the run directory %s was taken away: making it ours again", self._premises.run_dir)
+            await asyncio.to_thread(self._premises.retake)
+            log.warning("the run directory %s is ours again", self._premises.run_dir)
+        if not self._store.intact():
+            await asyncio.to_thread(self._store.rewrite)
+            log.warning("somebody laid hands on the records at %s: they were written anew", self._store.path)
+        if not self._doors[-1][0].is_there():
+            log.warning("the socket %s is gone: opening another", self._path)
+            listener, _, accepting = self._doors[-1]
+            self._open()
+            accepting.cancel()
+            await asyncio.wait([accepting])
+            listener.sock.close()
+        if not self._agents or not self._agents[-1][0].is_there():
+            path = overlay_door.socket_of(self._service.settings)
+            if ident(Path(path)) is None:
+                await self._open_for_agents()
+
+    # --- one call ----------------------------------------------------------------------------------------------------
+
+    def answer(self, knock: cni_door.Knock) -> cni_door.Reply:
+        """Carry out what a plugin, or the operator's tool, asks."""
+        if "TOOL" in knock.env:
+            code, said = tool.answer(knock.env, self._service)
+            return cni_door.Reply(code, said)
+        leftovers.note(knock.env.get("UNPACKED", ""))
+        spoken = verbs.serve(knock.env, knock.stdin, knock.netns_fd, self._service, knock.wanted)
+        if knock.env.get("CNI_COMMAND") == "ADD" and spoken.code == 0:
+            self._follow(knock)
+        return cni_door.Reply(spoken.code, spoken.stdout.encode(), spoken.stderr.encode("utf-8", "replace"))
+
+    def _follow(self, knock: cni_door.Knock) -> None:
+        """An ADD counts if the process that the runtime started ends well: one that was killed after it had printed
+        its result has failed, whatever it printed, and the runtime need not call DEL (CNI 1.1.0, section 2)."""
+        pid, _, started = knock.env.get("WHOSE", "").partition(":")
+        if pid.isdigit() and started.isdigit() and int(started):
+            attempt = knock.env.get("ATTEMPT", "")
+            self._ends.watch(int(pid), int(started), lambda: self._service.take_back(attempt))
+
+
+def raise_limits() -> None:
+    """As many descriptors as we may have, and more where we may ask for more (setrlimit(2))."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    for limit in (max(hard, DESCRIPTORS), hard):
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+        except (OSError, ValueError):
+            continue
+        return
