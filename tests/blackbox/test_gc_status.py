@@ -214,7 +214,7 @@ def test_g12_what_a_status_costs(world: World, at: At, need: Need) -> None:
     world.warm(conf)
     ratios = []
     for _ in range(15):
-        nothing, answer = world.call("VERSION", conf, env=EMPTY), world.call("STATUS", conf, env=EMPTY)
+        nothing, answer = world.call("VERSION", conf, env=EMPTY), world.in_time("STATUS", conf, env=EMPTY)
         answer.ok()
         ratios.append(answer.took / nothing.took)
     assert statistics.median(ratios) < 6, sorted(ratios)

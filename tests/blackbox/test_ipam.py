@@ -68,7 +68,7 @@ def test_i04_status_tells_that_the_pool_is_empty(fresh: Lab, at: At, need: Need)
     conf = world.conf(at("1.1.0"))
     box = world.container()
     results = fill(box, conf)
-    world.call("STATUS", conf).failed(50)
+    world.in_time("STATUS", conf).failed(50)
     box.delete(conf, "n0", prev=results[0]).ok()
     world.ready(conf)
 

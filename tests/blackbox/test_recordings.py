@@ -66,7 +66,7 @@ class Stage:
             env["CNI_NETNS"] = self.path(call)
         if call.env.get("CNI_CONTAINERID"):
             self.box(call).attached[conf["name"], call.env["CNI_IFNAME"]] = conf
-        return self.world.call(call.verb, conf, env=env)
+        return self.world.in_time(call.verb, conf, env=env)
 
     def end(self) -> None:
         for holder in self.holders.values():
