@@ -130,6 +130,8 @@ def test_a_dedicated_service_has_key_and_port_and_the_bridges_name_every_time(ag
     assert first.overlay_ip is not None
     assert first.subnet == first.overlay_ip.removesuffix(first.overlay_ip.split(".")[-1]) + f"{last_slot(first)}/26"
     assert agent.ask(wire.SetupServiceOverlay("db", "dedicated")) == first
+    assert agent.setup("db", "auto") == first.name  # what has no wish of its own does not cost it its key
+    assert agent.ask(wire.SetupServiceOverlay("db", "dedicated")) == first
     (told,) = agent.status().dedicated_services
     assert (told.service, told.interface) == ("db", naming.dedicated_device("prod", "42", "db"))
     assert (told.public_key, told.listen_port, told.peer_count) == (first.wg_public_key, 51421, 0)
