@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PURE_NAMES = ("cni", "cni.naming", "cni.errors", "cni.isolation")
-PLUGIN = ("cni.plugin", "cni.plugin.*", "cni.unpack", "cni.leftovers")
+PLUGIN = ("cni.plugin", "cni.plugin.*", "cni.frozen_start", "cni.unpack", "cni.leftovers")
 QUEUE = ("cni.plugin.delete_queue", "cni.leftovers")  # what plugins leave for the daemon
 
 

@@ -1,0 +1,75 @@
+"""What the frozen program runs first: for a plugin call it brings only what a plugin call needs.
+
+PyInstaller's own start reads its archive's table of contents, installs its importers and walks its directory: a fifth
+of what a plugin call costs. While a daemon answers, a call imports two modules of ours and nothing else. So those
+travel beside the archive, as code, and PyInstaller's start happens when the first other module is asked for, or at once
+for the daemon and the tool. plugin.spec puts this file, with what it carries, in place of PyInstaller's first script.
+
+Not imported by anything; nothing here but what the interpreter has loaded.
+"""
+
+import marshal
+import posix
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
+
+class Later:
+    """A finder that finds nothing itself: asked for a module that nobody has, it starts PyInstaller's importers."""
+
+    def __init__(self, importers: "Mapping[str, bytes]") -> None:
+        self._importers = importers
+
+    def find_spec(
+        self, name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
+    ) -> "ModuleSpec | None":
+        """The spec of the module as PyInstaller's importers find it; None if they do not."""
+        sys.meta_path.remove(self)
+        install(self._importers)
+        for finder in sys.meta_path:
+            spec = finder.find_spec(name, path, target)
+            if spec is not None:
+                return spec
+        return None
+
+
+def begin(importers: "Mapping[str, bytes]", carried: "Mapping[str, bytes]") -> None:
+    """Start: `importers` are PyInstaller's own modules in the order they need each other, `carried` those of a plugin
+    call likewise; both as marshalled code, by name. A package's code comes before its modules'."""
+    sys.frozen = True  # type: ignore[attr-defined]
+    if len(sys.argv) > 1 or not posix.environ.get(b"CNI_COMMAND"):
+        install(importers)
+        return
+    sys.meta_path.append(Later(importers))
+    for name, code in carried.items():
+        _load(name, code, any(other.startswith(name + ".") for other in carried))
+
+
+def install(importers: "Mapping[str, bytes]") -> None:
+    """PyInstaller's importers, as its own start installs them."""
+    for name, code in importers.items():
+        _load(name, code, False)
+    sys.modules["pyimod02_importers"].install()
+    sys.path_importer_cache.clear()  # directories that were looked into before
+
+
+def _load(name: str, code: bytes, is_package: bool) -> None:
+    """Execute `code` as the module of that name, known to the import system and to its package."""
+    spec = type(sys.__spec__)(name, None, is_package=is_package)
+    module = type(sys)(name)
+    module.__spec__ = spec
+    parent, _, last = name.rpartition(".")
+    module.__package__ = name if is_package else parent
+    place = "/".join((sys._MEIPASS, *name.split(".")))  # type: ignore[attr-defined]
+    module.__file__ = f"{place}/__init__.pyc" if is_package else f"{place}.pyc"
+    if is_package:
+        module.__path__ = spec.submodule_search_locations = [place]
+    sys.modules[name] = module
+    exec(marshal.loads(code), module.__dict__)
+    if parent:
+        setattr(sys.modules[parent], last, module)
