@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from typing import Any
 
 from cni.cli import table
@@ -34,7 +33,7 @@ def _row(peer: dict[str, Any]) -> tuple[object, ...]:
         (peer["name"] or "-") + of,
         peer["public_key"][:SHORT_KEY],
         peer["endpoint"] or ", ".join(peer["configured_endpoints"]) or "(it calls)",
-        _ago(peer["last_handshake_unix"]),
+        _ago(peer["last_handshake_seconds_ago"]),
         _size(peer["rx_bytes"]),
         _size(peer["tx_bytes"]),
         peer["path_mtu"] or "-",
@@ -53,10 +52,10 @@ def way(peer: dict[str, Any]) -> str:
     return "direct" if peer["direct"] else "learned"
 
 
-def _ago(moment: int | None) -> str:
-    if not moment:
+def _ago(since: float | None) -> str:
+    if since is None:
         return "never"
-    seconds = max(0, int(time.time() - moment))
+    seconds = int(since)
     return f"{seconds} s ago" if seconds < 600 else f"{seconds // 60} min ago"
 
 

@@ -30,7 +30,8 @@ def peer(
 def told(have: list[PeerSeen], want: list[Peer], configured: dict[str, str] | None = None) -> list[PeerChange]:
     known = {"A": HERE} if configured is None else configured
     by_key = ({each.public_key: each for each in have}, {each.public_key: each for each in want})
-    return wireguard.changes(*by_key, known, NOW)  # type: ignore[arg-type]
+    ages = {each.public_key: NOW - each.last_handshake for each in have if each.last_handshake}
+    return wireguard.changes(*by_key, known, ages)  # type: ignore[arg-type]
 
 
 def test_what_is_right_is_left_alone() -> None:
@@ -121,10 +122,10 @@ def plain(book: dict[str, Peer]) -> dict[str, PeerSeen]:
 @given(books(), books())
 def test_whatever_there_was_afterwards_it_is_as_wanted(before: dict[str, Peer], after: dict[str, Peer]) -> None:
     configured = {key: each.endpoint for key, each in before.items()}
-    assert device(plain(before), wireguard.changes(plain(before), after, configured, NOW)) == plain(after)
+    assert device(plain(before), wireguard.changes(plain(before), after, configured, {})) == plain(after)
     assert device(plain(before), wireguard.delta(before, after)) == plain(after)
     assert wireguard.delta(after, after) == []
-    assert wireguard.changes(plain(after), after, {}, NOW) == []
+    assert wireguard.changes(plain(after), after, {}, {}) == []
 
 
 def test_a_later_book_has_its_keys_and_its_networks() -> None:

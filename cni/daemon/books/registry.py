@@ -68,9 +68,11 @@ class NatSeen(msgspec.Struct, frozen=True):
 
 
 class Configured(msgspec.Struct, frozen=True):
-    """A WireGuard device of ours, and the endpoint each of its peers was last given, by key."""
+    """A WireGuard device of ours, and the endpoint each of its peers was last given, by key. `ahead`: by how many
+    seconds the wall clock was ahead of the boot clock, to a minute; 0 for not known."""
 
     endpoints: dict[str, str]
+    ahead: float = 0.0
 
 
 class Table(Generic[R]):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import socket
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,16 +33,16 @@ def peers(service: OverlayService, _: Mapping[str, str]) -> list[Answer]:
     for of_service in mesh.services():
         device = mesh.device(of_service)
         seen = device.peers if device is not None else {}
+        ages = mesh.ages(device) if device is not None else {}
         for key, target in mesh.targets(of_service).items():
-            found.append(_peer(mesh, of_service, target, seen.get(key)))
+            found.append(_peer(mesh, of_service, target, seen.get(key), ages.get(key, math.inf)))
     return found
 
 
-def _peer(mesh: Mesh, of_service: str, target: Target, seen: PeerSeen | None) -> Answer:
-    now = time.time()
+def _peer(mesh: Mesh, of_service: str, target: Target, seen: PeerSeen | None, age: float) -> Answer:
     endpoint = seen.endpoint if seen is not None else ""
     shaken = seen.last_handshake if seen is not None else 0
-    alive = shaken > 0 and now - shaken < wireguard.DEAD
+    alive = age < wireguard.DEAD
     return {
         "device": mesh.device_name(of_service),
         "service": of_service or None,
@@ -51,6 +51,7 @@ def _peer(mesh: Mesh, of_service: str, target: Target, seen: PeerSeen | None) ->
         "endpoint": endpoint or None,
         "configured_endpoints": list(target.endpoints),
         "last_handshake_unix": shaken or None,
+        "last_handshake_seconds_ago": None if math.isinf(age) else round(age, 1),
         "alive": alive,
         "direct": alive and endpoint in mesh.called_at(target),
         "rx_bytes": seen.received if seen is not None else 0,

@@ -19,11 +19,13 @@ from typing import Any
 from cni import naming
 from cni.daemon.books.identity import Identity
 from cni.daemon.books.registry import Configured, Registry
+from cni.daemon.books.state import boot_clock
 from cni.daemon.fence.barrier import Beyond
 from cni.daemon.fence.values import Edge, Remote
 from cni.daemon.mesh import peer_book, wireguard
 from cni.daemon.mesh.endpoints import is_name, split_endpoint
 from cni.daemon.mesh.fleet_view import GLOBAL, KEEPALIVE, Fleet
+from cni.daemon.mesh.handshakes import SET_BACK, Handshakes
 from cni.daemon.mesh.joined import Invitation, Joined
 from cni.daemon.mesh.resolver import Resolver
 from cni.daemon.mesh.sizes import Sizes
@@ -74,6 +76,7 @@ class Mesh:
         self._ways: dict[str, int] = {}
         self._proxies: set[tuple[str, str]] = set()
         self._sizes = Sizes(service)
+        self._handshakes = Handshakes()
         self._mtu = 0  # what was last known of it
         self.others: list[Callable[[], list[str]]] = []  # whose problems are the mesh's too
         self._wake = threading.Event()
@@ -86,6 +89,9 @@ class Mesh:
 
     def start(self) -> None:
         """Make everything so, and look after it from now on."""
+        for known in self.registry.devices.all().values():
+            if known.ahead:
+                self._handshakes.remember(known.ahead)
         self._look()
         self._monitor = Monitor(self._heard)
         self._thread = threading.Thread(target=self._run, name="mesh", daemon=True)
@@ -129,8 +135,7 @@ class Mesh:
     def describe(self) -> dict[str, Any]:
         """The global device at a glance, for the tool."""
         interface, device = self.interface(), self.device()
-        now = time.time()
-        alive = [p for p in device.peers.values() if now - p.last_handshake < wireguard.DEAD] if device else []
+        alive = [age for age in self.ages(device).values() if age < wireguard.DEAD] if device else []
         note = "" if interface else ("no device" if self.wanted() else "no device: this node has no peers")
         return {
             "interface": interface,
@@ -174,6 +179,10 @@ class Mesh:
         if fixed or not self._mtu or any(self.tunnels.way_to(outside) is not None for outside in OUTSIDE):
             self._mtu = self._service.services.mtu()
         return self._mtu
+
+    def ages(self, device: DeviceSeen) -> dict[str, float]:
+        """How many seconds ago each peer of a device was heard of, by the boot clock; infinite for never."""
+        return self._handshakes.note(device.name, device.peers, time.time(), boot_clock())
 
     def public_key(self) -> str:
         """This node's key."""
@@ -350,9 +359,12 @@ class Mesh:
             seen = self.tunnels.ensure(device)
             if applied is None:
                 log.info("WireGuard device %s (%s), port %d", name, seen.engine, seen.port)
-            changes = wireguard.changes(seen.peers, peers, known.endpoints, time.time())
+            ages, forgotten = self.ages(seen), self._handshakes.refused(name, boot_clock())
+            if forgotten:
+                log.warning("the clock was set back: forgetting the handshakes of %s on %s", ", ".join(forgotten), name)
+            changes = wireguard.renewed(seen.peers, peers, known.endpoints, ages, forgotten)
             if not self._complete():
-                changes = [change for change in changes if not change.remove]
+                changes = [change for change in changes if not change.remove or change.public_key in forgotten]
             self.tunnels.change(name, changes)
             routes = self._routes(targets, peers, device.mtu)
             refused = self.tunnels.ensure_routes(name, routes.values())
@@ -365,8 +377,9 @@ class Mesh:
         self._note_refused(name, refused)
         self._applied[name] = Applied(device, peers, {d: r for d, r in routes.items() if d not in set(refused)})
         endpoints = {key: peer.endpoint for key, peer in peers.items() if peer.endpoint}
-        if (self.registry.devices.get(name) or Configured({})).endpoints != endpoints:
-            self.registry.devices.put(name, Configured(endpoints))
+        noted, ahead = self.registry.devices.get(name) or Configured({}), time.time() - boot_clock()
+        if noted.endpoints != endpoints or abs(noted.ahead - ahead) > SET_BACK:
+            self.registry.devices.put(name, Configured(endpoints, ahead))
 
     def _complete(self) -> bool:
         """Whether everybody is known who should be a peer: before the cluster was heard, nobody is taken away."""

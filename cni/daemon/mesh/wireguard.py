@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import bisect
 import ipaddress
+import math
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cni.host.wg_types import PeerChange, PeerSeen
 
@@ -79,25 +80,25 @@ def _without(target: Target, cidr: str) -> Target:
 
 
 def changes(
-    seen: Mapping[str, PeerSeen], wanted: Mapping[str, Peer], configured: Mapping[str, str], now: float
+    seen: Mapping[str, PeerSeen], wanted: Mapping[str, Peer], configured: Mapping[str, str], ages: Mapping[str, float]
 ) -> list[PeerChange]:
     """What makes a device with the peers `seen` have those `wanted`.
 
-    `configured`: the endpoint each peer was last given; `now` in Unix seconds. New and changed ones come first and the
-    removals last, so a CIDR that moves is never without its peer.
+    `configured`: the endpoint each peer was last given; `ages`: seconds since each was heard of. New and changed ones
+    come first and the removals last, so a CIDR that moves is never without its peer.
     """
     found = []
     for key, peer in wanted.items():
-        change = _change(seen.get(key), peer, configured.get(key), now)
+        change = _change(seen.get(key), peer, configured.get(key), ages.get(key, math.inf))
         if change is not None:
             found.append(change)
     return found + [PeerChange(key, remove=True) for key in seen if key not in wanted]
 
 
-def _change(seen: PeerSeen | None, wanted: Peer, configured: str | None, now: float) -> PeerChange | None:
+def _change(seen: PeerSeen | None, wanted: Peer, configured: str | None, age: float) -> PeerChange | None:
     if seen is None:
         return PeerChange(wanted.public_key, False, wanted.endpoint, _order(wanted.allowed_ips), True, wanted.keepalive)
-    endpoint = wanted.endpoint if _must_call(seen, wanted.endpoint, configured, now) else ""
+    endpoint = wanted.endpoint if _must_call(seen, wanted.endpoint, configured, age) else ""
     keepalive = wanted.keepalive if wanted.keepalive != seen.keepalive else None
     gone, fresh = seen.allowed_ips - wanted.allowed_ips, wanted.allowed_ips - seen.allowed_ips
     allowed = _order(wanted.allowed_ips if gone else fresh)
@@ -106,11 +107,11 @@ def _change(seen: PeerSeen | None, wanted: Peer, configured: str | None, now: fl
     return PeerChange(wanted.public_key, False, endpoint, allowed, bool(gone), keepalive)
 
 
-def _must_call(seen: PeerSeen, wanted: str, configured: str | None, now: float) -> bool:
+def _must_call(seen: PeerSeen, wanted: str, configured: str | None, age: float) -> bool:
     """Whether the peer's endpoint must be set to `wanted`."""
     if not wanted or seen.endpoint == wanted:
         return False
-    alive = seen.endpoint != "" and seen.last_handshake > 0 and now - seen.last_handshake < DEAD
+    alive = seen.endpoint != "" and age < DEAD
     return not alive or (configured is not None and configured != wanted)
 
 
@@ -122,7 +123,7 @@ def delta(before: Mapping[str, Peer], after: Mapping[str, Peer]) -> list[PeerCha
         if was == peer:
             continue
         if was is None:
-            found.append(_change(None, peer, None, 0.0))
+            found.append(_change(None, peer, None, math.inf))
             continue
         gone, fresh = was.allowed_ips - peer.allowed_ips, peer.allowed_ips - was.allowed_ips
         found.append(
@@ -136,6 +137,23 @@ def delta(before: Mapping[str, Peer], after: Mapping[str, Peer]) -> list[PeerCha
             )
         )
     return [c for c in found if c is not None] + [PeerChange(key, remove=True) for key in before if key not in after]
+
+
+def renewed(
+    seen: Mapping[str, PeerSeen],
+    wanted: Mapping[str, Peer],
+    configured: Mapping[str, str],
+    ages: Mapping[str, float],
+    forgotten: Collection[str],
+) -> list[PeerChange]:
+    """`changes`, with the peers `forgotten` taken off the device first, and given anew at the endpoint they had."""
+    kept = {key: each for key, each in seen.items() if key not in forgotten}
+    again = {
+        key: replace(peer, endpoint=seen[key].endpoint or peer.endpoint) if key in forgotten and key in seen else peer
+        for key, peer in wanted.items()
+    }
+    off = [PeerChange(key, remove=True) for key in forgotten if key in seen]
+    return off + changes(kept, again, configured, ages)
 
 
 def _order(cidrs: Iterable[str]) -> tuple[str, ...]:
