@@ -64,7 +64,8 @@ def start(tmp_path: Path, *words: str, stdin: bytes = b"", **env: str) -> tuple[
     importers = {name: marshal.dumps(compile(text, name, "exec")) for name, text in IMPORTERS.items()}
     script = tmp_path / "start.py"
     script.write_text(
-        f"import sys\nsys._MEIPASS = {str(tmp_path / 'nowhere')!r}\nsys.path[:] = [p for p in sys.path if 'python' in p]\n"
+        f"import sys\nsys._MEIPASS = {str(tmp_path / 'nowhere')!r}\n"
+        + "sys.path[:] = [p for p in sys.path if 'python' in p]\n"
         + (ROOT / "cni/frozen_start.py").read_text()
         + f"\nbegin({importers!r}, {codes!r})\n"
         + IN_PLACE
