@@ -19,8 +19,8 @@ def setup_service_overlay(ask: wire.SetupServiceOverlay, desk: Desk) -> wire.Ser
     """The service has a bridge; it keeps it until torn down or pruned. Repeating mends what is missing.
 
     An isolated service is answered as `auto`, as ZLayer's daemon does: only an attach says which network is joined. A
-    dedicated one has its key and port from now on; `name` is the bridge's, every time. `auto` for a dedicated one changes
-    nothing of it: its key must last, for other nodes know it. Raises CniError.
+    dedicated one has its key and port from now on; `name` is the bridge's, every time. `auto` for a dedicated one
+    changes nothing of it: its key must last, for other nodes know it. Raises CniError.
     """
     rename(ask.service, ask.mode, desk)
     before = desk.state.services.get(ask.service)
