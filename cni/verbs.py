@@ -67,7 +67,7 @@ class Overlay(Protocol):
     def detach(self, network: str, container: str, ifname: str) -> None: ...
     def check(self, call: Call, network: str, previous: Result, target: Target) -> None: ...
     def collect(self, network: str, valid: set[tuple[str, str]] | None) -> list[str]: ...
-    def ready(self, service: str, mode: str) -> None: ...
+    def ready(self, service: str, mode: str) -> list[str]: ...
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def _verb(asked: Asked, env: Mapping[str, str], netns_fd: int | None, overlay: O
     else:
         # STATUS comes without CNI_ARGS: a service that depends on the pod cannot be known, any will do.
         named = conf.service if conf.service and not placeholders(conf.service, "service") else conf.name
-        overlay.ready(named, conf.mode)
+        said += overlay.ready(named, conf.mode)
     return ""
 
 

@@ -183,14 +183,16 @@ class OverlayService:
             raise CleanupFailed(f"GC could not release {len(failures)} attachments of {network}", "; ".join(failures))
         return notes
 
-    def ready(self, service: str, mode: str) -> None:
-        """STATUS: raises NotAvailable (50) or NotAvailableLimited (51) when an ADD would fail now."""
+    def ready(self, service: str, mode: str) -> list[str]:
+        """STATUS: what is wrong with the way to other nodes, which keeps no container of this one from its work. Raises
+        NotAvailable (50) or NotAvailableLimited (51) when an ADD would fail now."""
         faults = self.barrier.faults()
         if faults:
             raise NotAvailableLimited(f"the isolation fence is not in force: {faults[0]}", "; ".join(faults[1:]))
         segment = naming.SHARED_BRIDGE_KEY if mode == "shared" else service
         if not self.state.has_room(segment):
             raise NotAvailable(f"service {service} has no free IP address", "the cluster's subnets are all taken")
+        return self.mesh.problems() if self.mesh is not None else []
 
     def change_node(self, **changes: object) -> None:
         """Take over what an agent says about this node, its addresses and tables included. Raises InvalidConfig."""

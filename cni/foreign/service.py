@@ -127,14 +127,15 @@ class ForeignOverlay:
         self._remover.settle()
         return notes
 
-    def ready(self, service: str, mode: str) -> None:
-        """STATUS: raises NotAvailable (50) when an ADD would fail now."""
+    def ready(self, service: str, mode: str) -> list[str]:
+        """STATUS: raises NotAvailable (50) when an ADD would fail now. Nothing else is known of this daemon."""
         try:
             ours = self._daemon.is_ours(SAYING)
         except CniError as error:
             raise NotAvailable(error.msg, error.details) from error
         if mode == ISOLATED and not ours:
             raise NotAvailable(f"mode: {ISOLATED}: {UNFENCED}, so no container is attached", INSTEAD)
+        return []
 
 
 def refused(socket: str, service: str, refusal: Refused) -> CniError:

@@ -273,15 +273,16 @@ class Node:
     def path(self) -> str:
         return f"/run/netns/{self.name}"
 
-    def start(self) -> float:
-        """Start the daemon, wait until it serves; seconds it took."""
+    def start(self, without: str = "") -> float:
+        """Start the daemon, wait until it serves; seconds it took. `without`: a file that is not there for it."""
         config = self.directory / "overlayd.yaml"
         config.write_text(yaml.safe_dump(self.settings))
         began = time.monotonic()
         with self.log.open("ab") as log:
             self.daemon = subprocess.Popen(
                 [
-                    *("ip", "netns", "exec", self.name, sys.executable, "-m", "cni", "overlayd"),
+                    *("ip", "netns", "exec", self.name, *(hidden(without) if without else ()), sys.executable),
+                    *("-m", "cni", "overlayd"),
                     *("--config", str(config), "--run-dir", str(self.directory / "run")),
                     *("--data-dir", str(self.directory / "data"), "--socket", self.socket),
                 ],
@@ -374,6 +375,10 @@ class Node:
         return made
 
     def plugin(self, verb: str, container: Container) -> str:
+        """A verb of CNI's; what it prints."""
+        return self.call(verb, container).stdout
+
+    def call(self, verb: str, container: Container) -> subprocess.CompletedProcess[str]:
         conf = {
             "cniVersion": "1.1.0",
             "name": "zlt-mesh",
@@ -404,7 +409,7 @@ class Node:
         )
         if done.returncode:
             raise RuntimeError(f"{verb}: {done.stdout} {done.stderr}\n{self.log.read_text()[-3000:]}")
-        return done.stdout
+        return done
 
     def remove(self, container: Container) -> None:
         self.plugin("DEL", container)
@@ -517,6 +522,11 @@ def link(one: Node, *others: Node) -> None:
             for other in nodes
             if other is not node
         ]
+
+
+def hidden(path: str) -> tuple[str, ...]:
+    """The beginning of a command line: what follows runs in a mount namespace in which nobody can run that file."""
+    return ("unshare", "-m", "sh", "-c", f'mount --bind /dev/null {path} && exec "$@"', "sh")
 
 
 def node_key(node: Node) -> str:

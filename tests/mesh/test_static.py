@@ -425,6 +425,7 @@ def test_without_an_engine_the_node_serves_and_says_so() -> None:
         assert a.pings(b.address)
         (words,) = node.tool("status", check=False)["problems"]
         assert "no WireGuard device" in words
+        assert "switched off" in words
         agent: Agent
         with contextlib.closing(node.agent()) as agent:
             agent.ok(wire.AddPeer("HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw=", "198.51.100.9:5", "10.200.8.0/26", 0))
@@ -436,3 +437,35 @@ def test_without_an_engine_the_node_serves_and_says_so() -> None:
         assert node.status().interface == node.device
         assert len(node.wg("show", node.device, "peers").split()) == 2
         assert os.path.exists(f"/proc/{node.engine()}") or node.engine() == 0
+
+
+def test_an_engine_that_is_installed_later_is_found() -> None:
+    """Until then STATUS is good, for containers of the node can be attached, and says what to install."""
+    engine = wg_engine.find()
+    with fleet("i") as made:
+        one, two = made.node(1, start=False), made.node(2, start=False)
+        link(one, two)
+        two.start()
+        one.start(without=engine)
+        if one.status().interface is not None:
+            pytest.skip("this kernel has WireGuard, or there is another engine here")
+        a, b = one.container(), one.container()
+        assert a.pings(b.address)
+        problems = one.tool("status", check=False)["problems"]
+        said = one.call("STATUS", a)
+        assert said.stdout == ""
+        for words in (*problems, said.stderr, one.cli("status", "--run-dir", str(one.directory / "run")).stdout):
+            assert "apt-get install wireguard-go" in words
+        with contextlib.closing(one.agent()) as agent:
+            agent.ok(wire.AddPeer(OTHER, "198.51.100.9:5", "10.200.250.0/26", 0))
+        assert [peer["on_device"] for peer in one.tool("peers")] == [False, False]
+        assert one.status().peer_count == 2
+        assert one.daemon is not None
+        run("nsenter", "-t", str(one.daemon.pid), "-m", "umount", engine)  # installed
+        wait_for(lambda: one.status().interface == one.device, "the device", 30)
+        assert OTHER in one.wg("show", one.device, "peers").split()
+        wait_for(lambda: all(peer["on_device"] for peer in one.tool("peers")), "both peers")
+        far = two.container()
+        arrives(a, far)
+        assert one.tool("status")["problems"] == []
+        assert one.call("STATUS", a).stderr == ""

@@ -62,6 +62,7 @@ class FakeOverlay:
 
     def ready(self, service, mode):
         self._called("ready", service, mode)
+        return ["no way to other nodes"] if service == "alone" else []
 
     def made(self):
         """The names of the methods called."""
@@ -357,6 +358,11 @@ def test_status_asks_about_the_service(members, asked):
     overlay = FakeOverlay()
     spoken = run("STATUS", overlay, None, dict.fromkeys(ENV, ""), **members)
     assert (spoken.code, spoken.stdout, overlay.calls) == (0, "", [("ready", *asked)])
+
+
+def test_status_tells_what_keeps_no_container_from_its_work():
+    spoken = run("STATUS", FakeOverlay(), None, dict.fromkeys(ENV, ""), service="alone")
+    assert (spoken.code, spoken.stdout, spoken.stderr) == (0, "", "zlayer-cni: no way to other nodes\n")
 
 
 def test_status_of_a_node_that_is_not_ready():
