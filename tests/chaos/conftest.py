@@ -2,8 +2,8 @@
 
     pytest tests/chaos [--plugin PATH|source] [--seed N] [--operations N] [--longer]
 
-Without --plugin it runs on the frozen forms that are built, which share the operations; `--longer` runs five times as
-many. What takes long and does not depend on the form runs on one of them.
+Without --plugin it runs on the frozen forms that are built; `--longer` runs five times as many operations. What takes
+long and does not depend on the form runs on one of them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pytest
 from . import program
 from .machine import Machine, machine
 
-OPERATIONS = 2000  # of the storms on all forms together
+OPERATIONS = 2000  # of the storm on each form
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -59,8 +59,7 @@ def seed(pytestconfig: pytest.Config) -> int:
 
 @pytest.fixture
 def operations(pytestconfig: pytest.Config) -> int:
-    forms = len(program.forms(pytestconfig.getoption("--plugin", default=None))) or 1
-    many = pytestconfig.getoption("--operations", default=None) or OPERATIONS // forms
+    many = pytestconfig.getoption("--operations", default=None) or OPERATIONS
     return int(many) * (5 if pytestconfig.getoption("--longer", default=False) else 1)
 
 

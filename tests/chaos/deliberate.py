@@ -110,6 +110,36 @@ class UnheardIsKept:
         return None
 
 
+class TheEndIsNotFollowed:
+    """The daemon takes a result that was printed for one that was heard, however its plugin ended."""
+
+    MODULE, NAME = "cni.daemon.serving", "Serving._follow"
+
+    @staticmethod
+    def instead(real, self, knock):
+        return None
+
+
+class TheDirectoryIsNotTakenBack:
+    """Nobody looks whether the run directory is still there."""
+
+    MODULE, NAME = "cni.daemon.serving", "Serving._look"
+
+    @staticmethod
+    async def instead(real, self):
+        return None
+
+
+class ASecondDaemonComesIn:
+    """Only a lock in the run directory keeps a second daemon out, and that can be deleted."""
+
+    MODULE, NAME = "cni.daemon.premises", "Premises._take_name"
+
+    @staticmethod
+    def instead(real, self):
+        return True
+
+
 class RecordIsNotWritten:
     """The committed record stays in memory: the next daemon does not know the attachment."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -100,6 +101,54 @@ def a_plugin_is_killed_before_it_can_print(on: Machine) -> None:
     process.kill()
     process.communicate(timeout=5)
     in_order(on, within=SOON)
+
+
+def a_plugin_is_killed_after_it_printed(on: Machine) -> None:
+    """The result is out, and the process that the runtime started is killed before it ends: the ADD has failed, and is
+    undone without a DEL. One that was faster than the kill has succeeded, and stays."""
+    space, killed = Space(on), 0
+    for n in range(40):
+        process = started(on, "ADD", "late", space)
+        assert process.stdout is not None
+        out = process.stdout.readline()
+        assert out.endswith(b"}\n"), out
+        time.sleep(0.0005 * (n % 3))
+        process.kill()
+        process.communicate(timeout=10)
+        if process.returncode == 0:
+            in_order(on, live(json.loads(out), "late", space))
+            on.call("DEL", on.conf(), "late", space.path).ok()
+            continue
+        killed += 1
+        in_order(on, within=SOON)
+    assert killed, "every kill came too late"
+
+
+def the_run_directory_is_deleted(on: Machine) -> None:
+    """The same daemon makes it its own again, with everything it knew; no second one begins meanwhile."""
+    pid = on.daemon()
+    one, _ = attached(on, "one")
+    shutil.rmtree(on.run_dir)
+    end = time.monotonic() + 10
+    while on.call("STATUS", on.conf()).rc or on.daemon() != pid:
+        assert time.monotonic() < end, f"{on.daemon()}, not {pid}\n{on.log_tail()}"
+        time.sleep(0.1)
+    other, _ = attached(on, "other")
+    in_order(on, one, other)
+    on.signal_daemon(signal.SIGKILL)
+    on.start_daemon()
+    in_order(on, one, other)
+    for each in (one, other):
+        on.call("DEL", on.conf(), each.cid, each.path).ok()
+    in_order(on)
+
+
+def a_deletion_fails_in_the_daemon(on: Machine) -> None:
+    """The runtime hears success, and the rest is done without it."""
+    one, _ = attached(on, "stuck")
+    on.program.arm("daemon State.drop before", "fail")
+    on.call("DEL", on.conf(), one.cid, one.path).ok()
+    in_order(on, within=15.0)
 
 
 def a_daemon_dies_in_an_add(on: Machine) -> None:
@@ -215,10 +264,13 @@ SCENES: list[Callable[[Machine], None]] = [
     a_step_fails,
     a_plugin_is_killed_in_an_add,
     a_plugin_is_killed_before_it_can_print,
+    a_plugin_is_killed_after_it_printed,
     a_daemon_dies_in_an_add,
     a_daemon_dies_in_an_add_and_nobody_asks_again,
     a_daemon_dies_in_a_del,
     a_deletion_is_written_down,
+    a_deletion_fails_in_the_daemon,
+    the_run_directory_is_deleted,
     a_namespace_goes,
     the_records_are_damaged,
     a_single_file_is_killed_while_it_unpacks,

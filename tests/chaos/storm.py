@@ -118,7 +118,7 @@ class Storm:
             return {}
         if code < 0:
             self.counts["plugins killed"] += 1
-            return {"printed": True} if out.endswith(b"}\n") else {}
+            return {}
         try:
             return dict(json.loads(out))
         except ValueError:
@@ -177,7 +177,7 @@ class Storm:
         finally:
             box.lock.release()
 
-    _detached = {"add": 80, "add_and_kill": 15, "delete": 5, "tangle": 5}  # noqa: RUF012 - a table
+    _detached = {"add": 80, "add_and_kill": 15, "delete": 5, "tangle": 5, "twins": 3}  # noqa: RUF012 - a table
     _attached = {"delete": 60, "check": 20, "add_again": 6, "delete_and_kill": 8, "vanish": 6}  # noqa: RUF012
 
     def add(self, box: Box, _: random.Random) -> None:
@@ -214,10 +214,10 @@ class Storm:
         )
         if code == 0:
             return self.attached(box, said)
-        time.sleep(0.2)
-        # A result that was printed cannot be taken back; and where plugin and daemon died together, nobody is left who
-        # could know. Either takes a DEL, or the end of the namespace.
-        unknowable = "printed" in said or daemon == 0 or self.on.daemon() != daemon
+        time.sleep(0.4)
+        # Where plugin and daemon died together nobody is left who could know: that takes a DEL, or the end of the
+        # namespace. Else nothing stays, even if the result was out already.
+        unknowable = daemon == 0 or self.on.daemon() != daemon
         return self._given_up(box, unknowable or dice.random() < 0.3)
 
     def _given_up(self, box: Box, delete: bool) -> None:
@@ -269,6 +269,17 @@ class Storm:
         time.sleep(dice.random() * 0.03)
         self.call("ADD", box, box.conf)
         other.join()
+        self.delete(box, None)
+
+    def twins(self, box: Box, _: random.Random) -> None:
+        """Two ADDs at once: one of them has it, or none; after a DEL nothing is left."""
+        codes: list[int] = []
+        other = threading.Thread(target=lambda: (self.on.enter(), codes.append(self.call("ADD", box, box.conf)[0])))
+        other.start()
+        codes.append(self.call("ADD", box, box.conf)[0])
+        other.join()
+        if codes == [0, 0]:
+            self.fault(f"two ADDs of {box.cid} succeeded")
         self.delete(box, None)
 
     def vanish(self, box: Box, _: random.Random) -> None:

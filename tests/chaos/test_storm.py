@@ -14,7 +14,7 @@ QUICK = {"cni__daemon__keeper__INTERVAL": 2.0, "cni__leftovers___YOUNGEST": 1.0}
 """The keeper looks often, so that a test sees what it finds; it does nothing else than with its own interval."""
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(7200)
 def test_nothing_is_lost_and_nothing_left(
     form: str, seed: int, operations: int, boot: Callable[..., Machine], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -24,7 +24,7 @@ from tests.blackbox.harness.calls import Answer
 from . import judge
 from .judge import Live
 from .machine import Machine, Space
-from .scenes import LEFT_NOTHING, attached, extraction_directories, in_order, live, started
+from .scenes import attached, extraction_directories, in_order, live, started
 from .test_storm import QUICK
 
 AT_ONCE = 8.0  # seconds until the daemon is back in its place, on a busy machine
@@ -60,10 +60,6 @@ def again(on: Machine, verb: str, cid: str = "", path: str = "") -> Answer:
 # --- the run directory ------------------------------------------------------------------------------------------------
 
 
-def everything(on: Machine) -> None:
-    shutil.rmtree(on.run_dir)
-
-
 def all_files(on: Machine) -> None:
     for each in on.run_dir.iterdir():
         shutil.rmtree(each) if each.is_dir() else each.unlink()
@@ -87,7 +83,7 @@ def the_records(on: Machine) -> None:
 
 
 @pytest.mark.timeout(90)
-@pytest.mark.parametrize("take", [everything, all_files, the_socket, the_lock, the_number, the_records])
+@pytest.mark.parametrize("take", [all_files, the_socket, the_lock, the_number, the_records])
 def test_what_is_taken_out_of_the_run_directory_comes_back(on: Machine, take: Callable[[Machine], None]) -> None:
     """The same daemon goes on, alone, and knows all it knew; so does the next one."""
     pid = on.daemon()
@@ -255,32 +251,7 @@ def test_twenty_deletions_while_the_daemon_sleeps_twelve_seconds(on: Machine) ->
     in_order(on, stays, *some[TWENTY + 1 :])
 
 
-# --- killed after all was said ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.timeout(120)
-def test_a_plugin_killed_after_it_printed_has_failed(on: Machine) -> None:
-    """The result is out, and the process that the runtime started has not ended yet: what it did is undone when it
-    ends badly, and stays when it ends well."""
-    killed = 0
-    for n in range(60):
-        space = Space(on)
-        process = started(on, "ADD", f"late{n}", space)
-        assert process.stdout is not None
-        out = process.stdout.readline()
-        assert out.endswith(b"}\n"), out
-        if n % 3:
-            time.sleep(0.0005 * (n % 5))
-        process.kill()
-        process.communicate(timeout=10)
-        if process.returncode == -signal.SIGKILL:
-            killed += 1
-            in_order(on, within=LEFT_NOTHING + 1.5)
-        else:
-            in_order(on, live(json.loads(out), f"late{n}", space))
-            on.call("DEL", on.conf(), f"late{n}", space.path).ok()
-        space.delete()
-    assert killed > 5, "the kills came too late to mean anything"
+# --- what plugins leave -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.timeout(90)
