@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import threading
 import time
@@ -15,11 +16,27 @@ from tests.binary.fake_door import answer, opened
 RESULT = b'{"cniVersion":"1.1.0","any":"bytes \xff\x00 at all"}\n'
 
 
-@pytest.mark.parametrize("command", ["ADD", "CHECK", "DEL", "GC", "STATUS", "add", "NONSENSE"])
+@pytest.mark.parametrize("command", ["ADD", "CHECK", "GC", "STATUS", "add", "NONSENSE"])
 def test_the_answer_is_printed_to_the_byte(program, run_dir, conf, command):
     with opened(run_dir, lambda _: answer(7, RESULT, b"a warning \xfe\n")):
         done = program.run(command, conf())
     assert (done.returncode, done.stdout, done.stderr) == (7, RESULT, b"a warning \xfe\n")
+
+
+@pytest.mark.parametrize("code", [1, 2, 4, 6, 7, 8])
+def test_a_deletion_that_is_wrong_in_itself_is_told_to_the_byte(program, run_dir, conf, code):
+    said = b'{"code":%d,"msg":"what is wrong","odd":"\\u0000"}\n' % code
+    with opened(run_dir, lambda _: answer(1, said, b"a warning \xfe\n")):
+        done = program.run("DEL", conf())
+    assert (done.returncode, done.stdout, done.stderr) == (1, said, b"a warning \xfe\n")
+
+
+@pytest.mark.parametrize("said", [b'{"code":11,"msg":"later"}\n', b'{"code":999,"msg":"odd"}\n', b"\xff", b""])
+def test_a_deletion_that_cannot_be_done_now_succeeds_and_is_kept(program, run_dir, conf, said):
+    with opened(run_dir, lambda _: answer(1, said, b"")):
+        done = program.run("DEL", conf())
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert len([path for path in (run_dir / "deletions").iterdir() if not path.name.startswith(".")]) == 1
 
 
 def test_the_request_holds_what_the_runtime_gave(program, run_dir, conf):
@@ -32,6 +49,9 @@ def test_the_request_holds_what_the_runtime_gave(program, run_dir, conf):
     attempt = request.pairs.pop(b"ATTEMPT")
     assert request.pairs.pop(b"TELLS") == b"1"  # an ADD whose plugin is killed before it could print is undone
     assert len(bytes.fromhex(attempt.decode())) == 16
+    assert re.fullmatch(rb"\d+:\d+", request.pairs.pop(b"WHOSE"))  # the process that the runtime started, and when
+    assert (b"UNPACKED" in request.pairs) == (program.form == "single")  # what it leaves if it is killed
+    request.pairs.pop(b"UNPACKED", None)
     assert request.pairs == {
         b"CNI_COMMAND": b"ADD",
         b"CNI_CONTAINERID": b"cafe01",
