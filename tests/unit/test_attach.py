@@ -302,11 +302,22 @@ def refuse(*_):
     raise OSError(5, "no")
 
 
+def refuse_port(attachment):
+    raise FenceFailed(f"no place for {attachment.host_veth}")
+
+
 def test_a_fence_that_cannot_be_put_in_force_fails_the_attach(node):
-    node.kernel.fail(only="admit")
+    node.kernel.admit = refuse_port
     with pytest.raises(FenceFailed):
         node.add()
     assert node.left() == NOTHING
+
+
+def test_a_fence_that_somebody_flushed_is_mended_for_the_attach(node):
+    node.kernel.loaded = False
+    node.kernel.fail(only="admit")
+    made = node.add()
+    assert (node.kernel.loaded, node.left()["admitted"]) == (True, [made.host_veth])
 
 
 @pytest.mark.parametrize("answers", [[False], [True, False]])
