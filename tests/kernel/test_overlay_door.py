@@ -306,6 +306,13 @@ def test_an_ephemeral_last_leaver_takes_the_service_along(agent: Agent, here: No
     agent.attach(one, ephemeral=True)
     agent.detach(one)
     assert bridge not in here.links()
+    agent.setup()
+    for ephemeral in (True, False):  # what was said last counts
+        agent.attach(one, ephemeral=not ephemeral)
+        agent.attach(one, ephemeral=ephemeral)
+        agent.detach(one)
+        assert (bridge in here.links()) is not ephemeral
+        agent.setup()
 
 
 def test_what_cannot_be_attached(agent: Agent, here: Node) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 
+import msgspec
+
 from cni import naming
 from cni.daemon.attach import Request
 from cni.daemon.books import macs
@@ -47,12 +49,21 @@ def attach(handle: wire.LinuxPid, ask: wire.AttachContainer, desk: Desk) -> wire
         try:
             request = _request(handle.pid, started, fd, ask, desk)
             _make_way(request, desk)
-            done = desk.service.attacher.attach(request)
+            done = _last_word(desk.service.attacher.attach(request), ask, desk)
         except InterfaceExists as error:
             raise Refusal(f"overlay engine error: container netns ops: {IFNAME}: {FILE_EXISTS}") from error
         finally:
             os.close(fd)
     return wire.Attached(done.addresses[0].ip)
+
+
+def _last_word(done: Attachment, ask: wire.AttachContainer, desk: Desk) -> Attachment:
+    """Whether a container that is attached already takes its service along when it leaves: as it was said last."""
+    if done.ephemeral == ask.ephemeral:
+        return done
+    changed = msgspec.structs.replace(done, ephemeral=ask.ephemeral)
+    desk.state.save(changed)
+    return changed
 
 
 def _request(pid: int, started: int, fd: int, ask: wire.AttachContainer, desk: Desk) -> Request:
