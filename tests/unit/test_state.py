@@ -58,7 +58,7 @@ def attachment(container="c1", **members):
         "bridge": "zl-web-b",
         "host_veth": f"zl-{container}-v",
         "host_mac": "02:00:00:00:00:01",
-        "mac": "0a:58:00:00:00:01",
+        "mac": "",
         "addresses": (),
         "mtu": 1420,
         "netns": (4, 99),
@@ -406,3 +406,28 @@ def test_a_lock_nobody_wants_is_forgotten():
     with pytest.raises(ZeroDivisionError), locks.holding("a"), locks.holding("a"):
         1 / 0  # noqa: B018
     assert locks._held == {}
+
+
+@pytest.mark.parametrize(
+    ("bridge", "mac", "refused"),
+    [
+        ("zl-web-b", "06:00:00:00:00:01", True),
+        ("zl-db-b", "06:00:00:00:00:01", False),
+        ("zl-web-b", "06:00:00:00:00:02", False),
+        ("zl-web-b", "0a:58:0a:09:00:77", True),
+        ("zl-web-b", "02:00:00:00:00:01", True),
+    ],
+)
+def test_a_mac_is_one_ports_on_a_bridge(daemons, bridge, mac, refused):
+    state = daemons()
+    state.take_service("web", "auto", "zl-web-b")
+    state.reserve(attachment(mac="06:00:00:00:00:01"), "web", [])
+    again = attachment(mac="06:00:00:00:00:01")
+    assert state.reserve(again, "web", []).mac == again.mac  # its own it keeps
+    wanted = attachment("c2", mac=mac, bridge=bridge)
+    if refused:
+        with pytest.raises(AddressUnavailable, match=mac):
+            state.reserve(wanted, "web", [])
+        assert wanted.key not in state.attachments
+    else:
+        assert state.reserve(wanted, "web", []).mac == mac

@@ -6,6 +6,9 @@ import ipaddress
 
 from cni import naming
 
+OF_ADDRESSES = "0a:58:"
+"""How the MACs begin that follow from an address: nobody else's do."""
+
 
 def stable(what: bytes) -> str:
     """A locally administered unicast MAC that follows from `what`."""
@@ -27,4 +30,4 @@ def of_address(address: str) -> str:
     next answers to the neighbours' old entries too."""
     ip = ipaddress.ip_address(address)
     tail = ip.packed if ip.version == 4 else bytes.fromhex(stable(ip.packed).replace(":", ""))[2:]
-    return "0a:58:" + tail.hex(":")
+    return OF_ADDRESSES + tail.hex(":")

@@ -293,7 +293,7 @@ class State:
         that follows from the first if it has none.
 
         `wanted` are addresses it asked for, at most one a family; else it keeps those that its earlier record has, if
-        they fit. Raises AddressUnavailable, TryAgainLater while what would serve is cooling, NeedsSlot.
+        they fit. Raises AddressUnavailable, also for a MAC, TryAgainLater while what would serve is cooling, NeedsSlot.
         """
         with self._lock:
             service = self.services[segment]
@@ -309,9 +309,24 @@ class State:
                 asked = next((a for a in wanted if a.version == version), None)
                 picked.append(self.addresses.pick(version, service.networks(version), asked, own))
             mac = attachment.mac or macs.of_address(picked[0].ip)
+            if mac != macs.of_address(picked[0].ip):
+                self._refuse_taken(mac, attachment)
             intent = msgspec.structs.replace(attachment, state="intent", addresses=tuple(picked), mac=mac)
             self.save(intent)  # whole: a daemon that finds it must be able to undo it
             return intent
+
+    def _refuse_taken(self, mac: str, wanted: Attachment) -> None:
+        """Raises AddressUnavailable for a MAC that is, or may become, another's on the bridge, or the node's own there:
+        whoever shares one hears what the bridge has for the other."""
+        taken = {macs.of_bridge(wanted.bridge), wanted.host_mac}
+        for other in self.attachments.values():
+            if other.bridge == wanted.bridge and other.key != wanted.key:
+                taken |= {other.mac, other.host_mac}
+        if mac in taken or mac.startswith(macs.OF_ADDRESSES):
+            raise AddressUnavailable(
+                f"the requested MAC {mac} is not to be had: it is another's, or the node's own",
+                f"those that begin with {macs.OF_ADDRESSES} go with their addresses",
+            )
 
     def full(self, service: str, version: int) -> TryAgainLater | PoolExhausted:
         """The error for a service that finds no address and no further slot: passing while something is cooling."""
