@@ -1,7 +1,7 @@
 """Listening on a Unix socket: who may come in, and whose file it is.
 
 A dead daemon's socket file is replaced, a living one's never is; two daemons that start at once are kept apart by a
-lock on the directory. Whoever comes in is known by the kernel (SO_PEERCRED), not only by the file's mode.
+lock. Whoever comes in is known by the kernel (SO_PEERCRED), not only by the file's mode.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def listen(path: str, mode: int, group: str | None = None) -> Listener:
     """
     directory = Path(path).parent
     _ensure_directory(directory)
-    with _held(directory):
+    with _held(path):
         _refuse_the_living(path)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         fresh = f"{path}.{os.getpid()}"
@@ -87,14 +87,34 @@ def _ensure_directory(directory: Path) -> None:
 
 
 @contextlib.contextmanager
-def _held(directory: Path) -> Iterator[None]:
-    """The directory's lock: what is found dead by one daemon is not replaced by two."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _held(path: str) -> Iterator[None]:
+    """The path's lock: what is found dead by one daemon is not replaced by two.
+
+    A file beside it, for as long as it is held: the directory itself, /run for one, could be locked by any user.
+    """
+    name = f"{path}.lock"
+    fd = _locked(name)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
         yield
     finally:
+        with contextlib.suppress(OSError):
+            Path(name).unlink()
         os.close(fd)
+
+
+def _locked(name: str) -> int:
+    """A descriptor of the file, which nobody else has locked and which is at that path."""
+    while True:
+        fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(fd), os.stat(name)):  # noqa: PTH116
+                    return fd
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)  # whoever had it took the file away
 
 
 def _refuse_the_living(path: str) -> None:
