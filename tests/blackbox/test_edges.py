@@ -1,4 +1,4 @@
-"""Cases at the edge of the rules, each of which was once got wrong here: E7, K2, PR4, R7, V9, and the tables flushed."""
+"""Cases at the edge of the rules, each once got wrong here: E7, K2, PR4, C1, V9, and a fence that was flushed."""
 
 from __future__ import annotations
 
