@@ -125,10 +125,14 @@ def a_plugin_is_killed_after_it_printed(on: Machine) -> None:
 
 
 def the_run_directory_is_deleted(on: Machine) -> None:
-    """The same daemon makes it its own again, with everything it knew; no second one begins meanwhile."""
+    """The same daemon makes it its own again, with everything it knew; no second one begins meanwhile, even while the
+    first does not move."""
     pid = on.daemon()
     one, _ = attached(on, "one")
+    on.signal_daemon(signal.SIGSTOP, wait=False)
     shutil.rmtree(on.run_dir)
+    on.call("STATUS", on.conf()).failed(50)
+    os.kill(pid, signal.SIGCONT)
     end = time.monotonic() + 10
     while on.call("STATUS", on.conf()).rc or on.daemon() != pid:
         assert time.monotonic() < end, f"{on.daemon()}, not {pid}\n{on.log_tail()}"
