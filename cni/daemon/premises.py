@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from cni.errors import StateUnusable
-from cni.host import process
+from cni.host import names, process
 from cni.plugin import delete_queue
 
 log = logging.getLogger(__name__)
@@ -67,13 +67,14 @@ class Premises:
         status = self.run_dir.parent.stat()
         place = delete_queue.key((str(status.st_dev), str(status.st_ino), self.run_dir.name))
         name = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        called = f"zlayer-cni.run-dir/{place}"
         try:
-            name.bind(f"\0zlayer-cni.run-dir/{place}")
+            name.bind(f"\0{called}")
         except OSError as error:
             name.close()
             if error.errno != errno.EADDRINUSE:
                 raise
-            return False
+            return names.is_squatted(called)  # then the lock alone must do
         self._name = name
         return True
 

@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from cni.host import names
+
 CLONE_NEWNET = 0x40000000
 NS_GET_NSTYPE = 0xB703
 LOST_THREAD = 70  # exit code (EX_SOFTWARE): a thread could not leave a container's namespace
@@ -67,17 +69,14 @@ class Presence:
 
     def __init__(self, name: str) -> None:
         self._prefix = f"@{name}/".encode()
-        self._home = os.open("/proc/thread-self/net/unix", os.O_RDONLY | os.O_CLOEXEC)
+        self._home = os.open(names.LISTING, os.O_RDONLY | os.O_CLOEXEC)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         self._socket.bind(f"\0{name}/{os.getpid()}")
 
     def alone(self) -> bool:
-        """Whether nobody else of the kind is here now."""
-        listing = b""
-        while chunk := os.pread(self._home, 1 << 16, len(listing)):  # the kernel gives a page at a time
-            listing += chunk
-        here = sum(1 for line in listing.splitlines() if line.rpartition(b" ")[2].startswith(self._prefix))
-        return here <= 1
+        """Whether nobody else of the kind is here now; other users, who are none, do not count."""
+        here = {inode for name, inode in names.listed(self._home) if name.startswith(self._prefix)}
+        return len(here) <= 1 or len(here - names.had_by_others(here)) <= 1
 
     def close(self) -> None:
         """Be gone."""

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 from test_fence_daemon import Fenced, noded
-from toolnode import Space
+from toolnode import Space, spaces, until, uplink
+
+from cni.daemon.main import PRESENCE
+from cni.plugin import delete_queue
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
@@ -77,3 +80,37 @@ def test_a_lock_on_the_sockets_directory_keeps_nobody_out(tmp_path: Path) -> Non
     finally:
         holder.kill()
         holder.wait()
+
+
+def squat(space: Space, *called: str) -> subprocess.Popen[str]:
+    """A user without privileges has taken these names in the kernel."""
+    script = (
+        "import socket, sys, time\nheld = [socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in sys.argv[1:]]\n"
+    )
+    script += "[each.bind('\\0' + name) for each, name in zip(held, sys.argv[1:])]\nprint('held', flush=True)\n"
+    command = ["nsenter", f"--net={space.path}", *NOBODY, "/usr/bin/python3", "-c", script + "time.sleep(600)", *called]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_names_that_a_user_has_taken_keep_nobody_out(tmp_path: Path) -> None:
+    """Neither is the run directory another daemon's, nor is another daemon at work on the fence's tables."""
+    status = tmp_path.stat()
+    place = delete_queue.key((str(status.st_dev), str(status.st_ino), "run"))
+    with spaces() as make:
+        node = Fenced(tmp_path, make(), make())
+        user = squat(node.host, f"zlayer-cni.run-dir/{place}", f"{PRESENCE}/1")
+        try:
+            uplink(node.host, node.outside)
+            node.start()
+            assert node.status() == 0
+            node.host.nft("add element inet zlayer_cni inside { theirs0 }")
+            node.wake()
+            assert until(lambda: "theirs0" not in node.host.nft("list set inet zlayer_cni inside"), 15)
+            assert user.poll() is None
+        finally:
+            user.kill()
+            user.wait()
+            node.close()
