@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cni.host import links, netlink, sysctl, tunnel_routes, wg_engine, wg_pace
@@ -33,6 +33,19 @@ class Device:
     addresses: tuple[links.Interface, ...] = ()
 
 
+@dataclass
+class _Routed:
+    """The routes that a device was seen to have, by the fingerprint of all routes."""
+
+    wanted: Mapping[links.Network, TunnelRoute]
+    index: int
+    mark: bytes
+    refused: list[links.Network] = field(default_factory=list)
+
+    def same(self, other: _Routed) -> bool:
+        return self.wanted is other.wanted and (self.index, self.mark) == (other.index, other.mark)
+
+
 class Tunnels:
     """The WireGuard devices of the network namespace the daemon was started in."""
 
@@ -44,6 +57,7 @@ class Tunnels:
         self._engines = wg_engine.Engines(self._uapi, log_dir)
         self._net: netlink.Netlink | None = None
         self._wg: KernelWireGuard | None = None
+        self._routed: dict[str, _Routed | None] = {}
 
     @property
     def _socket(self) -> netlink.Netlink:
@@ -198,24 +212,36 @@ class Tunnels:
 
     # --- routes ------------------------------------------------------------------------------------------------------
 
-    def ensure_routes(self, name: str, wanted: Iterable[TunnelRoute]) -> list[links.Network]:
+    def ensure_routes(self, name: str, wanted: Mapping[links.Network, TunnelRoute]) -> list[links.Network]:
         """The routes into the device are these and no others; returns destinations that others have routes for.
 
-        New ones come before old ones go; what is right stays.
+        New ones come before old ones go; what is right stays. If all was right the last time, for the very same object,
+        and no route of the namespace has changed since, it is still.
         """
         with self._lock:
             link = links.find_link(self._socket, name)
             if link is None:
                 return []
-            have = tunnel_routes.list_routes(self._socket, link.index)
-            want = {route.dst: route for route in wanted}
-            changed = [have[dst] for dst in have.keys() & want.keys() if have[dst] != want[dst]]
-            tunnel_routes.remove_routes(self._socket, link.index, changed)
-            missing = [route for route in want.values() if have.get(route.dst) != route]
-            refused = tunnel_routes.add_routes(self._socket, link.index, missing)
-            stale = [have[dst] for dst in have.keys() - want.keys()]
-            tunnel_routes.remove_routes(self._socket, link.index, stale)
-            return [route.dst for route in refused]
+            # Taken before the routes are read: what changes in between is found the next time.
+            seen = _Routed(wanted, link.index, tunnel_routes.fingerprint(self._socket))
+            before = self._routed.get(name)
+            if before is not None and before.same(seen):
+                return before.refused
+            was_right, seen.refused = self._route(link, wanted)
+            self._routed[name] = seen if was_right else None
+            return seen.refused
+
+    def _route(self, link: links.Link, want: Mapping[links.Network, TunnelRoute]) -> tuple[bool, list[links.Network]]:
+        """Make it so: (whether nothing had to be done, what was refused)."""
+        have = tunnel_routes.list_routes(self._socket, link.index)
+        changed = [have[dst] for dst in have.keys() & want.keys() if have[dst] != want[dst]]
+        tunnel_routes.remove_routes(self._socket, link.index, changed)
+        missing = [route for route in want.values() if have.get(route.dst) != route]
+        refused = tunnel_routes.add_routes(self._socket, link.index, missing)
+        stale = [have[dst] for dst in have.keys() - want.keys()]
+        tunnel_routes.remove_routes(self._socket, link.index, stale)
+        was_right = not (changed or stale) and len(refused) == len(missing)
+        return was_right, [route.dst for route in refused]
 
     def change_routes(
         self, name: str, gone: Iterable[TunnelRoute], fresh: Iterable[TunnelRoute]
@@ -225,6 +251,11 @@ class Tunnels:
             index = self.link_index(name)
             tunnel_routes.remove_routes(self._socket, index, gone)
             return [route.dst for route in tunnel_routes.add_routes(self._socket, index, fresh)]
+
+    def ways_to(self, addresses: Iterable[links.Address]) -> dict[links.Address, Way | None]:
+        """The same for many at once."""
+        with self._lock:
+            return tunnel_routes.ways_to(self._socket, addresses)
 
     def way_to(self, address: links.Address) -> Way | None:
         """How packets to an address leave this node."""

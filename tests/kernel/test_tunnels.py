@@ -238,31 +238,60 @@ def _udp(port: int) -> Any:
 def test_routes_are_these_and_no_others(lab: Lab) -> None:
     lab.ensure()
     net = ipaddress.ip_network
-    first = [
+    first = by_dst(
         TunnelRoute(net("10.200.5.0/26"), 0, NODE.ip),
         TunnelRoute(net("fd00:5::/64")),
         TunnelRoute(net("10.200.6.0/26"), 1300),
-    ]
+    )
     for _ in range(2):
         assert lab(lambda t: t.ensure_routes(NAME, first)) == []
         assert _routes(lab) == {"10.200.5.0/26", "10.200.6.0/26", "fd00:5::/64"}
     said = _ip(lab, "route", "get", "10.200.6.1")
     assert "mtu 1300" in said
     assert f"src {NODE.ip}" in _ip(lab, "route", "get", "10.200.5.1")
-    lab(lambda t: t.ensure_routes(NAME, [TunnelRoute(net("10.200.6.0/26"), 1200)]))
+    lab(lambda t: t.ensure_routes(NAME, by_dst(TunnelRoute(net("10.200.6.0/26"), 1200))))
     assert _routes(lab) == {"10.200.6.0/26"}
     assert "mtu 1200" in _ip(lab, "route", "get", "10.200.6.1")
-    lab(lambda t: t.ensure_routes(NAME, []))
+    lab(lambda t: t.ensure_routes(NAME, {}))
     assert _routes(lab) == set()
+
+
+def by_dst(*routes: TunnelRoute) -> dict[ipaddress.IPv4Network | ipaddress.IPv6Network, TunnelRoute]:
+    return {route.dst: route for route in routes}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "route del 10.200.5.0/26",
+        "route change 10.200.6.0/26 dev {} scope link proto static mtu 1200",
+        "-6 route del fd00:5::/64",
+        "route add 10.200.7.0/26 dev {} scope link proto static",
+    ],
+)
+def test_what_somebody_changes_is_mended_for_the_very_same_wish(lab: Lab, change: str) -> None:
+    """Nothing is read in detail while nothing has changed; so each kind of change must be noticed."""
+    lab.ensure()
+    net = ipaddress.ip_network
+    wanted = by_dst(
+        TunnelRoute(net("10.200.5.0/26")), TunnelRoute(net("fd00:5::/64")), TunnelRoute(net("10.200.6.0/26"))
+    )
+    for _ in range(3):
+        assert lab(lambda t: t.ensure_routes(NAME, wanted)) == []
+    right = _ip(lab, "route", "show", "dev", NAME), _ip(lab, "-6", "route", "show", "dev", NAME)
+    lab.space.ip(change.format(NAME))
+    assert (_ip(lab, "route", "show", "dev", NAME), _ip(lab, "-6", "route", "show", "dev", NAME)) != right
+    assert lab(lambda t: t.ensure_routes(NAME, wanted)) == []
+    assert (_ip(lab, "route", "show", "dev", NAME), _ip(lab, "-6", "route", "show", "dev", NAME)) == right
 
 
 def test_a_route_of_somebody_else_is_not_replaced(lab: Lab) -> None:
     lab.ensure()
     lab.space.ip("link add zltbr type bridge", "address add 10.200.5.1/26 dev zltbr", "link set zltbr up")
     net = ipaddress.ip_network
-    wanted = [TunnelRoute(net("10.200.5.0/26")), TunnelRoute(net("10.200.6.0/26"))]
-    refused = lab(lambda t: t.ensure_routes(NAME, wanted))
-    assert refused == [net("10.200.5.0/26")]
+    wanted = by_dst(TunnelRoute(net("10.200.5.0/26")), TunnelRoute(net("10.200.6.0/26")))
+    for _ in range(3):
+        assert lab(lambda t: t.ensure_routes(NAME, wanted)) == [net("10.200.5.0/26")]
     assert "dev zltbr" in _ip(lab, "route", "get", "10.200.5.9")
     assert _routes(lab) == {"10.200.6.0/26"}
 
@@ -275,6 +304,9 @@ def test_the_way_to_an_address(lab: Lab) -> None:
     assert lab(lambda t: t.way_to(address("198.51.100.1"))) is None
     lab.space.ip("route add 198.51.100.0/24 via 192.0.2.254 mtu 1350")
     assert lab(lambda t: t.way_to(address("198.51.100.1"))).mtu == 1350
+    asked = [address(each) for each in ("198.51.100.1", "203.0.113.1", "192.0.2.9", "2001:db8::1")]
+    ways = lab(lambda t: t.ways_to(asked))
+    assert [ways[each].mtu if ways[each] is not None else None for each in asked] == [1350, None, 1400, None]
 
 
 def test_the_node_answers_for_who_lives_behind_a_tunnel(lab: Lab) -> None:

@@ -8,6 +8,7 @@ handshake. A tunnel made by hand beside them shows what WireGuard does by itself
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 import time
@@ -27,6 +28,7 @@ pytestmark = [
         "ZLAYER_MAY_SET_CLOCK" not in os.environ, reason="sets the clock: in an emulated machine, by scripts/test vm"
     ),
 ]
+log = logging.getLogger(__name__)
 Measured = Callable[[str], None]
 DAY = 86400
 REJECT = 180  # seconds that a WireGuard session lives
@@ -104,6 +106,7 @@ def test_the_clock_is_set(pair: Clustered, measured: Measured) -> None:
     wait_for(lambda: a.pings(b.address), "the way")
     plain = ByHand(one, two)
     wait_for(plain.passes, "the tunnel made by hand")
+    log.info("all is there")
     traffic = Asking(a, b)
     try:
         _forward(one, traffic, measured)
@@ -134,6 +137,7 @@ def _forward(one: Node, traffic: Asking, measured: Measured) -> None:
     assert peer["alive"]
     assert one.tool("status")["problems"] == []
     assert traffic.gap < REJECT / 2
+    log.info("it went forward")
     measured(f"clock set forward by a day: longest gap {traffic.gap:.1f} s (asked every 0.5 s); nothing is taken down")
 
 
@@ -145,7 +149,9 @@ def _back(one: Node, two: Node, traffic: Asking, plain: ByHand, measured: Measur
     assert _edges(one) >= {"short"}
     wait_for(lambda: "short" not in _edges(one), "the end of an edge peer, by its own time", 120, 2.0)
     assert one.tool("status")["problems"] == []
+    log.info("the edge peer has ended")
     wait_for(lambda: not plain.passes(), "the end of a session that nobody can begin anew", 300, 2.0)
+    log.info("the tunnel made by hand is dead")
     wait_for(lambda: time.monotonic() - traffic.last < 2, "traffic, though the clock is behind", 120, 0.5)
     time.sleep(30)
     assert time.monotonic() - traffic.last < 10

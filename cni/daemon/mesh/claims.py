@@ -182,6 +182,8 @@ class Claims:
             version = _network(cluster).version
             slots = self._registry.slots.all()
             have = sum(1 for c, s in slots.items() if s.use == SPARE and _network(c).version == version)
+            if have >= SPARES:
+                continue
             taken = [_network(cidr) for cidr in {*view.slots, *slots}]
             for n in range(have, SPARES):
                 try:

@@ -27,17 +27,16 @@ from cni.daemon.mesh.endpoints import is_name, split_endpoint
 from cni.daemon.mesh.fleet_view import GLOBAL, KEEPALIVE, Fleet
 from cni.daemon.mesh.handshakes import SET_BACK, Handshakes
 from cni.daemon.mesh.joined import Invitation, Joined
-from cni.daemon.mesh.resolver import Resolver
 from cni.daemon.mesh.sizes import Sizes
+from cni.daemon.mesh.ways import Routes, Ways, address_of
 from cni.daemon.mesh.wireguard import Peer, Target
 from cni.daemon.service import OverlayService
 from cni.errors import CniError
 from cni.host.kernel import OUTSIDE
 from cni.host.monitor import Monitor, is_loss
 from cni.host.netlink import RTM_NEWLINK
-from cni.host.tunnel_routes import TunnelRoute
 from cni.host.tunnels import Device, Tunnels
-from cni.host.wg_types import DeviceSeen, NoEngine, join_endpoint
+from cni.host.wg_types import DeviceSeen, NoEngine
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +53,7 @@ class Applied:
 
     device: Device
     peers: dict[str, Peer]
-    routes: dict[Network, TunnelRoute]
+    routes: Routes
 
 
 class Mesh:
@@ -73,7 +72,6 @@ class Mesh:
         self._applied: dict[str, Applied] = {}
         self._problems: dict[str, str] = {}
         self._wired: tuple[tuple[str, ...], tuple[str, ...]] | None = None
-        self._ways: dict[str, int] = {}
         self._proxies: set[tuple[str, str]] = set()
         self._sizes = Sizes(service)
         self._handshakes = Handshakes()
@@ -81,7 +79,7 @@ class Mesh:
         self.others: list[Callable[[], list[str]]] = []  # whose problems are the mesh's too
         self._wake = threading.Event()
         self._stop = False
-        self._resolver = Resolver(self._wake.set)
+        self._ways = Ways(tunnels, self._wake.set)
         self._monitor: Monitor | None = None
         self._thread: threading.Thread | None = None
 
@@ -101,7 +99,7 @@ class Mesh:
         """Look no more. Devices, engines and traffic go on."""
         self._stop = True
         self._wake.set()
-        self._resolver.stop()
+        self._ways.stop()
         if self._monitor is not None:
             self._monitor.close()
         if self._thread is not None:
@@ -198,11 +196,11 @@ class Mesh:
 
     def called_at(self, target: Target) -> list[str]:
         """The addresses and ports at which a peer says it can be called."""
-        return [found for endpoint in target.endpoints for found in self._addresses(endpoint)]
+        return [found for endpoint in target.endpoints for found in self._ways.addresses(endpoint)]
 
     def path_mtu(self, endpoint: str) -> int | None:
         """The bytes that the underlay carries to an endpoint, as far as the kernel knows."""
-        way = self.tunnels.way_to(ipaddress.ip_address(_host(endpoint)))
+        way = self.tunnels.way_to(address_of(endpoint))
         return way.mtu if way is not None else None
 
     def targets(self, service: str = GLOBAL) -> dict[str, Target]:
@@ -267,11 +265,11 @@ class Mesh:
 
     def _sync(self, thoroughly: bool) -> None:
         self._problems.pop("mesh", None)
-        if thoroughly:
-            self._ways.clear()
         services = self.services()
         wanted = {self.device_name(service): service for service in services}
         targets = {service: self.targets(service) for service in services}
+        if thoroughly:
+            self._ways.refresh(target for book in targets.values() for target in book.values())
         self._connect(wanted, targets)
         self._stand_in()
         for name in [name for name in self.registry.devices.all() if name not in wanted]:
@@ -301,8 +299,7 @@ class Mesh:
 
     def _connect(self, wanted: Mapping[str, str], targets: Mapping[str, Mapping[str, Target]]) -> None:
         """The fence knows devices and what is behind them before a packet comes out of one."""
-        everybody = [target for book in targets.values() for target in book.values()]
-        self._wired = (tuple(sorted(wanted)), wireguard.behind(everybody, self._service.state.cidrs))
+        self._wired = (tuple(sorted(wanted)), self._ways.behind(targets, tuple(self._service.state.cidrs)))
         self._service.barrier.connect(self._beyond(self._wired))
 
     def _beyond(self, wired: tuple[tuple[str, ...], tuple[str, ...]]) -> Beyond:
@@ -351,7 +348,7 @@ class Mesh:
     def _one(self, name: str, service: str, targets: Mapping[str, Target], thoroughly: bool) -> None:
         device = self._wanted_device(name, service)
         applied = self._applied.get(name)
-        peers = {key: self._resolved(target) for key, target in targets.items()}
+        peers = self._ways.peers(name, targets)
         if applied is None or applied.device != device or thoroughly:
             known = self.registry.devices.get(name) or Configured({})
             if self.registry.devices.get(name) is None:
@@ -366,20 +363,26 @@ class Mesh:
             if not self._complete():
                 changes = [change for change in changes if not change.remove or change.public_key in forgotten]
             self.tunnels.change(name, changes)
-            routes = self._routes(targets, peers, device.mtu)
-            refused = self.tunnels.ensure_routes(name, routes.values())
+            routes = self._routes(name, targets, peers, device.mtu)
+            refused = self.tunnels.ensure_routes(name, routes)
         else:
             self.tunnels.change(name, wireguard.delta(applied.peers, peers))
-            routes = self._routes(targets, peers, device.mtu)
+            routes = self._routes(name, targets, peers, device.mtu)
             gone = [route for dst, route in applied.routes.items() if routes.get(dst) != route]
             fresh = [route for dst, route in routes.items() if applied.routes.get(dst) != route]
             refused = self.tunnels.change_routes(name, gone, fresh)
         self._note_refused(name, refused)
-        self._applied[name] = Applied(device, peers, {d: r for d, r in routes.items() if d not in set(refused)})
+        left_out = set(refused)
+        done = {dst: route for dst, route in routes.items() if dst not in left_out} if left_out else routes
+        self._applied[name] = Applied(device, peers, done)
         endpoints = {key: peer.endpoint for key, peer in peers.items() if peer.endpoint}
         noted, ahead = self.registry.devices.get(name) or Configured({}), time.time() - boot_clock()
         if noted.endpoints != endpoints or abs(noted.ahead - ahead) > SET_BACK:
             self.registry.devices.put(name, Configured(endpoints, ahead))
+
+    def _routes(self, name: str, targets: Mapping[str, Target], peers: Mapping[str, Peer], mtu: int) -> Routes:
+        sources: dict[int, wireguard.Address] = {a.version: a for a in self._service.state.node_addresses()}
+        return self._ways.routes(name, targets, peers, mtu, sources)
 
     def _complete(self) -> bool:
         """Whether everybody is known who should be a peer: before the cluster was heard, nobody is taken away."""
@@ -403,44 +406,6 @@ class Mesh:
             )
         else:
             self._problems.pop(where, None)
-
-    def _resolved(self, target: Target) -> Peer:
-        """The target with one endpoint: the first that this node has a way to."""
-        endpoint = ""
-        for candidate in target.endpoints:
-            for found in self._addresses(candidate):
-                if len(target.endpoints) == 1 or self._path(ipaddress.ip_address(_host(found))):
-                    return Peer(target.public_key, found, frozenset(target.allowed_ips), target.keepalive)
-                endpoint = endpoint or found
-        return Peer(target.public_key, endpoint, frozenset(target.allowed_ips), target.keepalive)
-
-    def _addresses(self, endpoint: str) -> list[str]:
-        host, port = split_endpoint(endpoint)
-        if not is_name(host):
-            return [join_endpoint(ipaddress.ip_address(host), port)]
-        return [join_endpoint(ipaddress.ip_address(each), port) for each in self._resolver.addresses(host)]
-
-    def _routes(self, targets: Mapping[str, Target], peers: Mapping[str, Peer], mtu: int) -> dict[Network, TunnelRoute]:
-        state = self._service.state
-        sources = {address.version: address for address in state.node_addresses()}
-        called = {key: ipaddress.ip_address(_host(p.endpoint)) for key, p in peers.items() if p.endpoint}
-        narrow = {key: wireguard.route_mtu(self._path(a), a.version, mtu) for key, a in called.items()}
-        return {
-            dst: TunnelRoute(dst, narrow.get(key, 0), sources.get(dst.version))
-            for dst, key in wireguard.leads(targets.values(), list(called.values())).items()
-        }
-
-    def _path(self, address: wireguard.Address) -> int:
-        """The bytes that the underlay carries to an address, asked anew at every look; 0 without a way."""
-        known = self._ways.get(str(address))
-        if known is None:
-            way = self.tunnels.way_to(address)
-            known = self._ways[str(address)] = way.mtu if way is not None else 0
-        return known
-
-
-def _host(endpoint: str) -> str:
-    return split_endpoint(endpoint)[0]
 
 
 def _of_invitation(invitation: Invitation) -> Target:

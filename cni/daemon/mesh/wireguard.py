@@ -8,6 +8,7 @@ one is configured, or when nobody has answered at the learned one for as long as
 from __future__ import annotations
 
 import bisect
+import functools
 import ipaddress
 import math
 from collections.abc import Collection, Iterable, Mapping
@@ -20,6 +21,7 @@ OVERHEAD = {4: 60, 6: 80}  # bytes: outer IP header, UDP (8), WireGuard's header
 BLOCK = 16  # bytes: what a packet is padded to a multiple of, but never beyond the device's MTU
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+network_of = functools.lru_cache(1 << 16)(ipaddress.ip_network)  # the same ones are asked for at every look
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
@@ -173,7 +175,7 @@ def leads(targets: Iterable[Target], endpoints: Collection[Address]) -> dict[Net
     found: dict[Network, str] = {}
     for target in targets:
         for cidr in target.led():
-            network = ipaddress.ip_network(cidr)
+            network = network_of(cidr)
             inner = called[network.version]
             at = bisect.bisect_left(inner, int(network.network_address))
             circular = at < len(inner) and inner[at] <= int(network.broadcast_address)
@@ -185,7 +187,7 @@ def leads(targets: Iterable[Target], endpoints: Collection[Address]) -> dict[Net
 def behind(targets: Iterable[Target], clusters: Iterable[str]) -> tuple[str, ...]:
     """The overlay's CIDRs that lie behind tunnels, apart from each other, in order."""
     ranges = [ipaddress.ip_network(each) for each in clusters]
-    nets = {ipaddress.ip_network(cidr) for target in targets for cidr in target.allowed_ips}
+    nets = {network_of(cidr) for target in targets for cidr in target.allowed_ips}
     inside: dict[int, list[Network]] = {4: [], 6: []}
     for network in nets:
         for cluster in ranges:

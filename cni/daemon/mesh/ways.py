@@ -1,0 +1,151 @@
+"""Where the peers of a device are called, and which routes lead to what is behind them.
+
+It is asked at every look, with a thousand peers the same each time; so what follows from the same is kept, and only the
+kernel is asked anew: how packets to each peer leave this node.
+"""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import Any, TypeVar, TypeVarTuple, cast
+
+from cni.daemon.mesh import wireguard
+from cni.daemon.mesh.endpoints import is_name, split_endpoint
+from cni.daemon.mesh.resolver import Resolver
+from cni.daemon.mesh.wireguard import Address, Network, Peer, Target
+from cni.host.tunnel_routes import TunnelRoute
+from cni.host.tunnels import Tunnels
+from cni.host.wg_types import join_endpoint
+
+T = TypeVar("T")
+Asked = TypeVarTuple("Asked")
+
+Routes = dict[Network, TunnelRoute]
+
+
+class Kept:
+    """The last result of each function of values, for as long as it is asked the same."""
+
+    def __init__(self) -> None:
+        self._said: dict[Hashable, tuple[Any, Any]] = {}
+
+    def __call__(self, which: Hashable, work: Callable[[*Asked], T], *asked: *Asked) -> T:
+        """`work(*asked)`, or what that was the last time under the name `which`. Nobody may change either."""
+        known = self._said.get(which)
+        if known is None or known[0] != asked:
+            known = self._said[which] = (asked, work(*asked))
+        return cast(T, known[1])
+
+
+class Ways:
+    """Of all devices. One thread at a time."""
+
+    def __init__(self, tunnels: Tunnels, changed: Callable[[], None]) -> None:
+        """`changed` is called, in another thread, when a name of a peer leads elsewhere."""
+        self._tunnels = tunnels
+        self._resolver = Resolver(changed)
+        self._kept = Kept()
+        self._mtus: dict[Address, int] = {}
+        self._peers: dict[str, dict[str, tuple[tuple[Target, str], Peer]]] = {}
+
+    def stop(self) -> None:
+        """Look up no more names."""
+        self._resolver.stop()
+
+    def refresh(self, targets: Iterable[Target]) -> None:
+        """Ask the kernel anew, about all of them at once."""
+        every = {_literal(endpoint) for target in targets for endpoint in target.endpoints}
+        found = self._tunnels.ways_to([address for address in every if address is not None])
+        self._mtus = {address: way.mtu if way is not None else 0 for address, way in found.items()}
+
+    def peers(self, device: str, targets: Mapping[str, Target]) -> dict[str, Peer]:
+        """The targets with one endpoint each."""
+        before = self._peers.get(device, {})
+        found: dict[str, tuple[tuple[Target, str], Peer]] = {}
+        for key, target in targets.items():
+            asked = (target, self._choice(target))
+            known = before.get(key)
+            found[key] = known if known is not None and known[0] == asked else (asked, _peer(*asked))
+        self._peers[device] = found
+        return {key: peer for key, (_, peer) in found.items()}
+
+    def _choice(self, target: Target) -> str:
+        """The first endpoint that this node has a way to; else the first."""
+        first = ""
+        for candidate in target.endpoints:
+            for found in self.addresses(candidate):
+                if len(target.endpoints) == 1 or self.path(address_of(found)):
+                    return found
+                first = first or found
+        return first
+
+    def addresses(self, endpoint: str) -> tuple[str, ...]:
+        """The addresses and ports that an endpoint stands for."""
+        host, port = _split(endpoint)
+        if not is_name(host):
+            return (_joined(host, port),)
+        return tuple(_joined(each, port) for each in self._resolver.addresses(host))
+
+    def routes(
+        self,
+        device: str,
+        targets: Mapping[str, Target],
+        peers: Mapping[str, Peer],
+        mtu: int,
+        sources: Mapping[int, Address],
+    ) -> Routes:
+        """What leads into the device: each destination with the size that the path to its peer carries."""
+        called = {key: address_of(peer.endpoint) for key, peer in peers.items() if peer.endpoint}
+        narrow = {key: wireguard.route_mtu(self.path(a), a.version, mtu) for key, a in called.items()}
+        leads = self._kept((device, "leads"), _leads, dict(targets), called)
+        return self._kept((device, "routes"), _routes, leads, narrow, dict(sources))
+
+    def behind(self, targets: Mapping[str, Mapping[str, Target]], cidrs: tuple[str, ...]) -> tuple[str, ...]:
+        """The overlay's CIDRs behind all devices."""
+        return self._kept("behind", _behind, dict(targets), cidrs)
+
+    def path(self, address: Address) -> int:
+        """The bytes that the underlay carries to an address; 0 without a way."""
+        known = self._mtus.get(address)
+        if known is None:
+            way = self._tunnels.way_to(address)
+            known = self._mtus[address] = way.mtu if way is not None else 0
+        return known
+
+
+def _peer(target: Target, endpoint: str) -> Peer:
+    return Peer(target.public_key, endpoint, frozenset(target.allowed_ips), target.keepalive)
+
+
+def _leads(targets: Mapping[str, Target], called: Mapping[str, Address]) -> dict[Network, str]:
+    return wireguard.leads(targets.values(), list(called.values()))
+
+
+def _routes(leads: Mapping[Network, str], narrow: Mapping[str, int], sources: Mapping[int, Address]) -> Routes:
+    return {dst: TunnelRoute(dst, narrow.get(key, 0), sources.get(dst.version)) for dst, key in leads.items()}
+
+
+def _behind(targets: Mapping[str, Mapping[str, Target]], cidrs: tuple[str, ...]) -> tuple[str, ...]:
+    return wireguard.behind((target for book in targets.values() for target in book.values()), cidrs)
+
+
+_split = functools.lru_cache(1 << 16)(split_endpoint)
+
+
+@functools.lru_cache(1 << 16)
+def _joined(host: str, port: int) -> str:
+    return join_endpoint(ipaddress.ip_address(host), port)
+
+
+@functools.lru_cache(1 << 16)
+def address_of(endpoint: str) -> Address:
+    """The address of an endpoint that has no name."""
+    return ipaddress.ip_address(split_endpoint(endpoint)[0])
+
+
+@functools.lru_cache(1 << 16)
+def _literal(endpoint: str) -> Address | None:
+    host, _ = split_endpoint(endpoint)
+    return None if is_name(host) else ipaddress.ip_address(host)

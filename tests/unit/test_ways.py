@@ -1,0 +1,108 @@
+"""What is kept between two looks is what would be found again, and nothing is taken for the same that is not."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+
+import pytest
+
+from cni.daemon.mesh.ways import Kept, Ways
+from cni.daemon.mesh.wireguard import Target
+from cni.host.tunnel_routes import Way
+
+NEAR, FAR = "192.0.2.7:51420", "198.51.100.9:51420"
+
+
+class Paths:
+    """Stands in for the kernel's routing table: the bytes that each address's path carries; no entry, no way."""
+
+    def __init__(self, **mtus: int) -> None:
+        self.mtus = {ipaddress.ip_address(key.replace("_", ".").strip(".")): mtu for key, mtu in mtus.items()}
+
+    def way_to(self, address):
+        return Way(2, self.mtus[address]) if address in self.mtus else None
+
+    def ways_to(self, addresses: Iterable[object]):
+        return {address: self.way_to(address) for address in addresses}
+
+
+@pytest.fixture
+def paths():
+    return Paths(_192_0_2_7=1500, _198_51_100_9=1400)
+
+
+@pytest.fixture
+def ways(paths):
+    made = Ways(paths, lambda: None)
+    yield made
+    made.stop()
+
+
+def target(key="A", endpoints=(NEAR,), allowed=("10.200.1.0/26",)):
+    return Target(key, endpoints, allowed, 25)
+
+
+def look(ways, *targets, mtu=1420):
+    """(endpoint by key, MTU by destination) after a look; the routes themselves."""
+    wanted = {each.public_key: each for each in targets}
+    ways.refresh(wanted.values())
+    peers = ways.peers("wg", wanted)
+    routes = ways.routes("wg", wanted, peers, mtu, {4: ipaddress.ip_address("10.200.0.1")})
+    return {k: p.endpoint for k, p in peers.items()}, {str(d): r.mtu for d, r in routes.items()}, routes
+
+
+def test_what_is_the_same_is_the_same_object(ways):
+    first, again = look(ways, target()), look(ways, target())
+    assert first[0] == {"A": NEAR}
+    assert again[2] is first[2]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        target(allowed=("10.200.2.0/26",)),
+        target(endpoints=(FAR,)),
+        target("B"),
+    ],
+    ids=["networks", "endpoint", "key"],
+)
+def test_what_is_different_is_not(ways, other):
+    before = look(ways, target())
+    after = look(ways, other)
+    assert after[:2] != before[:2]
+    assert look(ways, target())[:2] == before[:2]
+
+
+def test_the_kernel_is_asked_at_every_look(ways, paths):
+    assert look(ways, target(endpoints=(FAR,)))[1] == {"10.200.1.0/26": 1328}
+    paths.mtus[ipaddress.ip_address("198.51.100.9")] = 1500
+    assert look(ways, target(endpoints=(FAR,)))[1] == {"10.200.1.0/26": 0}
+
+
+def test_of_several_endpoints_the_first_with_a_way(ways, paths):
+    both = target(endpoints=("203.0.113.1:5", FAR))
+    assert look(ways, both)[0] == {"A": FAR}
+    paths.mtus[ipaddress.ip_address("203.0.113.1")] = 1500
+    assert look(ways, both)[0] == {"A": "203.0.113.1:5"}
+    paths.mtus.clear()
+    assert look(ways, both)[0] == {"A": "203.0.113.1:5"}, "the first, where there is no way to any"
+
+
+def test_each_device_has_its_own(ways):
+    one, two = {"A": target("A")}, {"B": target("B", (FAR,))}
+    ways.refresh([*one.values(), *two.values()])
+    assert ways.peers("g", one)["A"].endpoint == NEAR
+    assert ways.peers("d", two)["B"].endpoint == FAR
+    assert ways.peers("g", one)["A"].endpoint == NEAR
+
+
+def test_kept_asks_again_only_for_something_else():
+    kept, asked = Kept(), []
+
+    def double(n: int) -> int:
+        asked.append(n)
+        return 2 * n
+
+    assert [kept("x", double, n) for n in (1, 1, 2, 1)] == [2, 2, 4, 2]
+    assert asked == [1, 2, 1]
