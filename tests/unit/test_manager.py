@@ -72,6 +72,15 @@ def test_constructors_dial_nothing_and_default_as_zlayers_do(tmp_path, monkeypat
 # setup
 
 
+def test_the_client_can_be_had_from_the_package_itself():
+    from cni import overlay
+
+    assert overlay.OverlayManager is OverlayManager
+    assert overlay.__all__ == ["OverlayManager"]
+    with pytest.raises(AttributeError, match="no attribute 'Overlay'"):
+        overlay.Overlay  # noqa: B018
+
+
 def test_setup_tells_what_the_node_is_and_remembers_the_answer(daemon, manager):
     manager.set_local_node_id(3)
     assert daemon.ops() == []  # it only remembers
