@@ -20,11 +20,8 @@ class Paths:
     def __init__(self, **mtus: int) -> None:
         self.mtus = {ipaddress.ip_address(key.replace("_", ".").strip(".")): mtu for key, mtu in mtus.items()}
 
-    def way_to(self, address):
-        return Way(2, self.mtus[address]) if address in self.mtus else None
-
     def ways_to(self, addresses: Iterable[object]):
-        return {address: self.way_to(address) for address in addresses}
+        return {each: Way(2, self.mtus[each]) if each in self.mtus else None for each in addresses}
 
 
 @pytest.fixture

@@ -56,9 +56,15 @@ class Ways:
 
     def refresh(self, targets: Iterable[Target]) -> None:
         """Ask the kernel anew, about all of them at once."""
+        self._mtus = {}
         every = {_literal(endpoint) for target in targets for endpoint in target.endpoints}
-        found = self._tunnels.ways_to([address for address in every if address is not None])
-        self._mtus = {address: way.mtu if way is not None else 0 for address, way in found.items()}
+        self._ask(address for address in every if address is not None)
+
+    def _ask(self, addresses: Iterable[Address]) -> None:
+        unknown = [address for address in addresses if address not in self._mtus]
+        if unknown:
+            found = self._tunnels.ways_to(unknown)
+            self._mtus |= {address: way.mtu if way is not None else 0 for address, way in found.items()}
 
     def peers(self, device: str, targets: Mapping[str, Target]) -> dict[str, Peer]:
         """The targets with one endpoint each."""
@@ -98,6 +104,7 @@ class Ways:
     ) -> Routes:
         """What leads into the device: each destination with the size that the path to its peer carries."""
         called = {key: address_of(peer.endpoint) for key, peer in peers.items() if peer.endpoint}
+        self._ask(called.values())
         narrow = {key: wireguard.route_mtu(self.path(a), a.version, mtu) for key, a in called.items()}
         leads = self._kept((device, "leads"), _leads, dict(targets), called)
         return self._kept((device, "routes"), _routes, leads, narrow, dict(sources))
@@ -108,11 +115,8 @@ class Ways:
 
     def path(self, address: Address) -> int:
         """The bytes that the underlay carries to an address; 0 without a way."""
-        known = self._mtus.get(address)
-        if known is None:
-            way = self._tunnels.way_to(address)
-            known = self._mtus[address] = way.mtu if way is not None else 0
-        return known
+        self._ask([address])
+        return self._mtus[address]
 
 
 def _peer(target: Target, endpoint: str) -> Peer:
