@@ -28,7 +28,7 @@ def run(run_dir: str, as_json: bool) -> int:
             each["state"],
             each["pod"] or "-",
         )
-        for each in found
+        for each in table.harmless(found)
     ]
     head = ("NETWORK", "CONTAINER", "INTERFACE", "ADDRESSES", "SERVICE", "ISOLATION", "STATE", "POD")
     sys.stdout.write(table.render(head, rows))

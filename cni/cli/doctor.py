@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cni import __version__
-from cni.cli import ask, validate
+from cni.cli import ask, table, validate
 from cni.cli import checks_install as installed
 from cni.cli import checks_machine as checks
 from cni.cli.checks_machine import Finding
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _line(finding: Finding) -> str:
     fix = f"\n{'':24}-> {finding.fix}" if finding.fix else ""
-    return f"{MARKS[finding.level]} {finding.check:<17} {finding.text}{fix}\n"
+    return f"{MARKS[finding.level]} {finding.check:<17} {table.harmless(finding.text)}{fix}\n"
 
 
 def examine(options: argparse.Namespace) -> Iterator[Finding]:

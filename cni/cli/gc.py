@@ -14,7 +14,7 @@ from cni.cli.attachments import SHORT_ID
 def run(run_dir: str, dry_run: bool, as_json: bool) -> int:
     """Print what was found; raises NoDaemon, Refused."""
     found = ask(run_dir, "gc", **({"dry_run": "1"} if dry_run else {}))
-    sys.stdout.write(json.dumps(found, indent=2) + "\n" if as_json else as_text(found))
+    sys.stdout.write(json.dumps(found, indent=2) + "\n" if as_json else as_text(table.harmless(found)))
     return 0
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from cni.cli import table
 from cni.cli.ask import ask
 from cni.cli.peers import way
 
@@ -23,6 +24,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         sys.stdout.write(json.dumps(found, indent=2) + "\n")
     else:
+        found = table.harmless(found)
         sys.stdout.write(as_svg(found) if options.svg else as_dot(found))
     return 0
 

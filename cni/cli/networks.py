@@ -17,7 +17,7 @@ FLAT = "(flat mesh)"
 def run(run_dir: str, as_json: bool) -> int:
     """Print the networks; raises NoDaemon, Refused."""
     found = ask(run_dir, "networks")
-    sys.stdout.write(json.dumps(found, indent=2) + "\n" if as_json else as_text(found))
+    sys.stdout.write(json.dumps(found, indent=2) + "\n" if as_json else as_text(table.harmless(found)))
     return 0
 
 

@@ -16,7 +16,7 @@ HEAD = ("PEER", "KEY", "ENDPOINT", "HANDSHAKE", "RECEIVED", "SENT", "PATH MTU", 
 def run(run_dir: str, as_json: bool) -> int:
     """Print the peers; raises NoDaemon, Refused."""
     found = ask(run_dir, "peers")
-    sys.stdout.write(json.dumps(found, indent=2) + "\n" if as_json else as_text(found))
+    sys.stdout.write(json.dumps(found, indent=2) + "\n" if as_json else as_text(table.harmless(found)))
     return 0
 
 

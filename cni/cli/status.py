@@ -13,7 +13,7 @@ from cni.cli.ask import ask
 def run(run_dir: str, as_json: bool) -> int:
     """Print the status; raises NoDaemon, Refused."""
     status = ask(run_dir, "status")
-    sys.stdout.write(json.dumps(status, indent=2) + "\n" if as_json else _as_text(status))
+    sys.stdout.write(json.dumps(status, indent=2) + "\n" if as_json else _as_text(table.harmless(status)))
     return 1 if status["problems"] else 0
 
 

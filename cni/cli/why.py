@@ -7,7 +7,7 @@ import json
 import sys
 from typing import Any
 
-from cni.cli import ask
+from cni.cli import ask, table
 from cni.cli.networks import name_of
 
 UNCLEAR = 2
@@ -20,7 +20,7 @@ def run(run_dir: str, src: str, dst: str, port: str, as_json: bool) -> int:
     except ask.Refused as error:
         sys.stderr.write(f"zlayer-cni: {error}\n")
         return UNCLEAR
-    sys.stdout.write(json.dumps(found, indent=2) + "\n" if as_json else as_text(found))
+    sys.stdout.write(json.dumps(found, indent=2) + "\n" if as_json else as_text(table.harmless(found)))
     return 0 if found["allowed"] else 1
 
 

@@ -3,6 +3,7 @@ without privileges. The daemon and the plugin run from source, in namespaces `zl
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -114,3 +115,37 @@ def test_names_that_a_user_has_taken_keep_nobody_out(tmp_path: Path) -> None:
             user.kill()
             user.wait()
             node.close()
+
+
+def test_names_do_no_harm_on_a_terminal(hosting: tuple[Fenced, Make]) -> None:
+    """A pod's name comes from the runtime's caller; others' marks turn a line round."""
+    node, make = hosting
+    nasty = "a\x1b[2J\x07\nPROBLEM\u202eb"
+    args = f"IgnoreUnknown=1;K8S_POD_NAMESPACE={nasty};K8S_POD_NAME={nasty}"
+    with node.program(
+        env={"CNI_COMMAND": "ADD", "CNI_CONTAINERID": "nasty", "CNI_NETNS": make().path, "CNI_IFNAME": "eth0",
+             "CNI_PATH": "/opt/cni/bin", "CNI_ARGS": args},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as plugin:  # fmt: skip
+        conf = {"cniVersion": "1.0.0", "name": "net", "type": "zlayer-cni", "service": "w\u202e", "autostart": False}
+        conf |= {"runDir": node.run_dir, "isolationNetwork": "n\u202e" + "n" * 1000}
+        out, _ = plugin.communicate(json.dumps(conf).encode(), timeout=60)
+    assert plugin.returncode == 0, out
+    for words in (
+        "status",
+        "networks",
+        "attachments",
+        "graph",
+        "graph --svg",
+        "doctor",
+        "gc --dry-run",
+        "why nasty node",
+    ):
+        _, said = node.tool(*words.split())
+        assert said
+        assert not [c for c in said if not c.isprintable() and c != "\n"], (words, said)
+        assert "\nPROBLEM" not in said
+        assert len(said) < 20000
+    (found,) = [each for each in json.loads(node.tool("attachments", "--json")[1]) if each["container_id"] == "nasty"]
+    assert found["pod"] == f"{nasty}/{nasty}"
+    assert node.call("DEL", "nasty")[0] == 0
