@@ -97,10 +97,11 @@ class Tunnels:
                 reading = self._read(device.name, link)
             if link is None or reading is None:
                 raise OSError(errno.ENODEV, f"the WireGuard device {device.name} vanished")
-            self._correct(device, link, reading)
-            found = self.read(device.name)
-            if found is None:
+            if self._correct(device, link, reading):
+                reading = self._read(device.name, link)
+            if reading is None:
                 raise OSError(errno.ENODEV, f"the WireGuard device {device.name} vanished")
+            found = self._seen(device.name, link, reading)
             if found.pid:
                 wg_pace.quicken(found.pid, device.name, link.index, found.port)
             return found
@@ -139,7 +140,8 @@ class Tunnels:
         )
         return done.errors[0] != errno.EOPNOTSUPP
 
-    def _correct(self, device: Device, link: links.Link, reading: Reading) -> None:
+    def _correct(self, device: Device, link: links.Link, reading: Reading) -> bool:
+        """Put right what is not; whether the device must be read again."""
         key = raw(device.private_key)
         new_key = key if key != reading.private_key else None
         new_port = device.port if device.port != reading.port else None
@@ -158,18 +160,20 @@ class Tunnels:
         if not link.up:
             # EADDRINUSE comes from here in the kernel: it takes the port when the device comes up.
             links.set_up(self._socket, link.index)
+        return new_key is not None or new_port is not None or not link.up
 
     def read(self, name: str) -> DeviceSeen | None:
         """The device and its peers; None if there is none, or nobody runs it. Raises OSError."""
         with self._lock:
             link = links.find_link(self._socket, name)
             reading = self._read(name, link)
-            if link is None or reading is None:
-                return None
-            if link.kind == "wireguard":
-                return DeviceSeen(name, KERNEL, reading.port, reading.peers)
-            pid = self._uapi.owner(name)
-            return DeviceSeen(name, self._engines.program(pid), reading.port, reading.peers, pid)
+            return None if link is None or reading is None else self._seen(name, link, reading)
+
+    def _seen(self, name: str, link: links.Link, reading: Reading) -> DeviceSeen:
+        if link.kind == "wireguard":
+            return DeviceSeen(name, KERNEL, reading.port, reading.peers)
+        pid = self._uapi.owner(name)
+        return DeviceSeen(name, self._engines.program(pid), reading.port, reading.peers, pid)
 
     def _read(self, name: str, link: links.Link | None) -> Reading | None:
         if link is None:

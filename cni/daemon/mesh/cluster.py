@@ -74,6 +74,8 @@ class Cluster:
         self._said = b""
         self._key = ""
         self._threads: list[threading.Thread] = []
+        self._underlay_seen: list[str] = []
+        self._seen_at = -HOUSEKEEPING
 
     # --- from outside ------------------------------------------------------------------------------------------------
 
@@ -429,8 +431,15 @@ class Cluster:
             return advertised[0][1], tuple(host for host, _ in advertised)
         towards_etcd = self._etcd.local_address
         found = [] if not towards_etcd or ipaddress.ip_address(towards_etcd).is_loopback else [towards_etcd]
-        found += [str(address) for address in underlay.addresses()]
+        found += self._underlay()
         return self._service.state.node.wg_port, tuple(dict.fromkeys(found))
+
+    def _underlay(self) -> list[str]:
+        """The underlay's addresses, looked for no more often than our claims: it means to read all routes."""
+        if time.monotonic() - self._seen_at >= HOUSEKEEPING:
+            self._underlay_seen = [str(address) for address in underlay.addresses()]
+            self._seen_at = time.monotonic()
+        return self._underlay_seen
 
     def _place(self) -> str:
         """This machine since its last start, and this daemon's place on it."""
