@@ -333,7 +333,16 @@ def test_what_cannot_be_attached(agent: Agent, here: Node) -> None:
     inside(pid, "link", "add", "eth0", "type", "bridge")
     assert "File exists" in agent.error(wire.AttachContainer(wire.LinuxPid(pid), "web", False))
     assert inside(pid, "-d", "link", "show", "eth0")[0]["linkinfo"]["info_kind"] == "bridge"
+    for words in (["link", "set", "eth0", "name", "br9"], ["address", "add", "192.0.2.1/24", "dev", "br9"]):
+        inside(pid, *words)
+    inside(pid, "link", "set", "br9", "up")
+    inside(pid, "route", "add", "default", "via", "192.0.2.2")
+    assert agent.error(wire.AttachContainer(wire.LinuxPid(pid), "web", False)) == (
+        "overlay engine error: container netns ops: default route: File exists (os error 17)"
+    )
     assert not [link for link in here.links() if link.startswith("veth-")]
+    inside(pid, "route", "delete", "default")
+    assert agent.attach(pid) == agent.attach(pid)
 
 
 def test_a_strangers_link_is_not_detached(agent: Agent, here: Node) -> None:

@@ -6,6 +6,7 @@ the PID later is another container, and the first one's port and address are tak
 
 from __future__ import annotations
 
+import ipaddress
 import os
 
 import msgspec
@@ -17,6 +18,7 @@ from cni.daemon.books.records import Attachment, AttachmentKey
 from cni.daemon.operations.desk import Desk, Refusal
 from cni.errors import CniError, InterfaceExists
 from cni.host import process
+from cni.host.links import RTN_UNICAST
 from cni.host.netns import NetnsId
 from cni.overlay import wire
 
@@ -49,6 +51,7 @@ def attach(handle: wire.LinuxPid, ask: wire.AttachContainer, desk: Desk) -> wire
         try:
             request = _request(handle.pid, started, fd, ask, desk)
             _make_way(request, desk)
+            _refuse_two_ways_out(request, desk)
             done = _last_word(desk.service.attacher.attach(request), ask, desk)
         except InterfaceExists as error:
             raise Refusal(f"overlay engine error: container netns ops: {IFNAME}: {FILE_EXISTS}") from error
@@ -119,6 +122,18 @@ def _make_way(request: Request, desk: Desk) -> None:
     before = desk.state.attachments.get(request.key)
     if before is not None and _what(before) != _what(request):
         desk.service.attacher.detach(before.key)
+
+
+def _refuse_two_ways_out(request: Request, desk: Desk) -> None:
+    """Raise Refusal for a container that is new here and has a default route already (contract 6.8): beside it ours
+    would not be put in, and the overlay beyond the bridge not be reached. CNI's containers may have several networks.
+    """
+    if request.key in desk.state.attachments:
+        return
+    versions = {ipaddress.ip_network(cidr).version for cidr in desk.state.cidrs}
+    for route in desk.service.kernel.inspect(request.netns_fd, "lo").routes:
+        if route.dst.prefixlen == 0 and route.dst.version in versions and route.type == RTN_UNICAST:
+            raise Refusal(f"overlay engine error: container netns ops: default route: {FILE_EXISTS}")
 
 
 def _what(of: Request | Attachment) -> tuple[object, ...]:
