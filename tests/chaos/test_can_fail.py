@@ -40,13 +40,13 @@ def short_storm(on: Machine) -> None:
     assert extraction_directories(on) == []
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("form_of", ["none", "DirectoriesAreNotSwept"])
 def test_without_a_fault_it_passes(form_of: str, boot: Callable[..., Machine]) -> None:
     short_storm(boot(form_for(form_of), "address_cooldown: 1"))
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("fault", deliberate.ALL)
 def test_a_deliberate_fault_is_caught(fault: str, boot: Callable[..., Machine]) -> None:
     on = boot(form_for(fault), "address_cooldown: 1")

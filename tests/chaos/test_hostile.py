@@ -108,14 +108,14 @@ def knocking(path: Path, many: int) -> Iterator[list[socket.socket]]:
         yield clients
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_idle_connections(on: Machine) -> None:
     first, second = doors(on)
     with knocking(first, MANY), knocking(second, MANY):
         assert max(come_and_go(on) for _ in range(3)) < 8
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_half_frames_and_slow_clients(on: Machine) -> None:
     """Lengths without a body, bodies without an end, one byte at a time, answers nobody reads."""
     first, second = doors(on)
@@ -135,7 +135,7 @@ def test_half_frames_and_slow_clients(on: Machine) -> None:
         assert come_and_go(on) < 8
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "stdin",
     [
@@ -167,7 +167,7 @@ def test_huge_and_deep_configurations(on: Machine, stdin: bytes) -> None:
                 sock.recv(100)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_a_frame_larger_than_any(on: Machine) -> None:
     for path in doors(on):
         with knocking(path, 20) as clients:
@@ -177,7 +177,7 @@ def test_a_frame_larger_than_any(on: Machine) -> None:
             assert come_and_go(on) < 8
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_descriptors_where_none_belongs(on: Machine) -> None:
     """Hundreds with one byte each, in a frame that never ends: the daemon holds on to one of them at most."""
     pid, reader = on.daemon(), os.open("/dev/null", os.O_RDONLY)
@@ -193,7 +193,7 @@ def test_descriptors_where_none_belongs(on: Machine) -> None:
     os.close(reader)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_calls_with_every_kind_of_descriptor(on: Machine) -> None:
     """A pipe, a socket, a directory, a mount namespace: none is a network namespace, and all are closed again."""
     body = plugin_door.request(
@@ -210,7 +210,7 @@ def test_calls_with_every_kind_of_descriptor(on: Machine) -> None:
         os.close(fd)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_plugins_that_are_killed(on: Machine) -> None:
     """Between sending and receiving, at the daemon's every step, and after the commit."""
     for _ in range(3):
@@ -219,7 +219,7 @@ def test_plugins_that_are_killed(on: Machine) -> None:
     assert come_and_go(on) < 8
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_a_daemon_that_was_asleep_does_nothing_for_nobody(on: Machine) -> None:
     """Two hundred ADDs are sent to a daemon that hangs, and nobody waits for them: it wakes, and attaches none."""
     space = Space(on)

@@ -54,7 +54,7 @@ def upgrade(on: Machine) -> None:
         assert len(on.ask("attachments")) == 3
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_no_packet_is_lost(form: str, boot: Callable[..., Machine], capsys: pytest.CaptureFixture[str]) -> None:
     on = boot(form, "address_cooldown: 1")
     on.program.tune(**{**QUICK, "cni__daemon__keeper__INTERVAL": 1.0})

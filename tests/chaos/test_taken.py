@@ -27,7 +27,7 @@ from .machine import Machine, Space
 from .scenes import attached, extraction_directories, in_order, live, started
 from .test_storm import QUICK
 
-AT_ONCE = 8.0  # seconds until the daemon is back in its place, on a busy machine
+AT_ONCE = 20.0  # seconds until the daemon is back in its place; it looks twice a second, a busy machine seldom
 TWENTY = 20
 
 
@@ -82,7 +82,7 @@ def the_records(on: Machine) -> None:
         each.unlink()
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("take", [all_files, the_socket, the_lock, the_number, the_records])
 def test_what_is_taken_out_of_the_run_directory_comes_back(on: Machine, take: Callable[[Machine], None]) -> None:
     """The same daemon goes on, alone, and knows all it knew; so does the next one."""
@@ -130,7 +130,7 @@ def overwritten(on: Machine) -> None:
             file.write(os.urandom(each.stat().st_size))
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("hand", [replaced, overwritten])
 def test_records_that_somebody_replaced_are_written_anew(on: Machine, hand: Callable[[Machine], None]) -> None:
     one, _ = attached(on, "one")
@@ -147,7 +147,32 @@ def test_records_that_somebody_replaced_are_written_anew(on: Machine, hand: Call
     in_order(on)
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(600)
+def test_records_of_a_newer_version_are_refused_and_kept(on: Machine) -> None:
+    """An older daemon does not begin on them, and says why; what runs goes on, DEL succeeds, and the newer one finds
+    everything as it left it."""
+    one, space = attached(on, "one")
+    two, _ = attached(on, "two")
+    on.signal_daemon(signal.SIGTERM)
+
+    def schema(step: int) -> None:
+        with contextlib.closing(sqlite3.connect(on.run_dir / "state.db")) as db, db:
+            db.execute("UPDATE meta SET value = value + ? WHERE name = 'schema'", (step,))
+
+    schema(1)
+    end = time.monotonic() + AT_ONCE
+    while "newer version" not in (said := on.call("STATUS", on.conf()).failed(50)["msg"]):
+        assert "did not answer within" in said, said  # a busy machine
+        assert time.monotonic() < end, said
+    on.call("ADD", on.conf(), "three", Space(on).path).failed(11)
+    assert "1 received" in space.sh(f"ping -n -q -c 1 -W 5 {two.addresses[0].partition('/')[0]}")
+    on.call("DEL", on.conf(), "two", two.path).ok()
+    schema(-1)
+    on.start_daemon()
+    in_order(on, one)
+
+
+@pytest.mark.timeout(600)
 def test_the_agents_socket_comes_back(on: Machine) -> None:
     path = on.data_dir / "run/zlayer-overlayd.sock"
     path.unlink()
@@ -157,7 +182,7 @@ def test_the_agents_socket_comes_back(on: Machine) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(600)
 def test_a_read_only_data_directory(form: str, boot: Callable[..., Machine]) -> None:
     """Containers come and go; there is no door for agents, and `status` says so."""
     on = boot(form, plain=True)
@@ -179,7 +204,7 @@ def in_order_without_memory(on: Machine) -> None:
     assert on.sh("ip -o link | grep -c -- '-v@' || true").strip() == "0"
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(600)
 def test_few_descriptors_are_enough_for_idle_crowds(form: str, boot: Callable[..., Machine]) -> None:
     """A daemon that was started under a low limit takes all that it may have."""
     on = boot(form)
@@ -200,7 +225,7 @@ def test_few_descriptors_are_enough_for_idle_crowds(form: str, boot: Callable[..
 # --- DEL never fails --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("point", ["State.drop before", "Kernel.remove_link before", "Barrier.expel before"])
 def test_a_deletion_that_the_daemon_cannot_do_now_is_done_later(on: Machine, point: str) -> None:
     """The runtime hears success, the link is gone at once, and the rest follows without it."""
@@ -215,12 +240,12 @@ def test_a_deletion_that_the_daemon_cannot_do_now_is_done_later(on: Machine, poi
     in_order(on, within=15.0)
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(600)
 def test_a_deletion_that_is_wrong_in_itself_still_says_so(on: Machine) -> None:
     on.call("DEL", on.conf(), "a/b", "").failed(4)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_twenty_deletions_while_the_daemon_sleeps_twelve_seconds(on: Machine) -> None:
     some: list[Live] = []
     spaces = [Space(on) for _ in range(TWENTY + 1)]
@@ -254,7 +279,7 @@ def test_twenty_deletions_while_the_daemon_sleeps_twelve_seconds(on: Machine) ->
 # --- what plugins leave -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(600)
 def test_what_a_runtime_with_another_temporary_directory_leaves_is_swept(on: Machine) -> None:
     """The daemon's own $TMPDIR is another one; it hears of this from the calls that come through."""
     if on.program.form != "single":
@@ -273,7 +298,7 @@ def test_what_a_runtime_with_another_temporary_directory_leaves_is_swept(on: Mac
 # --- at the same time -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_one_container_added_by_several_at_once(on: Machine) -> None:
     """One has it, the others are told so; after one DEL nothing is left."""
     for _ in range(5):
@@ -290,7 +315,7 @@ def test_one_container_added_by_several_at_once(on: Machine) -> None:
         space.delete()
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_a_collection_during_additions_takes_none_of_them(on: Machine) -> None:
     """GC that lists nobody, again and again, while containers come: who is attached stays attached."""
     done = threading.Event()
@@ -314,7 +339,7 @@ def test_a_collection_during_additions_takes_none_of_them(on: Machine) -> None:
     in_order(on)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("point", ["State.reserve after", "Kernel.create_port after", "Kernel.raise_port after"])
 def test_a_namespace_deleted_during_its_add(on: Machine, point: str) -> None:
     """Whatever ADD says, nothing of it stays."""
@@ -332,7 +357,7 @@ def test_a_namespace_deleted_during_its_add(on: Machine, point: str) -> None:
     in_order(on)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_an_addition_and_a_deletion_at_once(on: Machine) -> None:
     """Both answer; after one more DEL nothing is left, and while its interface is there its address is held."""
     for n in range(10):
@@ -349,7 +374,7 @@ def test_an_addition_and_a_deletion_at_once(on: Machine) -> None:
         space.delete()
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(600)
 def test_links_without_a_record_go_when_a_daemon_begins(on: Machine) -> None:
     """Of our making (name and MAC): what a lost record leaves. It goes with its address."""
     one, _ = attached(on, "one")
