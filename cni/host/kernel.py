@@ -104,6 +104,7 @@ class Kernel:
         else:
             sysctl.ensure(f"ipv6/conf/{name}/disable_ipv6", "0")
             sysctl.ensure(f"ipv6/conf/{name}/accept_ra", "0")
+        sysctl.ensure(f"ipv4/conf/{name}/arp_ignore", "1")  # nobody learns there which other addresses the host has
         sysctl.ensure(f"ipv4/conf/{name}/send_redirects", "0")  # two slots of a service talk through the gateway
         for address in addresses:
             links.ensure_address(self._socket, bridge.index, address)

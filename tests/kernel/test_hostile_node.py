@@ -3,15 +3,18 @@ without privileges. The daemon and the plugin run from source, in namespaces `zl
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import socket
+import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from test_fence_daemon import Fenced, noded
-from toolnode import Space, spaces, until, uplink
+from toolnode import LAN4, Space, spaces, until, uplink
 
 from cni.daemon.main import PRESENCE
 from cni.plugin import delete_queue
@@ -19,6 +22,7 @@ from cni.plugin import delete_queue
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
 UNAVAILABLE = 103
+ARP = 0x0806
 NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
 Make = Callable[[], Space]
 
@@ -149,3 +153,31 @@ def test_names_do_no_harm_on_a_terminal(hosting: tuple[Fenced, Make]) -> None:
     (found,) = [each for each in json.loads(node.tool("attachments", "--json")[1]) if each["container_id"] == "nasty"]
     assert found["pod"] == f"{nasty}/{nasty}"
     assert node.call("DEL", "nasty")[0] == 0
+
+
+def test_the_host_answers_arp_for_its_gateway_alone(hosting: tuple[Fenced, Make]) -> None:
+    """Which other addresses it has is nobody's business on a bridge."""
+    node, _ = hosting
+    node_address = node.why("red1", "node")["paths"][0]["to"]["address"]
+    mac = bytes.fromhex(macs(node, "red1")["its own"].replace(":", ""))
+    sock = node.boxes["red1"].inside(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ARP)))
+    heard: list[bytes] = []
+
+    def ask(address: str) -> None:
+        me, it = (socket.inet_aton(each) for each in (node.address("red1"), address))
+        head = b"\xff" * 6 + mac + struct.pack("!HHHBBH", ARP, 1, 0x0800, 6, 4, 1)
+        sock.send(head + mac + me + bytes(6) + it)
+
+    def answered(address: str) -> bool:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                heard.append(sock.recv(100))
+        return any(each[20:22] == b"\0\2" and each[28:32] == socket.inet_aton(address) for each in heard)
+
+    with sock:
+        sock.bind(("eth0", ARP))
+        sock.setblocking(False)
+        for address in (LAN4, node_address, node.gateway("red1")):
+            ask(address)
+        assert until(lambda: answered(node.gateway("red1")), 3)  # asked last
+        assert not [address for address in (LAN4, node_address) if answered(address)]

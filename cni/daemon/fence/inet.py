@@ -70,6 +70,14 @@ def inet_chains(node: Node) -> list[Chain]:
             Rule("iifname @tunnels ip6 saddr @closed6", "goto closed_to_host", "from a member elsewhere, IPv6"),
         ),
         plain_chain("inet", "to_host", *_to_host()),
+        # IPv6 has no send_redirects, and a redirect is sent before anybody asks whether the packet may be forwarded: it
+        # would tell whether the other network's address is in use, and by which MAC.
+        base_chain(
+            "inet",
+            "output",
+            FILTER,
+            Rule("icmpv6 type nd-redirect oifname @inside", "drop", "redirect by the host"),
+        ),
         plain_chain("inet", "closed_to_host", *_closed_to_host()),
         _mss(),
         *([_masquerade(four, six)] if node.masquerade else []),

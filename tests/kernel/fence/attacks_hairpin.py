@@ -57,3 +57,16 @@ def report_of_none_by_the_host(lab: Lab) -> Case:
         packets.append(p.ip6("::", t, 58, p.icmp6("::", t, 143, 0, struct.pack("!HH", 0, 0) + EVIL)))
         packets.append(p.ip6("::", t, 58, p.icmp6("::", t, 135, 0, bytes(4) + p.packed(me.six) + EVIL[:8])))
     return _by_the_host(lab, packets)
+
+
+@attack
+def redirects_by_the_host(lab: Lab) -> Case:
+    """The host would answer a packet for another network with that member's MAC, or without if nobody is there."""
+    me = a(lab)
+    case = _by_the_host(lab, [])
+    targets = [place.six for place in (x(lab), lab.places["flat-web"])]
+    case.frames = [
+        p.frame(GATEWAY_MAC, me.mac, p.IPV6, p.ip6(me.six, t, p.UDP, p.udp(me.six, t, 9, 9, EVIL))) for t in targets
+    ]
+    case.victims = [eth(me)]  # a redirect quotes what it is about
+    return case
