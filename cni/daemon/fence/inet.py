@@ -104,6 +104,9 @@ def _forward(four: str | None, six: str | None) -> list[Rule]:
         *([Rule(f"ip6 daddr {six}", "goto to_overlay6", "to the overlay, IPv6")] if six else []),
         Rule("iifname @inside", "goto outward", "to the outside"),
         Rule("iifname @tunnels", "goto tunnel_out", "from a tunnel to the outside"),
+        # No container has an address that is not of the overlay. With accept_source_route a packet is here with the
+        # host's address, and gets the container's only behind us.
+        Rule("oifname @inside", "drop", "to a container by an address of others"),
     ]
 
 

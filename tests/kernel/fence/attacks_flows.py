@@ -129,3 +129,26 @@ def _own_by_tunnel(six: bool) -> None:
 
 _own_by_tunnel(False)
 _own_by_tunnel(True)
+
+
+@attack
+def source_routes_from_outside(lab: Lab) -> Case:
+    """A host that follows them is asked to hand packets on to a member, and to the flat mesh, by its own address."""
+    me, flat, out = a(lab), lab.places["flat-web"], lab.places["outside"]
+    its = out.space.run("ip", "-br", "link", "show", "eth0").split()[2]
+
+    def frame(to: str, options: bytes, marker: bytes) -> bytes:
+        body = p.udp(OUTSIDE4, to, 9, 9, marker)
+        return p.frame(mac_of(lab, "up0"), its, p.IPV4, p.ip4(OUTSIDE4, to, p.UDP, body, options=options))
+
+    routes = [bytes([kind, 7, 4]) + p.packed(place.four) for kind in (131, 137) for place in (me, flat)]
+    names = [f"net__ipv4__conf__{device}__accept_source_route" for device in ("all", "up0")]
+    lab.host.sysctl(**dict.fromkeys(names, 1))
+    return Case(
+        out.space,
+        [frame(LAN4, route, EVIL) for route in routes],
+        [eth(me), eth(flat)],
+        [frame(flat.four, b"", HONEST)],
+        eth(flat),
+        undo=lambda: lab.host.sysctl(**{names[1]: 0}),
+    )
