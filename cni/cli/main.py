@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         ("doctor", "look over the node: kernel, firewalls, routes, runtime, files, daemon; and say what to do"),
         ("gc", "release attachments whose interface is gone, now"),
         ("peers", "the WireGuard peers: endpoint, handshake, traffic, path MTU, direct or not"),
-        ("peer", "token: what another node needs to have this one as a peer; rotate: a new key; remove PEER"),
+        ("peer", "token: what another node needs to have this one; rotate: a new key; remove PEER; gone; forget NODE"),
         ("join", "take another node's token: it is a peer from now on"),
         ("showconf", "a wg-quick configuration for a peer: a guest, an edge, a machine with plain WireGuard"),
         ("graph", "this node, its tunnels and services as a picture"),
@@ -96,8 +96,9 @@ def _gc_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _peer_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", choices=("token", "rotate", "remove"), help="what to do")
-    parser.add_argument("peer", metavar="PEER", nargs="?", default="", help="for remove: a name, or a key")
+    parser.add_argument("what", choices=("token", "rotate", "remove", "gone", "forget"), help="what to do")
+    words = "for remove: a name, or a key; for forget: a node id, a name, an identity"
+    parser.add_argument("peer", metavar="PEER", nargs="?", default="", help=words)
 
 
 def _join_options(parser: argparse.ArgumentParser) -> None:

@@ -1,10 +1,11 @@
-"""`zlayer-cni peer token|rotate|remove`, `join TOKEN`, `showconf PEER`: bringing machines together by hand."""
+"""`zlayer-cni peer token|rotate|remove|gone|forget`, `join TOKEN`, `showconf PEER`: who is with whom, by hand."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from typing import Any
 
 from cni.cli.ask import ask
 
@@ -20,10 +21,28 @@ def run(options: argparse.Namespace) -> int:
             _print(options, found, found["public_key"] + "\n")
             if not found["cluster"] and not options.json:
                 sys.stderr.write("the other nodes must be told: take a new `peer token` to each\n")
+        case "gone":
+            found = ask(options.run_dir, "peer-gone")
+            _print(options, found, _gone(found))
+        case "forget":
+            found = ask(options.run_dir, "peer-forget", peer=options.peer)
+            _print(options, found, f"forgot {_who(found)}: {found['holds']} claims are free\n")
         case _:
             found = ask(options.run_dir, "peer-remove", peer=options.peer)
             _print(options, found, f"removed {found['public_key']}\n")
     return 0
+
+
+def _gone(found: list[dict[str, Any]]) -> str:
+    if not found:
+        return "every node that holds something in etcd is heard of\n"
+    lines = [f"{_who(each)}  {each['holds']} claims" for each in found]
+    return "\n".join(lines) + "\n"
+
+
+def _who(gone: dict[str, Any]) -> str:
+    name = f" {gone['name']}" if gone["name"] else ""
+    return f"node {gone['node_id'] or '-'}{name} ({gone['identity']})"
 
 
 def join(options: argparse.Namespace) -> int:

@@ -296,3 +296,41 @@ def test_a_stolen_key_is_nobodys_peer(trio: Clustered, stream: Stream, measured:
     assert stream.silence() < UNDISTURBED
     assert trio.nodes[1].status().peer_count == 2
     measured("a key that another node has: refused and told; traffic undisturbed")
+
+
+def test_a_node_that_is_gone_for_good_is_forgotten(trio: Clustered, measured: Measured) -> None:
+    """By an operator's word, on any node: not while it is heard of; and if it returns after all it takes others."""
+    one, late = trio.nodes[1], trio.member(6)
+    kept = late.container("late")
+    wait_for(lambda: late.tool("status")["problems"] == [], "all is claimed")
+    number, key = late.tool("status")["node"]["node_id"], key_of(late)
+    wait_for(lambda: key in one.wg("show", one.device, "peers").split(), "it is a peer")
+    assert one.tool("peer", "gone") == []
+    assert one.cli("peer", "forget", str(number), *there(one)).returncode == 1, "it is heard of"
+    engine = late.engine()
+    late.cut()
+    late.end(signal.SIGKILL)
+    if engine:
+        os.kill(engine, signal.SIGKILL)
+    wait_for(lambda: one.tool("peer", "gone") != [], "its lease's end", 40)
+    (gone,) = one.tool("peer", "gone")
+    assert gone["node_id"] == number
+    assert gone["holds"] >= 5, "an id, a key, a slice, a subnet, and what is held in advance"
+    assert str(number) in one.cli("peer", "gone", *there(one)).stdout
+    assert one.cli("peer", "forget", "999", *there(one)).returncode == 1
+    assert one.tool("peer", "forget", str(number))["identity"] == gone["identity"]
+    assert one.tool("peer", "gone") == []
+    assert one.cli("peer", "forget", str(number), *there(one)).returncode == 1, "once is enough"
+    heir = trio.member(7)
+    wait_for(lambda: heir.tool("status")["node"]["node_id"] == number, "its id is free")
+    late.cut(healed=True)
+    late.start()
+    wait_for(lambda: late.tool("status")["problems"] == [], "it is a member again", 60)
+    assert late.tool("status")["node"]["node_id"] not in (0, number)
+    found = one.container("late")
+    wait_for(lambda: found.pings(kept.address), "its container, where it was", 60)
+    measured("a node forgotten and its id taken by another: it returned as a third, with its subnet")
+
+
+def there(node: Node) -> tuple[str, str]:
+    return ("--run-dir", str(node.directory / "run"))

@@ -10,7 +10,8 @@ from typing import Any
 
 from cni.daemon.fence.places import Behind
 from cni.daemon.mesh import joined, wireguard
-from cni.daemon.mesh.mesh import Mesh
+from cni.daemon.mesh.departed import Departed
+from cni.daemon.mesh.mesh import Cluster, Mesh
 from cni.daemon.mesh.wireguard import Target
 from cni.daemon.service import OverlayService
 from cni.errors import InvalidConfig
@@ -145,6 +146,29 @@ def rotate(service: OverlayService, _: Mapping[str, str]) -> Answer:
     return {"public_key": mesh.rotate(), "cluster": service.settings.cluster is not None}
 
 
+def gone(service: OverlayService, _: Mapping[str, str]) -> list[Answer]:
+    """The nodes that hold something in etcd and are not heard of. Raises InvalidConfig without a cluster."""
+    return [_departed(each) for each in _cluster(service).departed()]
+
+
+def forget(service: OverlayService, env: Mapping[str, str]) -> Answer:
+    """What such a node holds is nobody's any more."""
+    return _departed(_cluster(service).forget(env.get("PEER", "")))
+
+
+def _cluster(service: OverlayService) -> Cluster:
+    cluster = _mesh(service).cluster
+    if cluster is None:
+        raise InvalidConfig(
+            "this node is in no cluster: `zlayer-cni peer remove` forgets a node that was joined by token"
+        )
+    return cluster
+
+
+def _departed(who: Departed) -> Answer:
+    return {"identity": who.identity, "node_id": who.node_id or None, "name": who.name or None, "holds": len(who.keys)}
+
+
 # --- configurations and pictures ------------------------------------------------------------------------------------
 
 
@@ -211,6 +235,8 @@ QUESTIONS = {
     "join": join,
     "peer-remove": remove,
     "peer-rotate": rotate,
+    "peer-gone": gone,
+    "peer-forget": forget,
     "showconf": showconf,
     "graph": graph,
 }

@@ -26,12 +26,13 @@ from cni.daemon.books.identity import Identity, Member
 from cni.daemon.books.registry import Registry
 from cni.daemon.mesh import fleet_view
 from cni.daemon.mesh.claims import Claims
+from cni.daemon.mesh.departed import Departed, departed, find
 from cni.daemon.mesh.endpoints import split_endpoint
-from cni.daemon.mesh.etcd import NOT_FOUND, Compacted, Etcd, EtcdError, Event, Get, Is, Put, Unreachable
+from cni.daemon.mesh.etcd import NOT_FOUND, Compacted, Delete, Etcd, EtcdError, Event, Get, Is, Put, Unreachable
 from cni.daemon.mesh.fleet_view import Dedicated, NodeDoc, View
 from cni.daemon.mesh.mesh import Mesh
 from cni.daemon.service import OverlayService
-from cni.errors import CniError
+from cni.errors import CniError, InvalidConfig, TryAgainLater
 from cni.host import netns, underlay
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ log = logging.getLogger(__name__)
 GATHER = 0.03  # seconds in which changes are put together before they are published, or carried on
 BACKOFF = (0.5, 5.0)  # seconds between two tries to reach etcd, growing
 FIRST = 10.0  # seconds that the start waits for etcd, where the node has no id yet
+AT_ONCE = 50  # claims in one transaction: etcd takes 128 operations
 HOUSEKEEPING = 10.0  # seconds between two looks at our own claims
 
 
@@ -76,6 +78,7 @@ class Cluster:
         self._threads: list[threading.Thread] = []
         self._underlay_seen: list[str] = []
         self._seen_at = -HOUSEKEEPING
+        mesh.cluster = self
 
     # --- from outside ------------------------------------------------------------------------------------------------
 
@@ -133,6 +136,37 @@ class Cluster:
                 for identity, doc in self._view.nodes.items()
                 if identity != self.claims.member.identity
             ]
+
+    def departed(self) -> list[Departed]:
+        """The nodes that hold something in etcd and are not heard of. Raises TryAgainLater."""
+        return self._departed()[0]
+
+    def forget(self, word: str) -> Departed:
+        """What a departed node holds is nobody's any more. Raises InvalidConfig if it is not one, or has just come
+        back; TryAgainLater."""
+        gone, items = self._departed()
+        who = find(gone, word)
+        away = Is(self._view.keys.node(who.identity), "CREATE", 0)
+        try:
+            for start in range(0, len(who.keys), AT_ONCE):
+                keys = who.keys[start : start + AT_ONCE]
+                same = [Is(key, "VALUE", items[key]) for key in keys]
+                if not self._etcd.transact([away, *same], [Delete(key) for key in keys])[0]:
+                    raise InvalidConfig(f"{who.name or who.identity} has just come back, or was forgotten by another")
+        except EtcdError as error:
+            raise TryAgainLater("etcd cannot be asked", str(error)) from error
+        log.warning("forgot node %d (%s), which is gone for good: %d claims", who.node_id, who.identity, len(who.keys))
+        return who
+
+    def _departed(self) -> tuple[list[Departed], dict[str, bytes]]:
+        base = self._view.keys.base
+        try:
+            items = {item.key: item.value for item in self._etcd.read(base)[0]}
+        except EtcdError as error:
+            raise TryAgainLater("etcd cannot be asked", str(error)) from error
+        with self._lock:
+            names = {identity: doc.name for identity, doc in self._view.nodes.items()}
+        return departed(items, self.claims.member.identity, names, base), items
 
     def _note(self, what: str, words: str) -> None:
         with self._lock:

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from cni import naming
 from cni.daemon.books.identity import Identity
@@ -23,6 +23,7 @@ from cni.daemon.books.state import boot_clock
 from cni.daemon.fence.barrier import Beyond
 from cni.daemon.fence.values import Edge, Remote
 from cni.daemon.mesh import peer_book, wireguard
+from cni.daemon.mesh.departed import Departed
 from cni.daemon.mesh.endpoints import is_name, split_endpoint
 from cni.daemon.mesh.fleet_view import GLOBAL, KEEPALIVE, Fleet
 from cni.daemon.mesh.handshakes import SET_BACK, Handshakes
@@ -56,6 +57,13 @@ class Applied:
     routes: Routes
 
 
+class Cluster(Protocol):
+    """What the tool asks the cluster, where there is one (cluster.py)."""
+
+    def departed(self) -> list[Departed]: ...
+    def forget(self, word: str) -> Departed: ...
+
+
 class Mesh:
     """The devices of one node. Safe from any thread."""
 
@@ -76,6 +84,7 @@ class Mesh:
         self._sizes = Sizes(service)
         self._handshakes = Handshakes()
         self._mtu = 0  # what was last known of it
+        self.cluster: Cluster | None = None
         self.others: list[Callable[[], list[str]]] = []  # whose problems are the mesh's too
         self._wake = threading.Event()
         self._stop = False

@@ -1,0 +1,56 @@
+"""Nodes that are gone for good and still hold ids, slots and keys in etcd: who they are, and what would be given back.
+
+Nothing gives it back by itself: a node that returns, be it after a year, must find what it had. So somebody has to say
+that it will not (`zlayer-cni peer forget`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from cni.daemon.mesh.fleet_view import View
+from cni.errors import InvalidConfig
+
+SHORTEST = 4  # characters of an identity that may stand for all of it
+
+
+@dataclass(frozen=True)
+class Departed:
+    """A node that is not heard of. `node_id` 0: it holds none. `keys`: what it holds in etcd, the keys there."""
+
+    identity: str
+    node_id: int
+    name: str
+    keys: tuple[str, ...]
+
+
+def departed(items: Mapping[str, bytes], own: str, names: Mapping[str, str], base: str) -> list[Departed]:
+    """Those who hold something and say nothing, by node id. `items`: everything below `base`; `own` is never one."""
+    view = View(base)
+    view.load(items.items(), 0.0)
+    held: dict[str, list[str]] = {}
+    for number, identity in view.ids.items():
+        held.setdefault(identity, []).append(view.keys.id(number))
+    for cidr, slot in view.slots.items():
+        held.setdefault(slot.owner, []).append(view.keys.slot(cidr))
+    for key, identity in view.holders.items():
+        held.setdefault(identity, []).append(f"{base}key/{key}")
+    numbers = {identity: number for number, identity in view.ids.items()}
+    gone = held.keys() - view.nodes.keys() - {own}
+    found = [Departed(each, numbers.get(each, 0), names.get(each, ""), tuple(sorted(held[each]))) for each in gone]
+    return sorted(found, key=lambda each: (each.node_id, each.identity))
+
+
+def find(gone: Iterable[Departed], word: str) -> Departed:
+    """The one that a word means: a node id, a name, an identity or the beginning of one. Raises InvalidConfig."""
+    every = list(gone)
+    exact = [each for each in every if word and word in (str(each.node_id or ""), each.name, each.identity)]
+    found = exact or [each for each in every if len(word) >= SHORTEST and each.identity.startswith(word)]
+    if len(found) != 1:
+        which = "more than one" if found else "none"
+        raise InvalidConfig(
+            f"{word!r} is {which} of the nodes that are gone (`zlayer-cni peer gone`)",
+            "one that is heard of cannot be forgotten: run `zlayer-cni uninstall` on it, or end it, and wait",
+        )
+    return found[0]
