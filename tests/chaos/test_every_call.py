@@ -107,9 +107,7 @@ def test_a_del_killed_anywhere_can_be_repeated(
 
 
 @pytest.mark.timeout(1800)
-def test_a_start_of_the_daemon_killed_anywhere_can_be_repeated(
-    form: str, seed: int, boot: Callable[..., Machine]
-) -> None:
+def test_a_start_killed_anywhere_can_be_repeated(form: str, seed: int, boot: Callable[..., Machine]) -> None:
     """The plugin that starts the daemon is killed while it does (and while it lays the program down): the next call
     starts it, and nothing half-made stays."""
     on = boot(form, "address_cooldown: 1")
