@@ -9,12 +9,14 @@ import os
 import socket
 import struct
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_fence_daemon import Fenced, noded
-from toolnode import LAN4, Space, spaces, until, uplink
+from toolnode import LAN4, ROOT, Space, spaces, until, uplink
 
 from cni.daemon.main import PRESENCE
 from cni.plugin import delete_queue
@@ -181,3 +183,43 @@ def test_the_host_answers_arp_for_its_gateway_alone(hosting: tuple[Fenced, Make]
             ask(address)
         assert until(lambda: answered(node.gateway("red1")), 3)  # asked last
         assert not [address for address in (LAN4, node_address) if answered(address)]
+
+
+class Poor(Fenced):
+    """A node whose daemon may have 1024 descriptors, and may not ask for more."""
+
+    def program(self, *words: str, **how: Any) -> subprocess.Popen[bytes]:
+        if "overlayd" not in words:
+            return super().program(*words, **how)
+        few = ["prlimit", "--nofile=1024:1024", "setpriv", "--bounding-set=-sys_resource"]
+        inside = ["nsenter", f"--net={self.host.path}", sys.executable, "-m", "cni", *words]
+        return subprocess.Popen([*few, *inside], cwd=ROOT, **how)
+
+
+def test_agents_that_never_hang_up_leave_room_for_runtimes(tmp_path: Path) -> None:
+    with spaces() as make, contextlib.ExitStack() as stack:
+        node = Poor(tmp_path, make(), make())
+        try:
+            uplink(node.host, node.outside)
+            node.start()
+            agents = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(700)]
+            for agent in agents:
+                agent.connect(str(tmp_path / "agents.sock"))
+            assert until(lambda: turned_away(agents) == 700 - 512, 30)
+            assert node.call("ADD", "meanwhile", make())[0] == 0
+            assert node.call("DEL", "meanwhile")[0] == 0
+            assert turned_away(agents) == 700 - 512
+        finally:
+            node.close()
+
+
+def turned_away(agents: list[socket.socket]) -> int:
+    """How many have been hung up on."""
+
+    def is_over(agent: socket.socket) -> bool:
+        try:
+            return agent.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK) == b""
+        except BlockingIOError:
+            return False
+
+    return sum(map(is_over, agents))

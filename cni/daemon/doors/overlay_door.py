@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import socket
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -29,6 +30,7 @@ CHUNK = 1 << 16
 LARGE = 1 << 16  # bytes of a frame above which it is decoded in a thread: the loop has others to serve
 STALLED = 60.0  # seconds without a byte inside a frame, or of an answer nobody reads, after which a client is given up
 MOST_PENDING = 1 << 28  # bytes of unfinished frames that all clients together may have lying here
+MOST_CLIENTS = 1 << 14  # connections at a time, where that leaves half of our descriptors for everything else
 MOST_EVENTS = 1 << 16  # bytes of events that may wait for a client; further ones are dropped
 
 Handler = Callable[[wire.AnyRequest], wire.AnyReply]
@@ -71,10 +73,13 @@ class OverlayDoor:
         self._busy: set[asyncio.Task[None]] = set()
         self._pending = 0
         self._closing = False
+        self._most = MOST_CLIENTS
+        self._full = False
 
     async def open(self) -> None:
         """Accept from now on."""
         self._loop = asyncio.get_running_loop()
+        self._most = min(MOST_CLIENTS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
         self._server = await asyncio.start_unix_server(
             self._enter, sock=self._listener.sock, limit=CHUNK, backlog=sockets.BACKLOG
         )
@@ -124,6 +129,8 @@ class OverlayDoor:
             if not sockets.may_enter(_socket_of(writer)):
                 log.warning("a client that is neither root nor of group %s was turned away", sockets.GROUP)
                 return
+            if not self._has_room():
+                return
             self._clients[task] = writer
             await self._converse(reader, writer, task)
         except (CodecError, FrameTooLarge, TruncatedFrame) as error:
@@ -138,6 +145,14 @@ class OverlayDoor:
             self._clients.pop(task, None)
             self._busy.discard(task)
             _hang_up(writer)
+
+    def _has_room(self) -> bool:
+        """Whether one more client may stay: the runtimes' door lives on the same descriptors."""
+        full = len(self._clients) >= self._most
+        if full and not self._full:
+            log.warning("clients are turned away: there are %d connections", self._most)
+        self._full = full
+        return not full
 
     async def _converse(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, task: asyncio.Task[None]
