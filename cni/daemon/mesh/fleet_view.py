@@ -12,6 +12,7 @@ The first three are claimed by transaction and stay until they are given back: a
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -20,7 +21,8 @@ import msgspec
 
 from cni.daemon.books import keys
 from cni.daemon.mesh.endpoints import split_endpoint
-from cni.daemon.mesh.wireguard import Target
+from cni.daemon.mesh.wireguard import Address, Target
+from cni.daemon.mesh.wireguard import network_of as known_network
 
 GLOBAL = ""  # the node's own device among those of services
 KEEPALIVE = 25  # seconds: what NAT and firewalls on the way forget last
@@ -161,7 +163,7 @@ class View:
         """The slots that other nodes hold, or say they use: after a loss of etcd's data their word comes first."""
         held = {cidr for cidr, slot in self.slots.items() if slot.owner != own}
         used = (cidr for identity, doc in self.nodes.items() if identity != own for cidr in every_cidr(doc))
-        return [ipaddress.ip_network(cidr) for cidr in held.union(used)]
+        return [known_network(cidr) for cidr in sorted(held.union(used))]
 
     def knows(self, own: str, node_id: int, public_key: str, slices: Iterable[str]) -> bool:
         """Whether the claims that make this node a member are all there."""
@@ -249,10 +251,15 @@ def _add(
     hosts = tuple(_join(host, doc.port) for host in doc.hosts)
     led = tuple(cidr for cidr in every if cidr not in apart)
     peers[GLOBAL].append(Target(doc.public_key, hosts, every, KEEPALIVE, led if apart else None, doc.name))
-    networks = [ipaddress.ip_network(cidr) for cidr in every]
+    networks = [known_network(cidr) for cidr in every] if doc.members else []
     for network, addresses in doc.members.items():
-        inside = {a for a in addresses if any(ipaddress.ip_address(a) in each for each in networks)}
+        inside = {a for a in addresses if any(_address_of(a) in each for each in networks)}
         members.setdefault(network, set()).update(inside)
+
+
+@functools.lru_cache(1 << 16)
+def _address_of(text: str) -> Address:
+    return ipaddress.ip_address(text)
 
 
 def _join(host: str, port: int) -> str:
