@@ -11,6 +11,7 @@ import ipaddress
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import msgspec
@@ -20,15 +21,7 @@ from cni.daemon.books.records import Attachment, AttachmentKey, StaticRoute
 from cni.daemon.books.state import Locks, NeedsSlot, State, boot_clock
 from cni.daemon.fence.barrier import Barrier
 from cni.daemon.services import Services
-from cni.errors import (
-    AttachFailed,
-    CleanupFailed,
-    CniError,
-    FenceFailed,
-    InterfaceExists,
-    InvalidNetns,
-    PoolExhausted,
-)
+from cni.errors import AttachFailed, CleanupFailed, CniError, InterfaceExists, InvalidNetns, PoolExhausted
 from cni.host import links
 from cni.host.kernel import Kernel
 from cni.host.netns import NetnsId
@@ -128,7 +121,7 @@ class Attacher:
         announced = False
         try:
             intent = self._reserve(request)
-            self._admit(intent)
+            self._barrier.admit(intent)
             done = self._plug(request, intent)
             announced = True
             if not request.wanted():
@@ -142,18 +135,6 @@ class Attacher:
             self._services.settle(request.service, request.mode, request.ephemeral)
             raise
         return live
-
-    def _admit(self, intent: Attachment) -> None:
-        """The fence opened for the port alone. Raises FenceFailed.
-
-        Where somebody has just flushed the tables (a firewall's restart does), they are mended now: the keeper's next
-        look may be ten seconds away.
-        """
-        try:
-            self._barrier.admit(intent)
-        except FenceFailed:
-            self._barrier.load()
-            self._barrier.admit(intent)
 
     def _roll_back(self, key: AttachmentKey, used: bool) -> None:
         """Undo whatever an attach did before it failed. What cannot be undone keeps its record, and with it its
@@ -270,6 +251,10 @@ class Attacher:
                 raise CleanupFailed(f"cannot detach {key[2]} of {key[1]} from {key[0]}: {error}") from error
         self._services.settle(attachment.service, attachment.mode, attachment.ephemeral)
         return True
+
+    def resting(self, key: AttachmentKey) -> AbstractContextManager[object]:
+        """A context in which nobody attaches, detaches or changes that attachment."""
+        return self._locks.holding(key)
 
     def revise(self, attachment: Attachment, work: Callable[[], Attachment]) -> None:
         """Change a live attachment and its record, with its lock held, unless it changed meanwhile."""

@@ -34,6 +34,7 @@ from cni.daemon.premises import Premises
 from cni.daemon.service import OverlayService
 from cni.daemon.serving import Serving, raise_limits
 from cni.daemon.settings import Settings
+from cni.daemon.tuned import Tuned
 from cni.errors import CniError
 from cni.host import netns, process
 from cni.host.kernel import Kernel
@@ -134,7 +135,8 @@ async def _run(settings: Settings, premises: Premises) -> None:
         leftovers.sweep()
         operations.sweep(desk)
 
-    keeper = Keeper(service, presence.alone, drain)
+    keeper, tuned = Keeper(service, presence.alone, drain), Tuned(service)
+    service.followers.append(tuned.watch)
     await asyncio.to_thread(service.start)
     await asyncio.to_thread(keeper.adopt)
     await asyncio.to_thread(mesh.start)
@@ -142,11 +144,13 @@ async def _run(settings: Settings, premises: Premises) -> None:
         cluster.start()
     await asyncio.to_thread(drain)
     keeper.start()
+    tuned.start()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, serving.stop.set)
     await serving.run(lambda: _notify("READY=1"))
     keeper.stop()
+    tuned.stop()
     if cluster is not None:
         cluster.stop()
     mesh.stop()

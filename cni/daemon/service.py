@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from cni import naming
 from cni.daemon import check as checking
 from cni.daemon.attach import Attacher, Request
-from cni.daemon.books.records import Attachment, StaticRoute
+from cni.daemon.books.records import Attachment, AttachmentKey, StaticRoute
 from cni.daemon.books.state import State
 from cni.daemon.fence.barrier import Barrier
 from cni.daemon.services import Services
@@ -55,6 +55,8 @@ class OverlayService:
         self.notes: list[str] = []
         self._alone = alone
         self.farewells: list[Callable[[], None]] = []
+        self.followers: list[Callable[[Attachment], None]] = []
+        """Told of every attachment that CNI made."""
         self._obstacles: list[str] = []
         self.settings = settings
         self.state = state
@@ -90,7 +92,10 @@ class OverlayService:
             forbidden=self._forbidden(target, call),
             wanted=asked.wanted,
         )
-        return self._attached(self.attacher.attach(request))
+        attachment = self.attacher.attach(request)
+        for follower in self.followers:
+            follower(attachment)
+        return self._attached(attachment)
 
     def _forbidden(self, target: Target, call: Call) -> frozenset[netns.NetnsId]:
         own = set() if call.override else {self.kernel.own}
@@ -128,12 +133,20 @@ class OverlayService:
 
     def check(self, call: Call, network: str, previous: Result, target: Target) -> None:
         """CHECK's part: reads only. Raises CheckFailed with everything that is wrong."""
-        attachment = self.state.attachments.get((network, call.container_id, call.ifname))
-        if attachment is None:
-            raise CheckFailed(f"container {call.container_id} has no {call.ifname} on network {network}")
-        found = checking.complaints(attachment, previous, target.path, self._look(attachment, target))
+        key = (network, call.container_id, call.ifname)
+        found = self._complaints(key, previous, target)
+        if found:
+            # Somebody may have been at work on it; a verdict needs a look while nobody is (C7).
+            with self.attacher.resting(key):
+                found = self._complaints(key, previous, target)
         if found:
             raise CheckFailed(f"{call.ifname} of {call.container_id}: {found[0]}", "; ".join(found[1:]))
+
+    def _complaints(self, key: AttachmentKey, previous: Result, target: Target) -> list[str]:
+        attachment = self.state.attachments.get(key)
+        if attachment is None:
+            return [f"there is no such attachment on network {key[0]}"]
+        return checking.complaints(attachment, previous, target.path, self._look(attachment, target))
 
     def _look(self, attachment: Attachment, target: Target) -> checking.Seen:
         identity_now = identity(target)

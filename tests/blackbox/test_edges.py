@@ -1,9 +1,9 @@
-"""Cases at the edge of the rules, each once got wrong here: E7, K2, PR4, C1, V9, and a fence that was flushed."""
+"""Cases at the edge of the rules, each once got wrong here: E7, K2, PR4, C1, V9, L26."""
 
 from __future__ import annotations
 
 import copy
-import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -121,17 +121,58 @@ def test_a_closed_stdout_stops_no_verb_without_a_result(
     assert (box.link() is None) == (verb == "DEL")
 
 
-def test_an_add_after_somebody_flushed_every_table(fresh: Lab, at: At, need: Need) -> None:
-    """As the restart of a firewall does. The fence is whole again for the very next container."""
+def soon(ready: Callable[[], bool], seconds: float = 20) -> bool:
+    deadline = time.monotonic() + seconds
+    while not ready():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def with_mac(box: Container, result: Json, mac: str) -> Json:
+    """The final result after `tuning` with a `mac`, and what it does."""
+    box.sh(f"ip link set eth0 address {mac}")
+    number = next(n for n, each in enumerate(result["interfaces"]) if each.get("sandbox"))
+    return change(result, number, mac=mac)
+
+
+def test_l26_a_mac_that_a_later_plugin_sets_does_not_cut_the_container_off(fresh: Lab, at: At, need: Need) -> None:
     need("daemon")
     world = fresh("base")
     conf = world.conf(at("1.0.0"))
-    world.container().attach(conf)
-    for _ in range(3):
-        for table in json.loads(world.sh("nft -j list tables"))["nftables"]:
-            if "table" in table:
-                world.sh(f"nft delete table {table['table']['family']} {table['table']['name']}")
+    world.warm(conf)
+    before = world.snapshot()
+    neighbour, box = world.container(), world.container()
+    other = neighbour.attach(conf)
+    first = box.attach(conf)
+    (gateway,) = shapes.gateways(first)
+    assert box.ping(gateway)
+    final = with_mac(box, first, "02:aa:bb:cc:dd:ee")
+    assert soon(lambda: box.ping(gateway))
+    assert neighbour.ping(shapes.bare(first)[0])
+    box.check(conf, final).ok()
+    box.delete(conf, prev=final).ok()
+    neighbour.delete(conf, prev=other).ok()
+    for each in (neighbour, box):
+        each.remove()
+    world.assert_baseline(before)
+
+
+def test_a_mac_of_another_is_not_taken_over(fresh: Lab, at: At, need: Need) -> None:
+    """Whoever shares a neighbour's, or the gateway's, would hear what is meant for it."""
+    need("daemon")
+    world = fresh("base")
+    conf = world.conf(at("1.0.0"))
+    neighbour = world.container()
+    other = neighbour.attach(conf)
+    (gateway,) = shapes.gateways(other)
+    for theirs in (shapes.inside(other)[0]["mac"], other["interfaces"][0]["mac"], other["interfaces"][1]["mac"]):
         box = world.container()
         result = box.attach(conf)
-        box.check(conf, result).ok()
-        assert box.ping(shapes.gateways(result)[0])
+        with_mac(box, result, theirs)
+        assert not soon(lambda: box.ping(gateway), 2)  # noqa: B023 - called at once
+        assert neighbour.ping(gateway)
+        own = shapes.inside(result)[0]["mac"]
+        with_mac(box, result, own)
+        assert soon(lambda: box.ping(gateway))  # noqa: B023 - called at once

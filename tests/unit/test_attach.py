@@ -313,13 +313,6 @@ def test_a_fence_that_cannot_be_put_in_force_fails_the_attach(node):
     assert node.left() == NOTHING
 
 
-def test_a_fence_that_somebody_flushed_is_mended_for_the_attach(node):
-    node.kernel.loaded = False
-    node.kernel.fail(only="admit")
-    made = node.add()
-    assert (node.kernel.loaded, node.left()["admitted"]) == (True, [made.host_veth])
-
-
 @pytest.mark.parametrize("answers", [[False], [True, False]])
 def test_a_client_that_hung_up_is_not_served(node, answers):
     answers = iter(answers)

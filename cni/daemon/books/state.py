@@ -315,6 +315,12 @@ class State:
             self.save(intent)  # whole: a daemon that finds it must be able to undo it
             return intent
 
+    def check_mac(self, mac: str, attachment: Attachment) -> None:
+        """Whether the attachment may have that MAC, which is not the one it was given. Raises AddressUnavailable."""
+        with self._lock:
+            if mac not in [macs.of_address(ip) for ip in attachment.ips]:
+                self._refuse_taken(mac, attachment)
+
     def _refuse_taken(self, mac: str, wanted: Attachment) -> None:
         """Raises AddressUnavailable for a MAC that is, or may become, another's on the bridge, or the node's own there:
         whoever shares one hears what the bridge has for the other."""
