@@ -15,7 +15,7 @@ from typing import Protocol
 
 import msgspec
 
-from cni.errors import CniError, InvalidNetns
+from cni.errors import CniError, InvalidNetns, TryAgainLater
 from cni.spec.configuration import NetConf
 from cni.spec.environment import Call
 from cni.spec.intent import Intent, intent
@@ -150,7 +150,10 @@ def result_of(attached: Attached, call: Call, wish: Intent) -> Result:
 
 
 def _target(call: Call, env: Mapping[str, str], netns_fd: int | None) -> Target:
-    """The container's namespace. Raises InvalidNetns (8) when there is none to be had."""
+    """The container's namespace. Raises InvalidNetns (8) when there is none to be had, TryAgainLater (11) when it was
+    lost on the way."""
+    if netns_fd is None and env.get("NETNS_FD"):
+        raise TryAgainLater(f"CNI_NETNS: {call.netns} did not reach the daemon, which has too many files open")
     if netns_fd is None:
         code = getattr(errno, env.get("NETNS_ERROR", ""), errno.EINVAL)
         reason = "it is no network namespace" if code == errno.EINVAL else os.strerror(code)

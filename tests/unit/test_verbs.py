@@ -167,6 +167,13 @@ def test_without_a_namespace_there_is_nothing_to_attach_to(verb, env, said, word
     assert words in error["msg"]
 
 
+def test_a_namespace_that_was_lost_on_the_way_is_no_fault_of_the_callers():
+    """The kernel drops descriptors that the daemon has no room for (unix(7), SCM_RIGHTS)."""
+    overlay = FakeOverlay()
+    error = error_of(run("ADD", overlay, None, {"NETNS_FD": "1"}))
+    assert (error["code"], overlay.calls) == (11, [])
+
+
 def test_a_bad_wish_is_refused_before_the_overlay_is_asked(fd):
     overlay = FakeOverlay()
     error = error_of(run("ADD", overlay, fd, {"CNI_ARGS": "nonsense"}))
