@@ -17,6 +17,7 @@ import yaml
 from cni.daemon.books import keys
 from cni.daemon.mesh.endpoints import split_endpoint
 from cni.errors import InvalidConfig
+from cni.overlay.address import network as network_of
 
 DEFAULT_RUN_DIR = "/run/zlayer-cni"
 DEFAULT_DATA_DIR = "/var/lib/zlayer-cni"
@@ -160,7 +161,7 @@ def _explain(message: str, document: Any) -> str:
 def _check_mesh(settings: Settings, families: list[Network]) -> None:
     """Peers, endpoints, the node's part of the range. Raises ValueError naming key and value."""
     if settings.service_cidr is not None:
-        own = ipaddress.ip_network(settings.service_cidr, strict=True)
+        own = _network("service_cidr", settings.service_cidr)
         if not any(own.version == each.version and own.subnet_of(each) for each in families):  # type: ignore[arg-type]
             raise ValueError(f"service_cidr: {own} is not inside the cluster's range")
         if own.prefixlen >= (26 if own.version == 4 else 120):
@@ -169,7 +170,7 @@ def _check_mesh(settings: Settings, families: list[Network]) -> None:
         try:
             keys.decode(peer.public_key)
             for cidr in peer.allowed_ips:
-                ipaddress.ip_network(cidr, strict=False)
+                _network("allowed_ips", cidr, strict=False)
             if peer.endpoint:
                 split_endpoint(peer.endpoint)
         except ValueError as error:
@@ -185,6 +186,14 @@ def _check_mesh(settings: Settings, families: list[Network]) -> None:
                 raise ValueError(f"cluster.etcd.endpoints: {url!r} is not http://host:port or https://host:port")
 
 
+def _network(key: str, value: str, strict: bool = True) -> Network:
+    """The CIDR of a key, if `strict` without host bits. Raises ValueError naming key and value."""
+    try:
+        return network_of(value, strict)
+    except ValueError as error:
+        raise ValueError(f"{key}: {value}: {error}") from error
+
+
 def _check(settings: Settings) -> None:
     """What the types do not say. Raises ValueError naming key and value."""
     if not 0 <= settings.node_id < 1 << 64:
@@ -194,10 +203,7 @@ def _check(settings: Settings) -> None:
         value = getattr(settings, key)
         if value is None:
             continue
-        try:
-            network = ipaddress.ip_network(value, strict=True)
-        except ValueError as error:
-            raise ValueError(f"{key}: {error}") from error
+        network = _network(key, value)
         if key != "slice_cidr":
             if network.prefixlen >= (26 if network.version == 4 else 120):
                 raise ValueError(f"{key}: {value} is too small: it must hold more than one service subnet")

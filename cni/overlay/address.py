@@ -1,10 +1,12 @@
-"""Addresses as Rust's `IpAddr` and `SocketAddr` read and print them (contract 2.1).
+"""Addresses as Rust's `IpAddr` and `SocketAddr` read and print them (contract 2.1), and CIDRs as ZLayer's daemon does.
 
 Python's own parser agrees with Rust's on all but the zone id, which Rust refuses; Python's printer, before 3.13,
 spells an IPv4-mapped address with hexadecimal digits, where Rust shows the IPv4 address.
 """
 
 import ipaddress
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def canonical_ip(text: str) -> str:
@@ -36,6 +38,20 @@ def split_socket_address(text: str) -> tuple[str, int]:
         return canonical_ip(host), int(port.lstrip("0") or "0")
     except ValueError:
         raise ValueError("invalid socket address syntax") from None
+
+
+def network(text: str, strict: bool = False) -> Network:
+    """The CIDR `10.200.0.0/16`: an address and a decimal prefix length. Host bits are dropped, or refused if `strict`.
+
+    Raises ValueError, also for Python's further ways to write one: with a netmask, a wildcard mask, a zone, or without
+    a length. ZLayer's daemon takes none of them (contract 6.2, 6.11).
+    """
+    address, _, length = text.partition("/")
+    if not (length.isascii() and length.isdigit() and len(length) <= 3):
+        raise ValueError("an address and a prefix length are wanted, such as 10.200.0.0/16")
+    if "%" in address:
+        raise ValueError("a network has no zone")
+    return ipaddress.ip_network(text, strict=strict)
 
 
 def _fits(digits: str, bits: int) -> bool:

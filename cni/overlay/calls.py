@@ -1,13 +1,12 @@
 """What every part of `OverlayManager` stands on: its settings, what it remembers, and how it asks."""
 
-import ipaddress
 import logging
 import threading
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from cni.overlay import wire
-from cni.overlay.address import canonical_ip, split_socket_address
+from cni.overlay.address import canonical_ip, network, split_socket_address
 from cni.overlay.client import Client, Deadline, Dialing, OnEvent, op_name
 from cni.overlay.errors import CodecError, OverlaydError, Unexpected
 from cni.overlay.peering import Ledger
@@ -211,6 +210,6 @@ def host_of(server: str) -> str:
 
 def _cidr(text: str | None) -> str | None:
     try:
-        return text if text and ipaddress.ip_network(text, strict=False) else None
+        return text if text and network(text) else None
     except ValueError:
         return None

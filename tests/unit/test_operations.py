@@ -82,6 +82,12 @@ def test_the_second_family_stays_unless_the_first_becomes_it() -> None:
         ("10.200.0.0", None, "invalid cluster CIDR 10.200.0.0: invalid address: 10.200.0.0"),
         ("nonsense/16", None, "invalid cluster CIDR nonsense/16: invalid address: nonsense/16"),
         ("10.200.0.0/33", None, "invalid cluster CIDR 10.200.0.0/33: "),
+        (
+            "10.200.0.0/255.255.0.0",
+            None,
+            "invalid cluster CIDR 10.200.0.0/255.255.0.0: ",
+        ),
+        ("10.200.0.0/16", "10.200.0.16/255.255.255.240", "invalid slice CIDR 10.200.0.16/255.255.255.240: "),
         ("10.200.0.0/26", None, "invalid cluster CIDR 10.200.0.0/26: "),
         ("fd00::/120", None, "invalid cluster CIDR fd00::/120: "),
         ("10.200.0.0/16", "10.200.0.16", "invalid slice CIDR 10.200.0.16: "),

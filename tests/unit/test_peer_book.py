@@ -105,7 +105,10 @@ def test_an_endpoint_is_an_address_and_a_port(endpoint: str) -> None:
     assert caught.value.msg == f"invalid peer endpoint {endpoint}: invalid socket address syntax"
 
 
-@pytest.mark.parametrize("cidr", ["10.200.0.17", "10.200.0.0/33", "web", "/24"])
+@pytest.mark.parametrize(
+    "cidr",
+    ["10.200.0.17", "10.200.0.0/33", "web", "/24", "10.0.0.0/255.0.0.0", "10.0.0.0/0.255.255.255", "fe80::%eth0/64"],
+)
 def test_what_is_no_network_is_refused(cidr: str) -> None:
     with pytest.raises(InvalidConfig) as caught:
         peer_book.of_request(asked(allowed=f"10.200.1.0/26,{cidr}"), None)

@@ -11,6 +11,8 @@ from cni.daemon import settings
 from cni.daemon.settings import Dns, Settings, parse
 from cni.errors import InvalidConfig
 
+A_KEY = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
+
 
 def refused(text):
     with pytest.raises(InvalidConfig) as caught:
@@ -95,6 +97,10 @@ def test_one_family_is_one_cidr():
         ("cluster_cidr6: 10.201.0.0/16", ["cluster_cidr6", "10.201.0.0/16"]),
         ("slice_cidr: 10.201.0.0/20", ["slice_cidr", "10.201.0.0/20"]),
         ("slice_cidr: fd00::/64", ["slice_cidr", "fd00::/64"]),
+        ("cluster_cidr: 10.200.0.0/255.255.0.0", ["cluster_cidr", "10.200.0.0/255.255.0.0", "prefix length"]),
+        ("slice_cidr: 10.200.1.0/0.0.0.255", ["slice_cidr", "10.200.1.0/0.0.0.255"]),
+        ("service_cidr: 10.200.64.0/255.255.192.0", ["service_cidr", "10.200.64.0/255.255.192.0"]),
+        (f"peers: [{{public_key: {A_KEY}, allowed_ips: [10.0.0.0/255.0.0.0]}}]", ["peers[0]", "10.0.0.0/255.0.0.0"]),
         ("wg_port: 0", ["wg_port", "0"]),
         ("wg_port: 65536", ["wg_port", "65536"]),
         ("mtu: 1279", ["mtu", "1279"]),

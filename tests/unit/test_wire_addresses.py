@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cni.overlay.address import canonical_ip, join_host_port, split_socket_address
+from cni.overlay.address import canonical_ip, join_host_port, network, split_socket_address
 
 
 @pytest.mark.parametrize(
@@ -87,3 +87,34 @@ def test_joining_brackets_an_ipv6_address():
     assert join_host_port("10.0.0.1", 80) == "10.0.0.1:80"
     assert join_host_port("fd00::1", 80) == "[fd00::1]:80"
     assert join_host_port("edge.example.net", 80) == "edge.example.net:80"
+
+
+@pytest.mark.parametrize(
+    ("text", "cidr"),
+    [
+        ("10.200.0.0/16", "10.200.0.0/16"),
+        ("10.200.7.7/16", "10.200.0.0/16"),
+        ("10.0.0.0/08", "10.0.0.0/8"),
+        ("0.0.0.0/0", "0.0.0.0/0"),
+        ("FD00::1/64", "fd00::/64"),
+    ],
+)
+def test_a_cidr_loses_its_host_bits(text, cidr):
+    assert str(network(text)) == cidr
+
+
+NO_NETWORK = """
+10.0.0.0 10.0.0.0/ /8 10.0.0.0/255.0.0.0 10.0.0.0/0.255.255.255 10.0.0.0/33 10.0.0.0/-1 10.0.0.0/+8 10.0.0.0/8/8 
+10.0.0.0/0008 10.0.0.0/٨ fd00::/129 fe80::%eth0/64 fd00::/ffff:: 10/8 web 10.0.0/8
+"""
+
+
+@pytest.mark.parametrize("text", NO_NETWORK.split())
+def test_what_upstream_takes_for_no_cidr_is_none_here(text):
+    with pytest.raises(ValueError):
+        network(text)
+
+
+def test_host_bits_can_be_refused():
+    with pytest.raises(ValueError, match="host bits"):
+        network("10.200.7.7/16", strict=True)

@@ -23,6 +23,7 @@ from cni.daemon.books import keys
 from cni.daemon.mesh.endpoints import split_endpoint
 from cni.daemon.mesh.wireguard import Address, Target
 from cni.daemon.mesh.wireguard import network_of as known_network
+from cni.overlay.address import network as network_of
 
 GLOBAL = ""  # the node's own device among those of services
 KEEPALIVE = 25  # seconds: what NAT and firewalls on the way forget last
@@ -126,7 +127,7 @@ class View:
                     self.nodes[name] = _checked(msgspec.json.decode(value, type=NodeDoc), name)
                     self.lost.pop(name, None)
                 case "slot":
-                    cidr = str(ipaddress.ip_network(name.replace("_", "/")))
+                    cidr = str(network_of(name.replace("_", "/"), strict=True))
                     self.slots[cidr] = msgspec.json.decode(value, type=Slot)
                 case "id":
                     self.ids[int(name)] = value.decode()
@@ -181,7 +182,7 @@ def _checked(doc: NodeDoc, name: str) -> NodeDoc:
     for key in (doc.public_key, *(each.public_key for each in doc.dedicated.values())):
         keys.decode(key)
     for cidr in every_cidr(doc):
-        ipaddress.ip_network(cidr)
+        network_of(cidr, strict=True)
     for host in doc.hosts:
         split_endpoint(_join(host, 1))
     for addresses in doc.members.values():

@@ -19,6 +19,7 @@ from cni.daemon.books.identity import replace_file
 from cni.daemon.books.records import Node
 from cni.daemon.mesh.endpoints import split_endpoint
 from cni.errors import InputOutput, InvalidConfig, StateUnusable
+from cni.overlay.address import network
 
 PREFIX = "zlnode1."
 FILE = "peers.json"
@@ -55,7 +56,7 @@ def decode(token: str) -> Invitation:
         for endpoint in found.endpoints:
             split_endpoint(endpoint)
         for cidr in (*found.allowed_ips, *found.cluster_cidrs):
-            ipaddress.ip_network(cidr)
+            network(cidr, strict=True)
     except (ValueError, binascii.Error, msgspec.DecodeError) as error:
         raise InvalidConfig(f"the token cannot be used: {error}") from error
     return found

@@ -7,7 +7,6 @@ Keys of the book are `key_of(scope, public key)`; a change is a mapping of them,
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable, Mapping
 
 import msgspec
@@ -15,6 +14,7 @@ import msgspec
 from cni.daemon.books import keys
 from cni.daemon.mesh.endpoints import split_endpoint
 from cni.errors import InvalidConfig
+from cni.overlay.address import network as network_of
 from cni.overlay.address import split_socket_address
 from cni.overlay.nested import Candidate
 from cni.overlay.requests import AddPeer
@@ -87,9 +87,7 @@ def public(key: str) -> str:
 def cidr(text: str) -> str:
     """A CIDR in canonical form, host bits dropped as a device drops them. Raises InvalidConfig."""
     try:
-        if "/" not in text:
-            raise ValueError("no prefix length")
-        return str(ipaddress.ip_network(text.strip(), strict=False))
+        return str(network_of(text.strip()))
     except ValueError as error:
         raise InvalidConfig(f"invalid CIDR {text}: {error}") from error
 

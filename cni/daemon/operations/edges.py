@@ -14,6 +14,7 @@ from cni.daemon.operations.desk import Desk, Refusal
 from cni.daemon.operations.guests import KEEPALIVE, add_own_peer, drop_own_peer
 from cni.errors import CniError, FenceFailed
 from cni.overlay import wire
+from cni.overlay.address import canonical_ip, network
 
 log = logging.getLogger(__name__)
 
@@ -127,11 +128,8 @@ def targets(allow: Iterable[str], subnets_of: Callable[[str], tuple[str, ...]]) 
 def _cidr(entry: str) -> tuple[str, ...]:
     """The CIDR that `entry` is, or that has it as its one address; nothing for what is neither. Not Python's further
     ways to write one, with a netmask or a zone: they could be a service's name."""
-    address, slash, prefix = entry.partition("/")
-    if "%" in address or (slash and not (prefix.isascii() and prefix.isdigit())):
-        return ()
     try:
-        return (str(ipaddress.ip_network(entry, strict=False)),)
+        return (str(network(entry) if "/" in entry else ipaddress.ip_network(canonical_ip(entry))),)
     except ValueError:
         return ()
 

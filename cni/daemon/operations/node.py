@@ -13,7 +13,7 @@ from cni.daemon.books.segments import SLICE_PREFIX, Network
 from cni.daemon.mesh import peer_book
 from cni.daemon.operations import containers, edges, guests, services
 from cni.daemon.operations.desk import NODE, Desk, Refusal
-from cni.overlay import wire
+from cni.overlay import address, wire
 
 log = logging.getLogger(__name__)
 
@@ -129,9 +129,7 @@ def _inside(inner: Network, outer: Network) -> bool:
 
 def _network(what: str, text: str) -> Network:
     try:
-        if "/" not in text:
-            raise ValueError(text)
-        return ipaddress.ip_network(text, strict=False)
+        return address.network(text)
     except ValueError as error:
         raise Refusal(f"invalid {what} CIDR {text}: invalid address: {text}") from error
 
