@@ -9,9 +9,12 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from cni.daemon.mesh.etcd import Etcd
+
 from .fleet import Fleet, Node, wait_for
 
 PROGRAM = shutil.which("etcd")
+ADDRESS = "198.51.100.254"  # of the cluster's etcd, on the underlay
 LEASE, GRACE = 5, 4  # seconds; so that a node's end can be watched
 
 
@@ -61,12 +64,40 @@ class EtcdServer:
         shutil.rmtree(self.data)
 
 
+def certificates(directory: Path, address: str) -> dict[str, str]:
+    """A CA, and what it has signed for a server at that address and for a node, by the files' names."""
+
+    def openssl(*words: str) -> None:
+        subprocess.run(["openssl", *words], cwd=directory, check=True, capture_output=True)
+
+    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+    openssl("req", "-x509", *curve, "-days", "2", "-subj", "/CN=zlt-ca", "-keyout", "ca.key", "-out", "ca.pem")
+    (directory / "ext").write_text(f"subjectAltName=IP:{address}\nextendedKeyUsage=serverAuth,clientAuth\n")
+    for name in ("server", "node"):
+        openssl("req", *curve, "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.csr")
+        signed = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "ext")
+        openssl("x509", "-req", "-in", f"{name}.csr", *signed, "-out", f"{name}.pem")
+    return {name: str(directory / name) for name in ("ca.pem", "server.pem", "server.key", "node.pem", "node.key")}
+
+
+def ask_for_passwords(client: Etcd) -> None:
+    """From now on etcd serves only the user root, whose password is `secret`. In etcd's namespace."""
+    for path, body in (
+        ("user/add", {"name": "root", "password": "secret"}),
+        ("role/add", {"name": "root"}),
+        ("user/grant", {"user": "root", "role": "root"}),
+        ("enable", {}),
+    ):
+        client._call(f"/v3/auth/{path}", body)
+
+
 class Clustered(Fleet):
     """A fleet with an etcd on its underlay."""
 
-    def __init__(self, tag: str) -> None:
+    def __init__(self, tag: str, *more: str) -> None:
+        """`more`: etcd's own options."""
         super().__init__(tag)
-        self.etcd = EtcdServer(self.directory, "198.51.100.254", self.underlay)
+        self.etcd = EtcdServer(self.directory, ADDRESS, self.underlay, *more)
         self.etcd.start()
 
     def member(self, number: int, start: bool = True, **more: object) -> Node:

@@ -265,6 +265,7 @@ class Node:
         self.device = naming.global_device(self.settings["deployment"], self.settings["instance_id"])
         self.socket = str(self.directory / "overlayd.sock")
         self.log = self.directory / "log"
+        self.program: tuple[str, ...] = (sys.executable, "-m", "cni")
         self.daemon: subprocess.Popen[bytes] | None = None
         self.containers: list[Container] = []
         self._count = 0
@@ -281,8 +282,8 @@ class Node:
         with self.log.open("ab") as log:
             self.daemon = subprocess.Popen(
                 [
-                    *("ip", "netns", "exec", self.name, *(hidden(without) if without else ()), sys.executable),
-                    *("-m", "cni", "overlayd"),
+                    *("ip", "netns", "exec", self.name, *(hidden(without) if without else ())),
+                    *(*self.program, "overlayd"),
                     *("--config", str(config), "--run-dir", str(self.directory / "run")),
                     *("--data-dir", str(self.directory / "data"), "--socket", self.socket),
                 ],
@@ -327,7 +328,7 @@ class Node:
 
     def cli(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            ["ip", "netns", "exec", self.name, sys.executable, "-m", "cni", *words],
+            ["ip", "netns", "exec", self.name, *self.program, *words],
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -398,7 +399,7 @@ class Node:
             "CNI_PATH": "/opt/cni/bin",
         }
         done = subprocess.run(
-            ["ip", "netns", "exec", self.name, sys.executable, "-m", "cni"],
+            ["ip", "netns", "exec", self.name, *self.program],
             input=json.dumps(conf),
             env=env,
             cwd=ROOT,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ import pytest
 from cni.daemon import settings
 from cni.daemon.mesh.etcd import Compacted, Delete, Etcd, EtcdError, Get, Is, Put, Unreachable
 
-from .etcds import PROGRAM, EtcdServer
+from .etcds import PROGRAM, EtcdServer, ask_for_passwords, certificates
 from .fleet import PREFIX, inside, run, wait_for
 
 pytestmark = [
@@ -167,14 +166,7 @@ def test_it_is_found_again_after_a_restart(lab: Lab) -> None:
 def test_a_user_and_a_password(tmp_path: Path) -> None:
     made = Lab(tmp_path, f"{PREFIX}{os.getpid()}-u", "--auth-token-ttl", "2")
     try:
-        root = made.client()
-        for path, body in (
-            ("user/add", {"name": "root", "password": "secret"}),
-            ("role/add", {"name": "root"}),
-            ("user/grant", {"user": "root", "role": "root"}),
-            ("enable", {}),
-        ):
-            made(lambda path=path, body=body: root._call(f"/v3/auth/{path}", body))  # type: ignore[misc]
+        made(lambda: ask_for_passwords(made.client()))
         with pytest.raises(EtcdError, match="user name is empty"):
             made(lambda: made.client().read("/x/"))
         with pytest.raises(EtcdError, match="authentication failed"):
@@ -193,17 +185,7 @@ def test_a_user_and_a_password(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make certificates with")
 def test_certificates_both_ways(tmp_path: Path) -> None:
-    def openssl(*words: str) -> None:
-        subprocess.run(["openssl", *words], cwd=tmp_path, check=True, capture_output=True)
-
-    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2")
-    openssl("req", "-x509", *curve, "-subj", "/CN=zlt-ca", "-keyout", "ca.key", "-out", "ca.pem")
-    (tmp_path / "ext").write_text("subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n")
-    for name in ("server", "node"):
-        openssl("req", *curve[:-2], "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.csr")
-        signed = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "ext")
-        openssl("x509", "-req", "-in", f"{name}.csr", *signed, "-out", f"{name}.pem")
-    at = {name: str(tmp_path / name) for name in ("ca.pem", "server.pem", "server.key", "node.pem", "node.key")}
+    at = certificates(tmp_path, "127.0.0.1")
     options = ("--cert-file", at["server.pem"], "--key-file", at["server.key"])
     made = Lab(tmp_path, f"{PREFIX}{os.getpid()}-t", *options, "--client-cert-auth", "--trusted-ca-file", at["ca.pem"])
     try:
