@@ -181,7 +181,7 @@ def test_the_host_answers_arp_for_its_gateway_alone(hosting: tuple[Fenced, Make]
         sock.setblocking(False)
         for address in (LAN4, node_address, node.gateway("red1")):
             ask(address)
-        assert until(lambda: answered(node.gateway("red1")), 3)  # asked last
+        assert until(lambda: answered(node.gateway("red1")), 15)  # asked last
         assert not [address for address in (LAN4, node_address) if answered(address)]
 
 
