@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_network
 from typing import Protocol
 
 import msgspec
@@ -123,6 +124,7 @@ def _add(asked: Asked, target: Target, overlay: Overlay, said: list[str]) -> str
     wish = intent(conf, call)
     said += wish.warnings
     attached = overlay.attach(asked, wish, target)
+    said += _left_out(wish, attached)
     try:
         ours = result_of(attached, call, wish)
         whole = merge(conf.prev_result, ours) if conf.prev_result is not None else ours
@@ -133,6 +135,13 @@ def _add(asked: Asked, target: Target, overlay: Overlay, said: list[str]) -> str
         except CniError:
             log.exception("could not undo the attach of %s to %s", call.container_id, conf.name)
         raise
+
+
+def _left_out(wish: Intent, attached: Attached) -> list[str]:
+    """Routes that were asked for and could not be: nobody should have to look for them."""
+    made = {ip_network(dst) for dst, _ in attached.routes}
+    why = "there is no address of its family, or such a route already"
+    return [f"routes: {each.dst}: left out, {why}" for each in wish.routes if ip_network(each.dst) not in made]
 
 
 def result_of(attached: Attached, call: Call, wish: Intent) -> Result:

@@ -167,6 +167,15 @@ def test_without_a_namespace_there_is_nothing_to_attach_to(verb, env, said, word
     assert words in error["msg"]
 
 
+def test_a_route_that_could_not_be_made_is_told(fd):
+    routes = [{"dst": "0.0.0.0/0"}, {"dst": "2001:DB8:0::/32"}]
+    spoken = run("ADD", FakeOverlay(), fd, routes=routes)
+    assert spoken.code == 0
+    assert [line for line in spoken.stderr.splitlines() if "left out" in line] == [
+        "zlayer-cni: routes: 2001:DB8:0::/32: left out, there is no address of its family, or such a route already"
+    ]
+
+
 def test_a_namespace_that_was_lost_on_the_way_is_no_fault_of_the_callers():
     """The kernel drops descriptors that the daemon has no room for (unix(7), SCM_RIGHTS)."""
     overlay = FakeOverlay()
