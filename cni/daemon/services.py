@@ -72,11 +72,15 @@ class Services:
         """The service's segment, with its bridge in the kernel. Repeating it mends what is missing.
 
         Raises PoolExhausted when the cluster has no subnet left, AttachFailed when the kernel refuses, InvalidConfig
-        for a name no interface can have, and for a change to or from `shared` under running containers.
+        for a name no interface can have, for a change to or from `shared` under running containers, and where a range
+        of the cluster is too small for any service.
         """
         with self.holding(name, mode) as segment:
             self._accept(name, mode, segment)
+            self._state.check_slots()  # before other nodes are asked for one
             fresh = segment not in self._state.services
+            if fresh:
+                self._refuse_twin(segment)
             if mode == "auto" and not fresh and self._state.services[segment].mode == "dedicated":
                 mode = "dedicated"  # an agent set it up so; a container that has no wish of its own changes nothing
             granted = {version: self._claim(segment, version, 0) for version in self._unclaimed(segment)}
@@ -143,6 +147,16 @@ class Services:
                     f"service: {name!r} is in mode {known.mode} and has addresses in use: it cannot become shared now"
                 )
             self.teardown(name)
+
+    def _refuse_twin(self, segment: str) -> None:
+        """Raises InvalidConfig for a service whose bridge would be another's. A long name becomes 40 bits of a hash
+        without a secret, and whoever may choose names may find one; with it he would take that bridge down."""
+        bridge = self._bridge_name(segment)
+        for other in list(self._state.services.values()):
+            if other.bridge == bridge and other.subnets:
+                raise InvalidConfig(
+                    f"service: {segment!r} makes the interface name {bridge!r}, which {other.name!r} has"
+                )
 
     def _bridge_name(self, segment: str) -> str:
         node = self._state.node

@@ -729,3 +729,15 @@ def test_a_configured_default_route_replaces_ours():
 def test_a_configured_default_route_replaces_ours_however_it_is_written():
     plan = route_plan(StaticRoute("0::/0", "fd00::70"), gateways=("fd00::1",))
     assert [via for _, via in plan] == ["fd00::70"]
+
+
+def test_a_service_whose_bridge_is_anothers_is_refused(node):
+    """Two names with one hash of 40 bits: the second would take the first one's bridge down with it."""
+    first = node.add(service="service-87537")
+    with pytest.raises(InvalidConfig, match="service-87537"):
+        node.add("c2", 12, service="service-975070")
+    assert [each.name for each in node.state.services.values()] == ["service-87537"]
+    node.delete()
+    node.service.services.teardown("service-87537")
+    assert first.bridge not in node.kernel.links
+    assert node.add("c2", 12, service="service-975070").bridge == first.bridge
