@@ -25,6 +25,7 @@ from . import judge
 from .judge import Live
 from .machine import Machine, Space
 from .scenes import attached, extraction_directories, in_order, live, started
+from .storm import LATE, MOST
 from .test_storm import QUICK
 
 AT_ONCE = 20.0  # seconds until the daemon is back in its place; it looks twice a second, a busy machine seldom
@@ -238,6 +239,31 @@ def test_a_deletion_that_the_daemon_cannot_do_now_is_done_later(on: Machine, poi
     assert "queued" in said.err
     assert space.sh("ip -o link show eth0 2>/dev/null || echo gone").strip() == "gone"
     in_order(on, within=15.0)
+
+
+FULL = "dd if=/dev/zero of={0}/ballast bs=4k 2>/dev/null || true; cat {0}/ballast >> {0}/more 2>/dev/null || true"
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("state", [signal.SIGSTOP, signal.SIGKILL])
+@pytest.mark.parametrize("disk", [FULL, "mount -o remount,ro {0} || mount -t tmpfs -o ro none {0}"], ids=["full", "ro"])
+def test_a_deletion_without_a_daemon_and_without_a_disk(
+    form: str, boot: Callable[..., Machine], state: signal.Signals, disk: str
+) -> None:
+    """The daemon hangs or is dead, and nothing can be written: DEL succeeds in time, and the link is gone."""
+    on = boot(form, plain=True)
+    on.sh(f"mount -t tmpfs -o size=3m none {on.run_dir}")
+    again(on, "STATUS")
+    space = Space(on)
+    on.call("ADD", on.conf(), "a", space.path).ok()
+    (pid,) = daemons(on)
+    os.kill(pid, state)
+    on.sh(disk.format(on.run_dir))
+    for _ in range(2):
+        said = on.call("DEL", on.conf(autostart=False), "a", space.path)
+        said.ok()
+        assert said.took < MOST["DEL"] + LATE
+        assert space.sh("ip -o link show eth0 2>/dev/null || echo gone").strip() == "gone"
 
 
 @pytest.mark.timeout(600)
