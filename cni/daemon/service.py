@@ -19,7 +19,15 @@ from cni.daemon.books.state import State
 from cni.daemon.fence.barrier import Barrier
 from cni.daemon.services import Services
 from cni.daemon.settings import Settings
-from cni.errors import CheckFailed, CleanupFailed, CniError, InvalidNetns, NotAvailable, NotAvailableLimited
+from cni.errors import (
+    CheckFailed,
+    CleanupFailed,
+    CniError,
+    InvalidConfig,
+    InvalidNetns,
+    NotAvailable,
+    NotAvailableLimited,
+)
 from cni.host import netns
 from cni.host.kernel import Kernel
 from cni.host.ports import Inside
@@ -202,6 +210,10 @@ class OverlayService:
         faults = self.barrier.faults()
         if faults:
             raise NotAvailableLimited(f"the isolation fence is not in force: {faults[0]}", "; ".join(faults[1:]))
+        try:
+            self.state.check_slots()
+        except InvalidConfig as error:
+            raise NotAvailable(f"service {service} can have no subnet", error.details or error.msg) from error
         segment = naming.SHARED_BRIDGE_KEY if mode == "shared" else service
         if not self.state.has_room(segment):
             raise NotAvailable(f"service {service} has no free IP address", "the cluster's subnets are all taken")

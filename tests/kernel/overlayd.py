@@ -136,6 +136,22 @@ class Node:
         wait_for(lambda: _netns(made.pid) not in (0, before), "a namespace")
         return made.pid
 
+    def plugin(self, verb: str, service: str, pid: int = 0) -> Any:
+        """What the plugin prints on the node, as a runtime would call it for the container of `pid`; {} for nothing."""
+        conf = {"cniVersion": "1.1.0", "name": "net", "type": "zlayer-cni", "service": service, "autostart": False}
+        conf |= {"runDir": str(self.directory / "run"), "dataDir": str(self.directory / "data")}
+        env = {"CNI_COMMAND": verb, "CNI_CONTAINERID": f"c{pid}", "CNI_IFNAME": "eth0", "CNI_PATH": "/opt/cni/bin"}
+        done = subprocess.run(
+            ["ip", "netns", "exec", self.name, sys.executable, "-m", "cni"],
+            input=json.dumps(conf),
+            env={**os.environ, **env, **({"CNI_NETNS": f"/proc/{pid}/ns/net"} if pid else {})},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return json.loads(done.stdout or "{}")
+
     def kill(self, pid: int) -> None:
         """End a process of ours, and wait until the kernel has taken its namespace down."""
         made = next(each for each in self._processes if each.pid == pid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from collections.abc import Iterator
 
@@ -83,9 +84,43 @@ def test_a_cluster_has_so_many_services_and_then_says_so(agent: Agent) -> None:
     )
     for service in ("a", "b", "c"):
         agent.ok(wire.TeardownServiceOverlay(service))
-    assert agent.error(
-        wire.SetupGlobalOverlay(deployment="prod", instance_id="42", cluster_cidr="10.78.0.0/26", wg_port=51420)
-    ).endswith(
-        "failed to build ServiceSubnetRegistry: Invalid CIDR notation: "
-        "slice prefix /26 must be more specific than cluster prefix /26"
+
+
+@pytest.mark.parametrize(
+    ("cluster", "sizes", "last"),
+    [
+        ("10.78.0.0/26", "slice prefix /26 must be more specific than cluster prefix /26", 62),
+        ("10.79.0.0/28", "slice prefix /26 must be more specific than cluster prefix /28", 14),
+        ("fd00:78::/124", "slice prefix /120 must be more specific than cluster prefix /124", 15),
+    ],
+)
+def test_a_cluster_too_small_for_services_says_so_when_one_is_set_up(
+    agent: Agent, here: Node, cluster: str, sizes: str, last: int
+) -> None:
+    assert agent.setup_global(cluster_cidr=cluster, slice_cidr=None) == wire.BridgeName("zl-prod-42-g")
+    assert agent.status().overlay_cidr == cluster
+    first = ipaddress.ip_network(cluster)[0]
+    assert agent.status().node_ip == str(first + 1)
+    for mode in ("auto", "shared", "dedicated", "isolated"):
+        assert agent.error(wire.SetupServiceOverlay("web", mode)) == (
+            f"failed to build ServiceSubnetRegistry: Invalid CIDR notation: {sizes}"
+        )
+    assert agent.status().service_count == 0
+    assert not [name for name in here.links() if name.endswith("-b")]
+
+    pid = here.process()
+    asked = here.plugin("ADD", "web", pid)
+    assert (asked["code"], asked["msg"]) == (
+        7,
+        f"failed to build ServiceSubnetRegistry: Invalid CIDR notation: {sizes}",
     )
+    assert cluster in asked["details"]
+    assert here.plugin("DEL", "web", pid) == {}
+    assert here.plugin("STATUS", "web")["code"] == 50
+
+    leased = [agent.ask(wire.AllocateIp("nobody", False)) for _ in range(last - 1)]
+    assert leased[-1] == wire.IpReply(str(first + last)), "all of the range but the node's own address, and no more"
+    assert "IP allocator exhausted" in agent.error(wire.AllocateIp("nobody", False))
+    for reply in leased:
+        assert isinstance(reply, wire.IpReply)
+        agent.ok(wire.ReleaseIp(reply.ip))

@@ -88,8 +88,8 @@ def test_the_second_family_stays_unless_the_first_becomes_it() -> None:
             "invalid cluster CIDR 10.200.0.0/255.255.0.0: ",
         ),
         ("10.200.0.0/16", "10.200.0.16/255.255.255.240", "invalid slice CIDR 10.200.0.16/255.255.255.240: "),
-        ("10.200.0.0/26", None, "invalid cluster CIDR 10.200.0.0/26: "),
-        ("fd00::/120", None, "invalid cluster CIDR fd00::/120: "),
+        ("10.200.0.0/32", None, "invalid cluster CIDR 10.200.0.0/32: the node's own address would be outside"),
+        ("fd00::/128", None, "invalid cluster CIDR fd00::/128: "),
         ("10.200.0.0/16", "10.200.0.16", "invalid slice CIDR 10.200.0.16: "),
         ("10.200.0.0/16", "10.201.0.0/28", "invalid slice CIDR 10.201.0.0/28: it is not in the cluster's range"),
         ("10.200.0.0/16", "fd00::/120", "invalid slice CIDR fd00::/120: it is not in the cluster's range"),
@@ -99,6 +99,16 @@ def test_what_is_no_range_is_refused(cluster: str, own: str | None, words: str) 
     with pytest.raises(Refusal) as caught:
         judge_ranges(node(), cluster, own, {}, [])
     assert caught.value.msg.startswith(words)
+
+
+@pytest.mark.parametrize("cluster", ["10.200.0.0/26", "10.200.0.0/28", "10.200.0.0/31", "fd00::/120", "fd00::/127"])
+def test_a_range_too_small_for_services_is_taken_over(cluster: str) -> None:
+    before = node(slice_cidr=None)
+    ranges = judge_ranges(before, cluster, None, {}, [])
+    assert ranges["cluster_cidr"] == cluster
+    after, version = node(**ranges), ipaddress.ip_network(cluster).version
+    assert after.home(version) == ipaddress.ip_network(cluster), "what is beyond the range is nobody's here"
+    assert after.address(version) in ipaddress.ip_network(cluster)
 
 
 def test_a_range_does_not_change_under_services() -> None:

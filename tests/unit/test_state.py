@@ -129,6 +129,32 @@ def test_a_cluster_range_that_does_not_fit_the_services_is_told(daemons):
         daemons(cluster_cidr="10.77.0.0/16")
 
 
+@pytest.mark.parametrize(
+    ("cluster", "small"),
+    [("10.9.0.0/26", "/26 must be more specific than cluster prefix /26"), ("fd00:9::/124", "prefix /124")],
+)
+def test_a_cluster_too_small_for_slots_is_told_to_who_wants_one(daemons, cluster, small):
+    daemons().update_node(cluster_cidr=cluster)
+    for state in (daemons(), daemons()):
+        assert not state.has_room("web")
+        assert state.lacks("web") == []
+        for mode in ("auto", "dedicated"):
+            with pytest.raises(InvalidConfig, match="failed to build ServiceSubnetRegistry") as caught:
+                state.take_service("web", mode, "zl-web-b")
+            assert caught.value.msg.endswith(small)
+        assert state.services == {}
+    state.update_node(cluster_cidr="10.9.0.0/25")
+    assert state.take_service("web", "auto", "zl-web-b").subnets == ("10.9.0.64/26",)
+
+
+def test_one_family_too_small_is_too_small(daemons):
+    state = daemons(cluster_cidr="fd00:9::/64", cluster_cidr6="10.9.0.0/23")
+    state.update_node(cluster_cidr6="10.9.0.0/27")
+    with pytest.raises(InvalidConfig, match="cluster prefix /27"):
+        state.take_service("web", "auto", "zl-web-b")
+    assert not state.has_room("web")
+
+
 @pytest.mark.parametrize("kind", ["attachment", "service", "lease", "released", "node"])
 def test_a_record_that_cannot_be_read_does_not_keep_the_daemon_from_starting(daemons, tmp_path, kind):
     attach(daemons())

@@ -122,11 +122,12 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     def home(self, version: int) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
         """Where the node's own address and those of guests, edge peers and host processes come from; no service gets
         any of it. The slice; without one, or with one that is the whole cluster, the slot that the node's address is
-        in (ZLayer's daemon hands out service addresses there: contract 5.3/26)."""
+        in, or all of a cluster that is smaller (ZLayer's daemon hands out service addresses there: contract 5.3/26)."""
         for own in (ipaddress.ip_network(cidr) for cidr in (self.slice_cidr, self.slice_cidr6) if cidr):
             if own.version == version and str(own) not in self.cidrs:
                 return own
-        prefix = 26 if version == 4 else 120
+        cluster = next(n for n in map(ipaddress.ip_network, self.cidrs) if n.version == version)
+        prefix = max(26 if version == 4 else 120, cluster.prefixlen)
         return ipaddress.ip_network(f"{self.address(version)}/{prefix}", strict=False)
 
 

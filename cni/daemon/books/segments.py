@@ -33,6 +33,12 @@ _MOST_SLOTS = (1 << 64) - 1
 """Where ZLayer's slot count stops: it is kept in 64 bits, and the hash is taken modulo this."""
 
 
+def fits(cluster: str) -> bool:
+    """Whether the range `cluster` is larger than one of ZLayer's slots. Raises ValueError for what is no CIDR."""
+    network = ipaddress.ip_network(cluster, strict=False)
+    return network.prefixlen < SLICE_PREFIX[network.version]
+
+
 def further(node: str, n: int) -> str:
     """The node half of the key of a service's `n`th further slot; `n` = 0 is the service's first subnet."""
     return f"{node}#{n}" if n else node
@@ -63,7 +69,8 @@ class Segments:
         if not network.prefixlen < prefix <= network.max_prefixlen:
             raise InvalidConfig(
                 "failed to build ServiceSubnetRegistry: Invalid CIDR notation: "
-                f"slice prefix /{prefix} must be more specific than cluster prefix /{network.prefixlen}"
+                f"slice prefix /{prefix} must be more specific than cluster prefix /{network.prefixlen}",
+                f"the overlay's range {network} has no room for services, which get a /{prefix} of it each",
             )
         return Segments(network, prefix)
 

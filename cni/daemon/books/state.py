@@ -19,7 +19,7 @@ from cni.daemon.books import addresses as book
 from cni.daemon.books import macs
 from cni.daemon.books.addresses import Addresses, NeedsSlot, boot_clock
 from cni.daemon.books.records import Attachment, AttachmentKey, Held, Lease, Node, Service, encode_key
-from cni.daemon.books.segments import Segments
+from cni.daemon.books.segments import Segments, fits
 from cni.daemon.books.store import Change, Store
 from cni.daemon.settings import Settings
 from cni.errors import AddressUnavailable, PoolExhausted, TryAgainLater
@@ -118,13 +118,16 @@ class State:
     def _segments_of(self, node: Node) -> dict[int, Segments]:
         """The slot registries, as a node's ranges and the services' records say.
 
-        A slot whose service is gone stays nobody's for as long as anyone has an address in it. Raises InvalidConfig
-        if a service holds what is no slot of the ranges.
+        A slot whose service is gone stays nobody's for as long as anyone has an address in it. A range that is too
+        small for slots has none: `check_slots` says so to whoever wants one. Raises InvalidConfig if a service holds
+        what is no slot of the ranges.
         """
         found: dict[int, Segments] = {}
         for cidr in node.cidrs:
+            version = ipaddress.ip_network(cidr).version
+            if not fits(self._slots_of(cidr)) and not any(s.networks(version) for s in self.services.values()):
+                continue
             segments = Segments.over(self._slots_of(cidr))
-            version = segments.cluster.version
             segments = segments.reserve(node.home(version)).reserve_all(self._foreign)
             for service in self.services.values():
                 for n, network in enumerate(service.networks(version)):
@@ -209,10 +212,17 @@ class State:
                 n += 1
             return n
 
+    def check_slots(self) -> None:
+        """Whether services can have subnets here at all. Raises InvalidConfig, in the contract's words, where one of
+        the cluster's ranges is no larger than such a subnet (contract 6.4)."""
+        for cidr in self.cidrs:
+            Segments.over(self._slots_of(cidr))
+
     def take_service(self, name: str, mode: str, bridge: str, granted: Mapping[int, Network] | None = None) -> Service:
         """The record of a service, with a slot of each family; made, or completed. `granted`: the very slots to take,
-        by family. Raises PoolExhausted, InvalidConfig if such a slot is taken."""
+        by family. Raises PoolExhausted, InvalidConfig if such a slot is taken and where there are none."""
         with self._lock:
+            self.check_slots()
             found = self.services.get(name, Service(name=name, mode=mode, bridge=bridge))
             subnets, segments = list(found.subnets), dict(self._segments)
             for version, registry in self._segments.items():
@@ -347,6 +357,8 @@ class State:
     def has_room(self, service: str) -> bool:
         """Whether an attach to the service would find an address of every family now."""
         with self._lock:
+            if not all(fits(self._slots_of(cidr)) for cidr in self.cidrs):
+                return False
             known = self.services.get(service)
             for version, registry in self._segments.items():
                 if known is not None and self.addresses.has_free(known.networks(version)):

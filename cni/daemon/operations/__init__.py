@@ -20,6 +20,7 @@ __all__ = ["OPERATIONS", "QUICK", "Desk", "carry_out", "sweep", "tear_down"]
 log = logging.getLogger(__name__)
 
 ENGINE = "overlay engine error: "
+TO_THE_LETTER = (ENGINE, "failed to build ServiceSubnetRegistry: ")
 
 Operation = Callable[[Any, Desk], wire.AnyReply]
 
@@ -109,7 +110,7 @@ def carry_out(request: wire.AnyRequest, desk: Desk) -> wire.AnyReply:
 
 def _told(error: CniError) -> str:
     """The message and its details; where the message is ZLayer's own to the letter, the log gets the details."""
-    if error.details and error.msg.startswith(ENGINE):
+    if error.details and error.msg.startswith(TO_THE_LETTER):
         log.info("%s (%s)", error.msg, error.details)
         return error.msg
     return f"{error.msg}: {error.details}" if error.details else error.msg

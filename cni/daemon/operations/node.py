@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from cni import __version__, naming
 from cni.daemon.books import keys
 from cni.daemon.books.records import Node
-from cni.daemon.books.segments import SLICE_PREFIX, Network
+from cni.daemon.books.segments import Network
 from cni.daemon.mesh import peer_book
 from cni.daemon.operations import containers, edges, guests, services
 from cni.daemon.operations.desk import NODE, Desk, Refusal
@@ -74,14 +74,12 @@ def judge_ranges(
     """The node's ranges after such a setup: `cluster_cidr`, `cluster_cidr6`, `slice_cidr`.
 
     `held` are the services' subnets, `owned` the addresses of the slice in use. Without a slice the node keeps the one
-    it has, if that is in the cluster. Raises Refusal for what is no range, and for a change under addresses in use.
+    it has, if that is in the cluster. A cluster too small for services is taken over: they are refused when they are
+    set up (contract 6.4). Raises Refusal for what is no range, and for a change under addresses in use.
     """
     cluster = _network("cluster", cluster_cidr)
-    if cluster.prefixlen >= SLICE_PREFIX[cluster.version]:
-        raise Refusal(
-            f"invalid cluster CIDR {cluster_cidr}: failed to build ServiceSubnetRegistry: Invalid CIDR notation: slice "
-            f"prefix /{SLICE_PREFIX[cluster.version]} must be more specific than cluster prefix /{cluster.prefixlen}"
-        )
+    if cluster.prefixlen == cluster.max_prefixlen:
+        raise Refusal(f"invalid cluster CIDR {cluster_cidr}: the node's own address would be outside")
     own = _network("slice", slice_cidr) if slice_cidr is not None else None
     if own is not None and not _inside(own, cluster):
         raise Refusal(f"invalid slice CIDR {slice_cidr}: it is not in the cluster's range {cluster}")
