@@ -104,6 +104,8 @@ class Kernel:
         else:
             sysctl.ensure(f"ipv6/conf/{name}/disable_ipv6", "0")
             sysctl.ensure(f"ipv6/conf/{name}/accept_ra", "0")
+            # Before its first port: while its link-local address is tentative, the host asks for no neighbour there.
+            sysctl.ensure(f"ipv6/conf/{name}/accept_dad", "0")
         sysctl.ensure(f"ipv4/conf/{name}/arp_ignore", "1")  # nobody learns there which other addresses the host has
         sysctl.ensure(f"ipv4/conf/{name}/send_redirects", "0")  # two slots of a service talk through the gateway
         for address in addresses:

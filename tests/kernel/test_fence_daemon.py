@@ -408,6 +408,19 @@ def test_both_families_from_add_to_del(fenced: tuple[Fenced, Make]) -> None:
         assert space.links() == set()
 
 
+def test_a_new_bridge_finds_its_neighbours_at_once(fenced: tuple[Fenced, Make]) -> None:
+    """The host forwards to a container as soon as ADD has answered: its link-local address waits for nothing."""
+    node, make = fenced
+    code, said = node.call("ADD", "fresh", make(), service="fresh")
+    assert code == 0, said
+    bridge = next(each["name"] for each in said["interfaces"] if each["name"].endswith("-b"))
+    listing = json.loads(toolnode.ip("-n", node.host.name, "-j", "-6", "addr", "show", "dev", bridge))
+    addresses = [each for link in listing for each in link.get("addr_info", ())]
+    assert "link" in [each["scope"] for each in addresses]
+    assert not [each for each in addresses if each.get("tentative")]
+    assert node.call("DEL", "fresh")[0] == 0
+
+
 def advertise(node: Fenced, bridge: str, prefix: str) -> None:
     """A router advertisement from the node itself, which the fence lets pass: what it offers must not be taken."""
     option = struct.pack("!BBBBIII", 3, 4, 64, 0xC0, 1800, 1800, 0) + socket.inet_pton(socket.AF_INET6, prefix)
