@@ -12,7 +12,7 @@ import ipaddress
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,14 +21,13 @@ from cni.daemon.books.identity import Identity
 from cni.daemon.books.registry import Configured, Registry
 from cni.daemon.books.state import boot_clock
 from cni.daemon.fence.barrier import Beyond
-from cni.daemon.fence.values import Edge, Remote
-from cni.daemon.mesh import peer_book, wireguard
+from cni.daemon.mesh import wireguard
 from cni.daemon.mesh.departed import Departed
-from cni.daemon.mesh.endpoints import is_name, split_endpoint
-from cni.daemon.mesh.fleet_view import GLOBAL, KEEPALIVE, Fleet
+from cni.daemon.mesh.fleet_view import GLOBAL, Fleet
 from cni.daemon.mesh.handshakes import SET_BACK, Handshakes
-from cni.daemon.mesh.joined import Invitation, Joined
+from cni.daemon.mesh.joined import Joined
 from cni.daemon.mesh.sizes import Sizes
+from cni.daemon.mesh.sources import Sources, StandIn, beyond
 from cni.daemon.mesh.ways import Routes, Ways, address_of
 from cni.daemon.mesh.wireguard import Peer, Target
 from cni.daemon.service import OverlayService
@@ -42,7 +41,6 @@ from cni.host.wg_types import DeviceSeen, NoEngine
 log = logging.getLogger(__name__)
 
 INTERVAL = 10.0  # seconds between two looks
-EDGE = "\0"  # before the name of an edge's fence, so that no container's network is called so
 SETTLE = 0.05  # seconds between hearing of a loss and looking
 
 Network = wireguard.Network
@@ -80,7 +78,8 @@ class Mesh:
         self._applied: dict[str, Applied] = {}
         self._problems: dict[str, str] = {}
         self._wired: tuple[tuple[str, ...], tuple[str, ...]] | None = None
-        self._proxies: set[tuple[str, str]] = set()
+        self._stand_in = StandIn(service, registry, tunnels)
+        self._sources = Sources(service.settings, registry, joined)
         self._sizes = Sizes(service)
         self._handshakes = Handshakes()
         self._mtu = 0  # what was last known of it
@@ -131,7 +130,7 @@ class Mesh:
             if before is None or before.peers != fleet.peers or not self._wired:
                 self.sync()
             elif before.members != fleet.members:
-                self._service.barrier.connect(self._beyond(self._wired))
+                self._service.barrier.connect(beyond(self._wired, fleet, self.registry.edges.all().values()))
 
     def wanted(self) -> bool:
         """Whether this node is part of a mesh: an agent set it up, or the YAML names peers or a cluster."""
@@ -215,22 +214,8 @@ class Mesh:
     def targets(self, service: str = GLOBAL) -> dict[str, Target]:
         """The peers of a device as they should be, by key."""
         own = self._identity.public_key() if service == GLOBAL else self._identity.dedicated(service).public_key
-        books: list[Iterable[Target]] = []
-        if self._fleet is not None:
-            books.append(self._fleet.peers.get(service, ()))
-        if service == GLOBAL:
-            books += [self._static(), (_of_invitation(each) for each in self.joined.all())]
-        scope = None if service == GLOBAL else service
-        books.append(_of_book(p) for p in peer_book.of_device(self.registry.peers.all(), scope))
-        return wireguard.merged(books, own)
-
-    def _static(self) -> list[Target]:
-        found = []
-        for peer in self._service.settings.peers:
-            endpoints = (peer.endpoint,) if peer.endpoint else ()
-            allowed = tuple(peer_book.cidr(each) for each in peer.allowed_ips)
-            found.append(Target(peer_book.public(peer.public_key), endpoints, allowed, peer.keepalive, name=peer.name))
-        return found
+        books = [self._fleet.peers.get(service, ())] if self._fleet is not None else []
+        return wireguard.merged([*books, *self._sources.of(service)], own)
 
     # --- the thread --------------------------------------------------------------------------------------------------
 
@@ -280,7 +265,7 @@ class Mesh:
         if thoroughly:
             self._ways.refresh(target for book in targets.values() for target in book.values())
         self._connect(wanted, targets)
-        self._stand_in()
+        self._stand_in.sync()
         for name in [name for name in self.registry.devices.all() if name not in wanted]:
             self._remove(name)
         for name, service in wanted.items():
@@ -309,34 +294,7 @@ class Mesh:
     def _connect(self, wanted: Mapping[str, str], targets: Mapping[str, Mapping[str, Target]]) -> None:
         """The fence knows devices and what is behind them before a packet comes out of one."""
         self._wired = (tuple(sorted(wanted)), self._ways.behind(targets, tuple(self._service.state.cidrs)))
-        self._service.barrier.connect(self._beyond(self._wired))
-
-    def _beyond(self, wired: tuple[tuple[str, ...], tuple[str, ...]]) -> Beyond:
-        members = self._fleet.members if self._fleet is not None else {}
-        remotes = tuple(Remote(name, found) for name, found in sorted(members.items()) if found)
-        edges = tuple(
-            Edge(EDGE + naming.edge_fence(edge.name), edge.held.ip, edge.allowed)
-            for edge in self.registry.edges.all().values()
-            if edge.allowed
-        )
-        return Beyond(*wired, remotes, edges)
-
-    def _stand_in(self) -> None:
-        """Containers look for a guest on their bridge, since it has an address of their subnet: the node answers."""
-        services, wanted = self._service.state.services, set()
-        for guest in self.registry.guests.all().values():
-            service = services.get(guest.service)
-            bridge = service.bridge if service is not None else ""
-            if bridge:
-                wanted.add((bridge, guest.held.ip))
-        try:
-            for bridge, ip in self._proxies - wanted:
-                self.tunnels.proxy(bridge, ipaddress.ip_address(ip), on=False)
-            for bridge, ip in wanted:
-                self.tunnels.proxy(bridge, ipaddress.ip_address(ip))
-        except OSError as error:
-            log.warning("the node cannot answer for its guests: %s", error)
-        self._proxies = wanted
+        self._service.barrier.connect(beyond(self._wired, self._fleet, self.registry.edges.all().values()))
 
     def _fail(self, name: str, words: str) -> None:
         if self._problems.get(name) != words:
@@ -415,27 +373,3 @@ class Mesh:
             )
         else:
             self._problems.pop(where, None)
-
-
-def _of_invitation(invitation: Invitation) -> Target:
-    return Target(
-        invitation.public_key,
-        invitation.endpoints,
-        tuple(peer_book.cidr(each) for each in invitation.allowed_ips),
-        KEEPALIVE,
-        name=invitation.name,
-    )
-
-
-def _of_book(peer: peer_book.Peer) -> Target:
-    """A peer as an agent described it; a guest or an edge calls first."""
-    host, port = split_endpoint(peer.endpoint) if peer.endpoint else ("", 0)
-    nowhere = port == 0 or (not is_name(host) and ipaddress.ip_address(host).is_unspecified)
-    return Target(
-        peer.public_key,
-        () if nowhere else (peer.endpoint,),
-        peer.allowed_ips,
-        peer.keepalive,
-        name=peer.name,
-        owner=peer.owner,
-    )

@@ -1,0 +1,107 @@
+"""Where peers come from besides the cluster, and what the fence and containers' bridges must know of who is far."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from collections.abc import Iterable
+
+from cni import naming
+from cni.daemon.books.registry import Edge as EdgeRecord
+from cni.daemon.books.registry import Registry
+from cni.daemon.fence.barrier import Beyond
+from cni.daemon.fence.values import Edge, Remote
+from cni.daemon.mesh import peer_book
+from cni.daemon.mesh.endpoints import is_name, split_endpoint
+from cni.daemon.mesh.fleet_view import GLOBAL, KEEPALIVE, Fleet
+from cni.daemon.mesh.joined import Invitation, Joined
+from cni.daemon.mesh.wireguard import Target
+from cni.daemon.service import OverlayService
+from cni.daemon.settings import Settings
+from cni.host.tunnels import Tunnels
+
+log = logging.getLogger(__name__)
+
+EDGE = "\0"  # before the name of an edge's fence, so that no container's network is called so
+
+
+class Sources:
+    """The YAML, joined nodes, and what agents said, guests and edges among it."""
+
+    def __init__(self, settings: Settings, registry: Registry, joined: Joined) -> None:
+        self._settings, self._registry, self._joined = settings, registry, joined
+
+    def of(self, service: str) -> list[Iterable[Target]]:
+        """The books of one device's peers; what a later one says counts. Raises InvalidConfig, StateUnusable."""
+        scope = None if service == GLOBAL else service
+        told = [_of_book(peer) for peer in peer_book.of_device(self._registry.peers.all(), scope)]
+        if service != GLOBAL:
+            return [told]
+        return [self._static(), [_of_invitation(each) for each in self._joined.all()], told]
+
+    def _static(self) -> list[Target]:
+        found = []
+        for peer in self._settings.peers:
+            endpoints = (peer.endpoint,) if peer.endpoint else ()
+            allowed = tuple(peer_book.cidr(each) for each in peer.allowed_ips)
+            found.append(Target(peer_book.public(peer.public_key), endpoints, allowed, peer.keepalive, name=peer.name))
+        return found
+
+
+def _of_invitation(invitation: Invitation) -> Target:
+    return Target(
+        invitation.public_key,
+        invitation.endpoints,
+        tuple(peer_book.cidr(each) for each in invitation.allowed_ips),
+        KEEPALIVE,
+        name=invitation.name,
+    )
+
+
+def _of_book(peer: peer_book.Peer) -> Target:
+    """A peer as an agent described it; a guest or an edge calls first."""
+    host, port = split_endpoint(peer.endpoint) if peer.endpoint else ("", 0)
+    nowhere = port == 0 or (not is_name(host) and ipaddress.ip_address(host).is_unspecified)
+    return Target(
+        peer.public_key,
+        () if nowhere else (peer.endpoint,),
+        peer.allowed_ips,
+        peer.keepalive,
+        name=peer.name,
+        owner=peer.owner,
+    )
+
+
+def beyond(wired: tuple[tuple[str, ...], tuple[str, ...]], fleet: Fleet | None, edges: Iterable[EdgeRecord]) -> Beyond:
+    """What the fence must know. `wired`: the devices, and the overlay's CIDRs behind them."""
+    members = fleet.members if fleet is not None else {}
+    remotes = tuple(Remote(name, found) for name, found in sorted(members.items()) if found)
+    fenced = tuple(
+        Edge(EDGE + naming.edge_fence(edge.name), edge.held.ip, edge.allowed) for edge in edges if edge.allowed
+    )
+    return Beyond(*wired, remotes, fenced)
+
+
+class StandIn:
+    """Containers look for a guest on their bridge, since it has an address of their subnet: the node answers."""
+
+    def __init__(self, service: OverlayService, registry: Registry, tunnels: Tunnels) -> None:
+        self._service, self._registry, self._tunnels = service, registry, tunnels
+        self._proxies: set[tuple[str, str]] = set()
+
+    def sync(self) -> None:
+        """For every guest, and for nobody who was one. Never raises OSError."""
+        services, wanted = self._service.state.services, set()
+        for guest in self._registry.guests.all().values():
+            service = services.get(guest.service)
+            bridge = service.bridge if service is not None else ""
+            if bridge:
+                wanted.add((bridge, guest.held.ip))
+        try:
+            for bridge, ip in self._proxies - wanted:
+                self._tunnels.proxy(bridge, ipaddress.ip_address(ip), on=False)
+            for bridge, ip in wanted:
+                self._tunnels.proxy(bridge, ipaddress.ip_address(ip))
+        except OSError as error:
+            log.warning("the node cannot answer for its guests: %s", error)
+        self._proxies = wanted
