@@ -3,7 +3,8 @@
 The fence lets a port speak under one MAC (docs/isolation.md). `tuning` with a `mac`, chained after us, sets another
 inside the container, where nobody tells the host, and the container would be cut off. So a new attachment's end is
 looked at a few times, ever more seldom, while its chain may still be running. What is another's, or may become
-another's, is not taken over: then the port stays closed.
+another's, is not taken over: then the port stays closed. Nor is it while a process of a container is there that may
+administer the namespace: it may have given itself the MAC.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from cni.daemon.books.records import Attachment, AttachmentKey
 from cni.daemon.books.state import boot_clock
 from cni.daemon.service import OverlayService
 from cni.errors import CniError
+from cni.host import process
 from cni.host.netns import NetnsId
 from cni.host.sizes import Sandbox
 
@@ -26,7 +28,7 @@ log = logging.getLogger(__name__)
 
 FIRST = 0.05  # seconds after the attach; each later look comes after twice the time, so that none is late by more
 PATIENCE = 5.0  # seconds that a look may take at the daemon's end
-LAST = 60.0  # seconds: a plugin that comes later than that has been given up by its runtime
+LAST = 6.0  # seconds: a chain is through by then, and from then on who changes a MAC is the container
 
 
 class Tuned:
@@ -98,6 +100,9 @@ class Tuned:
         except OSError:
             return False  # It is gone, or where we cannot look.
         if end is not None and end.mac != attachment.mac:
+            if process.has_administrator(NetnsId(*attachment.netns)):
+                log.warning("%s has given itself the MAC %s: its port stays closed for it", "/".join(key), end.mac)
+                return False
             self._take_over(attachment, end.mac)
         return end is not None
 

@@ -12,6 +12,7 @@ from cni.host import netns
 INITIAL_NETNS = 0xEFFFFFF9  # the inode that kernels with fixed ones give the first network namespace (linux/nsfs.h)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGE = 1 << 18  # bytes
+_NET_ADMIN = 12  # CAP_NET_ADMIN (linux/capability.h)
 _START_TIME = 22  # field of /proc/PID/stat (proc_pid_stat(5))
 
 
@@ -79,6 +80,20 @@ def is_hosts(found: netns.NetnsId) -> bool:
     Told by its fixed inode (Linux 6.18 and later), by init and by kthreadd; one or the other may not be looked at.
     """
     return found.ino == INITIAL_NETNS or any(_netns_of(pid) == found for pid in (1, 2))
+
+
+def has_administrator(space: netns.NetnsId) -> bool:
+    """Whether a container's process in the namespace has CAP_NET_ADMIN or may get it (capabilities(7): the bounding
+    set). A container's is one with a mount namespace other than ours. Looks at every process."""
+    ours = Path("/proc/self/ns/mnt").stat().st_ino
+    for found in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, StopIteration):  # it has ended
+            if _netns_of(int(found.name)) == space and (found / "ns/mnt").stat().st_ino != ours:
+                lines = (found / "status").read_text(errors="replace").splitlines()
+                bounding = next(line.split()[1] for line in lines if line.startswith("CapBnd:"))
+                if int(bounding, 16) >> _NET_ADMIN & 1:
+                    return True
+    return False
 
 
 def _netns_of(pid: int) -> netns.NetnsId | None:

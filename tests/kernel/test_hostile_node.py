@@ -223,3 +223,30 @@ def turned_away(agents: list[socket.socket]) -> int:
             return False
 
     return sum(map(is_over, agents))
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_container_does_not_choose_its_mac(hosting: tuple[Fenced, Make], inside: bool) -> None:
+    """What a plugin of the chain sets from the host is taken over; what a process of the container may have set is
+    not."""
+    node, make = hosting
+    space, name, wanted = make(), f"tuned{inside}", f"06:00:00:00:01:{inside:02x}"
+    command = ["nsenter", f"--net={space.path}", "unshare", "-m", "sleep", "600"]
+    with contextlib.ExitStack() as stack:
+        if inside:
+            container = stack.enter_context(subprocess.Popen(command))
+            stack.callback(container.kill)
+            assert until(lambda: Path(f"/proc/{container.pid}/comm").read_text() == "sleep\n", 10)
+        code, said = node.call("ADD", name, space)
+        assert code == 0, said
+        space.ip(f"link set eth0 address {wanted}")
+
+        def admitted() -> bool:
+            return wanted in node.host.nft("list set bridge zlayer_cni macs")
+
+        def decided() -> bool:
+            return f"the MAC {wanted}" in (node.dir / "log").read_text()
+
+        assert until(decided, 10)
+        assert admitted() is not inside
+        assert node.call("DEL", name)[0] == 0
