@@ -19,6 +19,7 @@ import pytest
 from overlayd import A_KEY, B_KEY, Agent, Node, address_inside, inside, node, reaches, wait_for
 
 from cni import __version__, naming
+from cni.cli.ask import ask as ask_tool
 from cni.overlay import wire
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
@@ -546,12 +547,15 @@ def host(name: str = "p-1", **more: object) -> wire.AttachContainer:
     return wire.AttachContainer(wire.HostShared(name), "web", True, **more)  # type: ignore[arg-type]
 
 
-def test_guests_need_the_overlay_and_no_fence(agent: Agent) -> None:
+def test_guests_need_the_overlay_and_a_process_of_the_host_has_no_fence(agent: Agent) -> None:
     for ask, what in ((guest(), "guest-managed"), (host(), "host-shared")):
         assert agent.error(ask).startswith(f"{what} attach requires the global overlay to be set up first")
     agent.setup_global()
-    for ask in (guest(isolation_network="blue"), host(isolation_network="")):
-        assert "cannot be put in force" in agent.error(ask)
+    for network in ("blue", ""):
+        assert agent.error(host(isolation_network=network)) == (
+            f"isolation network {network!r} cannot be put in force for a process of the host: "
+            "it may use any of the host's addresses"
+        )
     assert agent.status().peer_count == 0
 
 
@@ -576,6 +580,38 @@ def test_a_guest_gets_its_configuration_once_and_again(agent: Agent, here: Node)
         agent.ok(wire.DetachContainer(wire.GuestManaged("vm-1")))
     assert agent.status().peer_count == 0
     assert here.held() == set()
+
+
+def test_a_guest_is_in_one_network(agent: Agent, here: Node) -> None:
+    agent.setup_global()
+    agent.setup()
+    first = agent.ask(guest(isolation_network="blue"))
+    assert isinstance(first, wire.GuestConfig)
+    assert members(here) == {"blue": [first.overlay_ip]}
+    again = agent.ask(guest(isolation_network="blue"))
+    assert isinstance(again, wire.GuestConfig)
+    assert (again.private_key, again.overlay_ip) == (first.private_key, first.overlay_ip)
+    moved = agent.ask(guest(isolation_network=""))
+    assert isinstance(moved, wire.GuestConfig)
+    assert moved.private_key != first.private_key, "whoever had the first key is in no network any more"
+    assert members(here) == {"": [moved.overlay_ip]}
+    here.end(signal.SIGKILL)
+    here.start()
+    wait_for(lambda: members(here) == {"": [moved.overlay_ip]}, "the network of before")
+    agent = here.agent()
+    flat = agent.ask(guest())
+    assert isinstance(flat, wire.GuestConfig)
+    assert flat.private_key != moved.private_key
+    assert members(here) == {}
+    for _ in range(2):
+        agent.ok(wire.DetachContainer(wire.GuestManaged("vm-1")))
+    assert here.held() == set()
+
+
+def members(node: Node) -> dict[str, list[str]]:
+    """The members of isolation networks that are behind tunnels."""
+    told = ask_tool(str(node.directory / "run"), "networks")["networks"]
+    return {each["isolation_network"]: each["remote_members"] for each in told if each["isolation_network"] is not None}
 
 
 def test_a_guest_without_a_service_here_is_of_the_slice(agent: Agent) -> None:

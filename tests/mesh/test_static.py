@@ -258,6 +258,7 @@ class Machine:
     """A machine outside with plain WireGuard: `wg` and an engine, no daemon of ours."""
 
     def __init__(self, fleet: Fleet, number: int, private_key: str, address: str) -> None:
+        self.address = address
         self.node = fleet.nodes[number] = Node(fleet, number)  # for its namespace and its end
         run("ip", "netns", "add", self.node.name)
         run("ip", "-n", self.node.name, "link", "set", "lo", "up")
@@ -328,6 +329,63 @@ def test_a_guest_with_plain_wireguard(told: Fleet) -> None:
     assert f"PublicKey = {peer.public_key}" in shown
     one.ask(wire.DetachContainer(wire.GuestManaged("vm-7")))
     assert not guest.pings(flat.address, wait=0.4)
+
+
+def test_a_guest_in_an_isolation_network_reaches_its_members_and_no_one_else(told: Fleet) -> None:
+    one = told.nodes[1]
+    red, other, flat = (
+        one.container("web", isolationNetwork="red"),
+        one.container("db", isolationNetwork="red"),
+        one.container("web"),
+    )
+    blue = one.container("web", isolationNetwork="blue")
+    guests = {}
+    for number, network in ((11, "red"), (12, "red"), (13, "blue"), (14, None)):
+        config = one.ask(
+            wire.AttachContainer(wire.GuestManaged(f"vm-{number}"), "web", False, isolation_network=network)
+        )
+        assert isinstance(config, wire.GuestConfig), config
+        made = guests[number] = Machine(told, number, config.private_key, config.overlay_ip)
+        made.peer(config.peers[0].public_key, f"{one.underlay}:51420", config.peers[0].allowed_ips)
+    in_red, neighbour, in_blue, in_none = guests.values()
+    node_address = str(one.status().node_ip)
+    for each in guests.values():
+        wait_for(lambda each=each: each.pings(node_address), "a guest's way")  # type: ignore[misc]
+
+    for box in (red, other):
+        assert in_red.pings(box.address)
+        assert box.pings(in_red.address), "a neighbour on the bridge, and one on another, find it"
+    assert in_red.pings(neighbour.address), "by way of the node"
+    assert in_blue.pings(blue.address)
+    assert blue.pings(in_blue.address)
+    assert in_none.pings(flat.address)
+
+    def apart() -> None:
+        for box in (flat, blue):
+            assert not in_red.pings(box.address, wait=0.4)
+            assert not box.pings(in_red.address, wait=0.4)
+        for guest in (in_blue, in_none):
+            assert not in_red.pings(guest.address, wait=0.4)
+            assert not guest.pings(in_red.address, wait=0.4)
+            assert not guest.pings(red.address, wait=0.4)
+
+    apart()
+    gateway = str(ipaddress.ip_interface(f"{red.address}/26").network.network_address + 1)
+    assert not in_red.pings(gateway, wait=0.4), "of the host it has the node's address"
+    expected = {red.name: True, other.name: True, "vm-12": True, "node": True, flat.name: False, blue.name: False}
+    expected |= {"vm-13": False, "vm-14": False, gateway: False, "outside": False}
+    assert {word: one.why("vm-11", word) for word in expected} == expected
+    mutual = [word for word in expected if word not in ("node", gateway, "outside")]
+    assert {word: one.why(word, "vm-11") for word in mutual} == {word: expected[word] for word in mutual}
+
+    one.end(signal.SIGKILL)
+    apart()
+    one.start()
+    wait_for(lambda: in_red.pings(red.address), "its way after a restart")
+    apart()
+    for number, guest in guests.items():
+        one.ask(wire.DetachContainer(wire.GuestManaged(f"vm-{number}")))
+        assert not red.pings(guest.address, wait=0.4)
 
 
 def test_an_edge_reaches_what_it_is_allowed_and_no_more(told: Fleet) -> None:

@@ -141,13 +141,16 @@ CASES = [line.split(maxsplit=3) for line in TABLE.strip().splitlines()]
 EDGE = Edge("\0edge", "10.200.0.20", ("10.200.5.2/32", "10.200.41.0/26", "10.200.40.0/24", "192.168.7.0/24"))
 FAR = replace(
     VIEW,
-    wanted=replace(VIEW.wanted, edges=(EDGE,)),
+    wanted=replace(
+        VIEW.wanted, edges=(EDGE,), remotes=(*VIEW.wanted.remotes, Remote("red", frozenset({"10.200.5.51"})))
+    ),
     behind=(
         Behind("10.200.40.0/24", "behind node2"),
         Behind("fd00:200:0:40::/64", "behind node2"),
         Behind("10.200.41.0/26", "behind node3"),
         Behind("192.168.9.0/24", "behind node3"),
         Behind("10.200.5.50/32", "guest vm", "vm"),
+        Behind("10.200.5.51/32", "guest vm-red", "vm-red"),
         Behind("10.200.0.20/32", "edge runner", "runner"),
     ),
 )
@@ -192,6 +195,24 @@ vm           runner            no   between networks
 vm           node              yes  -
 vm           outside           no   tunnel to the outside
 vm           127.0.0.1         no   loopback of the host
+red-a        vm-red            yes  same network
+flat-a       vm-red            no   between networks
+blue-a       vm-red            no   between networks
+vm           vm-red            no   between networks
+10.200.40.2  vm-red            yes  same network
+10.200.41.7  vm-red            no   between networks
+outside      vm-red            no   to an unknown overlay address
+node         vm-red            yes  -
+vm-red       red-a             yes  same network
+vm-red       10.200.40.2       yes  same network
+vm-red       flat-a            no   between networks
+vm-red       vm                no   between networks
+vm-red       runner            no   between networks
+vm-red       10.200.41.7       no   between networks
+vm-red       node              yes  node address, from elsewhere
+vm-red       10.200.5.1        no   between networks
+vm-red       outside           no   tunnel to the outside
+vm-red       127.0.0.1         no   loopback of the host
 runner       red-a             yes  edge to 10.200.5.2/32
 runner       red-b             no   not allowed to an edge peer
 runner       flat-a            no   not allowed to an edge peer

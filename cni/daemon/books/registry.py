@@ -22,13 +22,15 @@ R = TypeVar("R")
 
 
 class Guest(msgspec.Struct, frozen=True, kw_only=True):
-    """A virtual machine that brings up WireGuard itself. Its address is leased under `owner_of("guest", id)`."""
+    """A virtual machine that brings up WireGuard itself. Its address is leased under `owner_of("guest", id)`.
+    `isolation`: the network it is a member of; None: of the flat mesh."""
 
     id: str
     service: str
     held: Held
     private_key: str
     public_key: str
+    isolation: str | None = None
 
 
 class Edge(msgspec.Struct, frozen=True, kw_only=True):

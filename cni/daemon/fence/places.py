@@ -23,7 +23,7 @@ class Unclear(Exception):
 
 class Kind(enum.Enum):
     """What a place is to the fence. A remote is a container of another node, or that node; a caller is a machine behind
-    this node's own tunnel, of the flat mesh: a guest, or an edge peer without a list; an edge has a list."""
+    this node's own tunnel: a guest, or an edge peer without a list, which is of the flat mesh; an edge has a list."""
 
     CONTAINER = "container"
     REMOTE = "remote"
@@ -47,10 +47,11 @@ class Guest:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One place. `address` is empty for the outside at large; `network` is of containers, remote members and edges.
+    """One place. `address` is empty for the outside at large; `network` is of containers, remote members, guests and
+    edges.
 
-    `listed`: a remote that the fence knows by its address, and not only as somebody behind a tunnel. `allowed`: what an
-    edge may reach.
+    `listed`: a remote or a guest that the fence knows by its address, and not only as somebody behind a tunnel.
+    `allowed`: what an edge may reach.
     """
 
     kind: Kind
@@ -152,7 +153,8 @@ class View:
         for remote in self.wanted.remotes:
             if text in remote.addresses:
                 there = label or "a member on another node"
-                return Place(Kind.REMOTE, text, there, remote.network, listed=True)
+                kind = Kind.CALLER if tunnel is not None and tunnel.name else Kind.REMOTE
+                return Place(kind, text, there, remote.network, listed=True)
         if value.is_link_local:
             raise Unclear(f"{text} is a link-local address that nobody on this node has")
         if not any(value in ip_network(cluster) for cluster in self.wanted.node.clusters):

@@ -24,7 +24,7 @@ def from_far(view: View, src: Place, dst: Place) -> Verdict:
         return Verdict(False, spot, "the host's loopback is not reached from a tunnel")
     if src.kind is Kind.EDGE:
         return from_edge(view, src, dst)
-    return from_remote(view, src, dst) if src.kind is Kind.REMOTE else from_caller(src, dst)
+    return from_remote(view, src, dst) if src.kind is Kind.REMOTE else from_caller(view, src, dst)
 
 
 def from_remote(view: View, src: Place, dst: Place) -> Verdict:
@@ -43,9 +43,15 @@ def from_remote(view: View, src: Place, dst: Place) -> Verdict:
             return by_address(src, dst)
 
 
-def from_caller(src: Place, dst: Place) -> Verdict:
-    """From a guest, or an edge peer without a list: of the flat mesh, and behind this node's own tunnel."""
+def from_caller(view: View, src: Place, dst: Place) -> Verdict:
+    """From a guest, or an edge peer without a list, behind this node's own tunnel."""
     match dst.kind:
+        case Kind.HOST if src.network is not None and dst.address in view.wanted.node.addresses:
+            spot = Spot("inet", "closed_to_host", named("node address, from elsewhere", dst.version))
+            return Verdict(True, spot, "the node address is open to every member", (HOST_FIREWALL,))
+        case Kind.HOST if src.network is not None:
+            spot = Spot("inet", chain_of(src.network), "between networks", src.network)
+            return Verdict(False, spot, "a member of a network reaches the node address alone")
         case Kind.HOST:
             return Verdict(True, None, "it is of the flat mesh", (HOST_FIREWALL,))
         case Kind.OUTSIDE:

@@ -441,6 +441,9 @@ class Cluster:
         for attachment in state.snapshot():
             if attachment.isolation is not None:
                 members.setdefault(attachment.isolation, set()).update(attachment.ips)
+        for guest in self._registry.guests.all().values():
+            if guest.isolation is not None:
+                members.setdefault(guest.isolation, set()).add(guest.held.ip)
         port, hosts = self._reached_at()
         member = self.claims.member
         return NodeDoc(

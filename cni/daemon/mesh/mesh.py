@@ -130,7 +130,7 @@ class Mesh:
             if before is None or before.peers != fleet.peers or not self._wired:
                 self.sync()
             elif before.members != fleet.members:
-                self._service.barrier.connect(beyond(self._wired, fleet, self.registry.edges.all().values()))
+                self._service.barrier.connect(self._beyond(self._wired))
 
     def wanted(self) -> bool:
         """Whether this node is part of a mesh: an agent set it up, or the YAML names peers or a cluster."""
@@ -294,7 +294,11 @@ class Mesh:
     def _connect(self, wanted: Mapping[str, str], targets: Mapping[str, Mapping[str, Target]]) -> None:
         """The fence knows devices and what is behind them before a packet comes out of one."""
         self._wired = (tuple(sorted(wanted)), self._ways.behind(targets, tuple(self._service.state.cidrs)))
-        self._service.barrier.connect(beyond(self._wired, self._fleet, self.registry.edges.all().values()))
+        self._service.barrier.connect(self._beyond(self._wired))
+
+    def _beyond(self, wired: tuple[tuple[str, ...], tuple[str, ...]]) -> Beyond:
+        edges, guests = self.registry.edges.all().values(), self.registry.guests.all().values()
+        return beyond(wired, self._fleet, edges, guests)
 
     def _fail(self, name: str, words: str) -> None:
         if self._problems.get(name) != words:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from cni import naming
 from cni.daemon.books.registry import Edge as EdgeRecord
-from cni.daemon.books.registry import Registry
+from cni.daemon.books.registry import Guest, Registry
 from cni.daemon.fence.barrier import Beyond
 from cni.daemon.fence.values import Edge, Remote
 from cni.daemon.mesh import peer_book
@@ -72,9 +72,20 @@ def _of_book(peer: peer_book.Peer) -> Target:
     )
 
 
-def beyond(wired: tuple[tuple[str, ...], tuple[str, ...]], fleet: Fleet | None, edges: Iterable[EdgeRecord]) -> Beyond:
-    """What the fence must know. `wired`: the devices, and the overlay's CIDRs behind them."""
-    members = fleet.members if fleet is not None else {}
+def beyond(
+    wired: tuple[tuple[str, ...], tuple[str, ...]],
+    fleet: Fleet | None,
+    edges: Iterable[EdgeRecord],
+    guests: Iterable[Guest],
+) -> Beyond:
+    """What the fence must know. `wired`: the devices, and the overlay's CIDRs behind them.
+
+    A guest that is a member of a network is to the fence what a member on another node is: an address behind a tunnel.
+    """
+    members = dict(fleet.members) if fleet is not None else {}
+    for guest in guests:
+        if guest.isolation is not None:
+            members[guest.isolation] = members.get(guest.isolation, frozenset()) | {guest.held.ip}
     remotes = tuple(Remote(name, found) for name, found in sorted(members.items()) if found)
     fenced = tuple(
         Edge(EDGE + naming.edge_fence(edge.name), edge.held.ip, edge.allowed) for edge in edges if edge.allowed

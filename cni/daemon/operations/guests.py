@@ -21,34 +21,57 @@ KEEPALIVE = 25  # seconds
 
 
 def attach_guest(handle: wire.GuestManaged, ask: wire.AttachContainer, desk: Desk) -> wire.GuestConfig:
-    """Key, address and peer for a guest; the same for the same guest and service until it is detached.
+    """Key, address and peer for a guest; the same for the same guest, service and isolation network until detached.
 
-    Raises Refusal without a global overlay, and FenceFailed for a guest that asks for isolation: no device could hold
-    it to that yet.
+    Its address is a member of the isolation network, behind the tunnel: whatever comes by its key comes from there.
+    Raises Refusal without a global overlay, FenceFailed if it asks for isolation and the fence is not in force.
     """
     _need_overlay(desk, "guest-managed attach")
-    _need_no_fence(ask)
     with desk.locks.holding(("guest", handle.id)):
         guest = desk.registry.guests.get(handle.id)
-        if guest is not None and guest.service != ask.service:
+        if guest is not None and (guest.service, guest.isolation) != (ask.service, ask.isolation_network):
             _drop_guest(guest, desk)
             guest = None
-        return guest_config(guest or _new_guest(handle.id, ask.service, desk), ask, desk)
+        if guest is None:
+            guest = _new_guest(handle.id, ask, desk)
+        else:
+            _need_fence(guest, desk)
+        return guest_config(guest, ask, desk)
 
 
-def _new_guest(name: str, service: str, desk: Desk) -> Guest:
+def _new_guest(name: str, ask: wire.AttachContainer, desk: Desk) -> Guest:
     owner = owner_of("guest", name)
-    held = desk.lease(service, owner)
+    held = desk.lease(ask.service, owner)
     try:
         private = keys.generate()
-        guest = Guest(id=name, service=service, held=held, private_key=private, public_key=keys.public_of(private))
-        desk.registry.guests.put(name, guest)
-        add_own_peer(guest.public_key, held.ip, owner, desk)
+        guest = Guest(
+            id=name,
+            service=ask.service,
+            held=held,
+            private_key=private,
+            public_key=keys.public_of(private),
+            isolation=ask.isolation_network,
+        )
     except BaseException:
-        desk.registry.guests.drop(name)
         desk.release(held.ip, owner)
         raise
+    try:
+        desk.registry.guests.put(name, guest)  # before its peer: the fence has to know whose that is
+        add_own_peer(guest.public_key, held.ip, owner, desk)
+        _need_fence(guest, desk)
+    except BaseException:
+        _drop_guest(guest, desk)
+        raise
+    if guest.isolation is not None:
+        desk.state.changed()
     return guest
+
+
+def _need_fence(guest: Guest, desk: Desk) -> None:
+    if guest.isolation is not None and desk.service.barrier.trouble():
+        raise FenceFailed(
+            f"guest {guest.id} cannot be held to isolation network {guest.isolation!r}", desk.service.barrier.trouble()
+        )
 
 
 def add_own_peer(public_key: str, ip: str, owner: str, desk: Desk) -> None:
@@ -89,6 +112,9 @@ def detach_guest(handle: wire.GuestManaged, desk: Desk) -> wire.Ok:
 def _drop_guest(guest: Guest, desk: Desk) -> None:
     drop_own_peer(guest.public_key, desk)
     desk.registry.guests.drop(guest.id)
+    if guest.isolation is not None:
+        desk.refresh()  # now that nothing comes from there: no network has that address, when the next one gets it
+        desk.state.changed()
     desk.release(guest.held.ip, owner_of("guest", guest.id))
 
 
@@ -103,7 +129,8 @@ def attach_host(handle: wire.HostShared, ask: wire.AttachContainer, desk: Desk) 
     """An address of the node's slice for a process of the host; the same for the same id until it is detached.
 
     It is put on lo, where it answers whether or not there is a device. Raises Refusal without a global overlay, and
-    FenceFailed for a process that asks for isolation: it shares the host's namespace, and nothing stands between.
+    FenceFailed for a process that asks for isolation. Such a process may send from any address of the host and listen
+    at any, and the host reaches every container: no rule could tell its packets from the node's own.
     """
     _need_overlay(desk, "host-shared attach")
     _need_no_fence(ask)
@@ -176,5 +203,6 @@ def _need_overlay(desk: Desk, what: str) -> None:
 def _need_no_fence(ask: wire.AttachContainer) -> None:
     if ask.isolation_network is not None:
         raise FenceFailed(
-            f"isolation network {ask.isolation_network!r} cannot be put in force for this kind of attachment"
+            f"isolation network {ask.isolation_network!r} cannot be put in force for a process of the host: it may "
+            "use any of the host's addresses"
         )
