@@ -11,8 +11,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from cni.overlay import wire
+
 from .etcds import PROGRAM, Clustered
 from .fleet import Container, Node, arrives, echoes, run, wait_for
+from .test_static import Machine
 
 pytestmark = [
     pytest.mark.root,
@@ -100,6 +103,23 @@ def test_networks_span_nodes_and_nobody_else_gets_in(trio: Clustered) -> None:
     flat2 = two.container("iso-b")  # whoever comes after a member is none
     assert is_cut_off(flat2, red1)
     assert is_cut_off(red1, flat2)
+
+
+def test_a_guest_is_of_its_network_on_every_node(trio: Clustered) -> None:
+    one, two, _ = trio.nodes.values()
+    amber, flat = two.container("iso-b", isolationNetwork="amber"), two.container("iso-b")
+    config = one.ask(wire.AttachContainer(wire.GuestManaged("vm"), "iso-a", False, isolation_network="amber"))
+    assert isinstance(config, wire.GuestConfig), config
+    guest = Machine(trio, 9, config.private_key, config.overlay_ip)
+    guest.peer(config.peers[0].public_key, f"{one.underlay}:{config.listen_port}", config.peers[0].allowed_ips)
+    wait_for(lambda: config.overlay_ip in members_elsewhere(two, "amber"), "what is said of amber")
+    wait_for(lambda: guest.pings(amber.address), "the guest's way")
+    assert amber.pings(guest.address)
+    assert not guest.pings(flat.address, wait=0.4)
+    assert not flat.pings(guest.address, wait=0.4)
+    one.ask(wire.DetachContainer(wire.GuestManaged("vm")))
+    wait_for(lambda: config.overlay_ip not in members_elsewhere(two, "amber"), "the guest has left")
+    assert not amber.pings(guest.address, wait=0.4)
 
 
 def test_why_says_on_each_node_what_packets_do(trio: Clustered) -> None:
