@@ -129,6 +129,7 @@ async def _run(settings: Settings, premises: Premises) -> None:
         await asyncio.to_thread(cluster.prepare)
 
     serving = Serving(desk, premises, store)
+    mesh.tell = serving.push
 
     def drain() -> None:
         backlog.drain(settings.run_dir, state, serving.answer)

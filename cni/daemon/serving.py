@@ -21,6 +21,7 @@ from cni.daemon.premises import SOCKET_NAME, Premises, ident
 from cni.daemon.service import OverlayService
 from cni.errors import CniError, StateUnusable
 from cni.host.ends import Ends
+from cni.overlay import wire
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +98,11 @@ class Serving:
         await door.open()
         self._agents.append((listener, door))
         log.info("agents are served at %s", path)
+
+    def push(self, event: wire.AnyEvent) -> None:
+        """Tell every agent. Never waits; may be called from any thread."""
+        for _, door in tuple(self._agents):
+            door.push(event)
 
     def _tell_closed(self, note: str) -> None:
         if note == self._note:

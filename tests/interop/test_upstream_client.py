@@ -6,10 +6,16 @@ read would break the connection. The program is in `upstream-client/`, a few doz
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
+from cni.daemon.doors import overlay_door, sockets
+from cni.overlay import wire
 from tests.interop.daemons import Daemon
 
 SETUP = {
@@ -120,3 +126,34 @@ def test_every_kind_of_answer_is_read(upstream_client: str, ours: Daemon) -> Non
     assert {each["allowed_ips"] for each in status["peers"]} >= {"10.200.0.32/28"}
     assert ours.process is not None
     assert ours.process.wait(timeout=10) == 0
+
+
+def test_events_before_and_behind_answers_do_it_no_harm(upstream_client: str, tmp_path: Path) -> None:
+    """ZLayer's daemon sends none, its client passes over ours. Our door, with a handler that says ok and has news."""
+    path, loop = str(tmp_path / "overlayd.sock"), asyncio.new_event_loop()
+    events = (wire.PeerHealthChanged("key", False), wire.NatEndpointChanged("key", "203.0.113.9:51420"))
+
+    def carry_out(request: wire.AnyRequest) -> wire.AnyReply:
+        for event in events * 50:
+            door.push(event)
+        return wire.BridgeName(request.name) if isinstance(request, wire.UnregisterDns) else wire.Ok()
+
+    thread = threading.Thread(target=loop.run_forever)
+    with ThreadPoolExecutor(2) as pool:
+        door = overlay_door.OverlayDoor(sockets.listen(path, 0o660), carry_out, pool, pool)
+        thread.start()
+        asyncio.run_coroutine_threadsafe(door.open(), loop).result(30)
+        requests = [{"op": "unregister_dns", "name": f"n{number}"} for number in range(100)]
+        said = "".join(json.dumps(request) + "\n" for request in requests)
+        try:
+            done = subprocess.run(
+                [upstream_client, path], input=said, capture_output=True, text=True, timeout=60, check=False
+            )
+        finally:
+            asyncio.run_coroutine_threadsafe(door.close(2.0), loop).result(30)
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join(30)
+            loop.close()
+    assert done.returncode == 0, done.stdout[-500:]
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert answers == [{"result": "bridge_name", "name": f"n{number}"} for number in range(100)]

@@ -34,19 +34,24 @@ class Agent:
         self.sock.connect(path)
         self._framer = Framer()
         self._id = 0
+        self.events: list[wire.AnyEvent] = []  # those met while waiting for answers
 
     def ask(self, request: wire.AnyRequest) -> wire.AnyReply:
         self._id += 1
         self.sock.sendall(frame(wire.encode(wire.RequestFrame(self._id, request))))
+        while isinstance(heard := self._hear(), wire.AnyEvent):
+            self.events.append(heard)  # whenever the daemon has something to tell
+        assert isinstance(heard, wire.ResponseFrame)
+        assert heard.id == self._id
+        return heard.response
+
+    def _hear(self) -> wire.Frame:
         while (body := self._framer.next_frame()) is None:
             data = self.sock.recv(1 << 16)
             if not data:
                 raise EOFError
             self._framer.feed(data)
-        heard = wire.decode_frame(body)
-        assert isinstance(heard, wire.ResponseFrame)
-        assert heard.id == self._id
-        return heard.response
+        return wire.decode_frame(body)
 
     def ok(self, request: wire.AnyRequest) -> None:
         assert self.ask(request) == wire.Ok()

@@ -254,6 +254,47 @@ def test_a_learned_endpoint_is_left_alone(told: Fleet) -> None:
     assert where in one.wg("show", one.device, "endpoints")
 
 
+def test_agents_are_told_what_becomes_of_peers(told: Fleet) -> None:
+    """A peer falls silent, answers again, and roams; who does not read misses nothing, as long as it is little."""
+    one, two = told.nodes[1], told.nodes[2]
+    a, b = one.container("web"), two.container("web")
+    key, device, port = str(two.status().public_key), one.device, f"n{two.number}"
+    where = f"{two.underlay}:51420"
+    one.ask(peer_of(two, subnet(two, "web")))
+    two.ask(peer_of(one, subnet(one, "web")))
+    wait_for(lambda: a.pings(b.address), "the way")
+    one.end(signal.SIGKILL)
+    one.start()  # it has looked, and so it was: that is nothing to tell
+    with contextlib.closing(one.agent()) as agent, contextlib.closing(one.agent()) as deaf:
+
+        def told_of() -> list[wire.AnyEvent]:
+            agent.ask(wire.StatusRequest())
+            return [event for event in agent.events if event.pubkey == key]
+
+        assert told_of() == []
+        expected: list[wire.AnyEvent] = []
+
+        def hears(*events: wire.AnyEvent) -> None:
+            expected.extend(events)
+            wait_for(lambda: len(told_of()) >= len(expected), f"{events}", 60)
+            assert told_of() == expected
+
+        run("ip", "-n", told.underlay, "link", "set", port, "down")
+        # As if nobody had been heard of for three minutes: a peer that the device has never heard of.
+        allowed = ",".join(one.wg("show", device, "allowed-ips").split()[1:])
+        one.wg("set", device, "peer", key, "remove", "peer", key, "endpoint", where, "allowed-ips", allowed)
+        hears(wire.PeerHealthChanged(key, False))
+        run("ip", "-n", told.underlay, "link", "set", port, "up")
+        hears(wire.PeerHealthChanged(key, True))
+        two.end(signal.SIGKILL)  # it would put the port right
+        two.wg("set", two.device, "listen-port", "51999")
+        hears(wire.NatEndpointChanged(key, f"{two.underlay}:51999"))
+        two.start()
+        hears(wire.NatEndpointChanged(key, where))
+        deaf.ask(wire.StatusRequest())
+        assert [event for event in deaf.events if event.pubkey == key] == expected
+
+
 class Machine:
     """A machine outside with plain WireGuard: `wg` and an engine, no daemon of ours."""
 

@@ -22,6 +22,7 @@ from cni.daemon.doors.overlay_door import OverlayDoor
 from cni.daemon.settings import Settings
 from cni.overlay import wire
 from cni.overlay.framing import LARGEST, Framer, frame
+from cni.overlay.manager import OverlayManager
 
 Handler = Callable[[wire.AnyRequest], wire.AnyReply]
 
@@ -329,6 +330,27 @@ def test_events_and_answers_do_not_mix(served: Served) -> None:
     heard = [client.hear() for _ in range(200)]
     assert [each.id for each in heard if isinstance(each, wire.ResponseFrame)] == list(range(100))
     assert heard.count(event) == 100
+
+
+def test_our_own_client_lives_with_events_it_did_not_read(served: Served) -> None:
+    """It reads only while it waits: what came meanwhile is before the answer, as far as the daemon kept it."""
+    heard: list[wire.AnyEvent] = []
+    manager = OverlayManager("p", "i", socket=served.path, on_event=heard.append)
+    event = wire.PeerHealthChanged("k" * 1000, False)
+    manager.unregister_dns("dialled")
+    served.wait_for_clients(1)
+    for calls in (1, 2):
+        before = len(heard)
+        for _ in range(3000):
+            served.door.push(event)
+        drained = threading.Event()
+        served.loop.call_soon_threadsafe(drained.set)
+        assert drained.wait(30)
+        manager.detach_container(7)  # our echo says ok
+        assert 0 < len(heard) - before < 3000, f"call {calls}"
+    assert set(heard) == {event}
+    assert served.door.clients == 1, "on the first connection"
+    manager.close()
 
 
 # --- the end -----------------------------------------------------------------------------------------------------

@@ -26,6 +26,8 @@ PAGE = (ROOT / "docs/protocol.md").read_text("utf-8")
 FILES = {
     "manager": "tests/unit/test_manager.py",
     "client": "tests/unit/test_client.py",
+    "news": "tests/unit/test_news.py",
+    "static": "tests/mesh/test_static.py",
     "socket": "tests/unit/test_overlay_socket.py",
     "op": "tests/unit/test_operations.py",
     "door": "tests/kernel/test_overlay_door.py",
@@ -106,7 +108,7 @@ def test_the_givers_named_exist(first: str) -> None:
     for name, row in table(first).items():
         for giver in code(row["given by"]):
             module, *path = giver.split(".")
-            place = {"operations": "cni.daemon.operations", "overlay_door": "cni.daemon.doors.overlay_door"}
+            place = {"operations": "cni.daemon.operations", "news": "cni.daemon.mesh.news"}
             found: object = importlib.import_module(place.get(module, f"cni.daemon.operations.{module}"))
             for part in path:
                 found = getattr(found, part)

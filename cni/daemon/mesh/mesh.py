@@ -26,6 +26,7 @@ from cni.daemon.mesh.departed import Departed
 from cni.daemon.mesh.fleet_view import GLOBAL, Fleet
 from cni.daemon.mesh.handshakes import SET_BACK, Handshakes
 from cni.daemon.mesh.joined import Joined
+from cni.daemon.mesh.news import News
 from cni.daemon.mesh.sizes import Sizes
 from cni.daemon.mesh.sources import Sources, StandIn, beyond
 from cni.daemon.mesh.ways import Routes, Ways, address_of
@@ -37,6 +38,7 @@ from cni.host.monitor import Monitor, is_loss
 from cni.host.netlink import RTM_NEWLINK
 from cni.host.tunnels import Device, Tunnels
 from cni.host.wg_types import DeviceSeen, NoEngine
+from cni.overlay import wire
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +84,8 @@ class Mesh:
         self._sources = Sources(service.settings, registry, joined)
         self._sizes = Sizes(service)
         self._handshakes = Handshakes()
+        self._news = News()
+        self.tell: Callable[[wire.AnyEvent], None] = lambda event: None  # agents; called with our lock: it never waits
         self._mtu = 0  # what was last known of it
         self.cluster: Cluster | None = None
         self.others: list[Callable[[], list[str]]] = []  # whose problems are the mesh's too
@@ -314,6 +318,7 @@ class Mesh:
             return
         self._applied.pop(name, None)
         self._problems.pop(name, None)
+        self._news.forget(name)
         self.registry.devices.drop(name)
 
     def _one(self, name: str, service: str, targets: Mapping[str, Target], thoroughly: bool) -> None:
@@ -333,11 +338,16 @@ class Mesh:
             changes = wireguard.renewed(seen.peers, peers, known.endpoints, ages, forgotten)
             if not self._complete():
                 changes = [change for change in changes if not change.remove or change.public_key in forgotten]
+            for event in self._news.look(name, seen.peers, ages):
+                self.tell(event)
             self.tunnels.change(name, changes)
+            self._news.told(name, changes)
             routes = self._routes(name, targets, peers, device.mtu)
             refused = self.tunnels.ensure_routes(name, routes)
         else:
-            self.tunnels.change(name, wireguard.delta(applied.peers, peers))
+            changes = wireguard.delta(applied.peers, peers)
+            self.tunnels.change(name, changes)
+            self._news.told(name, changes)
             routes = self._routes(name, targets, peers, device.mtu)
             gone = [route for dst, route in applied.routes.items() if routes.get(dst) != route]
             fresh = [route for dst, route in routes.items() if applied.routes.get(dst) != route]
