@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 import struct
 
 from . import packets as p
 from .attacks import EVIL, GATEWAY_MAC, HONEST, Case, Ear, a, attack, datagram, eth, gateway, send, x
 from .attacks_edge import mac_of
 from .attacks_routed import _open_flow
-from .lab import LAN4, LAN6, NODE4, NODE6, OUTSIDE4, OUTSIDE6, TUNNEL, Lab
+from .lab import LAN4, LAN6, LEG, NODE4, NODE6, OUTSIDE4, OUTSIDE6, TUNNEL, Lab
 
 
 def error(src: str, dst: str, quoted: bytes, kind: int = 3, code: int = 3) -> bytes:
@@ -152,3 +153,22 @@ def source_routes_from_outside(lab: Lab) -> Case:
         eth(flat),
         undo=lambda: lab.host.sysctl(**{names[1]: 0}),
     )
+
+
+@attack
+def redirect_about_a_flow_of_the_second_legs(lab: Lab) -> Case:
+    """A redirect that quotes what the node did send is of a flow; it would turn the node's route round."""
+    leg, host = lab.leg, Ear(lab.host)
+    sent = p.ip4(NODE4, leg.four, p.UDP, p.udp(NODE4, leg.four, 3336, 4446, EVIL))
+    redirect = p.ip4(leg.four, NODE4, p.ICMP, p.icmp(5, 1, p.packed(leg.four) + sent))
+
+    def before() -> None:
+        with lab.host.socket(p.raw_family(NODE4), socket.SOCK_DGRAM) as speaker:
+            speaker.bind((NODE4, 3336))
+            speaker.sendto(b"hello", (leg.four, 4446))
+
+    frames = [p.frame(mac_of(lab, LEG), leg.mac, p.IPV4, redirect)]
+    honest = [
+        p.frame(mac_of(lab, LEG), leg.mac, p.IPV4, p.ip4(leg.four, NODE4, p.UDP, p.udp(leg.four, NODE4, 9, 9, HONEST)))
+    ]
+    return Case(leg.space, frames, [host], honest, host, before=before)
