@@ -43,6 +43,11 @@ RUN_NETNS = netns.RUN_NETNS
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+def busy(seconds: float) -> float:
+    """What so many seconds are on a machine that has more to do than it has processors: more of them."""
+    return seconds * max(1.0, os.getloadavg()[0] / (2 * (os.cpu_count() or 1)))
+
+
 def _must(result: int, what: str) -> None:
     if result != 0:
         number = ctypes.get_errno()

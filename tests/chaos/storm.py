@@ -22,7 +22,7 @@ from tests.blackbox import snapshot
 
 from . import inside, judge
 from .judge import Live
-from .machine import Json, Machine, Space
+from .machine import Json, Machine, Space, busy
 
 WORKERS = 8
 CONTAINERS = 100
@@ -107,7 +107,7 @@ class Storm:
                             f"{process.returncode} after {took:.3f} s {out[:150]!r} {err[-200:]!r}")  # fmt: skip
         with self._guard:
             self.counts[verb] += 1
-        if took > MOST[verb] + LATE:
+        if took > MOST[verb] + busy(LATE):
             self.fault(f"{verb} of {box and box.cid} took {took:.1f} s")
         return process.returncode, self._said(verb, process.returncode, out, err)
 
@@ -131,7 +131,7 @@ class Storm:
 
     def shake(self, seconds: float = 4.0) -> None:
         """Something is being done to the daemon: for so long, errors that pass are no faults."""
-        self.shaken = max(self.shaken, time.monotonic() + seconds)
+        self.shaken = max(self.shaken, time.monotonic() + busy(seconds))
 
     def _excused(self, begun: float) -> bool:
         return begun < self.shaken or time.monotonic() < self.shaken or self.on.program.armed
@@ -321,7 +321,7 @@ class Storm:
                 self.on.program.arm(points[0], "kill")
                 points.append(points.pop(0))
                 armed = time.monotonic()
-            elif self.on.program.armed and time.monotonic() - armed > WAITING:
+            elif self.on.program.armed and time.monotonic() - armed > busy(WAITING):
                 self.on.program.disarm()
             else:
                 self.strike(dice)
@@ -334,7 +334,7 @@ class Storm:
         self.on.program.disarm()
         self._notice(points)
 
-    def pass_by(self, points: list[str], rounds: int = 60) -> None:
+    def pass_by(self, points: list[str], rounds: int = 200) -> None:
         """Ordinary operations until everybody has been killed at each of `points`, which is empty then. Where nobody
         comes by, the daemon is killed: some points are passed only where none answers. (A look takes a daemon that
         lives for a while.)"""
@@ -347,13 +347,13 @@ class Storm:
             crew = [threading.Thread(target=self.work, args=(n,)) for n in range(self.workers)]
             for each in crew:
                 each.start()
-            end, next_kill = time.monotonic() + WAITING, time.monotonic() + 0.8
+            end, next_kill = time.monotonic() + busy(WAITING), time.monotonic() + busy(0.8)
             while self.on.program.armed and time.monotonic() < end:
                 time.sleep(0.02)
                 if time.monotonic() > next_kill and "look" not in points[-1]:
                     self.shake()
                     self.on.signal_daemon(signal.SIGKILL, wait=False)
-                    next_kill = time.monotonic() + 1.5
+                    next_kill = time.monotonic() + busy(1.5)
             self.shake()
             self._left = 0
             for each in crew:
@@ -386,6 +386,10 @@ class Storm:
                 self.counts["daemons stopped"] += 1
                 time.sleep(seconds)
                 self.on.signal_daemon(signal.SIGCONT, wait=False)
+        elif lot < 0.73:
+            self.counts["sockets deleted"] += 1
+            for name in ("cni.sock", "overlayd.lock"):
+                (self.on.run_dir / name).unlink(missing_ok=True)
 
     # --- quiet -----------------------------------------------------------------------------------------------------
 
@@ -394,7 +398,7 @@ class Storm:
         self._raise_wrong()
         self.on.inside(self._calm)
         live = {box.cid: box.live for box in self.boxes if box.live}
-        end = time.monotonic() + SETTLE
+        end = time.monotonic() + busy(SETTLE)
         while True:
             left = judge.faults(self.on, live) + judge.stray_files(self.on)
             if not left or time.monotonic() > end:
