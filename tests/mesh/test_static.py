@@ -19,7 +19,7 @@ import pytest
 from cni.host import wg_engine
 from cni.overlay import wire
 
-from .fleet import Agent, Fleet, Node, arrives, echoes, fleet, link, run, wait_for
+from .fleet import Agent, Fleet, Node, arrives, echoes, fleet, inside, link, run, wait_for
 
 pytestmark = [
     pytest.mark.root,
@@ -300,7 +300,8 @@ class Machine:
 
     def __init__(self, fleet: Fleet, number: int, private_key: str, address: str) -> None:
         self.address = address
-        self.node = fleet.nodes[number] = Node(fleet, number)  # for its namespace and its end
+        self.node = Node(fleet, number)  # for its namespace and its end
+        fleet.outside.append(self.node)
         run("ip", "netns", "add", self.node.name)
         run("ip", "-n", self.node.name, "link", "set", "lo", "up")
         port = f"n{number}"
@@ -342,6 +343,24 @@ class Machine:
     def pings(self, address: str, wait: float = 4.0) -> bool:
         words = ["ip", "netns", "exec", self.node.name, "ping", "-q", "-c", "1", "-W", f"{wait:g}", address]
         return subprocess.run(words, capture_output=True, check=False).returncode == 0
+
+    def finds_closed(self, address: str, port: int) -> bool:
+        """Whether the host at an address says within a second that nobody listens at that UDP port."""
+
+        def knock() -> bool:
+            with socket.socket(socket.AF_INET, DGRAM) as sock:
+                sock.settimeout(1.0)
+                sock.connect((address, port))
+                sock.send(b"zlt")
+                try:
+                    sock.recv(1)
+                except ConnectionRefusedError:
+                    return True
+                except TimeoutError:
+                    return False
+                return False
+
+        return inside(f"/run/netns/{self.node.name}", knock)
 
 
 def test_a_guest_with_plain_wireguard(told: Fleet) -> None:
@@ -413,6 +432,9 @@ def test_a_guest_in_an_isolation_network_reaches_its_members_and_no_one_else(tol
     apart()
     gateway = str(ipaddress.ip_interface(f"{red.address}/26").network.network_address + 1)
     assert not in_red.pings(gateway, wait=0.4), "of the host it has the node's address"
+    wait_for(lambda: in_red.finds_closed(node_address, 9), "the answer of a port that nobody listens at")
+    assert not in_red.finds_closed(node_address, 4789), "no VXLAN into the host"
+    wait_for(lambda: in_none.finds_closed(node_address, 4789), "the same for the flat mesh")
     expected = {red.name: True, other.name: True, "vm-12": True, "node": True, flat.name: False, blue.name: False}
     expected |= {"vm-13": False, "vm-14": False, gateway: False, "outside": False}
     assert {word: one.why("vm-11", word) for word in expected} == expected
@@ -461,7 +483,7 @@ def test_an_edge_reaches_what_it_is_allowed_and_no_more(told: Fleet) -> None:
 
 def test_a_dedicated_service_has_a_device_of_its_own(told: Fleet) -> None:
     """Its local traffic stays local, and what is far goes by its own port."""
-    one, two = told.nodes.values() if len(told.nodes) == 2 else (told.nodes[1], told.nodes[2])
+    one, two = told.nodes.values()
     made = {node.number: node.ask(wire.SetupServiceOverlay("ded", "dedicated")) for node in (one, two)}
     there = {node.number: [node.container("ded", mode="dedicated") for _ in range(2)] for node in (one, two)}
     for node, other in ((one, two), (two, one)):

@@ -287,8 +287,15 @@ def test_the_refusing_chain_is_the_senders():
 
 
 def test_tunnel_ports_are_those_of_the_rule():
-    (rule,) = [r for c in VIEW.wanted.chains() for r in c.rules if r.name == "tunnel to the node"]
-    assert {int(n) for n in re.findall(r"\d+", rule.match)} == why.TUNNEL_PORTS
+    rules = [r for c in VIEW.wanted.chains() for r in c.rules if r.name.startswith("tunnel to the node")]
+    assert len(rules) == 2
+    for rule in rules:
+        assert {int(n) for n in re.findall(r"\d+", rule.match)} == why.TUNNEL_PORTS
+    assert ask("red-a", "node", why.Service(4789, "udp")) == (False, "tunnel to the node")
+    for src in ("vm-red", "runner"):
+        assert ask(src, "node", why.Service(4789, "udp"), FAR) == (False, "tunnel to the node, from elsewhere")
+        assert ask(src, "node", why.Service(4789), FAR) == (True, "node address, from elsewhere")
+    assert ask("vm", "node", why.Service(4789, "udp"), FAR) == (True, None)
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,7 @@ def _closed_to_host() -> list[Rule]:
     return [
         Rule("ct direction reply ct state established,related", "accept", "reply to the node, from elsewhere"),
         _ICMP_OF_NO_FLOW,
+        Rule(f"udp dport {_TUNNEL_PORTS}", "drop", "tunnel to the node, from elsewhere"),
         Rule(f"ip daddr @node4 {_NODE_PROTOCOLS}", "accept", "node address, from elsewhere"),
         Rule(f"ip6 daddr @node6 {_NODE_PROTOCOLS}", "accept", "node address, from elsewhere, IPv6"),
         Rule("", "ip saddr vmap @net4", "host address, from elsewhere"),

@@ -16,7 +16,7 @@ from cni.daemon.fence.places import Guest, Kind, Place, View
 from cni.daemon.fence.values import chain_of
 from cni.daemon.fence.verdict import HOST_FIREWALL, Spot, Verdict, describe, named
 
-# The rule "tunnel to the node" (fence_inet) has the same ports: tests/unit/test_why.py compares them.
+# The rules "tunnel to the node" (fence_inet) have the same ports: tests/unit/test_why.py compares them.
 TUNNEL_PORTS = frozenset({4754, 4789, 4790, 5555, 6080, 6081, 6635, 8472})
 
 
@@ -41,7 +41,7 @@ def decide(view: View, src: Place, dst: Place, service: Service | None = None) -
         case Kind.HOST | Kind.LOOPBACK:
             return _from_host(view, dst)
         case Kind.REMOTE | Kind.CALLER | Kind.EDGE:
-            return why_far.from_far(view, src, dst)
+            return why_far.from_far(view, src, dst, _is_tunnel(service))
         case Kind.OUTSIDE:
             return _from_outside(dst, translated=False)
         case Kind.UNKNOWN:
@@ -130,9 +130,13 @@ def _to_host(wanted: Wanted, src: Place, dst: Place, service: Service | None) ->
     if dst.address not in wanted.node.addresses:
         which = f"{dst.address} is an address of the host ({dst.label})"
         return Verdict(False, spot("host address"), f"{which}; a member of a network reaches the node address alone")
-    if service is not None and service.protocol == "udp" and service.number in TUNNEL_PORTS:
+    if _is_tunnel(service):
         return Verdict(False, Spot("inet", "to_host", "tunnel to the node"), "no tunnel into the host from a network")
     return Verdict(True, spot("node address"), "the node address is open to every member", (HOST_FIREWALL,))
+
+
+def _is_tunnel(service: Service | None) -> bool:
+    return service is not None and service.protocol == "udp" and service.number in TUNNEL_PORTS
 
 
 # --- from elsewhere -------------------------------------------------------------------------------------------------

@@ -17,11 +17,14 @@ ITS_OWN_FENCE = (
 )
 
 
-def from_far(view: View, src: Place, dst: Place) -> Verdict:
-    """The verdict on the first packet from somebody behind a tunnel."""
+def from_far(view: View, src: Place, dst: Place, tunnel: bool) -> Verdict:
+    """The verdict on the first packet from somebody behind a tunnel. `tunnel`: it is for a port of a host's tunnels."""
     if dst.kind is Kind.LOOPBACK:
         spot = Spot("inet", "from_tunnel", "loopback of the host") if dst.version == 4 else None
         return Verdict(False, spot, "the host's loopback is not reached from a tunnel")
+    if tunnel and dst.kind is Kind.HOST and src.kind is not Kind.REMOTE and src.network is not None:
+        spot = Spot("inet", "closed_to_host", "tunnel to the node, from elsewhere")
+        return Verdict(False, spot, "no tunnel into the host from a network, or an edge peer")
     if src.kind is Kind.EDGE:
         return from_edge(view, src, dst)
     return from_remote(view, src, dst) if src.kind is Kind.REMOTE else from_caller(view, src, dst)
