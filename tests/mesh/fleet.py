@@ -459,6 +459,7 @@ class Fleet:
         self.directory.chmod(0o755)
         self.underlay = f"{self.prefix}u"
         self.nodes: dict[int, Node] = {}
+        self.outside: list[Node] = []  # machines that are none of the fleet's, on its underlay
         run("ip", "netns", "add", self.underlay)
         for words in (
             "link set lo up",
@@ -502,13 +503,13 @@ class Fleet:
         run("ip", "netns", "exec", self.underlay, "nft", "delete table bridge zlt_part")
 
     def clean(self) -> None:
-        for node in self.nodes.values():
+        for node in (*self.nodes.values(), *self.outside):
             node.clean()
         for pid in run("ip", "netns", "pids", self.underlay, check=False).split():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGKILL)
         run("ip", "netns", "delete", self.underlay, check=False)
-        for node in self.nodes.values():
+        for node in (*self.nodes.values(), *self.outside):
             for path in UAPI.glob(f"{node.device}.sock"):
                 path.unlink(missing_ok=True)
         shutil.rmtree(self.directory, ignore_errors=True)
