@@ -24,24 +24,43 @@ FORMS = {"single": DIST / "zlayer-cni", "unpacked": DIST / "zlayer-cni.d" / "zla
 FIRST = "encodings/__init__"
 
 DOOR = """
+import builtins as _builtins
 import sys as _sys
+
+_exec, _finders = exec, []
+
+def _finder():
+    if not _finders:
+        with open(_POINTS, "rb") as file:
+            code = compile(file.read(), _POINTS, "exec")
+        scope = {"__name__": "points"}
+        _exec(code, scope)
+        _finders.append(scope["Finder"]())
+    return _finders[0]
 
 class _Waiting:
     def find_spec(self, name, path=None, target=None):
         if not name.startswith("cni."):
             return None
         _sys.meta_path.remove(self)
-        with open(_POINTS, "rb") as file:
-            code = compile(file.read(), _POINTS, "exec")
-        scope = {"__name__": "points"}
-        exec(code, scope)
-        finder = scope["Finder"]()
-        _sys.meta_path.insert(0, finder)
-        return finder.find_spec(name, path, target)
+        _sys.meta_path.insert(0, _finder())
+        return _finder().find_spec(name, path, target)
+
+def _exec_and_tell(code, scope=None, *more):
+    if scope is None:
+        scope = _sys._getframe(1).f_globals
+        more = (_sys._getframe(1).f_locals,)
+    _exec(code, scope, *more)
+    module = _sys.modules.get(scope.get("__name__"))
+    if module is not None and module.__dict__ is scope and module.__name__.startswith("cni."):
+        if getattr(module.__spec__, "loader", _sys) is None:
+            _finder().change(module)
 
 _sys.meta_path.insert(0, _Waiting())
+_builtins.exec = _exec_and_tell
 """
-"""Installed before anything else runs; waits for the first module of ours."""
+"""Installed before anything else runs; waits for the first module of ours. What a plugin call needs comes without the
+import system (cni/frozen_start.py): it is executed, and that is seen too."""
 
 
 class Program:
