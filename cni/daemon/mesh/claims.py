@@ -6,7 +6,7 @@ import ipaddress
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -89,10 +89,11 @@ class Claims:
             self._registry.slots.put(cidr, wanted)
         return done
 
-    def take_id(self, preferred: int, taken: Iterable[int]) -> int:
-        """A node id that is this node's alone: the one it had, the preferred one, or the lowest free. Raises EtcdError,
-        PoolExhausted."""
-        for number in (self.member.node_id, preferred):
+    def take_id(self, preferred: int, taken: Mapping[int, str]) -> int:
+        """A node id that is this node's alone: the one it had or has taken, the preferred one, or the lowest free.
+        `taken`: who has which. Raises EtcdError, PoolExhausted."""
+        own = sorted(number for number, identity in taken.items() if identity == self.member.identity)
+        for number in (self.member.node_id, *own, preferred):
             if number and self._take_plain(self._keys.id(number)):
                 return number
         seen = set(taken)

@@ -196,13 +196,13 @@ class Cluster:
         with self._lock:
             self._view.load(((item.key, item.value) for item in items), time.monotonic())
             view, member = self._view, self.claims.member
-        node_id = self.claims.take_id(self._service.settings.node_id, set(view.ids))
+        self._claim_key()  # first: whoever has another's key stays out, and must hold nothing
+        node_id = self.claims.take_id(self._service.settings.node_id, dict(view.ids))
         slices = []
         for cluster in self._service.state.cidrs:
             range_ = ipaddress.ip_network(cluster)
             before = next((s for s in member.slices if ipaddress.ip_network(s).version == range_.version), None)
             slices.append(self.claims.take_slice(cluster, node_id, view, before))
-        self._claim_key()
         fresh = Member(member.identity, node_id, tuple(slices))
         self._identity.keep_member(fresh)
         self.claims.member = fresh
