@@ -135,6 +135,7 @@ async def _run(settings: Settings, premises: Premises) -> None:
         backlog.drain(settings.run_dir, state, serving.answer)
         leftovers.sweep()
         operations.sweep(desk)
+        process.trim_memory()
 
     keeper, tuned = Keeper(service, presence.alone, drain), Tuned(service)
     service.followers.append(tuned.watch)
