@@ -103,10 +103,10 @@ def _own(place: Place) -> tuple[str, ...]:
     return (f"{place.four}/32", f"{place.six}/128")
 
 
-def _to(lab: Lab, far: Place, to: str, marker: bytes) -> bytes:
+def _to(lab: Lab, far: Place, to: str, marker: bytes, port: int = 9) -> bytes:
     its = far.space.run("ip", "-br", "link", "show", "wg0").split()[2]
     src = far.six if ":" in to else far.four
-    return p.frame(mac_of(lab, TUNNEL), its, p.ethertype(to), p.ip(src, to, p.UDP, p.udp(src, to, 9, 9, marker)))
+    return p.frame(mac_of(lab, TUNNEL), its, p.ethertype(to), p.ip(src, to, p.UDP, p.udp(src, to, 9, port, marker)))
 
 
 def _register_edges(six: bool) -> None:
@@ -168,6 +168,12 @@ def _register_edges(six: bool) -> None:
         evil = [_to(lab, red, pick(HOST4, HOST6), EVIL), _to(lab, red, pick(GATEWAY4, GATEWAY6), EVIL)]
         return Case(red.space, evil, [host], [_to(lab, red, pick(NODE4, NODE6), HONEST)], host, device="wg0")
 
+    def member_elsewhere_into_the_hosts_tunnels(lab: Lab) -> Case:
+        """A guest is such a member too, and no other node's fence is before this one."""
+        red, host, node = lab.places["remote-red"], Ear(lab.host), pick(NODE4, NODE6)
+        evil = [_to(lab, red, node, EVIL, port) for port in (4789, 8472, 6081, 5555)]
+        return Case(red.space, evil, [host], [_to(lab, red, node, HONEST)], host, device="wg0")
+
     def tunnel_to_the_outside(lab: Lab) -> Case:
         """This node is nobody else's way out; an edge may be allowed a part of it."""
         far, undo = _edge(lab, (f"{OUTSIDE4}/32", f"{OUTSIDE6}/128"))
@@ -183,6 +189,7 @@ def _register_edges(six: bool) -> None:
         edge_to_the_host_as_allowed,
         node_is_answered_by_a_member_elsewhere,
         member_elsewhere_to_the_host,
+        member_elsewhere_into_the_hosts_tunnels,
         tunnel_to_the_outside,
     ):
         work.__name__ += "_ipv6" if six else ""
