@@ -39,6 +39,7 @@ MS_BIND, MS_REC, MS_PRIVATE, MNT_DETACH = 4096, 16384, 1 << 18, 2
 PREFIX = "zlt-chaos-"
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 RUN_NETNS = netns.RUN_NETNS
+PATIENCE = 60.0  # seconds until a daemon is up, or has ended; a loaded machine takes its time
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -165,7 +166,7 @@ class Machine:
 
     def start_daemon(self) -> int:
         """Have the plugin start the daemon; its process id."""
-        deadline = time.monotonic() + 12
+        deadline = time.monotonic() + PATIENCE
         while True:
             answer = self.call("STATUS", self.conf())
             if answer.rc == 0:
@@ -189,7 +190,7 @@ class Machine:
             return False
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + PATIENCE
         while wait and self.daemon() == pid:
             assert time.monotonic() < deadline, f"the daemon does not end on signal {number}"
             time.sleep(0.01)

@@ -23,8 +23,8 @@ from tests.chaos.scenes import attached
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
 DUAL = "address_cooldown: 1\ncluster_cidr6: fd00:200::/48"
-AT_ONCE = 30.0  # seconds until what netlink tells of is mended, on a busy machine
-NEXT_LOOK = 40.0  # seconds until what only a look finds is mended, there
+AT_ONCE = 60.0  # seconds until what netlink tells of is mended, on a busy machine
+NEXT_LOOK = 60.0  # seconds until what only a look finds is mended, there
 
 
 def in_order(on: Machine, *who: Live, within: float = NEXT_LOOK) -> None:
