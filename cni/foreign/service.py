@@ -21,7 +21,7 @@ from cni.foreign.check import Facts, faults
 from cni.foreign.daemon import Daemon
 from cni.foreign.detach import Remover
 from cni.foreign.records import Record, Records
-from cni.host import holder, links, netns, ports
+from cni.host import addressing, holder, links, netns, ports
 from cni.host.netlink import Netlink
 from cni.isolation import ISOLATED
 from cni.overlay.client import Deadline
@@ -160,7 +160,7 @@ def look(record: Record, target: Target) -> Facts:
     with Netlink() as socket:
         host = links.find_link(socket, record.host_veth)
         bridge = links.find_link(socket, index=host.master) if host is not None and host.master else None
-        addresses = links.list_addresses(socket, bridge.index) if bridge is not None else []
+        addresses = addressing.list_addresses(socket, bridge.index) if bridge is not None else []
     return Facts(
         netns=(seen.dev, seen.ino),
         holder_alive=holder.is_alive(record.holder),

@@ -10,7 +10,7 @@ import ipaddress
 import threading
 from collections.abc import Sequence
 
-from cni.host import links, netns, ports, sysctl
+from cni.host import addressing, links, netns, ports, sysctl
 from cni.host.forgetter import Forgetter
 from cni.host.netlink import Netlink
 from cni.host.reaper import Reaper
@@ -55,11 +55,11 @@ class Kernel:
 
     def ensure_node_address(self, address: links.Address) -> None:
         """The node answers to `address` whatever bridges come and go: it is on lo, for this host alone to route."""
-        links.ensure_address(self._socket, links.LOOPBACK, ipaddress.ip_interface(address))
+        addressing.ensure_address(self._socket, links.LOOPBACK, ipaddress.ip_interface(address))
 
     def remove_node_address(self, address: links.Address) -> None:
         """lo without that address."""
-        links.remove_address(self._socket, links.LOOPBACK, ipaddress.ip_interface(address))
+        addressing.remove_address(self._socket, links.LOOPBACK, ipaddress.ip_interface(address))
 
     def forwarding(self, version: int) -> bool:
         """Whether the node routes packets of this IP version now."""
@@ -68,7 +68,7 @@ class Kernel:
     def underlay_mtu(self) -> int:
         """The MTU of the link that leads out: the one a packet to nobody in particular would take."""
         for outside in OUTSIDE:
-            route = links.route_to(self._socket, outside)
+            route = addressing.route_to(self._socket, outside)
             if route is not None and route.type == links.RTN_UNICAST:
                 link = links.find_link(self._socket, index=route.oif)
                 if link is not None:
@@ -85,12 +85,12 @@ class Kernel:
 
     def addresses(self, index: int) -> list[links.Interface]:
         """The addresses of one link of the node."""
-        return [address for _, address in links.list_addresses(self._socket, index)]
+        return [address for _, address in addressing.list_addresses(self._socket, index)]
 
     def all_addresses(self) -> dict[int, set[links.Interface]]:
         """Every address of the node by link index: for resync only."""
         found: dict[int, set[links.Interface]] = {}
-        for index, address in links.list_addresses(self._socket):
+        for index, address in addressing.list_addresses(self._socket):
             found.setdefault(index, set()).add(address)
         return found
 
@@ -109,20 +109,20 @@ class Kernel:
         sysctl.ensure(f"ipv4/conf/{name}/arp_ignore", "1")  # nobody learns there which other addresses the host has
         sysctl.ensure(f"ipv4/conf/{name}/send_redirects", "0")  # two slots of a service talk through the gateway
         for address in addresses:
-            links.ensure_address(self._socket, bridge.index, address)
+            addressing.ensure_address(self._socket, bridge.index, address)
         return bridge
 
     def ensure_gateway(self, bridge: str, address: links.Interface) -> None:
         """One more gateway on a bridge: its service took a further slot."""
         link = links.find_link(self._socket, bridge)
         if link is not None:
-            links.ensure_address(self._socket, link.index, address)
+            addressing.ensure_address(self._socket, link.index, address)
 
     def remove_gateway(self, bridge: str, address: links.Interface) -> None:
         """The bridge without that gateway; a bridge that is gone has none."""
         link = links.find_link(self._socket, bridge)
         if link is not None:
-            links.remove_address(self._socket, link.index, address)
+            addressing.remove_address(self._socket, link.index, address)
 
     def remove_link(self, name: str) -> bool:
         """No link of that name afterwards; False if there was none. Returns as soon as it can be seen no more."""
@@ -130,7 +130,7 @@ class Kernel:
 
     def forget_neighbour(self, bridge: int, address: str) -> None:
         """What the kernel learned about a released address goes with it."""
-        links.remove_neighbour(self._socket, bridge, ipaddress.ip_address(address))
+        addressing.remove_neighbour(self._socket, bridge, ipaddress.ip_address(address))
 
     # --- ports ---------------------------------------------------------------------------------------------------
 

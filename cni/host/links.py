@@ -1,4 +1,4 @@
-"""Links, addresses and routes: make them so, remove them, read them. Verbs without opinions.
+"""Links: make them so, remove them, read them. Verbs without opinions; and the shapes of what the kernel has said.
 
 `ensure_*` forgives only "exists" and then checks that what exists is the right kind; `remove_*` forgives only "gone".
 Every function takes the `Netlink` of the namespace it works in.
@@ -16,21 +16,15 @@ from cni.host import netlink as nl
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER = 1, 3, 4, 5, 10
 IFLA_LINKINFO, IFLA_GROUP, IFLA_NET_NS_FD, IFLA_LINK_NETNSID, IFLA_AF_SPEC = 18, 27, 28, 37, 26
-IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS = 1, 2, 4, 8
-RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_TABLE = 1, 4, 5, 6, 7, 15
-NDA_DST = 1
 IFF_UP = 1
 AF_INET, AF_INET6 = 2, 10
-IFA_F_NODAD = 0x02
-RT_MAIN, RTPROT_STATIC, RT_UNIVERSE, RT_LINK, RTN_UNICAST, RTN_UNREACHABLE = 254, 4, 0, 253, 1, 7
+RTN_UNICAST, RTN_UNREACHABLE = 1, 7
 BR_STP, BR_MULTI_BOOLOPT, BR_MCAST_SNOOPING, BR_FORWARD_DELAY = 5, 46, 23, 1
 GEN_MODE_NONE = 1
 BR_NO_LL_LEARN = 1
 LOOPBACK = 1  # the index of lo, in every namespace
 
-_ADDRESS = struct.Struct("=BBBBI")
-_ROUTE = struct.Struct("=BBBBBBBBI")
-_GONE = frozenset({errno.ENODEV, errno.ENXIO})
+GONE = frozenset({errno.ENODEV, errno.ENXIO})
 
 Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -80,7 +74,7 @@ def mac_text(raw: bytes) -> str:
 def find_link(socket: nl.Netlink, name: str = "", index: int = 0) -> Link | None:
     """The link of that name, or index, or None. Costs the same however many links there are."""
     body = nl.ifinfo(index) + (nl.text(IFLA_IFNAME, name) if name else b"")
-    ask = nl.Message(nl.RTM_GETLINK, 0, body, f"look for link {name or index}", _GONE)
+    ask = nl.Message(nl.RTM_GETLINK, 0, body, f"look for link {name or index}", GONE)
     answers = socket.send([ask]).answers
     return _link(answers[0].body) if answers else None
 
@@ -100,11 +94,11 @@ def _link(body: bytes) -> Link:
         index=index,
         name=_string(found.get(IFLA_IFNAME, b"")),
         up=bool(flags & IFF_UP),
-        mtu=_number(found.get(IFLA_MTU)),
+        mtu=number(found.get(IFLA_MTU)),
         mac=mac_text(found.get(IFLA_ADDRESS, b"")),
         kind=_string(info.get(1, b"")),
-        master=_number(found.get(IFLA_MASTER)),
-        peer=_number(found.get(IFLA_LINK)),
+        master=number(found.get(IFLA_MASTER)),
+        peer=number(found.get(IFLA_LINK)),
         peer_netns=None if netnsid is None else struct.unpack("=i", netnsid)[0],
     )
 
@@ -113,7 +107,8 @@ def _string(raw: bytes) -> str:
     return raw.rstrip(b"\0").decode(errors="replace")
 
 
-def _number(raw: bytes | None) -> int:
+def number(raw: bytes | None) -> int:
+    """A number as the kernel says it, 0 where it says none."""
     return struct.unpack_from("=I", raw)[0] if raw else 0
 
 
@@ -165,7 +160,7 @@ def up_message(index: int) -> nl.Message:
 def remove_link(socket: nl.Netlink, name: str = "", index: int = 0) -> None:
     """No link of that name (or index) afterwards. Blocks 15 to 19 ms in the kernel: see cni/host/reaper.py."""
     body = nl.ifinfo(index) + (nl.text(IFLA_IFNAME, name) if name else b"")
-    socket.send([nl.Message(nl.RTM_DELLINK, 0, body, f"delete link {name or index}", _GONE)])
+    socket.send([nl.Message(nl.RTM_DELLINK, 0, body, f"delete link {name or index}", GONE)])
 
 
 def set_group(socket: nl.Netlink, indexes: Sequence[int], group: int) -> None:
@@ -176,7 +171,7 @@ def set_group(socket: nl.Netlink, indexes: Sequence[int], group: int) -> None:
             0,
             nl.ifinfo(index, 0, IFF_UP) + nl.u32(IFLA_MASTER, 0) + nl.u32(IFLA_GROUP, group),
             f"group link {index}",
-            _GONE,
+            GONE,
         )
         for index in indexes
     )
@@ -185,7 +180,7 @@ def set_group(socket: nl.Netlink, indexes: Sequence[int], group: int) -> None:
 def remove_group(socket: nl.Netlink, group: int) -> None:
     """Delete every link of `group` with one wait in the kernel instead of one each."""
     body = nl.ifinfo() + nl.u32(IFLA_GROUP, group)
-    socket.send([nl.Message(nl.RTM_DELLINK, 0, body, f"delete link group {group:#x}", _GONE)])
+    socket.send([nl.Message(nl.RTM_DELLINK, 0, body, f"delete link group {group:#x}", GONE)])
 
 
 @dataclass(frozen=True)
@@ -242,124 +237,3 @@ def raise_port(socket: nl.Netlink, index: int) -> None:
             up_message(index),
         ]
     )
-
-
-# --- addresses ----------------------------------------------------------------------------------------------------
-
-
-def address_message(index: int, address: Interface, exclusive: bool = True) -> nl.Message:
-    """Add an address, ready at once: IPv6 without duplicate address detection."""
-    raw = address.ip.packed
-    body = _ADDRESS.pack(family_of(address), address.network.prefixlen, 0, RT_UNIVERSE, index)
-    body += nl.attribute(IFA_LOCAL, raw) + nl.attribute(IFA_ADDRESS, raw)
-    if address.version == 6:
-        body += nl.u32(IFA_FLAGS, IFA_F_NODAD)
-    elif address.network.prefixlen < 31:
-        body += nl.attribute(IFA_BROADCAST, address.network.broadcast_address.packed)
-    flags = nl.F_CREATE | (nl.F_EXCL if exclusive else nl.F_REPLACE)
-    return nl.Message(nl.RTM_NEWADDR, flags, body, f"add address {address} to link {index}")
-
-
-def ensure_address(socket: nl.Netlink, index: int, address: Interface) -> None:
-    socket.send([address_message(index, address, exclusive=False)])
-
-
-def remove_address(socket: nl.Netlink, index: int, address: Interface) -> None:
-    body = _ADDRESS.pack(family_of(address), address.network.prefixlen, 0, 0, index)
-    body += nl.attribute(IFA_LOCAL, address.ip.packed) + nl.attribute(IFA_ADDRESS, address.ip.packed)
-    gone = _GONE | {errno.EADDRNOTAVAIL}
-    socket.send([nl.Message(nl.RTM_DELADDR, 0, body, f"remove address {address} from link {index}", gone)])
-
-
-def list_addresses(socket: nl.Netlink, index: int = 0) -> list[tuple[int, Interface]]:
-    """(link index, address) of every address of the namespace, or of one link."""
-    found = []
-    body = _ADDRESS.pack(0, 0, 0, 0, 0)
-    for answer in socket.dump(nl.Message(nl.RTM_GETADDR, 0, body, "list addresses")):
-        family, prefix, _, _, at = _ADDRESS.unpack_from(answer.body)
-        raw = nl.attributes(answer.body[8:])
-        value = raw.get(IFA_LOCAL) or raw.get(IFA_ADDRESS)
-        if family in (AF_INET, AF_INET6) and value and index in (0, at):
-            found.append((at, _interface(value, prefix)))
-    return found
-
-
-def _interface(raw: bytes, prefix: int) -> Interface:
-    return ipaddress.ip_interface((raw, prefix))
-
-
-# --- routes -------------------------------------------------------------------------------------------------------
-
-
-def _route_body(route: Route) -> bytes:
-    scope = RT_LINK if route.gateway is None and route.dst.version == 4 and route.oif else RT_UNIVERSE
-    body = _ROUTE.pack(family_of(route.dst), route.dst.prefixlen, 0, 0, RT_MAIN, RTPROT_STATIC, scope, route.type, 0)
-    if route.dst.prefixlen:
-        body += nl.attribute(RTA_DST, route.dst.network_address.packed)
-    if route.gateway is not None:
-        body += nl.attribute(RTA_GATEWAY, route.gateway.packed)
-    return body + (nl.u32(RTA_OIF, route.oif) if route.oif else b"")
-
-
-def route_message(route: Route, forgive: frozenset[int] = frozenset()) -> nl.Message:
-    """Add a route to the main table, unless one for that destination is there (EEXIST)."""
-    what = f"add route {route.dst} via {route.gateway or f'link {route.oif}'}"
-    return nl.Message(nl.RTM_NEWROUTE, nl.F_CREATE | nl.F_EXCL, _route_body(route), what, forgive)
-
-
-def ensure_route(socket: nl.Netlink, route: Route) -> None:
-    socket.send([route_message(route, frozenset({errno.EEXIST}))])
-
-
-def remove_route(socket: nl.Netlink, route: Route) -> None:
-    gone = _GONE | {errno.ESRCH}
-    socket.send([nl.Message(nl.RTM_DELROUTE, 0, _route_body(route), f"remove route {route.dst}", gone)])
-
-
-def list_routes(socket: nl.Netlink) -> list[Route]:
-    """The routes of the main table, both families."""
-    found = []
-    for answer in socket.dump(nl.Message(nl.RTM_GETROUTE, 0, _ROUTE.pack(*[0] * 9), "list routes")):
-        family, prefix, _, _, table, _, _, kind, _ = _ROUTE.unpack_from(answer.body)
-        raw = nl.attributes(answer.body[12:])
-        if family not in (AF_INET, AF_INET6) or _number(raw.get(RTA_TABLE)) not in (table, RT_MAIN):
-            continue
-        if (_number(raw.get(RTA_TABLE)) or table) != RT_MAIN:
-            continue
-        zero = bytes(4 if family == AF_INET else 16)
-        gateway = raw.get(RTA_GATEWAY)
-        found.append(
-            Route(
-                ipaddress.ip_network((raw.get(RTA_DST, zero), prefix)),
-                ipaddress.ip_address(gateway) if gateway else None,
-                _number(raw.get(RTA_OIF)),
-                kind,
-            )
-        )
-    return found
-
-
-def route_to(socket: nl.Netlink, address: Address) -> Route | None:
-    """The route a packet to `address` would take now, or None. Costs the same however many routes there are."""
-    bits = 8 * len(address.packed)
-    body = _ROUTE.pack(family_of(address), bits, 0, 0, 0, 0, 0, 0, 0) + nl.attribute(RTA_DST, address.packed)
-    nowhere = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL})
-    answers = socket.send([nl.Message(nl.RTM_GETROUTE, 0, body, f"look for a route to {address}", nowhere)]).answers
-    if not answers:
-        return None
-    raw = nl.attributes(answers[0].body[12:])
-    gateway = raw.get(RTA_GATEWAY)
-    return Route(
-        ipaddress.ip_network((address.packed, bits)),
-        ipaddress.ip_address(gateway) if gateway else None,
-        _number(raw.get(RTA_OIF)),
-        answers[0].body[7],
-    )
-
-
-def remove_neighbour(socket: nl.Netlink, index: int, address: Address) -> None:
-    """Forget what the kernel learned about `address` on a link."""
-    body = struct.pack("=BBHIHBB", family_of(address), 0, 0, index, 0, 0, 0)
-    body += nl.attribute(NDA_DST, address.packed)
-    gone = _GONE | {errno.ENOENT, errno.ESRCH}
-    socket.send([nl.Message(nl.RTM_DELNEIGH, 0, body, f"forget neighbour {address}", gone)])

@@ -6,7 +6,7 @@ import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cni.host import links, sysctl
+from cni.host import addressing, links, sysctl
 from cni.host.netlink import Message, Netlink
 from cni.host.netns import entered
 
@@ -43,8 +43,8 @@ def inspect(netns_fd: int, ifname: str) -> Inside:
         link = links.find_link(inner, ifname)
         if link is None:
             return Inside(None)
-        addresses = tuple(address for _, address in links.list_addresses(inner, link.index))
-        return Inside(link, addresses, tuple(links.list_routes(inner)))
+        addresses = tuple(address for _, address in addressing.list_addresses(inner, link.index))
+        return Inside(link, addresses, tuple(addressing.list_routes(inner)))
 
 
 def configure(
@@ -65,9 +65,9 @@ def configure(
             sysctl.put(path.format(ifname), value)
     with inner:
         first: list[Message] = [links.up_message(links.LOOPBACK), links.up_message(index)]
-        first += [links.address_message(index, address) for address in addresses]
+        first += [addressing.address_message(index, address) for address in addresses]
         exists = frozenset({errno.EEXIST})
-        batch = first + [links.route_message(route, exists) for route in routes]
+        batch = first + [addressing.route_message(route, exists) for route in routes]
         outcome = inner.send(batch)
         return [route for route, code in zip(routes, outcome.errors[len(first) :], strict=True) if code == errno.EEXIST]
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cni.errors import FenceFailed
-from cni.host import links, netns, sysctl
+from cni.host import addressing, links, netns, sysctl
 from cni.host import netlink as nl
 from cni.host.nft import Nft
 
@@ -136,21 +136,21 @@ def routes() -> list[tuple[str, str]]:
     """(destination, device) of every unicast route, in whatever table; the node's own aside. Raises OSError."""
     with nl.Netlink() as sock:
         names = {link.index: link.name for link in links.list_links(sock)}
-        ask = nl.Message(nl.RTM_GETROUTE, 0, links._ROUTE.pack(*[0] * 9), "list routes")
+        ask = nl.Message(nl.RTM_GETROUTE, 0, addressing.ROUTE.pack(*[0] * 9), "list routes")
         return [found for answer in sock.dump(ask) if (found := _route(answer.body, names)) is not None]
 
 
 def _route(body: bytes, names: dict[int, str]) -> tuple[str, str] | None:
-    family, prefix, _, _, table, _, _, kind, _ = links._ROUTE.unpack_from(body)
+    family, prefix, _, _, table, _, _, kind, _ = addressing.ROUTE.unpack_from(body)
     raw = nl.attributes(body[12:])
-    destination = raw.get(links.RTA_DST)
+    destination = raw.get(addressing.RTA_DST)
     if family not in (links.AF_INET, links.AF_INET6) or kind != links.RTN_UNICAST or table == _RT_LOCAL:
         return None
     if destination is None:
         text = f"{'0.0.0.0' if family == links.AF_INET else '::'}/{prefix}"
     else:
         text = f"{ipaddress.ip_address(destination)}/{prefix}"
-    return text, names.get(int.from_bytes(raw.get(links.RTA_OIF, b""), sys.byteorder), "")
+    return text, names.get(int.from_bytes(raw.get(addressing.RTA_OIF, b""), sys.byteorder), "")
 
 
 def rp_filters(devices: list[str]) -> dict[str, int]:

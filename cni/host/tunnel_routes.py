@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from cni.host import links
+from cni.host import addressing, links
 from cni.host import netlink as nl
 
 RTA_METRICS, RTAX_MTU, RTA_CACHEINFO = 8, 2, 12
@@ -31,17 +31,17 @@ class TunnelRoute:
 def list_routes(socket: nl.Netlink, index: int) -> dict[links.Network, TunnelRoute]:
     """The routes that lead into one device, those of the link alone left out."""
     found = {}
-    body = links._ROUTE.pack(*[0] * 9) + nl.u32(links.RTA_OIF, index)
+    body = addressing.ROUTE.pack(*[0] * 9) + nl.u32(addressing.RTA_OIF, index)
     for answer in socket.dump(nl.Message(nl.RTM_GETROUTE, 0, body, "list routes")):
-        family, prefix, _, _, table, _, _, kind, _ = links._ROUTE.unpack_from(answer.body)
+        family, prefix, _, _, table, _, _, kind, _ = addressing.ROUTE.unpack_from(answer.body)
         raw = nl.attributes(answer.body[12:])
-        here = family in (links.AF_INET, links.AF_INET6) and kind == links.RTN_UNICAST and table == links.RT_MAIN
-        if not here or links._number(raw.get(links.RTA_OIF)) != index:
+        here = family in (links.AF_INET, links.AF_INET6) and kind == links.RTN_UNICAST and table == addressing.RT_MAIN
+        if not here or links.number(raw.get(addressing.RTA_OIF)) != index:
             continue
         zero = bytes(4 if family == links.AF_INET else 16)
-        dst = ipaddress.ip_network((raw.get(links.RTA_DST, zero), prefix))
+        dst = ipaddress.ip_network((raw.get(addressing.RTA_DST, zero), prefix))
         if not (dst.is_link_local or dst.is_multicast):
-            source = raw.get(links.RTA_PREFSRC)
+            source = raw.get(addressing.RTA_PREFSRC)
             found[dst] = TunnelRoute(dst, _mtu(raw), ipaddress.ip_address(source) if source else None)
     return found
 
@@ -49,7 +49,7 @@ def list_routes(socket: nl.Netlink, index: int) -> dict[links.Network, TunnelRou
 def fingerprint(socket: nl.Netlink) -> bytes:
     """Something that differs when any route of the namespace does: much cheaper than to read what they say."""
     digest = hashlib.blake2b(digest_size=16)
-    for answer in socket.dump(nl.Message(nl.RTM_GETROUTE, 0, links._ROUTE.pack(*[0] * 9), "list routes")):
+    for answer in socket.dump(nl.Message(nl.RTM_GETROUTE, 0, addressing.ROUTE.pack(*[0] * 9), "list routes")):
         if answer.body[0] == links.AF_INET6:  # these tell when they were used last
             digest.update(repr(sorted(_lasting(answer.body).items())).encode())
         digest.update(answer.body if answer.body[0] != links.AF_INET6 else answer.body[:12])
@@ -63,28 +63,28 @@ def _lasting(body: bytes) -> dict[int, bytes]:
 
 
 def _mtu(attributes: dict[int, bytes]) -> int:
-    return links._number(nl.attributes(attributes.get(RTA_METRICS, b"")).get(RTAX_MTU))
+    return links.number(nl.attributes(attributes.get(RTA_METRICS, b"")).get(RTAX_MTU))
 
 
 def _body(index: int, route: TunnelRoute) -> bytes:
-    body = links._ROUTE.pack(
+    body = addressing.ROUTE.pack(
         links.family_of(route.dst),
         route.dst.prefixlen,
         0,
         0,
-        links.RT_MAIN,
-        links.RTPROT_STATIC,
-        links.RT_LINK if route.dst.version == 4 else links.RT_UNIVERSE,
+        addressing.RT_MAIN,
+        addressing.RTPROT_STATIC,
+        addressing.RT_LINK if route.dst.version == 4 else addressing.RT_UNIVERSE,
         links.RTN_UNICAST,
         0,
     )
     if route.dst.prefixlen:
-        body += nl.attribute(links.RTA_DST, route.dst.network_address.packed)
+        body += nl.attribute(addressing.RTA_DST, route.dst.network_address.packed)
     if route.source is not None and route.source.version == route.dst.version:
-        body += nl.attribute(links.RTA_PREFSRC, route.source.packed)
+        body += nl.attribute(addressing.RTA_PREFSRC, route.source.packed)
     if route.mtu:
         body += nl.attribute(RTA_METRICS, nl.u32(RTAX_MTU, route.mtu))
-    return body + nl.u32(links.RTA_OIF, index)
+    return body + nl.u32(addressing.RTA_OIF, index)
 
 
 def add_routes(socket: nl.Netlink, index: int, routes: Iterable[TunnelRoute]) -> list[TunnelRoute]:
@@ -141,7 +141,7 @@ def ways_to(socket: nl.Netlink, addresses: Iterable[links.Address]) -> dict[link
     there = (address for address, code in zip(asked, outcome.errors, strict=True) if code == 0)
     for address, answer in zip(there, outcome.answers, strict=True):
         said = nl.attributes(answer.body[12:])
-        index = links._number(said.get(links.RTA_OIF))
+        index = links.number(said.get(addressing.RTA_OIF))
         if index not in known:
             known[index] = links.find_link(socket, index=index)
         link = known[index]
@@ -151,8 +151,8 @@ def ways_to(socket: nl.Netlink, addresses: Iterable[links.Address]) -> dict[link
 
 
 def _ask_way(address: links.Address) -> nl.Message:
-    body = links._ROUTE.pack(links.family_of(address), address.max_prefixlen, 0, 0, 0, 0, 0, 0, 0)
-    body += nl.attribute(links.RTA_DST, address.packed)
+    body = addressing.ROUTE.pack(links.family_of(address), address.max_prefixlen, 0, 0, 0, 0, 0, 0, 0)
+    body += nl.attribute(addressing.RTA_DST, address.packed)
     no_way = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL})
     return nl.Message(nl.RTM_GETROUTE, 0, body, f"look for the way to {address}", no_way)
 
@@ -170,4 +170,4 @@ def remove_proxy(socket: nl.Netlink, index: int, address: links.Address) -> None
 
 def _proxy(index: int, address: links.Address) -> bytes:
     head = struct.pack("=BBHIHBB", links.family_of(address), 0, 0, index, NUD_PERMANENT, NTF_PROXY, 0)
-    return head + nl.attribute(links.NDA_DST, address.packed)
+    return head + nl.attribute(addressing.NDA_DST, address.packed)

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cni.host import links, netlink, sysctl, tunnel_routes, wg_engine, wg_pace
+from cni.host import addressing, links, netlink, sysctl, tunnel_routes, wg_engine, wg_pace
 from cni.host.tunnel_routes import TunnelRoute, Way
 from cni.host.wg_kernel import KernelWireGuard
 from cni.host.wg_types import DeviceSeen, NoEngine, PeerChange, Reading, raw
@@ -150,12 +150,12 @@ class Tunnels:
         if link.mtu != device.mtu:
             body = netlink.ifinfo(link.index) + netlink.u32(links.IFLA_MTU, device.mtu)
             self._socket.send([netlink.Message(netlink.RTM_NEWLINK, 0, body, f"set the MTU of {device.name}")])
-        have = {address for _, address in links.list_addresses(self._socket, link.index)}
+        have = {address for _, address in addressing.list_addresses(self._socket, link.index)}
         for address in have - set(device.addresses):
             if not address.is_link_local:
-                links.remove_address(self._socket, link.index, address)
+                addressing.remove_address(self._socket, link.index, address)
         for address in set(device.addresses) - have:
-            links.ensure_address(self._socket, link.index, address)
+            addressing.ensure_address(self._socket, link.index, address)
         sysctl.ensure(f"ipv4/conf/{device.name}/rp_filter", LOOSE)
         if not link.up:
             # EADDRINUSE comes from here in the kernel: it takes the port when the device comes up.

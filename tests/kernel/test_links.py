@@ -5,7 +5,7 @@ import ipaddress
 
 import pytest
 
-from cni.host import links
+from cni.host import addressing, links
 from cni.host.kernel import Kernel
 from cni.host.links import Route
 from cni.host.netlink import NetlinkError
@@ -183,18 +183,18 @@ def test_a_link_is_put_on_a_bridge(host, netlink):
 def test_an_address_twice_is_one_address_and_removed_twice_is_none(host, netlink, text):
     made = links.ensure_bridge(netlink, "zb-1", MAC, 1420)
     for _ in range(2):
-        links.ensure_address(netlink, made.index, iface(text))
+        addressing.ensure_address(netlink, made.index, iface(text))
         assert text in host.addresses("zb-1")
-    assert (made.index, iface(text)) in links.list_addresses(netlink)
-    assert iface(text) in [address for _, address in links.list_addresses(netlink, made.index)]
+    assert (made.index, iface(text)) in addressing.list_addresses(netlink)
+    assert iface(text) in [address for _, address in addressing.list_addresses(netlink, made.index)]
     for _ in range(2):
-        links.remove_address(netlink, made.index, iface(text))
+        addressing.remove_address(netlink, made.index, iface(text))
         assert text not in host.addresses("zb-1")
 
 
 def test_an_ipv6_address_is_ready_at_once(host, netlink):
     made = links.ensure_bridge(netlink, "zb-1", MAC, 1420)
-    links.ensure_address(netlink, made.index, iface("fd00:9::101/120"))
+    addressing.ensure_address(netlink, made.index, iface("fd00:9::101/120"))
     flags = dict(host.address_flags("zb-1"))["fd00:9::101/120"]
     assert (flags & TENTATIVE, flags & NODAD) == (0, NODAD)
 
@@ -202,16 +202,16 @@ def test_an_ipv6_address_is_ready_at_once(host, netlink):
 def test_one_of_two_gateways_goes_and_the_other_stays(host, netlink):
     made = links.ensure_bridge(netlink, "zb-1", MAC, 1420)
     for text in ("10.9.0.65/26", "10.9.1.129/26"):
-        links.ensure_address(netlink, made.index, iface(text))
-    links.remove_address(netlink, made.index, iface("10.9.0.65/26"))
+        addressing.ensure_address(netlink, made.index, iface(text))
+    addressing.remove_address(netlink, made.index, iface("10.9.0.65/26"))
     assert {text for text in host.addresses("zb-1") if "." in text} == {"10.9.1.129/26"}
 
 
 def test_an_address_of_a_link_that_is_gone(netlink):
     for text in ("10.9.0.65/26", "fd00:9::101/120"):
-        links.remove_address(netlink, 9999, iface(text))
+        addressing.remove_address(netlink, 9999, iface(text))
         with pytest.raises(NetlinkError) as caught:
-            links.ensure_address(netlink, 9999, iface(text))
+            addressing.ensure_address(netlink, 9999, iface(text))
         assert caught.value.errno == errno.ENODEV
 
 
@@ -223,7 +223,7 @@ def wire(host, netlink):
     """A link with addresses of both families; its index."""
     made = links.ensure_bridge(netlink, "zb-1", MAC, 1420)
     for text in ("10.9.0.65/26", "fd00:9::101/120"):
-        links.ensure_address(netlink, made.index, iface(text))
+        addressing.ensure_address(netlink, made.index, iface(text))
     return made.index
 
 
@@ -241,37 +241,37 @@ def test_a_route_twice_is_one_route_and_removed_twice_is_none(host, netlink, wir
     route = Route(net(dst), addr(via) if via else None, wire)
     seen, family = (("default/0" if dst.endswith("/0") else dst), via), 10 if ":" in dst else 2
     for _ in range(2):
-        links.ensure_route(netlink, route)
+        addressing.ensure_route(netlink, route)
         assert seen in host.routes(family)
-    assert route in links.list_routes(netlink)
+    assert route in addressing.list_routes(netlink)
     for _ in range(2):
-        links.remove_route(netlink, route)
+        addressing.remove_route(netlink, route)
         assert seen not in host.routes(family)
 
 
 def test_an_ensured_route_does_not_replace_another_to_the_same_place(netlink, wire):
     first, second = (Route(net("192.0.2.0/24"), addr(f"10.9.0.{n}"), wire) for n in (70, 71))
-    links.ensure_route(netlink, first)
-    links.ensure_route(netlink, second)
-    assert [r for r in links.list_routes(netlink) if r.dst == first.dst] == [first]
+    addressing.ensure_route(netlink, first)
+    addressing.ensure_route(netlink, second)
+    assert [r for r in addressing.list_routes(netlink) if r.dst == first.dst] == [first]
 
 
 def test_routes_of_other_tables_are_not_listed(host, netlink, wire):
     host.ip("route add 198.51.100.0/24 via 10.9.0.70 table 77", "route add 198.51.101.0/24 via 10.9.0.70 table 1000")
-    listed = {str(route.dst) for route in links.list_routes(netlink)}
+    listed = {str(route.dst) for route in addressing.list_routes(netlink)}
     assert "10.9.0.64/26" in listed
     assert {text for text in listed if text.startswith("198.")} == set()
 
 
 def test_the_type_of_a_route_is_told(host, netlink):
     host.ip("route add unreachable 198.51.100.0/24")
-    (found,) = [r for r in links.list_routes(netlink) if str(r.dst) == "198.51.100.0/24"]
+    (found,) = [r for r in addressing.list_routes(netlink) if str(r.dst) == "198.51.100.0/24"]
     assert found.type == links.RTN_UNREACHABLE
 
 
 def test_a_route_by_a_gateway_that_cannot_be_reached_is_an_error(netlink, wire):
     with pytest.raises(NetlinkError, match=r"203\.0\.113\.1"):
-        links.ensure_route(netlink, Route(net("192.0.2.0/24"), addr("203.0.113.1"), wire))
+        addressing.ensure_route(netlink, Route(net("192.0.2.0/24"), addr("203.0.113.1"), wire))
 
 
 @pytest.mark.parametrize("text", ["10.9.0.66", "fd00:9::102"])
@@ -289,9 +289,9 @@ def test_a_neighbour_is_forgotten_twice(host, netlink, wire, text):
 
     assert known() == ["02:00:00:00:00:07"]
     for _ in range(2):
-        links.remove_neighbour(netlink, wire, addr(text))
+        addressing.remove_neighbour(netlink, wire, addr(text))
         assert known() == []
-    links.remove_neighbour(netlink, 9999, addr(text))
+    addressing.remove_neighbour(netlink, 9999, addr(text))
 
 
 # --- the kernel as the daemon has it ---

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cni.host import links, ports
+from cni.host import addressing, links, ports
 from cni.host.links import Port, Route
 from cni.host.netlink import NetlinkError
 
@@ -37,7 +37,7 @@ def bridge(host, netlink):
     """A service's bridge with its gateways; its index."""
     made = links.ensure_bridge(netlink, "zb-1", BRIDGE_MAC, 1420)
     for text in ("10.9.0.65/26", "fd00:9::101/120"):
-        links.ensure_address(netlink, made.index, iface(text))
+        addressing.ensure_address(netlink, made.index, iface(text))
     return made.index
 
 

@@ -1,0 +1,148 @@
+"""Addresses, routes and neighbours: make them so, remove them, read them. Verbs without opinions, as in links.py."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import struct
+
+from cni.host import netlink as nl
+from cni.host.links import (
+    AF_INET,
+    AF_INET6,
+    GONE,
+    Address,
+    Interface,
+    Route,
+    family_of,
+    number,
+)
+
+IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS = 1, 2, 4, 8
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_TABLE = 1, 4, 5, 6, 7, 15
+NDA_DST = 1
+IFA_F_NODAD = 0x02
+RT_MAIN, RTPROT_STATIC, RT_UNIVERSE, RT_LINK = 254, 4, 0, 253
+
+ADDRESS = struct.Struct("=BBBBI")
+"""struct ifaddrmsg: family, prefix length, flags, scope, index."""
+ROUTE = struct.Struct("=BBBBBBBBI")
+"""struct rtmsg: family, destination's and source's length, tos, table, protocol, scope, type, flags."""
+
+
+def address_message(index: int, address: Interface, exclusive: bool = True) -> nl.Message:
+    """Add an address, ready at once: IPv6 without duplicate address detection."""
+    raw = address.ip.packed
+    body = ADDRESS.pack(family_of(address), address.network.prefixlen, 0, RT_UNIVERSE, index)
+    body += nl.attribute(IFA_LOCAL, raw) + nl.attribute(IFA_ADDRESS, raw)
+    if address.version == 6:
+        body += nl.u32(IFA_FLAGS, IFA_F_NODAD)
+    elif address.network.prefixlen < 31:
+        body += nl.attribute(IFA_BROADCAST, address.network.broadcast_address.packed)
+    flags = nl.F_CREATE | (nl.F_EXCL if exclusive else nl.F_REPLACE)
+    return nl.Message(nl.RTM_NEWADDR, flags, body, f"add address {address} to link {index}")
+
+
+def ensure_address(socket: nl.Netlink, index: int, address: Interface) -> None:
+    socket.send([address_message(index, address, exclusive=False)])
+
+
+def remove_address(socket: nl.Netlink, index: int, address: Interface) -> None:
+    body = ADDRESS.pack(family_of(address), address.network.prefixlen, 0, 0, index)
+    body += nl.attribute(IFA_LOCAL, address.ip.packed) + nl.attribute(IFA_ADDRESS, address.ip.packed)
+    gone = GONE | {errno.EADDRNOTAVAIL}
+    socket.send([nl.Message(nl.RTM_DELADDR, 0, body, f"remove address {address} from link {index}", gone)])
+
+
+def list_addresses(socket: nl.Netlink, index: int = 0) -> list[tuple[int, Interface]]:
+    """(link index, address) of every address of the namespace, or of one link."""
+    found = []
+    body = ADDRESS.pack(0, 0, 0, 0, 0)
+    for answer in socket.dump(nl.Message(nl.RTM_GETADDR, 0, body, "list addresses")):
+        family, prefix, _, _, at = ADDRESS.unpack_from(answer.body)
+        raw = nl.attributes(answer.body[8:])
+        value = raw.get(IFA_LOCAL) or raw.get(IFA_ADDRESS)
+        if family in (AF_INET, AF_INET6) and value and index in (0, at):
+            found.append((at, _interface(value, prefix)))
+    return found
+
+
+def _interface(raw: bytes, prefix: int) -> Interface:
+    return ipaddress.ip_interface((raw, prefix))
+
+
+# --- routes -------------------------------------------------------------------------------------------------------
+
+
+def _route_body(route: Route) -> bytes:
+    scope = RT_LINK if route.gateway is None and route.dst.version == 4 and route.oif else RT_UNIVERSE
+    body = ROUTE.pack(family_of(route.dst), route.dst.prefixlen, 0, 0, RT_MAIN, RTPROT_STATIC, scope, route.type, 0)
+    if route.dst.prefixlen:
+        body += nl.attribute(RTA_DST, route.dst.network_address.packed)
+    if route.gateway is not None:
+        body += nl.attribute(RTA_GATEWAY, route.gateway.packed)
+    return body + (nl.u32(RTA_OIF, route.oif) if route.oif else b"")
+
+
+def route_message(route: Route, forgive: frozenset[int] = frozenset()) -> nl.Message:
+    """Add a route to the main table, unless one for that destination is there (EEXIST)."""
+    what = f"add route {route.dst} via {route.gateway or f'link {route.oif}'}"
+    return nl.Message(nl.RTM_NEWROUTE, nl.F_CREATE | nl.F_EXCL, _route_body(route), what, forgive)
+
+
+def ensure_route(socket: nl.Netlink, route: Route) -> None:
+    socket.send([route_message(route, frozenset({errno.EEXIST}))])
+
+
+def remove_route(socket: nl.Netlink, route: Route) -> None:
+    gone = GONE | {errno.ESRCH}
+    socket.send([nl.Message(nl.RTM_DELROUTE, 0, _route_body(route), f"remove route {route.dst}", gone)])
+
+
+def list_routes(socket: nl.Netlink) -> list[Route]:
+    """The routes of the main table, both families."""
+    found = []
+    for answer in socket.dump(nl.Message(nl.RTM_GETROUTE, 0, ROUTE.pack(*[0] * 9), "list routes")):
+        family, prefix, _, _, table, _, _, kind, _ = ROUTE.unpack_from(answer.body)
+        raw = nl.attributes(answer.body[12:])
+        if family not in (AF_INET, AF_INET6) or number(raw.get(RTA_TABLE)) not in (table, RT_MAIN):
+            continue
+        if (number(raw.get(RTA_TABLE)) or table) != RT_MAIN:
+            continue
+        zero = bytes(4 if family == AF_INET else 16)
+        gateway = raw.get(RTA_GATEWAY)
+        found.append(
+            Route(
+                ipaddress.ip_network((raw.get(RTA_DST, zero), prefix)),
+                ipaddress.ip_address(gateway) if gateway else None,
+                number(raw.get(RTA_OIF)),
+                kind,
+            )
+        )
+    return found
+
+
+def route_to(socket: nl.Netlink, address: Address) -> Route | None:
+    """The route a packet to `address` would take now, or None. Costs the same however many routes there are."""
+    bits = 8 * len(address.packed)
+    body = ROUTE.pack(family_of(address), bits, 0, 0, 0, 0, 0, 0, 0) + nl.attribute(RTA_DST, address.packed)
+    nowhere = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL})
+    answers = socket.send([nl.Message(nl.RTM_GETROUTE, 0, body, f"look for a route to {address}", nowhere)]).answers
+    if not answers:
+        return None
+    raw = nl.attributes(answers[0].body[12:])
+    gateway = raw.get(RTA_GATEWAY)
+    return Route(
+        ipaddress.ip_network((address.packed, bits)),
+        ipaddress.ip_address(gateway) if gateway else None,
+        number(raw.get(RTA_OIF)),
+        answers[0].body[7],
+    )
+
+
+def remove_neighbour(socket: nl.Netlink, index: int, address: Address) -> None:
+    """Forget what the kernel learned about `address` on a link."""
+    body = struct.pack("=BBHIHBB", family_of(address), 0, 0, index, 0, 0, 0)
+    body += nl.attribute(NDA_DST, address.packed)
+    gone = GONE | {errno.ENOENT, errno.ESRCH}
+    socket.send([nl.Message(nl.RTM_DELNEIGH, 0, body, f"forget neighbour {address}", gone)])
