@@ -19,7 +19,8 @@ import msgspec
 
 from cni.daemon import settings as settings_module
 from cni.daemon.books import keys
-from cni.daemon.mesh.etcd import Etcd, Put
+from cni.daemon.mesh.etcd import Etcd
+from cni.daemon.mesh.etcd_wire import Put
 from cni.daemon.mesh.fleet_view import Keys, NodeDoc, Slot
 from cni.host import wg_engine
 

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import pytest
 
 from cni.daemon import settings
-from cni.daemon.mesh.etcd import Compacted, Delete, Etcd, EtcdError, Get, Is, Put, Unreachable
+from cni.daemon.mesh.etcd import Etcd
+from cni.daemon.mesh.etcd_wire import Compacted, Delete, EtcdError, Get, Is, Put, Unreachable
 
 from .etcds import PROGRAM, EtcdServer, ask_for_passwords, certificates
 from .fleet import PREFIX, inside, run, wait_for

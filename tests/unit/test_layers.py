@@ -81,6 +81,7 @@ DECIDERS = (
     "cni.daemon.fence.bridge",
     "cni.daemon.fence.texts",
     "cni.daemon.fence.compare",
+    "cni.daemon.mesh.etcd_wire",
     "cni.foreign.check",
 )
 DECIDERS_MAY = (*DECIDERS, "cni.errors", "cni.spec.types", "cni.foreign.records")

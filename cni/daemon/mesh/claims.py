@@ -13,8 +13,8 @@ import msgspec
 from cni.daemon.books.identity import Member
 from cni.daemon.books.registry import Registry
 from cni.daemon.books.segments import Segments
-from cni.daemon.mesh import etcd
-from cni.daemon.mesh.etcd import Delete, Etcd, Get, Is, Put
+from cni.daemon.mesh.etcd import Etcd
+from cni.daemon.mesh.etcd_wire import Delete, EtcdError, Get, Is, Put
 from cni.daemon.mesh.fleet_view import SERVICE, SLICE, SPARE, Keys, Network, Slot, View
 from cni.errors import PoolExhausted, TryAgainLater
 
@@ -58,7 +58,7 @@ class Claims:
             self._taking[cidr] = time.monotonic()
         try:
             return self._take(cidr, use, spare=known is not None and known.use == SPARE)
-        except etcd.EtcdError as error:
+        except EtcdError as error:
             raise TryAgainLater(f"no subnet for service {service}: etcd cannot be asked", str(error)) from error
 
     def take_spare(self, version: int, service: str) -> Network | None:

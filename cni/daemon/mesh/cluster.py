@@ -28,7 +28,8 @@ from cni.daemon.mesh import fleet_view
 from cni.daemon.mesh.claims import Claims
 from cni.daemon.mesh.departed import Departed, departed, find
 from cni.daemon.mesh.endpoints import split_endpoint
-from cni.daemon.mesh.etcd import NOT_FOUND, Compacted, Delete, Etcd, EtcdError, Event, Get, Is, Put, Unreachable
+from cni.daemon.mesh.etcd import Etcd
+from cni.daemon.mesh.etcd_wire import NOT_FOUND, Compacted, Delete, EtcdError, Event, Get, Is, Put, Unreachable
 from cni.daemon.mesh.fleet_view import Dedicated, NodeDoc, View
 from cni.daemon.mesh.mesh import Mesh
 from cni.daemon.service import OverlayService

@@ -7,7 +7,6 @@ calls knows its lease and the revision it has seen.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import http.client
 import json
@@ -15,12 +14,27 @@ import logging
 import socket
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from cni.daemon import settings as settings_module
+from cni.daemon.mesh.etcd_wire import (
+    UNAUTHENTICATED,
+    EtcdError,
+    Event,
+    Is,
+    Item,
+    Step,
+    Unreachable,
+    after,
+    b64,
+    compare,
+    read_answer,
+    read_item,
+    read_watch,
+    step,
+)
 
 if TYPE_CHECKING:
     import ssl
@@ -31,80 +45,6 @@ PATIENCE = 5.0  # seconds for one exchange
 QUIET = 60.0  # seconds without a word on a watch after which it is begun anew: it costs nothing, and a dead one shows
 PAGE = 1000  # keys in one answer
 _ALIVE = ((socket.TCP_KEEPIDLE, 5), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
-NOT_FOUND, _UNAUTHENTICATED = 5, 16  # gRPC codes
-
-
-class EtcdError(Exception):
-    """etcd refused; `code` is gRPC's."""
-
-    def __init__(self, code: int, words: str) -> None:
-        super().__init__(words)
-        self.code = code
-
-
-class Unreachable(EtcdError):
-    """No endpoint answers, or none has a leader: nothing is known to have been done, or not to have been."""
-
-    def __init__(self, words: str) -> None:
-        super().__init__(14, words)
-
-
-class Compacted(EtcdError):
-    """What happened since the asked revision is no longer known: everything must be read again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """A key, its value, the revision that made it (`created`) and last changed it, its lease (0: none)."""
-
-    key: str
-    value: bytes
-    created: int = 0
-    changed: int = 0
-    lease: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """A key was put, or is gone."""
-
-    item: Item
-    gone: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Is:
-    """A condition: what the key's `what` must be for the transaction to go one way. A key that is not there has 0."""
-
-    key: str
-    what: Literal["CREATE", "MOD", "LEASE", "VALUE"]
-    value: int | bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Put:
-    """Give the key this value, for as long as the lease lives (0: for good)."""
-
-    key: str
-    value: bytes
-    lease: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Delete:
-    """No such key."""
-
-    key: str
-
-
-@dataclass(frozen=True, slots=True)
-class Get:
-    """Read the key."""
-
-    key: str
-
-
-Step = Put | Delete | Get
 
 
 class Etcd:
@@ -123,16 +63,16 @@ class Etcd:
 
     def read(self, prefix: str) -> tuple[list[Item], int]:
         """Every key below the prefix as of one moment, and the revision of that moment. Raises EtcdError."""
-        start, end = prefix.encode(), _after(prefix.encode())
+        start, end = prefix.encode(), after(prefix.encode())
         found: list[Item] = []
         revision = 0
         while True:
-            ask: dict[str, Any] = {"key": _b64(start), "range_end": _b64(end), "limit": str(PAGE)}
+            ask: dict[str, Any] = {"key": b64(start), "range_end": b64(end), "limit": str(PAGE)}
             if revision:
                 ask["revision"] = str(revision)
             said = self._call("/v3/kv/range", ask)
             revision = revision or int(said["header"]["revision"])
-            page = [_item(each) for each in said.get("kvs", ())]
+            page = [read_item(each) for each in said.get("kvs", ())]
             found += page
             if not said.get("more") or not page:
                 return found, revision
@@ -143,19 +83,21 @@ class Etcd:
         said = self._call(
             "/v3/kv/txn",
             {
-                "compare": [_compare(each) for each in when],
-                "success": [_step(each) for each in then],
-                "failure": [_step(each) for each in other],
+                "compare": [compare(each) for each in when],
+                "success": [step(each) for each in then],
+                "failure": [step(each) for each in other],
             },
         )
         found = [
-            _item(each) for done in said.get("responses", ()) for each in done.get("response_range", {}).get("kvs", ())
+            read_item(each)
+            for done in said.get("responses", ())
+            for each in done.get("response_range", {}).get("kvs", ())
         ]
         return bool(said.get("succeeded")), found
 
     def put(self, key: str, value: bytes, lease: int = 0) -> None:
         """Raises EtcdError; with code 5 if the lease is gone."""
-        self._call("/v3/kv/put", {"key": _b64(key.encode()), "value": _b64(value), "lease": str(lease)})
+        self._call("/v3/kv/put", {"key": b64(key.encode()), "value": b64(value), "lease": str(lease)})
 
     # --- leases ------------------------------------------------------------------------------------------------------
 
@@ -181,8 +123,8 @@ class Etcd:
         """
         ask = {
             "create_request": {
-                "key": _b64(prefix.encode()),
-                "range_end": _b64(_after(prefix.encode())),
+                "key": b64(prefix.encode()),
+                "range_end": b64(after(prefix.encode())),
                 "start_revision": str(revision),
                 "progress_notify": True,
             }
@@ -192,7 +134,7 @@ class Etcd:
                 connection.request("POST", "/v3/watch", json.dumps(ask), self._headers())
                 response = connection.getresponse()
                 while line := response.readline():
-                    yield _watched(json.loads(line))
+                    yield read_watch(json.loads(line))
             except TimeoutError:
                 return
             except (OSError, http.client.HTTPException, ValueError) as error:
@@ -220,7 +162,7 @@ class Etcd:
         try:
             return self._exchange(at, path, body)
         except EtcdError as error:
-            if error.code != _UNAUTHENTICATED or not self._where.user:
+            if error.code != UNAUTHENTICATED or not self._where.user:
                 raise
         self._log_in(at)
         return self._exchange(at, path, body)
@@ -231,7 +173,7 @@ class Etcd:
             try:
                 password = Path(self._where.password_file).read_text().strip()
             except OSError as error:
-                raise EtcdError(_UNAUTHENTICATED, f"cannot read the password of etcd: {error}") from error
+                raise EtcdError(UNAUTHENTICATED, f"cannot read the password of etcd: {error}") from error
         self._token = ""
         said = self._exchange(at, "/v3/auth/authenticate", {"name": self._where.user, "password": password})
         self._token = said["token"]
@@ -250,7 +192,7 @@ class Etcd:
                     kept[at] = self._connect(self._urls[at], PATIENCE)
                 kept[at].request("POST", path, data, self._headers())
                 response = kept[at].getresponse()
-                return _answer(response.status, response.read())
+                return read_answer(response.status, response.read())
             except (OSError, http.client.HTTPException, ValueError) as error:
                 if at in kept:
                     kept.pop(at).close()
@@ -286,67 +228,5 @@ class Etcd:
                 if where.cert_file:
                     self._tls.load_cert_chain(where.cert_file, where.key_file or None)
             except (OSError, ssl.SSLError) as error:
-                raise EtcdError(_UNAUTHENTICATED, f"cannot use the certificates for etcd: {error}") from error
+                raise EtcdError(UNAUTHENTICATED, f"cannot use the certificates for etcd: {error}") from error
         return self._tls
-
-
-def _answer(status: int, body: bytes) -> Any:
-    said = json.loads(body)
-    if status == http.HTTPStatus.OK and "error" not in said:
-        return said
-    error = said.get("error", said)
-    if isinstance(error, dict):
-        error = error.get("message", str(error))
-    code = int(said.get("code", 0) or 0)
-    if status == http.HTTPStatus.SERVICE_UNAVAILABLE or code in (4, 14):
-        raise Unreachable(str(error))  # no leader, or too slow for its own time-out
-    if "invalid auth token" in str(error) or "auth: revision" in str(error) or status == http.HTTPStatus.UNAUTHORIZED:
-        code = _UNAUTHENTICATED
-    raise EtcdError(code, str(error))
-
-
-def _watched(said: Any) -> tuple[int, list[Event]]:
-    if "error" in said:
-        error = said["error"]
-        raise EtcdError(int(error.get("grpc_code", error.get("code", 0)) or 0), str(error.get("message", error)))
-    result = said["result"]
-    if int(result.get("compact_revision", 0) or 0):
-        raise Compacted(11, f"compacted at revision {result['compact_revision']}")
-    if result.get("canceled"):
-        raise EtcdError(0, f"etcd ended the watch: {result.get('cancel_reason', 'no reason given')}")
-    events = [Event(_item(each["kv"]), each.get("type") == "DELETE") for each in result.get("events", ())]
-    return int(result["header"]["revision"]), events
-
-
-def _item(raw: dict[str, Any]) -> Item:
-    return Item(
-        base64.b64decode(raw["key"]).decode(errors="replace"),
-        base64.b64decode(raw.get("value", "")),
-        int(raw.get("create_revision", 0)),
-        int(raw.get("mod_revision", 0)),
-        int(raw.get("lease", 0)),
-    )
-
-
-def _compare(each: Is) -> dict[str, Any]:
-    field = {"CREATE": "create_revision", "MOD": "mod_revision", "LEASE": "lease", "VALUE": "value"}[each.what]
-    value = _b64(each.value) if isinstance(each.value, bytes) else str(each.value)
-    return {"key": _b64(each.key.encode()), "target": each.what, "result": "EQUAL", field: value}
-
-
-def _step(each: Step) -> dict[str, Any]:
-    key = _b64(each.key.encode())
-    if isinstance(each, Put):
-        return {"request_put": {"key": key, "value": _b64(each.value), "lease": str(each.lease)}}
-    if isinstance(each, Delete):
-        return {"request_delete_range": {"key": key}}
-    return {"request_range": {"key": key}}
-
-
-def _b64(data: bytes) -> str:
-    return base64.b64encode(data).decode()
-
-
-def _after(prefix: bytes) -> bytes:
-    """The first key that is not below the prefix."""
-    return prefix[:-1] + bytes([prefix[-1] + 1])
