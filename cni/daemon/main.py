@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         settings = _settings(options)
         _logging(settings.log_level)
-        with Premises(Path(settings.run_dir)) as premises:
+        with Premises(Path(settings.run_dir), options.take_over) as premises:
             asyncio.run(_run(settings, premises))
     except CniError as error:
         _say(error.msg, error.details)
@@ -83,6 +83,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--run-dir", metavar="DIR", help=f"sockets and records ({settings_module.DEFAULT_RUN_DIR})")
     parser.add_argument("--data-dir", metavar="DIR", help=f"identity and keys ({settings_module.DEFAULT_DATA_DIR})")
     parser.add_argument("--socket", metavar="PATH", help="the overlay protocol's socket (by the data directory)")
+    parser.add_argument("--take-over", action="store_true", help="end the daemon that runs on that run directory")
     return parser.parse_args(argv)
 
 

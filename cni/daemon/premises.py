@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 LOCK_NAME, PID_NAME, LOG_NAME, SOCKET_NAME = "overlayd.lock", "overlayd.pid", "overlayd.log", "cni.sock"
 DYING = 2.0  # seconds that a killed daemon may take to come out of the kernel
 RETURNING = 5.0  # seconds that a living one may take to be back in a directory that was taken from it
+ENDING = 10.0  # seconds that one whose place is taken over may take to end by itself
 STEP = 0.01  # seconds between two looks
 
 Ident = tuple[int, int]
@@ -34,9 +35,13 @@ Ident = tuple[int, int]
 class Premises:
     """One daemon's hold on one run directory. Not for use from several threads at once."""
 
-    def __init__(self, run_dir: Path) -> None:
-        """Take it, made where it is missing. Raises StateUnusable if another daemon has it, OSError."""
+    def __init__(self, run_dir: Path, take_over: bool = False) -> None:
+        """Take it, made where it is missing; if `take_over`, from a daemon that has it, which is ended.
+
+        Raises StateUnusable if another daemon has it, OSError.
+        """
         self.run_dir = run_dir
+        self._may_end = take_over
         run_dir.mkdir(0o755, parents=True, exist_ok=True)
         self._name: socket.socket | None = None
         self._lock = -1
@@ -54,11 +59,20 @@ class Premises:
             waited = time.monotonic() - begun
             # Whoever has no door is on his way out, or on his way back into a directory that was taken from him.
             serving = not process.is_ending(_holder(pid)) and (self.run_dir / SOCKET_NAME).exists()
-            if serving or waited > (DYING if self._name is not None else RETURNING):
+            if (serving or waited > DYING) and self._may_end:
+                self._end(_holder(pid))
+                begun = time.monotonic()
+            elif serving or waited > (DYING if self._name is not None else RETURNING):
                 raise StateUnusable(f"another overlay daemon runs on {self.run_dir}", f"process {_holder(pid)}")
             time.sleep(STEP)
             self.run_dir.mkdir(0o755, parents=True, exist_ok=True)
         pid.write_text(f"{os.getpid()}\n")
+
+    def _end(self, holder: int) -> None:
+        """End the daemon that has the place, once: whoever is there afterwards was started on purpose."""
+        self._may_end = not holder  # he may not have written his number yet
+        if holder and process.end_daemon(holder, ENDING):
+            log.info("took %s over from process %d, which has ended", self.run_dir, holder)
 
     def _take_name(self) -> bool:
         """The kernel's name for the place: of its parent, which is still there when the directory is not."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import select
+import signal
 from pathlib import Path
 
 from cni.host import netns
@@ -58,6 +60,37 @@ def is_alive(pid: int, started: int) -> bool:
         return start_time(pid) == started
     except OSError:
         return False
+
+
+def is_daemon(pid: int) -> bool:
+    """Whether the process is an overlay daemon of ours, by its command line."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return words[1:2] == [b"overlayd"] or words[1:4] == [b"-m", b"cni", b"overlayd"]
+
+
+def end_daemon(pid: int, patience: float) -> bool:
+    """End that overlay daemon: asked to, and killed after `patience` seconds. Whether it has ended, or was not there.
+
+    What is no overlay daemon of ours is left alone (False).
+    """
+    try:
+        fd = os.pidfd_open(pid)
+    except (OSError, ValueError):
+        return not Path(f"/proc/{pid}").exists()
+    try:
+        if not is_daemon(pid):
+            return is_ending(pid)
+        for number, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, 5.0)):
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(fd, number)
+            if select.select([fd], [], [], seconds)[0]:
+                return True
+        return False
+    finally:
+        os.close(fd)
 
 
 def open_netns(pid: int) -> tuple[int, int]:

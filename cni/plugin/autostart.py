@@ -17,6 +17,7 @@ from cni.plugin.door import Place
 
 LOG_NAME = "overlayd.log"
 _LOCK_NAME = "autostart.lock"
+_SYSTEMD = "/run/systemd/system"  # is there if and only if systemd is the init (sd_booted(3))
 _UNIT = "/etc/systemd/system/multi-user.target.wants/zlayer-overlayd.service"
 _SYSTEMD_GRACE = 5.0  # seconds that systemd has to start the daemon before we do; the unit's RestartSec is 1
 _STEP = 0.01  # seconds between two looks at the door
@@ -66,7 +67,10 @@ def _locked(lock: int) -> bool:
 def _start_and_wait(place: Place, waiter: plugin_door.Waiter, lock: int, since: int) -> _socket.socket:
     """With the lock held: the door, whoever opened it."""
     child = 0
-    grace = time.monotonic() + min(_SYSTEMD_GRACE, waiter.left() / 2) if _systemd_starts_it(place) else 0.0
+    grace = 0.0
+    if _systemd_starts_it(place):
+        grace = time.monotonic() + min(_SYSTEMD_GRACE, waiter.left() / 2)
+        _tell_systemd()
     while True:
         try:
             return plugin_door.connect(place.run_dir, waiter)
@@ -82,12 +86,27 @@ def _start_and_wait(place: Place, waiter: plugin_door.Waiter, lock: int, since: 
 
 
 def _systemd_starts_it(place: Place) -> bool:
-    """Whether a unit is enabled for this run directory: then the door is closed for a restart, and systemd opens it."""
+    """Whether a unit is enabled for this run directory: it restarts, or was stopped, and systemd opens the door."""
+    if not os.path.isdir(_SYSTEMD):
+        return False
     try:
         with open(_UNIT, "rb") as file:
             return b"--run-dir " + os.fsencode(place.run_dir) + b" " in file.read()
     except OSError:
         return False
+
+
+def _tell_systemd() -> None:
+    """Have systemd start the unit, unless it is about to stop it: a daemon in its own cgroup outlives its runtime's.
+
+    Nobody waits for the answer: if the door stays closed, the daemon is started from here.
+    """
+    words = ["systemctl", "--no-block", "--no-ask-password", "--job-mode=fail", "start", os.path.basename(_UNIT)]
+    quiet = [(os.POSIX_SPAWN_OPEN, number, "/dev/null", os.O_RDWR, 0) for number in (0, 1, 2)]
+    try:
+        os.posix_spawn("/bin/systemctl", words, environment(), file_actions=quiet)
+    except OSError:
+        return  # It may be elsewhere, as on NixOS.
 
 
 def _start(place: Place, waiter: plugin_door.Waiter, lock: int) -> int:

@@ -149,6 +149,21 @@ def test_two_daemons_never_run_on_one_run_directory(node: Node) -> None:
     in_order(node.on, *node.everybody)
 
 
+def test_a_daemon_that_may_takes_another_ones_place(node: Node) -> None:
+    """As the systemd unit's does with one that a plugin started."""
+    on = node.on
+    words = [*on.program.daemon, "overlayd", "--run-dir", str(on.run_dir), "--data-dir", str(on.data_dir)]
+    start = f"PYTHONPATH={on.program.env['PYTHONPATH']} setsid {' '.join(words)} --take-over"
+    on.sh(f"{start} </dev/null >>{on.run_dir}/overlayd.log 2>&1 &")
+    end = time.monotonic() + NEXT_LOOK
+    while on.daemon() in (0, node.pid):
+        assert time.monotonic() < end, on.log_tail()
+        time.sleep(0.05)
+    assert not os.path.exists(f"/proc/{node.pid}/exe"), "the one before has ended"
+    ready(on)
+    in_order(on, *node.everybody)
+
+
 # --- somebody interferes ------------------------------------------------------------------------------------------
 
 
