@@ -9,6 +9,8 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -110,11 +112,19 @@ def bridge() -> Path:
     return found
 
 
+@pytest.fixture(scope="module")
+def outcomes(request: pytest.FixtureRequest, bridge: Path) -> Iterator[dict[str, Future[dict[str, int]]]]:
+    """What the suite says of each fault that is asked for. Most of a run is waiting, so several go at once."""
+    asked = [item.callspec.params["fault"] for item in request.session.items if item.name.startswith("test_a_fault")]
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        wrong = f"{sys.executable} -I -S {HERE / 'broken' / 'run.py'}"
+        yield {fault: pool.submit(run_suite, f"{wrong} {fault} {bridge}", MUST_FAIL[fault]) for fault in asked}
+        pool.shutdown(cancel_futures=True)
+
+
 @pytest.mark.parametrize("fault", sorted(MUST_FAIL))
-def test_a_fault_is_found(bridge: Path, fault: str) -> None:
-    cases = MUST_FAIL[fault]
-    plugin = f"{sys.executable} -I -S {HERE / 'broken' / 'run.py'} {fault} {bridge}"
-    assert run_suite(plugin, cases) == {"failed": len(cases)}
+def test_a_fault_is_found(outcomes: dict[str, Future[dict[str, int]]], fault: str) -> None:
+    assert outcomes[fault].result() == {"failed": len(MUST_FAIL[fault])}
 
 
 def test_the_same_cases_pass_without_a_fault(bridge: Path) -> None:
