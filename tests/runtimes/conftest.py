@@ -31,8 +31,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The mark of this suite."""
+    """The marks of this suite."""
     config.addinivalue_line("markers", "reference_fault(why): a fact that the reference bridge misses")
+    config.addinivalue_line("markers", "more: a runtime that a fresh machine has not (scripts/test runtimes-more)")
 
 
 @pytest.hookimpl(wrapper=True)

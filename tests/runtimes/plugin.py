@@ -45,6 +45,16 @@ class Plugin:
         changed["plugins"] += [{"type": name} for name in after]
         return changed
 
+    def another(self, number: int, **keys: Any) -> dict[str, Any]:
+        """The conflist of one more network, `zlt-NUMBER`, with keys of the plugin under test changed."""
+        changed = self.with_first(**keys)
+        changed["name"] = f"zlt-{number}"
+        if not self.is_ours:  # the reference has to be told what is the network's own
+            ranges = [[{"subnet": f"10.88.{number}.0/24"}]]
+            changed["plugins"][0] |= {"bridge": f"zlt-br{number}"}
+            changed["plugins"][0]["ipam"]["ranges"] = ranges
+        return changed
+
     def speaks(self, machine: Machine, version: str) -> bool:
         """Whether every plugin of the conflist, asked by VERSION, knows this version of CNI."""
         for entry in self.conflist["plugins"]:

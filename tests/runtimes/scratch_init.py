@@ -5,10 +5,12 @@ ends, and with it, by the kernel's rule for the first process of a PID namespace
 test run that is killed leaves no process, mount or network namespace behind: the pipe closes with it.
 
 What the machine has of its own: every directory that a runtime or a plugin writes to (/run, /tmp, /var/lib,
-/var/log, /etc), all on tmpfs; /proc; a network with `uplink` to the namespace `zlt-outside`.
+/var/log, /dev/shm, /etc), all on tmpfs; /proc; a network with `uplink` to the namespace `zlt-outside`. Its /etc is a
+copy of the host's, but for the networks in /etc/cni.
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,9 +38,10 @@ def private_directories(plugin: Path) -> None:
     run("mount", "--rbind", str(LOOK / "cgroup"), "/sys/fs/cgroup")
     run("mount", "--bind", f"/proc/{os.getpid()}/fd/{keep}", str(LOOK / "plugin"))
     run("cp", "-a", "/etc/.", str(LOOK / "etc"))
+    shutil.rmtree(LOOK / "etc" / "cni", ignore_errors=True)
     run("mount", "--bind", str(LOOK / "etc"), "/etc")
-    for covered in ("/tmp", "/var/lib", "/var/log"):
-        run("mount", "-t", "tmpfs", "-o", "mode=1777" if covered == "/tmp" else "mode=755", "tmpfs", covered)
+    for covered, mode in (("/tmp", "1777"), ("/dev/shm", "1777"), ("/var/lib", "755"), ("/var/log", "755")):
+        run("mount", "-t", "tmpfs", "-o", f"mode={mode}", "tmpfs", covered)
     os.close(keep)
     plugin_directories(plugin.name)
 
