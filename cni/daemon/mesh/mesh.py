@@ -13,24 +13,21 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from cni import naming
 from cni.daemon.books.identity import Identity
-from cni.daemon.books.registry import Configured, Registry
-from cni.daemon.books.state import boot_clock
+from cni.daemon.books.registry import Registry
 from cni.daemon.fence.barrier import Beyond
 from cni.daemon.mesh import wireguard
 from cni.daemon.mesh.departed import Departed
+from cni.daemon.mesh.devices import Devices
 from cni.daemon.mesh.fleet_view import GLOBAL, Fleet
-from cni.daemon.mesh.handshakes import SET_BACK, Handshakes
 from cni.daemon.mesh.joined import Joined
-from cni.daemon.mesh.news import News
 from cni.daemon.mesh.sizes import Sizes
 from cni.daemon.mesh.sources import Sources, StandIn, beyond
-from cni.daemon.mesh.ways import Routes, Ways, address_of
-from cni.daemon.mesh.wireguard import Peer, Target
+from cni.daemon.mesh.ways import Ways, address_of
+from cni.daemon.mesh.wireguard import Target
 from cni.daemon.service import OverlayService
 from cni.errors import CniError
 from cni.host.kernel import OUTSIDE
@@ -46,15 +43,6 @@ INTERVAL = 10.0  # seconds between two looks
 SETTLE = 0.05  # seconds between hearing of a loss and looking
 
 Network = wireguard.Network
-
-
-@dataclass
-class Applied:
-    """What a device was last given, so that a change costs what it changes."""
-
-    device: Device
-    peers: dict[str, Peer]
-    routes: Routes
 
 
 class Cluster(Protocol):
@@ -77,14 +65,11 @@ class Mesh:
         self.tunnels = tunnels
         self._lock = threading.RLock()
         self._fleet: Fleet | None = None
-        self._applied: dict[str, Applied] = {}
-        self._problems: dict[str, str] = {}
+        self._problem = ""
         self._wired: tuple[tuple[str, ...], tuple[str, ...]] | None = None
         self._stand_in = StandIn(service, registry, tunnels)
         self._sources = Sources(service.settings, registry, joined)
         self._sizes = Sizes(service)
-        self._handshakes = Handshakes()
-        self._news = News()
         self.tell: Callable[[wire.AnyEvent], None] = lambda event: None  # agents; called with our lock: it never waits
         self._mtu = 0  # what was last known of it
         self.cluster: Cluster | None = None
@@ -92,6 +77,7 @@ class Mesh:
         self._wake = threading.Event()
         self._stop = False
         self._ways = Ways(tunnels, self._wake.set)
+        self._devices = Devices(registry, tunnels, self._ways, self._tell)
         self._monitor: Monitor | None = None
         self._thread: threading.Thread | None = None
 
@@ -99,9 +85,7 @@ class Mesh:
 
     def start(self) -> None:
         """Make everything so, and look after it from now on."""
-        for known in self.registry.devices.all().values():
-            if known.ahead:
-                self._handshakes.remember(known.ahead)
+        self._devices.start()
         self._look()
         self._monitor = Monitor(self._heard)
         self._thread = threading.Thread(target=self._run, name="mesh", daemon=True)
@@ -124,7 +108,7 @@ class Mesh:
             self._stop = True
             self._service.barrier.connect(Beyond())
             for name in self.registry.devices.all():
-                self._remove(name)
+                self._devices.remove(name)
 
     def set_fleet(self, fleet: Fleet) -> None:
         """The cluster says this of the other nodes from now on. Members alone are the fence's affair, and cost little:
@@ -159,7 +143,8 @@ class Mesh:
 
     def problems(self) -> list[str]:
         """What is wrong, in words."""
-        return [*self._problems.values(), *(words for ask in self.others for words in ask())]
+        own = [self._problem] if self._problem else []
+        return [*own, *self._devices.problems.values(), *(words for ask in self.others for words in ask())]
 
     def name(self) -> str:
         """The global device's name, by the rule."""
@@ -169,18 +154,11 @@ class Mesh:
     def interface(self) -> str | None:
         """The global device, if it is there."""
         name = self.name()
-        return name if name in self._applied and self.tunnels.link_index(name) else None
+        return name if self._devices.is_there(name) else None
 
     def device(self, service: str = GLOBAL) -> DeviceSeen | None:
         """The device as it is now; None if there is none."""
-        name = self.device_name(service)
-        if name not in self._applied:
-            return None
-        try:
-            return self.tunnels.read(name)
-        except OSError as error:
-            log.warning("cannot read the WireGuard device %s: %s", name, error)
-            return None
+        return self._devices.read(self.device_name(service))
 
     def mtu(self) -> int:
         """The MTU of the device and of containers: as `services` says, and while no route leads out, which passes when
@@ -192,7 +170,7 @@ class Mesh:
 
     def ages(self, device: DeviceSeen) -> dict[str, float]:
         """How many seconds ago each peer of a device was heard of, by the boot clock; infinite for never."""
-        return self._handshakes.note(device.name, device.peers, time.time(), boot_clock())
+        return self._devices.ages(device)
 
     def public_key(self) -> str:
         """This node's key."""
@@ -245,6 +223,9 @@ class Mesh:
         if (is_loss(kind) and name.endswith(("-g", "-d"))) or (kind == RTM_NEWLINK and not ours):
             self._wake.set()
 
+    def _tell(self, event: wire.AnyEvent) -> None:
+        self.tell(event)
+
     # --- making it so ------------------------------------------------------------------------------------------------
 
     def sync(self, thoroughly: bool = False) -> None:
@@ -259,10 +240,10 @@ class Mesh:
                 self._sync(thoroughly)
             except Exception as error:
                 log.exception("the mesh could not be brought in order")
-                self._problems["mesh"] = f"the mesh could not be brought in order: {error}"
+                self._problem = f"the mesh could not be brought in order: {error}"
 
     def _sync(self, thoroughly: bool) -> None:
-        self._problems.pop("mesh", None)
+        self._problem = ""
         services = self.services()
         wanted = {self.device_name(service): service for service in services}
         targets = {service: self.targets(service) for service in services}
@@ -271,15 +252,16 @@ class Mesh:
         self._connect(wanted, targets)
         self._stand_in.sync()
         for name in [name for name in self.registry.devices.all() if name not in wanted]:
-            self._remove(name)
+            self._devices.remove(name)
+        sources: dict[int, wireguard.Address] = {a.version: a for a in self._service.state.node_addresses()}
         for name, service in wanted.items():
             try:
-                self._one(name, service, targets[service], thoroughly)
-                self._problems.pop(name, None)
+                device = self._wanted_device(name, service)
+                self._devices.ensure(device, targets[service], sources, thoroughly, self._complete())
             except NoEngine as error:
-                self._fail(name, f"no WireGuard device {name}: {error}; other nodes cannot be reached")
+                self._devices.failed(name, f"no WireGuard device {name}: {error}; other nodes cannot be reached")
             except (OSError, CniError) as error:
-                self._fail(name, f"the WireGuard device {name} is not as it should be: {error}")
+                self._devices.failed(name, f"the WireGuard device {name} is not as it should be: {error}")
 
     def services(self) -> list[str]:
         """Which devices there should be: the global one, and those of dedicated services."""
@@ -304,67 +286,6 @@ class Mesh:
         edges, guests = self.registry.edges.all().values(), self.registry.guests.all().values()
         return beyond(wired, self._fleet, edges, guests)
 
-    def _fail(self, name: str, words: str) -> None:
-        if self._problems.get(name) != words:
-            log.error("%s", words)
-        self._problems[name] = words
-        self._applied.pop(name, None)
-
-    def _remove(self, name: str) -> None:
-        try:
-            self.tunnels.remove(name)
-        except OSError as error:
-            self._problems[name] = f"the WireGuard device {name} cannot be removed: {error}"
-            return
-        self._applied.pop(name, None)
-        self._problems.pop(name, None)
-        self._news.forget(name)
-        self.registry.devices.drop(name)
-
-    def _one(self, name: str, service: str, targets: Mapping[str, Target], thoroughly: bool) -> None:
-        device = self._wanted_device(name, service)
-        applied = self._applied.get(name)
-        peers = self._ways.peers(name, targets)
-        if applied is None or applied.device != device or thoroughly:
-            known = self.registry.devices.get(name) or Configured({})
-            if self.registry.devices.get(name) is None:
-                self.registry.devices.put(name, known)  # before there is one: it is ours to remove
-            seen = self.tunnels.ensure(device)
-            if applied is None:
-                log.info("WireGuard device %s (%s), port %d", name, seen.engine, seen.port)
-            ages, forgotten = self.ages(seen), self._handshakes.refused(name, boot_clock())
-            if forgotten:
-                log.warning("the clock was set back: forgetting the handshakes of %s on %s", ", ".join(forgotten), name)
-            changes = wireguard.renewed(seen.peers, peers, known.endpoints, ages, forgotten)
-            if not self._complete():
-                changes = [change for change in changes if not change.remove or change.public_key in forgotten]
-            for event in self._news.look(name, seen.peers, ages):
-                self.tell(event)
-            self.tunnels.change(name, changes)
-            self._news.told(name, changes)
-            routes = self._routes(name, targets, peers, device.mtu)
-            refused = self.tunnels.ensure_routes(name, routes)
-        else:
-            changes = wireguard.delta(applied.peers, peers)
-            self.tunnels.change(name, changes)
-            self._news.told(name, changes)
-            routes = self._routes(name, targets, peers, device.mtu)
-            gone = [route for dst, route in applied.routes.items() if routes.get(dst) != route]
-            fresh = [route for dst, route in routes.items() if applied.routes.get(dst) != route]
-            refused = self.tunnels.change_routes(name, gone, fresh)
-        self._note_refused(name, refused)
-        left_out = set(refused)
-        done = {dst: route for dst, route in routes.items() if dst not in left_out} if left_out else routes
-        self._applied[name] = Applied(device, peers, done)
-        endpoints = {key: peer.endpoint for key, peer in peers.items() if peer.endpoint}
-        noted, ahead = self.registry.devices.get(name) or Configured({}), time.time() - boot_clock()
-        if noted.endpoints != endpoints or abs(noted.ahead - ahead) > SET_BACK:
-            self.registry.devices.put(name, Configured(endpoints, ahead))
-
-    def _routes(self, name: str, targets: Mapping[str, Target], peers: Mapping[str, Peer], mtu: int) -> Routes:
-        sources: dict[int, wireguard.Address] = {a.version: a for a in self._service.state.node_addresses()}
-        return self._ways.routes(name, targets, peers, mtu, sources)
-
     def _complete(self) -> bool:
         """Whether everybody is known who should be a peer: before the cluster was heard, nobody is taken away."""
         return self._service.settings.cluster is None or self._fleet is not None
@@ -378,12 +299,3 @@ class Mesh:
         # No address: the bridge has the gateway's, and a second device with it would draw local traffic away from it.
         own = self._identity.dedicated(service)
         return Device(name, own.private_key, own.port, mtu)
-
-    def _note_refused(self, name: str, refused: list[Network]) -> None:
-        where = f"{name} routes"
-        if refused:
-            self._problems[where] = f"this node has routes of its own for what is behind {name}: " + ", ".join(
-                map(str, refused)
-            )
-        else:
-            self._problems.pop(where, None)

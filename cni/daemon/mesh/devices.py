@@ -1,0 +1,159 @@
+"""The WireGuard devices of a node: each is made what it should be, and what it was last given is kept.
+
+So a change costs what it changes, and a look compares with the device itself: what is right is not touched.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from cni.daemon.books.registry import Configured, Registry
+from cni.daemon.books.state import boot_clock
+from cni.daemon.mesh import wireguard
+from cni.daemon.mesh.handshakes import SET_BACK, Handshakes
+from cni.daemon.mesh.news import News
+from cni.daemon.mesh.ways import Routes, Ways
+from cni.daemon.mesh.wireguard import Address, Network, Peer, Target
+from cni.host.tunnels import Device, Tunnels
+from cni.host.wg_types import DeviceSeen, PeerChange
+from cni.overlay import wire
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Applied:
+    """What a device was last given, so that a change costs what it changes."""
+
+    device: Device
+    peers: dict[str, Peer]
+    routes: Routes
+
+
+class Devices:
+    """Of one node. One thread at a time, but for `is_there`, `read` and `ages`."""
+
+    def __init__(self, registry: Registry, tunnels: Tunnels, ways: Ways, tell: Callable[[wire.AnyEvent], None]) -> None:
+        """`tell`: what becomes of peers is told there; it never waits."""
+        self._registry, self._tunnels, self._ways, self._tell = registry, tunnels, ways, tell
+        self._applied: dict[str, Applied] = {}
+        self._handshakes = Handshakes()
+        self._news = News()
+        self.problems: dict[str, str] = {}
+
+    def start(self) -> None:
+        """What an earlier daemon of this boot has seen of the clocks is remembered."""
+        for known in self._registry.devices.all().values():
+            if known.ahead:
+                self._handshakes.remember(known.ahead)
+
+    def is_there(self, name: str) -> bool:
+        """Whether the device was made so, and is there still."""
+        return name in self._applied and bool(self._tunnels.link_index(name))
+
+    def read(self, name: str) -> DeviceSeen | None:
+        """The device as it is now; None if there is none."""
+        if name not in self._applied:
+            return None
+        try:
+            return self._tunnels.read(name)
+        except OSError as error:
+            log.warning("cannot read the WireGuard device %s: %s", name, error)
+            return None
+
+    def ages(self, device: DeviceSeen) -> dict[str, float]:
+        """How many seconds ago each peer of a device was heard of, by the boot clock; infinite for never."""
+        return self._handshakes.note(device.name, device.peers, time.time(), boot_clock())
+
+    def failed(self, name: str, words: str) -> None:
+        """The device could not be made so."""
+        if self.problems.get(name) != words:
+            log.error("%s", words)
+        self.problems[name] = words
+        self._applied.pop(name, None)
+
+    def remove(self, name: str) -> None:
+        """No such device. What keeps it there is told by `problems`."""
+        try:
+            self._tunnels.remove(name)
+        except OSError as error:
+            self.problems[name] = f"the WireGuard device {name} cannot be removed: {error}"
+            return
+        self._applied.pop(name, None)
+        self.problems.pop(name, None)
+        self.problems.pop(f"{name} routes", None)
+        self._news.forget(name)
+        self._registry.devices.drop(name)
+
+    def ensure(
+        self,
+        device: Device,
+        targets: Mapping[str, Target],
+        sources: Mapping[int, Address],
+        thoroughly: bool,
+        complete: bool,
+    ) -> None:
+        """The device is so, with these peers and routes to what is behind them.
+
+        `sources`: the node's address of each family; `thoroughly`: compare with the device itself; `complete`: nobody
+        is missing in `targets`, else nobody is taken away. Raises NoEngine, OSError.
+        """
+        name = device.name
+        applied = self._applied.get(name)
+        peers = self._ways.peers(name, targets)
+        if applied is None or applied.device != device or thoroughly:
+            applied = None
+            self._compare(device, peers, complete)
+        else:
+            self._change(name, wireguard.delta(applied.peers, peers))
+        routes = self._ways.routes(name, targets, peers, device.mtu, sources)
+        if applied is None:
+            refused = self._tunnels.ensure_routes(name, routes)
+        else:
+            gone = [route for dst, route in applied.routes.items() if routes.get(dst) != route]
+            fresh = [route for dst, route in routes.items() if applied.routes.get(dst) != route]
+            refused = self._tunnels.change_routes(name, gone, fresh)
+        self._note_refused(name, refused)
+        left_out = set(refused)
+        done = {dst: route for dst, route in routes.items() if dst not in left_out} if left_out else routes
+        self._applied[name] = Applied(device, peers, done)
+        self.problems.pop(name, None)
+        endpoints = {key: peer.endpoint for key, peer in peers.items() if peer.endpoint}
+        noted, ahead = self._registry.devices.get(name) or Configured({}), time.time() - boot_clock()
+        if noted.endpoints != endpoints or abs(noted.ahead - ahead) > SET_BACK:
+            self._registry.devices.put(name, Configured(endpoints, ahead))
+
+    def _compare(self, device: Device, peers: Mapping[str, Peer], complete: bool) -> None:
+        """Look at the device, and change what is not as it should be."""
+        name = device.name
+        known = self._registry.devices.get(name) or Configured({})
+        if self._registry.devices.get(name) is None:
+            self._registry.devices.put(name, known)  # before there is one: it is ours to remove
+        seen = self._tunnels.ensure(device)
+        if name not in self._applied:
+            log.info("WireGuard device %s (%s), port %d", name, seen.engine, seen.port)
+        ages, forgotten = self.ages(seen), self._handshakes.refused(name, boot_clock())
+        if forgotten:
+            log.warning("the clock was set back: forgetting the handshakes of %s on %s", ", ".join(forgotten), name)
+        changes = wireguard.renewed(seen.peers, peers, known.endpoints, ages, forgotten)
+        if not complete:
+            changes = [change for change in changes if not change.remove or change.public_key in forgotten]
+        for event in self._news.look(name, seen.peers, ages):
+            self._tell(event)
+        self._change(name, changes)
+
+    def _change(self, name: str, changes: list[PeerChange]) -> None:
+        self._tunnels.change(name, changes)
+        self._news.told(name, changes)
+
+    def _note_refused(self, name: str, refused: list[Network]) -> None:
+        where = f"{name} routes"
+        if refused:
+            self.problems[where] = f"this node has routes of its own for what is behind {name}: " + ", ".join(
+                map(str, refused)
+            )
+        else:
+            self.problems.pop(where, None)
