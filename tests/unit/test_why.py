@@ -210,7 +210,7 @@ vm-red       vm                no   between networks
 vm-red       runner            no   between networks
 vm-red       10.200.41.7       no   between networks
 vm-red       node              yes  node address, from elsewhere
-vm-red       10.200.5.1        no   between networks
+vm-red       10.200.5.1        no   host address, from elsewhere
 vm-red       outside           no   tunnel to the outside
 vm-red       127.0.0.1         no   loopback of the host
 runner       red-a             yes  edge to 10.200.5.2/32

@@ -72,7 +72,7 @@ def of_edge(edge: Edge) -> list[Element]:
     """An edge peer: it speaks by its chain, and is spoken to only in answer."""
     v = ip_address(edge.address).version
     return [
-        Element("inet", f"net{v}", edge.address, f"goto {chain_of(edge.network)}"),
+        *(Element("inet", f"{stem}{v}", edge.address, f"goto {chain_of(edge.network)}") for stem in ("net", "edge")),
         Element("inet", f"closed{v}", edge.address),
         Element("inet", f"edges{v}", edge.address),
     ]

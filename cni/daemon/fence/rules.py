@@ -83,6 +83,8 @@ SETS: tuple[tuple[str, str, str, str], ...] = (
     ("inet", "set", "closed6", "type ipv6_addr"),
     ("inet", "set", "edges4", "type ipv4_addr"),
     ("inet", "set", "edges6", "type ipv6_addr"),
+    ("inet", "map", "edge4", "type ipv4_addr : verdict"),
+    ("inet", "map", "edge6", "type ipv6_addr : verdict"),
     ("inet", "map", "net4", "type ipv4_addr : verdict"),
     ("inet", "map", "net6", "type ipv6_addr : verdict"),
 )

@@ -53,7 +53,7 @@ def from_caller(view: View, src: Place, dst: Place) -> Verdict:
             spot = Spot("inet", "closed_to_host", named("node address, from elsewhere", dst.version))
             return Verdict(True, spot, "the node address is open to every member", (HOST_FIREWALL,))
         case Kind.HOST if src.network is not None:
-            spot = Spot("inet", chain_of(src.network), "between networks", src.network)
+            spot = Spot("inet", "closed_to_host", "host address, from elsewhere")
             return Verdict(False, spot, "a member of a network reaches the node address alone")
         case Kind.HOST:
             return Verdict(True, None, "it is of the flat mesh", (HOST_FIREWALL,))
