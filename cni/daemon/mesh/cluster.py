@@ -8,40 +8,33 @@ when everything has been read, and stays away for the grace period.
 
 from __future__ import annotations
 
-import hashlib
-import ipaddress
 import logging
 import random
-import socket
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
-import msgspec
-
-from cni import __version__
 from cni.daemon import settings as settings_module
-from cni.daemon.books.identity import Identity, Member
+from cni.daemon.books.identity import Identity
 from cni.daemon.books.registry import Registry
 from cni.daemon.mesh import fleet_view
 from cni.daemon.mesh.claims import Claims
-from cni.daemon.mesh.departed import Departed, departed, find
-from cni.daemon.mesh.endpoints import split_endpoint
+from cni.daemon.mesh.departed import Departed, Departures
 from cni.daemon.mesh.etcd import Etcd
-from cni.daemon.mesh.etcd_wire import NOT_FOUND, Compacted, Delete, EtcdError, Event, Get, Is, Put, Unreachable
-from cni.daemon.mesh.fleet_view import Dedicated, NodeDoc, View
+from cni.daemon.mesh.etcd_wire import Compacted, EtcdError, Event
+from cni.daemon.mesh.fleet_view import NodeDoc, View
+from cni.daemon.mesh.membership import Membership
 from cni.daemon.mesh.mesh import Mesh
+from cni.daemon.mesh.own_word import OwnWord
+from cni.daemon.mesh.publisher import Publisher
 from cni.daemon.service import OverlayService
-from cni.errors import CniError, InvalidConfig, TryAgainLater
-from cni.host import netns, underlay
+from cni.errors import CniError
 
 log = logging.getLogger(__name__)
 
 GATHER = 0.03  # seconds in which changes are put together before they are published, or carried on
 BACKOFF = (0.5, 5.0)  # seconds between two tries to reach etcd, growing
 FIRST = 10.0  # seconds that the start waits for etcd, where the node has no id yet
-AT_ONCE = 50  # claims in one transaction: etcd takes 128 operations
 HOUSEKEEPING = 10.0  # seconds between two looks at our own claims
 
 
@@ -61,24 +54,23 @@ class Cluster:
         base = f"{where.prefix.rstrip('/')}/{service.settings.deployment}/"
         self._view = View(base)
         self._etcd = Etcd(where)
-        self.claims = Claims(self._etcd, self._view.keys, registry, identity.member())
         self._lock = threading.RLock()  # of the view
         self._problems: dict[str, str] = {}
+        self.claims = Claims(self._etcd, self._view.keys, registry, identity.member())
+        self._membership = Membership(
+            service, identity, self.claims, etcd=self._etcd, view=self._view, lock=self._lock, note=self._note
+        )
+        self._own_word = OwnWord(service, identity, registry, self._etcd, self.claims)
+        self._publisher = Publisher(self._etcd, self._view.keys.node(self.claims.member.identity), where.lease)
         self._faults: list[str] = []
         self._synced = False
         # Two machines with one key would draw each other's traffic to themselves with every word they say, so this one
         # is silent until its claim and its word stand in etcd.
         self._admitted = False
-        self._joined = threading.Event()
         self._stop = threading.Event()
         self._dirty = threading.Event()  # there may be something to publish
         self._news = threading.Event()  # there may be something to carry on
-        self._lease = 0
-        self._said = b""
-        self._key = ""
         self._threads: list[threading.Thread] = []
-        self._underlay_seen: list[str] = []
-        self._seen_at = -HOUSEKEEPING
         mesh.cluster = self
 
     # --- from outside ------------------------------------------------------------------------------------------------
@@ -86,13 +78,11 @@ class Cluster:
     def prepare(self) -> None:
         """Before the node is made: know its id and slices, from the last time or from etcd, if that answers."""
         self._restore()
-        if self.claims.member.node_id:
-            self._become(self.claims.member)
-            self._joined.set()
+        self._membership.restore()
         end = time.monotonic() + FIRST
-        while not self._joined.is_set() and time.monotonic() < end:
+        while not self._membership.joined.is_set() and time.monotonic() < end:
             try:
-                self._join()
+                self._membership.join()
             except (EtcdError, CniError) as error:
                 self._note("join", f"this node has no part in the cluster yet: {error}")
                 time.sleep(BACKOFF[0])
@@ -103,6 +93,7 @@ class Cluster:
         for name, work in (("watch", self._watching), ("lease", self._leasing), ("carry", self._carrying)):
             thread = threading.Thread(target=self._forever, args=(work,), name=f"cluster-{name}", daemon=True)
             self._threads.append(thread)
+        self._membership.running = True
         for thread in self._threads:
             thread.start()
 
@@ -116,10 +107,8 @@ class Cluster:
         """This node is gone: its word and its claims are taken back, for `uninstall`."""
         self.stop()
         try:
-            if self._lease:
-                self._etcd.revoke(self._lease)
-            self.claims.give_everything_back(self._view)
-            self.claims.drop_key(self._identity.public_key())
+            self._publisher.revoke()
+            self._membership.give_back()
         except EtcdError as error:
             log.warning("etcd could not be told that this node leaves: %s", error)
 
@@ -140,34 +129,17 @@ class Cluster:
 
     def departed(self) -> list[Departed]:
         """The nodes that hold something in etcd and are not heard of. Raises TryAgainLater."""
-        return self._departed()[0]
+        return self._departures().all()[0]
 
     def forget(self, word: str) -> Departed:
         """What a departed node holds is nobody's any more. Raises InvalidConfig if it is not one, or has just come
         back; TryAgainLater."""
-        gone, items = self._departed()
-        who = find(gone, word)
-        away = Is(self._view.keys.node(who.identity), "CREATE", 0)
-        try:
-            for start in range(0, len(who.keys), AT_ONCE):
-                keys = who.keys[start : start + AT_ONCE]
-                same = [Is(key, "VALUE", items[key]) for key in keys]
-                if not self._etcd.transact([away, *same], [Delete(key) for key in keys])[0]:
-                    raise InvalidConfig(f"{who.name or who.identity} has just come back, or was forgotten by another")
-        except EtcdError as error:
-            raise TryAgainLater("etcd cannot be asked", str(error)) from error
-        log.warning("forgot node %d (%s), which is gone for good: %d claims", who.node_id, who.identity, len(who.keys))
-        return who
+        return self._departures().forget(word)
 
-    def _departed(self) -> tuple[list[Departed], dict[str, bytes]]:
-        base = self._view.keys.base
-        try:
-            items = {item.key: item.value for item in self._etcd.read(base)[0]}
-        except EtcdError as error:
-            raise TryAgainLater("etcd cannot be asked", str(error)) from error
+    def _departures(self) -> Departures:
         with self._lock:
             names = {identity: doc.name for identity, doc in self._view.nodes.items()}
-        return departed(items, self.claims.member.identity, names, base), items
+        return Departures(self._etcd, self._view.keys, self.claims.member.identity, names)
 
     def _note(self, what: str, words: str) -> None:
         with self._lock:
@@ -191,60 +163,6 @@ class Cluster:
             self._admitted = True
             self._carry()
 
-    def _join(self) -> None:
-        """Claim id, slices and key. Idempotent. Raises EtcdError, CniError."""
-        items, _ = self._etcd.read(self._view.keys.base)
-        with self._lock:
-            self._view.load(((item.key, item.value) for item in items), time.monotonic())
-            view, member = self._view, self.claims.member
-        self._claim_key()  # first: whoever has another's key stays out, and must hold nothing
-        node_id = self.claims.take_id(self._service.settings.node_id, dict(view.ids))
-        slices = []
-        for cluster in self._service.state.cidrs:
-            range_ = ipaddress.ip_network(cluster)
-            before = next((s for s in member.slices if ipaddress.ip_network(s).version == range_.version), None)
-            slices.append(self.claims.take_slice(cluster, node_id, view, before))
-        fresh = Member(member.identity, node_id, tuple(slices))
-        self._identity.keep_member(fresh)
-        self.claims.member = fresh
-        self._become(fresh)
-        self._note("join", "")
-        self._joined.set()
-
-    def _become(self, member: Member) -> None:
-        """The node has that id and these slices."""
-        by_family: dict[int, str] = {ipaddress.ip_network(cidr).version: cidr for cidr in member.slices}
-        first: int = ipaddress.ip_network(self._service.state.cidrs[0]).version
-        wanted = {
-            "node_id": member.node_id,
-            "slice_cidr": by_family.get(first),
-            "slice_cidr6": by_family.get(10 - first),
-        }
-        node = self._service.state.node
-        if wanted != {key: getattr(node, key) for key in wanted}:
-            with self._lock:
-                self._service.state.set_foreign(self._view.foreign(member.identity))
-            # Before the start there is no fence yet that would have to follow.
-            (self._service.change_node if self._threads else self._service.state.update_node)(**wanted)
-
-    def _claim_key(self) -> None:
-        """The node's key is this node's alone; an earlier one is given back. Raises EtcdError."""
-        key = self._identity.public_key()
-        holder = self.claims.take_key(key)
-        if holder != self.claims.member.identity:
-            with self._lock:
-                who = fleet_view.view_name(self._view, holder)
-            self._note(
-                "key",
-                f"{who} has this node's WireGuard key: one data directory is a copy of the other's; "
-                "make a new key on this node (zlayer-cni peer rotate)",
-            )
-            raise Unreachable("the node's key is another's")
-        self._note("key", "")
-        if self._key and self._key != key:
-            self.claims.drop_key(self._key)
-        self._key = key
-
     # --- the threads -------------------------------------------------------------------------------------------------
 
     def _forever(self, work: Callable[[], None]) -> None:
@@ -263,8 +181,8 @@ class Cluster:
 
     def _watching(self) -> None:
         """Read everything, then follow. Comes back only to read everything again."""
-        if not self._joined.is_set():
-            self._join()
+        if not self._membership.joined.is_set():
+            self._membership.join()
         items, revision = self._etcd.read(self._view.keys.base)
         with self._lock:
             self._view.load(((item.key, item.value) for item in items), time.monotonic())
@@ -338,160 +256,47 @@ class Cluster:
 
     def _leasing(self) -> None:
         """Keep the lease, say what this node is, look after its claims."""
-        self._joined.wait(1.0)
-        if not self._joined.is_set():
+        self._membership.joined.wait(1.0)
+        if not self._membership.joined.is_set():
             return
         last, alive = 0.0, time.monotonic()
         while not self._stop.is_set():
-            if self._key != self._identity.public_key():
-                self._claim_key()
-            elif self._synced and not self._is_member():
+            if not self._membership.has_claimed_its_key():
+                self._membership.claim_key()
+            elif self._synced and not self._membership.is_complete():
                 log.warning("etcd does not know this node's claims: making them again")
-                self._join()
+                self._membership.join()
                 last = 0.0
             self._publish()
             if self._synced and time.monotonic() - last > HOUSEKEEPING:
-                self._reconcile()
+                self._membership.reconcile()
                 last = time.monotonic()
             if self._dirty.wait(max(0.0, min(alive + self._where.lease / 3 - time.monotonic(), HOUSEKEEPING))):
                 self._stop.wait(GATHER)
                 self._dirty.clear()
-            if self._lease and time.monotonic() - alive >= self._where.lease / 3:
-                if not self._etcd.keep_alive(self._lease):
-                    log.warning("this node's lease has ended: it was not heard of for %d s", self._where.lease)
-                    self._lease, self._said = 0, b""
+            if self._publisher.lease and time.monotonic() - alive >= self._where.lease / 3:
+                self._publisher.keep()
                 alive = time.monotonic()
 
-    def _is_member(self) -> bool:
-        """Whether etcd has all that makes this node a member."""
-        member = self.claims.member
-        with self._lock:
-            return self._view.knows(member.identity, member.node_id, self._key, member.slices)
-
     def _publish(self) -> None:
-        """What this node is stands in etcd, under its lease. Raises EtcdError."""
-        body = msgspec.json.encode(self._document())
-        own = self._view.keys.node(self.claims.member.identity)
-        if self._lease and body == self._said and self._stands(body):
-            return
-        if not self._lease:
-            self._lease = self._resume(own) or self._etcd.grant(self._where.lease)
-        say = [Put(own, body, self._lease)]
-        try:
-            done, found = self._etcd.transact([Is(own, "LEASE", self._lease)], say, [Get(own)])
-            if not done:
-                done, found = self._etcd.transact([Is(own, "CREATE", 0)], say, [Get(own)])
-        except EtcdError as error:
-            if error.code == NOT_FOUND:  # the lease has ended
-                self._lease, self._said = 0, b""
-            raise
-        if not done and found:
-            self._lease_is_anothers(found[0].value)
-            return
-        self._said = body
-        self._admitted = True
-        self._note("identity", "")
-        self._news.set()  # our dedicated devices decide which peers we have
-
-    def _stands(self, body: bytes) -> bool:
-        """Whether our word is what the watch has last shown."""
+        """What this node is stands in etcd. Raises EtcdError."""
+        doc = self._own_word.document()
         with self._lock:
-            there = self._view.nodes.get(self.claims.member.identity)
-            lost = self.claims.member.identity in self._view.lost
-            return there is not None and not lost and msgspec.json.encode(there) == body
-
-    def _resume(self, own: str) -> int:
-        """The lease under which this very daemon's predecessor spoke, if it lives."""
-        _, found = self._etcd.transact([], [Get(own)])
-        if found and found[0].lease and self._place_of(found[0].value) == self._place():
-            return found[0].lease if self._etcd.keep_alive(found[0].lease) else 0
-        return 0
-
-    def _place_of(self, value: bytes) -> str:
-        try:
-            return msgspec.json.decode(value, type=NodeDoc).place
-        except msgspec.DecodeError:
-            return ""
-
-    def _lease_is_anothers(self, value: bytes) -> None:
-        """Somebody else speaks as this node: its own past, which will be over with its lease, or a copy of it."""
-        try:
-            other = msgspec.json.decode(value, type=NodeDoc)
-            who = f"{other.name} ({', '.join(other.hosts)})"
-        except msgspec.DecodeError:
-            who = "somebody"
+            lost = doc.identity in self._view.lost
+            shown = None if lost else self._view.nodes.get(doc.identity)
+        if self._publisher.stands(doc, shown):
+            return
+        other = self._publisher.say(doc)
+        if other is None:
+            self._admitted = True
+            self._note("identity", "")
+            self._news.set()  # our dedicated devices decide which peers we have
+            return
+        # Its own past, which will be over with its lease, or a copy of it.
         self._note(
             "identity",
-            f"{who} speaks as this node: its lease is not over yet, or one data directory is a copy of the other's; "
+            f"{other} speaks as this node: its lease is not over yet, or one data directory is a copy of the other's; "
             "if it stays so, remove identity.json on one of them",
         )
         self._stop.wait(1.0)
         self._dirty.set()
-
-    def _document(self) -> NodeDoc:
-        state = self._service.state
-        subnets: list[str] = []
-        dedicated = {}
-        for each in list(state.services.values()):
-            if each.mode == "dedicated":
-                own = self._identity.dedicated(each.name)
-                dedicated[each.name] = Dedicated(own.public_key, own.port, each.subnets)
-            else:
-                subnets += each.subnets  # a shared service has none: the shared bridge has
-        members: dict[str, set[str]] = {}
-        for attachment in state.snapshot():
-            if attachment.isolation is not None:
-                members.setdefault(attachment.isolation, set()).update(attachment.ips)
-        for guest in self._registry.guests.all().values():
-            if guest.isolation is not None:
-                members.setdefault(guest.isolation, set()).add(guest.held.ip)
-        port, hosts = self._reached_at()
-        member = self.claims.member
-        return NodeDoc(
-            identity=member.identity,
-            name=socket.gethostname(),
-            place=self._place(),
-            node_id=member.node_id,
-            public_key=self._identity.public_key(),
-            port=port,
-            hosts=hosts,
-            slices=member.slices,
-            subnets=tuple(sorted(subnets)),
-            dedicated=dedicated,
-            members={network: tuple(sorted(found)) for network, found in sorted(members.items())},
-            version=__version__,
-        )
-
-    def _reached_at(self) -> tuple[int, tuple[str, ...]]:
-        """The port and the hosts at which others can call this node."""
-        advertised = [split_endpoint(each) for each in self._service.settings.advertise]
-        if advertised:
-            return advertised[0][1], tuple(host for host, _ in advertised)
-        towards_etcd = self._etcd.local_address
-        found = [] if not towards_etcd or ipaddress.ip_address(towards_etcd).is_loopback else [towards_etcd]
-        found += self._underlay()
-        return self._service.state.node.wg_port, tuple(dict.fromkeys(found))
-
-    def _underlay(self) -> list[str]:
-        """The underlay's addresses, looked for no more often than our claims: it means to read all routes."""
-        if time.monotonic() - self._seen_at >= HOUSEKEEPING:
-            self._underlay_seen = [str(address) for address in underlay.addresses()]
-            self._seen_at = time.monotonic()
-        return self._underlay_seen
-
-    def _place(self) -> str:
-        """This machine since its last start, and this daemon's place on it."""
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        here = f"{boot} {netns.own()} {Path(self._service.settings.run_dir).resolve()}"
-        return hashlib.sha256(here.encode()).hexdigest()[:16]
-
-    def _reconcile(self) -> None:
-        """Look after our own claims. Raises EtcdError."""
-        state = self._service.state
-        used = {cidr: each.name for each in list(state.services.values()) for cidr in each.subnets}
-        with self._lock:
-            view = View(self._view.keys.base)
-            view.slots = dict(self._view.slots)
-        own = [cidr for cidr, slot in view.slots.items() if slot.owner == self.claims.member.identity]
-        busy = [cidr for cidr in own if state.addresses.any_in(ipaddress.ip_network(cidr))]
-        self.claims.reconcile(view, used, busy, state.cidrs)

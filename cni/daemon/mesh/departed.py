@@ -6,12 +6,18 @@ that it will not (`zlayer-cni peer forget`).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from cni.daemon.mesh.fleet_view import View
-from cni.errors import InvalidConfig
+from cni.daemon.mesh.etcd import Etcd
+from cni.daemon.mesh.etcd_wire import Delete, EtcdError, Is
+from cni.daemon.mesh.fleet_view import Keys, View
+from cni.errors import InvalidConfig, TryAgainLater
 
+log = logging.getLogger(__name__)
+
+AT_ONCE = 50  # claims in one transaction: etcd takes 128 operations
 SHORTEST = 4  # characters of an identity that may stand for all of it
 
 
@@ -54,3 +60,36 @@ def find(gone: Iterable[Departed], word: str) -> Departed:
             "one that is heard of cannot be forgotten: run `zlayer-cni uninstall` on it, or end it, and wait",
         )
     return found[0]
+
+
+class Departures:
+    """As etcd has them now."""
+
+    def __init__(self, etcd: Etcd, keys: Keys, own: str, names: Mapping[str, str]) -> None:
+        """`own`: this node's identity; `names`: of the nodes that this one knows, by identity."""
+        self._etcd, self._keys, self._own, self._names = etcd, keys, own, names
+
+    def all(self) -> tuple[list[Departed], dict[str, bytes]]:
+        """Those who are not heard of, and everything that stands in etcd. Raises TryAgainLater."""
+        try:
+            items = {item.key: item.value for item in self._etcd.read(self._keys.base)[0]}
+        except EtcdError as error:
+            raise TryAgainLater("etcd cannot be asked", str(error)) from error
+        return departed(items, self._own, self._names, self._keys.base), items
+
+    def forget(self, word: str) -> Departed:
+        """What a departed node holds is nobody's any more. Raises InvalidConfig if it is not one, or has just come
+        back; TryAgainLater."""
+        gone, items = self.all()
+        who = find(gone, word)
+        away = Is(self._keys.node(who.identity), "CREATE", 0)
+        try:
+            for start in range(0, len(who.keys), AT_ONCE):
+                keys = who.keys[start : start + AT_ONCE]
+                same = [Is(key, "VALUE", items[key]) for key in keys]
+                if not self._etcd.transact([away, *same], [Delete(key) for key in keys])[0]:
+                    raise InvalidConfig(f"{who.name or who.identity} has just come back, or was forgotten by another")
+        except EtcdError as error:
+            raise TryAgainLater("etcd cannot be asked", str(error)) from error
+        log.warning("forgot node %d (%s), which is gone for good: %d claims", who.node_id, who.identity, len(who.keys))
+        return who

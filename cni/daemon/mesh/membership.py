@@ -1,0 +1,126 @@
+"""What makes this node a member of its cluster: an id, a slice of each range and its key, claimed in etcd and looked
+after, with the subnets of its services.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import threading
+import time
+from collections.abc import Callable
+
+from cni.daemon.books.identity import Identity, Member
+from cni.daemon.mesh import fleet_view
+from cni.daemon.mesh.claims import Claims
+from cni.daemon.mesh.etcd import Etcd
+from cni.daemon.mesh.etcd_wire import Unreachable
+from cni.daemon.mesh.fleet_view import View
+from cni.daemon.service import OverlayService
+
+
+class Membership:
+    """Of one node. Safe from any thread."""
+
+    def __init__(
+        self,
+        service: OverlayService,
+        identity: Identity,
+        claims: Claims,
+        *,
+        etcd: Etcd,
+        view: View,
+        lock: threading.RLock,
+        note: Callable[[str, str], None],
+    ) -> None:
+        """`lock`: of the view; `note`: a problem of that name is told in these words, or is none any more."""
+        self._service, self._identity, self._etcd, self.claims = service, identity, etcd, claims
+        self._view, self._lock, self._note = view, lock, note
+        self._claimed = ""  # the key that stands in etcd as ours
+        self.joined = threading.Event()
+        self.running = False  # before, there is no fence yet that would have to follow
+
+    def restore(self) -> None:
+        """The node is what it was the last time, whether etcd answers or not."""
+        if self.claims.member.node_id:
+            self.become(self.claims.member)
+            self.joined.set()
+
+    def join(self) -> None:
+        """Claim id, slices and key. Idempotent. Raises EtcdError, CniError."""
+        items, _ = self._etcd.read(self._view.keys.base)
+        with self._lock:
+            self._view.load(((item.key, item.value) for item in items), time.monotonic())
+            view, member = self._view, self.claims.member
+        self.claim_key()  # first: whoever has another's key stays out, and must hold nothing
+        node_id = self.claims.take_id(self._service.settings.node_id, dict(view.ids))
+        slices = []
+        for cluster in self._service.state.cidrs:
+            range_ = ipaddress.ip_network(cluster)
+            before = next((s for s in member.slices if ipaddress.ip_network(s).version == range_.version), None)
+            slices.append(self.claims.take_slice(cluster, node_id, view, before))
+        fresh = Member(member.identity, node_id, tuple(slices))
+        self._identity.keep_member(fresh)
+        self.claims.member = fresh
+        self.become(fresh)
+        self._note("join", "")
+        self.joined.set()
+
+    def become(self, member: Member) -> None:
+        """The node has that id and these slices."""
+        by_family: dict[int, str] = {ipaddress.ip_network(cidr).version: cidr for cidr in member.slices}
+        first: int = ipaddress.ip_network(self._service.state.cidrs[0]).version
+        wanted = {
+            "node_id": member.node_id,
+            "slice_cidr": by_family.get(first),
+            "slice_cidr6": by_family.get(10 - first),
+        }
+        node = self._service.state.node
+        if wanted != {key: getattr(node, key) for key in wanted}:
+            with self._lock:
+                self._service.state.set_foreign(self._view.foreign(member.identity))
+            # Before the start there is no fence yet that would have to follow.
+            (self._service.change_node if self.running else self._service.state.update_node)(**wanted)
+
+    def claim_key(self) -> None:
+        """The node's key is this node's alone; an earlier one is given back. Raises EtcdError."""
+        key = self._identity.public_key()
+        holder = self.claims.take_key(key)
+        if holder != self.claims.member.identity:
+            with self._lock:
+                who = fleet_view.view_name(self._view, holder)
+            self._note(
+                "key",
+                f"{who} has this node's WireGuard key: one data directory is a copy of the other's; "
+                "make a new key on this node (zlayer-cni peer rotate)",
+            )
+            raise Unreachable("the node's key is another's")
+        self._note("key", "")
+        if self._claimed and self._claimed != key:
+            self.claims.drop_key(self._claimed)
+        self._claimed = key
+
+    def has_claimed_its_key(self) -> bool:
+        """Whether the key that the node has now stands in etcd as its own."""
+        return self._claimed == self._identity.public_key()
+
+    def give_back(self) -> None:
+        """This node is gone: what it holds is nobody's. Raises EtcdError."""
+        self.claims.give_everything_back(self._view)
+        self.claims.drop_key(self._identity.public_key())
+
+    def is_complete(self) -> bool:
+        """Whether etcd has all that makes this node a member."""
+        member = self.claims.member
+        with self._lock:
+            return self._view.knows(member.identity, member.node_id, self._claimed, member.slices)
+
+    def reconcile(self) -> None:
+        """Look after our own claims. Raises EtcdError."""
+        state = self._service.state
+        used = {cidr: each.name for each in list(state.services.values()) for cidr in each.subnets}
+        with self._lock:
+            view = View(self._view.keys.base)
+            view.slots = dict(self._view.slots)
+        own = [cidr for cidr, slot in view.slots.items() if slot.owner == self.claims.member.identity]
+        busy = [cidr for cidr in own if state.addresses.any_in(ipaddress.ip_network(cidr))]
+        self.claims.reconcile(view, used, busy, state.cidrs)
