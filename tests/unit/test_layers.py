@@ -62,7 +62,11 @@ RULES = [
         "the tool asks the running daemon: of the daemon's own code it may read only the settings",
         later=("cni.daemon.settings",),
     ),
-    Rule(("cni.cli.main", "cni.cli.install", "cni.cli.uninstall"), ("cni.*",), "they show the settings' defaults"),
+    Rule(
+        ("cni.cli.main", "cni.cli.install", "cni.cli.uninstall", "cni.cli.upkeep"),
+        ("cni.*",),
+        "they show the settings' defaults, and start a daemon as the plugin does",
+    ),
 ]
 
 # Deciders: values in, values out. No clock, log, file or socket, and of host/ only the shapes of what it has read.
@@ -71,6 +75,7 @@ DECIDERS = (
     "cni.isolation",
     "cni.daemon.books.ipam",
     "cni.daemon.books.segments",
+    "cni.daemon.books.slots",
     "cni.daemon.check",
     "cni.daemon.books.macs",
     "cni.daemon.books.records",

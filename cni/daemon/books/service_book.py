@@ -1,0 +1,194 @@
+"""The services on record, the slots they hold, and the node whose ranges these are: one half of the daemon's state.
+
+Every change is written before it counts. The other half, who is attached, is `state.py`'s, under the same lock.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import threading
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from cni.daemon.books import restore, slots
+from cni.daemon.books.addresses import Addresses
+from cni.daemon.books.records import Node, Service
+from cni.daemon.books.segments import Address, Network, Segments, further
+from cni.daemon.books.store import Store
+from cni.daemon.settings import Settings
+
+
+class ServiceBook:
+    """What the node is, and which service has which slots. Reads give values; writes go to the store first."""
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self._store = store
+        self._lock = threading.RLock()
+        self.addresses = Addresses(settings.address_cooldown)
+        self.service_cidr = settings.service_cidr
+        self._foreign: list[Network] = []
+        self.changed: Callable[[], None] = lambda: None  # called after every change of attachments and services
+        self.services: dict[str, Service] = restore.services(store)
+        self.node = restore.node(store) or Node(
+            deployment=settings.deployment,
+            instance_id=str(settings.instance_id),
+            node_id=settings.node_id,
+            cluster_cidr=settings.cluster_cidr,
+            cluster_cidr6=settings.cluster_cidr6,
+            slice_cidr=settings.slice_cidr,
+            wg_port=settings.wg_port,
+        )
+        self._segments: dict[int, Segments] = {}
+
+    def _rebuild_segments(self) -> None:
+        self._segments = self._segments_of(self.node)
+
+    def _segments_of(self, node: Node) -> dict[int, Segments]:
+        """The slot registries with a node's ranges. Raises InvalidConfig if a service holds what is no slot of them."""
+        return slots.registries(node, self.services.values(), self.addresses.held, self._foreign, self.service_cidr)
+
+    def _node_key(self, n: int) -> str:
+        return further(str(self.node.node_id), n)
+
+    # --- the node ----------------------------------------------------------------------------------------------
+
+    @property
+    def cidrs(self) -> tuple[str, ...]:
+        """The cluster's ranges, the first family first."""
+        return self.node.cidrs
+
+    def node_address(self, version: int) -> Address:
+        """The node's own overlay address of a family (contract 6.2)."""
+        return self.node.address(version)
+
+    def node_addresses(self) -> list[Address]:
+        """The node's own addresses, one of each family."""
+        return [self.node_address(ipaddress.ip_network(cidr).version) for cidr in self.cidrs]
+
+    def update_node(self, **changes: object) -> Node:
+        """Change what the node is. What services hold, they keep.
+
+        Raises InvalidConfig, with nothing changed, if a service holds what would be no slot of the new range.
+        """
+        with self._lock:
+            node = msgspec.structs.replace(self.node, **changes)
+            segments = self._segments_of(node)
+            self._store.apply([("node", "node", msgspec.json.encode(node))])
+            self.node, self._segments = node, segments
+            return node
+
+    def set_foreign(self, networks: Sequence[Network]) -> None:
+        """Slots that other nodes hold: no service of this one gets them from now on."""
+        with self._lock:
+            if list(networks) != self._foreign:
+                self._foreign = list(networks)
+                self._rebuild_segments()
+
+    # --- services and their slots --------------------------------------------------------------------------------
+
+    def lacks(self, name: str) -> list[int]:
+        """The families of which the service has no subnet yet."""
+        with self._lock:
+            found = self.services.get(name)
+            return [version for version in self._segments if found is None or not found.networks(version)]
+
+    def propose(self, name: str, version: int, n: int, refused: Sequence[Network] = ()) -> Network:
+        """The slot that the service would get as its `n`th (0: its first), if those in `refused` are others'.
+
+        Raises PoolExhausted.
+        """
+        with self._lock:
+            return self._segments[version].reserve_all(refused).assign(name, self._node_key(n))[0]
+
+    def next_slot(self, name: str, version: int) -> int:
+        """The number of the service's next further slot."""
+        with self._lock:
+            n = 1
+            while self._segments[version].get(name, self._node_key(n)) is not None:
+                n += 1
+            return n
+
+    def check_slots(self) -> None:
+        """Whether services can have subnets here at all. Raises InvalidConfig, in the contract's words, where one of
+        the cluster's ranges is no larger than such a subnet (contract 6.4)."""
+        for cidr in self.cidrs:
+            Segments.over(slots.part_of(cidr, self.service_cidr))
+
+    def take_service(self, name: str, mode: str, bridge: str, granted: Mapping[int, Network] | None = None) -> Service:
+        """The record of a service, with a slot of each family; made, or completed. `granted`: the very slots to take,
+        by family. Raises PoolExhausted, InvalidConfig if such a slot is taken and where there are none."""
+        with self._lock:
+            self.check_slots()
+            found = self.services.get(name, Service(name=name, mode=mode, bridge=bridge))
+            subnets, segments = list(found.subnets), dict(self._segments)
+            for version, registry in self._segments.items():
+                if not found.networks(version):
+                    if granted and version in granted:
+                        segments[version] = registry.hold(name, self._node_key(0), granted[version])
+                        network = granted[version]
+                    else:
+                        network, segments[version] = registry.assign(name, self._node_key(0))
+                    subnets.append(str(network))
+            wanted = msgspec.structs.replace(found, mode=mode, subnets=tuple(subnets))
+            if self.services.get(name) != wanted:
+                self._save_service(wanted)
+                self._segments = segments
+            return wanted
+
+    def grow_service(self, name: str, version: int, granted: Network | None = None) -> Service:
+        """The service with one more slot of a family; `granted`: that very one. Raises PoolExhausted when the cluster
+        has none left, InvalidConfig if the slot is taken."""
+        with self._lock:
+            service = self.services[name]
+            n = self.next_slot(name, version)
+            if granted is None:
+                network, registry = self._segments[version].assign_further(name, str(self.node.node_id), n)
+            else:
+                network, registry = granted, self._segments[version].hold(name, self._node_key(n), granted)
+            grown = msgspec.structs.replace(service, subnets=(*service.subnets, str(network)))
+            self._save_service(grown)
+            self._segments[version] = registry
+            return grown
+
+    def idle_slots(self, name: str) -> tuple[Network, ...]:
+        """The further slots of a service in which nobody holds an address."""
+        with self._lock:
+            service = self.services.get(name)
+            if service is None:
+                return ()
+            further = [network for version in self._segments for network in service.networks(version)[1:]]
+            return tuple(network for network in further if not self.addresses.any_in(network))
+
+    def shrink_service(self, name: str, only: Sequence[Network] | None = None) -> tuple[Network, ...]:
+        """Give back the further slots that are idle (of those in `only`, if given); returns them."""
+        with self._lock:
+            idle = tuple(n for n in self.idle_slots(name) if only is None or n in only)
+            if idle:
+                service = self.services[name]
+                kept = tuple(s for s in service.subnets if ipaddress.ip_network(s) not in idle)
+                self._save_service(msgspec.structs.replace(service, subnets=kept))
+                self._rebuild_segments()
+            return idle
+
+    def drop_service(self, name: str) -> Service | None:
+        """Forget a service; its slots are free as soon as nobody has an address in them."""
+        with self._lock:
+            service = self.services.get(name)
+            if service is not None:
+                self._store.apply([("service", name, None)])
+                del self.services[name]
+                self._rebuild_segments()
+                self.changed()
+            return service
+
+    def note_service(self, service: Service) -> Service:
+        """Record a service that has no segment of its own (mode `shared`)."""
+        with self._lock:
+            return service if self.services.get(service.name) == service else self._save_service(service)
+
+    def _save_service(self, service: Service) -> Service:
+        self._store.apply([("service", service.name, msgspec.json.encode(service))])
+        self.services[service.name] = service
+        self.changed()
+        return service
