@@ -44,7 +44,8 @@ def network(text: str, strict: bool = False) -> Network:
     """The CIDR `10.200.0.0/16`: an address and a decimal prefix length. Host bits are dropped, or refused if `strict`.
 
     Raises ValueError, also for Python's further ways to write one: with a netmask, a wildcard mask, a zone, or without
-    a length. ZLayer's daemon takes none of them (contract 6.2, 6.11).
+    a length. ZLayer's daemon takes none of them for a peer or an edge peer (contract 6.11, 6.12). Of its two ranges
+    (6.2) it would take a bare IPv4 address and a netmask; its agents print both as this.
     """
     address, _, length = text.partition("/")
     if not (length.isascii() and length.isdigit() and len(length) <= 3):

@@ -1,11 +1,11 @@
 """`OverlayManager`'s methods for services, and for what attaches to them (contract 3.4)."""
 
-import ipaddress
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from cni import naming
 from cni.overlay import wire
+from cni.overlay.address import network
 from cni.overlay.calls import Calls, expect, log
 from cni.overlay.errors import OverlaydError
 
@@ -79,7 +79,7 @@ class ServiceCalls(Calls):
     def ip_alloc_stats(self) -> tuple[int, str]:
         """(0, the cluster's network address): the client keeps no leases, and says so as ZLayer's does."""
         try:
-            return 0, str(ipaddress.ip_network(self._remembered.cluster_cidr, strict=False).network_address)
+            return 0, str(network(self._remembered.cluster_cidr).network_address)
         except ValueError:
             return 0, "0.0.0.0"
 

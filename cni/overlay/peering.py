@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from cni.overlay import wire
+from cni.overlay.address import Network, network
 from cni.overlay.errors import CodecError
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Key = tuple[str | None, str]
 """(service, or None for the global device; public key)."""
 
@@ -89,22 +89,23 @@ def fold(cidrs: Sequence[str]) -> tuple[str, tuple[str, ...]]:
     """
     if len(cidrs) <= 1:
         return "".join(cidrs), ()
-    parsed = {text: network for text in cidrs if (network := _network(text)) is not None}
+    parsed = {text: found for text in cidrs if (found := _network(text)) is not None}
     if not parsed:
         return "", tuple(cidrs)
     family = next(iter(parsed.values())).version
     # collapse_addresses wants one family, which the type checker cannot see that it gets.
-    same = [network for network in parsed.values() if network.version == family]
+    same = [each for each in parsed.values() if each.version == family]
     folded: list[Network] = list(ipaddress.collapse_addresses(same))  # type: ignore[type-var]
-    listed = [next(one for one in folded if _within(network, one)) for network in same]
-    widest = max(listed, key=lambda network: network.num_addresses)
-    covered = {text for text, network in parsed.items() if _within(network, widest)}
+    listed = [next(one for one in folded if _within(each, one)) for each in same]
+    widest = max(listed, key=lambda each: each.num_addresses)
+    covered = {text for text, each in parsed.items() if _within(each, widest)}
     return str(widest), tuple(text for text in cidrs if text not in covered)
 
 
 def _network(text: str) -> Network | None:
+    """The CIDR, or None for what ZLayer's device refuses when it stands alone: a bare address, a netmask."""
     try:
-        return ipaddress.ip_network(text, strict=False)
+        return network(text)
     except ValueError:
         return None
 

@@ -126,7 +126,11 @@ def check_args(call: Call, known: Iterable[str] = ()) -> None:
     ignore = call.args.get("IgnoreUnknown", "0").lower()
     if ignore not in ("0", "1", "true", "false"):
         raise InvalidEnvironment(f'CNI_ARGS: ARGS: IgnoreUnknown must be 0, 1, true or false, not "{ignore}"')
-    unknown = [pair for pair in pairs if pair.split("=")[0] not in KNOWN_ARGS.union(known)]
+    meant = KNOWN_ARGS.union(known)
+    unknown = [pair for pair in pairs if pair.split("=")[0] not in meant]
+    for pair in pairs:
+        if pair not in unknown and not is_utf8(pair):
+            raise InvalidEnvironment("CNI_ARGS: ARGS: a value is not UTF-8", ascii(pair))
     if unknown and ignore in ("0", "false"):
         listed = " ".join(f'"{pair}"' for pair in unknown)
         raise InvalidEnvironment(f"CNI_ARGS: ARGS: unknown args [{listed}]")

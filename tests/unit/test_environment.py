@@ -158,6 +158,7 @@ def test_an_unknown_verb(command):
         "X=1;IgnoreUnknown=1",
         "IgnoreUnknown=TRUE;X=1",
         "TENANT=blue",
+        "IgnoreUnknown=1;X=\udcff",
     ],
 )
 def test_good_args(text):
@@ -173,12 +174,14 @@ def test_good_args(text):
         ("X=1;IP=10.0.0.1;Y=2", 'ARGS: unknown args ["X=1" "Y=2"]'),
         ("X=1;IgnoreUnknown=0", 'ARGS: unknown args ["X=1"]'),
         ("IgnoreUnknown=maybe", "IgnoreUnknown must be"),
+        ("K8S_POD_NAME=\udcff", "a value is not UTF-8"),
+        ("IgnoreUnknown=1;TENANT=\udcff", "a value is not UTF-8"),
     ],
 )
 def test_bad_args(text, said):
     call = parse_call(env("ADD", CNI_ARGS=text))
     validate_call(call)  # another step's business
-    error = refusal(check_args, call)
+    error = refusal(check_args, call, ["TENANT"])
     assert error.code == 4
     assert error.msg.startswith("CNI_ARGS: ")
     assert said in error.msg
