@@ -2,45 +2,32 @@
 
 The network list comes last and whole, because a runtime uses it the moment it is there. The program goes into a
 directory of its own version, and the plugin in the runtime's directory becomes a link to it, swapped by rename: an
-upgrade disturbs no call that is running. Safe to repeat.
+upgrade disturbs no call that is running. The version before stays; older ones go, unless somebody runs them. Safe to
+repeat, and to be interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
+import errno
 import json
+import os
 import shutil
-import sys
-import time
 from pathlib import Path
 
 from cni import __version__
-from cni.cli import ask, files, resources
+from cni.cli import files, resources, runtimes, upkeep, versions
+from cni.cli.upkeep import UNIT, UNIT_DIR, Trouble, say, under
+from cni.daemon import settings
 from cni.daemon.settings import DEFAULT_DATA_DIR, DEFAULT_RUN_DIR
-from cni.host import program, systemd
+from cni.errors import CniError
+from cni.host import program
 
 CONFLIST = "10-zlayer.conflist"
-UNIT = "zlayer-overlayd.service"
-UNIT_DIR = "/etc/systemd/system"
 TOOL_DIR = "/usr/local/bin"
 NAME = "zlayer-cni"
 CONF_SUFFIXES = (".conf", ".conflist", ".json")  # what containerd and CRI-O load
-READY_WITHIN = 30.0  # seconds until the service must answer
-
-
-class Trouble(Exception):
-    """The installation cannot go on; the text says why and what to do."""
-
-
-def say(text: str) -> None:
-    """Progress, for the person watching."""
-    sys.stderr.write(f"{text}\n")
-
-
-def under(root: str, path: str) -> Path:
-    """`path` below the prefix `root`."""
-    return Path(root) / path.lstrip("/")
+BIN_DIRS = ("/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni")  # where runtimes have plugins
 
 
 def run(options: argparse.Namespace) -> int:
@@ -49,48 +36,47 @@ def run(options: argparse.Namespace) -> int:
         source = resources.unpacked_program()
         if source is None:
             raise Trouble("this runs from source: build it with scripts/build, then run `dist/zlayer-cni install`")
-        home = _place_program(source, under(options.root, options.program_dir))
-        _prove(home / NAME)
-        plugin = under(options.root, options.bin_dir) / NAME
-        files.link(plugin, _as_seen(options, home) / NAME)
-        files.link(under(options.root, TOOL_DIR) / NAME, _as_seen(options, home) / NAME)
-        say(f"plugin    {plugin} -> {home / NAME}")
-        _service(options, home)
-        _conflist(options)
-    except (Trouble, OSError) as error:
-        say(f"zlayer-cni: install failed: {error}")
+        if options.root == "/":
+            settings.find(None, options.data_dir)
+        target = under(options.root, options.program_dir)
+        with versions.locked(target):
+            home = target / f"{__version__}-{versions.digest(source)}"
+            laid_down = versions.lay_down(source, home, lambda place: _prove(place / NAME))
+            say(f"program   {home}{'' if laid_down else ' is there already'}")
+            _put_in_place(options, home)
+            _sweep(options, home, source)
+    except (Trouble, versions.Busy, CniError, OSError) as error:
+        say(f"zlayer-cni: install failed: {_why(error)}")
         return 1
     say("done; `zlayer-cni status` tells how the node is")
     return 0
 
 
-def _as_seen(options: argparse.Namespace, home: Path) -> Path:
-    """`home` as programs will see it when `--root` is their root directory."""
-    return Path("/") / home.relative_to(options.root)
+def _why(error: Exception) -> str:
+    """One line, with what to do where that is known."""
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
+        _, target, reason = error.args[0][0]
+        return str(reason) if str(target) in str(reason) else f"{target}: {reason}"
+    if isinstance(error, CniError):
+        return f"the daemon would not start: {error.msg}{': ' + error.details if error.details else ''}"
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM) and os.geteuid():
+        return f"{error} (this needs root)"
+    if isinstance(error, OSError) and error.errno == errno.EROFS:
+        return f"{error}; --program-dir, --bin-dir and --conf-dir name other places"
+    return str(error)
 
 
-def _place_program(source: Path, target: Path) -> Path:
-    """Copy the unpacked program to `target/VERSION-HASH`, whole or not at all; returns that directory."""
-    home = target / f"{__version__}-{_digest(source)}"
-    if home.is_dir() or source.resolve() == home.resolve():
-        say(f"program   {home} is there already")
-        return home
-    target.mkdir(0o755, parents=True, exist_ok=True)
-    fresh = target / f".new-{home.name}"
-    shutil.rmtree(fresh, ignore_errors=True)
-    shutil.copytree(source, fresh, symlinks=True)
-    fresh.rename(home)
-    files.sync(target)
-    say(f"program   {home}")
-    return home
-
-
-def _digest(source: Path) -> str:
-    """Twelve hex digits that change with the program."""
-    found = hashlib.blake2b(digest_size=6)
-    for path in sorted(p for p in source.rglob("*") if p.is_file()):
-        found.update(str(path.relative_to(source)).encode() + b"\0" + path.read_bytes())
-    return found.hexdigest()
+def _put_in_place(options: argparse.Namespace, home: Path) -> None:
+    """Links, service, and last the network list."""
+    seen = Path("/") / home.relative_to(options.root) / NAME  # as programs see it when `--root` is their root directory
+    plugin = under(options.root, options.bin_dir) / NAME
+    files.link(plugin, seen)
+    files.link(under(options.root, TOOL_DIR) / NAME, seen)
+    say(f"plugin    {plugin} -> {home / NAME}")
+    upkeep.renew(options, home / NAME)
+    _conflist(options)
+    for complaint in runtimes.complaints(runtimes.containerd(options.root), options.bin_dir, options.conf_dir):
+        say(f"warning   {complaint}")
 
 
 def _prove(binary: Path) -> None:
@@ -100,36 +86,21 @@ def _prove(binary: Path) -> None:
         raise Trouble(f"{binary} does not run here: exit code {code}: {err.decode(errors='replace').strip()}")
 
 
-# --- the daemon's service -----------------------------------------------------------------------------------------
-
-
-def _service(options: argparse.Namespace, home: Path) -> None:
-    """A systemd unit where systemd is; elsewhere the plugin starts the daemon when it is first needed."""
-    if options.no_service or options.root != "/" or not systemd.is_running():
-        say("service   none: the plugin starts the daemon when it is first needed")
-        return
-    text = resources.conf(UNIT).replace("@PROGRAM@", str(home / NAME))
-    text = text.replace("@RUN_DIR@", options.run_dir).replace("@DATA_DIR@", options.data_dir)
-    files.write(Path(UNIT_DIR) / UNIT, text)
-    for words in (("daemon-reload",), ("enable", UNIT), ("restart", UNIT)):
-        said = systemd.control(*words)
-        if said:
-            raise Trouble(f"systemctl {' '.join(words)}: {said}")
-    _await_daemon(options.run_dir)
-    say(f"service   {UNIT} is enabled and running")
-
-
-def _await_daemon(run_dir: str) -> None:
-    end = time.monotonic() + READY_WITHIN
-    while True:
-        try:
-            ask.ask(run_dir, "status")
-        except ask.NoDaemon as error:
-            if time.monotonic() > end:
-                raise Trouble(f"{error}; see `journalctl -u {UNIT}`") from error
-            time.sleep(0.1)
-        else:
-            return
+def _sweep(options: argparse.Namespace, home: Path, source: Path) -> None:
+    """Older versions go, here and where the single file lays itself down; but not what somebody runs or points to."""
+    used = versions.executed()
+    for directory in {*BIN_DIRS, options.bin_dir, TOOL_DIR}:
+        link = under(options.root, directory) / NAME
+        if link.is_symlink():
+            used.add(Path(options.root, str(link.readlink()).lstrip("/")))
+    unit = under(options.root, UNIT_DIR) / UNIT
+    if unit.exists():
+        used |= {Path(word) for word in unit.read_text().replace("=", " ").split() if word.startswith("/")}
+    gone = versions.sweep(home.parent, home.name, NAME, used)
+    unpacked = under(options.root, options.data_dir) / "program"
+    gone += versions.sweep(unpacked, source.name if source.parent == unpacked else "", NAME, used)
+    for path in gone:
+        say(f"removed   {path}, an older version")
 
 
 # --- the network list ---------------------------------------------------------------------------------------------
@@ -141,9 +112,9 @@ def _conflist(options: argparse.Namespace) -> None:
     text = conflist_text(options)
     if path.exists() and path.read_text() != text and not options.force:
         say(f"conflist  {path} differs from ours and is kept (--force replaces it)")
-        return
-    files.write(path, text)
-    say(f"conflist  {path} (network {options.network}, CNI {options.cni_version})")
+    else:
+        files.write(path, text)
+        say(f"conflist  {path} (network {options.network}, CNI {options.cni_version})")
     others = sorted(p.name for p in path.parent.iterdir() if p.suffix in CONF_SUFFIXES and p.name < path.name)
     if others:
         say(f"warning   {path.parent / others[0]} sorts before ours: the runtime uses that one")
@@ -165,5 +136,10 @@ def conflist_text(options: argparse.Namespace) -> str:
     missing = [p["type"] for p in conflist["plugins"][1:] if not (bin_dir / p["type"]).exists()]
     for name in missing:
         say(f"warning   no {name} in {bin_dir}: left out of the list, so what it does (host ports) is not done")
+        for other in BIN_DIRS:
+            there = under(options.root, other) / name
+            if there.exists():
+                say(f"          to have it: ln -s {there} {bin_dir}/, and install --force")
+                break
     conflist["plugins"] = [p for p in conflist["plugins"] if p["type"] not in missing]
     return json.dumps(conflist, indent=2) + "\n"

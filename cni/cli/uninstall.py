@@ -1,40 +1,54 @@
 """Takes away what install put there, in the opposite order: network list, data path, daemon, program.
 
-Refuses while containers are attached, because they would lose their network; `--force` detaches them first.
+Refuses while containers are attached, because they would lose their network; `--force` detaches them first. Where no
+daemon runs, one is started for it: only a daemon knows what is attached, and takes bridges and tables away.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
-import signal
-import time
 from pathlib import Path
 
-from cni.cli import ask
-from cni.cli.install import CONFLIST, NAME, TOOL_DIR, UNIT, UNIT_DIR, say, under
-from cni.host import systemd
+from cni.cli import ask, upkeep
+from cni.cli.install import CONFLIST, NAME, TOOL_DIR
+from cni.cli.upkeep import GONE_WITHIN, UNIT, UNIT_DIR, Daemon, say, under
+from cni.host import process, systemd
+from cni.plugin import autostart, door
 
-GONE_WITHIN = 20.0  # seconds the daemon gets to end
+RECORDS = "state.db"
 
 
 def run(options: argparse.Namespace) -> int:
     """Uninstall; returns the exit code. Safe to repeat."""
-    attached = _attached(options.run_dir)
+    run_dir = str(under(options.root, options.run_dir))
+    try:
+        daemon = _daemon(run_dir, options)
+        attached = len(ask.ask(run_dir, "attachments")) if daemon else 0
+    except (upkeep.Trouble, ask.NoDaemon) as error:
+        if not options.force:
+            say(f"zlayer-cni: {error}; nobody knows what is attached. --force goes on all the same")
+            return 1
+        say(f"note      {error}: nothing of its data path is taken down")
+        daemon, attached = None, 0
     if attached and not options.force:
         say(f"zlayer-cni: {attached} containers are attached; stop them first, or use --force")
         return 1
     _remove(under(options.root, options.conf_dir) / CONFLIST)
-    pid = _tear_down(options.run_dir)
-    if options.root == "/" and systemd.is_running() and (Path(UNIT_DIR) / UNIT).exists():
+    if daemon:
+        ask.ask(run_dir, "teardown")
+        say("removed   bridges, interfaces and tables")
+    unit = under(options.root, UNIT_DIR) / UNIT
+    if options.root == "/" and systemd.is_running() and unit.exists():
         systemd.control("disable", "--now", UNIT)
-        _remove(Path(UNIT_DIR) / UNIT)
+        _remove(unit)
         systemd.control("daemon-reload")
-    _end(pid)
+    if daemon:
+        ended = process.end_daemon(daemon.pid, GONE_WITHIN)
+        say("ended     the overlay daemon" if ended else f"warning   process {daemon.pid} does not end")
     _remove(under(options.root, options.bin_dir) / NAME)
     _remove(under(options.root, TOOL_DIR) / NAME)
-    directories = [under(options.root, options.program_dir), under(options.root, options.run_dir)]
+    directories = [under(options.root, options.program_dir), Path(run_dir)]
     data = under(options.root, options.data_dir)
     for directory in [*directories, data] if options.purge else [*directories, data / "program"]:
         if directory.exists():
@@ -43,46 +57,29 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _attached(run_dir: str) -> int:
+def _daemon(run_dir: str, options: argparse.Namespace) -> Daemon | None:
+    """The daemon, started where only its records are there; None where there is nothing. Raises Trouble, NoDaemon."""
     try:
-        return len(ask.ask(run_dir, "attachments"))
+        status = ask.ask(run_dir, "status")
+        return Daemon(int(status["pid"]), str(status["version"]))
     except ask.NoDaemon:
-        return 0
+        if options.root != "/" or not Path(run_dir, RECORDS).exists():
+            return None
+        if process.is_daemon(_holder(run_dir)):
+            raise  # it is there, and does not answer
+    place = door.Place()
+    place.run_dir, place.data_dir = run_dir, options.data_dir
+    say("note      no daemon runs: one is started to take the data path down")
+    autostart.spawn(autostart.program(place, door.Waiter(upkeep.READY_WITHIN)), run_dir)
+    return upkeep.await_daemon(run_dir, f"{run_dir}/{autostart.LOG_NAME}")
 
 
-def _tear_down(run_dir: str) -> int:
-    """Bridges, links and tables go; returns the daemon's pid, 0 without one."""
+def _holder(run_dir: str) -> int:
+    """The process that has the run directory, as it says; -1 if none does."""
     try:
-        pid = int(ask.ask(run_dir, "status")["pid"])
-        ask.ask(run_dir, "teardown")
-    except ask.NoDaemon as error:
-        say(f"note      {error}: nothing of its data path was taken down")
-        return 0
-    say("removed   bridges, interfaces and tables")
-    return pid
-
-
-def _end(pid: int) -> None:
-    """End the daemon, and wait until it has gone."""
-    if not pid:
-        return
-    end = time.monotonic() + GONE_WITHIN
-    try:
-        os.kill(pid, signal.SIGTERM)
-        while time.monotonic() < end and not _is_zombie(pid):
-            os.kill(pid, 0)
-            time.sleep(0.05)
-    except ProcessLookupError:
-        pass
-    say("ended     the overlay daemon")
-
-
-def _is_zombie(pid: int) -> bool:
-    """Whether the process has ended, and only its parent has not asked for it yet."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] in (b"Z", b"X")
-    except OSError:
-        return True
+        return int(Path(run_dir, "overlayd.pid").read_text())
+    except (OSError, ValueError):
+        return -1
 
 
 def _remove(path: Path) -> None:

@@ -1,0 +1,59 @@
+"""Where containerd looks for plugins and network lists, as its configuration says."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+CONFIG = "/etc/containerd/config.toml"
+BIN_DIR, CONF_DIR = "/opt/cni/bin", "/etc/cni/net.d"  # its own defaults
+_TABLES = ("io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime")  # configuration versions 2 and 3
+
+
+class Directories(NamedTuple):
+    """Where a runtime looks, and what says so."""
+
+    bin_dirs: tuple[str, ...]
+    conf_dir: str
+    source: str
+
+
+def containerd(root: str = "/") -> Directories | None:
+    """What the configuration says, defaults where it says nothing; None if there is none that can be read."""
+    path = Path(root) / CONFIG.lstrip("/")
+    try:
+        return directories(tomllib.loads(path.read_text()), str(path))
+    except (OSError, ValueError):
+        return None
+
+
+def directories(config: dict[str, Any], source: str) -> Directories:
+    """The CNI directories of a containerd configuration, of version 2 or 3."""
+    cni: dict[str, Any] = {}
+    for name in _TABLES:
+        of_plugin = config.get("plugins", {}).get(name)
+        found = of_plugin.get("cni") if isinstance(of_plugin, dict) else None
+        cni |= found if isinstance(found, dict) else {}
+    many, one, lists = cni.get("bin_dirs"), cni.get("bin_dir"), cni.get("conf_dir")
+    several = tuple(str(each) for each in many) if isinstance(many, list) else ()
+    return Directories(several or (str(one or BIN_DIR),), str(lists or CONF_DIR), source)
+
+
+def complaints(found: Directories | None, bin_dir: str, conf_dir: str) -> list[str]:
+    """What a runtime that looks in `found` would not find in these directories; sentences with the remedy."""
+    said = []
+    if found is not None and not any(same(bin_dir, each) for each in found.bin_dirs):
+        where = found.bin_dirs[0]
+        said.append(f"containerd looks for plugins in {where}, not in {bin_dir} ({found.source}): --bin-dir {where}")
+    if found is not None and not same(conf_dir, found.conf_dir):
+        where = found.conf_dir
+        said.append(
+            f"containerd looks for network lists in {where}, not in {conf_dir} ({found.source}): --conf-dir {where}"
+        )
+    return said
+
+
+def same(one: str, other: str) -> bool:
+    """Whether two paths are one directory."""
+    return Path(one).resolve() == Path(other).resolve()

@@ -1,0 +1,139 @@
+"""The daemon, for those who install: its unit where systemd is, and the one that runs, renewed or started."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from cni.cli import ask, files, resources
+from cni.host import process, systemd
+from cni.plugin import autostart
+
+UNIT = "zlayer-overlayd.service"
+UNIT_DIR = "/etc/systemd/system"
+READY_WITHIN = 30.0  # seconds until a daemon that was started must answer
+GONE_WITHIN = 20.0  # seconds until one that is asked to end is killed
+
+
+class Trouble(Exception):
+    """It cannot go on; the text says why and what to do."""
+
+
+class Daemon(NamedTuple):
+    """One that answers: its process, and its version."""
+
+    pid: int
+    version: str
+
+
+def say(text: str) -> None:
+    """Progress, for the person watching."""
+    sys.stderr.write(f"{text}\n")
+
+
+def under(root: str, path: str) -> Path:
+    """`path` below the prefix `root`."""
+    return Path(root) / path.lstrip("/")
+
+
+def running(run_dir: str) -> Daemon | None:
+    """The daemon that answers on that run directory."""
+    try:
+        status = ask.ask(run_dir, "status")
+    except (ask.NoDaemon, ask.Refused):
+        return None
+    return Daemon(int(status["pid"]), str(status["version"]))
+
+
+def await_daemon(run_dir: str, where: str) -> Daemon:
+    """The daemon, as soon as it answers; `where` to look if it does not. Raises Trouble."""
+    end = time.monotonic() + READY_WITHIN
+    while True:
+        try:
+            ask.ask(run_dir, "status")
+        except ask.NoDaemon as error:
+            if time.monotonic() > end:
+                raise Trouble(f"{error}; see {where}") from error
+            time.sleep(0.1)
+        else:
+            if found := running(run_dir):
+                return found
+
+
+def renew(options: argparse.Namespace, binary: Path) -> None:
+    """The daemon of this machine is `binary`: by a unit where systemd is, else where one runs. Raises Trouble."""
+    if options.root != "/":
+        say("service   none: the plugin starts the daemon when it is first needed")
+    elif options.no_service or not systemd.is_running():
+        _without_systemd(options, binary)
+    else:
+        _with_systemd(options, binary)
+
+
+def _with_systemd(options: argparse.Namespace, binary: Path) -> None:
+    text = resources.conf(UNIT).replace("@PROGRAM@", str(binary))
+    text = text.replace("@RUN_DIR@", options.run_dir).replace("@DATA_DIR@", options.data_dir)
+    unit, before = Path(UNIT_DIR) / UNIT, running(options.run_dir)
+    unchanged = unit.exists() and unit.read_text() == text
+    files.write(unit, text)
+    _control("daemon-reload")
+    _control("enable", UNIT)
+    if unchanged and before and runs(before.pid, binary) and not systemd.control("is-active", UNIT):
+        say(f"service   {UNIT} is enabled, and runs version {before.version} already")
+        return
+    _control("restart", UNIT)
+    now = await_daemon(options.run_dir, f"`journalctl -u {UNIT}`")
+    if not runs(now.pid, binary):
+        raise Trouble(f"process {now.pid}, not {UNIT}, is the daemon on {options.run_dir}: end it and install again")
+    say(f"service   {UNIT} is enabled and running{_instead_of(before, now)}")
+
+
+def _control(*words: str) -> None:
+    said = systemd.control(*words)
+    if said:
+        why = f"; its last words: {systemd.last_words(UNIT)}" if words[0] == "restart" else ""
+        raise Trouble(f"systemctl {' '.join(words)}: {said.splitlines()[0]}{why}")
+
+
+def _without_systemd(options: argparse.Namespace, binary: Path) -> None:
+    """One that a plugin started gives way to the new version; one that somebody looks after is his."""
+    before = running(options.run_dir)
+    if before is None:
+        say("service   none: the plugin starts the daemon when it is first needed")
+    elif runs(before.pid, binary):
+        say(f"daemon    version {before.version} runs already (process {before.pid})")
+    elif not is_plugins(before.pid, options.run_dir):
+        say(f"note      the daemon (process {before.pid}) is version {before.version} until you restart it")
+    else:
+        if not process.end_daemon(before.pid, GONE_WITHIN):
+            raise Trouble(f"the daemon of version {before.version} (process {before.pid}) does not end")
+        words = ["overlayd", "--run-dir", options.run_dir, "--data-dir", options.data_dir]
+        autostart.spawn([str(binary), *words], options.run_dir)
+        now = await_daemon(options.run_dir, f"{options.run_dir}/{autostart.LOG_NAME}")
+        say(f"daemon    running{_instead_of(before, now)}")
+
+
+def _instead_of(before: Daemon | None, now: Daemon) -> str:
+    if before is None:
+        return f", version {now.version}"
+    return f", version {now.version}, in place of {before.version}; containers stayed connected"
+
+
+def runs(pid: int, binary: Path) -> bool:
+    """Whether the process runs that very program."""
+    try:
+        return Path(f"/proc/{pid}/exe").samefile(binary)
+    except OSError:
+        return False
+
+
+def is_plugins(pid: int, run_dir: str) -> bool:
+    """Whether the daemon was started by a plugin, in our network namespace: only that one has its log there."""
+    try:
+        log = Path(f"/proc/{pid}/fd/2").samefile(Path(run_dir, autostart.LOG_NAME))
+        return log and Path(f"/proc/{pid}/ns/net").samefile("/proc/self/ns/net")
+    except OSError:
+        return False

@@ -1,0 +1,121 @@
+"""The versions of the program on this machine: a directory each, laid down whole, taken away when nobody uses it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+
+from cni.cli import files
+
+FRESH, STALE = ".new-", ".old-"  # beginnings of names: being laid down, being taken away
+LOCK = ".lock"
+
+
+class Busy(Exception):
+    """Another installation is going on; the text says where."""
+
+
+@contextlib.contextmanager
+def locked(target: Path) -> Iterator[None]:
+    """Nobody else lays versions down in `target` meanwhile; what killed installations left there goes. Raises Busy."""
+    target.mkdir(0o755, parents=True, exist_ok=True)
+    fd = os.open(target / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Busy(f"another installation into {target} is going on") from error
+        for left in target.iterdir():
+            if left.name.startswith((FRESH, STALE)):
+                shutil.rmtree(left, ignore_errors=True)
+        yield
+    finally:
+        os.close(fd)
+
+
+def lay_down(source: Path, home: Path, prove: Callable[[Path], None]) -> bool:
+    """`home` holds what `source` does: copied beside it, proved there by `prove`, synced, renamed. Whether it was not
+    there yet, or not whole. Whatever is raised, nothing half is left. Raises OSError, and what `prove` raises.
+    """
+    if source.resolve() == home.resolve() or (home.is_dir() and digest(home) == digest(source)):
+        prove(home)
+        os.utime(home)
+        return False
+    fresh = home.with_name(f"{FRESH}{home.name}")
+    try:
+        shutil.copytree(source, fresh, symlinks=True)
+        prove(fresh)
+        _sync_tree(fresh)
+        if home.is_dir():  # damaged
+            take_away(home)
+        fresh.rename(home)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    os.utime(home)
+    files.sync(home.parent)
+    return True
+
+
+def digest(program: Path) -> str:
+    """Twelve hex digits that change with the program's files."""
+    found = hashlib.blake2b(digest_size=6)
+    for path in sorted(p for p in program.rglob("*") if p.is_file()):
+        found.update(str(path.relative_to(program)).encode() + b"\0" + path.read_bytes())
+    return found.hexdigest()
+
+
+def _sync_tree(directory: Path) -> None:
+    for here, _, names in os.walk(directory):
+        for path in (Path(here, name) for name in names):
+            if not path.is_symlink():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+        files.sync(Path(here))
+
+
+def superfluous(laid_down: Mapping[str, float], current: str, used: Collection[str]) -> list[str]:
+    """Which versions may go: neither the current one, nor the one before it, nor one that somebody uses.
+
+    `laid_down` has their names, and when each was last installed.
+    """
+    others = sorted((name for name in laid_down if name != current), key=lambda name: laid_down[name], reverse=True)
+    return sorted(name for name in others[1:] if name not in used)
+
+
+def sweep(target: Path, current: str, executable: str, used: Collection[Path]) -> list[Path]:
+    """Take superfluous versions out of `target`: directories with an `executable`. `used` are paths below them.
+
+    Returns what went. Raises OSError.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        homes = {path.name: path.stat().st_mtime for path in target.iterdir() if (path / executable).is_file()}
+        homes = {name: mtime for name, mtime in homes.items() if not name.startswith(".")}
+        in_use = {path.relative_to(target).parts[0] for path in used if path.is_relative_to(target) and path != target}
+        gone = [target / name for name in superfluous(homes, current, in_use)]
+        for home in gone:
+            take_away(home)
+        return gone
+    return []
+
+
+def take_away(home: Path) -> None:
+    """By rename, so that nobody finds half of it."""
+    stale = home.with_name(f"{STALE}{home.name}")
+    shutil.rmtree(stale, ignore_errors=True)
+    home.rename(stale)
+    shutil.rmtree(stale)
+
+
+def executed() -> set[Path]:
+    """The programs that processes of this machine run from."""
+    found = set()
+    for link in Path("/proc").glob("[0-9]*/exe"):
+        with contextlib.suppress(OSError):
+            found.add(link.readlink())
+    return found
