@@ -301,9 +301,13 @@ def test_one_thing_wrong(facts, fault):
         (Result((Interface("eth1", "", "/run/netns/a"),)), "prevResult has no interface eth0 in /run/netns/a"),
         (Result((Interface("eth0", "", "/run/netns/b"),)), "prevResult has no interface eth0 in /run/netns/a"),
         (Result(RESULT.interfaces), "prevResult lacks the address 10.200.1.2/26"),
+        (Result(RESULT.interfaces, (*RESULT.ips, IP("192.0.2.9/24", "", 0))), "the address 192.0.2.9/24 is missing"),
+        (Result((Interface("eth0", "0A:00:00:00:00:99", "/run/netns/a"),), RESULT.ips),
+         "the interface eth0 has MAC 0a:00:00:00:00:01, not 0a:00:00:00:00:99"),
     ],
-)
+)  # fmt: skip
 def test_a_result_of_something_else(result, fault):
+    """The last plugin of the chain has the word on MAC and addresses, as with our own daemon."""
     assert check.faults(record(), result, "/run/netns/a", GOOD) == [fault]
 
 
