@@ -10,7 +10,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
-from .machine import Failed, Machine, told
+from .machine import Failed, Machine, told, wait_for
 from .network import Network
 from .pause import PAUSE, pause_image
 
@@ -77,9 +77,8 @@ class Podman:
 
     def remove(self, name: str) -> None:
         """Take a container away, whatever its state; it may be gone already."""
-        done = self.run("rm", "--force", "--time", "0", "--ignore", name)
-        if done.returncode:
-            raise Failed(told(done))
+        words = ("rm", "--force", "--time", "0", "--ignore", name)
+        wait_for(f"podman {' '.join(words)}", lambda: self.run(*words).returncode == 0)
 
     @contextmanager
     def running(self, name: str, *options: str, command: tuple[str, ...] = ("sleep", "600")) -> Iterator[Container]:
@@ -91,8 +90,10 @@ class Podman:
 
     def remove_all(self) -> None:
         """Take down every pod and container."""
-        for words in (("pod", "rm", "--all", "--force", "--time", "0"), ("rm", "--all", "--force", "--time", "0")):
-            self.must(*words)
+        for kind in (("pod",), ()):
+            words = (*kind, "rm", "--all", "--force", "--time", "0")
+            # A clean-up of podman's own that is still at work holds the container's mounts.
+            wait_for(f"podman {' '.join(words)}", lambda words=words: self.run(*words).returncode == 0)
 
     def power_cut(self) -> None:
         """Everything dies at once, and the next boot finds /run empty but for what the scratch machine needs."""

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zlayer-cni" / "reference"
-CRI_SOURCE = Path(__file__).with_name("cri-call")
+HERE = Path(__file__).parent
 CONTAINERD_2 = "2.1.5"
+NERDCTL = "2.1.2"
 CNITOOL = "github.com/containernetworking/cni/cnitool@v1.3.0"
 
 
@@ -26,9 +27,12 @@ def needed(*programs: str) -> None:
 
 def cri_call() -> Path:
     """The program that makes one CRI call (cri-call/main.go)."""
-    sources = sorted(CRI_SOURCE.iterdir())
-    digest = hashlib.sha256(b"".join(s.read_bytes() for s in sources)).hexdigest()[:12]
-    return _built(f"cri-call-{digest}", ["build", "-trimpath", "-o", "{out}/made", "."], CRI_SOURCE, "made")
+    return _built_from("cri-call")
+
+
+def ocicni_call() -> Path:
+    """The program that makes one call of CRI-O's CNI library (ocicni-call/main.go)."""
+    return _built_from("ocicni-call")
 
 
 def containerd_2() -> Path:
@@ -39,9 +43,24 @@ def containerd_2() -> Path:
     return directory
 
 
+def nerdctl() -> Path:
+    """containerd's client for people. Building takes minutes: only `build-nerdctl` here does it."""
+    program = CACHE / f"nerdctl-{NERDCTL}"
+    if not program.is_file():
+        pytest.skip(f"nerdctl {NERDCTL} is not built: run tests/runtimes/build-nerdctl once")
+    return program
+
+
 def cnitool() -> Path:
     """The reference command line of libcni."""
     return _built("cnitool", ["install", CNITOOL], CACHE, "cnitool")
+
+
+def _built_from(name: str) -> Path:
+    """The program whose source is the directory `name` here."""
+    sources = sorted((HERE / name).iterdir())
+    digest = hashlib.sha256(b"".join(s.read_bytes() for s in sources)).hexdigest()[:12]
+    return _built(f"{name}-{digest}", ["build", "-trimpath", "-o", "{out}/made", "."], HERE / name, "made")
 
 
 def _built(name: str, go_words: list[str], where: Path, made: str) -> Path:
