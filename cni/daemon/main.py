@@ -1,6 +1,7 @@
 """`zlayer-cni overlayd`: start the daemon, open its doors, and close them when told to.
 
-SIGTERM and SIGINT end the process and leave the data path alone: containers go on, and the next daemon adopts them.
+SIGTERM, SIGINT and, unless it is ignored (nohup), SIGHUP end the process and leave the data path alone: containers go
+on, and the next daemon adopts them.
 """
 
 from __future__ import annotations
@@ -149,7 +150,8 @@ async def _run(settings: Settings, premises: Premises) -> None:
     keeper.start()
     tuned.start()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    hangup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
+    for number in (signal.SIGTERM, signal.SIGINT, *hangup):
         loop.add_signal_handler(number, serving.stop.set)
     await serving.run(lambda: _notify("READY=1"))
     keeper.stop()

@@ -132,7 +132,10 @@ def _note(lock: int, text: str) -> None:
 
 
 def _noted(lock: int) -> list[str]:
-    return os.pread(lock, 4096, 0).decode("utf-8", "replace").split(" ", 2)
+    try:
+        return os.pread(lock, 4096, 0).decode("utf-8", "replace").split(" ", 2)
+    except OSError:
+        return []  # No file: nothing was ever noted.
 
 
 def _is_starting(lock: int) -> bool:
@@ -239,7 +242,8 @@ def _become_daemon(report: int, log: str) -> None:
         os.dup2(report, 3, inheritable=False)
     null = os.open("/dev/null", os.O_RDWR)
     try:
-        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        # Not to wait for a reader, should somebody have put a FIFO there.
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o600)
     except OSError:
         output = null
     os.dup2(null, 0)

@@ -4,11 +4,13 @@ import ipaddress
 import threading
 import time
 
+import msgspec
 import pytest
 
 from cni.daemon.books import addresses as addresses_module
 from cni.daemon.books import state as state_module
-from cni.daemon.books.records import Attachment, Service
+from cni.daemon.books.records import Attachment, Held, Lease, Service
+from cni.daemon.books.registry import Registry
 from cni.daemon.books.state import Locks, NeedsSlot, State
 from cni.daemon.books.store import Store
 from cni.daemon.settings import Settings
@@ -107,6 +109,48 @@ def test_the_next_daemon_knows_the_same(daemons, clock):
     state.update_node(wg_public_key="key", set_up=True)
     before = knowledge(state)
     assert knowledge(daemons(cluster_cidr6="fd00:9::/112")) == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "body"),
+    [
+        ("attachment", "blue/c9/eth0", b'{"network":'),
+        ("attachment", "blue/c9/eth0", b"\xff\x00"),
+        ("attachment", "blue/c9/eth0", msgspec.json.encode(attachment("c8"))),
+        ("attachment", "blue/c9/eth0", msgspec.json.encode(attachment("c9", addresses=(Held("x/y", "10.9.0.1"),)))),
+        ("attachment", "blue/c9/eth0", msgspec.json.encode(attachment("c9", addresses=(Held("10.9.0.70/26", ""),)))),
+        ("lease", "no address", msgspec.json.encode(Lease("10.9.0.80", "web"))),
+        ("released", "10.9.0.81", b"nan"),
+        ("released", "10.9.0.81", b"inf"),
+        ("released", "here", b"1.0"),
+        ("service", "db", msgspec.json.encode(Service(name="db", mode="auto", bridge="b", subnets=("10.9/x",)))),
+        ("service", "db", msgspec.json.encode(Service(name="web", mode="auto", bridge="b"))),
+        ("node", "node", b"[]"),
+    ],
+)
+def test_a_record_that_cannot_be_is_set_aside(daemons, kind, key, body):
+    """It keeps no daemon from starting, and stays to be looked at."""
+    attach(state := daemons())
+    before = knowledge(state)
+    state._store.apply([(kind, key, body)])
+    for state in (daemons(), daemons()):
+        assert knowledge(state) == before
+        assert state._store.load(f"unreadable {kind}") == [(key, body)]
+
+
+def test_an_address_that_rests_since_tomorrow_rests_from_now_on(daemons, clock):
+    daemons()._store.apply([("released", "10.9.0.66", str(clock.now + 10_000).encode())])
+    state, subnet = daemons(), ipaddress.ip_network("10.9.0.64/26")
+    assert state.addresses.cooling([subnet]) == 1
+    clock.now += 11
+    assert state.addresses.cooling([subnet]) == 0
+
+
+def test_a_table_of_the_registry_leaves_out_what_it_cannot_read(daemons):
+    store = daemons()._store
+    store.apply([("name", "a.b", b'{"endpoints":'), ("peer", "x", b"5")])
+    for registry in (Registry(store), Registry(store)):
+        assert (registry.names.all(), registry.peers.all()) == ({}, {})
 
 
 def test_what_an_agent_said_of_the_node_goes_before_the_file(daemons):

@@ -1,5 +1,6 @@
 """The daemon's records: all or none, for one boot, and never a reason not to start."""
 
+import contextlib
 import os
 import signal
 import sqlite3
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -200,11 +202,70 @@ def fill(path):
     assert path.stat().st_size > 20 * 4096
 
 
-def test_a_directory_in_the_way_is_an_error_with_a_code(path):
-    path.mkdir()
-    with pytest.raises(InputOutput, match=str(path)):
-        Store(path, "boot")
-    assert path.is_dir()
+@pytest.mark.parametrize("put", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/nonexistent/state.db")])
+@pytest.mark.parametrize("earlier", [False, True])
+def test_what_is_no_file_is_set_aside(opened, path, put, earlier):
+    """As often as it comes, and nothing of it is lost."""
+    if earlier:
+        path.with_name("state.db.damaged").mkdir()
+        path.with_name("state.db.damaged").joinpath("kept").touch()
+    put(path)
+    store = opened()
+    store.apply([("thing", "a", b"1")])
+    assert path.is_file()
+    assert store.load("thing") == [("a", b"1")]
+    assert len(list(path.parent.glob("state.db.damaged*"))) == 1 + earlier
+
+
+def test_a_link_to_a_file_is_followed(opened, path):
+    path.symlink_to(path.parent / "elsewhere.db")
+    (path.parent / "elsewhere.db").touch()
+    opened().apply([("thing", "a", b"1")])
+    assert opened().load("thing") == [("a", b"1")]
+    assert path.is_symlink()
+
+
+def by_hand(path, *statements):
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        for statement in statements:
+            db.execute(statement)
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        ["UPDATE meta SET value = 'seven' WHERE name = 'schema'"],
+        ["UPDATE meta SET value = NULL WHERE name = 'schema'"],
+        ["DROP TABLE meta", "CREATE TABLE meta (a, b, c)"],
+        ["DROP TABLE record", "CREATE TABLE record (x)"],
+        ["DROP TABLE record", "CREATE TABLE record (kind TEXT, key TEXT, body BLOB NOT NULL)"],
+        ["DROP TABLE record", "CREATE VIEW record AS SELECT 1 AS kind, 2 AS key, 3 AS body"],
+    ],
+)
+def test_tables_that_are_not_ours_are_set_aside(opened, path, statements):
+    Store(path, "boot-1").close()
+    by_hand(path, *statements)
+    for each in "ab":
+        store = opened()
+        store.apply([("thing", each, b"1")])
+    assert [key for key, _ in store.load("thing")] == ["a", "b"]
+    assert path.with_name("state.db.damaged").exists()
+
+
+def test_rows_that_are_not_ours_go_and_the_others_stay(opened, path):
+    first = Store(path, "boot-1")
+    first.apply([("thing", "a", b"1"), ("thing", "b", b"2")])
+    first.close()
+    by_hand(
+        path,
+        "INSERT INTO record VALUES (NULL, NULL, x'7b7d')",
+        "INSERT INTO record VALUES ('thing', 'number', 5)",
+        "INSERT INTO record VALUES ('thing', x'00ff', x'7b7d')",
+        "INSERT INTO record VALUES ('thing', CAST(x'ff' AS TEXT), x'31')",
+        "UPDATE record SET body = '3' WHERE key = 'b'",
+    )
+    assert opened().load("thing") == [("a", b"1"), ("b", b"3"), ("\ufffd", b"1")]
+    assert [key for key, _ in opened().load("thing")] == ["a", "b", "\ufffd"]
 
 
 def test_a_missing_directory_is_an_error_with_a_code(tmp_path):

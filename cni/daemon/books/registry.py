@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from cni.daemon.books import restore
 from cni.daemon.books.records import Held
 from cni.daemon.books.store import Store
 from cni.daemon.mesh.fleet_view import NodeDoc, Slot
@@ -84,7 +85,7 @@ class Table(Generic[R]):
         self._store = store
         self._kind = kind
         self._lock = threading.Lock()
-        self._records = {key: msgspec.json.decode(body, type=shape) for key, body in store.load(kind)}
+        self._records = dict(restore.read(store, kind, lambda _, body: msgspec.json.decode(body, type=shape)))
 
     def get(self, key: str) -> R | None:
         """The record of that key."""

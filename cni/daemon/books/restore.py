@@ -25,30 +25,31 @@ T = TypeVar("T")
 
 def node(store: Store) -> Node | None:
     """What an agent told of the node; None if none did."""
-    return next((found for _, found in _read(store, "node", _node)), None)
+    return next((found for _, found in read(store, "node", _node)), None)
 
 
 def attachments(store: Store) -> list[Attachment]:
     """Every attachment, in the order they were made."""
-    return [found for _, found in _read(store, "attachment", _attachment)]
+    return [found for _, found in read(store, "attachment", _attachment)]
 
 
 def leases(store: Store) -> dict[str, Lease]:
     """The bare leases by address."""
-    return dict(_read(store, "lease", _lease))
+    return dict(read(store, "lease", _lease))
 
 
 def released(store: Store) -> dict[str, float]:
     """The addresses that rest, and since when on the boot clock."""
-    return dict(_read(store, KIND, _since))
+    return dict(read(store, KIND, _since))
 
 
 def services(store: Store) -> dict[str, Service]:
     """The services by name."""
-    return dict(_read(store, "service", _service))
+    return dict(read(store, "service", _service))
 
 
-def _read(store: Store, kind: str, decode: Callable[[str, bytes], T]) -> Iterator[tuple[str, T]]:
+def read(store: Store, kind: str, decode: Callable[[str, bytes], T]) -> Iterator[tuple[str, T]]:
+    """The records of a kind by key. `decode` gets key and document, and raises ValueError for what it cannot read."""
     for key, body in store.load(kind):
         try:
             found = decode(key, body)

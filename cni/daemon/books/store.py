@@ -14,7 +14,8 @@ import contextlib
 import logging
 import sqlite3
 import threading
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,30 +62,48 @@ class Store:
         try:
             with self._db:
                 self._describe(self._db)
-            rows = self._db.execute("SELECT kind, key, body FROM record ORDER BY rowid")
-            self._records: dict[tuple[str, str], bytes] = {(kind, key): body for kind, key, body in rows}
+                self._records = dict(self._readable(self._db))
         except sqlite3.Error as error:
             raise InputOutput(f"cannot write the records at {path}: {error}") from error
         self._files = self._look()
+
+    def _readable(self, db: sqlite3.Connection) -> Iterator[tuple[tuple[str, str], bytes]]:
+        """The records as they were written; what only somebody else's hand can have put there goes."""
+        for row, kind, key, body in db.execute("SELECT rowid, kind, key, body FROM record ORDER BY rowid").fetchall():
+            if isinstance(kind, str) and isinstance(key, str) and isinstance(body, bytes | str):
+                yield (kind, key), body.encode() if isinstance(body, str) else body
+            else:
+                log.error("the records at %s have one that is none of ours, and it goes: %r %r", self.path, kind, key)
+                db.execute("DELETE FROM record WHERE rowid = ?", (row,))
 
     def _describe(self, db: sqlite3.Connection) -> None:
         db.execute("REPLACE INTO meta VALUES ('schema', ?)", (SCHEMA,))
         db.execute("REPLACE INTO meta VALUES ('boot', ?)", (self._boot,))
 
     def _open_or_set_aside(self) -> tuple[sqlite3.Connection, dict[str, Any]]:
-        """The database and what it says of itself; a damaged file is set aside and begun anew."""
+        """The database and what it says of itself; a damaged file, or what is none, is set aside and begun anew."""
+        if (self.path.exists() or self.path.is_symlink()) and not self.path.is_file():
+            log.error("what is at %s is no file: set aside, beginning anew", self.path)
+            self._set_aside()
         try:
             return self._open()
         except sqlite3.DatabaseError as error:
             if not self.path.exists() or (isinstance(error, sqlite3.OperationalError) and not _is_damage(error)):
                 raise InputOutput(f"cannot open the records at {self.path}: {error}") from error
             log.error("the records at %s are damaged (%s): set aside, beginning anew", self.path, error)
-        self.path.replace(self.path.with_name(self.path.name + ".damaged"))
-        self._remove("-wal", "-shm")
+        self._set_aside()
         try:
             return self._open()
         except sqlite3.DatabaseError as error:
             raise InputOutput(f"cannot begin new records at {self.path}: {error}") from error
+
+    def _set_aside(self) -> None:
+        aside = self.path.with_name(self.path.name + ".damaged")
+        try:
+            self.path.replace(aside)
+        except OSError:  # a directory is in the way, or is what goes
+            self.path.replace(f"{aside}-{time.time_ns()}")
+        self._remove("-wal", "-shm")
 
     def load(self, kind: str) -> list[tuple[str, bytes]]:
         """Every record of a kind, in the order they were first written."""
@@ -171,6 +190,7 @@ class Store:
 
     def _open(self) -> tuple[sqlite3.Connection, dict[str, Any]]:
         db = sqlite3.connect(self.path, isolation_level="DEFERRED", check_same_thread=False)
+        db.text_factory = _text
         try:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = OFF")
@@ -178,7 +198,7 @@ class Store:
             if said != ["ok"]:
                 raise sqlite3.DatabaseError(f"malformed: {said[0]}")
             _lay_out(db)
-            found = dict(db.execute("SELECT name, value FROM meta"))
+            found = _meaning(db)
         except sqlite3.Error:
             db.close()
             raise
@@ -193,6 +213,27 @@ class Store:
 def _lay_out(db: sqlite3.Connection) -> None:
     db.execute("CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value)")
     db.execute("CREATE TABLE IF NOT EXISTS record (kind TEXT, key TEXT, body BLOB NOT NULL, PRIMARY KEY (kind, key))")
+
+
+def _meaning(db: sqlite3.Connection) -> dict[str, Any]:
+    """What the file says of itself. Raises sqlite3.DatabaseError for tables that are not ours, in no schema."""
+    if _columns(db, "meta") != [("name", 1), ("value", 0)]:
+        raise sqlite3.DatabaseError("malformed: the table meta is not ours")
+    found = dict(db.execute("SELECT name, value FROM meta"))
+    schema = found.get("schema", SCHEMA)
+    if not isinstance(schema, int):
+        raise sqlite3.DatabaseError(f"malformed: it has schema {schema!r}")
+    if schema <= SCHEMA and _columns(db, "record") != [("kind", 1), ("key", 2), ("body", 0)]:
+        raise sqlite3.DatabaseError("malformed: the table record is not ours")
+    return found
+
+
+def _columns(db: sqlite3.Connection, table: str) -> list[tuple[str, int]]:
+    return [(row[1], row[5]) for row in db.execute(f"PRAGMA table_info({table})")]
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode(errors="replace")
 
 
 def _is_damage(error: sqlite3.Error) -> bool:
