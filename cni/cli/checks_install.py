@@ -14,6 +14,7 @@ RUNTIMES = {
     "CRI-O": ("/run/crio/crio.sock",),
     "podman": ("/run/podman/podman.sock",),
 }
+RUNTIME_UNITS = ("containerd", "crio", "docker", "podman", "kubelet", "k3s", "k3s-agent", "rke2-server", "rke2-agent")
 PLUGIN = "zlayer-cni"
 LITTLE, TIGHT = 1 << 20, 64 << 20  # bytes: below the first nothing works for long, below the second it soon may not
 ERA = 1_735_689_600  # 2025-01-01: a clock before this was never set
@@ -189,7 +190,20 @@ def clock(now: float, newest: File | None, boot_id: str) -> list[Finding]:
     return found or [Finding("clock", "ok", "clock and boot id are sane")]
 
 
-def daemon_status(problems: Sequence[str] | None, unreachable: str, version: str, ours: str) -> list[Finding]:
+def cgroup(pid: int, lines: Sequence[str]) -> list[Finding]:
+    """Whose control group the daemon is in, by /proc/PID/cgroup (cgroups(7)): a runtime's may take it along."""
+    for path in (line.split(":", 2)[2] for line in lines if line.count(":") >= 2):
+        for name in path.split("/"):
+            if name.removesuffix(".service") in RUNTIME_UNITS or name.startswith("kubepods"):
+                fix = "`zlayer-cni install` gives it a unit of its own; what runs stays connected"
+                text = f"the daemon (process {pid}) is in the control group of {name}: it may end with it"
+                return [Finding("daemon", "warn", f"{text}, until the next call starts one", fix)]
+    return []
+
+
+def daemon_status(
+    problems: Sequence[str] | None, unreachable: str, version: str, ours: str, notes: Sequence[str] = ()
+) -> list[Finding]:
     """What the daemon says of itself; `problems` None if it does not answer."""
     if problems is None:
         fix = "systemctl start zlayer-overlayd; without systemd the plugin starts it when it is first needed"
@@ -198,4 +212,5 @@ def daemon_status(problems: Sequence[str] | None, unreachable: str, version: str
     if version != ours:
         fix = "restart the daemon: systemctl restart zlayer-overlayd; running containers stay connected"
         found.append(Finding("daemon", "warn", f"the daemon is version {version}, this is {ours}", fix))
+    found += [Finding("settings", "warn", note, "what was said last counts; a reboot begins anew") for note in notes]
     return found or [Finding("daemon", "ok", f"version {version} answers and has no complaint")]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cni import __version__
-from cni.cli import ask, table, validate
+from cni.cli import ask, runtimes, table, validate
 from cni.cli import checks_install as installed
 from cni.cli import checks_machine as checks
 from cni.cli.checks_machine import Finding
@@ -162,8 +162,13 @@ def _runtime(conf_dir: str, bin_dir: str) -> list[Finding]:
     first = _first_list(conf_dir)
     missing = [name for name in first.types if not Path(bin_dir, name).exists()] if first else []
     path = Path(bin_dir, installed.PLUGIN)
+    elsewhere = runtimes.complaints(runtimes.containerd(), bin_dir, conf_dir)
     return [
         installed.runtimes(sockets),
+        *[
+            Finding("runtime", "warn", text, "`zlayer-cni install` with that option, or that setting")
+            for text in elsewhere
+        ],
         installed.conflist(conf_dir, first),
         installed.plugin(str(path), _version_of(path), __version__),
         *installed.chained(
@@ -261,4 +266,11 @@ def is_daemon(words: list[str]) -> bool:
 def _told(status: dict[str, Any] | None, unreachable: str) -> list[Finding]:
     problems = status["problems"] if status else None
     version = status["version"] if status else ""
-    return installed.daemon_status(problems, unreachable, version, __version__)
+    found = installed.daemon_status(
+        problems, unreachable, version, __version__, status.get("notes", ()) if status else ()
+    )
+    return found + (_cgroup(status["pid"]) if status else [])
+
+
+def _cgroup(daemon: int) -> list[Finding]:
+    return installed.cgroup(daemon, Path(f"/proc/{daemon}/cgroup").read_text().splitlines())

@@ -29,6 +29,7 @@ def _as_text(status: dict[str, Any]) -> str:
         + (f", {status['unfinished']} unfinished" if status["unfinished"] else ""),
     ]
     lines += [f"PROBLEM    {problem}" for problem in status["problems"]]
+    lines += [f"NOTE       {note}" for note in status.get("notes", ())]  # a daemon before this version has none
     text = "\n".join(lines) + "\n"
     if status["services"]:
         rows = [

@@ -6,6 +6,9 @@ import pytest
 
 from cni.cli import checks_install as installed
 from cni.cli import checks_machine as machine
+from cni.daemon.books.records import Node
+from cni.daemon.doors import tool
+from cni.daemon.settings import Settings
 
 ALL = sum(1 << number for _, number, _ in machine.CAPABILITIES)
 CLUSTER = ["10.200.0.0/16", "fd00:200::/48"]
@@ -243,3 +246,40 @@ def test_what_the_daemon_says():
     assert level(installed.daemon_status([], "", "1", "2")) == "warn"
     assert level(installed.daemon_status(["the fence is not in force"], "", "1", "1")) == "fail"
     assert level(installed.daemon_status(None, "no overlay daemon answers", "", "1")) == "warn"
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (["0::/system.slice/zlayer-overlayd.service"], "nothing"),
+        (["0::/"], "nothing"),
+        (["0::/user.slice/user-0.slice/session-3.scope"], "nothing"),
+        (["0::/system.slice/containerd.service"], "warn"),
+        (["9:name=systemd:/system.slice/crio.service", "0::/"], "warn"),
+        (["0::/kubepods.slice/kubepods-besteffort.slice/cri-containerd-12.scope"], "warn"),
+        (["nonsense"], "nothing"),
+        ([], "nothing"),
+    ],
+)
+def test_a_daemon_in_its_runtimes_control_group(lines, expected):
+    found = installed.cgroup(7, lines)
+    assert level(found) == expected
+    assert all("install" in each.fix for each in found)
+
+
+def test_yaml_that_does_not_count_is_told():
+    told = Node(
+        deployment="zlayer",
+        instance_id="0",
+        node_id=7,
+        cluster_cidr="10.9.0.0/16",
+        cluster_cidr6=None,
+        slice_cidr="10.9.0.0/24",
+        wg_port=51420,
+    )
+    assert tool.hidden(Settings(), told) == [], "what the YAML does not say is not hidden"
+    assert tool.hidden(Settings(node_id=7, cluster_cidr="10.9.0.0/16"), told) == []
+    (said,) = tool.hidden(Settings(node_id=8, cluster_cidr="10.9.0.0/16"), told)
+    assert "node_id: 8" in said and "7 counts" in said
+    found = installed.daemon_status([], "", "1", "1", [said])
+    assert level(found) == "warn" and found[0].text == said

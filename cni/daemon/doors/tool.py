@@ -15,9 +15,10 @@ from typing import Any
 import msgspec
 
 from cni import __version__
-from cni.daemon.books.records import Attachment
+from cni.daemon.books.records import Attachment, Node
 from cni.daemon.doors import tool_fence, tool_mesh
 from cni.daemon.service import OverlayService
+from cni.daemon.settings import Settings
 from cni.errors import CniError, InvalidConfig
 
 Answer = dict[str, Any]
@@ -64,7 +65,18 @@ def status(service: OverlayService, _: Mapping[str, str]) -> Answer:
         "attachments": len(attachments),
         "unfinished": sum(1 for each in attachments if each.state != "live"),
         "problems": service.problems(),
+        "notes": hidden(settings, state.node),
     }
+
+
+def hidden(settings: Settings, node: Node) -> list[str]:
+    """What the YAML says of this node and something else counts: an agent's word, or the cluster's, until a reboot."""
+    defaults = Settings()
+    return [
+        f"the YAML says {key}: {said}, but {counts} counts, which an agent or the cluster said: until the next boot"
+        for key in ("deployment", "instance_id", "node_id", "cluster_cidr", "cluster_cidr6", "slice_cidr", "wg_port")
+        if (said := getattr(settings, key)) != getattr(defaults, key) and str(said) != str(counts := getattr(node, key))
+    ]
 
 
 def _service(service: OverlayService, name: str) -> Answer:
