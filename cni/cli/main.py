@@ -139,7 +139,9 @@ def _install_options(parser: argparse.ArgumentParser) -> None:
 def _uninstall_options(parser: argparse.ArgumentParser) -> None:
     _places(parser)
     parser.add_argument("--force", action="store_true", help="even if containers lose their network by it")
-    parser.add_argument("--purge", action="store_true", help="the node's identity and settings too")
+    parser.add_argument(
+        "--purge", action="store_true", help="the node's identity and what is in its data directory, too"
+    )
 
 
 def _places(parser: argparse.ArgumentParser) -> None:

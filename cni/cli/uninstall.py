@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from cni.cli import ask, upkeep
-from cni.cli.install import CONFLIST, NAME, TOOL_DIR
+from cni.cli.install import BIN_DIRS, CONFLIST, NAME, TOOL_DIR
 from cni.cli.upkeep import GONE_WITHIN, UNIT, UNIT_DIR, Daemon, say, under
 from cni.host import process, systemd
 from cni.plugin import autostart, door
@@ -47,13 +47,19 @@ def run(options: argparse.Namespace) -> int:
         ended = process.end_daemon(daemon.pid, GONE_WITHIN)
         say("ended     the overlay daemon" if ended else f"warning   process {daemon.pid} does not end")
     _remove(under(options.root, options.bin_dir) / NAME)
-    _remove(under(options.root, TOOL_DIR) / NAME)
-    directories = [under(options.root, options.program_dir), Path(run_dir)]
+    programs = under(options.root, options.program_dir)
+    for place in (*BIN_DIRS, TOOL_DIR):
+        link = under(options.root, place) / NAME
+        if link.is_symlink() and Path(options.root, str(link.readlink()).lstrip("/")).is_relative_to(programs):
+            _remove(link)
+    directories = [programs, Path(run_dir)]
     data = under(options.root, options.data_dir)
     for directory in [*directories, data] if options.purge else [*directories, data / "program"]:
         if directory.exists():
             shutil.rmtree(directory)
             say(f"removed   {directory}")
+    if data.exists():
+        say(f"kept      {data}: the node's identity (--purge removes it)")
     return 0
 
 
@@ -69,7 +75,9 @@ def _daemon(run_dir: str, options: argparse.Namespace) -> Daemon | None:
             raise  # it is there, and does not answer
     place = door.Place()
     place.run_dir, place.data_dir = run_dir, options.data_dir
-    say("note      no daemon runs: one is started to take the data path down")
+    say("note      no daemon runs: one is started, which knows what is attached")
+    if systemd.is_running() and Path(UNIT_DIR, UNIT).exists() and not systemd.control("start", UNIT):
+        return upkeep.await_daemon(run_dir, f"`journalctl -u {UNIT}`")
     autostart.spawn(autostart.program(place, door.Waiter(upkeep.READY_WITHIN)), run_dir)
     return upkeep.await_daemon(run_dir, f"{run_dir}/{autostart.LOG_NAME}")
 

@@ -6,10 +6,11 @@ directory only, /etc/zlayer-cni/overlayd.yaml; else the defaults below. The keys
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 import yaml
@@ -124,11 +125,11 @@ def find(config: str | None, data_dir: str | None) -> Settings:
 
 
 def parse(text: str, name: str = "settings") -> Settings:
-    """The settings that the YAML `text` states. Raises InvalidConfig naming key and value."""
+    """The settings that the YAML `text` states. Raises InvalidConfig naming key and value, or the line."""
     try:
-        document = yaml.safe_load(text)
+        document = yaml.load(text, _Loader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise InvalidConfig(f"{name}: not YAML: {error}") from error
+        raise InvalidConfig(f"{name}: not YAML: {_on_one_line(error)}") from error
     if document is None:
         return Settings()
     if not isinstance(document, dict):
@@ -144,18 +145,57 @@ def parse(text: str, name: str = "settings") -> Settings:
     return msgspec.structs.replace(settings, instance_id=str(settings.instance_id))
 
 
+class _Loader(yaml.SafeLoader):
+    """Plain YAML, in which no key stands twice: by itself the library takes the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and not key.tag.endswith(":merge"):
+                if key.value in seen:
+                    raise yaml.MarkedYAMLError(problem=f"{key.value} stands there twice", problem_mark=key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _on_one_line(error: Exception) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        context = f", {error.context}" if error.context else ""
+        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}{context}"
+    return ", ".join(line.strip() for line in str(error).splitlines())
+
+
 def _explain(message: str, document: Any) -> str:
-    """msgspec's message with the offending value, which it leaves out."""
-    found = re.search(r" - at `\$\.?(.*)`$", message)
-    if not found:
-        return message
+    """msgspec's message with the offending value, which it leaves out; of a mapping none, for it may hold secrets."""
+    found = re.search(r" - at `(?:key` in `)?\$\.?(.*)`$", message)
+    where, text = (found[1], message[: found.start()]) if found else ("", message)
+    at = f"{where}." if where else ""
+    named = re.fullmatch(r"Object (contains unknown|missing required) field `(.*)`", text)
+    if named:
+        return f"{at}{named[2]}: " + (
+            f"unknown key{_nearest(where, named[2])}" if "unknown" in named[1] else "is missing"
+        )
+    if found and "at `key` in" in found[0]:
+        return f"{at or 'the file: '}a key that is no name"
     value: Any = document
-    for step in re.findall(r"[^.\[\]]+", found[1]):
+    for step in re.findall(r"[^.\[\]]+", where):
         try:
             value = value[int(step)] if isinstance(value, list) else value[step]
         except (KeyError, IndexError, ValueError, TypeError):
             break
-    return f"{found[1]}: {message[: found.start()]}, got {value!r}"
+    if text.startswith("Invalid enum value"):
+        text = "expected one of " + ", ".join(get_args(LogLevel if where == "log_level" else Engine))
+    text = re.sub(", got `[a-z]+`$", "", text)
+    return f"{where}: {text}" if isinstance(value, dict) else f"{where}: {text}, got {value!r}"
+
+
+def _nearest(where: str, key: str) -> str:
+    """What was probably meant by an unknown key of the mapping there."""
+    mappings: dict[str, type] = {"dns": Dns, "peers": StaticPeer, "cluster": Cluster, "cluster.etcd": Etcd}
+    known = [field.name for field in msgspec.structs.fields(mappings.get(where.partition("[")[0], Settings))]
+    near = difflib.get_close_matches(key, known, n=1)
+    return f"; {near[0]} is meant?" if near else ""
 
 
 def _check_mesh(settings: Settings, families: list[Network]) -> None:
@@ -179,7 +219,7 @@ def _check_mesh(settings: Settings, families: list[Network]) -> None:
         try:
             split_endpoint(endpoint)
         except ValueError as error:
-            raise ValueError(f"advertise: {endpoint}: {error}") from error
+            raise ValueError(f"advertise: {endpoint}: not host:port ({error})") from error
     if settings.cluster is not None:
         for url in settings.cluster.etcd.endpoints:
             if not re.fullmatch(r"https?://[^/\s]+/?", url):

@@ -125,6 +125,33 @@ def test_a_fault_is_named_with_its_key_and_value(line, words):
     assert [word for word in words if word not in said] == []
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("cluster_cdir: 10.0.0.0/8", "cluster_cdir: unknown key; cluster_cidr is meant?"),
+        ("dns:\n  serach: [a]", "dns.serach: unknown key; search is meant?"),
+        ("cluster:\n  etcd:\n    endpoint: [http://a:1]", "cluster.etcd.endpoint: unknown key; endpoints is meant?"),
+        ("peers: [{allowed_ips: []}]", "peers[0].public_key: is missing"),
+        ("log_level: loud", "log_level: expected one of debug, info, warning, error, got 'loud'"),
+        ("advertise: [here]", "advertise: here: not host:port (invalid socket address syntax)"),
+        ("node_id: 1\n# again\nnode_id: 2", "not YAML: line 3, column 1: node_id stands there twice"),
+        ("foo: [1,\nbar: 2\n", "not YAML: line 3, column 1: expected ',' or ']', but got '<stream end>', "),
+        ("\tnode_id: 1", "not YAML: line 1, column 1: found character '\\t' that cannot start any token, "),
+        ("1: 2", "the file: a key that is no name"),
+        ("node_id: seven", "node_id: Expected `int`, got 'seven'"),
+    ],
+)
+def test_a_fault_is_one_line_that_says_where_and_what_is_meant(text, said):
+    found = refused(text).removeprefix("node.yaml: ")
+    assert found.startswith(said), found
+    assert "\n" not in found
+
+
+def test_no_secret_is_told():
+    said = refused("cluster:\n  etcd:\n    password: secret\n    user_name: me\n    endpoints: [http://a:1]")
+    assert said == "node.yaml: cluster.etcd.user_name: unknown key; user is meant?"
+
+
 @pytest.mark.parametrize("text", ["[]", "- 1", "text", "7", "true", "2026-01-01"])
 def test_what_is_no_mapping_is_refused(text):
     assert "mapping" in refused(text)
