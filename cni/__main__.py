@@ -7,10 +7,11 @@
 | `zlayer-cni WORD [...]`                     | the operator's tool                         |
 | nothing                                     | a greeting on stderr, exit 0                |
 
-A plugin call pays for every import here, so there is nothing but what the interpreter has loaded anyway.
+A plugin call pays for every import here, so there is nothing but what the interpreter has loaded anyway: `posix`, and
+not `os`, which adds to it what no call needs and takes a tenth of its time.
 """
 
-import os
+import posix
 import sys
 
 
@@ -18,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the face that the environment and `argv` (without the program's name) ask for; returns the exit code."""
     words = sys.argv[1:] if argv is None else argv
     if not words:
-        if os.environb.get(b"CNI_COMMAND"):
+        if posix.environ.get(b"CNI_COMMAND"):
             from cni.plugin import main as plugin
 
             return plugin.main()
@@ -69,5 +70,5 @@ if __name__ == "__main__":
     if not sys.argv[1:]:
         # The plugin writes to the descriptors itself: nothing is left to flush, and finalising the interpreter is
         # a tenth of what a call costs.
-        os._exit(code)
+        posix._exit(code)
     sys.exit(code)

@@ -4,8 +4,6 @@ Imported only when the bytes of stdin may hold one of them, or when an error nee
 Everything else in the configuration is the business of the verbs.
 """
 
-import os
-
 from cni.errors import CniError, InvalidConfig, UndecodableContent
 from cni.plugin.door import Place
 
@@ -118,8 +116,17 @@ def _path(config: dict[str, object], key: str, problems: list[CniError], where: 
     elif len(value.encode()) > _LIMITS[key]:
         problems.append(InvalidConfig(f"{where}{key}: {_shown(value)} is longer than {_LIMITS[key]} bytes"))
     else:
-        return os.path.normpath(value)
+        return _plain(value)
     return ""
+
+
+def _plain(path: str) -> str:
+    """`path` without doubled slashes, dots, and a slash at its end. Most have none, and need no import."""
+    if not ("//" in path or "/." in path or path.endswith("/")):
+        return path
+    import os
+
+    return os.path.normpath(path)
 
 
 def _wrong_type(where: str, wanted: str, value: object) -> UndecodableContent:

@@ -7,10 +7,11 @@ One request, one answer, then the daemon closes (docs/architecture.md, "The CNI 
     told     one byte, if the request had TELLS=1: the runtime has the answer. Who ends without it was killed over it
 
 Nothing here blocks except in `Waiter`, which knows the deadline and watches the process that the runtime started.
+Like `main` it uses `posix`, which the interpreter has loaded, and not `os`, whose import takes a tenth of a call.
 """
 
 import _socket
-import os
+import posix
 import select
 import sys
 import time
@@ -63,10 +64,10 @@ class Waiter:
         self._parent = -1
         self._pidfd = -1
         # The unpacked program, when it took the place of the single file's child, was told of its bootloader.
-        told = os.environb.get(PARENT_VARIABLE, b"")
+        told = posix.environ.get(PARENT_VARIABLE, b"")
         if extraction_directory() or told.isdigit():
             self._watch_parent(int(told) if told.isdigit() else bootloader())
-        self.whose = (self._parent if self._parent > 0 else os.getpid(), 0)
+        self.whose = (self._parent if self._parent > 0 else posix.getpid(), 0)
         """The process that the runtime started, and when, in ticks since boot; 0 if that cannot be told."""
         if whole_call:
             self.whose = (self.whose[0], _start_time(self.whose[0]))
@@ -75,14 +76,14 @@ class Waiter:
     def _watch_parent(self, pid: int) -> None:
         self._parent = pid
         try:
-            self._pidfd = os.pidfd_open(self._parent)
+            self._pidfd = posix.pidfd_open(self._parent)
         except OSError:
             self._pidfd = -1  # An old kernel, a strict seccomp filter, or gone already: `_alive` decides.
         if not self._alive():
             die_with_parent()
 
     def _alive(self) -> bool:
-        return os.getppid() == self._parent
+        return posix.getppid() == self._parent
 
     def left(self) -> float:
         """Seconds until the deadline, never below zero."""
@@ -133,7 +134,7 @@ class Place:
     @property
     def socket(self) -> str:
         """The CNI door's path, for messages."""
-        return os.path.join(self.run_dir, SOCKET_NAME)
+        return socket_of(self.run_dir)
 
 
 class Call:
@@ -146,7 +147,7 @@ class Call:
         self.env = env
         self.stdin = stdin
         self.waiter = waiter
-        self.attempt = os.urandom(16).hex().encode()
+        self.attempt = posix.urandom(16).hex().encode()
         """Tells the daemon our own retry from a second ADD of the runtime's."""
         self.door: _socket.socket | None = None
         """The connection on which an ADD was answered: open until the runtime has the result."""
@@ -165,13 +166,13 @@ def _age(started: int) -> float:
     """Seconds since then, at a resolution of 10 ms."""
     if not started:
         return 0.0
-    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK"))
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started / posix.sysconf("SC_CLK_TCK"))
 
 
 def extraction_directory() -> str:
     """Where the single file's bootloader has unpacked us; empty in the unpacked form and from source."""
     directory: str = getattr(sys, "_MEIPASS", "")
-    return directory if os.path.basename(directory).startswith("_MEI") else ""
+    return directory if _last(directory).startswith("_MEI") else ""
 
 
 def bootloader() -> int:
@@ -179,19 +180,21 @@ def bootloader() -> int:
 
     Asking for our parent would not do: when the bootloader is dead, that is whoever adopts orphans here.
     """
-    return int(os.path.basename(extraction_directory())[4:12], 16)
+    return int(_last(extraction_directory())[4:12], 16)
 
 
 def die_with_parent() -> None:
     """The runtime has killed the call: leave nothing, say nothing."""
     remove_tree(extraction_directory())
-    os._exit(137)
+    posix._exit(137)
 
 
 def remove_tree(directory: str, *, itself: bool = True) -> None:
     """Remove a directory of files (or all that is in it); what is gone already, or cannot go, stays."""
     if not directory:
         return
+    import os  # the call is over: time does not matter
+
     for here, directories, files in os.walk(directory, topdown=False):
         for name in files:
             _quietly(os.unlink, os.path.join(here, name))
@@ -208,11 +211,20 @@ def _quietly(remove: "Callable[[str], None]", path: str) -> None:
         return
 
 
+def socket_of(run_dir: str) -> str:
+    """The path of the door of `run_dir`."""
+    return f"{run_dir.rstrip('/')}/{SOCKET_NAME}"
+
+
+def _last(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
 def connect(run_dir: str, waiter: Waiter) -> _socket.socket:
     """The connected door of `run_dir`. Raises Closed when nobody listens there, OutOfTime while its queue is full."""
     sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
     sock.setblocking(False)
-    address = os.path.join(run_dir, SOCKET_NAME)
+    address = socket_of(run_dir)
     try:
         while True:
             try:

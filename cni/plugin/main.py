@@ -1,12 +1,13 @@
 """What the runtime execs: environment and stdin in, the daemon's answer out, unread.
 
 The doormat: while a daemon answers, nothing is imported but what the interpreter has already, `_socket`, `select`
-and our two small modules; start-up is most of what a call costs. tests/unit/test_plugin_imports.py holds the list
-of what must not come back, with the reasons. What happens when no daemon answers is in `closed`.
+and our two small modules, not even `os`; start-up is most of what a call costs. tests/unit/test_plugin_imports.py
+holds the list of what must not come back, with the reasons. What happens when no daemon answers is in `closed`.
 """
 
-import os
+import posix
 import select
+import sys
 
 from cni.plugin import door as plugin_door
 from cni.plugin.door import Call, Place
@@ -32,7 +33,7 @@ _DECIDING_KEYS = (b"rundir", b"datadir", b"overlayd", b"autostart", b"\\u")
 
 def main() -> int:
     """Serve the call that the environment describes; returns the exit code. Prints one JSON document or nothing."""
-    command = os.environb.get(b"CNI_COMMAND", b"")
+    command = posix.environ.get(b"CNI_COMMAND", b"")
     stdin = b""
     try:
         open_descriptors = _standard_descriptors()
@@ -47,7 +48,7 @@ def main() -> int:
             write_all(2, b"zlayer-cni: stdout is closed\n")
             return 1
         stdin = _read_stdin(waiter, open_descriptors[0])
-        call = Call(command, {k: os.environb[k] for k in _SENT if k in os.environb}, stdin, waiter)
+        call = Call(command, {k: posix.environ[k] for k in _SENT if k in posix.environ}, stdin, waiter)
         code, out, err = serve(call)
         return _print(call, code, out, err)
     except Exception as error:  # noqa: BLE001 - the runtime reads JSON, not tracebacks
@@ -82,7 +83,7 @@ def serve(call: Call) -> tuple[int, bytes, bytes]:
         pairs[b"TELLS"] = b"1"
         pairs[b"WHOSE"] = b"%d:%d" % call.waiter.whose
     if unpacked := plugin_door.extraction_directory():
-        pairs[b"UNPACKED"] = os.fsencode(unpacked)
+        pairs[b"UNPACKED"] = unpacked.encode(sys.getfilesystemencoding(), sys.getfilesystemencodeerrors())
     body = plugin_door.request(pairs, call.stdin)
     if len(body) > plugin_door.LARGEST:
         from cni.errors import InvalidConfig
@@ -92,7 +93,7 @@ def serve(call: Call) -> tuple[int, bytes, bytes]:
         return _ask_until_answered(call, place, body, netns)
     finally:
         for fd in netns:
-            os.close(fd)
+            posix.close(fd)
 
 
 def _ask_until_answered(call: Call, place: Place, body: bytes, netns: list[int]) -> tuple[int, bytes, bytes]:
@@ -149,7 +150,7 @@ def _netns(call: Call) -> tuple[list[int], dict[bytes, bytes]]:
     """
     pairs: dict[bytes, bytes] = {}
     try:
-        own = os.stat("/proc/self/ns/net")
+        own = posix.stat("/proc/self/ns/net")
         pairs[b"OWN_NETNS"] = b"%d:%d" % (own.st_dev, own.st_ino)
     except OSError:
         pass  # Without /proc the daemon compares with its own.
@@ -157,9 +158,9 @@ def _netns(call: Call) -> tuple[list[int], dict[bytes, bytes]]:
     if not path:
         return [], pairs
     try:
-        if (os.stat(path).st_mode & 0o170000) != 0o100000:
+        if (posix.stat(path).st_mode & 0o170000) != 0o100000:
             return [], {**pairs, b"NETNS_ERROR": b"EINVAL"}
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        fd = posix.open(path, posix.O_RDONLY | posix.O_NONBLOCK | posix.O_CLOEXEC | posix.O_NOCTTY)
     except (OSError, ValueError) as error:
         from errno import errorcode
 
@@ -173,14 +174,14 @@ def _standard_descriptors() -> tuple[bool, bool]:
     is_open = []
     for fd in (0, 1, 2):
         try:
-            os.fstat(fd)
+            posix.fstat(fd)
             is_open.append(True)
         except OSError:
             is_open.append(False)
-            null = os.open("/dev/null", os.O_RDWR)
+            null = posix.open("/dev/null", posix.O_RDWR)
             if null != fd:
-                os.dup2(null, fd)
-                os.close(null)
+                posix.dup2(null, fd)
+                posix.close(null)
     return is_open[0], is_open[1]
 
 
@@ -193,7 +194,7 @@ def _read_stdin(waiter: plugin_door.Waiter, is_open: bool) -> bytes:
             raise OSError(9, "it is closed")
         while True:
             waiter.wait(0, select.POLLIN)
-            part = os.read(0, 1 << 18)
+            part = posix.read(0, 1 << 18)
             if not part:
                 return b"".join(parts)
             parts.append(part)
@@ -230,7 +231,7 @@ def write_all(fd: int, data: bytes) -> bool:
     rest = memoryview(data)
     while rest:
         try:
-            rest = rest[os.write(fd, rest) :]
+            rest = rest[posix.write(fd, rest) :]
         except BlockingIOError:
             poll = select.poll()
             poll.register(fd, select.POLLOUT)

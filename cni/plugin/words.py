@@ -4,7 +4,7 @@ Plain string work: json would cost more than the rest of the call. It is importe
 in a configuration that is out of the ordinary.
 """
 
-import os
+import posix
 import select
 
 from cni.plugin import door as plugin_door
@@ -21,7 +21,7 @@ def version_answer(waiter: plugin_door.Waiter, is_open: bool) -> bytes:
     stdin = b""
     try:
         while is_open and len(stdin) < 65536 and waiter.wait(0, select.POLLIN, 0.02):
-            part = os.read(0, 65536)
+            part = posix.read(0, 65536)
             if not part:
                 break
             stdin += part

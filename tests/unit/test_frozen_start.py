@@ -33,45 +33,50 @@ def install():
 
 # With this run directory in place of /run/zlayer-cni, which may be in use.
 IN_PLACE = """
-import os
-if os.environ.get("RUN_DIR"):
+import posix
+if b"RUN_DIR" in posix.environ:
     from cni.plugin import main
     class Place(main.Place):
         def __init__(self):
             super().__init__()
-            self.run_dir = os.environ["RUN_DIR"]
+            self.run_dir = posix.environ[b"RUN_DIR"].decode()
     main.Place = Place
 """
 
 
-def carried() -> list[str]:
-    """What plugin.spec says a plugin call imports, in its order."""
+def listed(what: str) -> list[str]:
+    """What plugin.spec says every plugin call imports (CARRIED), or some calls besides (AT_HAND), in its order."""
     (found,) = [
         ast.literal_eval(node.value)
         for node in ast.parse((ROOT / "plugin.spec").read_text()).body
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "CARRIED"
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == what
     ]
+    return found
+
+
+def codes(names: list[str]) -> dict[str, bytes]:
+    found = {}
+    for name in names:
+        path = ROOT.joinpath(*name.split("."))
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        found[name] = marshal.dumps(compile(path.read_text(), str(path), "exec"))
     return found
 
 
 def start(tmp_path: Path, *words: str, stdin: bytes = b"", **env: str) -> tuple[int, bytes, set[str]]:
     """Run the start and then the program, as the bootloader would: exit code, stdout, and the modules there were."""
-    codes = {}
-    for name in carried():
-        path = ROOT.joinpath(*name.split("."))
-        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-        codes[name] = marshal.dumps(compile(path.read_text(), str(path), "exec"))
+    carried, at_hand = (codes(listed(what)) for what in ("CARRIED", "AT_HAND"))
     importers = {name: marshal.dumps(compile(text, name, "exec")) for name, text in IMPORTERS.items()}
     script = tmp_path / "start.py"
     script.write_text(
         f"import sys\nsys._MEIPASS = {str(tmp_path / 'nowhere')!r}\n"
         + "sys.path[:] = [p for p in sys.path if 'python' in p]\n"
         + (ROOT / "cni/frozen_start.py").read_text()
-        + f"\nbegin({importers!r}, {codes!r})\n"
+        + f"\nbegin({importers!r}, {carried!r}, {at_hand!r})\n"
         + IN_PLACE
         + f"main = compile(open({str(ROOT / 'cni/__main__.py')!r}).read(), 'cni/__main__.py', 'exec')\n"
         + "space = {'__name__': 'program'}\nexec(main, space)\ncode = space['main']()\n"
-        + "import os\nos.write(2, ' '.join(sys.modules).encode())\nos._exit(code)\n"
+        + "import posix\nposix.write(2, ' '.join(sys.modules).encode())\nposix._exit(code)\n"
     )
     done = subprocess.run(
         [sys.executable, "-I", "-S", str(script), *words],
@@ -85,7 +90,7 @@ def start(tmp_path: Path, *words: str, stdin: bytes = b"", **env: str) -> tuple[
 
 
 def test_packages_come_before_their_modules_and_those_before_who_imports_them() -> None:
-    names = carried()
+    names = listed("CARRIED")
     assert names == ["cni", "cni.plugin", "cni.plugin.door", "cni.plugin.main"]
     for name in names:
         parent = name.rpartition(".")[0]
@@ -96,21 +101,32 @@ def test_a_call_that_is_answered_brings_nothing_else(tmp_path: Path) -> None:
     with opened(tmp_path / "run", lambda _: answer(0, b"{}\n")) as door:
         code, stdout, modules = start(tmp_path, CNI_COMMAND="STATUS", RUN_DIR=str(tmp_path / "run"))
     assert (code, stdout, len(door.requests)) == (0, b"{}\n", 1), modules
-    assert {name for name in modules if name.startswith(("pyimod", "cni"))} == set(carried())
+    assert {name for name in modules if name.startswith(("pyimod", "cni"))} == set(listed("CARRIED"))
+    assert "os" not in modules
 
 
-def test_a_call_that_says_where_brings_the_importers_when_it_must(tmp_path: Path) -> None:
+def test_a_call_that_says_where_has_what_it_needs_at_hand(tmp_path: Path) -> None:
     with opened(tmp_path / "run", lambda _: answer(0, b"{}\n")) as door:
-        stdin = json.dumps({"name": "net", "runDir": str(tmp_path / "run")}).encode()
+        stdin = json.dumps({"name": "net", "runDir": str(tmp_path / "run"), "dataDir": str(tmp_path)}).encode()
         code, stdout, modules = start(tmp_path, stdin=stdin, CNI_COMMAND="STATUS")
     assert (code, stdout, len(door.requests)) == (0, b"{}\n", 1), modules
-    assert {"cni.plugin.config", "pyimod02_importers"} <= modules
+    assert "cni.plugin.config" in modules
+    assert {"pyimod02_importers", "os", "json"}.isdisjoint(modules)
 
 
 def test_the_verb_that_needs_a_third_module(tmp_path: Path) -> None:
     code, stdout, modules = start(tmp_path, CNI_COMMAND="VERSION")
     assert (code, "supportedVersions" in json.loads(stdout)) == (0, True)
-    assert {"cni.plugin.words", "pyimod02_importers"} <= modules
+    assert "cni.plugin.words" in modules
+    assert {"pyimod02_importers", "os", "json"}.isdisjoint(modules)
+
+
+def test_a_call_that_needs_more_brings_the_importers(tmp_path: Path) -> None:
+    """No daemon, and none is to be started: the call is judged, and that is no matter for a doormat."""
+    stdin = json.dumps({"name": "net", "cniVersion": "1.1.0", "runDir": str(tmp_path), "autostart": False}).encode()
+    code, stdout, modules = start(tmp_path, stdin=stdin, CNI_COMMAND="STATUS")
+    assert (code, json.loads(stdout)["code"]) == (1, 50)
+    assert {"cni.plugin.closed", "pyimod02_importers"} <= modules
 
 
 @pytest.mark.parametrize(
