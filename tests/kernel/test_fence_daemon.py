@@ -7,6 +7,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import signal
 import socket
 import struct
@@ -245,10 +246,23 @@ def test_a_killed_daemon_leaves_the_fence_and_the_next_one_mends_it(node: Fenced
     held_apart(node)
     line = next(each for each in elements(node, "red2") if node.address("red2") in each)
     node.host.nft(line.replace("add element", "delete element", 1))
+    as_an_older_version(node)
     node.start()
     assert node.status() == 0
     assert node.check("red2")[0] == 0
     held_apart(node)
+    assert "4789" in node.host.nft("list chain inet zlayer_cni to_host")
+    assert "base_00000000" not in node.host.nft("list ruleset")
+
+
+def as_an_older_version(node: Fenced) -> None:
+    """The tables as a version would have left them that has fewer ports in a rule of the same name."""
+    marker = re.findall(r"chain (base_\w+) ", node.host.nft("list table inet zlayer_cni"))
+    assert len(marker) == 1
+    text = node.host.nft("list chain inet zlayer_cni to_host")
+    assert "4789" in text
+    node.host.nft("flush chain inet zlayer_cni to_host\n" + text.replace("4789", "4788"))
+    node.host.nft(f"rename chain inet zlayer_cni {marker[0]} base_00000000")
 
 
 # --- CHECK ----------------------------------------------------------------------------------------------------------

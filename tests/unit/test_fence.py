@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
@@ -207,6 +208,25 @@ def test_chains_that_deny_are_named_and_iptables_own_are_not() -> None:
         ]
     }
     assert iptables.denying_chains(listing) == ["inet mine fwd", "inet mine in"]
+
+
+def markers(node: Node) -> set[str]:
+    return {chain.name for chain in fence.chains(node) if chain.name.startswith(fence.MARKER)}
+
+
+def test_the_marker_says_which_rules_they_are() -> None:
+    """The same for whatever only sets hold, another one for other rules."""
+    (marker,) = markers(NODE)
+    assert re.fullmatch("base_[0-9a-f]{8}", marker)
+    elsewhere = replace(NODE, addresses=("10.200.9.1",), tunnels=("zl-b-1-g",), far=("10.200.64.0/26",))
+    assert markers(elsewhere) == {marker}
+    others = (
+        replace(NODE, clusters=NODE.clusters[:1]),
+        replace(NODE, clusters=("10.201.0.0/16", NODE.clusters[1])),
+        replace(NODE, masquerade=False),
+        replace(NODE, bridge_names=True),
+    )
+    assert len({name for node in (NODE, *others) for name in markers(node)}) == 1 + len(others)
 
 
 def test_rules_need_no_database_of_names() -> None:

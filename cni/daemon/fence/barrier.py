@@ -117,10 +117,11 @@ class Barrier:
         wanted = self._wanted()
         self._changes += 1
         if not self._alone():
-            if compare.faults(listing, wanted):
-                self._nft.run(texts.base(wanted.node) + "".join(map(texts.create_network, wanted.networks())))
+            wrong = compare.faults(listing, wanted, alone=False)
+            if wrong:
+                self._nft.run(compare.reload(listing, wanted))
             self._nft.run("".join(f"{element.add()}\n" for element in wanted.elements()))
-            return True
+            return bool(wrong)
         text = compare.compare(listing, wanted)
         if text:
             self._nft.run(text)
@@ -187,7 +188,7 @@ class Barrier:
 
     def _verify(self, listing: compare.Listing, generation: int) -> list[str]:
         assert self._nft is not None
-        found = compare.faults(listing, self._wanted())
+        found = compare.faults(listing, self._wanted(), self._alone())
         self._verified = generation if not found else -1
         shape = self._nft.shape(TABLE) if not found else None
         self._shape = shape if self._nft.generation() == generation else None

@@ -1,7 +1,8 @@
 """What the kernel has beside what it should have: faults to report, and the text that mends them in place.
 
 A listing is what `Nft.list_table` gave for each family: `{"bridge": ... or None, "inet": ... or None}`, as
-libnftables-json(5) describes. Rules are compared by their names in order, sets and maps by element.
+libnftables-json(5) describes. Rules are compared by their names in order, and all their text by the tables' marker
+(texts.py); sets and maps by element.
 """
 
 from __future__ import annotations
@@ -58,20 +59,29 @@ class Wanted:
         return found
 
 
-def faults(listing: Listing, wanted: Wanted) -> list[str]:
+def faults(listing: Listing, wanted: Wanted, alone: bool = True) -> list[str]:
     """What is wrong with tables, chains and rules, a line each; empty: they are in force.
 
     Elements are not looked at, so a terse listing is enough; `Nft.absent` asks the kernel for those of one port.
+    Not `alone` (two daemons of ours in one network namespace) the markers say nothing: if each insisted on its own,
+    they would load their rules over each other's for ever.
     """
     gone = [f"table {family} {TABLE} is gone" for family in texts.FAMILIES if listing.get(family) is None]
     if gone:
         return gone
-    have = _rules(listing)
-    return [
-        f"chain {family} {TABLE} {chain.name} is " + ("gone" if found is None else "changed")
-        for chain in wanted.chains()
-        if (found := have.get((family := chain.family, chain.name))) != (chain.hook_key(), chain.rule_names())
+    have, chains = _rules(listing), wanted.chains()
+    ours, theirs = {(c.family, c.name) for c in chains}, _markers(listing)
+    others = [
+        f"table {family} {TABLE} has the rules of another version or other CIDRs"
+        for family in texts.FAMILIES
+        if alone and {m for m in theirs if m[0] == family} != {m for m in ours if _is_marker(m) and m[0] == family}
     ]
+    return [
+        f"chain {chain.family} {TABLE} {chain.name} is " + ("gone" if found is None else "changed")
+        for chain in chains
+        if (found := have.get(place := (chain.family, chain.name))) != (chain.hook_key(), chain.rule_names())
+        and not _is_marker(place)
+    ] + others
 
 
 def compare(listing: Listing, wanted: Wanted) -> str | None:
@@ -81,16 +91,15 @@ def compare(listing: Listing, wanted: Wanted) -> str | None:
     """
     if _must_rebuild(listing):
         return whole(wanted)
-    lines: list[str] = []
-    if faults(listing, replace(wanted, edges=())):
-        lines += [texts.base(wanted.node), *(texts.create_network(name) for name in wanted.networks())]
+    lines = [reload(listing, wanted)] if faults(listing, replace(wanted, edges=())) else []
     too_many, too_few = _difference(listing, wanted.elements())
     if lines:
         too_many = [each for each in too_many if each[1] not in texts.REFILLED]
         too_few = [each for each in too_few if each.set not in texts.REFILLED]
     have = _rules(listing)
     chains = [(edge, edge_chain(edge)) for edge in wanted.edges]
-    lines += [texts.create_edge(e) for e, c in chains if have.get(("inet", c.name)) != (None, c.rule_names())]
+    if not lines:
+        lines += [texts.create_edge(e) for e, c in chains if have.get(("inet", c.name)) != (None, c.rule_names())]
     known = {chain_of(name) for name in (None, *wanted.networks())} | {chain.name for _, chain in chains}
     stale = sorted(_network_chains(listing) - known)
     ranges = any(name in RANGES for _, name, _ in too_many) or any(each.set in RANGES for each in too_few)
@@ -100,6 +109,19 @@ def compare(listing: Listing, wanted: Wanted) -> str | None:
     lines += [f"{element.add()}\n" for element in too_few]
     lines += [texts.forget_chain(name) for name in stale]
     return "".join(lines) or None
+
+
+def reload(listing: Listing, wanted: Wanted) -> str:
+    """Every rule anew, in one transaction, and no membership lost; whose rules they were before is forgotten."""
+    stale = sorted(_markers(listing) - {(chain.family, chain.name) for chain in wanted.chains()})
+    return "".join(
+        [
+            texts.base(wanted.node),
+            *(texts.create_network(name) for name in wanted.networks()),
+            *(texts.create_edge(edge) for edge in wanted.edges),
+            *(texts.forget_marker(*each) for each in stale),
+        ]
+    )
 
 
 def whole(wanted: Wanted) -> str:
@@ -145,6 +167,16 @@ def _rules(listing: Listing) -> dict[tuple[str, str], tuple[tuple[str, int] | No
         elif kind == "rule":
             names.setdefault((family, what["chain"]), []).append(what.get("comment", ""))
     return {place: (hook, tuple(names.get(place, ()))) for place, hook in hooks.items()}
+
+
+def _is_marker(place: tuple[str, str]) -> bool:
+    return place[1].startswith(texts.MARKER)
+
+
+def _markers(listing: Listing) -> set[tuple[str, str]]:
+    """The markers the kernel has: family and name."""
+    found = {(family, what["name"]) for family, kind, what in _objects(listing) if kind == "chain"}
+    return set(filter(_is_marker, found))
 
 
 def _must_rebuild(listing: Listing) -> bool:

@@ -7,17 +7,20 @@ attach has no gap. All of it may be run twice. `compare` says what mends a kerne
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 
 from cni.daemon.fence import elements
 from cni.daemon.fence.bridge import bridge_chains
 from cni.daemon.fence.inet import inet_chains
-from cni.daemon.fence.rules import NETWORK_SETS, SETS, Chain, declare, edge_chain, network_chains
+from cni.daemon.fence.rules import NETWORK_SETS, SETS, Chain, declare, edge_chain, network_chains, plain_chain
 from cni.daemon.fence.values import TABLE, Bridge, Edge, Node, Port, chain_of
 
 FAMILIES = ("bridge", "inet")
 REFILLED = ("node4", "node6", "tunnels", "far4", "far6")
 """The sets that `base` empties and fills."""
+MARKER = "base_"
+_ANY_EDGE = Edge("", "0.0.0.0", ("0.0.0.0/0", "::/0"))
 
 
 def base(node: Node) -> str:
@@ -35,8 +38,22 @@ def base(node: Node) -> str:
 
 
 def chains(node: Node) -> list[Chain]:
-    """Every chain of `base`, flat mesh included."""
-    return [*network_chains(None), *bridge_chains(node), *inet_chains(node)]
+    """Every chain of `base`, flat mesh and markers included."""
+    ours = [*network_chains(None), *bridge_chains(node), *inet_chains(node)]
+    return [*ours, *_markers(ours)]
+
+
+def _markers(ours: list[Chain]) -> list[Chain]:
+    """An empty chain in each table, called after the text of every rule: a kernel tells rules back in other words than
+    they were given in, so whether they are this version's, and for these CIDRs, is read from it."""
+    text = "\n".join(declare([*ours, *network_chains(""), edge_chain(_ANY_EDGE)]))
+    name = MARKER + hashlib.sha256(text.encode()).hexdigest()[:8]
+    return [plain_chain(family, name) for family in FAMILIES]
+
+
+def forget_marker(family: str, name: str) -> str:
+    """Away with the marker of rules that are there no more. Idempotent."""
+    return f"add chain {family} {TABLE} {name}\ndelete chain {family} {TABLE} {name}\n"
 
 
 def create_network(network: str) -> str:

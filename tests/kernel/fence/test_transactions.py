@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from cni.daemon.fence import texts as fence
-from cni.daemon.fence.compare import Wanted, compare, drops, faults
+from cni.daemon.fence.compare import Wanted, compare, drops, faults, reload, whole
 from cni.daemon.fence.values import Bridge, Node, Port, Remote, chain_of
 from cni.host import nft as nft_module
 from cni.host import nft_elements
@@ -275,6 +275,46 @@ def test_a_base_without_masquerade_takes_it_away(nft: Nft, space: Space) -> None
     nft.run(fence.base(replace(NODE, masquerade=False)))
     nft.run(fence.base(replace(NODE, masquerade=False)))
     assert "masquerade" not in rules_only(space)
+
+
+def older(text: str, marker: str) -> str:
+    """As a version would have said it that has the same names and fewer ports; `marker` is its own."""
+    (ours,) = {chain.name for chain in fence.chains(NODE) if chain.name.startswith(fence.MARKER)}
+    lines = [line.replace(ours, marker) for line in text.splitlines() if marker or ours not in line]
+    assert "4789" in text
+    return "\n".join(lines).replace("4789, ", "") + "\n"
+
+
+@pytest.mark.parametrize("marker", ["", "base_00000000"])
+def test_rules_of_another_version_are_replaced(nft: Nft, space: Space, marker: str) -> None:
+    """Though they have the names of ours, or no marker at all. Nobody's membership is touched."""
+    nft.run(older(whole(WANTED), marker))
+    said = faults(listing(nft, terse=True), WANTED)  # type: ignore[arg-type]
+    assert len(said) == 2
+    assert all("another version" in line for line in said)
+    assert faults(listing(nft, terse=True), WANTED, alone=False) == []  # type: ignore[arg-type]
+    text = compare(listing(nft), WANTED)  # type: ignore[arg-type]
+    assert text is not None
+    assert PORT.name not in text
+    nft.run(text)
+    assert compare(listing(nft), WANTED) is None  # type: ignore[arg-type]
+    assert faults(listing(nft, terse=True), WANTED) == []  # type: ignore[arg-type]
+    mended = rules_only(space)
+    nft.run(whole(WANTED))
+    assert sorted(mended.splitlines()) == sorted(rules_only(space).splitlines())
+
+
+def test_two_daemons_with_other_cidrs_let_each_other_be(nft: Nft) -> None:
+    """Each would see the other's marker. Who is left alone puts its own rules in force."""
+    other = Wanted(replace(NODE, clusters=("10.201.0.0/16", "fd00:201::/48")))
+    nft.run(whole(WANTED))
+    assert faults(listing(nft, terse=True), other, alone=False) == []  # type: ignore[arg-type]
+    assert len(faults(listing(nft, terse=True), other)) == 2  # type: ignore[arg-type]
+    nft.run(reload(listing(nft), other))  # type: ignore[arg-type]
+    assert faults(listing(nft, terse=True), WANTED, alone=False) == []  # type: ignore[arg-type]
+    assert len(faults(listing(nft, terse=True), WANTED)) == 2  # type: ignore[arg-type]
+    nft.run(compare(listing(nft), WANTED) or "")  # type: ignore[arg-type]
+    assert compare(listing(nft), WANTED) is None  # type: ignore[arg-type]
 
 
 FAR = [
