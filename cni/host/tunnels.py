@@ -85,8 +85,8 @@ class Tunnels:
     def ensure(self, device: Device) -> DeviceSeen:
         """The device is there, up, with that key, port, MTU and these addresses; peers are not touched.
 
-        Raises NoEngine where nothing can run one, OSError when it cannot be made right: EEXIST for a name that
-        another kind of link has, EADDRINUSE for a port that is taken.
+        Raises NoEngine where nothing can run one, TimeoutError when its engine does not answer, OSError when it cannot
+        be made right: EEXIST for a name that another kind of link has, EADDRINUSE for a port that is taken.
         """
         with self._lock:
             link = links.find_link(self._socket, device.name)
@@ -213,6 +213,11 @@ class Tunnels:
                 self._engines.end(name)
             if link is not None:
                 links.remove_link(self._socket, name)
+
+    def kill_engine(self, name: str) -> None:
+        """The program that runs the device is no more, and with it the device. Idempotent. Raises OSError."""
+        with self._lock:
+            self._engines.kill(name)
 
     # --- routes ------------------------------------------------------------------------------------------------------
 

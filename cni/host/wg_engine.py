@@ -6,6 +6,7 @@ import contextlib
 import os
 import select
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -94,12 +95,23 @@ class Engines:
             handle = os.pidfd_open(pid)
             try:
                 remove_socket(self._uapi.path(name))  # it ends by itself
-                poll = select.poll()
-                poll.register(handle, select.POLLIN)
-                if not poll.poll(PATIENCE * 1000):
-                    raise OSError(f"process {pid}, the engine of {name}, does not end")
+                _await_end(handle, pid, name)
             finally:
                 os.close(handle)
+        self.reap()
+
+    def kill(self, name: str) -> None:
+        """No engine for the device any more, whatever it does just now, and no device. Idempotent. Raises OSError."""
+        pid = self.owner(name)
+        remove_socket(self._uapi.path(name))
+        if pid:
+            with contextlib.suppress(ProcessLookupError):
+                handle = os.pidfd_open(pid)
+                try:
+                    signal.pidfd_send_signal(handle, signal.SIGKILL)
+                    _await_end(handle, pid, name)
+                finally:
+                    os.close(handle)
         self.reap()
 
     def reap(self) -> None:
@@ -107,6 +119,13 @@ class Engines:
         for name, child in list(self._children.items()):
             if child.poll() is not None:
                 del self._children[name]
+
+
+def _await_end(handle: int, pid: int, name: str) -> None:
+    poll = select.poll()
+    poll.register(handle, select.POLLIN)
+    if not poll.poll(PATIENCE * 1000):
+        raise OSError(f"process {pid}, the engine of {name}, does not end")
 
 
 def netns_of(pid: int) -> netns.NetnsId | None:

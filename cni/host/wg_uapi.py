@@ -12,7 +12,8 @@ from pathlib import Path
 
 from cni.host.wg_types import PeerChange, PeerSeen, Reading, raw, text
 
-PATIENCE = 20.0  # seconds for one exchange
+PATIENCE = 20.0  # seconds of silence in a change, which may be of thousands of peers
+BRIEFLY = 5.0  # seconds of silence in an answer to a question
 _SINCE = 1_000_000_000  # Unix seconds have been above this since 2001; boringtun says how long ago instead
 
 
@@ -27,15 +28,15 @@ class Uapi:
         return f"{self.directory}/{name}.sock"
 
     def read(self, name: str) -> Reading | None:
-        """The device, or None if nobody answers for it. Raises OSError."""
+        """The device, or None if there is no engine for it. Raises OSError, TimeoutError if that does not answer."""
         try:
-            return parse(self._exchange(name, "get=1\n\n"))
+            return parse(self._exchange(name, "get=1\n\n", BRIEFLY))
         except (FileNotFoundError, ConnectionRefusedError):
             return None
 
     def write(self, name: str, private_key: bytes | None, port: int | None, changes: Sequence[PeerChange]) -> None:
         """Set what is given; the rest stays. Raises OSError with the engine's errno; what came before it is done."""
-        self._exchange(name, render(private_key, port, changes))
+        self._exchange(name, render(private_key, port, changes), PATIENCE)
 
     def owner(self, name: str) -> int:
         """The process that answers for the device (SO_PEERCRED); 0 if nobody does."""
@@ -56,20 +57,28 @@ class Uapi:
             raise
         return sock
 
-    def _exchange(self, name: str, request: str) -> str:
+    def _exchange(self, name: str, request: str, patience: float) -> str:
         with self._connect(name) as sock:
-            sock.sendall(request.encode())
-            said = bytearray()
-            while not said.endswith(b"\n\n"):
-                data = sock.recv(1 << 16)
-                if not data:
-                    raise OSError(errno.EPIPE, f"the engine of {name} hung up")
-                said += data
-        answer = said.decode(errors="replace")
+            sock.settimeout(patience)
+            try:
+                answer = _hear(sock, request)
+            except TimeoutError as error:
+                raise TimeoutError(errno.ETIMEDOUT, f"the engine of {name} does not answer") from error
+        if not answer.endswith("\n\n"):
+            raise OSError(errno.EPIPE, f"the engine of {name} hung up")
         code = int(answer.rstrip("\n").rpartition("errno=")[2] or 0)
         if code:
             raise OSError(abs(code), f"the engine of {name} refused: {os.strerror(abs(code))}")
         return answer
+
+
+def _hear(sock: socket.socket, request: str) -> str:
+    """What is said to a request: to its end, an empty line, or as far as it goes."""
+    sock.sendall(request.encode())
+    said = bytearray()
+    while not said.endswith(b"\n\n") and (data := sock.recv(1 << 16)):
+        said += data
+    return said.decode(errors="replace")
 
 
 def render(private_key: bytes | None, port: int | None, changes: Sequence[PeerChange]) -> str:

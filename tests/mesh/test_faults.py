@@ -206,6 +206,24 @@ def test_the_engine_is_killed(trio: Clustered, stream: Stream, measured: Measure
     measured(f"engine killed (SIGKILL): traffic is back after {stream.gap:.2f} s")
 
 
+def test_an_engine_that_hangs_is_replaced(trio: Clustered, stream: Stream, measured: Measured) -> None:
+    one, engine = trio.nodes[1], trio.nodes[1].engine()
+    if not engine:
+        pytest.skip("the kernel's cannot be stopped")
+    os.kill(engine, signal.SIGSTOP)
+    try:
+        wait_for(lambda: any("does not answer" in words for words in one.tool("status")["problems"]), "it is told", 60)
+        again = one.container("web", isolationNetwork="red")
+        one.remove(again)
+        wait_for(lambda: one.engine() not in (0, engine), "another engine", 120)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(engine, signal.SIGCONT)
+    stream.resumes()
+    wait_for(lambda: one.tool("status")["problems"] == [], "all is well")
+    measured(f"engine hangs (SIGSTOP): another in its place, traffic is back after {stream.gap:.0f} s")
+
+
 def test_the_underlay_is_cut_and_healed(trio: Clustered, stream: Stream, measured: Measured) -> None:
     one = trio.nodes[1]
     one.cut()

@@ -23,6 +23,8 @@ from cni.overlay import wire
 
 log = logging.getLogger(__name__)
 
+SILENCES = 3  # looks, one after the other, at which an engine does not answer before another is started
+
 
 @dataclass
 class Applied:
@@ -40,6 +42,7 @@ class Devices:
         """`tell`: what becomes of peers is told there; it never waits."""
         self._registry, self._tunnels, self._ways, self._tell = registry, tunnels, ways, tell
         self._applied: dict[str, Applied] = {}
+        self._silences: dict[str, int] = {}
         self._handshakes = Handshakes()
         self._news = News()
         self.problems: dict[str, str] = {}
@@ -132,7 +135,7 @@ class Devices:
         known = self._registry.devices.get(name) or Configured({})
         if self._registry.devices.get(name) is None:
             self._registry.devices.put(name, known)  # before there is one: it is ours to remove
-        seen = self._tunnels.ensure(device)
+        seen = self._answering(device)
         if name not in self._applied:
             log.info("WireGuard device %s (%s), port %d", name, seen.engine, seen.port)
         ages, forgotten = self.ages(seen), self._handshakes.refused(name, boot_clock())
@@ -144,6 +147,22 @@ class Devices:
         for event in self._news.look(name, seen.peers, ages):
             self._tell(event)
         self._change(name, changes)
+
+    def _answering(self, device: Device) -> DeviceSeen:
+        """The device, made so. An engine that hangs carries nothing, and never ends by itself: another takes its place.
+        Raises TimeoutError as long as it is given time, NoEngine, OSError."""
+        name = device.name
+        try:
+            seen = self._tunnels.ensure(device)
+        except TimeoutError:
+            self._silences[name] = self._silences.get(name, 0) + 1
+            if self._silences[name] < SILENCES:
+                raise
+            log.error("the engine of %s has not answered for %d looks: starting another", name, SILENCES)
+            self._tunnels.kill_engine(name)
+            seen = self._tunnels.ensure(device)
+        self._silences.pop(name, None)
+        return seen
 
     def _change(self, name: str, changes: list[PeerChange]) -> None:
         self._tunnels.change(name, changes)
