@@ -362,13 +362,12 @@ def test_uninstall_leaves_nothing_of_it(tmp_path: Path, policy: str) -> None:
         node.add("red1", make(), "web", "red")
         assert node.reaches("red1", OUTSIDE4)
         assert jumps(node) == ([1, 1] if policy == "DROP" else [0, 0])
-        root = tmp_path / "root"
-        root.mkdir()
         assert node.process is not None
         reaper = threading.Thread(target=node.process.wait)  # `uninstall` waits until the daemon is nobody's child
         reaper.start()
-        code, said = node.tool("uninstall", "--force", "--root", str(root), "--data-dir", str(tmp_path / "data"))
-        assert code == 0, said
+        words = ("uninstall", "--force", "--root", str(tmp_path), "--run-dir", "/run", "--data-dir", "/data")
+        with node.program(*words) as process:
+            assert process.wait(120) == 0
         reaper.join(60)
         assert node.process.returncode is not None
         assert jumps(node) == [0, 0]
