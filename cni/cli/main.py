@@ -65,7 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(word, help=text, description=text)
         command.add_argument("--json", action="store_true", help="for programs: a stable JSON document")
-        command.add_argument("--run-dir", metavar="DIR", default=DEFAULT_RUN_DIR, help="default: %(default)s")
+        command.add_argument(
+            "--run-dir", metavar="DIR", type=absolute, default=DEFAULT_RUN_DIR, help="default: %(default)s"
+        )
         _OPTIONS.get(word, lambda _: None)(command)
     validate = commands.add_parser("validate", help="check a conflist, an entry of one, or the daemon's YAML")
     validate.add_argument("file", metavar="FILE")
@@ -73,6 +75,13 @@ def _parser() -> argparse.ArgumentParser:
     _install_options(commands.add_parser("install", help="put the program, the conflist and the service in place"))
     _uninstall_options(commands.add_parser("uninstall", help="take away what install put there"))
     return parser
+
+
+def absolute(path: str) -> str:
+    """A directory as a daemon can have it, whatever directory it is started in. Raises argparse.ArgumentTypeError."""
+    if not path.startswith("/"):
+        raise argparse.ArgumentTypeError(f"{path!r} is not an absolute path")
+    return path
 
 
 def _why_options(parser: argparse.ArgumentParser) -> None:
@@ -88,7 +97,7 @@ def _doctor_options(parser: argparse.ArgumentParser) -> None:
         ("--bin-dir", "/opt/cni/bin", "where the runtime looks for plugins"),
         ("--conf-dir", "/etc/cni/net.d", "where the runtime looks for network lists"),
     ):
-        parser.add_argument(option, metavar="DIR", default=default, help=f"{text} (%(default)s)")
+        parser.add_argument(option, metavar="DIR", type=absolute, default=default, help=f"{text} (%(default)s)")
 
 
 def _gc_options(parser: argparse.ArgumentParser) -> None:
@@ -153,7 +162,8 @@ def _places(parser: argparse.ArgumentParser) -> None:
         ("--data-dir", DEFAULT_DATA_DIR, "identity and settings"),
         ("--root", "/", "prefix for all of them: an image, or a test"),
     ):
-        parser.add_argument(option, metavar="DIR", default=default, help=f"{text} (%(default)s)")
+        kind = os.path.abspath if option == "--root" else absolute
+        parser.add_argument(option, metavar="DIR", type=kind, default=default, help=f"{text} (%(default)s)")
 
 
 def _run(options: argparse.Namespace) -> int:

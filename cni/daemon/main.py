@@ -36,7 +36,7 @@ from cni.daemon.service import OverlayService
 from cni.daemon.serving import Serving, raise_limits
 from cni.daemon.settings import Settings
 from cni.daemon.tuned import Tuned
-from cni.errors import CniError
+from cni.errors import CniError, InvalidConfig
 from cni.host import netns, process
 from cni.host.kernel import Kernel
 from cni.host.tunnels import Tunnels
@@ -99,6 +99,9 @@ def _settings(options: argparse.Namespace) -> Settings:
         )
         if value is not None
     }
+    for key, value in changes.items():
+        if not value.startswith("/"):
+            raise InvalidConfig(f"{key}: {value!r} is not an absolute path")
     return msgspec.structs.replace(found, **changes)
 
 
