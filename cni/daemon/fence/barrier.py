@@ -9,15 +9,15 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
-from cni.daemon.books import macs
-from cni.daemon.books.records import Attachment, Service
+from cni.daemon.books.records import Attachment
 from cni.daemon.books.state import State
 from cni.daemon.fence import compare, texts
-from cni.daemon.fence.values import TABLE, Bridge, Edge, Node, Port, Remote
+from cni.daemon.fence.values import TABLE, Node, Port
+from cni.daemon.fence.views import Beyond, bridge_of, bridges, change_of_remotes, port_of
 from cni.daemon.settings import Settings
 from cni.errors import FenceFailed
 from cni.host import iptables
@@ -25,21 +25,9 @@ from cni.host.nft import Nft
 
 log = logging.getLogger(__name__)
 
+__all__ = ["Barrier", "Beyond", "bridges", "port_of"]
+
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Beyond:
-    """What lies behind the tunnels: the devices, the overlay's CIDRs there, the members of isolation networks."""
-
-    tunnels: tuple[str, ...] = ()
-    far: tuple[str, ...] = ()
-    remotes: tuple[Remote, ...] = ()
-    edges: tuple[Edge, ...] = ()
-
-    def networks(self) -> set[str | None]:
-        """The networks that have members there."""
-        return {remote.network for remote in self.remotes}
 
 
 class Barrier:
@@ -140,7 +128,7 @@ class Barrier:
     def _wanted(self) -> compare.Wanted:
         return compare.Wanted(
             node=self._node(),
-            bridges=tuple(_bridge(name) for name in self._bridges),
+            bridges=tuple(bridge_of(name) for name in self._bridges),
             ports=tuple(self._ports.values()),
             remotes=self._beyond.remotes,
             edges=self._beyond.edges,
@@ -231,14 +219,14 @@ class Barrier:
         with self._lock:
             self._changes += 1
             self._bridges[name] = None
-            self._run(texts.open_bridge(_bridge(name)))
+            self._run(texts.open_bridge(bridge_of(name)))
 
     def remove_bridge(self, name: str) -> None:
         """A bridge of ours has gone."""
         with self._lock:
             self._changes += 1
             self._bridges.pop(name, None)
-            self._try(texts.close_bridge(_bridge(name)))
+            self._try(texts.close_bridge(bridge_of(name)))
 
     def admit(self, attachment: Attachment) -> None:
         """Let the attachment's port reach its network, before its link comes up. Raises FenceFailed."""
@@ -287,24 +275,10 @@ class Barrier:
                 if replace(before, remotes=()) != replace(beyond, remotes=()):
                     self._mend(self._listing())
                 else:
-                    self._change_remotes(before, beyond)
+                    for text in change_of_remotes(before, beyond, lambda network: self._networks[network] > 0):
+                        self._apply(text)
             except FenceFailed as error:
                 self._note(f"{error.msg}: {error.details}")
-
-    def _change_remotes(self, before: Beyond, after: Beyond) -> None:
-        """Only what changed, element by element: this happens at every attach on any node."""
-        assert self._nft is not None
-        old = {remote.network: remote.addresses for remote in before.remotes}
-        new = {remote.network: remote.addresses for remote in after.remotes}
-        for network in old.keys() | new.keys():
-            had, has = old.get(network, frozenset()), new.get(network, frozenset())
-            if network is not None and network not in old and self._networks[network] <= 0:
-                self._apply(texts.create_network(network))
-            for text in (texts.remove_remote(network, had - has), texts.add_remote(network, has - had)):
-                if text:
-                    self._apply(text)
-            if network is not None and network not in new and self._networks[network] <= 0:
-                self._apply(texts.forget_network(network))
 
     def missing(self, attachment: Attachment) -> list[str]:
         """What of the attachment's fence is not in the kernel: its elements, or the tables themselves."""
@@ -328,23 +302,3 @@ class Barrier:
             self._apply(text)
         except FenceFailed as error:
             log.warning("could not remove fence elements: %s", error.details)
-
-
-def _bridge(name: str) -> Bridge:
-    return Bridge(name, macs.of_bridge(name))
-
-
-def bridges(services: Iterable[Service]) -> list[str]:
-    """The names of the bridges these services are on, each once."""
-    return list(dict.fromkeys(service.bridge for service in services))
-
-
-def port_of(attachment: Attachment) -> Port:
-    """The fence's view of an attachment."""
-    return Port(
-        attachment.host_veth,
-        attachment.bridge,
-        attachment.mac,
-        tuple(held.ip for held in attachment.addresses),
-        attachment.isolation,
-    )

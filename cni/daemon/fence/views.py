@@ -1,0 +1,64 @@
+"""The fence's view of what the daemon knows: attachments, services, and what the mesh says of other nodes. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from cni.daemon.books import macs
+from cni.daemon.books.records import Attachment, Service
+from cni.daemon.fence import texts
+from cni.daemon.fence.values import Bridge, Edge, Port, Remote
+
+
+@dataclass(frozen=True)
+class Beyond:
+    """What lies behind the tunnels: the devices, the overlay's CIDRs there, the members of isolation networks."""
+
+    tunnels: tuple[str, ...] = ()
+    far: tuple[str, ...] = ()
+    remotes: tuple[Remote, ...] = ()
+    edges: tuple[Edge, ...] = ()
+
+    def networks(self) -> set[str | None]:
+        """The networks that have members there."""
+        return {remote.network for remote in self.remotes}
+
+
+def change_of_remotes(before: Beyond, after: Beyond, has_members: Callable[[str], bool]) -> Iterator[str]:
+    """The texts that make the members elsewhere what they are `after`, to be run in turn.
+
+    Only what changed, element by element: this happens at every attach on any node. `has_members`: whether somebody
+    here is of the network, which therefore is there, and stays.
+    """
+    old = {remote.network: remote.addresses for remote in before.remotes}
+    new = {remote.network: remote.addresses for remote in after.remotes}
+    for network in old.keys() | new.keys():
+        had, has = old.get(network, frozenset()), new.get(network, frozenset())
+        made_for_them = network is not None and not has_members(network)
+        if network is not None and made_for_them and network not in old:
+            yield texts.create_network(network)
+        yield from filter(None, (texts.remove_remote(network, had - has), texts.add_remote(network, has - had)))
+        if network is not None and made_for_them and network not in new:
+            yield texts.forget_network(network)
+
+
+def bridge_of(name: str) -> Bridge:
+    """The fence's view of a bridge of ours, by its name."""
+    return Bridge(name, macs.of_bridge(name))
+
+
+def bridges(services: Iterable[Service]) -> list[str]:
+    """The names of the bridges these services are on, each once."""
+    return list(dict.fromkeys(service.bridge for service in services))
+
+
+def port_of(attachment: Attachment) -> Port:
+    """The fence's view of an attachment."""
+    return Port(
+        attachment.host_veth,
+        attachment.bridge,
+        attachment.mac,
+        tuple(held.ip for held in attachment.addresses),
+        attachment.isolation,
+    )
