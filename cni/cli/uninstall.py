@@ -7,6 +7,7 @@ daemon runs, one is started for it: only a daemon knows what is attached, and ta
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 from pathlib import Path
 
@@ -73,9 +74,11 @@ def _daemon(run_dir: str, options: argparse.Namespace) -> Daemon | None:
             return None
         if process.is_daemon(_holder(run_dir)):
             raise  # it is there, and does not answer
+    if os.geteuid():
+        raise upkeep.Trouble("no daemon runs, and only root can start one")
+    say("note      no daemon runs: one is started, which knows what is attached")
     place = door.Place()
     place.run_dir, place.data_dir = run_dir, options.data_dir
-    say("note      no daemon runs: one is started, which knows what is attached")
     if systemd.is_running() and Path(UNIT_DIR, UNIT).exists() and not systemd.control("start", UNIT):
         return upkeep.await_daemon(run_dir, f"`journalctl -u {UNIT}`")
     autostart.spawn(autostart.program(place, door.Waiter(upkeep.READY_WITHIN)), run_dir)
