@@ -363,6 +363,34 @@ def test_a_node_that_is_gone_for_good_is_forgotten(trio: Clustered, measured: Me
     measured("a node forgotten and its id taken by another: it returned as a third, with its subnet")
 
 
+def test_a_node_that_was_forgotten_too_early_takes_nothing_from_its_heir(trio: Clustered, measured: Measured) -> None:
+    """It was only stopped, and its id and the subnet of its service are another's when it goes on."""
+    one, late = trio.nodes[1], trio.member(8)
+    kept, asker = late.container("early"), one.container("asker")
+    wait_for(lambda: late.tool("status")["problems"] == [], "all is claimed")
+    number = late.tool("status")["node"]["node_id"]
+    assert late.daemon is not None
+    late.daemon.send_signal(signal.SIGSTOP)
+    try:
+        wait_for(lambda: number in gone_ids(one), "its lease's end", 40)
+        one.tool("peer", "forget", str(number))
+        heir = trio.member(9)
+        wait_for(lambda: heir.tool("status")["node"]["node_id"] == number, "its id is free")
+        theirs = heir.container("early")
+        assert theirs.address == kept.address, "the rule leads the heir to the same subnet"
+    finally:
+        late.daemon.send_signal(signal.SIGCONT)
+    wait_for(lambda: any("service early" in words for words in late.tool("status")["problems"]), "it is told", 40)
+    fresh = late.container("early")
+    assert fresh.address != theirs.address
+    wait_for(lambda: asker.pings(fresh.address), "a new container of the node", 40)
+    wait_for(lambda: asker.pings(theirs.address), "the heir's", 40)
+    late.remove(kept)
+    wait_for(lambda: late.tool("status")["problems"] == [], "nothing of the heir's is left", 60)
+    wait_for(lambda: fresh.pings(theirs.address), "the heir's container from the node", 40)
+    measured("a node forgotten while it was stopped: it gives up what its heir has, new containers are reached")
+
+
 def gone_ids(node: Node) -> dict[int, dict[str, Any]]:
     return {each["node_id"]: each for each in node.tool("peer", "gone")}
 

@@ -250,6 +250,26 @@ def test_the_first_slot_is_kept_also_when_idle(daemons):
     assert state.shrink_service("web") == ()
 
 
+def test_nobody_new_gets_an_address_in_a_subnet_that_another_node_has(daemons):
+    """And it goes with the last who is in it, once the service has another."""
+    state = daemons()
+    state.take_service("web", "auto", "zl-web")
+    (lost,) = state.services["web"].subnets
+    old = attach(state, "c1")
+    state.set_lost([lost])
+    with pytest.raises(NeedsSlot):
+        attach(state, "c2")
+    with pytest.raises(NeedsSlot):
+        state.lease("web")
+    _, fresh = state.grow_service("web", 4).subnets
+    assert ipaddress.ip_address(ip_of(attach(state, "c2"))) in ipaddress.ip_network(fresh)
+    assert state.idle_slots("web") == ()
+    state.drop(old.key)
+    assert state.shrink_service("web") == (ipaddress.ip_network(lost),)
+    state.set_lost([])
+    assert state.shrink_service("web") == ()
+
+
 def test_slots_grown_shrunk_and_grown_again_never_meet(daemons):
     state = daemons()
     state.take_service("db", "auto", "b2")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 
@@ -28,6 +28,7 @@ class ServiceBook:
         self.addresses = Addresses(settings.address_cooldown)
         self.service_cidr = settings.service_cidr
         self._foreign: list[Network] = []
+        self.lost: frozenset[str] = frozenset()  # subnets on record here that are another node's now (membership.py)
         self.changed: Callable[[], None] = lambda: None  # called after every change of attachments and services
         self.services: dict[str, Service] = restore.services(store)
         self.node = restore.node(store) or Node(
@@ -84,6 +85,15 @@ class ServiceBook:
             if list(networks) != self._foreign:
                 self._foreign = list(networks)
                 self._rebuild_segments()
+
+    def set_lost(self, cidrs: Collection[str]) -> None:
+        """Subnets of services here that another node has: nobody new gets an address in them."""
+        with self._lock:
+            self.lost = frozenset(cidrs)
+
+    def usable(self, service: Service, version: int) -> list[Network]:
+        """The subnets of a service in which somebody new may get an address."""
+        return [network for network in service.networks(version) if str(network) not in self.lost]
 
     # --- services and their slots --------------------------------------------------------------------------------
 
@@ -152,13 +162,15 @@ class ServiceBook:
             return grown
 
     def idle_slots(self, name: str) -> tuple[Network, ...]:
-        """The further slots of a service in which nobody holds an address."""
+        """The further slots of a service in which nobody holds an address, and a first one that is lost."""
         with self._lock:
             service = self.services.get(name)
             if service is None:
                 return ()
             further = [network for version in self._segments for network in service.networks(version)[1:]]
-            return tuple(network for network in further if not self.addresses.any_in(network))
+            firsts = [networks[0] for version in self._segments if len(networks := service.networks(version)) > 1]
+            lost = [network for network in firsts if str(network) in self.lost]
+            return tuple(network for network in (*lost, *further) if not self.addresses.any_in(network))
 
     def shrink_service(self, name: str, only: Sequence[Network] | None = None) -> tuple[Network, ...]:
         """Give back the further slots that are idle (of those in `only`, if given); returns them."""

@@ -60,7 +60,7 @@ class State(ServiceBook):
             picked = []
             for version in self._segments:
                 asked = next((a for a in wanted if a.version == version), None)
-                picked.append(self.addresses.pick(version, service.networks(version), asked, own))
+                picked.append(self.addresses.pick(version, self.usable(service, version), asked, own))
             mac = attachment.mac or macs.of_address(picked[0].ip)
             if mac != macs.of_address(picked[0].ip):
                 self._refuse_taken(mac, attachment)
@@ -104,7 +104,7 @@ class State(ServiceBook):
                 return False
             known = self.services.get(service)
             for version, registry in self._segments.items():
-                if known is not None and self.addresses.has_free(known.networks(version)):
+                if known is not None and self.addresses.has_free(self.usable(known, version)):
                     continue
                 try:
                     registry.assign_further(service, str(self.node.node_id), len(registry.held) + 1)
@@ -160,19 +160,19 @@ class State(ServiceBook):
         empty for allocate_ip's. Raises NeedsSlot, KeyError for no such service."""
         with self._lock:
             version = ipaddress.ip_network(self.node.cluster_cidr).version
-            return self._lease(self.services[service].networks(version), service, owner)
+            return self._lease(version, self.usable(self.services[service], version), service, owner)
 
     def lease_home(self, owner: str = "") -> Held:
         """An address of the node's own slice, for what belongs to no service. Raises PoolExhausted."""
         with self._lock:
             home = self.node.home(ipaddress.ip_network(self.node.cluster_cidr).version)
             try:
-                return self._lease([home], "", owner)
+                return self._lease(home.version, [home], "", owner)
             except NeedsSlot as full:
                 raise PoolExhausted(f"IP allocator exhausted: no address of slice {home} is free") from full
 
-    def _lease(self, subnets: list[Network], service: str, owner: str) -> Held:
-        held = self.addresses.pick(subnets[0].version, subnets)
+    def _lease(self, version: int, subnets: list[Network], service: str, owner: str) -> Held:
+        held = self.addresses.pick(version, subnets)
         lease = Lease(held.ip, service, owner)
         self._store.apply([("lease", held.ip, msgspec.json.encode(lease))])
         self.leases[held.ip] = lease

@@ -78,7 +78,7 @@ class Claims:
         wanted = Slot(self.member.identity, use)
         done, found = self._etcd.transact([Is(key, "CREATE", 0)], [_put(key, wanted)], [Get(key)])
         if not done:
-            there = msgspec.json.decode(found[0].value, type=Slot) if found else None
+            there = _slot(found[0].value) if found else None
             if there is not None and there.owner == self.member.identity and (spare or there.use == SPARE):
                 done, _ = self._etcd.transact([Is(key, "VALUE", found[0].value)], [_put(key, wanted)])
             elif there != wanted:
@@ -149,13 +149,15 @@ class Claims:
             self._taking = {cidr: since for cidr, since in self._taking.items() if now - since < 60.0}
             taking = set(self._taking)
         for cidr, service in used.items():
-            if view.slots.get(cidr) != Slot(own, SERVICE + service) and not self._take(cidr, SERVICE + service, True):
-                log.error("the subnet %s of service %s is another node's in etcd", cidr, service)
+            if view.slots.get(cidr) != Slot(own, SERVICE + service):
+                self._take(cidr, SERVICE + service, True)  # another's stays so: `Membership.heed_losses` tells
         mine = {cidr: slot for cidr, slot in view.slots.items() if slot.owner == own}
         for cidr, slot in mine.items():
             if self._registry.slots.get(cidr) != slot and cidr not in used:
                 self._registry.slots.put(cidr, slot)
         for cidr in set(self._registry.slots.all()) - view.slots.keys() - taking - kept - used.keys():
+            self._registry.slots.drop(cidr)
+        for cidr in [c for c in self._registry.slots.all() if c in view.slots and view.slots[c].owner != own]:
             self._registry.slots.drop(cidr)
         idle = {c for c, s in mine.items() if s.use.startswith(SERVICE) and c not in {*used, *kept, *taking}}
         self._idle = {cidr: self._idle.get(cidr, now) for cidr in idle}
@@ -194,6 +196,14 @@ class Claims:
                     return  # the rest is for those who need it now
                 self._take(str(network), SPARE)
                 taken.append(network)
+
+
+def _slot(value: bytes) -> Slot | None:
+    """What stands there; None for what nobody can read, which is nobody's to take."""
+    try:
+        return msgspec.json.decode(value, type=Slot)
+    except msgspec.DecodeError:
+        return None
 
 
 def _put(key: str, slot: Slot) -> Put:

@@ -175,6 +175,9 @@ class Cluster:
                 self._note("etcd", f"etcd cannot be asked, and the node goes on with what it holds: {error}")
                 self._stop.wait(pause * random.uniform(0.8, 1.2))
                 pause = min(pause * 2, BACKOFF[1])
+            except CniError as error:
+                self._note("join", f"this node has no part in the cluster: {error}")
+                self._stop.wait(BACKOFF[1])
             except Exception:
                 log.exception("the cluster's thread stumbled")
                 self._stop.wait(BACKOFF[1])
@@ -193,6 +196,9 @@ class Cluster:
         while not self._stop.is_set():
             try:
                 for now, events in self._etcd.watch(self._view.keys.base, revision + 1):
+                    if now < revision:
+                        log.info("reading the cluster anew: etcd was put back to an earlier time")
+                        return
                     self._heard(events)
                     revision = max(revision, now) if events else revision
                     self._note("etcd", "")
@@ -267,6 +273,7 @@ class Cluster:
                 log.warning("etcd does not know this node's claims: making them again")
                 self._membership.join()
                 last = 0.0
+            self._membership.heed_losses()
             self._publish()
             if self._synced and time.monotonic() - last > HOUSEKEEPING:
                 self._membership.reconcile()

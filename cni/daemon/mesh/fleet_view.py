@@ -171,7 +171,7 @@ class View:
         return (
             self.ids.get(node_id) == own
             and self.holders.get(keys.decode(public_key).hex()) == own
-            and all(cidr in self.slots for cidr in slices)
+            and all(cidr in self.slots and self.slots[cidr].owner == own for cidr in slices)
         )
 
 

@@ -114,6 +114,23 @@ class Membership:
         with self._lock:
             return self._view.knows(member.identity, member.node_id, self._claimed, member.slices)
 
+    def heed_losses(self) -> None:
+        """Subnets of services here that etcd says are another node's: it took them after somebody had said that this
+        node was gone for good. Containers that are there stay, others do not reach them; nobody new comes in."""
+        own, state = self.claims.member.identity, self._service.state
+        with self._lock:
+            lost = {
+                cidr: (each.name, fleet_view.view_name(self._view, self._view.slots[cidr].owner))
+                for each in list(state.services.values())
+                for cidr in each.subnets
+                if cidr in self._view.slots and self._view.slots[cidr].owner != own
+            }
+        state.set_lost(lost.keys())
+        which = ", ".join(f"{cidr} of service {name} is {who}'s" for cidr, (name, who) in sorted(lost.items()))
+        self._note(
+            "lost", which and f"other nodes do not reach some containers here, make them anew: the subnet {which}"
+        )
+
     def reconcile(self) -> None:
         """Look after our own claims. Raises EtcdError."""
         state = self._service.state

@@ -35,14 +35,17 @@ class OwnWord:
     def document(self) -> NodeDoc:
         """As it is now."""
         state = self._service.state
+        lost = state.lost
         subnets: list[str] = []
         dedicated = {}
         for each in list(state.services.values()):
             if each.mode == "dedicated":
                 own = self._identity.dedicated(each.name)
-                dedicated[each.name] = Dedicated(own.public_key, own.port, each.subnets)
+                held = tuple(cidr for cidr in each.subnets if cidr not in lost)
+                dedicated[each.name] = Dedicated(own.public_key, own.port, held)
             else:
-                subnets += each.subnets  # a shared service has none: the shared bridge has
+                # A shared service has none: the shared bridge has.
+                subnets += (cidr for cidr in each.subnets if cidr not in lost)
         members: dict[str, set[str]] = {}
         for attachment in state.snapshot():
             if attachment.isolation is not None:
