@@ -14,7 +14,7 @@ import pytest
 from cni.overlay import wire
 
 from .etcds import PROGRAM, Clustered
-from .fleet import Container, Node, arrives, echoes, run, wait_for
+from .fleet import PORT, Container, Node, arrives, echoes, node_key, run, wait_for
 from .test_static import Machine
 
 pytestmark = [
@@ -186,3 +186,21 @@ def test_the_underlay_sees_nothing_but_wireguard_and_etcd(trio: Clustered) -> No
     assert count("tcp port 2379") > 0
     assert count(f"not ( {ours} ) and not tcp port 2379 and not ( {neighbours} )") == 0
     assert count("ip[6:2] & 0x3fff != 0") == 0, "nothing had to be fragmented"
+
+
+def test_yaml_peers_beside_a_cluster(trio: Clustered) -> None:
+    """One that was written down for what is a node of the cluster now takes nothing from it, and may say where it is
+    called; one outside the cluster is a peer as without. The last test here, for it adds a node."""
+    two = trio.nodes[2]
+    outside = trio.node(8, start=False, slice_cidr="10.201.9.0/26", cluster_cidr="10.200.0.0/15", service_cidr=None)
+    stale = {"public_key": node_key(two), "endpoint": f"{two.underlay}:{PORT}", "allowed_ips": ["10.200.255.192/26"]}
+    other = {"public_key": node_key(outside), "endpoint": f"{outside.underlay}:{PORT}"}
+    both = [stale, {**other, "allowed_ips": ["10.201.9.0/26"]}]
+    mixed = trio.member(4, peers=both, cluster_cidr6="fd00:200::/48")
+    wait_for(lambda: mixed.status().peer_count == 4, "all peers")
+    one, two_ = mixed.container("mixed"), two.container("mixed")
+    arrives(one, two_)
+    arrives(two_, one)
+    found = {peer["public_key"]: peer["allowed_ips"] for peer in mixed.tool("peers")}
+    assert found[other["public_key"]] == ["10.201.9.0/26"]
+    assert "10.200.255.192/26" not in found[stale["public_key"]]

@@ -528,6 +528,15 @@ def test_two_machines_join_by_token(pair: Fleet) -> None:
             assert one.cli("join", back, *run_dir).returncode == 0
         assert one.cli("join", token, *run_dir).returncode == 1, "its own"
         assert one.cli("join", "zlnode1.AAAA", *run_dir).returncode == 1
+        two.cli("peer", "rotate", "--run-dir", str(two.directory / "run"))
+        assert one.cli("join", two.tool("peer", "token")["token"], *run_dir).returncode == 0, "the same with a new key"
+        assert [peer["public_key"] for peer in one.tool("peers")] == [two.status().public_key]
+        wait_for(lambda: a.pings(b.address), "the way again")
+        three = made.node(3, service_cidr=two.settings["service_cidr"])
+        refused = one.cli("join", three.tool("peer", "token")["token"], *run_dir)
+        assert refused.returncode == 1, "what it has is another peer's already"
+        assert "overlaps the peer" in refused.stderr
+        assert a.pings(b.address)
         two.end(signal.SIGKILL)
         shutil.rmtree(two.directory / "run")  # as after a reboot
         two.start()

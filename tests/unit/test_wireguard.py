@@ -138,6 +138,13 @@ def test_a_later_book_has_its_keys_and_its_networks() -> None:
     assert found["B"].allowed_ips == ()
 
 
+def test_who_is_called_elsewhere_keeps_what_is_behind_him() -> None:
+    cluster = (Target("A", (HERE,), ("10.0.1.0/26",)), Target("B", (HERE,), ("10.0.2.0/26",)))
+    assert wireguard.called_as(cluster, []) == cluster
+    found = wireguard.called_as(cluster, [Target("A", (THERE, HERE), ("10.0.9.0/26",)), Target("C", (NEW,))])
+    assert found == (Target("A", (THERE, HERE), ("10.0.1.0/26",)), cluster[1])
+
+
 def test_routes_lead_to_peers_but_never_round_in_a_circle() -> None:
     targets = [
         Target("A", (HERE,), ("10.0.5.0/26", "0.0.0.0/0", "::/0")),

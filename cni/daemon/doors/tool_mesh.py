@@ -125,6 +125,10 @@ def join(service: OverlayService, env: Mapping[str, str]) -> Answer:
     own = token(service, env)
     invitation = joined.decode(env.get("TOKEN", ""))
     joined.judge(invitation, service.state.node, mesh.public_key(), _own(service))
+    known = [each for each in mesh.joined.all() if not joined.is_again(each, invitation)]
+    others = [(each.name, each.public_key, each.allowed_ips) for each in known]
+    others += [(each.name, each.public_key, each.allowed_ips) for each in service.settings.peers]
+    joined.judge_beside(invitation, others)
     mesh.joined.add(invitation)
     mesh.sync()
     return {"name": invitation.name, "public_key": invitation.public_key, "token": own["token"]}

@@ -9,7 +9,9 @@ from __future__ import annotations
 import base64
 import binascii
 import ipaddress
+import itertools
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -73,13 +75,35 @@ def judge(invitation: Invitation, node: Node, own_key: str, own: tuple[str, ...]
         )
     if invitation.node_id == node.node_id:
         raise InvalidConfig(f"both nodes have the node id {node.node_id}", "set another node_id on one of them")
-    for theirs in map(ipaddress.ip_network, invitation.allowed_ips):
-        for ours in map(ipaddress.ip_network, own):
-            if theirs.version == ours.version and theirs.overlaps(ours):
-                raise InvalidConfig(
-                    f"the other node has {theirs}, which overlaps this one's {ours}",
-                    "give each node a slice_cidr and a service_cidr of its own",
-                )
+    _apart(invitation.allowed_ips, own, "this one's")
+
+
+def judge_beside(invitation: Invitation, others: Iterable[tuple[str, str, tuple[str, ...]]]) -> None:
+    """Whether the node can be in an overlay with those that are peers already: the name, key and CIDRs of each. A
+    subnet of two would draw the traffic of one to the other. Raises InvalidConfig: what to do."""
+    for name, key, cidrs in others:
+        if key != invitation.public_key:
+            _apart(invitation.allowed_ips, cidrs, f"the peer {name or key}'s")
+
+
+def _apart(theirs: Iterable[str], ours: Iterable[str], whose: str) -> None:
+    for one, other in itertools.product(map(ipaddress.ip_network, theirs), map(ipaddress.ip_network, ours)):
+        if one.version == other.version and one.overlaps(other):
+            raise InvalidConfig(
+                f"the other node has {one}, which overlaps {whose} {other}",
+                "give each node a slice_cidr and a service_cidr of its own; "
+                "if it is the same machine with a new key, `zlayer-cni peer remove` it first",
+            )
+
+
+def is_again(before: Invitation, invitation: Invitation) -> bool:
+    """Whether a node that was joined is this one, with another key perhaps: it has made itself a new one."""
+    same = (before.name, before.node_id, before.allowed_ips) == (
+        invitation.name,
+        invitation.node_id,
+        invitation.allowed_ips,
+    )
+    return before.public_key == invitation.public_key or same
 
 
 class Joined:
@@ -96,9 +120,10 @@ class Joined:
             return list(self._load().values())
 
     def add(self, invitation: Invitation) -> None:
-        """Remember a node, in place of an earlier token of its key. Raises InputOutput."""
+        """Remember a node, in place of earlier tokens of its key or its node id. Raises InputOutput."""
         with self._lock:
-            self._save({**self._load(), invitation.public_key: invitation})
+            others = {key: each for key, each in self._load().items() if not is_again(each, invitation)}
+            self._save({**others, invitation.public_key: invitation})
 
     def remove(self, public_key: str) -> bool:
         """Forget it; False if it was not there. Raises InputOutput."""

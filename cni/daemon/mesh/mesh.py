@@ -196,8 +196,7 @@ class Mesh:
     def targets(self, service: str = GLOBAL) -> dict[str, Target]:
         """The peers of a device as they should be, by key."""
         own = self._identity.public_key() if service == GLOBAL else self._identity.dedicated(service).public_key
-        books = [self._fleet.peers.get(service, ())] if self._fleet is not None else []
-        return wireguard.merged([*books, *self._sources.of(service)], own)
+        return wireguard.merged(self._sources.of(service, self._fleet), own)
 
     # --- the thread --------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from cni.daemon.books.registry import Edge as EdgeRecord
 from cni.daemon.books.registry import Guest, Registry
 from cni.daemon.fence.barrier import Beyond
 from cni.daemon.fence.values import Edge, Remote
-from cni.daemon.mesh import peer_book
+from cni.daemon.mesh import peer_book, wireguard
 from cni.daemon.mesh.endpoints import is_name, split_endpoint
 from cni.daemon.mesh.fleet_view import GLOBAL, KEEPALIVE, Fleet
 from cni.daemon.mesh.joined import Invitation, Joined
@@ -31,13 +31,18 @@ class Sources:
     def __init__(self, settings: Settings, registry: Registry, joined: Joined) -> None:
         self._settings, self._registry, self._joined = settings, registry, joined
 
-    def of(self, service: str) -> list[Iterable[Target]]:
-        """The books of one device's peers; what a later one says counts. Raises InvalidConfig, StateUnusable."""
+    def of(self, service: str, fleet: Fleet | None) -> list[Iterable[Target]]:
+        """The books of one device's peers; what a later one says counts. Raises InvalidConfig, StateUnusable.
+
+        What a node has behind it the cluster knows better than the YAML; where it is called, the YAML may.
+        """
         scope = None if service == GLOBAL else service
         told = [_of_book(peer) for peer in peer_book.of_device(self._registry.peers.all(), scope)]
+        nodes = fleet.peers.get(service, ()) if fleet is not None else ()
         if service != GLOBAL:
-            return [told]
-        return [self._static(), [_of_invitation(each) for each in self._joined.all()], told]
+            return [nodes, told]
+        static = [*self._static(), *(_of_invitation(each) for each in self._joined.all())]
+        return [static, wireguard.called_as(nodes, static), told]
 
     def _static(self) -> list[Target]:
         found = []

@@ -81,6 +81,17 @@ def _without(target: Target, cidr: str) -> Target:
     )
 
 
+def called_as(targets: Iterable[Target], others: Iterable[Target]) -> tuple[Target, ...]:
+    """The targets, each called first where the one of `others` with its key says."""
+    known = {other.public_key: other.endpoints for other in others}
+    if not known:
+        return tuple(targets)
+    return tuple(
+        replace(target, endpoints=tuple(dict.fromkeys((*known.get(target.public_key, ()), *target.endpoints))))
+        for target in targets
+    )
+
+
 def changes(
     seen: Mapping[str, PeerSeen], wanted: Mapping[str, Peer], configured: Mapping[str, str], ages: Mapping[str, float]
 ) -> list[PeerChange]:
