@@ -96,7 +96,7 @@ class Conntrack:
     def _answers(self) -> Iterator[bytes]:
         """Bodies, less their nfgenmsg, until the kernel says it is done. Raises ConntrackError."""
         while True:
-            data = self._socket.recv(1 << 17)
+            data = self._socket.recv(1 << 16)
             while len(data) >= _HEADER.size:
                 size, kind, _, _, _ = _HEADER.unpack_from(data)
                 if kind == _DONE:

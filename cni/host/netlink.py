@@ -32,7 +32,7 @@ _ERRNO = struct.Struct("=i")
 RECEIVE_BUFFER = 1 << 22  # bytes of answers the kernel may keep for us: each refused message is an answer of its own
 AT_ONCE = 512  # messages in one send; more are sent in parts, so that their answers fit
 _RCVBUFFORCE = 33
-RECEIVE = 1 << 18  # an answer to a dump is at most 32 KiB a read; this leaves room
+RECEIVE = 1 << 16  # a read gives at most 32 KiB of a dump; from 128 KiB on every read would map memory, and unmap it
 DUMP_TRIES = 5  # a dump that the kernel says was interrupted is repeated so often
 
 

@@ -61,7 +61,7 @@ class Shapes:
         size = _HEADER.size + len(request)
         self._socket.send(_HEADER.pack(size, _SUBSYSTEM << 8 | kind, _REQUEST | _DUMP, self._number, 0) + request)
         while True:
-            data = self._socket.recv(1 << 18)
+            data = self._socket.recv(1 << 16)
             at = 0
             while at < len(data):
                 length, what, flags, number, _ = _HEADER.unpack_from(data, at)
