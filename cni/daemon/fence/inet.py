@@ -5,8 +5,10 @@ from __future__ import annotations
 from cni.daemon.fence.rules import EARLY, FILTER, HAS_OPTIONS, Chain, Rule, base_chain, ipv4_options, plain_chain
 from cni.daemon.fence.values import FLAT, Node
 
-# Tunnels a host may end without being asked: GRE and MPLS in UDP, VXLAN and GPE, FOU, GUE, Geneve, flannel's VXLAN.
-_TUNNEL_PORTS = "{ 4754, 4789, 4790, 5555, 6080, 6081, 6635, 8472 }"
+# Tunnels a host may end without asking who sends: L2TP and GTP-U (which go by a number in the packet), AMT, GRE and
+# MPLS in UDP, VXLAN and GPE, FOU, GUE, Geneve, TIPC, flannel's VXLAN. Not those that know their peers by a key: IPsec,
+# WireGuard, OpenVPN.
+_TUNNEL_PORTS = "{ 1701, 2152, 2268, 4754, 4789, 4790, 5555, 6080, 6081, 6118, 6635, 8472 }"
 # ICMP, ICMPv6, TCP, UDP, SCTP: the resolver and the daemon, no tunnels.
 _NODE_PROTOCOLS = "meta l4proto { 1, 58, 6, 17, 132 }"
 _IP = (("4", "ip"), ("6", "ip6"))

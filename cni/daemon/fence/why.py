@@ -17,7 +17,7 @@ from cni.daemon.fence.values import chain_of
 from cni.daemon.fence.verdict import HOST_FIREWALL, Spot, Verdict, describe, named
 
 # The rules "tunnel to the node" (fence_inet) have the same ports: tests/unit/test_why.py compares them.
-TUNNEL_PORTS = frozenset({4754, 4789, 4790, 5555, 6080, 6081, 6635, 8472})
+TUNNEL_PORTS = frozenset({1701, 2152, 2268, 4754, 4789, 4790, 5555, 6080, 6081, 6118, 6635, 8472})
 
 
 @dataclass(frozen=True, slots=True)

@@ -341,7 +341,7 @@ def tunnels_to_the_node(lab: Lab) -> Case:
         )
     ]
     vxlan = struct.pack("!II", 8 << 24, 1 << 8) + p.frame(it.mac, me.mac, p.IPV4, inner)
-    for port in (4789, 8472, 6081, 5555):
+    for port in (1701, 2152, 2268, 4789, 5555, 6081, 6118, 8472):
         packet = p.ip4(me.four, NODE4, p.UDP, p.udp(me.four, NODE4, 9999, port, vxlan))
         frames.append(p.frame(GATEWAY_MAC, me.mac, p.IPV4, packet))
     return to_host(lab, *frames)

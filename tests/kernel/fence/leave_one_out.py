@@ -20,6 +20,7 @@ from . import (  # noqa: F401 - they register
     attacks_hairpin,
     attacks_mesh,
     attacks_neighbours,
+    attacks_odd,
     attacks_routed,
     matrix,
 )

@@ -11,6 +11,7 @@ from . import (  # noqa: F401 - they register
     attacks_hairpin,
     attacks_mesh,
     attacks_neighbours,
+    attacks_odd,
     attacks_routed,
 )
 from .lab import Lab
