@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import shutil
 import threading
@@ -12,8 +13,14 @@ from typing import Any, TypeVar
 import pytest
 
 from cni.daemon import settings
+from cni.daemon.books.identity import Member
+from cni.daemon.books.registry import Registry
+from cni.daemon.books.store import Store
+from cni.daemon.mesh.claims import Claims
 from cni.daemon.mesh.etcd import Etcd
 from cni.daemon.mesh.etcd_wire import Compacted, Delete, EtcdError, Get, Is, Put, Unreachable
+from cni.daemon.mesh.fleet_view import View
+from cni.errors import PoolExhausted
 
 from .etcds import PROGRAM, EtcdServer, ask_for_passwords, certificates
 from .fleet import PREFIX, inside, run, wait_for
@@ -95,6 +102,64 @@ def test_everything_is_read_as_of_one_moment(lab: Lab) -> None:
         return len(items), revision - items[-1].changed
 
     assert lab(work) == (2300, 0)
+
+
+class Claimant:
+    """A node's claims, and what it sees in etcd."""
+
+    def __init__(self, lab: Lab, directory: Path, identity: str, cluster: str) -> None:
+        self.lab, self.cluster, self.client, self.view = lab, cluster, lab.client(), View("/claims/z/")
+        self.registry = Registry(Store(directory / f"{identity}.db"))
+        member = Member(identity, 0, ())
+        self.claims = Claims(self.client, self.view.keys, self.registry, member)
+
+    def look(self) -> None:
+        items, _ = self.client.read(self.view.keys.base)
+        self.view.load(((item.key, item.value) for item in items), 0.0)
+
+    def join(self) -> str:
+        self.look()
+        number = self.claims.take_id(0, self.view.ids)
+        self.claims.member = Member(self.claims.member.identity, number, ())
+        return self.claims.take_slice(self.cluster, number, self.view, None)
+
+    def reconcile(self) -> int:
+        """A look at its own claims; how many slots it holds in advance then."""
+        self.look()
+        self.claims.reconcile(self.view, {}, (), [self.cluster])
+        return sum(slot.use == "spare" for slot in self.registry.slots.all().values())
+
+
+def test_slots_held_in_advance_are_nobodys_loss(lab: Lab, tmp_path: Path) -> None:
+    """A range of four: who needs a slice gets one, though another node held it in advance."""
+    cluster = "10.9.0.0/24"
+    one, two, three, four = (Claimant(lab, tmp_path, f"node{n}", cluster) for n in range(1, 5))
+
+    def work() -> None:
+        slices = [one.join()]
+        assert one.reconcile() == 1
+        slices.append(two.join())
+        assert (two.reconcile(), one.reconcile()) == (0, 0)
+        slices += [three.join(), four.join()]
+        assert len(set(slices)) == 4
+        assert one.reconcile() == 0
+        five = Claimant(lab, tmp_path, "node5", cluster)
+        with pytest.raises(PoolExhausted):
+            five.join()
+
+    lab(work)
+
+
+def test_a_slot_that_nobody_can_read_is_nobodys_to_take(lab: Lab, tmp_path: Path) -> None:
+    who = Claimant(lab, tmp_path, "reader", "10.8.0.0/16")
+
+    def work() -> None:
+        who.join()
+        who.client.put(who.view.keys.slot("10.8.7.0/26"), b"{")
+        assert not who.claims.claim(ipaddress.ip_network("10.8.7.0/26"), "web")
+        assert who.claims.claim(ipaddress.ip_network("10.8.7.64/26"), "web")
+
+    lab(work)
 
 
 def test_a_lease_ends_and_its_keys_with_it(lab: Lab) -> None:

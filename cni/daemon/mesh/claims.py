@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 UNUSED = 300.0  # seconds for which a slot of ours that no service uses is kept: containers come back after a reboot
 TRIES = 64  # ids beyond the known ones that are tried: many nodes may begin at once
 SPARES = 2  # slots of each family that are held in advance, so that a new service can begin while etcd is down
+FEW, SCARCE = 0.5, 0.75  # parts of a range taken from which on none is held in advance, and what was is given back
 
 
 class Claims:
@@ -184,18 +185,28 @@ class Claims:
         for cluster in clusters:
             version = _network(cluster).version
             slots = self._registry.slots.all()
+            taken = [each for each in map(_network, {*view.slots, *slots}) if each.version == version]
             have = sum(1 for c, s in slots.items() if s.use == SPARE and _network(c).version == version)
-            if have >= SPARES:
+            segments = Segments.over(cluster)
+            if len(taken) >= segments.slots * SCARCE:
+                self._give_spares_back(version)
                 continue
-            taken = [_network(cidr) for cidr in {*view.slots, *slots}]
             for n in range(have, SPARES):
-                try:
-                    segments = Segments.over(cluster).reserve_all(taken)
-                    network, _ = segments.assign(SPARE, f"{self.member.node_id}#{n}")
-                except PoolExhausted:
-                    return  # the rest is for those who need it now
+                if len(taken) >= segments.slots * FEW:
+                    break  # the rest is for those who need it now
+                network, _ = segments.reserve_all(taken).assign(SPARE, f"{self.member.node_id}#{n}")
                 self._take(str(network), SPARE)
                 taken.append(network)
+
+    def _give_spares_back(self, version: int) -> None:
+        """Somebody else may need them now. Raises EtcdError."""
+        with self._lock:  # no service takes one meanwhile
+            slots = self._registry.slots.all().items()
+            mine = [(c, s) for c, s in slots if s.use == SPARE and _network(c).version == version]
+            for cidr, _ in mine:
+                self._registry.slots.drop(cidr)
+        for cidr, slot in mine:
+            self._give_back(cidr, slot)
 
 
 def _slot(value: bytes) -> Slot | None:
