@@ -88,7 +88,7 @@ def _prove(binary: Path) -> None:
 
 def _sweep(options: argparse.Namespace, home: Path, source: Path) -> None:
     """Older versions go, here and where the single file lays itself down; but not what somebody runs or points to."""
-    used = versions.executed()
+    used = set()
     for directory in {*BIN_DIRS, options.bin_dir, TOOL_DIR}:
         link = under(options.root, directory) / NAME
         if link.is_symlink():

@@ -12,6 +12,9 @@ from cni.cli.ask import ask
 
 def run(options: argparse.Namespace) -> int:
     """Do what the word after `peer` says; raises NoDaemon, Refused."""
+    if options.what in ("remove", "forget") and not options.peer:
+        sys.stderr.write(f"zlayer-cni: peer {options.what}: which PEER? `zlayer-cni peers` and `peer gone` name them\n")
+        return 2
     match options.what:
         case "token":
             found = ask(options.run_dir, "token")

@@ -89,14 +89,18 @@ def superfluous(laid_down: Mapping[str, float], current: str, used: Collection[s
 
 
 def sweep(target: Path, current: str, executable: str, used: Collection[Path]) -> list[Path]:
-    """Take superfluous versions out of `target`: directories with an `executable`. `used` are paths below them.
+    """Take superfluous versions out of `target`: directories with an `executable`. `used` are paths below some of them.
 
     Returns what went. Raises OSError.
     """
     with contextlib.suppress(FileNotFoundError):
-        homes = {path.name: path.stat().st_mtime for path in target.iterdir() if (path / executable).is_file()}
-        homes = {name: mtime for name, mtime in homes.items() if not name.startswith(".")}
-        in_use = {path.relative_to(target).parts[0] for path in used if path.is_relative_to(target) and path != target}
+        running = executed()
+        homes, in_use = {}, {path.relative_to(target).parts[0] for path in used if target in path.parents}
+        for home in target.iterdir():
+            if (home / executable).is_file() and not home.name.startswith("."):
+                homes[home.name] = home.stat().st_mtime
+                if identity(home / executable) in running:
+                    in_use.add(home.name)
         gone = [target / name for name in superfluous(homes, current, in_use)]
         for home in gone:
             take_away(home)
@@ -112,10 +116,16 @@ def take_away(home: Path) -> None:
     shutil.rmtree(stale)
 
 
-def executed() -> set[Path]:
-    """The programs that processes of this machine run from."""
+def executed() -> set[tuple[int, int]]:
+    """The programs that processes of this machine run from, whatever path they know them by."""
     found = set()
     for link in Path("/proc").glob("[0-9]*/exe"):
         with contextlib.suppress(OSError):
-            found.add(link.readlink())
+            found.add(identity(link))
     return found
+
+
+def identity(path: Path) -> tuple[int, int]:
+    """Which file is there. Raises OSError."""
+    status = path.stat()
+    return status.st_dev, status.st_ino

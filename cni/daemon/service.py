@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import os
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -38,6 +39,7 @@ from cni.verbs import Asked, Attached, Target
 
 log = logging.getLogger(__name__)
 
+ROOM = 32 << 10  # bytes that the records of one more attachment may take
 DYING = 0.5  # seconds: a network namespace that was just destroyed takes some 40 ms to take its links along
 
 
@@ -210,6 +212,8 @@ class OverlayService:
         faults = self.barrier.faults()
         if faults:
             raise NotAvailableLimited(f"the isolation fence is not in force: {faults[0]}", "; ".join(faults[1:]))
+        if no_room(self.settings.run_dir):
+            raise NotAvailable(f"the disk with {self.settings.run_dir} is full", "no record can be written there")
         try:
             self.state.check_slots()
         except InvalidConfig as error:
@@ -296,6 +300,15 @@ def identity(target: Target) -> netns.NetnsId:
         return netns.identify(target.fd)
     except OSError as error:
         raise InvalidNetns(f"CNI_NETNS: {target.path} is no network namespace: {error.strerror}") from error
+
+
+def no_room(run_dir: str) -> bool:
+    """Whether the records of one more attachment have no room: an ADD would fail with an I/O error (5)."""
+    try:
+        disk = os.statvfs(run_dir)
+    except OSError:
+        return False  # somebody took it away, and it comes back
+    return disk.f_blocks > 0 and disk.f_bfree * disk.f_frsize < ROOM  # a tmpfs without a limit counts no blocks
 
 
 def pod_of(call: Call) -> str:

@@ -264,6 +264,7 @@ def test_a_full_disk(on: Machine) -> None:
         codes = [on.call("ADD", on.conf(), f"b{n}", other.path, f"eth{n}").rc for n in range(12)]
         assert codes[-1] != 0, "the disk is not full"
         on.call("ADD", on.conf(), "b", other.path, "last").failed(5)
+        on.call("STATUS", on.conf()).failed(50)
         assert "last" not in other.sh("ip -o link")
         for n in range(12):
             on.call("DEL", on.conf(), f"b{n}", other.path, f"eth{n}").ok()
