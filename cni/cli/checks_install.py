@@ -7,6 +7,7 @@ import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from cni.cli import runtimes as runtime_settings
 from cni.cli.checks_machine import Finding
 
 RUNTIMES = {
@@ -84,7 +85,9 @@ def conflist(directory: str, first: Conflist | None) -> Finding:
 def plugin(path: str, said: str | None, version: str) -> Finding:
     """The plugin in the runtime's directory: `said` is its `--version`, None if it is not there."""
     if said is None:
-        return Finding("plugin", "fail", f"{path} is not there, or does not run", "run `zlayer-cni install`")
+        directory = path.rpartition("/")[0]
+        at = "" if directory == runtime_settings.BIN_DIR else f" --bin-dir {directory}"
+        return Finding("plugin", "fail", f"{path} is not there, or does not run", f"run `zlayer-cni install{at}`")
     if said != f"{PLUGIN} {version}":
         fix = "run `zlayer-cni install` with the version you want; running containers stay connected"
         return Finding("plugin", "warn", f"{path} is {said or 'something else'}, this is {PLUGIN} {version}", fix)

@@ -31,6 +31,11 @@ MARKS = {"ok": "ok   ", "warn": "WARN ", "fail": "FAIL "}
 
 def run(options: argparse.Namespace) -> int:
     """Print the findings; the exit code says whether one fails."""
+    runtime = runtimes.containerd() or runtimes.DEFAULT
+    places = [*runtime.bin_dirs, runtimes.BIN_DIR]
+    there = [place for place in places if Path(place, installed.PLUGIN).exists()]
+    options.bin_dir = options.bin_dir or (there or places)[0]
+    options.conf_dir = options.conf_dir or runtime.conf_dir
     found = list(examine(options))
     ok = all(finding.level != "fail" for finding in found)
     if options.json:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from cni import __version__
-from cni.cli import ask
+from cni.cli import ask, runtimes
 from cni.daemon.settings import DEFAULT_DATA_DIR, DEFAULT_RUN_DIR
 
 EXIT_CODES = """\
@@ -92,12 +92,13 @@ def _why_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _doctor_options(parser: argparse.ArgumentParser) -> None:
+    found = f"where it is: by containerd's configuration, or {runtimes.BIN_DIR}"
     for option, default, text in (
-        ("--data-dir", DEFAULT_DATA_DIR, "identity and settings"),
-        ("--bin-dir", "/opt/cni/bin", "where the runtime looks for plugins"),
-        ("--conf-dir", "/etc/cni/net.d", "where the runtime looks for network lists"),
+        ("--data-dir", DEFAULT_DATA_DIR, f"identity and settings ({DEFAULT_DATA_DIR})"),
+        ("--bin-dir", None, f"where the runtime looks for plugins ({found})"),
+        ("--conf-dir", None, "where the runtime looks for network lists (by the same, or /etc/cni/net.d)"),
     ):
-        parser.add_argument(option, metavar="DIR", type=absolute, default=default, help=f"{text} (%(default)s)")
+        parser.add_argument(option, metavar="DIR", type=absolute, default=default, help=text)
 
 
 def _gc_options(parser: argparse.ArgumentParser) -> None:

@@ -19,6 +19,9 @@ class Directories(NamedTuple):
     source: str
 
 
+DEFAULT = Directories((BIN_DIR,), CONF_DIR, "its defaults")
+
+
 def containerd(root: str = "/") -> Directories | None:
     """What the configuration says, defaults where it says nothing; None if there is none that can be read."""
     path = Path(root) / CONFIG.lstrip("/")

@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "reliability.md").read_text()
-NAMED = re.compile(r"`((?:tests/)?(?:binary|blackbox|chaos|kernel|unit)/[a-z_0-9]+\.py)(?:::([a-z_0-9]+))?`")
+NAMED = re.compile(r"`((?:tests/)?(?:binary|blackbox|chaos|kernel|systemd|unit)/[a-z_0-9]+\.py)(?:::([a-z_0-9]+))?`")
 
 
 def rows() -> list[list[str]]:
