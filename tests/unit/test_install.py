@@ -4,7 +4,7 @@ import tomllib
 
 import pytest
 
-from cni.cli import runtimes, versions
+from cni.cli import files, runtimes, versions
 
 V2 = """
 version = 2
@@ -59,3 +59,13 @@ def test_what_containerd_would_not_find_is_told_with_the_remedy():
     assert said.endswith("--conf-dir /etc/other")
     assert runtimes.complaints(debian, "/usr/lib/cni/", "/etc/cni/net.d") == []
     assert runtimes.complaints(None, "/anywhere", "/anywhere") == []
+
+
+def test_what_a_killed_installation_left_goes_with_the_next(tmp_path):
+    (tmp_path / ".a.123.new").write_text("half")
+    (tmp_path / ".b.123.new").symlink_to("nowhere")
+    (tmp_path / ".ab.123.new").write_text("another's")
+    files.write(tmp_path / "a", "whole")
+    files.link(tmp_path / "b", tmp_path / "a")
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b", ".ab.123.new"}
+    assert (tmp_path / "b").read_text() == "whole"
