@@ -77,6 +77,10 @@ class Machine:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         return children[0] if children else "0"
 
+    def bring(self, file: Path, path: str) -> None:
+        """Copy a file to the machine."""
+        shutil.copy(file, f"/proc/{self._init()}/root{path}")
+
     def run(self, line: str, given: str = "") -> subprocess.CompletedProcess[str]:
         """One line of shell on the machine."""
         enter = ["nsenter", "-t", self._init(), "-m", "-p", "-n", "-u", "-i", "-C", "-r", "-w", *ENV]

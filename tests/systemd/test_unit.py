@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,10 +27,7 @@ def booted() -> Iterator[Machine]:
     on = Machine(directory(), found)
     try:
         on.boot()
-        program = on.directory / "upper/root/zlayer-cni"
-        program.parent.mkdir(exist_ok=True)
-        on.sh("mkdir -p /root")
-        shutil.copy(FROZEN["single"], program)
+        on.bring(FROZEN["single"], "/root/zlayer-cni")
         yield on
     finally:
         on.remove()
