@@ -281,13 +281,20 @@ class Attacher:
 
     def _unplug(self, attachment: Attachment) -> None:
         """The link first, then what guards it: the fence is in force for as long as the port is there."""
-        self._kernel.remove_link(attachment.host_veth)
+        if not self._kernel.remove_link(attachment.host_veth):
+            self._remove_renamed(attachment)
         self._barrier.expel(attachment)
         bridge = self._kernel.find(attachment.bridge)
         if bridge is not None:
             for held in attachment.addresses:
                 self._kernel.forget_neighbour(bridge.index, held.ip)
         self._kernel.forget_flows([held.ip for held in attachment.addresses])
+
+    def _remove_renamed(self, attachment: Attachment) -> None:
+        """The host end under a name that somebody gave it: its MAC follows from our name, and is nobody else's."""
+        for link in self._kernel.all_links():
+            if link.kind == "veth" and link.mac == attachment.host_mac:
+                self._kernel.remove_link(link.name)
 
 
 def planned_routes(attachment: Attachment) -> list[StaticRoute]:

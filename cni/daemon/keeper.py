@@ -107,12 +107,30 @@ class Keeper:
         """One comparison of everything, and what mends it."""
         service = self._service
         names = {link.name: link for link in service.kernel.all_links()}
+        self._mend_names(names)
         self._mend_bridges(names)
         if service.barrier.load():
             log.warning("the fence was not as it should be, and was mended")
         service.mend_node()
         service.services.shrink_all()
         self._collect(names)
+
+    def _mend_names(self, names: dict[str, Link]) -> None:
+        """A port that somebody renamed gets its name back: the fence admits it under no other."""
+        state, kernel = self._service.state, self._service.kernel
+        strangers = {link.mac: link for link in names.values() if link.kind == "veth" and not is_our_port(link)}
+        for attachment in state.snapshot():
+            link = strangers.get(attachment.host_mac)
+            if link is None or attachment.state != "live" or attachment.host_veth in names:
+                continue
+            log.warning("%s was renamed to %s: taking that back", attachment.host_veth, link.name)
+            try:
+                with self._service.attacher.resting(attachment.key):
+                    if state.attachments.get(attachment.key) == attachment:
+                        kernel.rename_link(link.index, attachment.host_veth)
+                        names[attachment.host_veth] = kernel.find(attachment.host_veth) or link
+            except OSError as error:
+                log.warning("%s could not be renamed: %s", link.name, error)
 
     def _mend_bridges(self, names: dict[str, Link]) -> None:
         """A bridge that someone deleted comes back, and ports that fell off it are put on again."""

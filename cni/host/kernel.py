@@ -157,6 +157,10 @@ class Kernel:
         """Put a link on a bridge."""
         links.set_master(self._socket, index, bridge)
 
+    def rename_link(self, index: int, name: str) -> None:
+        """Give a link a name, and bring it up."""
+        links.rename_link(self._socket, index, name)
+
     def has_interface(self, netns_fd: int, ifname: str) -> bool:
         """Whether the container has an interface of that name."""
         return ports.has_interface(netns_fd, ifname)

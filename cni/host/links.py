@@ -157,6 +157,14 @@ def up_message(index: int) -> nl.Message:
     return nl.Message(nl.RTM_NEWLINK, 0, nl.ifinfo(index, IFF_UP, IFF_UP), f"bring up link {index}")
 
 
+def rename_link(socket: nl.Netlink, index: int, name: str) -> None:
+    """The link is called `name`, and is up. It is down meanwhile: older kernels rename no other."""
+    what = f"rename link {index} to {name}"
+    down = nl.Message(nl.RTM_NEWLINK, 0, nl.ifinfo(index, 0, IFF_UP), f"bring down link {index}")
+    rename = nl.Message(nl.RTM_NEWLINK, 0, nl.ifinfo(index) + nl.text(IFLA_IFNAME, name), what)
+    socket.send([down, rename, up_message(index)])
+
+
 def remove_link(socket: nl.Netlink, name: str = "", index: int = 0) -> None:
     """No link of that name (or index) afterwards. Blocks 15 to 19 ms in the kernel: see cni/host/reaper.py."""
     body = nl.ifinfo(index) + (nl.text(IFLA_IFNAME, name) if name else b"")

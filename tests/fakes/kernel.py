@@ -288,6 +288,13 @@ class FakeKernel:
         self.links[name] = replace(self.links[name], master=bridge)
 
     @call
+    def rename_link(self, index: int, name: str) -> None:
+        before = next(before for before, link in self.links.items() if link.index == index)
+        if name in self.links:
+            raise NetlinkError(errno.EEXIST, f"rename link {index} to {name}")
+        self.links[name] = replace(self.links.pop(before), name=name, up=True)
+
+    @call
     def has_interface(self, netns_fd: int, ifname: str) -> bool:
         return ifname in self.spaces[netns_fd].links
 

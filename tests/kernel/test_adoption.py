@@ -210,18 +210,28 @@ def test_a_deleted_veth_is_a_dead_container(node: Node) -> None:
     node.on.call("DEL", node.on.conf(), "b", node.b.path).ok()
 
 
-def test_a_renamed_port_is_not_ours_any_more(node: Node) -> None:
-    """The attachment is released and DEL is fine; whoever has the link by then keeps it."""
-    end = node.b.host_end
-    node.on.sh(f"ip link set {end} down; ip link set {end} name renamed0; ip link set renamed0 up || true")
-    assert not node.reaches(node.b), "under another name nobody is admitted"
-    end = time.monotonic() + NEXT_LOOK
-    while any(each["container_id"] == "b" for each in node.on.ask("attachments")):
-        assert time.monotonic() < end, node.on.log_tail()
-        time.sleep(0.1)
+def test_a_renamed_port_gets_its_name_back(node: Node) -> None:
+    """The fence admits it under no other; it is the port whose MAC it has, whatever it is called."""
+    for _ in range(2):
+        rename(node, "renamed0")
+        end = time.monotonic() + NEXT_LOOK
+        while not node.reaches(node.b):
+            assert time.monotonic() < end, node.on.log_tail()
+        assert "renamed0" not in {link["ifname"] for link in node.on.ip("link")}
+        in_order(node.on, *node.everybody)
+
+
+def test_a_renamed_port_goes_with_its_attachment(node: Node) -> None:
+    """DEL takes the pair away under whatever name, before its address is anybody else's."""
+    rename(node, "renamed0")
     node.on.call("DEL", node.on.conf(), "b", node.b.path).ok()
-    node.on.sh("ip link del renamed0 2>/dev/null || true")
+    assert "renamed0" not in {link["ifname"] for link in node.on.ip("link")}
     in_order(node.on, node.a, node.c)
+
+
+def rename(node: Node, name: str) -> None:
+    end = node.b.host_end
+    node.on.sh(f"ip link set {end} down; ip link set {end} name {name}; ip link set {name} up || true")
 
 
 def test_a_changed_container_is_told_by_check(node: Node) -> None:
