@@ -28,7 +28,7 @@ def _as_text(status: dict[str, Any]) -> str:
         f"containers {status['attachments']} attached"
         + (f", {status['unfinished']} unfinished" if status["unfinished"] else ""),
     ]
-    lines += [f"PROBLEM    {problem}" for problem in status["problems"]]
+    lines += [f"PROBLEM    {problem}" for problem in _problems(status)]
     lines += [f"NOTE       {note}" for note in status.get("notes", ())]  # a daemon before this version has none
     text = "\n".join(lines) + "\n"
     if status["services"]:
@@ -38,6 +38,12 @@ def _as_text(status: dict[str, Any]) -> str:
         ]
         text += "\n" + table.render(("SERVICE", "MODE", "BRIDGE", "SUBNETS", "CONTAINERS"), rows)
     return text
+
+
+def _problems(status: dict[str, Any]) -> list[str]:
+    """A line a problem: its code and text. A daemon before 0.2 tells texts alone."""
+    details = status.get("problem_details")
+    return status["problems"] if details is None else [f"{each['code']}: {each['text']}" for each in details]
 
 
 def _wireguard(of: dict[str, Any]) -> str:

@@ -32,6 +32,7 @@ from cni.daemon.mesh.cluster import Cluster
 from cni.daemon.mesh.joined import Joined
 from cni.daemon.mesh.mesh import Mesh
 from cni.daemon.premises import Premises
+from cni.daemon.problem_board import ProblemBoard
 from cni.daemon.service import OverlayService
 from cni.daemon.serving import Serving, raise_limits
 from cni.daemon.settings import Settings
@@ -118,7 +119,8 @@ async def _run(settings: Settings, premises: Premises) -> None:
     kernel = Kernel()
     state = State(store, settings)
     presence = netns.Presence(PRESENCE)
-    service = OverlayService(settings, state, kernel, Barrier(state, settings, presence.alone), presence.alone)
+    barrier = Barrier(state, settings, presence.alone)
+    service = OverlayService(settings, state, kernel, barrier, alone=presence.alone, board=ProblemBoard())
     registry, identity = Registry(store), Identity(settings.data_dir)
     tunnels = Tunnels(settings.run_dir, settings.wireguard_engine)
     mesh = Mesh(service, registry, identity, tunnels, Joined(settings.data_dir))
@@ -130,7 +132,6 @@ async def _run(settings: Settings, premises: Premises) -> None:
         cluster = Cluster(service, identity, registry, mesh, settings.cluster.etcd)
         service.services.claims = cluster.claims
         service.farewells.append(cluster.leave)
-        mesh.others.append(cluster.problems)
         await asyncio.to_thread(cluster.prepare)
 
     serving = Serving(desk, premises, store)

@@ -18,6 +18,7 @@ from cni.daemon.attach import Attacher, Request
 from cni.daemon.books.records import Attachment, AttachmentKey, StaticRoute
 from cni.daemon.books.state import State
 from cni.daemon.fence.barrier import Barrier
+from cni.daemon.problem_board import ProblemBoard
 from cni.daemon.services import Services
 from cni.daemon.settings import Settings
 from cni.errors import (
@@ -32,6 +33,7 @@ from cni.errors import (
 from cni.host import netns
 from cni.host.kernel import Kernel
 from cni.host.ports import Inside
+from cni.problems import Problem
 from cni.spec.environment import Call
 from cni.spec.intent import Intent
 from cni.spec.types import DNS, Result
@@ -46,7 +48,6 @@ DYING = 0.5  # seconds: a network namespace that was just destroyed takes some 4
 class Mesh(Protocol):
     """What the node's mesh is asked here (mesh.py)."""
 
-    def problems(self) -> list[str]: ...
     def describe(self) -> dict[str, Any]: ...
 
 
@@ -59,15 +60,16 @@ class OverlayService:
         state: State,
         kernel: Kernel,
         barrier: Barrier,
+        *,
         alone: Callable[[], bool] = lambda: True,
+        board: ProblemBoard | None = None,
     ) -> None:
         self.started = time.monotonic()
-        self.notes: list[str] = []
+        self.board = board or ProblemBoard()
         self._alone = alone
         self.farewells: list[Callable[[], None]] = []
         self.followers: list[Callable[[Attachment], None]] = []
         """Told of every attachment that CNI made."""
-        self._obstacles: list[str] = []
         self.settings = settings
         self.state = state
         self.kernel = kernel
@@ -221,7 +223,7 @@ class OverlayService:
         segment = naming.SHARED_BRIDGE_KEY if mode == "shared" else service
         if not self.state.has_room(segment):
             raise NotAvailable(f"service {service} has no free IP address", "the cluster's subnets are all taken")
-        return self.mesh.problems() if self.mesh is not None else []
+        return [problem.text for problem in self.board.problems() if problem.kind().area in ("mesh", "cluster")]
 
     def change_node(self, **changes: object) -> None:
         """Take over what an agent says about this node, its addresses and tables included. Raises InvalidConfig."""
@@ -233,18 +235,23 @@ class OverlayService:
                     self.kernel.remove_node_address(address)
             self._ground()
 
-    def problems(self) -> list[str]:
-        """What is wrong with the node, in words; empty when nothing is."""
-        found = [*self.notes, *self._obstacles]
-        if not self._alone():
-            found.append("another daemon of ours works in this network namespace: they share tables and bridges")
-        if self.barrier.trouble():
-            found.append(f"the isolation fence is not in force: {self.barrier.trouble()}")
-        for cidr in self.state.cidrs:
-            version = ipaddress.ip_network(cidr).version
-            if not self.kernel.forwarding(version):
-                found.append(f"the node does not forward IPv{version}: containers reach only their own bridge")
-        return found + (self.mesh.problems() if self.mesh is not None else [])
+    def problems(self) -> list[Problem]:
+        """What is wrong with the node now; empty when nothing is."""
+        self._note_conditions()
+        return self.board.problems()
+
+    def _note_conditions(self) -> None:
+        """Bring the board up to date with what is read when somebody asks, not noted when it happens."""
+        note = self.board.set
+        shared = "another daemon of ours works in this network namespace: they share tables and bridges"
+        note("second-daemon", "", "" if self._alone() else shared)
+        trouble = self.barrier.trouble()
+        note("fence-not-in-force", "", trouble and f"the isolation fence is not in force: {trouble}")
+        for version in (4, 6):
+            used = any(ipaddress.ip_network(cidr).version == version for cidr in self.state.cidrs)
+            off = used and not self.kernel.forwarding(version)
+            said = f"the node does not forward IPv{version}: containers reach only their own bridge"
+            note("forwarding-off", str(version), said if off else "")
 
     def tear_down(self) -> None:
         """Take the whole data path away: attachments, bridges, tables. Only `uninstall` asks for it."""
@@ -279,11 +286,15 @@ class OverlayService:
 
     def _look_for_obstacles(self) -> None:
         """Whose firewall stands in the containers' way: open what may be opened, name what may not."""
-        self._obstacles = [f"iptables' FORWARD: {said}"] if (said := self.barrier.open_forwarding()) else []
-        self._obstacles += [
-            f"the nftables chain {chain} of somebody else drops by policy; allow the overlay's addresses in it"
-            for chain in self.barrier.foreign()
-        ]
+        said = self.barrier.open_forwarding()
+        self.board.set("forward-denied-iptables", "", said and f"iptables' FORWARD: {said}")
+        self.board.set_all(
+            "forward-denied-nftables",
+            {
+                chain: f"the nftables chain {chain} of another program drops by policy; allow the overlay's range there"
+                for chain in self.barrier.foreign()
+            },
+        )
 
     def _ground(self) -> None:
         """What everything else stands on: forwarding, the node's own addresses, the tables."""

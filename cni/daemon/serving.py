@@ -47,7 +47,6 @@ class Serving:
         self._doors: list[tuple[sockets.Listener, cni_door.CniDoor, asyncio.Task[None]]] = []
         self._agents: list[tuple[sockets.Listener, overlay_door.OverlayDoor]] = []
         self._ends = Ends()
-        self._note = ""
         self._said = ""
         self.stop = asyncio.Event()
 
@@ -105,14 +104,7 @@ class Serving:
             door.push(event)
 
     def _tell_closed(self, note: str) -> None:
-        if note == self._note:
-            return
-        if self._note:
-            self._service.notes.remove(self._note)
-        if note:
-            self._service.notes.append(note)
-            log.warning("no overlay door for agents: %s", note)
-        self._note = note
+        self._service.board.set("overlay-door-closed", "", note)
 
     # --- our files ---------------------------------------------------------------------------------------------------
 

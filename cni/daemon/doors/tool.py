@@ -45,6 +45,7 @@ def status(service: OverlayService, _: Mapping[str, str]) -> Answer:
     """The node at a glance, and what is wrong with it."""
     state, settings = service.state, service.settings
     attachments = state.snapshot()
+    problems = service.problems()
     return {
         "version": __version__,
         "pid": os.getpid(),
@@ -64,7 +65,8 @@ def status(service: OverlayService, _: Mapping[str, str]) -> Answer:
         "services": [_service(service, name) for name in sorted(state.services)],
         "attachments": len(attachments),
         "unfinished": sum(1 for each in attachments if each.state != "live"),
-        "problems": service.problems(),
+        "problems": [problem.text for problem in problems],
+        "problem_details": [problem.describe() for problem in problems],
         "notes": hidden(settings, state.node),
     }
 

@@ -55,14 +55,12 @@ class Cluster:
         self._view = View(base)
         self._etcd = Etcd(where)
         self._lock = threading.RLock()  # of the view
-        self._problems: dict[str, str] = {}
         self.claims = Claims(self._etcd, self._view.keys, registry, identity.member())
         self._membership = Membership(
             service, identity, self.claims, etcd=self._etcd, view=self._view, lock=self._lock, note=self._note
         )
         self._own_word = OwnWord(service, identity, registry, self._etcd, self.claims)
         self._publisher = Publisher(self._etcd, self._view.keys.node(self.claims.member.identity), where.lease)
-        self._faults: list[str] = []
         self._synced = False
         # Two machines with one key would draw each other's traffic to themselves with every word they say, so this one
         # is silent until its claim and its word stand in etcd.
@@ -84,7 +82,7 @@ class Cluster:
             try:
                 self._membership.join()
             except (EtcdError, CniError) as error:
-                self._note("join", f"this node has no part in the cluster yet: {error}")
+                self._note("not-joined", f"this node has no part in the cluster yet: {error}")
                 time.sleep(BACKOFF[0])
 
     def start(self) -> None:
@@ -112,11 +110,6 @@ class Cluster:
         except EtcdError as error:
             log.warning("etcd could not be told that this node leaves: %s", error)
 
-    def problems(self) -> list[str]:
-        """What is wrong, in words."""
-        with self._lock:
-            return [*self._problems.values(), *self._faults]
-
     def nodes(self) -> list[tuple[NodeDoc, float | None]]:
         """The other nodes, with the seconds for which one was not heard of."""
         with self._lock:
@@ -141,16 +134,8 @@ class Cluster:
             names = {identity: doc.name for identity, doc in self._view.nodes.items()}
         return Departures(self._etcd, self._view.keys, self.claims.member.identity, names)
 
-    def _note(self, what: str, words: str) -> None:
-        with self._lock:
-            if words and self._problems.get(what) != words:
-                log.warning("%s", words)
-            elif not words and what in self._problems:
-                log.info("no longer: %s", self._problems[what])
-            if words:
-                self._problems[what] = words
-            else:
-                self._problems.pop(what, None)
+    def _note(self, code: str, words: str) -> None:
+        self._service.board.set(code, "", words)
 
     # --- joining -----------------------------------------------------------------------------------------------------
 
@@ -172,11 +157,12 @@ class Cluster:
                 work()
                 pause = BACKOFF[0]
             except EtcdError as error:
-                self._note("etcd", f"etcd cannot be asked, and the node goes on with what it holds: {error}")
+                said = f"etcd cannot be asked, and the node goes on with what it holds: {error}"
+                self._note("store-unreachable", said)
                 self._stop.wait(pause * random.uniform(0.8, 1.2))
                 pause = min(pause * 2, BACKOFF[1])
             except CniError as error:
-                self._note("join", f"this node has no part in the cluster: {error}")
+                self._note("not-joined", f"this node has no part in the cluster: {error}")
                 self._stop.wait(BACKOFF[1])
             except Exception:
                 log.exception("the cluster's thread stumbled")
@@ -190,7 +176,7 @@ class Cluster:
         with self._lock:
             self._view.load(((item.key, item.value) for item in items), time.monotonic())
         self._synced = True
-        self._note("etcd", "")
+        self._note("store-unreachable", "")
         self._news.set()
         self._dirty.set()
         while not self._stop.is_set():
@@ -201,7 +187,7 @@ class Cluster:
                         return
                     self._heard(events)
                     revision = max(revision, now) if events else revision
-                    self._note("etcd", "")
+                    self._note("store-unreachable", "")
                     if self._stop.is_set():
                         return
             except Compacted as error:
@@ -244,9 +230,12 @@ class Cluster:
                 for doc in self._view.expire(time.monotonic(), self._where.grace):
                     log.warning("node %s (%d) is gone: its tunnels are taken down", doc.name, doc.node_id)
             own = self.claims.member.identity
-            fleet, self._faults = fleet_view.fleet(self._view, own, self._identity.public_key(), self._dedicated())
+            fleet, conflicts = fleet_view.fleet(self._view, own, self._identity.public_key(), self._dedicated())
             foreign = self._view.foreign(own)
             docs = {identity: doc for identity, doc in self._view.nodes.items() if identity != own}
+            refused = dict(self._view.faults)
+        self._service.board.set_all("record-refused", refused)
+        self._service.board.set_all("peer-key-conflict", conflicts)
         self._service.state.set_foreign(foreign)
         self._mesh.set_fleet(fleet)
         if self._synced:
@@ -296,12 +285,12 @@ class Cluster:
         other = self._publisher.say(doc)
         if other is None:
             self._admitted = True
-            self._note("identity", "")
+            self._note("identity-in-use", "")
             self._news.set()  # our dedicated devices decide which peers we have
             return
         # Its own past, which will be over with its lease, or a copy of it.
         self._note(
-            "identity",
+            "identity-in-use",
             f"{other} speaks as this node: its lease is not over yet, or one data directory is a copy of the other's; "
             "if it stays so, remove identity.json on one of them",
         )

@@ -17,6 +17,7 @@ from cni.daemon.mesh.handshakes import SET_BACK, Handshakes
 from cni.daemon.mesh.news import News
 from cni.daemon.mesh.ways import Routes, Ways
 from cni.daemon.mesh.wireguard import Address, Network, Peer, Target
+from cni.daemon.problem_board import ProblemBoard
 from cni.host.tunnels import Device, Tunnels
 from cni.host.wg_types import DeviceSeen, PeerChange
 from cni.overlay import wire
@@ -38,14 +39,21 @@ class Applied:
 class Devices:
     """Of one node. One thread at a time, but for `is_there`, `read` and `ages`."""
 
-    def __init__(self, registry: Registry, tunnels: Tunnels, ways: Ways, tell: Callable[[wire.AnyEvent], None]) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        tunnels: Tunnels,
+        ways: Ways,
+        tell: Callable[[wire.AnyEvent], None],
+        board: ProblemBoard,
+    ) -> None:
         """`tell`: what becomes of peers is told there; it never waits."""
         self._registry, self._tunnels, self._ways, self._tell = registry, tunnels, ways, tell
         self._applied: dict[str, Applied] = {}
         self._silences: dict[str, int] = {}
         self._handshakes = Handshakes()
         self._news = News()
-        self.problems: dict[str, str] = {}
+        self._board = board
 
     def start(self) -> None:
         """What an earlier daemon of this boot has seen of the clocks is remembered."""
@@ -73,21 +81,19 @@ class Devices:
 
     def failed(self, name: str, words: str) -> None:
         """The device could not be made so."""
-        if self.problems.get(name) != words:
-            log.error("%s", words)
-        self.problems[name] = words
+        self._board.note("wireguard-device", name, words)
         self._applied.pop(name, None)
 
     def remove(self, name: str) -> None:
-        """No such device. What keeps it there is told by `problems`."""
+        """No such device. What keeps it there is a problem."""
         try:
             self._tunnels.remove(name)
         except OSError as error:
-            self.problems[name] = f"the WireGuard device {name} cannot be removed: {error}"
+            self._board.note("wireguard-device", name, f"the WireGuard device {name} cannot be removed: {error}")
             return
         self._applied.pop(name, None)
-        self.problems.pop(name, None)
-        self.problems.pop(f"{name} routes", None)
+        self._board.clear("wireguard-device", name)
+        self._board.clear("route-conflict", name)
         self._news.forget(name)
         self._registry.devices.drop(name)
 
@@ -123,7 +129,7 @@ class Devices:
         left_out = set(refused)
         done = {dst: route for dst, route in routes.items() if dst not in left_out} if left_out else routes
         self._applied[name] = Applied(device, peers, done)
-        self.problems.pop(name, None)
+        self._board.clear("wireguard-device", name)
         endpoints = {key: peer.endpoint for key, peer in peers.items() if peer.endpoint}
         noted, ahead = self._registry.devices.get(name) or Configured({}), time.time() - boot_clock()
         if noted.endpoints != endpoints or abs(noted.ahead - ahead) > SET_BACK:
@@ -169,10 +175,5 @@ class Devices:
         self._news.told(name, changes)
 
     def _note_refused(self, name: str, refused: list[Network]) -> None:
-        where = f"{name} routes"
-        if refused:
-            self.problems[where] = f"this node has routes of its own for what is behind {name}: " + ", ".join(
-                map(str, refused)
-            )
-        else:
-            self.problems.pop(where, None)
+        said = f"this node has routes of its own for what is behind {name}: {', '.join(map(str, refused))}"
+        self._board.set("route-conflict", name, said if refused else "")

@@ -191,13 +191,13 @@ def _checked(doc: NodeDoc, name: str) -> NodeDoc:
     return doc
 
 
-def fleet(view: View, own: str, own_key: str, dedicated: Iterable[str]) -> tuple[Fleet, list[str]]:
-    """The other nodes as peers of this one's devices, and what is wrong with them.
+def fleet(view: View, own: str, own_key: str, dedicated: Iterable[str]) -> tuple[Fleet, dict[str, str]]:
+    """The other nodes as peers of this one's devices, and by identity those that use a key of another.
 
     `dedicated`: the services that have a device of their own here. A node counts only with its own key and its own
     slots: a key that another holds, or a subnet that another has claimed, would draw traffic to the wrong machine.
     """
-    problems = list(view.faults.values())
+    conflicts: dict[str, str] = {}
     shared = set(dedicated)
     peers: dict[str, list[Target]] = {GLOBAL: []}
     members: dict[str, set[str]] = {}
@@ -208,7 +208,7 @@ def fleet(view: View, own: str, own_key: str, dedicated: Iterable[str]) -> tuple
         holder = view.holders.get(keys.decode(doc.public_key).hex())
         if doc.public_key == own_key or holder not in (identity, None):
             other = "this node" if doc.public_key == own_key else view_name(view, holder)
-            problems.append(f"{who} uses the WireGuard key of {other}: it is not a peer; give it a key of its own")
+            conflicts[identity] = f"{who} uses the WireGuard key of {other}: it is not a peer; give it a key of its own"
             continue
         mine = {c for c in every_cidr(doc) if c not in view.slots or view.slots[c].owner == identity}
         _add(peers, members, doc, mine, shared)
@@ -217,7 +217,7 @@ def fleet(view: View, own: str, own_key: str, dedicated: Iterable[str]) -> tuple
             {service: tuple(found) for service, found in peers.items()},
             {network: frozenset(found) for network, found in members.items()},
         ),
-        problems,
+        conflicts,
     )
 
 

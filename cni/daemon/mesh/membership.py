@@ -62,7 +62,7 @@ class Membership:
         self._identity.keep_member(fresh)
         self.claims.member = fresh
         self.become(fresh)
-        self._note("join", "")
+        self._note("not-joined", "")
         self.joined.set()
 
     def become(self, member: Member) -> None:
@@ -89,12 +89,12 @@ class Membership:
             with self._lock:
                 who = fleet_view.view_name(self._view, holder)
             self._note(
-                "key",
+                "key-in-use",
                 f"{who} has this node's WireGuard key: one data directory is a copy of the other's; "
                 "make a new key on this node (zlayer-cni peer rotate)",
             )
             raise Unreachable("the node's key is another's")
-        self._note("key", "")
+        self._note("key-in-use", "")
         if self._claimed and self._claimed != key:
             self.claims.drop_key(self._claimed)
         self._claimed = key
@@ -127,9 +127,8 @@ class Membership:
             }
         state.set_lost(lost.keys())
         which = ", ".join(f"{cidr} of service {name} is {who}'s" for cidr, (name, who) in sorted(lost.items()))
-        self._note(
-            "lost", which and f"other nodes do not reach some containers here, make them anew: the subnet {which}"
-        )
+        said = f"other nodes do not reach some containers here, make them anew: the subnet {which}"
+        self._note("claims-lost", said if which else "")
 
     def reconcile(self) -> None:
         """Look after our own claims. Raises EtcdError."""

@@ -65,7 +65,6 @@ class Mesh:
         self.tunnels = tunnels
         self._lock = threading.RLock()
         self._fleet: Fleet | None = None
-        self._problem = ""
         self._wired: tuple[tuple[str, ...], tuple[str, ...]] | None = None
         self._stand_in = StandIn(service, registry, tunnels)
         self._sources = Sources(service.settings, registry, joined)
@@ -73,11 +72,10 @@ class Mesh:
         self.tell: Callable[[wire.AnyEvent], None] = lambda event: None  # agents; called with our lock: it never waits
         self._mtu = 0  # what was last known of it
         self.cluster: Cluster | None = None
-        self.others: list[Callable[[], list[str]]] = []  # whose problems are the mesh's too
         self._wake = threading.Event()
         self._stop = False
         self._ways = Ways(tunnels, self._wake.set)
-        self._devices = Devices(registry, tunnels, self._ways, self._tell)
+        self._devices = Devices(registry, tunnels, self._ways, self._tell, service.board)
         self._monitor: Monitor | None = None
         self._thread: threading.Thread | None = None
 
@@ -140,11 +138,6 @@ class Mesh:
             "alive": len(alive),
             "note": note,
         }
-
-    def problems(self) -> list[str]:
-        """What is wrong, in words."""
-        own = [self._problem] if self._problem else []
-        return [*own, *self._devices.problems.values(), *(words for ask in self.others for words in ask())]
 
     def name(self) -> str:
         """The global device's name, by the rule."""
@@ -235,14 +228,10 @@ class Mesh:
         with self._lock:
             if self._stop:
                 return
-            try:
+            with self._service.board.step("mesh-out-of-order", "", "the mesh could not be brought in order"):
                 self._sync(thoroughly)
-            except Exception as error:
-                log.exception("the mesh could not be brought in order")
-                self._problem = f"the mesh could not be brought in order: {error}"
 
     def _sync(self, thoroughly: bool) -> None:
-        self._problem = ""
         services = self.services()
         wanted = {self.device_name(service): service for service in services}
         targets = {service: self.targets(service) for service in services}

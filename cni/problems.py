@@ -1,0 +1,190 @@
+"""The registry of problems: what can be wrong with a running node, each with a code.
+
+An error (`cni/errors.py`) answers one call. A problem is a condition that lasts: `status` shows it and exits with 1,
+the daemon's log has a line when it begins and one when it ends, `doctor` repeats it with what to do. docs/problems.md
+is made from this table (`python -m cni.problems`), and a test compares the two.
+
+A new problem is a new row here, a test that makes the condition happen, and `ProblemBoard.note` or a `Problem` returned
+by the component that sees it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemKind:
+    """One row: `code` never changes once released; `area` is "node", "fence", "mesh" (the way to other nodes) or
+    "cluster" (the store and what it says); `severity` is "error" (traffic or attaches fail, or isolation is not
+    in force) or "warning" (degraded, or about to fail); `meaning` and `action` are for the operator."""
+
+    code: str
+    area: str
+    severity: str
+    meaning: str
+    action: str
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Problem:
+    """One problem that exists now: its code, and a sentence with the values that matter."""
+
+    code: str
+    text: str
+
+    def kind(self) -> ProblemKind:
+        """The row of the registry. Raises KeyError for a code that the registry does not have."""
+        return REGISTRY[self.code]
+
+    def describe(self) -> dict[str, str]:
+        """As `status --json` prints it in `problem_details`."""
+        kind = self.kind()
+        said = {"code": self.code, "area": kind.area, "severity": kind.severity}
+        return {**said, "text": self.text, "action": kind.action}
+
+
+_KINDS = (
+    # --- the node ---
+    ProblemKind(
+        "forwarding-off",
+        "node",
+        "error",
+        "The kernel does not forward packets of an address family that the overlay uses.",
+        "Set net.ipv4.ip_forward or net.ipv6.conf.all.forwarding to 1, and find out what switches it off.",
+    ),
+    ProblemKind(
+        "forward-denied-iptables",
+        "node",
+        "error",
+        "iptables' FORWARD chain drops the containers' packets, and the daemon cannot add its rule there.",
+        "Allow the overlay's range in FORWARD, or repair the iptables command named in the text.",
+    ),
+    ProblemKind(
+        "forward-denied-nftables",
+        "node",
+        "error",
+        "A native nftables chain of another program drops forwarded packets by policy.",
+        "Allow the overlay's range in that chain: no other table can overrule a drop.",
+    ),
+    ProblemKind(
+        "second-daemon",
+        "node",
+        "warning",
+        "Another overlay daemon works in the same network namespace.",
+        "Stop one of them: they share tables and bridges.",
+    ),
+    ProblemKind(
+        "overlay-door-closed",
+        "node",
+        "warning",
+        "The socket for ZLayer agents could not be opened.",
+        "Free the path, or set overlay_socket in the YAML.",
+    ),
+    # --- the fence ---
+    ProblemKind(
+        "fence-not-in-force",
+        "fence",
+        "error",
+        "The nftables tables of the isolation fence are not loaded; ADD fails with 105.",
+        "Read the text: it carries the error of nftables. `zlayer-cni doctor` looks for the cause.",
+    ),
+    # --- the mesh ---
+    ProblemKind(
+        "mesh-out-of-order",
+        "mesh",
+        "error",
+        "The WireGuard devices or their peers could not be compared with what they should be.",
+        "Read the daemon's log at the time; report the text if it stays.",
+    ),
+    ProblemKind(
+        "wireguard-device",
+        "mesh",
+        "error",
+        "A WireGuard device is missing or differs from what it should be.",
+        "Install a WireGuard engine, or repair what the text names; the daemon tries again every 10 s.",
+    ),
+    ProblemKind(
+        "route-conflict",
+        "mesh",
+        "error",
+        "The node has routes of its own for subnets that lie behind a tunnel, so the tunnel's routes were not set.",
+        "Remove those routes, or give the overlay another range.",
+    ),
+    # --- the cluster ---
+    ProblemKind(
+        "store-unreachable",
+        "cluster",
+        "warning",
+        "etcd cannot be asked. The node goes on with what it holds.",
+        "Check etcd, the network to it and the certificates named in the text.",
+    ),
+    ProblemKind(
+        "not-joined",
+        "cluster",
+        "error",
+        "This node has no part in the cluster: a claim was refused.",
+        "Read the text: it names the id, slice or key, and who holds it.",
+    ),
+    ProblemKind(
+        "identity-in-use",
+        "cluster",
+        "error",
+        "Another machine publishes under this node's identity.",
+        "If one data directory is a copy of the other, remove identity.json on one of the two machines.",
+    ),
+    ProblemKind(
+        "key-in-use",
+        "cluster",
+        "error",
+        "Another node has claimed this node's WireGuard key, so this node stays silent.",
+        "`zlayer-cni peer rotate` makes a new key.",
+    ),
+    ProblemKind(
+        "claims-lost",
+        "cluster",
+        "error",
+        "Subnets that this node used now belong to another node.",
+        "Restart the containers named in the text; they hold addresses that another node may give out.",
+    ),
+    ProblemKind(
+        "record-refused",
+        "cluster",
+        "warning",
+        "A record in the cluster's store cannot be read or is not believed; the rest of the cluster is unaffected.",
+        "Repair or remove the record named in the text; its key names the writer.",
+    ),
+    ProblemKind(
+        "peer-key-conflict",
+        "cluster",
+        "warning",
+        "Another node uses a WireGuard key that is not its own, so that node is no peer.",
+        "Give that node a key of its own: `zlayer-cni peer rotate` there.",
+    ),
+)
+
+REGISTRY: dict[str, ProblemKind] = {kind.code: kind for kind in _KINDS}
+
+
+def page(kinds: Iterable[ProblemKind] = _KINDS) -> str:
+    """The text of docs/problems.md."""
+    lines = [
+        "# Problems",
+        "",
+        "What `zlayer-cni status` can report. Each problem has a code that does not change. `status` exits with 1",
+        "while there is a problem; `status --json` has them as `problem_details`; the daemon's log has a line",
+        "`problem=CODE ...` when one begins and `resolved=CODE ...` when it ends. This page is made from",
+        "`cni/problems.py` (`python -m cni.problems > docs/problems.md`).",
+        "",
+        "| code | area | severity | what it means | what to do |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    lines += [f"| `{kind.code}` | {kind.area} | {kind.severity} | {kind.meaning} | {kind.action} |" for kind in kinds]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.stdout.write(page())

@@ -1,0 +1,68 @@
+"""The registry of problems, its page, and the board that holds those that exist."""
+
+import logging
+import re
+from pathlib import Path
+
+import pytest
+
+from cni.daemon.problem_board import ProblemBoard
+from cni.errors import FenceFailed
+from cni.problems import REGISTRY, Problem, page
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_page_is_made_from_the_registry() -> None:
+    assert (ROOT / "docs" / "problems.md").read_text() == page(), "python -m cni.problems > docs/problems.md"
+
+
+def test_every_code_is_noted_by_the_daemon() -> None:
+    sources = "".join(path.read_text() for path in (ROOT / "cni").rglob("*.py") if path.name != "problems.py")
+    assert [code for code in REGISTRY if f'"{code}"' not in sources] == []
+
+
+@pytest.mark.parametrize("kind", REGISTRY.values(), ids=lambda kind: kind.code)
+def test_a_row_is_whole(kind) -> None:
+    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", kind.code)
+    assert kind.severity in ("error", "warning")
+    assert kind.area in ("node", "fence", "mesh", "cluster")
+    assert kind.meaning.endswith(".")
+    assert kind.action.endswith(".")
+
+
+def test_the_log_has_a_line_at_the_beginning_and_one_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    board = ProblemBoard()
+    for _ in range(3):
+        board.note("forwarding-off", "4", "the node does not forward IPv4")
+    board.clear("forwarding-off", "4")
+    board.clear("forwarding-off", "4")
+    assert caplog.messages == [
+        "problem=forwarding-off the node does not forward IPv4",
+        "resolved=forwarding-off the node does not forward IPv4",
+    ]
+    assert board.problems() == []
+
+
+def test_an_unregistered_code_is_refused() -> None:
+    with pytest.raises(KeyError):
+        ProblemBoard().note("no-such-code", "", "text")
+
+
+def test_a_step_that_fails_is_a_problem_and_raises_nothing() -> None:
+    board = ProblemBoard()
+    for error in (OSError(28, "No space left on device"), FenceFailed("refused", "by nftables"), ValueError("bug")):
+        with board.step("mesh-out-of-order", "a", "the step"):
+            raise error
+    assert board.problems() == [Problem("mesh-out-of-order", "the step: ValueError: bug")]
+    with board.step("mesh-out-of-order", "a", "the step"):
+        pass
+    assert board.problems() == []
+
+
+def test_set_all_clears_what_is_not_named() -> None:
+    board = ProblemBoard()
+    board.set_all("record-refused", {"a": "record a", "b": "record b"})
+    board.set_all("record-refused", {"b": "record b"})
+    assert [problem.text for problem in board.problems()] == ["record b"]
