@@ -14,7 +14,7 @@ import msgspec
 
 from cni.errors import CniError
 from cni.spec import configuration as c
-from cni.spec.capabilities import IMPLEMENTED, RUNTIME_KEYS
+from cni.spec.capabilities import IMPLEMENTED, RUNTIME_KEYS, WITHOUT_EFFECT
 from cni.spec.decode import Fields, decode_json
 from cni.spec.environment import is_plain_name
 from cni.spec.types import DNS_KEYS, ROUTE_KEYS
@@ -155,7 +155,8 @@ def _examine_entry(raw: dict[str, object], at: str, name: str, version: str, rep
     if isinstance(capabilities, dict):
         for key, wanted in capabilities.items():
             if wanted is True and key not in IMPLEMENTED:
-                report.warnings.append(f"{at}capabilities.{key}: not implemented here, chain the plugin that does it")
+                what = WITHOUT_EFFECT.get(key, "chain the plugin that does it")
+                report.warnings.append(f"{at}capabilities.{key}: not implemented here, {what}")
 
 
 def _known_beside(path: str) -> Iterable[str]:

@@ -7,17 +7,25 @@ Only what we implement is read, with its types checked; the values of what has s
 import msgspec
 
 from cni.errors import InvalidConfig
-from cni.spec.decode import Fields, as_object, fold, texts_of, wrong_type
+from cni.spec.decode import Fields, as_object, fold, wrong_type
 from cni.spec.types import DNS
 from cni.spec.values import read_runtime_dns
 
 ANNOTATIONS = "io.kubernetes.cri.pod-annotations"
 
-IMPLEMENTED = ("ips", "mac", "dns", "aliases", ANNOTATIONS)
+IMPLEMENTED = ("ips", "mac", "dns", ANNOTATIONS)
 """The capabilities a configuration may declare for us, spelled as the runtimes do."""
 
-WITHOUT_EFFECT = ("portMappings", "bandwidth", "ipRanges", "deviceID", "infinibandGUID")
-"""Capabilities for other plugins of a chain: if one arrives here, what was asked for is not done by us."""
+_CHAINED = "chain its plugin"
+WITHOUT_EFFECT = {
+    "portMappings": _CHAINED,
+    "bandwidth": _CHAINED,
+    "ipRanges": _CHAINED,
+    "deviceID": _CHAINED,
+    "infinibandGUID": _CHAINED,
+    "aliases": "the overlay daemon serves no names",
+}
+"""Capabilities that are not implemented, each with the reason its warning gives. Any value is accepted, unread."""
 
 RUNTIME_KEYS = fold(*IMPLEMENTED, *WITHOUT_EFFECT, "cgroupPath", "io.kubernetes.cri.pod-labels")
 
@@ -29,7 +37,6 @@ class RuntimeConfig(msgspec.Struct, frozen=True):
     mac: str | None = None
     dns: DNS = DNS()
     annotations: dict[str, str] = {}
-    aliases: tuple[str, ...] = ()
     without_effect: tuple[str, ...] = ()
 
 
@@ -41,15 +48,14 @@ class ConventionArgs(msgspec.Struct, frozen=True):
     labels: dict[str, str] = {}
 
 
-def read_runtime_config(fields: Fields, network: str) -> RuntimeConfig:
-    """`runtimeConfig` for `network`; raises `UndecodableContent` for a wrong type, `InvalidConfig` for wrong DNS."""
+def read_runtime_config(fields: Fields) -> RuntimeConfig:
+    """`runtimeConfig`; raises `UndecodableContent` for a wrong type, `InvalidConfig` for wrong DNS."""
     dns = fields.inner("dns")
     return RuntimeConfig(
         ips=fields.texts("ips"),
         mac=fields.text("mac"),
         dns=read_runtime_dns(dns) if dns else DNS(),
         annotations=fields.mapping(ANNOTATIONS),
-        aliases=_aliases(fields, network),
         without_effect=tuple(key for key in WITHOUT_EFFECT if fields.get(key)),
     )
 
@@ -60,21 +66,6 @@ def read_args(fields: Fields) -> ConventionArgs:
     if cni is None:
         return ConventionArgs()
     return ConventionArgs(ips=cni.texts("ips"), mac=cni.text("mac"), labels=_labels(cni))
-
-
-def _aliases(fields: Fields, network: str) -> tuple[str, ...]:
-    """The conventions say a list; CRI-O and podman send lists by network."""
-    value = fields.get("aliases")
-    if isinstance(value, dict):
-        by_network = Fields(value, fields.where("aliases"))
-        # The keys are networks' names, so letter case counts here.
-        found = by_network.raw.get(network)
-        if found is None:
-            return ()
-        if not isinstance(found, list):
-            raise wrong_type(by_network.where(network), "a list", found)
-        return texts_of(found, by_network.where(network))
-    return fields.texts("aliases") or ()
 
 
 def _labels(fields: Fields) -> dict[str, str]:

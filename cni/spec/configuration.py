@@ -16,7 +16,14 @@ import msgspec
 from cni.errors import CniError, InvalidConfig, UndecodableContent
 from cni.isolation import AUTO
 from cni.spec import values
-from cni.spec.capabilities import RUNTIME_KEYS, ConventionArgs, RuntimeConfig, read_args, read_runtime_config
+from cni.spec.capabilities import (
+    RUNTIME_KEYS,
+    WITHOUT_EFFECT,
+    ConventionArgs,
+    RuntimeConfig,
+    read_args,
+    read_runtime_config,
+)
 from cni.spec.decode import Fields, decode_json, fold, show
 from cni.spec.environment import is_plain_name
 from cni.spec.result import parse_result
@@ -155,7 +162,7 @@ def _unknown_inside(fields: Fields, key: str, members: frozenset[str]) -> tuple[
 
 def _readers(document: Document, verb: str) -> dict[str, Callable[[], object]]:
     """How each member of NetConf is read, in the order in which faults are reported."""
-    fields, name = document.fields, document.name
+    fields = document.fields
     return {
         "type": lambda: fields.text("type"),
         "socket": lambda: values.read_socket(fields),
@@ -171,7 +178,7 @@ def _readers(document: Document, verb: str) -> dict[str, Callable[[], object]]:
         "dns": lambda: values.read_dns_option(fields),
         "routes": lambda: values.read_routes(fields),
         "capabilities": lambda: values.read_capabilities(fields),
-        "runtime": lambda: _inner(fields, "runtimeConfig", lambda inner: read_runtime_config(inner, name)),
+        "runtime": lambda: _inner(fields, "runtimeConfig", read_runtime_config),
         "args": lambda: _inner(fields, "args", read_args),
         "prev_result": lambda: _prev_result(document),
         "valid_attachments": lambda: values.read_attachments(fields, GC_KEYS) if verb == "GC" else None,
@@ -196,5 +203,5 @@ def _without_effect(fields: Fields, conf: NetConf) -> list[str]:
     ours = [key for key in IGNORED_KEYS if fields.raw_value(key) not in (None, {})]
     return [
         *(f"{key}: has no effect here, the overlay daemon sees to addresses and masquerade" for key in ours),
-        *(f"runtimeConfig.{key}: has no effect here, chain its plugin" for key in conf.runtime.without_effect),
+        *(f"runtimeConfig.{key}: has no effect here, {WITHOUT_EFFECT[key]}" for key in conf.runtime.without_effect),
     ]

@@ -39,7 +39,6 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
     addresses: tuple[Requested, ...] = ()  # at most one of each family
     dns: DNS | None = None  # None leaves it to the daemon's settings
     routes: tuple[Route, ...] = ()
-    aliases: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
@@ -63,7 +62,6 @@ def intent(conf: NetConf, call: Call) -> Intent:
         addresses=_addresses(conf, call),
         dns=merge_dns(conf.dns, conf.runtime.dns),
         routes=conf.routes,
-        aliases=conf.runtime.aliases,
         warnings=_warnings(labels),
     )
 

@@ -137,6 +137,7 @@ class Container:
     mtu: int = 0
     conf: dict[str, Any] = field(default_factory=dict)
     path: str = ""  # of its namespace, where that has a name
+    result: dict[str, Any] = field(default_factory=dict)  # of ADD
 
     @property
     def network(self) -> str | None:
@@ -370,7 +371,7 @@ class Node:
         wait_for(lambda: Path(made.netns).stat().st_ino != before, "a namespace")
         if named:
             made.give_name()
-        result = json.loads(self.plugin("ADD", made))
+        result = made.result = json.loads(self.plugin("ADD", made))
         for each in result["ips"]:
             address = each["address"].partition("/")[0]
             if ":" in address:

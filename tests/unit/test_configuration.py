@@ -134,7 +134,6 @@ EVERYTHING = {
         "mac": "02:00:00:00:00:01",
         "dns": {"servers": ["10.0.0.2"], "searches": ["r"], "options": ["o"]},
         "io.kubernetes.cri.pod-annotations": {"com.zlayer.service": "db"},
-        "aliases": ["a", "b"],
     },
     "args": {"cni": {"ips": ["10.0.0.4"], "mac": "02:00:00:00:00:02", "labels": [{"key": "k", "value": "v"}]}},
     "prevResult": PREVIOUS,
@@ -160,7 +159,6 @@ READ = NetConf(
         mac="02:00:00:00:00:01",
         dns=DNS(("10.0.0.2",), "", ("r",), ("o",)),
         annotations={"com.zlayer.service": "db"},
-        aliases=("a", "b"),
     ),
     args=ConventionArgs(("10.0.0.4",), "02:00:00:00:00:02", {"k": "v"}),
     prev_result=Result((Interface("eth0", sandbox="/n"),), (IP("10.0.0.2/24", interface=0),)),
@@ -211,7 +209,6 @@ WRONG_TYPES = {
     "capabilities": ["ips", ["ips"], {"ips": "yes"}],
     "runtimeConfig": [
         *([], "x", {"ips": "10.0.0.1"}, {"ips": [1]}, {"mac": 1}, {"dns": []}, {"dns": {"Servers": "10.0.0.1"}}),
-        *({"aliases": "a"}, {"aliases": [1]}, {"aliases": {"net": "a"}}, {"aliases": {"net": [1]}}),
         *({"io.kubernetes.cri.pod-annotations": ["a"]}, {"io.kubernetes.cri.pod-annotations": {"a": 1}}),
     ],
     "args": [[], "a", {"cni": []}, {"cni": {"ips": "10.0.0.1"}}, {"cni": {"mac": 1}}, {"cni": {"labels": ["a"]}}],
@@ -365,12 +362,16 @@ def test_what_has_no_effect_is_warned_of(keys, said):
 # --- runtimeConfig and args ---
 
 
-@pytest.mark.parametrize(
-    ("aliases", "read"),
-    [(["a", "b"], ("a", "b")), ({"net": ["a"], "Net": ["b"]}, ("a",)), ({"other": ["a"]}, ()), ({}, ()), ([], ())],
-)
-def test_aliases_as_a_list_or_by_network(aliases, read):
-    assert conf(runtimeConfig={"aliases": aliases}).runtime.aliases == read
+@pytest.mark.parametrize("aliases", [["a", "b"], {"net": ["a"], "Net": ["b"]}, "a", [1], {"net": "a"}, 1, True])
+def test_aliases_of_any_shape_are_accepted_with_a_warning(aliases):
+    found = conf(runtimeConfig={"aliases": aliases})
+    assert found.warnings == ("runtimeConfig.aliases: has no effect here, the overlay daemon serves no names",)
+    assert found.unknown == ()
+
+
+@pytest.mark.parametrize("aliases", [None, [], {}])
+def test_no_aliases_are_no_warning(aliases):
+    assert conf(runtimeConfig={"aliases": aliases}).warnings == ()
 
 
 @pytest.mark.parametrize("labels", [[{"key": "k", "value": "v"}], {"k": "v"}, [{"Key": "k", "Value": "v", "x": 1}]])
