@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 
 @dataclass
@@ -137,18 +138,23 @@ class Program:
         env = self.environment(command, **more)
         return subprocess.run(self.argv, env=env, input=stdin, capture_output=True, timeout=60, check=False)
 
-    def start(self, command: str, given: bytes, **options: object) -> subprocess.Popen[bytes]:
+    def start(self, command: str, given: bytes, **options: Any) -> subprocess.Popen[bytes]:
         """Start one verb and hand it its stdin."""
-        process = subprocess.Popen(
+        process: subprocess.Popen[bytes] = subprocess.Popen(
             self.argv,
             env=self.environment(command),
-            **({"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options),
+            **{"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
         )
         if process.stdin is not None:
             process.stdin.write(given)
             process.stdin.close()
             process.stdin = None
         return process
+
+
+def hang(until: threading.Event, seconds: float = 60.0) -> None:
+    """A behaviour that answers nothing until the event is set, for so many seconds at most."""
+    until.wait(seconds)
 
 
 @contextmanager

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cni.plugin import main as plugin
-from tests.binary.fake_door import answer, opened
+from cni.plugin import door as plugin_door
+from tests.binary.fake_door import answer, hang, opened
 
 RESULT = b'{"cniVersion":"1.1.0","any":"bytes \xff\x00 at all"}\n'
 
@@ -90,7 +90,7 @@ def test_two_mebibytes_both_ways(program, run_dir, conf):
 
 def test_more_than_the_door_takes_is_refused(program, run_dir, conf):
     with opened(run_dir) as door:
-        done = program.run("ADD", conf(large="x" * plugin.plugin_door.LARGEST))
+        done = program.run("ADD", conf(large="x" * plugin_door.LARGEST))
     assert (done.returncode, json.loads(done.stdout)["code"]) == (1, 7)
     assert door.requests == []
 
@@ -131,7 +131,7 @@ def test_an_answer_that_is_none_is_no_traceback(program, run_dir, conf, body):
 def test_a_daemon_that_hangs_makes_status_say_50_in_two_seconds(program, run_dir, conf):
     """The quickest of some tries counts: what a machine with other work adds is not ours."""
     done_with_it, took = threading.Event(), []
-    with opened(run_dir, lambda _: done_with_it.wait() and None) as door:
+    with opened(run_dir, lambda _: hang(done_with_it)) as door:
         while not took or (min(took) >= 2.0 and len(took) < 8):
             begun = time.monotonic()
             done = program.run("STATUS", conf())
@@ -147,7 +147,7 @@ def test_a_daemon_that_hangs_makes_status_say_50_in_two_seconds(program, run_dir
 @pytest.mark.parametrize("program", ["source"], indirect=True)
 def test_a_daemon_that_hangs_makes_del_queue_and_check_say_11_in_ten_seconds(program, run_dir, conf):
     done_with_it, took = threading.Event(), []
-    with opened(run_dir, lambda _: done_with_it.wait() and None):
+    with opened(run_dir, lambda _: hang(done_with_it)):
         while not took or (min(took) >= 10 and len(took) < 4):  # the quickest counts, as above
             begun = time.monotonic()
             started = [program.start(command, conf()) for command in ("DEL", "CHECK")]

@@ -18,7 +18,7 @@ import pytest
 
 from cni import leftovers
 from tests.binary.conftest import program_of
-from tests.binary.fake_door import answer, opened
+from tests.binary.fake_door import answer, hang, opened
 
 
 def descendants(pid: int) -> list[int]:
@@ -86,7 +86,7 @@ def test_a_kill_at_any_moment_leaves_no_process_and_next_to_no_directory(tempora
     """Killed while it unpacks, the bootloader has no child yet that could tidy up; the daemon's sweep does then."""
     program = program_of("single", temporary)
     waiting = threading.Event()
-    with opened(run_dir, lambda _: waiting.wait(60) and None):
+    with opened(run_dir, lambda _: hang(waiting)):
         process = program.start("ADD", conf())
         time.sleep(delay)
         process.kill()
@@ -103,7 +103,7 @@ def test_a_kill_just_after_the_fork_leaves_no_child_waiting(temporary, run_dir, 
     """PyInstaller's child waits for a word of its bootloader before it begins; one that is dead never gives it."""
     program = program_of("single", temporary)
     waiting = threading.Event()
-    with opened(run_dir, lambda _: waiting.wait(60) and None):
+    with opened(run_dir, lambda _: hang(waiting)):
         for _ in range(20):
             process = program.start("ADD", conf())
             children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
@@ -140,7 +140,7 @@ def test_a_kill_while_it_waits_for_stdin(temporary):
 def test_a_polite_end_leaves_nothing_either(temporary, run_dir, conf):
     program = program_of("single", temporary)
     waiting = threading.Event()
-    with opened(run_dir, lambda _: waiting.wait(60) and None) as door:
+    with opened(run_dir, lambda _: hang(waiting)) as door:
         process = program.start("ADD", conf())
         assert door.arrived.acquire(timeout=60)
         process.send_signal(signal.SIGTERM)

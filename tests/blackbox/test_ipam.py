@@ -94,11 +94,12 @@ def test_i03_limits_of_a_range(lab: Lab, at: At) -> None:
 
 def asked_by(how: str, address: str) -> tuple[Json, str | None]:
     """Ways to ask for an address: keys of the configuration, and CNI_ARGS."""
-    return {
+    ways: dict[str, tuple[Json, str | None]] = {
         "runtimeConfig": ({"runtimeConfig": {"ips": [address]}}, None),
         "args": ({"args": {"cni": {"ips": [address]}}}, None),
         "CNI_ARGS": ({}, f"IgnoreUnknown=1;IP={address.split('/', maxsplit=1)[0]}"),
-    }[how]
+    }
+    return ways[how]
 
 
 @pytest.mark.parametrize("how", ["runtimeConfig", "args", "CNI_ARGS"])

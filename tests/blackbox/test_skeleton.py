@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -44,7 +44,7 @@ def conf(world: World, at: At) -> Json:
 
 
 @pytest.fixture
-def box(world: World) -> Iterator[Container]:
+def box(world: World) -> Container:
     return world.container()
 
 

@@ -115,7 +115,8 @@ def bridge() -> Path:
 @pytest.fixture(scope="module")
 def outcomes(request: pytest.FixtureRequest, bridge: Path) -> Iterator[dict[str, Future[dict[str, int]]]]:
     """What the suite says of each fault that is asked for. Most of a run is waiting, so several go at once."""
-    asked = [item.callspec.params["fault"] for item in request.session.items if item.name.startswith("test_a_fault")]
+    items = [item for item in request.session.items if item.name.startswith("test_a_fault")]
+    asked = [str(item.callspec.params["fault"]) for item in items if isinstance(item, pytest.Function)]
     with ThreadPoolExecutor(max_workers=4) as pool:
         wrong = f"{sys.executable} -I -S {HERE / 'broken' / 'run.py'}"
         yield {fault: pool.submit(run_suite, f"{wrong} {fault} {bridge}", MUST_FAIL[fault]) for fault in asked}

@@ -5,6 +5,7 @@ mistake, MODULE and NAME what is replaced, and `instead(real, ...)` is the repla
 """
 
 import sys
+from typing import Any
 
 
 class AddressNeverGivenBack:
@@ -217,7 +218,9 @@ class SlowStatus:
         return real(self, *args)
 
 
-ALL = {name: each for name, each in globals().items() if isinstance(each, type) and hasattr(each, "MODULE")}
+ALL: dict[str, Any] = {
+    name: each for name, each in globals().items() if isinstance(each, type) and hasattr(each, "MODULE")
+}
 
 
 def put_in(fault, module):

@@ -94,7 +94,7 @@ def _wrapped(function, point):
         passing(f"{point} after")
         return result
 
-    around.__wrapped__ = function
+    around.__wrapped__ = function  # type: ignore[attr-defined]
     return around
 
 
@@ -145,7 +145,7 @@ class Finder:
         for finder in sys.meta_path:
             spec = finder.find_spec(name, path, target) if finder is not self else None
             if spec is not None:
-                spec.loader = _Loader(spec.loader, self)
+                spec.loader = _Loader(spec.loader, self)  # type: ignore[assignment]
                 return spec
         return None
 
@@ -157,7 +157,7 @@ class Finder:
                 kind = type(getattr(module, what))
                 setattr(module, what, kind(value))
         for fault in self.faults:
-            deliberate.put_in(fault, module)  # noqa: F821 - defined in front of this file, as CONTROL is
+            deliberate.put_in(fault, module)  # type: ignore[name-defined]  # noqa: F821 - defined in front of this file
         _wrap(module, POINTS.get(name, ()))
         if name == "cni.daemon.doors.tool":
             _probe(module)

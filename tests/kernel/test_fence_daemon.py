@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import json
 import os
 import re
@@ -20,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import toolnode
-from toolnode import LAN4, LAN6, OUTSIDE4, OUTSIDE6, ROOT, Node, Space, knock, reached, until
 
 from cni.daemon.fence import texts as fence
 from cni.daemon.fence.values import Port
 from cni.host import nft as host_nft
 from cni.plugin import delete_queue
+from tests.kernel import toolnode
+from tests.kernel.toolnode import LAN4, LAN6, OUTSIDE4, OUTSIDE6, ROOT, Node, Space, knock, reached, until
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
@@ -463,7 +464,7 @@ def test_no_autoconfiguration(node: Fenced) -> None:
 
     def accept(value: str) -> None:
         for name in ("accept_ra", "autoconf"):
-            box.inside(lambda name=name: Path("/proc/sys/net/ipv6/conf/eth0", name).write_text(value))
+            box.inside(functools.partial(Path("/proc/sys/net/ipv6/conf/eth0", name).write_text, value))
 
     advertise(node, bridge, "2001:db8:bad::")
     time.sleep(0.3)

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import toolnode
-from test_fence_daemon import MENDED, UNAVAILABLE, Fenced, Make, forward, jumps, noded
-from toolnode import LAN4, LAN6, OUTSIDE4, OUTSIDE6, knock, reached, until
 
 from cni.daemon.fence.values import chain_of
+from tests.kernel import toolnode
+from tests.kernel.test_fence_daemon import MENDED, UNAVAILABLE, Fenced, Make, forward, jumps, noded
+from tests.kernel.toolnode import LAN4, LAN6, OUTSIDE4, OUTSIDE6, knock, reached, until
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_fence_daemon import Fenced, noded
-from toolnode import LAN4, ROOT, Space, spaces, until, uplink
 
 from cni.daemon.main import PRESENCE
 from cni.plugin import delete_queue
+from tests.kernel.test_fence_daemon import Fenced, noded
+from tests.kernel.toolnode import LAN4, ROOT, Space, spaces, until, uplink
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 

@@ -16,11 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from overlayd import A_KEY, B_KEY, Agent, Node, address_inside, inside, node, reaches, wait_for
 
 from cni import __version__, naming
 from cni.cli.ask import ask as ask_tool
 from cni.overlay import wire
+from tests.kernel.overlayd import A_KEY, B_KEY, Agent, Node, address_inside, inside, node, reaches, wait_for
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 

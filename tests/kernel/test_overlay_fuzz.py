@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from overlayd import ROOT, Agent, node, wait_for
 
 from cni.overlay import wire
 from cni.overlay.framing import frame
+from tests.kernel.overlayd import ROOT, Agent, node, wait_for
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root"), pytest.mark.timeout(1800)]
 

@@ -7,9 +7,9 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from overlayd import A_KEY, B_KEY, Agent, Node, node
 
 from cni.overlay import wire
+from tests.kernel.overlayd import A_KEY, B_KEY, Agent, Node, node
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 

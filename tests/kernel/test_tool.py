@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import toolnode
-from toolnode import LAN4, LAN6, ROOT, Node, Space, agrees, knock, until
 
 from cni.cli import ask
 from cni.cli import doctor as doctor_cli
@@ -21,6 +19,8 @@ from cni.cli import gc as gc_cli
 from cni.cli import main as cli
 from cni.cli import networks as networks_cli
 from cni.cli import why as why_cli
+from tests.kernel import toolnode
+from tests.kernel.toolnode import LAN4, LAN6, ROOT, Node, Space, agrees, knock, until
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 

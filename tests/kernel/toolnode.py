@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import itertools
 import json
 import os
@@ -189,7 +190,7 @@ def uplink(host: Space, outside: Space) -> None:
     outside.ip(f"route add {CLUSTER4} via {LAN4}", f"-6 route add {CLUSTER6} via {LAN6}")
     for space in (host, outside):
         for name in ("ipv4/icmp_ratelimit", "ipv6/icmp/ratelimit"):
-            space.inside(lambda name=name: Path("/proc/sys/net", name).write_text("0"))
+            space.inside(functools.partial(Path("/proc/sys/net", name).write_text, "0"))
 
 
 def knock(space: Space, address: str, port: int, kind: int, source: str | None) -> socket.socket:

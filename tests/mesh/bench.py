@@ -131,8 +131,8 @@ def by_hand(made: Fleet, one: Node, two: Node) -> tuple[str, str, str]:
         run("ip", "-n", node.name, "link", "set", node.device, "mtu", "1420", "up")
         ends.append((node, keys.public_of(private)))
     for (node, _), (other, key) in (ends, reversed(ends)):
-        words = ("peer", key, "endpoint", f"{other.underlay}:51420", "allowed-ips", f"10.250.0.{other.number}/32")
-        node.wg("set", node.device, *words)
+        peer = ("peer", key, "endpoint", f"{other.underlay}:51420", "allowed-ips", f"10.250.0.{other.number}/32")
+        node.wg("set", node.device, *peer)
     for node, _ in ends:
         behind(made, node, 17 - node.number)
     return ends[0][0].path, ends[1][0].path, "10.250.0.9"

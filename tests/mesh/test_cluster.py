@@ -144,11 +144,11 @@ def test_why_says_on_each_node_what_packets_do(trio: Clustered) -> None:
             for node in {a.node, b.node}:
                 assert node.why(src, dst) == may, f"{a.name} -> {b.name}, on {node.name}"
                 asked += 1
-    for src in there:
+    for source in there:
         for node in (one, two):
             own = str(node.status().node_ip)
-            assert node.why(src.address, own) == src.pings(own, wait=1.0), f"{src.name} -> {node.name}"
-            assert src.node.why(src.address, own) == node.why(src.address, own)
+            assert node.why(source.address, own) == source.pings(own, wait=1.0), f"{source.name} -> {node.name}"
+            assert source.node.why(source.address, own) == node.why(source.address, own)
             asked += 1
     assert asked > 40
 

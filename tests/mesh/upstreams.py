@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from cni.daemon.books.segments import Segments
 from cni.overlay.calls import Timeouts
@@ -32,7 +33,7 @@ class UpstreamNode(Node):
         super().__init__(fleet, number, slice_cidr=f"10.200.{number}.0/28")
         self.manager = self.client(str(self.settings["slice_cidr"]))
 
-    def start(self) -> float:
+    def start(self, without: str = "") -> float:
         """Start it, bring its global overlay up."""
         socket = Path(self.socket)
         socket.unlink(missing_ok=True)
@@ -61,7 +62,7 @@ class UpstreamNode(Node):
         """SIGKILL unless told otherwise: SIGTERM does not always end it."""
         super().end(number)
 
-    def container(self, service: str = "web", **conf: object) -> Container:
+    def container(self, service: str = "web", named: bool = False, **conf: Any) -> Container:
         """A container, attached by our client; `mode` and `isolationNetwork` as in a conflist."""
         self._count += 1
         before = Path("/proc/self/ns/net").stat().st_ino

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -66,6 +67,10 @@ class Podman:
         """One podman command, however it ends."""
         return self.machine.run("podman", *words)
 
+    def succeeds(self, *words: str) -> bool:
+        """Whether one podman command ends well."""
+        return self.run(*words).returncode == 0
+
     def must(self, *words: str) -> str:
         """What a command that has to succeed prints."""
         return self.machine.must("podman", *words).strip()
@@ -93,7 +98,7 @@ class Podman:
         for kind in (("pod",), ()):
             words = (*kind, "rm", "--all", "--force", "--time", "0")
             # A clean-up of podman's own that is still at work holds the container's mounts.
-            wait_for(f"podman {' '.join(words)}", lambda words=words: self.run(*words).returncode == 0)
+            wait_for(f"podman {' '.join(words)}", functools.partial(self.succeeds, *words))
 
     def power_cut(self) -> None:
         """Everything dies at once, and the next boot finds /run empty but for what the scratch machine needs."""

@@ -41,10 +41,10 @@ class Machine:
         self.directory.mkdir(exist_ok=True)
         namespaces = ["--mount", "--pid", "--fork", "--uts", "--ipc", "--net", "--cgroup", "--kill-child"]
         script = 'echo $$ >"$1/cgroup.procs"; shift; exec setpriv --pdeathsig KILL "$@"'
-        argv = ["unshare", *namespaces, "bash", HERE / "boot.sh", self.directory]
+        argv = ["unshare", *namespaces, "bash", str(HERE / "boot.sh"), str(self.directory)]
         with (self.directory / "console").open("ab") as console:
             self._process = subprocess.Popen(
-                ["bash", "-c", script, "bash", self.group, *argv],
+                ["bash", "-c", script, "bash", str(self.group), *argv],
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=console,

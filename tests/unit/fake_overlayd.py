@@ -242,4 +242,5 @@ class FakeOverlayd:
 
     def routed(self, key: str, service: str | None = None) -> list[str]:
         """What a peer is routed, folded, as the device would show it."""
-        return [str(n) for n in ipaddress.collapse_addresses(map(ipaddress.ip_network, self.peers[service, key]))]
+        networks: list[Any] = [ipaddress.ip_network(cidr) for cidr in self.peers[service, key]]
+        return [str(network) for network in ipaddress.collapse_addresses(networks)]

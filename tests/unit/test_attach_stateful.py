@@ -309,7 +309,7 @@ class ServiceLayer(RuleBasedStateMachine):
         assert (node.kernel.links, node.state.services) == ({}, {})
 
 
-class TestServiceLayer(ServiceLayer.TestCase):
+class TestServiceLayer(ServiceLayer.TestCase):  # type: ignore[valid-type,misc]
     settings = settings(
         max_examples=100,
         stateful_step_count=30,

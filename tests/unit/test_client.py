@@ -4,13 +4,13 @@ import threading
 import time
 
 import pytest
-from fake_overlayd import FakeOverlayd, before, hang_up, raw, reply, silence
 
 from cni.overlay import wire
 from cni.overlay.client import SUPERVISED, Deadline, Dialing, dial
 from cni.overlay.errors import CodecError, DeadlinePassed, Refused, TransportError, Unexpected
 from cni.overlay.framing import LARGEST, frame
 from cni.overlay.session import Session
+from tests.unit.fake_overlayd import FakeOverlayd, before, hang_up, raw, reply, silence
 
 EVENT = wire.PeerHealthChanged("k", False)
 

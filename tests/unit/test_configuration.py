@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -10,10 +11,11 @@ from hypothesis import strategies as st
 
 from cni.errors import CniError
 from cni.spec.capabilities import ConventionArgs, RuntimeConfig
-from cni.spec.configuration import Attachment, NetConf, parse_configuration
+from cni.spec.configuration import NetConf, parse_configuration
 from cni.spec.decode import MAX_BYTES
 from cni.spec.request import read_request
 from cni.spec.types import DNS, IP, Interface, Result, Route
+from cni.spec.values import Attachment
 from cni.spec.versions import SUPPORTED
 
 RECORDINGS = sorted((Path(__file__).parents[1] / "recordings").glob("*.json"))
@@ -116,7 +118,7 @@ def test_nothing_but_the_name_is_needed():
     assert conf() == NetConf(name="net", version="1.1.0", type="zlayer-cni")
 
 
-EVERYTHING = {
+EVERYTHING: dict[str, Any] = {
     "service": "${K8S_POD_NAMESPACE}-web",
     "mode": "isolated",
     "isolationNetwork": "blue",

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from cni.daemon.fence import compare as fence_compare
 from cni.daemon.fence import texts as fence
-from cni.daemon.fence.compare import Remote, Wanted
+from cni.daemon.fence.compare import Wanted
 from cni.daemon.fence.elements import of_port
-from cni.daemon.fence.values import FLAT, Bridge, Node, Port, chain_of, link_local, quoted
+from cni.daemon.fence.values import FLAT, Bridge, Node, Port, Remote, chain_of, link_local, quoted
 from cni.errors import FenceFailed
 from cni.host import iptables, nft_elements
 

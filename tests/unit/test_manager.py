@@ -2,9 +2,9 @@
 
 import threading
 import time
+from typing import Any
 
 import pytest
-from fake_overlayd import FakeOverlayd, before, hang_up, reply, silence
 
 from cni.overlay import wire
 from cni.overlay.calls import Timeouts
@@ -13,6 +13,7 @@ from cni.overlay.errors import CodecError, DeadlinePassed, NotTaken, OverlaydErr
 from cni.overlay.manager import OverlayManager
 from cni.overlay.nat import NatSettings, NatSnapshot, RelayServer, StunServer, TurnServer
 from cni.overlay.peering import PeerInfo, fold
+from tests.unit.fake_overlayd import FakeOverlayd, before, hang_up, reply, silence
 
 KEY = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
 NO = wire.Err("no")
@@ -475,7 +476,7 @@ def test_calls_that_never_raise_log_and_give_nothing(daemon, manager, caplog, ca
     daemon.start()
 
 
-SHAPED = [
+SHAPED: list[Any] = [
     ("setup_service_overlay", ("web",), wire.SetupServiceOverlay),
     ("attach_container", (1, "web"), wire.AttachContainer),
     ("attach_container_guest", ("vm", "web"), wire.AttachContainer),
@@ -487,7 +488,7 @@ SHAPED = [
     ("list_edge_peers", (), wire.ListEdgePeers),
     ("status", (), wire.StatusRequest),
 ]
-ANY = [
+ANY: list[Any] = [
     ("detach_container", (1,), wire.DetachContainer),
     ("detach_container_hcn", ("g",), wire.DetachContainer),
     ("release_ip", ("10.0.0.1",), wire.ReleaseIp),

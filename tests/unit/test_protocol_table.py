@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_overlayd import FakeOverlayd
 
 from cni.daemon import operations
 from cni.overlay import wire
 from cni.overlay.manager import OverlayManager
+from tests.unit.fake_overlayd import FakeOverlayd
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/protocol.md").read_text("utf-8")
@@ -138,9 +138,9 @@ def definitions(path: str) -> dict[str, str]:
     text = (ROOT / path).read_text("utf-8")
     tree, lines = ast.parse(text), text.splitlines()
     found: dict[str, str] = {}
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            found[node.targets[0].id] = ast.get_source_segment(text, node) or ""
+    for statement in tree.body:
+        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+            found[statement.targets[0].id] = ast.get_source_segment(text, statement) or ""
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):
             first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])

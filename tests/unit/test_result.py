@@ -1,6 +1,7 @@
 """Results: seven shapes out, seven shapes in, and a chain's results joined."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ OLD = {
     "ip6": {"ip": "fd00::2/64", "gateway": "fd00::1", "routes": [{"dst": "::/0"}]},
     "dns": DNS_OUT,
 }
-MIDDLE = {
+MIDDLE: dict[str, Any] = {
     "interfaces": [
         {"name": "zl-a-0-web-b", "mac": "02:00:00:00:00:01"},
         {"name": "zv1", "mac": "02:00:00:00:00:02"},

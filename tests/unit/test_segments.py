@@ -4,6 +4,7 @@ import ipaddress
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -148,7 +149,7 @@ def test_a_bad_cluster_is_refused():
 
 def model(names, reserved):
     """The rule in its plainest form, over a list of all slots."""
-    slots = list(net("10.9.0.0/22").subnets(new_prefix=26))
+    slots: list[Any] = list(net("10.9.0.0/22").subnets(new_prefix=26))
     taken, out = set(), []
     for name in names:
         start = fnv1a64(name.encode() + b"\x1f0") % len(slots)

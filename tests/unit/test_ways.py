@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ class Paths:
     def __init__(self, **mtus: int) -> None:
         self.mtus = {ipaddress.ip_address(key.replace("_", ".").strip(".")): mtu for key, mtu in mtus.items()}
 
-    def ways_to(self, addresses: Iterable[object]):
+    def ways_to(self, addresses: Iterable[Any]):
         return {each: Way(2, self.mtus[each]) if each in self.mtus else None for each in addresses}
 
 

@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from .. import snapshot  # noqa: TID252 - works under both names of the package
+from tests.blackbox import snapshot as snapshots
+
 from . import netns
 from .calls import BARE_ENV, PATIENCE, Answer, call
 from .probes import PROBES
@@ -126,14 +127,14 @@ class World:
         self.containers.append(box)
         return box
 
-    def snapshot(self, **options: Any) -> snapshot.Snapshot:
+    def snapshot(self, **options: Any) -> snapshots.Snapshot:
         """All of the host namespace, and the files of this world."""
-        return snapshot.take(self.host, files=[self.run_dir, self.data_dir], **options)
+        return snapshots.take(self.host, files=[self.run_dir, self.data_dir], **options)
 
-    def assert_baseline(self, before: snapshot.Snapshot, patience: float = 10.0, **options: Any) -> None:
+    def assert_baseline(self, before: snapshots.Snapshot, patience: float = 10.0, **options: Any) -> None:
         """The world looks as in `before`, or soon does. Old neighbours may go by themselves meanwhile."""
 
-        def again() -> snapshot.Snapshot:
+        def again() -> snapshots.Snapshot:
             now = self.snapshot(**options)
             gone = {key: value for key, value in before["neighbours"].items() if key not in now["neighbours"]}
             return {**now, "neighbours": {**now["neighbours"], **gone}}
@@ -141,15 +142,15 @@ class World:
         self.assert_same(before, again, patience)
 
     @staticmethod
-    def assert_same(before: snapshot.Snapshot, again: Callable[[], snapshot.Snapshot], patience: float = 10.0) -> None:
+    def assert_same(before: snapshots.Snapshot, again: Callable[[], snapshots.Snapshot], patience: float = 10.0) -> None:
         """What `again` sees is `before`, or soon is."""
-        left = snapshot.settle(before, again, patience)
+        left = snapshots.settle(before, again, patience)
         assert not left, "left behind:\n" + "\n".join(line[:300] for line in left[:60])
 
     @staticmethod
-    def look(path: Path) -> snapshot.Snapshot:
+    def look(path: Path) -> snapshots.Snapshot:
         """What is to be seen in the namespace at `path`."""
-        return snapshot.take(path, processes=False)
+        return snapshots.take(path, processes=False)
 
     def spawn(self, env: Mapping[str, str], stdin: bytes, stdout: int) -> subprocess.CompletedProcess[bytes]:
         """The plugin with a stdout of the caller's choosing, in the calling thread's namespace."""

@@ -189,8 +189,8 @@ class Lab:
                 self.run(fence.admit(place.port))
         assert self.leg.port is not None
         self.run(fence.admit(self.leg.port))
-        for name, network in REMOTE.items():
-            self.run(fence.add_remote(network, (self.places[name].four, self.places[name].six)))
+        for name, remote in REMOTE.items():
+            self.run(fence.add_remote(remote, (self.places[name].four, self.places[name].six)))
 
     def run(self, text: str) -> None:
         """Run a text, less the rule to leave out."""

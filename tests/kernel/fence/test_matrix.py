@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from cni.daemon.fence import texts as fence
-from cni.daemon.fence.compare import Remote, Wanted, compare, whole
+from cni.daemon.fence.compare import Wanted, compare, whole
 from cni.daemon.fence.places import Guest, View
-from cni.daemon.fence.values import Port
+from cni.daemon.fence.values import Port, Remote
 from cni.daemon.fence.why import decide
 from cni.host import iptables
 from cni.host.conntrack import Conntrack
