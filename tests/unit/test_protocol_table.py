@@ -139,8 +139,9 @@ def definitions(path: str) -> dict[str, str]:
     tree, lines = ast.parse(text), text.splitlines()
     found: dict[str, str] = {}
     for statement in tree.body:
-        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-            found[statement.targets[0].id] = ast.get_source_segment(text, statement) or ""
+        target = statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, "target", None)
+        if isinstance(target, ast.Name):
+            found[target.id] = ast.get_source_segment(text, statement) or ""
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):
             first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])

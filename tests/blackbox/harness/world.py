@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from tests.blackbox import snapshot as snapshots
+from tests.blackbox.snapshot import Snapshot
 
 from . import netns
 from .calls import BARE_ENV, PATIENCE, Answer, call
@@ -127,14 +128,14 @@ class World:
         self.containers.append(box)
         return box
 
-    def snapshot(self, **options: Any) -> snapshots.Snapshot:
+    def snapshot(self, **options: Any) -> Snapshot:
         """All of the host namespace, and the files of this world."""
         return snapshots.take(self.host, files=[self.run_dir, self.data_dir], **options)
 
-    def assert_baseline(self, before: snapshots.Snapshot, patience: float = 10.0, **options: Any) -> None:
+    def assert_baseline(self, before: Snapshot, patience: float = 10.0, **options: Any) -> None:
         """The world looks as in `before`, or soon does. Old neighbours may go by themselves meanwhile."""
 
-        def again() -> snapshots.Snapshot:
+        def again() -> Snapshot:
             now = self.snapshot(**options)
             gone = {key: value for key, value in before["neighbours"].items() if key not in now["neighbours"]}
             return {**now, "neighbours": {**now["neighbours"], **gone}}
@@ -142,13 +143,13 @@ class World:
         self.assert_same(before, again, patience)
 
     @staticmethod
-    def assert_same(before: snapshots.Snapshot, again: Callable[[], snapshots.Snapshot], patience: float = 10.0) -> None:
+    def assert_same(before: Snapshot, again: Callable[[], Snapshot], patience: float = 10.0) -> None:
         """What `again` sees is `before`, or soon is."""
         left = snapshots.settle(before, again, patience)
         assert not left, "left behind:\n" + "\n".join(line[:300] for line in left[:60])
 
     @staticmethod
-    def look(path: Path) -> snapshots.Snapshot:
+    def look(path: Path) -> Snapshot:
         """What is to be seen in the namespace at `path`."""
         return snapshots.take(path, processes=False)
 
