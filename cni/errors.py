@@ -83,7 +83,10 @@ class AttachFailed(CniError):
 
 
 class InterfaceExists(CniError):
-    """The container already has an interface of that name; it was not touched."""
+    """The container already has an interface of that name, or the host end's name is another attachment's.
+
+    What is there was not touched.
+    """
 
     code = 101
 

@@ -18,6 +18,11 @@ PREFIX = "zl-"
 NAME_LIMIT = 15
 """Bytes in a Linux interface name (IFNAMSIZ less the final NUL)."""
 
+OWNER = f"{PREFIX}cni:"
+"""How the alias of a link begins that carries its owner."""
+ALIAS_LIMIT = 255
+"""Bytes in a link's alias (IFALIASZ less the final NUL)."""
+
 SHARED_BRIDGE_KEY = "__zlayer_shared_bridge__"
 """The service name under which the registry of subnets keeps the shared bridge's subnet."""
 
@@ -123,6 +128,21 @@ def attachment_veth(network: str, container_id: str, ifname: str) -> str:
     parts, and its shape (`zl-`, ten digits, `-v`) is how GC knows a link is ours. Our own rule, not ZLayer's.
     """
     return f"{PREFIX}{name_hash((network, container_id, ifname), 'v'):016x}"[:13] + "-v"
+
+
+def owner_mark(network: str, container_id: str, ifname: str) -> str:
+    """Whose the host end of a veth is: the text the daemon sets as the link's alias (IFLA_IFALIAS).
+
+    The link's name is 40 bits of a hash without a secret, and two attachments with one name are found in about a
+    second; this text is the attachment's own. The parts of a CNI call hold no slash. A text longer than the kernel's
+    255 bytes is replaced by its SHA-256.
+    """
+    mark = f"{OWNER}{network}/{container_id}/{ifname}"
+    if len(_bytes(mark)) <= ALIAS_LIMIT:
+        return mark
+    import hashlib  # in a function: the plugin's start must not pay for it
+
+    return OWNER + hashlib.sha256(_bytes(mark)).hexdigest()
 
 
 def uapi_socket(directory: str, device: str) -> str:

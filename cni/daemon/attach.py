@@ -16,10 +16,12 @@ from dataclasses import dataclass
 
 import msgspec
 
+from cni import naming
 from cni.daemon.books import macs
 from cni.daemon.books.records import Attachment, AttachmentKey, StaticRoute
-from cni.daemon.books.state import Locks, NeedsSlot, State, boot_clock
+from cni.daemon.books.state import Locks, NeedsSlot, State, boot_clock, name_taken
 from cni.daemon.fence.barrier import Barrier
+from cni.daemon.ownership import is_port_of
 from cni.daemon.services import Services
 from cni.errors import AttachFailed, CleanupFailed, CniError, InterfaceExists, InvalidNetns, PoolExhausted
 from cni.host import links
@@ -91,6 +93,7 @@ class Attacher:
                 f"CNI_NETNS: {request.sandbox} is the host's own network namespace", "a container needs one of its own"
             )
         with self._locks.holding(request.key):
+            self._state.refuse_port(request.host_veth, request.key)
             if not request.wanted():
                 raise ClientGone("the runtime gave up before the attach began")
             before = self._state.attachments.get(request.key)
@@ -111,7 +114,7 @@ class Attacher:
         return (
             before.state == "live"
             and before.netns == request.netns
-            and self._kernel.find(before.host_veth) is not None
+            and self._has_port(before)
             and self._kernel.has_interface(request.netns_fd, request.ifname)
         )
 
@@ -205,19 +208,24 @@ class Attacher:
         ]
         addresses = [ipaddress.ip_interface(held.address) for held in intent.addresses]
         skipped = self._kernel.configure_inside(request.netns_fd, inside, intent.ifname, addresses, kernel_routes)
-        self._kernel.raise_port(host)
+        self._kernel.raise_port(host, naming.owner_mark(*intent.key))
         kept = tuple(r for r, k in zip(routes, kernel_routes, strict=True) if k not in skipped)
         return msgspec.structs.replace(intent, routes=kept, bridge_mac=bridge.mac)
 
     def _create(self, port: links.Port, request: Request) -> tuple[int, int]:
-        """The veth. A link of our own name that is in the way is a leftover and goes; the container's own is not."""
+        """The veth. A link of the port's name goes where it is a leftover of this very attachment; another's, and the
+        container's own, does not. Raises InterfaceExists."""
         try:
             return self._kernel.create_port(port, request.netns_fd)
         except OSError as error:
             if error.errno != errno.EEXIST:
                 raise
-        if not self._kernel.remove_link(port.name):
+        there = self._kernel.find(port.name)
+        if there is None:
             raise self._taken(request)
+        if not is_port_of(there, request.key, port.mac):
+            raise name_taken(port.name, there.alias.removeprefix(naming.OWNER) or f"a {there.kind or 'plain'} link")
+        self._kernel.remove_link(port.name)
         try:
             return self._kernel.create_port(port, request.netns_fd)
         except OSError as error:
@@ -244,7 +252,7 @@ class Attacher:
             attachment = self._state.attachments.get(key)
             try:
                 if attachment is None:
-                    return bool(fallback_veth) and self._kernel.remove_link(fallback_veth)
+                    return bool(fallback_veth) and self._remove_unrecorded(key, fallback_veth)
                 self._unplug(attachment)
                 self._state.drop(key)
             except OSError as error:
@@ -274,14 +282,16 @@ class Attacher:
         """
         with self._locks.holding(attachment.key):
             now = self._state.attachments.get(attachment.key)
-            alive = now is not None and now.state == "live" and self._kernel.find(now.host_veth) is not None
+            alive = now is not None and now.state == "live" and self._has_port(now)
             if now != attachment or alive:
                 return False
             return self.detach(attachment.key)
 
     def _unplug(self, attachment: Attachment) -> None:
         """The link first, then what guards it: the fence is in force for as long as the port is there."""
-        if not self._kernel.remove_link(attachment.host_veth):
+        link = self._kernel.find(attachment.host_veth)
+        anothers = link is not None and not is_port_of(link, attachment.key, attachment.host_mac)
+        if anothers or not self._kernel.remove_link(attachment.host_veth):
             self._remove_renamed(attachment)
         self._barrier.expel(attachment)
         bridge = self._kernel.find(attachment.bridge)
@@ -291,10 +301,25 @@ class Attacher:
         self._kernel.forget_flows([held.ip for held in attachment.addresses])
 
     def _remove_renamed(self, attachment: Attachment) -> None:
-        """The host end under a name that somebody gave it: its MAC follows from our name, and is nobody else's."""
+        """The host end under another name: by its mark, or by its MAC, which follows from the name it had."""
         for link in self._kernel.all_links():
-            if link.kind == "veth" and link.mac == attachment.host_mac:
+            if link.mac == attachment.host_mac and is_port_of(link, attachment.key, attachment.host_mac):
                 self._kernel.remove_link(link.name)
+
+    def _remove_unrecorded(self, key: AttachmentKey, name: str) -> bool:
+        """The port that `key` would have goes, if it is `key`'s; False if there is none."""
+        owner = self._state.owner_of_port(name)
+        if owner is not None or self._port_of(key, name, macs.of_host_end(name)) is None:
+            return False
+        return self._kernel.remove_link(name)
+
+    def _has_port(self, attachment: Attachment) -> bool:
+        return self._port_of(attachment.key, attachment.host_veth, attachment.host_mac) is not None
+
+    def _port_of(self, key: AttachmentKey, name: str, host_mac: str) -> links.Link | None:
+        """The link of that name if it is the host end of the attachment `key`."""
+        link = self._kernel.find(name)
+        return link if link is not None and is_port_of(link, key, host_mac) else None
 
 
 def planned_routes(attachment: Attachment) -> list[StaticRoute]:

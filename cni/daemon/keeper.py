@@ -12,9 +12,11 @@ import re
 import threading
 from collections.abc import Callable
 
+from cni import naming
 from cni.daemon.books import macs
 from cni.daemon.books.records import Attachment, AttachmentKey
 from cni.daemon.fence.barrier import bridges
+from cni.daemon.ownership import is_port_of, is_unmarked
 from cni.daemon.service import OverlayService
 from cni.errors import CniError
 from cni.host.links import Link
@@ -83,7 +85,20 @@ class Keeper:
         for attachment in self._service.state.snapshot():
             if attachment.state != "live":
                 self._release(attachment, "was never finished")
+        self._mark_ports()
         self._sweep_strays()
+
+    def _mark_ports(self) -> None:
+        """A port that an older version made says from now on itself whose it is."""
+        kernel = self._service.kernel
+        there = {link.name: link for link in kernel.all_links()}
+        for attachment in self._service.state.snapshot():
+            link = there.get(attachment.host_veth)
+            if link is not None and is_unmarked(link, attachment):
+                try:
+                    kernel.mark(link.index, naming.owner_mark(*attachment.key))
+                except OSError as error:
+                    log.warning("%s could not be marked as %s's: %s", link.name, "/".join(attachment.key), error)
 
     def _sweep_strays(self) -> None:
         """Remove links that we signed (name and MAC are of our making) and nobody recorded."""
@@ -123,6 +138,8 @@ class Keeper:
             link = strangers.get(attachment.host_mac)
             if link is None or attachment.state != "live" or attachment.host_veth in names:
                 continue
+            if not is_port_of(link, attachment.key, attachment.host_mac):
+                continue
             log.warning("%s was renamed to %s: taking that back", attachment.host_veth, link.name)
             try:
                 with self._service.attacher.resting(attachment.key):
@@ -143,7 +160,7 @@ class Keeper:
                 log.error("bridge %s could not be set up: %s %s", name, error.msg, error.details)
         for attachment in service.state.snapshot():
             port, bridge = names.get(attachment.host_veth), service.kernel.find(attachment.bridge)
-            if attachment.state == "live" and port is not None and bridge is not None:
+            if attachment.state == "live" and port is not None and bridge is not None and _is_its(port, attachment):
                 self._mend_port(port, bridge)
 
     def _mend_port(self, port: Link, bridge: Link) -> None:
@@ -162,7 +179,7 @@ class Keeper:
     def _collect(self, names: dict[str, Link]) -> None:
         """Release what was dead at two looks in a row: its link was missing, or it was never finished."""
         records = self._service.state.snapshot()
-        gone = {a.key: a for a in records if a.state != "live" or a.host_veth not in names}
+        gone = {a.key: a for a in records if a.state != "live" or not _is_its(names.get(a.host_veth), a)}
         for key, attachment in gone.items():
             if key in self._dead:
                 self._release(attachment, "has no interface any more")
@@ -175,6 +192,10 @@ class Keeper:
                 log.info("%s %s: released %s", who, why, ", ".join(held.ip for held in attachment.addresses))
         except (CniError, OSError) as error:
             log.warning("%s %s, and could not be released: %s", who, why, error)
+
+
+def _is_its(link: Link | None, attachment: Attachment) -> bool:
+    return link is not None and is_port_of(link, attachment.key, attachment.host_mac)
 
 
 def is_our_port(link: Link) -> bool:

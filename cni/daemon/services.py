@@ -83,6 +83,8 @@ class Services:
                 self._refuse_twin(segment)
             if mode == "auto" and not fresh and self._state.services[segment].mode == "dedicated":
                 mode = "dedicated"  # an agent set it up so; a container that has no wish of its own changes nothing
+            if mode == "dedicated" and (fresh or self._state.services[segment].mode != mode):
+                self._refuse_twin_device(name)
             granted = {version: self._claim(segment, version, 0) for version in self._unclaimed(segment)}
             known = self._state.take_service(segment, mode, self._bridge_name(segment), granted)
             if segment == SHARED:
@@ -152,17 +154,29 @@ class Services:
         """Raises InvalidConfig for a service whose bridge would be another's. A long name becomes 40 bits of a hash
         without a secret, and whoever may choose names may find one; with it he would take that bridge down."""
         bridge = self._bridge_name(segment)
+        other = self._owner_of(bridge)
+        if other is not None and other.name != segment:
+            raise InvalidConfig(f"service: {segment!r} makes the interface name {bridge!r}, which {other.name!r} has")
+
+    def _refuse_twin_device(self, name: str) -> None:
+        """The same for the WireGuard device of a service in mode dedicated."""
+        device = self._device_name(name)
         for other in list(self._state.services.values()):
-            if other.bridge == bridge and other.subnets:
-                raise InvalidConfig(
-                    f"service: {segment!r} makes the interface name {bridge!r}, which {other.name!r} has"
-                )
+            if other.mode == "dedicated" and other.name != name and self._device_name(other.name) == device:
+                raise InvalidConfig(f"service: {name!r} makes the interface name {device!r}, which {other.name!r} has")
+
+    def _owner_of(self, bridge: str) -> Service | None:
+        """The service that has a bridge of that name by its record."""
+        return next((s for s in list(self._state.services.values()) if s.bridge == bridge and s.subnets), None)
 
     def _bridge_name(self, segment: str) -> str:
         node = self._state.node
         if segment == SHARED:
             return naming.shared_bridge(node.deployment, node.instance_id)
         return naming.service_bridge(node.deployment, node.instance_id, segment)
+
+    def _device_name(self, service: str) -> str:
+        return naming.dedicated_device(self._state.node.deployment, self._state.node.instance_id, service)
 
     def _build(self, service: Service) -> None:
         gateways = [gateway(ipaddress.ip_network(subnet)) for subnet in service.subnets]
@@ -257,7 +271,10 @@ class Services:
             if service is not None and not service.subnets:
                 self._state.drop_service(name)
                 return
-            self._unbuild(name, service.bridge if service is not None else self._bridge_name(name))
+            bridge = service.bridge if service is not None else self._bridge_name(name)
+            owner = self._owner_of(bridge)
+            if owner is None or owner.name == name:  # a service without a record may make the name of another's bridge
+                self._unbuild(name, bridge)
 
     def _unbuild(self, segment: str, bridge: str) -> None:
         link = self._kernel.find(bridge)

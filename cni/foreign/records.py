@@ -23,7 +23,7 @@ from typing import Literal
 
 import msgspec
 
-from cni.errors import InputOutput, TryAgainLater
+from cni.errors import InputOutput, InterfaceExists, TryAgainLater
 from cni.host.holder import Process
 from cni.naming import name_hash
 from cni.overlay.client import Deadline
@@ -92,14 +92,24 @@ class Records:
 
     def load(self, key: Key) -> Record | None:
         """The attachment's record, or None."""
-        return self._read(self._home / f"{digits(*key)}.json")
+        found = self._read(self._home / f"{digits(*key)}.json")
+        return found if found is not None and found.key == key else None
 
     def save(self, record: Record) -> None:
-        """Remember it, whole or not at all. Raises InputOutput (5)."""
+        """Remember it, whole or not at all. Raises InputOutput (5), InterfaceExists (101) where the file, whose name is
+        a hash of the key, is another attachment's."""
+        there = self._read(self._home / f"{digits(*record.key)}.json")
+        if there is not None and there.key != record.key:
+            raise InterfaceExists(
+                f"the record {digits(*record.key)} of this attachment is that of {'/'.join(there.key)}",
+                "nothing of the other was touched; attach under another container ID",
+            )
         self._write(self._home / f"{digits(*record.key)}.json", msgspec.json.encode(record))
 
     def drop(self, key: Key) -> None:
-        """Forget it. Safe to repeat."""
+        """Forget it. Safe to repeat; another attachment's record of that file name stays."""
+        if self.load(key) is None:
+            return
         (self._home / f"{digits(*key)}.json").unlink(missing_ok=True)
 
     def every(self) -> list[Record]:

@@ -149,9 +149,13 @@ class Kernel:
         """The container's end, up and addressed; returns the routes that were there already."""
         return ports.configure(netns_fd, index, ifname, addresses, routes)
 
-    def raise_port(self, index: int) -> None:
-        """Bring the host end up: from here on packets flow."""
-        links.raise_port(self._socket, index)
+    def raise_port(self, index: int, owner: str = "") -> None:
+        """Bring the host end up, with its owner's mark: from here on packets flow."""
+        links.raise_port(self._socket, index, owner)
+
+    def mark(self, index: int, owner: str) -> None:
+        """Say on the link itself whose it is."""
+        links.mark(self._socket, index, owner)
 
     def enslave(self, index: int, bridge: int) -> None:
         """Put a link on a bridge."""

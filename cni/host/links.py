@@ -16,6 +16,7 @@ from cni.host import netlink as nl
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER = 1, 3, 4, 5, 10
 IFLA_LINKINFO, IFLA_GROUP, IFLA_NET_NS_FD, IFLA_LINK_NETNSID, IFLA_AF_SPEC = 18, 27, 28, 37, 26
+IFLA_IFALIAS = 20
 IFF_UP = 1
 AF_INET, AF_INET6 = 2, 10
 RTN_UNICAST, RTN_UNREACHABLE = 1, 7
@@ -33,7 +34,8 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 @dataclass(frozen=True)
 class Link:
-    """A link as the kernel says it is. `peer` is the index of a veth's other end, `peer_netns` its namespace's id."""
+    """A link as the kernel says it is. `peer` is the index of a veth's other end, `peer_netns` its namespace's id,
+    `alias` the text that was attached to it ("": none)."""
 
     index: int
     name: str
@@ -44,6 +46,7 @@ class Link:
     master: int = 0
     peer: int = 0
     peer_netns: int | None = None
+    alias: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,7 @@ def _link(body: bytes) -> Link:
         master=number(found.get(IFLA_MASTER)),
         peer=number(found.get(IFLA_LINK)),
         peer_netns=None if netnsid is None else struct.unpack("=i", netnsid)[0],
+        alias=_string(found.get(IFLA_IFALIAS, b"")),
     )
 
 
@@ -235,13 +239,23 @@ def create_port(socket: nl.Netlink, port: Port, netns_fd: int) -> tuple[int, int
     return found.index, found.peer
 
 
-def raise_port(socket: nl.Netlink, index: int) -> None:
-    """Bring the host end up without an IPv6 address of its own: with one, each new port floods MLD and DAD."""
+def mark(socket: nl.Netlink, index: int, owner: str) -> None:
+    """The link carries `owner` (at most 255 bytes) as its alias."""
+    body = nl.ifinfo(index) + nl.text(IFLA_IFALIAS, owner)
+    socket.send([nl.Message(nl.RTM_SETLINK, 0, body, f"mark link {index}")])
+
+
+def raise_port(socket: nl.Netlink, index: int, owner: str = "") -> None:
+    """Bring the host end up without an IPv6 address of its own: with one, each new port floods MLD and DAD.
+
+    `owner` becomes its alias ("": the alias stays as it is).
+    """
+    marked = nl.text(IFLA_IFALIAS, owner) if owner else b""
     quiet = nl.attribute(IFLA_AF_SPEC, nl.attribute(AF_INET6, nl.u8(8, GEN_MODE_NONE)))  # 8 = IFLA_INET6_ADDR_GEN_MODE
     no_ipv6 = frozenset({errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EINVAL})
     socket.send(
         [
             nl.Message(nl.RTM_SETLINK, 0, nl.ifinfo(index) + quiet, f"quieten link {index}", no_ipv6),
-            up_message(index),
+            nl.Message(nl.RTM_NEWLINK, 0, nl.ifinfo(index, IFF_UP, IFF_UP) + marked, f"bring up link {index}"),
         ]
     )

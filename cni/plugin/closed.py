@@ -84,8 +84,9 @@ def never_fails(call: Call, place: Place, answer: tuple[int, bytes, bytes]) -> t
 def _remove_link(what: tuple[str, str, str]) -> str:
     """Take the container off the network now, whenever the rest will be done; what became of it, for stderr.
 
-    Safe without a daemon: the host end's name is a hash of the attachment and in no other use, and an overlay
-    daemon runs in the namespace that its plugins run in.
+    The link says itself whose it is: its name is a hash that another attachment may have too. One that says nothing was
+    made by an older version, whose daemon marks it as soon as this one starts. An overlay daemon runs in the namespace
+    that its plugins run in.
     """
     from cni import naming
     from cni.host import links, netlink
@@ -93,6 +94,9 @@ def _remove_link(what: tuple[str, str, str]) -> str:
     name = naming.attachment_veth(*what)
     try:
         with netlink.Netlink(timeout=1.0) as socket:
+            link = links.find_link(socket, name)
+            if link is not None and link.alias.startswith(naming.OWNER) and link.alias != naming.owner_mark(*what):
+                return f"the link {name} is another attachment's and stays"
             links.remove_link(socket, name)
     except OSError as error:
         return f"its link {name} could not be removed: {error.strerror or error}"

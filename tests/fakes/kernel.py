@@ -278,9 +278,14 @@ class FakeKernel:
         return [route for route in routes if route.dst in taken]
 
     @call
-    def raise_port(self, index: int) -> None:
+    def raise_port(self, index: int, owner: str = "") -> None:
         name = next(name for name, link in self.links.items() if link.index == index)
-        self.links[name] = replace(self.links[name], up=True)
+        self.links[name] = replace(self.links[name], up=True, alias=owner or self.links[name].alias)
+
+    @call
+    def mark(self, index: int, owner: str) -> None:
+        name = next(name for name, link in self.links.items() if link.index == index)
+        self.links[name] = replace(self.links[name], alias=owner)
 
     @call
     def enslave(self, index: int, bridge: int) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "reliability.md").read_text()
-NAMED = re.compile(r"`((?:tests/)?(?:binary|blackbox|chaos|kernel|systemd|unit)/[a-z_0-9]+\.py)(?:::([a-z_0-9]+))?`")
+FOLDERS = "binary|blackbox|chaos|kernel|mesh|safety|systemd|unit"
+NAMED = re.compile(rf"`((?:tests/)?(?:{FOLDERS})/[a-z_0-9]+\.py)(?:::([a-z_0-9]+))?`")
 
 
 def rows() -> list[list[str]]:

@@ -19,9 +19,17 @@ from cni.daemon.books.segments import Address, Network, fits
 from cni.daemon.books.service_book import ServiceBook
 from cni.daemon.books.store import Change, Store
 from cni.daemon.settings import Settings
-from cni.errors import AddressUnavailable, PoolExhausted, TryAgainLater
+from cni.errors import AddressUnavailable, InterfaceExists, PoolExhausted, TryAgainLater
 
 __all__ = ["Locks", "NeedsSlot", "State", "boot_clock"]
+
+
+def name_taken(host_veth: str, owner: str) -> InterfaceExists:
+    """The error for a host end whose name is another's; `owner` says whose."""
+    return InterfaceExists(
+        f"the host interface {host_veth} belongs to {owner}",
+        "two attachments may not share one: nothing of the other was touched; attach under another container ID",
+    )
 
 
 class State(ServiceBook):
@@ -30,8 +38,10 @@ class State(ServiceBook):
     def __init__(self, store: Store, settings: Settings) -> None:
         super().__init__(store, settings)
         self.attachments: dict[AttachmentKey, Attachment] = {}
+        self._ports: dict[str, AttachmentKey] = {}  # whose a host end's name is
         for attachment in restore.attachments(store):
             self.attachments[attachment.key] = attachment
+            self._ports.setdefault(attachment.host_veth, attachment.key)
             self.addresses.hold(attachment.ips)
         self.leases: dict[str, Lease] = restore.leases(store)
         self.addresses.hold(self.leases)
@@ -46,9 +56,11 @@ class State(ServiceBook):
         that follows from the first if it has none.
 
         `wanted` are addresses it asked for, at most one a family; else it keeps those that its earlier record has, if
-        they fit. Raises AddressUnavailable, also for a MAC, TryAgainLater while what would serve is cooling, NeedsSlot.
+        they fit. Raises AddressUnavailable, also for a MAC, InterfaceExists where the host end's name is another's,
+        TryAgainLater while what would serve is cooling, NeedsSlot.
         """
         with self._lock:
+            self.refuse_port(attachment.host_veth, attachment.key)
             service = self.services[segment]
             strange = [a for a in wanted if a.version not in self._segments]
             if strange:
@@ -67,6 +79,18 @@ class State(ServiceBook):
             intent = msgspec.structs.replace(attachment, state="intent", addresses=tuple(picked), mac=mac)
             self.save(intent)  # whole: a daemon that finds it must be able to undo it
             return intent
+
+    def owner_of_port(self, host_veth: str) -> AttachmentKey | None:
+        """The attachment whose host end has that name by its record; None where no record names it."""
+        with self._lock:
+            return self._ports.get(host_veth)
+
+    def refuse_port(self, host_veth: str, key: AttachmentKey) -> None:
+        """Raises InterfaceExists (101) where the host end's name is another attachment's. Such a name is 40 bits of a
+        hash without a secret: two attachments that share one are found in about a second."""
+        owner = self.owner_of_port(host_veth)
+        if owner is not None and owner != key:
+            raise name_taken(host_veth, "/".join(owner))
 
     def check_mac(self, mac: str, attachment: Attachment) -> None:
         """Whether the attachment may have that MAC, which is not the one it was given. Raises AddressUnavailable."""
@@ -121,6 +145,9 @@ class State(ServiceBook):
             record: Change = ("attachment", encode_key(attachment.key), msgspec.json.encode(attachment))
             self._store.apply([record, *self.addresses.resting(lost, now)])
             self.attachments[attachment.key] = attachment
+            if before is not None and before.host_veth != attachment.host_veth:
+                self._forget_port(before)
+            self._ports[attachment.host_veth] = attachment.key
             self.changed()
             self.addresses.hold(attachment.ips)
             if before is not None:
@@ -137,11 +164,16 @@ class State(ServiceBook):
             cooling = attachment.ips if used else ()
             self._store.apply([("attachment", encode_key(key), None), *self.addresses.resting(cooling, now)])
             del self.attachments[key]
+            self._forget_port(attachment)
             self.changed()
             self.addresses.let_go(attachment.ips)
             self.addresses.cool(cooling, now, attachment.container)
             if attachment.service not in self.services:
                 self._rebuild_segments()  # its slot was kept for it
+
+    def _forget_port(self, attachment: Attachment) -> None:
+        if self._ports.get(attachment.host_veth) == attachment.key:
+            del self._ports[attachment.host_veth]
 
     def members(self, bridge: str) -> list[Attachment]:
         """The attachments on a bridge."""

@@ -13,7 +13,6 @@ import msgspec
 
 from cni import naming
 from cni.daemon.attach import Request
-from cni.daemon.books import macs
 from cni.daemon.books.records import Attachment, AttachmentKey
 from cni.daemon.operations.desk import Desk, Refusal
 from cni.errors import CniError, InterfaceExists
@@ -144,16 +143,9 @@ def detach(handle: wire.LinuxPid, desk: Desk) -> wire.Ok:
     """Nothing is left of the attachment; an unknown PID is fine. Raises CleanupFailed."""
     with desk.locks.holding(("pid", handle.pid)):
         veth = naming.pid_host_veth(handle.pid)
-        desk.service.attacher.detach(_key(handle.pid), veth if _made_by_us(veth, desk) else "")
+        # No process has a PID that makes a longer name than a link can have.
+        desk.service.attacher.detach(_key(handle.pid), veth if len(veth) <= naming.NAME_LIMIT else "")
     return wire.Ok()
-
-
-def _made_by_us(veth: str, desk: Desk) -> bool:
-    """Whether a link is there that we made: without a record its name alone could be another daemon's."""
-    if len(veth) > naming.NAME_LIMIT:
-        return False  # no process has such a PID, and no link such a name
-    link = desk.service.kernel.find(veth)
-    return link is not None and link.mac == macs.of_host_end(veth)
 
 
 def _own(desk: Desk) -> list[Attachment]:
