@@ -119,7 +119,7 @@ async def _run(settings: Settings, premises: Premises) -> None:
     kernel = Kernel()
     state = State(store, settings)
     presence = netns.Presence(PRESENCE)
-    barrier = Barrier(state, settings, presence.alone)
+    barrier = Barrier(state, settings, presence.alone, kernel.connected)
     service = OverlayService(settings, state, kernel, barrier, alone=presence.alone, board=ProblemBoard())
     registry, identity = Registry(store), Identity(settings.data_dir)
     tunnels = Tunnels(settings.run_dir, settings.wireguard_engine)

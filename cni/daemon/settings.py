@@ -27,6 +27,7 @@ DEFAULT_WG_PORT = 51420  # contract 3.4
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 Engine = Literal["auto", "kernel", "wireguard-go", "boringtun-cli", "none"]
+Underlay = Literal["routed"]
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -83,6 +84,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     slice_cidr: str | None = None
     wg_port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = DEFAULT_WG_PORT
     wireguard_engine: Engine = "auto"
+    underlay: Underlay | None = None
     service_cidr: str | None = None
     advertise: tuple[str, ...] = ()
     peers: tuple[StaticPeer, ...] = ()
@@ -185,7 +187,8 @@ def _explain(message: str, document: Any) -> str:
         except (KeyError, IndexError, ValueError, TypeError):
             break
     if text.startswith("Invalid enum value"):
-        text = "expected one of " + ", ".join(get_args(LogLevel if where == "log_level" else Engine))
+        kinds = {"log_level": LogLevel, "underlay": Underlay}
+        text = "expected one of " + ", ".join(get_args(kinds.get(where, Engine)))
     text = re.sub(", got `[a-z]+`$", "", text)
     return f"{where}: {text}" if isinstance(value, dict) else f"{where}: {text}, got {value!r}"
 
@@ -250,6 +253,9 @@ def _check(settings: Settings) -> None:
             families.append(network)
         elif not any(network.version == n.version and network.subnet_of(n) for n in families):  # type: ignore[arg-type]
             raise ValueError(f"{key}: {value} is not inside the cluster's range")
+    if settings.underlay is not None and settings.wireguard_engine != "none":
+        engine = settings.wireguard_engine
+        raise ValueError(f"underlay: {settings.underlay} needs wireguard_engine: none, which is {engine} here")
     if len(families) == 2 and families[0].version == families[1].version:
         raise ValueError(f"cluster_cidr6: {settings.cluster_cidr6} is of the same family as cluster_cidr")
     _check_mesh(settings, families)

@@ -13,6 +13,7 @@ from cni.host.links import (
     GONE,
     Address,
     Interface,
+    Network,
     Route,
     family_of,
     number,
@@ -64,6 +65,17 @@ def list_addresses(socket: nl.Netlink, index: int = 0) -> list[tuple[int, Interf
         value = raw.get(IFA_LOCAL) or raw.get(IFA_ADDRESS)
         if family in (AF_INET, AF_INET6) and value and index in (0, at):
             found.append((at, _interface(value, prefix)))
+    return found
+
+
+def list_networks(socket: nl.Netlink) -> list[tuple[int, Network]]:
+    """(link index, network) of every address of the namespace; of a point-to-point link, the other end's."""
+    found = []
+    for answer in socket.dump(nl.Message(nl.RTM_GETADDR, 0, ADDRESS.pack(0, 0, 0, 0, 0), "list addresses")):
+        family, prefix, _, _, at = ADDRESS.unpack_from(answer.body)
+        value = nl.attributes(answer.body[8:]).get(IFA_ADDRESS)
+        if family in (AF_INET, AF_INET6) and value:
+            found.append((at, _interface(value, prefix).network))
     return found
 
 

@@ -94,6 +94,17 @@ class Kernel:
             found.setdefault(index, set()).add(address)
         return found
 
+    def connected(self) -> list[links.Network]:
+        """The networks that the node is on by links that are not ours: by its addresses, so a route without a gateway
+        is none."""
+        found = addressing.list_networks(self._socket)
+        names = {index: links.find_link(self._socket, index=index) for index, _ in found}
+        return [
+            network
+            for index, network in found
+            if (link := names[index]) is not None and index != links.LOOPBACK and not link.name.startswith(OURS)
+        ]
+
     # --- segments ------------------------------------------------------------------------------------------------
 
     def ensure_bridge(self, name: str, mac: str, mtu: int, addresses: Sequence[links.Interface]) -> links.Link:

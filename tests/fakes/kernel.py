@@ -17,7 +17,7 @@ from typing import Any, TypeVar, cast
 
 from cni.daemon.books.records import Attachment
 from cni.errors import FenceFailed
-from cni.host.links import Address, Interface, Link, Port, Route
+from cni.host.links import Address, Interface, Link, Network, Port, Route
 from cni.host.netlink import NetlinkError
 from cni.host.netns import NetnsId
 from cni.host.ports import Inside
@@ -178,6 +178,10 @@ class FakeKernel:
     @call
     def remove_node_address(self, address: Address) -> None:
         self.own_addresses.discard(address)
+
+    @call
+    def connected(self) -> list[Network]:
+        return []  # the host is on no network
 
     @call
     def forwarding(self, version: int) -> bool:

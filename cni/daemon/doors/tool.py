@@ -67,7 +67,7 @@ def status(service: OverlayService, _: Mapping[str, str]) -> Answer:
         "unfinished": sum(1 for each in attachments if each.state != "live"),
         "problems": [problem.text for problem in problems],
         "problem_details": [problem.describe() for problem in problems],
-        "notes": hidden(settings, state.node),
+        "notes": [*hidden(settings, state.node), *unencrypted(settings)],
     }
 
 
@@ -79,6 +79,12 @@ def hidden(settings: Settings, node: Node) -> list[str]:
         for key in ("deployment", "instance_id", "node_id", "cluster_cidr", "cluster_cidr6", "slice_cidr", "wg_port")
         if (said := getattr(settings, key)) != getattr(defaults, key) and str(said) != str(counts := getattr(node, key))
     ]
+
+
+def unencrypted(settings: Settings) -> list[str]:
+    """What the operator chose and should be reminded of."""
+    said = "underlay: routed: the host's routes carry the overlay, and traffic between nodes is not encrypted"
+    return [said] if settings.underlay == "routed" else []
 
 
 def _service(service: OverlayService, name: str) -> Answer:

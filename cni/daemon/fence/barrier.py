@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TypeVar
 
@@ -17,7 +17,15 @@ from cni.daemon.books.records import Attachment
 from cni.daemon.books.state import State
 from cni.daemon.fence import compare, texts
 from cni.daemon.fence.values import TABLE, Node, Port
-from cni.daemon.fence.views import Beyond, bridge_of, bridges, change_of_remotes, port_of
+from cni.daemon.fence.views import (
+    Beyond,
+    Network,
+    bridge_of,
+    bridges,
+    change_of_remotes,
+    on_the_hosts_networks,
+    port_of,
+)
 from cni.daemon.settings import Settings
 from cni.errors import FenceFailed
 from cni.host import iptables
@@ -37,7 +45,16 @@ class Barrier:
     recorded taken out of the tables. It is asked after they were read: whoever wrote into them is seen by then.
     """
 
-    def __init__(self, state: State, settings: Settings, alone: Callable[[], bool] = lambda: True) -> None:
+    def __init__(
+        self,
+        state: State,
+        settings: Settings,
+        alone: Callable[[], bool] = lambda: True,
+        host_networks: Callable[[], Iterable[Network]] = tuple,
+    ) -> None:
+        """`host_networks` lists the networks the host is on by links that are not ours; each `load` asks it anew."""
+        self._host_networks = host_networks
+        self._connected: tuple[str, ...] = ()
         self._state = state
         self._settings = settings
         self._alone = alone
@@ -69,6 +86,10 @@ class Barrier:
         reason is kept for `trouble`. Attaches go on while the tables are read: if one changed them meanwhile, they are
         read again, at last with everybody waiting.
         """
+        try:
+            self._connected = on_the_hosts_networks(self._host_networks(), self._state.cidrs)
+        except OSError as error:
+            log.warning("the host's own networks cannot be listed, so those of the last look count: %s", error)
         try:
             self._nft = self._nft or Nft()
             changed = self._with_listing(lambda listing, _: self._mend(listing), terse=False)
@@ -139,7 +160,9 @@ class Barrier:
         return Node(
             clusters=state.cidrs,
             addresses=tuple(str(address) for address in state.node_addresses()),
+            connected=self._connected,
             masquerade=self._settings.masquerade,
+            routed=self._settings.underlay == "routed",
             tunnels=self._beyond.tunnels,
             far=self._beyond.far,
         )

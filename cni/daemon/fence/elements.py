@@ -30,13 +30,14 @@ class Element(NamedTuple):
 
 
 def of_node(node: Node) -> list[Element]:
-    """The node's own addresses, its tunnels, and what is behind them."""
+    """The node's own addresses, its tunnels, what is behind them, and the host's own networks."""
     four, six = versions(node.addresses)
     return [
         *(Element("inet", "node4", str(address)) for address in four),
         *(Element("inet", "node6", str(address)) for address in six),
         *(Element("inet", "tunnels", quoted(device)) for device in node.tunnels),
         *(Element("inet", f"far{ip_network(cidr).version}", cidr) for cidr in node.far),
+        *(Element("inet", f"connected{ip_network(cidr).version}", cidr) for cidr in node.connected),
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cni.daemon.fence.leaving import leaving_chains
 from cni.daemon.fence.rules import EARLY, FILTER, HAS_OPTIONS, Chain, Rule, base_chain, ipv4_options, plain_chain
 from cni.daemon.fence.values import FLAT, Node
 
@@ -20,7 +21,7 @@ def inet_chains(node: Node) -> list[Chain]:
     """What holds for packets that are routed, or that are for the node."""
     four, six = node.cluster(4), node.cluster(6)
     return [
-        base_chain("inet", "prerouting", EARLY, *_prerouting(four, six)),
+        base_chain("inet", "prerouting", EARLY, *_prerouting(node)),
         plain_chain(
             "inet",
             "from_container",
@@ -43,7 +44,7 @@ def inet_chains(node: Node) -> list[Chain]:
             # A peer may be trusted with the whole overlay, this node's part included.
             *(Rule(f"{ip} saddr . {ip} saddr @same{v}", "drop", f"IPv{v} of our own by a tunnel") for v, ip in _IP),
         ),
-        base_chain("inet", "forward", FILTER, *_forward(four, six)),
+        base_chain("inet", "forward", FILTER, *_forward(node)),
         # The kernel does route link-local addresses, back onto the link they came from (ip6_forward). Bridged is what
         # goes to a container's own MAC; what the host routes came to a MAC of the host's.
         plain_chain(
@@ -52,8 +53,8 @@ def inet_chains(node: Node) -> list[Chain]:
             Rule("iifname . ether daddr @neighbours", "accept", "bridged link-local"),
             Rule("", "drop", "link-local by way of the host"),
         ),
-        *([_to_overlay("4", "ip", four)] if four else []),
-        *([_to_overlay("6", "ip6", six)] if six else []),
+        *([_to_overlay("4", "ip", four, node.routed)] if four else []),
+        *([_to_overlay("6", "ip6", six, node.routed)] if six else []),
         plain_chain("inet", "outward", *_not_its_flow(), _of_no_flow(node.masquerade)),
         plain_chain(
             "inet",
@@ -67,8 +68,8 @@ def inet_chains(node: Node) -> list[Chain]:
             "input",
             FILTER,
             Rule("iifname @inside", "goto to_host", "from containers"),
-            Rule("iifname @tunnels ip saddr @closed4", "goto closed_to_host", "from a member elsewhere"),
-            Rule("iifname @tunnels ip6 saddr @closed6", "goto closed_to_host", "from a member elsewhere, IPv6"),
+            Rule(f"{_way_in(node.routed)} ip saddr @closed4", "goto closed_to_host", "from a member elsewhere"),
+            Rule(f"{_way_in(node.routed)} ip6 saddr @closed6", "goto closed_to_host", "from a member elsewhere, IPv6"),
         ),
         plain_chain("inet", "to_host", *_to_host()),
         # IPv6 has no send_redirects, and a redirect is sent before anybody asks whether the packet may be forwarded: it
@@ -80,22 +81,39 @@ def inet_chains(node: Node) -> list[Chain]:
             Rule("icmpv6 type nd-redirect oifname @inside", "drop", "redirect by the host"),
         ),
         plain_chain("inet", "closed_to_host", *_closed_to_host()),
+        *leaving_chains(node),
         _mss(),
         *([_masquerade(four, six)] if node.masquerade else []),
     ]
 
 
-def _prerouting(four: str | None, six: str | None) -> list[Rule]:
+def _way_in(routed: bool) -> str:
+    """How what comes from another node is known: by a tunnel, or by any device but a bridge of ours."""
+    return "iifname != @inside" if routed else "iifname @tunnels"
+
+
+def _prerouting(node: Node) -> list[Rule]:
+    ranges = [(v, ip, cluster) for v, ip in _IP if (cluster := node.cluster(int(v)))]
+    routed = [Rule(f"{ip} saddr @far{v}", "goto from_tunnel", f"from another node, IPv{v}") for v, ip, _ in ranges]
     return [
         Rule("iifname @inside", "goto from_container", "from containers"),
         Rule("iifname @tunnels", "goto from_tunnel", "from a tunnel"),
-        *([Rule(f'iifname != "lo" ip saddr {four}', "drop", "overlay IPv4 source from elsewhere")] if four else []),
-        *([Rule(f'iifname != "lo" ip6 saddr {six}', "drop", "overlay IPv6 source from elsewhere")] if six else []),
+        *(routed if node.routed else []),
+        *(
+            Rule(f'iifname != "lo" {ip} saddr {cluster}', "drop", f"overlay IPv{v} source from elsewhere")
+            for v, ip, cluster in ranges
+        ),
     ]
 
 
-def _forward(four: str | None, six: str | None) -> list[Rule]:
+def _forward(node: Node) -> list[Rule]:
     """Bridged packets come here too where bridge-nf-call-* is 1; then in and out are one bridge."""
+    four, six = node.cluster(4), node.cluster(6)
+    routed = [
+        Rule(f"{_way_in(True)} {ip} saddr {cluster}", "goto tunnel_out", f"from another node to the outside, IPv{v}")
+        for v, ip in _IP
+        if (cluster := node.cluster(int(v)))
+    ]
     return [
         # The family bridge has decided these, port by port; they have no one address to go by.
         Rule("meta pkttype { broadcast, multicast } iifname . oifname @loops", "accept", "bridged group frame"),
@@ -105,19 +123,20 @@ def _forward(four: str | None, six: str | None) -> list[Rule]:
         *([Rule(f"ip6 daddr {six}", "goto to_overlay6", "to the overlay, IPv6")] if six else []),
         Rule("iifname @inside", "goto outward", "to the outside"),
         Rule("iifname @tunnels", "goto tunnel_out", "from a tunnel to the outside"),
+        *(routed if node.routed else []),
         # No container has an address that is not of the overlay. With accept_source_route a packet is here with the
         # host's address, and gets the container's only behind us.
         Rule("oifname @inside", "drop", "to a container by an address of others"),
     ]
 
 
-def _to_overlay(v: str, ip: str, cluster: str) -> Chain:
+def _to_overlay(v: str, ip: str, cluster: str, routed: bool) -> Chain:
     """To an overlay address: by membership if it comes from one, else as one of the openings at the edge."""
     return plain_chain(
         "inet",
         f"to_overlay{v}",
         Rule(
-            f"ct state related meta l4proto {{ 1, 58 }} iifname @tunnels {ip} saddr != @closed{v}",
+            f"ct state related meta l4proto {{ 1, 58 }} {_way_in(routed)} {ip} saddr != @closed{v}",
             "accept",
             "error of a router on the way",
         ),
@@ -127,7 +146,7 @@ def _to_overlay(v: str, ip: str, cluster: str) -> Chain:
             "reply to an edge peer",
         ),
         Rule("", f"{ip} saddr vmap @net{v}", "its network"),
-        Rule(f"iifname @tunnels {ip} saddr @far{v}", f"goto {FLAT}", "from the flat mesh elsewhere"),
+        Rule(f"{_way_in(routed)} {ip} saddr @far{v}", f"goto {FLAT}", "from the flat mesh elsewhere"),
         Rule(f"{ip} saddr {cluster}", "drop", "unknown overlay source"),
         Rule(f"{ip} daddr @{FLAT}_m{v}", "accept", "to the flat mesh"),
         Rule(f"{ip} daddr . {ip} daddr != @same{v}", "drop", "to an unknown overlay address"),

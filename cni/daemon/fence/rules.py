@@ -79,6 +79,8 @@ SETS: tuple[tuple[str, str, str, str], ...] = (
     ("inet", "set", "same6", "type ipv6_addr . ipv6_addr"),
     ("inet", "set", "far4", "type ipv4_addr; flags interval"),
     ("inet", "set", "far6", "type ipv6_addr; flags interval"),
+    ("inet", "set", "connected4", "type ipv4_addr; flags interval"),
+    ("inet", "set", "connected6", "type ipv6_addr; flags interval"),
     ("inet", "set", "closed4", "type ipv4_addr"),
     ("inet", "set", "closed6", "type ipv6_addr"),
     ("inet", "set", "edges4", "type ipv4_addr"),
@@ -113,10 +115,13 @@ def network_chains(network: str | None) -> list[Chain]:
 
 
 def _elsewhere() -> tuple[Rule, ...]:
-    """The flat mesh has no list of its members on other nodes: whoever is behind a tunnel and is of no network."""
+    """The flat mesh has no list of its members on other nodes: whoever is behind a peer and is of no network.
+
+    A peer may be trusted with the whole overlay, this node's part included: nothing on a bridge here is elsewhere.
+    """
     return (
-        Rule("oifname @tunnels ip daddr @far4 ip daddr != @closed4", "accept", "flat mesh elsewhere"),
-        Rule("oifname @tunnels ip6 daddr @far6 ip6 daddr != @closed6", "accept", "flat mesh elsewhere, IPv6"),
+        Rule("oifname != @inside ip daddr @far4 ip daddr != @closed4", "accept", "flat mesh elsewhere"),
+        Rule("oifname != @inside ip6 daddr @far6 ip6 daddr != @closed6", "accept", "flat mesh elsewhere, IPv6"),
     )
 
 
@@ -140,10 +145,10 @@ def declare(chains: list[Chain]) -> list[str]:
     return lines
 
 
-def base_chain(family: str, name: str, priority: int, *rules: Rule) -> Chain:
-    """A chain the kernel calls at a hook."""
+def base_chain(family: str, name: str, priority: int, *rules: Rule, chain: str = "") -> Chain:
+    """A chain the kernel calls at the hook `name`, and called so where it has no name of its own (`chain`)."""
     hook = f"type filter hook {name} priority {priority}; policy accept;"
-    return Chain(family, name, hook, rules)
+    return Chain(family, chain or name, hook, rules)
 
 
 def plain_chain(family: str, name: str, *rules: Rule) -> Chain:

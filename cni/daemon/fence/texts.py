@@ -17,7 +17,7 @@ from cni.daemon.fence.rules import NETWORK_SETS, SETS, Chain, declare, edge_chai
 from cni.daemon.fence.values import TABLE, Bridge, Edge, Node, Port, chain_of
 
 FAMILIES = ("bridge", "inet")
-REFILLED = ("node4", "node6", "tunnels", "far4", "far6")
+REFILLED = ("node4", "node6", "tunnels", "far4", "far6", "connected4", "connected6")
 """The sets that `base` empties and fills."""
 MARKER = "base_"
 _ANY_EDGE = Edge("", "0.0.0.0", ("0.0.0.0/0", "::/0"))

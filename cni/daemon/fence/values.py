@@ -26,7 +26,10 @@ class Node:
     `tunnels`: the WireGuard devices, whose overlay sources are believed.
     `far`: the overlay's CIDRs that are behind them, apart from each other. Whoever is there and is no member of an
     isolation network is of the flat mesh.
+    `connected`: the networks that the host is on by links that are not ours, where they overlap `clusters`, apart from
+    each other: what the host itself sends there leaves unencrypted.
     `masquerade`: whether what leaves the overlay takes the node's address.
+    `routed`: whether the host's own routes carry the overlay to other nodes, unencrypted (`underlay: routed`).
     `bridge_names`: whether the kernel has `meta ibrname` (CONFIG_NFT_BRIDGE_META).
     """
 
@@ -34,7 +37,9 @@ class Node:
     addresses: tuple[str, ...] = ()
     tunnels: tuple[str, ...] = ()
     far: tuple[str, ...] = ()
+    connected: tuple[str, ...] = ()
     masquerade: bool = True
+    routed: bool = False
     bridge_names: bool = False
 
     def cluster(self, version: int) -> str | None:

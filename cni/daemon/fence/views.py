@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
 
 from cni.daemon.books import macs
 from cni.daemon.books.records import Attachment, Service
 from cni.daemon.fence import texts
 from cni.daemon.fence.values import Bridge, Edge, Port, Remote
+
+Network = IPv4Network | IPv6Network
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,17 @@ def change_of_remotes(before: Beyond, after: Beyond, has_members: Callable[[str]
         yield from filter(None, (texts.remove_remote(network, had - has), texts.add_remote(network, has - had)))
         if network is not None and made_for_them and network not in new:
             yield texts.forget_network(network)
+
+
+def on_the_hosts_networks(networks: Iterable[Network], clusters: Iterable[str]) -> tuple[str, ...]:
+    """The host's networks that overlap the cluster's ranges, cut to these, apart from each other, in order."""
+    ranges = [ip_network(cluster) for cluster in clusters]
+    inside: dict[int, list[Network]] = {4: [], 6: []}
+    for network in networks:
+        for cluster in ranges:
+            if network.version == cluster.version and network.overlaps(cluster):
+                inside[network.version].append(network if network.prefixlen >= cluster.prefixlen else cluster)
+    return tuple(str(each) for version in (4, 6) for each in collapse_addresses(inside[version]))  # type: ignore[type-var]
 
 
 def bridge_of(name: str) -> Bridge:

@@ -128,7 +128,7 @@ class Mesh:
         """The global device at a glance, for the tool."""
         interface, device = self.interface(), self.device()
         alive = [age for age in self.ages(device).values() if age < wireguard.DEAD] if device else []
-        note = "" if interface else ("no device" if self.wanted() else "no device: this node has no peers")
+        note = "" if interface else self._without_device()
         return {
             "interface": interface,
             "engine": device.engine if device else None,
@@ -138,6 +138,11 @@ class Mesh:
             "alive": len(alive),
             "note": note,
         }
+
+    def _without_device(self) -> str:
+        if self._service.settings.underlay == "routed":
+            return "no device: traffic between nodes goes by the host's routes, and is not encrypted"
+        return "no device" if self.wanted() else "no device: this node has no peers"
 
     def name(self) -> str:
         """The global device's name, by the rule."""
@@ -233,7 +238,8 @@ class Mesh:
 
     def _sync(self, thoroughly: bool) -> None:
         services = self.services()
-        wanted = {self.device_name(service): service for service in services}
+        routed = self._service.settings.underlay == "routed"
+        wanted = {} if routed else {self.device_name(service): service for service in services}
         targets = {service: self.targets(service) for service in services}
         if thoroughly:
             self._ways.refresh(target for book in targets.values() for target in book.values())
