@@ -94,6 +94,12 @@ class Kernel:
             found.setdefault(index, set()).add(address)
         return found
 
+    def way_out(self, address: links.Address) -> str:
+        """The name of the link by which a packet of the node's to that address leaves now; empty for none."""
+        route = addressing.route_to(self._socket, address)
+        link = links.find_link(self._socket, index=route.oif) if route is not None and route.oif else None
+        return "" if link is None else link.name
+
     def connected(self) -> list[links.Network]:
         """The networks that the node is on by links that are not ours: by its addresses, so a route without a gateway
         is none."""

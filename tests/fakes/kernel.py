@@ -184,6 +184,10 @@ class FakeKernel:
         return []  # the host is on no network
 
     @call
+    def way_out(self, address: Address) -> str:
+        return ""
+
+    @call
     def forwarding(self, version: int) -> bool:
         return version in self.routed
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
 
@@ -111,7 +112,9 @@ def may_reach(service: OverlayService, env: Mapping[str, str]) -> Answer:
     wanted = _service_of(env.get("PORT", ""))
     try:
         sources, destinations = (places.resolve(view, env.get(word, "")) for word in ("SRC", "DST"))
-        found = [(a, b, why.decide(view, a, b, wanted)) for a, b in why.pairs(sources, destinations)]
+        asked = why.pairs(sources, destinations)
+        view = replace(view, ways=_ways(service, [place for _, place in asked], view.published))
+        found = [(a, b, why.decide(view, a, b, wanted)) for a, b in asked]
     except places.Unclear as error:
         raise InvalidConfig(str(error)) from error
     if not found:
@@ -124,6 +127,14 @@ def may_reach(service: OverlayService, env: Mapping[str, str]) -> Answer:
         "paths": [_path(*each) for each in found],
         "warnings": _warnings(service, [verdict for _, _, verdict in found]),
     }
+
+
+def _ways(
+    service: OverlayService, asked: Iterable[places.Place], published: Iterable[places.Published]
+) -> dict[str, str]:
+    """By which device packets leave for what is not on this node; also for what a published port leads to."""
+    far = {place.address for place in asked if place.is_far or place.kind is places.Kind.UNKNOWN}
+    return {each: service.kernel.way_out(ip_address(each)) for each in far | {p.address for p in published}}
 
 
 def _service_of(text: str) -> why.Service | None:

@@ -12,6 +12,7 @@ from cni.daemon.fence.values import Node
 
 NO_TUNNEL = "overlay without a tunnel"
 ROUTED = "by the host's routes"
+CONNECTED = "from the node to a network it is on"
 
 
 def leaving_chains(node: Node) -> list[Chain]:
@@ -31,6 +32,6 @@ def _leaving(v: str, ip: str, routed: bool) -> tuple[Rule, ...]:
         Rule("oifname @tunnels", "accept", "by a tunnel of ours"),
         Rule('oifname "lo"', "accept", "for the node itself"),
         # Only what the host sends itself has a source that is the host's: SNAT comes later (100).
-        Rule(f"fib saddr type local {ip} daddr @connected{v}", "accept", "from the node to a network it is on"),
+        Rule(f"fib saddr type local {ip} daddr @connected{v}", "accept", CONNECTED),
         last,
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_interface, ip_network
 
 from cni.daemon.fence.compare import Wanted
@@ -110,7 +110,8 @@ class Behind:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What the node knows. `host`: its own addresses with prefix, by the link that has them."""
+    """What the node knows. `host`: its own addresses with prefix, by the link that has them; `ways`: by address, the
+    device by which a packet there leaves now, empty for none; only of the addresses that were asked for."""
 
     wanted: Wanted
     guests: tuple[Guest, ...] = ()
@@ -118,6 +119,7 @@ class View:
     leases: Mapping[str, str] | None = None
     published: tuple[Published, ...] = ()
     behind: tuple[Behind, ...] = ()
+    ways: Mapping[str, str] = field(default_factory=dict)
 
     def segments(self) -> Iterator[IPv4Network | IPv6Network]:
         """The subnets on our bridges, by their gateways."""

@@ -77,7 +77,10 @@ def _register(six: bool) -> None:
         no_tunnel(lab)
 
         def speak() -> None:
-            for to in (pick(lab.places["remote-red"].four, lab.places["remote-red"].six), pick("10.200.99.9", FAR6[:-3])):
+            for to in (
+                pick(lab.places["remote-red"].four, lab.places["remote-red"].six),
+                pick("10.200.99.9", FAR6[:-3]),
+            ):
                 _speak(lab, to, EVIL)
             _speak(lab, pick(OUTSIDE4, OUTSIDE6), HONEST)
 

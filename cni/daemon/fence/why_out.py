@@ -1,0 +1,41 @@
+"""`why`, for the way out: what is for the overlay leaves by a bridge or a tunnel of ours, or is dropped. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
+
+from cni.daemon.fence.leaving import CONNECTED, NO_TUNNEL, ROUTED
+from cni.daemon.fence.places import Kind, Place, View
+from cni.daemon.fence.verdict import Spot, Verdict
+
+
+def by_its_way(view: View, src: Place, dst: Place, verdict: Verdict) -> Verdict:
+    """The verdict on a packet for `dst` once it is known by which device it leaves (`View.ways`); where that was not
+    asked, or where something closed it before, the verdict as it was."""
+    if not _is_judged(view, src, dst, verdict):
+        return verdict
+    node, device, chain = view.wanted.node, view.ways[dst.address], f"leaving{dst.version}"
+    if not device:
+        return Verdict(False, None, f"this node has no route to {dst.address} now")
+    if device == "lo" or device in node.tunnels or any(device == bridge.name for bridge in view.wanted.bridges):
+        return verdict
+    if src.kind in (Kind.HOST, Kind.LOOPBACK) and _inside(dst.address, node.connected):
+        return Verdict(True, Spot("inet", chain, CONNECTED), f"the node itself is on the network of {dst.address}")
+    if node.routed:
+        note = f"it leaves by {device}, unencrypted (underlay: routed)"
+        spot = verdict.spot or (Spot("inet", chain, ROUTED) if verdict.allowed else None)
+        return replace(verdict, spot=spot, notes=(*verdict.notes, note))
+    reason = f"it would leave by {device}, which is no tunnel of ours: what is for the overlay is not sent unencrypted"
+    return Verdict(False, Spot("inet", chain, NO_TUNNEL), reason)
+
+
+def _is_judged(view: View, src: Place, dst: Place, verdict: Verdict) -> bool:
+    """Whether the packet comes as far as the way out. The node's own does, to whatever address."""
+    if dst.address not in view.ways or not _inside(dst.address, view.wanted.node.clusters):
+        return False
+    return verdict.allowed or (src.kind in (Kind.HOST, Kind.LOOPBACK) and verdict.spot is None)
+
+
+def _inside(address: str, cidrs: tuple[str, ...]) -> bool:
+    return any(ip_address(address) in ip_network(cidr) for cidr in cidrs)
