@@ -16,6 +16,7 @@ import pytest
 from cni.daemon import settings as settings_module
 from cni.daemon.mesh.etcd import Etcd
 
+from .capture import Capture
 from .etcds import GRACE, LEASE, PROGRAM, Clustered
 from .fleet import Container, Node, inside, seconds_until, wait_for
 
@@ -90,6 +91,22 @@ def trio() -> Iterator[Clustered]:
         yield made
     finally:
         made.clean()
+
+
+@pytest.fixture(scope="module")
+def capture(trio: Clustered) -> Iterator[Capture]:
+    """The underlay, recorded for as long as the faults happen."""
+    with Capture(f"/run/netns/{trio.underlay}") as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def nothing_unencrypted(capture: Capture) -> Iterator[None]:
+    """Whatever fault: on the underlay there is WireGuard and the store, and nothing else."""
+    before = capture.expected
+    yield
+    assert capture.strange() == {}
+    assert capture.expected > before
 
 
 @pytest.fixture(scope="module")

@@ -83,6 +83,7 @@ DECIDERS = (
     "cni.daemon.fence.elements",
     "cni.daemon.fence.rules",
     "cni.daemon.fence.inet",
+    "cni.daemon.fence.leaving",
     "cni.daemon.fence.bridge",
     "cni.daemon.fence.texts",
     "cni.daemon.fence.compare",
