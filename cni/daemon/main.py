@@ -145,6 +145,7 @@ async def _run(settings: Settings, premises: Premises) -> None:
 
     keeper, tuned = Keeper(service, presence.alone, drain), Tuned(service)
     service.followers.append(tuned.watch)
+    await asyncio.to_thread(mesh.prepare)
     await asyncio.to_thread(service.start)
     await asyncio.to_thread(keeper.adopt)
     await asyncio.to_thread(mesh.start)

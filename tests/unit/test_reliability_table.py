@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "reliability.md").read_text()
-FOLDERS = "binary|blackbox|chaos|kernel|mesh|safety|systemd|unit"
+FOLDERS = "binary|blackbox|chaos|kernel|mesh|safety|systemd|unit|upgrade"
 NAMED = re.compile(rf"`((?:tests/)?(?:{FOLDERS})/[a-z_0-9]+\.py)(?:::([a-z_0-9]+))?`")
 
 

@@ -81,6 +81,17 @@ class Mesh:
 
     # --- from outside ------------------------------------------------------------------------------------------------
 
+    def prepare(self) -> None:
+        """Tell the fence the devices and what is behind them, before its first load.
+
+        An earlier daemon's tables have these elements. A load without them takes them out, and the tunnels carry
+        nothing until the devices were compared (25 to 58 ms were measured).
+        """
+        with self._lock:
+            services = self.services()
+            wanted = {self.device_name(service): service for service in services}
+            self._connect(wanted, {service: self.targets(service) for service in services})
+
     def start(self) -> None:
         """Make everything so, and look after it from now on."""
         self._devices.start()
