@@ -16,10 +16,10 @@ from typing import TypeVar, cast
 from cni.errors import TryAgainLater
 from cni.host.holder import Process, start_time
 from cni.overlay import wire
-from cni.overlay.calls import Timeouts
 from cni.overlay.client import Deadline
 from cni.overlay.errors import DeadlinePassed, Refused, TransportError
 from cni.overlay.manager import OverlayManager
+from cni.overlay.state import Timeouts
 from cni.spec.intent import Intent
 
 T = TypeVar("T")

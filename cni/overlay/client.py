@@ -1,12 +1,10 @@
 """One connection to an overlayd: dial, one request at a time, one answer each (contract 3.1 and 3.2).
 
-Blocking sockets and no event loop, so that any program can use it. Unlike ZLayer's client, every wait has a
-deadline, for a daemon that hangs would otherwise hang its caller (1.1: neither side has time-outs).
+Streams are blocking and there is no event loop, so that any program can use the client. ZLayer's client waits without a
+limit, and a daemon that hangs then hangs its caller; here every wait has a deadline.
 """
 
-import contextlib
 import logging
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -23,18 +21,19 @@ from cni.overlay.errors import (
     Unexpected,
 )
 from cni.overlay.framing import Framer, frame
+from cni.overlay.transport import Connect, Stream, connect
 
 log = logging.getLogger(__name__)
 
 _LAST_ID = (1 << 64) - 1
 _WEDGED = (
-    "it may be busy, or hang for good: ZLayer's overlayd stops answering everybody once a peer is set twice, "
+    "it may be busy, or hang for good: ZLayer's overlayd stops answering on every connection once a peer is set twice, "
     "and then only SIGKILL ends it (find it with: ss -xlp | grep {path})"
 )
 
 OnEvent = Callable[[wire.AnyEvent], None]
-"""A listener. It is called while a call waits, in that call's thread, and must neither wait nor make calls itself; what
-it raises is logged."""
+"""A listener. It runs in the thread of the call that received the event, before that call returns; it must neither wait
+nor make calls. An exception that it raises is logged and dropped."""
 
 
 class Deadline:
@@ -60,40 +59,37 @@ class Dialing:
 
 
 SUPERVISED = Dialing(attempts=20)
-"""For whoever has just started the daemon and waits for it to listen."""
+"""For a program that has just started the daemon and waits until it listens: about 17 s."""
 
 
-def dial(path: str, deadline: Deadline, how: Dialing, on_event: OnEvent | None = None) -> "Client":
-    """A new connection to the socket at `path`.
+def dial(
+    path: str, deadline: Deadline, how: Dialing, on_event: OnEvent | None = None, connect: Connect = connect
+) -> "Client":
+    """A new connection to the socket or pipe at `path`.
 
     Any failure to connect is one attempt; the pauses double. At least one attempt is made. Raises
     TransportError, saying what the last attempt met, when they are used up or the deadline has passed.
     """
     pause = how.pause
     for attempt in range(1, max(1, how.attempts) + 1):
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            sock.settimeout(max(deadline.left(), 0.001))
-            sock.connect(path)
+            return Client(connect(path, deadline.left()), path, on_event)
         except OSError as e:
-            sock.close()
             if attempt >= how.attempts or deadline.left() <= pause:
                 raise TransportError(f"overlayd: io error: {e}", f"connecting to {path}, attempt {attempt}") from e
             how.sleep(pause)
             pause = min(pause * 2, how.longest_pause)
-        else:
-            return Client(sock, path, on_event)
     raise AssertionError("unreachable")  # the last attempt returns or raises
 
 
 class Client:
     """A connection. Requests of several threads wait for each other; each gets its own answer."""
 
-    def __init__(self, sock: socket.socket, path: str, on_event: OnEvent | None = None) -> None:
+    def __init__(self, stream: Stream, path: str, on_event: OnEvent | None = None) -> None:
         self.path = path
         self.server: str | None = None
-        """Who the daemon says it is (`Status.server`): None until a status was seen, "" if it did not say."""
-        self._sock = sock
+        """What the daemon says it is (`Status.server`): None until a status was seen, "" if it did not say."""
+        self._stream = stream
         self._on_event = on_event
         self._framer = Framer()
         self._id = 0
@@ -103,10 +99,7 @@ class Client:
     def close(self) -> None:
         """End the connection; a request under way in another thread fails."""
         self._closed = True
-        with contextlib.suppress(OSError):
-            # Closing alone would not wake a thread that waits in recv.
-            self._sock.shutdown(socket.SHUT_RDWR)
-        self._sock.close()
+        self._stream.close()
 
     def round_trip(self, request: wire.AnyRequest, deadline: Deadline) -> wire.AnyReply:
         """Send one request and return its answer.
@@ -134,8 +127,7 @@ class Client:
 
     def _exchange(self, body: bytes, wanted: int, request: wire.AnyRequest, deadline: Deadline) -> wire.AnyReply:
         try:
-            self._sock.settimeout(max(deadline.left(), 0.001))
-            self._sock.sendall(body)
+            self._stream.send(body, deadline.left())
             return self._answer(wanted, deadline)
         except TimeoutError as e:
             self.close()
@@ -157,21 +149,20 @@ class Client:
             elif isinstance(got, wire.RequestFrame):
                 raise Unexpected("overlayd sent a request where an answer was expected")
             elif self._on_event is not None:
-                self._tell(self._on_event, got)
+                self._notify(self._on_event, got)
 
-    def _tell(self, listener: OnEvent, event: wire.AnyEvent) -> None:
+    def _notify(self, listener: OnEvent, event: wire.AnyEvent) -> None:
         try:
             listener(event)
         except Exception:
-            # The daemon may have done what was asked: a fault of the listener's must not cost the answer.
+            # The daemon may have done what was asked: a fault of the listener must not cost the answer.
             log.exception("the listener failed on %r", event)
 
     def _next_body(self, deadline: Deadline) -> bytes:
         while (body := self._framer.next_frame()) is None:
             if not (left := deadline.left()):
                 raise TimeoutError
-            self._sock.settimeout(left)
-            data = self._sock.recv(1 << 16)
+            data = self._stream.receive(left)
             if not data:
                 self._framer.eof()
                 raise EOFError("connection closed by peer")

@@ -1,18 +1,16 @@
-"""`OverlayManager`'s methods for NAT traversal, and its configuration as an operator writes it."""
+"""NAT traversal as values: its configuration as an operator writes it, and a snapshot of how it stands."""
 
 from dataclasses import dataclass
 
 from cni.overlay import wire
 from cni.overlay.address import split_socket_address
-from cni.overlay.calls import Calls, log
-from cni.overlay.errors import OverlaydError
 
 CANDIDATE_TYPES = frozenset({"host", "server-reflexive", "relay"})
 
 
 @dataclass(frozen=True)
 class StunServer:
-    """A STUN server, `host:port`; the label is for people."""
+    """A STUN server, `host:port`. The label is not sent."""
 
     address: str
     label: str | None = None
@@ -20,7 +18,7 @@ class StunServer:
 
 @dataclass(frozen=True)
 class TurnServer:
-    """A TURN server, `host:port`, and how to log in; the region is for people."""
+    """A TURN server, `host:port`, and its credentials. The region is not sent."""
 
     address: str
     username: str = ""
@@ -30,7 +28,7 @@ class TurnServer:
 
 @dataclass(frozen=True)
 class RelayServer:
-    """The relay this node runs: port, the `host:port` others reach it at, and how many sessions at most."""
+    """The relay this node runs: its port, the `host:port` at which other nodes reach it, the most sessions at once."""
 
     listen_port: int = 0
     external_addr: str = ""
@@ -39,7 +37,7 @@ class RelayServer:
 
 @dataclass(frozen=True)
 class NatSettings:
-    """NAT traversal; seconds and counts of 0, and no STUN servers, stand for the daemon's defaults."""
+    """NAT traversal. Seconds and counts of 0, and an empty list of STUN servers, stand for the daemon's defaults."""
 
     enabled: bool = True
     stun_servers: tuple[StunServer, ...] = ()
@@ -50,7 +48,7 @@ class NatSettings:
     relay_server: RelayServer | None = None
 
     def to_wire(self, relay_credential: str | None) -> wire.NatConfig:
-        """The settings as sent: addresses alone, and the cluster's credential in the relay, if there is one."""
+        """The settings as sent: without labels and regions, the cluster's credential in the relay, if there is one."""
         relay = self.relay_server
         return wire.NatConfig(
             enabled=self.enabled,
@@ -73,40 +71,10 @@ class NatSnapshot:
     peers: tuple[wire.NatPeer, ...] = ()
     last_refresh: int = 0
 
-
-class NatCalls(Calls):
-    """NAT traversal. Where it is switched off nothing is sent."""
-
-    def nat_enabled(self) -> bool:
-        """Whether NAT traversal is on: as configured, and on if nothing was."""
-        return self._settings.nat is None or self._settings.nat.enabled
-
-    def start_nat_traversal(self) -> bool:
-        """`nat_enabled()`; the daemon starts traversal by itself. Sends nothing, never fails."""
-        return self.nat_enabled()
-
-    def nat_maintenance_tick(self) -> None:
-        """Have the daemon do one round of NAT maintenance; nothing if NAT is off. Raises OverlaydError.
-
-        It has a deadline of its own (`Timeouts.nat_tick`): ZLayer's daemon asks STUN servers, and serves nobody
-        else meanwhile.
-        """
-        if self.nat_enabled():
-            self._call(wire.NatTick())
-
-    def nat_status_snapshot(self) -> NatSnapshot:
-        """How NAT traversal stands; empty, and logged, if the daemon cannot say.
-
-        Candidates of an unknown type, or whose address is no `ip:port`, are left out.
-        """
-        if not self.nat_enabled():
-            return NatSnapshot()
-        try:
-            status = self._ask(wire.NatStatusRequest(), wire.NatStatus)
-        except OverlaydError as e:
-            log.warning("nat_status: %s", e)
-            return NatSnapshot()
-        return NatSnapshot(tuple(filter(_usable, status.candidates)), status.peers, status.last_refresh)
+    @classmethod
+    def of(cls, status: wire.NatStatus) -> "NatSnapshot":
+        """A status without the candidates of an unknown type, or whose address is no `ip:port`."""
+        return cls(tuple(filter(_usable, status.candidates)), status.peers, status.last_refresh)
 
 
 def _usable(candidate: wire.Candidate) -> bool:

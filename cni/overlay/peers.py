@@ -9,24 +9,34 @@ candidates, for its switch to a better endpoint is such a request as well. What 
 Another program that gives the same key to the same upstream daemon at the same time can still stop it.
 """
 
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from cni.overlay import wire
-from cni.overlay.calls import Calls, log
+from cni.overlay.channel import Channel, log
 from cni.overlay.client import Client, Deadline
 from cni.overlay.errors import ApplicationError, DeadlinePassed, NotTaken, OverlaydError, Refused
-from cni.overlay.peering import Given, PeerInfo, fold, scope_of
+from cni.overlay.peering import Given, Ledger, PeerInfo, fold, scope_of
 
 
-class PeerCalls(Calls):
-    """Peers of the global device and of services' dedicated devices."""
+class Peers:
+    """Peers of the global device and of services' dedicated devices. One change at a time, whatever the thread."""
 
-    def add_global_peer(self, peer: PeerInfo, candidates: Iterable[wire.Candidate] = ()) -> None:
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._ledger = Ledger()
+        self._lock = threading.Lock()
+
+    def add_global_peer(self, peer: PeerInfo) -> None:
+        """Give the global device a peer, or replace the one with that key. Raises as the next method does."""
+        self.add_global_peer_with_candidates(peer, ())
+
+    def add_global_peer_with_candidates(self, peer: PeerInfo, candidates: Iterable[wire.Candidate]) -> None:
         """Give the global device a peer, or replace the one with that key.
 
-        `candidates` are where else it might be reached, for NAT traversal; not given to ZLayer's daemon (logged).
-        Raises OverlaydError; NotTaken if the daemon could not be given all of its CIDRs.
+        `candidates` are further addresses at which it might be reached, for NAT traversal; they are not given to
+        ZLayer's daemon (logged). Raises OverlaydError; NotTaken if the daemon could not be given all of its CIDRs.
         """
         self._give(Given(peer, peer.cidrs), None, tuple(candidates))
 
@@ -39,52 +49,52 @@ class PeerCalls(Calls):
         cidrs = tuple(dict.fromkeys((*peer.cidrs, subnet)))
         self._give(Given(peer, cidrs), service, (), subnet)
 
-    def remove_global_peer(self, public_key: str) -> None:
+    def remove_global_peer(self, pubkey: str) -> None:
         """Take a peer off the global device; one it does not have is fine. Raises OverlaydError."""
-        self._take(public_key, None)
+        self._take(pubkey, None)
 
-    def remove_service_peer(self, service: str, public_key: str) -> None:
+    def remove_service_peer(self, service: str, pubkey: str) -> None:
         """Take a peer off a service's dedicated device. Raises OverlaydError."""
-        self._take(public_key, service)
+        self._take(pubkey, service)
 
-    def add_allowed_ip(self, public_key: str, cidr: str, service: str | None = None) -> None:
+    def add_allowed_ip(self, pubkey: str, cidr: str, service: str | None = None) -> None:
         """Route one more CIDR to a peer of the global device, or of `service`'s.
 
         Raises OverlaydError; NotTaken, with the peer as it was, where the daemon has no room for it or this
         manager did not give the peer.
         """
-        key = (service, public_key)
+        key = (service, pubkey)
 
         def work(conn: Client, deadline: Deadline) -> None:
             held = self._ledger.with_cidr(key, cidr)
             if self._replaces(conn, deadline):
-                conn.round_trip(wire.AddAllowedIp(public_key, cidr, scope_of(service)), deadline)
+                conn.round_trip(wire.AddAllowedIp(pubkey, cidr, scope_of(service)), deadline)
                 self._note(held, service)
                 return
             if held is None:
-                raise _stranger(public_key, cidr)
+                raise _stranger(pubkey, cidr)
             if fold(held.cidrs)[1]:
-                raise _no_room(public_key, self._ledger.given[key].cidrs, (cidr,))
+                raise _no_room(pubkey, self._ledger.given[key].cidrs, (cidr,))
             self._swap(conn, deadline, held, service)
 
         self._with_peers(work)
 
-    def remove_allowed_ip(self, public_key: str, cidr: str, service: str | None = None) -> None:
+    def remove_allowed_ip(self, pubkey: str, cidr: str, service: str | None = None) -> None:
         """Stop routing a CIDR to a peer. Raises OverlaydError, NotTaken as `add_allowed_ip` does.
 
         A peer left without any CIDR is taken off a ZLayer daemon's device; the next add_allowed_ip gives it
         back.
         """
-        key = (service, public_key)
+        key = (service, pubkey)
 
         def work(conn: Client, deadline: Deadline) -> None:
             held = self._ledger.without_cidr(key, cidr)
             if self._replaces(conn, deadline):
-                conn.round_trip(wire.RemoveAllowedIp(public_key, cidr, scope_of(service)), deadline)
+                conn.round_trip(wire.RemoveAllowedIp(pubkey, cidr, scope_of(service)), deadline)
                 self._note(held, service)
                 return
             if held is None:
-                raise _stranger(public_key, cidr)
+                raise _stranger(pubkey, cidr)
             if held != self._ledger.given[key]:
                 self._report(self._swap(conn, deadline, held, service), held)
 
@@ -126,13 +136,13 @@ class PeerCalls(Calls):
 
         All of it: a repeated add_peer alone could be the second one of that key.
         """
-        deadline = self._deadline()
-        if not self._peers.acquire(timeout=deadline.left()):
+        deadline = self._channel.deadline()
+        if not self._lock.acquire(timeout=deadline.left()):
             raise DeadlinePassed(f"overlayd: another peer was being changed for {deadline.seconds:g} s")
         try:
-            self._session.run(lambda conn: work(conn, deadline), deadline)
+            self._channel.run(lambda conn: work(conn, deadline), deadline)
         finally:
-            self._peers.release()
+            self._lock.release()
 
     def _replaces(self, conn: Client, deadline: Deadline) -> bool:
         """Whether the daemon says that it is ours; asked once per connection."""

@@ -1,34 +1,37 @@
 """The connection kept for all calls: dialled by the first, made anew when it breaks (contract 3.1 and 3.3).
 
-Where a broken connection cannot be replaced at once, the one that a later call makes re-establishes all the same: in
-that, ours does more than ZLayer's client.
+Where a broken connection cannot be replaced at once, the one that a later call makes re-establishes all the same.
+ZLayer's client re-establishes only on a connection that replaces a broken one within the same call.
 """
 
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-from cni.overlay.client import Client, Deadline, Dialing, OnEvent, dial
+from cni.overlay.client import Client, Deadline
 from cni.overlay.errors import DeadlinePassed, TransportError
 
 T = TypeVar("T")
 
 
-class Session:
-    """One slot for one connection. Who finds it being dialled waits for that dial."""
+class Dialer(Protocol):
+    """Where the daemon is, and how a new connection to it is made."""
 
-    def __init__(
-        self,
-        path: str,
-        how: Dialing,
-        reestablish: Callable[[Client, Deadline], None],
-        on_event: OnEvent | None = None,
-    ) -> None:
+    @property
+    def address(self) -> str:
+        """The socket's path, or the pipe's name."""
+
+    def dial(self, deadline: Deadline) -> Client:
+        """A new connection. Raises TransportError."""
+
+
+class Session:
+    """One slot for one connection. A caller that finds it being dialled waits for that dial."""
+
+    def __init__(self, dialer: Dialer, reestablish: Callable[[Client, Deadline], None]) -> None:
         """`reestablish` is called on a connection that replaces a broken one; it must not raise."""
-        self.path = path
-        self._how = how
+        self._dialer = dialer
         self._reestablish = reestablish
-        self._on_event = on_event
         self._slot: Client | None = None
         self._lost = False
         """Whether a connection broke that has not been replaced: the next one, whenever it comes, re-establishes."""
@@ -36,7 +39,7 @@ class Session:
 
     def connection(self, deadline: Deadline) -> Client:
         """The connection, dialled if there is none. Raises TransportError."""
-        with _held(self._lock, self.path, deadline):
+        with _held(self._lock, self._dialer.address, deadline):
             if self._slot is None:
                 self._slot = self._dialled(deadline)
             return self._slot
@@ -66,14 +69,14 @@ class Session:
             self._lost = False
 
     def _replacement(self, broken: Client, deadline: Deadline) -> Client:
-        with _held(self._lock, self.path, deadline):
+        with _held(self._lock, self._dialer.address, deadline):
             if self._slot is broken or self._slot is None:
                 self._slot, self._lost = None, True
                 self._slot = self._dialled(deadline)
             return self._slot
 
     def _dialled(self, deadline: Deadline) -> Client:
-        conn = dial(self.path, deadline, self._how, self._on_event)
+        conn = self._dialer.dial(deadline)
         if self._lost:
             self._lost = False
             self._reestablish(conn, deadline)

@@ -1,13 +1,15 @@
-"""Where an overlayd listens: the path rules of ZLayer's programs (contract 1.3), Linux only.
+"""Where an overlayd listens: the path rules of ZLayer's programs (contract 1.3).
 
 A trap of the rule, kept because both sides must agree: for a caller that is not root, /var/lib/zlayer is not the
-default data directory, so it computes another path than the root daemon it means; it has to name the socket.
+default data directory, so it computes another path than the root daemon it means; it has to name the socket. On
+Windows the daemon has one pipe by default; how its name follows from another data directory is not known here.
 """
 
 import os
 from collections.abc import Mapping
 
 from cni.naming import fnv1a64
+from cni.overlay.pipe import DEFAULT_PIPE
 
 DEFAULT_SOCKET = "/var/run/zlayer-overlayd.sock"
 _ROOTS_DATA_DIR = "/var/lib/zlayer"
@@ -34,13 +36,22 @@ def socket_path(data_dir: str, euid: int, home: str | None) -> str:
     return f"/tmp/zlayer-overlayd-{fnv1a64(os.fsencode(data_dir) + b'overlayd'):016x}.sock"
 
 
-def find_socket(data_dir: str | None = None, env: Mapping[str, str] | None = None) -> str:
-    """The socket for this process: `data_dir` if given, else $ZLAYER_DATA_DIR if not empty, else the default."""
+def find_socket(
+    data_dir: str | None = None, env: Mapping[str, str] | None = None, windows: bool = os.name == "nt"
+) -> str:
+    """The socket for this process: `data_dir` if given, else $ZLAYER_DATA_DIR if not empty, else the default.
+
+    On Windows the name of the default pipe. Raises ValueError where a data directory is given there.
+    """
     env = os.environ if env is None else env
-    euid, home = os.geteuid(), env.get("HOME")
     if data_dir is None:
-        data_dir = env.get("ZLAYER_DATA_DIR") or default_data_dir(euid, home)
-    return socket_path(data_dir, euid, home)
+        data_dir = env.get("ZLAYER_DATA_DIR") or None
+    if windows:
+        if data_dir is not None:
+            raise ValueError(f"no rule gives the pipe of the data directory {data_dir!r}: name the pipe")
+        return DEFAULT_PIPE
+    euid, home = os.geteuid(), env.get("HOME")
+    return socket_path(default_data_dir(euid, home) if data_dir is None else data_dir, euid, home)
 
 
 def _join(directory: str, name: str) -> str:

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cni.overlay.calls import Timeouts
 from cni.overlay.manager import OverlayManager
 from cni.overlay.nat import NatSettings
+from cni.overlay.state import Timeouts
 from tests.interop.machine import Machine, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,7 +67,7 @@ class Daemon:
     def manager(self, seconds: float = 10.0) -> OverlayManager:
         """A client of its own for it; NAT traversal is off, for there is no STUN server to be reached."""
         manager = OverlayManager.with_slice("prod", "10.200.0.0/16", "10.200.0.16/28", 51420, "42")
-        manager.with_node_id(3).with_nat_config(NatSettings(enabled=False))
+        manager.with_local_node_id(3).with_nat_config(NatSettings(enabled=False))
         return manager.with_socket(self.socket).with_timeouts(Timeouts(call=seconds))
 
 

@@ -18,11 +18,11 @@ from typing import Any
 import msgspec
 
 from cni.overlay import wire
-from cni.overlay.calls import Timeouts
 from cni.overlay.client import Deadline, Dialing, dial
 from cni.overlay.errors import OverlaydError, Refused
 from cni.overlay.manager import OverlayManager
 from cni.overlay.peering import PeerInfo
+from cni.overlay.state import Timeouts
 from tests.interop.daemons import Daemon
 from tests.interop.machine import wait_until
 
@@ -161,7 +161,7 @@ def setup_with_a_bad_cluster_cidr(stage: Stage) -> Any:
 @step
 def setup_global_overlay(stage: Stage) -> Any:
     stage.manager.setup_global_overlay()
-    return stage.manager.global_interface
+    return stage.manager.global_interface()
 
 
 @step
@@ -173,7 +173,7 @@ def status_after_setup(stage: Stage) -> Any:
 def setup_global_overlay_again(stage: Stage) -> Any:
     before = stage.manager.status()
     stage.manager.setup_global_overlay()
-    return {"interface": stage.manager.global_interface, "same": stage.manager.status() == before}
+    return {"interface": stage.manager.global_interface(), "same": stage.manager.status() == before}
 
 
 @step
@@ -271,7 +271,7 @@ def allocate_ip_of_no_service(stage: Stage) -> Any:
 
 
 @step
-def release_an_address_of_nobodys(stage: Stage) -> Any:
+def release_an_address_that_was_never_leased(stage: Stage) -> Any:
     return stage.manager.release_ip("10.200.78.250")
 
 
@@ -296,7 +296,9 @@ def the_host_end(stage: Stage) -> Any:
 
 @step
 def attach_another(stage: Stage) -> Any:
-    stage.notes["c2"] = stage.manager.attach_container(stage.container("c2"), "web", dns_domain="prod.local local")
+    stage.notes["c2"] = stage.manager.attach_container(
+        stage.container("c2"), "web", dns_domain_override="prod.local local"
+    )
     return stage.notes["c2"]
 
 

@@ -360,8 +360,8 @@ class Node:
     def ip(self, *words: str) -> Any:
         return json.loads(run("ip", "-j", "-n", self.name, *words) or "[]")
 
-    def container(self, service: str = "web", named: bool = False, **conf: Any) -> Container:
-        """A container, attached by the plugin. `named`: by a path that is not its process's."""
+    def unattached(self, service: str = "web", **conf: Any) -> Container:
+        """A process in a network namespace of its own, not yet attached."""
         self._count += 1
         name = f"n{self.number}-{service}-{self._count}"
         before = Path("/proc/self/ns/net").stat().st_ino
@@ -369,6 +369,11 @@ class Node:
         made = Container(self, name, process, service, conf=conf)
         self.containers.append(made)
         wait_for(lambda: Path(made.netns).stat().st_ino != before, "a namespace")
+        return made
+
+    def container(self, service: str = "web", named: bool = False, **conf: Any) -> Container:
+        """A container, attached by the plugin. `named`: by a path that is not its process's."""
+        made = self.unattached(service, **conf)
         if named:
             made.give_name()
         result = made.result = json.loads(self.plugin("ADD", made))

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from cni.daemon.books.segments import Segments
-from cni.overlay.calls import Timeouts
 from cni.overlay.manager import OverlayManager, PeerInfo
 from cni.overlay.nat import NatSettings
+from cni.overlay.state import Timeouts
 
 from .fleet import PORT, SLOW, Container, Fleet, Node, wait_for
 
@@ -87,7 +87,7 @@ class UpstreamNode(Node):
         """Our client; NAT traversal is off, for there is no STUN server to be reached."""
         deployment, instance = str(self.settings["deployment"]), str(self.settings["instance_id"])
         made = OverlayManager.with_slice(deployment, CLUSTER, slice_cidr, PORT, instance)
-        made.with_node_id(self.number).with_nat_config(NatSettings(enabled=False))
+        made.with_local_node_id(self.number).with_nat_config(NatSettings(enabled=False))
         return made.with_socket(self.socket).with_timeouts(Timeouts(call=10 * SLOW))
 
     def key(self) -> str:
@@ -114,7 +114,7 @@ def manager_of(node: Node) -> OverlayManager:
     made = OverlayManager.with_slice(
         settings["deployment"], CLUSTER, settings["slice_cidr"], PORT, settings["instance_id"]
     )
-    return made.with_node_id(node.number).with_socket(node.socket)
+    return made.with_local_node_id(node.number).with_socket(node.socket)
 
 
 __all__ = ["PROGRAM", "UpstreamNode", "manager_of", "peer_of", "upstream_node"]

@@ -1,4 +1,4 @@
-"""A fake overlayd, for the client's tests: it keeps state, answers as contract 6 says, and prints what it was asked.
+"""A fake overlayd, for the client's tests: it keeps state, answers as contract 6 says, and records what it was asked.
 
 A fake, because the faults a client must survive (an end of stream in the middle of a body, a late answer, a daemon
 that wedges) cannot be asked of a real daemon. Without `server` it is ZLayer's, as far as peers go: a key set twice
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cni import naming
 from cni.overlay import wire
 from cni.overlay.framing import Framer, frame
 
@@ -58,8 +59,8 @@ def before(response: Any, *frames: wire.Frame) -> Answer:
 class FakeOverlayd:
     """Listens at `path` from `start` to `stop`. `script` holds answers to give instead of its own, in turn."""
 
-    def __init__(self, path: Path, server: str | None = None) -> None:
-        self.path, self.server = str(path), server
+    def __init__(self, path: Path, server: str | None = None, windows: bool = True) -> None:
+        self.path, self.server, self.windows = str(path), server, windows
         self.asked: list[Any] = []
         self.script: list[tuple[type, Answer]] = []
         self.accepted = 0
@@ -72,6 +73,7 @@ class FakeOverlayd:
         self.interface: str | None = None
         self.deployment, self.instance = "", ""
         self.services: dict[str, str] = {}
+        self.dedicated: set[str] = set()
         self.attached: dict[Any, str] = {}
         self.peers: dict[tuple[str | None, str], list[str]] = {}
         self.edges: dict[str, wire.EdgePeer] = {}
@@ -155,10 +157,12 @@ class FakeOverlayd:
                 self.interface = None
             case wire.SetupServiceOverlay():
                 mode = "auto" if request.mode == "isolated" else request.mode
-                self.services[request.service] = f"zl-{self.deployment}-{self.instance}-{request.service}-b"
+                self.services[request.service] = naming.service_bridge(self.deployment, self.instance, request.service)
+                (self.dedicated.add if mode == "dedicated" else self.dedicated.discard)(request.service)
                 return wire.ServiceOverlay(self.services[request.service], mode)
             case wire.TeardownServiceOverlay():
                 self.services.pop(request.service, None)
+                self.dedicated.discard(request.service)
             case wire.AllocateIp():
                 return wire.IpReply(self._lease())
             case wire.AttachContainer():
@@ -215,13 +219,17 @@ class FakeOverlayd:
             )  # fmt: skip
         if request.service not in self.services:
             return wire.Err(f"no service bridge for service {request.service}; call setup_service_overlay() first")
-        self.attached[request.handle] = self._lease()
-        guid = "aabb-01" if isinstance(request.handle, wire.WindowsContainer) else None
+        if isinstance(request.handle, wire.WindowsContainer) and not self.windows:
+            return wire.Err("WindowsContainer attach is only supported on Windows")
+        self.attached.setdefault(request.handle, self._lease())
+        guid = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0" if isinstance(request.handle, wire.WindowsContainer) else None
         return wire.Attached(self.attached[request.handle], guid)
 
-    def _peer(self, request: Any) -> Any:
+    def _peer(self, request: Any) -> Any:  # noqa: PLR0911
         service = getattr(request.scope, "service", None)
         key = (service, request.public_key if isinstance(request, wire.AddPeer) else request.pubkey)
+        if service is not None and service not in self.dedicated:
+            return wire.Err(f"no dedicated overlay for service {service}")
         if isinstance(request, wire.RemovePeer):
             self.peers.pop(key, None)
             return wire.Ok()

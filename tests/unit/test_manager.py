@@ -4,18 +4,20 @@ import threading
 import time
 from typing import Any
 
+import msgspec
 import pytest
 
 from cni.overlay import wire
-from cni.overlay.calls import Timeouts
 from cni.overlay.client import Deadline, Dialing
 from cni.overlay.errors import CodecError, DeadlinePassed, NotTaken, OverlaydError, Refused, TransportError, Unexpected
 from cni.overlay.manager import OverlayManager
 from cni.overlay.nat import NatSettings, NatSnapshot, RelayServer, StunServer, TurnServer
 from cni.overlay.peering import PeerInfo, fold
+from cni.overlay.state import Timeouts
 from tests.unit.fake_overlayd import FakeOverlayd, before, hang_up, reply, silence
 
 KEY = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
+GUID = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0"
 NO = wire.Err("no")
 ODD = wire.PrunedBridges(())
 
@@ -56,18 +58,19 @@ def plain(theirs):
 def test_constructors_dial_nothing_and_default_as_zlayers_do(tmp_path, monkeypatch):
     monkeypatch.setenv("ZLAYER_DATA_DIR", str(tmp_path))
     manager = OverlayManager.new("prod", "42")
-    assert (manager.cluster_cidr, manager.slice_cidr, manager.overlay_port) == ("10.200.0.0/16", None, 51420)
+    assert (manager.cluster_cidr(), manager.slice_cidr(), manager.overlay_port()) == ("10.200.0.0/16", None, 51420)
     assert manager.overlay_cidr() == "10.200.0.0/16"
-    assert manager._session.path == f"{tmp_path}/run/zlayer-overlayd.sock"
+    assert manager._state.settings.socket == f"{tmp_path}/run/zlayer-overlayd.sock"
     sliced = OverlayManager.with_slice("prod", "10.7.0.0/16", "10.7.0.16/28", 1234, "42")
-    assert (sliced.cluster_cidr, sliced.slice_cidr, sliced.overlay_port) == ("10.7.0.0/16", "10.7.0.16/28", 1234)
-    assert sliced.with_data_dir("/srv/z")._session.path == "/srv/z/run/zlayer-overlayd.sock"
-    assert (sliced.deployment, sliced.node_ip, sliced.has_global_transport) == ("prod", None, False)
+    assert (sliced.cluster_cidr(), sliced.slice_cidr(), sliced.overlay_port()) == ("10.7.0.0/16", "10.7.0.16/28", 1234)
+    assert sliced.with_data_dir("/srv/z")._state.settings.socket == "/srv/z/run/zlayer-overlayd.sock"
+    assert (sliced.deployment(), sliced.node_ip(), sliced.has_global_transport()) == ("prod", None, False)
     assert sliced.ip_alloc_stats() == (0, "10.7.0.0")
     assert OverlayManager("p", "i", "nonsense").ip_alloc_stats() == (0, "0.0.0.0")
     assert OverlayManager.new("prod", "0").service_bridge_name("web") == "zl-prod-0-web-b"
-    sliced.persist_ipam_state()
-    sliced.restore_ipam_state()
+    assert sliced.persist_ipam_state(tmp_path / "x") is None
+    assert sliced.restore_ipam_state(tmp_path / "x") is None
+    assert not (tmp_path / "x").exists()
 
 
 # setup
@@ -85,15 +88,15 @@ def test_the_client_can_be_had_from_the_package_itself():
 def test_setup_tells_what_the_node_is_and_remembers_the_answer(daemon, manager):
     manager.set_local_node_id(3)
     assert daemon.ops() == []  # it only remembers
-    manager.with_wg_pubkey(KEY).setup_global_overlay()
+    manager.with_local_wg_pubkey(KEY).setup_global_overlay()
     node, key, setup, _ = daemon.asked
     assert daemon.ops() == ["set_local_node_id", "set_local_wg_pubkey", "setup_global_overlay", "status"]
     assert (node.node_id, key.pubkey) == (3, KEY)
     assert setup == wire.SetupGlobalOverlay(
         deployment="prod", instance_id="42", cluster_cidr="10.200.0.0/16", wg_port=51420
     )
-    assert (manager.global_interface, manager.node_ip) == ("zl-prod-42-g", "10.200.0.17")
-    assert (manager.slice_cidr, manager.has_global_transport) == ("10.200.0.16/28", True)
+    assert (manager.global_interface(), manager.node_ip()) == ("zl-prod-42-g", "10.200.0.17")
+    assert (manager.slice_cidr(), manager.has_global_transport()) == ("10.200.0.16/28", True)
 
 
 def test_setup_fails_fast_without_a_daemon(tmp_path):
@@ -105,15 +108,15 @@ def test_setup_fails_fast_without_a_daemon(tmp_path):
 def test_what_setup_says_before_and_asks_after_may_fail(daemon, manager):
     for kind in (wire.SetLocalNodeId, wire.SetLocalWgPubkey, wire.StatusRequest):
         daemon.next(kind, reply(NO))
-    manager.with_wg_pubkey(KEY).setup_global_overlay()
-    assert (manager.global_interface, manager.node_ip) == ("zl-prod-42-g", None)
+    manager.with_local_wg_pubkey(KEY).setup_global_overlay()
+    assert (manager.global_interface(), manager.node_ip()) == ("zl-prod-42-g", None)
 
 
 def test_a_refused_setup_is_raised(daemon, manager):
     daemon.next(wire.SetupGlobalOverlay, reply(NO))
     with pytest.raises(Refused):
         manager.setup_global_overlay()
-    assert not manager.has_global_transport
+    assert not manager.has_global_transport()
 
 
 def test_a_setup_has_one_deadline_for_all_it_says(daemon, manager):
@@ -129,7 +132,7 @@ def test_another_answer_to_setup_is_silently_fine(daemon, manager):
     daemon.next(wire.SetupGlobalOverlay, reply(wire.Ok()))
     daemon.next(wire.StatusRequest, reply(wire.Status(peer_count=0, service_count=0)))
     manager.setup_global_overlay()
-    assert manager.global_interface is None
+    assert manager.global_interface() is None
 
 
 def test_a_status_replaces_only_with_what_it_has(daemon, manager):
@@ -137,7 +140,7 @@ def test_a_status_replaces_only_with_what_it_has(daemon, manager):
     thin = wire.Status(overlay_cidr="10.9.0.0/16", slice_cidr="nonsense", peer_count=0, service_count=0)
     daemon.next(wire.StatusRequest, reply(thin))
     manager.setup_global_overlay()
-    assert (manager.node_ip, manager.cluster_cidr, manager.slice_cidr) == (
+    assert (manager.node_ip(), manager.cluster_cidr(), manager.slice_cidr()) == (
         "10.200.0.17", "10.9.0.0/16", "10.200.0.16/28",
     )  # fmt: skip
 
@@ -147,9 +150,9 @@ def test_cleanup_forgets_the_interface_alone(daemon, manager):
     daemon.next(wire.TeardownGlobalOverlay, reply(NO))
     with pytest.raises(Refused):
         manager.cleanup()
-    assert manager.has_global_transport
+    assert manager.has_global_transport()
     manager.cleanup()
-    assert (manager.global_interface, manager.node_ip) == (None, "10.200.0.17")
+    assert (manager.global_interface(), manager.node_ip()) == (None, "10.200.0.17")
 
 
 def test_the_public_key_is_told_as_well_as_it_goes(daemon, manager):
@@ -163,12 +166,12 @@ def test_the_public_key_is_told_as_well_as_it_goes(daemon, manager):
 
 
 def test_a_restarted_daemon_is_told_again_and_asked_again(daemon, manager):
-    manager.with_node_id(3).with_wg_pubkey(KEY).setup_global_overlay()
+    manager.with_local_node_id(3).with_local_wg_pubkey(KEY).setup_global_overlay()
     first = daemon.asked[2]
     daemon.restart()
     daemon.ops()
-    assert manager.setup_service_overlay("web").name == "zl-prod-42-web-b"
-    assert daemon.asked[2] == first
+    assert manager.setup_service_overlay("web").name == manager.service_bridge_name("web")
+    assert daemon.asked[2] == msgspec.structs.replace(first, slice_cidr="10.200.0.16/28")
     assert daemon.ops() == [
         "set_local_node_id", "set_local_wg_pubkey", "setup_global_overlay", "setup_service_overlay",
     ]  # fmt: skip
@@ -190,14 +193,29 @@ def test_a_daemon_that_comes_back_later_is_told_again_too(daemon, manager):
     assert daemon.ops() == ["status"]
 
 
-def test_the_setup_done_again_is_the_original_one(daemon, manager):
+def test_the_setup_after_a_reconnect_is_built_from_the_current_settings(daemon, manager):
     manager.setup_global_overlay()
-    original = daemon.asked[1]
-    assert original.slice_cidr is None
-    assert manager.slice_cidr == "10.200.0.16/28"
-    daemon.next(wire.NatTick, hang_up)
-    manager.nat_maintenance_tick()
-    assert [r for r in daemon.asked if isinstance(r, wire.SetupGlobalOverlay)] == [original, original]
+    assert daemon.asked[1].slice_cidr is None
+    manager.with_overlay_port(51500).with_local_node_id(9).with_local_wg_pubkey(KEY).with_nat_config(NatSettings())
+    manager.with_host_adapter_mandatory(True)
+    daemon.ops()
+    daemon.next(wire.StatusRequest, hang_up)
+    manager.status()
+    assert daemon.asked == [
+        wire.StatusRequest(),
+        wire.SetLocalNodeId(9),
+        wire.SetLocalWgPubkey(KEY),
+        wire.SetupGlobalOverlay(
+            deployment="prod",
+            instance_id="42",
+            cluster_cidr="10.200.0.0/16",
+            slice_cidr="10.200.0.16/28",  # as the status after the setup told it
+            wg_port=51500,
+            host_adapter_mandatory=True,
+            nat=wire.NatConfig(enabled=True),
+        ),
+        wire.StatusRequest(),
+    ]
 
 
 @pytest.mark.parametrize("answer", [NO, wire.BridgeName("another")], ids=["refused", "renamed"])
@@ -209,7 +227,7 @@ def test_telling_again_goes_as_well_as_it_goes(daemon, manager, answer):
         daemon.next(kind, reply(answer))
     manager.nat_maintenance_tick()
     assert daemon.ops()[-4:] == ["nat_tick", "set_local_node_id", "setup_global_overlay", "nat_tick"]
-    assert manager.global_interface == "zl-prod-42-g"
+    assert manager.global_interface() == "zl-prod-42-g"
 
 
 def test_a_connection_lost_while_telling_again_is_the_end_of_it(daemon, manager):
@@ -241,8 +259,8 @@ def test_nothing_else_is_given_again(daemon, manager):
 
 def test_the_setters_say_what_is_sent_and_dial_nothing(daemon, manager):
     chained = (
-        manager.with_node_id(9)
-        .with_wg_pubkey(KEY)
+        manager.with_local_node_id(9)
+        .with_local_wg_pubkey(KEY)
         .with_host_adapter_mandatory(True)
         .with_nat_config(NatSettings(enabled=False))
         .with_dns_config("10.200.0.17", "local")
@@ -344,13 +362,13 @@ def test_attaching_by_pid(daemon, manager):
 def test_an_attach_names_the_cached_resolver_without_its_port(daemon, manager):
     manager.setup_service_overlay("web")
     manager.with_dns_config("10.200.0.17:53", "prod.overlay.local overlay.local")
-    assert (manager.dns_server_addr, manager.dns_domain) == ("10.200.0.17:53", "prod.overlay.local overlay.local")
+    assert (manager.dns_server_addr(), manager.dns_domain()) == ("10.200.0.17:53", "prod.overlay.local overlay.local")
     daemon.ops()
     manager.attach_container(1, "web")
-    manager.attach_container(1, "web", dns_domain="mine")
+    manager.attach_container(1, "web", dns_domain_override="mine")
     manager.attach_container_guest("vm-1", "web", True)
     manager.attach_container_host_shared("web-0", "web", True, "net")
-    manager.attach_container_hcn("c", "web", "10.200.0.20", dns_server="10.0.0.1", dns_domain="w")
+    manager.attach_container_hcn("c", "web", "10.200.0.20", True, None, "10.0.0.1", "w")
     manager.attach_container_hcn("c", "web")
     dns = [(r.dns_server, r.dns_domain) for r in daemon.asked]
     cached = ("10.200.0.17", "prod.overlay.local overlay.local")
@@ -380,19 +398,54 @@ def test_only_ok_ends_a_guest_or_host_process(daemon, manager, name):
     manager.detach_container(1)  # by PID any answer does
 
 
-def test_windows_containers_are_kept_until_detached(daemon, manager):
+def test_windows_containers_with_autoclean_are_kept_until_detached(daemon, manager):
     manager.setup_service_overlay("web")
     daemon.ops()
-    assert manager.attach_container_hcn("ctr", "web", "10.200.0.20") == ("10.200.5.2", "aabb-01")
-    assert dict(manager.hcn_attachments) == {"aabb-01": ("web", "10.200.5.2")}
+    assert manager.attach_container_hcn("ctr", "web", "10.200.0.20", True) == ("10.200.5.2", GUID)
+    assert daemon.asked[0].handle == wire.WindowsContainer("ctr", "10.200.0.20")
+    assert manager.hcn_attachments() == {GUID: ("web", "10.200.5.2")}
+    manager.detach_container_hcn(GUID.upper())
+    assert manager.hcn_attachments() == {}
+    assert daemon.asked[-1] == wire.DetachContainer(wire.WindowsContainer(GUID.upper()))
+    manager.detach_container_hcn(GUID)  # an unknown one is fine
+
+
+def test_an_entry_is_dropped_before_the_daemon_is_asked(daemon, manager):
+    manager.setup_service_overlay("web")
+    manager.attach_container_hcn("ctr", "web", None, True)
     daemon.next(wire.DetachContainer, reply(NO))
     with pytest.raises(Refused):
-        manager.detach_container_hcn("aabb-01")
-    assert manager.hcn_attachments
-    manager.detach_container_hcn("aabb-01")
-    assert not manager.hcn_attachments
-    assert daemon.asked[0].handle == wire.WindowsContainer("ctr", "10.200.0.20")
-    assert daemon.asked[-1] == wire.DetachContainer(wire.WindowsContainer("aabb-01"))
+        manager.detach_container_hcn(GUID)
+    assert manager.hcn_attachments() == {}
+
+
+def test_windows_containers_without_autoclean_are_not_kept(daemon, manager):
+    manager.setup_service_overlay("web")
+    assert manager.attach_container_hcn("ctr", "web") == ("10.200.5.2", GUID)
+    assert manager.hcn_attachments() == {}
+
+
+@pytest.mark.parametrize(
+    "handle", ["aabb-01", "", f"{{{GUID}}}", GUID[:-1], GUID + "0", GUID.replace("-", ""), "g" + GUID[1:]]
+)
+def test_a_handle_that_is_no_guid_is_not_kept_and_is_sent_all_the_same(daemon, manager, caplog, handle):
+    daemon.next(wire.AttachContainer, reply(wire.Attached("10.200.5.2", handle)))
+    assert manager.attach_container_hcn("ctr", "web", None, True) == ("10.200.5.2", handle)
+    assert manager.hcn_attachments() == {}
+    manager.detach_container_hcn(handle)
+    assert daemon.asked[-1] == wire.DetachContainer(wire.WindowsContainer(handle))
+    assert [r.message.partition(":")[0] for r in caplog.records] == ["attach_container_hcn", "detach_container_hcn"]
+
+
+def test_cleanup_empties_the_list_of_windows_containers(daemon, manager):
+    manager.setup_service_overlay("web")
+    manager.attach_container_hcn("ctr", "web", None, True)
+    daemon.next(wire.TeardownGlobalOverlay, reply(NO))
+    with pytest.raises(Refused):
+        manager.cleanup()
+    assert manager.hcn_attachments() == {GUID: ("web", "10.200.5.2")}
+    manager.cleanup()
+    assert manager.hcn_attachments() == {}
 
 
 def test_a_refused_attach_says_what_the_daemon_said(manager):
@@ -560,7 +613,7 @@ def test_there_is_no_for_ever(seconds):
 def test_leaving_the_block_hangs_up(daemon):
     with manager_of(daemon) as manager:
         manager.status()
-        first = manager._session.connection(Deadline(1))
+        first = manager._channel._session.connection(Deadline(1))
     with pytest.raises(TransportError):
         first.round_trip(wire.StatusRequest(), Deadline(1))
     assert manager.status().peer_count == 0
@@ -652,8 +705,10 @@ def test_our_daemon_is_sent_what_zlayers_client_sends(tmp_path):
     daemon = FakeOverlayd(tmp_path / "o.sock", "zlayer-cni/1.0").start()
     manager = manager_of(daemon)
     peer = PeerInfo(KEY, "203.0.113.7:51420", "10.200.0.17/32", 25.9)
+    manager.setup_service_overlay("db", "dedicated")
+    daemon.ops()
     candidates = [wire.Candidate("host", "192.168.1.5:51420", 100)]
-    manager.add_global_peer(peer, candidates)
+    manager.add_global_peer_with_candidates(peer, candidates)
     manager.add_service_peer("db", peer, "10.200.9.0/26")
     manager.add_allowed_ip(KEY, "10.9.0.0/26")
     manager.remove_allowed_ip(KEY, "10.9.0.0/26")
@@ -675,6 +730,7 @@ def test_our_daemon_is_sent_what_zlayers_client_sends(tmp_path):
 def test_the_first_failure_of_a_service_peer_is_raised_without_going_back(tmp_path):
     daemon = FakeOverlayd(tmp_path / "o.sock", "zlayer-cni/1.0").start()
     manager = manager_of(daemon)
+    manager.setup_service_overlay("db", "dedicated")
     daemon.next(wire.AddAllowedIp, reply(NO))
     with pytest.raises(Refused):
         manager.add_service_peer("db", PeerInfo(KEY, "1.2.3.4:5", "10.200.9.1/32"), "10.200.9.0/26")
@@ -687,7 +743,15 @@ def peer(allowed="10.200.0.17/32"):
     return PeerInfo(KEY, "203.0.113.7:51420", allowed)
 
 
+def test_a_peer_of_a_service_without_a_dedicated_device_is_refused(daemon, manager):
+    manager.setup_service_overlay("db")
+    with pytest.raises(Refused, match="no dedicated overlay for service db"):
+        manager.add_service_peer("db", peer(), "10.200.9.0/26")
+
+
 def test_a_zlayer_daemon_never_sees_a_key_twice(theirs, plain):
+    plain.setup_service_overlay("db", "dedicated")
+    theirs.ops()
     for allowed in ("10.200.0.17/32", "10.200.0.18/32"):
         plain.add_global_peer(peer(allowed))
     plain.add_service_peer("db", peer("10.200.9.1/32"), "10.200.9.0/26")
@@ -742,7 +806,7 @@ def test_a_peer_given_by_somebody_else_is_left_alone(theirs, plain):
 
 
 def test_candidates_are_not_given_to_a_zlayer_daemon(theirs, plain, caplog):
-    plain.add_global_peer(peer(), [wire.Candidate("host", "192.168.1.5:51420", 100)])
+    plain.add_global_peer_with_candidates(peer(), [wire.Candidate("host", "192.168.1.5:51420", 100)])
     assert theirs.asked[-1].candidates == ()
     assert "NAT candidates were not given" in caplog.text
 

@@ -297,7 +297,7 @@ def test_many_idle_connections_leave_nothing_behind(served: Served) -> None:
 # --- events ------------------------------------------------------------------------------------------------------
 
 
-def test_events_go_to_everybody(served: Served) -> None:
+def test_events_go_to_every_client(served: Served) -> None:
     clients = [served.client() for _ in range(3)]
     served.wait_for_clients(3)
     event = wire.NatEndpointChanged("key", "203.0.113.9:51420")
