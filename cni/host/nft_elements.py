@@ -35,6 +35,7 @@ _SOL_NETLINK, _CAP_ACK, _EXT_ACK, _SNDBUFFORCE = 270, 10, 11, 32
 _IFNAME = 16
 
 _HEADER = struct.Struct("=IHHII")
+_MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")  # six groups are no IPv6 address; `fd00:200:0:77::50` is one
 _LINE = re.compile(r"(add|destroy) element (\w+) (\S+) (\S+) \{ (.+?)(?: : (\w+)(?: (\S+))?)? \}")
 
 
@@ -95,7 +96,7 @@ def _pack_part(part: str) -> bytes:
         return name.ljust(_IFNAME, b"\0")
     if part.startswith("0x"):
         return bytes.fromhex(part[2:])
-    if part.count(":") == 5 and len(part) == 17:
+    if _MAC.fullmatch(part):
         return bytes.fromhex(part.replace(":", ""))
     try:
         return socket.inet_pton(socket.AF_INET6 if ":" in part else socket.AF_INET, part)

@@ -29,6 +29,7 @@ class ServiceBook:
         self.service_cidr = settings.service_cidr
         self._foreign: list[Network] = []
         self.lost: frozenset[str] = frozenset()  # subnets on record here that are another node's now (membership.py)
+        self.connected: tuple[Network, ...] = ()  # networks of the host's own that lie over the cluster's ranges
         self.changed: Callable[[], None] = lambda: None  # called after every change of attachments and services
         self.services: dict[str, Service] = restore.services(store)
         self.node = restore.node(store) or Node(
@@ -47,7 +48,8 @@ class ServiceBook:
 
     def _segments_of(self, node: Node) -> dict[int, Segments]:
         """The slot registries with a node's ranges. Raises InvalidConfig if a service holds what is no slot of them."""
-        return slots.registries(node, self.services.values(), self.addresses.held, self._foreign, self.service_cidr)
+        taken = [*self._foreign, *self.connected]
+        return slots.registries(node, self.services.values(), self.addresses.held, taken, self.service_cidr)
 
     def _node_key(self, n: int) -> str:
         return further(str(self.node.node_id), n)
@@ -91,9 +93,25 @@ class ServiceBook:
         with self._lock:
             self.lost = frozenset(cidrs)
 
+    def set_connected(self, networks: Sequence[Network]) -> bool:
+        """The host's own networks over the cluster's ranges: no service gets a slot that touches them from now on, and
+        nothing new gets an address there. Returns whether they are others than before."""
+        with self._lock:
+            if tuple(networks) == self.connected:
+                return False
+            self.connected = tuple(networks)
+            self._rebuild_segments()
+            return True
+
+    def is_usable(self, network: Network) -> bool:
+        """Whether something new may get an address in a subnet of a service."""
+        return str(network) not in self.lost and not any(
+            network.version == other.version and network.overlaps(other) for other in self.connected
+        )
+
     def usable(self, service: Service, version: int) -> list[Network]:
         """The subnets of a service in which somebody new may get an address."""
-        return [network for network in service.networks(version) if str(network) not in self.lost]
+        return [network for network in service.networks(version) if self.is_usable(network)]
 
     # --- services and their slots --------------------------------------------------------------------------------
 
@@ -162,15 +180,15 @@ class ServiceBook:
             return grown
 
     def idle_slots(self, name: str) -> tuple[Network, ...]:
-        """The further slots of a service in which nobody holds an address, and a first one that is lost."""
+        """The further slots of a service in which nobody holds an address, and a first one that is not to be used."""
         with self._lock:
             service = self.services.get(name)
             if service is None:
                 return ()
             further = [network for version in self._segments for network in service.networks(version)[1:]]
             firsts = [networks[0] for version in self._segments if len(networks := service.networks(version)) > 1]
-            lost = [network for network in firsts if str(network) in self.lost]
-            return tuple(network for network in (*lost, *further) if not self.addresses.any_in(network))
+            unusable = [network for network in firsts if not self.is_usable(network)]
+            return tuple(network for network in (*unusable, *further) if not self.addresses.any_in(network))
 
     def shrink_service(self, name: str, only: Sequence[Network] | None = None) -> tuple[Network, ...]:
         """Give back the further slots that are idle (of those in `only`, if given); returns them."""

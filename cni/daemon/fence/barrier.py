@@ -54,7 +54,6 @@ class Barrier:
     ) -> None:
         """`host_networks` lists the networks the host is on by links that are not ours; each `load` asks it anew."""
         self._host_networks = host_networks
-        self._connected: tuple[str, ...] = ()
         self._state = state
         self._settings = settings
         self._alone = alone
@@ -87,7 +86,7 @@ class Barrier:
         read again, at last with everybody waiting.
         """
         try:
-            self._connected = on_the_hosts_networks(self._host_networks(), self._state.cidrs)
+            self._state.set_connected(on_the_hosts_networks(self._host_networks(), self._state.cidrs))
         except OSError as error:
             log.warning("the host's own networks cannot be listed, so those of the last look count: %s", error)
         try:
@@ -160,7 +159,7 @@ class Barrier:
         return Node(
             clusters=state.cidrs,
             addresses=tuple(str(address) for address in state.node_addresses()),
-            connected=self._connected,
+            connected=tuple(map(str, state.connected)),
             masquerade=self._settings.masquerade,
             routed=self._settings.underlay == "routed",
             tunnels=self._beyond.tunnels,

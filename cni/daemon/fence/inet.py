@@ -53,8 +53,8 @@ def inet_chains(node: Node) -> list[Chain]:
             Rule("iifname . ether daddr @neighbours", "accept", "bridged link-local"),
             Rule("", "drop", "link-local by way of the host"),
         ),
-        *([_to_overlay("4", "ip", four, node.routed)] if four else []),
-        *([_to_overlay("6", "ip6", six, node.routed)] if six else []),
+        *([_to_overlay("4", "ip", four, node.routed), _from_connected("4", "ip")] if four else []),
+        *([_to_overlay("6", "ip6", six, node.routed), _from_connected("6", "ip6")] if six else []),
         plain_chain("inet", "outward", *_not_its_flow(), _of_no_flow(node.masquerade)),
         plain_chain(
             "inet",
@@ -100,7 +100,11 @@ def _prerouting(node: Node) -> list[Rule]:
         Rule("iifname @tunnels", "goto from_tunnel", "from a tunnel"),
         *(routed if node.routed else []),
         *(
-            Rule(f'iifname != "lo" {ip} saddr {cluster}', "drop", f"overlay IPv{v} source from elsewhere")
+            Rule(
+                f'iifname != "lo" {ip} saddr {cluster} {ip} saddr != @connected{v}',
+                "drop",
+                f"overlay IPv{v} source from elsewhere",
+            )
             for v, ip, cluster in ranges
         ),
     ]
@@ -119,7 +123,9 @@ def _forward(node: Node) -> list[Rule]:
         Rule("meta pkttype { broadcast, multicast } iifname . oifname @loops", "accept", "bridged group frame"),
         Rule("ip6 saddr fe80::/10 iifname @inside", "goto link_local", "link-local source"),
         Rule("ip6 daddr fe80::/10 iifname @inside", "goto link_local", "link-local target"),
+        *([_to_connected("4", "ip", "to a connected network")] if four else []),
         *([Rule(f"ip daddr {four}", "goto to_overlay4", "to the overlay")] if four else []),
+        *([_to_connected("6", "ip6", "to a connected network, IPv6")] if six else []),
         *([Rule(f"ip6 daddr {six}", "goto to_overlay6", "to the overlay, IPv6")] if six else []),
         Rule("iifname @inside", "goto outward", "to the outside"),
         Rule("iifname @tunnels", "goto tunnel_out", "from a tunnel to the outside"),
@@ -128,6 +134,32 @@ def _forward(node: Node) -> list[Rule]:
         # host's address, and gets the container's only behind us.
         Rule("oifname @inside", "drop", "to a container by an address of others"),
     ]
+
+
+_NOT_OURS_IN = "iifname != @inside iifname != @tunnels"
+_NOT_OURS_OUT = "oifname != @inside oifname != @tunnels"
+
+
+def _to_connected(v: str, ip: str, name: str) -> Rule:
+    """What the host routes from one device of its own to another. Containers and tunnels have no part in it: to them
+    the addresses of a connected network inside the overlay's range are the overlay's."""
+    return Rule(f"{ip} daddr @connected{v} {_NOT_OURS_IN} {_NOT_OURS_OUT}", "accept", name)
+
+
+def _from_connected(v: str, ip: str) -> Chain:
+    """From a connected network inside the overlay's range to the overlay: its addresses may be those of members
+    elsewhere, so they say nothing of membership."""
+    return plain_chain(
+        "inet",
+        f"from_connected{v}",
+        Rule(
+            "ct direction reply ct state related meta l4proto { 1, 58 }",
+            "accept",
+            "error of a router on a connected network",
+        ),
+        Rule("ct direction original ct status dnat", "accept", "published port, from a connected network"),
+        Rule("", "drop", "connected network to a member"),
+    )
 
 
 def _to_overlay(v: str, ip: str, cluster: str, routed: bool) -> Chain:
@@ -144,6 +176,17 @@ def _to_overlay(v: str, ip: str, cluster: str, routed: bool) -> Chain:
             f"ct direction reply ct state established {ip} daddr @edges{v} oifname @tunnels",
             "accept",
             "reply to an edge peer",
+        ),
+        Rule(
+            f"{ip} daddr @connected{v} {_NOT_OURS_OUT} iifname @inside "
+            "ct direction reply ct status dnat ct state established",
+            "accept",
+            "published port's reply to a connected network",
+        ),
+        Rule(
+            f"{ip} saddr @connected{v} {_NOT_OURS_IN}" + (f" {ip} saddr != @far{v}" if routed else ""),
+            f"goto from_connected{v}",
+            "from a connected network",
         ),
         Rule("", f"{ip} saddr vmap @net{v}", "its network"),
         Rule(f"{_way_in(routed)} {ip} saddr @far{v}", f"goto {FLAT}", "from the flat mesh elsewhere"),
@@ -238,8 +281,12 @@ def _masquerade(four: str | None, six: str | None) -> Chain:
     way_out = 'oifname != @inside oifname != @tunnels oifname != "lo"'
     rules = []
     if four:
-        rules.append(Rule(f"ip saddr {four} ip daddr != {{ {four}, 224.0.0.0/4 }} {way_out}", "masquerade", "egress"))
+        match = f"ip daddr != {{ {four}, 224.0.0.0/4 }} {way_out}"
+        # A member's address is masqueraded wherever it lies; a host's on a connected network is the host's own affair.
+        rules.append(Rule(f"ip saddr . ip saddr @same4 {match}", "masquerade", "egress of a member"))
+        rules.append(Rule(f"ip saddr {four} ip saddr != @connected4 {match}", "masquerade", "egress"))
     if six:
-        match = f"ip6 saddr {six} ip6 daddr != {{ {six}, ff00::/8 }} {way_out}"
-        rules.append(Rule(match, "masquerade", "egress, IPv6"))
+        match = f"ip6 daddr != {{ {six}, ff00::/8 }} {way_out}"
+        rules.append(Rule(f"ip6 saddr . ip6 saddr @same6 {match}", "masquerade", "egress of a member, IPv6"))
+        rules.append(Rule(f"ip6 saddr {six} ip6 saddr != @connected6 {match}", "masquerade", "egress, IPv6"))
     return Chain("inet", "postrouting", "type nat hook postrouting priority 100; policy accept;", tuple(rules))

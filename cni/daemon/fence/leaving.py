@@ -33,5 +33,11 @@ def _leaving(v: str, ip: str, routed: bool) -> tuple[Rule, ...]:
         Rule('oifname "lo"', "accept", "for the node itself"),
         # Only what the host sends itself has a source that is the host's: SNAT comes later (100).
         Rule(f"fib saddr type local {ip} daddr @connected{v}", "accept", CONNECTED),
+        Rule(f"{ip} daddr @connected{v} {ip} saddr . {ip} saddr != @same{v}", "accept", "from no member of this node"),
+        Rule(
+            f"{ip} daddr @connected{v} ct direction reply ct status dnat ct state established",
+            "accept",
+            "a published port's reply to a connected network",
+        ),
         last,
     )

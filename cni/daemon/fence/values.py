@@ -27,7 +27,8 @@ class Node:
     `far`: the overlay's CIDRs that are behind them, apart from each other. Whoever is there and is no member of an
     isolation network is of the flat mesh.
     `connected`: the networks that the host is on by links that are not ours, where they overlap `clusters`, apart from
-    each other: what the host itself sends there leaves unencrypted.
+    each other. Traffic between the host, or a device that is not the overlay's, and such a network is not the
+    overlay's: it leaves unencrypted.
     `masquerade`: whether what leaves the overlay takes the node's address.
     `routed`: whether the host's own routes carry the overlay to other nodes, unencrypted (`underlay: routed`).
     `bridge_names`: whether the kernel has `meta ibrname` (CONFIG_NFT_BRIDGE_META).

@@ -46,7 +46,7 @@ def change_of_remotes(before: Beyond, after: Beyond, has_members: Callable[[str]
             yield texts.forget_network(network)
 
 
-def on_the_hosts_networks(networks: Iterable[Network], clusters: Iterable[str]) -> tuple[str, ...]:
+def on_the_hosts_networks(networks: Iterable[Network], clusters: Iterable[str]) -> tuple[Network, ...]:
     """The host's networks that overlap the cluster's ranges, cut to these, apart from each other, in order."""
     ranges = [ip_network(cluster) for cluster in clusters]
     inside: dict[int, list[Network]] = {4: [], 6: []}
@@ -54,7 +54,7 @@ def on_the_hosts_networks(networks: Iterable[Network], clusters: Iterable[str]) 
         for cluster in ranges:
             if network.version == cluster.version and network.overlaps(cluster):
                 inside[network.version].append(network if network.prefixlen >= cluster.prefixlen else cluster)
-    return tuple(str(each) for version in (4, 6) for each in collapse_addresses(inside[version]))  # type: ignore[type-var]
+    return tuple(each for version in (4, 6) for each in collapse_addresses(inside[version]))  # type: ignore[type-var]
 
 
 def bridge_of(name: str) -> Bridge:

@@ -15,6 +15,7 @@ from cni.daemon.fence.rules import Chain, network_chains
 
 from . import (  # noqa: F401 - they register
     attacks,
+    attacks_connected,
     attacks_edge,
     attacks_flows,
     attacks_hairpin,

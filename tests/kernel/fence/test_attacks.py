@@ -6,6 +6,7 @@ import pytest
 
 from . import (  # noqa: F401 - they register
     attacks,
+    attacks_connected,
     attacks_edge,
     attacks_flows,
     attacks_hairpin,

@@ -1,0 +1,91 @@
+"""A network of the host's own in the overlay's range: the host keeps it, and members are no closer to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from cni.daemon.fence import texts as fence
+
+from . import packets as p
+from .attacks import EVIL, HONEST, Case, Ear, a, attack, datagram, eth, gateway
+from .attacks_edge import PUBLISHED, mac_of, publish, unpublish
+from .lab import OUTSIDE4, OUTSIDE6, Lab
+
+CONNECTED = ("10.200.77.0/24", "fd00:200:0:77::/64")
+HOSTS, NEIGHBOURS, SAME_AS_A_MEMBER = (
+    ("10.200.77.1", "fd00:200:0:77::1"),
+    ("10.200.77.9", "fd00:200:0:77::9"),
+    ("10.200.77.50", "fd00:200:0:77::50"),
+)
+
+
+def _connect(lab: Lab) -> Callable[[], None]:
+    """The host and the outside share a network in the range, where red has a member elsewhere; what ends that."""
+    out = lab.places["outside"].space
+    for space, device, addresses in ((lab.host, "up0", HOSTS), (out, "eth0", NEIGHBOURS)):
+        space.address(device, f"{addresses[0]}/24", f"{addresses[1]}/64")
+    lab.run(fence.base(replace(lab.node, connected=CONNECTED)))
+    lab.run(fence.add_remote("red", SAME_AS_A_MEMBER))
+
+    def end() -> None:
+        lab.run(fence.remove_remote("red", SAME_AS_A_MEMBER))
+        lab.run(fence.base(lab.node))
+        for space, device, addresses in ((lab.host, "up0", HOSTS), (out, "eth0", NEIGHBOURS)):
+            space.ip(f"addr del {addresses[0]}/24 dev {device}", f"addr del {addresses[1]}/64 dev {device}")
+
+    return end
+
+
+def _frame(lab: Lab, src: str, dst: str, marker: bytes, port: int = 9) -> bytes:
+    its = lab.places["outside"].space.run("ip", "-br", "link", "show", "eth0").split()[2]
+    return p.frame(mac_of(lab, "up0"), its, p.ethertype(dst), p.ip(src, dst, p.UDP, p.udp(src, dst, 9, port, marker)))
+
+
+def _register(six: bool) -> None:
+    host, neighbour, twin = HOSTS[six], NEIGHBOURS[six], SAME_AS_A_MEMBER[six]
+
+    def connected_network_to_a_member(lab: Lab) -> Case:
+        """Also from the address of a fellow member; the host itself is reached."""
+        me, out = a(lab), lab.places["outside"].space
+        to = me.six if six else me.four
+        undo = _connect(lab)
+        evil = [_frame(lab, src, to, EVIL) for src in (neighbour, twin)]
+        return Case(out, evil, [eth(me)], [_frame(lab, neighbour, host, HONEST)], Ear(lab.host), undo=undo)
+
+    def connected_network_by_a_published_port(lab: Lab) -> Case:
+        """A published port is reached from there, and the same port of the member is not."""
+        me, out = a(lab), lab.places["outside"].space
+        end = _connect(lab)
+        publish(lab, me)
+        evil = _frame(lab, neighbour, me.six if six else me.four, EVIL, PUBLISHED)
+        honest = _frame(lab, neighbour, host, HONEST, PUBLISHED)
+
+        def undo() -> None:
+            unpublish(lab)
+            end()
+
+        return Case(out, [evil], [eth(me)], [honest], eth(me), undo=undo)
+
+    def member_to_a_connected_network(lab: Lab) -> Case:
+        """To a container the addresses are the overlay's; what the host routes to its network arrives."""
+        me, out = a(lab), lab.places["outside"].space
+        undo = _connect(lab)
+        evil = datagram(me, gateway(NEIGHBOURS[0], NEIGHBOURS[1]), EVIL, six=six)
+        honest = _frame(lab, OUTSIDE6 if six else OUTSIDE4, neighbour, HONEST)
+        ear = Ear(out, "eth0")
+        case = Case(me.space, [evil], [ear], [honest], ear, undo=undo)
+        case.honest = out
+        return case
+
+    for work in (
+        connected_network_to_a_member,
+        connected_network_by_a_published_port,
+        member_to_a_connected_network,
+    ):
+        work.__name__ += "_ipv6" if six else ""
+        attack(work)
+
+
+_register(six=False)
+_register(six=True)
