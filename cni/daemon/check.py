@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from cni.daemon.books.records import Attachment
 from cni.host.links import RTN_UNICAST, Link
-from cni.host.ports import Inside
+from cni.host.ports import Inside, Sought
 from cni.spec.types import Result
 
 
@@ -26,6 +26,15 @@ class Seen:
     netns: tuple[int, int]
     forwarding: dict[int, bool]
     unfenced: tuple[str, ...] = ()
+
+
+def sought(attachment: Attachment, previous: Result, sandbox: str) -> Sought:
+    """What to look for in the container's namespace."""
+    addresses = [held.address for held in attachment.addresses] + _promised(attachment, previous, sandbox)
+    return Sought(
+        frozenset(ipaddress.ip_interface(each) for each in addresses),
+        frozenset((ipaddress.ip_network(each.dst), ipaddress.ip_address(each.via)) for each in attachment.routes),
+    )
 
 
 def complaints(attachment: Attachment, previous: Result, sandbox: str, seen: Seen) -> list[str]:
@@ -77,8 +86,19 @@ def _container_side(attachment: Attachment, previous: Result, sandbox: str, seen
         found.append(f"the interface {attachment.ifname} has MAC {link.mac}, not {' or '.join(sorted(macs))}")
     there = {str(address) for address in seen.inside.addresses}
     expected = dict.fromkeys([h.address for h in attachment.addresses] + _promised(attachment, previous, sandbox))
-    found += [f"the address {address} is missing" for address in expected if address not in there]
-    return found + _routes(attachment, seen, link)
+    lost = [f"the address {address} is missing" for address in expected if address not in there]
+    found += unread(attachment.ifname, "addresses", seen.inside) or lost
+    return found + (unread(attachment.ifname, "routes", seen.inside) or _routes(attachment, seen, link))
+
+
+def unread(ifname: str, what: str, inside: Inside) -> list[str]:
+    """The complaint about an interface of which not everything was read: what is missing cannot be told then."""
+    bound = inside.bound(what)
+    return (
+        [f"the interface {ifname} has more than {bound} {what}, and not all that ADD gave it is among those read"]
+        if bound
+        else []
+    )
 
 
 def _routes(attachment: Attachment, seen: Seen, link: Link) -> list[str]:

@@ -32,7 +32,7 @@ from cni.errors import (
 )
 from cni.host import netns
 from cni.host.kernel import Kernel
-from cni.host.ports import Inside
+from cni.host.ports import Inside, Sought
 from cni.problems import Problem
 from cni.spec.environment import Call
 from cni.spec.intent import Intent
@@ -158,9 +158,10 @@ class OverlayService:
         attachment = self.state.attachments.get(key)
         if attachment is None:
             return [f"there is no such attachment on network {key[0]}"]
-        return checking.complaints(attachment, previous, target.path, self._look(attachment, target))
+        sought = checking.sought(attachment, previous, target.path)
+        return checking.complaints(attachment, previous, target.path, self._look(attachment, target, sought))
 
-    def _look(self, attachment: Attachment, target: Target) -> checking.Seen:
+    def _look(self, attachment: Attachment, target: Target, sought: Sought) -> checking.Seen:
         identity_now = identity(target)
         bridge = self.kernel.find(attachment.bridge)
         addresses = self.kernel.addresses(bridge.index) if bridge is not None else []
@@ -169,7 +170,7 @@ class OverlayService:
             host=self.kernel.find(attachment.host_veth),
             bridge=bridge,
             gateways=frozenset(str(address.ip) for address in addresses),
-            inside=self.kernel.inspect(target.fd, attachment.ifname) if same else Inside(None),
+            inside=self.kernel.inspect(target.fd, attachment.ifname, sought) if same else Inside(None),
             netns=identity_now,
             forwarding={version: self.kernel.forwarding(version) for version in (4, 6)},
             unfenced=(*self.barrier.faults(), *self.barrier.missing(attachment)),

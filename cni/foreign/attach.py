@@ -120,7 +120,7 @@ class Attacher:
             ip = self._daemon.attach(process.pid, wish, KEPT)
             intent = msgspec.structs.replace(self._intent(wanted, process), life=self._daemon.life())
             with opened(holder.netns_path(process)) as scratch:
-                record, index = read_back(intent, ports.inspect(scratch, SCRATCH_NAME), ip)
+                record, index = read_back(intent, ports.read(scratch, SCRATCH_NAME), ip)
                 self._records.save(record)
                 shape = relocate.Shape(record.ifname, record.mtu, wish.mac)
                 inside = relocate.move(index, scratch, wanted.target.fd, shape)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from cni.foreign.records import Record
 from cni.host.links import RTN_UNICAST, Link
-from cni.host.ports import Inside
+from cni.host.ports import Inside, Sought
 from cni.spec.types import Result
 
 
@@ -37,9 +37,38 @@ def faults(record: Record, previous: Result, sandbox: str, facts: Facts) -> list
         return [f"{sandbox} is not the network namespace that was attached"]
     if facts.host is None or facts.host.index != record.host_index:
         return [f"the host interface {record.host_veth} is missing: did the overlay daemon end, or sweep it?"]
-    mine = {n for n, i in enumerate(previous.interfaces) if (i.name, i.sandbox) == (record.ifname, sandbox)}
+    mine = _places(record, previous, sandbox)
     inside = _container(record, facts, previous, mine)
     return [*_node(record, facts), *inside, *_result(record, previous, mine, sandbox)]
+
+
+def sought(record: Record, previous: Result, sandbox: str) -> Sought:
+    """What to look for in the container's namespace."""
+    mine = _places(record, previous, sandbox)
+    addresses = [address for address, _ in record.addresses] + _promised(previous, mine)
+    return Sought(
+        frozenset(ipaddress.ip_interface(each) for each in addresses),
+        frozenset((ipaddress.ip_network(dst), ipaddress.ip_address(via)) for dst, via in record.routes),
+    )
+
+
+def _places(record: Record, previous: Result, sandbox: str) -> set[int]:
+    """Where the result has the container's end."""
+    return {n for n, i in enumerate(previous.interfaces) if (i.name, i.sandbox) == (record.ifname, sandbox)}
+
+
+def _promised(previous: Result, mine: set[int]) -> list[str]:
+    """The addresses that the result gives to the container's end, in the kernel's spelling."""
+    return [str(ipaddress.ip_interface(ip.address)) for ip in previous.ips if ip.interface in mine]
+
+
+def _unread(ifname: str, what: str, inside: Inside) -> list[str]:
+    bound = inside.bound(what)
+    return (
+        [f"the interface {ifname} has more than {bound} {what}, and not all that ADD gave it is among those read"]
+        if bound
+        else []
+    )
 
 
 def _node(record: Record, facts: Facts) -> Iterator[str]:
@@ -73,13 +102,16 @@ def _container(record: Record, facts: Facts, previous: Result, mine: set[int]) -
     if link.mac not in macs:
         yield f"the interface {record.ifname} has MAC {link.mac}, not {' or '.join(sorted(macs))}"
     there = {str(address) for address in facts.inside.addresses}
-    promised = [str(ipaddress.ip_interface(ip.address)) for ip in previous.ips if ip.interface in mine]
-    expected = dict.fromkeys([*(address for address, _ in record.addresses), *promised])
-    yield from (f"the address {address} is missing" for address in expected if address not in there)
+    expected = dict.fromkeys([*(address for address, _ in record.addresses), *_promised(previous, mine)])
+    lost = [f"the address {address} is missing" for address in expected if address not in there]
+    yield from _unread(record.ifname, "addresses", facts.inside) or lost
+    yield from _unread(record.ifname, "routes", facts.inside) or _lost_routes(record, facts, link)
+
+
+def _lost_routes(record: Record, facts: Facts, link: Link) -> list[str]:
     routes = {(r.dst, str(r.gateway)) for r in facts.inside.routes if r.oif == link.index and r.type == RTN_UNICAST}
-    for dst, via in record.routes:
-        if (ipaddress.ip_network(dst), via) not in routes:
-            yield f"the route to {dst} by {via} is missing"
+    missing = [(dst, via) for dst, via in record.routes if (ipaddress.ip_network(dst), via) not in routes]
+    return [f"the route to {dst} by {via} is missing" for dst, via in missing]
 
 
 def _result(record: Record, previous: Result, mine: set[int], sandbox: str) -> Iterator[str]:

@@ -17,7 +17,7 @@ from cni.errors import (
 )
 from cni.foreign import host_end
 from cni.foreign.attach import Attacher, Wanted
-from cni.foreign.check import Facts, faults
+from cni.foreign.check import Facts, faults, sought
 from cni.foreign.daemon import Daemon
 from cni.foreign.detach import Remover
 from cni.foreign.records import Record, Records
@@ -104,7 +104,7 @@ class ForeignOverlay:
         record = self._records.load((network, call.container_id, call.ifname))
         if record is None:
             raise CheckFailed(f"container {call.container_id} has no {call.ifname} on network {network}")
-        found = faults(record, previous, target.path, look(record, target))
+        found = faults(record, previous, target.path, look(record, target, sought(record, previous, target.path)))
         if found:
             raise CheckFailed(f"{call.ifname} of {call.container_id}: {found[0]}", "; ".join(found[1:]))
 
@@ -154,7 +154,7 @@ def identity(target: Target) -> netns.NetnsId:
         raise InvalidNetns(f"CNI_NETNS: {target.path} is no network namespace: {error.strerror}") from error
 
 
-def look(record: Record, target: Target) -> Facts:
+def look(record: Record, target: Target, wanted: ports.Sought) -> Facts:
     """What the kernel holds of the attachment."""
     seen = identity(target)
     with Netlink() as socket:
@@ -167,5 +167,5 @@ def look(record: Record, target: Target) -> Facts:
         host=host,
         bridge=bridge,
         gateways=frozenset(str(address.ip) for _, address in addresses),
-        inside=ports.inspect(target.fd, record.ifname) if seen == record.netns else ports.Inside(None),
+        inside=ports.inspect(target.fd, record.ifname, wanted) if seen == record.netns else ports.Inside(None),
     )

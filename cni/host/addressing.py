@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import ipaddress
 import struct
+from collections.abc import Collection
 
 from cni.host import netlink as nl
 from cni.host.links import (
     AF_INET,
     AF_INET6,
     GONE,
+    RTN_UNICAST,
     Address,
     Interface,
     Network,
@@ -79,6 +81,35 @@ def list_networks(socket: nl.Netlink) -> list[tuple[int, Network]]:
     return found
 
 
+def scan_addresses(
+    socket: nl.Netlink, index: int, sought: Collection[Interface] | None, most: int
+) -> tuple[list[Interface], bool]:
+    """Addresses of one link of a namespace that a container fills: those of `sought` that are there, or all (None).
+
+    At most `most` are read, and reading ends when all of `sought` are found; the second value is False where the bound
+    was met before. The socket is to be a strict one, and serves no further request. Raises NetlinkError.
+    """
+    found: dict[Interface, None] = {}
+    left = None if sought is None else {(family_of(a), a.network.prefixlen, a.ip.packed): a for a in sought}
+
+    def take(body: bytes) -> bool:
+        family, prefix, _, _, at = ADDRESS.unpack_from(body)
+        if at == index and family in (AF_INET, AF_INET6):
+            raw = nl.attributes(body[8:])
+            value = raw.get(IFA_LOCAL) or raw.get(IFA_ADDRESS)
+            if left is None and value:
+                found[_interface(value, prefix)] = None
+            elif left is not None and value and (family, prefix, value) in left:
+                found[left.pop((family, prefix, value))] = None
+        return left is not None and not left
+
+    if left is not None and not left:
+        return [], True
+    body = ADDRESS.pack(0, 0, 0, 0, index)
+    whole = socket.scan(nl.Message(nl.RTM_GETADDR, 0, body, f"list addresses of link {index}", GONE), most, take)
+    return list(found), whole
+
+
 def _interface(raw: bytes, prefix: int) -> Interface:
     return ipaddress.ip_interface((raw, prefix))
 
@@ -113,25 +144,76 @@ def remove_route(socket: nl.Netlink, route: Route) -> None:
 
 def list_routes(socket: nl.Netlink) -> list[Route]:
     """The routes of the main table, both families."""
-    found = []
-    for answer in socket.dump(nl.Message(nl.RTM_GETROUTE, 0, ROUTE.pack(*[0] * 9), "list routes")):
-        family, prefix, _, _, table, _, _, kind, _ = ROUTE.unpack_from(answer.body)
-        raw = nl.attributes(answer.body[12:])
-        if family not in (AF_INET, AF_INET6) or number(raw.get(RTA_TABLE)) not in (table, RT_MAIN):
-            continue
-        if (number(raw.get(RTA_TABLE)) or table) != RT_MAIN:
-            continue
-        zero = bytes(4 if family == AF_INET else 16)
-        gateway = raw.get(RTA_GATEWAY)
-        found.append(
-            Route(
-                ipaddress.ip_network((raw.get(RTA_DST, zero), prefix)),
-                ipaddress.ip_address(gateway) if gateway else None,
-                number(raw.get(RTA_OIF)),
-                kind,
-            )
-        )
+    ask = nl.Message(nl.RTM_GETROUTE, 0, ROUTE.pack(*[0] * 9), "list routes")
+    bodies = (answer.body for answer in socket.dump(ask))
+    ours = (_main_route(body) for body in bodies if body[0] in (AF_INET, AF_INET6))
+    return [route for route in ours if route is not None]
+
+
+def scan_routes(
+    socket: nl.Netlink, family: int, oif: int, sought: Collection[tuple[Network, Address]] | None, most: int
+) -> tuple[list[Route], bool]:
+    """Routes of the main table of a namespace that a container fills, of one family, into link `oif` (0: any): those
+    of `sought`, as (destination, gateway), that are there, or all (None). As `scan_addresses` otherwise.
+    """
+    found: dict[Route, None] = {}
+    left = None if sought is None else {(d.prefixlen, d.network_address.packed, g.packed) for d, g in sought}
+    prefixes = None if left is None else {prefix for prefix, _, _ in left}
+
+    def take(body: bytes) -> bool:
+        if body[0] != family or (prefixes is not None and body[1] not in prefixes):
+            return False
+        route = _main_route(body)
+        if route is not None and oif in (0, route.oif):
+            if left is None:
+                found[route] = None
+            elif route.gateway is not None and route.type == RTN_UNICAST:
+                key = (route.dst.prefixlen, route.dst.network_address.packed, route.gateway.packed)
+                if key in left:
+                    left.remove(key)
+                    found[route] = None
+        return left is not None and not left
+
+    if left is not None and not left:
+        return [], True
+    body = ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0) + nl.u32(RTA_TABLE, RT_MAIN)
+    body += nl.u32(RTA_OIF, oif) if oif else b""
+    none = GONE | {errno.ENOENT}  # the table is made with its first route
+    whole = socket.scan(nl.Message(nl.RTM_GETROUTE, 0, body, "list routes", none), most, take)
+    return list(found), whole
+
+
+def find_default(socket: nl.Netlink, family: int, most: int, otherwise: OSError) -> bool:
+    """Whether the main table has a default route of that family. Raises `otherwise` where there are more than `most`
+    routes, and none of the first is. The socket serves no further request."""
+    found = False
+
+    def take(body: bytes) -> bool:
+        nonlocal found
+        route = _main_route(body) if body[0] == family and body[1] == 0 else None
+        found = route is not None and route.type == RTN_UNICAST
+        return found
+
+    body = ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0) + nl.u32(RTA_TABLE, RT_MAIN)
+    none = frozenset({errno.ENOENT})
+    if not socket.scan(nl.Message(nl.RTM_GETROUTE, 0, body, "look for a default route", none), most, take):
+        raise otherwise
     return found
+
+
+def _main_route(body: bytes) -> Route | None:
+    """A route of the main table as the kernel told it; None for one of another."""
+    family, prefix, _, _, table, _, _, kind, _ = ROUTE.unpack_from(body)
+    raw = nl.attributes(body[12:])
+    if (number(raw.get(RTA_TABLE)) or table) != RT_MAIN:
+        return None
+    gateway = raw.get(RTA_GATEWAY)
+    return Route(
+        ipaddress.ip_network((raw.get(RTA_DST, bytes(4 if family == AF_INET else 16)), prefix)),
+        ipaddress.ip_address(gateway) if gateway else None,
+        number(raw.get(RTA_OIF)),
+        kind,
+    )
 
 
 def route_to(socket: nl.Netlink, address: Address) -> Route | None:

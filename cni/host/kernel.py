@@ -186,9 +186,13 @@ class Kernel:
         """Whether the container has an interface of that name."""
         return ports.has_interface(netns_fd, ifname)
 
-    def inspect(self, netns_fd: int, ifname: str) -> ports.Inside:
-        """What the container has under that name. Reads only."""
-        return ports.inspect(netns_fd, ifname)
+    def inspect(self, netns_fd: int, ifname: str, sought: ports.Sought) -> ports.Inside:
+        """What the container has under that name of what is sought. Reads only, and within a bound."""
+        return ports.inspect(netns_fd, ifname, sought)
+
+    def has_default_route(self, netns_fd: int, version: int) -> bool:
+        """Whether the container has a default route of that IP version. Raises OSError where it has too many routes."""
+        return ports.has_default_route(netns_fd, links.AF_INET if version == 4 else links.AF_INET6)
 
     def forget_flows(self, addresses: Sequence[str]) -> None:
         """Have the tracked flows of released addresses forgotten, soon."""

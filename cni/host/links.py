@@ -88,6 +88,21 @@ def list_links(socket: nl.Netlink) -> list[Link]:
     return [_link(answer.body) for answer in socket.dump(ask)]
 
 
+def has_kind(socket: nl.Netlink, kinds: frozenset[str], most: int) -> bool | None:
+    """Whether the namespace has a link of one of these kinds; None where it has more than `most` links, and none of
+    the first is. The socket serves no further request after an answer other than False."""
+    found = False
+
+    def take(body: bytes) -> bool:
+        nonlocal found
+        info = nl.attributes(nl.attributes(body[16:]).get(IFLA_LINKINFO, b""))
+        found = _string(info.get(1, b"")) in kinds
+        return found
+
+    whole = socket.scan(nl.Message(nl.RTM_GETLINK, 0, nl.ifinfo(), "list links"), most, take)
+    return found if whole else None
+
+
 def _link(body: bytes) -> Link:
     _, _, index, flags, _ = nl.IFINFO.unpack_from(body)
     found = nl.attributes(body[16:])

@@ -8,10 +8,11 @@ One `Netlink` belongs to one thread and, for ever, to the network namespace it w
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 ROUTE, GENERIC = 0, 16  # netlink protocols
@@ -33,6 +34,7 @@ RECEIVE_BUFFER = 1 << 22  # bytes of answers the kernel may keep for us: each re
 AT_ONCE = 512  # messages in one send; more are sent in parts, so that their answers fit
 _RCVBUFFORCE = 33
 RECEIVE = 1 << 16  # a read gives at most 32 KiB of a dump; from 128 KiB on every read would map memory, and unmap it
+STRICT = 12  # NETLINK_GET_STRICT_CHK (Linux 4.20): the kernel filters a dump by index, table, device
 DUMP_TRIES = 5  # a dump that the kernel says was interrupted is repeated so often
 
 
@@ -118,11 +120,15 @@ def ifinfo(index: int = 0, flags: int = 0, change: int = 0, family: int = 0) -> 
 class Netlink:
     """A netlink socket in the namespace of the thread that opened it. Not for several threads at once."""
 
-    def __init__(self, timeout: float = 20.0, protocol: int = ROUTE) -> None:
+    def __init__(self, timeout: float = 20.0, protocol: int = ROUTE, *, strict: bool = False) -> None:
+        """`strict`: the kernel filters dumps by the keys in their headers, where it can (Linux 4.20)."""
         self._sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
         self._sock.settimeout(timeout)
         self._sock.setsockopt(270, 11, 1)  # NETLINK_EXT_ACK: the kernel says in words what it did not like
         self._sock.setsockopt(270, 10, 1)  # NETLINK_CAP_ACK: and does not send our own message back with it
+        if strict:
+            with contextlib.suppress(OSError):  # an older kernel gives everything, and the reader skips it
+                self._sock.setsockopt(270, STRICT, 1)
         self._sock.setsockopt(socket.SOL_SOCKET, _RCVBUFFORCE, RECEIVE_BUFFER)
         self._sock.bind((0, 0))
         self._seq = 0
@@ -171,6 +177,35 @@ class Netlink:
         if failure is not None:
             raise failure
         return outcome
+
+    def scan(self, message: Message, most: int, take: Callable[[bytes], bool]) -> bool:
+        """Give the objects of a kind to `take`, one at a time, until it returns True; keep none.
+
+        For a namespace that a container fills: at most `most` objects are read. False where that bound was met. An
+        interrupted dump is repeated, within the same bound. After an early end the rest of the dump is still to come,
+        so the socket serves no further request: close it. Raises NetlinkError.
+        """
+        read = 0
+        for _ in range(DUMP_TRIES):
+            self._seq += 1
+            flags = F_REQUEST | F_DUMP | message.flags
+            self._sock.send(HEADER.pack(16 + len(message.body), message.type, flags, self._seq, 0) + message.body)
+            interrupted = False
+            for kind, _, flags, body in self._replies(self._seq, self._seq):
+                interrupted = interrupted or bool(flags & F_DUMP_INTR)
+                code = -_ERRNO.unpack_from(body)[0] if kind in (NLMSG_ERROR, NLMSG_DONE) and len(body) >= 4 else 0
+                if code and code not in message.forgive:
+                    raise NetlinkError(code, message.what, _explanation(body))
+                if kind in (NLMSG_ERROR, NLMSG_DONE):
+                    continue
+                if read == most:
+                    return False
+                read += 1
+                if take(body):
+                    return True
+            if not interrupted:
+                break
+        return True
 
     def dump(self, message: Message) -> list[Answer]:
         """Every object of a kind. Costs as much as there are objects: never on the path of an ADD or DEL."""

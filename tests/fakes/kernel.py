@@ -20,7 +20,7 @@ from cni.errors import FenceFailed
 from cni.host.links import Address, Interface, Link, Network, Port, Route
 from cni.host.netlink import NetlinkError
 from cni.host.netns import NetnsId
-from cni.host.ports import Inside
+from cni.host.ports import Inside, Sought
 
 F = TypeVar("F", bound=Callable[..., Any])
 NSFS = 4  # the device number of our namespaces
@@ -312,12 +312,19 @@ class FakeKernel:
         return ifname in self.spaces[netns_fd].links
 
     @call
-    def inspect(self, netns_fd: int, ifname: str) -> Inside:
+    def inspect(self, netns_fd: int, ifname: str, sought: Sought) -> Inside:
         space = self.spaces[netns_fd]
         link = space.links.get(ifname)
         if link is None:
             return Inside(None)
-        return Inside(link, tuple(space.addresses.get(link.index, [])), tuple(space.routes))
+        addresses = [each for each in space.addresses.get(link.index, []) if each in sought.addresses]
+        routes = [each for each in space.routes if (each.dst, each.gateway) in sought.routes]
+        return Inside(link, tuple(addresses), tuple(routes))
+
+    @call
+    def has_default_route(self, netns_fd: int, version: int) -> bool:
+        routes = self.spaces[netns_fd].routes
+        return any(each.dst.prefixlen == 0 and each.dst.version == version for each in routes)
 
     def close(self) -> None:
         pass

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from cni.host import addressing, links, ports
+from cni.host import addressing, links, netns, ports
 from cni.host.links import Port, Route
-from cni.host.netlink import NetlinkError
+from cni.host.netlink import Netlink, NetlinkError
 
 pytestmark = pytest.mark.root
 
@@ -205,7 +205,7 @@ def test_a_second_network_leaves_the_ipv6_default_route_alone(container, netlink
     wanted = defaults(inner)
     left_out = ports.configure(container.fd, inner, "net1", [iface("10.9.0.67/26"), iface("fd00:9::103/120")], wanted)
     assert left_out == wanted
-    ways = {r.oif for r in ports.inspect(container.fd, "eth0").routes if r.dst == ipaddress.ip_network("::/0")}
+    ways = {r.oif for r in ports.read(container.fd, "eth0").routes if r.dst == ipaddress.ip_network("::/0")}
     assert ways == {first}
 
 
@@ -236,7 +236,7 @@ def test_configuring_leaves_no_descriptor_open(container, netlink, port):
     before = descriptors()
     ports.configure(container.fd, inner, "eth0", [iface(V4)], [])
     for _ in range(3):
-        ports.inspect(container.fd, "eth0")
+        ports.read(container.fd, "eth0")
         ports.has_interface(container.fd, "eth0")
         with pytest.raises(NetlinkError):
             ports.configure(container.fd, inner, "eth0", [iface(V4)], [])
@@ -248,7 +248,7 @@ def test_configuring_leaves_no_descriptor_open(container, netlink, port):
 
 def test_what_is_inside_is_what_was_made(host, container, netlink, port):
     outer, inner, _ = plug(netlink, port, container)
-    seen = ports.inspect(container.fd, "eth0")
+    seen = ports.read(container.fd, "eth0")
     assert (seen.link.index, seen.link.up, seen.link.mac, seen.link.peer) == (inner, True, INSIDE_MAC, outer)
     assert {iface(V4), iface(V6)} <= set(seen.addresses)
     assert set(defaults(inner)) <= set(seen.routes)
@@ -265,17 +265,83 @@ def test_looking_changes_nothing(container, netlink, port):
         return container.link("eth0")["state"], container.address_flags("eth0"), routes
 
     before = everything()
-    ports.inspect(container.fd, "eth0")
+    ports.read(container.fd, "eth0")
     ports.has_interface(container.fd, "eth0")
     assert everything() == before
 
 
 def test_what_is_not_there_is_nothing(container):
-    assert ports.inspect(container.fd, "eth0") == ports.Inside(None)
+    assert ports.read(container.fd, "eth0") == ports.Inside(None)
     assert not ports.has_interface(container.fd, "eth0")
 
 
 def test_other_interfaces_addresses_are_not_shown(container, netlink, port):
     container.ip("link add v0 type veth peer name v1", "addr add 172.16.0.1/24 dev v0", "link set v0 up")
     plug(netlink, port, container)
-    assert iface("172.16.0.1/24") not in ports.inspect(container.fd, "eth0").addresses
+    assert iface("172.16.0.1/24") not in ports.read(container.fd, "eth0").addresses
+
+
+def crowd(container, monkeypatch, most=20):
+    """More routes by eth0, and more addresses and links, than a look may read."""
+    monkeypatch.setattr(ports, "MOST", {"addresses": most, "routes": most})
+    for n in range(2 * most):
+        container.ip(f"route add 192.0.2.{n}/32 via 10.9.0.65", f"-6 addr add fd77::{n + 1:x}/128 dev eth0 nodad")
+
+
+def test_a_look_finds_what_it_seeks_among_more_than_it_reads(container, netlink, port, monkeypatch):
+    _, inner, _ = plug(netlink, port, container)
+    crowd(container, monkeypatch)
+    default = ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_address("10.9.0.65")
+    seen = ports.inspect(container.fd, "eth0", ports.Sought(frozenset({iface(V4)}), frozenset({default})))
+    assert (seen.addresses, seen.unread) == ((iface(V4),), ())
+    assert [(r.dst, r.gateway, r.oif) for r in seen.routes] == [(*default, inner)]
+
+
+def test_a_look_says_what_it_did_not_read(container, netlink, port, monkeypatch):
+    plug(netlink, port, container)
+    crowd(container, monkeypatch)
+    absent = ipaddress.ip_network("203.0.113.0/24"), ipaddress.ip_address("10.9.0.65")
+    seen = ports.inspect(container.fd, "eth0", ports.Sought(frozenset({iface("10.9.0.3/26")}), frozenset({absent})))
+    assert (seen.addresses, seen.routes, seen.unread) == ((), (), ("addresses", "routes"))
+    assert seen.bound("routes") == 20
+    with pytest.raises(ports.Crowded):
+        ports.read(container.fd, "eth0")
+
+
+def test_the_kernel_leaves_out_what_is_not_the_interfaces(container, netlink, port, monkeypatch):
+    plug(netlink, port, container)
+    monkeypatch.setattr(ports, "MOST", {"addresses": 20, "routes": 20})
+    container.ip("link add v0 type veth peer name v1", "link set v0 up", "link set lo up")
+    for n in range(40):
+        container.ip(f"route add 192.0.2.{n}/32 dev lo", f"route add 198.51.100.{n}/32 dev eth0 table 77")
+        container.ip(f"-6 addr add fd77::{n + 1:x}/128 dev v0 nodad")
+    absent = ipaddress.ip_network("203.0.113.0/24"), ipaddress.ip_address("10.9.0.65")
+    seen = ports.inspect(container.fd, "eth0", ports.Sought(frozenset({iface("10.9.0.3/26")}), frozenset({absent})))
+    assert seen.unread == ()
+
+
+def test_a_default_route_is_found_and_its_absence_told_within_a_bound(container, netlink, port, monkeypatch):
+    assert not ports.has_default_route(container.fd, links.AF_INET)
+    plug(netlink, port, container)
+    assert ports.has_default_route(container.fd, links.AF_INET)
+    assert ports.has_default_route(container.fd, links.AF_INET6)
+    crowd(container, monkeypatch)
+    container.ip("route del default")
+    with pytest.raises(ports.Crowded):
+        ports.has_default_route(container.fd, links.AF_INET)
+
+
+def test_so_many_links_that_not_all_are_read_may_hide_a_machine(container):
+    for n in range(12):
+        container.ip(f"link add v{n} type veth peer name w{n}")
+    kinds = frozenset({"tun"})
+    for most, found in ((100, False), (8, None)):
+        with netns.entered(container.fd):
+            inner = Netlink()
+        with inner:
+            assert links.has_kind(inner, kinds, most) is found
+    container.ip("tuntap add mode tap name a0")
+    with netns.entered(container.fd):
+        inner = Netlink()
+    with inner:
+        assert links.has_kind(inner, kinds, 100) is True

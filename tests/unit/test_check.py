@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from cni.daemon.books.records import Attachment, Held, StaticRoute
-from cni.daemon.check import Seen, complaints
+from cni.daemon.check import Seen, complaints, sought
 from cni.host.links import Link, Route
 from cni.host.ports import Inside
 from cni.spec.types import IP, Interface, Result
@@ -218,3 +218,16 @@ def test_a_gateway_in_another_spelling_is_good():
     routes = (*ATTACHMENT.routes, StaticRoute("2001:db8::/32", "FD00::0101"))
     seen = with_routes(*ROUTES, route("2001:db8::/32", "fd00::101"))
     assert look(seen, attachment=changed(ATTACHMENT, routes=routes)) == []
+
+
+@pytest.mark.parametrize(("what", "bound"), [("addresses", 4096), ("routes", 16384)])
+def test_what_could_not_be_read_is_told_instead_of_what_is_missing(what, bound):
+    seen = changed(GOOD, inside=Inside(LINK, INSIDE.addresses, INSIDE.routes, (what,)))
+    (said,) = look(seen)
+    assert f"more than {bound} {what}" in said
+
+
+def test_what_to_look_for_is_what_add_gave_and_what_the_result_promises():
+    found = sought(ATTACHMENT, RESULT, SANDBOX)
+    assert {str(a) for a in found.addresses} == {h.address for h in ATTACHMENT.addresses}
+    assert {(str(dst), str(via)) for dst, via in found.routes} == {(r.dst, r.via) for r in ATTACHMENT.routes}

@@ -91,7 +91,7 @@ DECIDERS = (
     "cni.foreign.check",
 )
 DECIDERS_MAY = (*DECIDERS, "cni.errors", "cni.spec.types", "cni.foreign.records")
-SHAPES = {"Link", "Route", "Inside", "Interface", "Network", "Address", "RTN_UNICAST"}
+SHAPES = {"Link", "Route", "Inside", "Sought", "Interface", "Network", "Address", "RTN_UNICAST"}
 DOING = {
     "asyncio",
     "concurrent",

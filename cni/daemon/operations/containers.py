@@ -17,7 +17,6 @@ from cni.daemon.books.records import Attachment, AttachmentKey
 from cni.daemon.operations.desk import Desk, Refusal
 from cni.errors import CniError, InterfaceExists
 from cni.host import process
-from cni.host.links import RTN_UNICAST
 from cni.host.netns import NetnsId
 from cni.overlay import wire
 
@@ -130,8 +129,12 @@ def _refuse_two_ways_out(request: Request, desk: Desk) -> None:
     if request.key in desk.state.attachments:
         return
     versions = {ipaddress.ip_network(cidr).version for cidr in desk.state.cidrs}
-    for route in desk.service.kernel.inspect(request.netns_fd, "lo").routes:
-        if route.dst.prefixlen == 0 and route.dst.version in versions and route.type == RTN_UNICAST:
+    for version in sorted(versions):
+        try:
+            found = desk.service.kernel.has_default_route(request.netns_fd, version)
+        except OSError as error:
+            raise Refusal(f"overlay engine error: container netns ops: default route: {error.strerror}") from error
+        if found:
             raise Refusal(f"overlay engine error: container netns ops: default route: {FILE_EXISTS}")
 
 
