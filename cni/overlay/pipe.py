@@ -112,7 +112,7 @@ class PipeStream:
         """The finished operation and its bytes; cancelled where it does not finish in time."""
         with self._lock:
             if self._closed:
-                raise BrokenPipeError("the pipe was closed")
+                raise OSError("the pipe was closed")
             operation, _ = start()
             self._pending = operation
         try:
