@@ -42,8 +42,8 @@ extras() {
     local wanted
     mapfile -t wanted < <("$VENV/bin/python" -I -c '
 import sys, tomllib
-project = tomllib.load(open("pyproject.toml", "rb"))["project"]
-print(*project["dependencies"], *(p for group in sys.argv[1:] for p in project["optional-dependencies"][group]), sep="\n")' "$@")
+extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]
+print(*(p for group in ("frozen", *sys.argv[1:]) for p in extras[group]), sep="\n")' "$@")
     "$VENV/bin/python" -I - "${wanted[@]}" 2>/dev/null <<'PY' || {
 import sys
 from importlib.metadata import version

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import re
+import shutil
+import subprocess
 import tempfile
+import venv
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -56,19 +57,51 @@ def test_each_public_name_does_what_it_must(stage: Stage, name: str) -> None:
     assert stage.manager.status().service_count == 2
 
 
-def test_the_examples_of_the_protocol_page_run() -> None:
-    """All of them, one after the other: what is printed is what their comments say."""
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an empty environment into which pip has installed a copy of the package, as any program would."""
+    directory = tmp_path_factory.mktemp("installed")
+    source = directory / "source"
+    shutil.copytree(ROOT / "cni", source / "cni", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    venv.create(directory / "venv", with_pip=True)
+    python = directory / "venv/bin/python"
+    command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input", str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    shutil.rmtree(source)
+    return python
+
+
+def test_the_client_is_installed_with_ranges(installed: Path) -> None:
+    """A program that pins its own msgspec can have this client beside it: nothing is required in one version alone."""
+    ask = "from importlib.metadata import requires; print('\\n'.join(requires('zlayer-cni')))"
+    done = subprocess.run([installed, "-I", "-c", ask], capture_output=True, text=True, timeout=60, check=True)
+    needed = [line for line in done.stdout.splitlines() if "extra ==" not in line]
+    assert sorted(re.split(r"[<>=!~ ]", line)[0] for line in needed) == ["msgspec", "pyyaml"]
+    for line in needed:
+        assert re.fullmatch(r"\w+ ?\(?(>=[0-9.]+,<[0-9]+|<[0-9]+,>=[0-9.]+)\)?", line), line
+
+
+def test_the_examples_of_the_protocol_page_run(installed: Path, tmp_path: Path) -> None:
+    """All of them, one after the other, by the installed client: what is printed is what their comments say."""
     script = "\n".join(re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL))
     assert script.count("overlay.") > 10
-    printed = io.StringIO()
-    with one_node("se") as node, contextlib.redirect_stdout(printed):
-        space: dict[str, Any] = {"pid": node.unattached().process.pid}
-        exec(compile(script.replace("/var/run/zlayer-overlayd.sock", node.socket), str(PAGE), "exec"), space)
-        status = space["overlay"].status()
-        space["overlay"].close()
-    told, refused, address = printed.getvalue().splitlines()
+    with one_node("se") as node:
+        script = script.replace("/var/run/zlayer-overlayd.sock", node.socket)
+        pid = node.unattached().process.pid
+        text = f"import cni\npid = {pid}\n{script}\noverlay.close()\nprint(token, cni.__file__)\n"
+        done = subprocess.run(
+            [installed, "-I", "-c", text], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        status = node.status()
+    told, refused, address, last = done.stdout.splitlines()
     assert told == "zl-prod-42-g 10.200.0.17"
     assert refused.startswith("no service bridge for service no-such-service; call ")
     assert address == "10.200.0.18"
-    assert space["token"].startswith("zledge1.")
+    assert last.startswith("zledge1.")
+    assert last.endswith("/cni/__init__.py")
+    assert str(installed.parents[1]) in last
     assert (status.service_count, status.peer_count) == (2, 0)

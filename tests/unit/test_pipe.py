@@ -145,8 +145,10 @@ def test_a_closed_stream_stays_closed(api: FakeWinapi) -> None:
 
 def test_a_short_write_is_an_error(api: FakeWinapi) -> None:
     api.short = True
+    stream = open_pipe(DEFAULT_PIPE, api)
     with pytest.raises(OSError, match="2 of 4 bytes"):
-        open_pipe(DEFAULT_PIPE, api).send(b"abcd", 1.0)
+        stream.send(b"abcd", 1.0)
+    stream.close()
 
 
 def test_a_read_in_time_and_one_too_late(daemon: FakeOverlayd, api: FakeWinapi) -> None:
