@@ -41,8 +41,11 @@ def _of_line(words: list[str]) -> Forwarded | None:
     if target is None or not given.get("--dport", "").isdigit() or "-p" not in given:
         return None
     address = given.get("-d", "")
-    if address and ip_network(address, strict=False).num_addresses > 1:
-        address = ""
+    try:
+        if address and ip_network(address, strict=False).num_addresses > 1:
+            address = ""
+    except ValueError:
+        return None
     return Forwarded(given["-p"], address.partition("/")[0], int(given["--dport"]), target[1], int(target[2]))
 
 

@@ -213,7 +213,7 @@ def _slot(value: bytes) -> Slot | None:
     """What stands there; None for what nobody can read, which is nobody's to take."""
     try:
         return msgspec.json.decode(value, type=Slot)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return None
 
 

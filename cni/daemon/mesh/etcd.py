@@ -31,7 +31,10 @@ from cni.daemon.mesh.etcd_wire import (
     b64,
     compare,
     read_answer,
-    read_item,
+    read_lease,
+    read_page,
+    read_token,
+    read_transaction,
     read_watch,
     step,
 )
@@ -71,10 +74,10 @@ class Etcd:
             if revision:
                 ask["revision"] = str(revision)
             said = self._call("/v3/kv/range", ask)
-            revision = revision or int(said["header"]["revision"])
-            page = [read_item(each) for each in said.get("kvs", ())]
+            page, now, more = read_page(said)
+            revision = revision or now
             found += page
-            if not said.get("more") or not page:
+            if not more or not page:
                 return found, revision
             start = page[-1].key.encode() + b"\0"
 
@@ -88,12 +91,7 @@ class Etcd:
                 "failure": [step(each) for each in other],
             },
         )
-        found = [
-            read_item(each)
-            for done in said.get("responses", ())
-            for each in done.get("response_range", {}).get("kvs", ())
-        ]
-        return bool(said.get("succeeded")), found
+        return read_transaction(said)
 
     def put(self, key: str, value: bytes, lease: int = 0) -> None:
         """Raises EtcdError; with code 5 if the lease is gone."""
@@ -103,12 +101,11 @@ class Etcd:
 
     def grant(self, seconds: int) -> int:
         """A new lease. Raises EtcdError."""
-        return int(self._call("/v3/lease/grant", {"TTL": str(seconds)})["ID"])
+        return read_lease(self._call("/v3/lease/grant", {"TTL": str(seconds)}))[0]
 
     def keep_alive(self, lease: int) -> bool:
         """Whether the lease lives; if so it lives its whole time again. Raises EtcdError."""
-        said = self._call("/v3/lease/keepalive", {"ID": str(lease)})
-        return int(said.get("result", {}).get("TTL", 0)) > 0
+        return read_lease(self._call("/v3/lease/keepalive", {"ID": str(lease)}))[1] > 0
 
     def revoke(self, lease: int) -> None:
         """The lease ends now, and its keys with it. A lease that is gone is fine."""
@@ -134,7 +131,7 @@ class Etcd:
                 connection.request("POST", "/v3/watch", json.dumps(ask), self._headers())
                 response = connection.getresponse()
                 while line := response.readline():
-                    yield read_watch(json.loads(line))
+                    yield read_watch(line)
             except TimeoutError:
                 return
             except (OSError, http.client.HTTPException, ValueError) as error:
@@ -142,7 +139,7 @@ class Etcd:
 
     # --- the wire ----------------------------------------------------------------------------------------------------
 
-    def _call(self, path: str, body: dict[str, Any]) -> Any:
+    def _call(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """One exchange, with whichever endpoint answers. Raises EtcdError."""
         problems = []
         for n in range(len(self._urls)):
@@ -156,7 +153,7 @@ class Etcd:
             return said
         raise Unreachable("; ".join(problems))
 
-    def _authenticated(self, at: int, path: str, body: dict[str, Any]) -> Any:
+    def _authenticated(self, at: int, path: str, body: dict[str, Any]) -> dict[str, Any]:
         if self._where.user and not self._token:
             self._log_in(at)
         try:
@@ -176,12 +173,12 @@ class Etcd:
                 raise EtcdError(UNAUTHENTICATED, f"cannot read the password of etcd: {error}") from error
         self._token = ""
         said = self._exchange(at, "/v3/auth/authenticate", {"name": self._where.user, "password": password})
-        self._token = said["token"]
+        self._token = read_token(said)
 
     def _headers(self) -> dict[str, str]:
         return {"Content-Type": "application/json"} | ({"Authorization": self._token} if self._token else {})
 
-    def _exchange(self, at: int, path: str, body: dict[str, Any]) -> Any:
+    def _exchange(self, at: int, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """One request and its answer, on this thread's connection; a kept one that went stale is made anew, once."""
         kept: dict[int, http.client.HTTPConnection] = self._local.__dict__.setdefault("kept", {})
         data = json.dumps(body)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import base64
+import functools
 import http
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec, TypeVar
 
 NOT_FOUND, UNAUTHENTICATED = 5, 16  # gRPC codes
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class EtcdError(Exception):
@@ -24,6 +29,10 @@ class Unreachable(EtcdError):
 
     def __init__(self, words: str) -> None:
         super().__init__(14, words)
+
+
+class Unreadable(Unreachable, ValueError):
+    """What answers is no etcd, or not in its right mind."""
 
 
 class Compacted(EtcdError):
@@ -84,9 +93,25 @@ class Get:
 Step = Put | Delete | Get
 
 
-def read_answer(status: int, body: bytes) -> Any:
-    """What an exchange brought. Raises EtcdError, ValueError for what is no JSON."""
+def _answer(read: Callable[P, T]) -> Callable[P, T]:
+    """Decorates what reads an answer: one that has not the shape of etcd's is Unreadable, whatever is wrong with it."""
+
+    @functools.wraps(read)
+    def reading(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return read(*args, **kwargs)
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            raise Unreadable(f"not an answer of etcd: {type(error).__name__}: {error}"[:200]) from error
+
+    return reading
+
+
+@_answer
+def read_answer(status: int, body: bytes) -> dict[str, Any]:
+    """What an exchange brought. Raises EtcdError."""
     said = json.loads(body)
+    if not isinstance(said, dict):
+        raise TypeError("it is no object")
     if status == http.HTTPStatus.OK and "error" not in said:
         return said
     error = said.get("error", said)
@@ -100,8 +125,10 @@ def read_answer(status: int, body: bytes) -> Any:
     raise EtcdError(code, str(error))
 
 
-def read_watch(said: Any) -> tuple[int, list[Event]]:
+@_answer
+def read_watch(line: bytes) -> tuple[int, list[Event]]:
     """A line of a watch: the revision, and what happened. Raises Compacted, EtcdError."""
+    said = json.loads(line)
     if "error" in said:
         error = said["error"]
         raise EtcdError(int(error.get("grpc_code", error.get("code", 0)) or 0), str(error.get("message", error)))
@@ -112,6 +139,36 @@ def read_watch(said: Any) -> tuple[int, list[Event]]:
         raise EtcdError(0, f"etcd ended the watch: {result.get('cancel_reason', 'no reason given')}")
     events = [Event(read_item(each["kv"]), each.get("type") == "DELETE") for each in result.get("events", ())]
     return int(result["header"]["revision"]), events
+
+
+@_answer
+def read_page(said: dict[str, Any]) -> tuple[list[Item], int, bool]:
+    """One page of a range: its keys, the revision, whether there are more. Raises Unreadable."""
+    return [read_item(each) for each in said.get("kvs", ())], int(said["header"]["revision"]), bool(said.get("more"))
+
+
+@_answer
+def read_transaction(said: dict[str, Any]) -> tuple[bool, list[Item]]:
+    """Whether the conditions held, and what the `Get`s found. Raises Unreadable."""
+    done = said.get("responses", ())
+    found = [read_item(kv) for each in done for kv in each.get("response_range", {}).get("kvs", ())]
+    return bool(said.get("succeeded")), found
+
+
+@_answer
+def read_lease(said: dict[str, Any]) -> tuple[int, int]:
+    """A lease's number, and for how many seconds it lives yet; etcd leaves a zero out. Raises Unreadable."""
+    said = said.get("result", said)
+    return int(said["ID"]), int(said.get("TTL", 0))
+
+
+@_answer
+def read_token(said: dict[str, Any]) -> str:
+    """The token of a log-in, to be said as it is in a header. Raises Unreadable."""
+    token = said["token"]
+    if not isinstance(token, str) or not token.isprintable() or not token.isascii():
+        raise ValueError("the token is no plain text")
+    return token
 
 
 def read_item(raw: dict[str, Any]) -> Item:

@@ -133,7 +133,7 @@ class View:
                     self.ids[int(name)] = value.decode()
                 case "key":
                     self.holders[name] = value.decode()
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             self.faults[key] = f"the cluster's record {key} cannot be used: {error}"
             return
         self.faults.pop(key, None)
@@ -149,7 +149,7 @@ class View:
             case "slot":
                 self.slots.pop(name.replace("_", "/"), None)
             case "id":
-                self.ids.pop(int(name) if name.isdigit() else -1, None)
+                self.ids.pop(int(name) if name.isascii() and name.isdigit() and len(name) <= 20 else -1, None)
             case "key":
                 self.holders.pop(name, None)
 

@@ -59,7 +59,7 @@ def decode(token: str) -> Invitation:
             split_endpoint(endpoint)
         for cidr in (*found.allowed_ips, *found.cluster_cidrs):
             network(cidr, strict=True)
-    except (ValueError, binascii.Error, msgspec.DecodeError) as error:
+    except (ValueError, binascii.Error, msgspec.DecodeError, RecursionError) as error:
         raise InvalidConfig(f"the token cannot be used: {error}") from error
     return found
 
