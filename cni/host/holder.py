@@ -21,11 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from cni.host import privileges
 from cni.host.netns import CLONE_NEWNET
 
 PATIENCE = 2.0  # seconds a killed process gets to be gone
-_PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 24, 38
-_LAST_CAPABILITY = 63
 _CONTROL_GROUPS = ("/sys/fs/cgroup", "/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified")  # version 2, 1, both
 _OOM_SCORE = b"-998"  # as Kubernetes gives to its pause container: without it the container's interface goes
 
@@ -192,9 +191,8 @@ def _spare_from_oom() -> None:
 def _drop_privileges() -> None:
     """The program it becomes has no capability: it needs none, and a daemon with few of its own could not open the
     namespace of a process that has more (contract 5.3/30)."""
-    for capability in range(_LAST_CAPABILITY + 1):
-        _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
-    _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    with contextlib.suppress(OSError):
+        privileges.lower(())
 
 
 def _program() -> int:

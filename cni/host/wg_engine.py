@@ -11,12 +11,13 @@ import subprocess
 import time
 from pathlib import Path
 
-from cni.host import netns
+from cni.host import netns, privileges
 from cni.host.wg_uapi import Uapi, remove_socket
 
 PROGRAMS = {"wireguard-go": ["-f"], "boringtun-cli": ["-f", "--disable-drop-privileges"]}
 PLACES = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PATIENCE = 20.0  # seconds an engine gets to answer, or to end
+CAPABILITIES = (privileges.NET_ADMIN, privileges.NET_BIND_SERVICE)  # the device; a port below 1024
 STEP = 0.003  # seconds between two looks: an engine answers after 5 to 9 ms (kernel-notes, 4)
 
 
@@ -44,14 +45,17 @@ class Engines:
         directory.mkdir(0o755, parents=True, exist_ok=True)
         log_path = Path(self._log_dir, f"{name}.log")
         with log_path.open("wb") as log:
-            child = subprocess.Popen(
-                [program, *PROGRAMS[Path(program).name], name],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd="/",
-                env=_environment(),
-                start_new_session=True,  # it goes on when the daemon ends (docs/mesh.md)
+            child = privileges.lowered(
+                CAPABILITIES,
+                lambda: subprocess.Popen(
+                    [program, *PROGRAMS[Path(program).name], name],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    cwd="/",
+                    env=_environment(),
+                    start_new_session=True,  # it goes on when the daemon ends (docs/mesh.md)
+                ),
             )
         self._children[name] = child
         end = time.monotonic() + PATIENCE
