@@ -14,6 +14,8 @@ from cni.plugin import autostart
 
 UNIT = "zlayer-overlayd.service"
 UNIT_DIR = "/etc/systemd/system"
+# What ProtectSystem=full and ProtectHome= make read-only (systemd.exec(5)).
+PROTECTED = ("/usr/", "/boot/", "/efi/", "/etc/", "/home/", "/root/", "/run/user/")
 READY_WITHIN = 30.0  # seconds until a daemon that was started must answer
 GONE_WITHIN = 20.0  # seconds until one that is asked to end is killed
 
@@ -74,8 +76,9 @@ def renew(options: argparse.Namespace, binary: Path) -> None:
 
 
 def _with_systemd(options: argparse.Namespace, binary: Path) -> None:
-    text = resources.conf(UNIT).replace("@PROGRAM@", str(binary))
-    text = text.replace("@RUN_DIR@", options.run_dir).replace("@DATA_DIR@", options.data_dir)
+    text = unit_text(binary, options.run_dir, options.data_dir)
+    for directory in protected(options.run_dir, options.data_dir):
+        Path(directory).mkdir(parents=True, exist_ok=True)  # systemd opens to the daemon only what is there
     unit, before = Path(UNIT_DIR) / UNIT, running(options.run_dir)
     unchanged = unit.exists() and unit.read_text() == text
     files.write(unit, text)
@@ -89,6 +92,19 @@ def _with_systemd(options: argparse.Namespace, binary: Path) -> None:
     if not runs(now.pid, binary):
         raise Trouble(f"process {now.pid}, not {UNIT}, is the daemon on {options.run_dir}: end it and install again")
     say(f"service   {UNIT} is enabled and running{_instead_of(before, now)}")
+
+
+def unit_text(binary: Path, run_dir: str, data_dir: str) -> str:
+    """The unit's file for a program and its directories."""
+    text = resources.conf(UNIT).replace("@PROGRAM@", str(binary))
+    text = text.replace("@RUN_DIR@", run_dir).replace("@DATA_DIR@", data_dir)
+    opened = "".join(f"ReadWritePaths={directory}\n" for directory in protected(run_dir, data_dir))
+    return text.replace("ProtectHome=read-only\n", f"ProtectHome=read-only\n{opened}")
+
+
+def protected(*directories: str) -> list[str]:
+    """Those of the directories that lie where the unit makes everything read-only."""
+    return [each for each in directories if each.startswith(PROTECTED)]
 
 
 def _control(*words: str) -> None:

@@ -123,16 +123,25 @@ def is_hosts(found: netns.NetnsId) -> bool:
 
 def has_administrator(space: netns.NetnsId) -> bool:
     """Whether a container's process in the namespace has CAP_NET_ADMIN or may get it (capabilities(7): the bounding
-    set). A container's is one with a mount namespace other than ours. Looks at every process."""
-    ours = Path("/proc/self/ns/mnt").stat().st_ino
+    set). A container's is one with a mount namespace other than ours and the machine's: the unit gives the daemon
+    one of its own. Looks at every process."""
+    hosts = {inode for pid in ("self", "1") if (inode := _mount_namespace(Path("/proc", pid)))}
     for found in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, StopIteration):  # it has ended
-            if _netns_of(int(found.name)) == space and (found / "ns/mnt").stat().st_ino != ours:
+            if _netns_of(int(found.name)) == space and _mount_namespace(found) not in hosts:
                 lines = (found / "status").read_text(errors="replace").splitlines()
                 bounding = next(line.split()[1] for line in lines if line.startswith("CapBnd:"))
                 if int(bounding, 16) >> _NET_ADMIN & 1:
                     return True
     return False
+
+
+def _mount_namespace(process: Path) -> int:
+    """The inode of the mount namespace of `/proc/PID`; 0 if it cannot be seen."""
+    try:
+        return (process / "ns/mnt").stat().st_ino
+    except OSError:
+        return 0
 
 
 def _netns_of(pid: int) -> netns.NetnsId | None:

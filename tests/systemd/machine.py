@@ -16,6 +16,15 @@ SYSTEMD = Path("/lib/systemd/systemd")
 PATIENCE = 120.0  # seconds until what must come has come, on a busy machine
 ENV = ["env", "-i", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"]
 UNIT = "zlayer-overlayd"
+_AGENT = """
+import socket, struct, sys
+sock = socket.socket(socket.AF_UNIX)
+sock.connect("/var/run/zlayer-overlayd.sock")
+body = sys.stdin.buffer.read().strip()
+sock.sendall(struct.pack("<I", len(body)) + body)
+stream = sock.makefile("rb")
+print(stream.read(struct.unpack("<I", stream.read(4))[0]).decode())
+"""
 
 
 def cgroups() -> Path | None:
@@ -118,6 +127,24 @@ class Machine:
         assert done.returncode == 0, f"{command} {container}: {done.stdout}{done.stderr}\n{self.log()}"
         return json.loads(done.stdout) if done.stdout else None
 
+    def ask(self, request: dict[str, Any]) -> Any:
+        """One request of an agent, in the protocol of the overlay door; its answer."""
+        body = json.dumps({"frame": "request", "id": 1, "request": request})
+        done = self.sh(f"python3 -c '{_AGENT}' <<'END'\n{body}\nEND")
+        return json.loads(done)["response"]
+
+    def pid_here(self, pid: int) -> int:
+        """What a process of the machine is called outside of it."""
+        for path in Path("/proc").glob("[0-9]*/status"):
+            with contextlib.suppress(OSError, StopIteration):
+                numbers = next(line for line in path.read_text().splitlines() if line.startswith("NSpid:")).split()[1:]
+                if numbers[1:] == [str(pid)] and os.readlink(path.parent / "ns/pid") == self._pids():
+                    return int(numbers[0])
+        raise AssertionError(f"there is no process {pid}")
+
+    def _pids(self) -> str:
+        return os.readlink(f"/proc/{self._init()}/ns/pid")
+
     def status(self) -> Any:
         """`zlayer-cni status --json`."""
         return json.loads(self.run("zlayer-cni status --json").stdout)
@@ -130,3 +157,14 @@ class Machine:
 def directory() -> Path:
     """A place for a machine: what an overlay can write to."""
     return Path(f"/dev/shm/zlt-systemd-{os.getpid()}")
+
+
+def ping(on: Machine, container: str, address: str, line: str) -> None:
+    """`line` costs a container's stream of packets not one of them."""
+    on.sh(f"ip netns exec {container} ping -n -q -i 0.01 {address} >/run/ping 2>&1 & echo $! >/run/ping.pid; sleep 0.3")
+    try:
+        on.sh(line)
+    finally:
+        on.sh("kill -INT $(cat /run/ping.pid); while kill -0 $(cat /run/ping.pid) 2>/dev/null; do sleep 0.05; done")
+    said = on.sh("cat /run/ping")
+    assert " 0% packet loss" in said, said

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.binary.conftest import FROZEN
-from tests.systemd.machine import SYSTEMD, UNIT, Machine, cgroups, directory
+from tests.systemd.machine import SYSTEMD, UNIT, Machine, cgroups, ping
 
 pytestmark = [
     pytest.mark.root,
@@ -18,37 +17,6 @@ pytestmark = [
     pytest.mark.skipif(cgroups() is None, reason="no cgroup2 hierarchy is mounted"),
     pytest.mark.skipif(not FROZEN["single"].exists(), reason="run scripts/build"),
 ]
-
-
-@pytest.fixture(scope="module")
-def booted() -> Iterator[Machine]:
-    found = cgroups()
-    assert found is not None
-    on = Machine(directory(), found)
-    try:
-        on.boot()
-        on.bring(FROZEN["single"], "/root/zlayer-cni")
-        yield on
-    finally:
-        on.remove()
-
-
-@pytest.fixture
-def on(booted: Machine) -> Machine:
-    """The machine with the program installed, and nobody attached."""
-    booted.sh("systemctl stop containerd 2>/dev/null; /root/zlayer-cni install 2>&1")
-    return booted
-
-
-def ping(on: Machine, container: str, address: str, line: str) -> None:
-    """`line` costs a container's stream of packets not one of them."""
-    on.sh(f"ip netns exec {container} ping -n -q -i 0.01 {address} >/run/ping 2>&1 & echo $! >/run/ping.pid; sleep 0.3")
-    try:
-        on.sh(line)
-    finally:
-        on.sh("kill -INT $(cat /run/ping.pid); while kill -0 $(cat /run/ping.pid) 2>/dev/null; do sleep 0.05; done")
-    said = on.sh("cat /run/ping")
-    assert " 0% packet loss" in said, said
 
 
 def test_it_is_ready_when_install_returns(on: Machine) -> None:
