@@ -42,6 +42,19 @@ def test_a_holder_is_a_few_instructions_without_privileges(held):
     assert {status[name].strip() for name in ("CapPrm", "CapEff", "CapBnd")} == {"0" * 16}
 
 
+def test_nor_does_it_keep_any_where_the_bounding_set_cannot_be_lowered():
+    """A runtime's unit may have no CAP_SETPCAP, which it takes to lower it."""
+    script = f"from cni.host import holder; print(holder.start({TITLE!r}, lambda _: None).pid)"
+    words = ["setpriv", "--bounding-set", "-setpcap", sys.executable, "-c", script]
+    pid = int(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+    try:
+        status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        assert {status[name].strip() for name in ("CapPrm", "CapEff")} == {"0" * 16}
+        assert status["CapBnd"].strip() != "0" * 16, "else this shows nothing"
+    finally:
+        os.kill(pid, signal.SIGKILL)
+
+
 def test_ending_twice(held):
     assert holder.end(held)
     assert not holder.end(held)
