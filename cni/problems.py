@@ -112,6 +112,20 @@ _KINDS = (
         "The node has routes of its own for subnets that lie behind a tunnel, so the tunnel's routes were not set.",
         "Remove those routes, or give the overlay another range.",
     ),
+    ProblemKind(
+        "endpoint-refused",
+        "mesh",
+        "warning",
+        "A peer says that it is called inside the overlay's range, or inside what is behind another peer.",
+        "Set `advertise` on that node, or the peer's endpoint, to an address of the underlay.",
+    ),
+    ProblemKind(
+        "route-circular",
+        "mesh",
+        "error",
+        "A subnet has no route into the tunnel, for a peer is called at an address inside of it.",
+        "Give the peer an endpoint outside of the subnets that are behind peers.",
+    ),
     # --- the cluster ---
     ProblemKind(
         "store-unreachable",
@@ -119,6 +133,27 @@ _KINDS = (
         "warning",
         "etcd cannot be asked. The node goes on with what it holds.",
         "Check etcd, the network to it and the certificates named in the text.",
+    ),
+    ProblemKind(
+        "store-writes-refused",
+        "cluster",
+        "warning",
+        "etcd answers and refuses what this node writes, so other nodes do not hear of new subnets and members here.",
+        "Look for an alarm (`etcdctl alarm list`, NOSPACE), or for the permission that the text names.",
+    ),
+    ProblemKind(
+        "lease-not-renewed",
+        "cluster",
+        "warning",
+        "This node's lease in etcd could not be renewed. When it has ended, new nodes do not learn of this one.",
+        "Check etcd and the network to it.",
+    ),
+    ProblemKind(
+        "node-unheard",
+        "cluster",
+        "warning",
+        "A node is not heard of in etcd for longer than lease and grace, but its tunnel answers, so it stays a peer.",
+        "Look at that node's `zlayer-cni status`: it cannot write to etcd, or its daemon does not run.",
     ),
     ProblemKind(
         "not-joined",
@@ -154,6 +189,13 @@ _KINDS = (
         "warning",
         "A record in the cluster's store cannot be read or is not believed; the rest of the cluster is unaffected.",
         "Repair or remove the record named in the text; its key names the writer.",
+    ),
+    ProblemKind(
+        "claim-missing",
+        "cluster",
+        "warning",
+        "A node says of itself what its claims in etcd do not cover; that part is not believed, the rest is.",
+        "Look at that node: its version, its status, and who controls it.",
     ),
     ProblemKind(
         "peer-key-conflict",

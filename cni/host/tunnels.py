@@ -6,7 +6,9 @@ because a daemon begins. One object, made once, used from any thread.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import socket
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +21,7 @@ from cni.host.wg_uapi import Uapi
 
 KERNEL = "kernel"
 UAPI_DIR = "/var/run/wireguard"
+DISCARD = 9
 LOOSE = "2"  # rp_filter: an answer may come back by another device of ours
 
 
@@ -161,6 +164,16 @@ class Tunnels:
             # EADDRINUSE comes from here in the kernel: it takes the port when the device comes up.
             links.set_up(self._socket, link.index)
         return new_key is not None or new_port is not None or not link.up
+
+    def probe(self, address: str) -> None:
+        """Send one datagram to an address behind a tunnel, to the discard port (RFC 863). Never raises OSError."""
+        six = ":" in address
+        with (
+            contextlib.suppress(OSError),
+            socket.socket(socket.AF_INET6 if six else socket.AF_INET, socket.SOCK_DGRAM) as sock,
+        ):
+            sock.setblocking(False)
+            sock.sendto(b"", (address, DISCARD))
 
     def read(self, name: str) -> DeviceSeen | None:
         """The device and its peers; None if there is none, or nobody runs it. Raises OSError."""

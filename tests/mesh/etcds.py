@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
+from cni.daemon import settings as settings_module
 from cni.daemon.mesh.etcd import Etcd
 
-from .fleet import Fleet, Node, wait_for
+from .fleet import Fleet, Node, inside, wait_for
 
+T = TypeVar("T")
 PROGRAM = shutil.which("etcd")
 ADDRESS = "198.51.100.254"  # of the cluster's etcd, on the underlay
 LEASE, GRACE = 5, 4  # seconds; so that a node's end can be watched
@@ -105,6 +110,30 @@ class Clustered(Fleet):
         etcd = {"endpoints": [self.etcd.url], "lease": LEASE, "grace": GRACE}
         free = {"node_id": 0, "slice_cidr": None, "service_cidr": None}
         return self.node(number, start, **{**free, "cluster": {"etcd": etcd}, **more})
+
+    def base(self, node: Node) -> str:
+        """Below which the records of a node's deployment stand."""
+        return f"/zlayer-cni/{node.settings['deployment']}/"
+
+    def ask(self, work: Callable[[Etcd], T], **more: Any) -> T:
+        """Do something with the store, as one that has its address and, by `more`, its credentials."""
+        client = Etcd(settings_module.Etcd(endpoints=(self.etcd.url,), **more))
+        return inside(f"/run/netns/{self.underlay}", lambda: work(client))
+
+    def put(self, key: str, value: bytes) -> None:
+        """Overwrite a record, without a lease."""
+        self.ask(lambda client: client.put(key, value))
+
+    def records(self, node: Node) -> dict[str, bytes]:
+        """All that stands below the node's deployment, by what follows the base."""
+        base = self.base(node)
+        return {item.key.removeprefix(base): item.value for item in self.ask(lambda client: client.read(base))[0]}
+
+    def document(self, node: Node) -> dict[str, Any]:
+        """What a node says of itself."""
+        found = (json.loads(value) for key, value in self.records(node).items() if key.startswith("node/"))
+        key = node.status().public_key
+        return next(dict(doc) for doc in found if doc["public_key"] == key)
 
     def clean(self) -> None:
         super().clean()

@@ -104,3 +104,28 @@ def test_kept_asks_again_only_for_something_else():
 
     assert [kept("x", double, n) for n in (1, 1, 2, 1)] == [2, 2, 4, 2]
     assert asked == [1, 2, 1]
+
+
+def test_a_published_endpoint_costs_no_other_peer_its_route(paths):
+    """Inside the overlay's range, or inside what the operator has put behind another peer: it is not called there."""
+    made = Ways(paths, lambda: None, lambda: ("10.200.0.0/16",))
+    try:
+        site = target("S", ("203.0.113.1:1",), ("198.51.100.0/24",))
+        liar = Target("L", ("10.200.1.5:51420", FAR, NEAR), ("10.200.2.0/26",), published=True, name="liar")
+        only = Target("O", ("10.200.1.5:51420",), ("10.200.3.0/26",), published=True)
+        wanted = {each.public_key: each for each in (target("A", (NEAR,), ("10.200.1.0/26",)), site, liar, only)}
+        peers = made.peers("wg", wanted)
+        assert {key: peer.endpoint for key, peer in peers.items()} == {
+            "A": NEAR,
+            "S": "203.0.113.1:1",
+            "L": NEAR,
+            "O": "",
+        }
+        assert made.refused("wg") == {"10.200.1.5:51420": "O", FAR: "liar"}
+        routes = {str(dst) for dst in made.routes("wg", wanted, peers, 1420, {})}
+        assert routes == {"10.200.1.0/26", "10.200.2.0/26", "10.200.3.0/26", "198.51.100.0/24"}
+        assert made.circles("wg", wanted, peers) == ()
+        round_ = {"A": target("A", (NEAR,), ("192.0.2.0/24",))}
+        assert made.circles("wg", round_, made.peers("wg", round_)) == ("192.0.2.0/24 of A",)
+    finally:
+        made.stop()

@@ -6,6 +6,7 @@ would be a stranger to every peer.
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import uuid
@@ -20,6 +21,9 @@ FILE = "identity.json"
 FIRST_PORT, LAST_PORT = 51421, 51676  # contract 6.5: whatever the node's own port is
 
 
+_public_of = functools.lru_cache(512)(keys.public_of)  # a millisecond each, and asked for with every change
+
+
 class Own(msgspec.Struct, frozen=True):
     """Key and port of one WireGuard device of ours."""
 
@@ -28,7 +32,7 @@ class Own(msgspec.Struct, frozen=True):
 
     @property
     def public_key(self) -> str:
-        return keys.public_of(self.private_key)
+        return _public_of(self.private_key)
 
 
 class Member(msgspec.Struct, frozen=True):

@@ -15,8 +15,8 @@ import msgspec
 from cni.daemon.books import restore
 from cni.daemon.books.records import Held
 from cni.daemon.books.store import Store
-from cni.daemon.mesh.fleet_view import NodeDoc, Slot
 from cni.daemon.mesh.peer_book import Peer
+from cni.daemon.mesh.store_records import NodeDoc, Slot
 from cni.overlay.nested import Candidate, NatConfig, NatPeer
 
 R = TypeVar("R")

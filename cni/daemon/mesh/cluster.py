@@ -1,9 +1,10 @@
 """This node's part in the cluster: it claims what it needs, says what it is, and follows what the others say.
 
-Three threads: one watches etcd, one keeps the lease and publishes, one carries what was heard to the mesh. None of
-them is in anybody's way: while etcd is down the node goes on with what it holds, and only a service that needs a new
-subnet must take one of those held in advance. Nobody is taken off a device because etcd was silent: only who is missing
-when everything has been read, and stays away for the grace period.
+Four threads: one watches etcd, one renews the lease, one publishes and claims, one carries what was heard to the mesh.
+None waits for another: a store that refuses what is published still has its lease renewed. While etcd is down the node
+goes on with what it holds, and only a service that needs a new subnet must take one of those held in advance. A node is
+taken off a device only when it is missing after everything has been read, stays away for the grace period, and does not
+answer by its tunnel either.
 """
 
 from __future__ import annotations
@@ -17,16 +18,17 @@ from collections.abc import Callable
 from cni.daemon import settings as settings_module
 from cni.daemon.books.identity import Identity
 from cni.daemon.books.registry import Registry
-from cni.daemon.mesh import fleet_view
+from cni.daemon.mesh.carrier import Carrier
 from cni.daemon.mesh.claims import Claims
 from cni.daemon.mesh.departed import Departed, Departures
 from cni.daemon.mesh.etcd import Etcd
-from cni.daemon.mesh.etcd_wire import Compacted, EtcdError, Event
-from cni.daemon.mesh.fleet_view import NodeDoc, View
+from cni.daemon.mesh.etcd_wire import Compacted, EtcdError, Event, Unreachable
+from cni.daemon.mesh.fleet_view import View
 from cni.daemon.mesh.membership import Membership
 from cni.daemon.mesh.mesh import Mesh
 from cni.daemon.mesh.own_word import OwnWord
 from cni.daemon.mesh.publisher import Publisher
+from cni.daemon.mesh.store_records import NodeDoc
 from cni.daemon.service import OverlayService
 from cni.errors import CniError
 
@@ -36,6 +38,7 @@ GATHER = 0.03  # seconds in which changes are put together before they are publi
 BACKOFF = (0.5, 5.0)  # seconds between two tries to reach etcd, growing
 FIRST = 10.0  # seconds that the start waits for etcd, where the node has no id yet
 HOUSEKEEPING = 10.0  # seconds between two looks at our own claims
+RETRY = 1.0  # seconds until a renewal that failed is tried again: a lease lives for 5 at least
 
 
 class Cluster:
@@ -52,7 +55,7 @@ class Cluster:
         self._service, self._identity, self._registry, self._mesh = service, identity, registry, mesh
         self._where = where
         base = f"{where.prefix.rstrip('/')}/{service.settings.deployment}/"
-        self._view = View(base)
+        self._view = View(base, identity.member().identity, where.grace)
         self._etcd = Etcd(where)
         self._lock = threading.RLock()  # of the view
         self.claims = Claims(self._etcd, self._view.keys, registry, identity.member())
@@ -61,6 +64,7 @@ class Cluster:
         )
         self._own_word = OwnWord(service, identity, registry, self._etcd, self.claims)
         self._publisher = Publisher(self._etcd, self._view.keys.node(self.claims.member.identity), where.lease)
+        self._carrier = Carrier(service, identity, registry, mesh, view=self._view, lock=self._lock, grace=where.grace)
         self._synced = False
         # Two machines with one key would draw each other's traffic to themselves with every word they say, so this one
         # is silent until its claim and its word stand in etcd.
@@ -88,8 +92,13 @@ class Cluster:
     def start(self) -> None:
         """Follow the cluster from now on."""
         self._service.state.changed = self._dirty.set
-        for name, work in (("watch", self._watching), ("lease", self._leasing), ("carry", self._carrying)):
-            thread = threading.Thread(target=self._forever, args=(work,), name=f"cluster-{name}", daemon=True)
+        for name, work, code in (
+            ("watch", self._watching, "store-unreachable"),
+            ("lease", self._renewing, "store-unreachable"),
+            ("publish", self._publishing, "store-writes-refused"),
+            ("carry", self._carrying, "store-unreachable"),
+        ):
+            thread = threading.Thread(target=self._forever, args=(work, code), name=f"cluster-{name}", daemon=True)
             self._threads.append(thread)
         self._membership.running = True
         for thread in self._threads:
@@ -144,21 +153,23 @@ class Cluster:
         known = self._registry.fleet.all()
         if known:
             with self._lock:
-                self._view.nodes.update(known)
+                self._view.restore(known.values())
             self._admitted = True
-            self._carry()
+            self._carrier.carry(self._synced)
 
     # --- the threads -------------------------------------------------------------------------------------------------
 
-    def _forever(self, work: Callable[[], None]) -> None:
+    def _forever(self, work: Callable[[], None], refused: str) -> None:
+        """`refused`: the code of the problem when etcd answers, and says no."""
         pause = BACKOFF[0]
         while not self._stop.is_set():
             try:
                 work()
                 pause = BACKOFF[0]
             except EtcdError as error:
-                said = f"etcd cannot be asked, and the node goes on with what it holds: {error}"
-                self._note("store-unreachable", said)
+                code = "store-unreachable" if isinstance(error, Unreachable) else refused
+                what = "takes nothing from this node" if code == "store-writes-refused" else "cannot be asked"
+                self._note(code, f"etcd {what}, and the node goes on with what it holds: {error}")
                 self._stop.wait(pause * random.uniform(0.8, 1.2))
                 pause = min(pause * 2, BACKOFF[1])
             except CniError as error:
@@ -208,6 +219,7 @@ class Cluster:
                     self._view.put(item.key, item.value)
                 if item.key == own:
                     self._dirty.set()
+            self._view.settle(time.monotonic())
         if events:
             self._news.set()
 
@@ -217,62 +229,56 @@ class Cluster:
         if self._news.is_set():
             self._stop.wait(GATHER)
             self._news.clear()
-        elif not self._view.lost:
+        elif not self._view.lost and not self._view.past:
             return
-        if not self._stop.is_set():
-            self._carry()
-
-    def _carry(self) -> None:
-        if not self._admitted:
-            return
-        with self._lock:
-            if self._synced:
-                for doc in self._view.expire(time.monotonic(), self._where.grace):
-                    log.warning("node %s (%d) is gone: its tunnels are taken down", doc.name, doc.node_id)
-            own = self.claims.member.identity
-            fleet, conflicts = fleet_view.fleet(self._view, own, self._identity.public_key(), self._dedicated())
-            foreign = self._view.foreign(own)
-            docs = {identity: doc for identity, doc in self._view.nodes.items() if identity != own}
-            refused = dict(self._view.faults)
-        self._service.board.set_all("record-refused", refused)
-        self._service.board.set_all("peer-key-conflict", conflicts)
-        self._service.state.set_foreign(foreign)
-        self._mesh.set_fleet(fleet)
-        if self._synced:
-            before = self._registry.fleet.all()
-            changes = {i: d for i, d in docs.items() if before.get(i) != d} | dict.fromkeys(before.keys() - docs.keys())
-            if changes:
-                self._registry.fleet.apply(changes)
-
-    def _dedicated(self) -> list[str]:
-        return [s.name for s in list(self._service.state.services.values()) if s.mode == "dedicated"]
+        if self._admitted and not self._stop.is_set():
+            self._carrier.carry(self._synced)
 
     # --- publishing --------------------------------------------------------------------------------------------------
 
-    def _leasing(self) -> None:
-        """Keep the lease, say what this node is, look after its claims."""
+    def _renewing(self) -> None:
+        """Renew the lease by a clock of its own, whatever becomes of the rest."""
+        alive = time.monotonic()
+        while not self._stop.wait(max(0.1, alive + self._where.lease / 3 - time.monotonic())):
+            try:
+                self._publisher.keep()
+            except EtcdError as error:
+                self._note("lease-not-renewed", f"this node's lease in etcd cannot be renewed: {error}")
+                self._stop.wait(RETRY)
+                continue
+            self._note("lease-not-renewed", "")
+            alive = time.monotonic()
+
+    def _publishing(self) -> None:
+        """Say what this node is, look after its claims."""
         self._membership.joined.wait(1.0)
         if not self._membership.joined.is_set():
             return
-        last, alive = 0.0, time.monotonic()
+        last = -HOUSEKEEPING
         while not self._stop.is_set():
             if not self._membership.has_claimed_its_key():
                 self._membership.claim_key()
             elif self._synced and not self._membership.is_complete():
                 log.warning("etcd does not know this node's claims: making them again")
                 self._membership.join()
-                last = 0.0
+                last = -HOUSEKEEPING
             self._membership.heed_losses()
-            self._publish()
+            failed = None
             if self._synced and time.monotonic() - last > HOUSEKEEPING:
-                self._membership.reconcile()
-                last = time.monotonic()
-            if self._dirty.wait(max(0.0, min(alive + self._where.lease / 3 - time.monotonic(), HOUSEKEEPING))):
+                try:
+                    self._membership.reconcile()  # before the word: the others believe what is claimed
+                    last = time.monotonic()
+                except EtcdError as error:
+                    failed = error
+            self._publish()
+            if failed is not None:
+                raise failed
+            self._note("store-writes-refused", "")
+            if self._synced:
+                self._note("store-unreachable", "")
+            if self._dirty.wait(HOUSEKEEPING):
                 self._stop.wait(GATHER)
                 self._dirty.clear()
-            if self._publisher.lease and time.monotonic() - alive >= self._where.lease / 3:
-                self._publisher.keep()
-                alive = time.monotonic()
 
     def _publish(self) -> None:
         """What this node is stands in etcd. Raises EtcdError."""

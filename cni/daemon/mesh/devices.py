@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from cni.daemon.books.registry import Configured, Registry
@@ -24,6 +24,7 @@ from cni.overlay import wire
 
 log = logging.getLogger(__name__)
 
+SHOWN = 5  # endpoints or CIDRs that a problem names
 SILENCES = 3  # looks, one after the other, at which an engine does not answer before another is started
 
 
@@ -93,7 +94,8 @@ class Devices:
             return
         self._applied.pop(name, None)
         self._board.clear("wireguard-device", name)
-        self._board.clear("route-conflict", name)
+        for code in ("route-conflict", "endpoint-refused", "route-circular"):
+            self._board.clear(code, name)
         self._news.forget(name)
         self._registry.devices.drop(name)
 
@@ -126,6 +128,7 @@ class Devices:
             fresh = [route for dst, route in routes.items() if applied.routes.get(dst) != route]
             refused = self._tunnels.change_routes(name, gone, fresh)
         self._note_refused(name, refused)
+        self._note_ways(name, targets, peers)
         left_out = set(refused)
         done = {dst: route for dst, route in routes.items() if dst not in left_out} if left_out else routes
         self._applied[name] = Applied(device, peers, done)
@@ -174,6 +177,20 @@ class Devices:
         self._tunnels.change(name, changes)
         self._news.told(name, changes)
 
+    def _note_ways(self, name: str, targets: Mapping[str, Target], peers: Mapping[str, Peer]) -> None:
+        refused, circles = self._ways.refused(name), self._ways.circles(name, targets, peers)
+        which = ", ".join(f"{endpoint} of {peer}" for endpoint, peer in sorted(refused.items())[:SHOWN])
+        said = f"peers of {name} are not called at {which}{_and_more(refused)}: no address of theirs on the underlay"
+        self._board.set("endpoint-refused", name, said if refused else "")
+        said = (
+            f"no route leads to {', '.join(circles[:SHOWN])}{_and_more(circles)}: a peer of {name} is called in there"
+        )
+        self._board.set("route-circular", name, said if circles else "")
+
     def _note_refused(self, name: str, refused: list[Network]) -> None:
         said = f"this node has routes of its own for what is behind {name}: {', '.join(map(str, refused))}"
         self._board.set("route-conflict", name, said if refused else "")
+
+
+def _and_more(what: Collection[object]) -> str:
+    return f" and {len(what) - SHOWN} more" if len(what) > SHOWN else ""

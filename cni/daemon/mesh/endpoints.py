@@ -7,7 +7,8 @@ import re
 
 from cni.overlay.address import split_socket_address
 
-_LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?"
+# At most 63 characters between two dots: a resolver raises for more (RFC 1035, 2.3.4).
+_LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _NAME = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*\.?")
 
 

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 
 from cni.daemon.books.identity import Identity, Member
-from cni.daemon.mesh import fleet_view
 from cni.daemon.mesh.claims import Claims
 from cni.daemon.mesh.etcd import Etcd
 from cni.daemon.mesh.etcd_wire import Unreachable
@@ -87,7 +86,7 @@ class Membership:
         holder = self.claims.take_key(key)
         if holder != self.claims.member.identity:
             with self._lock:
-                who = fleet_view.view_name(self._view, holder)
+                who = self._view.name_of(holder)
             self._note(
                 "key-in-use",
                 f"{who} has this node's WireGuard key: one data directory is a copy of the other's; "
@@ -120,7 +119,7 @@ class Membership:
         own, state = self.claims.member.identity, self._service.state
         with self._lock:
             lost = {
-                cidr: (each.name, fleet_view.view_name(self._view, self._view.slots[cidr].owner))
+                cidr: (each.name, self._view.name_of(self._view.slots[cidr].owner))
                 for each in list(state.services.values())
                 for cidr in each.subnets
                 if cidr in self._view.slots and self._view.slots[cidr].owner != own

@@ -18,14 +18,17 @@ from typing import Any, Protocol
 from cni import naming
 from cni.daemon.books.identity import Identity
 from cni.daemon.books.registry import Registry
+from cni.daemon.books.state import boot_clock
 from cni.daemon.fence.barrier import Beyond
 from cni.daemon.mesh import wireguard
+from cni.daemon.mesh.answers import Answers
 from cni.daemon.mesh.departed import Departed
 from cni.daemon.mesh.devices import Devices
-from cni.daemon.mesh.fleet_view import GLOBAL, Fleet
+from cni.daemon.mesh.fleet_view import Fleet
 from cni.daemon.mesh.joined import Joined
 from cni.daemon.mesh.sizes import Sizes
 from cni.daemon.mesh.sources import Sources, StandIn, beyond
+from cni.daemon.mesh.store_records import GLOBAL
 from cni.daemon.mesh.ways import Ways, address_of
 from cni.daemon.mesh.wireguard import Target
 from cni.daemon.service import OverlayService
@@ -74,7 +77,8 @@ class Mesh:
         self.cluster: Cluster | None = None
         self._wake = threading.Event()
         self._stop = False
-        self._ways = Ways(tunnels, self._wake.set)
+        self._ways = Ways(tunnels, self._wake.set, lambda: service.state.cidrs)
+        self._answers = Answers()
         self._devices = Devices(registry, tunnels, self._ways, self._tell, service.board)
         self._monitor: Monitor | None = None
         self._thread: threading.Thread | None = None
@@ -180,6 +184,18 @@ class Mesh:
     def ages(self, device: DeviceSeen) -> dict[str, float]:
         """How many seconds ago each peer of a device was heard of, by the boot clock; infinite for never."""
         return self._devices.ages(device)
+
+    def answering(self, probes: Mapping[str, str]) -> set[str]:
+        """Which peers of the global device answer by their tunnels, whatever the cluster says of them. `probes`: by
+        key, an address behind each: a datagram goes there, which the peer's WireGuard answers within ten seconds."""
+        device = self.device()
+        if device is None:
+            return set()
+        self._answers.note({key: seen.received for key, seen in device.peers.items()}, boot_clock())
+        for key, address in probes.items():
+            if key in device.peers:
+                self.tunnels.probe(address)
+        return {key for key in probes if self._answers.answers(key, boot_clock())}
 
     def public_key(self) -> str:
         """This node's key."""

@@ -14,7 +14,7 @@ from cni.daemon.books.registry import Registry
 from cni.daemon.mesh.claims import Claims
 from cni.daemon.mesh.endpoints import split_endpoint
 from cni.daemon.mesh.etcd import Etcd
-from cni.daemon.mesh.fleet_view import Dedicated, NodeDoc
+from cni.daemon.mesh.store_records import Dedicated, NodeDoc
 from cni.daemon.service import OverlayService
 from cni.host import netns, underlay
 

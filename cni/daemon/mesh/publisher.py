@@ -8,13 +8,13 @@ import msgspec
 
 from cni.daemon.mesh.etcd import Etcd
 from cni.daemon.mesh.etcd_wire import NOT_FOUND, EtcdError, Get, Is, Put
-from cni.daemon.mesh.fleet_view import NodeDoc
+from cni.daemon.mesh.store_records import NodeDoc
 
 log = logging.getLogger(__name__)
 
 
 class Publisher:
-    """Of one node. One thread."""
+    """Of one node. One thread, but for `keep`, which another may call."""
 
     def __init__(self, etcd: Etcd, own: str, seconds: int) -> None:
         """`own`: the key in etcd under which the word stands; `seconds`: how long a lease lives."""
@@ -47,11 +47,13 @@ class Publisher:
         return None
 
     def keep(self) -> None:
-        """The lease lives its whole time again; or it has ended, and the next word is said under another. Raises
-        EtcdError."""
-        if not self._etcd.keep_alive(self.lease):
+        """The lease, if there is one, lives its whole time again; or it has ended, and the next word is said under
+        another. Raises EtcdError."""
+        lease = self.lease
+        if lease and not self._etcd.keep_alive(lease):
             log.warning("this node's lease has ended: it was not heard of for %d s", self._seconds)
-            self._forget()
+            if self.lease == lease:
+                self._forget()
 
     def revoke(self) -> None:
         """The word is taken back. Raises EtcdError."""

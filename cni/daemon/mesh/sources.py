@@ -12,9 +12,11 @@ from cni.daemon.books.registry import Guest, Registry
 from cni.daemon.fence.barrier import Beyond
 from cni.daemon.fence.values import Edge, Remote
 from cni.daemon.mesh import peer_book, wireguard
+from cni.daemon.mesh.belief import KEEPALIVE
 from cni.daemon.mesh.endpoints import is_name, split_endpoint
-from cni.daemon.mesh.fleet_view import GLOBAL, KEEPALIVE, Fleet
+from cni.daemon.mesh.fleet_view import Fleet
 from cni.daemon.mesh.joined import Invitation, Joined
+from cni.daemon.mesh.store_records import GLOBAL
 from cni.daemon.mesh.wireguard import Target
 from cni.daemon.service import OverlayService
 from cni.daemon.settings import Settings
@@ -60,6 +62,7 @@ def _of_invitation(invitation: Invitation) -> Target:
         tuple(peer_book.cidr(each) for each in invitation.allowed_ips),
         KEEPALIVE,
         name=invitation.name,
+        published=True,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import ipaddress
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar, TypeVarTuple, cast
 
 from cni.daemon.mesh import wireguard
@@ -42,13 +43,17 @@ class Kept:
 class Ways:
     """Of all devices. One thread at a time."""
 
-    def __init__(self, tunnels: Tunnels, changed: Callable[[], None]) -> None:
-        """`changed` is called, in another thread, when a name of a peer leads elsewhere."""
+    def __init__(
+        self, tunnels: Tunnels, changed: Callable[[], None], ranges: Callable[[], Iterable[str]] = tuple
+    ) -> None:
+        """`changed` is called, in another thread, when a name of a peer leads elsewhere; `ranges`: the overlay's."""
         self._tunnels = tunnels
+        self._ranges = ranges
         self._resolver = Resolver(changed)
         self._kept = Kept()
         self._mtus: dict[Address, int] = {}
         self._peers: dict[str, dict[str, tuple[tuple[Target, str], Peer]]] = {}
+        self._refused: dict[str, dict[str, str]] = {}
 
     def stop(self) -> None:
         """Look up no more names."""
@@ -70,18 +75,28 @@ class Ways:
         """The targets with one endpoint each."""
         before = self._peers.get(device, {})
         found: dict[str, tuple[tuple[Target, str], Peer]] = {}
+        refused: dict[str, str] = {}
+        allowed = _Allowed(tuple(self._ranges()), self._kept((device, "wide"), _wide, dict(targets)))
         for key, target in targets.items():
-            asked = (target, self._choice(target))
+            asked = (target, self._choice(target, allowed, refused))
             known = before.get(key)
             found[key] = known if known is not None and known[0] == asked else (asked, _peer(*asked))
-        self._peers[device] = found
+        self._peers[device], self._refused[device] = found, refused
         return {key: peer for key, (_, peer) in found.items()}
 
-    def _choice(self, target: Target) -> str:
-        """The first endpoint that this node has a way to; else the first."""
+    def refused(self, device: str) -> dict[str, str]:
+        """The endpoints that no peer of a device may be called at, with the peer's name."""
+        return self._refused.get(device, {})
+
+    def _choice(self, target: Target, allowed: _Allowed, refused: dict[str, str]) -> str:
+        """The first endpoint that this node has a way to; else the first. Not one that is not `allowed`: it is
+        `refused`."""
         first = ""
         for candidate in target.endpoints:
             for found in self.addresses(candidate):
+                if not allowed.endpoint(found, target):
+                    refused[found] = target.name or target.public_key
+                    continue
                 if len(target.endpoints) == 1 or self.path(address_of(found)):
                     return found
                 first = first or found
@@ -109,6 +124,11 @@ class Ways:
         leads = self._kept((device, "leads"), _leads, dict(targets), called)
         return self._kept((device, "routes"), _routes, leads, narrow, dict(sources))
 
+    def circles(self, device: str, targets: Mapping[str, Target], peers: Mapping[str, Peer]) -> tuple[str, ...]:
+        """The CIDRs that no route leads to, because a peer is called inside of them."""
+        called = {key: address_of(peer.endpoint) for key, peer in peers.items() if peer.endpoint}
+        return self._kept((device, "circles"), _circles, dict(targets), called)
+
     def behind(self, targets: Mapping[str, Mapping[str, Target]], cidrs: tuple[str, ...]) -> tuple[str, ...]:
         """The overlay's CIDRs behind all devices."""
         return self._kept("behind", _behind, dict(targets), cidrs)
@@ -125,6 +145,30 @@ def _peer(target: Target, endpoint: str) -> Peer:
 
 def _leads(targets: Mapping[str, Target], called: Mapping[str, Address]) -> dict[Network, str]:
     return wireguard.leads(targets.values(), list(called.values()))
+
+
+def _circles(targets: Mapping[str, Target], called: Mapping[str, Address]) -> tuple[str, ...]:
+    return wireguard.circles(targets.values(), list(called.values()))
+
+
+def _wide(targets: Mapping[str, Target]) -> tuple[tuple[str, Network], ...]:
+    """What the operator or an agent has put behind peers, by key: never a default route, which is no route of ours."""
+    operators = [target for target in targets.values() if not target.published]
+    every = [(target.public_key, wireguard.network_of(cidr)) for target in operators for cidr in target.led()]
+    return tuple((key, network) for key, network in every if network.prefixlen)
+
+
+@dataclass(frozen=True, slots=True)
+class _Allowed:
+    """Where peers of a device may be called. `wide`: what the operator has put behind which key."""
+
+    ranges: tuple[str, ...]
+    wide: tuple[tuple[str, Network], ...]
+
+    def endpoint(self, endpoint: str, target: Target) -> bool:
+        """Whether this peer may be called there."""
+        others = (network for key, network in self.wide if key != target.public_key)
+        return wireguard.is_callable(address_of(endpoint), self.ranges, target.published, others)
 
 
 def _routes(leads: Mapping[Network, str], narrow: Mapping[str, int], sources: Mapping[int, Address]) -> Routes:

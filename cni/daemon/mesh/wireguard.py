@@ -29,7 +29,8 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 class Target:
     """A peer as it should be. `endpoints`: where it may be called, best first, `host:port`; empty: it calls.
     `allowed_ips`: whose packets are taken from it and sent to it. `routes`: those of them that lead to this device;
-    None for all. `name`: for people. `owner`: the guest or edge that it is."""
+    None for all. `name`: for people. `owner`: the guest or edge that it is. `published`: the peer itself said where it
+    is called (by the cluster, or a token), not this node's operator or an agent."""
 
     public_key: str
     endpoints: tuple[str, ...] = ()
@@ -38,6 +39,7 @@ class Target:
     routes: tuple[str, ...] | None = None
     name: str = ""
     owner: str = ""
+    published: bool = False
 
     def led(self) -> tuple[str, ...]:
         """The CIDRs that are routed to the device for it."""
@@ -70,14 +72,10 @@ def merged(books: Iterable[Iterable[Target]], own: str) -> dict[str, Target]:
 
 
 def _without(target: Target, cidr: str) -> Target:
-    return Target(
-        target.public_key,
-        target.endpoints,
-        tuple(each for each in target.allowed_ips if each != cidr),
-        target.keepalive,
-        None if target.routes is None else tuple(each for each in target.routes if each != cidr),
-        target.name,
-        target.owner,
+    return replace(
+        target,
+        allowed_ips=tuple(each for each in target.allowed_ips if each != cidr),
+        routes=None if target.routes is None else tuple(each for each in target.routes if each != cidr),
     )
 
 
@@ -177,22 +175,54 @@ def leads(targets: Iterable[Target], endpoints: Collection[Address]) -> dict[Net
     """The destinations that are routed to a device, each with the key of the peer behind it.
 
     Never everything (a default route would take the node's own way out), and nothing that a peer is called at: its
-    packets would go round in a circle.
+    packets would go round in a circle (`circles`).
     """
-    called = {
-        4: sorted(int(e) for e in endpoints if e.version == 4),
-        6: sorted(int(e) for e in endpoints if e.version == 6),
-    }
+    inside = _InOrder(endpoints)
     found: dict[Network, str] = {}
     for target in targets:
         for cidr in target.led():
             network = network_of(cidr)
-            inner = called[network.version]
-            at = bisect.bisect_left(inner, int(network.network_address))
-            circular = at < len(inner) and inner[at] <= int(network.broadcast_address)
-            if network.prefixlen > 0 and not circular:
+            if network.prefixlen > 0 and not inside.any_in(network):
                 found[network] = target.public_key
     return found
+
+
+def circles(targets: Iterable[Target], endpoints: Collection[Address]) -> tuple[str, ...]:
+    """The CIDRs that `leads` leaves out because a peer is called inside of them, each with its peer's name."""
+    inside = _InOrder(endpoints)
+    return tuple(
+        f"{cidr} of {target.name or target.public_key}"
+        for target in targets
+        for cidr in target.led()
+        if network_of(cidr).prefixlen > 0 and inside.any_in(network_of(cidr))
+    )
+
+
+class _InOrder:
+    """Addresses, asked for those inside a network."""
+
+    def __init__(self, addresses: Collection[Address]) -> None:
+        self._sorted = {v: sorted(int(each) for each in addresses if each.version == v) for v in (4, 6)}
+
+    def any_in(self, network: Network) -> bool:
+        inner = self._sorted[network.version]
+        at = bisect.bisect_left(inner, int(network.network_address))
+        return at < len(inner) and inner[at] <= int(network.broadcast_address)
+
+
+def is_callable(address: Address, ranges: Iterable[str], published: bool, others: Iterable[Network]) -> bool:
+    """Whether a peer may be called at an address.
+
+    Never inside the overlay's `ranges`: what is sent there goes into tunnels. Where the peer has `published` it, it
+    must be another machine's unicast address, and not in `others`, what this node's operator has put behind other
+    peers: a peer's word about itself costs no other one its route.
+    """
+    if any(address in network_of(each) for each in ranges):
+        return False
+    if not published:
+        return True
+    odd = address.is_unspecified or address.is_loopback or address.is_multicast
+    return not odd and not any(address in each for each in others)
 
 
 def behind(targets: Iterable[Target], clusters: Iterable[str]) -> tuple[str, ...]:
