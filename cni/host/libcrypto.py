@@ -1,0 +1,116 @@
+"""Ed25519 by OpenSSL's libcrypto, which travels with the frozen program for the sake of TLS to etcd.
+
+The library is opened when the first key is made, which only a node of a cluster does: 1 ms, and 3 MB that a daemon with
+TLS to etcd has loaded anyway. `Libcrypto` raises OSError where there is no library, or one without Ed25519 (before
+1.1.1); the pure Python of cni/daemon/books/ed25519.py serves then.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from pathlib import Path
+
+_NAMES = ("libcrypto.so.3", "libcrypto.so.1.1")
+_ED25519 = 1087  # NID_ED25519 (openssl/obj_mac.h), the same in every version
+KEY, SIGNATURE = 32, 64  # bytes
+
+
+class Libcrypto:
+    """Signatures of bytes. Safe from any thread: no state but the library."""
+
+    def __init__(self) -> None:
+        """Raises OSError without a library that can do it."""
+        self._lib = _open()
+        pointer, size, data = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p
+        for name, result, arguments in (
+            ("EVP_PKEY_new_raw_private_key", pointer, (ctypes.c_int, pointer, data, size)),
+            ("EVP_PKEY_new_raw_public_key", pointer, (ctypes.c_int, pointer, data, size)),
+            ("EVP_PKEY_get_raw_public_key", ctypes.c_int, (pointer, data, pointer)),
+            ("EVP_PKEY_free", None, (pointer,)),
+            ("EVP_MD_CTX_new", pointer, ()),
+            ("EVP_MD_CTX_free", None, (pointer,)),
+            ("EVP_DigestSignInit", ctypes.c_int, (pointer, pointer, pointer, pointer, pointer)),
+            ("EVP_DigestSign", ctypes.c_int, (pointer, data, pointer, data, size)),
+            ("EVP_DigestVerifyInit", ctypes.c_int, (pointer, pointer, pointer, pointer, pointer)),
+            ("EVP_DigestVerify", ctypes.c_int, (pointer, data, size, data, size)),
+            ("ERR_clear_error", None, ()),
+        ):
+            try:
+                function = getattr(self._lib, name)
+            except AttributeError as error:
+                raise OSError(f"libcrypto has no {name}") from error
+            function.restype, function.argtypes = result, arguments
+
+    def public_of(self, seed: bytes) -> bytes:
+        """The public key of a private one, 32 bytes each. Raises OSError, ValueError."""
+        key = self._private(seed)
+        try:
+            found, length = ctypes.create_string_buffer(KEY), ctypes.c_size_t(KEY)
+            self._check(self._lib.EVP_PKEY_get_raw_public_key(key, found, ctypes.byref(length)))
+            return found.raw
+        finally:
+            self._lib.EVP_PKEY_free(key)
+
+    def sign(self, seed: bytes, message: bytes) -> bytes:
+        """The signature, 64 bytes. Raises OSError, ValueError."""
+        key = self._private(seed)
+        context = self._lib.EVP_MD_CTX_new()
+        try:
+            self._check(self._lib.EVP_DigestSignInit(context, None, None, None, key))
+            found, length = ctypes.create_string_buffer(SIGNATURE), ctypes.c_size_t(SIGNATURE)
+            self._check(
+                self._lib.EVP_DigestSign(context, found, ctypes.byref(length), message, len(message)),
+            )
+            return found.raw[: length.value]
+        finally:
+            self._lib.EVP_MD_CTX_free(context)
+            self._lib.EVP_PKEY_free(key)
+
+    def verify(self, public: bytes, message: bytes, signature: bytes) -> bool:
+        """Whether the signature of the message is that key's."""
+        if len(public) != KEY or len(signature) != SIGNATURE:
+            return False
+        key = self._lib.EVP_PKEY_new_raw_public_key(_ED25519, None, public, KEY)
+        if not key:
+            self._lib.ERR_clear_error()
+            return False
+        context = self._lib.EVP_MD_CTX_new()
+        try:
+            if self._lib.EVP_DigestVerifyInit(context, None, None, None, key) != 1:
+                return False
+            return bool(self._lib.EVP_DigestVerify(context, signature, SIGNATURE, message, len(message)) == 1)
+        finally:
+            self._lib.ERR_clear_error()
+            self._lib.EVP_MD_CTX_free(context)
+            self._lib.EVP_PKEY_free(key)
+
+    def _private(self, seed: bytes) -> int:
+        if len(seed) != KEY:
+            raise ValueError(f"{len(seed)} bytes, not {KEY}")
+        key = self._lib.EVP_PKEY_new_raw_private_key(_ED25519, None, seed, KEY)
+        if not key:
+            self._lib.ERR_clear_error()
+            raise OSError("libcrypto cannot use an Ed25519 key (in FIPS mode, perhaps)")
+        return int(key)
+
+    def _check(self, result: int) -> None:
+        if result != 1:
+            self._lib.ERR_clear_error()
+            raise OSError("libcrypto cannot sign with Ed25519")
+
+
+def _open() -> ctypes.CDLL:
+    """The library that travels with the program, else the machine's. Raises OSError."""
+    beside = getattr(sys, "_MEIPASS", "")
+    if beside:
+        for name in _NAMES:
+            if (Path(beside) / name).exists():
+                return ctypes.CDLL(str(Path(beside) / name))
+    problems = []
+    for name in _NAMES:
+        try:
+            return ctypes.CDLL(name)
+        except OSError as error:
+            problems.append(str(error))
+    raise OSError("; ".join(problems))
