@@ -18,6 +18,7 @@ from cni.daemon import settings
 from cni.daemon.books import keys
 from cni.daemon.doors import cni_door
 from cni.daemon.mesh import etcd_wire, fleet_view, joined
+from cni.daemon.mesh.belief import believe
 from cni.daemon.mesh.endpoints import split_endpoint
 from cni.daemon.mesh.etcd_wire import EtcdError
 from cni.errors import CniError
@@ -54,14 +55,17 @@ def node_records(data: bytes) -> None:
             view.gone(base + key[1:], 1.0)
         else:
             view.put(base + key, value)
-    found, conflicts = fleet_view.fleet(view, OWN, KEY, ["web"])
-    for targets in found.peers.values():
+    found = believe(view, OWN, {KEY}, ["web"], ("10.200.0.0/16", "fd00:200::/48"))
+    for targets in found.fleet.peers.values():
         for target in targets:
             assert target.public_key != KEY, "this node's own key is not a peer's"
-    assert all(isinstance(words, str) for words in (*conflicts.values(), *view.faults.values()))
+    texts = (*found.conflicts.values(), *found.unclaimed.values(), *view.refused(20).values())
+    assert all(words.isprintable() for words in texts)
     view.foreign(OWN)
     view.knows(OWN, 1, KEY, ["10.200.1.0/26"])
-    view.expire(1e9, 1.0)
+    view.settle(1e9)
+    for doc in view.overdue(1e9, 1.0):
+        view.drop(doc.identity)
 
 
 def etcd_answer(data: bytes) -> None:

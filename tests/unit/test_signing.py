@@ -34,7 +34,7 @@ VECTORS = [
         "6291d657deec24024827e69c3abe01a30ce548a284743a445e3680d7db5ac3ac18ff9b538d16f290ae67f760984dc6594a7c15e9716ed28dc027beceea1ec40a",
     ),
 ]
-ENGINES = [Libcrypto(), Python()]
+ENGINES: list[signing.Engine] = [Libcrypto(), Python()]
 KEY = "/zlayer-cni/prod/node/abc"
 
 
