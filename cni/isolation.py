@@ -1,7 +1,7 @@
 """Which isolation network a container joins.
 
 An explicit name wins; without one, mode `isolated` fences the service to a network named after itself;
-otherwise the container joins none and lives on the flat mesh (contract, 5.1). The empty string is a real
+otherwise the container joins none and lives on the flat mesh (contract 5.1). The empty string is a real
 name, not "none". Names and services share one namespace: the network `web` and the isolated service `web`
 are one fence.
 """

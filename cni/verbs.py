@@ -1,6 +1,6 @@
 """ADD, DEL, CHECK, GC, STATUS: a CNI call becomes calls on the overlay, what comes back becomes a result.
 
-The same code in both places (design 3): in our daemon, where `overlay` is the daemon's own service, and in the plugin
+The same code in both places: in our daemon, where `overlay` is the daemon's own service, and in the plugin
 process in front of a foreign overlayd. Nothing here knows the difference.
 """
 
@@ -145,7 +145,7 @@ def _left_out(wish: Intent, attached: Attached) -> list[str]:
 
 
 def result_of(attached: Attached, call: Call, wish: Intent) -> Result:
-    """The result of an attach: bridge, host end, container's end, in the order other plugins expect (R6)."""
+    """The result of an attach: bridge, host end, container's end, as other plugins expect it (conformance R6)."""
     return Result(
         interfaces=(
             Interface(attached.bridge, attached.bridge_mac),

@@ -50,7 +50,7 @@ NFTABLES = {
 }
 LINKS = {"bridge": "CONFIG_BRIDGE (modprobe bridge)", "veth": "CONFIG_VETH (modprobe veth)"}
 _OPTIONS = LINKS | {name: option for name, (_, option) in NFTABLES.items()}
-OURS = ("zl-", "veth-")  # devices of ours (contract, 4.2)
+OURS = ("zl-", "veth-")  # devices of ours (contract 4.2)
 
 # Who is known by its tables and chains: (name, families' tables, beginnings of chains' names).
 FIREWALLS = (

@@ -1,6 +1,6 @@
 """Attach and detach: the path every container takes in and out.
 
-Decide, save the intent, make it true, commit, answer (design 5). Each step's undo is registered before the step, and
+Decide, save the intent, make it true, commit, answer. Each step's undo is registered before the step, and
 undoing is removing, which is idempotent; so a step that failed half-way is undone like one that worked.
 """
 

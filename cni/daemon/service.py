@@ -148,7 +148,7 @@ class OverlayService:
         key = (network, call.container_id, call.ifname)
         found = self._complaints(key, previous, target)
         if found:
-            # Somebody may have been at work on it; a verdict needs a look while nobody is (C7).
+            # Somebody may have been at work on it; a verdict needs a look while nobody is (conformance C7).
             with self.attacher.resting(key):
                 found = self._complaints(key, previous, target)
         if found:

@@ -1,4 +1,4 @@
-"""The `Overlay` of `cni/verbs.py` in front of a foreign overlayd: the verbs run in the plugin's process (design 3)."""
+"""The `Overlay` of `cni/verbs.py` in front of a foreign overlayd: the verbs run in the plugin's process."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from typing import Any
 from cni.errors import FenceFailed
 
 CHAIN = "ZLAYER-CNI"
-DEVICES = ("zl-+",)  # every bridge and WireGuard device of ours (contract, 4.2)
+DEVICES = ("zl-+",)  # every bridge and WireGuard device of ours (contract 4.2)
 _COMMENT = "zlayer-cni: containers of the overlay"
 _DENY_ALL = ("-A FORWARD -j DROP", "-A FORWARD -j REJECT")  # how Red Hat's old firewalls end
 _WAIT = "5"  # seconds for the lock that every iptables on the machine takes

@@ -30,7 +30,7 @@ def move(index: int, source_fd: int, target_fd: int, shape: Shape) -> links.Link
     """Take link `index` of one namespace into another, down, in that shape.
 
     Addresses and routes are lost on the way, as the kernel has it. It gets its new name before it goes, so that
-    nobody in the container sees it under another; takes about 15 ms (kernel-notes, 1). Raises NetlinkError, EEXIST
+    nobody in the container sees it under another; takes about 15 ms (kernel notes 1). Raises NetlinkError, EEXIST
     if the container has an interface of that name: then it has not moved.
     """
     ifname = shape.ifname

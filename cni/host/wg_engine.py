@@ -18,7 +18,7 @@ PROGRAMS = {"wireguard-go": ["-f"], "boringtun-cli": ["-f", "--disable-drop-priv
 PLACES = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PATIENCE = 20.0  # seconds an engine gets to answer, or to end
 CAPABILITIES = (privileges.NET_ADMIN, privileges.NET_BIND_SERVICE)  # the device; a port below 1024
-STEP = 0.003  # seconds between two looks: an engine answers after 5 to 9 ms (kernel-notes, 4)
+STEP = 0.003  # seconds between two looks: an engine answers after 5 to 9 ms (kernel notes 4)
 
 
 def find(wanted: str = "") -> str:

@@ -1,6 +1,6 @@
 """The plugin's end of the CNI door: connect, ask, wait; never longer than the verb may take, never for a dead runtime.
 
-One request, one answer, then the daemon closes (docs/architecture.md, "The CNI door"):
+One request, one answer, then the daemon closes (docs/architecture.md, "Two doors"):
 
     request  u32 big-endian length, b"zcni1\\0" (KEY=VALUE\\0)* \\0 stdin; the netns descriptor rides on the first byte
     answer   u32 big-endian length, b"<exit code> <length of stdout>\\n" stdout stderr

@@ -1,4 +1,4 @@
-"""The first call of a node starts the daemon, once, and goes on (design 3); with the real daemon."""
+"""The first call of a node starts the daemon, once, and goes on; with the real daemon."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""No daemon, and none may be started (`"autostart": false`): every verb says so in its own way (design 3)."""
+"""No daemon, and none may be started (`"autostart": false`): every verb says so in its own way."""
 
 import itertools
 import json

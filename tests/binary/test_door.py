@@ -1,4 +1,4 @@
-"""A call goes through the door unread, and its answer comes out unread (design 3)."""
+"""A call goes through the door unread, and its answer comes out unread."""
 
 import json
 import os

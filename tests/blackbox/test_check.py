@@ -208,7 +208,7 @@ def test_k_check_of_what_was_never_added(checked: Checked) -> None:
 
 
 def test_k12_check_without_a_daemon(fresh: Lab, at: At, need: Need) -> None:
-    """The daemon is only restarting, as far as one can know: 11, not a verdict (C7)."""
+    """The daemon is only restarting, as far as one can know: 11, not a verdict (conformance C7)."""
     need("daemon")
     world = fresh("base")
     box, conf = world.container(), world.conf(at("1.0.0"))

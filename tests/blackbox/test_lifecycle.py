@@ -118,7 +118,7 @@ def test_l09_the_host_side(live: Attached, version: str) -> None:
     if version in shapes.OLD:
         return
     hosts = {item["name"]: item for item in shapes.host_side(live.result)}
-    assert peer in hosts, "the host veth is in the result (R6)"
+    assert peer in hosts, "the host veth is in the result (conformance R6)"
     assert hosts[peer].get("mac", link["address"]) == link["address"]
     interfaces = live.result["interfaces"]
     assert [bool(item.get("sandbox")) for item in interfaces] == [False, False, True], "bridge, host veth, container"

@@ -1,4 +1,4 @@
-"""Imports point one way (docs/architecture.md, "Layout"): read from the sources, with the reason for each rule."""
+"""Imports point one way (docs/architecture.md, "Where things are"): read from the sources, each rule with its reason."""
 
 import ast
 import sys
@@ -114,7 +114,7 @@ DOING = {
     "urllib",
 }
 
-# What a plugin call may not have loaded before it knows that it needs it (docs/architecture.md, "Start-up").
+# What a plugin call loads only when it is needed (docs/architecture.md, "One program, three faces").
 HEAVY = {
     "argparse",
     "asyncio",

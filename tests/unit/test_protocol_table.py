@@ -180,22 +180,3 @@ def test_the_examples_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert printed[1].startswith("no service bridge for service no-such-service; call ")
     assert space["token"].startswith("zledge1.")
     assert (fake.peers, fake.edges, fake.attached) == ({}, {}, {})
-
-
-def cited() -> set[str]:
-    """The numbers of the contract that comments cite, of the first two levels, and of 5.3 the third."""
-    found: set[str] = set()
-    for path in [*(ROOT / "cni").rglob("*.py"), *(ROOT / "tests/unit").glob("*.py"), *(ROOT / "docs").glob("*.md")]:
-        for match in re.finditer(r"[Cc]ontract ([0-9][0-9./]*(?:(?:, | and )[0-9][0-9./]*)*)", path.read_text("utf-8")):
-            found |= {each.rstrip("./") for each in re.split(r", | and ", match[1])}
-    return found
-
-
-def test_every_number_that_comments_cite_is_on_the_page() -> None:
-    known = set(re.findall(r"^#+ ([0-9.]+?)\.? ", PAGE, re.MULTILINE)) | set(re.findall(r"\*\*([0-9]\.[0-9]+)\b", PAGE))
-    known |= set(re.findall(r"^\| (5\.3/[0-9]+) \|", PAGE, re.MULTILINE))
-    numbers = cited()
-    assert len(numbers) > 30
-    # "5.3/22, 23" names 5.3/23.
-    unknown = {n for n in numbers if n not in known and f"5.3/{n}" not in known}
-    assert not unknown, f"docs/protocol.md does not say what contract {sorted(unknown)} is"

@@ -1,7 +1,7 @@
 """Which address an attachment gets. Pure: takes what is held and what is cooling, returns a choice.
 
 An address that was given back cools down before it is given out again, and the one that rested longest goes first, so
-that a neighbour's stale entry, or a connection tracked somewhere, does not meet a new owner (field notes, D18).
+that a neighbour's stale entry, or a connection tracked somewhere, does not meet a new owner.
 """
 
 from __future__ import annotations

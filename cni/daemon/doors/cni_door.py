@@ -1,4 +1,4 @@
-"""The CNI door: plugins knock, hand over a call and a namespace, and print what comes back (design 3).
+"""The CNI door: plugins knock, hand over a call and a namespace, and print what comes back.
 
 The frame is described where the plugin writes it, in `cni/plugin/door.py`. Only root may knock. A client that hangs up
 before its ADD is committed is taken at its word: the ADD is undone.
