@@ -51,8 +51,8 @@ _KINDS = (
         "forwarding-off",
         "node",
         "error",
-        "The kernel does not forward packets of an address family that the overlay uses.",
-        "Set net.ipv4.ip_forward or net.ipv6.conf.all.forwarding to 1, and find out what switches it off.",
+        "The kernel does not forward packets of an address family that the overlay uses, or those from one link.",
+        "Set net.ipv4.ip_forward, net.ipv6.conf.all.forwarding or the link's own to 1; find out what switches it off.",
     ),
     ProblemKind(
         "forward-denied-iptables",
@@ -67,6 +67,13 @@ _KINDS = (
         "error",
         "A native nftables chain of another program drops forwarded packets by policy.",
         "Allow the overlay's range in that chain: no other table can overrule a drop.",
+    ),
+    ProblemKind(
+        "kernel-setting",
+        "node",
+        "error",
+        "A setting of `all` below net.ipv4.conf or net.ipv6.conf overrules what the overlay sets on its own links.",
+        "Give the setting named in the text its default again, or set it on the links that need it instead.",
     ),
     ProblemKind(
         "second-daemon",

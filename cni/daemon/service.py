@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from cni import naming
 from cni.daemon import check as checking
+from cni.daemon import kernel_settings
 from cni.daemon.attach import Attacher, Request
 from cni.daemon.books.records import Attachment, AttachmentKey, StaticRoute
 from cni.daemon.books.state import State
@@ -248,11 +249,11 @@ class OverlayService:
         note("second-daemon", "", "" if self._alone() else shared)
         trouble = self.barrier.trouble()
         note("fence-not-in-force", "", trouble and f"the isolation fence is not in force: {trouble}")
-        for version in (4, 6):
-            used = any(ipaddress.ip_network(cidr).version == version for cidr in self.state.cidrs)
-            off = used and not self.kernel.forwarding(version)
-            said = f"the node does not forward IPv{version}: containers reach only their own bridge"
-            note("forwarding-off", str(version), said if off else "")
+        versions: set[int] = {ipaddress.ip_network(cidr).version for cidr in self.state.cidrs}
+        forwards = {version: self.kernel.forwarding(version) for version in versions}
+        closed = self.kernel.not_forwarding()
+        self.board.set_all("forwarding-off", kernel_settings.forwarding_off(forwards, closed))
+        self.board.set_all("kernel-setting", kernel_settings.overruled(self.kernel.arp_ignore()))
 
     def tear_down(self) -> None:
         """Take the whole data path away: attachments, bridges, tables. Only `uninstall` asks for it."""

@@ -16,6 +16,7 @@ from cni.host.netlink import Netlink
 from cni.host.reaper import Reaper
 
 OURS = ("zl-", "veth-")  # how the names of our bridges, devices and ports begin
+ROUTED = ("bridge", "tun", "wireguard")  # the kinds of links of ours by which packets come that the node routes
 # Documentation addresses (RFC 5737, RFC 3849): only a default route leads there.
 OUTSIDE = (ipaddress.ip_address("192.0.2.1"), ipaddress.ip_address("2001:db8::1"))
 DEFAULT_UNDERLAY_MTU = 1500  # where no default route says which device carries the overlay
@@ -52,6 +53,9 @@ class Kernel:
                 if sysctl.read(f"ipv6/conf/{link.name}/accept_ra") == "1" and not link.name.startswith(OURS):
                     sysctl.ensure(f"ipv6/conf/{link.name}/accept_ra", "2")
             sysctl.ensure("ipv6/conf/all/forwarding", "1")
+        for link in links.list_links(self._socket):
+            if link.name.startswith(OURS) and link.kind in ROUTED:
+                sysctl.forward(link.name)
 
     def ensure_node_address(self, address: links.Address) -> None:
         """The node answers to `address` whatever bridges come and go: it is on lo, for this host alone to route."""
@@ -64,6 +68,18 @@ class Kernel:
     def forwarding(self, version: int) -> bool:
         """Whether the node routes packets of this IP version now."""
         return sysctl.read("ipv4/ip_forward" if version == 4 else "ipv6/conf/all/forwarding") == "1"
+
+    def not_forwarding(self) -> list[str]:
+        """The links that lead out, by the default routes, from which the kernel forwards no IPv4 packet: it asks the
+        link by which a packet came in (IN_DEV_FORWARD), whatever ip_forward says. IPv6 asks `all` alone."""
+        route = addressing.route_to(self._socket, OUTSIDE[0])
+        link = links.find_link(self._socket, index=route.oif) if route is not None and route.oif else None
+        off = link is not None and sysctl.read(f"ipv4/conf/{link.name}/forwarding") == "0"
+        return [link.name] if link is not None and off else []
+
+    def arp_ignore(self) -> int:
+        """What arp_ignore of our bridges comes to: the larger of theirs, which is 1, and of that of `all`."""
+        return max(1, int(sysctl.read("ipv4/conf/all/arp_ignore") or 0))
 
     def underlay_mtu(self) -> int:
         """The MTU of the link that leads out: the one a packet to nobody in particular would take."""
@@ -122,9 +138,12 @@ class Kernel:
             sysctl.ensure(f"ipv6/conf/{name}/disable_ipv6", "0")
             sysctl.ensure(f"ipv6/conf/{name}/accept_ra", "0")
             # Before its first port: while its link-local address is tentative, the host asks for no neighbour there.
-            sysctl.ensure(f"ipv6/conf/{name}/accept_dad", "0")
+            for setting in sysctl.NO_DAD:
+                sysctl.ensure(f"ipv6/conf/{name}/{setting}", "0")
         sysctl.ensure(f"ipv4/conf/{name}/arp_ignore", "1")  # nobody learns there which other addresses the host has
-        sysctl.ensure(f"ipv4/conf/{name}/send_redirects", "0")  # two slots of a service talk through the gateway
+        # Two slots of a service talk through the gateway. Where it is on for `all`, the fence drops what is sent.
+        sysctl.ensure(f"ipv4/conf/{name}/send_redirects", "0")
+        sysctl.forward(name)
         for address in addresses:
             addressing.ensure_address(self._socket, bridge.index, address)
         return bridge

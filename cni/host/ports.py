@@ -18,7 +18,7 @@ SETTINGS = (
     ("ipv6/conf/{}/disable_ipv6", "0"),
     ("ipv6/conf/{}/accept_ra", "0"),
     ("ipv6/conf/{}/autoconf", "0"),
-    ("ipv6/conf/{}/accept_dad", "0"),
+    *(("ipv6/conf/{}/" + setting, "0") for setting in sysctl.NO_DAD),
     ("ipv6/conf/{}/ndisc_notify", "1"),
 )
 

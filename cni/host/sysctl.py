@@ -6,6 +6,10 @@ import os
 from pathlib import Path
 
 ROOT = Path("/proc/sys/net")
+NO_DAD = ("accept_dad", "dad_transmits", "router_solicitation_delay")
+"""The settings of a link that are 0 where no address of it waits for duplicate address detection. accept_dad alone is
+not enough: the kernel detects while it is on for the link or for `all`. With no probe to send and no delay before the
+first, the detection is over at once."""
 
 
 def read(path: str) -> str | None:
@@ -45,3 +49,14 @@ def ensure(path: str, value: str) -> bool:
         return False
     (ROOT / path).write_text(value)
     return True
+
+
+def forward(link: str) -> None:
+    """The kernel forwards what comes in by a link, in both families. Raises OSError.
+
+    A new link has the setting of `default`, which may be 0 on a host whose ip_forward is 1. IPv4 asks the link itself;
+    IPv6 asks `all`, but answers for a neighbour elsewhere (proxy_ndp) only where the link's own is on.
+    """
+    ensure(f"ipv4/conf/{link}/forwarding", "1")
+    if read(f"ipv6/conf/{link}/disable_ipv6") == "0":
+        ensure(f"ipv6/conf/{link}/forwarding", "1")

@@ -160,6 +160,7 @@ class Tunnels:
         for address in set(device.addresses) - have:
             addressing.ensure_address(self._socket, link.index, address)
         sysctl.ensure(f"ipv4/conf/{device.name}/rp_filter", LOOSE)
+        sysctl.forward(device.name)
         if not link.up:
             # EADDRINUSE comes from here in the kernel: it takes the port when the device comes up.
             links.set_up(self._socket, link.index)

@@ -184,6 +184,14 @@ class FakeKernel:
         return []  # the host is on no network
 
     @call
+    def not_forwarding(self) -> list[str]:
+        return []
+
+    @call
+    def arp_ignore(self) -> int:
+        return 1
+
+    @call
     def way_out(self, address: Address) -> str:
         return ""
 

@@ -72,13 +72,15 @@ def inet_chains(node: Node) -> list[Chain]:
             Rule(f"{_way_in(node.routed)} ip6 saddr @closed6", "goto closed_to_host", "from a member elsewhere, IPv6"),
         ),
         plain_chain("inet", "to_host", *_to_host()),
-        # IPv6 has no send_redirects, and a redirect is sent before anybody asks whether the packet may be forwarded: it
-        # would tell whether the other network's address is in use, and by which MAC.
+        # A redirect is sent before the hook forward decides on the packet, so it would tell whether the other network's
+        # address is in use, and by which MAC. IPv6 has no send_redirects; IPv4's is on for a link while it is on for
+        # `all` (IN_DEV_TX_REDIRECTS: one or the other), which is the kernel's default.
         base_chain(
             "inet",
             "output",
             FILTER,
-            Rule("icmpv6 type nd-redirect oifname @inside", "drop", "redirect by the host"),
+            Rule("icmp type redirect oifname @inside", "drop", "redirect by the host"),
+            Rule("icmpv6 type nd-redirect oifname @inside", "drop", "redirect by the host, IPv6"),
         ),
         plain_chain("inet", "closed_to_host", *_closed_to_host()),
         *leaving_chains(node),

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import replace
+from functools import partial
+
+from cni.daemon.fence import texts as fence
 
 from . import packets as p
 from .attacks import EVIL, GATEWAY_MAC, HONEST, Case, a, attack, datagram, eth, gateway, x
@@ -59,14 +63,31 @@ def report_of_none_by_the_host(lab: Lab) -> Case:
     return _by_the_host(lab, packets)
 
 
+def _redirected(lab: Lab, six: bool) -> Case:
+    """The host would answer a packet for another network with that member's MAC, or without if it is not there.
+
+    Sent by a container that asks the host to route nothing else: the kernel sends each few redirects (IPv4: nine, then
+    none for 20 s).
+    """
+    me, fellow = lab.places["red-web2"], lab.places["red-db"]
+    others = [x(lab), lab.places["flat-web"]]
+    lab.host.run("ping", "-c1", "-W2", me.six if six else me.four)  # a redirect waits for nothing
+    frames = [datagram(me, gateway(each.four, each.six), EVIL, six=six) for each in others]
+    honest = [datagram(me, gateway(fellow.four, fellow.six), HONEST, six=six)]
+    # A redirect quotes what it is about: a header and eight octets, or all of it.
+    needle = EVIL if six else p.packed(me.four) + p.packed(others[0].four)
+    # While anything is translated, the kernel's NAT drops IPv4 redirects about flows that it has not finished with.
+    lab.run(fence.base(replace(lab.node, masquerade=False)))
+    undo = partial(lab.run, fence.base(lab.node))
+    return Case(me.space, frames, [eth(me)], honest, eth(fellow), needle=needle, undo=undo)
+
+
 @attack
 def redirects_by_the_host(lab: Lab) -> Case:
-    """The host would answer a packet for another network with that member's MAC, or without if nobody is there."""
-    me = a(lab)
-    case = _by_the_host(lab, [])
-    targets = [place.six for place in (x(lab), lab.places["flat-web"])]
-    case.frames = [
-        p.frame(GATEWAY_MAC, me.mac, p.IPV6, p.ip6(me.six, t, p.UDP, p.udp(me.six, t, 9, 9, EVIL))) for t in targets
-    ]
-    case.victims = [eth(me)]  # a redirect quotes what it is about
-    return case
+    """send_redirects is 0 on the bridge and 1 for `all`, as on most hosts: so the kernel would send them."""
+    return _redirected(lab, six=False)
+
+
+@attack
+def redirects_by_the_host_ipv6(lab: Lab) -> Case:
+    return _redirected(lab, six=True)

@@ -99,6 +99,7 @@ class Lab:
             net__ipv4__ip_forward=1,
             net__ipv6__conf__all__forwarding=1,
             net__ipv4__conf__all__rp_filter=0,
+            net__ipv4__conf__all__send_redirects=1,  # the kernel's default
             net__ipv4__icmp_ratelimit=0,
             net__ipv4__icmp_msgs_per_sec=100000,
         )
