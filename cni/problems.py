@@ -87,7 +87,7 @@ _KINDS = (
         "node",
         "warning",
         "The socket for ZLayer agents could not be opened.",
-        "Free the path, or set overlay_socket in the YAML.",
+        "Free the path, make its directories root's alone, or set overlay_socket in the YAML.",
     ),
     # --- the fence ---
     ProblemKind(

@@ -44,7 +44,6 @@ from cni.host.tunnels import Tunnels
 
 log = logging.getLogger("overlayd")
 
-PRESENCE = "zlayer-cni.overlayd"  # what daemons of ours call themselves in a network namespace
 STORE_NAME = "state.db"
 
 
@@ -118,7 +117,7 @@ async def _run(settings: Settings, premises: Premises) -> None:
     store = Store(premises.run_dir / STORE_NAME)
     kernel = Kernel()
     state = State(store, settings)
-    presence = netns.Presence(PRESENCE)
+    presence = netns.Presence()
     barrier = Barrier(state, settings, presence.alone, kernel.connected)
     service = OverlayService(settings, state, kernel, barrier, alone=presence.alone, board=ProblemBoard())
     registry, identity = Registry(store), Identity(settings.data_dir)
@@ -164,6 +163,7 @@ async def _run(settings: Settings, premises: Premises) -> None:
     if cluster is not None:
         cluster.stop()
     mesh.stop()
+    presence.close()
     kernel.close()
     store.close()
 

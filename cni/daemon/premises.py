@@ -1,24 +1,22 @@
 """The run directory, for as long as a daemon has it: nobody else's, and put back when somebody takes it away.
 
-Two things keep a second daemon out. A lock on a file in the directory does wherever the directory can be seen; it goes
-when the directory is deleted. A name in the kernel (an abstract Unix socket, which the kernel keeps for each network
-namespace and frees with its owner) outlives that: whoever is started meanwhile waits until we are back in our place.
+Two locks keep a second daemon out. One on a file in the directory does wherever the directory can be seen; it goes when
+the directory is deleted. One in a directory of root's alone outlives that: a daemon that is started meanwhile waits
+until this one is back in its place. Neither can be taken by a user without privileges.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import logging
 import os
-import socket
 import stat
 import time
 from pathlib import Path
 
 from cni.errors import StateUnusable
-from cni.host import names, process
+from cni.host import locks, process
 from cni.plugin import delete_queue
 
 log = logging.getLogger(__name__)
@@ -35,15 +33,18 @@ Ident = tuple[int, int]
 class Premises:
     """One daemon's hold on one run directory. Not for use from several threads at once."""
 
-    def __init__(self, run_dir: Path, take_over: bool = False) -> None:
+    def __init__(self, run_dir: Path, take_over: bool = False, locks_dir: Path | None = None) -> None:
         """Take it, made where it is missing; if `take_over`, from a daemon that has it, which is ended.
 
-        Raises StateUnusable if another daemon has it, OSError.
+        `locks_dir` is where the second lock is, None for the usual place. Raises StateUnusable if another daemon has
+        it, or if a user other than root may replace what is in it; OSError.
         """
         self.run_dir = run_dir
+        self._locks_dir = locks_dir
         self._may_end = take_over
         run_dir.mkdir(0o755, parents=True, exist_ok=True)
-        self._name: socket.socket | None = None
+        _refuse_others(run_dir)
+        self._name: tuple[int, str] | None = None  # the second lock's descriptor, and what it is called
         self._lock = -1
         self._ident: Ident = (0, 0)
         try:
@@ -75,21 +76,15 @@ class Premises:
             log.info("took %s over from process %d, which has ended", self.run_dir, holder)
 
     def _take_name(self) -> bool:
-        """The kernel's name for the place: of its parent, which is still there when the directory is not."""
+        """The lock for the place: by its parent, which is still there when the directory is not."""
         if self._name is not None:
             return True
         status = self.run_dir.parent.stat()
-        place = delete_queue.key((str(status.st_dev), str(status.st_ino), self.run_dir.name))
-        name = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        called = f"zlayer-cni.run-dir/{place}"
-        try:
-            name.bind(f"\0{called}")
-        except OSError as error:
-            name.close()
-            if error.errno != errno.EADDRINUSE:
-                raise
-            return names.is_squatted(called)  # then the lock alone must do
-        self._name = name
+        called = f"run-dir-{delete_queue.key((str(status.st_dev), str(status.st_ino), self.run_dir.name))}"
+        fd = locks.hold(called, self._locks_dir)
+        if fd is None:
+            return False
+        self._name = fd, called
         return True
 
     def _take_lock(self) -> bool:
@@ -111,6 +106,7 @@ class Premises:
     def retake(self) -> None:
         """Make the directory ours again. Raises StateUnusable if another daemon was faster, OSError."""
         self.run_dir.mkdir(0o755, parents=True, exist_ok=True)
+        _refuse_others(self.run_dir)
         if ident(self.run_dir / LOCK_NAME) != self._ident and not self._take_lock():
             raise StateUnusable(f"another overlay daemon has taken {self.run_dir} over", "this one ends")
         (self.run_dir / PID_NAME).write_text(f"{os.getpid()}\n")
@@ -125,7 +121,7 @@ class Premises:
             os.close(self._lock)
             self._lock = -1
         if self._name is not None:
-            self._name.close()
+            locks.let_go(*self._name, self._locks_dir)
             self._name = None
 
     def __enter__(self) -> Premises:
@@ -133,6 +129,12 @@ class Premises:
 
     def __exit__(self, *exception: object) -> None:
         self.leave()
+
+
+def _refuse_others(run_dir: Path) -> None:
+    why = locks.others_may_write(run_dir)
+    if why:
+        raise StateUnusable(f"the run directory {run_dir} is not root's alone", why)
 
 
 def ident(path: Path) -> Ident | None:

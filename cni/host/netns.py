@@ -10,14 +10,14 @@ import ctypes
 import errno
 import fcntl
 import os
-import socket
 import stat
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from cni.host import names
+from cni.host import locks
 
 CLONE_NEWNET = 0x40000000
 NS_GET_NSTYPE = 0xB703
@@ -62,26 +62,36 @@ def open_path(path: str) -> int:
 
 
 class Presence:
-    """Says, for as long as it lives, that somebody of the kind `name` works in this network namespace.
+    """Says, for as long as it lives, that a daemon of ours works in this network namespace.
 
-    An abstract Unix socket: the kernel keeps such names for each network namespace, and frees one with its owner.
+    A lock in a directory of root's alone, in a file for each namespace: a name in the kernel, which any user may take,
+    made a running daemon believe in a second one. One byte is this daemon's; safe to use from several threads.
     """
 
-    def __init__(self, name: str) -> None:
-        self._prefix = f"@{name}/".encode()
-        self._home = os.open(names.LISTING, os.O_RDONLY | os.O_CLOEXEC)
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        self._socket.bind(f"\0{name}/{os.getpid()}")
+    def __init__(self, directory: Path | None = None) -> None:
+        """Raises OSError where the lock's directory cannot be made, or is not root's alone."""
+        here = own()
+        self._name = f"netns-{here.dev}-{here.ino}"
+        self._directory = directory
+        self._at = int.from_bytes(os.urandom(7), "big")
+        self._guard = threading.Lock()
+        self._fd, self._path = locks.join(self._name, self._at, directory)
 
     def alone(self) -> bool:
-        """Whether nobody else of the kind is here now; other users, who are none, do not count."""
-        here = {inode for name, inode in names.listed(self._home) if name.startswith(self._prefix)}
-        return len(here) <= 1 or len(here - names.had_by_others(here)) <= 1
+        """Whether no other daemon of ours is here now."""
+        with self._guard:
+            if not locks.is_at(self._fd, self._path):  # the file was deleted: others look at a new one
+                before = self._fd
+                self._fd, self._path = locks.join(self._name, self._at, self._directory)
+                os.close(before)
+            return not locks.has_company(self._fd)
 
     def close(self) -> None:
-        """Be gone."""
-        self._socket.close()
-        os.close(self._home)
+        """Be gone; the last one takes the file along."""
+        with self._guard:
+            if locks.is_at(self._fd, self._path) and not locks.has_company(self._fd):
+                self._path.unlink(missing_ok=True)
+            os.close(self._fd)
 
 
 def own() -> NetnsId:

@@ -5,11 +5,16 @@ and `cni.overlay.client` are the same for both kinds.
 """
 
 import contextlib
+import errno
+import os
 import socket
+import struct
 from typing import Protocol
 
 from cni.overlay.pipe import PIPE_PREFIX, open_pipe
 
+_PEER = struct.Struct("=iII")
+"""struct ucred: process, user, group."""
 _SHORTEST = 0.001
 """Seconds. A timeout of 0 would make a socket non-blocking."""
 
@@ -45,15 +50,30 @@ def connect(address: str, seconds: float) -> Stream:
 
 
 def connect_unix(path: str, seconds: float) -> "UnixStream":
-    """A connection to the Unix socket at `path`. Raises OSError."""
+    """A connection to the Unix socket at `path`.
+
+    Raises OSError; PermissionError, with nothing sent, where the process that listens is neither root's nor this
+    user's: the path may be in a directory (/tmp, contract 1.3) where any user can be the first.
+    """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.settimeout(max(seconds, _SHORTEST))
         sock.connect(path)
+        _refuse_strangers(sock)
     except OSError:
         sock.close()
         raise
     return UnixStream(sock)
+
+
+def _refuse_strangers(sock: socket.socket) -> None:
+    if not hasattr(socket, "SO_PEERCRED"):  # not Linux
+        return
+    _, user, _ = _PEER.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+    if user not in (0, os.geteuid()):
+        raise PermissionError(
+            errno.EPERM, f"the process that listens there is user {user}'s, neither root's nor this user's"
+        )
 
 
 class UnixStream:

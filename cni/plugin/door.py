@@ -221,7 +221,10 @@ def _last(path: str) -> str:
 
 
 def connect(run_dir: str, waiter: Waiter) -> _socket.socket:
-    """The connected door of `run_dir`. Raises Closed when nobody listens there, OutOfTime while its queue is full."""
+    """The connected door of `run_dir`.
+
+    Raises Closed when no process of root's (or of this user's) listens there, OutOfTime while its queue is full.
+    """
     sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
     sock.setblocking(False)
     address = socket_of(run_dir)
@@ -232,6 +235,7 @@ def connect(run_dir: str, waiter: Waiter) -> _socket.socket:
             except BlockingIOError:
                 waiter.pause(0.01)
             else:
+                _refuse_strangers(sock, address)
                 return sock
     except OSError as error:
         sock.close()
@@ -239,6 +243,14 @@ def connect(run_dir: str, waiter: Waiter) -> _socket.socket:
     except BaseException:
         sock.close()
         raise
+
+
+def _refuse_strangers(sock: _socket.socket, address: str) -> None:
+    """The run directory may be one in which other users write: what listens there is root's, or hears nothing."""
+    credentials = sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)  # struct ucred: process, user, group
+    user = int.from_bytes(credentials[4:8], sys.byteorder)
+    if user not in (0, posix.geteuid()):
+        raise Closed(f"{address}: the process that listens there is user {user}'s, not root's")
 
 
 def request(pairs: "Mapping[bytes, bytes]", stdin: bytes) -> bytes:

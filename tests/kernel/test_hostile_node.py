@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 
-from cni.daemon.main import PRESENCE
 from cni.plugin import delete_queue
 from tests.kernel.test_fence_daemon import Fenced, noded
 from tests.kernel.toolnode import LAN4, ROOT, Space, spaces, until, uplink
@@ -108,7 +107,7 @@ def test_names_that_a_user_has_taken_keep_nobody_out(tmp_path: Path) -> None:
     place = delete_queue.key((str(status.st_dev), str(status.st_ino), "run"))
     with spaces() as make:
         node = Fenced(tmp_path, make(), make())
-        user = squat(node.host, f"zlayer-cni.run-dir/{place}", f"{PRESENCE}/1")
+        user = squat(node.host, f"zlayer-cni.run-dir/{place}", "zlayer-cni.overlayd/1")
         try:
             uplink(node.host, node.outside)
             node.start()

@@ -1,21 +1,25 @@
 """Listening on a Unix socket: who may come in, and whose file it is.
 
 A dead daemon's socket file is replaced, a living one's never is; two daemons that start at once are kept apart by a
-lock. Whoever comes in is known by the kernel (SO_PEERCRED), not only by the file's mode.
+lock. A socket is made only where root alone can replace it; in a directory that is every user's (/tmp), what another
+user has put in its place goes. Whoever comes in is known by the kernel (SO_PEERCRED), not only by the file's mode.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import grp
 import logging
 import os
 import socket
+import stat
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+
+from cni.host import locks
+from cni.naming import fnv1a64
 
 log = logging.getLogger(__name__)
 
@@ -54,18 +58,18 @@ class Listener:
 def listen(path: str, mode: int, group: str | None = None) -> Listener:
     """Listen at `path`, whose directories are made where they are missing. `group` gets the file if it exists.
 
-    Raises OSError; EADDRINUSE if somebody answers there already.
+    Raises OSError; EADDRINUSE if somebody answers there already, EPERM where another user could replace the socket.
     """
     directory = Path(path).parent
     _ensure_directory(directory)
+    _refuse_others(directory)
     with _held(path):
-        _refuse_the_living(path)
+        _make_way(path)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
-        fresh = f"{path}.{os.getpid()}"
+        fresh = f"{path}.{_mark()}"
         if len(os.fsencode(fresh)) > _LONGEST:
-            fresh = str(directory / f".{os.getpid()}")
+            fresh = str(directory / f".{_mark()}")
         try:
-            Path(fresh).unlink(missing_ok=True)
             listener.bind(fresh)
             _give(fresh, mode, group)  # before anybody can find it under its name
             listener.listen(BACKLOG)
@@ -86,35 +90,51 @@ def _ensure_directory(directory: Path) -> None:
         each.chmod(0o755)
 
 
+def _refuse_others(directory: Path) -> None:
+    gid = group_id(GROUP)
+    why = locks.others_may_write(directory, frozenset() if gid is None else frozenset({gid}))
+    if why:
+        raise PermissionError(errno.EPERM, f"a socket there would not be root's alone: {why}", str(directory))
+
+
+def _mark() -> str:
+    """What tells a file that is being made from all others: not to be foreseen in a directory that is everyone's."""
+    return os.urandom(4).hex()
+
+
 @contextlib.contextmanager
 def _held(path: str) -> Iterator[None]:
     """The path's lock: what is found dead by one daemon is not replaced by two.
 
-    A file beside it, for as long as it is held: the directory itself, /run for one, could be locked by any user.
+    It is in a directory of root's alone: a file beside the socket, and the directory itself (/run), can be locked by
+    any user, and the daemon would wait for ever.
     """
-    name = f"{path}.lock"
-    fd = _locked(name)
+    status = Path(path).parent.stat()
+    name = f"socket-{status.st_dev}-{status.st_ino}-{fnv1a64(os.fsencode(Path(path).name)):016x}"
+    fd = locks.hold(name, wait=True)
+    assert fd is not None  # it waited
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):
-            Path(name).unlink()
-        os.close(fd)
+        locks.let_go(fd, name)
 
 
-def _locked(name: str) -> int:
-    """A descriptor of the file, which nobody else has locked and which is at that path."""
-    while True:
-        fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(fd), os.stat(name)):  # noqa: PTH116
-                    return fd
-        except BaseException:
-            os.close(fd)
-            raise
-        os.close(fd)  # whoever had it took the file away
+def _make_way(path: str) -> None:
+    """Raises OSError where a daemon listens at the path already, or something else is there. What another user has put
+    there goes, in a directory in which every user may: a socket or link is removed, the rest moved aside."""
+    there, directory = Path(path), Path(path).parent
+    try:
+        status = there.lstat()
+    except FileNotFoundError:
+        return
+    if status.st_uid in locks.trusted_users() or not locks.is_shared(directory):
+        _refuse_the_living(path)
+        return
+    log.warning("%s was put there by user %d, and gives way to the daemon's socket", path, status.st_uid)
+    if stat.S_ISSOCK(status.st_mode) or stat.S_ISLNK(status.st_mode):
+        there.unlink()
+    else:
+        there.rename(f"{path}.{_mark()}.moved")
 
 
 def _refuse_the_living(path: str) -> None:
