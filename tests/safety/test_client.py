@@ -57,6 +57,13 @@ def test_each_public_name_does_what_it_must(stage: Stage, name: str) -> None:
     assert stage.manager.status().service_count == 2
 
 
+def pip_install(python: Path, *what: str) -> None:
+    """Install that into the environment of `python`."""
+    command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input", *what]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Python of an empty environment into which pip has installed a copy of the package, as any program would."""
@@ -67,9 +74,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(ROOT / name, source / name)
     venv.create(directory / "venv", with_pip=True)
     python = directory / "venv/bin/python"
-    command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input", str(source)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
+    pip_install(python, str(source))
     shutil.rmtree(source)
     return python
 
@@ -84,8 +89,15 @@ def test_the_client_is_installed_with_ranges(installed: Path) -> None:
         assert re.fullmatch(r"\w+ ?\(?(>=[0-9.]+,<[0-9]+|<[0-9]+,>=[0-9.]+)\)?", line), line
 
 
-def test_the_examples_of_the_protocol_page_run(installed: Path, tmp_path: Path) -> None:
-    """All of them, one after the other, by the installed client: what is printed is what their comments say."""
+@pytest.mark.parametrize("msgspec", ["newest", "oldest"])
+def test_the_examples_of_the_protocol_page_run(installed: Path, tmp_path: Path, msgspec: str) -> None:
+    """All of them, one after the other, by the installed client: what is printed is what their comments say.
+
+    Beside the newest msgspec that the package allows, and the oldest.
+    """
+    if msgspec == "oldest":
+        (oldest,) = re.findall(r'"msgspec>=([0-9.]+),', (ROOT / "pyproject.toml").read_text("utf-8"))
+        pip_install(installed, f"msgspec=={oldest}")
     script = "\n".join(re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL))
     assert script.count("overlay.") > 10
     with one_node("se") as node:

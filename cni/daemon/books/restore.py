@@ -53,7 +53,7 @@ def read(store: Store, kind: str, decode: Callable[[str, bytes], T]) -> Iterator
     for key, body in store.load(kind):
         try:
             found = decode(key, body)
-        except ValueError as error:
+        except (ValueError, msgspec.DecodeError) as error:  # before 0.21 msgspec's error is no ValueError
             log.error("the record %s %s cannot be read and is set aside: %s", kind, key, error)
             store.apply([(kind, key, None), (f"unreadable {kind}", key, body)])
         else:
