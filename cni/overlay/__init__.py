@@ -1,7 +1,7 @@
 """ZLayer's overlay protocol: the types, the codec, and a client that drives an overlayd.
 
-`from cni.overlay import OverlayManager` is all that most programs need; the rest is in the modules. The plugin comes
-by here in every call, so nothing is imported before it is asked for.
+Most programs need `from cni.overlay import OverlayManager` alone; the rest is in the modules. The plugin imports this
+package in every call, so a module is imported when a name of it is first used.
 """
 
 TYPE_CHECKING = False

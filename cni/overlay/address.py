@@ -22,7 +22,7 @@ def canonical_ip(text: str) -> str:
 
 
 def split_socket_address(text: str) -> tuple[str, int]:
-    """(address, port) of `1.2.3.4:51420` or `[2001:db8::5]:3478`; a numeric zone id is dropped.
+    """(address, port) of `1.2.3.4:51420` or `[2001:db8::5]:3478`. A numeric zone id is dropped.
 
     Raises ValueError for what Rust's `SocketAddr` would not parse: a name, a missing port, a bare IPv6 address.
     """
@@ -43,9 +43,9 @@ def split_socket_address(text: str) -> tuple[str, int]:
 def network(text: str, strict: bool = False) -> Network:
     """The CIDR `10.200.0.0/16`: an address and a decimal prefix length. Host bits are dropped, or refused if `strict`.
 
-    Raises ValueError, also for Python's further ways to write one: with a netmask, a wildcard mask, a zone, or without
-    a length. ZLayer's daemon takes none of them for a peer or an edge peer (contract 6.11, 6.12). Of its two ranges
-    (6.2) it would take a bare IPv4 address and a netmask; its agents print both as this.
+    Raises ValueError, also for the further notations that Python accepts: with a netmask, a wildcard mask, a zone, or
+    without a length. ZLayer's daemon accepts none of them for a peer or an edge peer (contract 6.11, 6.12). For its two
+    ranges (6.2) it accepts a bare IPv4 address and a netmask; its agents print every range as address and length.
     """
     address, _, length = text.partition("/")
     if not (length.isascii() and length.isdigit() and len(length) <= 3):

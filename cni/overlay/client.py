@@ -68,7 +68,7 @@ def dial(
     """A new connection to the socket or pipe at `path`.
 
     Any failure to connect is one attempt; the pauses double. At least one attempt is made. Raises
-    TransportError, saying what the last attempt met, when they are used up or the deadline has passed.
+    TransportError, with the failure of the last attempt, when they are used up or the deadline has passed.
     """
     pause = how.pause
     for attempt in range(1, max(1, how.attempts) + 1):
@@ -88,7 +88,7 @@ class Client:
     def __init__(self, stream: Stream, path: str, on_event: OnEvent | None = None) -> None:
         self.path = path
         self.server: str | None = None
-        """What the daemon says it is (`Status.server`): None until a status was seen, "" if it did not say."""
+        """How the daemon identifies itself (`Status.server`): None before the first status, "" if it does not."""
         self._stream = stream
         self._on_event = on_event
         self._framer = Framer()

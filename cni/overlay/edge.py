@@ -1,7 +1,7 @@
 """Edge tokens: an edge peer's configuration as one line of text that can be pasted (contract 2.6).
 
-`zledge1.` and then the URL-safe base64, without padding, of the configuration's JSON. It is never on the wire.
-It holds a private key: whoever has the token is the peer.
+`zledge1.` and then the URL-safe base64, without padding, of the configuration's JSON. The protocol never carries it.
+It contains the private key, so that any holder of the token can act as the peer.
 """
 
 import base64
@@ -26,17 +26,17 @@ def encode_token(config: EdgeConfig) -> str:
 
 
 def decode_token(token: str) -> EdgeConfig:
-    """The configuration in `token`, which is taken as it is: white space around it is not of it.
+    """The configuration in `token`. White space around the token is an error.
 
-    Raises CodecError for a wrong prefix, base64 that is not, a version other than 1 (looked at before the rest,
-    so that a newer token is named as such), and a configuration that is not whole.
+    Raises CodecError for a wrong prefix, malformed base64, a version other than 1 (checked before the rest, so that
+    the error for a newer token names its version), and an incomplete configuration.
     """
     if not token.startswith(PREFIX):
         raise CodecError(f"not an edge token: it does not begin with {PREFIX}")
     document = strict.parse(_from_base64(token.removeprefix(PREFIX)))
     version: Any = document.get("version") if isinstance(document, dict) else None
     if not isinstance(version, int) or isinstance(version, bool):
-        raise CodecError("edge token: no version in it")
+        raise CodecError("edge token: it has no version")
     if version != VERSION:
         raise CodecError(f"edge token: version {version} is not supported, only {VERSION} is")
     try:
@@ -50,7 +50,7 @@ def _from_base64(text: str) -> bytes:
         body = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError) as e:
         raise CodecError(f"edge token: {e}") from e
-    # Python forgives "+", "/", padding and loose bits at the end; one token must have one spelling.
+    # Python accepts "+", "/", padding and unused bits at the end. One configuration must have one spelling.
     if base64.urlsafe_b64encode(body).rstrip(b"=").decode("ascii") != text:
         raise CodecError("edge token: not URL-safe base64 without padding")
     return body

@@ -1,9 +1,9 @@
-"""What can go wrong in the conversation with an overlayd, sorted by what the caller can do about it.
+"""The failures of calls on an overlayd, classified by what the caller can do about them.
 
-`TransportError` means the connection is no good: the client dials again and repeats the request once. An
-`ApplicationError` is the daemon's own answer, or a protocol surprise: repeating it would change nothing. The
-classes and their words are contract 3.3; `DeadlinePassed` and `NotTaken` are ours, for ZLayer's client has no
-deadlines and does not know what its daemon cannot do.
+A `TransportError` means that the connection is broken: the client dials again and repeats the request once. An
+`ApplicationError` is the daemon's own answer, or an answer that the protocol does not allow: a repetition would give
+the same. Classes and texts are contract 3.3. `DeadlinePassed` and `NotTaken` are additions: ZLayer's client has no
+deadlines, and does not avoid the requests that stop its daemon.
 """
 
 from cni.errors import AttachFailed, CniError, TryAgainLater, UndecodableContent
@@ -26,7 +26,7 @@ class TruncatedFrame(UndecodableContent):
 
 
 class OverlaydError(CniError):
-    """A call on an overlayd failed. Never raised itself."""
+    """A call on an overlayd failed. Only subclasses are raised."""
 
 
 class TransportError(OverlaydError, TryAgainLater):
@@ -34,15 +34,15 @@ class TransportError(OverlaydError, TryAgainLater):
 
 
 class DeadlinePassed(TransportError):
-    """The daemon did not answer in time. It may still have done what it was asked."""
+    """The daemon did not answer in time. It may still carry the request out."""
 
 
 class ApplicationError(OverlaydError, AttachFailed):
-    """The daemon answered, and the answer is not what was asked for."""
+    """The daemon answered, and not with the result of the request."""
 
 
 class Refused(ApplicationError):
-    """The daemon said `err`; `message` is what it said, without the words put before it."""
+    """The daemon answered `err`. `message` is its text, without the prefixes that `msg` has."""
 
     def __init__(self, message: str, details: str = "") -> None:
         super().__init__(f"overlayd: overlay engine error: {message}", details)
@@ -54,11 +54,11 @@ class Unexpected(ApplicationError):
 
 
 class NotTaken(ApplicationError):
-    """A plain ZLayer overlayd cannot hold all of a peer; `left_out` are the CIDRs that were not programmed.
+    """ZLayer's overlayd cannot hold all of a peer; `left_out` are the CIDRs that were not programmed.
 
-    What could be programmed has been. Raised only in front of a daemon that does not say it is ours, where one
-    peer has room for one CIDR and a change to a peer it already has would stop it for ever (contract 5.3/22,
-    23).
+    The other CIDRs have been programmed. Raised only in front of a daemon that does not identify itself as ours: there
+    a peer has room for one CIDR, and a change to a peer that the device already has stops the daemon for good
+    (contract 5.3/22, 23).
     """
 
     def __init__(self, msg: str, left_out: tuple[str, ...] = ()) -> None:

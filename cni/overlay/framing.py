@@ -1,8 +1,7 @@
 """Frames on a stream: a little-endian 32-bit count, then that many bytes of JSON (contract 1.1).
 
-Bytes in, whole frames out; it has never met a socket. A count over the limit is refused from the header alone,
-and there is no way back: the stream is dead. What a frame's body says is not looked at here, so an empty body is
-a good frame.
+Bytes in, whole frames out; sockets are handled elsewhere. A count over the limit is refused from the header alone, and
+the stream cannot be used any further. The body is not interpreted here, so a frame with an empty body is well-formed.
 """
 
 from cni.overlay.errors import FrameTooLarge, TruncatedFrame
@@ -28,8 +27,9 @@ class Framer:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> None:
-        """Take what arrived; any cut will do. Take out the frames before feeding more: nothing else bounds
-        what is kept.
+        """Add bytes that arrived, cut at any place.
+
+        Call `next_frame` until it returns None before feeding more: the buffer has no other bound.
         """
         self._buffer += data
 
@@ -51,9 +51,9 @@ class Framer:
         return body
 
     def eof(self) -> None:
-        """The other side has closed. Between frames, or inside a header, that is the clean end.
+        """Report the end of the stream. Between frames, or inside a header, it is the clean end.
 
-        Raises TruncatedFrame inside a body. Call it when `next_frame` has returned None.
+        Raises TruncatedFrame inside a body. Call it after `next_frame` has returned None.
         """
         if len(self._buffer) >= _HEADER:
             size = int.from_bytes(self._buffer[:_HEADER], "little")

@@ -37,7 +37,7 @@ def reestablish(state: NodeState, conn: Client, deadline: Deadline) -> None:
     """Tell the daemon on a new connection what this node is, if a setup has succeeded before (contract 3.3).
 
     Built from the settings as they are now. A failure of a step is logged and the next step is done; each is sent
-    straight on the connection, so that it cannot begin another reconnect. Nothing is learnt from the answers.
+    straight on the connection, so that it cannot begin another reconnect. The answers change nothing that is cached.
     Services, attachments, peers, names and fences are not given again.
     """
     if state.cached.interface is None:

@@ -1,4 +1,4 @@
-"""NAT traversal as values: its configuration as an operator writes it, and a snapshot of how it stands."""
+"""NAT traversal as values: its configuration as an operator writes it, and a snapshot of its state."""
 
 from dataclasses import dataclass
 
@@ -65,7 +65,7 @@ class NatSettings:
 
 @dataclass(frozen=True)
 class NatSnapshot:
-    """How NAT traversal stands; `last_refresh` in Unix seconds, 0 for never."""
+    """The state of NAT traversal; `last_refresh` in Unix seconds, 0 for never."""
 
     candidates: tuple[wire.Candidate, ...] = ()
     peers: tuple[wire.NatPeer, ...] = ()

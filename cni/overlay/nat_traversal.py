@@ -37,7 +37,7 @@ class NatTraversal:
             self._channel.call(wire.NatTick())
 
     def nat_status_snapshot(self) -> NatSnapshot:
-        """How NAT traversal stands; empty if NAT is off, and empty and logged if the daemon cannot say.
+        """The state of NAT traversal; empty if NAT is off, and empty and logged if the daemon gives none.
 
         Candidates of an unknown type, or whose address is no `ip:port`, are left out.
         """

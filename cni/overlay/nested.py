@@ -2,7 +2,7 @@
 
 Three kinds of optional field are told apart, as the protocol does:
 
-* `x: T | None = None`: left out when absent; `null` is taken for absent.
+* `x: T | None = None`: left out when absent; `null` means absent.
 * `x: T = always(value)`: may be absent on input, is always written; `null` is refused.
 * `x: tuple[T, ...] = ()`: left out when empty; `null` is refused.
 
@@ -22,7 +22,7 @@ U8 = Annotated[int, Meta(ge=0, le=(1 << 8) - 1)]
 U16 = Annotated[int, Meta(ge=0, le=(1 << 16) - 1)]
 U32 = Annotated[int, Meta(ge=0, le=(1 << 32) - 1)]
 U64 = Annotated[int, Meta(ge=0)]
-"""Its upper bound is kept by the parser: `strict.parse` gives a float for anything larger."""
+"""The parser enforces the upper bound: `strict.parse` gives a float for anything larger."""
 I64 = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 
 Ip = str
@@ -34,13 +34,13 @@ Mode = Literal["auto", "shared", "dedicated", "isolated"]
 def always(value: Any) -> Any:
     """The default of a field that is written even when it has that default.
 
-    `omit_defaults` recognises a default value, not what a factory makes.
+    `omit_defaults` leaves out a field that has its default value, and does not compare with what a factory makes.
     """
     return msgspec.field(default_factory=lambda: value)
 
 
 class Wire(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The base of every wire type. Making one with an unusable address raises CodecError."""
+    """The base of every wire type. The constructor raises CodecError for a malformed address."""
 
     ADDRESSES: ClassVar[tuple[str, ...]] = ()
     """The names of the fields that hold addresses."""
@@ -56,7 +56,7 @@ class Wire(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Handle(Wire, frozen=True, tag_field="platform"):
-    """What is to be attached."""
+    """The thing to attach."""
 
 
 class LinuxPid(Handle, frozen=True, tag="linux_pid"):
@@ -75,13 +75,13 @@ class WindowsContainer(Handle, frozen=True, tag="windows_container"):
 
 
 class GuestManaged(Handle, frozen=True, tag="guest_managed"):
-    """A virtual machine that brings up WireGuard itself from the configuration it is given."""
+    """A virtual machine that brings up WireGuard itself, from the configuration in the answer."""
 
     id: str
 
 
 class HostShared(Handle, frozen=True, tag="host_shared"):
-    """A process in the host's own network namespace, given an address on the global device."""
+    """A process in the host's own network namespace, which gets an address on the global device."""
 
     id: str
 
@@ -107,7 +107,7 @@ AnyScope = GlobalScope | ServiceScope
 
 
 class Candidate(Wire, frozen=True):
-    """Where a peer might be reached: `host`, `server-reflexive` or `relay`, though any type decodes."""
+    """An address at which a peer might be reached. Types: `host`, `server-reflexive`, `relay`; any text decodes."""
 
     candidate_type: str
     address: str
@@ -125,7 +125,7 @@ class Peer(Wire, frozen=True):
 
 
 class Turn(Wire, frozen=True):
-    """A TURN server, `host:port`, and how to log in."""
+    """A TURN server, `host:port`, and its credentials."""
 
     addr: str = always("")
     username: str = always("")
@@ -133,7 +133,7 @@ class Turn(Wire, frozen=True):
 
 
 class Relay(Wire, frozen=True):
-    """The relay this node runs for others."""
+    """The relay that this node runs for other nodes."""
 
     listen_port: U16 = always(0)
     external_addr: str = always("")
@@ -142,9 +142,9 @@ class Relay(Wire, frozen=True):
 
 
 class NatConfig(Wire, frozen=True):
-    """NAT traversal. Absent from a request it means the daemon's defaults, present and empty it means off.
+    """NAT traversal. Absent from a request it means the daemon's defaults; present and empty it means off.
 
-    Inside a present object zero numbers and an empty STUN list stand for the daemon's defaults.
+    In a present object, numbers that are zero and an empty STUN list stand for the daemon's defaults.
     """
 
     enabled: bool = always(False)
@@ -165,7 +165,7 @@ class NatPeer(Wire, frozen=True):
 
 
 class PeerStatus(Wire, frozen=True):
-    """A peer as the device shows it; the key is 64 hexadecimal digits here.
+    """A peer as the device shows it. The key is 64 hexadecimal digits here.
 
     Upstream's daemon puts the seconds *since* the handshake into the last field (contract 5.3/21).
     """

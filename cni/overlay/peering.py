@@ -1,9 +1,9 @@
-"""What a plain ZLayer overlayd can hold of a peer, and the account of what it was given.
+"""How much of a peer ZLayer's overlayd can hold, and the ledger of the peers that a program has added.
 
-Upstream's daemon stops answering everybody, for ever, once a key that a device already has is set again, and it
+ZLayer's daemon stops answering on every connection, for good, once a key that a device already has is set again, and it
 takes one CIDR per peer (contract 5.3/22 and 23). So in front of it a peer is replaced by removing and adding it,
-its CIDRs are folded into one where that is exact, and a peer this program did not give is not changed at all.
-Values and a dictionary; the conversation is in `peers.py`.
+its CIDRs are folded into one where that is exact, and a peer that this program did not add is not changed at all.
+Values and a dictionary; the requests are in `peers.py`.
 """
 
 import ipaddress
@@ -20,16 +20,16 @@ Key = tuple[str | None, str]
 
 @dataclass(frozen=True)
 class PeerInfo:
-    """A WireGuard peer, as given to the manager's methods."""
+    """A WireGuard peer, as the manager's methods take it."""
 
     public_key: str
     """Base64."""
     endpoint: str
-    """`host:port`, an IPv6 host in brackets. ZLayer's daemon takes literal addresses only."""
+    """`host:port`, an IPv6 host in brackets. ZLayer's daemon accepts literal addresses only."""
     allowed_ips: str
     """CIDRs joined by commas."""
     keepalive: float = 25.0
-    """Seconds between keepalives, sent as whole seconds; 0 for none. ZLayer's device takes up to 65535."""
+    """Seconds between keepalives, sent as whole seconds; 0 for none. ZLayer's device accepts up to 65535."""
 
     @property
     def cidrs(self) -> tuple[str, ...]:
@@ -60,17 +60,17 @@ class Given:
 
 @dataclass
 class Ledger:
-    """The peers this program gave. One thread at a time."""
+    """The peers that this program has added. One thread at a time."""
 
     given: dict[Key, Given] = field(default_factory=dict)
 
     def with_cidr(self, key: Key, cidr: str) -> Given | None:
-        """The peer with one CIDR more, or None for a peer that was not given."""
+        """The peer with one CIDR more, or None for a peer that this program did not add."""
         held = self.given.get(key)
         return held and replace(held, cidrs=tuple(dict.fromkeys((*held.cidrs, cidr))))
 
     def without_cidr(self, key: Key, cidr: str) -> Given | None:
-        """The peer with that CIDR less, or None for a peer that was not given."""
+        """The peer without that CIDR, or None for a peer that this program did not add."""
         held = self.given.get(key)
         return held and replace(held, cidrs=tuple(c for c in held.cidrs if c != cidr))
 
@@ -81,11 +81,11 @@ def scope_of(service: str | None) -> wire.AnyScope:
 
 
 def fold(cidrs: Sequence[str]) -> tuple[str, tuple[str, ...]]:
-    """(the one CIDR that covers most of `cidrs` and nothing else, those it does not cover).
+    """(the one CIDR that covers most of `cidrs` and nothing else, those that it does not cover).
 
-    One CIDR alone is passed on as it is written, for the daemon to judge. Of several that do not fold into one,
-    the widest of the first one's family is taken, and of equals the one listed first. The first part is "" if
-    there is nothing usable.
+    A single CIDR is passed on as it is written, for the daemon to check. Of several that do not fold into one,
+    the widest of the first one's family is chosen, and of equally wide ones the first. The first part is "" if
+    no CIDR can be used.
     """
     if len(cidrs) <= 1:
         return "".join(cidrs), ()
@@ -93,7 +93,7 @@ def fold(cidrs: Sequence[str]) -> tuple[str, tuple[str, ...]]:
     if not parsed:
         return "", tuple(cidrs)
     family = next(iter(parsed.values())).version
-    # collapse_addresses wants one family, which the type checker cannot see that it gets.
+    # collapse_addresses requires one family. The type checker cannot see that it gets one.
     same = [each for each in parsed.values() if each.version == family]
     folded: list[Network] = list(ipaddress.collapse_addresses(same))  # type: ignore[type-var]
     listed = [next(one for one in folded if _within(each, one)) for each in same]
@@ -103,7 +103,7 @@ def fold(cidrs: Sequence[str]) -> tuple[str, tuple[str, ...]]:
 
 
 def _network(text: str) -> Network | None:
-    """The CIDR, or None for what ZLayer's device refuses when it stands alone: a bare address, a netmask."""
+    """The CIDR, or None for what ZLayer's device refuses: a bare address, a netmask."""
     try:
         return network(text)
     except ValueError:

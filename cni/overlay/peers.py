@@ -1,12 +1,12 @@
 """`OverlayManager`'s methods for WireGuard peers, in front of our daemon and of ZLayer's.
 
-A daemon that says `zlayer-cni/...` in its status replaces peers safely: it gets the requests ZLayer's own client
-would send. Any other may be upstream's, which one wrong request stops for ever (contract 5.3/22): it gets
-remove_peer before every add_peer, one CIDR per peer, never add_allowed_ip or remove_allowed_ip, and no NAT
-candidates, for its switch to a better endpoint is such a request as well. What it cannot hold is raised as
-`NotTaken` after what it can hold was done.
+A daemon whose status has `zlayer-cni/...` replaces peers safely: it gets the requests that ZLayer's own client
+sends. Any other daemon may be ZLayer's, which a second set of one key stops for good (contract 5.3/22). It gets
+remove_peer before every add_peer, one CIDR per peer, and never add_allowed_ip or remove_allowed_ip. It gets no NAT
+candidates, since its switch to a better endpoint is such a second set. `NotTaken` names what it cannot hold, after
+the rest was programmed.
 
-Another program that gives the same key to the same upstream daemon at the same time can still stop it.
+Another program that adds the same key to the same ZLayer daemon at the same time can still stop it.
 """
 
 import threading
@@ -43,7 +43,7 @@ class Peers:
     def add_service_peer(self, service: str, peer: PeerInfo, subnet: str) -> None:
         """Give a service's dedicated device a peer that holds `subnet` besides its own CIDRs.
 
-        Our daemon is sent add_peer, then add_allowed_ip; the first failure is raised, without going back.
+        Our daemon is sent add_peer, then add_allowed_ip. The first failure is raised, and nothing is undone.
         Raises OverlaydError; NotTaken if the daemon could not be given all CIDRs.
         """
         cidrs = tuple(dict.fromkeys((*peer.cidrs, subnet)))
@@ -60,8 +60,8 @@ class Peers:
     def add_allowed_ip(self, pubkey: str, cidr: str, service: str | None = None) -> None:
         """Route one more CIDR to a peer of the global device, or of `service`'s.
 
-        Raises OverlaydError; NotTaken, with the peer as it was, where the daemon has no room for it or this
-        manager did not give the peer.
+        Raises OverlaydError; NotTaken, with the peer as it was, if the daemon has no room for the CIDR or this
+        manager did not add the peer.
         """
         key = (service, pubkey)
 
@@ -82,8 +82,8 @@ class Peers:
     def remove_allowed_ip(self, pubkey: str, cidr: str, service: str | None = None) -> None:
         """Stop routing a CIDR to a peer. Raises OverlaydError, NotTaken as `add_allowed_ip` does.
 
-        A peer left without any CIDR is taken off a ZLayer daemon's device; the next add_allowed_ip gives it
-        back.
+        A peer without any CIDR left is removed from the device of a ZLayer daemon; the next add_allowed_ip adds it
+        again.
         """
         key = (service, pubkey)
 
@@ -107,7 +107,7 @@ class Peers:
             if not self._replaces(conn, deadline):
                 if candidates:
                     log.warning(
-                        "peer %s: its %d NAT candidates were not given to %s: switching to one would stop it",
+                        "peer %s: its %d NAT candidates were not sent to %s: switching to one would stop that daemon",
                         given.peer.public_key,
                         len(candidates),
                         conn.path,
@@ -132,9 +132,9 @@ class Peers:
         self._with_peers(work)
 
     def _with_peers(self, work: Callable[[Client, Deadline], None]) -> None:
-        """Do `work` while no other thread changes peers, and all of it again if the connection breaks.
+        """Run `work` while no other thread changes peers, and all of it again if the connection breaks.
 
-        All of it: a repeated add_peer alone could be the second one of that key.
+        Repeating add_peer alone could set a key a second time.
         """
         deadline = self._channel.deadline()
         if not self._lock.acquire(timeout=deadline.left()):
@@ -145,7 +145,7 @@ class Peers:
             self._lock.release()
 
     def _replaces(self, conn: Client, deadline: Deadline) -> bool:
-        """Whether the daemon says that it is ours; asked once per connection."""
+        """Whether the daemon identifies itself as ours. Asked once per connection."""
         if conn.server is None:
             try:
                 conn.round_trip(wire.StatusRequest(), deadline)
@@ -154,18 +154,18 @@ class Peers:
         return (conn.server or "").startswith("zlayer-cni/")
 
     def _swap(self, conn: Client, deadline: Deadline, given: Given, service: str | None) -> tuple[str, ...]:
-        """Remove the peer and add it with the one CIDR its list folds into; returns what that leaves out.
+        """Remove the peer and add it with the one CIDR that its list folds into; returns the CIDRs left out.
 
-        If the removal is refused nothing is added, for the key might still be there. If what is added is refused
-        the device gets back what it had, as far as this manager gave it.
+        If the removal is refused nothing is added, since the device may still have the key. If the addition is refused
+        the device gets back the former peer, if this manager added it.
         """
         cidr, left_out = fold(given.cidrs)
         add = replace(given, cidrs=(cidr,)).request(service)
-        # Before the removal: a peer that cannot be put into words must not cost the one that is there.
+        # Encoded before the removal: a peer that fits no frame must not cost the one that the device has.
         wire.encode(wire.RequestFrame(0, add))
         conn.round_trip(wire.RemovePeer(given.peer.public_key, scope_of(service)), deadline)
         former = self._ledger.given.pop((service, given.peer.public_key), None)
-        # A peer that never had a CIDR is the daemon's to judge; one that lost its last stays off the device.
+        # A peer that was given without a CIDR is the daemon's to check; one that lost its last stays off the device.
         if cidr or not given.peer.cidrs:
             try:
                 conn.round_trip(add, deadline)
@@ -180,7 +180,9 @@ class Peers:
         try:
             self._swap(conn, deadline, former, service)
         except OverlaydError as e:
-            log.warning("peer %s is gone: it could not be given back as it was: %s", former.peer.public_key, e)
+            log.warning(
+                "peer %s is no longer on the device: adding it again as it was failed: %s", former.peer.public_key, e
+            )
 
     def _note(self, given: Given | None, service: str | None) -> None:
         if given is not None:
@@ -194,14 +196,14 @@ class Peers:
 def _no_room(public_key: str, held: Sequence[str], left_out: tuple[str, ...]) -> NotTaken:
     return NotTaken(
         f"overlayd: peer {public_key} has {', '.join(held) or 'nothing'}; not {', '.join(left_out)}, "
-        "for this overlayd takes one CIDR per peer",
+        "since this overlayd takes one CIDR per peer",
         left_out,
     )
 
 
 def _stranger(public_key: str, cidr: str) -> NotTaken:
     return NotTaken(
-        f"overlayd: {cidr} of peer {public_key} was left as it is: the peer was not given by this program, "
-        "and this overlayd stops for ever when a peer it has is changed",
+        f"overlayd: {cidr} of peer {public_key} was left as it is: the peer was not added by this program, "
+        "and this overlayd stops for good when a peer that it has is changed",
         (cidr,),
     )

@@ -23,7 +23,7 @@ from cni.overlay.nested import (
 
 
 class Reply(Wire, frozen=True, tag_field="result"):
-    """What a daemon may answer."""
+    """The base of answers."""
 
 
 class Ok(Reply, frozen=True, tag="ok"):
@@ -48,7 +48,7 @@ class Attached(Reply, frozen=True, tag="attached"):
 
 
 class GuestConfig(Reply, frozen=True, kw_only=True, tag="guest_config"):
-    """All a guest needs to bring up WireGuard itself; keys are base64."""
+    """A guest's WireGuard configuration; keys are base64."""
 
     overlay_ip: Ip
     prefix_len: U8
@@ -69,10 +69,10 @@ class BridgeName(Reply, frozen=True, tag="bridge_name"):
 
 
 class Status(Reply, frozen=True, kw_only=True, tag="status"):
-    """How the node stands.
+    """The state of the node.
 
-    `server` is ours, not in ZLayer's protocol: text, or None. A daemon that replaces peers safely says
-    `zlayer-cni/VERSION` there. ZLayer's own client ignores it.
+    `server` is an addition to ZLayer's protocol: text, or None. A daemon of ours, which replaces peers safely, has
+    `zlayer-cni/VERSION` there. ZLayer's own client ignores the field.
     """
 
     interface: str | None = None
@@ -91,12 +91,12 @@ class Status(Reply, frozen=True, kw_only=True, tag="status"):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.server, str):
-            # To others it is an unknown field, in which anything may stand.
+            # In ZLayer's protocol it is an unknown field, which may have any value.
             msgspec.structs.force_setattr(self, "server", None)
 
 
 class NatStatus(Reply, frozen=True, tag="nat_status"):
-    """How NAT traversal stands; `last_refresh` in Unix seconds, 0 for never."""
+    """The state of NAT traversal; `last_refresh` in Unix seconds, 0 for never."""
 
     candidates: tuple[Candidate, ...] = ()
     peers: tuple[NatPeer, ...] = ()
@@ -110,7 +110,7 @@ class PrunedBridges(Reply, frozen=True, tag="pruned_bridges"):
 
 
 class ServiceOverlay(Reply, frozen=True, tag="service_overlay"):
-    """What a service's containers attach to; the last four only in mode dedicated."""
+    """A service's bridge; the last four fields only in mode dedicated."""
 
     name: str
     mode: Mode
@@ -123,7 +123,7 @@ class ServiceOverlay(Reply, frozen=True, tag="service_overlay"):
 
 
 class EdgeConfig(Reply, frozen=True, kw_only=True, tag="edge_config"):
-    """All an edge machine needs to bring up WireGuard; printable as a token (`overlay/edge.py`)."""
+    """An edge machine's WireGuard configuration; printable as a token (`overlay/edge.py`)."""
 
     version: U32
     name: str
@@ -168,18 +168,18 @@ AnyReply = (
 
 
 class Event(Wire, frozen=True, tag_field="event"):
-    """What a daemon may say unasked."""
+    """The base of events, which a daemon sends without a request."""
 
 
 class PeerHealthChanged(Event, frozen=True, tag="peer_health_changed"):
-    """A peer came or went."""
+    """A peer fell silent, or answers again."""
 
     pubkey: str
     healthy: bool
 
 
 class NatEndpointChanged(Event, frozen=True, tag="nat_endpoint_changed"):
-    """A peer is reached at another endpoint."""
+    """A device hears a peer from another endpoint than before."""
 
     pubkey: str
     endpoint: str

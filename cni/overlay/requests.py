@@ -1,6 +1,6 @@
-"""The 26 things a client may ask of an overlayd (contract 2.3), in the protocol's order.
+"""The 26 requests of the protocol (contract 2.3), in its order.
 
-Class names are the protocol's operation names in camel case; what is on the wire is the tag, spelled out.
+Class names are the protocol's operation names in camel case; the tag is the name on the wire.
 """
 
 from typing import ClassVar
@@ -21,7 +21,7 @@ from cni.overlay.nested import (
 
 
 class Request(Wire, frozen=True, tag_field="op"):
-    """What a client may ask."""
+    """The base of requests."""
 
 
 class SetLocalNodeId(Request, frozen=True, tag="set_local_node_id"):
@@ -53,7 +53,7 @@ class TeardownGlobalOverlay(Request, frozen=True, tag="teardown_global_overlay")
 
 
 class SetupServiceOverlay(Request, frozen=True, tag="setup_service_overlay"):
-    """Bring up what a service's containers attach to. Answer: ServiceOverlay."""
+    """Bring up the bridge that a service's containers attach to. Answer: ServiceOverlay."""
 
     service: str
     mode: Mode
@@ -150,7 +150,7 @@ class RevokeEdgePeer(Request, frozen=True, tag="revoke_edge_peer"):
 
 
 class ListEdgePeers(Request, frozen=True, tag="list_edge_peers"):
-    """Which edge peers are live. Answer: EdgePeers."""
+    """The live edge peers. Answer: EdgePeers."""
 
 
 class RegisterDns(Request, frozen=True, tag="register_dns"):
@@ -191,7 +191,7 @@ class PruneOrphanBridges(Request, frozen=True, tag="prune_orphan_bridges"):
 
 
 class StatusRequest(Request, frozen=True, tag="status"):
-    """How the node stands. Answer: Status."""
+    """The state of the node. Answer: Status."""
 
 
 class NatTick(Request, frozen=True, tag="nat_tick"):
@@ -199,7 +199,7 @@ class NatTick(Request, frozen=True, tag="nat_tick"):
 
 
 class NatStatusRequest(Request, frozen=True, tag="nat_status"):
-    """How NAT traversal stands. Answer: NatStatus."""
+    """The state of NAT traversal. Answer: NatStatus."""
 
 
 class Shutdown(Request, frozen=True, tag="shutdown"):

@@ -17,11 +17,11 @@ class Services:
         self._state = state
 
     def setup_service_overlay(self, service_name: str, mode: wire.Mode = "auto") -> wire.ServiceOverlay:
-        """Bring up what the service's containers attach to; doing it again is harmless.
+        """Bring up the bridge that the service's containers attach to; repeating it is harmless.
 
         `mode`: `auto`, a bridge of the service's own; `shared`, one bridge for all services of that mode;
-        `dedicated`, with a WireGuard device, key and port of its own as well; `isolated`, as `auto`: what fences
-        a container is the network its attach names. The mode of the latest call counts (contract 6.5).
+        `dedicated`, with a WireGuard device, key and port of its own as well; `isolated`, as `auto`: the
+        network that an attach names is what fences a container. The mode of the latest call counts (contract 6.5).
 
         The answer's `name` is the bridge, save that ZLayer's daemon names the device when a dedicated service
         is set up again; key, port and address are there in mode dedicated only. For a daemon that answers with a
@@ -50,7 +50,7 @@ class Services:
             return []
 
     def service_count(self) -> int:
-        """How many services the daemon has; 0 if it cannot say."""
+        """How many services the daemon has; 0 if it cannot be asked."""
         try:
             return self._channel.ask(wire.StatusRequest(), wire.Status).service_count
         except OverlaydError:

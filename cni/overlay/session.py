@@ -1,4 +1,4 @@
-"""The connection kept for all calls: dialled by the first, made anew when it breaks (contract 3.1 and 3.3).
+"""The connection that all calls share: dialled by the first, replaced when it breaks (contract 3.1 and 3.3).
 
 Where a broken connection cannot be replaced at once, the one that a later call makes re-establishes all the same.
 ZLayer's client re-establishes only on a connection that replaces a broken one within the same call.
@@ -45,7 +45,7 @@ class Session:
             return self._slot
 
     def run(self, work: Callable[[Client], T], deadline: Deadline) -> T:
-        """What `work` makes of the connection; if that breaks under it, once more on a new one.
+        """The result of `work` on the connection; if the connection breaks meanwhile, of `work` on a new one.
 
         Not repeated: the daemon's refusals, a dial that failed, and a deadline that has passed. After the
         second try the result is final. A connection that broke stays in the slot, closed, so that the next call

@@ -1,7 +1,7 @@
 """Where an overlayd listens: the path rules of ZLayer's programs (contract 1.3).
 
-A trap of the rule, kept because both sides must agree: for a caller that is not root, /var/lib/zlayer is not the
-default data directory, so it computes another path than the root daemon it means; it has to name the socket. On
+Both sides follow the rule to the letter. In consequence a caller that is not root, for which /var/lib/zlayer is not
+the default data directory, computes another path than a root daemon, and has to name the socket. On
 Windows the daemon has one pipe by default; how its name follows from another data directory is not known here.
 """
 
@@ -25,8 +25,8 @@ def default_data_dir(euid: int, home: str | None) -> str:
 def socket_path(data_dir: str, euid: int, home: str | None) -> str:
     """The socket of the overlayd that keeps its data in `data_dir`, for a caller of that user.
 
-    The text of `data_dir` is taken as it is. Only the comparison with the default directory goes by path
-    components, so that repeated slashes, a trailing slash and inner dots do not matter to it.
+    `data_dir` is not normalised. Only the comparison with the default directory is by path components: repeated
+    slashes, a trailing slash and inner dots make no difference to it.
     """
     if _components(data_dir) == _components(default_data_dir(euid, home)):
         return DEFAULT_SOCKET
@@ -59,6 +59,6 @@ def _join(directory: str, name: str) -> str:
 
 
 def _components(path: str) -> list[str]:
-    """What Rust's `Path` compares: a leading dot counts, as does being absolute."""
+    """The components that Rust's `Path` compares: a leading dot counts, and so does a leading slash."""
     first, *rest = path.split("/")
     return [first or "/", *(part for part in rest if part not in ("", "."))]

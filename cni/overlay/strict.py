@@ -1,8 +1,8 @@
-"""JSON as strictly as ZLayer's daemon reads it: UTF-8, one document, nothing Python is lenient about.
+"""JSON as strictly as ZLayer's daemon reads it: UTF-8, one document, without the leniences of Python's parser.
 
-Python's parser sniffs other encodings, takes NaN, lone surrogates, infinite numbers and repeated keys, and
-knows only one kind of integer. Each of those is refused here, or marked so that the typed decoding refuses it
-where a field of the protocol is concerned. Contract 2.1.
+Python's parser detects other encodings, accepts NaN, lone surrogates, infinite numbers and repeated keys, and has
+integers of any size. Each of those is refused here, or marked so that the typed decoding refuses it in a field of the
+protocol. Contract 2.1.
 """
 
 import json
@@ -17,7 +17,7 @@ DEEPEST = 127
 
 
 class Repeated:
-    """The value of a key given more than once. No field takes it; where nobody reads the key it does no harm."""
+    """The values of a key that occurs more than once. No field accepts it; under an unknown key it is ignored."""
 
     def __init__(self, values: list[Any]) -> None:
         self.values = values
@@ -26,8 +26,8 @@ class Repeated:
 def parse(data: bytes) -> Any:
     """The document in `data` as dicts, lists, strings, numbers. Raises CodecError.
 
-    An integer literal that Rust would not read as u64 or i64 comes back as a float, so that no integer field
-    takes it; a key given twice has a `Repeated` for its value.
+    An integer literal that Rust would not read as u64 or i64 becomes a float, so that no integer field accepts it.
+    A repeated key has a `Repeated` for its value.
     """
     try:
         text = data.decode("utf-8")
@@ -54,7 +54,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _integer(literal: str) -> int | float:
-    # "-0" is a floating point number to Rust, and so is what fits neither of its 64-bit integers.
+    # To Rust "-0" is a floating point number, and so is a literal that fits neither of its 64-bit integers.
     if literal == "-0" or len(literal) > 20:
         return _float(literal)
     value = int(literal)
@@ -73,7 +73,7 @@ def _constant(literal: str) -> Any:
 
 
 def _depth(value: Any) -> int:
-    """How deep arrays and objects nest in `value`. It does not recurse."""
+    """How deep arrays and objects nest in `value`, without recursion."""
     depth, level = 0, [value]
     while inside := [v for v in level if isinstance(v, dict | list)]:
         depth += 1

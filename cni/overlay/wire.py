@@ -1,11 +1,11 @@
 """Frames: the protocol's three kinds of message, as bytes and as values.
 
-A frame's body is one JSON object tagged `frame`: a request or response with its `id`, or an event, which lies
-flat beside the tag. `encode` prints the very text ZLayer's programs print; `decode_*` takes what they take, save
-for two quirks of theirs that are refused here: a tag given as the number of its variant, and arrays in the place
-of objects. Contract 2.
+A frame's body is one JSON object tagged `frame`: a request or response with its `id`, or an event, whose fields lie
+flat beside the tag. `encode` prints the same bytes as ZLayer's programs; `decode_*` accepts what they accept, except
+for two quirks of theirs that are refused here: a tag given as the number of its variant, and arrays in place of
+objects. Contract 2.
 
-Every wire type can be had from this module.
+Every wire type can be imported from this module.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ import msgspec
 
 from cni.overlay import strict
 from cni.overlay.errors import CodecError
-from cni.overlay.nested import *  # noqa: F403  (this module is the one door to the types)
+from cni.overlay.nested import *  # noqa: F403  (this module re-exports the types)
 from cni.overlay.nested import U64, Wire
 from cni.overlay.replies import *  # noqa: F403
 from cni.overlay.replies import AnyEvent, AnyReply, Event
@@ -45,7 +45,7 @@ _EVENT = b'{"frame":"event",'
 def encode(frame: Frame) -> bytes:
     """The body of a frame, compact, keys in the protocol's order.
 
-    Raises CodecError for what no decoder would take: in a request any value out of its range, in the others
+    Raises CodecError for what no decoder would accept: in a request any value out of its range, in the other kinds
     text that is not Unicode.
     """
     try:
@@ -53,10 +53,10 @@ def encode(frame: Frame) -> bytes:
     except (UnicodeEncodeError, TypeError, OverflowError) as e:
         raise CodecError(f"frame codec error: {e}") from e
     if isinstance(frame, Event):
-        # Two tags side by side are more than one struct can have.
+        # A struct has one tag, an event two.
         return _EVENT + body[1:]
     if isinstance(frame, RequestFrame):
-        # The caller's values are anybody's; better refused here than by a daemon that hangs up.
+        # The caller's values are unchecked. A daemon would close the connection for a bad one, without an answer.
         decode_frame(body)
     return body
 

@@ -797,10 +797,10 @@ def test_what_has_no_room_is_said_plainly(theirs, plain):
     assert not theirs.wedged
 
 
-def test_a_peer_given_by_somebody_else_is_left_alone(theirs, plain):
+def test_a_peer_of_another_program_is_left_alone(theirs, plain):
     theirs.peers[None, KEY] = ["10.200.0.17/32"]
     for change in (plain.add_allowed_ip, plain.remove_allowed_ip):
-        with pytest.raises(NotTaken, match="not given by this program"):
+        with pytest.raises(NotTaken, match="not added by this program"):
             change(KEY, "10.200.0.17/32")
     assert theirs.ops() == ["status"]
 
@@ -808,7 +808,7 @@ def test_a_peer_given_by_somebody_else_is_left_alone(theirs, plain):
 def test_candidates_are_not_given_to_a_zlayer_daemon(theirs, plain, caplog):
     plain.add_global_peer_with_candidates(peer(), [wire.Candidate("host", "192.168.1.5:51420", 100)])
     assert theirs.asked[-1].candidates == ()
-    assert "NAT candidates were not given" in caplog.text
+    assert "NAT candidates were not sent" in caplog.text
 
 
 def test_where_the_removal_fails_nothing_is_added(theirs, plain):
@@ -841,7 +841,7 @@ def test_where_it_cannot_be_given_back_either_the_first_refusal_is_what_is_raise
     with pytest.raises(Refused, match="no"):
         plain.add_global_peer(peer("10.77.0.0/26"))
     assert theirs.ops() == ["remove_peer", "add_peer"] * 2
-    assert "could not be given back" in caplog.text
+    assert "adding it again as it was failed" in caplog.text
     assert theirs.peers == {}
 
 
