@@ -37,21 +37,16 @@ need_python() {
         need /nonexistent "libpython$version"
 }
 
-# extras GROUP...: the packages pyproject.toml pins for them, in the virtual environment.
-extras() {
-    local wanted
-    mapfile -t wanted < <("$VENV/bin/python" -I -c '
-import sys, tomllib
-extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]
-print(*(p for group in ("frozen", *sys.argv[1:]) for p in extras[group]), sep="\n")' "$@")
-    "$VENV/bin/python" -I - "${wanted[@]}" 2>/dev/null <<'PY' || {
-import sys
-from importlib.metadata import version
-for package in sys.argv[1:]:
-    name, _, wanted = package.partition("==")
-    assert version(name) == wanted
-PY
-        say "installing into $VENV: ${wanted[*]}"
-        "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check "${wanted[@]}"
-    }
+# locked FILE...: the packages of requirements/FILE.txt in the virtual environment, each verified by its hash. They are
+# installed anew when the file is another one than last time: what was there before was verified by nothing.
+locked() {
+    local file sum
+    for file in "$@"; do
+        sum=$(sha256sum <"requirements/$file.txt")
+        [[ $(cat "$VENV/.locked-$file" 2>/dev/null) != "$sum" ]] || continue
+        say "installing into $VENV what requirements/$file.txt names"
+        "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary=:all: \
+            --force-reinstall --requirement "requirements/$file.txt" || return 1
+        printf '%s\n' "$sum" >"$VENV/.locked-$file"
+    done
 }
