@@ -76,6 +76,20 @@ _KINDS = (
         "Give the setting named in the text its default again, or set it on the links that need it instead.",
     ),
     ProblemKind(
+        "overlay-range-refused",
+        "node",
+        "error",
+        "The overlay's range overlaps a network of the host, so nothing of the overlay is loaded: ADD fails with 7.",
+        "Set cluster_cidr to a free range, the same on every node, and restart; or remove the network in the text.",
+    ),
+    ProblemKind(
+        "overlay-range-overlap",
+        "node",
+        "error",
+        "A network that the host joined later lies in the overlay's range. It is excepted and stays the host's.",
+        "Give that network or the overlay another range: no subnet in it is given out, and no peer is reached in it.",
+    ),
+    ProblemKind(
         "second-daemon",
         "node",
         "warning",
@@ -132,6 +146,20 @@ _KINDS = (
         "error",
         "A subnet has no route into the tunnel, for a peer is called at an address inside of it.",
         "Give the peer an endpoint outside of the subnets that are behind peers.",
+    ),
+    ProblemKind(
+        "path-mtu-doubted",
+        "mesh",
+        "warning",
+        "An ICMP message said that the path to a peer is narrower than is believed. It is forged, or the path is odd.",
+        "If the path is so narrow indeed, set mtu in the YAML; if not, look for the sender. Packets go in fragments.",
+    ),
+    ProblemKind(
+        "peer-routes-kept-off",
+        "mesh",
+        "warning",
+        "A peer is allowed addresses outside the cluster's ranges, and no route leads to it for them.",
+        "If that peer is meant to carry them, name them in the YAML's extra_routes; otherwise correct the peer.",
     ),
     # --- the cluster ---
     ProblemKind(

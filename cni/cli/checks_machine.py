@@ -6,7 +6,6 @@ The readings are `cni/host/survey.py`'s, put together by `cni/cli/doctor.py`; wh
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -199,22 +198,9 @@ def rp_filter(values: Mapping[str, int]) -> Finding:
     return Finding("rp_filter", "ok", "reverse path filtering does not stand in the way")
 
 
-def overlaps(clusters: Iterable[str], routes: Iterable[tuple[str, str]]) -> list[Finding]:
-    """The overlay's ranges beside every route that is not ours, as (destination, device); default routes aside."""
-    found: dict[tuple[str, str, str], Finding] = {}
-    networks = [ipaddress.ip_network(cluster) for cluster in clusters]
-    for destination, device in routes:
-        network = ipaddress.ip_network(destination)
-        if network.prefixlen == 0 or device == "lo" or device.startswith(OURS):
-            continue
-        for cluster in networks:
-            if cluster.version == network.version and cluster.overlaps(network):
-                found[str(cluster), destination, device] = Finding(
-                    "routes",
-                    "fail",
-                    f"the overlay's range {cluster} overlaps the route {destination} by {device or 'no device'}",
-                    "give the overlay another cluster_cidr (the same on every node), or that network another range",
-                )
-    return list(found.values()) or [
-        Finding("routes", "ok", f"no other route overlaps {', '.join(map(str, networks)) or 'the overlay'}")
+def overlaps(clusters: Iterable[str], found: Iterable[str]) -> list[Finding]:
+    """The overlay's ranges beside the host's networks; `found`: each overlap, as a sentence."""
+    fix = "give the overlay another cluster_cidr (the same on every node), or that network another range"
+    return [Finding("routes", "fail", each, fix) for each in found] or [
+        Finding("routes", "ok", f"no network of the host overlaps {', '.join(clusters) or 'the overlay'}")
     ]

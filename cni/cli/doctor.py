@@ -21,7 +21,7 @@ from cni.cli import checks_install as installed
 from cni.cli import checks_machine as checks
 from cni.cli.checks_machine import Finding
 from cni.errors import CniError, FenceFailed
-from cni.host import iptables, program, survey, sysctl
+from cni.host import iptables, own_networks, program, survey, sysctl
 from cni.overlay import sockets as overlay_sockets
 
 PRIVATE = ("cni.sock", "state.db", "overlayd.lock")
@@ -155,8 +155,16 @@ def _network(clusters: tuple[str, ...], daemon: bool) -> list[Finding]:
     return [
         *checks.forwarding({version: sysctl.read(keys[version]) == "1" for version in versions}, daemon),
         checks.rp_filter(survey.rp_filters([*uplinks, *survey.tunnels()])),
-        *checks.overlaps(clusters, routes),
+        *checks.overlaps(clusters, _overlaps(clusters)),
     ]
+
+
+def _overlaps(clusters: tuple[str, ...]) -> list[str]:
+    from cni.daemon import overlap
+
+    host = own_networks.read()
+    networks = overlap.host_networks(host, overlap.of_ours(host.addresses, (), marked=True, by_shape=clusters))
+    return [str(each) for each in (*overlap.reserved(clusters), *overlap.overlaps(clusters, networks))]
 
 
 # --- what is installed ------------------------------------------------------------------------------------------------

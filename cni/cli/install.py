@@ -16,12 +16,12 @@ import shutil
 from pathlib import Path
 
 from cni import __version__
-from cni.cli import files, resources, runtimes, upkeep, versions
+from cni.cli import ask, files, resources, runtimes, upkeep, versions
 from cni.cli.upkeep import UNIT, UNIT_DIR, Trouble, say, under
-from cni.daemon import settings
+from cni.daemon import overlap, settings
 from cni.daemon.settings import DEFAULT_DATA_DIR, DEFAULT_RUN_DIR
-from cni.errors import CniError
-from cni.host import program
+from cni.errors import CniError, InvalidConfig
+from cni.host import own_networks, program
 
 CONFLIST = "10-zlayer.conflist"
 TOOL_DIR = "/usr/local/bin"
@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
         if source is None:
             raise Trouble("this runs from source: build it with scripts/build, then run `dist/zlayer-cni install`")
         if options.root == "/":
-            settings.find(None, options.data_dir)
+            _refuse_overlap(options.run_dir, settings.find(None, options.data_dir))
         target = under(options.root, options.program_dir)
         with versions.locked(target):
             home = target / f"{__version__}-{versions.digest(source)}"
@@ -50,6 +50,29 @@ def run(options: argparse.Namespace) -> int:
         return 1
     say("done; `zlayer-cni status` tells how the node is")
     return 0
+
+
+def _refuse_overlap(run_dir: str, found: settings.Settings) -> None:
+    """Raises InvalidConfig if a daemon with these settings would not go into service. Where one serves, whose ranges an
+    agent may have set, it is an upgrade: that is told, and not refused."""
+    serves = _serves(run_dir)
+    ranges = serves or found.cidrs
+    host = own_networks.read()
+    networks = overlap.host_networks(host, overlap.of_ours(host.addresses, (), marked=True, by_shape=ranges))
+    seen = [*overlap.reserved(ranges), *overlap.overlaps(ranges, networks)]
+    if seen and serves:
+        say(f"warning   {overlap.told(seen)}")
+    elif seen:
+        raise InvalidConfig(f"cluster_cidr: {overlap.told(seen)}", "give the overlay another range in overlayd.yaml")
+
+
+def _serves(run_dir: str) -> tuple[str, ...]:
+    """The ranges of the daemon that serves; empty if none does."""
+    try:
+        status = ask.ask(run_dir, "status")
+    except (ask.NoDaemon, ask.Refused):
+        return ()
+    return tuple(status["node"]["cluster_cidrs"]) if status["fence"]["in_force"] else ()
 
 
 def _why(error: Exception) -> str:

@@ -28,11 +28,15 @@ from cni.daemon.books.state import State
 from cni.daemon.books.store import Store
 from cni.daemon.fence.barrier import Barrier
 from cni.daemon.keeper import Keeper
+from cni.daemon.lifecycle import Lifecycle
 from cni.daemon.mesh.cluster import Cluster
 from cni.daemon.mesh.joined import Joined
 from cni.daemon.mesh.mesh import Mesh
+from cni.daemon.own_addresses import OwnAddresses
 from cni.daemon.premises import Premises
 from cni.daemon.problem_board import ProblemBoard
+from cni.daemon.range_watch import RangeWatch
+from cni.daemon.ranges import Ranges
 from cni.daemon.service import OverlayService
 from cni.daemon.serving import Serving, raise_limits
 from cni.daemon.settings import Settings
@@ -118,8 +122,12 @@ async def _run(settings: Settings, premises: Premises) -> None:
     kernel = Kernel()
     state = State(store, settings)
     presence = netns.Presence()
-    barrier = Barrier(state, settings, presence.alone, kernel.connected)
-    service = OverlayService(settings, state, kernel, barrier, alone=presence.alone, board=ProblemBoard())
+    board, own = ProblemBoard(), OwnAddresses(state, kernel, presence.alone)
+    ranges = Ranges(state, kernel, own, board)
+    barrier = Barrier(state, settings, presence.alone, ranges.networks)
+    service = OverlayService(
+        settings, state, kernel, barrier, alone=presence.alone, board=board, own=own, ranges=ranges
+    )
     registry, identity = Registry(store), Identity(settings.data_dir)
     tunnels = Tunnels(settings.run_dir, settings.wireguard_engine)
     mesh = Mesh(service, registry, identity, tunnels, Joined(settings.data_dir))
@@ -131,7 +139,6 @@ async def _run(settings: Settings, premises: Premises) -> None:
         cluster = Cluster(service, identity, registry, mesh, settings.cluster.etcd)
         service.services.claims = cluster.claims
         service.farewells.append(cluster.leave)
-        await asyncio.to_thread(cluster.prepare)
 
     serving = Serving(desk, premises, store)
     mesh.tell = serving.push
@@ -144,25 +151,17 @@ async def _run(settings: Settings, premises: Premises) -> None:
 
     keeper, tuned = Keeper(service, presence.alone, drain), Tuned(service)
     service.followers.append(tuned.watch)
-    await asyncio.to_thread(mesh.prepare)
-    await asyncio.to_thread(service.start)
-    await asyncio.to_thread(keeper.adopt)
-    await asyncio.to_thread(mesh.start)
-    if cluster is not None:
-        cluster.start()
-    await asyncio.to_thread(drain)
-    keeper.start()
-    tuned.start()
+
+    lifecycle = Lifecycle(service, mesh, cluster, keeper=keeper, tuned=tuned, drain=drain)
+    watch = RangeWatch(ranges, lifecycle.begin, lifecycle.stand_down, lifecycle.heed)
+    await asyncio.to_thread(watch.start)
     loop = asyncio.get_running_loop()
     hangup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
     for number in (signal.SIGTERM, signal.SIGINT, *hangup):
         loop.add_signal_handler(number, serving.stop.set)
     await serving.run(lambda: _notify("READY=1"))
-    keeper.stop()
-    tuned.stop()
-    if cluster is not None:
-        cluster.stop()
-    mesh.stop()
+    watch.stop()
+    lifecycle.stop()
     presence.close()
     kernel.close()
     store.close()

@@ -19,7 +19,10 @@ from cni.daemon.attach import Attacher, Request
 from cni.daemon.books.records import Attachment, AttachmentKey, StaticRoute
 from cni.daemon.books.state import State
 from cni.daemon.fence.barrier import Barrier
+from cni.daemon.fence.views import on_the_hosts_networks
+from cni.daemon.own_addresses import OwnAddresses
 from cni.daemon.problem_board import ProblemBoard
+from cni.daemon.ranges import Ranges
 from cni.daemon.services import Services
 from cni.daemon.settings import Settings
 from cni.errors import (
@@ -64,10 +67,14 @@ class OverlayService:
         *,
         alone: Callable[[], bool] = lambda: True,
         board: ProblemBoard | None = None,
+        own: OwnAddresses | None = None,
+        ranges: Ranges | None = None,
     ) -> None:
         self.started = time.monotonic()
         self.board = board or ProblemBoard()
         self._alone = alone
+        self.own = own or OwnAddresses(state, kernel, alone)
+        self.ranges = ranges or Ranges(state, kernel, self.own, self.board)
         self.farewells: list[Callable[[], None]] = []
         self.followers: list[Callable[[Attachment], None]] = []
         """Told of every attachment that CNI made."""
@@ -75,14 +82,15 @@ class OverlayService:
         self.state = state
         self.kernel = kernel
         self.barrier = barrier
-        self.services = Services(state, kernel, barrier, settings.mtu)
+        self.services = Services(state, kernel, barrier, settings.mtu, self.ranges.refuse)
         self.attacher = Attacher(state, kernel, self.services, barrier)
         self.mesh: Mesh | None = None
 
     # --- what CNI asks (the Overlay of cni/verbs.py) ----------------------------------------------------------------
 
     def attach(self, asked: Asked, wish: Intent, target: Target) -> Attached:
-        """ADD's part. Raises what `Attacher.attach` raises."""
+        """ADD's part. Raises what `Attacher.attach` raises, and InvalidConfig while the node is not in service."""
+        self.ranges.refuse()
         call, network = asked.call, asked.conf.name
         request = Request(
             network=network,
@@ -213,6 +221,8 @@ class OverlayService:
     def ready(self, service: str, mode: str) -> list[str]:
         """STATUS: what is wrong with the way to other nodes, which keeps no container of this one from its work. Raises
         NotAvailable (50) or NotAvailableLimited (51) when an ADD would fail now."""
+        if self.ranges.refusal:
+            raise NotAvailable("the node is not in service", self.ranges.refusal)
         faults = self.barrier.faults()
         if faults:
             raise NotAvailableLimited(f"the isolation fence is not in force: {faults[0]}", "; ".join(faults[1:]))
@@ -231,10 +241,9 @@ class OverlayService:
         """Take over what an agent says about this node, its addresses and tables included. Raises InvalidConfig."""
         before, addresses = self.state.node, self.state.node_addresses()
         after = self.state.update_node(**changes)
-        if (before.cidrs, addresses) != (after.cidrs, self.state.node_addresses()):
-            for address in addresses:
-                if address not in self.state.node_addresses():
-                    self.kernel.remove_node_address(address)
+        if self.ranges.refusal:
+            self.ranges.reconsider()
+        elif (before.cidrs, addresses) != (after.cidrs, self.state.node_addresses()):
             self._ground()
 
     def problems(self) -> list[Problem]:
@@ -247,11 +256,13 @@ class OverlayService:
         note = self.board.set
         shared = "another daemon of ours works in this network namespace: they share tables and bridges"
         note("second-daemon", "", "" if self._alone() else shared)
-        trouble = self.barrier.trouble()
+        trouble = "" if self.ranges.refusal else self.barrier.trouble()
         note("fence-not-in-force", "", trouble and f"the isolation fence is not in force: {trouble}")
         versions: set[int] = {ipaddress.ip_network(cidr).version for cidr in self.state.cidrs}
         forwards = {version: self.kernel.forwarding(version) for version in versions}
         closed = self.kernel.not_forwarding()
+        if self.ranges.refusal:
+            forwards, closed = {}, []
         self.board.set_all("forwarding-off", kernel_settings.forwarding_off(forwards, closed))
         self.board.set_all("kernel-setting", kernel_settings.overruled(self.kernel.arp_ignore()))
 
@@ -267,8 +278,17 @@ class OverlayService:
         for name in [name for name in self.state.services if name != naming.SHARED_BRIDGE_KEY]:
             self.services.teardown(name)
         self.services.teardown_shared()
-        for address in self.state.node_addresses():
-            self.kernel.remove_node_address(address)
+        self.own.remove_all()
+        self.barrier.unload()
+
+    def stand_down(self) -> None:
+        """Nothing of an earlier daemon's data path is in the host's way: no container is attached. The records stay.
+        Raises OSError, CniError."""
+        for service in list(self.state.services.values()):
+            link = self.kernel.find(service.bridge) if service.subnets else None
+            if link is not None and link.kind == "bridge":
+                self.kernel.remove_link(service.bridge)
+        self.own.remove_all()
         self.barrier.unload()
 
     # --- start ------------------------------------------------------------------------------------------------------
@@ -282,9 +302,17 @@ class OverlayService:
     def mend_node(self) -> None:
         """Bring back what the node stands on, if somebody changed it, and note what cannot be."""
         self.kernel.enable_forwarding([ipaddress.ip_network(cidr).version for cidr in self.state.cidrs])
-        for address in self.state.node_addresses():
-            self.kernel.ensure_node_address(address)
+        self.own.ensure()
         self._look_for_obstacles()
+
+    def heed_ranges(self) -> bool:
+        """The host's networks as they are now are the host's: in the fence, and no subnet in them is used any longer
+        than its containers. Returns whether they have changed. Raises OSError, CniError."""
+        before = self.state.connected, self.ranges.inside()
+        if on_the_hosts_networks(self.ranges.networks(), self.state.cidrs) != self.state.connected:
+            self.barrier.load()
+        self.services.vacate()
+        return before != (self.state.connected, self.ranges.inside())
 
     def _look_for_obstacles(self) -> None:
         """Whose firewall stands in the containers' way: open what may be opened, name what may not."""
@@ -301,8 +329,7 @@ class OverlayService:
     def _ground(self) -> None:
         """What everything else stands on: forwarding, the node's own addresses, the tables."""
         self.kernel.enable_forwarding([ipaddress.ip_network(cidr).version for cidr in self.state.cidrs])
-        for address in self.state.node_addresses():
-            self.kernel.ensure_node_address(address)
+        self.own.ensure()
         self.barrier.load()
         self._look_for_obstacles()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
@@ -47,7 +47,16 @@ class Claims(Protocol):
 class Services:
     """Makes and unmakes service segments. One lock per segment: see `holding`."""
 
-    def __init__(self, state: State, kernel: Kernel, barrier: Barrier, mtu: int | None) -> None:
+    def __init__(
+        self,
+        state: State,
+        kernel: Kernel,
+        barrier: Barrier,
+        mtu: int | None,
+        may_begin: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`may_begin` raises CniError while the node is not in service."""
+        self._may_begin = may_begin
         self._state = state
         self._kernel = kernel
         self._barrier = barrier
@@ -75,6 +84,7 @@ class Services:
         for a name no interface can have, for a change to or from `shared` under running containers, and where a range
         of the cluster is too small for any service.
         """
+        self._may_begin()
         with self.holding(name, mode) as segment:
             self._accept(name, mode, segment)
             self._state.check_slots()  # before other nodes are asked for one
@@ -105,7 +115,8 @@ class Services:
         own = [] if known is None else known.networks(version)
         try:
             for network in self.claims.held(segment, version):
-                if network not in own and self.claims.claim(network, segment):
+                usable = network not in own and self._state.is_usable(network)
+                if usable and self.claims.claim(network, segment):
                     return network
             while True:
                 network = self._state.propose(segment, version, n, refused)
@@ -114,7 +125,7 @@ class Services:
                 refused.append(network)
         except TryAgainLater:
             spare = self.claims.take_spare(version, segment)
-            if spare is None:
+            if spare is None or not self._state.is_usable(spare):
                 raise
             return spare
 
@@ -251,6 +262,25 @@ class Services:
         """Every service gives back the subnets it needs no more."""
         for service in list(self._state.services.values()):
             self.settle(service.name, service.mode, ephemeral=False)
+
+    def vacate(self) -> None:
+        """Subnets that nothing new may get an address in are given back once they are empty: a service without
+        containers is taken down, and is made anew elsewhere when it is wanted."""
+        for service in list(self._state.services.values()):
+            if self._is_usable(service):
+                continue
+            self.shrink(service.name, service.mode)
+            with self.holding(service.name, service.mode):
+                now = self._state.services.get(service.name)
+                if now is None or self._state.in_use(service.name) or self._is_usable(now):
+                    continue
+                self._kernel.remove_link(service.bridge)
+                self._barrier.remove_bridge(service.bridge)
+                self._ready.discard(service.bridge)
+                self._state.empty_service(service.name)
+
+    def _is_usable(self, service: Service) -> bool:
+        return all(self._state.is_usable(ipaddress.ip_network(subnet)) for subnet in service.subnets)
 
     def leave(self, name: str, mode: str) -> None:
         """After an ephemeral attachment went: tear the service down if nobody is on it. Never the shared bridge."""

@@ -88,6 +88,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     service_cidr: str | None = None
     advertise: tuple[str, ...] = ()
     peers: tuple[StaticPeer, ...] = ()
+    extra_routes: tuple[str, ...] = ()
     cluster: Cluster | None = None
     data_dir: str = DEFAULT_DATA_DIR
     run_dir: str = DEFAULT_RUN_DIR
@@ -229,6 +230,13 @@ def _check_mesh(settings: Settings, families: list[Network]) -> None:
                 raise ValueError(f"cluster.etcd.endpoints: {url!r} is not http://host:port or https://host:port")
 
 
+def _check_extra_routes(settings: Settings) -> None:
+    """Raises ValueError naming key and value."""
+    for cidr in settings.extra_routes:
+        if _network("extra_routes", cidr).prefixlen == 0:
+            raise ValueError(f"extra_routes: {cidr} is everything, which no peer gets a route for")
+
+
 def _network(key: str, value: str, strict: bool = True) -> Network:
     """The CIDR of a key, if `strict` without host bits. Raises ValueError naming key and value."""
     try:
@@ -259,6 +267,7 @@ def _check(settings: Settings) -> None:
     if len(families) == 2 and families[0].version == families[1].version:
         raise ValueError(f"cluster_cidr6: {settings.cluster_cidr6} is of the same family as cluster_cidr")
     _check_mesh(settings, families)
+    _check_extra_routes(settings)
     for server in settings.dns.nameservers:
         try:
             ipaddress.ip_address(server)

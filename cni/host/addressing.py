@@ -21,7 +21,7 @@ from cni.host.links import (
     number,
 )
 
-IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS = 1, 2, 4, 8
+IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS, IFA_PROTO = 1, 2, 4, 8, 11
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_TABLE = 1, 4, 5, 6, 7, 15
 NDA_DST = 1
 IFA_F_NODAD = 0x02
@@ -33,8 +33,9 @@ ROUTE = struct.Struct("=BBBBBBBBI")
 """struct rtmsg: family, destination's and source's length, tos, table, protocol, scope, type, flags."""
 
 
-def address_message(index: int, address: Interface, exclusive: bool = True) -> nl.Message:
-    """Add an address, ready at once: IPv6 without duplicate address detection."""
+def address_message(index: int, address: Interface, exclusive: bool = True, proto: int = 0) -> nl.Message:
+    """Add an address, ready at once: IPv6 without duplicate address detection. `proto` says who added it (IFA_PROTO);
+    kernels before 5.18 keep none."""
     raw = address.ip.packed
     body = ADDRESS.pack(family_of(address), address.network.prefixlen, 0, RT_UNIVERSE, index)
     body += nl.attribute(IFA_LOCAL, raw) + nl.attribute(IFA_ADDRESS, raw)
@@ -42,12 +43,14 @@ def address_message(index: int, address: Interface, exclusive: bool = True) -> n
         body += nl.u32(IFA_FLAGS, IFA_F_NODAD)
     elif address.network.prefixlen < 31:
         body += nl.attribute(IFA_BROADCAST, address.network.broadcast_address.packed)
+    if proto:
+        body += nl.u8(IFA_PROTO, proto)
     flags = nl.F_CREATE | (nl.F_EXCL if exclusive else nl.F_REPLACE)
     return nl.Message(nl.RTM_NEWADDR, flags, body, f"add address {address} to link {index}")
 
 
-def ensure_address(socket: nl.Netlink, index: int, address: Interface) -> None:
-    socket.send([address_message(index, address, exclusive=False)])
+def ensure_address(socket: nl.Netlink, index: int, address: Interface, proto: int = 0) -> None:
+    socket.send([address_message(index, address, exclusive=False, proto=proto)])
 
 
 def remove_address(socket: nl.Netlink, index: int, address: Interface) -> None:
@@ -67,17 +70,6 @@ def list_addresses(socket: nl.Netlink, index: int = 0) -> list[tuple[int, Interf
         value = raw.get(IFA_LOCAL) or raw.get(IFA_ADDRESS)
         if family in (AF_INET, AF_INET6) and value and index in (0, at):
             found.append((at, _interface(value, prefix)))
-    return found
-
-
-def list_networks(socket: nl.Netlink) -> list[tuple[int, Network]]:
-    """(link index, network) of every address of the namespace; of a point-to-point link, the other end's."""
-    found = []
-    for answer in socket.dump(nl.Message(nl.RTM_GETADDR, 0, ADDRESS.pack(0, 0, 0, 0, 0), "list addresses")):
-        family, prefix, _, _, at = ADDRESS.unpack_from(answer.body)
-        value = nl.attributes(answer.body[8:]).get(IFA_ADDRESS)
-        if family in (AF_INET, AF_INET6) and value:
-            found.append((at, _interface(value, prefix).network))
     return found
 
 

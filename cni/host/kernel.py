@@ -10,7 +10,7 @@ import ipaddress
 import threading
 from collections.abc import Sequence
 
-from cni.host import addressing, links, netns, ports, sysctl
+from cni.host import addressing, links, netns, own_networks, ports, sysctl
 from cni.host.forgetter import Forgetter
 from cni.host.netlink import Netlink
 from cni.host.reaper import Reaper
@@ -59,7 +59,7 @@ class Kernel:
 
     def ensure_node_address(self, address: links.Address) -> None:
         """The node answers to `address` whatever bridges come and go: it is on lo, for this host alone to route."""
-        addressing.ensure_address(self._socket, links.LOOPBACK, ipaddress.ip_interface(address))
+        addressing.ensure_address(self._socket, links.LOOPBACK, ipaddress.ip_interface(address), links.OUR_PROTO)
 
     def remove_node_address(self, address: links.Address) -> None:
         """lo without that address."""
@@ -116,16 +116,13 @@ class Kernel:
         link = links.find_link(self._socket, index=route.oif) if route is not None and route.oif else None
         return "" if link is None else link.name
 
-    def connected(self) -> list[links.Network]:
-        """The networks that the node is on by links that are not ours: by its addresses, so a route without a gateway
-        is none."""
-        found = addressing.list_networks(self._socket)
-        names = {index: links.find_link(self._socket, index=index) for index, _ in found}
-        return [
-            network
-            for index, network in found
-            if (link := names[index]) is not None and index != links.LOOPBACK and not link.name.startswith(OURS)
-        ]
+    def surroundings(self) -> own_networks.Surroundings:
+        """The host's own addresses, routes and resolvers. Costs as much as there are routes. Raises OSError."""
+        return own_networks.read()
+
+    def held_addresses(self) -> tuple[own_networks.HeldAddress, ...]:
+        """Every address of the host. Raises OSError."""
+        return own_networks.held_addresses()
 
     # --- segments ------------------------------------------------------------------------------------------------
 

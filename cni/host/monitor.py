@@ -1,4 +1,4 @@
-"""Hearing of changes to links and addresses, from whoever made them."""
+"""Hearing of changes to links, addresses and routes, from whoever made them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from collections.abc import Callable
 from cni.host import links, netlink
 
 GROUPS = 0x1 | 0x10 | 0x100  # RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
+ALL_GROUPS = GROUPS | 0x40 | 0x400  # and RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_ROUTE
 _OVERRUN = -1  # stands for "something was missed": more happened than the socket could hold
 
 
 class Monitor:
     """Calls `heard(message type, link name)` in a thread of its own; the name is empty for addresses and overruns."""
 
-    def __init__(self, heard: Callable[[int, str], None]) -> None:
+    def __init__(self, heard: Callable[[int, str], None], groups: int = GROUPS) -> None:
         self._heard = heard
         self._sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
-        self._sock.bind((0, GROUPS))
+        self._sock.bind((0, groups))
         self._end, self._stop = socket.socketpair()
         self._thread = threading.Thread(target=self._run, name="monitor", daemon=True)
         self._thread.start()
@@ -64,4 +65,4 @@ def is_loss(kind: int) -> bool:
     return kind in (netlink.RTM_DELLINK, netlink.RTM_DELADDR, _OVERRUN)
 
 
-__all__ = ["Monitor", "is_loss"]
+__all__ = ["ALL_GROUPS", "Monitor", "is_loss"]

@@ -14,6 +14,7 @@ import socket
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Literal
 
 ROUTE, GENERIC = 0, 16  # netlink protocols
 NLMSG_ERROR, NLMSG_DONE = 2, 3
@@ -98,6 +99,7 @@ def u8(kind: int, value: int) -> bytes:
 
 
 _LITTLE = struct.pack("=H", 1) == b"\1\0"
+BYTE_ORDER: Literal["little", "big"] = "little" if _LITTLE else "big"
 
 
 def attributes(data: bytes) -> dict[int, bytes]:

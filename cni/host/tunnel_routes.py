@@ -14,6 +14,7 @@ from cni.host import netlink as nl
 
 RTA_METRICS, RTAX_MTU, RTA_CACHEINFO = 8, 2, 12
 NTF_PROXY, NUD_PERMANENT = 0x08, 0x80
+_EXPIRES = slice(8, 12)  # of struct rta_cacheinfo
 BATCH = 200  # messages in one send
 _GONE = frozenset({errno.ENODEV, errno.ENXIO, errno.ESRCH})
 
@@ -121,10 +122,12 @@ def _batches(routes: list[TunnelRoute]) -> Iterable[list[TunnelRoute]]:
 @dataclass(frozen=True)
 class Way:
     """How a packet to an address leaves: the index of the link, and the bytes that the path carries, as far as the
-    kernel knows."""
+    kernel knows. `learned`: less than the link carries, by an ICMP message, which a stranger may have sent."""
 
     link: int
     mtu: int
+    learned: bool = False
+    widest: int = 0  # bytes: the link's
 
 
 def way_to(socket: nl.Netlink, address: links.Address) -> Way | None:
@@ -146,8 +149,15 @@ def ways_to(socket: nl.Netlink, addresses: Iterable[links.Address]) -> dict[link
             known[index] = links.find_link(socket, index=index)
         link = known[index]
         if link is not None:
-            found[address] = Way(link.index, min(_mtu(said) or link.mtu, link.mtu))
+            mtu = min(_mtu(said) or link.mtu, link.mtu)
+            found[address] = Way(link.index, mtu, mtu < link.mtu and _expires(said), link.mtu)
     return found
+
+
+def _expires(attributes: dict[int, bytes]) -> bool:
+    """Whether a route is of the path cache: only such a one ends by itself (rta_cacheinfo.rta_expires)."""
+    cached = attributes.get(RTA_CACHEINFO, b"")
+    return len(cached) >= _EXPIRES.stop and any(cached[_EXPIRES])
 
 
 def _ask_way(address: links.Address) -> nl.Message:

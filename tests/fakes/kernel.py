@@ -13,13 +13,15 @@ import functools
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_interface
 from typing import Any, TypeVar, cast
 
 from cni.daemon.books.records import Attachment
 from cni.errors import FenceFailed
-from cni.host.links import Address, Interface, Link, Network, Port, Route
+from cni.host.links import Address, Interface, Link, Port, Route
 from cni.host.netlink import NetlinkError
 from cni.host.netns import NetnsId
+from cni.host.own_networks import HeldAddress, Surroundings
 from cni.host.ports import Inside, Sought
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -180,8 +182,12 @@ class FakeKernel:
         self.own_addresses.discard(address)
 
     @call
-    def connected(self) -> list[Network]:
-        return []  # the host is on no network
+    def surroundings(self) -> Surroundings:
+        return Surroundings()  # the host is on no network
+
+    @quiet_call
+    def held_addresses(self) -> tuple[HeldAddress, ...]:
+        return tuple(HeldAddress("lo", ip_interface(address)) for address in self.own_addresses)
 
     @call
     def not_forwarding(self) -> list[str]:

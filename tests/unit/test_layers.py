@@ -59,8 +59,8 @@ RULES = [
     Rule(
         ("cni.cli*",),
         ("cni.cli*", "cni.spec*", "cni.overlay*", "cni.host*", "cni.plugin.door", "cni.unpack", *PURE_NAMES),
-        "the tool asks the running daemon: of the daemon's own code it may read only the settings",
-        later=("cni.daemon.settings",),
+        "the tool asks the running daemon: of the daemon's own code it reads the settings and how ranges are judged",
+        later=("cni.daemon.settings", "cni.daemon.overlap"),
     ),
     Rule(
         ("cni.cli.main", "cni.cli.install", "cni.cli.uninstall", "cni.cli.upkeep"),
@@ -73,6 +73,7 @@ RULES = [
 DECIDERS = (
     "cni.naming",
     "cni.isolation",
+    "cni.daemon.overlap",
     "cni.daemon.books.ipam",
     "cni.daemon.books.segments",
     "cni.daemon.books.slots",
@@ -91,7 +92,21 @@ DECIDERS = (
     "cni.foreign.check",
 )
 DECIDERS_MAY = (*DECIDERS, "cni.errors", "cni.spec.types", "cni.foreign.records")
-SHAPES = {"Link", "Route", "Inside", "Sought", "Interface", "Network", "Address", "RTN_UNICAST"}
+SHAPES = {
+    "HeldAddress",
+    "RouteSeen",
+    "Surroundings",
+    "Link",
+    "Route",
+    "Inside",
+    "Sought",
+    "Interface",
+    "Network",
+    "Address",
+    "RTN_UNICAST",
+    "RTN_LOCAL",
+    "OUR_PROTO",
+}
 DOING = {
     "asyncio",
     "concurrent",
@@ -213,9 +228,12 @@ def test_a_module_imports_only_what_is_below_it(module):
     assert wrong == [], "; ".join(rule.why for rule in rules)
 
 
-def test_of_the_daemon_the_tool_reads_the_settings_alone():
+def test_of_the_daemon_the_tool_reads_settings_and_overlaps_alone():
     found = {each.imported for each in IMPORTS if is_one_of(each.importer, ("cni.cli*",))}
-    assert {name for name in found if is_one_of(name, ("cni.daemon*",))} <= {"cni.daemon.settings"}
+    assert {name for name in found if is_one_of(name, ("cni.daemon*",))} <= {
+        "cni.daemon.settings",
+        "cni.daemon.overlap",
+    }
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if is_one_of(name, DECIDERS)])

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from cni.daemon.mesh import wireguard
 from cni.daemon.mesh.endpoints import split_endpoint
 from cni.daemon.mesh.wireguard import Peer, Target
+from cni.host.tunnel_routes import Way
 from cni.host.wg_types import PeerChange, PeerSeen
 
 NOW = 1_800_000_000.0
@@ -184,6 +185,21 @@ def test_what_is_behind_tunnels_is_told_without_overlap_and_within_the_overlay()
 )
 def test_the_mtu_of_a_narrow_path(path: int, version: int, device_mtu: int, mtu: int) -> None:
     assert wireguard.route_mtu(path, version, device_mtu) == mtu
+
+
+@pytest.mark.parametrize(
+    ("mtu", "learned", "widest", "version", "path"),
+    [
+        (1500, False, 1500, 4, 1500),
+        (1400, True, 1500, 4, 1400),
+        (552, True, 1500, 4, 1340),
+        (1280, True, 1500, 6, 1360),
+        (552, False, 1500, 4, 552),  # the route says so: an operator's word
+        (552, True, 1000, 4, 1000),  # never more than the link
+    ],
+)
+def test_what_is_believed_of_a_path(mtu: int, learned: bool, widest: int, version: int, path: int) -> None:
+    assert wireguard.believed(Way(2, mtu, learned, widest), version) == path
 
 
 @given(st.integers(1376, 9000), st.sampled_from([4, 6]))

@@ -21,6 +21,8 @@ from cni.daemon.books.store import Store
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+OWN_ADDRESS = "own address"
+NOTES_BEGUN = "begun"  # the key of the record that says that such notes are kept
 
 
 def node(store: Store) -> Node | None:
@@ -41,6 +43,16 @@ def leases(store: Store) -> dict[str, Lease]:
 def released(store: Store) -> dict[str, float]:
     """The addresses that rest, and since when on the boot clock."""
     return dict(read(store, KIND, _since))
+
+
+def own_addresses(store: Store) -> frozenset[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    """The addresses that this daemon or an earlier one put on lo."""
+    return frozenset(ipaddress.ip_address(key) for key, _ in read(store, OWN_ADDRESS, _own) if key != NOTES_BEGUN)
+
+
+def _own(key: str, _: bytes) -> None:
+    if key != NOTES_BEGUN:
+        ipaddress.ip_address(key)
 
 
 def services(store: Store) -> dict[str, Service]:

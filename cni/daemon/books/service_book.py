@@ -30,6 +30,9 @@ class ServiceBook:
         self._foreign: list[Network] = []
         self.lost: frozenset[str] = frozenset()  # subnets on record here that are another node's now (membership.py)
         self.connected: tuple[Network, ...] = ()  # networks of the host's own that lie over the cluster's ranges
+        self.own_addresses = restore.own_addresses(store)
+        """Those that an earlier daemon or this one put on lo, until they are taken off it."""
+        self.notes_own_addresses = store.fresh or bool(store.load(restore.OWN_ADDRESS))
         self.changed: Callable[[], None] = lambda: None  # called after every change of attachments and services
         self.services: dict[str, Service] = restore.services(store)
         self.node = restore.node(store) or Node(
@@ -80,6 +83,17 @@ class ServiceBook:
             self._store.apply([("node", "node", msgspec.json.encode(node))])
             self.node, self._segments = node, segments
             return node
+
+    def note_own_addresses(self, addresses: Collection[Address]) -> None:
+        """These are on lo by this daemon. Raises InputOutput."""
+        with self._lock:
+            fresh = frozenset(addresses)
+            if fresh == self.own_addresses and self.notes_own_addresses:
+                return
+            gone = [(restore.OWN_ADDRESS, str(each), None) for each in self.own_addresses - fresh]
+            noted = [(restore.OWN_ADDRESS, str(each), b"") for each in fresh]
+            self._store.apply([(restore.OWN_ADDRESS, restore.NOTES_BEGUN, b""), *noted, *gone])
+            self.own_addresses, self.notes_own_addresses = fresh, True
 
     def set_foreign(self, networks: Sequence[Network]) -> None:
         """Slots that other nodes hold: no service of this one gets them from now on."""
@@ -200,6 +214,14 @@ class ServiceBook:
                 self._save_service(msgspec.structs.replace(service, subnets=kept))
                 self._rebuild_segments()
             return idle
+
+    def empty_service(self, name: str) -> None:
+        """The service has no subnet any more; it gets one when it is set up again."""
+        with self._lock:
+            service = self.services.get(name)
+            if service is not None and service.subnets:
+                self._save_service(msgspec.structs.replace(service, subnets=()))
+                self._rebuild_segments()
 
     def drop_service(self, name: str) -> Service | None:
         """Forget a service; its slots are free as soon as nobody has an address in them."""

@@ -169,8 +169,8 @@ class Barrier:
     def unload(self) -> None:
         """No table of ours afterwards, nor the jump in iptables' FORWARD: only `uninstall` asks for it."""
         with self._lock:
-            if self._nft is not None:
-                self._nft.run(texts.uninstall())
+            self._nft = self._nft or Nft()
+            self._nft.run(texts.uninstall())
             self._trouble = "the tables were taken down"
         iptables.remove_forward_accept()
 

@@ -70,14 +70,14 @@ class Mesh:
         self._fleet: Fleet | None = None
         self._wired: tuple[tuple[str, ...], tuple[str, ...]] | None = None
         self._stand_in = StandIn(service, registry, tunnels)
-        self._sources = Sources(service.settings, registry, joined)
+        self._sources = Sources(service.settings, registry, joined, lambda: service.state.cidrs)
         self._sizes = Sizes(service)
         self.tell: Callable[[wire.AnyEvent], None] = lambda event: None  # agents; called with our lock: it never waits
         self._mtu = 0  # what was last known of it
         self.cluster: Cluster | None = None
         self._wake = threading.Event()
         self._stop = False
-        self._ways = Ways(tunnels, self._wake.set, lambda: service.state.cidrs)
+        self._ways = Ways(tunnels, self._wake.set, lambda: service.state.cidrs, service.ranges.inside)
         self._answers = Answers()
         self._devices = Devices(registry, tunnels, self._ways, self._tell, service.board)
         self._monitor: Monitor | None = None
@@ -120,6 +120,12 @@ class Mesh:
         with self._lock:
             self._stop = True
             self._service.barrier.connect(Beyond())
+            for name in self.registry.devices.all():
+                self._devices.remove(name)
+
+    def withdraw(self) -> None:
+        """No device that an earlier daemon left: this node is not in service."""
+        with self._lock:
             for name in self.registry.devices.all():
                 self._devices.remove(name)
 
@@ -258,7 +264,7 @@ class Mesh:
         `thoroughly`: compare with the devices themselves, not with what they were last given.
         """
         with self._lock:
-            if self._stop:
+            if self._stop or self._service.ranges.refusal:
                 return
             with self._service.board.step("mesh-out-of-order", "", "the mesh could not be brought in order"):
                 self._sync(thoroughly)
@@ -270,6 +276,8 @@ class Mesh:
         targets = {service: self.targets(service) for service in services}
         if thoroughly:
             self._ways.refresh(target for book in targets.values() for target in book.values())
+        every = [target for book in targets.values() for target in book.values()]
+        self._service.board.set_all("peer-routes-kept-off", wireguard.kept_off(every))
         self._connect(wanted, targets)
         self._stand_in.sync()
         for name in [name for name in self.registry.devices.all() if name not in wanted]:
@@ -283,6 +291,7 @@ class Mesh:
                 self._devices.failed(name, f"no WireGuard device {name}: {error}; other nodes cannot be reached")
             except (OSError, CniError) as error:
                 self._devices.failed(name, f"the WireGuard device {name} is not as it should be: {error}")
+        self._service.board.set_all("path-mtu-doubted", self._ways.doubted())
 
     def services(self) -> list[str]:
         """Which devices there should be: the global one, and those of dedicated services."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from cni import naming
 from cni.daemon.books.registry import Edge as EdgeRecord
@@ -30,8 +30,11 @@ EDGE = "\0"  # before the name of an edge's fence, so that no container's networ
 class Sources:
     """The YAML, joined nodes, and what agents said, guests and edges among it."""
 
-    def __init__(self, settings: Settings, registry: Registry, joined: Joined) -> None:
-        self._settings, self._registry, self._joined = settings, registry, joined
+    def __init__(
+        self, settings: Settings, registry: Registry, joined: Joined, clusters: Callable[[], tuple[str, ...]]
+    ) -> None:
+        """`clusters` tells the cluster's ranges."""
+        self._settings, self._registry, self._joined, self._clusters = settings, registry, joined, clusters
 
     def of(self, service: str, fleet: Fleet | None) -> list[Iterable[Target]]:
         """The books of one device's peers; what a later one says counts. Raises InvalidConfig, StateUnusable.
@@ -42,9 +45,14 @@ class Sources:
         told = [_of_book(peer) for peer in peer_book.of_device(self._registry.peers.all(), scope)]
         nodes = fleet.peers.get(service, ()) if fleet is not None else ()
         if service != GLOBAL:
-            return [nodes, told]
-        static = [*self._static(), *(_of_invitation(each) for each in self._joined.all())]
-        return [static, wireguard.called_as(nodes, static), told]
+            return [self._led(nodes), self._led(told)]
+        static = [*self._static(), *self._led(_of_invitation(each) for each in self._joined.all())]
+        return [static, self._led(wireguard.called_as(nodes, static)), self._led(told)]
+
+    def _led(self, targets: Iterable[Target]) -> list[Target]:
+        """The targets, routed to no further than the cluster's ranges and what the YAML allows besides: what the YAML
+        says of its own peers is the operator's word, and all else is not."""
+        return wireguard.held_to(targets, (*self._clusters(), *self._settings.extra_routes))
 
     def _static(self) -> list[Target]:
         found = []

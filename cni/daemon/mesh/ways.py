@@ -44,14 +44,21 @@ class Ways:
     """Of all devices. One thread at a time."""
 
     def __init__(
-        self, tunnels: Tunnels, changed: Callable[[], None], ranges: Callable[[], Iterable[str]] = tuple
+        self,
+        tunnels: Tunnels,
+        changed: Callable[[], None],
+        ranges: Callable[[], Iterable[str]] = tuple,
+        kept_out: Callable[[], tuple[Network, ...]] = tuple,
     ) -> None:
-        """`changed` is called, in another thread, when a name of a peer leads elsewhere; `ranges`: the overlay's."""
+        """`changed` is called, in another thread, when a name of a peer leads elsewhere; `ranges`: the overlay's;
+        `kept_out`: the host's own networks, into which no route leads."""
+        self._kept_out = kept_out
         self._tunnels = tunnels
         self._ranges = ranges
         self._resolver = Resolver(changed)
         self._kept = Kept()
         self._mtus: dict[Address, int] = {}
+        self._doubted: dict[Address, tuple[int, int]] = {}
         self._peers: dict[str, dict[str, tuple[tuple[Target, str], Peer]]] = {}
         self._refused: dict[str, dict[str, str]] = {}
 
@@ -61,7 +68,7 @@ class Ways:
 
     def refresh(self, targets: Iterable[Target]) -> None:
         """Ask the kernel anew, about all of them at once."""
-        self._mtus = {}
+        self._mtus, self._doubted = {}, {}
         every = {_literal(endpoint) for target in targets for endpoint in target.endpoints}
         self._ask(address for address in every if address is not None)
 
@@ -69,7 +76,17 @@ class Ways:
         unknown = [address for address in addresses if address not in self._mtus]
         if unknown:
             found = self._tunnels.ways_to(unknown)
-            self._mtus |= {address: way.mtu if way is not None else 0 for address, way in found.items()}
+            for address, way in found.items():
+                self._mtus[address] = carried = wireguard.believed(way, address.version) if way is not None else 0
+                if way is not None and carried != way.mtu:
+                    self._doubted[address] = (way.mtu, carried)
+
+    def doubted(self) -> dict[str, str]:
+        """The paths of which the kernel says less than is believed, as sentences by address."""
+        return {
+            str(address): f"the kernel was told that the path to {address} carries {said} bytes; {carried} are believed"
+            for address, (said, carried) in self._doubted.items()
+        }
 
     def peers(self, device: str, targets: Mapping[str, Target]) -> dict[str, Peer]:
         """The targets with one endpoint each."""
@@ -121,7 +138,7 @@ class Ways:
         called = {key: address_of(peer.endpoint) for key, peer in peers.items() if peer.endpoint}
         self._ask(called.values())
         narrow = {key: wireguard.route_mtu(self.path(a), a.version, mtu) for key, a in called.items()}
-        leads = self._kept((device, "leads"), _leads, dict(targets), called)
+        leads = self._kept((device, "leads"), _leads, dict(targets), called, self._kept_out())
         return self._kept((device, "routes"), _routes, leads, narrow, dict(sources))
 
     def circles(self, device: str, targets: Mapping[str, Target], peers: Mapping[str, Peer]) -> tuple[str, ...]:
@@ -143,8 +160,10 @@ def _peer(target: Target, endpoint: str) -> Peer:
     return Peer(target.public_key, endpoint, frozenset(target.allowed_ips), target.keepalive)
 
 
-def _leads(targets: Mapping[str, Target], called: Mapping[str, Address]) -> dict[Network, str]:
-    return wireguard.leads(targets.values(), list(called.values()))
+def _leads(
+    targets: Mapping[str, Target], called: Mapping[str, Address], kept_out: tuple[Network, ...]
+) -> dict[Network, str]:
+    return wireguard.leads(targets.values(), list(called.values()), kept_out)
 
 
 def _circles(targets: Mapping[str, Target], called: Mapping[str, Address]) -> tuple[str, ...]:

@@ -14,10 +14,12 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from cni.host.tunnel_routes import Way
 from cni.host.wg_types import PeerChange, PeerSeen
 
 DEAD = 180  # seconds: REJECT_AFTER_TIME, no session is older (WireGuard's paper, section 6.1)
 OVERHEAD = {4: 60, 6: 80}  # bytes: outer IP header, UDP (8), WireGuard's header and tag (32)
+LEAST_INSIDE = 1280  # bytes: RFC 8200, section 5
 BLOCK = 16  # bytes: what a packet is padded to a multiple of, but never beyond the device's MTU
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -171,18 +173,20 @@ def _order(cidrs: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(cidrs))
 
 
-def leads(targets: Iterable[Target], endpoints: Collection[Address]) -> dict[Network, str]:
+def leads(
+    targets: Iterable[Target], endpoints: Collection[Address], kept_out: Collection[Network] = ()
+) -> dict[Network, str]:
     """The destinations that are routed to a device, each with the key of the peer behind it.
 
     Never everything (a default route would take the node's own way out), and nothing that a peer is called at: its
-    packets would go round in a circle (`circles`).
+    packets would go round in a circle (`circles`). Nothing in one of the networks `kept_out`, which are the host's own.
     """
     inside = _InOrder(endpoints)
     found: dict[Network, str] = {}
     for target in targets:
         for cidr in target.led():
             network = network_of(cidr)
-            if network.prefixlen > 0 and not inside.any_in(network):
+            if network.prefixlen > 0 and not inside.any_in(network) and not _is_in(network, kept_out):
                 found[network] = target.public_key
     return found
 
@@ -225,6 +229,34 @@ def is_callable(address: Address, ranges: Iterable[str], published: bool, others
     return not odd and not any(address in each for each in others)
 
 
+def held_to(targets: Iterable[Target], ranges: Iterable[str]) -> list[Target]:
+    """The targets, routed to only inside these ranges. What they are allowed stays as it is."""
+    inside = tuple(network_of(each) for each in ranges)
+
+    def led(target: Target) -> Target:
+        kept = tuple(cidr for cidr in target.led() if _is_in(network_of(cidr), inside))
+        return target if kept == target.led() else replace(target, routes=kept)
+
+    return [led(target) for target in targets]
+
+
+def kept_off(targets: Iterable[Target]) -> dict[str, str]:
+    """What is allowed to peers and not routed to them, as sentences by public key."""
+    found = {}
+    for target in targets:
+        left = [cidr for cidr in target.allowed_ips if cidr not in target.led()]
+        if left:
+            who = target.name or target.owner or target.public_key
+            found[target.public_key] = (
+                f"no route leads to the peer {who} for {', '.join(left)}: that is outside the cluster's ranges"
+            )
+    return found
+
+
+def _is_in(network: Network, ranges: Iterable[Network]) -> bool:
+    return any(network.version == each.version and network.subnet_of(each) for each in ranges)  # type: ignore[arg-type]
+
+
 def behind(targets: Iterable[Target], clusters: Iterable[str]) -> tuple[str, ...]:
     """The overlay's CIDRs that lie behind tunnels, apart from each other, in order."""
     ranges = [ipaddress.ip_network(each) for each in clusters]
@@ -235,6 +267,15 @@ def behind(targets: Iterable[Target], clusters: Iterable[str]) -> tuple[str, ...
             if network.version == cluster.version and network.overlaps(cluster):
                 inside[network.version].append(network if network.prefixlen >= cluster.prefixlen else cluster)
     return tuple(str(each) for version in (4, 6) for each in ipaddress.collapse_addresses(inside[version]))  # type: ignore[type-var]
+
+
+def believed(way: Way, version: int) -> int:
+    """The bytes that a path by outer IP `version` is taken to carry.
+
+    What was learned from an ICMP message is bounded below: a forged "fragmentation needed" counts for ten minutes. The
+    bound leaves 1,280 bytes inside, which IPv6 needs. Where the path is narrower indeed the node sends fragments.
+    """
+    return min(max(way.mtu, LEAST_INSIDE + OVERHEAD[version]), way.widest) if way.learned else way.mtu
 
 
 def route_mtu(path: int, version: int, device: int) -> int:

@@ -196,6 +196,7 @@ def restore(desk: Desk) -> None:
 
 
 def _need_overlay(desk: Desk, what: str) -> None:
+    desk.service.ranges.refuse()
     if not desk.is_up():
         raise Refusal(f"{what} requires the global overlay to be set up first (setup_global_overlay)")
 

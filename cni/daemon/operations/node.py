@@ -54,6 +54,8 @@ def setup_global_overlay(ask: wire.SetupGlobalOverlay, desk: Desk) -> wire.Bridg
         owned = [lease.address for lease in list(state.leases.values()) if lease.service == ""]
         own = ask.slice_cidr if desk.service.settings.cluster is None else None  # a cluster has given it one
         ranges = judge_ranges(state.node, ask.cluster_cidr, own, held, owned)
+        if ranges["cluster_cidr"] not in state.cidrs or desk.service.ranges.refusal:
+            desk.service.ranges.judge([cidr for cidr in (ranges["cluster_cidr"], ranges["cluster_cidr6"]) if cidr])
         desk.identity.public_key()
         if ask.nat is not None:
             desk.registry.nat.put("nat", ask.nat)

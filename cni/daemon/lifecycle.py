@@ -1,0 +1,61 @@
+"""The order in which the parts of a daemon begin and end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from cni.daemon.keeper import Keeper
+from cni.daemon.mesh.cluster import Cluster
+from cni.daemon.mesh.mesh import Mesh
+from cni.daemon.service import OverlayService
+from cni.daemon.tuned import Tuned
+
+
+class Lifecycle:
+    """Of one daemon; `RangeWatch` says when it begins."""
+
+    def __init__(
+        self,
+        service: OverlayService,
+        mesh: Mesh,
+        cluster: Cluster | None,
+        *,
+        keeper: Keeper,
+        tuned: Tuned,
+        drain: Callable[[], None],
+    ) -> None:
+        """`drain` carries out what calls left while no daemon ran."""
+        self._service, self._mesh, self._cluster = service, mesh, cluster
+        self._keeper, self._tuned, self._drain = keeper, tuned, drain
+
+    def begin(self) -> None:
+        """Put the node into service. Raises CniError, OSError when it cannot serve."""
+        if self._cluster is not None:
+            self._cluster.prepare()
+        self._mesh.prepare()
+        self._service.start()
+        self._keeper.adopt()
+        self._mesh.start()
+        if self._cluster is not None:
+            self._cluster.start()
+        self._drain()
+        self._keeper.start()
+        self._tuned.start()
+
+    def stand_down(self) -> None:
+        """Take away what an earlier daemon left in the kernel: this node may not go into service."""
+        self._mesh.withdraw()
+        self._service.stand_down()
+
+    def heed(self) -> None:
+        """The host's networks may be others."""
+        if self._service.heed_ranges():
+            self._mesh.sync()
+
+    def stop(self) -> None:
+        """End what looks after the node; the data path stays."""
+        self._keeper.stop()
+        self._tuned.stop()
+        if self._cluster is not None:
+            self._cluster.stop()
+        self._mesh.stop()

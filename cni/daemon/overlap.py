@@ -1,0 +1,157 @@
+"""Whether the overlay's ranges lie over networks that the host is on already. Pure: readings in, overlaps out.
+
+What counts is what the host would lose: the network of each of its addresses, each route that leads to a link without a
+gateway, in whatever table or VRF, each gateway, each resolver. What does not count: devices and addresses of the
+overlay itself; routes by a gateway, which an operator may use to carry the range; blackhole, unreachable and prohibit
+routes, which are set for the range on purpose; routes as short as a default route.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cni.host.links import OUR_PROTO, RTN_LOCAL, RTN_UNICAST, Address, Network
+
+if TYPE_CHECKING:
+    from cni.host.own_networks import HeldAddress, RouteSeen, Surroundings
+
+LOOPBACK = "lo"
+SLOT = {4: 26, 6: 120}  # a node address is the first of a range that is as long as a slot, or shorter
+# A VPN that takes the whole traffic sets halves or quarters of the address space in place of a default route.
+DEFAULT_LIKE = {4: 7, 6: 6}  # the longest prefix that still stands for "everything"; 10.0.0.0/8 and fc00::/7 do not
+OURS = re.compile(r"zl-.+|veth-[0-9]{1,10}-[sg]")
+"""Links of an overlay daemon: bridges, WireGuard devices, host ends of containers (docs/architecture.md)."""
+RESERVED = tuple(
+    (ipaddress.ip_network(cidr), what)
+    for cidr, what in (
+        ("0.0.0.0/8", "this network"),
+        ("127.0.0.0/8", "loopback"),
+        ("169.254.0.0/16", "link-local addresses"),
+        ("224.0.0.0/4", "multicast"),
+        ("::/127", "loopback"),
+        ("fe80::/10", "link-local addresses"),
+        ("ff00::/8", "multicast"),
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class HostNetwork:
+    """A network that the host is on or needs, and how it is known, for people."""
+
+    network: Network
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """A range of the overlay over a network of the host's."""
+
+    range: Network
+    host: HostNetwork
+
+    def __str__(self) -> str:
+        return f"the overlay's range {self.range} overlaps {self.host.network} ({self.host.what})"
+
+
+def is_ours(link: str) -> bool:
+    """Whether a link is an overlay daemon's, by its name."""
+    return OURS.fullmatch(link) is not None
+
+
+def host_networks(seen: Surroundings, own: Collection[Address]) -> tuple[HostNetwork, ...]:
+    """What the host is on, each network once. `own`: the addresses on lo that are the overlay's."""
+    found: dict[Network, HostNetwork] = {}
+    held = {each.address.ip for each in seen.addresses}
+    resolvers = [_single(address, "a resolver of the host") for address in seen.resolvers if address not in own]
+    for each in (
+        *(network for address in seen.addresses for network in _of_address(address, own)),
+        *(network for route in seen.routes for network in _of_route(route, held)),
+        *resolvers,
+    ):
+        if not _is_reserved(each.network):
+            found.setdefault(each.network, each)
+    return tuple(found.values())
+
+
+def _of_address(held: HeldAddress, own: Collection[Address]) -> list[HostNetwork]:
+    if is_ours(held.link) or (held.link == LOOPBACK and held.address.ip in own):
+        return []
+    what = f"address {held.address} on {held.link}"
+    if held.peer is None:
+        return [HostNetwork(held.address.network, what)]
+    return [HostNetwork(held.peer, what), _single(held.address.ip, what)]
+
+
+def _of_route(route: RouteSeen, held: Collection[Address]) -> list[HostNetwork]:
+    foreign = [link for link in route.by if not is_ours(link)]
+    if route.by and not foreign:
+        return []
+    by = f" by {', '.join(foreign)}" if foreign else ""
+    if route.type == RTN_LOCAL:
+        whole = route.dst.prefixlen == route.dst.max_prefixlen and route.dst.network_address in held
+        return [] if whole else [HostNetwork(route.dst, f"local route{by}")]
+    if route.type != RTN_UNICAST:
+        return []
+    if route.gateways:
+        return [_single(gateway, f"the gateway {gateway}{by}") for gateway in route.gateways]
+    if not foreign or foreign == [LOOPBACK] or route.dst.prefixlen <= DEFAULT_LIKE[route.dst.version]:
+        return []
+    return [HostNetwork(route.dst, f"connected route{by}")]
+
+
+def _single(address: Address, what: str) -> HostNetwork:
+    return HostNetwork(ipaddress.ip_network(address), what)
+
+
+def _is_reserved(network: Network) -> bool:
+    return any(network.version == each.version and network.subnet_of(each) for each, _ in RESERVED)  # type: ignore[arg-type]
+
+
+def overlaps(ranges: Iterable[str], networks: Iterable[HostNetwork]) -> list[Overlap]:
+    """Every overlap, the ranges in their order."""
+    every = list(networks)
+    return [
+        Overlap(range_, host)
+        for range_ in map(ipaddress.ip_network, ranges)
+        for host in every
+        if range_.version == host.network.version and range_.overlaps(host.network)
+    ]
+
+
+def reserved(ranges: Iterable[str]) -> list[Overlap]:
+    """The ranges that hold addresses which can be no container's: loopback, link-local, multicast."""
+    return overlaps(ranges, (HostNetwork(network, what) for network, what in RESERVED))
+
+
+def told(found: Iterable[Overlap], most: int = 5) -> str:
+    """The overlaps in one line."""
+    every = [str(each) for each in found]
+    more = f", and {len(every) - most} more" if len(every) > most else ""
+    return "; ".join(every[:most]) + more
+
+
+def of_ours(
+    held: Iterable[HeldAddress], noted: Collection[Address], marked: bool, by_shape: Collection[str] = ()
+) -> set[Address]:
+    """The addresses on lo that this daemon, or an earlier one, put there. `marked`: IFA_PROTO counts; `by_shape`: the
+    ranges in which one that has the shape of a node address counts too."""
+    ranges = [ipaddress.ip_network(cidr) for cidr in by_shape]
+    found = set()
+    for each in held:
+        address = each.address
+        if each.link != LOOPBACK or address.network.prefixlen != address.max_prefixlen:
+            continue
+        shaped = any(_is_first(address.ip, range_) for range_ in ranges)
+        if shaped or address.ip in noted or (marked and each.proto == OUR_PROTO):
+            found.add(address.ip)
+    return found
+
+
+def _is_first(address: Address, range_: Network) -> bool:
+    size = 1 << (address.max_prefixlen - SLOT[address.version])
+    return address.version == range_.version and address in range_ and int(address) % size == 1

@@ -1,0 +1,85 @@
+"""Starts the node when its ranges allow it, and looks at them again when links, addresses or routes change."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from cni.daemon.ranges import Ranges
+from cni.errors import CniError
+from cni.host.monitor import ALL_GROUPS, Monitor
+
+log = logging.getLogger(__name__)
+
+INTERVAL = 10.0  # seconds between two looks without news: /etc/resolv.conf announces none
+SETTLE = 0.03  # seconds from news to a look, so that what comes together is read once
+SHARE = 10  # a look is followed by a pause of so many times what it took: a host may have many routes that change often
+PATIENCE = 5.0  # seconds that a look may take at the daemon's end
+
+
+class RangeWatch:
+    """One node's, in a thread of its own."""
+
+    def __init__(
+        self, ranges: Ranges, begin: Callable[[], None], stand_down: Callable[[], None], changed: Callable[[], None]
+    ) -> None:
+        """`begin` starts the node; `stand_down` takes away what an earlier daemon left, where it may not; `changed` is
+        called at each look of a node in service."""
+        self._ranges, self._begin, self._stand_down, self._changed = ranges, begin, stand_down, changed
+        self._serving = False
+        self._ended = threading.Event()
+        self._wake = ranges.news
+        self._monitor: Monitor | None = None
+        self._thread = threading.Thread(target=self._run, name="ranges", daemon=True)
+
+    def start(self) -> None:
+        """Decide for the first time: start the node, or leave it out of service. Raises what `begin` raises."""
+        self._monitor = Monitor(lambda kind, name: self._wake.set(), ALL_GROUPS)
+        if self._ranges.decide():
+            self._begin()
+            self._serving = True
+        else:
+            log.error("the node is not in service: %s", self._ranges.refusal)
+            self._stand_down()
+        self._thread.start()
+
+    @property
+    def serving(self) -> bool:
+        """Whether the node was started."""
+        return self._serving
+
+    def stop(self) -> None:
+        """No look begins after this; one that is going on is waited for."""
+        self._ended.set()
+        self._wake.set()
+        if self._monitor is not None:
+            self._monitor.close()
+        if self._thread.is_alive():
+            self._thread.join(PATIENCE)
+
+    def _run(self) -> None:
+        while not self._ended.is_set():
+            if self._wake.wait(INTERVAL):
+                self._ended.wait(SETTLE)
+            self._wake.clear()
+            if self._ended.is_set():
+                return
+            began = time.monotonic()
+            try:
+                self._look()
+            except (OSError, CniError) as error:
+                log.error("the overlay's ranges could not be compared with the host's networks: %s", error)
+            except Exception:
+                log.exception("the look at the host's networks failed")
+            self._ranges.looked()
+            self._ended.wait(min((time.monotonic() - began) * SHARE, INTERVAL))
+
+    def _look(self) -> None:
+        if self._serving:
+            self._changed()
+        elif self._ranges.decide():
+            log.info("the overlay's ranges are free on this host: the node goes into service")
+            self._begin()
+            self._serving = True
