@@ -10,6 +10,9 @@ NETWORK_LABEL = "com.zlayer.isolation_network"
 MODE_LABEL = "com.zlayer.overlay.mode"
 SERVICE_LABEL = "com.zlayer.service"
 
+EDGE_FENCE = "edge:"
+"""How the networks begin that hold an edge peer to what it was allowed (`naming.edge_fence`)."""
+
 AUTO, SHARED, DEDICATED, ISOLATED = "auto", "shared", "dedicated", "isolated"
 MODES = (AUTO, SHARED, DEDICATED, ISOLATED)
 

@@ -17,6 +17,7 @@ from cni.spec import configuration as c
 from cni.spec.capabilities import IMPLEMENTED, RUNTIME_KEYS, WITHOUT_EFFECT
 from cni.spec.decode import Fields, decode_json
 from cni.spec.environment import is_plain_name
+from cni.spec.policy import ANNOTATIONS_KEYS
 from cni.spec.types import DNS_KEYS, ROUTE_KEYS
 from cni.spec.versions import NEWEST, OLDEST, SUPPORTED, check_version
 
@@ -163,7 +164,12 @@ def _known_beside(path: str) -> Iterable[str]:
     """The keys that may stand where an unknown one was found."""
     if path.startswith("routes["):
         return sorted(ROUTE_KEYS)
-    inside = {"dns": DNS_KEYS, "overlayd": c.OVERLAYD_KEYS, "runtimeConfig": RUNTIME_KEYS}
+    inside = {
+        "dns": DNS_KEYS,
+        "overlayd": c.OVERLAYD_KEYS,
+        "runtimeConfig": RUNTIME_KEYS,
+        "annotations": ANNOTATIONS_KEYS,
+    }
     parent = path.partition(".")[0]
     return sorted(inside[parent]) if parent in inside else ENTRY_KEYS
 

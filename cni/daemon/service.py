@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -23,6 +24,7 @@ from cni.daemon.fence.views import on_the_hosts_networks
 from cni.daemon.own_addresses import OwnAddresses
 from cni.daemon.problem_board import ProblemBoard
 from cni.daemon.ranges import Ranges
+from cni.daemon.service_limits import Rate
 from cni.daemon.services import Services
 from cni.daemon.settings import Settings
 from cni.errors import (
@@ -33,6 +35,8 @@ from cni.errors import (
     InvalidNetns,
     NotAvailable,
     NotAvailableLimited,
+    PoolExhausted,
+    TryAgainLater,
 )
 from cni.host import netns
 from cni.host.kernel import Kernel
@@ -85,6 +89,7 @@ class OverlayService:
         self.services = Services(state, kernel, barrier, settings.mtu, self.ranges.refuse)
         self.attacher = Attacher(state, kernel, self.services, barrier)
         self.mesh: Mesh | None = None
+        self._rate, self._rate_guard = Rate(settings.new_services_per_minute), threading.Lock()
 
     # --- what CNI asks (the Overlay of cni/verbs.py) ----------------------------------------------------------------
 
@@ -113,10 +118,38 @@ class OverlayService:
             forbidden=self._forbidden(target, call),
             wanted=asked.wanted,
         )
-        attachment = self.attacher.attach(request)
+        attachment = self._attach_within_bounds(request, call.args.get("K8S_POD_NAMESPACE", ""))
         for follower in self.followers:
             follower(attachment)
         return self._attached(attachment)
+
+    def _attach_within_bounds(self, request: Request, asker: str) -> Attachment:
+        """Attach; a service that is new counts against what `asker` may bring about, and empty ones make room for it.
+
+        Raises TryAgainLater where there were too many in this minute, and what `Attacher.attach` raises.
+        """
+        new = request.mode != "shared" and request.service not in self.state.services
+        if new:
+            self._count_new_service(request.service, asker)
+            self.services.give_back_idle(self.settings.idle_services)
+        while True:
+            try:
+                return self.attacher.attach(request)
+            except PoolExhausted:
+                left = len(self.state.idle_services())
+                if not left or not self.services.give_back_idle(left - 1):
+                    raise
+
+    def _count_new_service(self, service: str, asker: str) -> None:
+        with self._rate_guard:
+            seconds = self._rate.take(asker, time.monotonic())
+        if seconds:
+            who = f"the pods of namespace {asker}" if asker else "containers"
+            raise TryAgainLater(
+                f"service {service} is new, and {who} brought about {self.settings.new_services_per_minute} within a"
+                " minute, which is the most (new_services_per_minute)",
+                f"the next one is possible in {seconds:.1f} s",
+            )
 
     def _forbidden(self, target: Target, call: Call) -> frozenset[netns.NetnsId]:
         own = set() if call.override else {self.kernel.own}
@@ -233,7 +266,7 @@ class OverlayService:
         except InvalidConfig as error:
             raise NotAvailable(f"service {service} can have no subnet", error.details or error.msg) from error
         segment = naming.SHARED_BRIDGE_KEY if mode == "shared" else service
-        if not self.state.has_room(segment):
+        if not self.state.has_room(segment) and not self.state.idle_services():
             raise NotAvailable(f"service {service} has no free IP address", "the cluster's subnets are all taken")
         return [problem.text for problem in self.board.problems() if problem.kind().area in ("mesh", "cluster")]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Protocol
@@ -17,6 +18,7 @@ from cni.daemon.books import ipam, macs
 from cni.daemon.books.records import Service
 from cni.daemon.books.state import Locks, State
 from cni.daemon.fence.barrier import Barrier
+from cni.daemon.service_limits import Idle
 from cni.errors import AttachFailed, CniError, InvalidConfig, TryAgainLater
 from cni.host.kernel import Kernel
 from cni.host.links import Interface, Link, Network
@@ -64,6 +66,7 @@ class Services:
         self._locks = Locks()
         self._ready: set[str] = set()
         self.claims: Claims | None = None
+        self._idle = Idle()
         self._leaving: set[str] = set()  # ephemeral services that could not be taken down at once
 
     def mtu(self) -> int:
@@ -77,8 +80,10 @@ class Services:
         with self._locks.holding(segment):
             yield segment
 
-    def ensure(self, name: str, mode: str) -> Service:
+    def ensure(self, name: str, mode: str, keep: bool = False) -> Service:
         """The service's segment, with its bridge in the kernel. Repeating it mends what is missing.
+
+        `keep`: it stays when it is empty, until it is torn down; else a new one may be given back then.
 
         Raises PoolExhausted when the cluster has no subnet left, AttachFailed when the kernel refuses, InvalidConfig
         for a name no interface can have, for a change to or from `shared` under running containers, and where a range
@@ -96,7 +101,8 @@ class Services:
             if mode == "dedicated" and (fresh or self._state.services[segment].mode != mode):
                 self._refuse_twin_device(name)
             granted = {version: self._claim(segment, version, 0) for version in self._unclaimed(segment)}
-            known = self._state.take_service(segment, mode, self._bridge_name(segment), granted)
+            passing = False if keep else True if fresh and segment != SHARED else None
+            known = self._state.take_service(segment, mode, self._bridge_name(segment), granted, passing)
             if segment == SHARED:
                 self._state.note_service(Service(name=name, mode=mode, bridge=known.bridge))
             if known.bridge not in self._ready or self._kernel.find(known.bridge) is None:
@@ -243,6 +249,7 @@ class Services:
             if ephemeral or name in self._leaving:
                 self.leave(name, mode)
             self._leaving.discard(name)
+            self._idle.note(name, self._state.in_use(name), time.monotonic())
         except (OSError, CniError) as error:
             log.warning("service %s could not give back what it needs no more: %s", name, error)
             if ephemeral:
@@ -274,13 +281,27 @@ class Services:
                 now = self._state.services.get(service.name)
                 if now is None or self._state.in_use(service.name) or self._is_usable(now):
                     continue
-                self._kernel.remove_link(service.bridge)
-                self._barrier.remove_bridge(service.bridge)
-                self._ready.discard(service.bridge)
+                self._remove_bridge(service.bridge)
                 self._state.empty_service(service.name)
 
     def _is_usable(self, service: Service) -> bool:
         return all(self._state.is_usable(ipaddress.ip_network(subnet)) for subnet in service.subnets)
+
+    def give_back_idle(self, kept: int) -> int:
+        """Tear services down that an ADD made and that are empty, the longest empty ones first, until no more than
+        `kept` are left; how many went. The caller holds no segment. Never raises: one that cannot go stays."""
+        gone = 0
+        for service in self._idle.over(self._state.idle_services(), kept):
+            try:
+                with self.holding(service.name, service.mode):
+                    if self._state.services.get(service.name) == service and not self._state.in_use(service.name):
+                        self.teardown(service.name)
+                        gone += 1
+            except (OSError, CniError) as error:
+                log.warning("the empty service %s could not give its subnet back: %s", service.name, error)
+        if gone:
+            log.info("%d services without a container gave their subnets back", gone)
+        return gone
 
     def leave(self, name: str, mode: str) -> None:
         """After an ephemeral attachment went: tear the service down if nobody is on it. Never the shared bridge."""
@@ -307,12 +328,16 @@ class Services:
                 self._unbuild(name, bridge)
 
     def _unbuild(self, segment: str, bridge: str) -> None:
+        self._remove_bridge(bridge)
+        self._state.drop_service(segment)
+
+    def _remove_bridge(self, bridge: str) -> None:
+        """No bridge of that name; a link of another kind is not ours and stays."""
         link = self._kernel.find(bridge)
         if link is not None and link.kind == "bridge":
             self._kernel.remove_link(bridge)
         self._ready.discard(bridge)
         self._barrier.remove_bridge(bridge)
-        self._state.drop_service(segment)
 
     def teardown_shared(self) -> None:
         """No shared bridge afterwards: only when the whole node is taken down."""

@@ -96,6 +96,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     dns: Dns = Dns()
     masquerade: bool = True
     mtu: Annotated[int, msgspec.Meta(ge=1280, le=65535)] | None = None
+    new_services_per_minute: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 300
+    idle_services: Annotated[int, msgspec.Meta(ge=0, le=65536)] = 64
     address_cooldown: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 10.0
     log_level: LogLevel = "info"
 

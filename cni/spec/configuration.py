@@ -26,6 +26,7 @@ from cni.spec.capabilities import (
 )
 from cni.spec.decode import Fields, decode_json, fold, show
 from cni.spec.environment import is_plain_name
+from cni.spec.policy import ANNOTATIONS_KEYS, DECIDABLE, Policy, read_policy
 from cni.spec.result import parse_result
 from cni.spec.types import DNS, DNS_KEYS, ROUTE_KEYS, Result, Route
 from cni.spec.values import Attachment
@@ -34,7 +35,7 @@ from cni.spec.versions import OLDEST, SUPPORTED, check_version
 DEFAULT_RUN_DIR = "/run/zlayer-cni"
 DEFAULT_DATA_DIR = "/var/lib/zlayer-cni"
 
-OWN_KEYS = ("service", "mode", "isolationNetwork", "joinGlobal", "ephemeral", "mtu", "dns", "routes")
+OWN_KEYS = ("service", "mode", "isolationNetwork", "joinGlobal", "ephemeral", "mtu", "dns", "routes", "annotations")
 PLACE_KEYS = ("overlayd", "autostart", "runDir", "dataDir")
 """The keys that decide which daemon is spoken to."""
 
@@ -73,6 +74,8 @@ class NetConf(msgspec.Struct, frozen=True, kw_only=True):
     runtime: RuntimeConfig = RuntimeConfig()
     args: ConventionArgs = ConventionArgs()
     prev_result: Result | None = None
+    annotations: Policy = Policy()
+    pinned: frozenset[str] = frozenset()  # of policy.DECIDABLE: the keys that were given
     valid_attachments: tuple[Attachment, ...] | None = None  # GC: None judges nothing, () keeps nothing
     warnings: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()  # paths of keys nobody knows; `warnings` speaks of them already
@@ -136,7 +139,9 @@ def interpret(document: Document, verb: str, tolerate: Tolerate | None = None) -
     members.pop("capabilities", None)
     if verb == "CHECK" and "prev_result" not in members:
         raise InvalidConfig("Required prevResult missing")
-    conf = NetConf(name=document.name, version=document.version, unknown=unknown, **members)
+    given = {"service": "service", "mode": "mode", "isolationNetwork": "isolation_network"}
+    pinned = frozenset(key for key in DECIDABLE if given[key] in members and document.fields.get(key) is not None)
+    conf = NetConf(name=document.name, version=document.version, unknown=unknown, pinned=pinned, **members)
     return msgspec.structs.replace(conf, warnings=(*warnings, *_without_effect(document.fields, conf)))
 
 
@@ -146,7 +151,8 @@ def unknown_keys(fields: Fields) -> tuple[str, ...]:
     What others may add to is not searched: `args` (the conventions forbid objecting to it), `ipam`, results.
     """
     known = [path for path in fields.unknown(KNOWN_KEYS) if not path.casefold().startswith("cni.dev/")]
-    for key, members in (("overlayd", OVERLAYD_KEYS), ("dns", DNS_KEYS), ("runtimeConfig", RUNTIME_KEYS)):
+    inner = {"overlayd": OVERLAYD_KEYS, "dns": DNS_KEYS, "runtimeConfig": RUNTIME_KEYS, "annotations": ANNOTATIONS_KEYS}
+    for key, members in inner.items():
         known += _unknown_inside(fields, key, members)
     routes = fields.raw_value("routes")
     for index, route in enumerate(routes if isinstance(routes, list) else []):
@@ -177,6 +183,7 @@ def _readers(document: Document, verb: str) -> dict[str, Callable[[], object]]:
         "mtu": lambda: values.read_mtu(fields),
         "dns": lambda: values.read_dns_option(fields),
         "routes": lambda: values.read_routes(fields),
+        "annotations": lambda: _inner(fields, "annotations", read_policy),
         "capabilities": lambda: values.read_capabilities(fields),
         "runtime": lambda: _inner(fields, "runtimeConfig", read_runtime_config),
         "args": lambda: _inner(fields, "args", read_args),

@@ -1,15 +1,16 @@
 """What an ADD is asked to do: every source looked at, and the one that wins chosen.
 
 For what says where a container belongs (service, mode, isolation network) a pod annotation wins over a label in
-`args.cni.labels`, and that over the configuration. For address and hardware address `runtimeConfig` wins over
-`args.cni`, and that over CNI_ARGS (CONVENTIONS.md). For DNS each member that `runtimeConfig.dns` gives replaces the
-configuration's.
+`args.cni.labels`, and that over the configuration, as far as the configuration lets it (`policy.py`). For address and
+hardware address `runtimeConfig` wins over `args.cni`, and that over CNI_ARGS (CONVENTIONS.md). For DNS each member that
+`runtimeConfig.dns` gives replaces the configuration's.
 """
 
 import msgspec
 
 from cni.errors import CniError, InvalidConfig, InvalidEnvironment
 from cni.isolation import MODE_LABEL, MODES, NETWORK_LABEL, SERVICE_LABEL, isolation_network, mode_of_label
+from cni.spec import policy
 from cni.spec.addresses import Address, parse_cidr, parse_ip, parse_mac
 from cni.spec.configuration import NetConf
 from cni.spec.decode import show
@@ -46,15 +47,13 @@ def intent(conf: NetConf, call: Call) -> Intent:
     """What `conf` and `call` ask for; raises `InvalidConfig`, or `InvalidEnvironment` where CNI_ARGS is at fault."""
     check_args(call, placeholders(conf.service or "", "service"))
     labels = {**conf.args.labels, **conf.runtime.annotations}
-    service = _service(conf, call, labels)
-    mode = mode_of_label(labels[MODE_LABEL]) if MODE_LABEL in labels else conf.mode
-    explicit = labels.get(NETWORK_LABEL, conf.isolation_network)
-    if explicit is not None:
-        check_line(explicit, NETWORK_LABEL)
+    place = _place(conf, call, labels)
+    if labels.keys() & {SERVICE_LABEL, MODE_LABEL, NETWORK_LABEL}:
+        policy.refuse(conf.annotations, conf.pinned, labels, _listed(conf, call, labels), place)
     return Intent(
-        service=service,
-        mode=mode,
-        isolation_network=isolation_network(explicit, mode, service),
+        service=place.service,
+        mode=place.mode,
+        isolation_network=place.network,
         join_global=conf.join_global,
         ephemeral=conf.ephemeral,
         mtu=conf.mtu,
@@ -77,6 +76,27 @@ def merge_dns(configured: DNS | None, runtime: DNS) -> DNS | None:
         search=runtime.search or base.search,
         options=runtime.options or base.options,
     )
+
+
+def _listed(conf: NetConf, call: Call, labels: dict[str, str]) -> policy.Place:
+    """Where the container belongs by the configuration alone. Where CNI_ARGS do not give what its service needs, and an
+    annotation names another, the service is unknown ("")."""
+    try:
+        return _place(conf, call, {})
+    except CniError:
+        if SERVICE_LABEL not in labels:
+            raise
+        return policy.Place("", conf.mode, isolation_network(conf.isolation_network, conf.mode, ""))
+
+
+def _place(conf: NetConf, call: Call, labels: dict[str, str]) -> policy.Place:
+    """Where the container belongs by the configuration and `labels`."""
+    service = _service(conf, call, labels)
+    mode = mode_of_label(labels[MODE_LABEL]) if MODE_LABEL in labels else conf.mode
+    explicit = labels.get(NETWORK_LABEL, conf.isolation_network)
+    if explicit is not None:
+        check_line(explicit, NETWORK_LABEL)
+    return policy.Place(service, mode, isolation_network(explicit, mode, service))
 
 
 def _service(conf: NetConf, call: Call, labels: dict[str, str]) -> str:

@@ -13,6 +13,7 @@ from cni.errors import CniError
 from cni.spec.capabilities import ConventionArgs, RuntimeConfig
 from cni.spec.configuration import NetConf, parse_configuration
 from cni.spec.decode import MAX_BYTES
+from cni.spec.policy import Policy
 from cni.spec.request import read_request
 from cni.spec.types import DNS, IP, Interface, Result, Route
 from cni.spec.values import Attachment
@@ -127,6 +128,7 @@ EVERYTHING: dict[str, Any] = {
     "mtu": 1380,
     "dns": {"nameservers": ["10.0.0.1", "fe80::1%eth0"], "domain": "d", "search": ["s"], "options": ["ndots:5"]},
     "routes": [{"dst": "192.0.2.0/24", "gw": "10.0.0.1", "mtu": 0, "table": 0}, {"dst": "::/0"}],
+    "annotations": {"allow": ["service", "isolationNetwork"], "networks": ["red", ""], "services": ["db"]},
     "overlayd": {"socket": "/var/run/zlayer-overlayd.sock"},
     "autostart": False,
     "runDir": "/run/other",
@@ -152,6 +154,8 @@ READ = NetConf(
     mtu=1380,
     dns=DNS(("10.0.0.1", "fe80::1%eth0"), "d", ("s",), ("ndots:5",)),
     routes=(Route("192.0.2.0/24", "10.0.0.1", table=0), Route("::/0")),
+    annotations=Policy(allow=("service", "isolationNetwork"), networks=("red", ""), services=("db",)),
+    pinned=frozenset({"service", "mode", "isolationNetwork"}),
     socket="/var/run/zlayer-overlayd.sock",
     autostart=False,
     run_dir="/run/other",

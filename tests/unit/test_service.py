@@ -7,6 +7,7 @@ from cni.spec.capabilities import ConventionArgs, RuntimeConfig
 from cni.spec.configuration import NetConf
 from cni.spec.environment import Call, parse_call
 from cni.spec.intent import Intent, Requested, intent
+from cni.spec.policy import Policy
 from cni.spec.types import DNS, Route
 
 KUBERNETES = "IgnoreUnknown=1;K8S_POD_NAMESPACE=blue;K8S_POD_NAME=web-0;K8S_POD_UID=u;EMPTY="
@@ -85,8 +86,8 @@ def test_a_key_the_service_uses_is_a_known_one():
     assert (error.code, error.msg) == (4, 'CNI_ARGS: ARGS: unknown args ["TENANT=red"]')
 
 
-@pytest.mark.parametrize("members", [{}, {"service": "web"}, {"service": "${MISSING}"}])
-def test_the_annotation_wins(members):
+@pytest.mark.parametrize("members", [{}, {"service": "web", "annotations": Policy(allow=("service",))}])
+def test_the_annotation_wins_where_it_may(members):
     labels = ConventionArgs(labels={"com.zlayer.service": "label"})
     annotations = RuntimeConfig(annotations={"com.zlayer.service": "pod"})
     assert asked(**members, runtime=annotations, args=labels).service == "pod"

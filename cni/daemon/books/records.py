@@ -72,13 +72,14 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     """One service's segment on this node: its bridge and the slots it holds, the first slot of each family first.
 
     `shared` services use the node's one shared bridge: that has a record under its reserved key, and so do they,
-    without subnets.
+    without subnets. `passing`: it was made by an ADD, not set up by an agent, so it may be given back when it is empty.
     """
 
     name: str
     mode: str
     bridge: str
     subnets: tuple[str, ...] = ()
+    passing: bool = False
 
     def networks(self, version: int) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
         """The subnets of one family, in the order they were taken."""

@@ -157,9 +157,19 @@ class ServiceBook:
         for cidr in self.cidrs:
             Segments.over(slots.part_of(cidr, self.service_cidr))
 
-    def take_service(self, name: str, mode: str, bridge: str, granted: Mapping[int, Network] | None = None) -> Service:
-        """The record of a service, with a slot of each family; made, or completed. `granted`: the very slots to take,
-        by family. Raises PoolExhausted, InvalidConfig if such a slot is taken and where there are none."""
+    def take_service(
+        self,
+        name: str,
+        mode: str,
+        bridge: str,
+        granted: Mapping[int, Network] | None = None,
+        passing: bool | None = None,
+    ) -> Service:
+        """The record of a service, with a slot of each family; made, or completed.
+
+        `granted`: the very slots to take, by family; `passing`: what the record says of that from now on (None: as
+        before). Raises PoolExhausted, InvalidConfig if such a slot is taken and where there are none.
+        """
         with self._lock:
             self.check_slots()
             found = self.services.get(name, Service(name=name, mode=mode, bridge=bridge))
@@ -172,7 +182,8 @@ class ServiceBook:
                     else:
                         network, segments[version] = registry.assign(name, self._node_key(0))
                     subnets.append(str(network))
-            wanted = msgspec.structs.replace(found, mode=mode, subnets=tuple(subnets))
+            kind = found.passing if passing is None else passing
+            wanted = msgspec.structs.replace(found, mode=mode, subnets=tuple(subnets), passing=kind)
             if self.services.get(name) != wanted:
                 self._save_service(wanted)
                 self._segments = segments

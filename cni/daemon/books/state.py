@@ -14,7 +14,7 @@ import msgspec
 from cni.daemon.books import macs, restore, slots
 from cni.daemon.books.addresses import NeedsSlot, boot_clock
 from cni.daemon.books.locks import Locks
-from cni.daemon.books.records import Attachment, AttachmentKey, Held, Lease, encode_key
+from cni.daemon.books.records import Attachment, AttachmentKey, Held, Lease, Service, encode_key
 from cni.daemon.books.segments import Address, Network, fits
 from cni.daemon.books.service_book import ServiceBook
 from cni.daemon.books.store import Change, Store
@@ -223,6 +223,15 @@ class State(ServiceBook):
             self.addresses.let_go([address])
             self.addresses.cool([address], now)
             return lease
+
+    def idle_services(self) -> list[Service]:
+        """The services that an ADD made and that have a subnet and nobody in it. O(attachments and services): not for
+        every attach."""
+        with self._lock:
+            bridges = {each.bridge for each in self.attachments.values()}
+            leased = {lease.service for lease in self.leases.values()}
+            found = [s for s in self.services.values() if s.passing and s.subnets]
+            return [s for s in found if s.bridge not in bridges and s.name not in leased]
 
     def in_use(self, segment: str) -> bool:
         """Whether anybody has an address of the segment: a container on its bridge, a guest, or a bare lease."""

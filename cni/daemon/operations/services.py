@@ -24,7 +24,7 @@ def setup_service_overlay(ask: wire.SetupServiceOverlay, desk: Desk) -> wire.Ser
     """
     rename(ask.service, ask.mode, desk)
     before = desk.state.services.get(ask.service)
-    known = desk.service.services.ensure(ask.service, ask.mode)
+    known = desk.service.services.ensure(ask.service, ask.mode, keep=True)
     if ask.mode == "dedicated":
         own = desk.identity.dedicated(ask.service)
         desk.refresh()
