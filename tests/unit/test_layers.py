@@ -84,6 +84,7 @@ DECIDERS = (
     "cni.daemon.fence.elements",
     "cni.daemon.fence.rules",
     "cni.daemon.fence.inet",
+    "cni.daemon.fence.handed_on",
     "cni.daemon.fence.leaving",
     "cni.daemon.fence.bridge",
     "cni.daemon.fence.texts",

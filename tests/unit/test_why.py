@@ -10,7 +10,7 @@ import pytest
 
 from cni.daemon.fence import why
 from cni.daemon.fence.compare import Wanted
-from cni.daemon.fence.places import Behind, Guest, Kind, Published, Unclear, View, resolve
+from cni.daemon.fence.places import Balanced, Behind, Guest, Kind, Published, Unclear, View, resolve
 from cni.daemon.fence.values import Bridge, Edge, Node, Port, Remote, link_local
 from cni.host import published
 
@@ -420,3 +420,53 @@ def test_pairs_are_of_one_family():
     assert [(a.address, b.version) for a, b in found] == [("10.200.5.2", 4), ("fd00:200:0:5::2", 6)]
     assert why.pairs(resolve(VIEW, "10.200.5.2"), resolve(VIEW, "fd00:200:0:5::3")) == []
     assert len(why.pairs(resolve(VIEW, "outside"), resolve(VIEW, "outside"))) == 1
+
+
+# --- IPVS -------------------------------------------------------------------------------------------------------------
+
+OWN, OUT = "192.0.2.1", "203.0.113.9"
+
+
+def with_service(*servers, **more):
+    """The view with an IPVS service at port 53/udp of the host's address."""
+    balanced = tuple(Balanced("udp", 53, address, 53, OWN, translated) for address, translated in servers)
+    return replace(VIEW, balanced=balanced, **more)
+
+
+@pytest.mark.parametrize(
+    ("src", "server", "said"),
+    [
+        ("red-a", "10.200.6.4", (True, "same network")),
+        ("blue-a", "10.200.6.4", (False, "between networks")),
+        ("flat-a", "10.200.6.4", (False, "between networks")),
+        ("flat-a", "10.200.6.8", (True, "same network")),
+        ("red-a", "10.200.40.2", (True, "same network")),
+        ("red-a", "10.200.99.1", (False, "between networks")),
+        ("red-a", OUT, (True, "handed on to the outside")),
+        ("red-a", OWN, (False, "host address")),
+        ("red-a", "10.200.0.1", (True, "node address")),
+        ("flat-a", OWN, (True, "flat mesh to the host")),
+        ("node", "10.200.6.4", (True, "to a port")),
+        ("outside", "10.200.6.4", (True, None)),
+        ("10.200.40.3", "10.200.6.4", (True, None)),  # masqueraded by its own node
+    ],
+)
+def test_a_service_of_ipvs_is_judged_by_who_asks(src, server, said):
+    assert ask(src, OWN, why.Service(53, "udp"), with_service((server, True))) == said
+
+
+def test_of_several_real_servers_one_that_may_be_reached_is_enough():
+    view = with_service(("10.200.5.5", True), ("10.200.6.4", True))
+    assert ask("red-a", OWN, why.Service(53, "udp"), view) == (True, "same network")
+    assert ask("red-a", OWN, why.Service(54, "udp"), view) == (False, "host address")
+    assert ask("red-a", OWN, why.Service(53, "tcp"), view) == (False, "host address")
+
+
+def test_a_packet_that_keeps_the_virtual_address_reaches_no_container():
+    name = "handed on to a container by an address of others"
+    assert ask("red-a", OWN, why.Service(53, "udp"), with_service(("10.200.6.4", False))) == (False, name)
+
+
+def test_a_service_of_ipvs_leaves_by_a_tunnel_as_well():
+    view = with_service(("10.200.40.2", True), ways={"10.200.40.2": "eth0"})
+    assert ask("red-a", OWN, why.Service(53, "udp"), view) == (False, "overlay without a tunnel")

@@ -18,7 +18,7 @@ from cni.daemon.fence.verdict import Verdict
 from cni.daemon.keeper import is_our_bridge, is_our_port
 from cni.daemon.service import OverlayService
 from cni.errors import FenceFailed, InvalidConfig
-from cni.host import published
+from cni.host import ipvs, published
 from cni.host.links import Link
 from cni.host.nft import Nft
 
@@ -113,7 +113,7 @@ def may_reach(service: OverlayService, env: Mapping[str, str]) -> Answer:
     try:
         sources, destinations = (places.resolve(view, env.get(word, "")) for word in ("SRC", "DST"))
         asked = why.pairs(sources, destinations)
-        view = replace(view, ways=_ways(service, [place for _, place in asked], view.published))
+        view = replace(view, ways=_ways(service, [place for _, place in asked], (*view.published, *view.balanced)))
         found = [(a, b, why.decide(view, a, b, wanted)) for a, b in asked]
     except places.Unclear as error:
         raise InvalidConfig(str(error)) from error
@@ -202,6 +202,10 @@ def view_of(service: OverlayService) -> places.View:
             for lease in list(service.state.leases.values())
         },
         published=_published(),
+        balanced=tuple(
+            places.Balanced(each.protocol, each.virtual_port, each.address, each.port, each.virtual, each.translated)
+            for each in ipvs.real_servers()
+        ),
         behind=tool_mesh.behind(service),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cni.daemon.fence.handed_on import AFTER_IPVS, output_chains
 from cni.daemon.fence.leaving import leaving_chains
 from cni.daemon.fence.rules import EARLY, FILTER, HAS_OPTIONS, Chain, Rule, base_chain, ipv4_options, plain_chain
 from cni.daemon.fence.values import FLAT, Node
@@ -67,21 +68,18 @@ def inet_chains(node: Node) -> list[Chain]:
             "inet",
             "input",
             FILTER,
-            Rule("iifname @inside", "goto to_host", "from containers"),
             Rule(f"{_way_in(node.routed)} ip saddr @closed4", "goto closed_to_host", "from a member elsewhere"),
             Rule(f"{_way_in(node.routed)} ip6 saddr @closed6", "goto closed_to_host", "from a member elsewhere, IPv6"),
         ),
-        plain_chain("inet", "to_host", *_to_host()),
-        # A redirect is sent before the hook forward decides on the packet, so it would tell whether the other network's
-        # address is in use, and by which MAC. IPv6 has no send_redirects; IPv4's is on for a link while it is on for
-        # `all` (IN_DEV_TX_REDIRECTS: one or the other), which is the kernel's default.
         base_chain(
             "inet",
-            "output",
-            FILTER,
-            Rule("icmp type redirect oifname @inside", "drop", "redirect by the host"),
-            Rule("icmpv6 type nd-redirect oifname @inside", "drop", "redirect by the host, IPv6"),
+            "input",
+            AFTER_IPVS,
+            Rule("iifname @inside", "goto to_host", "from containers"),
+            chain="input_late",
         ),
+        plain_chain("inet", "to_host", *_to_host()),
+        *output_chains(node),
         plain_chain("inet", "closed_to_host", *_closed_to_host()),
         *leaving_chains(node),
         _mss(),
@@ -191,7 +189,8 @@ def _to_overlay(v: str, ip: str, cluster: str, routed: bool) -> Chain:
             "from a connected network",
         ),
         Rule("", f"{ip} saddr vmap @net{v}", "its network"),
-        Rule(f"{_way_in(routed)} {ip} saddr @far{v}", f"goto {FLAT}", "from the flat mesh elsewhere"),
+        # By address alone: prerouting believes such a source from nowhere else, and IPVS hands on without a device.
+        Rule(f"{ip} saddr @far{v}", f"goto {FLAT}", "from the flat mesh elsewhere"),
         Rule(f"{ip} saddr {cluster}", "drop", "unknown overlay source"),
         Rule(f"{ip} daddr @{FLAT}_m{v}", "accept", "to the flat mesh"),
         Rule(f"{ip} daddr . {ip} daddr != @same{v}", "drop", "to an unknown overlay address"),

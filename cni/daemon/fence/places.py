@@ -99,6 +99,14 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True)
+class Balanced(Published):
+    """A real server of an IPVS service at a port of the host's. `translated`: it is sent the packet with its own
+    address; else the virtual one stays in it, or is inside of a tunnel's."""
+
+    translated: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Behind:
     """What is routed into a tunnel, and who is there, for people. `name`: by which a guest or an edge peer can be asked
     for; empty for a node."""
@@ -120,6 +128,7 @@ class View:
     published: tuple[Published, ...] = ()
     behind: tuple[Behind, ...] = ()
     ways: Mapping[str, str] = field(default_factory=dict)
+    balanced: tuple[Balanced, ...] = ()
 
     def segments(self) -> Iterator[IPv4Network | IPv6Network]:
         """The subnets on our bridges, by their gateways."""

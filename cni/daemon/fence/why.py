@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_interface
 
-from cni.daemon.fence import why_far, why_out
+from cni.daemon.fence import why_far, why_handed, why_out
 from cni.daemon.fence.compare import Wanted
 from cni.daemon.fence.places import Guest, Kind, Place, View
 from cni.daemon.fence.values import chain_of
@@ -33,6 +33,8 @@ class Service:
 
 def decide(view: View, src: Place, dst: Place, service: Service | None = None) -> Verdict:
     """The verdict on the first packet of a flow from `src` to `dst`, which are of one family."""
+    if service is not None and (found := why_handed.servers(view, dst, service.number, service.protocol)):
+        return why_handed.decide(view, src, dst, found, decide)
     return why_out.by_its_way(view, src, dst, _decide(view, src, dst, service))
 
 

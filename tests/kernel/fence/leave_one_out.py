@@ -19,6 +19,7 @@ from . import (  # noqa: F401 - they register
     attacks_edge,
     attacks_flows,
     attacks_hairpin,
+    attacks_handed,
     attacks_leaving,
     attacks_mesh,
     attacks_neighbours,
