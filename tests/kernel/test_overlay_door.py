@@ -482,7 +482,7 @@ def test_a_second_daemon_leaves_the_first_ones_socket_and_goes_on_without(here: 
     here.agent().setup()
     with node("b") as other:
         other.start("--socket", here.socket)
-        assert other.note("no overlay door for agents")
+        assert other.note("overlay-door-closed")
         assert here.agent().status().service_count == 1
         other.end()
     assert here.agent().status().service_count == 1

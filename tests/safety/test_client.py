@@ -17,7 +17,7 @@ import pytest
 from cni import naming
 from cni.overlay.manager import OverlayManager
 from tests.fakes.client_calls import CALLS, CLUSTER, PORT, SLICE, Stage, set_up
-from tests.mesh.fleet import ROOT, Fleet, Node
+from tests.mesh.fleet import ROOT, Fleet, Node, wait_for
 
 PROGRAM = Path(os.environ.get("ZLAYER_PROGRAM", ROOT / "dist/zlayer-cni.d/zlayer-cni"))
 PAGE = ROOT / "docs/protocol.md"
@@ -117,3 +117,16 @@ def test_the_examples_of_the_protocol_page_run(installed: Path, tmp_path: Path, 
     assert last.endswith("/cni/__init__.py")
     assert str(installed.parents[1]) in last
     assert (status.service_count, status.peer_count) == (2, 0)
+
+
+def test_a_restarted_daemon_is_set_up_from_the_current_settings(engine: None) -> None:
+    """The first call after a restart sends the setup again, with what was set since the first setup."""
+    with one_node("sr") as node, OverlayManager("prod", "42", CLUSTER, SLICE, PORT, socket=node.socket) as manager:
+        manager.setup_global_overlay()
+        wait_for(lambda: node.tool("status")["wireguard"]["port"] == PORT, "the first port")
+        manager.with_overlay_port(PORT + 7).with_local_node_id(9)
+        node.end()
+        node.start()
+        assert manager.status().node_ip == "10.200.0.17"
+        wait_for(lambda: node.tool("status")["wireguard"]["port"] == PORT + 7, "the port of the current settings")
+        assert node.tool("status")["node"]["node_id"] == 9
