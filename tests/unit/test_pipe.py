@@ -2,6 +2,8 @@ r"""The client through a named pipe of Windows: the same calls, failures and rec
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -167,6 +169,27 @@ def test_the_address_says_which_stream(daemon: FakeOverlayd) -> None:
     stream = connect(daemon.path, 1.0)
     assert isinstance(stream, UnixStream)
     stream.close()
+
+
+WITHOUT_UNIX = """
+import os, socket, sys
+for module, names in ((socket, ("AF_UNIX", "SO_PEERCRED")), (os, ("geteuid", "getuid", "setns", "memfd_create"))):
+    for name in names:
+        if hasattr(module, name):
+            delattr(module, name)
+sys.modules.update(dict.fromkeys(("fcntl", "grp", "pwd", "resource")))
+from cni.overlay.manager import OverlayManager
+from cni.overlay.manager import TransportError, Dialing
+try:
+    OverlayManager("p", "i", socket="\\\\\\\\.\\\\pipe\\\\zlayer-overlayd", dialing=Dialing(attempts=1)).status()
+except TransportError as error:
+    print(error.msg)
+"""
+
+
+def test_the_client_loads_without_the_names_that_windows_lacks() -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT_UNIX], capture_output=True, text=True, timeout=60, check=True)
+    assert "named pipes are Windows'" in done.stdout
 
 
 def test_where_the_daemon_is_on_windows() -> None:
