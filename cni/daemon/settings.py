@@ -130,7 +130,16 @@ def find(config: str | None, data_dir: str | None) -> Settings:
 
 
 def parse(text: str, name: str = "settings") -> Settings:
-    """The settings that the YAML `text` states. Raises InvalidConfig naming key and value, or the line."""
+    """The settings that the YAML `text` states. Raises InvalidConfig naming key and value, or the line, on one line."""
+    try:
+        return _parse(text, name)
+    except InvalidConfig as error:
+        # A quoted value may hold line breaks and escapes: they would be lines of a log that the daemon never wrote.
+        shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in error.msg)
+        raise InvalidConfig(shown, error.details) from error
+
+
+def _parse(text: str, name: str) -> Settings:
     try:
         document = yaml.load(text, _Loader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
