@@ -14,7 +14,7 @@ from pathlib import Path
 from cni.cli import ask, upkeep
 from cni.cli.install import BIN_DIRS, CONFLIST, NAME, TOOL_DIR
 from cni.cli.upkeep import GONE_WITHIN, UNIT, UNIT_DIR, Daemon, say, under
-from cni.host import process, systemd
+from cni.host import locks, process, systemd
 from cni.plugin import autostart, door
 
 RECORDS = "state.db"
@@ -59,6 +59,8 @@ def run(options: argparse.Namespace) -> int:
         if directory.exists():
             shutil.rmtree(directory)
             say(f"removed   {directory}")
+    if options.root == "/" and locks.sweep():
+        say(f"removed   {locks.default_directory()}")
     if data.exists():
         say(f"kept      {data}: the node's identity (--purge removes it)")
     return 0

@@ -6,6 +6,7 @@ directory that others may write to can each be held by a user without privileges
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -104,6 +105,26 @@ def has_company(fd: int) -> bool:
     answer = fcntl.fcntl(fd, _F_OFD_GETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
     kind: int = _FLOCK.unpack(answer)[0]
     return kind != fcntl.F_UNLCK
+
+
+def sweep(directory: Path | None = None) -> bool:
+    """Take away the files that no process has locked, and the directory if nothing is left; whether it is gone."""
+    place = directory or default_directory()
+    if not place.is_dir():
+        return False
+    for path in place.iterdir():
+        fd = _open(path)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not has_company(fd):
+                path.unlink(missing_ok=True)
+        except BlockingIOError:
+            continue
+        finally:
+            os.close(fd)
+    with contextlib.suppress(OSError):  # another daemon's lock is in it
+        place.rmdir()
+    return not place.exists()
 
 
 def is_at(fd: int, path: Path) -> bool:

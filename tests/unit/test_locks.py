@@ -81,3 +81,17 @@ def test_a_directory_of_another_user_is_told(tmp_path: Path) -> None:
     place.chmod(0o775)
     assert "group 65534" in locks.others_may_write(inner)
     assert locks.others_may_write(inner, frozenset({65534})) == ""
+
+
+def test_a_sweep_takes_what_nobody_holds(tmp_path: Path) -> None:
+    place = tmp_path / "locks"
+    free, held = locks.hold("free", place), locks.hold("held", place)
+    shared, _ = locks.join("shared", 1, place)
+    assert free is not None and held is not None
+    os.close(free)
+    assert not locks.sweep(place)
+    assert {path.name for path in place.iterdir()} == {"held", "shared"}
+    os.close(held)
+    os.close(shared)
+    assert locks.sweep(place)
+    assert not locks.sweep(place), "there is none"
