@@ -26,7 +26,7 @@ from cni.overlay.transport import Connect, Stream, connect
 log = logging.getLogger(__name__)
 
 _LAST_ID = (1 << 64) - 1
-_WEDGED = (
+_HUNG = (
     "it may be busy, or hang for good: ZLayer's overlayd stops answering on every connection once a peer is set twice, "
     "and then only SIGKILL ends it (find it with: ss -xlp | grep {path})"
 )
@@ -110,7 +110,7 @@ class Client:
         at once on a connection that is already broken.
         """
         if not self._lock.acquire(timeout=deadline.left()):
-            raise self._late(request, deadline)
+            raise self._deadline_passed(request, deadline)
         try:
             if self._closed:
                 raise TransportError("overlayd: connection closed by peer")
@@ -131,7 +131,7 @@ class Client:
             return self._answer(wanted, deadline)
         except TimeoutError as e:
             self.close()
-            raise self._late(request, deadline) from e
+            raise self._deadline_passed(request, deadline) from e
         except (CodecError, FrameTooLarge, TruncatedFrame, EOFError) as e:
             self.close()
             raise TransportError(f"overlayd: {e}") from e
@@ -169,10 +169,10 @@ class Client:
             self._framer.feed(data)
         return body
 
-    def _late(self, request: wire.AnyRequest, deadline: Deadline) -> DeadlinePassed:
+    def _deadline_passed(self, request: wire.AnyRequest, deadline: Deadline) -> DeadlinePassed:
         return DeadlinePassed(
             f"overlayd: {self.path} did not answer {op_name(request)} within {deadline.seconds:g} s",
-            _WEDGED.format(path=self.path),
+            _HUNG.format(path=self.path),
         )
 
 

@@ -2,8 +2,8 @@
 
 A `TransportError` means that the connection is broken: the client dials again and repeats the request once. An
 `ApplicationError` is the daemon's own answer, or an answer that the protocol does not allow: a repetition would give
-the same. Classes and texts are contract 3.3. `DeadlinePassed` and `NotTaken` are additions: ZLayer's client has no
-deadlines, and does not avoid the requests that stop its daemon.
+the same. Classes and texts are contract 3.3. `DeadlinePassed` and `UnsupportedPeerChange` are additions: ZLayer's
+client has no deadlines, and does not avoid the requests that stop its daemon.
 """
 
 from cni.errors import AttachFailed, CniError, TryAgainLater, UndecodableContent
@@ -53,14 +53,14 @@ class Unexpected(ApplicationError):
     """A well-formed answer of another kind than the request allows, or a request from the daemon."""
 
 
-class NotTaken(ApplicationError):
-    """ZLayer's overlayd cannot hold all of a peer; `left_out` are the CIDRs that were not programmed.
+class UnsupportedPeerChange(ApplicationError):
+    """ZLayer's overlayd cannot hold all of a peer; `not_programmed` are the CIDRs that were not programmed.
 
     The other CIDRs have been programmed. Raised only in front of a daemon that does not identify itself as ours: there
     a peer has room for one CIDR, and a change to a peer that the device already has stops the daemon for good
     (contract 5.3/22, 23).
     """
 
-    def __init__(self, msg: str, left_out: tuple[str, ...] = ()) -> None:
+    def __init__(self, msg: str, not_programmed: tuple[str, ...] = ()) -> None:
         super().__init__(msg)
-        self.left_out = left_out
+        self.not_programmed = not_programmed

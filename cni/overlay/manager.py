@@ -36,11 +36,11 @@ from cni.overlay.errors import (
     ApplicationError,
     CodecError,
     DeadlinePassed,
-    NotTaken,
     OverlaydError,
     Refused,
     TransportError,
     Unexpected,
+    UnsupportedPeerChange,
 )
 from cni.overlay.global_overlay import GlobalOverlay, reestablish
 from cni.overlay.hcn import HcnAttachments
@@ -65,7 +65,7 @@ def resolve_isolation_network(mode: wire.Mode, service: str, explicit_named: str
     return isolation.isolation_network(explicit_named, mode, service)
 
 
-def _by(
+def _delegate(
     part: "Callable[[OverlayManager], T]", method: Callable[Concatenate[T, P], R]
 ) -> "Callable[Concatenate[OverlayManager, P], R]":
     """A method of `OverlayManager` that is `method` of one of its parts, signature and docstring included."""
@@ -215,67 +215,67 @@ class OverlayManager:
 
     # The accessors and calls, each by the part that answers it.
 
-    deployment = _by(lambda self: self._accessors, Accessors.deployment)
-    overlay_port = _by(lambda self: self._accessors, Accessors.overlay_port)
-    cluster_cidr = _by(lambda self: self._accessors, Accessors.cluster_cidr)
-    overlay_cidr = _by(lambda self: self._accessors, Accessors.overlay_cidr)
-    slice_cidr = _by(lambda self: self._accessors, Accessors.slice_cidr)
-    node_ip = _by(lambda self: self._accessors, Accessors.node_ip)
-    global_interface = _by(lambda self: self._accessors, Accessors.global_interface)
-    has_global_transport = _by(lambda self: self._accessors, Accessors.has_global_transport)
-    dns_server_addr = _by(lambda self: self._accessors, Accessors.dns_server_addr)
-    dns_domain = _by(lambda self: self._accessors, Accessors.dns_domain)
-    ip_alloc_stats = _by(lambda self: self._accessors, Accessors.ip_alloc_stats)
-    persist_ipam_state = _by(lambda self: self._accessors, Accessors.persist_ipam_state)
-    restore_ipam_state = _by(lambda self: self._accessors, Accessors.restore_ipam_state)
+    deployment = _delegate(lambda self: self._accessors, Accessors.deployment)
+    overlay_port = _delegate(lambda self: self._accessors, Accessors.overlay_port)
+    cluster_cidr = _delegate(lambda self: self._accessors, Accessors.cluster_cidr)
+    overlay_cidr = _delegate(lambda self: self._accessors, Accessors.overlay_cidr)
+    slice_cidr = _delegate(lambda self: self._accessors, Accessors.slice_cidr)
+    node_ip = _delegate(lambda self: self._accessors, Accessors.node_ip)
+    global_interface = _delegate(lambda self: self._accessors, Accessors.global_interface)
+    has_global_transport = _delegate(lambda self: self._accessors, Accessors.has_global_transport)
+    dns_server_addr = _delegate(lambda self: self._accessors, Accessors.dns_server_addr)
+    dns_domain = _delegate(lambda self: self._accessors, Accessors.dns_domain)
+    ip_alloc_stats = _delegate(lambda self: self._accessors, Accessors.ip_alloc_stats)
+    persist_ipam_state = _delegate(lambda self: self._accessors, Accessors.persist_ipam_state)
+    restore_ipam_state = _delegate(lambda self: self._accessors, Accessors.restore_ipam_state)
 
-    set_local_wg_pubkey = _by(lambda self: self._global, GlobalOverlay.set_local_wg_pubkey)
-    setup_global_overlay = _by(lambda self: self._global, GlobalOverlay.setup_global_overlay)
-    cleanup = _by(lambda self: self._global, GlobalOverlay.cleanup)
-    status = _by(lambda self: self._global, GlobalOverlay.status)
-    shutdown = _by(lambda self: self._global, GlobalOverlay.shutdown)
+    set_local_wg_pubkey = _delegate(lambda self: self._global, GlobalOverlay.set_local_wg_pubkey)
+    setup_global_overlay = _delegate(lambda self: self._global, GlobalOverlay.setup_global_overlay)
+    cleanup = _delegate(lambda self: self._global, GlobalOverlay.cleanup)
+    status = _delegate(lambda self: self._global, GlobalOverlay.status)
+    shutdown = _delegate(lambda self: self._global, GlobalOverlay.shutdown)
 
-    setup_service_overlay = _by(lambda self: self._services, Services.setup_service_overlay)
-    teardown_service_overlay = _by(lambda self: self._services, Services.teardown_service_overlay)
-    prune_orphan_bridges = _by(lambda self: self._services, Services.prune_orphan_bridges)
-    service_count = _by(lambda self: self._services, Services.service_count)
-    service_bridge_count = _by(lambda self: self._services, Services.service_bridge_count)
-    service_bridge_name = _by(lambda self: self._services, Services.service_bridge_name)
-    allocate_ip = _by(lambda self: self._services, Services.allocate_ip)
-    release_ip = _by(lambda self: self._services, Services.release_ip)
+    setup_service_overlay = _delegate(lambda self: self._services, Services.setup_service_overlay)
+    teardown_service_overlay = _delegate(lambda self: self._services, Services.teardown_service_overlay)
+    prune_orphan_bridges = _delegate(lambda self: self._services, Services.prune_orphan_bridges)
+    service_count = _delegate(lambda self: self._services, Services.service_count)
+    service_bridge_count = _delegate(lambda self: self._services, Services.service_bridge_count)
+    service_bridge_name = _delegate(lambda self: self._services, Services.service_bridge_name)
+    allocate_ip = _delegate(lambda self: self._services, Services.allocate_ip)
+    release_ip = _delegate(lambda self: self._services, Services.release_ip)
 
-    attach_container = _by(lambda self: self._containers, Containers.attach_container)
-    attach_container_guest = _by(lambda self: self._containers, Containers.attach_container_guest)
-    attach_container_host_shared = _by(lambda self: self._containers, Containers.attach_container_host_shared)
-    attach_container_hcn = _by(lambda self: self._containers, Containers.attach_container_hcn)
-    hcn_attachments = _by(lambda self: self._containers, Containers.hcn_attachments)
-    detach_container = _by(lambda self: self._containers, Containers.detach_container)
-    detach_container_guest = _by(lambda self: self._containers, Containers.detach_container_guest)
-    detach_container_host_shared = _by(lambda self: self._containers, Containers.detach_container_host_shared)
-    detach_container_hcn = _by(lambda self: self._containers, Containers.detach_container_hcn)
+    attach_container = _delegate(lambda self: self._containers, Containers.attach_container)
+    attach_container_guest = _delegate(lambda self: self._containers, Containers.attach_container_guest)
+    attach_container_host_shared = _delegate(lambda self: self._containers, Containers.attach_container_host_shared)
+    attach_container_hcn = _delegate(lambda self: self._containers, Containers.attach_container_hcn)
+    hcn_attachments = _delegate(lambda self: self._containers, Containers.hcn_attachments)
+    detach_container = _delegate(lambda self: self._containers, Containers.detach_container)
+    detach_container_guest = _delegate(lambda self: self._containers, Containers.detach_container_guest)
+    detach_container_host_shared = _delegate(lambda self: self._containers, Containers.detach_container_host_shared)
+    detach_container_hcn = _delegate(lambda self: self._containers, Containers.detach_container_hcn)
 
-    add_global_peer = _by(lambda self: self._peers, Peers.add_global_peer)
-    add_global_peer_with_candidates = _by(lambda self: self._peers, Peers.add_global_peer_with_candidates)
-    add_service_peer = _by(lambda self: self._peers, Peers.add_service_peer)
-    remove_global_peer = _by(lambda self: self._peers, Peers.remove_global_peer)
-    remove_service_peer = _by(lambda self: self._peers, Peers.remove_service_peer)
-    add_allowed_ip = _by(lambda self: self._peers, Peers.add_allowed_ip)
-    remove_allowed_ip = _by(lambda self: self._peers, Peers.remove_allowed_ip)
+    add_global_peer = _delegate(lambda self: self._peers, Peers.add_global_peer)
+    add_global_peer_with_candidates = _delegate(lambda self: self._peers, Peers.add_global_peer_with_candidates)
+    add_service_peer = _delegate(lambda self: self._peers, Peers.add_service_peer)
+    remove_global_peer = _delegate(lambda self: self._peers, Peers.remove_global_peer)
+    remove_service_peer = _delegate(lambda self: self._peers, Peers.remove_service_peer)
+    add_allowed_ip = _delegate(lambda self: self._peers, Peers.add_allowed_ip)
+    remove_allowed_ip = _delegate(lambda self: self._peers, Peers.remove_allowed_ip)
 
-    nat_config = _by(lambda self: self._nat, NatTraversal.nat_config)
-    nat_enabled = _by(lambda self: self._nat, NatTraversal.nat_enabled)
-    start_nat_traversal = _by(lambda self: self._nat, NatTraversal.start_nat_traversal)
-    nat_maintenance_tick = _by(lambda self: self._nat, NatTraversal.nat_maintenance_tick)
-    nat_status_snapshot = _by(lambda self: self._nat, NatTraversal.nat_status_snapshot)
+    nat_config = _delegate(lambda self: self._nat, NatTraversal.nat_config)
+    nat_enabled = _delegate(lambda self: self._nat, NatTraversal.nat_enabled)
+    start_nat_traversal = _delegate(lambda self: self._nat, NatTraversal.start_nat_traversal)
+    nat_maintenance_tick = _delegate(lambda self: self._nat, NatTraversal.nat_maintenance_tick)
+    nat_status_snapshot = _delegate(lambda self: self._nat, NatTraversal.nat_status_snapshot)
 
-    mint_edge_peer = _by(lambda self: self._edges, EdgePeers.mint_edge_peer)
-    revoke_edge_peer = _by(lambda self: self._edges, EdgePeers.revoke_edge_peer)
-    list_edge_peers = _by(lambda self: self._edges, EdgePeers.list_edge_peers)
+    mint_edge_peer = _delegate(lambda self: self._edges, EdgePeers.mint_edge_peer)
+    revoke_edge_peer = _delegate(lambda self: self._edges, EdgePeers.revoke_edge_peer)
+    list_edge_peers = _delegate(lambda self: self._edges, EdgePeers.list_edge_peers)
 
-    register_dns = _by(lambda self: self._names, Names.register_dns)
-    unregister_dns = _by(lambda self: self._names, Names.unregister_dns)
-    write_scoped_resolver = _by(lambda self: self._names, Names.write_scoped_resolver)
-    remove_scoped_resolver = _by(lambda self: self._names, Names.remove_scoped_resolver)
+    register_dns = _delegate(lambda self: self._names, Names.register_dns)
+    unregister_dns = _delegate(lambda self: self._names, Names.unregister_dns)
+    write_scoped_resolver = _delegate(lambda self: self._names, Names.write_scoped_resolver)
+    remove_scoped_resolver = _delegate(lambda self: self._names, Names.remove_scoped_resolver)
 
     def close(self) -> None:
         """Hang up; nothing of the overlay changes. The next call dials again."""
@@ -300,7 +300,6 @@ __all__ = [
     "Dialing",
     "NatSettings",
     "NatSnapshot",
-    "NotTaken",
     "OverlayManager",
     "OverlaydError",
     "PeerInfo",
@@ -311,6 +310,7 @@ __all__ = [
     "TransportError",
     "TurnServer",
     "Unexpected",
+    "UnsupportedPeerChange",
     "make_interface_name",
     "resolve_isolation_network",
 ]

@@ -3,7 +3,7 @@
 Three kinds of optional field are told apart, as the protocol does:
 
 * `x: T | None = None`: left out when absent; `null` means absent.
-* `x: T = always(value)`: may be absent on input, is always written; `null` is refused.
+* `x: T = always_written(value)`: may be absent on input, is always written; `null` is refused.
 * `x: tuple[T, ...] = ()`: left out when empty; `null` is refused.
 
 Addresses are text in the form Rust prints (`overlay/address.py`): any spelling Rust reads is accepted and made
@@ -31,7 +31,7 @@ Ip = str
 Mode = Literal["auto", "shared", "dedicated", "isolated"]
 
 
-def always(value: Any) -> Any:
+def always_written(value: Any) -> Any:
     """The default of a field that is written even when it has that default.
 
     `omit_defaults` leaves out a field that has its default value, and does not compare with what a factory makes.
@@ -127,17 +127,17 @@ class Peer(Wire, frozen=True):
 class Turn(Wire, frozen=True):
     """A TURN server, `host:port`, and its credentials."""
 
-    addr: str = always("")
-    username: str = always("")
-    credential: str = always("")
+    addr: str = always_written("")
+    username: str = always_written("")
+    credential: str = always_written("")
 
 
 class Relay(Wire, frozen=True):
     """The relay that this node runs for other nodes."""
 
-    listen_port: U16 = always(0)
-    external_addr: str = always("")
-    max_sessions: U64 = always(0)
+    listen_port: U16 = always_written(0)
+    external_addr: str = always_written("")
+    max_sessions: U64 = always_written(0)
     auth_credential: str | None = None
 
 
@@ -147,12 +147,12 @@ class NatConfig(Wire, frozen=True):
     In a present object, numbers that are zero and an empty STUN list stand for the daemon's defaults.
     """
 
-    enabled: bool = always(False)
-    stun_servers: tuple[str, ...] = always(())
-    turn_servers: tuple[Turn, ...] = always(())
-    hole_punch_timeout_secs: U64 = always(0)
-    stun_refresh_interval_secs: U64 = always(0)
-    max_candidate_pairs: U64 = always(0)
+    enabled: bool = always_written(False)
+    stun_servers: tuple[str, ...] = always_written(())
+    turn_servers: tuple[Turn, ...] = always_written(())
+    hole_punch_timeout_secs: U64 = always_written(0)
+    stun_refresh_interval_secs: U64 = always_written(0)
+    max_candidate_pairs: U64 = always_written(0)
     relay_server: Relay | None = None
 
 

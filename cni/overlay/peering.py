@@ -38,7 +38,7 @@ class PeerInfo:
 
 
 @dataclass(frozen=True)
-class Given:
+class AddedPeer:
     """A peer as the daemon has it."""
 
     peer: PeerInfo
@@ -62,16 +62,16 @@ class Given:
 class Ledger:
     """The peers that this program has added. One thread at a time."""
 
-    given: dict[Key, Given] = field(default_factory=dict)
+    added: dict[Key, AddedPeer] = field(default_factory=dict)
 
-    def with_cidr(self, key: Key, cidr: str) -> Given | None:
+    def with_cidr(self, key: Key, cidr: str) -> AddedPeer | None:
         """The peer with one CIDR more, or None for a peer that this program did not add."""
-        held = self.given.get(key)
+        held = self.added.get(key)
         return held and replace(held, cidrs=tuple(dict.fromkeys((*held.cidrs, cidr))))
 
-    def without_cidr(self, key: Key, cidr: str) -> Given | None:
+    def without_cidr(self, key: Key, cidr: str) -> AddedPeer | None:
         """The peer without that CIDR, or None for a peer that this program did not add."""
-        held = self.given.get(key)
+        held = self.added.get(key)
         return held and replace(held, cidrs=tuple(c for c in held.cidrs if c != cidr))
 
 
@@ -80,7 +80,7 @@ def scope_of(service: str | None) -> wire.AnyScope:
     return wire.GlobalScope() if service is None else wire.ServiceScope(service)
 
 
-def fold(cidrs: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+def aggregate(cidrs: Sequence[str]) -> tuple[str, tuple[str, ...]]:
     """(the one CIDR that covers most of `cidrs` and nothing else, those that it does not cover).
 
     A single CIDR is passed on as it is written, for the daemon to check. Of several that do not fold into one,

@@ -18,7 +18,7 @@ from cni.overlay.nested import (
     Peer,
     PeerStatus,
     Wire,
-    always,
+    always_written,
 )
 
 
@@ -100,7 +100,7 @@ class NatStatus(Reply, frozen=True, tag="nat_status"):
 
     candidates: tuple[Candidate, ...] = ()
     peers: tuple[NatPeer, ...] = ()
-    last_refresh: U64 = always(0)
+    last_refresh: U64 = always_written(0)
 
 
 class PrunedBridges(Reply, frozen=True, tag="pruned_bridges"):

@@ -16,7 +16,7 @@ from cni.overlay.nested import (
     Mode,
     NatConfig,
     Wire,
-    always,
+    always_written,
 )
 
 
@@ -44,7 +44,7 @@ class SetupGlobalOverlay(Request, frozen=True, kw_only=True, tag="setup_global_o
     cluster_cidr: str
     slice_cidr: str | None = None
     wg_port: U16
-    host_adapter_mandatory: bool = always(False)
+    host_adapter_mandatory: bool = always_written(False)
     nat: NatConfig | None = None
 
 
@@ -86,7 +86,7 @@ class AttachContainer(Request, frozen=True, tag="attach_container"):
     handle: AnyHandle
     service: str
     join_global: bool
-    ephemeral: bool = always(False)
+    ephemeral: bool = always_written(False)
     isolation_network: str | None = None
     dns_server: Ip | None = None
     dns_domain: str | None = None
@@ -108,14 +108,14 @@ class AddPeer(Request, frozen=True, tag="add_peer"):
     allowed_ips: str
     persistent_keepalive_secs: U64
     candidates: tuple[Candidate, ...] = ()
-    scope: AnyScope = always(GlobalScope())
+    scope: AnyScope = always_written(GlobalScope())
 
 
 class RemovePeer(Request, frozen=True, tag="remove_peer"):
     """Take a peer off a device. Answer: Ok."""
 
     pubkey: str
-    scope: AnyScope = always(GlobalScope())
+    scope: AnyScope = always_written(GlobalScope())
 
 
 class AddAllowedIp(Request, frozen=True, tag="add_allowed_ip"):
@@ -123,7 +123,7 @@ class AddAllowedIp(Request, frozen=True, tag="add_allowed_ip"):
 
     pubkey: str
     cidr: str
-    scope: AnyScope = always(GlobalScope())
+    scope: AnyScope = always_written(GlobalScope())
 
 
 class RemoveAllowedIp(Request, frozen=True, tag="remove_allowed_ip"):
@@ -131,7 +131,7 @@ class RemoveAllowedIp(Request, frozen=True, tag="remove_allowed_ip"):
 
     pubkey: str
     cidr: str
-    scope: AnyScope = always(GlobalScope())
+    scope: AnyScope = always_written(GlobalScope())
 
 
 class MintEdgePeer(Request, frozen=True, kw_only=True, tag="mint_edge_peer"):

@@ -32,17 +32,17 @@ class Session:
         """`reestablish` is called on a connection that replaces a broken one; it must not raise."""
         self._dialer = dialer
         self._reestablish = reestablish
-        self._slot: Client | None = None
-        self._lost = False
+        self._connection: Client | None = None
+        self._broken = False
         """Whether a connection broke that has not been replaced: the next one, whenever it comes, re-establishes."""
         self._lock = threading.Lock()
 
     def connection(self, deadline: Deadline) -> Client:
         """The connection, dialled if there is none. Raises TransportError."""
-        with _held(self._lock, self._dialer.address, deadline):
-            if self._slot is None:
-                self._slot = self._dialled(deadline)
-            return self._slot
+        with _LockedWithin(self._lock, self._dialer.address, deadline):
+            if self._connection is None:
+                self._connection = self._dialled(deadline)
+            return self._connection
 
     def run(self, work: Callable[[Client], T], deadline: Deadline) -> T:
         """The result of `work` on the connection; if the connection breaks meanwhile, of `work` on a new one.
@@ -63,27 +63,27 @@ class Session:
     def close(self) -> None:
         """Hang up. The next call dials."""
         with self._lock:
-            if self._slot is not None:
-                self._slot.close()
-            self._slot = None
-            self._lost = False
+            if self._connection is not None:
+                self._connection.close()
+            self._connection = None
+            self._broken = False
 
     def _replacement(self, broken: Client, deadline: Deadline) -> Client:
-        with _held(self._lock, self._dialer.address, deadline):
-            if self._slot is broken or self._slot is None:
-                self._slot, self._lost = None, True
-                self._slot = self._dialled(deadline)
-            return self._slot
+        with _LockedWithin(self._lock, self._dialer.address, deadline):
+            if self._connection is broken or self._connection is None:
+                self._connection, self._broken = None, True
+                self._connection = self._dialled(deadline)
+            return self._connection
 
     def _dialled(self, deadline: Deadline) -> Client:
         conn = self._dialer.dial(deadline)
-        if self._lost:
-            self._lost = False
+        if self._broken:
+            self._broken = False
             self._reestablish(conn, deadline)
         return conn
 
 
-class _held:
+class _LockedWithin:
     """The lock, taken before the deadline."""
 
     def __init__(self, lock: threading.Lock, path: str, deadline: Deadline) -> None:

@@ -16,7 +16,7 @@ DEEPEST = 127
 """How many arrays and objects may be open at once."""
 
 
-class Repeated:
+class DuplicateKey:
     """The values of a key that occurs more than once. No field accepts it; under an unknown key it is ignored."""
 
     def __init__(self, values: list[Any]) -> None:
@@ -27,7 +27,7 @@ def parse(data: bytes) -> Any:
     """The document in `data` as dicts, lists, strings, numbers. Raises CodecError.
 
     An integer literal that Rust would not read as u64 or i64 becomes a float, so that no integer field accepts it.
-    A repeated key has a `Repeated` for its value.
+    A repeated key has a `DuplicateKey` for its value.
     """
     try:
         text = data.decode("utf-8")
@@ -49,7 +49,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: dict[str, list[Any]] = {}
         for key, value in pairs:
             seen.setdefault(key, []).append(value)
-        out.update((key, Repeated(values)) for key, values in seen.items() if len(values) > 1)
+        out.update((key, DuplicateKey(values)) for key, values in seen.items() if len(values) > 1)
     return out
 
 
@@ -83,7 +83,7 @@ def _depth(value: Any) -> int:
 
 def _children(value: dict[str, Any] | list[Any]) -> Iterator[Any]:
     for child in value.values() if isinstance(value, dict) else value:
-        if isinstance(child, Repeated):
+        if isinstance(child, DuplicateKey):
             yield from child.values
         else:
             yield child

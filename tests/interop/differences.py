@@ -176,8 +176,8 @@ DIFFERENCES = {
     ),
     "add_a_cidr_that_does_not_fold": Difference(
         {
-            "NotTaken": "overlayd: peer <alpha> has 10.200.0.32/28, 10.200.0.48/28; not 10.200.9.0/26, for this "
-            "overlayd takes one CIDR per peer"
+            "UnsupportedPeerChange": "overlayd: peer <alpha> has 10.200.0.32/28, 10.200.0.48/28; not 10.200.9.0/26, "
+            "since this overlayd takes one CIDR per peer"
         },
         alpha("10.200.0.32/28,10.200.0.48/28,10.200.9.0/26"),
         "5.3/22-23",

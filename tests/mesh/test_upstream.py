@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import pytest
 
 from cni.host import wg_engine
-from cni.overlay.errors import NotTaken
+from cni.overlay.errors import UnsupportedPeerChange
 
 from .fleet import Container, Fleet, Node, arrives, echoes, fleet, link, run
 from .upstreams import PROGRAM, UpstreamNode, manager_of, peer_of, upstream_node
@@ -141,12 +141,12 @@ def test_our_client_keeps_it_from_stopping(mixed: Fleet, theirs: UpstreamNode) -
     for cidr in (wide, narrow, wide, wide):
         theirs.manager.add_global_peer(peer_of(one, cidr))
         arrives(far, here)
-    with pytest.raises(NotTaken):
+    with pytest.raises(UnsupportedPeerChange):
         theirs.manager.add_allowed_ip(one_key(one), "10.200.0.0/26")
     halves = [str(each) for each in ipaddress.ip_network(wide).subnets()]
     theirs.manager.add_global_peer(peer_of(one, *halves))  # folded into one
     arrives(here, far)
-    with theirs.client(None) as stranger, pytest.raises(NotTaken):
+    with theirs.client(None) as stranger, pytest.raises(UnsupportedPeerChange):
         stranger.remove_allowed_ip(one_key(one), wide)  # given by another program: it is not touched
     assert theirs.manager.status().peer_count == 2
     arrives(far, here)

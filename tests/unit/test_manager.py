@@ -9,10 +9,18 @@ import pytest
 
 from cni.overlay import wire
 from cni.overlay.client import Deadline, Dialing
-from cni.overlay.errors import CodecError, DeadlinePassed, NotTaken, OverlaydError, Refused, TransportError, Unexpected
+from cni.overlay.errors import (
+    CodecError,
+    DeadlinePassed,
+    OverlaydError,
+    Refused,
+    TransportError,
+    Unexpected,
+    UnsupportedPeerChange,
+)
 from cni.overlay.manager import OverlayManager
 from cni.overlay.nat import NatSettings, NatSnapshot, RelayServer, StunServer, TurnServer
-from cni.overlay.peering import PeerInfo, fold
+from cni.overlay.peering import PeerInfo, aggregate
 from cni.overlay.state import Timeouts
 from tests.unit.fake_overlayd import FakeOverlayd, before, hang_up, reply, silence
 
@@ -786,13 +794,13 @@ def test_allowed_ips_are_folded_into_the_one_there_is_room_for(theirs, plain):
 
 
 def test_what_has_no_room_is_said_plainly(theirs, plain):
-    with pytest.raises(NotTaken, match="takes one CIDR per peer") as caught:
+    with pytest.raises(UnsupportedPeerChange, match="takes one CIDR per peer") as caught:
         plain.add_global_peer(peer("10.200.0.17/32,10.200.9.0/26,nonsense"))
-    assert caught.value.left_out == ("10.200.0.17/32", "nonsense")
+    assert caught.value.not_programmed == ("10.200.0.17/32", "nonsense")
     assert theirs.peers[None, KEY] == ["10.200.9.0/26"]
-    with pytest.raises(NotTaken) as caught:
+    with pytest.raises(UnsupportedPeerChange) as caught:
         plain.add_allowed_ip(KEY, "10.77.0.0/26")
-    assert caught.value.left_out == ("10.77.0.0/26",)
+    assert caught.value.not_programmed == ("10.77.0.0/26",)
     assert theirs.peers[None, KEY] == ["10.200.9.0/26"]
     assert not theirs.wedged
 
@@ -800,7 +808,7 @@ def test_what_has_no_room_is_said_plainly(theirs, plain):
 def test_a_peer_of_another_program_is_left_alone(theirs, plain):
     theirs.peers[None, KEY] = ["10.200.0.17/32"]
     for change in (plain.add_allowed_ip, plain.remove_allowed_ip):
-        with pytest.raises(NotTaken, match="not added by this program"):
+        with pytest.raises(UnsupportedPeerChange, match="not added by this program"):
             change(KEY, "10.200.0.17/32")
     assert theirs.ops() == ["status"]
 
@@ -924,10 +932,10 @@ def test_the_daemon_is_asked_who_it_is_on_every_new_connection(theirs, plain):
         (["x", "y"], "", ("x", "y")),
     ],
 )
-def test_folding(cidrs, one, left):
-    assert fold(cidrs) == (one, left)
+def test_aggregating(cidrs, one, left):
+    assert aggregate(cidrs) == (one, left)
 
 
 def test_every_failure_is_an_overlayd_error():
-    for kind in (Refused, Unexpected, TransportError, DeadlinePassed, NotTaken):
+    for kind in (Refused, Unexpected, TransportError, DeadlinePassed, UnsupportedPeerChange):
         assert issubclass(kind, OverlaydError)
