@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from cni.daemon.books.state import State
 from cni.daemon.overlap import of_ours
+from cni.errors import InputOutput
 from cni.host.kernel import Kernel
 from cni.host.links import Address
 from cni.host.own_networks import HeldAddress
@@ -39,16 +40,16 @@ class OwnAddresses:
         return of_ours(held, self._state.own_addresses, self._alone(), by_shape) | self.wanted()
 
     def ensure(self) -> None:
-        """lo has the node's addresses, and no former one. Idempotent. Raises OSError, InputOutput."""
+        """lo has the node's addresses, and no former one. Idempotent. Raises OSError."""
         wanted = self.wanted()
         former = self.known(self._kernel.held_addresses()) - wanted
-        self._state.note_own_addresses(self._state.own_addresses | set(self._state.node_addresses()))
+        self._note(self._state.own_addresses | set(self._state.node_addresses()))
         for address in self._state.node_addresses():
             self._kernel.ensure_node_address(address)
         self._remove(former)
 
     def remove_all(self) -> None:
-        """lo has none of the overlay's addresses. Idempotent. Raises OSError, InputOutput."""
+        """lo has none of the overlay's addresses. Idempotent. Raises OSError."""
         self._remove(self.known(self._kernel.held_addresses()))
 
     def _remove(self, addresses: Iterable[Address]) -> None:
@@ -56,4 +57,11 @@ class OwnAddresses:
         for address in gone:
             log.info("%s is no address of this node any more: taking it off lo", address)
             self._kernel.remove_node_address(address)
-        self._state.note_own_addresses(self._state.own_addresses - gone)
+        self._note(self._state.own_addresses - gone)
+
+    def _note(self, addresses: Collection[Address]) -> None:
+        """Write down which they are. Without room on the disk IFA_PROTO says so."""
+        try:
+            self._state.note_own_addresses(addresses)
+        except InputOutput as error:
+            log.warning("the addresses on lo could not be written down: %s", error.msg)

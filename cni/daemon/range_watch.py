@@ -15,7 +15,8 @@ log = logging.getLogger(__name__)
 
 INTERVAL = 10.0  # seconds between two looks without news: /etc/resolv.conf announces none
 SETTLE = 0.03  # seconds from news to a look, so that what comes together is read once
-SHARE = 10  # a look is followed by a pause of so many times what it took: a host may have many routes that change often
+SHARE = 3  # a look is followed by a pause of so many times what it took: a host may have many routes that change often
+LONGEST = 2.0  # seconds that such a pause takes at most
 PATIENCE = 5.0  # seconds that a look may take at the daemon's end
 
 
@@ -37,13 +38,24 @@ class RangeWatch:
     def start(self) -> None:
         """Decide for the first time: start the node, or leave it out of service. Raises what `begin` raises."""
         self._monitor = Monitor(lambda kind, name: self._wake.set(), ALL_GROUPS)
-        if self._ranges.decide():
+        if self._may_begin():
             self._begin()
             self._serving = True
         else:
             log.error("the node is not in service: %s", self._ranges.refusal)
-            self._stand_down()
+            try:
+                self._stand_down()
+            except (OSError, CniError) as error:
+                log.error("what an earlier daemon left could not be taken away: %s", error)
         self._thread.start()
+
+    def _may_begin(self) -> bool:
+        try:
+            return self._ranges.decide()
+        except OSError as error:
+            # Containers are not kept from their network because the host's could not be read: the next look tells.
+            log.error("the overlay's ranges could not be compared with the host's networks: %s", error)
+            return True
 
     @property
     def serving(self) -> bool:
@@ -74,7 +86,7 @@ class RangeWatch:
             except Exception:
                 log.exception("the look at the host's networks failed")
             self._ranges.looked()
-            self._ended.wait(min((time.monotonic() - began) * SHARE, INTERVAL))
+            self._ended.wait(min((time.monotonic() - began) * SHARE, LONGEST))
 
     def _look(self) -> None:
         if self._serving:

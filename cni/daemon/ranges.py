@@ -98,8 +98,9 @@ class Ranges:
             for subnet in service.subnets
             if _overlap(ipaddress.ip_network(subnet), each.host.network)
         ]
+        used += [f"{own} of the node" for own in self._state.node_addresses() if own in each.host.network]
         said = f"{each}: it stays the host's, and no subnet in it is given out"
-        return f"{said}; containers have addresses in it until they end: {', '.join(used)}" if used else said
+        return f"{said}; but in use: {', '.join(used)}" if used else said
 
 
 def inside(found: Sequence[Overlap]) -> tuple[Network, ...]:

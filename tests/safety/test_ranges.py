@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import subprocess
 from collections.abc import Callable
@@ -197,6 +198,27 @@ def test_no_slot_inside_a_later_network_is_used(fleet: Fleet, frozen: Frozen) ->
     assert said["code"] == 104, said
     addresses = {a["local"] for link in node.ip("address") for a in link["addr_info"] if link["ifname"] != "vpn0"}
     assert not any(a.startswith("10.200.5.") and int(a.split(".")[3]) >= 128 for a in addresses), addresses
+
+
+def test_containers_keep_a_subnet_that_a_later_network_covers(fleet: Fleet, frozen: Frozen) -> None:
+    """Until they end; whoever comes after them is elsewhere, and the problem names the service."""
+    node = frozen(1, slice_cidr="10.200.1.0/26", service_cidr="10.200.5.0/24")
+    first = node.container("web")
+    (subnet,) = next(each["subnets"] for each in node.tool("status")["services"])
+    run("ip", "-n", node.name, "link", "add", "vpn0", "type", "bridge")
+    run("ip", "-n", node.name, "address", "add", subnet.replace("/26", "/27"), "dev", "vpn0")
+    (text,) = wait_for(lambda: node.tool("status")["problems"], "the problem", 5)
+    assert f"{subnet} of service web" in text
+    second = node.container("web")
+    assert second.address.rpartition(".")[0] == first.address.rpartition(".")[0]
+    assert ipaddress.ip_address(second.address) not in ipaddress.ip_network(subnet)
+    assert second.pings(first.address) and first.pings(second.address)
+    node.end()
+    node.start()
+    assert second.pings(first.address)
+    node.remove(first)
+    wait_for(lambda: subnet not in str(node.tool("status")["services"]), "the subnet given back", 30)
+    assert second.pings("10.200.1.1")
 
 
 def test_a_published_port_is_reached_from_a_later_network(fleet: Fleet, frozen: Frozen) -> None:

@@ -198,6 +198,8 @@ class State(ServiceBook):
         """An address of the node's own slice, for what belongs to no service. Raises PoolExhausted."""
         with self._lock:
             home = self.node.home(ipaddress.ip_network(self.node.cluster_cidr).version)
+            if not self.is_usable(home):
+                raise PoolExhausted(f"IP allocator exhausted: slice {home} lies in a network of the host's own")
             try:
                 return self._lease(home.version, [home], "", owner)
             except NeedsSlot as full:
