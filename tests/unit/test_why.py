@@ -470,3 +470,27 @@ def test_a_packet_that_keeps_the_virtual_address_reaches_no_container():
 def test_a_service_of_ipvs_leaves_by_a_tunnel_as_well():
     view = with_service(("10.200.40.2", True), ways={"10.200.40.2": "eth0"})
     assert ask("red-a", OWN, why.Service(53, "udp"), view) == (False, "overlay without a tunnel")
+
+
+@pytest.mark.parametrize(
+    ("src", "dst", "service", "allowed", "rule"),
+    [
+        ("10.200.77.9", "192.0.2.1", None, True, None),
+        ("10.200.77.9", "10.200.5.7", None, False, "connected network to a member"),
+        ("10.200.77.9", "10.200.5.2", None, False, "connected network to a member"),
+        ("10.200.77.9", "198.51.100.7", None, True, None),
+        ("10.200.77.9", "192.0.2.1", why.Service(8080), True, "published port, from a connected network"),
+        ("10.200.0.1", "10.200.77.9", None, True, None),
+        ("10.200.5.2", "10.200.77.9", None, False, "between networks"),
+        ("10.200.78.9", "192.0.2.1", None, False, "overlay IPv4 source from elsewhere"),
+    ],
+)
+def test_a_network_of_the_hosts_own_in_the_range(src, dst, service, allowed, rule):
+    node = replace(VIEW.wanted.node, connected=("10.200.77.0/24",))
+    port = Published("tcp", 8080, "10.200.5.2", 80)
+    view = replace(VIEW, wanted=replace(VIEW.wanted, node=node), published=(port,))
+    found = why.decide(view, view.place_of(src), view.place_of(dst), service)
+    assert (found.allowed, found.spot and found.spot.name) == (allowed, rule)
+    if rule:
+        chains = {chain.name: chain.rule_names() for chain in view.wanted.chains() if chain.family == found.spot.family}
+        assert rule in chains[found.spot.chain]

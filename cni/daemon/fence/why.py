@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_interface
 
-from cni.daemon.fence import why_far, why_handed, why_out
+from cni.daemon.fence import why_connected, why_far, why_handed, why_out
 from cni.daemon.fence.compare import Wanted
 from cni.daemon.fence.places import Guest, Kind, Place, View
 from cni.daemon.fence.values import chain_of
@@ -51,8 +51,14 @@ def _decide(view: View, src: Place, dst: Place, service: Service | None) -> Verd
         case Kind.OUTSIDE:
             return _from_outside(dst, translated=False)
         case Kind.UNKNOWN:
-            spot = Spot("inet", "prerouting", f"overlay IPv{src.version} source from elsewhere")
-            return Verdict(False, spot, f"nobody this node knows has {src.address}: whoever claims it is not believed")
+            return _from_unknown(view, src, dst)
+
+
+def _from_unknown(view: View, src: Place, dst: Place) -> Verdict:
+    if why_connected.is_connected(view, src):
+        return why_connected.from_connected(view, src, dst, translated=False)
+    spot = Spot("inet", "prerouting", f"overlay IPv{src.version} source from elsewhere")
+    return Verdict(False, spot, f"nobody this node knows has {src.address}: whoever claims it is not believed")
 
 
 # --- published ports ----------------------------------------------------------------------------------------------
@@ -72,7 +78,10 @@ def _published(view: View, dst: Place, service: Service | None) -> tuple[Place, 
 
 def _translated(view: View, src: Place, dst: Place, note: str) -> Verdict:
     """DNAT comes before the fence's decision on forwarding, so that decides on the container."""
-    verdict = _from_outside(dst, translated=True) if src.kind is Kind.OUTSIDE else decide(view, src, dst)
+    if why_connected.is_connected(view, src):
+        verdict = why_connected.from_connected(view, src, dst, translated=True)
+    else:
+        verdict = _from_outside(dst, translated=True) if src.kind is Kind.OUTSIDE else decide(view, src, dst)
     return Verdict(verdict.allowed, verdict.spot, verdict.reason, (note, *verdict.notes))
 
 
@@ -153,6 +162,8 @@ def _from_host(view: View, dst: Place) -> Verdict:
         case Kind.CONTAINER:
             spot = Spot("bridge", "postrouting", "to a port") if dst.known().port.bridge else None
             return Verdict(True, spot, "the node itself reaches every container")
+        case Kind.UNKNOWN if why_connected.is_connected(view, dst):
+            return Verdict(True, None, f"{dst.address} is on a network of the host's own")
         case Kind.UNKNOWN:
             return Verdict(False, why_far.unknown_port(view, dst), f"nobody this node knows has {dst.address}")
         case Kind.HOST | Kind.LOOPBACK:
