@@ -111,6 +111,20 @@ _KINDS = (
         "The nftables tables of the isolation fence are not loaded; ADD fails with 105.",
         "Read the text: it carries the error of nftables. `zlayer-cni doctor` looks for the cause.",
     ),
+    ProblemKind(
+        "fence-repaired",
+        "fence",
+        "warning",
+        "Another program changed the fence's nftables tables in the last minute; they were put right at once.",
+        "Find the program that the text names: a reload of a firewall should not flush the tables of others.",
+    ),
+    ProblemKind(
+        "member-refused",
+        "cluster",
+        "warning",
+        "What another node says of its isolation networks' members is not taken over into the fence.",
+        "Look at that node: the text names the address and what is wrong with it. Its other members are unaffected.",
+    ),
     # --- the mesh ---
     ProblemKind(
         "mesh-out-of-order",

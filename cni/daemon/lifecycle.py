@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from cni.daemon.fence.watch import Watch
 from cni.daemon.keeper import Keeper
 from cni.daemon.mesh.cluster import Cluster
 from cni.daemon.mesh.mesh import Mesh
@@ -22,11 +23,13 @@ class Lifecycle:
         *,
         keeper: Keeper,
         tuned: Tuned,
+        fence_watch: Watch,
         drain: Callable[[], None],
     ) -> None:
         """`drain` carries out what calls left while no daemon ran."""
         self._service, self._mesh, self._cluster = service, mesh, cluster
         self._keeper, self._tuned, self._drain = keeper, tuned, drain
+        self._fence_watch = fence_watch
 
     def begin(self) -> None:
         """Put the node into service. Raises CniError, OSError when it cannot serve."""
@@ -40,6 +43,7 @@ class Lifecycle:
             self._cluster.start()
         self._drain()
         self._keeper.start()
+        self._fence_watch.start()
         self._tuned.start()
 
     def stand_down(self) -> None:
@@ -54,6 +58,7 @@ class Lifecycle:
 
     def stop(self) -> None:
         """End what looks after the node; the data path stays."""
+        self._fence_watch.stop()
         self._keeper.stop()
         self._tuned.stop()
         if self._cluster is not None:

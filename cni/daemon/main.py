@@ -27,6 +27,7 @@ from cni.daemon.books.registry import Registry
 from cni.daemon.books.state import State
 from cni.daemon.books.store import Store
 from cni.daemon.fence.barrier import Barrier
+from cni.daemon.fence.watch import Watch
 from cni.daemon.keeper import Keeper
 from cni.daemon.lifecycle import Lifecycle
 from cni.daemon.mesh.cluster import Cluster
@@ -152,7 +153,8 @@ async def _run(settings: Settings, premises: Premises) -> None:
     keeper, tuned = Keeper(service, presence.alone, drain), Tuned(service)
     service.followers.append(tuned.watch)
 
-    lifecycle = Lifecycle(service, mesh, cluster, keeper=keeper, tuned=tuned, drain=drain)
+    fence_watch = Watch(barrier, service.look_for_obstacles, service.mend_forwarding, service.tell_repairs)
+    lifecycle = Lifecycle(service, mesh, cluster, keeper=keeper, tuned=tuned, fence_watch=fence_watch, drain=drain)
     watch = RangeWatch(ranges, lifecycle.begin, lifecycle.stand_down, lifecycle.heed)
     await asyncio.to_thread(watch.start)
     loop = asyncio.get_running_loop()

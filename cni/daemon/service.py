@@ -298,6 +298,7 @@ class OverlayService:
             forwards, closed = {}, []
         self.board.set_all("forwarding-off", kernel_settings.forwarding_off(forwards, closed))
         self.board.set_all("kernel-setting", kernel_settings.overruled(self.kernel.arp_ignore()))
+        self.tell_repairs()
 
     def tear_down(self) -> None:
         """Take the whole data path away: attachments, bridges, tables. Only `uninstall` asks for it."""
@@ -332,11 +333,21 @@ class OverlayService:
         self._ground()
         self.services.restore()
 
+    def mend_forwarding(self) -> None:
+        """The node forwards, whoever switched that off. Raises OSError."""
+        self.kernel.enable_forwarding([ipaddress.ip_network(cidr).version for cidr in self.state.cidrs])
+
+    def tell_repairs(self) -> None:
+        """Bring the board up to date with what became of the fence's tables."""
+        self.board.set("fence-repaired", "", self.barrier.repaired())
+        self.board.set_all("member-refused", self.barrier.refused())
+
     def mend_node(self) -> None:
         """Bring back what the node stands on, if somebody changed it, and note what cannot be."""
-        self.kernel.enable_forwarding([ipaddress.ip_network(cidr).version for cidr in self.state.cidrs])
+        self.mend_forwarding()
+        self.tell_repairs()
         self.own.ensure()
-        self._look_for_obstacles()
+        self.look_for_obstacles()
 
     def heed_ranges(self) -> bool:
         """The host's networks as they are now are the host's: in the fence, and no subnet in them is used any longer
@@ -347,7 +358,7 @@ class OverlayService:
         self.services.vacate()
         return before != (self.state.connected, self.ranges.inside())
 
-    def _look_for_obstacles(self) -> None:
+    def look_for_obstacles(self) -> None:
         """Whose firewall stands in the containers' way: open what may be opened, name what may not."""
         said = self.barrier.open_forwarding()
         self.board.set("forward-denied-iptables", "", said and f"iptables' FORWARD: {said}")
@@ -364,7 +375,7 @@ class OverlayService:
         self.kernel.enable_forwarding([ipaddress.ip_network(cidr).version for cidr in self.state.cidrs])
         self.own.ensure()
         self.barrier.load()
-        self._look_for_obstacles()
+        self.look_for_obstacles()
 
 
 def identity(target: Target) -> netns.NetnsId:

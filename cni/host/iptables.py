@@ -5,8 +5,8 @@ in that table can. So one chain accepts what comes from or goes to our devices w
 leads to it from the top of FORWARD. By interface and address both: an overlay address on the uplink is nobody's.
 By the devices' prefix, so that it is written once. It opens nothing the fence closes: a drop in any table is final.
 
-Written through `iptables` and `ip6tables`, whichever kind (nft or legacy) the host uses for its own rules; where there
-is none, there is no such policy to overrule.
+Written through `iptables` and `ip6tables`, whichever kind (nft or legacy) the host uses for its own rules, and through
+the other kind where that denies as well; where there is none, there is no such policy to overrule.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Any
 
 from cni.errors import FenceFailed
+from cni.host import xtables
 
 CHAIN = "ZLAYER-CNI"
 DEVICES = ("zl-+",)  # every bridge and WireGuard device of ours (contract 4.2)
@@ -49,21 +51,17 @@ def ensure_forward_accept(clusters: Iterable[str], devices: Sequence[str] = DEVI
     """
     wrote = False
     for cluster in clusters:
-        tool = _tool(cluster)
-        if shutil.which(tool) is None:
-            continue
         rules = forward_rules(cluster, devices)
-        if _saved(tool) != (rules, True):
-            _fill(tool, rules)
-            wrote = True
+        for tool in _tools(cluster):
+            if (tool == _tool(cluster) or _denies(tool)) and _saved(tool) != (rules, True):
+                _fill(tool, rules)
+                wrote = True
     return wrote
 
 
 def remove_forward_accept() -> None:
     """Away with jump and chain, in both families. Safe to repeat. Raises IptablesError."""
-    for tool in ("iptables", "ip6tables"):
-        if shutil.which(tool) is None:
-            continue
+    for tool in (*_tools("0.0.0.0/0"), *_tools("::/0")):
         while _succeeds(tool, "-C", "FORWARD", *_jump()):
             _run(tool, "-D", "FORWARD", *_jump())
         if _succeeds(tool, "-S", CHAIN):
@@ -84,14 +82,7 @@ def forward_denies(clusters: Iterable[str]) -> bool:
 
     Raises IptablesError.
     """
-    for cluster in clusters:
-        tool = _tool(cluster)
-        if shutil.which(tool) is None:
-            continue
-        lines = _run(tool, "-S", "FORWARD").splitlines()
-        if "-P FORWARD DROP" in lines or (lines and lines[-1].startswith(_DENY_ALL)):
-            return True
-    return False
+    return any(_denies(tool) for cluster in clusters for tool in _tools(cluster))
 
 
 def denying_chains(listing: Mapping[str, Any]) -> list[str]:
@@ -129,6 +120,24 @@ def _saved(tool: str) -> tuple[list[str], bool]:
 
 def _jump() -> tuple[str, ...]:
     return ("-m", "comment", "--comment", _COMMENT, "-j", CHAIN)
+
+
+def _denies(tool: str) -> bool:
+    lines = _run(tool, "-S", "FORWARD").splitlines()
+    return "-P FORWARD DROP" in lines or bool(lines and lines[-1].startswith(_DENY_ALL))
+
+
+def _tools(cluster: str) -> list[str]:
+    """The host's own tool for the family of `cluster`, and the other kind, where that has a FORWARD of its own."""
+    own = _tool(cluster)
+    path = shutil.which(own)
+    found = [own] if path is not None else []
+    legacy = path is not None and "legacy" in Path(path).resolve().name
+    if not legacy and xtables.present(6 if own == "ip6tables" else 4):
+        found.append(f"{own}-legacy")
+    if legacy:
+        found.append(f"{own}-nft")
+    return [tool for tool in found if shutil.which(tool) is not None]
 
 
 def _tool(cluster: str) -> str:

@@ -120,6 +120,13 @@ def entered(fd: int) -> Iterator[None]:
         os.close(home)
 
 
+def leave() -> None:
+    """Put the calling thread into a network namespace of its own, for good: a thread that ends soon. Raises OSError."""
+    if _libc.unshare(CLONE_NEWNET) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"no network namespace of its own: {os.strerror(code)}")
+
+
 def _setns(fd: int) -> None:
     if _libc.setns(fd, CLONE_NEWNET) != 0:
         code = ctypes.get_errno()

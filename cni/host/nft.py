@@ -13,12 +13,13 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from cni.errors import FenceFailed
-from cni.host import netns, nft_elements, nft_shape
+from cni.host import netns, nft_dump, nft_elements, nft_rules, nft_shape
 
 SONAME = "libnftables.so.1"
 _JSON_OUTPUT, _TERSE = 1 << 4, 1 << 11  # NFT_CTX_OUTPUT_... (nftables/libnftables.h)
@@ -44,7 +45,8 @@ class Nft:
         self._home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self._changing, self._reading = _Context(lib, self._home), _Context(lib, self._home)
         self._elements, self._elements_lock = nft_elements.Elements(), threading.Lock()
-        self._shapes = nft_shape.Shapes()
+        self._dumper = nft_dump.Dumper()
+        self._shapes = nft_shape.Shapes(self._dumper)
         self._open = True
 
     def close(self) -> None:
@@ -55,7 +57,7 @@ class Nft:
                 self._changing.free()
                 self._reading.free()
                 self._elements.close()
-                self._shapes.close()
+                self._dumper.close()
                 os.close(self._home)
 
     def run(self, text: str) -> None:
@@ -105,6 +107,37 @@ class Nft:
             except OSError as error:
                 raise NftError("nftables could not be read", str(error)) from error
 
+    def rules(self, table: str) -> nft_rules.Tables | None:
+        """What the tables of that name say, of family inet and bridge: hooks, policies, the body of every rule.
+
+        None while somebody changes them. Raises NftError.
+        """
+        with self._elements_lock:
+            self._ensure_open()
+            try:
+                return nft_rules.read(self._dumper, table)
+            except OSError as error:
+                raise NftError("nftables could not be read", str(error)) from error
+
+    def list_set(self, kind: str, family: str, table: str, name: str) -> dict[str, Any] | None:
+        """One set or map (`kind`) with its elements, as libnftables-json(5) has it; None if it is not there. Raises
+        NftError."""
+        return self._list(f"list {kind} {family} {table} {name}")
+
+    @property
+    def portid(self) -> int:
+        """The netlink port that changes of elements are sent from: their notifications carry it."""
+        return self._elements.portid
+
+    def refill(self, packed: Iterable[bytes]) -> None:
+        """Make all elements so that `pack` packed, in one transaction; those that are there stay. Raises NftError."""
+        with self._elements_lock:
+            self._ensure_open()
+            try:
+                self._elements.refill(packed)
+            except OSError as error:
+                raise NftError("nftables refused elements", str(error)) from error
+
     def list_table(self, family: str, name: str, *, terse: bool = False) -> dict[str, Any] | None:
         """The table as libnftables-json(5) has it, counters included; None if there is no such table.
 
@@ -142,6 +175,27 @@ class Nft:
         except ValueError as error:  # nft 1.0.6 writes half a document for a table with flags: not one of ours
             raise NftError("nftables could not be read", f"{command}: {error}") from error
         return listing
+
+
+def rules_of(text: str, table: str) -> nft_rules.Tables:
+    """What the kernel makes of a text: loaded in a network namespace of its own, which is gone afterwards.
+
+    What `Nft.rules` reads here can be compared with it. Costs some 10 ms. Raises NftError, OSError.
+    """
+    with ThreadPoolExecutor(1, "scratch") as pool:  # the namespace ends with the thread and its sockets
+        return pool.submit(_rules_of, text, table).result()
+
+
+def _rules_of(text: str, table: str) -> nft_rules.Tables:
+    netns.leave()
+    nft = Nft()
+    try:
+        nft.run(text)
+        found = nft.rules(table)
+        assert found is not None, "nothing else is in this namespace"
+        return found
+    finally:
+        nft.close()
 
 
 class _Context:

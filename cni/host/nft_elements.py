@@ -19,6 +19,7 @@ import os
 import re
 import socket
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 NEWGEN, GETGEN = 15, 16  # enum nf_tables_msg_types
@@ -133,6 +134,25 @@ class Elements:
             self._destroys = False
         return self._apply_without_destroy(elements)
 
+    @property
+    def portid(self) -> int:
+        """The socket's netlink port."""
+        port: int = self._socket.getsockname()[0]
+        return port
+
+    def refill(self, packed: Iterable[bytes]) -> None:
+        """Send what `pack` packed as one transaction. Raises OSError, EEXIST for a map's key with another verdict."""
+        body = b"".join(packed)
+        if not body:
+            return
+        begin = _message(_BEGIN, 0, 0, _for(0, _SUBSYSTEM))
+        batch = begin + body + _message(_END, _ACK, 1, _for(0, _SUBSYSTEM))
+        self._make_room(len(batch))
+        self._socket.send(batch)
+        errors = self._errors()
+        if errors:
+            raise OSError(code := next(iter(errors.values())), os.strerror(code))
+
     def has(self, element: Element) -> bool:
         """Whether the element is in force, a map's with its verdict. Raises Refused for anything but "not there"."""
         body = _for(FAMILIES[element.family]) + _body(GETSETELEM, element)
@@ -209,6 +229,15 @@ class Elements:
                 if kind == _ERROR and code:
                     errors[seq - 1] = code
                 data = data[(size + 3) & ~3 :]
+
+
+def pack(text: str) -> bytes:
+    """The messages that add what a text of `add element` lines names, for `Elements.refill`. Raises ValueError."""
+    return b"".join(
+        _message(_SUBSYSTEM << 8 | NEWSETELEM, _CREATE, 1, _for(FAMILIES[e.family]) + _body(NEWSETELEM, e))
+        for e in parse(text) or ()
+        if not e.destroy
+    )
 
 
 def _destroying(element: Element) -> Element:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import functools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_interface
 from typing import Any, TypeVar, cast
@@ -352,6 +352,25 @@ class FakeKernel:
     def load(self) -> bool:
         self.loaded = True
         return False
+
+    @quiet_call
+    def restore(self, sets: frozenset[tuple[str, str]], generations: Iterable[int], by: str) -> bool:
+        return False
+
+    def prime(self) -> None:
+        """Nothing has to be ready."""
+
+    def is_settled(self) -> bool:
+        return True
+
+    def repaired(self) -> str:
+        return ""
+
+    def portid(self) -> int:
+        return 0
+
+    def refused(self) -> dict[str, str]:
+        return {}
 
     def faults(self) -> list[str]:
         return [self.complaint] if self.complaint else []

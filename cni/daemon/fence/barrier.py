@@ -1,21 +1,24 @@
 """What stands between containers and everybody else: our nftables tables, kept in step with the attachments.
 
-The texts are `texts.py`'s; this runs them, one transaction a change, and remembers which networks have members. Whoever
-is not admitted is closed, so a failure here never opens anything: the attach fails instead.
+The texts are `texts.py`'s, `loader.py` runs them; this remembers who is admitted, and which networks have members.
+Whoever is not admitted is closed, so a failure here never opens anything: the attach fails instead.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import TypeVar
 
 from cni.daemon.books.records import Attachment
 from cni.daemon.books.state import State
 from cni.daemon.fence import compare, texts
+from cni.daemon.fence.believed import believed, without
+from cni.daemon.fence.loader import Loader
+from cni.daemon.fence.repairs import Repairs
 from cni.daemon.fence.values import TABLE, Node, Port
 from cni.daemon.fence.views import (
     Beyond,
@@ -33,9 +36,9 @@ from cni.host.nft import Nft
 
 log = logging.getLogger(__name__)
 
-__all__ = ["Barrier", "Beyond", "bridges", "port_of"]
+PRIMED = 100  # ports at a time: 25 ms in which an attach waits
 
-T = TypeVar("T")
+__all__ = ["Barrier", "Beyond", "bridges", "port_of"]
 
 
 class Barrier:
@@ -58,22 +61,27 @@ class Barrier:
         self._settings = settings
         self._alone = alone
         self._lock = threading.Lock()
-        self._nft: Nft | None = None
+        self._forwarding = threading.Lock()  # of iptables' FORWARD; the other is not held while iptables runs
+        self._loader: Loader | None = None
         self._trouble = "the tables were never loaded"
+        self._ended = False
+        self._node_loaded: Node | None = None  # the node as the last load had it
         # Who was admitted and not yet expelled: not the records, which outlive the port by a moment when it is unmade.
         self._ports: dict[str, Port] = {}
         self._networks: Counter[str | None] = Counter()
         self._bridges: dict[str, None] = {}
         self._beyond = Beyond()
+        self._refused: dict[str, str] = {}  # what of that the fence does not take, and why
         self._changes = 0
-        self._verified = -1  # nftables' generation at which the rules were seen to be right, and only we changed since
-        self._shape: tuple[bytes, ...] | None = None  # the tables' at some such time
+        self._primed = -1  # the number of changes up to which everything is primed
+        self._repairs = Repairs()
 
     # --- the whole -------------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
         """Know whom the records know, before the first load."""
         with self._lock:
+            self._ended = False
             self._ports = {each.host_veth: port_of(each) for each in self._state.snapshot()}
             self._networks = Counter(port.network for port in self._ports.values())
             self._bridges = dict.fromkeys(bridges(self._state.services.values()))
@@ -82,36 +90,103 @@ class Barrier:
         """Put the tables in force for everybody admitted, mending in place; True if something had to be changed.
 
         What is right is left alone, so nobody is open for a moment and no flow of a member ends. On failure the
-        reason is kept for `trouble`. Attaches go on while the tables are read: if one changed them meanwhile, they are
-        read again, at last with everybody waiting.
+        reason is kept for `trouble`. Costs next to nothing while only this daemon changed anything in nftables.
         """
         try:
             self._state.set_connected(on_the_hosts_networks(self._host_networks(), self._state.cidrs))
         except OSError as error:
             log.warning("the host's own networks cannot be listed, so those of the last look count: %s", error)
         try:
-            self._nft = self._nft or Nft()
-            changed = self._with_listing(lambda listing, _: self._mend(listing), terse=False)
+            with self._lock:
+                if self._ended:
+                    return False
+                self._loader = self._loader or Loader(Nft())
+                loader, node = self._loader, self._node()
+                changed, same = False, node == self._node_loaded
+                if not same or not loader.is_settled():
+                    changed = self._alone() and loader.mend_rules(self._wanted())
+                settled = same and loader.is_settled()
+            if not settled:
+                changed = self._compare(loader) or changed
+            with self._lock:
+                if changed and node == self._node_loaded:
+                    self._repairs.happened("")
+                self._node_loaded = node
         except FenceFailed as error:
             self._note(f"{error.msg}: {error.details}")
             return False
         self._note("")
         return changed
 
-    def _with_listing(self, work: Callable[[compare.Listing, int], T], terse: bool) -> T:
-        """What `work` makes of the tables as they are, with the lock held and nothing changed since they were read.
-
-        It gets nftables' generation as well, from before they were read.
-        """
-        assert self._nft is not None
+    def _compare(self, loader: Loader) -> bool:
+        """Compare every element. Attaches go on while the tables are read: if one changed them meanwhile, they are read
+        again, at last with everybody waiting."""
         for _ in range(2):
-            before, generation, listing = self._changes, self._nft.generation(), self._listing(terse)
+            before, since, listing = self._changes, loader.mark(), _listing(loader)
             with self._lock:
                 if before == self._changes:
-                    return work(listing, generation)
+                    return self._mend(loader, listing, since)
         with self._lock:
-            generation = self._nft.generation()
-            return work(self._listing(terse), generation)
+            since = loader.mark()
+            return self._mend(loader, _listing(loader), since)
+
+    def restore(self, sets: frozenset[tuple[str, str]], generations: Iterable[int], by: str) -> bool:
+        """Another program, `by`, changed our tables, in the transactions with these numbers: put right at once what it
+        touched, the rules and `sets`; whether something had to be. The next `load` compares the whole. Never raises
+        FenceFailed.
+
+        Transactions of our own are known by their numbers, and are nothing to do.
+        """
+        with self._lock:
+            loader, numbers = self._loader, tuple(generations)
+            if self._ended or loader is None or (numbers and all(loader.made(number) for number in numbers)):
+                return False
+            try:
+                if not self._trouble and self._alone():
+                    changed = self._restore(loader, sets)
+                    if changed:
+                        self._repairs.happened(by)
+                    return changed
+                # Another daemon's changes are none of this one's business, or the two would wake each other for ever.
+                local = self._wanted().local()
+                if not self._trouble and not compare.faults(_listing(loader, terse=True), local, alone=False):
+                    return False
+            except FenceFailed as error:
+                log.debug("the fence could not be put right at once: %s: %s", error.msg, error.details)
+        return self.load()
+
+    def prime(self) -> None:
+        """Have ready what puts the ports back that came since the last time, some of them at a time."""
+        with self._lock:
+            if (
+                self._loader is not None
+                and self._primed != self._changes
+                and self._loader.prime(self._wanted(), PRIMED)
+            ):
+                self._primed = self._changes
+
+    def is_settled(self) -> bool:
+        """Whether all is known to be right, and only this daemon changed anything in nftables since."""
+        with self._lock, contextlib.suppress(FenceFailed):
+            return not self._trouble and self._loader is not None and self._loader.is_settled()
+        return False
+
+    def repaired(self) -> str:
+        """That others changed the tables in the last minute and they were put right; empty if not."""
+        with self._lock:
+            return self._repairs.text()
+
+    def portid(self) -> int:
+        """The netlink port of what attaches change; 0 before the first load."""
+        return self._loader.nft.portid if self._loader is not None else 0
+
+    def _restore(self, loader: Loader, sets: frozenset[tuple[str, str]]) -> bool:
+        self._changes += 1
+        wanted = self._wanted()
+        changed = bool(loader.faults(wanted)) and loader.mend_rules(wanted)
+        if sets and not loader.is_settled():
+            changed = loader.mend_sets(wanted, sets) or changed
+        return changed
 
     def _note(self, trouble: str) -> None:
         if trouble and trouble != self._trouble:
@@ -120,24 +195,20 @@ class Barrier:
             log.info("the fence is in force")
         self._trouble = trouble
 
-    def _mend(self, listing: compare.Listing) -> bool:
-        assert self._nft is not None
+    def _mend(self, loader: Loader, listing: compare.Listing, since: tuple[int, int]) -> bool:
         wanted = self._wanted()
         self._changes += 1
         if not self._alone():
-            wrong = compare.faults(listing, wanted, alone=False)
+            local = wanted.local()
+            wrong = compare.faults(listing, local, alone=False)
             if wrong:
-                self._nft.run(compare.reload(listing, wanted))
-            self._nft.run("".join(f"{element.add()}\n" for element in wanted.elements()))
+                loader.run(compare.reload(listing, local))
+            loader.run("".join(f"{element.add()}\n" for element in local.elements()))
+            loader.add_records(compare.records(None if wrong else listing, wanted))
             return bool(wrong)
-        text = compare.compare(listing, wanted)
-        if text:
-            self._nft.run(text)
-        return bool(text)
-
-    def _listing(self, terse: bool = False) -> compare.Listing:
-        assert self._nft is not None
-        return {family: self._nft.list_table(family, TABLE, terse=terse) for family in texts.FAMILIES}
+        changed = loader.mend_elements(listing, wanted)
+        loader.settle(since)
+        return changed
 
     @property
     def wanted(self) -> compare.Wanted:
@@ -146,11 +217,14 @@ class Barrier:
             return self._wanted()
 
     def _wanted(self) -> compare.Wanted:
+        node = self._node()
+        ports = tuple(self._ports.values())
+        taken = frozenset([*node.addresses, *(address for port in ports for address in port.addresses)])
         return compare.Wanted(
-            node=self._node(),
+            node=node,
             bridges=tuple(bridge_of(name) for name in self._bridges),
-            ports=tuple(self._ports.values()),
-            remotes=self._beyond.remotes,
+            ports=ports,
+            remotes=without(self._beyond, taken),
             edges=self._beyond.edges,
         )
 
@@ -166,50 +240,35 @@ class Barrier:
             far=self._beyond.far,
         )
 
+    def refused(self) -> dict[str, str]:
+        """What other nodes and agents said that the fence does not take, by subject: why."""
+        return {**self._refused, **(self._loader.refused if self._loader is not None else {})}
+
     def unload(self) -> None:
         """No table of ours afterwards, nor the jump in iptables' FORWARD: only `uninstall` asks for it."""
         with self._lock:
-            self._nft = self._nft or Nft()
-            self._nft.run(texts.uninstall())
+            self._ended = True
+            self._loader = self._loader or Loader(Nft())
+            self._loader.run(texts.uninstall())
             self._trouble = "the tables were taken down"
-        iptables.remove_forward_accept()
+        with self._forwarding:
+            iptables.remove_forward_accept()
 
     def faults(self) -> list[str]:
         """Look whether tables, chains and rules are in force; what is wrong, a line each. Reads only."""
-        if self._nft is None or self._trouble:
+        loader = self._loader
+        if loader is None or self._trouble:
             return [self._trouble or "the tables were never loaded"]
         try:
-            if self._nft.generation() == self._verified or self._is_unchanged():
-                return []
-            # A second look before anything is said: a listing is not one moment, and somebody may be mending.
-            return self._with_listing(self._verify, terse=True) and self._with_listing(self._verify, terse=True)
+            with self._lock:
+                if loader.rules_are_right():
+                    return []
+                if self._alone():
+                    return [fault.text for fault in loader.faults(self._wanted())]
+                wanted = self._wanted()
+            return compare.faults(_listing(loader, terse=True), wanted, alone=False)
         except FenceFailed as error:
             return [f"{error.msg}: {error.details}"]
-
-    def _is_unchanged(self) -> bool:
-        """Whether the rules are those that were last seen to be right: others changed only what is theirs."""
-        assert self._nft is not None
-        with self._lock:
-            generation = self._nft.generation()
-            if self._shape is None or self._nft.shape(TABLE) != self._shape:
-                return False
-            self._verified = generation
-            return True
-
-    def _verify(self, listing: compare.Listing, generation: int) -> list[str]:
-        assert self._nft is not None
-        found = compare.faults(listing, self._wanted(), self._alone())
-        self._verified = generation if not found else -1
-        shape = self._nft.shape(TABLE) if not found else None
-        self._shape = shape if self._nft.generation() == generation else None
-        return found
-
-    def _apply(self, text: str) -> None:
-        """Run a text. What was verified stays so, if the generation says that nobody else changed anything."""
-        assert self._nft is not None
-        self._nft.run(text)
-        now = self._nft.generation()
-        self._verified = now if self._verified >= 0 and now - self._verified in (0, 1) else -1
 
     def trouble(self) -> str:
         """Why the tables are not in force, as of the last load; empty when they are."""
@@ -218,21 +277,26 @@ class Barrier:
     def open_forwarding(self) -> str:
         """Let containers through iptables' FORWARD where its policy denies; why that failed, or empty."""
         try:
-            if iptables.forward_denies(self._state.cidrs) and iptables.ensure_forward_accept(self._state.cidrs):
-                log.info("iptables' FORWARD denies by policy: containers of the overlay are let through by one jump")
+            with self._forwarding:
+                if self._ended or not iptables.forward_denies(self._state.cidrs):
+                    return ""
+                if iptables.ensure_forward_accept(self._state.cidrs):
+                    log.info(
+                        "iptables' FORWARD denies by policy: containers of the overlay are let through by one jump"
+                    )
         except FenceFailed as error:
             return f"{error.msg}: {error.details}"
         return ""
 
     def foreign(self) -> list[str]:
         """Native nft chains of others that drop by policy what we cannot overrule."""
-        with self._lock:
-            if self._nft is None:
-                return []
-            try:
-                return iptables.denying_chains(self._nft.list_base_chains())
-            except FenceFailed:
-                return []
+        loader = self._loader
+        if loader is None:
+            return []
+        try:
+            return iptables.denying_chains(loader.nft.list_base_chains())
+        except FenceFailed:
+            return []
 
     # --- bridges and ports -------------------------------------------------------------------------------------------
 
@@ -255,7 +319,8 @@ class Barrier:
         port = port_of(attachment)
         with self._lock:
             self._changes += 1
-            if port.network is not None and not self._has_members(port.network):
+            # One with members elsewhere alone may be there, or have been refused.
+            if port.network is not None and not self._networks[port.network]:
                 self._run(texts.create_network(port.network))
             self._forget(port.name)
             self._ports[port.name] = port
@@ -287,40 +352,62 @@ class Barrier:
     # --- other nodes -------------------------------------------------------------------------------------------------
 
     def connect(self, beyond: Beyond) -> None:
-        """What lies behind the tunnels is this from now on. What cannot be put in force is kept for the next load."""
+        """What lies behind the tunnels is this from now on. What cannot be put in force is kept for the next load; what
+        the fence does not take of it is in `refused`."""
         with self._lock:
-            before, self._beyond = self._beyond, beyond
+            before = self._wanted()
+            self._beyond, self._refused = believed(beyond, self._state.cidrs)
+            after = self._wanted()
             self._changes += 1
-            if before == beyond or self._nft is None or self._trouble:
+            loader = self._loader
+            if before == after or loader is None or self._trouble:
                 return
             try:
-                if replace(before, remotes=()) != replace(beyond, remotes=()):
-                    self._mend(self._listing())
+                if replace(before, remotes=()) != replace(after, remotes=()):
+                    since = loader.mark()
+                    self._mend(loader, _listing(loader), since)
+                    self._node_loaded = after.node
                 else:
-                    for text in change_of_remotes(before, beyond, lambda network: self._networks[network] > 0):
-                        self._apply(text)
+                    old, new = (Beyond(remotes=each.remotes) for each in (before, after))
+                    for text in change_of_remotes(old, new, lambda network: self._networks[network] > 0):
+                        loader.run(text)
             except FenceFailed as error:
-                self._note(f"{error.msg}: {error.details}")
+                log.warning("members on other nodes are compared one by one: %s: %s", error.msg, error.details)
+                loader.add_records(compare.records(None, after))
 
     def missing(self, attachment: Attachment) -> list[str]:
         """What of the attachment's fence is not in the kernel: its elements, or the tables themselves."""
-        if self._nft is None or self._trouble:
+        loader = self._loader
+        if loader is None or self._trouble:
             return [self._trouble or "the tables were never loaded"]
         try:
-            return self._nft.absent(texts.admit(port_of(attachment)))
+            return loader.nft.absent(texts.admit(port_of(attachment)))
         except FenceFailed as error:
             return [f"{error.msg}: {error.details}"]
 
     def _run(self, text: str) -> None:
-        if self._nft is None or self._trouble:
+        loader = self._loader
+        if loader is None or self._trouble:
             raise FenceFailed("the isolation fence cannot be put in force", self._trouble)
-        self._apply(text)
+        try:
+            loader.run(text)
+        except FenceFailed:
+            if not self._alone() or not loader.faults(self._wanted()):
+                raise
+            log.warning("another program changed the fence's tables; they are put right before they are added to")
+            loader.mend_rules(self._wanted())
+            self._repairs.happened("")
+            loader.run(text)
 
     def _try(self, text: str) -> None:
         """A removal that fails leaves an element too many: closed for others, mended by the next load."""
-        if self._nft is None or self._trouble:
+        if self._loader is None or self._trouble:
             return
         try:
-            self._apply(text)
+            self._loader.run(text)
         except FenceFailed as error:
             log.warning("could not remove fence elements: %s", error.details)
+
+
+def _listing(loader: Loader, terse: bool = False) -> compare.Listing:
+    return {family: loader.nft.list_table(family, TABLE, terse=terse) for family in texts.FAMILIES}

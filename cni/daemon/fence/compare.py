@@ -35,6 +35,10 @@ class Wanted:
     remotes: tuple[Remote, ...] = ()
     edges: tuple[Edge, ...] = ()
 
+    def local(self) -> Wanted:
+        """Without what other nodes and agents say: the part that isolation on this node rests on."""
+        return replace(self, remotes=(), edges=())
+
     def networks(self) -> list[str]:
         """The networks that have members, here or elsewhere, by name."""
         of_all = [*(port.network for port in self.ports), *(remote.network for remote in self.remotes)]
@@ -84,23 +88,28 @@ def faults(listing: Listing, wanted: Wanted, alone: bool = True) -> list[str]:
     ] + others
 
 
-def compare(listing: Listing, wanted: Wanted) -> str | None:
+def compare(listing: Listing, wanted: Wanted, ours: Wanted | None = None) -> str | None:
     """The text that makes the kernel as `wanted` says, in one transaction; None if it is so already.
 
     Needs a full listing. What is right is left alone, so nothing is open meanwhile and no flow of a member ends.
+    With `ours` only that part of `wanted` is added, and `records` gives the rest; what is not wanted goes all the same.
     """
+    ours = ours or wanted
     if _must_rebuild(listing):
-        return whole(wanted)
-    lines = [reload(listing, wanted)] if faults(listing, replace(wanted, edges=())) else []
+        return whole(ours)
+    lines = [reload(listing, ours)] if faults(listing, replace(ours, edges=())) else []
     too_many, too_few = _difference(listing, wanted.elements())
+    if ours is not wanted:
+        added = frozenset(ours.elements())
+        too_few = [each for each in too_few if each in added]
     if lines:
         too_many = [each for each in too_many if each[1] not in texts.REFILLED]
         too_few = [each for each in too_few if each.set not in texts.REFILLED]
     have = _rules(listing)
-    chains = [(edge, edge_chain(edge)) for edge in wanted.edges]
+    chains = [(edge, edge_chain(edge)) for edge in ours.edges]
     if not lines:
         lines += [texts.create_edge(e) for e, c in chains if have.get(("inet", c.name)) != (None, c.rule_names())]
-    known = {chain_of(name) for name in (None, *wanted.networks())} | {chain.name for _, chain in chains}
+    known = {chain_of(name) for name in (None, *wanted.networks())} | {edge_chain(edge).name for edge in wanted.edges}
     stale = sorted(_network_chains(listing) - known)
     ranges = any(name in RANGES for _, name, _ in too_many) or any(each.set in RANGES for each in too_few)
     # Alone, they take the short way (host/nft_elements.py), which knows no ranges.
@@ -109,6 +118,47 @@ def compare(listing: Listing, wanted: Wanted) -> str | None:
     lines += [f"{element.add()}\n" for element in too_few]
     lines += [texts.forget_chain(name) for name in stale]
     return "".join(lines) or None
+
+
+def records(listing: Listing | None, wanted: Wanted) -> list[tuple[str, str]]:
+    """What is missing of each network's members elsewhere and of each edge peer: (whose, the text that adds it).
+
+    Each text is a transaction of its own. Without a listing all of it is missing.
+    """
+    here = {port.network for port in wanted.ports}
+    missing, rules = None, {}
+    if listing is not None:
+        missing, rules = frozenset(_difference(listing, wanted.elements())[1]), _rules(listing)
+    found = []
+    for remote in wanted.remotes:
+        chain = chain_of(remote.network)
+        there = all((family, chain) in rules for family in texts.FAMILIES)
+        made = "" if remote.network is None or remote.network in here or there else texts.create_network(remote.network)
+        found.append(
+            (
+                f"network {remote.network!r}",
+                made + _adding(elements.of_remote(remote.network, remote.addresses), missing),
+            )
+        )
+    for edge in wanted.edges:
+        own = edge_chain(edge)
+        there = rules.get(("inet", own.name)) == (None, own.rule_names())
+        made = "" if there else texts.create_edge(edge)
+        found.append((f"edge peer {edge.address}", made + _adding(elements.of_edge(edge), missing)))
+    return [(whose, text) for whose, text in found if text]
+
+
+def _adding(some: Iterable[Element], missing: frozenset[Element] | None) -> str:
+    return "".join(f"{each.add()}\n" for each in some if missing is None or each in missing)
+
+
+def mend_sets(listing: Listing, wanted: Wanted, sets: frozenset[tuple[str, str]]) -> str:
+    """The text that makes these sets, as (family, name), hold what they should; the listing has no others."""
+    too_many, too_few = _difference(listing, [each for each in wanted.elements() if (each.family, each.set) in sets])
+    ranges = any(name in RANGES for _, name, _ in too_many) or any(each.set in RANGES for each in too_few)
+    verb = "delete" if ranges else "destroy"
+    lines = [f"{verb} element {family} {TABLE} {name} {{ {key} }}\n" for family, name, key in too_many]
+    return "".join([*lines, *(f"{element.add()}\n" for element in too_few)])
 
 
 def reload(listing: Listing, wanted: Wanted) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
 
 from cni.daemon.books import macs
 from cni.daemon.books.records import Attachment, Service
-from cni.daemon.fence import texts
+from cni.daemon.fence import elements, texts
+from cni.daemon.fence.elements import Element
 from cni.daemon.fence.values import Bridge, Edge, Port, Remote
 
 Network = IPv4Network | IPv6Network
@@ -28,22 +29,31 @@ class Beyond:
         return {remote.network for remote in self.remotes}
 
 
-def change_of_remotes(before: Beyond, after: Beyond, has_members: Callable[[str], bool]) -> Iterator[str]:
+def change_of_remotes(before: Beyond, after: Beyond, has_members: Callable[[str], bool]) -> list[str]:
     """The texts that make the members elsewhere what they are `after`, to be run in turn.
 
-    Only what changed, element by element: this happens at every attach on any node. `has_members`: whether somebody
-    here is of the network, which therefore is there, and stays.
+    Only what changed, element by element, and in one transaction, so that an address that changes networks is never in
+    none: this happens at every attach on any node. `has_members`: whether somebody here is of the network, which
+    therefore is there, and stays.
     """
     old = {remote.network: remote.addresses for remote in before.remotes}
     new = {remote.network: remote.addresses for remote in after.remotes}
-    for network in old.keys() | new.keys():
+    created: list[str] = []
+    forgotten: list[str] = []
+    gone: list[Element] = []
+    come: list[Element] = []
+    for network in sorted(old.keys() | new.keys(), key=lambda name: name or ""):
         had, has = old.get(network, frozenset()), new.get(network, frozenset())
-        made_for_them = network is not None and not has_members(network)
-        if network is not None and made_for_them and network not in old:
-            yield texts.create_network(network)
-        yield from filter(None, (texts.remove_remote(network, had - has), texts.add_remote(network, has - had)))
-        if network is not None and made_for_them and network not in new:
-            yield texts.forget_network(network)
+        if network is not None and not has_members(network):
+            created += [texts.create_network(network)] if network not in old else []
+            forgotten += [texts.forget_network(network)] if network not in new else []
+        gone += elements.of_remote(network, had - has)
+        come += elements.of_remote(network, has - had)
+    places = {each[:3] for each in come}
+    lines = [each.destroy() for each in gone if each[:3] not in places]
+    lines += [each.destroy() for each in come if each.verdict]
+    lines += [each.add() for each in come]
+    return [text for text in (*created, "".join(f"{line}\n" for line in lines), *forgotten) if text]
 
 
 def on_the_hosts_networks(networks: Iterable[Network], clusters: Iterable[str]) -> tuple[Network, ...]:

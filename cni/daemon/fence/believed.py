@@ -1,0 +1,128 @@
+"""What the fence takes of what other nodes and agents say. Pure.
+
+The views that call this check their own sources; this is the fence's own check, so that nothing it is handed can keep
+its tables from being loaded or put text into them.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collapse_addresses, ip_address, ip_network
+
+from cni.daemon.fence.values import Edge, Remote
+from cni.daemon.fence.views import Beyond
+
+MAX_NETWORKS = 4096  # isolation networks with members elsewhere: each costs the kernel two chains and three sets
+MAX_ADDRESSES = 1 << 16  # members elsewhere
+TOLD = 16  # refusals that are told at once
+_EDGE = "\0edge"  # owns an address like a network does; no network is called so
+
+
+def believed(beyond: Beyond, clusters: Iterable[str]) -> tuple[Beyond, dict[str, str]]:
+    """What of it the fence can hold, whatever it was handed, and why not the rest, by subject.
+
+    CIDRs lie inside the overlay's; an address is written as the kernel writes it, lies behind a tunnel, and is in one
+    network. Everything is written anew from its value, so that no text of others gets into a transaction.
+    """
+    refused: dict[str, str] = {}
+    far = _far(beyond.far, clusters, refused)
+    owners: dict[str, str | None] = {}
+    edges = [
+        edge for edge in beyond.edges if _is_edge(edge, refused) and owners.setdefault(edge.address, _EDGE) == _EDGE
+    ]
+    remotes: list[Remote] = []
+    spaces = [ip_network(cidr) for cidr in far]
+    for remote in sorted(beyond.remotes, key=lambda each: each.network or ""):
+        if len(remotes) >= MAX_NETWORKS or not _is_name(remote.network):
+            refused[f"network {remote.network!r:.80}"] = (
+                f"isolation network {remote.network!r:.80} of other nodes is left out: "
+                + ("its name is no text" if len(remotes) < MAX_NETWORKS else f"there are more than {MAX_NETWORKS}")
+            )
+            continue
+        kept = set()
+        for address in sorted(remote.addresses):
+            name = remote.network or ""
+            if len(owners) >= MAX_ADDRESSES:
+                why = f"there are more than {MAX_ADDRESSES} members elsewhere"
+            elif (why := _wrong(address, spaces)) == "" and owners.setdefault(
+                address, remote.network
+            ) != remote.network:
+                why = _also(owners[address])
+            if why:
+                refused[f"{address!r:.80}"] = (
+                    f"member {address!r:.80} of isolation network {name!r:.80} is left out: {why}"
+                )
+            else:
+                kept.add(address)
+        if kept:
+            remotes.append(Remote(remote.network, frozenset(kept)))
+    return Beyond(beyond.tunnels, far, tuple(remotes), tuple(edges)), dict(itertools.islice(refused.items(), TOLD))
+
+
+def _also(owner: str | None) -> str:
+    return "it is an edge peer's" if owner == _EDGE else f"it is a member of {owner or ''!r:.80} as well"
+
+
+def without(beyond: Beyond, taken: frozenset[str]) -> tuple[Remote, ...]:
+    """The members elsewhere but those that have an address of this node's: its own word counts here."""
+    found = (Remote(remote.network, remote.addresses - taken) for remote in beyond.remotes)
+    return tuple(remote for remote in found if remote.addresses)
+
+
+def _far(cidrs: Iterable[str], clusters: Iterable[str], refused: dict[str, str]) -> tuple[str, ...]:
+    """The CIDRs apart from each other, those outside the overlay's left out."""
+    ranges, good4, good6 = [ip_network(cidr) for cidr in clusters], [], []
+    for cidr in cidrs:
+        try:
+            network = ip_network(cidr)
+        except ValueError:
+            refused[f"{cidr!r:.80}"] = f"{cidr!r:.80} behind a tunnel is left out: it is no CIDR"
+            continue
+        if isinstance(network, IPv4Network):
+            if any(isinstance(each, IPv4Network) and network.subnet_of(each) for each in ranges):
+                good4.append(network)
+                continue
+        elif any(isinstance(each, IPv6Network) and network.subnet_of(each) for each in ranges):
+            good6.append(network)
+            continue
+        refused[str(network)] = f"{network} behind a tunnel is left out: it is outside the overlay's range"
+    return (*map(str, collapse_addresses(good4)), *map(str, collapse_addresses(good6)))
+
+
+@functools.lru_cache(1 << 16)
+def _parsed(text: str) -> IPv4Address | IPv6Address | None:
+    """The address, if the text is the one that the kernel would print."""
+    try:
+        found = ip_address(text)
+    except ValueError:
+        return None
+    scoped = isinstance(found, IPv6Address) and (found.scope_id is not None or found.ipv4_mapped is not None)
+    return found if str(found) == text and not scoped else None
+
+
+def _wrong(text: str, spaces: list[IPv4Network | IPv6Network]) -> str:
+    """Why an address is none of a member elsewhere; empty if it may be."""
+    address = _parsed(text)
+    if address is None:
+        return "it is no address in its usual form"
+    return "" if any(address in space for space in spaces) else "it is in no subnet behind a tunnel"
+
+
+def _is_name(network: str | None) -> bool:
+    try:
+        (network or "").encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_edge(edge: Edge, refused: dict[str, str]) -> bool:
+    try:
+        good = _parsed(edge.address) is not None and all(map(ip_network, edge.allowed))
+    except ValueError:
+        good = False
+    if not good:
+        refused[f"edge {edge.address!r:.80}"] = f"edge peer {edge.address!r:.80} is left out: not an address and CIDRs"
+    return good

@@ -1,0 +1,134 @@
+"""Hearing what others change in nftables: the notifications of NFNLGRP_NFTABLES, read as what they are about.
+
+The kernel sends what a transaction changed, and then the number it got (the generation) with the name of the process.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from cni.host.nft_dump import attributes
+
+_GROUP = 7  # NFNLGRP_NFTABLES
+_NETLINK_NETFILTER, _SOL_NETLINK, _ADD_MEMBERSHIP, _RCVBUFFORCE = 12, 270, 1, 33
+_HEADER = struct.Struct("=IHHII")
+_SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
+_TABLES, _CHAINS, _RULES, _SETS, _ELEMENTS, _GEN = (0, 2), (3, 5), (6, 8), (9, 11), (12, 14), 15  # NEW..., DEL...
+_NAMES = {1: "inet", 7: "bridge"}
+_IPTABLES = {2: ("filter", "nat", "mangle", "raw", "security"), 10: ("filter", "nat", "mangle", "raw", "security")}
+ROOM = 1 << 21  # bytes the kernel keeps for us; what does not fit is lost, and that is told
+AT_ONCE = 1 << 19  # bytes that are looked into at a time; with more, all counts as changed
+
+
+@dataclass
+class News:
+    """What was heard, of the tables of one name in family inet and bridge, and of what else filters.
+
+    `rules`: chains, rules or sets came or went; `sets`: (family, name) whose elements did; `generations`: of the
+    transactions that did that; `forward`: iptables' FORWARD or a chain it may lead to changed; `hooks`: chains of
+    others that the kernel calls did; `lost`: some of it was not heard; `by`: the process, as far as it is known.
+    """
+
+    rules: bool = False
+    sets: set[tuple[str, str]] = field(default_factory=set)
+    generations: list[int] = field(default_factory=list)
+    forward: bool = False
+    hooks: bool = False
+    lost: bool = False
+    by: str = ""
+
+    def ours(self) -> bool:
+        """Whether it is about our tables, or may be."""
+        return self.rules or bool(self.sets) or self.lost
+
+
+class Interest(NamedTuple):
+    """The name of our tables, and the chains of iptables' filter table that matter."""
+
+    table: str
+    chains: frozenset[str]
+
+
+class Ear:
+    """A socket that hears the namespace of the constructing thread. One thread at a time. Raises OSError."""
+
+    def __init__(self, interest: Interest, own: Callable[[], int]) -> None:
+        """`own`: the netlink port whose changes are ours."""
+        self._interest, self._own = interest, own
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
+        self._socket.setsockopt(socket.SOL_SOCKET, _RCVBUFFORCE, ROOM)
+        self._socket.bind((0, 0))
+        self._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, _GROUP)
+
+    def fileno(self) -> int:
+        """For poll."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Hear no more."""
+        self._socket.close()
+
+    def read(self) -> News:
+        """All that was heard since the last time. Never waits."""
+        news, size, own = News(), 0, self._own()
+        while size < 4 * ROOM:
+            try:
+                data = self._socket.recv(1 << 17, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                break
+            except OSError:  # ENOBUFS
+                news.lost = True
+                continue
+            size += len(data)
+            if size < AT_ONCE:
+                gather(news, data, self._interest, own)
+            else:
+                news.lost = True
+        return news
+
+
+def gather(news: News, data: bytes, interest: Interest, own: int) -> None:
+    """Add what one datagram says to `news`. Pure but for that."""
+    at = 0
+    while at + 20 <= len(data):
+        size, what, _, _, port = _HEADER.unpack_from(data, at)
+        if size < 20:
+            return
+        if what >> 8 == _SUBSYSTEM:
+            if what & 0xFF == _GEN:
+                _generation(news, data[at + 20 : at + size])
+            elif port != own:
+                _object(news, what & 0xFF, data[at + 16], data[at + 20 : at + size], interest)
+        at += (size + 3) & ~3
+
+
+def _generation(news: News, data: bytes) -> None:
+    told = dict(attributes(data))
+    if news.ours() and len(told.get(1, b"")) == 4:
+        news.generations.append(int.from_bytes(told[1], "big"))
+        name = told.get(3, b"").rstrip(b"\0").decode(errors="replace")
+        news.by = "".join(c if c.isprintable() else "?" for c in name)
+
+
+def _object(news: News, kind: int, family: int, data: bytes, interest: Interest) -> None:
+    parts = {}
+    for attribute, value in attributes(data):
+        parts[attribute] = value
+        if attribute >= 2 and kind not in _CHAINS:
+            break
+    name = parts.get(1, b"").rstrip(b"\0").decode(errors="replace")
+    if family in _NAMES and name == interest.table:
+        if kind in _ELEMENTS:
+            news.sets.add((_NAMES[family], parts.get(2, b"").rstrip(b"\0").decode(errors="replace")))
+        elif kind <= _SETS[1]:
+            news.rules = True
+    elif name in _IPTABLES.get(family, ()):
+        chain = parts.get(3 if kind in _CHAINS else 2, b"").rstrip(b"\0").decode(errors="replace")
+        touches = kind in _TABLES or (kind in (*_CHAINS, *_RULES) and chain in interest.chains)
+        news.forward = news.forward or (name == "filter" and touches)
+    elif kind in _TABLES or kind == _CHAINS[1] or (kind == _CHAINS[0] and 4 in parts):
+        news.hooks = True

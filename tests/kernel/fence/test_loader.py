@@ -1,0 +1,147 @@
+"""The loader on a real kernel: this node first, what others say apart from it, and nothing open on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from cni.daemon.fence import compare, texts
+from cni.daemon.fence.compare import Wanted
+from cni.daemon.fence.loader import Loader
+from cni.daemon.fence.values import TABLE, Bridge, Edge, Node, Port, Remote, chain_of
+from cni.host.nft import Nft
+
+from .spaces import Space
+
+NODE = Node(("10.200.0.0/16", "fd00:200::/48"), ("10.200.0.1",), ("zl-a-1-g",), ("10.200.64.0/18",))
+BRIDGE = Bridge("zl-a-1-web-b", "02:42:00:00:00:05")
+PORTS = tuple(
+    Port(f"zl-{n:010x}-v", BRIDGE.name, f"02:00:00:00:00:{n:02x}", (f"10.200.5.{n}",), network)
+    for n, network in ((5, "red"), (6, "blue"), (7, None))
+)
+REMOTES = (Remote("red", frozenset({"10.200.64.2"})), Remote("green", frozenset({"10.200.64.3"})))
+EDGE = Edge("\0one", "10.200.64.9", ("192.0.2.0/24",))
+WANTED = Wanted(NODE, (BRIDGE,), PORTS, REMOTES, (EDGE,))
+
+
+@pytest.fixture
+def space() -> Iterator[Space]:
+    made = Space("host")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def loader(space: Space) -> Iterator[Loader]:
+    made = Loader(space.inside(Nft))
+    yield made
+    made.nft.close()
+
+
+def listing(loader: Loader) -> compare.Listing:
+    return {family: loader.nft.list_table(family, TABLE) for family in texts.FAMILIES}
+
+
+def is_right(loader: Loader, wanted: Wanted = WANTED) -> bool:
+    found = listing(loader)
+    return (
+        loader.faults(wanted) == []
+        and compare.compare(found, wanted, wanted.local()) is None
+        and compare.records(found, wanted) == []
+    )
+
+
+def test_from_nothing(loader: Loader) -> None:
+    assert loader.mend_rules(WANTED)
+    assert loader.is_settled()
+    assert is_right(loader)
+    assert not loader.mend_rules(WANTED)
+
+
+DAMAGES = (
+    "flush ruleset",
+    f"delete table bridge {TABLE}",
+    f"add table inet {TABLE} {{ flags dormant; }}",
+    f"add chain inet {TABLE} forward {{ policy drop; }}",
+    f"flush chain inet {TABLE} forward; delete chain inet {TABLE} forward; "
+    f"add chain inet {TABLE} forward {{ type filter hook forward priority 7; }}",
+    f"flush chain bridge {TABLE} {chain_of('blue')}",
+    f"flush chain inet {TABLE} {chain_of('green')}",
+    f"flush chain inet {TABLE} {chain_of(EDGE.network)}",
+    f"add chain inet {TABLE} own {{ type filter hook input priority 7; policy drop; }}",
+    f"add set inet {TABLE} own {{ type ipv4_addr; }}",
+    f"insert rule bridge {TABLE} forward accept",
+)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_whatever_was_done_to_the_rules(loader: Loader, space: Space, damage: str) -> None:
+    loader.mend_rules(WANTED)
+    space.run("nft", damage)
+    assert not loader.is_settled()
+    assert loader.faults(WANTED)
+    assert loader.mend_rules(WANTED)
+    assert is_right(loader)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("macs", f"flush set bridge {TABLE} macs"),
+        ("net4", f"delete element inet {TABLE} net4 {{ 10.200.5.5 }}"),
+        ("net4", f"add element inet {TABLE} net4 {{ 10.200.5.77 : goto {chain_of('red')} }}"),
+        (
+            "net4",
+            f"delete element inet {TABLE} net4 {{ 10.200.5.5 }}; "
+            f"add element inet {TABLE} net4 {{ 10.200.5.5 : goto {chain_of('blue')} }}",
+        ),
+        (f"{chain_of('red')}_m4", f"add element inet {TABLE} {chain_of('red')}_m4 {{ 10.200.5.6 }}"),
+        ("far4", f"add element inet {TABLE} far4 {{ 10.200.0.0/18 }}"),
+        ("closed4", f"flush set inet {TABLE} closed4"),
+    ],
+)
+def test_whatever_was_done_to_a_set(loader: Loader, space: Space, name: str, damage: str) -> None:
+    loader.mend_rules(WANTED)
+    space.run("nft", damage)
+    family = "bridge" if f" bridge {TABLE}" in damage else "inet"
+    assert loader.faults(WANTED) == []
+    assert loader.mend_sets(WANTED, frozenset({(family, name)}))
+    assert is_right(loader)
+
+
+def test_one_bad_record_keeps_no_other_out(loader: Loader, space: Space) -> None:
+    """The kernel refuses it: its address leads elsewhere already. This node's rules and the other records are in."""
+    loader.mend_rules(WANTED)
+    bad = replace(
+        WANTED,
+        remotes=(*REMOTES, Remote("zzz", frozenset({"10.200.64.3"})), Remote("last", frozenset({"10.200.64.5"}))),
+    )
+    loader.add_records(compare.records(None, bad))
+    assert set(loader.refused) == {"network 'zzz'"}
+    assert "10.200.64.5" in space.run("nft", "list", "set", "inet", TABLE, f"{chain_of('last')}_m4")
+    assert "10.200.64.3" in space.run("nft", "list", "set", "inet", TABLE, "closed4")
+
+
+def test_what_lies_behind_the_tunnels_is_known_last(loader: Loader, space: Space) -> None:
+    """Otherwise a member elsewhere would count as one of the flat mesh, until its network is known."""
+    said: list[str] = []
+    run = loader.nft.run
+    loader.nft.run = lambda text: (said.append(text), run(text))[1]  # type: ignore[method-assign]
+    loader.mend_rules(WANTED)
+    first_far = next(n for n, text in enumerate(said) if "far4 { 10.200.64.0/18 }" in text)
+    last_closed = max(n for n, text in enumerate(said) if "closed4 { 10.200.64.3 }" in text)
+    assert last_closed < first_far
+    assert "10.200.64" not in said[0]
+
+
+def test_transactions_of_our_own_are_known(loader: Loader, space: Space) -> None:
+    loader.mend_rules(WANTED)
+    generation = loader.nft.generation()
+    assert loader.made(generation)
+    space.run("nft", "add table ip zlt_other")
+    assert loader.nft.generation() == generation + 1
+    assert not loader.made(generation + 1)
+    assert not loader.is_settled()
+    assert loader.faults(WANTED) == []
