@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import threading
@@ -129,14 +130,9 @@ def test_an_agents_attach_of_a_crowded_namespace_is_answered(frozen: Callable[..
     node = frozen(1)
     container = unattached(node, "agents")
     container.run("ip", "link", "set", "lo", "up")
-    fill(container, six_routes())
+    fill(container, itertools.islice(routes("dev lo"), 30_000))
     node.ask(wire.SetupServiceOverlay("web", "auto"))
     began = time.monotonic()
     said = node.ask(wire.AttachContainer(handle=wire.LinuxPid(container.process.pid), service="web", join_global=False))
     assert time.monotonic() - began < SECONDS
     assert isinstance(said, wire.Err) and "more than 16384 routes" in said.message, said
-
-
-def six_routes() -> Iterator[str]:
-    for n in range(30_000):
-        yield f"route add fd00:{n >> 8:x}::{n & 255:x}/128 dev lo"
