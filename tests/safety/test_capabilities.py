@@ -15,11 +15,11 @@ from tests.mesh.fleet import Container, Node
 
 MAC = "02:00:5e:10:00:07"
 ANNOTATIONS = "io.kubernetes.cri.pod-annotations"
-SERVICE = "named-by-annotation"
+SERVICE = "web"
 SENT: dict[str, Any] = {
     "mac": MAC,
     "dns": {"servers": ["192.0.2.53"], "searches": ["example.test"], "options": ["ndots:2"]},
-    ANNOTATIONS: {"com.zlayer.service": SERVICE},
+    ANNOTATIONS: {"com.zlayer.isolation_network": "by-annotation"},
 }
 """What a runtime sends for each declared capability; the address is added once the service has a subnet."""
 
@@ -33,7 +33,7 @@ def taken(node: Node, container: Container) -> dict[str, Any]:
         "ips": [each["local"] for each in link["addr_info"] if each["family"] == "inet"],
         "mac": link["address"],
         "dns": {"servers": dns["nameservers"], "searches": dns["search"], "options": dns["options"]},
-        ANNOTATIONS: {"com.zlayer.service": attachment["service"]},
+        ANNOTATIONS: {"com.zlayer.isolation_network": attachment["isolation_network"]},
     }
 
 
@@ -57,7 +57,7 @@ def test_every_declared_capability_takes_effect(
     node = frozen(1)
     gateway = node.container(SERVICE).result["ips"][0]["gateway"]
     sent = {"ips": [str(ipaddress.ip_address(gateway) + 9)], **SENT}
-    assert taken(node, node.container("by-the-list", runtimeConfig=sent)) == sent
+    assert taken(node, node.container(SERVICE, runtimeConfig=sent)) == sent
 
 
 @pytest.mark.parametrize("aliases", [["db"], {"zlt-mesh": ["db"]}, "db", {"zlt-mesh": 1}], ids=json.dumps)

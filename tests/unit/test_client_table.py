@@ -5,6 +5,7 @@ The calls are made against the stateful fake; tests/safety/test_client.py makes 
 
 from __future__ import annotations
 
+import ast
 import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,6 +34,7 @@ remove_service_peer overlay_cidr slice_cidr cluster_cidr persist_ipam_state rest
 """The public functions of ZLayer's overlay_manager, in its order."""
 
 ROWS = table("name")
+OVERLAY = Path(module.__file__).parent
 
 
 def named(name: str) -> Callable[..., Any]:
@@ -87,3 +89,21 @@ def test_the_call_sends_what_the_row_says(stage: tuple[FakeOverlayd, Stage], nam
     assert sent[: len(expected)] == expected
     assert all(op == "status" for op in sent[len(expected) :]), sent
     CALLS[name].undo(made)
+
+
+def test_the_manager_is_composed() -> None:
+    """It inherits from no part, and no method of it or of a part stores a parameter outside of a constructor."""
+    assert OverlayManager.__bases__ == (object,)
+    for path in sorted(OVERLAY.glob("*.py")):
+        for method in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(method, ast.FunctionDef) and method.name not in ("__init__", "__post_init__"):
+                names = {argument.arg for argument in (*method.args.args, *method.args.kwonlyargs)}
+                stored = [
+                    ast.unparse(each)
+                    for each in ast.walk(method)
+                    if isinstance(each, ast.Assign)
+                    and isinstance(each.value, ast.Name)
+                    and each.value.id in names
+                    and any(isinstance(target, ast.Attribute) for target in each.targets)
+                ]
+                assert stored == [], f"{path.name}: {method.name}"
