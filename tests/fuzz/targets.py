@@ -252,7 +252,10 @@ def namespace_dump(data: bytes) -> None:
             attribute, length = data[at] % 64, data[at + 1] % 40
             value = data[at + 2 : at + 2 + length]
             at += 2 + length
-            wire_ += netlink.attribute(attribute, _plausible(kind % 3, attribute, value, size))
+            value = _plausible(kind % 3, attribute, value, size)
+            if (kind % 3, attribute) == (2, addressing.RTA_DST) and size:
+                value = _masked(value, prefix % (8 * size + 1))
+            wire_ += netlink.attribute(attribute, value)
         bits = prefix % (8 * size + 1)
         match kind % 3:
             case 0:
@@ -274,6 +277,12 @@ _SIZES = {
     2: {4: 4, 6: 4, 15: 4},  # RTA_OIF, PRIORITY, TABLE
 }
 _ADDRESSES: dict[int, set[int]] = {0: set(), 1: {1, 2, 4}, 2: {1, 5, 7}}
+
+
+def _masked(address: bytes, bits: int) -> bytes:
+    """A route's destination has no bits beyond its prefix: the kernel refuses them (IPv4) or takes them off (IPv6)."""
+    width = 8 * len(address)
+    return (int.from_bytes(address, "big") >> (width - bits) << (width - bits)).to_bytes(len(address), "big")
 
 
 def _plausible(kind: int, attribute: int, value: bytes, size: int) -> bytes:
