@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
+from cni.printable import printable
+
 T = TypeVar("T")
 WIDEST = 120  # characters of a cell; --json has the whole
 
@@ -26,7 +28,7 @@ def harmless(answer: T) -> T:
     round. Names of pods, networks and services are what tenants made of them."""
     found: object = answer
     if isinstance(answer, str):
-        found = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in answer)
+        found = printable(answer)
     elif isinstance(answer, dict):
         found = {key: harmless(value) for key, value in answer.items()}
     elif isinstance(answer, list):

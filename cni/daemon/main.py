@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from cni import leftovers
-from cni.daemon import backlog, operations
+from cni.daemon import backlog, log_lines, operations
 from cni.daemon import settings as settings_module
 from cni.daemon.books.identity import Identity
 from cni.daemon.books.registry import Registry
@@ -46,6 +46,7 @@ from cni.errors import CniError, InvalidConfig
 from cni.host import netns, process
 from cni.host.kernel import Kernel
 from cni.host.tunnels import Tunnels
+from cni.printable import one_line
 
 log = logging.getLogger("overlayd")
 
@@ -59,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
     os.umask(0o077)  # records, logs and keys are root's alone; what others may see says so itself
     try:
         settings = _settings(options)
-        _logging(settings.log_level)
+        log_lines.begin(settings.log_level)
         with Premises(Path(settings.run_dir), options.take_over) as premises:
             asyncio.run(_run(settings, premises))
     except CniError as error:
@@ -76,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _say(msg: str, details: str) -> None:
-    sys.stderr.write(f"overlayd: {msg}{': ' + details if details else ''}\n")
+    sys.stderr.write(f"overlayd: {one_line(f'{msg}: {details}' if details else msg)}\n")
 
 
 def _options(argv: Sequence[str]) -> argparse.Namespace:
@@ -108,13 +109,6 @@ def _settings(options: argparse.Namespace) -> Settings:
         if not value.startswith("/"):
             raise InvalidConfig(f"{key}: {value!r} is not an absolute path")
     return msgspec.structs.replace(found, **changes)
-
-
-def _logging(level: str) -> None:
-    logging.basicConfig(
-        level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
 
 
 async def _run(settings: Settings, premises: Premises) -> None:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 
 from cni.errors import CniError
+from cni.printable import one_line
 from cni.problems import REGISTRY, Problem
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ class ProblemBoard:
 
     def note(self, code: str, subject: str, text: str) -> None:
         """The problem exists from now on, or has this text now. Raises KeyError for an unregistered code."""
-        severity = REGISTRY[code].severity
+        severity, text = REGISTRY[code].severity, one_line(text)
         problem = Problem(code, text)
         with self._lock:
             before, self._noted[code, subject] = self._noted.get((code, subject)), problem

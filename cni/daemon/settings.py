@@ -19,6 +19,7 @@ from cni.daemon.books import keys
 from cni.daemon.mesh.endpoints import split_endpoint
 from cni.errors import InvalidConfig
 from cni.overlay.address import network as network_of
+from cni.printable import printable
 
 DEFAULT_RUN_DIR = "/run/zlayer-cni"
 DEFAULT_DATA_DIR = "/var/lib/zlayer-cni"
@@ -135,8 +136,7 @@ def parse(text: str, name: str = "settings") -> Settings:
         return _parse(text, name)
     except InvalidConfig as error:
         # A quoted value may hold line breaks and escapes: they would be lines of a log that the daemon never wrote.
-        shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in error.msg)
-        raise InvalidConfig(shown, error.details) from error
+        raise InvalidConfig(printable(error.msg), error.details) from error
 
 
 def _parse(text: str, name: str) -> Settings:

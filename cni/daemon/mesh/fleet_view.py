@@ -26,6 +26,7 @@ from cni.daemon.mesh.store_records import (
     every_cidr,
 )
 from cni.daemon.mesh.wireguard import Target, network_of
+from cni.printable import printable
 
 __all__ = ["GLOBAL", "SERVICE", "SLICE", "SPARE", "Dedicated", "Fleet", "Keys", "Network", "NodeDoc", "Slot", "View"]
 
@@ -154,8 +155,8 @@ class View:
             self.more_faults += 1
             return
         reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        shown = key[: LONGEST_KEY // 4].encode("ascii", "backslashreplace").decode()
-        self.faults[key] = f"the record {shown}{self._writer(kind, name)} is not used: {reason}"
+        said = f"the record {key[: LONGEST_KEY // 4]}{self._writer(kind, name)} is not used: {reason}"
+        self.faults[key] = printable(said)
 
     def _writer(self, kind: str, name: str) -> str:
         """Who wrote a record, as far as its key says."""
@@ -267,5 +268,4 @@ def _hex(public_key: str) -> str:
 
 
 def _some(names: Collection[str]) -> str:
-    first = min(names, default="")[:100]
-    return first.encode("ascii", "backslashreplace").decode()
+    return printable(min(names, default="")[:100])
