@@ -103,6 +103,55 @@ _KINDS = (
         "The socket for ZLayer agents could not be opened.",
         "Free the path, make its directories root's alone, or set overlay_socket in the YAML.",
     ),
+    ProblemKind(
+        "thread-ended",
+        "node",
+        "warning",
+        "A thread of the daemon ended unexpectedly and was started again; the problem is cleared after 60 s.",
+        "Report the daemon's log of the time: it has the traceback.",
+    ),
+    ProblemKind(
+        "thread-hangs",
+        "node",
+        "error",
+        "A thread of the daemon gives no sign of life. After 60 s the daemon replaces itself; traffic goes on.",
+        "Report the daemon's log of the time: it says where the thread hangs.",
+    ),
+    ProblemKind(
+        "look-incomplete",
+        "node",
+        "error",
+        "A step of the repeated comparison with the kernel failed; the other steps are done all the same.",
+        "Read the text; the step is tried again every 10 s.",
+    ),
+    ProblemKind(
+        "start-incomplete",
+        "node",
+        "error",
+        "A step of the daemon's start failed; the rest of the node works.",
+        "Read the text, remove the cause, and restart the daemon.",
+    ),
+    ProblemKind(
+        "node-address",
+        "node",
+        "error",
+        "The node cannot have one of its own overlay addresses; the other address family is unaffected.",
+        "Read the text; for IPv6 look at net.ipv6.conf.lo.disable_ipv6. It is tried again every 10 s.",
+    ),
+    ProblemKind(
+        "node-setting",
+        "node",
+        "error",
+        "A kernel setting that the overlay needs cannot be written.",
+        "Make /proc/sys writable for the daemon, or set the value that the text names.",
+    ),
+    ProblemKind(
+        "service-incomplete",
+        "node",
+        "error",
+        "The bridge of a service, or one of its gateways, cannot be set up; other services are unaffected.",
+        "Read the text; it is tried again every 10 s.",
+    ),
     # --- the fence ---
     ProblemKind(
         "fence-not-in-force",
@@ -175,7 +224,36 @@ _KINDS = (
         "A peer is allowed addresses outside the cluster's ranges, and no route leads to it for them.",
         "If that peer is meant to carry them, name them in the YAML's extra_routes; otherwise correct the peer.",
     ),
+    ProblemKind(
+        "joined-unreadable",
+        "mesh",
+        "error",
+        "The nodes that were joined by token cannot be read; no peer is removed meanwhile.",
+        "Repair or remove peers.json in the data directory, then join those nodes again.",
+    ),
+    ProblemKind(
+        "name-not-found",
+        "mesh",
+        "warning",
+        "The name at which a peer is called cannot be looked up; other names are unaffected.",
+        "Repair the name or the node's resolver; it is tried again every 5 s.",
+    ),
+    ProblemKind(
+        "peer-refused",
+        "mesh",
+        "warning",
+        "Something that is said of a peer cannot be used and is left out; the rest of the peer, and every other peer,"
+        " is unaffected.",
+        "Correct the endpoint or CIDR that the text names where the peer comes from: the YAML, a token, an agent.",
+    ),
     # --- the cluster ---
+    ProblemKind(
+        "cluster-step",
+        "cluster",
+        "error",
+        "A step of the cluster's work failed unexpectedly; the other steps go on.",
+        "Read the text and the daemon's log at the time; the step is tried again.",
+    ),
     ProblemKind(
         "store-unreachable",
         "cluster",

@@ -205,13 +205,24 @@ def cgroup(pid: int, lines: Sequence[str]) -> list[Finding]:
 
 
 def daemon_status(
-    problems: Sequence[str] | None, unreachable: str, version: str, ours: str, notes: Sequence[str] = ()
+    problems: Sequence[str] | None,
+    unreachable: str,
+    version: str,
+    ours: str,
+    notes: Sequence[str] = (),
+    *,
+    failed: str = "",
 ) -> list[Finding]:
-    """What the daemon says of itself; `problems` None if it does not answer."""
+    """What the daemon says of itself; `problems` None if it does not answer. `failed`: why its last start failed."""
+    if problems is None and failed:
+        return [Finding("daemon", "fail", f"{unreachable}; its last start failed: {failed}", "repair that, start it")]
     if problems is None:
         fix = "systemctl start zlayer-overlayd; without systemd the plugin starts it when it is first needed"
         return [Finding("daemon", "warn", unreachable, fix)]
     found = [Finding("daemon", "fail", problem, "`zlayer-cni status`; docs/errors.md") for problem in problems]
+    if failed:
+        said = f"a daemon that was to take this one's place could not start: {failed}"
+        found.append(Finding("daemon", "warn", said, "repair that, and try again: this one goes on as it is"))
     if version != ours:
         fix = "restart the daemon: systemctl restart zlayer-overlayd; running containers stay connected"
         found.append(Finding("daemon", "warn", f"the daemon is version {version}, this is {ours}", fix))

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cni import __version__
+from cni import __version__, last_words
 from cni.cli import ask, runtimes, table, validate
 from cni.cli import checks_install as installed
 from cni.cli import checks_machine as checks
@@ -66,7 +66,7 @@ def examine(options: argparse.Namespace) -> Iterator[Finding]:
         lambda: settings.complaints,
         lambda: _files(options),
         lambda: _processes(settings.socket, options.data_dir, daemon),
-        lambda: _told(status, unreachable),
+        lambda: _told(status, unreachable, last_words.read(options.run_dir)),
     ):
         yield from _carefully(look)
 
@@ -276,11 +276,11 @@ def is_daemon(words: list[str]) -> bool:
     return name == "zlayer-overlayd" or ours or words[1:4] == ["-m", "cni", "overlayd"]
 
 
-def _told(status: dict[str, Any] | None, unreachable: str) -> list[Finding]:
+def _told(status: dict[str, Any] | None, unreachable: str, failed: str) -> list[Finding]:
     problems = status["problems"] if status else None
     version = status["version"] if status else ""
     found = installed.daemon_status(
-        problems, unreachable, version, __version__, status.get("notes", ()) if status else ()
+        problems, unreachable, version, __version__, status.get("notes", ()) if status else (), failed=failed
     )
     return found + (_cgroup(status["pid"]) if status else [])
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cni.cli import ask, files, resources
-from cni.host import process, systemd
+from cni.host import process, program, systemd
 from cni.plugin import autostart
 
 UNIT = "zlayer-overlayd.service"
@@ -87,6 +87,7 @@ def _with_systemd(options: argparse.Namespace, binary: Path) -> None:
     if unchanged and before and runs(before.pid, binary) and not systemd.control("is-active", UNIT):
         say(f"service   {UNIT} is enabled, and runs version {before.version} already")
         return
+    check(options, binary)
     _control("restart", UNIT)
     now = await_daemon(options.run_dir, f"`journalctl -u {UNIT}`")
     if not runs(now.pid, binary):
@@ -107,6 +108,19 @@ def protected(*directories: str) -> list[str]:
     return [each for each in directories if each.startswith(PROTECTED)]
 
 
+def check(options: argparse.Namespace, binary: Path) -> None:
+    """Whether `binary` could start with the YAML and the records that are there, asked before the daemon that runs is
+    ended for it. Raises Trouble."""
+    words = [str(binary), "overlayd", "--check", "--run-dir", options.run_dir, "--data-dir", options.data_dir]
+    try:
+        code, _, said = program.run_once(words, autostart.environment(), b"")
+    except OSError as error:
+        raise Trouble(f"the new daemon cannot be tried, the running one is left alone: {error}") from error
+    if code == 1:
+        why = said.decode(errors="replace").strip().removeprefix("overlayd: ")
+        raise Trouble(f"the new daemon could not start, the running one is left alone: {why}")
+
+
 def _control(*words: str) -> None:
     said = systemd.control(*words)
     if said:
@@ -124,6 +138,7 @@ def _without_systemd(options: argparse.Namespace, binary: Path) -> None:
     elif not is_plugins(before.pid, options.run_dir):
         say(f"note      the daemon (process {before.pid}) is version {before.version} until you restart it")
     else:
+        check(options, binary)
         if not process.end_daemon(before.pid, GONE_WITHIN):
             raise Trouble(f"the daemon of version {before.version} (process {before.pid}) does not end")
         words = ["overlayd", "--run-dir", options.run_dir, "--data-dir", options.data_dir]

@@ -10,7 +10,9 @@ from __future__ import annotations
 import logging
 import re
 import threading
+import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from cni import naming
 from cni.daemon.books import macs
@@ -21,6 +23,7 @@ from cni.daemon.service import OverlayService
 from cni.errors import CniError
 from cni.host.links import Link
 from cni.host.monitor import Monitor, is_loss
+from cni.host.worker import beat
 
 log = logging.getLogger(__name__)
 
@@ -44,34 +47,38 @@ class Keeper:
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._monitor: Monitor | None = None
-        self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
+        self._worker = service.crew.worker("keeper", self._run)
 
     def start(self) -> None:
         """Begin to look: after every interval, and soon after something of ours was taken away."""
-        self._monitor = Monitor(self._heard)
-        self._thread.start()
+        self._monitor = Monitor(self._heard, crew=self._service.crew)
+        self._worker.start()
 
     def stop(self) -> None:
         """No look begins after this; one that is going on is waited for."""
+        self._worker.retire()
         self._stop.set()
         self._wake.set()
         if self._monitor is not None:
             self._monitor.close()
-        if self._thread.is_alive():
-            self._thread.join(INTERVAL)
+        self._worker.join(INTERVAL)
 
     def _run(self) -> None:
         while not self._stop.is_set():
+            beat(INTERVAL)
             if self._wake.wait(INTERVAL):
                 self._stop.wait(SETTLE)  # what was taken away is seldom one thing alone
             self._wake.clear()
             if self._stop.is_set():
                 return
-            try:
-                self.look()
+            self.look()
+            with self._step("queue", "what plugins left behind could not be carried out"):
                 self._also()
-            except Exception:
-                log.exception("a look at the node failed; the next one is in %g s", INTERVAL)
+
+    def _step(self, subject: str, what: str) -> AbstractContextManager[None]:
+        """One step of a look: what it raises is a problem, and the steps after it are done all the same."""
+        beat()
+        return self._service.board.step("look-incomplete", subject, what)
 
     def _heard(self, kind: int, name: str) -> None:
         """Wake up if a bridge of ours, or an address, has gone. Ports go all the time, and we are told by DEL."""
@@ -121,14 +128,24 @@ class Keeper:
     def look(self) -> None:
         """One comparison of everything, and what mends it."""
         service = self._service
-        names = {link.name: link for link in service.kernel.all_links()}
-        self._mend_names(names)
-        self._mend_bridges(names)
-        if service.barrier.load():
-            log.warning("the fence was not as it should be, and was mended")
+        names: dict[str, Link] | None = None
+        with self._step("links", "the links could not be read"):
+            names = {link.name: link for link in service.kernel.all_links()}
+        if names is not None:
+            with self._step("names", "renamed ports could not be looked for"):
+                self._mend_names(names)
+            with self._step("bridges", "the bridges could not be compared"):
+                self._mend_bridges(names)
+        with self._step("fence", "the fence could not be compared"):
+            if service.barrier.load():
+                log.warning("the fence was not as it should be, and was mended")
         service.mend_node()
-        service.services.shrink_all()
-        self._collect(names)
+        with self._step("services", "services could not give back what they need no more"):
+            service.services.shrink_all()
+            service.services.give_back_empty(time.monotonic())
+        if names is not None:
+            with self._step("collection", "dead attachments could not be collected"):
+                self._collect(names)
 
     def _mend_names(self, names: dict[str, Link]) -> None:
         """A port that somebody renamed gets its name back: the fence admits it under no other."""
@@ -154,10 +171,7 @@ class Keeper:
         service = self._service
         for name in service.services.broken(names):
             log.warning("bridge %s is gone, down, or lacks its gateway: setting it up again", name)
-            try:
-                service.services.rebuild(name)
-            except CniError as error:
-                log.error("bridge %s could not be set up: %s %s", name, error.msg, error.details)
+            service.services.rebuild(name)
         for attachment in service.state.snapshot():
             port, bridge = names.get(attachment.host_veth), service.kernel.find(attachment.bridge)
             if attachment.state == "live" and port is not None and bridge is not None and _is_its(port, attachment):

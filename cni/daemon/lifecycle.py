@@ -10,6 +10,9 @@ from cni.daemon.mesh.cluster import Cluster
 from cni.daemon.mesh.mesh import Mesh
 from cni.daemon.service import OverlayService
 from cni.daemon.tuned import Tuned
+from cni.host.worker import beat
+
+STEP = 60.0  # seconds that one step of the start may take: an engine and etcd have time-outs of their own
 
 
 class Lifecycle:
@@ -32,19 +35,23 @@ class Lifecycle:
         self._fence_watch = fence_watch
 
     def begin(self) -> None:
-        """Put the node into service. Raises CniError, OSError when it cannot serve."""
-        if self._cluster is not None:
-            self._cluster.prepare()
-        self._mesh.prepare()
-        self._service.start()
-        self._keeper.adopt()
-        self._mesh.start()
-        if self._cluster is not None:
-            self._cluster.start()
-        self._drain()
-        self._keeper.start()
-        self._fence_watch.start()
-        self._tuned.start()
+        """Put the node into service: what of it cannot be done is a problem, and the rest is done. Never raises."""
+        for subject, work in (
+            ("the cluster", self._cluster.prepare if self._cluster is not None else None),
+            ("the tunnels' fence", self._mesh.prepare),
+            ("the node", self._service.start),
+            ("what an earlier daemon left", self._keeper.adopt),
+            ("the mesh", self._mesh.start),
+            ("the cluster's threads", self._cluster.start if self._cluster is not None else None),
+            ("what plugins left behind", self._drain),
+            ("the repeated look", self._keeper.start),
+            ("the watch on the fence", self._fence_watch.start),
+            ("the look at new attachments", self._tuned.start),
+        ):
+            beat(STEP)
+            if work is not None:
+                with self._service.board.step("start-incomplete", subject, f"{subject} could not be set up"):
+                    work()
 
     def stand_down(self) -> None:
         """Take away what an earlier daemon left in the kernel: this node may not go into service."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -19,8 +20,8 @@ from pathlib import Path
 
 import msgspec
 
-from cni import leftovers
-from cni.daemon import backlog, log_lines, operations
+from cni import last_words, leftovers
+from cni.daemon import backlog, log_lines, operations, precheck
 from cni.daemon import settings as settings_module
 from cni.daemon.books.identity import Identity
 from cni.daemon.books.registry import Registry
@@ -34,23 +35,24 @@ from cni.daemon.mesh.cluster import Cluster
 from cni.daemon.mesh.joined import Joined
 from cni.daemon.mesh.mesh import Mesh
 from cni.daemon.own_addresses import OwnAddresses
-from cni.daemon.premises import Premises
+from cni.daemon.precheck import STORE_NAME
+from cni.daemon.premises import COMING_BACK, DEPUTY, REPLACED, Occupied, Premises
 from cni.daemon.problem_board import ProblemBoard
 from cni.daemon.range_watch import RangeWatch
 from cni.daemon.ranges import Ranges
 from cni.daemon.service import OverlayService
 from cni.daemon.serving import Serving, raise_limits
 from cni.daemon.settings import Settings
+from cni.daemon.supervisor import Supervisor
 from cni.daemon.tuned import Tuned
 from cni.errors import CniError, InvalidConfig
 from cni.host import netns, process
 from cni.host.kernel import Kernel
 from cni.host.tunnels import Tunnels
+from cni.host.worker import Crew
 from cni.printable import one_line
 
 log = logging.getLogger("overlayd")
-
-STORE_NAME = "state.db"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -58,26 +60,41 @@ def main(argv: Sequence[str]) -> int:
     options = _options(argv)
     process.give_memory_back()
     os.umask(0o077)  # records, logs and keys are root's alone; what others may see says so itself
+    if options.deputy_of and process.came_back(options.deputy_of, COMING_BACK):
+        return 0
+    run_dir = options.run_dir or settings_module.DEFAULT_RUN_DIR
     try:
         settings = _settings(options)
+        run_dir = settings.run_dir
         log_lines.begin(settings.log_level)
-        with Premises(Path(settings.run_dir), options.take_over) as premises:
-            asyncio.run(_run(settings, premises))
+        if options.check or options.take_over:
+            precheck.check(settings)  # before a daemon that serves is ended for one that could not start
+        if options.check:
+            sys.stdout.write("a daemon with these settings can start\n")
+        else:
+            _serve(settings, options.take_over)
     except CniError as error:
-        _say(error.msg, error.details)
-        return 1
+        run_dir = "" if isinstance(error, Occupied) else run_dir  # what another daemon serves from is left alone
+        said = f"{error.msg}{': ' + error.details if error.details else ''}"
     except OSError as error:
-        _say("cannot start", str(error))
-        return 1
+        said = f"cannot start: {error}"
     except Exception as error:
-        log.exception("the daemon ends for a reason nobody foresaw")
-        _say("internal error", f"{type(error).__name__}: {error}")
-        return 1
-    return 0
+        log.exception("unexpected error: the daemon ends")
+        said = f"unexpected error: {type(error).__name__}, see the log"
+    else:
+        return 0
+    said = one_line(said)
+    sys.stderr.write(f"overlayd: {said}\n")
+    if run_dir and not options.check:
+        last_words.write(run_dir, said)
+    return 1
 
 
-def _say(msg: str, details: str) -> None:
-    sys.stderr.write(f"overlayd: {one_line(f'{msg}: {details}' if details else msg)}\n")
+def _serve(settings: Settings, take_over: bool) -> None:
+    if reason := os.environ.pop(REPLACED, ""):
+        log.error("this daemon takes the place of one that hung: %s", reason)
+    with Premises(Path(settings.run_dir), take_over) as premises:
+        asyncio.run(_run(settings, premises))
 
 
 def _options(argv: Sequence[str]) -> argparse.Namespace:
@@ -91,6 +108,8 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--data-dir", metavar="DIR", help=f"identity and keys ({settings_module.DEFAULT_DATA_DIR})")
     parser.add_argument("--socket", metavar="PATH", help="the overlay protocol's socket (by the data directory)")
     parser.add_argument("--take-over", action="store_true", help="end the daemon that runs on that run directory")
+    parser.add_argument("--check", action="store_true", help="tell whether a daemon could start with these settings")
+    parser.add_argument(DEPUTY, type=int, default=0, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
 
@@ -113,15 +132,15 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 async def _run(settings: Settings, premises: Premises) -> None:
     raise_limits()
-    store = Store(premises.run_dir / STORE_NAME)
-    kernel = Kernel()
+    store, board, crew = Store(premises.run_dir / STORE_NAME), ProblemBoard(), Crew()
+    kernel = Kernel(crew)
     state = State(store, settings)
     presence = netns.Presence()
-    board, own = ProblemBoard(), OwnAddresses(state, kernel, presence.alone)
+    own = OwnAddresses(state, kernel, presence.alone)
     ranges = Ranges(state, kernel, own, board)
     barrier = Barrier(state, settings, presence.alone, ranges.networks)
     service = OverlayService(
-        settings, state, kernel, barrier, alone=presence.alone, board=board, own=own, ranges=ranges
+        settings, state, kernel, barrier, alone=presence.alone, board=board, own=own, ranges=ranges, crew=crew
     )
     registry, identity = Registry(store), Identity(settings.data_dir)
     tunnels = Tunnels(settings.run_dir, settings.wireguard_engine)
@@ -135,10 +154,14 @@ async def _run(settings: Settings, premises: Premises) -> None:
         service.services.claims = cluster.claims
         service.farewells.append(cluster.leave)
 
-    serving = Serving(desk, premises, store)
+    supervisor = Supervisor(crew, board, premises.replace_daemon, lambda: _notify("WATCHDOG=1"))
+    serving = Serving(desk, premises, store, supervisor)
     mesh.tell = serving.push
 
+    inherited = process.children()
+
     def drain() -> None:
+        process.reap(inherited)
         backlog.drain(settings.run_dir, state, serving.answer)
         leftovers.sweep()
         operations.sweep(desk)
@@ -147,20 +170,28 @@ async def _run(settings: Settings, premises: Premises) -> None:
     keeper, tuned = Keeper(service, presence.alone, drain), Tuned(service)
     service.followers.append(tuned.watch)
 
-    fence_watch = Watch(barrier, service.look_for_obstacles, service.mend_forwarding, service.tell_repairs)
+    fence_watch = Watch(barrier, service.look_for_obstacles, service.mend_forwarding, service.tell_repairs, crew=crew)
     lifecycle = Lifecycle(service, mesh, cluster, keeper=keeper, tuned=tuned, fence_watch=fence_watch, drain=drain)
-    watch = RangeWatch(ranges, lifecycle.begin, lifecycle.stand_down, lifecycle.heed)
+    watch = RangeWatch(ranges, lifecycle.begin, lifecycle.stand_down, lifecycle.heed, board=board, crew=crew)
     await asyncio.to_thread(watch.start)
+    supervisor.start()
     loop = asyncio.get_running_loop()
     hangup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
     for number in (signal.SIGTERM, signal.SIGINT, *hangup):
         loop.add_signal_handler(number, serving.stop.set)
-    await serving.run(lambda: _notify("READY=1"))
+    await serving.run(functools.partial(_serves, settings.run_dir))
+    supervisor.stop()
     watch.stop()
     lifecycle.stop()
     presence.close()
     kernel.close()
     store.close()
+
+
+def _serves(run_dir: str) -> None:
+    """The doors are open."""
+    last_words.clear(run_dir)
+    _notify("READY=1")
 
 
 def _notify(message: str) -> None:

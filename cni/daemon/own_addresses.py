@@ -39,14 +39,20 @@ class OwnAddresses:
         by_shape = () if self._state.notes_own_addresses else self._state.cidrs
         return of_ours(held, self._state.own_addresses, self._alone(), by_shape) | self.wanted()
 
-    def ensure(self) -> None:
-        """lo has the node's addresses, and no former one. Idempotent. Raises OSError."""
+    def ensure(self) -> dict[str, str]:
+        """lo has the node's addresses, and no former one; returns those that it cannot have, and why. Idempotent.
+        Raises OSError."""
         wanted = self.wanted()
         former = self.known(self._kernel.held_addresses()) - wanted
         self._note(self._state.own_addresses | set(self._state.node_addresses()))
+        faults = {}
         for address in self._state.node_addresses():
-            self._kernel.ensure_node_address(address)
+            try:
+                self._kernel.ensure_node_address(address)
+            except OSError as error:  # its family may be switched off: the other one is not concerned
+                faults[str(address)] = str(error)
         self._remove(former)
+        return faults
 
     def remove_all(self) -> None:
         """lo has none of the overlay's addresses. Idempotent. Raises OSError."""

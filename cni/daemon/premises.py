@@ -21,6 +21,10 @@ from cni.plugin import delete_queue
 
 log = logging.getLogger(__name__)
 
+AUTOSTART_NAME = "autostart.lock"  # cni/plugin/autostart.py says what it holds
+DEPUTY = "--deputy-of"  # option: the daemon that this process replaces if it does not come back
+COMING_BACK = 5.0  # seconds that it has for that
+REPLACED = "ZLAYER_CNI_REPLACED"  # environment: why the daemon before this one replaced itself
 LOCK_NAME, PID_NAME, LOG_NAME, SOCKET_NAME = "overlayd.lock", "overlayd.pid", "overlayd.log", "cni.sock"
 DYING = 2.0  # seconds that a killed daemon may take to come out of the kernel
 RETURNING = 5.0  # seconds that a living one may take to be back in a directory that was taken from it
@@ -28,6 +32,10 @@ ENDING = 10.0  # seconds that one whose place is taken over may take to end by i
 STEP = 0.01  # seconds between two looks
 
 Ident = tuple[int, int]
+
+
+class Occupied(StateUnusable):
+    """Another daemon has the run directory, and serves."""
 
 
 class Premises:
@@ -64,7 +72,7 @@ class Premises:
                 self._end(_holder(pid))
                 begun = time.monotonic()
             elif serving or waited > (DYING if self._name is not None else RETURNING):
-                raise StateUnusable(f"another overlay daemon runs on {self.run_dir}", f"process {_holder(pid)}")
+                raise Occupied(f"another overlay daemon runs on {self.run_dir}", f"process {_holder(pid)}")
             time.sleep(STEP)
             self.run_dir.mkdir(0o755, parents=True, exist_ok=True)
         pid.write_text(f"{os.getpid()}\n")
@@ -111,6 +119,20 @@ class Premises:
             raise StateUnusable(f"another overlay daemon has taken {self.run_dir} over", "this one ends")
         (self.run_dir / PID_NAME).write_text(f"{os.getpid()}\n")
         _reopen_log(self.run_dir / LOG_NAME)
+
+    def replace_daemon(self, reason: str) -> None:
+        """Another daemon in this process's place, which finds everything as this one leaves it. Does not return.
+
+        Locks and sockets are closed by the kernel when the program is executed. Plugins that find the door closed
+        meanwhile wait for this process, by the note that one of them would have left when it started a daemon.
+        """
+        log.critical("%s: the daemon replaces itself, containers stay connected", reason)
+        with contextlib.suppress(OSError, ValueError):
+            started = process.start_time(os.getpid())
+            (self.run_dir / AUTOSTART_NAME).write_text(f"started {os.getpid()} {started}")
+        with contextlib.suppress(OSError):
+            (self.run_dir / SOCKET_NAME).unlink()
+        process.execute_again({REPLACED: reason}, DEPUTY)
 
     def leave(self) -> None:
         """Let go of it. Safe to repeat."""

@@ -58,6 +58,11 @@ class ProblemBoard:
         for subject, text in texts.items():
             self.note(code, subject, text)
 
+    def subjects(self, code: str) -> frozenset[str]:
+        """The subjects that have the problem now."""
+        with self._lock:
+            return frozenset(subject for held, subject in self._noted if held == code)
+
     @contextlib.contextmanager
     def step(self, code: str, subject: str, what: str) -> Iterator[None]:
         """Run one step: what it raises is the problem `code` with the text "`what`: reason"; success clears it.

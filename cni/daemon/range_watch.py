@@ -6,10 +6,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
+from cni.daemon.problem_board import ProblemBoard
 from cni.daemon.ranges import Ranges
-from cni.errors import CniError
 from cni.host.monitor import ALL_GROUPS, Monitor
+from cni.host.worker import Crew, beat
 
 log = logging.getLogger(__name__)
 
@@ -24,30 +26,42 @@ class RangeWatch:
     """One node's, in a thread of its own."""
 
     def __init__(
-        self, ranges: Ranges, begin: Callable[[], None], stand_down: Callable[[], None], changed: Callable[[], None]
+        self,
+        ranges: Ranges,
+        begin: Callable[[], None],
+        stand_down: Callable[[], None],
+        changed: Callable[[], None],
+        *,
+        board: ProblemBoard,
+        crew: Crew,
     ) -> None:
         """`begin` starts the node; `stand_down` takes away what an earlier daemon left, where it may not; `changed` is
         called at each look of a node in service."""
+        self._board, self._crew = board, crew
         self._ranges, self._begin, self._stand_down, self._changed = ranges, begin, stand_down, changed
         self._serving = False
         self._ended = threading.Event()
         self._wake = ranges.news
         self._monitor: Monitor | None = None
-        self._thread = threading.Thread(target=self._run, name="ranges", daemon=True)
+        self._worker = crew.worker("ranges", self._run)
 
     def start(self) -> None:
-        """Decide for the first time: start the node, or leave it out of service. Raises what `begin` raises."""
-        self._monitor = Monitor(lambda kind, name: self._wake.set(), ALL_GROUPS)
+        """Decide for the first time: start the node, or leave it out of service. Never raises: what fails is a problem,
+        and tried again."""
+        self._monitor = Monitor(lambda kind, name: self._wake.set(), ALL_GROUPS, crew=self._crew, name="monitor-ranges")
         if self._may_begin():
             self._begin()
             self._serving = True
         else:
             log.error("the node is not in service: %s", self._ranges.refusal)
-            try:
+            what = "what an earlier daemon left could not be taken away"
+            with self._board.step("start-incomplete", "standing down", what):
                 self._stand_down()
-            except (OSError, CniError) as error:
-                log.error("what an earlier daemon left could not be taken away: %s", error)
-        self._thread.start()
+        self._worker.start()
+
+    def _step(self) -> AbstractContextManager[None]:
+        what = "the overlay's ranges could not be compared with the host's networks"
+        return self._board.step("look-incomplete", "ranges", what)
 
     def _may_begin(self) -> bool:
         try:
@@ -64,28 +78,26 @@ class RangeWatch:
 
     def stop(self) -> None:
         """No look begins after this; one that is going on is waited for."""
+        self._worker.retire()
         self._ended.set()
         self._wake.set()
         if self._monitor is not None:
             self._monitor.close()
-        if self._thread.is_alive():
-            self._thread.join(PATIENCE)
+        self._worker.join(PATIENCE)
 
     def _run(self) -> None:
         while not self._ended.is_set():
+            beat(INTERVAL)
             if self._wake.wait(INTERVAL):
                 self._ended.wait(SETTLE)
             self._wake.clear()
             if self._ended.is_set():
                 return
             began = time.monotonic()
-            try:
+            with self._step():
                 self._look()
-            except (OSError, CniError) as error:
-                log.error("the overlay's ranges could not be compared with the host's networks: %s", error)
-            except Exception:
-                log.exception("the look at the host's networks failed")
             self._ranges.looked()
+            beat(LONGEST)
             self._ended.wait(min((time.monotonic() - began) * SHARE, LONGEST))
 
     def _look(self) -> None:

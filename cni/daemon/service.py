@@ -41,6 +41,7 @@ from cni.errors import (
 from cni.host import netns
 from cni.host.kernel import Kernel
 from cni.host.ports import Inside, Sought
+from cni.host.worker import Crew
 from cni.problems import Problem
 from cni.spec.environment import Call
 from cni.spec.intent import Intent
@@ -73,9 +74,11 @@ class OverlayService:
         board: ProblemBoard | None = None,
         own: OwnAddresses | None = None,
         ranges: Ranges | None = None,
+        crew: Crew | None = None,
     ) -> None:
         self.started = time.monotonic()
         self.board = board or ProblemBoard()
+        self.crew = crew or Crew()
         self._alone = alone
         self.own = own or OwnAddresses(state, kernel, alone)
         self.ranges = ranges or Ranges(state, kernel, self.own, self.board)
@@ -86,7 +89,7 @@ class OverlayService:
         self.state = state
         self.kernel = kernel
         self.barrier = barrier
-        self.services = Services(state, kernel, barrier, settings.mtu, self.ranges.refuse)
+        self.services = Services(state, kernel, barrier, settings.mtu, self.board, self.ranges.refuse)
         self.attacher = Attacher(state, kernel, self.services, barrier)
         self.mesh: Mesh | None = None
         self._rate, self._rate_guard = Rate(settings.new_services_per_minute), threading.Lock()
@@ -334,8 +337,10 @@ class OverlayService:
         self.services.restore()
 
     def mend_forwarding(self) -> None:
-        """The node forwards, whoever switched that off. Raises OSError."""
-        self.kernel.enable_forwarding([ipaddress.ip_network(cidr).version for cidr in self.state.cidrs])
+        """The node forwards, whoever switched that off; each family by itself, and a problem where it cannot be."""
+        for version in sorted({ipaddress.ip_network(cidr).version for cidr in self.state.cidrs}):
+            with self.board.step("node-setting", f"forwarding {version}", f"forwarding of IPv{version} cannot be set"):
+                self.kernel.enable_forwarding([version])
 
     def tell_repairs(self) -> None:
         """Bring the board up to date with what became of the fence's tables."""
@@ -344,10 +349,19 @@ class OverlayService:
 
     def mend_node(self) -> None:
         """Bring back what the node stands on, if somebody changed it, and note what cannot be."""
-        self.mend_forwarding()
+        self._settle_node()
         self.tell_repairs()
-        self.own.ensure()
         self.look_for_obstacles()
+
+    def _settle_node(self) -> None:
+        """Forwarding and the node's own addresses, each family by itself: what cannot be is a problem. Never raises."""
+        self.mend_forwarding()
+        with self.board.step("look-incomplete", "own addresses", "the node's own addresses could not be compared"):
+            faults = self.own.ensure()
+            said = {
+                address: f"the node cannot have its own address {address}: {why}" for address, why in faults.items()
+            }
+            self.board.set_all("node-address", said)
 
     def heed_ranges(self) -> bool:
         """The host's networks as they are now are the host's: in the fence, and no subnet in them is used any longer
@@ -360,6 +374,10 @@ class OverlayService:
 
     def look_for_obstacles(self) -> None:
         """Whose firewall stands in the containers' way: open what may be opened, name what may not."""
+        with self.board.step("look-incomplete", "firewalls", "the host's firewalls could not be looked at"):
+            self._note_obstacles()
+
+    def _note_obstacles(self) -> None:
         said = self.barrier.open_forwarding()
         self.board.set("forward-denied-iptables", "", said and f"iptables' FORWARD: {said}")
         self.board.set_all(
@@ -372,8 +390,7 @@ class OverlayService:
 
     def _ground(self) -> None:
         """What everything else stands on: forwarding, the node's own addresses, the tables."""
-        self.kernel.enable_forwarding([ipaddress.ip_network(cidr).version for cidr in self.state.cidrs])
-        self.own.ensure()
+        self._settle_node()
         self.barrier.load()
         self.look_for_obstacles()
 

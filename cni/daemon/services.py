@@ -10,7 +10,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Protocol
 
 from cni import naming
@@ -18,13 +18,16 @@ from cni.daemon.books import ipam, macs
 from cni.daemon.books.records import Service
 from cni.daemon.books.state import Locks, State
 from cni.daemon.fence.barrier import Barrier
+from cni.daemon.problem_board import ProblemBoard
 from cni.daemon.service_limits import Idle
 from cni.errors import AttachFailed, CniError, InvalidConfig, TryAgainLater
 from cni.host.kernel import Kernel
 from cni.host.links import Interface, Link, Network
+from cni.host.worker import beat
 
 WIREGUARD_OVERHEAD = 80  # bytes: outer IPv6 (40), UDP (8), WireGuard's header and tag (32); IPv4 underlays use 60
 SHARED = naming.SHARED_BRIDGE_KEY
+EMPTY = 60.0  # seconds: pods of one service that follow each other find its bridge
 USABLE = re.compile(r"[^\s/:%\"\\*\x00-\x1f\x7f]+")
 """What an interface may be called: the kernel refuses some characters, makes another name of others (a `%d`, a NUL),
 and the fence's rules cannot spell the rest."""
@@ -55,6 +58,8 @@ class Services:
         kernel: Kernel,
         barrier: Barrier,
         mtu: int | None,
+        board: ProblemBoard,
+        *,
         may_begin: Callable[[], None] = lambda: None,
     ) -> None:
         """`may_begin` raises CniError while the node is not in service."""
@@ -63,10 +68,12 @@ class Services:
         self._kernel = kernel
         self._barrier = barrier
         self._mtu = mtu
+        self._board = board
         self._locks = Locks()
         self._ready: set[str] = set()
         self.claims: Claims | None = None
         self._idle = Idle()
+        self._empty_since: dict[str, float] = {}
         self._leaving: set[str] = set()  # ephemeral services that could not be taken down at once
 
     def mtu(self) -> int:
@@ -103,6 +110,7 @@ class Services:
             granted = {version: self._claim(segment, version, 0) for version in self._unclaimed(segment)}
             passing = False if keep else True if fresh and segment != SHARED else None
             known = self._state.take_service(segment, mode, self._bridge_name(segment), granted, passing)
+            self._board.clear("service-incomplete", f"{segment} subnets")
             if segment == SHARED:
                 self._state.note_service(Service(name=name, mode=mode, bridge=known.bridge))
             if known.bridge not in self._ready or self._kernel.find(known.bridge) is None:
@@ -203,6 +211,7 @@ class Services:
         except OSError as error:
             raise AttachFailed(f"cannot set up the bridge of service {service.name}: {error}") from error
         self._ready.add(service.bridge)
+        self._board.clear("service-incomplete", service.name)
 
     def broken(self, seen: Mapping[str, Link]) -> list[str]:
         """The bridges that are not as they should be: missing, down, or without one of their gateways."""
@@ -218,10 +227,11 @@ class Services:
         return found
 
     def rebuild(self, bridge: str) -> None:
-        """A bridge that somebody took away is there again, with its gateways. Raises AttachFailed."""
+        """A bridge that was taken away is there again, with its gateways; what cannot be is a problem. Never raises."""
         for service in list(self._state.services.values()):
             if service.bridge == bridge and service.subnets:
-                with self.holding(service.name, service.mode):
+                what = f"service {service.name} is not whole"
+                with self._step(service.name, what), self.holding(service.name, service.mode):
                     self._build(service)
 
     def grow(self, segment: str, version: int) -> Service:
@@ -268,6 +278,7 @@ class Services:
     def shrink_all(self) -> None:
         """Every service gives back the subnets it needs no more."""
         for service in list(self._state.services.values()):
+            beat()
             self.settle(service.name, service.mode, ephemeral=False)
 
     def vacate(self) -> None:
@@ -303,6 +314,17 @@ class Services:
             log.info("%d services without a container gave their subnets back", gone)
         return gone
 
+    def give_back_empty(self, now: float) -> None:
+        """A service that an ADD made, and that has had no user for `EMPTY` seconds, gives its bridge and subnets back.
+        `now`: the monotonic clock. What an agent set up stays until an agent takes it down."""
+        names = [service.name for service in self._state.idle_services()]
+        self._empty_since = {name: self._empty_since.get(name, now) for name in names}
+        for name, since in self._empty_since.items():
+            if now - since >= EMPTY:
+                beat()
+                log.info("service %s has had no user for %g s: it gives its subnets back", name, EMPTY)
+                self.leave(name, "auto")
+
     def leave(self, name: str, mode: str) -> None:
         """After an ephemeral attachment went: tear the service down if nobody is on it. Never the shared bridge."""
         if mode == "shared":
@@ -329,6 +351,8 @@ class Services:
 
     def _unbuild(self, segment: str, bridge: str) -> None:
         self._remove_bridge(bridge)
+        for subject in (segment, f"{segment} subnets"):
+            self._board.clear("service-incomplete", subject)
         self._state.drop_service(segment)
 
     def _remove_bridge(self, bridge: str) -> None:
@@ -354,11 +378,17 @@ class Services:
         for service in list(self._state.services.values()):
             if not service.subnets:
                 continue
-            try:
-                with self.holding(service.name, service.mode):
-                    self._build(self._state.take_service(service.name, service.mode, service.bridge))
-            except (OSError, CniError) as error:
-                log.error("service %s is not whole: %s", service.name, error)
+            with self.holding(service.name, service.mode):
+                known = service
+                with self._step(f"{service.name} subnets", f"service {service.name} lacks a subnet"):
+                    known = self._state.take_service(service.name, service.mode, service.bridge)
+                with self._step(service.name, f"service {service.name} is not whole"):
+                    self._build(known)
+
+    def _step(self, subject: str, what: str) -> AbstractContextManager[None]:
+        """Work on one service: what it raises is a problem of that service, and the others go on."""
+        beat()
+        return self._board.step("service-incomplete", subject, what)
 
 
 def gateway(subnet: Network) -> Interface:

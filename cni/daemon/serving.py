@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,9 +20,13 @@ from cni.daemon.books.store import Store
 from cni.daemon.doors import cni_door, overlay_door, sockets, tool
 from cni.daemon.premises import SOCKET_NAME, Premises, ident
 from cni.daemon.service import OverlayService
-from cni.errors import CniError, StateUnusable
+from cni.daemon.supervisor import Supervisor
+from cni.errors import CniError, InvalidConfig, StateUnusable
+from cni.host import netns
 from cni.host.ends import Ends
 from cni.overlay import wire
+from cni.spec.request import version_of
+from cni.spec.result import render_error
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +39,10 @@ DESCRIPTORS = 65536  # as many as two crowds of idle clients need, many times ov
 class Serving:
     """Everything between the sockets and the service. On the event loop; `answer` is called in threads."""
 
-    def __init__(self, desk: operations.Desk, premises: Premises, store: Store) -> None:
+    def __init__(self, desk: operations.Desk, premises: Premises, store: Store, supervisor: Supervisor) -> None:
         self._desk = desk
+        self._supervisor = supervisor
+        self._loop_worker = desk.service.crew.worker("event-loop", None)
         self._service: OverlayService = desk.service
         self._premises = premises
         self._store = store
@@ -46,7 +53,7 @@ class Serving:
         self._agent_quick = ThreadPoolExecutor(2, "ask")
         self._doors: list[tuple[sockets.Listener, cni_door.CniDoor, asyncio.Task[None]]] = []
         self._agents: list[tuple[sockets.Listener, overlay_door.OverlayDoor]] = []
-        self._ends = Ends()
+        self._ends = Ends(desk.service.crew)
         self._said = ""
         self.stop = asyncio.Event()
 
@@ -56,9 +63,12 @@ class Serving:
         await self._open_for_agents()
         log.info("zlayer-cni %s serves %s", __version__, self._path)
         ready()
-        watching = asyncio.get_running_loop().create_task(self._watch())
+        loop = asyncio.get_running_loop()
+        background = [loop.create_task(self._watch()), loop.create_task(self._beat())]
         await self.stop.wait()
-        watching.cancel()
+        self._loop_worker.retire()
+        for task in background:
+            task.cancel()
         log.info("ending; running containers stay connected")
         for listener, _, accepting in self._doors:
             accepting.cancel()
@@ -106,6 +116,13 @@ class Serving:
     def _tell_closed(self, note: str) -> None:
         self._service.board.set("overlay-door-closed", "", note)
 
+    async def _beat(self) -> None:
+        """The event loop's heartbeat, and a look at the one who listens to it."""
+        while True:
+            self._loop_worker.beat(WATCH)
+            self._supervisor.check()
+            await asyncio.sleep(WATCH)
+
     # --- our files ---------------------------------------------------------------------------------------------------
 
     async def _watch(self) -> None:
@@ -151,6 +168,9 @@ class Serving:
             code, said = tool.answer(knock.env, self._service)
             return cni_door.Reply(code, said)
         leftovers.note(knock.env.get("UNPACKED", ""))
+        stray = elsewhere(knock.env, self._service.kernel.own)
+        if stray is not None:
+            return cni_door.Reply(1, f"{render_error(stray, version_of(knock.stdin))}\n".encode())
         spoken = verbs.serve(knock.env, knock.stdin, knock.netns_fd, self._service, knock.wanted)
         if knock.env.get("CNI_COMMAND") == "ADD" and spoken.code == 0:
             self._follow(knock)
@@ -163,6 +183,20 @@ class Serving:
         if pid.isdigit() and started.isdigit() and int(started):
             attempt = knock.env.get("ATTEMPT", "")
             self._ends.watch(int(pid), int(started), lambda: self._service.take_back(attempt))
+
+
+def elsewhere(env: Mapping[str, str], own: netns.NetnsId) -> InvalidConfig | None:
+    """The refusal (7) of a call whose plugin runs in another network namespace than this daemon: the container would
+    hang on the daemon's network, and not on that of its runtime. None for a call from here, from a plugin that could
+    not tell, and for DEL, which takes away what is there. Pure."""
+    said = env.get("OWN_NETNS", "")
+    if said in ("", f"{own.dev}:{own.ino}") or env.get("CNI_COMMAND") == "DEL":
+        return None
+    return InvalidConfig(
+        f"the plugin runs in the network namespace net:[{said.partition(':')[2]}], the overlay daemon in "
+        f"net:[{own.ino}] (process {os.getpid()}): a container would be attached to another host's network",
+        "run both in one network namespace, or set runDir and dataDir to those of a daemon in the plugin's",
+    )
 
 
 def raise_limits() -> None:

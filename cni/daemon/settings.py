@@ -16,7 +16,7 @@ import msgspec
 import yaml
 
 from cni.daemon.books import keys
-from cni.daemon.mesh.endpoints import split_endpoint
+from cni.daemon.mesh.endpoints import LONGEST_NAME, split_endpoint
 from cni.errors import InvalidConfig
 from cni.overlay.address import network as network_of
 from cni.printable import printable
@@ -227,7 +227,7 @@ def _check_mesh(settings: Settings, families: list[Network]) -> None:
             for cidr in peer.allowed_ips:
                 _network("allowed_ips", cidr, strict=False)
             if peer.endpoint:
-                split_endpoint(peer.endpoint)
+                split_endpoint(peer.endpoint, LONGEST_NAME)  # a name that cannot be looked up costs that peer alone
         except ValueError as error:
             raise ValueError(f"peers[{n}] ({peer.public_key}): {error}") from error
     for endpoint in settings.advertise:

@@ -23,6 +23,7 @@ from cni.errors import CniError
 from cni.host import process
 from cni.host.netns import NetnsId
 from cni.host.sizes import Sandbox
+from cni.host.worker import IDLE, beat
 
 log = logging.getLogger(__name__)
 
@@ -39,22 +40,22 @@ class Tuned:
         self._due: list[tuple[float, float, AttachmentKey, float]] = []  # when, after how long, who, made when
         self._change = threading.Condition()
         self._ended = False
-        self._thread = threading.Thread(target=self._run, name="tuned", daemon=True)
+        self._worker = service.crew.worker("tuned", self._run)
 
     def start(self) -> None:
         """Begin, with the attachments that an earlier daemon made a moment ago."""
         for attachment in self._service.state.snapshot():
             if boot_clock() - attachment.made_at < LAST:
                 self.watch(attachment)
-        self._thread.start()
+        self._worker.start()
 
     def stop(self) -> None:
         """No look begins after this; one that is going on is waited for."""
+        self._worker.retire()
         with self._change:
             self._ended = True
             self._change.notify()
-        if self._thread.is_alive():
-            self._thread.join(PATIENCE)
+        self._worker.join(PATIENCE)
 
     def watch(self, attachment: Attachment) -> None:
         """Look at it from now on, for a while."""
@@ -67,6 +68,7 @@ class Tuned:
 
     def _run(self) -> None:
         while (found := self._next()) is not None:
+            beat()
             seconds, key, made_at = found
             try:
                 again = self._look(key, made_at)
@@ -80,10 +82,11 @@ class Tuned:
         """Whose turn it is, when it is; None at the end."""
         with self._change:
             while not self._ended:
+                beat(IDLE)
                 now = time.monotonic()
                 if self._due and self._due[0][0] <= now:
                     return heapq.heappop(self._due)[1:]
-                self._change.wait(self._due[0][0] - now if self._due else None)
+                self._change.wait(min(self._due[0][0] - now, IDLE) if self._due else IDLE)
         return None
 
     def _look(self, key: AttachmentKey, made_at: float) -> bool:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cni.host import process
+from cni.host.worker import IDLE, Crew, beat
 
 log = logging.getLogger(__name__)
 
@@ -30,14 +31,14 @@ _EXIT_CODE = 52 - 3  # field of /proc/PID/stat after the name (proc_pid_stat(5))
 class Ends:
     """Watches processes, in a thread of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, crew: Crew | None = None) -> None:
         self._epoll = select.epoll()
         self._waiting: dict[int, tuple[int, Callable[[], None]]] = {}
         self._guard = threading.Lock()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll.register(self._wake, select.EPOLLIN)
-        self._thread = threading.Thread(target=self._run, name="ends", daemon=True)
-        self._thread.start()
+        self._worker = (crew or Crew()).worker("ends", self._run)
+        self._worker.start()
 
     def watch(self, pid: int, started: int, failed: Callable[[], None]) -> bool:
         """Call `failed` if that very process ends other than by exiting with 0. False if it cannot be watched.
@@ -61,8 +62,9 @@ class Ends:
 
     def close(self) -> None:
         """Watch nobody any more."""
+        self._worker.retire()
         os.eventfd_write(self._wake, 1)
-        self._thread.join(5.0)
+        self._worker.join(5.0)
         with self._guard:
             for fd in self._waiting:
                 os.close(fd)
@@ -72,7 +74,9 @@ class Ends:
 
     def _run(self) -> None:
         while True:
-            for fd, events in self._epoll.poll():
+            beat(IDLE)
+            for fd, events in self._epoll.poll(IDLE):
+                beat()
                 if fd == self._wake:
                     return
                 try:

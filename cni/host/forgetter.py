@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 import queue
-import threading
 import time
 from collections.abc import Iterable
 
 from cni.host.conntrack import Conntrack
+from cni.host.worker import IDLE, Crew, beat
 
 log = logging.getLogger(__name__)
 
@@ -22,11 +22,11 @@ GATHER = 0.2  # seconds: addresses released together are forgotten together
 class Forgetter:
     """Works in a thread of its own, in the network namespace it was made in. `forget` may be called from any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, crew: Crew | None = None) -> None:
         self._queue: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._conntrack = Conntrack()
-        self._thread = threading.Thread(target=self._work, name="forgetter", daemon=True)
-        self._thread.start()
+        self._worker = (crew or Crew()).worker("forgetter", self._work)
+        self._worker.start()
 
     def forget(self, addresses: Iterable[str]) -> None:
         """Have every flow of these addresses forgotten soon."""
@@ -35,13 +35,23 @@ class Forgetter:
 
     def close(self) -> None:
         """Finish what was asked, then stop."""
+        self._worker.retire()
         self._queue.put(None)
-        self._thread.join(5.0)
+        self._worker.join(5.0)
         self._conntrack.close()
+
+    def _next(self) -> str | None:
+        while True:
+            beat(IDLE)
+            try:
+                return self._queue.get(timeout=IDLE)
+            except queue.Empty:
+                continue
 
     def _work(self) -> None:
         failing = False
-        while (first := self._queue.get()) is not None:
+        while (first := self._next()) is not None:
+            beat()
             time.sleep(GATHER)
             batch, last = [first], False
             while not self._queue.empty():

@@ -14,6 +14,7 @@ from cni.host import addressing, links, netns, own_networks, ports, sysctl
 from cni.host.forgetter import Forgetter
 from cni.host.netlink import Netlink
 from cni.host.reaper import Reaper
+from cni.host.worker import Crew
 
 OURS = ("zl-", "veth-")  # how the names of our bridges, devices and ports begin
 ROUTED = ("bridge", "tun", "wireguard")  # the kinds of links of ours by which packets come that the node routes
@@ -25,11 +26,11 @@ DEFAULT_UNDERLAY_MTU = 1500  # where no default route says which device carries 
 class Kernel:
     """Links, ports and settings in the network namespace the daemon was started in."""
 
-    def __init__(self) -> None:
+    def __init__(self, crew: Crew | None = None) -> None:
         self.own = netns.own()
         self._local = threading.local()
-        self._reaper = Reaper()
-        self._forgetter = Forgetter()
+        self._reaper = Reaper(crew)
+        self._forgetter = Forgetter(crew)
 
     @property
     def _socket(self) -> Netlink:

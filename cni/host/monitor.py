@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import select
 import socket
-import threading
 from collections.abc import Callable
 
 from cni.host import links, netlink
+from cni.host.worker import IDLE, Crew, beat
 
 GROUPS = 0x1 | 0x10 | 0x100  # RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
 ALL_GROUPS = GROUPS | 0x40 | 0x400  # and RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_ROUTE
@@ -17,18 +17,26 @@ _OVERRUN = -1  # stands for "something was missed": more happened than the socke
 class Monitor:
     """Calls `heard(message type, link name)` in a thread of its own; the name is empty for addresses and overruns."""
 
-    def __init__(self, heard: Callable[[int, str], None], groups: int = GROUPS) -> None:
+    def __init__(
+        self,
+        heard: Callable[[int, str], None],
+        groups: int = GROUPS,
+        *,
+        crew: Crew | None = None,
+        name: str = "monitor",
+    ) -> None:
         self._heard = heard
         self._sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
         self._sock.bind((0, groups))
         self._end, self._stop = socket.socketpair()
-        self._thread = threading.Thread(target=self._run, name="monitor", daemon=True)
-        self._thread.start()
+        self._worker = (crew or Crew()).worker(name, self._run)
+        self._worker.start()
 
     def close(self) -> None:
         """Hear no more."""
+        self._worker.retire()
         self._stop.close()
-        self._thread.join(2.0)
+        self._worker.join(2.0)
         self._sock.close()
         self._end.close()
 
@@ -37,8 +45,13 @@ class Monitor:
         poll.register(self._sock, select.POLLIN)
         poll.register(self._end, select.POLLIN | select.POLLHUP)
         while True:
-            if any(fd == self._end.fileno() for fd, _ in poll.poll()):
+            beat(IDLE)
+            ready = [fd for fd, _ in poll.poll(IDLE * 1000)]
+            beat()
+            if self._end.fileno() in ready:
                 return
+            if not ready:
+                continue
             try:
                 data = self._sock.recv(netlink.RECEIVE)
             except OSError:

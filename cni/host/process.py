@@ -7,7 +7,11 @@ import ctypes
 import os
 import select
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
+from typing import NoReturn
 
 from cni.host import netns
 
@@ -44,6 +48,62 @@ def trim_memory() -> None:
     """Give back what lies free in the middle of the heap, as a crowd of clients leaves it (malloc_trim(3))."""
     with contextlib.suppress(AttributeError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def execute_again(more: dict[str, str], deputy: str) -> NoReturn:
+    """Run this process's program from its beginning, with `more` in its environment. Where that fails the process ends
+    with code 70 (EX_SOFTWARE), for a service manager or a plugin to start it.
+
+    execve(2) waits for every other thread to be gone, and one that a debugger holds is not. So a second process is
+    started with the further option `deputy` and this process's id: see `came_back`.
+    """
+    words = [sys.executable, *sys.argv[1:]] if getattr(sys, "frozen", False) else list(sys.orig_argv)
+    env = {**os.environ, **more}
+    program = words[0] if "/" in words[0] else sys.executable
+    with contextlib.suppress(OSError):  # the deputy is there for the worst case only
+        subprocess.Popen(
+            [program, *words[1:], deputy, str(os.getpid())],
+            env={name: value for name, value in env.items() if name != "NOTIFY_SOCKET"},
+            start_new_session=True,
+        )
+    try:
+        os.execve(program, words, env)
+    finally:
+        os._exit(70)
+
+
+def came_back(pid: int, patience: float) -> bool:
+    """For the second process: whether the first runs its program again, `patience` seconds later. If not it is killed,
+    and this process serves in its place."""
+    time.sleep(patience)
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        if fields[0] not in "ZX":
+            return True
+        os.kill(pid, signal.SIGKILL)
+    except OSError:
+        return False
+    return False
+
+
+def children() -> set[int]:
+    """The processes that are this one's children now; empty where the kernel does not say."""
+    found: set[int] = set()
+    for path in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found |= set(map(int, path.read_text().split()))
+    return found
+
+
+def reap(pids: set[int]) -> None:
+    """Take note of the end of children that this program did not start itself; those that have ended leave `pids`."""
+    for pid in list(pids):
+        try:
+            if os.waitpid(pid, os.WNOHANG)[0] == 0:
+                continue
+        except ChildProcessError:
+            pass
+        pids.discard(pid)
 
 
 def is_ending(pid: int) -> bool:

@@ -13,11 +13,11 @@ import logging
 import queue
 import socket as sockets
 import struct
-import threading
 import time
 
 from cni.host import links
 from cni.host.netlink import Netlink, NetlinkError
+from cni.host.worker import IDLE, Crew, beat
 
 log = logging.getLogger(__name__)
 
@@ -33,15 +33,13 @@ PATIENCE = 10.0  # seconds after which a link that is still there is an error
 class Reaper:
     """Deletes links of the namespace it was made in. `remove` may be called from any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, crew: Crew | None = None) -> None:
         self._queue: queue.SimpleQueue[tuple[int, list[Exception]] | None] = queue.SimpleQueue()
         self._looker = sockets.socket(sockets.AF_INET, sockets.SOCK_DGRAM | sockets.SOCK_CLOEXEC)
-        self._threads = [
-            threading.Thread(target=self._work, args=(Netlink(),), name=f"reaper-{n}", daemon=True)
-            for n in range(WORKERS)
-        ]
-        for thread in self._threads:
-            thread.start()
+        made_by = crew or Crew()
+        self._workers = [made_by.worker(f"reaper-{n}", self._work) for n in range(WORKERS)]
+        for worker in self._workers:
+            worker.start()
 
     def remove(self, socket: Netlink, name: str) -> bool:
         """No link called `name` afterwards; False if there was none. Raises NetlinkError."""
@@ -60,10 +58,11 @@ class Reaper:
         raise NetlinkError(110, f"delete link {name}", f"still there after {PATIENCE:.0f} s")
 
     def close(self) -> None:
-        for _ in self._threads:
+        for worker in self._workers:
+            worker.retire()
             self._queue.put(None)
-        for thread in self._threads:
-            thread.join(PATIENCE)
+        for worker in self._workers:
+            worker.join(PATIENCE)
         self._looker.close()
 
     def _index(self, name: str) -> int:
@@ -77,8 +76,18 @@ class Reaper:
         index: int = _REQUEST.unpack(answer)[1]
         return index
 
-    def _work(self, socket: Netlink) -> None:
-        while (first := self._queue.get()) is not None:
+    def _next(self) -> tuple[int, list[Exception]] | None:
+        while True:
+            beat(IDLE)
+            try:
+                return self._queue.get(timeout=IDLE)
+            except queue.Empty:
+                continue
+
+    def _work(self) -> None:
+        socket = Netlink()
+        while (first := self._next()) is not None:
+            beat()
             batch = [first]
             while not self._queue.empty():
                 item = self._queue.get()

@@ -17,6 +17,20 @@ NTF_PROXY, NUD_PERMANENT = 0x08, 0x80
 _EXPIRES = slice(8, 12)  # of struct rta_cacheinfo
 BATCH = 200  # messages in one send
 _GONE = frozenset({errno.ENODEV, errno.ENXIO, errno.ESRCH})
+# What is wrong with one route alone: taken already, its family switched off on the link, a source that is not there.
+_OF_ONE_ROUTE = frozenset(
+    {
+        errno.EEXIST,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EINVAL,
+        errno.ENETUNREACH,
+        errno.EHOSTUNREACH,
+        errno.EADDRNOTAVAIL,
+        errno.EAFNOSUPPORT,
+        errno.EOPNOTSUPP,
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -88,9 +102,10 @@ def _body(index: int, route: TunnelRoute) -> bytes:
     return body + nl.u32(addressing.RTA_OIF, index)
 
 
-def add_routes(socket: nl.Netlink, index: int, routes: Iterable[TunnelRoute]) -> list[TunnelRoute]:
-    """Add routes into the device; returns those whose destination somebody else's route has already: they stay out."""
-    refused = []
+def add_routes(socket: nl.Netlink, index: int, routes: Iterable[TunnelRoute]) -> dict[links.Network, int]:
+    """Add routes into the device; returns the destinations that the kernel refused, with its reason (errno): EEXIST
+    where another device's route has the destination already."""
+    refused: dict[links.Network, int] = {}
     for batch in _batches(list(routes)):
         done = socket.send(
             nl.Message(
@@ -98,11 +113,11 @@ def add_routes(socket: nl.Netlink, index: int, routes: Iterable[TunnelRoute]) ->
                 nl.F_CREATE | nl.F_EXCL,
                 _body(index, route),
                 f"route {route.dst} to link {index}",
-                frozenset({errno.EEXIST}),
+                _OF_ONE_ROUTE,
             )
             for route in batch
         )
-        refused += [route for route, code in zip(batch, done.errors, strict=True) if code == errno.EEXIST]
+        refused |= {route.dst: code for route, code in zip(batch, done.errors, strict=True) if code}
     return refused
 
 

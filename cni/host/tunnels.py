@@ -11,7 +11,7 @@ import errno
 import socket
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cni.host import addressing, links, netlink, sysctl, tunnel_routes, wg_engine, wg_pace
 from cni.host.tunnel_routes import TunnelRoute, Way
@@ -43,7 +43,7 @@ class _Routed:
     wanted: Mapping[links.Network, TunnelRoute]
     index: int
     mark: bytes
-    refused: list[links.Network] = field(default_factory=list)
+    refused: dict[links.Network, int] = field(default_factory=dict)
 
     def same(self, other: _Routed) -> bool:
         return self.wanted is other.wanted and (self.index, self.mark) == (other.index, other.mark)
@@ -86,7 +86,8 @@ class Tunnels:
     # --- devices -----------------------------------------------------------------------------------------------------
 
     def ensure(self, device: Device) -> DeviceSeen:
-        """The device is there, up, with that key, port, MTU and these addresses; peers are not touched.
+        """The device is there, up, with that key, port, MTU and these addresses; peers are not touched. An address that
+        it cannot have is among the `faults` of the result.
 
         Raises NoEngine where nothing can run one, TimeoutError when its engine does not answer, OSError when it cannot
         be made right: EEXIST for a name that another kind of link has, EADDRINUSE for a port that is taken.
@@ -100,11 +101,13 @@ class Tunnels:
                 reading = self._read(device.name, link)
             if link is None or reading is None:
                 raise OSError(errno.ENODEV, f"the WireGuard device {device.name} vanished")
-            if self._correct(device, link, reading):
+            again = self._correct(device, link, reading)
+            faults = self._address(device, link)
+            if again:
                 reading = self._read(device.name, link)
             if reading is None:
                 raise OSError(errno.ENODEV, f"the WireGuard device {device.name} vanished")
-            found = self._seen(device.name, link, reading)
+            found = replace(self._seen(device.name, link, reading), faults=faults)
             if found.pid:
                 wg_pace.quicken(found.pid, device.name, link.index, found.port)
             return found
@@ -153,12 +156,6 @@ class Tunnels:
         if link.mtu != device.mtu:
             body = netlink.ifinfo(link.index) + netlink.u32(links.IFLA_MTU, device.mtu)
             self._socket.send([netlink.Message(netlink.RTM_NEWLINK, 0, body, f"set the MTU of {device.name}")])
-        have = {address for _, address in addressing.list_addresses(self._socket, link.index)}
-        for address in have - set(device.addresses):
-            if not address.is_link_local:
-                addressing.remove_address(self._socket, link.index, address)
-        for address in set(device.addresses) - have:
-            addressing.ensure_address(self._socket, link.index, address)
         sysctl.ensure(f"ipv4/conf/{device.name}/rp_filter", LOOSE)
         sysctl.forward(device.name)
         if not link.up:
@@ -175,6 +172,27 @@ class Tunnels:
         ):
             sock.setblocking(False)
             sock.sendto(b"", (address, DISCARD))
+
+    def _address(self, device: Device, link: links.Link) -> tuple[str, ...]:
+        """The device has its addresses and no others; what cannot be done, each by itself."""
+        faults = []
+        if any(address.version == 6 for address in device.addresses):
+            try:  # the device is ours alone: what the host has switched off for all does not concern it
+                sysctl.ensure(f"ipv6/conf/{device.name}/disable_ipv6", "0")
+            except OSError as error:
+                faults.append(str(error))
+        have = {address for _, address in addressing.list_addresses(self._socket, link.index)}
+        wrong = {address for address in have - set(device.addresses) if not address.is_link_local}
+        for act, which in (
+            (addressing.remove_address, wrong),
+            (addressing.ensure_address, set(device.addresses) - have),
+        ):
+            for address in which:
+                try:
+                    act(self._socket, link.index, address)
+                except OSError as error:
+                    faults.append(str(error))
+        return tuple(faults)
 
     def read(self, name: str) -> DeviceSeen | None:
         """The device and its peers; None if there is none, or nobody runs it. Raises OSError."""
@@ -235,8 +253,9 @@ class Tunnels:
 
     # --- routes ------------------------------------------------------------------------------------------------------
 
-    def ensure_routes(self, name: str, wanted: Mapping[links.Network, TunnelRoute]) -> list[links.Network]:
-        """The routes into the device are these and no others; returns destinations that others have routes for.
+    def ensure_routes(self, name: str, wanted: Mapping[links.Network, TunnelRoute]) -> dict[links.Network, int]:
+        """The routes into the device are these and no others; returns the destinations that were refused, with the
+        kernel's reason (errno): EEXIST where others have a route.
 
         New ones come before old ones go; what is right stays. If all was right the last time, for the very same object,
         and no route of the namespace has changed since, it is still.
@@ -244,7 +263,7 @@ class Tunnels:
         with self._lock:
             link = links.find_link(self._socket, name)
             if link is None:
-                return []
+                return {}
             # Taken before the routes are read: what changes in between is found the next time.
             seen = _Routed(wanted, link.index, tunnel_routes.fingerprint(self._socket))
             before = self._routed.get(name)
@@ -254,7 +273,9 @@ class Tunnels:
             self._routed[name] = seen if was_right else None
             return seen.refused
 
-    def _route(self, link: links.Link, want: Mapping[links.Network, TunnelRoute]) -> tuple[bool, list[links.Network]]:
+    def _route(
+        self, link: links.Link, want: Mapping[links.Network, TunnelRoute]
+    ) -> tuple[bool, dict[links.Network, int]]:
         """Make it so: (whether nothing had to be done, what was refused)."""
         have = tunnel_routes.list_routes(self._socket, link.index)
         changed = [have[dst] for dst in have.keys() & want.keys() if have[dst] != want[dst]]
@@ -264,16 +285,16 @@ class Tunnels:
         stale = [have[dst] for dst in have.keys() - want.keys()]
         tunnel_routes.remove_routes(self._socket, link.index, stale)
         was_right = not (changed or stale) and len(refused) == len(missing)
-        return was_right, [route.dst for route in refused]
+        return was_right, refused
 
     def change_routes(
         self, name: str, gone: Iterable[TunnelRoute], fresh: Iterable[TunnelRoute]
-    ) -> list[links.Network]:
-        """Take routes away, then add some; returns destinations that others have routes for."""
+    ) -> dict[links.Network, int]:
+        """Take routes away, then add some; returns what was refused, as `ensure_routes` does."""
         with self._lock:
             index = self.link_index(name)
             tunnel_routes.remove_routes(self._socket, index, gone)
-            return [route.dst for route in tunnel_routes.add_routes(self._socket, index, fresh)]
+            return tunnel_routes.add_routes(self._socket, index, fresh)
 
     def ways_to(self, addresses: Iterable[links.Address]) -> dict[links.Address, Way | None]:
         """The same for many at once."""

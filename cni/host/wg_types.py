@@ -43,6 +43,7 @@ class DeviceSeen:
     port: int
     peers: dict[str, PeerSeen]
     pid: int = 0
+    faults: tuple[str, ...] = ()  # what of it could not be made right
 
 
 @dataclass(frozen=True)

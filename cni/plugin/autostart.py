@@ -12,6 +12,7 @@ import os
 import sys
 import time
 
+from cni import last_words
 from cni.plugin import door as plugin_door
 from cni.plugin.door import Place
 
@@ -78,9 +79,14 @@ def _start_and_wait(place: Place, waiter: plugin_door.Waiter, lock: int, since: 
             pass  # Not yet.
         if not child and time.monotonic() >= grace and not _is_starting(lock):
             _raise_recent_failure(lock, since)
+            last_words.clear(place.run_dir)
             child = _start(place, waiter, lock)
         ended = child and os.waitpid(child, os.WNOHANG)[0] == child
         if ended:
+            try:
+                return plugin_door.connect(place.run_dir, waiter)  # another one was faster
+            except plugin_door.Closed:
+                pass
             raise _failure(lock, f"the overlay daemon ended at its start: {_last_words(place)}")
         waiter.pause(_STEP)
 
@@ -161,15 +167,9 @@ def _start_time(pid: int) -> str:
 
 
 def _last_words(place: Place) -> str:
-    """The end of the daemon's log, for a message."""
-    path = os.path.join(place.run_dir, LOG_NAME)
-    try:
-        with open(path, "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - 2048))
-            lines = [line for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
-    except OSError:
-        lines = []
-    return f"{lines[-1].strip()} (log: {path})" if lines else f"it said nothing (log: {path})"
+    """Why the daemon ended, in its own words for people; never its log, which may quote anything."""
+    said = last_words.read(place.run_dir) or "it gave no reason"
+    return f"{said} (log: {os.path.join(place.run_dir, LOG_NAME)})"
 
 
 def program(place: Place, waiter: plugin_door.Waiter) -> list[str]:

@@ -34,7 +34,11 @@ def open_door(call: Call, place: Place, why: str) -> _socket.socket:
     if os.geteuid() != 0:
         raise plugin_door.Closed(f"zlayer-cni needs root and runs as user {os.geteuid()}: {why}")
     if not place.autostart:
-        raise plugin_door.Closed(f"no overlay daemon: {why} (autostart is off)")
+        from cni import last_words
+
+        said = last_words.read(place.run_dir)
+        failed = f"; its last start failed: {said}" if said else ""
+        raise plugin_door.Closed(f"no overlay daemon: {why} (autostart is off){failed}")
     from cni.plugin import autostart
 
     return autostart.open_door(place, call.waiter)

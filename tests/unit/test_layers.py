@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PURE_NAMES = ("cni", "cni.naming", "cni.errors", "cni.isolation", "cni.problems", "cni.printable")
+PURE_NAMES = (
+    "cni",
+    "cni.naming",
+    "cni.errors",
+    "cni.isolation",
+    "cni.problems",
+    "cni.printable",
+    "cni.last_words",
+)
 PLUGIN = ("cni.plugin", "cni.plugin.*", "cni.frozen_start", "cni.unpack", "cni.leftovers")
 QUEUE = ("cni.plugin.delete_queue", "cni.leftovers")  # what plugins leave for the daemon
 

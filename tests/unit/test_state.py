@@ -168,9 +168,18 @@ def test_a_slot_in_use_stays_its_services_after_a_restart(daemons):
 
 
 def test_a_cluster_range_that_does_not_fit_the_services_is_told(daemons):
-    daemons().take_service("web", "auto", "zl-web-b")
+    state = daemons()
+    state.take_service("web", "auto", "zl-web-b")
+    state.lease("web")
     with pytest.raises(InvalidConfig, match=r"10\.9"):
         daemons(cluster_cidr="10.77.0.0/16")
+
+
+def test_a_service_without_users_does_not_hold_on_to_another_range(daemons):
+    daemons().take_service("web", "auto", "zl-web-b")
+    state = daemons(cluster_cidr="10.77.0.0/16")
+    assert "web" not in state.services
+    assert state.take_service("web", "auto", "zl-web-b").subnets[0].startswith("10.77.")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import msgspec
 
 from cni.daemon.books.addresses import KIND
 from cni.daemon.books.records import Attachment, Lease, Node, Service, encode_key
-from cni.daemon.books.store import Store
+from cni.daemon.books.store import Records
 
 log = logging.getLogger(__name__)
 
@@ -25,27 +25,27 @@ OWN_ADDRESS = "own address"
 NOTES_BEGUN = "begun"  # the key of the record that says that such notes are kept
 
 
-def node(store: Store) -> Node | None:
+def node(store: Records) -> Node | None:
     """What an agent told of the node; None if none did."""
     return next((found for _, found in read(store, "node", _node)), None)
 
 
-def attachments(store: Store) -> list[Attachment]:
+def attachments(store: Records) -> list[Attachment]:
     """Every attachment, in the order they were made."""
     return [found for _, found in read(store, "attachment", _attachment)]
 
 
-def leases(store: Store) -> dict[str, Lease]:
+def leases(store: Records) -> dict[str, Lease]:
     """The bare leases by address."""
     return dict(read(store, "lease", _lease))
 
 
-def released(store: Store) -> dict[str, float]:
+def released(store: Records) -> dict[str, float]:
     """The addresses that rest, and since when on the boot clock."""
     return dict(read(store, KIND, _since))
 
 
-def own_addresses(store: Store) -> frozenset[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+def own_addresses(store: Records) -> frozenset[ipaddress.IPv4Address | ipaddress.IPv6Address]:
     """The addresses that this daemon or an earlier one put on lo."""
     return frozenset(ipaddress.ip_address(key) for key, _ in read(store, OWN_ADDRESS, _own) if key != NOTES_BEGUN)
 
@@ -55,12 +55,12 @@ def _own(key: str, _: bytes) -> None:
         ipaddress.ip_address(key)
 
 
-def services(store: Store) -> dict[str, Service]:
+def services(store: Records) -> dict[str, Service]:
     """The services by name."""
     return dict(read(store, "service", _service))
 
 
-def read(store: Store, kind: str, decode: Callable[[str, bytes], T]) -> Iterator[tuple[str, T]]:
+def read(store: Records, kind: str, decode: Callable[[str, bytes], T]) -> Iterator[tuple[str, T]]:
     """The records of a kind by key. `decode` gets key and document, and raises ValueError for what it cannot read."""
     for key, body in store.load(kind):
         try:

@@ -15,14 +15,14 @@ from cni.daemon.books import restore, slots
 from cni.daemon.books.addresses import Addresses
 from cni.daemon.books.records import Node, Service
 from cni.daemon.books.segments import Address, Network, Segments, further
-from cni.daemon.books.store import Store
+from cni.daemon.books.store import Records
 from cni.daemon.settings import Settings
 
 
 class ServiceBook:
     """What the node is, and which service has which slots. Reads give values; writes go to the store first."""
 
-    def __init__(self, store: Store, settings: Settings) -> None:
+    def __init__(self, store: Records, settings: Settings) -> None:
         self._store = store
         self._lock = threading.RLock()
         self.addresses = Addresses(settings.address_cooldown)

@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 
 from cni.daemon.books.records import Node, Service
 from cni.daemon.books.segments import Address, Network, Segments, fits, further
+from cni.errors import InvalidConfig
 
 
 def registries(
@@ -38,6 +39,20 @@ def registries(
             segments = segments.reserve(address)
         found[version] = segments
     return found
+
+
+def holds_slots(node: Node, service: Service, service_cidr: str | None = None) -> bool:
+    """Whether everything that a service holds, of the families that the node has, is a slot of the node's ranges."""
+    for cidr in node.cidrs:
+        own = part_of(cidr, service_cidr)
+        held = service.networks(ipaddress.ip_network(cidr).version)
+        try:
+            segments = Segments.over(own) if held else None
+            for n, network in enumerate(held):
+                segments = segments.hold(service.name, further(str(node.node_id), n), network) if segments else None
+        except InvalidConfig:
+            return False
+    return True
 
 
 def part_of(cidr: str, service_cidr: str | None) -> str:

@@ -7,6 +7,7 @@ Every change is written before it counts. One lock guards the whole: it is held 
 from __future__ import annotations
 
 import ipaddress
+import logging
 from collections.abc import Sequence
 
 import msgspec
@@ -17,9 +18,11 @@ from cni.daemon.books.locks import Locks
 from cni.daemon.books.records import Attachment, AttachmentKey, Held, Lease, Service, encode_key
 from cni.daemon.books.segments import Address, Network, fits
 from cni.daemon.books.service_book import ServiceBook
-from cni.daemon.books.store import Change, Store
+from cni.daemon.books.store import Change, Records
 from cni.daemon.settings import Settings
 from cni.errors import AddressUnavailable, InterfaceExists, PoolExhausted, TryAgainLater
+
+log = logging.getLogger(__name__)
 
 __all__ = ["Locks", "NeedsSlot", "State", "boot_clock"]
 
@@ -35,7 +38,7 @@ def name_taken(host_veth: str, owner: str) -> InterfaceExists:
 class State(ServiceBook):
     """Everything the daemon knows. Reads give values; writes go to the store first."""
 
-    def __init__(self, store: Store, settings: Settings) -> None:
+    def __init__(self, store: Records, settings: Settings) -> None:
         super().__init__(store, settings)
         self.attachments: dict[AttachmentKey, Attachment] = {}
         self._ports: dict[str, AttachmentKey] = {}  # whose a host end's name is
@@ -47,7 +50,18 @@ class State(ServiceBook):
         self.addresses.hold(self.leases)
         for address, since in restore.released(store).items():
             self.addresses.cool([address], min(since, boot_clock()))
+        self._drop_empty_misfits()
         self._rebuild_segments()
+
+    def _drop_empty_misfits(self) -> None:
+        """A service without users gives back subnets that are none of the ranges which the node has now: other ranges
+        in the YAML must not keep the daemon from starting for the sake of what is not used."""
+        for service in list(self.services.values()):
+            fits_in = slots.holds_slots(self.node, service, self.service_cidr)
+            if not fits_in and not self.in_use(service.name):
+                log.warning("service %s has no users and gives back %s", service.name, ", ".join(service.subnets))
+                self._store.apply([("service", service.name, None)])
+                del self.services[service.name]
 
     # --- attachments and addresses -------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from cni.errors import InputOutput, StateUnusable
 
@@ -31,6 +31,52 @@ Change = tuple[str, str, bytes | None]
 
 _Files = tuple[tuple[int, int, int, int], ...]
 """What tells whether anybody but us has written: device, inode, size and time of the file, and of its log."""
+
+
+class Records(Protocol):
+    """What the books need of a store."""
+
+    def load(self, kind: str) -> list[tuple[str, bytes]]: ...
+    def apply(self, changes: Iterable[Change]) -> None: ...
+
+
+class Copy:
+    """The records of this boot as another daemon has written them, read once; changes stay in memory."""
+
+    def __init__(self, path: Path) -> None:
+        """Empty where there are none that can be read. Raises StateUnusable when a newer version wrote them."""
+        self._records: dict[tuple[str, str], bytes] = {}
+        if not path.is_file():
+            return
+        try:
+            with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+                db.text_factory = _text
+                found = _meaning(db)
+                if found.get("boot") != BOOT_ID.read_text().strip():
+                    return
+                if found.get("schema", SCHEMA) > SCHEMA:
+                    raise StateUnusable(f"{path} was written by a newer version of zlayer-cni", "upgrade this program")
+                rows = db.execute("SELECT kind, key, body FROM record ORDER BY rowid").fetchall()
+        except sqlite3.Error as error:
+            log.warning("the records at %s cannot be read: %s", path, error)
+            return
+        self._records = {
+            (kind, key): body.encode() if isinstance(body, str) else body
+            for kind, key, body in rows
+            if isinstance(kind, str) and isinstance(key, str) and isinstance(body, bytes | str)
+        }
+
+    def load(self, kind: str) -> list[tuple[str, bytes]]:
+        """Every record of a kind, in the order they were first written."""
+        return [(key, body) for (each, key), body in self._records.items() if each == kind]
+
+    def apply(self, changes: Iterable[Change]) -> None:
+        """Change the copy."""
+        for kind, key, body in changes:
+            if body is None:
+                self._records.pop((kind, key), None)
+            else:
+                self._records[kind, key] = body
 
 
 class Store:

@@ -24,6 +24,7 @@ from cni.errors import CniError
 from cni.host import iptables, xtables
 from cni.host.netconf import SettingsEar
 from cni.host.nft_news import Ear, Interest, News
+from cni.host.worker import IDLE, Crew, beat
 
 log = logging.getLogger(__name__)
 
@@ -47,16 +48,16 @@ class Watch:
         forward: Callable[[], None],
         settings: Callable[[], None],
         told: Callable[[], None],
+        *,
+        crew: Crew | None = None,
     ) -> None:
         self._barrier, self._forward, self._settings, self._told = barrier, forward, settings, told
         self._end, self._stop = socket.socketpair()
         self._ended = False
         self._ears: list[tuple[Ear | SettingsEar, Callable[[], None]]] = []
         self._stands_in_the_way = threading.Event()  # something that forwards, or keeps from it, was changed
-        self._threads = [
-            threading.Thread(target=self._hear, name="fence-watch", daemon=True),
-            threading.Thread(target=self._clear, name="forward-watch", daemon=True),
-        ]
+        made_by = crew or Crew()
+        self._workers = [made_by.worker("fence-watch", self._hear), made_by.worker("forward-watch", self._clear)]
 
     def start(self) -> None:
         """Begin. What the kernel does not announce is left to the keeper's looks, and that is logged."""
@@ -67,17 +68,18 @@ class Watch:
             self._ears.append((settings_ear, lambda: self._switched(settings_ear.read())))
         except OSError as error:
             log.warning("the kernel announces no changes: they are looked for every ten seconds: %s", error)
-        for thread in self._threads:
-            thread.start()
+        for worker in self._workers:
+            worker.start()
 
     def stop(self) -> None:
         """Hear no more; a repair that is going on is waited for."""
+        for worker in self._workers:
+            worker.retire()
         self._ended = True
         self._stop.close()
         self._stands_in_the_way.set()
-        for thread in self._threads:
-            if thread.is_alive():
-                thread.join(PATIENCE)
+        for worker in self._workers:
+            worker.join(PATIENCE)
 
     # --- what is announced -------------------------------------------------------------------------------------------
 
@@ -86,7 +88,9 @@ class Watch:
         for each in (self._end, *(ear for ear, _ in self._ears)):
             poll.register(each, select.POLLIN)
         while True:
-            ready = {fd for fd, _ in poll.poll()}
+            beat(IDLE)
+            ready = {fd for fd, _ in poll.poll(IDLE * 1000)}
+            beat()
             if self._end.fileno() in ready:
                 return
             began = time.thread_time()
@@ -94,6 +98,7 @@ class Watch:
                 if ear.fileno() in ready:
                     _step(work)
             pause = pace.worked(time.thread_time() - began)
+            beat(pause)
             if pause and select.select([self._end], [], [], pause)[0]:
                 return
 
@@ -118,6 +123,7 @@ class Watch:
     def _clear(self) -> None:
         pace, legacy = Pace(SHARE, CREDIT), _legacy()
         while not self._ended:
+            beat(LEGACY)
             heard = self._stands_in_the_way.wait(LEGACY)
             self._stands_in_the_way.clear()
             _step(self._barrier.prime)
@@ -127,6 +133,7 @@ class Watch:
             _step(self._forward)
             legacy = _legacy()
             pause = pace.worked(time.monotonic() - began)
+            beat(pause)
             if pause:
                 select.select([self._end], [], [], pause)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Mapping
 
 from cni.daemon.books.identity import Identity
 from cni.daemon.books.registry import Registry
@@ -58,14 +59,21 @@ class Carrier:
         board.set_all("record-refused", refused)
         board.set_all("peer-key-conflict", dict(belief.conflicts))
         board.set_all("claim-missing", dict(belief.unclaimed))
-        self._service.state.set_foreign(foreign)
-        self._mesh.set_fleet(belief.fleet)
+        with board.step("cluster-step", "foreign", "the other nodes' subnets could not be set apart"):
+            self._service.state.set_foreign(foreign)
+        with board.step("cluster-step", "fleet", "the other nodes could not be made peers"):
+            self._mesh.set_fleet(belief.fleet)
         if synced:
-            before = self._registry.fleet.all()
-            gone: dict[str, NodeDoc | None] = dict.fromkeys(before.keys() - belief.docs.keys())
-            changes = gone | {i: doc for i, doc in belief.docs.items() if before.get(i) != doc}
-            if changes:
-                self._registry.fleet.apply(changes)
+            with board.step("cluster-step", "records", "the other nodes could not be written down"):
+                self._remember(belief.docs)
+
+    def _remember(self, docs: Mapping[str, NodeDoc]) -> None:
+        """Write down whom the next daemon of this boot must know."""
+        before = self._registry.fleet.all()
+        gone: dict[str, NodeDoc | None] = dict.fromkeys(before.keys() - docs.keys())
+        changes = gone | {i: doc for i, doc in docs.items() if before.get(i) != doc}
+        if changes:
+            self._registry.fleet.apply(changes)
 
     def _prune(self, now: float, answering: set[str]) -> dict[str, str]:
         """Forget who is not heard of for the grace period, unless its tunnel answers: those, with a sentence each."""

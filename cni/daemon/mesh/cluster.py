@@ -9,6 +9,7 @@ answer by its tunnel either.
 
 from __future__ import annotations
 
+import functools
 import logging
 import random
 import threading
@@ -21,7 +22,7 @@ from cni.daemon.books.registry import Registry
 from cni.daemon.mesh.carrier import Carrier
 from cni.daemon.mesh.claims import Claims
 from cni.daemon.mesh.departed import Departed, Departures
-from cni.daemon.mesh.etcd import Etcd
+from cni.daemon.mesh.etcd import QUIET, Etcd
 from cni.daemon.mesh.etcd_wire import Compacted, EtcdError, Event, Unreachable
 from cni.daemon.mesh.fleet_view import View
 from cni.daemon.mesh.membership import Membership
@@ -31,6 +32,7 @@ from cni.daemon.mesh.publisher import Publisher
 from cni.daemon.mesh.store_records import NodeDoc
 from cni.daemon.service import OverlayService
 from cni.errors import CniError
+from cni.host.worker import Worker, beat
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +41,12 @@ BACKOFF = (0.5, 5.0)  # seconds between two tries to reach etcd, growing
 FIRST = 10.0  # seconds that the start waits for etcd, where the node has no id yet
 HOUSEKEEPING = 10.0  # seconds between two looks at our own claims
 RETRY = 1.0  # seconds until a renewal that failed is tried again: a lease lives for 5 at least
+STEPS = {
+    "watch": "following the cluster's store",
+    "lease": "keeping this node's lease",
+    "publish": "keeping this node's word and claims",
+    "carry": "carrying the cluster's news to the mesh",
+}
 
 
 class Cluster:
@@ -72,7 +80,7 @@ class Cluster:
         self._stop = threading.Event()
         self._dirty = threading.Event()  # there may be something to publish
         self._news = threading.Event()  # there may be something to carry on
-        self._threads: list[threading.Thread] = []
+        self._workers: list[Worker] = []
         mesh.cluster = self
 
     # --- from outside ------------------------------------------------------------------------------------------------
@@ -88,6 +96,10 @@ class Cluster:
             except (EtcdError, CniError) as error:
                 self._note("not-joined", f"this node has no part in the cluster yet: {error}")
                 time.sleep(BACKOFF[0])
+            except Exception as error:
+                log.exception("unexpected error while this node joined its cluster")
+                self._note("not-joined", f"this node has no part in the cluster yet: {type(error).__name__}: {error}")
+                return
 
     def start(self) -> None:
         """Follow the cluster from now on."""
@@ -98,14 +110,16 @@ class Cluster:
             ("publish", self._publishing, "store-writes-refused"),
             ("carry", self._carrying, "store-unreachable"),
         ):
-            thread = threading.Thread(target=self._forever, args=(work, code), name=f"cluster-{name}", daemon=True)
-            self._threads.append(thread)
+            run = functools.partial(self._forever, name, work, code)
+            self._workers.append(self._service.crew.worker(f"cluster-{name}", run))
         self._membership.running = True
-        for thread in self._threads:
-            thread.start()
+        for worker in self._workers:
+            worker.start()
 
     def stop(self) -> None:
         """Follow it no more. The lease is left to the next daemon: this node is not gone."""
+        for worker in self._workers:
+            worker.retire()
         self._stop.set()
         self._dirty.set()
         self._news.set()
@@ -159,12 +173,14 @@ class Cluster:
 
     # --- the threads -------------------------------------------------------------------------------------------------
 
-    def _forever(self, work: Callable[[], None], refused: str) -> None:
+    def _forever(self, name: str, work: Callable[[], None], refused: str) -> None:
         """`refused`: the code of the problem when etcd answers, and says no."""
         pause = BACKOFF[0]
         while not self._stop.is_set():
+            beat()
             try:
                 work()
+                self._well(name)
                 pause = BACKOFF[0]
             except EtcdError as error:
                 code = "store-unreachable" if isinstance(error, Unreachable) else refused
@@ -175,9 +191,14 @@ class Cluster:
             except CniError as error:
                 self._note("not-joined", f"this node has no part in the cluster: {error}")
                 self._stop.wait(BACKOFF[1])
-            except Exception:
-                log.exception("the cluster's thread stumbled")
+            except Exception as error:
+                said = f"{STEPS[name]} failed, and is tried again: {type(error).__name__}: {error}"
+                log.exception("the thread cluster-%s met an unexpected error", name)
+                self._service.board.note("cluster-step", STEPS[name], said)
                 self._stop.wait(BACKOFF[1])
+
+    def _well(self, name: str) -> None:
+        self._service.board.clear("cluster-step", STEPS[name])
 
     def _watching(self) -> None:
         """Read everything, then follow. Comes back only to read everything again."""
@@ -188,10 +209,12 @@ class Cluster:
             self._view.load(((item.key, item.value) for item in items), time.monotonic())
         self._synced = True
         self._note("store-unreachable", "")
+        self._well("watch")
         self._news.set()
         self._dirty.set()
         while not self._stop.is_set():
             try:
+                beat(QUIET)
                 for now, events in self._etcd.watch(self._view.keys.base, revision + 1):
                     if now < revision:
                         log.info("reading the cluster anew: etcd was put back to an earlier time")
@@ -199,6 +222,7 @@ class Cluster:
                     self._heard(events)
                     revision = max(revision, now) if events else revision
                     self._note("store-unreachable", "")
+                    beat(QUIET)
                     if self._stop.is_set():
                         return
             except Compacted as error:
@@ -239,6 +263,7 @@ class Cluster:
     def _renewing(self) -> None:
         """Renew the lease by a clock of its own, whatever becomes of the rest."""
         alive = time.monotonic()
+        beat(self._where.lease)
         while not self._stop.wait(max(0.1, alive + self._where.lease / 3 - time.monotonic())):
             try:
                 self._publisher.keep()
@@ -247,7 +272,9 @@ class Cluster:
                 self._stop.wait(RETRY)
                 continue
             self._note("lease-not-renewed", "")
+            self._well("lease")
             alive = time.monotonic()
+            beat(self._where.lease)
 
     def _publishing(self) -> None:
         """Say what this node is, look after its claims."""
@@ -276,6 +303,8 @@ class Cluster:
             self._note("store-writes-refused", "")
             if self._synced:
                 self._note("store-unreachable", "")
+            self._well("publish")
+            beat(HOUSEKEEPING)
             if self._dirty.wait(HOUSEKEEPING):
                 self._stop.wait(GATHER)
                 self._dirty.clear()

@@ -5,7 +5,9 @@ So a change costs what it changes, and a look compares with the device itself: w
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -18,8 +20,10 @@ from cni.daemon.mesh.news import News
 from cni.daemon.mesh.ways import Routes, Ways
 from cni.daemon.mesh.wireguard import Address, Network, Peer, Target
 from cni.daemon.problem_board import ProblemBoard
+from cni.host.links import GONE
 from cni.host.tunnels import Device, Tunnels
 from cni.host.wg_types import DeviceSeen, PeerChange
+from cni.host.worker import beat
 from cni.overlay import wire
 
 log = logging.getLogger(__name__)
@@ -52,6 +56,7 @@ class Devices:
         self._registry, self._tunnels, self._ways, self._tell = registry, tunnels, ways, tell
         self._applied: dict[str, Applied] = {}
         self._silences: dict[str, int] = {}
+        self._faults: dict[str, tuple[str, ...]] = {}  # what of a device could not be made right at the last look
         self._handshakes = Handshakes()
         self._news = News()
         self._board = board
@@ -129,10 +134,11 @@ class Devices:
             refused = self._tunnels.change_routes(name, gone, fresh)
         self._note_refused(name, refused)
         self._note_ways(name, targets, peers)
-        left_out = set(refused)
-        done = {dst: route for dst, route in routes.items() if dst not in left_out} if left_out else routes
+        done = {dst: route for dst, route in routes.items() if dst not in refused} if refused else routes
         self._applied[name] = Applied(device, peers, done)
-        self._board.clear("wireguard-device", name)
+        faults = "; ".join((*self._faults.get(name, ()), *_failed_routes(refused)))
+        said = f"the WireGuard device {name} is not as it should be: {faults}" if faults else ""
+        self._board.set("wireguard-device", name, said)
         endpoints = {key: peer.endpoint for key, peer in peers.items() if peer.endpoint}
         noted, ahead = self._registry.devices.get(name) or Configured({}), time.time() - boot_clock()
         if noted.endpoints != endpoints or abs(noted.ahead - ahead) > SET_BACK:
@@ -171,10 +177,27 @@ class Devices:
             self._tunnels.kill_engine(name)
             seen = self._tunnels.ensure(device)
         self._silences.pop(name, None)
+        self._faults[name] = seen.faults
         return seen
 
     def _change(self, name: str, changes: list[PeerChange]) -> None:
-        self._tunnels.change(name, changes)
+        """All changes at once; where the device refuses them so, one by one, and what it refuses of these is told."""
+        refused, done = set(), set()
+        try:
+            self._tunnels.change(name, changes)
+        except OSError as error:
+            if isinstance(error, TimeoutError | ConnectionError | FileNotFoundError) or error.errno in GONE:
+                raise
+            for change in changes:
+                beat()
+                subject, what = f"{name} {change.public_key}", f"the device {name} refuses the peer {change.public_key}"
+                with self._board.step("wireguard-device", subject, what):
+                    self._tunnels.change(name, [change])
+                    done.add(subject)
+                refused.add(subject)
+        for subject in self._board.subjects("wireguard-device"):
+            if subject.startswith(f"{name} ") and subject not in refused - done:
+                self._board.clear("wireguard-device", subject)
         self._news.told(name, changes)
 
     def _note_ways(self, name: str, targets: Mapping[str, Target], peers: Mapping[str, Peer]) -> None:
@@ -187,10 +210,15 @@ class Devices:
         )
         self._board.set("route-circular", name, said if circles else "")
 
-    def _note_refused(self, name: str, refused: list[Network]) -> None:
-        said = f"this node has routes of its own for what is behind {name}: {', '.join(map(str, refused))}"
-        self._board.set("route-conflict", name, said if refused else "")
+    def _note_refused(self, name: str, refused: Mapping[Network, int]) -> None:
+        taken = [str(dst) for dst, code in refused.items() if code == errno.EEXIST]
+        said = f"this node has routes of its own for what is behind {name}: {', '.join(taken)}"
+        self._board.set("route-conflict", name, said if taken else "")
 
 
 def _and_more(what: Collection[object]) -> str:
     return f" and {len(what) - SHOWN} more" if len(what) > SHOWN else ""
+
+
+def _failed_routes(refused: Mapping[Network, int]) -> list[str]:
+    return [f"route to {dst}: {os.strerror(code)}" for dst, code in refused.items() if code != errno.EEXIST]

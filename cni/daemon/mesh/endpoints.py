@@ -7,13 +7,14 @@ import re
 
 from cni.overlay.address import split_socket_address
 
-# At most 63 characters between two dots: a resolver raises for more (RFC 1035, 2.3.4).
-_LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
-_NAME = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*\.?")
+_LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?"
+LONGEST_LABEL, LONGEST_NAME = 63, 253  # characters (RFC 1035, 2.3.4); a resolver raises for more between two dots
+_NAME = re.compile(rf"(?=.{{1,{LONGEST_NAME}}}$){_LABEL}(\.{_LABEL})*\.?")
 
 
-def split_endpoint(text: str) -> tuple[str, int]:
-    """(host, port). Raises ValueError for what is neither an address nor a name with a port."""
+def split_endpoint(text: str, longest: int = LONGEST_LABEL) -> tuple[str, int]:
+    """(host, port). Raises ValueError for what is neither an address nor a name with a port, and for a name with more
+    than `longest` characters between two dots."""
     try:
         return split_socket_address(text)
     except ValueError:
@@ -22,7 +23,18 @@ def split_endpoint(text: str) -> tuple[str, int]:
         last = host.rstrip(".").rpartition(".")[2]
         if not (colon and 0 < number < 65536 and _NAME.fullmatch(host)) or last.isdigit():
             raise  # `1.2.3:5` is a bad address, not a name
+        if any(len(label) > longest for label in host.split(".")):
+            raise ValueError(f"a name has at most {longest} characters between two dots") from None
         return host, number
+
+
+def can_be_called(text: str) -> bool:
+    """Whether an endpoint can be called: its host is an address, or a name that can be looked up."""
+    try:
+        split_endpoint(text)
+    except ValueError:
+        return False
+    return True
 
 
 def is_name(host: str) -> bool:

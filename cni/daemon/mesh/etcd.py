@@ -38,6 +38,7 @@ from cni.daemon.mesh.etcd_wire import (
     read_watch,
     step,
 )
+from cni.host.worker import beat
 
 if TYPE_CHECKING:
     import ssl
@@ -144,6 +145,7 @@ class Etcd:
         problems = []
         for n in range(len(self._urls)):
             at = (self._first + n) % len(self._urls)
+            beat(2 * PATIENCE)
             try:
                 said = self._authenticated(at, path, body)
             except Unreachable as error:

@@ -8,6 +8,7 @@ told by `problems`, and tried again.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import logging
 import threading
@@ -38,6 +39,7 @@ from cni.host.monitor import Monitor, is_loss
 from cni.host.netlink import RTM_NEWLINK
 from cni.host.tunnels import Device, Tunnels
 from cni.host.wg_types import DeviceSeen, NoEngine
+from cni.host.worker import beat
 from cni.overlay import wire
 
 log = logging.getLogger(__name__)
@@ -70,18 +72,25 @@ class Mesh:
         self._fleet: Fleet | None = None
         self._wired: tuple[tuple[str, ...], tuple[str, ...]] | None = None
         self._stand_in = StandIn(service, registry, tunnels)
-        self._sources = Sources(service.settings, registry, joined, lambda: service.state.cidrs)
+        self._sources = Sources(service.settings, registry, joined, lambda: service.state.cidrs, service.board)
         self._sizes = Sizes(service)
         self.tell: Callable[[wire.AnyEvent], None] = lambda event: None  # agents; called with our lock: it never waits
         self._mtu = 0  # what was last known of it
         self.cluster: Cluster | None = None
         self._wake = threading.Event()
         self._stop = False
-        self._ways = Ways(tunnels, self._wake.set, lambda: service.state.cidrs, service.ranges.inside)
+        self._ways = Ways(
+            tunnels,
+            self._wake.set,
+            lambda: service.state.cidrs,
+            service.ranges.inside,
+            crew=service.crew,
+            told=functools.partial(service.board.set_all, "name-not-found"),
+        )
         self._answers = Answers()
         self._devices = Devices(registry, tunnels, self._ways, self._tell, service.board)
         self._monitor: Monitor | None = None
-        self._thread: threading.Thread | None = None
+        self._worker = service.crew.worker("mesh", self._run)
 
     # --- from outside ------------------------------------------------------------------------------------------------
 
@@ -100,19 +109,18 @@ class Mesh:
         """Make everything so, and look after it from now on."""
         self._devices.start()
         self._look()
-        self._monitor = Monitor(self._heard)
-        self._thread = threading.Thread(target=self._run, name="mesh", daemon=True)
-        self._thread.start()
+        self._monitor = Monitor(self._heard, crew=self._service.crew, name="monitor-mesh")
+        self._worker.start()
 
     def stop(self) -> None:
         """Look no more. Devices, engines and traffic go on."""
+        self._worker.retire()
         self._stop = True
         self._wake.set()
         self._ways.stop()
         if self._monitor is not None:
             self._monitor.close()
-        if self._thread is not None:
-            self._thread.join(INTERVAL)
+        self._worker.join(INTERVAL)
         self.tunnels.close()
 
     def tear_down(self) -> None:
@@ -233,7 +241,9 @@ class Mesh:
 
     def _run(self) -> None:
         while not self._stop:
+            beat(INTERVAL)
             heard = self._wake.wait(INTERVAL)
+            beat()
             if heard:
                 time.sleep(SETTLE)
             self._wake.clear()
@@ -242,10 +252,8 @@ class Mesh:
 
     def _look(self) -> None:
         self.sync(thoroughly=True)
-        try:
+        with self._service.board.step("look-incomplete", "sizes", "the containers could not follow the underlay's MTU"):
             self._sizes.follow(self.mtu())  # not with our lock: it takes those of attachments
-        except (OSError, CniError):
-            log.exception("the containers could not follow the underlay's MTU")
 
     def _heard(self, kind: int, name: str) -> None:
         """Wake up if a device of ours has gone, and if something is new about the underlay: its MTU may be."""
@@ -274,6 +282,7 @@ class Mesh:
         routed = self._service.settings.underlay == "routed"
         wanted = {} if routed else {self.device_name(service): service for service in services}
         targets = {service: self.targets(service) for service in services}
+        self._sources.note_faults(services)
         if thoroughly:
             self._ways.refresh(target for book in targets.values() for target in book.values())
         every = [target for book in targets.values() for target in book.values()]
@@ -284,6 +293,7 @@ class Mesh:
             self._devices.remove(name)
         sources: dict[int, wireguard.Address] = {a.version: a for a in self._service.state.node_addresses()}
         for name, service in wanted.items():
+            beat()
             try:
                 device = self._wanted_device(name, service)
                 self._devices.ensure(device, targets[service], sources, thoroughly, self._complete())
@@ -318,7 +328,7 @@ class Mesh:
 
     def _complete(self) -> bool:
         """Whether everybody is known who should be a peer: before the cluster was heard, nobody is taken away."""
-        return self._service.settings.cluster is None or self._fleet is not None
+        return self._sources.complete and (self._service.settings.cluster is None or self._fleet is not None)
 
     def _wanted_device(self, name: str, service: str) -> Device:
         state, mtu = self._service.state, self.mtu()

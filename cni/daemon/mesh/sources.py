@@ -17,7 +17,9 @@ from cni.daemon.mesh.endpoints import is_name, split_endpoint
 from cni.daemon.mesh.fleet_view import Fleet
 from cni.daemon.mesh.joined import Invitation, Joined
 from cni.daemon.mesh.store_records import GLOBAL
+from cni.daemon.mesh.usable import usable
 from cni.daemon.mesh.wireguard import Target
+from cni.daemon.problem_board import ProblemBoard
 from cni.daemon.service import OverlayService
 from cni.daemon.settings import Settings
 from cni.host.tunnels import Tunnels
@@ -31,13 +33,43 @@ class Sources:
     """The YAML, joined nodes, and what agents said, guests and edges among it."""
 
     def __init__(
-        self, settings: Settings, registry: Registry, joined: Joined, clusters: Callable[[], tuple[str, ...]]
+        self,
+        settings: Settings,
+        registry: Registry,
+        joined: Joined,
+        clusters: Callable[[], tuple[str, ...]],
+        board: ProblemBoard,
     ) -> None:
         """`clusters` tells the cluster's ranges."""
-        self._settings, self._registry, self._joined, self._clusters = settings, registry, joined, clusters
+        self._settings, self._registry, self._joined, self._board = settings, registry, joined, board
+        self._clusters = clusters
+        self._faults: dict[str, dict[str, str]] = {}  # by service and key
 
-    def of(self, service: str, fleet: Fleet | None) -> list[Iterable[Target]]:
-        """The books of one device's peers; what a later one says counts. Raises InvalidConfig, StateUnusable.
+    @property
+    def complete(self) -> bool:
+        """Whether all of them could be read the last time."""
+        return not self._board.subjects("joined-unreadable")
+
+    def note_faults(self, services: Iterable[str]) -> None:
+        """What of the peers of these devices was left out, and nothing else, is a problem."""
+        found = [fault for service in services for fault in self._faults.get(service, {}).items()]
+        self._board.set_all("peer-refused", dict(found))
+
+    def of(self, service: str, fleet: Fleet | None) -> list[list[Target]]:
+        """The books of one device's peers, with what cannot be used left out; what a later one says counts."""
+        books, faults = [], {}
+        for book in self._books(service, fleet):
+            judged = [usable(target) for target in book]
+            books.append([target for target, _ in judged])
+            for target, bad in judged:
+                if bad:
+                    who, what = target.name or target.public_key, ", ".join(bad)
+                    faults[target.public_key] = f"of the peer {who} this cannot be used, and is left out: {what}"
+        self._faults[service] = faults
+        return books
+
+    def _books(self, service: str, fleet: Fleet | None) -> list[Iterable[Target]]:
+        """The books of one device's peers; what a later one says counts.
 
         What a node has behind it the cluster knows better than the YAML; where it is called, the YAML may.
         """
@@ -46,13 +78,19 @@ class Sources:
         nodes = fleet.peers.get(service, ()) if fleet is not None else ()
         if service != GLOBAL:
             return [self._led(nodes), self._led(told)]
-        static = [*self._static(), *self._led(_of_invitation(each) for each in self._joined.all())]
+        static = [*self._static(), *self._led(self._invited())]
         return [static, self._led(wireguard.called_as(nodes, static)), self._led(told)]
 
     def _led(self, targets: Iterable[Target]) -> list[Target]:
         """The targets, routed to no further than the cluster's ranges and what the YAML allows besides: what the YAML
         says of its own peers is the operator's word, and all else is not."""
         return wireguard.held_to(targets, (*self._clusters(), *self._settings.extra_routes))
+
+    def _invited(self) -> list[Target]:
+        found: list[Target] = []
+        with self._board.step("joined-unreadable", "", "the nodes that were joined by token are left out"):
+            found += map(_of_invitation, self._joined.all())
+        return found
 
     def _static(self) -> list[Target]:
         found = []
@@ -76,8 +114,11 @@ def _of_invitation(invitation: Invitation) -> Target:
 
 def _of_book(peer: peer_book.Peer) -> Target:
     """A peer as an agent described it; a guest or an edge calls first."""
-    host, port = split_endpoint(peer.endpoint) if peer.endpoint else ("", 0)
-    nowhere = port == 0 or (not is_name(host) and ipaddress.ip_address(host).is_unspecified)
+    try:
+        host, port = split_endpoint(peer.endpoint) if peer.endpoint else ("", 0)
+        nowhere = port == 0 or (not is_name(host) and ipaddress.ip_address(host).is_unspecified)
+    except ValueError:
+        nowhere = False  # `usable` leaves it out, and says so
     return Target(
         peer.public_key,
         () if nowhere else (peer.endpoint,),

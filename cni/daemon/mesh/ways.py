@@ -19,6 +19,7 @@ from cni.daemon.mesh.wireguard import Address, Network, Peer, Target
 from cni.host.tunnel_routes import TunnelRoute
 from cni.host.tunnels import Tunnels
 from cni.host.wg_types import join_endpoint
+from cni.host.worker import Crew
 
 T = TypeVar("T")
 Asked = TypeVarTuple("Asked")
@@ -49,13 +50,17 @@ class Ways:
         changed: Callable[[], None],
         ranges: Callable[[], Iterable[str]] = tuple,
         kept_out: Callable[[], tuple[Network, ...]] = tuple,
+        *,
+        crew: Crew | None = None,
+        told: Callable[[dict[str, str]], None] = lambda faults: None,
     ) -> None:
-        """`changed` is called, in another thread, when a name of a peer leads elsewhere; `ranges`: the overlay's;
-        `kept_out`: the host's own networks, into which no route leads."""
+        """`changed` is called, in another thread, when a name of a peer leads elsewhere; `told` with the names that
+        cannot be looked up, and why. `ranges`: the overlay's; `kept_out`: the host's own networks, into which no route
+        leads."""
         self._kept_out = kept_out
         self._tunnels = tunnels
         self._ranges = ranges
-        self._resolver = Resolver(changed)
+        self._resolver = Resolver(changed, crew, told)
         self._kept = Kept()
         self._mtus: dict[Address, int] = {}
         self._doubted: dict[Address, tuple[int, int]] = {}

@@ -1,0 +1,19 @@
+"""Whether a daemon with these settings could start beside what is on record, found out without touching anything.
+
+It is asked before a running daemon is ended for another one: `overlayd --check`, `overlayd --take-over`, `install`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cni.daemon.books.state import State
+from cni.daemon.books.store import Copy
+from cni.daemon.settings import Settings
+
+STORE_NAME = "state.db"
+
+
+def check(settings: Settings) -> None:
+    """Raises CniError with what keeps a daemon with these settings from starting."""
+    State(Copy(Path(settings.run_dir) / STORE_NAME), settings)

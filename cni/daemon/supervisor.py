@@ -1,0 +1,113 @@
+"""Watches the daemon's threads: one that ended is started again, one that hangs is told, and in the end the daemon
+replaces itself.
+
+A hanging thread cannot be ended from outside, and may hold locks. So after `REPLACE` seconds the process executes its
+own program again: same process id, so a service manager keeps what it knows of it; records are on disk before they
+count, and links, tables and engines stay, so no packet is lost (docs/reliability.md).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cni.daemon.problem_board import ProblemBoard
+from cni.host.worker import Crew, Pulse, Worker
+
+log = logging.getLogger(__name__)
+
+TICK = 1.0  # seconds between two looks
+LATE = 15.0  # seconds without a beat that was due, after which a thread counts as hanging
+REPLACE = 60.0  # the same, after which the daemon replaces itself
+STOPPED = 5.0  # seconds: a look that comes later than this was stopped with all the rest (SIGSTOP, a frozen machine)
+AGAIN = 5.0  # seconds between two starts of a thread that keeps ending
+SETTLED = 60.0  # seconds after which a thread that was started again counts as well
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What to do at one look: start these, tell of these, replace the daemon because of that one."""
+
+    start: tuple[str, ...] = ()
+    hangs: tuple[str, ...] = ()
+    replace: str = ""
+
+
+def judge(pulses: list[Pulse], started: dict[str, float], now: float) -> Verdict:
+    """Pure. `started`: when threads were started again, by name; times on the monotonic clock."""
+    ended = [each.name for each in pulses if each.ended and now - started.get(each.name, now - AGAIN) >= AGAIN]
+    overdue = {each.name: now - each.due for each in pulses if not each.ended}
+    hangs = tuple(name for name, seconds in overdue.items() if seconds >= LATE)
+    worst = max(hangs, key=lambda name: overdue[name], default="")
+    return Verdict(tuple(ended), hangs, worst if worst and overdue[worst] >= REPLACE else "")
+
+
+class Supervisor:
+    """Of one process, in a thread of its own."""
+
+    def __init__(
+        self, crew: Crew, board: ProblemBoard, replace: Callable[[str], None], alive: Callable[[], None]
+    ) -> None:
+        """`replace` is called with the reason when the daemon must be replaced, and does not return where that
+        succeeds; `alive` at every look at which no thread hangs."""
+        self._crew, self._board, self._replace, self._alive = crew, board, replace, alive
+        self._stop = threading.Event()
+        self._looked = time.monotonic()
+        self._started: dict[str, float] = {}
+        self._told: set[str] = set()
+        self._own = Worker("supervisor", self._run)
+
+    def start(self) -> None:
+        """Watch from now on."""
+        self._looked = time.monotonic()
+        self._own.start()
+
+    def stop(self) -> None:
+        """Watch no more: the threads are about to end."""
+        self._own.retire()
+        self._stop.set()
+
+    def check(self) -> None:
+        """Start the supervisor's own thread again if it ended. For another thread, now and then."""
+        if self._own.pulse().ended:
+            log.error("the thread supervisor ended: starting it again")
+            self._own.start()
+
+    def _run(self) -> None:
+        while not self._stop.wait(TICK):
+            self.look(time.monotonic())
+
+    def look(self, now: float) -> None:
+        """One look at every thread."""
+        workers = {each.name: each for each in self._crew.all()}
+        if now - self._looked > STOPPED:
+            for each in workers.values():
+                each.forgive(now)
+        self._looked = now
+        pulses = [each.pulse() for each in workers.values()]
+        verdict = judge(pulses, self._started, now)
+        reasons = {each.name: each.failure for each in pulses}
+        for name in verdict.start:
+            self._board.note("thread-ended", name, f"the thread {name} ended and was started again: {reasons[name]}")
+            self._started[name] = now
+            workers[name].start()
+        for name, since in list(self._started.items()):
+            if now - since >= SETTLED and name not in verdict.start:
+                del self._started[name]
+                self._board.clear("thread-ended", name)
+        self._tell(verdict, workers)
+        if verdict.replace:
+            where = workers[verdict.replace].where()
+            self._replace(f"the thread {verdict.replace} gave no sign of life for {REPLACE:.0f} s (at {where})")
+        elif not verdict.hangs:
+            self._alive()
+
+    def _tell(self, verdict: Verdict, workers: dict[str, Worker]) -> None:
+        for name in set(verdict.hangs) - self._told:
+            log.error("the thread %s hangs at %s", name, workers[name].where())
+        self._told = set(verdict.hangs)
+        said = f"gives no sign of life; the daemon replaces itself when that lasts {REPLACE:.0f} s"
+        self._board.set_all("thread-hangs", {name: f"the thread {name} {said}" for name in verdict.hangs})
