@@ -89,7 +89,7 @@ class OverlayService:
         self.state = state
         self.kernel = kernel
         self.barrier = barrier
-        self.services = Services(state, kernel, barrier, settings.mtu, self.board, self.ranges.refuse)
+        self.services = Services(state, kernel, barrier, settings.mtu, self.board, may_begin=self.ranges.refuse)
         self.attacher = Attacher(state, kernel, self.services, barrier)
         self.mesh: Mesh | None = None
         self._rate, self._rate_guard = Rate(settings.new_services_per_minute), threading.Lock()

@@ -34,7 +34,9 @@ _Files = tuple[tuple[int, int, int, int], ...]
 
 
 class Records(Protocol):
-    """What the books need of a store."""
+    """What the books need of a store. `fresh`: there were no records of this boot."""
+
+    fresh: bool
 
     def load(self, kind: str) -> list[tuple[str, bytes]]: ...
     def apply(self, changes: Iterable[Change]) -> None: ...
@@ -46,6 +48,7 @@ class Copy:
     def __init__(self, path: Path) -> None:
         """Empty where there are none that can be read. Raises StateUnusable when a newer version wrote them."""
         self._records: dict[tuple[str, str], bytes] = {}
+        self.fresh = True
         if not path.is_file():
             return
         try:
@@ -65,6 +68,7 @@ class Copy:
             for kind, key, body in rows
             if isinstance(kind, str) and isinstance(key, str) and isinstance(body, bytes | str)
         }
+        self.fresh = False
 
     def load(self, kind: str) -> list[tuple[str, bytes]]:
         """Every record of a kind, in the order they were first written."""
