@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from cni import last_words
 from cni.cli import ask, files, resources
 from cni.host import process, program, systemd
 from cni.plugin import autostart
@@ -88,7 +89,7 @@ def _with_systemd(options: argparse.Namespace, binary: Path) -> None:
         say(f"service   {UNIT} is enabled, and runs version {before.version} already")
         return
     check(options, binary)
-    _control("restart", UNIT)
+    _control("restart", UNIT, run_dir=options.run_dir)
     now = await_daemon(options.run_dir, f"`journalctl -u {UNIT}`")
     if not runs(now.pid, binary):
         raise Trouble(f"process {now.pid}, not {UNIT}, is the daemon on {options.run_dir}: end it and install again")
@@ -121,10 +122,12 @@ def check(options: argparse.Namespace, binary: Path) -> None:
         raise Trouble(f"the new daemon could not start, the running one is left alone: {why}")
 
 
-def _control(*words: str) -> None:
+def _control(*words: str, run_dir: str = "") -> None:
+    """`run_dir`: where a daemon that is started by it leaves its last words."""
     said = systemd.control(*words)
     if said:
-        why = f"; its last words: {systemd.last_words(UNIT)}" if words[0] == "restart" else ""
+        last = last_words.read(run_dir) if run_dir else ""
+        why = f"; its last words: {last}" if last else ""
         raise Trouble(f"systemctl {' '.join(words)}: {said.splitlines()[0]}{why}")
 
 

@@ -58,6 +58,7 @@ log = logging.getLogger("overlayd")
 def main(argv: Sequence[str]) -> int:
     """Run the daemon until it is told to end; returns the exit code (0 asked to end, 1 could not start)."""
     options = _options(argv)
+    process.clean_environment([REPLACED])
     process.give_memory_back()
     os.umask(0o077)  # records, logs and keys are root's alone; what others may see says so itself
     if options.deputy_of and process.came_back(options.deputy_of, COMING_BACK):

@@ -20,11 +20,15 @@ from cni.daemon.mesh.endpoints import LONGEST_NAME, split_endpoint
 from cni.errors import InvalidConfig
 from cni.overlay.address import network as network_of
 from cni.printable import printable
+from cni.secret import Secret
 
 DEFAULT_RUN_DIR = "/run/zlayer-cni"
 DEFAULT_DATA_DIR = "/var/lib/zlayer-cni"
 SYSTEM_FILE = "/etc/zlayer-cni/overlayd.yaml"
 DEFAULT_WG_PORT = 51420  # contract 3.4
+
+NOT_QUOTED = ("cluster",)
+"""Below these keys no value is quoted in an error: a secret may stand in the wrong place there."""
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 Engine = Literal["auto", "kernel", "wireguard-go", "boringtun-cli", "none"]
@@ -58,7 +62,7 @@ class Etcd(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     endpoints: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
     user: str = ""
-    password: str = ""
+    password: Secret = Secret()
     password_file: str = ""
     ca_file: str = ""
     cert_file: str = ""
@@ -147,9 +151,9 @@ def _parse(text: str, name: str) -> Settings:
     if document is None:
         return Settings()
     if not isinstance(document, dict):
-        raise InvalidConfig(f"{name}: a mapping of keys to values is wanted, not {document!r}")
+        raise InvalidConfig(f"{name}: a mapping of keys to values is wanted, not {_kind(document)}")
     try:
-        settings = msgspec.convert(document, Settings)
+        settings = msgspec.convert(document, Settings, dec_hook=_secret)
     except msgspec.ValidationError as error:
         raise InvalidConfig(f"{name}: {_explain(str(error), document)}") from error
     try:
@@ -167,7 +171,9 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and not key.tag.endswith(":merge"):
                 if key.value in seen:
-                    raise yaml.MarkedYAMLError(problem=f"{key.value} stands there twice", problem_mark=key.start_mark)
+                    raise yaml.MarkedYAMLError(
+                        problem=f"{_name(key.value)} stands there twice", problem_mark=key.start_mark
+                    )
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -175,19 +181,45 @@ class _Loader(yaml.SafeLoader):
 def _on_one_line(error: Exception) -> str:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
-        context = f", {error.context}" if error.context else ""
-        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}{context}"
-    return ", ".join(line.strip() for line in str(error).splitlines())
+        context = f", {_unquoted(error.context)}" if error.context else ""
+        return f"line {mark.line + 1}, column {mark.column + 1}: {_unquoted(error.problem or '')}{context}"
+    return f"a value that cannot be read ({type(error).__name__})"
+
+
+def _unquoted(text: str) -> str:
+    """What the YAML reader says, without the words of the file that it quotes: they may be a password. A character by
+    itself and the name of a token stay."""
+    quoted = r" ?(?:'([^']*)'|\"([^\"]*)\")"
+    return re.sub(quoted, lambda m: m[0] if re.fullmatch(r"\\?.|<[a-z ]+>", m[1] or m[2] or "") else "", text)
+
+
+def _secret(kind: type, value: object) -> object:
+    """For msgspec: a value of a type of ours. Raises ValueError without the value."""
+    if kind is Secret and isinstance(value, str):
+        return Secret(value)
+    raise ValueError("Expected `str`")
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, list):
+        return "a list"
+    return "a text" if isinstance(value, str) else "a plain value"
+
+
+def _name(key: object) -> str:
+    """A key of the file, for a message: as much of it as can be one of ours."""
+    found = re.match(r"[A-Za-z0-9_.-]{1,40}", str(key))
+    return found[0] if found else "a key"
 
 
 def _explain(message: str, document: Any) -> str:
     """msgspec's message with the offending value, which it leaves out; of a mapping none, for it may hold secrets."""
-    found = re.search(r" - at `(?:key` in `)?\$\.?(.*)`$", message)
+    found = re.search(r" - at `(?:key` in `)?\$\.?(.*)`$", message, re.DOTALL)
     where, text = (found[1], message[: found.start()]) if found else ("", message)
     at = f"{where}." if where else ""
-    named = re.fullmatch(r"Object (contains unknown|missing required) field `(.*)`", text)
+    named = re.fullmatch(r"Object (contains unknown|missing required) field `(.*)`", text, re.DOTALL)
     if named:
-        return f"{at}{named[2]}: " + (
+        return f"{at}{_name(named[2])}: " + (
             f"unknown key{_nearest(where, named[2])}" if "unknown" in named[1] else "is missing"
         )
     if found and "at `key` in" in found[0]:
@@ -202,7 +234,8 @@ def _explain(message: str, document: Any) -> str:
         kinds = {"log_level": LogLevel, "underlay": Underlay}
         text = "expected one of " + ", ".join(get_args(kinds.get(where, Engine)))
     text = re.sub(", got `[a-z]+`$", "", text)
-    return f"{where}: {text}" if isinstance(value, dict) else f"{where}: {text}, got {value!r}"
+    quotable = not isinstance(value, dict | list) and not where.startswith(NOT_QUOTED)
+    return f"{where}: {text}, got {value!r}" if quotable else f"{where}: {text}"
 
 
 def _nearest(where: str, key: str) -> str:
@@ -237,8 +270,9 @@ def _check_mesh(settings: Settings, families: list[Network]) -> None:
             raise ValueError(f"advertise: {endpoint}: not host:port ({error})") from error
     if settings.cluster is not None:
         for url in settings.cluster.etcd.endpoints:
-            if not re.fullmatch(r"https?://[^/\s]+/?", url):
-                raise ValueError(f"cluster.etcd.endpoints: {url!r} is not http://host:port or https://host:port")
+            if not re.fullmatch(r"https?://[^/\s@]+/?", url):
+                shown = re.sub(r"//[^/]*@", "//...@", url)  # a password may stand there
+                raise ValueError(f"cluster.etcd.endpoints: {shown!r} is not http://host:port or https://host:port")
 
 
 def _check_extra_routes(settings: Settings) -> None:

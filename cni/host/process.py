@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,6 +18,9 @@ from cni.host import netns
 
 INITIAL_NETNS = 0xEFFFFFF9  # the inode that kernels with fixed ones give the first network namespace (linux/nsfs.h)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/current-system/sw/bin"
+KEPT = ("HOME", "TZ", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+OF_SOURCE = ("PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV")  # where the program is not frozen
 _LARGE = 1 << 18  # bytes
 _NET_ADMIN = 12  # CAP_NET_ADMIN (linux/capability.h)
 _START_TIME = 22  # field of /proc/PID/stat (proc_pid_stat(5))
@@ -48,6 +52,15 @@ def trim_memory() -> None:
     """Give back what lies free in the middle of the heap, as a crowd of clients leaves it (malloc_trim(3))."""
     with contextlib.suppress(AttributeError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def clean_environment(keep: Iterable[str]) -> None:
+    """This process, and what it starts, has an environment of its own from now on: a fixed PATH, a locale, and of what
+    it was given the variables of `KEPT` and `keep`. A runtime's proxies, libraries and paths are none of ours."""
+    kept = {*KEPT, *keep} if getattr(sys, "frozen", False) else {*KEPT, *keep, *OF_SOURCE}
+    for name in [name for name in os.environ if name not in kept]:
+        del os.environ[name]
+    os.environ |= {"PATH": SEARCH_PATH, "LANG": "C.UTF-8"}
 
 
 def execute_again(more: dict[str, str], deputy: str) -> NoReturn:

@@ -28,16 +28,3 @@ def control(*words: str) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"systemctl {' '.join(words)}: {error}"
     return "" if done.returncode == 0 else done.stderr.strip() or f"exit code {done.returncode}"
-
-
-def last_words(unit: str) -> str:
-    """The last line that the unit's program said, empty if nobody knows."""
-    words = ["journalctl", "--unit", unit, "--lines", "20", "--output", "cat", "--no-pager", "_TRANSPORT=stdout"]
-    try:
-        done = subprocess.run(
-            words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
-    return lines[-1] if lines else ""

@@ -142,8 +142,5 @@ def netns_of(pid: int) -> netns.NetnsId | None:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, less what PyInstaller put there: its libraries are no other program's."""
-    kept = {key: value for key, value in os.environ.items() if key not in ("LD_LIBRARY_PATH", "NOTIFY_SOCKET")}
-    if "LD_LIBRARY_PATH_ORIG" in kept:
-        kept["LD_LIBRARY_PATH"] = kept["LD_LIBRARY_PATH_ORIG"]
-    return {**kept, "LOG_LEVEL": "error", "WG_LOG_LEVEL": "error"}
+    """An engine's environment: nothing of the daemon's, whose own may come from a runtime."""
+    return {"PATH": PLACES, "LANG": "C.UTF-8", "LOG_LEVEL": "error", "WG_LOG_LEVEL": "error"}

@@ -22,13 +22,12 @@ _SYSTEMD = "/run/systemd/system"  # is there if and only if systemd is the init 
 _UNIT = "/etc/systemd/system/multi-user.target.wants/zlayer-overlayd.service"
 _SYSTEMD_GRACE = 5.0  # seconds that systemd has to start the daemon before we do; the unit's RestartSec is 1
 _STEP = 0.01  # seconds between two looks at the door
-_SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/current-system/sw/bin"
 
-_NOT_THE_DAEMONS = ("CNI_", "ZLAYER_CNI_", "_PYI_", "_MEI", "PYINSTALLER_", "LD_LIBRARY_PATH", "LISTEN_")
-"""Prefixes of variables that belong to this call, or to this program's way of starting."""
-_NOR_THESE = ("NOTIFY_SOCKET", "INVOCATION_ID", "JOURNAL_STREAM", "MAINPID", "WATCHDOG_USEC", "WATCHDOG_PID",
-              "TRACEPARENT", "TRACESTATE", "BAGGAGE", "VIRTUAL_ENV")  # fmt: skip
-"""Variables that systemd or a tracer gave to the runtime, about the runtime."""
+_KEPT = ("HOME", "TZ")
+"""All that the daemon inherits of a runtime's environment: proxies, libraries and paths are the runtime's own."""
+_OF_SOURCE = ("PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
+"""What it inherits besides where the program is not frozen."""
 
 
 def open_door(place: Place, waiter: plugin_door.Waiter) -> _socket.socket:
@@ -185,22 +184,13 @@ def program(place: Place, waiter: plugin_door.Waiter) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """What the daemon inherits: this environment without what concerns only this call or this program's start."""
-    env = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in _NOR_THESE and not name.startswith(_NOT_THE_DAEMONS)
-    }
-    original = os.environ.get("LD_LIBRARY_PATH_ORIG")
-    if getattr(sys, "frozen", False):
-        if original:
-            env["LD_LIBRARY_PATH"] = original
-    elif "LD_LIBRARY_PATH" in os.environ:
-        env["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
-    if not env.get("PATH"):
-        env["PATH"] = _SEARCH_PATH
-    if not getattr(sys, "frozen", False):
-        root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    """The daemon's environment: a fixed PATH, a locale, and hardly anything of this process's."""
+    frozen = getattr(sys, "frozen", False)
+    kept = _KEPT if frozen else _KEPT + _OF_SOURCE
+    env = {name: os.environ[name] for name in kept if name in os.environ}
+    env |= {"PATH": _SEARCH_PATH, "LANG": "C.UTF-8"}
+    if not frozen:
+        root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         env["PYTHONPATH"] = os.pathsep.join(filter(None, (root, env.get("PYTHONPATH"))))
     return env
 

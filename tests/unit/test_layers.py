@@ -17,6 +17,7 @@ PURE_NAMES = (
     "cni.problems",
     "cni.printable",
     "cni.last_words",
+    "cni.secret",
 )
 PLUGIN = ("cni.plugin", "cni.plugin.*", "cni.frozen_start", "cni.unpack", "cni.leftovers")
 QUEUE = ("cni.plugin.delete_queue", "cni.leftovers")  # what plugins leave for the daemon

@@ -30,6 +30,9 @@ class Own(msgspec.Struct, frozen=True):
     private_key: str
     port: int = 0
 
+    def __repr__(self) -> str:
+        return f"Own(port={self.port})"  # the key is in nobody's log
+
     @property
     def public_key(self) -> str:
         return _public_of(self.private_key)

@@ -149,7 +149,7 @@ class Etcd:
             try:
                 said = self._authenticated(at, path, body)
             except Unreachable as error:
-                problems.append(f"{self._urls[at].netloc}: {error}")
+                problems.append(f"{self._urls[at].netloc.rpartition('@')[2]}: {error}")
                 continue
             self._first = at
             return said
@@ -167,12 +167,14 @@ class Etcd:
         return self._exchange(at, path, body)
 
     def _log_in(self, at: int) -> None:
-        password = self._where.password
+        password = self._where.password.reveal()
         if self._where.password_file:
             try:
                 password = Path(self._where.password_file).read_text().strip()
             except OSError as error:
                 raise EtcdError(UNAUTHENTICATED, f"cannot read the password of etcd: {error}") from error
+            except ValueError:
+                raise EtcdError(UNAUTHENTICATED, "the password of etcd in password_file is no text") from None
         self._token = ""
         said = self._exchange(at, "/v3/auth/authenticate", {"name": self._where.user, "password": password})
         self._token = read_token(said)

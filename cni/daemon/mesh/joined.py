@@ -20,11 +20,13 @@ from cni.daemon.books import keys
 from cni.daemon.books.identity import replace_file
 from cni.daemon.books.records import Node
 from cni.daemon.mesh.endpoints import split_endpoint
+from cni.daemon.mesh.store_records import check_depth
 from cni.errors import InputOutput, InvalidConfig, StateUnusable
 from cni.overlay.address import network
 
 PREFIX = "zlnode1."
 FILE = "peers.json"
+LONGEST = 1 << 16  # characters of a token: some thousand CIDRs
 
 
 class Invitation(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,14 +46,22 @@ def encode(invitation: Invitation) -> str:
     return PREFIX + base64.urlsafe_b64encode(msgspec.json.encode(invitation)).rstrip(b"=").decode("ascii")
 
 
+def _read(document: bytes) -> Invitation:
+    """Raises ValueError, also for a document that is nested deeper than an invitation, before it is decoded."""
+    check_depth(document)
+    return msgspec.json.decode(document, type=Invitation)
+
+
 def decode(token: str) -> Invitation:
     """The invitation in a token; white space around it does no harm. Raises InvalidConfig."""
     text = token.strip()
     if not text.startswith(PREFIX):
         raise InvalidConfig(f"not a node's token: it does not begin with {PREFIX}")
     body = text.removeprefix(PREFIX)
+    if len(body) > LONGEST:
+        raise InvalidConfig(f"the token cannot be used: it has {len(body)} characters, at most {LONGEST} are read")
     try:
-        found = msgspec.json.decode(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)), type=Invitation)
+        found = _read(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
         if found.version != 1:
             raise ValueError(f"version {found.version} is not known here, only 1 is")
         keys.decode(found.public_key)
@@ -136,12 +146,14 @@ class Joined:
     def _load(self) -> dict[str, Invitation]:
         if self._known is None:
             try:
-                found = msgspec.json.decode(self._path.read_bytes(), type=list[Invitation])
+                document = self._path.read_bytes()
+                check_depth(document)
+                found = msgspec.json.decode(document, type=list[Invitation])
             except FileNotFoundError:
                 found = []
             except OSError as error:
                 raise InputOutput(f"cannot read the joined nodes: {error}") from error
-            except msgspec.DecodeError as error:
+            except ValueError as error:
                 raise StateUnusable(f"cannot use the joined nodes in {self._path}: {error}") from error
             self._known = {each.public_key: each for each in found}
         return self._known
