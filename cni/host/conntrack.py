@@ -8,18 +8,14 @@ two for an address, one for all of a family when there are many: not for the eve
 from __future__ import annotations
 
 import errno
-import os
 import socket
-import struct
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, ip_address
 
-_NETLINK_NETFILTER = 12
+from cni.host import netlink, nlmsg
+
 _SUBSYSTEM = 1  # NFNL_SUBSYS_CTNETLINK
 _NEW, _GET, _DELETE = 0, 1, 2
-_REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
-_NESTED = 0x8000
-_ERROR, _DONE = 2, 3
 _TUPLE_ORIG, _TUPLE_REPLY, _FILTER = 1, 2, 25  # CTA_...
 _TUPLE_IP, _ZONE, _ID = 1, 18, 12
 _DIRECTIONS = (_TUPLE_ORIG, _TUPLE_REPLY)  # who opened it is the first's source; who answers, the second's
@@ -27,20 +23,14 @@ _FEW = 2  # addresses of a family to look for one by one, two walks each
 _NAMES = (_TUPLE_ORIG, _ZONE, _ID)  # an id is a flow's own: a new flow of the same addresses is not deleted by it
 _FILTER_ORIG_FLAGS, _FILTER_REPLY_FLAGS = 1, 2
 _IP_SRC = 1 << 0  # CTA_FILTER_FLAG(CTA_IP_SRC)
-_HEADER = struct.Struct("=IHHII")
-
-
-class ConntrackError(OSError):
-    """The kernel refused."""
+_GONE = frozenset({errno.ENOENT})
 
 
 class Conntrack:
     """A ctnetlink socket of the calling thread's namespace; afterwards any thread may use it, one at a time."""
 
     def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
-        self._socket.bind((0, 0))
-        self._socket.settimeout(5)
+        self._socket = netlink.Netlink(5.0, netlink.NETFILTER)
 
     def close(self) -> None:
         """Give the socket back."""
@@ -49,7 +39,7 @@ class Conntrack:
     def forget(self, addresses: Iterable[str]) -> int:
         """Delete every flow that one of `addresses` opened or answers, translated or not; how many there were.
 
-        Twice is the same as once. Raises ConntrackError.
+        Twice is the same as once. Raises OSError.
         """
         count = 0
         asked = {str(ip_address(address)) for address in addresses}
@@ -72,53 +62,19 @@ class Conntrack:
 
     def _flows(self, version: int, wanted: set[bytes], attributes: bytes) -> Iterator[bytes]:
         """What names each flow that one of `wanted` is the first source of, in either direction."""
-        self._send(_GET, _DUMP, version, attributes)
-        for body in self._answers():
-            found = dict(_attributes(body))
+        ask = netlink.Message(_SUBSYSTEM << 8 | _GET, 0, _head(version) + attributes, "list tracked flows")
+        for answer in self._socket.stream(ask):
+            found = nlmsg.attributes(answer.body, nlmsg.NFGEN)
             if any(_source_of(found.get(direction, b"")) in wanted for direction in _DIRECTIONS):
-                yield b"".join(_attr(kind, found[kind]) for kind in _NAMES if kind in found)
+                yield b"".join(nlmsg.attribute(kind, found[kind]) for kind in _NAMES if kind in found)
 
     def _delete(self, flow: bytes, version: int) -> int:
-        self._send(_DELETE, _ACK, version, flow)
-        try:
-            list(self._answers())
-        except ConntrackError as error:
-            if error.errno == errno.ENOENT:
-                return 0
-            raise
-        return 1
-
-    def _send(self, kind: int, flags: int, version: int, attributes: bytes) -> None:
-        family = socket.AF_INET6 if version == 6 else socket.AF_INET
-        body = struct.pack("=BBH", family, 0, 0) + attributes
-        self._socket.send(_HEADER.pack(16 + len(body), _SUBSYSTEM << 8 | kind, flags | _REQUEST, 1, 0) + body)
-
-    def _answers(self) -> Iterator[bytes]:
-        """Bodies, less their nfgenmsg, until the kernel says it is done. Raises ConntrackError."""
-        while True:
-            data = self._socket.recv(1 << 16)
-            while len(data) >= _HEADER.size:
-                size, kind, _, _, _ = _HEADER.unpack_from(data)
-                if kind == _DONE:
-                    return
-                if kind == _ERROR:
-                    code = -int.from_bytes(data[16:20], "little", signed=True)
-                    if code:
-                        raise ConntrackError(code, os.strerror(code))
-                    return
-                yield data[20:size]
-                data = data[(size + 3) & ~3 :]
+        ask = netlink.Message(_SUBSYSTEM << 8 | _DELETE, 0, _head(version) + flow, "forget a tracked flow", _GONE)
+        return int(self._socket.send([ask]).errors == [0])
 
 
-def _attr(kind: int, value: bytes) -> bytes:
-    return struct.pack("=HH", len(value) + 4, kind) + value + bytes(-len(value) % 4)
-
-
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    while len(data) >= 4:
-        size, kind = struct.unpack_from("=HH", data)
-        yield kind & 0x3FFF, data[4:size]
-        data = data[(size + 3) & ~3 :]
+def _head(version: int) -> bytes:
+    return nlmsg.nfgen(socket.AF_INET6 if version == 6 else socket.AF_INET)
 
 
 def _filter(address: str, direction: int) -> bytes:
@@ -128,15 +84,15 @@ def _filter(address: str, direction: int) -> bytes:
         if direction == _TUPLE_ORIG
         else (_FILTER_REPLY_FLAGS, _FILTER_ORIG_FLAGS)
     )
-    flags = _attr(asked, struct.pack("=I", _IP_SRC)) + _attr(other, struct.pack("=I", 0))
-    return _attr(direction | _NESTED, _attr(_TUPLE_IP | _NESTED, _source(address))) + _attr(_FILTER | _NESTED, flags)
+    flags = nlmsg.nested(_FILTER, nlmsg.u32(asked, _IP_SRC), nlmsg.u32(other, 0))
+    return nlmsg.nested(direction, nlmsg.nested(_TUPLE_IP, _source(address))) + flags
 
 
 def _source(address: str) -> bytes:
     packed = ip_address(address)
-    return _attr(1 if isinstance(packed, IPv4Address) else 3, packed.packed)  # CTA_IP_V4_SRC, CTA_IP_V6_SRC
+    return nlmsg.attribute(1 if isinstance(packed, IPv4Address) else 3, packed.packed)  # CTA_IP_V4_SRC, CTA_IP_V6_SRC
 
 
 def _source_of(tuple_: bytes) -> bytes:
-    inside = dict(_attributes(dict(_attributes(tuple_)).get(_TUPLE_IP, b"")))
+    inside = nlmsg.attributes(nlmsg.attributes(tuple_).get(_TUPLE_IP, b""))
     return inside.get(1) or inside.get(3) or b""

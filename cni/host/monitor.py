@@ -6,7 +6,7 @@ import select
 import socket
 from collections.abc import Callable
 
-from cni.host import links, netlink
+from cni.host import links, netlink, nlmsg
 from cni.host.worker import IDLE, Crew, beat
 
 GROUPS = 0x1 | 0x10 | 0x100  # RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
@@ -26,8 +26,7 @@ class Monitor:
         name: str = "monitor",
     ) -> None:
         self._heard = heard
-        self._sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
-        self._sock.bind((0, groups))
+        self._sock = nlmsg.opened(nlmsg.ROUTE, groups)
         self._end, self._stop = socket.socketpair()
         self._worker = (crew or Crew()).worker(name, self._run)
         self._worker.start()
@@ -53,24 +52,19 @@ class Monitor:
             if not ready:
                 continue
             try:
-                data = self._sock.recv(netlink.RECEIVE)
+                data = self._sock.recv(nlmsg.RECEIVE)
             except OSError:
                 self._heard(_OVERRUN, "")
                 continue
             self._tell(data)
 
     def _tell(self, data: bytes) -> None:
-        at = 0
-        while at + 16 <= len(data):
-            size, kind, *_ = netlink.HEADER.unpack_from(data, at)
-            if size < 16:
-                return
+        for kind, _, _, _, start, end in nlmsg.messages(data):
             name = ""
-            if kind in (netlink.RTM_NEWLINK, netlink.RTM_DELLINK) and size >= 32:
-                raw = netlink.attributes(data[at + 32 : at + size]).get(links.IFLA_IFNAME, b"")
-                name = raw.rstrip(b"\0").decode(errors="replace")
+            if kind in (netlink.RTM_NEWLINK, netlink.RTM_DELLINK):
+                body = data[start + netlink.IFINFO.size : end]
+                name = nlmsg.string(nlmsg.attributes(body).get(links.IFLA_IFNAME, b""))
             self._heard(kind, name)
-            at += size + (-size & 3)
 
 
 def is_loss(kind: int) -> bool:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import socket
 import struct
 
-from cni.host import netlink
+from cni.host import nlmsg
 
 _RTM_NEWNETCONF = 80
 _GROUPS = (24, 25)  # RTNLGRP_IPV4_NETCONF, RTNLGRP_IPV6_NETCONF
-_SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
 _IFINDEX, _FORWARDING = 1, 2  # NETCONFA_...
 _INT = struct.Struct("=i")
+_HEADER = 4  # bytes of struct netconfmsg, padded
 ALL = -1  # NETCONFA_IFINDEX_ALL
 
 
@@ -19,10 +18,9 @@ class SettingsEar:
     """A socket that hears the namespace of the constructing thread. One thread at a time. Raises OSError."""
 
     def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, netlink.ROUTE)
-        self._socket.bind((0, 0))
+        self._socket = nlmsg.opened(nlmsg.ROUTE)
         for group in _GROUPS:
-            self._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
+            self._socket.setsockopt(nlmsg.SOL_NETLINK, nlmsg.ADD_MEMBERSHIP, group)
 
     def fileno(self) -> int:
         """For poll."""
@@ -38,25 +36,19 @@ class SettingsEar:
         found: set[int] = set()
         while True:
             try:
-                data = self._socket.recv(netlink.RECEIVE, socket.MSG_DONTWAIT)
-            except BlockingIOError:
+                for data in nlmsg.at_hand(self._socket):
+                    found |= switched_off(data)
                 return found
             except OSError:
                 found.add(ALL)
-                continue
-            found |= switched_off(data)
 
 
 def switched_off(data: bytes) -> set[int]:
     """The links of which a datagram says that they do not forward. Pure."""
-    found, at = set(), 0
-    while at + 20 <= len(data):
-        size, kind, *_ = netlink.HEADER.unpack_from(data, at)
-        if size < 20:
-            break
+    found = set()
+    for kind, _, _, _, start, end in nlmsg.messages(data):
         if kind == _RTM_NEWNETCONF:
-            told = netlink.attributes(data[at + 20 : at + size])
+            told = nlmsg.attributes(data[start + _HEADER : end])
             if len(told.get(_IFINDEX, b"")) == 4 and told.get(_FORWARDING) == bytes(4):
                 found.add(_INT.unpack(told[_IFINDEX])[0])
-        at += size + (-size & 3)
     return found

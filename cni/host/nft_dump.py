@@ -3,49 +3,26 @@
 from __future__ import annotations
 
 import errno
-import os
-import socket
-import struct
 from collections.abc import Iterator
+
+from cni.host import netlink, nlmsg
 
 FAMILIES = {"inet": 1, "bridge": 7}
 TABLES, CHAINS, RULES, SETS, ELEMENTS = 1, 4, 7, 10, 13  # GET... of enum nf_tables_msg_types
 
 _SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
-_REQUEST, _DUMP, _INTERRUPTED = 0x1, 0x300, 0x10
-_ERROR, _DONE = 2, 3
-_HEADER = struct.Struct("=IHHII")
-_ATTRIBUTE = struct.Struct("=HH")
+_MISSING = frozenset({errno.ENOENT})  # some kernels have no empty dump for a missing table
 
 
 class Disturbed(Exception):
     """A transaction was committed during the dump, so what was dumped is not one moment."""
 
 
-def words(kind: int, text: str) -> bytes:
-    """A string attribute, without padding."""
-    value = text.encode() + b"\0"
-    return _ATTRIBUTE.pack(4 + len(value), kind) + value
-
-
-def attributes(data: bytes, start: int = 0, end: int | None = None) -> Iterator[tuple[int, bytes]]:
-    """(type without flags, value) of each attribute in `data[start:end]`, in order."""
-    at, end = start, len(data) if end is None else end
-    while at + 4 <= end:
-        length, kind = _ATTRIBUTE.unpack_from(data, at)
-        if length < 4:
-            return
-        yield kind & 0x3FFF, data[at + 4 : at + length]
-        at += (length + 3) & ~3
-
-
 class Dumper:
     """An nfnetlink socket of the calling thread's namespace; afterwards any thread may use it, one at a time."""
 
     def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 12)
-        self._socket.bind((0, 0))
-        self._number = 0
+        self._socket = netlink.Netlink(protocol=netlink.NETFILTER)
 
     def close(self) -> None:
         """Give the socket back."""
@@ -56,29 +33,15 @@ class Dumper:
 
         A table or set that is missing has none. Raises Disturbed, OSError.
         """
-        self._number += 1
-        wanted = words(1, table)
-        more = words(2, of) if of else b""
-        asked = wanted + bytes(-len(wanted) % 4) + more + bytes(-len(more) % 4)
-        request = struct.pack(">BBH", family, 0, 0) + asked
-        size = _HEADER.size + len(request)
-        self._socket.send(_HEADER.pack(size, _SUBSYSTEM << 8 | kind, _REQUEST | _DUMP, self._number, 0) + request)
-        disturbed = False
-        while True:
-            data = self._socket.recv(1 << 16)
-            at = 0
-            while at < len(data):
-                length, what, flags, number, _ = _HEADER.unpack_from(data, at)
-                if number == self._number:
-                    disturbed = disturbed or bool(flags & _INTERRUPTED)
-                    if what in (_ERROR, _DONE):
-                        code = -int.from_bytes(data[at + 16 : at + 20], "little", signed=True)
-                        if code not in (0, errno.ENOENT):  # some kernels have no empty dump for a missing table
-                            raise OSError(code, os.strerror(code))
-                        if disturbed:
-                            raise Disturbed
-                        return
-                    # The table's name comes first: the kernel filters chains and tables by family alone.
-                    if data.startswith(wanted, at + 20):
-                        yield data[at + 20 : at + length]
-                at += (length + 3) & ~3
+        name = nlmsg.text(1, table)
+        wanted = name[: 5 + len(table.encode())]  # without the padding, which the kernel's answer has not
+        asked = nlmsg.nfgen(family) + name + (nlmsg.text(2, of) if of else b"")
+        try:
+            for answer in self._socket.stream(
+                netlink.Message(_SUBSYSTEM << 8 | kind, 0, asked, f"list nftables' table {table}", _MISSING)
+            ):
+                # The table's name comes first: the kernel filters chains and tables by family alone.
+                if answer.body.startswith(wanted, nlmsg.NFGEN):
+                    yield answer.body[nlmsg.NFGEN :]
+        except netlink.Interrupted:
+            raise Disturbed from None

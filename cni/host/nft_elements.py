@@ -22,6 +22,9 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from cni.host import nlmsg
+from cni.host.nlmsg import attribute, message, nested, nfgen, text
+
 NEWGEN, GETGEN = 15, 16  # enum nf_tables_msg_types
 FAMILIES = {"inet": 1, "ip": 2, "arp": 3, "netdev": 5, "bridge": 7, "ip6": 10}
 NEWSETELEM, GETSETELEM, DELSETELEM, DESTROYSETELEM = 12, 13, 14, 30  # enum nf_tables_msg_types
@@ -29,13 +32,8 @@ _VERDICTS = {"drop": 0, "accept": 1, "jump": -3, "goto": -4}
 
 _SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
 _BEGIN, _END = 0x10, 0x11
-_REQUEST, _ACK, _CREATE = 0x1, 0x4, 0x400
-_ERROR = 2  # NLMSG_ERROR
-_NESTED = 0x8000
-_SOL_NETLINK, _CAP_ACK, _EXT_ACK, _SNDBUFFORCE = 270, 10, 11, 32
 _IFNAME = 16
 
-_HEADER = struct.Struct("=IHHII")
 _MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")  # six groups are no IPv6 address; `fd00:200:0:77::50` is one
 _LINE = re.compile(r"(add|destroy) element (\w+) (\S+) (\S+) \{ (.+?)(?: : (\w+)(?: (\S+))?)? \}")
 
@@ -67,10 +65,10 @@ class Element:
         return (self.family, self.table, self.set, self.key)
 
 
-def parse(text: str) -> list[Element] | None:
-    """The elements of `text`, or None if it holds anything else and libnftables must read it."""
+def parse(lines: str) -> list[Element] | None:
+    """The elements of `lines`, or None if it holds anything else and libnftables must read it."""
     elements = []
-    for line in text.splitlines():
+    for line in lines.splitlines():
         if not line.strip():
             continue
         found = _LINE.fullmatch(line)
@@ -113,10 +111,8 @@ class Elements:
 
     def __init__(self, destroys: bool | None = None) -> None:
         self._destroys = destroys
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 12)
-        self._socket.bind((0, 0))
-        self._socket.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)
-        self._socket.setsockopt(_SOL_NETLINK, _EXT_ACK, 0)
+        self._socket = nlmsg.opened(nlmsg.NETFILTER)
+        self._socket.setsockopt(nlmsg.SOL_NETLINK, nlmsg.CAP_ACK, 1)
         self._room = 0
 
     def close(self) -> None:
@@ -145,39 +141,37 @@ class Elements:
         body = b"".join(packed)
         if not body:
             return
-        begin = _message(_BEGIN, 0, 0, _for(0, _SUBSYSTEM))
-        batch = begin + body + _message(_END, _ACK, 1, _for(0, _SUBSYSTEM))
+        begin = message(_BEGIN, 0, 0, nfgen(0, _SUBSYSTEM))
+        batch = begin + body + message(_END, nlmsg.ACK, 1, nfgen(0, _SUBSYSTEM))
         self._make_room(len(batch))
         self._socket.send(batch)
         errors = self._errors()
         if errors:
-            raise OSError(code := next(iter(errors.values())), os.strerror(code))
+            raise nlmsg.failed(next(iter(errors.values())))
 
     def has(self, element: Element) -> bool:
         """Whether the element is in force, a map's with its verdict. Raises Refused for anything but "not there"."""
-        body = _for(FAMILIES[element.family]) + _body(GETSETELEM, element)
-        self._socket.send(_message(_SUBSYSTEM << 8 | GETSETELEM, _ACK, 1, body))
+        body = nfgen(FAMILIES[element.family]) + _body(GETSETELEM, element)
+        self._socket.send(message(_SUBSYSTEM << 8 | GETSETELEM, nlmsg.ACK, 1, body))
         code, answer = 0, b""
-        while True:
-            try:
-                data = self._socket.recv(1 << 16, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                break
-            if _HEADER.unpack_from(data)[1] == _ERROR:
-                code = code or -int.from_bytes(data[16:20], "little", signed=True)
-            else:
-                answer += data
+        for data in nlmsg.at_hand(self._socket):
+            for kind, _, _, _, start, end in nlmsg.messages(data):
+                if kind == nlmsg.ERROR:
+                    code = code or nlmsg.error(data, start)
+                else:
+                    answer += data[start:end]
         if code not in (0, errno.ENOENT):
             raise Refused(code, element.line)
         return not code and (not element.verdict or _verdict(element) in answer)
 
     def generation(self) -> int:
         """A number that changes with every change anybody makes to nftables in this namespace. Raises OSError."""
-        self._socket.send(_message(_SUBSYSTEM << 8 | GETGEN, 0, 1, _for(0)))
-        data = self._socket.recv(1 << 16)
-        if _HEADER.unpack_from(data)[1] & 0xFF != NEWGEN:
-            raise OSError(errno.EPROTO, "the kernel does not tell nftables' generation")
-        return int.from_bytes(data[24:28], "big")  # after the header, nfgenmsg, and the first attribute's own header
+        self._socket.send(message(_SUBSYSTEM << 8 | GETGEN, 0, 1, nfgen(0)))
+        data = self._socket.recv(nlmsg.RECEIVE)
+        for kind, _, _, _, start, end in nlmsg.messages(data):
+            if kind & 0xFF == NEWGEN:
+                return int.from_bytes(nlmsg.attributes(data[start:end], nlmsg.NFGEN)[1], "big")
+        raise OSError(errno.EPROTO, "the kernel does not tell nftables' generation")
 
     def _apply_without_destroy(self, elements: list[Element]) -> None:
         """For Linux before 6.3: leave out what is not there, and take out of the way only what is in the way."""
@@ -198,12 +192,12 @@ class Elements:
         if not changes:
             return {}
         last = len(changes) - 1
-        messages = [_message(_BEGIN, 0, 0, _for(0, _SUBSYSTEM))]
+        messages = [message(_BEGIN, 0, 0, nfgen(0, _SUBSYSTEM))]
         for i, (kind, element) in enumerate(changes):
-            flags = (_CREATE if kind == NEWSETELEM else 0) | (_ACK if i == last else 0)
+            flags = (nlmsg.CREATE if kind == NEWSETELEM else 0) | (nlmsg.ACK if i == last else 0)
             family = FAMILIES[element.family]
-            messages.append(_message(_SUBSYSTEM << 8 | kind, flags, i + 1, _for(family) + _body(kind, element)))
-        messages.append(_message(_END, 0, last + 2, _for(0, _SUBSYSTEM)))
+            messages.append(message(_SUBSYSTEM << 8 | kind, flags, i + 1, nfgen(family) + _body(kind, element)))
+        messages.append(message(_END, 0, last + 2, nfgen(0, _SUBSYSTEM)))
         batch = b"".join(messages)
         self._make_room(len(batch))
         self._socket.send(batch)
@@ -212,30 +206,24 @@ class Elements:
     def _make_room(self, size: int) -> None:
         if size > self._room:
             self._room = max(2 * size, 1 << 18)
-            self._socket.setsockopt(socket.SOL_SOCKET, _SNDBUFFORCE, self._room)
-            self._socket.setsockopt(socket.SOL_SOCKET, 33, self._room)  # SO_RCVBUFFORCE: an error for each message
+            self._socket.setsockopt(socket.SOL_SOCKET, nlmsg.SNDBUFFORCE, self._room)
+            self._socket.setsockopt(socket.SOL_SOCKET, nlmsg.RCVBUFFORCE, self._room)  # an error for each message
 
     def _errors(self) -> dict[int, int]:
         """The kernel answers before `send` returns, so what is to be read is there."""
         errors: dict[int, int] = {}
-        while True:
-            try:
-                data = self._socket.recv(1 << 16, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                return errors
-            while len(data) >= 20:
-                size, kind, _, seq, _ = _HEADER.unpack_from(data)
-                code = -int.from_bytes(data[16:20], "little", signed=True)
-                if kind == _ERROR and code:
+        for data in nlmsg.at_hand(self._socket):
+            for kind, _, seq, _, start, _ in nlmsg.messages(data):
+                if kind == nlmsg.ERROR and (code := nlmsg.error(data, start)):
                     errors[seq - 1] = code
-                data = data[(size + 3) & ~3 :]
+        return errors
 
 
-def pack(text: str) -> bytes:
+def pack(lines: str) -> bytes:
     """The messages that add what a text of `add element` lines names, for `Elements.refill`. Raises ValueError."""
     return b"".join(
-        _message(_SUBSYSTEM << 8 | NEWSETELEM, _CREATE, 1, _for(FAMILIES[e.family]) + _body(NEWSETELEM, e))
-        for e in parse(text) or ()
+        message(_SUBSYSTEM << 8 | NEWSETELEM, nlmsg.CREATE, 1, nfgen(FAMILIES[e.family]) + _body(NEWSETELEM, e))
+        for e in parse(lines) or ()
         if not e.destroy
     )
 
@@ -250,27 +238,12 @@ def _raise_first(errors: dict[int, int], elements: list[Element]) -> None:
 
 
 def _body(kind: int, element: Element) -> bytes:
-    content = _attr(1 | _NESTED, _attr(1, pack_key(element.key)))
+    content = nested(1, attribute(1, pack_key(element.key)))
     if element.verdict and kind == NEWSETELEM:
-        content += _attr(2 | _NESTED, _attr(2 | _NESTED, _verdict(element)))
-    elements = _attr(1 | _NESTED, content)
-    return (
-        _attr(1, element.table.encode() + b"\0") + _attr(2, element.set.encode() + b"\0") + _attr(3 | _NESTED, elements)
-    )
+        content += nested(2, nested(2, _verdict(element)))
+    return text(1, element.table) + text(2, element.set) + nested(3, nested(1, content))
 
 
 def _verdict(element: Element) -> bytes:
-    code = _attr(1, struct.pack(">i", _VERDICTS[element.verdict]))
-    return code + (_attr(2, element.chain.encode() + b"\0") if element.chain else b"")
-
-
-def _attr(kind: int, value: bytes) -> bytes:
-    return struct.pack("=HH", len(value) + 4, kind) + value + bytes(-len(value) % 4)
-
-
-def _for(family: int, resource: int = 0) -> bytes:
-    return struct.pack(">BBH", family, 0, resource)
-
-
-def _message(kind: int, flags: int, seq: int, payload: bytes) -> bytes:
-    return _HEADER.pack(_HEADER.size + len(payload), kind, flags | _REQUEST, seq, 0) + payload
+    code = attribute(1, struct.pack(">i", _VERDICTS[element.verdict]))
+    return code + (text(2, element.chain) if element.chain else b"")

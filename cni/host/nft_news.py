@@ -6,16 +6,13 @@ The kernel sends what a transaction changed, and then the number it got (the gen
 from __future__ import annotations
 
 import socket
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from cni.host.nft_dump import attributes
+from cni.host import nlmsg
 
 _GROUP = 7  # NFNLGRP_NFTABLES
-_NETLINK_NETFILTER, _SOL_NETLINK, _ADD_MEMBERSHIP, _RCVBUFFORCE = 12, 270, 1, 33
-_HEADER = struct.Struct("=IHHII")
 _SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
 _TABLES, _CHAINS, _RULES, _SETS, _ELEMENTS, _GEN = (0, 2), (3, 5), (6, 8), (9, 11), (12, 14), 15  # NEW..., DEL...
 _NAMES = {1: "inet", 7: "bridge"}
@@ -59,10 +56,9 @@ class Ear:
     def __init__(self, interest: Interest, own: Callable[[], int]) -> None:
         """`own`: the netlink port whose changes are ours."""
         self._interest, self._own = interest, own
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
-        self._socket.setsockopt(socket.SOL_SOCKET, _RCVBUFFORCE, ROOM)
-        self._socket.bind((0, 0))
-        self._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, _GROUP)
+        self._socket = nlmsg.opened(nlmsg.NETFILTER)
+        self._socket.setsockopt(socket.SOL_SOCKET, nlmsg.RCVBUFFORCE, ROOM)
+        self._socket.setsockopt(nlmsg.SOL_NETLINK, nlmsg.ADD_MEMBERSHIP, _GROUP)
 
     def fileno(self) -> int:
         """For poll."""
@@ -93,41 +89,36 @@ class Ear:
 
 def gather(news: News, data: bytes, interest: Interest, own: int) -> None:
     """Add what one datagram says to `news`. Pure but for that."""
-    at = 0
-    while at + 20 <= len(data):
-        size, what, _, _, port = _HEADER.unpack_from(data, at)
-        if size < 20:
-            return
-        if what >> 8 == _SUBSYSTEM:
+    for what, _, _, port, start, end in nlmsg.messages(data):
+        if what >> 8 == _SUBSYSTEM and start + nlmsg.NFGEN <= len(data):
             if what & 0xFF == _GEN:
-                _generation(news, data[at + 20 : at + size])
+                _generation(news, data[start + nlmsg.NFGEN : end])
             elif port != own:
-                _object(news, what & 0xFF, data[at + 16], data[at + 20 : at + size], interest)
-        at += (size + 3) & ~3
+                _object(news, what & 0xFF, data[start], data[start + nlmsg.NFGEN : end], interest)
 
 
 def _generation(news: News, data: bytes) -> None:
-    told = dict(attributes(data))
+    told = nlmsg.attributes(data)
     if news.ours() and len(told.get(1, b"")) == 4:
         news.generations.append(int.from_bytes(told[1], "big"))
-        name = told.get(3, b"").rstrip(b"\0").decode(errors="replace")
+        name = nlmsg.string(told.get(3, b""))
         news.by = "".join(c if c.isprintable() else "?" for c in name)
 
 
 def _object(news: News, kind: int, family: int, data: bytes, interest: Interest) -> None:
     parts = {}
-    for attribute, value in attributes(data):
+    for attribute, value in nlmsg.items(data):
         parts[attribute] = value
         if attribute >= 2 and kind not in _CHAINS:
             break
-    name = parts.get(1, b"").rstrip(b"\0").decode(errors="replace")
+    name = nlmsg.string(parts.get(1, b""))
     if family in _NAMES and name == interest.table:
         if kind in _ELEMENTS:
-            news.sets.add((_NAMES[family], parts.get(2, b"").rstrip(b"\0").decode(errors="replace")))
+            news.sets.add((_NAMES[family], nlmsg.string(parts.get(2, b""))))
         elif kind <= _SETS[1]:
             news.rules = True
     elif name in _IPTABLES.get(family, ()):
-        chain = parts.get(3 if kind in _CHAINS else 2, b"").rstrip(b"\0").decode(errors="replace")
+        chain = nlmsg.string(parts.get(3 if kind in _CHAINS else 2, b""))
         touches = kind in _TABLES or (kind in (*_CHAINS, *_RULES) and chain in interest.chains)
         news.forward = news.forward or (name == "filter" and touches)
     elif kind in _TABLES or kind == _CHAINS[1] or (kind == _CHAINS[0] and 4 in parts):

@@ -13,7 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cni.host import nft_dump
-from cni.host.nft_dump import CHAINS, ELEMENTS, FAMILIES, RULES, SETS, TABLES, attributes
+from cni.host.nft_dump import CHAINS, ELEMENTS, FAMILIES, RULES, SETS, TABLES
+from cni.host.nlmsg import attributes, items
+from cni.host.nlmsg import string as _text
 
 _DORMANT = 0x1  # NFT_TABLE_F_DORMANT
 _ANONYMOUS = 0x1  # NFT_SET_ANONYMOUS
@@ -65,12 +67,12 @@ def read(dumper: nft_dump.Dumper, table: str) -> Tables | None:
 
 
 def _table(dumper: nft_dump.Dumper, family: int, table: str) -> TableSeen | None:
-    found = [dict(attributes(data)) for data in dumper.dump(TABLES, family, table)]
+    found = [attributes(data) for data in dumper.dump(TABLES, family, table)]
     if not found:
         return None
     sets, nameless = {}, {}
     for data in dumper.dump(SETS, family, table):
-        told = dict(attributes(data))
+        told = attributes(data)
         name, what = told[2].rstrip(b"\0"), b"".join(bytes([kind]) + told[kind] for kind in _SET_TOLD if kind in told)
         if int.from_bytes(told.get(3, b""), "big") & _ANONYMOUS:
             nameless[name] = what
@@ -80,11 +82,11 @@ def _table(dumper: nft_dump.Dumper, family: int, table: str) -> TableSeen | None
         nameless[name] = what + _elements(dumper, family, table, name.decode())
     chains: dict[str, tuple[bytes, bytes, list[RuleSeen]]] = {}
     for data in dumper.dump(CHAINS, family, table):
-        told = dict(attributes(data))
+        told = attributes(data)
         hook = b"".join(told.get(kind, b"") for kind in (4, 7, 10)) if 4 in told else b""
         chains[_text(told[3])] = (hook, told.get(5, b"") if hook else b"", [])
     for data in dumper.dump(RULES, family, table):
-        told = dict(attributes(data))
+        told = attributes(data)
         if (chain := chains.get(_text(told[2]))) is not None:
             chain[2].append(RuleSeen(_comment(told.get(7, b"")), _body(told, nameless)))
     return TableSeen(
@@ -98,17 +100,17 @@ def _elements(dumper: nft_dump.Dumper, family: int, table: str, name: str) -> by
     """What a set without a name holds, in an order of our own: the kernel's is that of a hash."""
     found = []
     for data in dumper.dump(ELEMENTS, family, table, name):
-        for kind, value in attributes(data):
+        for kind, value in items(data):
             if kind == 3:
-                found += [element for _, element in attributes(value)]
+                found += [element for _, element in items(value)]
     return b"".join(sorted(found))
 
 
 def _body(told: Mapping[int, bytes], nameless: Mapping[bytes, bytes]) -> bytes:
     parts = []
-    for _, expression in attributes(told.get(4, b"")):
+    for _, expression in items(told.get(4, b"")):
         name, data = b"", b""
-        for kind, value in attributes(expression):
+        for kind, value in items(expression):
             if kind == 1:
                 name = value
             elif kind == 2:
@@ -130,7 +132,3 @@ def _comment(data: bytes) -> str:
             return _text(data[at + 2 : at + 2 + length])
         at += 2 + length
     return ""
-
-
-def _text(data: bytes) -> str:
-    return data.rstrip(b"\0").decode(errors="replace")

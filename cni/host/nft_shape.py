@@ -7,15 +7,12 @@ reading it again costs (0.6 ms for 150 rules). Elements of sets are no part of i
 
 from __future__ import annotations
 
-import struct
-
-from cni.host import nft_dump
+from cni.host import nft_dump, nlmsg
 from cni.host.nft_dump import CHAINS, FAMILIES, RULES, SETS, TABLES
 
 # What tells one from another and says whether it works: names, handles, flags, and a chain's hook and policy; of a rule
 # its place in the dump besides. Not `use` and counters, which change by themselves.
 _TOLD = {TABLES: {1, 2, 4, 7}, CHAINS: {1, 2, 3, 4, 5, 7, 10}, RULES: {1, 2, 3}, SETS: {1, 2, 3, 16}}
-_ATTRIBUTE = struct.Struct("=HH")
 
 
 class Shapes:
@@ -43,12 +40,10 @@ class Shapes:
 def _told(data: bytes, kind: int) -> bytes:
     """The attributes of one object that tell."""
     told, keep = [bytes([kind])], _TOLD[kind]
-    last, at = max(keep), 0
-    while at + 4 <= len(data):
-        length, attribute = _ATTRIBUTE.unpack_from(data, at)
-        if attribute & 0x3FFF in keep:
-            told.append(data[at : at + length])
-        if kind == RULES and attribute & 0x3FFF >= last:
+    last = max(keep)
+    for attribute, value in nlmsg.items(data):
+        if attribute in keep:
+            told.append(nlmsg.attribute(attribute, value))
+        if kind == RULES and attribute >= last:
             break  # expressions follow, which are long
-        at += (length + 3) & ~3
     return b"".join(told)

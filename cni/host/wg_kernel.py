@@ -17,7 +17,6 @@ A_IFNAME, A_PRIVATE_KEY, A_LISTEN_PORT, A_PEERS = 2, 3, 6, 8
 P_PUBLIC_KEY, P_FLAGS, P_ENDPOINT, P_KEEPALIVE, P_HANDSHAKE, P_RX, P_TX, P_ALLOWED = 1, 3, 4, 5, 6, 7, 8, 9
 F_REMOVE, F_REPLACE_ALLOWED = 1, 2
 I_FAMILY, I_ADDRESS, I_MASK = 1, 2, 3
-NESTED = 0x8000
 MOST = 24_000  # bytes of peers in one message: an attribute's length has 16 bits, and the socket's buffer its limit
 
 _HEADER = struct.Struct("=BBH")
@@ -53,7 +52,7 @@ class KernelWireGuard:
             found = nl.attributes(answer.body[4:])
             private = found.get(A_PRIVATE_KEY, private)
             port = _U16.unpack(found[A_LISTEN_PORT])[0] if A_LISTEN_PORT in found else port
-            for _, each in _items(found.get(A_PEERS, b"")):
+            for _, each in nl.items(found.get(A_PEERS, b"")):
                 _add(peers, _peer(each))
         return Reading(private, port, peers)
 
@@ -66,7 +65,7 @@ class KernelWireGuard:
         if first or not batches:
             self._set(name, head + first)
         for batch in batches:
-            self._set(name, head + nl.attribute(A_PEERS | NESTED, batch))
+            self._set(name, head + nl.nested(A_PEERS, batch))
 
     def _set(self, name: str, attributes: bytes) -> None:
         body = _HEADER.pack(SET_DEVICE, 1, 0) + attributes
@@ -81,17 +80,6 @@ class KernelWireGuard:
             for answer in done.answers:
                 self._family = _U16.unpack(nl.attributes(answer.body[4:])[CTRL_FAMILY_ID])[0]
         return self._family
-
-
-def _items(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Every attribute in order, repeated types too: the kernel numbers the members of a list all the same."""
-    at = 0
-    while at + 4 <= len(data):
-        size, kind = nl.ATTR.unpack_from(data, at)
-        if size < 4:
-            return
-        yield kind & 0x3FFF, data[at + 4 : at + size]
-        at += size + (-size & 3)
 
 
 def _add(peers: dict[str, PeerSeen], found: PeerSeen) -> None:
@@ -116,7 +104,7 @@ def _peer(data: bytes) -> PeerSeen:
     return PeerSeen(
         public_key=text(found[P_PUBLIC_KEY]),
         endpoint=_endpoint(found.get(P_ENDPOINT, b"")),
-        allowed_ips=frozenset(_network(each) for _, each in _items(found.get(P_ALLOWED, b""))),
+        allowed_ips=frozenset(_network(each) for _, each in nl.items(found.get(P_ALLOWED, b""))),
         keepalive=_U16.unpack(found[P_KEEPALIVE])[0] if P_KEEPALIVE in found else 0,
         last_handshake=_TIME.unpack(found[P_HANDSHAKE])[0] if P_HANDSHAKE in found else 0,
         received=_U64.unpack(found[P_RX])[0] if P_RX in found else 0,
@@ -160,7 +148,7 @@ def _entries(change: PeerChange) -> Iterator[bytes]:
     """A change as list entries: more than one if its addresses do not fit one."""
     key = nl.attribute(P_PUBLIC_KEY, raw(change.public_key))
     if change.remove:
-        yield nl.attribute(NESTED, key + nl.u32(P_FLAGS, F_REMOVE))
+        yield nl.nested(0, key + nl.u32(P_FLAGS, F_REMOVE))
         return
     head = key + (nl.u32(P_FLAGS, F_REPLACE_ALLOWED) if change.replace else b"")
     if change.endpoint:
@@ -170,14 +158,14 @@ def _entries(change: PeerChange) -> Iterator[bytes]:
     addresses = b""
     for cidr in change.allowed_ips:
         if len(head) + len(addresses) > MOST - 100:
-            yield nl.attribute(NESTED, head + nl.attribute(P_ALLOWED | NESTED, addresses))
+            yield nl.nested(0, head + nl.nested(P_ALLOWED, addresses))
             head, addresses = key, b""
         addresses += _pack_network(cidr)
-    yield nl.attribute(NESTED, head + (nl.attribute(P_ALLOWED | NESTED, addresses) if addresses else b""))
+    yield nl.nested(0, head + (nl.nested(P_ALLOWED, addresses) if addresses else b""))
 
 
 def _pack_network(cidr: str) -> bytes:
     network = ipaddress.ip_network(cidr)
     family = socket.AF_INET if network.version == 4 else socket.AF_INET6
     body = nl.attribute(I_FAMILY, _U16.pack(family)) + nl.attribute(I_ADDRESS, network.network_address.packed)
-    return nl.attribute(NESTED, body + nl.u8(I_MASK, network.prefixlen))
+    return nl.nested(0, body + nl.u8(I_MASK, network.prefixlen))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import socket
 import struct
+import sys
 from pathlib import Path
 
 _FORWARD = 2  # NF_INET_FORWARD
@@ -52,7 +53,7 @@ def masked(entries: bytes, start: int, last: int, version: int) -> bytes:
     """The entries from one offset to another, that one included, without what the kernel changes by itself. Pure."""
     found, at, (low, high) = [], start, _OWN[version]
     while start <= at <= last and at + high <= len(entries):
-        size = int.from_bytes(entries[at + _NEXT[version] : at + _NEXT[version] + 2], "little")
+        size = int.from_bytes(entries[at + _NEXT[version] : at + _NEXT[version] + 2], sys.byteorder)
         if size < high:
             break
         found.append(entries[at : at + low] + entries[at + high : at + size])

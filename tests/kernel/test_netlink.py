@@ -6,7 +6,7 @@ import ipaddress
 
 import pytest
 
-from cni.host import links
+from cni.host import links, nlmsg
 from cni.host import netlink as nl
 from cni.host.netlink import Message, NetlinkError
 
@@ -105,8 +105,8 @@ def test_a_socket_goes_on_after_answers_that_did_not_fit(netlink):
 def test_answers_to_an_earlier_request_are_passed_over(netlink):
     (late,) = [bridge("lo")]
     netlink._seq += 1
-    header = nl.HEADER.pack(16 + len(late.body), late.type, nl.F_REQUEST | nl.F_ACK | late.flags, netlink._seq, 0)
-    netlink._sock.send(header + late.body)  # answered with EEXIST, which nobody reads
+    request = nlmsg.message(late.type, nlmsg.ACK | late.flags, netlink._seq, late.body)
+    netlink._sock.send(request)  # answered with EEXIST, which nobody reads
     assert links.find_link(netlink, "lo").name == "lo"
 
 

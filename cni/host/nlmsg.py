@@ -1,0 +1,146 @@
+"""The netlink message format (linux/netlink.h): headers, attributes, errors. Bytes in, bytes out, for every protocol.
+
+Numbers are in the machine's byte order unless a protocol says otherwise: nf_tables has its numbers in network order,
+but the header, the attributes' own lengths and the error number are native there too.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import sys
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+ROUTE, NETFILTER, GENERIC = 0, 12, 16  # netlink protocols
+ERROR, DONE = 2, 3  # message types
+REQUEST, ACK, ECHO = 0x1, 0x4, 0x8  # flags
+DUMP, REPLACE, EXCL, CREATE = 0x300, 0x100, 0x200, 0x400
+INTERRUPTED = 0x10  # NLM_F_DUMP_INTR
+NESTED = 0x8000
+KIND = 0x3FFF  # an attribute's type without the flags for "nested" and "network byte order"
+SOL_NETLINK, ADD_MEMBERSHIP, CAP_ACK, EXT_ACK, STRICT = 270, 1, 10, 11, 12
+SNDBUFFORCE, RCVBUFFORCE = 32, 33
+RECEIVE = 1 << 16  # a read gives at most 32 KiB of a dump; from 128 KiB on every read would map memory, and unmap it
+BYTE_ORDER: Literal["little", "big"] = sys.byteorder
+
+HEADER = struct.Struct("=IHHII")
+ATTR = struct.Struct("=HH")
+_ERRNO = struct.Struct("=i")
+_NFGEN = struct.Struct(">BBH")
+NFGEN = _NFGEN.size  # bytes of struct nfgenmsg, before the attributes of every nfnetlink message
+
+
+class Received(NamedTuple):
+    """One message of a datagram: its type, flags, sequence number and sender's port, and where its body lies."""
+
+    type: int
+    flags: int
+    seq: int
+    port: int
+    start: int
+    end: int
+
+
+def message(kind: int, flags: int, seq: int, body: bytes) -> bytes:
+    """One request. `body` is padded to 4 bytes, as attributes are."""
+    return HEADER.pack(HEADER.size + len(body), kind, flags | REQUEST, seq, 0) + body
+
+
+def messages(data: bytes) -> Iterator[Received]:
+    """The messages of a datagram in order; one whose length cannot be ends it."""
+    at, whole = 0, len(data)
+    while at + 16 <= whole:
+        size, kind, flags, seq, port = HEADER.unpack_from(data, at)
+        if size < 16:
+            return
+        yield Received(kind, flags, seq, port, at + 16, at + size)
+        at += (size + 3) & ~3
+
+
+def error(body: bytes, start: int = 0) -> int:
+    """The errno in the body of an ERROR or DONE message; 0 where it says none: an acknowledgement."""
+    return -int(_ERRNO.unpack_from(body, start)[0]) if len(body) >= start + 4 else 0
+
+
+def explanation(body: bytes) -> str:
+    """The kernel's words in an extended acknowledgement (attribute 1), where it sent any."""
+    return string(attributes(body[20:]).get(1, b"")) if len(body) > 20 else ""
+
+
+def attribute(kind: int, value: bytes) -> bytes:
+    """One attribute, padded to 4 bytes."""
+    size = 4 + len(value)
+    return ATTR.pack(size, kind) + value + bytes(-size & 3)
+
+
+def nested(kind: int, *inside: bytes) -> bytes:
+    """An attribute of attributes, with the flag that says so."""
+    return attribute(kind | NESTED, b"".join(inside))
+
+
+def text(kind: int, value: str) -> bytes:
+    """A NUL-terminated string attribute."""
+    return attribute(kind, value.encode() + b"\0")
+
+
+def u32(kind: int, value: int) -> bytes:
+    """A 32-bit attribute in host order."""
+    return attribute(kind, value.to_bytes(4, BYTE_ORDER))
+
+
+def u8(kind: int, value: int) -> bytes:
+    """An 8-bit attribute."""
+    return attribute(kind, bytes([value]))
+
+
+def items(data: bytes, start: int = 0, end: int | None = None) -> Iterator[tuple[int, bytes]]:
+    """(type without flags, value) of each attribute in `data[start:end]` in order, repeated types too."""
+    at, end = start, len(data) if end is None else end
+    while at + 4 <= end:
+        size, kind = ATTR.unpack_from(data, at)
+        if size < 4:
+            return
+        yield kind & KIND, data[at + 4 : at + size]
+        at += (size + 3) & ~3
+
+
+def attributes(data: bytes, start: int = 0) -> dict[int, bytes]:
+    """The attributes in `data` by type; of a repeated one the last."""
+    return dict(items(data, start))
+
+
+def string(value: bytes) -> str:
+    """A NUL-terminated string as the kernel says it."""
+    return value.rstrip(b"\0").decode(errors="replace")
+
+
+def nfgen(family: int, resource: int = 0) -> bytes:
+    """struct nfgenmsg: what every nfnetlink message begins with."""
+    return _NFGEN.pack(family, 0, resource)
+
+
+def opened(protocol: int, groups: int = 0) -> socket.socket:
+    """A bound netlink socket of the calling thread's network namespace. Raises OSError."""
+    made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+    try:
+        made.bind((0, groups))
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+def at_hand(source: socket.socket, size: int = RECEIVE) -> Iterator[bytes]:
+    """The datagrams that are there, without waiting for more. Raises OSError: ENOBUFS where some were lost."""
+    while True:
+        try:
+            yield source.recv(size, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+
+
+def failed(code: int) -> OSError:
+    """The exception for an errno that the kernel answered."""
+    return OSError(code, os.strerror(code))
