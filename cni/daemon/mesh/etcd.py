@@ -14,6 +14,7 @@ import logging
 import socket
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -21,11 +22,13 @@ from urllib.parse import urlsplit
 from cni.daemon import settings as settings_module
 from cni.daemon.mesh.etcd_wire import (
     UNAUTHENTICATED,
+    Compacted,
     EtcdError,
     Event,
     Is,
     Item,
     Step,
+    TooLarge,
     Unreachable,
     after,
     b64,
@@ -48,6 +51,9 @@ log = logging.getLogger(__name__)
 PATIENCE = 5.0  # seconds for one exchange
 QUIET = 60.0  # seconds without a word on a watch after which it is begun anew: it costs nothing, and a dead one shows
 PAGE = 1000  # keys in one answer
+LONGEST = 8 << 20  # bytes of one answer, or of one line of a watch
+MOST = 200_000  # keys below one prefix
+MOST_BYTES = 256 << 20  # of values below one prefix
 _ALIVE = ((socket.TCP_KEEPIDLE, 5), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
 
 
@@ -65,22 +71,40 @@ class Etcd:
 
     # --- keys --------------------------------------------------------------------------------------------------------
 
-    def read(self, prefix: str) -> tuple[list[Item], int]:
-        """Every key below the prefix as of one moment, and the revision of that moment. Raises EtcdError."""
-        start, end = prefix.encode(), after(prefix.encode())
+    def read(self, prefix: str, revision: int = 0, most: int = MOST) -> tuple[list[Item], int]:
+        """Every key below the prefix as of one moment (0: now), and the revision of that moment. Raises EtcdError.
+
+        Where there are more than `most`, or more than `MOST_BYTES` of values, the rest is left out, and the last item
+        is the prefix itself, cut.
+        """
+        start, end, limit = prefix.encode(), after(prefix.encode()), PAGE
         found: list[Item] = []
-        revision = 0
+        size = 0
         while True:
-            ask: dict[str, Any] = {"key": b64(start), "range_end": b64(end), "limit": str(PAGE)}
-            if revision:
-                ask["revision"] = str(revision)
-            said = self._call("/v3/kv/range", ask)
-            page, now, more = read_page(said)
+            try:
+                page, now, more = self._page(start, end, revision, limit)
+            except TooLarge:
+                if limit > 1:
+                    limit = max(1, limit // 8)
+                    continue
+                page, now, more = self._page(start, end, revision, 1, keys_only=True)
+                page = [replace(item, cut=True) for item in page]
             revision = revision or now
             found += page
+            size += sum(len(item.value) for item in page)
             if not more or not page:
                 return found, revision
-            start = page[-1].key.encode() + b"\0"
+            if len(found) >= most or size >= MOST_BYTES:
+                return [*found, Item(prefix, b"", cut=True)], revision
+            start = page[-1].raw + b"\0"
+
+    def _page(
+        self, start: bytes, end: bytes, revision: int, limit: int, keys_only: bool = False
+    ) -> tuple[list[Item], int, bool]:
+        ask: dict[str, Any] = {"key": b64(start), "range_end": b64(end), "limit": str(limit), "keys_only": keys_only}
+        if revision:
+            ask["revision"] = str(revision)
+        return read_page(self._call("/v3/kv/range", ask))
 
     def transact(self, when: Sequence[Is], then: Sequence[Step], other: Sequence[Step] = ()) -> tuple[bool, list[Item]]:
         """Do `then` if every condition holds, else `other`, as one. Returns which, and what its `Get`s found."""
@@ -125,13 +149,16 @@ class Etcd:
                 "range_end": b64(after(prefix.encode())),
                 "start_revision": str(revision),
                 "progress_notify": True,
+                "fragment": True,  # else one line may have the events of a thousand keys
             }
         }
         with contextlib.closing(self._connect(self._urls[self._first], QUIET)) as connection:
             try:
                 connection.request("POST", "/v3/watch", json.dumps(ask), self._headers())
                 response = connection.getresponse()
-                while line := response.readline():
+                while line := response.readline(LONGEST):
+                    if not line.endswith(b"\n"):
+                        raise Compacted(11, f"a change of more than {LONGEST} bytes")
                     yield read_watch(line)
             except TimeoutError:
                 return
@@ -193,7 +220,11 @@ class Etcd:
                     kept[at] = self._connect(self._urls[at], PATIENCE)
                 kept[at].request("POST", path, data, self._headers())
                 response = kept[at].getresponse()
-                return read_answer(response.status, response.read())
+                answer = response.read(LONGEST)
+                if len(answer) == LONGEST:
+                    kept.pop(at).close()
+                    raise TooLarge(8, f"an answer of more than {LONGEST} bytes")
+                return read_answer(response.status, answer)
             except (OSError, http.client.HTTPException, ValueError) as error:
                 if at in kept:
                     kept.pop(at).close()

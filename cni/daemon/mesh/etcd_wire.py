@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, ParamSpec, TypeVar
 
 NOT_FOUND, UNAUTHENTICATED = 5, 16  # gRPC codes
+LARGEST = 256 << 10  # bytes of a value that is kept; etcd takes 1.5 MB for one
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -35,19 +36,33 @@ class Unreadable(Unreachable, ValueError):
     """What answers is no etcd, or not in its right mind."""
 
 
+class TooLarge(EtcdError):
+    """The answer is larger than what is read of one."""
+
+
 class Compacted(EtcdError):
     """What happened since the asked revision is no longer known: everything must be read again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A key, its value, the revision that made it (`created`) and last changed it, its lease (0: none)."""
+    """A key, its value, the revision that made it (`created`) and last changed it, its lease (0: none).
+
+    A key that is not UTF-8 has each odd byte as a lone surrogate, so that `raw` is what etcd has. `cut`: the value was
+    larger than `LARGEST` and is left out.
+    """
 
     key: str
     value: bytes
     created: int = 0
     changed: int = 0
     lease: int = 0
+    cut: bool = False
+
+    @property
+    def raw(self) -> bytes:
+        """The key's bytes."""
+        return self.key.encode(errors="surrogateescape")
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,12 +188,14 @@ def read_token(said: dict[str, Any]) -> str:
 
 def read_item(raw: dict[str, Any]) -> Item:
     """A key as an answer has it."""
+    cut = len(raw.get("value", "")) > (LARGEST + 2) // 3 * 4
     return Item(
-        base64.b64decode(raw["key"]).decode(errors="replace"),
-        base64.b64decode(raw.get("value", "")),
+        base64.b64decode(raw["key"]).decode(errors="surrogateescape"),
+        b"" if cut else base64.b64decode(raw.get("value", "")),
         int(raw.get("create_revision", 0)),
         int(raw.get("mod_revision", 0)),
         int(raw.get("lease", 0)),
+        cut,
     )
 
 
