@@ -318,6 +318,21 @@ _KINDS = (
         "Repair or remove the record named in the text; its key names the writer.",
     ),
     ProblemKind(
+        "record-not-its-own",
+        "cluster",
+        "warning",
+        "A record about a node was written by another: its signature is wrong, another key's or an older one's, or it"
+        " overwrites a claim. It is not believed; this is told for five minutes after it was put right.",
+        "Find out who has the store's credentials. `zlayer-cni peer forget` releases a node that has lost its key.",
+    ),
+    ProblemKind(
+        "word-too-long",
+        "cluster",
+        "warning",
+        "This node has more subnets, networks or members than the others read, or names that they refuse.",
+        "Spread the containers over more nodes, or give the networks and services shorter names.",
+    ),
+    ProblemKind(
         "claim-missing",
         "cluster",
         "warning",

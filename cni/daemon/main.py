@@ -151,7 +151,8 @@ async def _run(settings: Settings, premises: Premises) -> None:
     service.farewells += [lambda: operations.tear_down(desk), mesh.tear_down]
     cluster = None
     if settings.cluster is not None:
-        cluster = Cluster(service, identity, registry, mesh, settings.cluster.etcd)
+        accept = settings.cluster.unsigned_nodes == "accept"
+        cluster = Cluster(service, identity, registry, mesh, settings.cluster.etcd, accept_unsigned=accept)
         service.services.claims = cluster.claims
         service.farewells.append(cluster.leave)
 

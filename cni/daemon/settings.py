@@ -30,6 +30,7 @@ DEFAULT_WG_PORT = 51420  # contract 3.4
 NOT_QUOTED = ("cluster",)
 """Below these keys no value is quoted in an error: a secret may stand in the wrong place there."""
 
+Unsigned = Literal["accept", "refuse"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 Engine = Literal["auto", "kernel", "wireguard-go", "boringtun-cli", "none"]
 Underlay = Literal["routed"]
@@ -73,9 +74,10 @@ class Etcd(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class Cluster(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What the nodes agree by."""
+    """What the nodes agree by. `unsigned_nodes`: whether nodes of versions that do not sign are believed."""
 
     etcd: Etcd
+    unsigned_nodes: Unsigned = "accept"
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -231,7 +233,7 @@ def _explain(message: str, document: Any) -> str:
         except (KeyError, IndexError, ValueError, TypeError):
             break
     if text.startswith("Invalid enum value"):
-        kinds = {"log_level": LogLevel, "underlay": Underlay}
+        kinds = {"log_level": LogLevel, "underlay": Underlay, "cluster.unsigned_nodes": Unsigned}
         text = "expected one of " + ", ".join(get_args(kinds.get(where, Engine)))
     text = re.sub(", got `[a-z]+`$", "", text)
     quotable = not isinstance(value, dict | list) and not where.startswith(NOT_QUOTED)

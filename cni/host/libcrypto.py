@@ -1,7 +1,7 @@
 """Ed25519 by OpenSSL's libcrypto, which travels with the frozen program for the sake of TLS to etcd.
 
-The library is opened when the first key is made, which only a node of a cluster does: 1 ms, and 3 MB that a daemon with
-TLS to etcd has loaded anyway. `Libcrypto` raises OSError where there is no library, or one without Ed25519 (before
+The library is opened when a node of a cluster first signs or verifies. It is mapped by then: Python's asyncio imports
+its TLS. `Libcrypto` raises OSError where there is no library, or one without Ed25519 (before
 1.1.1); the pure Python of cni/daemon/books/ed25519.py serves then.
 """
 

@@ -12,8 +12,9 @@ import pytest
 from cni.daemon.books import keys
 from cni.daemon.mesh import wireguard
 from cni.daemon.mesh.answers import SILENT, Answers
-from cni.daemon.mesh.belief import Belief, believe
-from cni.daemon.mesh.fleet_view import LINGERS, Dedicated, NodeDoc, Slot, View
+from cni.daemon.mesh.belief import MOST_NETWORKS, Belief, believe
+from cni.daemon.mesh.claim_book import LINGERS
+from cni.daemon.mesh.fleet_view import Dedicated, NodeDoc, Slot, View
 
 BASE = "/zlayer-cni/prod/"
 RANGES = ("10.200.0.0/16",)
@@ -151,6 +152,22 @@ def test_members_are_believed_inside_a_nodes_own_subnets(store: Store) -> None:
     assert "10.200.2.9" in belief.unclaimed[B]
 
 
+def test_of_all_networks_those_of_the_node_that_names_most_are_left_out() -> None:
+    store = Store()
+    store.member(ME, "10.200.9.0/26")
+    for n in range(5):
+        identity = f"{n:032x}"
+        cidr = f"10.200.{n + 10}.0/26"
+        many = {f"n{n}-{i}": (f"10.200.{n + 10}.{i % 60 + 2}",) if i < 60 else () for i in range(512)}
+        words = {"public_key": key_of(str(n)), "node_id": n + 1, "name": f"host-{n}", "subnets": (cidr,)}
+        store.member(identity, cidr, **words, members=many)
+    store.member(A, "10.200.1.0/26", subnets=("10.200.1.0/26",), members={"red": ("10.200.1.2",)})
+    belief = store.load()
+    assert len(belief.fleet.members) == MOST_NETWORKS
+    assert belief.fleet.members["red"] == {"10.200.1.2"}
+    assert list(belief.unclaimed) == [f"{3:032x}", f"{4:032x}"]
+
+
 def test_another_nodes_id_is_told(store: Store) -> None:
     store.member(B, "10.200.5.0/26", subnets=("10.200.5.0/26",))
     store.items[f"{BASE}node/{B}"] = msgspec.json.encode(doc(B, node_id=ord("a"), subnets=("10.200.5.0/26",)))
@@ -197,7 +214,7 @@ def test_a_released_node_is_no_peer_soon_after(store: Store) -> None:
     for key in [key for key in store.items if key.startswith(BASE) and A.encode() in store.items[key]]:
         store.view.gone(key, 5.0)
     store.view.settle(5.0 + LINGERS)
-    assert store.belief().conflicts.keys() == {A}
+    assert store.belief().docs == {}
     assert store.belief().fleet.peers[""] == ()
 
 

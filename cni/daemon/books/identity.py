@@ -1,4 +1,5 @@
-"""What the node is beyond this boot: its WireGuard key, and key and port of each service with a device of its own.
+"""What the node is beyond this boot: its WireGuard key, key and port of each service with a device of its own, and the
+key that it signs with in a cluster.
 
 One file below the data directory, root's alone, replaced by rename and synced: a node that lost its key in a power cut
 would be a stranger to every peer.
@@ -6,18 +7,22 @@ would be a stranger to every peer.
 
 from __future__ import annotations
 
+import base64
 import functools
 import os
 import threading
-import uuid
+import time
 from pathlib import Path
 
 import msgspec
 
-from cni.daemon.books import keys
+from cni.daemon.books import keys, signing
+from cni.daemon.books.signing import Signer
 from cni.errors import InputOutput, PoolExhausted, StateUnusable
 
 FILE = "identity.json"
+SIGNING_FILE = "signing.json"  # the signing key again: an earlier version writes FILE without it
+SEQUENCES = 1 << 16  # that are set aside by one write of the file
 FIRST_PORT, LAST_PORT = 51421, 51676  # contract 6.5: whatever the node's own port is
 
 
@@ -39,12 +44,23 @@ class Own(msgspec.Struct, frozen=True):
 
 
 class Member(msgspec.Struct, frozen=True):
-    """What the node is to the cluster: a name of its own for ever, and the id and slices it has claimed (0, none: not
-    yet)."""
+    """What the node is to the cluster: a name of its own for ever, and the id, slices and WireGuard key it has claimed
+    (0, none, "": not yet)."""
 
     identity: str
     node_id: int = 0
     slices: tuple[str, ...] = ()
+    public_key: str = ""
+
+
+class Signing(msgspec.Struct, frozen=True):
+    """The key that an identity signs with, base64. `announced`: its signature has stood in the store, so the others
+    know it; `ceiling`: no sequence as high as this was given out."""
+
+    identity: str
+    private_key: str
+    announced: bool = False
+    ceiling: int = 0
 
 
 class Known(msgspec.Struct, frozen=True):
@@ -53,6 +69,7 @@ class Known(msgspec.Struct, frozen=True):
     node: Own | None = None
     dedicated: dict[str, Own] = {}
     member: Member | None = None
+    signing: Signing | msgspec.UnsetType = msgspec.UNSET  # a node without a cluster has none
 
 
 class Identity:
@@ -63,6 +80,8 @@ class Identity:
         self._lock = threading.Lock()
         self._known: Known | None = None
         self._public: str | None = None
+        self._signer: Signer | None = None
+        self._sequence = 0
 
     def public_key(self) -> str:
         """The node's public key, base64; a private one is made if there is none. Raises InputOutput, StateUnusable."""
@@ -95,9 +114,63 @@ class Identity:
         with self._lock:
             known = self._load()
             if known.member is None:
-                known = self._save(msgspec.structs.replace(known, member=Member(uuid.uuid4().hex)))
+                seed = signing.generate()
+                name = signing.identity_of(Signer(seed).public)
+                known = self._save(
+                    msgspec.structs.replace(known, member=Member(name), signing=Signing(name, _text(seed)))
+                )
             assert known.member is not None
             return known.member
+
+    def signer(self) -> Signer:
+        """The key that the node signs with; an identity from before there were signatures gets one. Raises InputOutput,
+        StateUnusable."""
+        member = self.member()
+        with self._lock:
+            if self._signer is None:
+                known = self._load()
+                if known.signing is msgspec.UNSET or known.signing.identity != member.identity:
+                    fresh = Signing(member.identity, _text(signing.generate()))
+                    known = self._save(msgspec.structs.replace(known, signing=fresh))
+                assert known.signing is not msgspec.UNSET
+                self._signer = Signer(base64.b64decode(known.signing.private_key))
+            return self._signer
+
+    def is_known(self) -> bool:
+        """Whether the others can know this node by its signature: its identity was made with the key, or its signature
+        has stood in the store. A record of another's making under this identity is then overwritten."""
+        identity, signer = self.member().identity, self.signer()
+        if signing.must_sign(identity):
+            return signing.may_sign(identity, signer.name)
+        return self._signing().announced
+
+    def announced(self) -> None:
+        """This node's signature stands in the store. Raises InputOutput."""
+        known = self._signing()
+        if not known.announced:
+            self._keep_signing(msgspec.structs.replace(known, announced=True))
+
+    def next_sequence(self) -> int:
+        """A number higher than any before, also before a restart, and in wall-clock order where the file was put back
+        to an earlier one. Raises InputOutput."""
+        known = self._signing()
+        if not self._sequence or self._sequence + 1 >= known.ceiling:
+            first = max(known.ceiling, int(time.time()) * SEQUENCES)
+            self._keep_signing(msgspec.structs.replace(known, ceiling=first + SEQUENCES))
+            self._sequence = first
+        self._sequence += 1
+        return self._sequence
+
+    def _signing(self) -> Signing:
+        self.signer()
+        with self._lock:
+            known = self._load().signing
+            assert known is not msgspec.UNSET
+            return known
+
+    def _keep_signing(self, fresh: Signing) -> None:
+        with self._lock:
+            self._save(msgspec.structs.replace(self._load(), signing=fresh))
 
     def keep_member(self, member: Member) -> None:
         """Remember what was claimed. Raises InputOutput."""
@@ -130,7 +203,8 @@ class Identity:
     def _load(self) -> Known:
         if self._known is None:
             try:
-                self._known = msgspec.json.decode(self._path.read_bytes(), type=Known)
+                known = msgspec.json.decode(self._path.read_bytes(), type=Known)
+                self._known = known if known.signing is not msgspec.UNSET else self._with_signing(known)
             except FileNotFoundError:
                 self._known = Known()
             except OSError as error:
@@ -140,14 +214,30 @@ class Identity:
                 raise StateUnusable(f"cannot use the node's keys in {self._path}: {error}") from error
         return self._known
 
+    def _with_signing(self, known: Known) -> Known:
+        """With the signing key that an earlier version has dropped, if there is one of this identity. Raises OSError,
+        msgspec.DecodeError."""
+        try:
+            kept = msgspec.json.decode(self._path.with_name(SIGNING_FILE).read_bytes(), type=Signing)
+        except FileNotFoundError:
+            return known
+        same = known.member is not None and known.member.identity == kept.identity
+        return msgspec.structs.replace(known, signing=kept) if same else known
+
     def _save(self, known: Known) -> Known:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
+            if known.signing is not msgspec.UNSET and (self._known is None or known.signing != self._known.signing):
+                replace_file(self._path.with_name(SIGNING_FILE), msgspec.json.encode(known.signing))
             replace_file(self._path, msgspec.json.encode(known))
         except OSError as error:
             raise InputOutput(f"cannot write the node's keys: {error}") from error
         self._known = known
         return known
+
+
+def _text(seed: bytes) -> str:
+    return base64.b64encode(seed).decode()
 
 
 def lowest_free(taken: set[int]) -> int:

@@ -19,6 +19,7 @@ from cni.daemon.mesh.wireguard import Address, Target
 from cni.daemon.mesh.wireguard import network_of as known_network
 
 KEEPALIVE = 25  # seconds: what NAT and firewalls on the way forget last
+MOST_NETWORKS = 2048  # of all nodes: the fence takes some 4 ms for each when it is loaded anew
 SHOWN = 5  # CIDRs or addresses of one node that a problem names
 
 
@@ -61,7 +62,29 @@ def believe(
             unclaimed[identity] = (
                 f"{who} says of itself what it has not claimed, and is not believed: {'; '.join(said)}"
             )
+    for identity, networks in _too_many(docs).items():
+        doc = docs[identity]
+        members = {name: found for name, found in doc.members.items() if name not in networks}
+        docs[identity] = msgspec.structs.replace(doc, members=members)
+        said_before = f"{unclaimed[identity]}; " if identity in unclaimed else f"{doc.name} ({identity}): "
+        unclaimed[identity] = f"{said_before}{len(networks)} of its networks are left out, of all there are too many"
     return Belief(_fleet(docs.values(), set(dedicated)), docs, conflicts, unclaimed)
+
+
+def _too_many(docs: Mapping[str, NodeDoc]) -> dict[str, set[str]]:
+    """The networks that are left out since there would be more than `MOST_NETWORKS`, by the node that names them: those
+    of the nodes that name most."""
+    if sum(len(doc.members) for doc in docs.values()) <= MOST_NETWORKS:
+        return {}
+    names: set[str] = set()
+    left: dict[str, set[str]] = {}
+    for identity, doc in sorted(docs.items(), key=lambda item: (len(item[1].members), item[0])):
+        fresh = [name for name in doc.members if name not in names]
+        room = max(0, MOST_NETWORKS - len(names))
+        names.update(fresh[:room])
+        if fresh[room:]:
+            left[identity] = set(fresh[room:])
+    return left
 
 
 def _key_conflict(view: View, identity: str, public_key: str, own_keys: Collection[str]) -> str:

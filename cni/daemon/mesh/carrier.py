@@ -53,10 +53,11 @@ class Carrier:
             ranges = tuple(self._service.state.cidrs)
             belief = believe(self._view, self._own, self._own_keys(), self._dedicated(), ranges)
             foreign = self._view.foreign(self._own)
-            refused = self._view.refused(MOST_REFUSED)
+            refused, strange = self._view.refused(MOST_REFUSED), self._view.strangers.texts()
         board = self._service.board
         board.set_all("node-unheard", kept)
         board.set_all("record-refused", refused)
+        board.set_all("record-not-its-own", strange)
         board.set_all("peer-key-conflict", dict(belief.conflicts))
         board.set_all("claim-missing", dict(belief.unclaimed))
         with board.step("cluster-step", "foreign", "the other nodes' subnets could not be set apart"):

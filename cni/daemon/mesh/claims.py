@@ -6,16 +6,18 @@ import ipaddress
 import logging
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
 from cni.daemon.books.identity import Member
 from cni.daemon.books.registry import Registry
 from cni.daemon.books.segments import Segments
+from cni.daemon.books.signing import Signer
 from cni.daemon.mesh.etcd import Etcd
 from cni.daemon.mesh.etcd_wire import Delete, EtcdError, Get, Is, Put
 from cni.daemon.mesh.fleet_view import SERVICE, SLICE, SPARE, Keys, Network, Slot, View
+from cni.daemon.mesh.store_records import SignedSlot
 from cni.errors import PoolExhausted, TryAgainLater
 
 log = logging.getLogger(__name__)
@@ -29,11 +31,15 @@ FEW, SCARCE = 0.5, 0.75  # parts of a range taken from which on none is held in 
 class Claims:
     """What this node holds. Safe from any thread."""
 
-    def __init__(self, client: Etcd, keys: Keys, registry: Registry, member: Member) -> None:
+    def __init__(
+        self, client: Etcd, keys: Keys, registry: Registry, member: Member, signer: Signer | None = None
+    ) -> None:
+        """`signer`: signs the slots that are claimed; None for a tool that claims for no node."""
         self._etcd = client
         self._keys = keys
         self._registry = registry  # what we hold, for a start without etcd
         self.member = member
+        self._signer = signer
         self._lock = threading.Lock()
         self._taking: dict[str, float] = {}
         self._idle: dict[str, float] = {}
@@ -77,11 +83,14 @@ class Claims:
         """The slot is ours for that use, or somebody else's. Raises EtcdError."""
         key = self._keys.slot(cidr)
         wanted = Slot(self.member.identity, use)
-        done, found = self._etcd.transact([Is(key, "CREATE", 0)], [_put(key, wanted)], [Get(key)])
+        put = self._put(key, wanted)
+        done, found = self._etcd.transact([Is(key, "CREATE", 0)], [put], [Get(key)])
         if not done:
             there = _slot(found[0].value) if found else None
-            if there is not None and there.owner == self.member.identity and (spare or there.use == SPARE):
-                done, _ = self._etcd.transact([Is(key, "VALUE", found[0].value)], [_put(key, wanted)])
+            mine = there is not None and there.owner == self.member.identity
+            unsigned = there == wanted and found[0].value != put.value
+            if there is not None and mine and (spare or there.use == SPARE or unsigned):
+                done, _ = self._etcd.transact([Is(key, "VALUE", found[0].value)], [put])
             elif there != wanted:
                 return False
             else:
@@ -104,8 +113,26 @@ class Claims:
         raise PoolExhausted("no node id is free", f"{len(seen)} are taken, and others are quicker")
 
     def take_key(self, public_key: str) -> str:
-        """Claim a WireGuard key; returns who holds it, this node or another. Raises EtcdError."""
-        return self._take_plain_of(self._keys.key(public_key))
+        """Claim a WireGuard key; returns who holds it, this node or another. One that this node has claimed before and
+        not given back is its own, whatever stands there. Raises EtcdError."""
+        key = self._keys.key(public_key)
+        holder = self._take_plain_of(key)
+        again = holder != self.member.identity and self.member.public_key == public_key
+        if again and self.repair("", key, "", holder.encode()):
+            log.warning("took the key %s back from %s, which had overwritten the claim", public_key, holder)
+            return self.member.identity
+        return holder
+
+    def hold_keys(self, held: Collection[str], wanted: set[str], kept: Collection[str]) -> None:
+        """Claim the keys `wanted`, and give those back that are neither wanted nor `kept`. `held`: what this node has
+        claimed, as the store names it, like the others. Raises EtcdError."""
+        for name in wanted - set(held):
+            holder = self._take_plain_of(self._keys.named_key(name))
+            if holder != self.member.identity:
+                log.warning("the key %s of a service's device is claimed by %s", name, holder)
+        for name in set(held) - wanted - set(kept):
+            key = self._keys.named_key(name)
+            self._etcd.transact([Is(key, "VALUE", self._own)], [Delete(key)])
 
     def drop_key(self, public_key: str) -> None:
         """The key is nobody's, if it was this node's. Raises EtcdError."""
@@ -118,7 +145,7 @@ class Claims:
     def _take_plain_of(self, key: str) -> str:
         own = self.member.identity.encode()
         done, found = self._etcd.transact([Is(key, "CREATE", 0)], [Put(key, own)], [Get(key)])
-        return self.member.identity if done or not found else found[0].value.decode()
+        return self.member.identity if done or not found else found[0].value.decode(errors="surrogateescape")
 
     def take_slice(self, cluster: str, node_id: int, view: View, before: str | None) -> str:
         """A slot of the range for the node itself. Raises EtcdError, PoolExhausted."""
@@ -179,7 +206,30 @@ class Claims:
         log.info("giving back the subnet %s, which %s needs no more", cidr, slot.use)
         key = self._keys.slot(cidr)
         self._registry.slots.drop(cidr)
-        self._etcd.transact([Is(key, "VALUE", msgspec.json.encode(slot))], [Delete(key)])
+        _, found = self._etcd.transact([], [Get(key)])
+        if found and _slot(found[0].value) == slot:
+            self._etcd.transact([Is(key, "VALUE", found[0].value)], [Delete(key)])
+
+    def _put(self, key: str, slot: Slot) -> Put:
+        """The record of a slot, signed."""
+        if self._signer is None:
+            return Put(key, msgspec.json.encode(slot))
+        signed = SignedSlot(slot.owner, slot.use, self._signer.name)
+        return Put(key, self._signer.sealed(key, msgspec.json.encode(signed)))
+
+    def sign(self, cidr: str, slot: Slot) -> None:
+        """The record of a slot of this node, from a version that did not sign, is signed. Raises EtcdError."""
+        self._take(cidr, slot.use)
+
+    def repair(self, claim: str, key: str, use: str, instead: bytes) -> bool:
+        """A claim of this node that another has overwritten stands again, unless it is another record by now than
+        `instead`. `use`: of a slot. Raises EtcdError."""
+        put = self._put(key, Slot(self.member.identity, use)) if "/" in claim else Put(key, self._own)
+        return self._etcd.transact([Is(key, "VALUE", instead)], [put])[0]
+
+    @property
+    def _own(self) -> bytes:
+        return self.member.identity.encode()
 
     def _stock(self, view: View, clusters: Iterable[str]) -> None:
         for cluster in clusters:
@@ -215,10 +265,6 @@ def _slot(value: bytes) -> Slot | None:
         return msgspec.json.decode(value, type=Slot)
     except (msgspec.DecodeError, RecursionError):
         return None
-
-
-def _put(key: str, slot: Slot) -> Put:
-    return Put(key, msgspec.json.encode(slot))
 
 
 def _network(cidr: str) -> Network:

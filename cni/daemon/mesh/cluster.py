@@ -29,7 +29,9 @@ from cni.daemon.mesh.membership import Membership
 from cni.daemon.mesh.mesh import Mesh
 from cni.daemon.mesh.own_word import OwnWord
 from cni.daemon.mesh.publisher import Publisher
+from cni.daemon.mesh.reading import as_records, everything
 from cni.daemon.mesh.store_records import NodeDoc
+from cni.daemon.mesh.trust import Trust
 from cni.daemon.service import OverlayService
 from cni.errors import CniError
 from cni.host.worker import Worker, beat
@@ -59,19 +61,25 @@ class Cluster:
         registry: Registry,
         mesh: Mesh,
         where: settings_module.Etcd,
+        *,
+        accept_unsigned: bool = True,
     ) -> None:
+        """`accept_unsigned`: nodes of versions that do not sign are believed as they were."""
         self._service, self._identity, self._registry, self._mesh = service, identity, registry, mesh
         self._where = where
         base = f"{where.prefix.rstrip('/')}/{service.settings.deployment}/"
-        self._view = View(base, identity.member().identity, where.grace)
+        own, signer = identity.member().identity, identity.signer()
+        trust = Trust(accept_unsigned, own, signer.name)
+        self._view = View(base, own, where.grace, trust)
         self._etcd = Etcd(where)
         self._lock = threading.RLock()  # of the view
-        self.claims = Claims(self._etcd, self._view.keys, registry, identity.member())
+        self.claims = Claims(self._etcd, self._view.keys, registry, identity.member(), signer)
         self._membership = Membership(
             service, identity, self.claims, etcd=self._etcd, view=self._view, lock=self._lock, note=self._note
         )
         self._own_word = OwnWord(service, identity, registry, self._etcd, self.claims)
-        self._publisher = Publisher(self._etcd, self._view.keys.node(self.claims.member.identity), where.lease)
+        self._publisher = Publisher(self._etcd, self._view.keys.node(own), where.lease, identity)
+        self._revision = 0  # of the store, when it was last read or heard
         self._carrier = Carrier(service, identity, registry, mesh, view=self._view, lock=self._lock, grace=where.grace)
         self._synced = False
         # Two machines with one key would draw each other's traffic to themselves with every word they say, so this one
@@ -204,9 +212,10 @@ class Cluster:
         """Read everything, then follow. Comes back only to read everything again."""
         if not self._membership.joined.is_set():
             self._membership.join()
-        items, revision = self._etcd.read(self._view.keys.base)
+        items, revision = everything(self._etcd, self._view.keys.base)
         with self._lock:
-            self._view.load(((item.key, item.value) for item in items), time.monotonic())
+            self._view.load(as_records(items), time.monotonic(), again=revision >= self._revision)
+        self._revision = revision
         self._synced = True
         self._note("store-unreachable", "")
         self._well("watch")
@@ -220,7 +229,7 @@ class Cluster:
                         log.info("reading the cluster anew: etcd was put back to an earlier time")
                         return
                     self._heard(events)
-                    revision = max(revision, now) if events else revision
+                    self._revision = revision = max(revision, now) if events else revision
                     self._note("store-unreachable", "")
                     beat(QUIET)
                     if self._stop.is_set():
@@ -240,10 +249,12 @@ class Cluster:
                 if event.gone:
                     self._view.gone(item.key, time.monotonic())
                 else:
-                    self._view.put(item.key, item.value)
+                    self._view.put(item.key, None if item.cut else item.value, item.created)
                 if item.key == own:
                     self._dirty.set()
             self._view.settle(time.monotonic())
+            if self._view.overwritten(self.claims.member.identity):
+                self._dirty.set()
         if events:
             self._news.set()
 
@@ -253,7 +264,7 @@ class Cluster:
         if self._news.is_set():
             self._stop.wait(GATHER)
             self._news.clear()
-        elif not self._view.lost and not self._view.past:
+        elif not self._view.is_waiting():
             return
         if self._admitted and not self._stop.is_set():
             self._carrier.carry(self._synced)
@@ -283,6 +294,7 @@ class Cluster:
             return
         last = -HOUSEKEEPING
         while not self._stop.is_set():
+            self._membership.repair()
             if not self._membership.has_claimed_its_key():
                 self._membership.claim_key()
             elif self._synced and not self._membership.is_complete():
@@ -311,10 +323,11 @@ class Cluster:
 
     def _publish(self) -> None:
         """What this node is stands in etcd. Raises EtcdError."""
-        doc = self._own_word.document()
+        doc, left = self._own_word.document()
+        said = f"the other nodes would refuse all that this node says of itself, so it leaves out {', '.join(left[:5])}"
+        self._note("word-too-long", said if left else "")
         with self._lock:
-            lost = doc.identity in self._view.lost
-            shown = None if lost else self._view.nodes.get(doc.identity)
+            shown = self._view.own_word
         if self._publisher.stands(doc, shown):
             return
         other = self._publisher.say(doc)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from cni.daemon.mesh.etcd import Etcd
 from cni.daemon.mesh.etcd_wire import Delete, EtcdError, Is
 from cni.daemon.mesh.fleet_view import Keys, View
+from cni.daemon.mesh.reading import everything
 from cni.errors import InvalidConfig, TryAgainLater
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ class Departures:
     def all(self) -> tuple[list[Departed], dict[str, bytes]]:
         """Those who are not heard of, and everything that stands in etcd. Raises TryAgainLater."""
         try:
-            items = {item.key: item.value for item in self._etcd.read(self._keys.base)[0]}
+            items = {item.key: item.value for item in everything(self._etcd, self._keys.base)[0]}
         except EtcdError as error:
             raise TryAgainLater("etcd cannot be asked", str(error)) from error
         return departed(items, self._own, self._names, self._keys.base), items

@@ -5,16 +5,23 @@ after, with the subnets of its services.
 from __future__ import annotations
 
 import ipaddress
+import logging
 import threading
 import time
 from collections.abc import Callable
+
+import msgspec
 
 from cni.daemon.books.identity import Identity, Member
 from cni.daemon.mesh.claims import Claims
 from cni.daemon.mesh.etcd import Etcd
 from cni.daemon.mesh.etcd_wire import Unreachable
 from cni.daemon.mesh.fleet_view import View
+from cni.daemon.mesh.reading import as_records, everything
+from cni.daemon.mesh.store_records import hexadecimal
 from cni.daemon.service import OverlayService
+
+log = logging.getLogger(__name__)
 
 
 class Membership:
@@ -46,9 +53,9 @@ class Membership:
 
     def join(self) -> None:
         """Claim id, slices and key. Idempotent. Raises EtcdError, CniError."""
-        items, _ = self._etcd.read(self._view.keys.base)
+        items, _ = everything(self._etcd, self._view.keys.base)
         with self._lock:
-            self._view.load(((item.key, item.value) for item in items), time.monotonic())
+            self._view.load(as_records(items), time.monotonic())
             view, member = self._view, self.claims.member
         self.claim_key()  # first: whoever has another's key stays out, and must hold nothing
         node_id = self.claims.take_id(self._service.settings.node_id, dict(view.ids))
@@ -57,7 +64,7 @@ class Membership:
             range_ = ipaddress.ip_network(cluster)
             before = next((s for s in member.slices if ipaddress.ip_network(s).version == range_.version), None)
             slices.append(self.claims.take_slice(cluster, node_id, view, before))
-        fresh = Member(member.identity, node_id, tuple(slices))
+        fresh = msgspec.structs.replace(self.claims.member, node_id=node_id, slices=tuple(slices))
         self._identity.keep_member(fresh)
         self.claims.member = fresh
         self.become(fresh)
@@ -94,9 +101,13 @@ class Membership:
             )
             raise Unreachable("the node's key is another's")
         self._note("key-in-use", "")
-        if self._claimed and self._claimed != key:
-            self.claims.drop_key(self._claimed)
+        earlier = self.claims.member.public_key
+        if earlier and earlier != key:
+            self.claims.drop_key(earlier)
         self._claimed = key
+        if earlier != key:
+            self.claims.member = msgspec.structs.replace(self.claims.member, public_key=key)
+            self._identity.keep_member(self.claims.member)
 
     def has_claimed_its_key(self) -> bool:
         """Whether the key that the node has now stands in etcd as its own."""
@@ -105,6 +116,7 @@ class Membership:
     def give_back(self) -> None:
         """This node is gone: what it holds is nobody's. Raises EtcdError."""
         self.claims.give_everything_back(self._view)
+        self.claims.hold_keys(self._held_keys(), set(), ())
         self.claims.drop_key(self._identity.public_key())
 
     def is_complete(self) -> bool:
@@ -134,8 +146,27 @@ class Membership:
         state = self._service.state
         used = {cidr: each.name for each in list(state.services.values()) for cidr in each.subnets}
         with self._lock:
-            view = View(self._view.keys.base)
-            view.slots = dict(self._view.slots)
+            view = self._view.with_slots_alone()
+            unsigned = set(self._view.unsigned)
         own = [cidr for cidr, slot in view.slots.items() if slot.owner == self.claims.member.identity]
         busy = [cidr for cidr in own if state.addresses.any_in(ipaddress.ip_network(cidr))]
         self.claims.reconcile(view, used, busy, state.cidrs)
+        for cidr in unsigned.intersection(own):
+            self.claims.sign(cidr, view.slots[cidr])
+        dedicated = [each.name for each in list(state.services.values()) if each.mode == "dedicated"]
+        wanted = {hexadecimal(self._identity.dedicated(name).public_key) for name in dedicated}
+        kept = {hexadecimal(self._identity.public_key()), hexadecimal(self._claimed)}
+        self.claims.hold_keys(self._held_keys(), wanted, kept)
+
+    def _held_keys(self) -> list[str]:
+        with self._lock:
+            own = self.claims.member.identity
+            return [name for name, holder in self._view.holders.items() if holder == own]
+
+    def repair(self) -> None:
+        """Claims of this node that another machine has overwritten stand again. Raises EtcdError."""
+        with self._lock:
+            found = self._view.overwritten(self.claims.member.identity)
+        for claim, key, use, instead in found:
+            if self.claims.repair(claim, key, use, instead):
+                log.warning("claimed %s again, which another machine had overwritten", key)

@@ -14,7 +14,7 @@ from cni.daemon.books.registry import Registry
 from cni.daemon.mesh.claims import Claims
 from cni.daemon.mesh.endpoints import split_endpoint
 from cni.daemon.mesh.etcd import Etcd
-from cni.daemon.mesh.store_records import Dedicated, NodeDoc
+from cni.daemon.mesh.store_records import Dedicated, NodeDoc, publishable
 from cni.daemon.service import OverlayService
 from cni.host import netns, underlay
 
@@ -32,8 +32,11 @@ class OwnWord:
         self._underlay_seen: list[str] = []
         self._seen_at = -STALE
 
-    def document(self) -> NodeDoc:
-        """As it is now."""
+    def document(self) -> tuple[NodeDoc, tuple[str, ...]]:
+        """As it is now, and what is left out of it, since the other nodes would refuse the whole."""
+        return publishable(self._whole())
+
+    def _whole(self) -> NodeDoc:
         state = self._service.state
         lost = state.lost
         subnets: list[str] = []
@@ -68,6 +71,7 @@ class OwnWord:
             dedicated=dedicated,
             members={network: tuple(sorted(found)) for network, found in sorted(members.items())},
             version=__version__,
+            signer=self._identity.signer().name,
         )
 
     def _reached_at(self) -> tuple[int, tuple[str, ...]]:

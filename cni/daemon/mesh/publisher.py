@@ -6,8 +6,10 @@ import logging
 
 import msgspec
 
+from cni.daemon.books import signing
+from cni.daemon.books.identity import Identity
 from cni.daemon.mesh.etcd import Etcd
-from cni.daemon.mesh.etcd_wire import NOT_FOUND, EtcdError, Get, Is, Put
+from cni.daemon.mesh.etcd_wire import NOT_FOUND, EtcdError, Get, Is, Item, Put
 from cni.daemon.mesh.store_records import NodeDoc
 
 log = logging.getLogger(__name__)
@@ -16,20 +18,21 @@ log = logging.getLogger(__name__)
 class Publisher:
     """Of one node. One thread, but for `keep`, which another may call."""
 
-    def __init__(self, etcd: Etcd, own: str, seconds: int) -> None:
-        """`own`: the key in etcd under which the word stands; `seconds`: how long a lease lives."""
-        self._etcd, self._own, self._seconds = etcd, own, seconds
+    def __init__(self, etcd: Etcd, own: str, seconds: int, identity: Identity) -> None:
+        """`own`: the key in etcd under which the word stands; `seconds`: how long a lease lives; `identity` signs."""
+        self._etcd, self._own, self._seconds, self._identity = etcd, own, seconds, identity
         self.lease = 0
+        self._doc: NodeDoc | None = None  # what was said last, and how it stands in etcd
         self._said = b""
 
-    def stands(self, doc: NodeDoc, shown: NodeDoc | None) -> bool:
-        """Whether this is what was said, and what the watch has last `shown`."""
-        body = msgspec.json.encode(doc)
-        return bool(self.lease) and body == self._said and shown is not None and msgspec.json.encode(shown) == body
+    def stands(self, doc: NodeDoc, shown: bytes) -> bool:
+        """Whether this is what was said, and what the watch has last `shown` is that."""
+        return bool(self.lease) and doc == self._doc and shown == self._said
 
     def say(self, doc: NodeDoc) -> str | None:
-        """It stands in etcd, or somebody else speaks as this node: who. Raises EtcdError."""
-        body = msgspec.json.encode(doc)
+        """It stands in etcd, or another machine publishes as this node: which. Raises EtcdError, InputOutput."""
+        numbered = msgspec.structs.replace(doc, sequence=self._identity.next_sequence())
+        body = self._identity.signer().sealed(self._own, msgspec.json.encode(numbered))
         if not self.lease:
             self.lease = self._resume(doc.place) or self._etcd.grant(self._seconds)
         put = [Put(self._own, body, self.lease)]
@@ -37,14 +40,27 @@ class Publisher:
             done, found = self._etcd.transact([Is(self._own, "LEASE", self.lease)], put, [Get(self._own)])
             if not done:
                 done, found = self._etcd.transact([Is(self._own, "CREATE", 0)], put, [Get(self._own)])
+            if not done and found and self._is_forged(found[0], doc.place):
+                log.warning("overwriting a record under this node's identity that this node has not signed")
+                same = [Is(self._own, "MOD", found[0].changed)]
+                done, found = self._etcd.transact(same, put, [Get(self._own)])
         except EtcdError as error:
             if error.code == NOT_FOUND:
                 self._forget()
             raise
         if not done and found:
             return _who(found[0].value)
-        self._said = body
+        self._doc, self._said = doc, body
+        self._identity.announced()
         return None
+
+    def _is_forged(self, there: Item, place: str) -> bool:
+        """Whether what stands there was not written by this node or a copy of it, though the others know this node by
+        its signature: it is not signed so, or an older word again, without a lease or of this very place."""
+        if not self._identity.is_known():
+            return False
+        own = signing.verify(self._own, there.value, self._identity.signer().name)
+        return not own or not there.lease or _place_of(there.value) == place
 
     def keep(self) -> None:
         """The lease, if there is one, lives its whole time again; or it has ended, and the next word is said under
@@ -61,7 +77,7 @@ class Publisher:
             self._etcd.revoke(self.lease)
 
     def _forget(self) -> None:
-        self.lease, self._said = 0, b""
+        self.lease, self._doc, self._said = 0, None, b""
 
     def _resume(self, place: str) -> int:
         """The lease under which this very daemon's predecessor spoke, if it lives."""

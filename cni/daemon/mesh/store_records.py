@@ -65,7 +65,9 @@ class Dedicated(msgspec.Struct, frozen=True):
 
 class NodeDoc(msgspec.Struct, frozen=True, kw_only=True):
     """What a node publishes. `place` tells one machine's daemon from a copy of its data directory elsewhere;
-    `hosts` are addresses or names, without a port; `members` are the addresses of each isolation network's members."""
+    `hosts` are addresses or names, without a port; `members` are the addresses of each isolation network's members.
+    `signer` is the key that signed it, in hexadecimal digits, "" for a version that does not sign; `sequence` grows
+    with everything that the node says."""
 
     identity: str
     name: str
@@ -79,6 +81,8 @@ class NodeDoc(msgspec.Struct, frozen=True, kw_only=True):
     dedicated: dict[str, Dedicated] = {}
     members: dict[str, tuple[str, ...]] = {}
     version: str = ""
+    signer: str = ""
+    sequence: int = 0
 
 
 class Slot(msgspec.Struct, frozen=True):
@@ -86,6 +90,14 @@ class Slot(msgspec.Struct, frozen=True):
 
     owner: str
     use: str
+
+
+class SignedSlot(msgspec.Struct, frozen=True):
+    """A slot as the store has it; `signer` as in `NodeDoc`."""
+
+    owner: str
+    use: str
+    signer: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,7 +113,11 @@ class Keys:
         return f"{self.base}slot/{cidr.replace('/', '_')}"
 
     def key(self, public_key: str) -> str:
-        return f"{self.base}key/{keys.decode(public_key).hex()}"
+        return self.named_key(hexadecimal(public_key))
+
+    def named_key(self, name: str) -> str:
+        """By the key's hexadecimal digits."""
+        return f"{self.base}key/{name}"
 
     def node(self, identity: str) -> str:
         return f"{self.base}node/{identity}"
@@ -111,6 +127,16 @@ def every_cidr(doc: NodeDoc) -> tuple[str, ...]:
     """All that a node says is behind it."""
     apart = (cidr for each in doc.dedicated.values() for cidr in each.subnets)
     return tuple(dict.fromkeys((*doc.slices, *doc.subnets, *apart)))
+
+
+def claims_of(doc: NodeDoc) -> tuple[str, ...]:
+    """What a node must have claimed for all that it says: CIDRs, and keys in hexadecimal digits."""
+    return (*every_cidr(doc), *map(hexadecimal, every_key(doc)))
+
+
+def hexadecimal(public_key: str) -> str:
+    """A WireGuard key as the store names it. Raises ValueError."""
+    return keys.decode(public_key).hex()
 
 
 def every_key(doc: NodeDoc) -> tuple[str, ...]:
@@ -142,7 +168,7 @@ def read_holder(name: str, value: bytes) -> tuple[str, str]:
     return name, read_identity(value)
 
 
-def read_slot(name: str, value: bytes) -> tuple[str, Slot]:
+def read_slot(name: str, value: bytes) -> tuple[str, SignedSlot]:
     """The record `slot/<name>`: (CIDR, slot). Raises ValueError."""
     network = network_of(name.replace("_", "/"), strict=True)
     cidr = str(network)
@@ -150,7 +176,7 @@ def read_slot(name: str, value: bytes) -> tuple[str, Slot]:
         raise ValueError(f"the key is not in the form {cidr.replace('/', '_')}")
     if not is_slot(cidr):
         raise ValueError(f"a slot is a /{SLICE_PREFIX[network.version]}, not a /{network.prefixlen}")
-    slot = decoded("slot", value, Slot)
+    slot = decoded("slot", value, SignedSlot)
     check_identity(slot.owner)
     check_name("use", slot.use, LONGEST_NAME + len(SERVICE))
     return cidr, slot
@@ -179,7 +205,7 @@ def decoded(kind: str, value: bytes, shape: type[T]) -> T:
 def check_size(kind: str, value: bytes) -> None:
     """Raises ValueError for a value that is larger than any of its kind."""
     if len(value) > LARGEST[kind]:
-        raise ValueError(f"{len(value)} bytes, at most {LARGEST[kind]} are read")
+        raise ValueError(f"{len(value)} bytes, of a {kind} at most {LARGEST[kind]} are read")
 
 
 def check_depth(value: bytes) -> None:
@@ -232,7 +258,9 @@ def check_node(doc: NodeDoc) -> None:
             raise ValueError(f"{count} {what}, at most {MOST[what]} are read")
     if not 0 <= doc.node_id < 1 << 64:
         raise ValueError(f"node_id: {doc.node_id} is not between 0 and {(1 << 64) - 1}")
-    for what, text in (("name", doc.name), ("place", doc.place), ("version", doc.version)):
+    if not 0 <= doc.sequence < 1 << 63:
+        raise ValueError(f"sequence: {doc.sequence} is not between 0 and {(1 << 63) - 1}")
+    for what, text in (("name", doc.name), ("place", doc.place), ("version", doc.version), ("signer", doc.signer)):
         check_name(what, text)
     for what, names in (("a service", doc.dedicated), ("a network", doc.members)):
         for name in names:
@@ -243,6 +271,38 @@ def check_node(doc: NodeDoc) -> None:
     for host in doc.hosts:
         _check_host(host)
     _check_members(doc.members.values())
+
+
+def publishable(doc: NodeDoc) -> tuple[NodeDoc, tuple[str, ...]]:
+    """The document as other nodes read it, and what must be left out for that: what is too much, and names that are too
+    long or cannot be printed."""
+    left: list[str] = []
+    members: dict[str, tuple[str, ...]] = {}
+    room = MOST["members"]
+    for network, addresses in doc.members.items():
+        if not _is_name(network) or len(members) >= MOST["networks"] or len(addresses) > room:
+            left.append(f"the members of the network {network[:40]!a}")
+            continue
+        members[network] = addresses
+        room -= len(addresses)
+    dedicated = {name: each for name, each in doc.dedicated.items() if _is_name(name)}
+    left += [f"the service {name[:40]!a}" for name in doc.dedicated.keys() - dedicated.keys()]
+    room = max(0, MOST["subnets"] - sum(len(each.subnets) for each in dedicated.values()))
+    left += [f"the subnet {cidr}" for cidr in doc.subnets[room:]]
+    hosts = doc.hosts[: MOST["hosts"]]
+    left += [f"the endpoint {host[:40]!a}" for host in doc.hosts[len(hosts) :]]
+    if not left:
+        return doc, ()
+    short = msgspec.structs.replace(doc, members=members, dedicated=dedicated, subnets=doc.subnets[:room], hosts=hosts)
+    return short, tuple(left)
+
+
+def _is_name(text: str) -> bool:
+    try:
+        check_name("", text)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_devices(doc: NodeDoc) -> None:
