@@ -1,7 +1,7 @@
-"""nftables: run a text as one transaction, and read a table back.
+"""nftables: carry out rules (text) and elements (values) as one transaction, and read a table back.
 
-`Nft` is libnftables by ctypes: nft(8)'s own library, 0.2 ms a call where starting the program costs 4. Texts of only
-elements go to the kernel without it (nft_elements). Texts are written elsewhere; nothing here knows what a rule means.
+`Nft` is libnftables by ctypes: nft(8)'s own library, 0.2 ms a call where starting the program costs 4. Elements
+alone go to the kernel without it (nft_elements). Texts are written elsewhere; nothing here knows what a rule means.
 Never `flush ruleset`: other tables are other people's.
 """
 
@@ -20,6 +20,7 @@ from typing import Any
 
 from cni.errors import FenceFailed
 from cni.host import netns, nft_dump, nft_elements, nft_rules, nft_shape
+from cni.host.nft_elements import Change
 
 SONAME = "libnftables.so.1"
 _JSON_OUTPUT, _TERSE = 1 << 4, 1 << 11  # NFT_CTX_OUTPUT_... (nftables/libnftables.h)
@@ -60,26 +61,36 @@ class Nft:
                 self._dumper.close()
                 os.close(self._home)
 
-    def run(self, text: str) -> None:
-        """Apply `text` whole or not at all; an empty one changes nothing. Raises NftError with the refusal's words."""
-        elements = nft_elements.parse(text)
-        if elements is None:
-            self._changing.call(text)
-        else:
-            self._change(elements)
+    def run(self, *parts: str | Change) -> None:
+        """Carry out the parts, in order, whole or not at all; empty ones change nothing.
 
-    def absent(self, text: str) -> list[str]:
-        """Those lines of an element text (`add element ...`) that are not in force; a missing table misses them all.
-
-        The cost does not grow with what else there is. Raises NftError, and for any other text ValueError.
+        Beside another part, what a change takes away must be there. Raises NftError with the refusal's words.
         """
-        elements = nft_elements.parse(text)
-        if elements is None:
-            raise ValueError("not a text of elements")
+        todo = [part for part in parts if part]
+        if len(todo) == 1 and isinstance(todo[0], Change):
+            self.apply(todo[0])
+        elif todo:
+            self._changing.call("".join(part.text() if isinstance(part, Change) else part for part in todo))
+
+    def apply(self, change: Change) -> None:
+        """Carry out a change of elements, whole or not at all; what is taken away need not be there.
+
+        With ranges libnftables does it, and refuses to take away what is not there. Raises NftError.
+        """
+        if change.has_ranges:
+            self._changing.call(change.text())
+        elif change:
+            self._change(change)
+
+    def absent(self, change: Change) -> list[str]:
+        """What `change` adds and is not in force, as lines of nft's language; a missing table misses it all.
+
+        The cost does not grow with what else there is. Raises NftError.
+        """
         with self._elements_lock:
             self._ensure_open()
             try:
-                return [e.line for e in elements if not e.destroy and not self._elements.has(e)]
+                return [change.adding(e) for e in change.add if not self._elements.has(change.table, e)]
             except OSError as error:
                 raise NftError("nftables could not be read", str(error)) from error
 
@@ -149,11 +160,11 @@ class Nft:
         """Every chain of every table on the machine (`list chains`): who else filters here. Raises NftError."""
         return self._list("list chains") or {"nftables": []}
 
-    def _change(self, elements: list[nft_elements.Element]) -> None:
+    def _change(self, change: Change) -> None:
         with self._elements_lock:
             self._ensure_open()
             try:
-                self._elements.apply(elements)
+                self._elements.apply(change)
             except nft_elements.Refused as error:
                 raise NftError("nftables refused a change", f"{error.strerror}: {error.line}") from error
             except (ValueError, OSError) as error:

@@ -1,15 +1,12 @@
 """Set and map elements of nftables, packed by hand: what an attach changes, at a cost that does not grow.
 
 libnftables reads every set and chain on the machine before it adds one element (1.5 ms with 200 networks, and other
-people's tables count as well); the kernel's own message needs nothing but names (0.05 to 0.25 ms). So a text made of
-nothing but lines
+people's tables count as well); the kernel's own message needs nothing but names (0.05 to 0.25 ms). A `Change` goes to
+nfnetlink from here, as one transaction.
 
-    add element FAMILY TABLE SET { KEY [: VERDICT] }
-    destroy element FAMILY TABLE SET { KEY [: VERDICT] }
-
-goes to nfnetlink from here, as one transaction. A KEY is parts joined by " . "; a part says by its form what it is:
-"name" an interface, a MAC, an IPv4 or IPv6 address, 0x... raw bytes. `destroy` is `delete` that forgives what is not
-there (nft 1.0.7 and Linux 6.3 have it; on older kernels we do it in two steps).
+A key is parts joined by " . "; a part says by its form what it is: "name" an interface, a MAC, an IPv4 or IPv6 address,
+0x... raw bytes. `destroy` is `delete` that forgives what is not there (nft 1.0.7 and Linux 6.3 have it; on older
+kernels we do it in two steps).
 """
 
 from __future__ import annotations
@@ -21,6 +18,7 @@ import socket
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from cni.host import nlmsg
 from cni.host.nlmsg import attribute, message, nested, nfgen, text
@@ -35,48 +33,64 @@ _BEGIN, _END = 0x10, 0x11
 _IFNAME = 16
 
 _MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")  # six groups are no IPv6 address; `fd00:200:0:77::50` is one
-_LINE = re.compile(r"(add|destroy) element (\w+) (\S+) (\S+) \{ (.+?)(?: : (\w+)(?: (\S+))?)? \}")
 
 
 class Refused(OSError):
-    """The kernel took none of the transaction; `line` is the first line it refused."""
+    """The kernel took none of the transaction; `line` is the first change it refused, as nft would write it."""
 
     def __init__(self, code: int, line: str) -> None:
         super().__init__(code, os.strerror(code))
         self.line = line
 
 
-@dataclass(frozen=True)
-class Element:
-    """One line: what to do to which key of which set; `verdict` and `chain` are a map's."""
+class Element(NamedTuple):
+    """One element of a set or map: its key, and for a map where it leads ("goto CHAIN", "drop")."""
 
-    destroy: bool
     family: str
-    table: str
     set: str
     key: str
     verdict: str = ""
-    chain: str = ""
-    line: str = ""
 
     @property
-    def place(self) -> tuple[str, str, str, str]:
-        """What makes two lines speak of the same element."""
-        return (self.family, self.table, self.set, self.key)
+    def place(self) -> tuple[str, str, str]:
+        """What two elements cannot share."""
+        return self[:3]
+
+    @property
+    def is_range(self) -> bool:
+        """Whether it is a network or a range, which is two elements to the kernel."""
+        return not self.key.startswith('"') and ("/" in self.key or "-" in self.key)
 
 
-def parse(lines: str) -> list[Element] | None:
-    """The elements of `lines`, or None if it holds anything else and libnftables must read it."""
-    elements = []
-    for line in lines.splitlines():
-        if not line.strip():
-            continue
-        found = _LINE.fullmatch(line)
-        if found is None or "/" in line:  # a CIDR is two elements to the kernel: libnftables does that
-            return None
-        verb, family, table, name, key, verdict, chain = found.groups()
-        elements.append(Element(verb == "destroy", family, table, name, key, verdict or "", chain or "", line))
-    return elements or None
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Elements of one table's sets, in each family: `take` away, present or not, then `add`. One transaction."""
+
+    table: str
+    take: tuple[Element, ...] = ()
+    add: tuple[Element, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.take or self.add)
+
+    @property
+    def has_ranges(self) -> bool:
+        """Whether libnftables must do it."""
+        return any(element.is_range for element in (*self.take, *self.add))
+
+    def text(self) -> str:
+        """The same in nft's language, where what is taken away must be there: not every version has `destroy`."""
+        lines = [_line("delete", self.table, element) for element in self.take]
+        return "".join(f"{line}\n" for line in [*lines, *map(self.adding, self.add)])
+
+    def adding(self, element: Element) -> str:
+        """The line of an element that is added."""
+        return _line("add", self.table, element)
+
+
+def _line(verb: str, table: str, element: Element) -> str:
+    leads = f" : {element.verdict}" if verb == "add" and element.verdict else ""
+    return f"{verb} element {element.family} {table} {element.set} {{ {element.key}{leads} }}"
 
 
 def pack_key(key: str) -> bytes:
@@ -119,16 +133,16 @@ class Elements:
         """Give the socket back."""
         self._socket.close()
 
-    def apply(self, elements: list[Element]) -> None:
-        """Make all of it so, or none. Raises Refused, ValueError."""
+    def apply(self, change: Change) -> None:
+        """Make all of it so, or none; `change` has no ranges. Raises Refused, ValueError."""
         if self._destroys is not False:
-            errors = self._send([(DESTROYSETELEM if e.destroy else NEWSETELEM, e) for e in elements])
-            unknown = any(e.destroy and errors.get(i) == errno.EINVAL for i, e in enumerate(elements))
-            if not unknown:
-                self._destroys = self._destroys or any(e.destroy for e in elements) or None
-                return _raise_first(errors, elements)
+            todo = [*((DESTROYSETELEM, e) for e in change.take), *((NEWSETELEM, e) for e in change.add)]
+            errors = self._send(change.table, todo)
+            if not any(errors.get(i) == errno.EINVAL for i in range(len(change.take))):
+                self._destroys = self._destroys or bool(change.take) or None
+                return _raise_first(errors, change.table, todo)
             self._destroys = False
-        return self._apply_without_destroy(elements)
+        return self._apply_without_destroy(change)
 
     @property
     def portid(self) -> int:
@@ -149,10 +163,9 @@ class Elements:
         if errors:
             raise nlmsg.failed(next(iter(errors.values())))
 
-    def has(self, element: Element) -> bool:
+    def has(self, table: str, element: Element) -> bool:
         """Whether the element is in force, a map's with its verdict. Raises Refused for anything but "not there"."""
-        body = nfgen(FAMILIES[element.family]) + _body(GETSETELEM, element)
-        self._socket.send(message(_SUBSYSTEM << 8 | GETSETELEM, nlmsg.ACK, 1, body))
+        self._socket.send(_request(GETSETELEM, nlmsg.ACK, 1, table, element))
         code, answer = 0, b""
         for data in nlmsg.at_hand(self._socket):
             for kind, _, _, _, start, end in nlmsg.messages(data):
@@ -161,8 +174,8 @@ class Elements:
                 else:
                     answer += data[start:end]
         if code not in (0, errno.ENOENT):
-            raise Refused(code, element.line)
-        return not code and (not element.verdict or _verdict(element) in answer)
+            raise Refused(code, _line("add", table, element))
+        return not code and (not element.verdict or _verdict(element.verdict) in answer)
 
     def generation(self) -> int:
         """A number that changes with every change anybody makes to nftables in this namespace. Raises OSError."""
@@ -173,30 +186,30 @@ class Elements:
                 return int.from_bytes(nlmsg.attributes(data[start:end], nlmsg.NFGEN)[1], "big")
         raise OSError(errno.EPROTO, "the kernel does not tell nftables' generation")
 
-    def _apply_without_destroy(self, elements: list[Element]) -> None:
+    def _apply_without_destroy(self, change: Change) -> None:
         """For Linux before 6.3: leave out what is not there, and take out of the way only what is in the way."""
-        added = {e.place for e in elements if not e.destroy}
-        todo = [e for e in elements if not e.destroy or e.place not in added]
+        added = {e.place for e in change.add}
+        todo = [(DELSETELEM, e) for e in change.take if e.place not in added]
+        todo += [(NEWSETELEM, e) for e in change.add]
         for _ in range(3):  # each round a transaction of its own kind of surprise: missing, in the way, both
-            errors = self._send([(DELSETELEM if e.destroy else NEWSETELEM, e) for e in todo])
-            missing = {i for i, code in errors.items() if code == errno.ENOENT and i >= 0 and todo[i].destroy}
-            taken = {i for i, code in errors.items() if code == errno.EEXIST and i >= 0 and todo[i].verdict}
-            if not errors or not (missing or taken):
-                return _raise_first(errors, todo)
-            in_the_way = [_destroying(todo[i]) for i in sorted(taken)]
-            todo = in_the_way + [e for i, e in enumerate(todo) if i not in missing]
-        return _raise_first(errors, todo)
+            errors = self._send(change.table, todo)
+            refused = [(i, code, *todo[i]) for i, code in sorted(errors.items()) if i >= 0]
+            missing = {i for i, code, kind, _ in refused if code == errno.ENOENT and kind == DELSETELEM}
+            in_the_way = [(DELSETELEM, e) for _, code, _, e in refused if code == errno.EEXIST and e.verdict]
+            if not (missing or in_the_way):
+                return _raise_first(errors, change.table, todo)
+            todo = in_the_way + [each for i, each in enumerate(todo) if i not in missing]
+        return _raise_first(errors, change.table, todo)
 
-    def _send(self, changes: list[tuple[int, Element]]) -> dict[int, int]:
+    def _send(self, table: str, todo: list[tuple[int, Element]]) -> dict[int, int]:
         """One batch; what the kernel refused, by position (-1: the batch as a whole). Empty: it is in force."""
-        if not changes:
+        if not todo:
             return {}
-        last = len(changes) - 1
+        last = len(todo) - 1
         messages = [message(_BEGIN, 0, 0, nfgen(0, _SUBSYSTEM))]
-        for i, (kind, element) in enumerate(changes):
+        for i, (kind, element) in enumerate(todo):
             flags = (nlmsg.CREATE if kind == NEWSETELEM else 0) | (nlmsg.ACK if i == last else 0)
-            family = FAMILIES[element.family]
-            messages.append(message(_SUBSYSTEM << 8 | kind, flags, i + 1, nfgen(family) + _body(kind, element)))
+            messages.append(_request(kind, flags, i + 1, table, element))
         messages.append(message(_END, 0, last + 2, nfgen(0, _SUBSYSTEM)))
         batch = b"".join(messages)
         self._make_room(len(batch))
@@ -219,31 +232,30 @@ class Elements:
         return errors
 
 
-def pack(lines: str) -> bytes:
-    """The messages that add what a text of `add element` lines names, for `Elements.refill`. Raises ValueError."""
-    return b"".join(
-        message(_SUBSYSTEM << 8 | NEWSETELEM, nlmsg.CREATE, 1, nfgen(FAMILIES[e.family]) + _body(NEWSETELEM, e))
-        for e in parse(lines) or ()
-        if not e.destroy
+def pack(change: Change) -> bytes:
+    """The messages that add what `change` adds, for `Elements.refill`. Raises ValueError for a key of no known form."""
+    return b"".join(_request(NEWSETELEM, nlmsg.CREATE, 1, change.table, element) for element in change.add)
+
+
+def _raise_first(errors: dict[int, int], table: str, todo: list[tuple[int, Element]]) -> None:
+    for i, code in sorted(errors.items()):
+        if i < 0:
+            raise Refused(code, "the transaction")
+        kind, element = todo[i]
+        raise Refused(code, _line("add" if kind == NEWSETELEM else "destroy", table, element))
+
+
+def _request(kind: int, flags: int, seq: int, table: str, element: Element) -> bytes:
+    content = nested(1, attribute(1, pack_key(element.key)))
+    if element.verdict and kind == NEWSETELEM:
+        content += nested(2, nested(2, _verdict(element.verdict)))
+    names = text(1, table) + text(2, element.set)
+    return message(
+        _SUBSYSTEM << 8 | kind, flags, seq, nfgen(FAMILIES[element.family]) + names + nested(3, nested(1, content))
     )
 
 
-def _destroying(element: Element) -> Element:
-    return Element(True, *element.place, line=element.line)
-
-
-def _raise_first(errors: dict[int, int], elements: list[Element]) -> None:
-    for i, code in sorted(errors.items()):
-        raise Refused(code, elements[i].line if i >= 0 else "the transaction")
-
-
-def _body(kind: int, element: Element) -> bytes:
-    content = nested(1, attribute(1, pack_key(element.key)))
-    if element.verdict and kind == NEWSETELEM:
-        content += nested(2, nested(2, _verdict(element)))
-    return text(1, element.table) + text(2, element.set) + nested(3, nested(1, content))
-
-
-def _verdict(element: Element) -> bytes:
-    code = attribute(1, struct.pack(">i", _VERDICTS[element.verdict]))
-    return code + (text(2, element.chain) if element.chain else b"")
+def _verdict(verdict: str) -> bytes:
+    verb, _, chain = verdict.partition(" ")
+    code = attribute(1, struct.pack(">i", _VERDICTS[verb]))
+    return code + (text(2, chain) if chain else b"")

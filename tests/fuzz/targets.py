@@ -22,7 +22,7 @@ from cni.daemon.mesh.belief import believe
 from cni.daemon.mesh.endpoints import split_endpoint
 from cni.daemon.mesh.etcd_wire import EtcdError
 from cni.errors import CniError
-from cni.host import addressing, links, netlink, nft_elements, published, wg_uapi
+from cni.host import addressing, links, netlink, published, wg_uapi
 from cni.overlay import wire
 from cni.overlay.address import network
 from cni.overlay.errors import CodecError, FrameTooLarge, TruncatedFrame
@@ -292,9 +292,8 @@ def _plausible(kind: int, attribute: int, value: bytes, size: int) -> bytes:
 
 
 def nat_listing(data: bytes) -> None:
-    """The host's translations, which other programs wrote: iptables' lines and nft's JSON."""
+    """The host's translations, which other programs wrote: iptables' lines."""
     published.from_iptables(data.decode(errors="replace"))
-    nft_elements.parse(data.decode(errors="replace"))
 
 
 def peer_endpoint(data: bytes) -> None:

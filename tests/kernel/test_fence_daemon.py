@@ -281,8 +281,8 @@ def elements(node: Fenced, name: str) -> list[str]:
     mac = next(each["mac"] for each in node.results[name]["interfaces"] if each.get("sandbox"))
     bridge = next(each["name"] for each in node.results[name]["interfaces"] if each["name"].endswith("-b"))
     addresses = tuple(node.address(name, version) for version in (4, 6))
-    text = fence.admit(Port(veths[0]["name"], bridge, mac, addresses, name.rstrip("0123456789")))
-    return [line for line in text.splitlines() if line.startswith("add element")]
+    change = fence.admit(Port(veths[0]["name"], bridge, mac, addresses, name.rstrip("0123456789")))
+    return [line for line in change.text().splitlines() if line.startswith("add element")]
 
 
 def test_check_notices_any_missing_element(node: Fenced) -> None:

@@ -14,9 +14,10 @@ from cni.daemon.fence import compare as fence_compare
 from cni.daemon.fence import texts as fence
 from cni.daemon.fence.compare import Wanted
 from cni.daemon.fence.elements import of_port
-from cni.daemon.fence.values import FLAT, Bridge, Node, Port, Remote, chain_of, link_local, quoted
+from cni.daemon.fence.values import FLAT, TABLE, Bridge, Node, Port, Remote, chain_of, link_local, quoted
 from cni.errors import FenceFailed
 from cni.host import iptables, nft_elements
+from cni.host.nft_elements import Change, Element
 
 NODE = Node(("10.200.0.0/16", "fd00:200::/48"), ("10.200.0.1", "fd00:200::1"), ("zl-a-1-g",))
 PORT = Port("zl-0123456789-v", "zl-a-1-web-b", "02:00:00:00:00:05", ("10.200.5.2", "fd00:200:0:5::2"), "red")
@@ -96,11 +97,10 @@ def test_link_local_is_the_kernels() -> None:
 
 def test_admit_and_expel_speak_of_the_same_elements() -> None:
     for port in (PORT, Port("veth-7-g", None, PORT.mac, ("10.200.0.9",)), Port("p", "b", PORT.mac, ("fd00::1",), "")):
-        admitted, expelled = nft_elements.parse(fence.admit(port)), nft_elements.parse(fence.expel(port))
-        assert admitted is not None
-        assert expelled is not None
-        assert {e.place for e in admitted if not e.destroy} == {e.place for e in expelled}
-        assert all(e.destroy for e in expelled)
+        admitted, expelled = fence.admit(port), fence.expel(port)
+        assert {e.place for e in admitted.add} == {e.place for e in expelled.take}
+        assert {e.place for e in admitted.take} == {e.place for e in admitted.add if e.verdict}
+        assert not expelled.add
 
 
 def test_only_the_flat_mesh_may_reach_the_host() -> None:
@@ -126,9 +126,9 @@ def test_our_packer_reads_what_we_write(
     name: str, bridge: str, mac: bytes, addresses: list[str], network: str | None
 ) -> None:
     port = Port(name, bridge, mac.hex(":"), tuple(addresses), network)
-    elements = nft_elements.parse(fence.admit(port))
-    assert elements is not None
-    for element in elements:
+    change = fence.admit(port)
+    assert not change.has_ranges
+    for element in (*change.take, *change.add):
         assert len(nft_elements.pack_key(element.key)) % 2 == 0
 
 
@@ -154,25 +154,31 @@ def test_a_key_of_no_known_form_is_refused(key: str) -> None:
         nft_elements.pack_key(key)
 
 
-def test_a_text_with_anything_else_is_left_to_libnftables() -> None:
-    line = 'add element inet t s { "lo" }\n'
-    assert nft_elements.parse(line) is not None
-    assert nft_elements.parse("\n" + line) is not None
-    for other in (
-        "",
-        "add table inet t\n",
-        line + "flush chain inet t c\n",
-        'add element inet t s { "lo", "eth0" }; x\n',
-    ):
-        assert nft_elements.parse(other) is None
+def test_a_change_says_in_nfts_language_what_it_packs() -> None:
+    name, leads = Element("bridge", "ports", '"zl-a-b"'), Element("inet", "net4", "10.0.0.1", "goto net_x")
+    change = Change("t", (leads,), (name, leads))
+    assert change.text() == (
+        "delete element inet t net4 { 10.0.0.1 }\n"
+        'add element bridge t ports { "zl-a-b" }\n'
+        "add element inet t net4 { 10.0.0.1 : goto net_x }\n"
+    )
+    assert change
+    assert not change.has_ranges
+    assert not Change("t")
+
+
+@pytest.mark.parametrize("key", ["10.0.0.0/8", "fd00::/64", "10.0.0.1-10.0.0.9"])
+def test_a_network_is_a_range_and_libnftables_does_it(key: str) -> None:
+    assert Change("t", add=(Element("inet", "far4", key),)).has_ranges
 
 
 def test_the_whole_is_the_old_ones_end_and_the_new_ones_beginning() -> None:
     wanted = Wanted(NODE, (Bridge("b", "02:00:00:00:00:01"),), (PORT,), (Remote("blue", frozenset({"10.200.40.2"})),))
     text = fence_compare.whole(wanted)
+    lines = text.splitlines()
     assert text.startswith(fence.uninstall())
     for element in wanted.elements():
-        assert element.add() in text
+        assert Change(TABLE, add=(element,)).text().strip() in lines
     assert wanted.networks() == ["blue", "red"]
 
 

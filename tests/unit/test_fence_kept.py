@@ -12,7 +12,7 @@ from cni.daemon.fence.believed import MAX_NETWORKS, believed, without
 from cni.daemon.fence.repairs import BRIEF, LASTS, Pace, Repairs
 from cni.daemon.fence.values import TABLE, Edge, Node, Port, Remote, chain_of
 from cni.daemon.fence.views import Beyond, change_of_remotes
-from cni.host import netconf, nft_elements, xtables
+from cni.host import netconf, nft_elements, nlmsg, xtables
 from cni.host.nft_news import Interest, News, gather
 from cni.host.nft_rules import ChainSeen, RuleSeen, TableSeen
 
@@ -116,9 +116,9 @@ def test_an_address_that_changes_networks_is_never_in_none():
         after = Beyond(remotes=(Remote(two, frozenset({"10.200.64.3"})),))
         created, change, forgotten = change_of_remotes(before, after, lambda name: False)
         assert (created, forgotten) == (texts.create_network(two), texts.forget_network(one))
-        lines = change.splitlines()
+        lines = change.text().splitlines()
         assert [line for line in lines if "closed4" in line] == [f"add element inet {TABLE} closed4 {{ 10.200.64.3 }}"]
-        assert f"destroy element inet {TABLE} {chain_of(one)}_m4 {{ 10.200.64.3 }}" in lines
+        assert f"delete element inet {TABLE} {chain_of(one)}_m4 {{ 10.200.64.3 }}" in lines
         assert f"add element inet {TABLE} net4 {{ 10.200.64.3 : goto {chain_of(two)} }}" in lines
 
 
@@ -135,16 +135,16 @@ WANTED = compare.Wanted(
 
 def test_what_others_say_is_in_no_transaction_of_this_node():
     assert "10.200.64.3" not in compare.whole(WANTED.local())
-    said = dict(compare.records(None, WANTED))
+    said = {record.whose: record for record in compare.records(None, WANTED)}
     assert set(said) == {"network 'red'", "network 'far'"}
-    assert texts.create_network("far") in said["network 'far'"]
-    assert "chain" not in said["network 'red'"].replace(chain_of("red"), ""), "it is there for the node's own port"
+    assert said["network 'far'"].rules == texts.create_network("far")
+    assert said["network 'red'"].rules == "", "it is there for the node's own port"
 
 
 def test_a_refill_holds_all_of_a_port():
-    text = "".join(f"{element.add()}\n" for element in elements.of_port(PORT))
-    packed = nft_elements.pack(text)
-    assert packed.count(struct.pack("=H", 10 << 8 | 12)) >= len(elements.of_port(PORT))
+    packed = nft_elements.pack(elements.change(add=elements.of_port(PORT)))
+    kinds = [found.type for found in nlmsg.messages(packed)]
+    assert kinds == [10 << 8 | nft_elements.NEWSETELEM] * len(elements.of_port(PORT))
 
 
 # --- what differs ---------------------------------------------------------------------------------------------------

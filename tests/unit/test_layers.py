@@ -113,6 +113,8 @@ SHAPES = {
     "Interface",
     "Network",
     "Address",
+    "Change",
+    "Element",
     "RTN_UNICAST",
     "RTN_LOCAL",
     "OUR_PROTO",
@@ -250,7 +252,7 @@ def test_of_the_daemon_the_tool_reads_settings_and_overlaps_alone():
 def test_a_decider_does_nothing_but_decide(module):
     for each in (each for each in IMPORTS if each.importer == module and not each.typing_only):
         if is_ours(each.imported) and not is_one_of(each.imported, DECIDERS_MAY):
-            assert each.imported in ("cni", "cni.host.links", "cni.host.ports"), each
+            assert each.imported in ("cni", "cni.host.links", "cni.host.ports", "cni.host.nft_elements"), each
         assert each.imported.partition(".")[0] not in DOING, each
     taken = {
         alias.name

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from cni.daemon.books.records import Attachment
 from cni.daemon.books.state import State
-from cni.daemon.fence import compare, texts
+from cni.daemon.fence import compare, elements, texts
 from cni.daemon.fence.believed import believed, without
 from cni.daemon.fence.loader import Loader
 from cni.daemon.fence.repairs import Repairs
@@ -33,6 +33,7 @@ from cni.daemon.settings import Settings
 from cni.errors import FenceFailed
 from cni.host import iptables
 from cni.host.nft import Nft
+from cni.host.nft_elements import Change
 
 log = logging.getLogger(__name__)
 
@@ -203,7 +204,7 @@ class Barrier:
             wrong = compare.faults(listing, local, alone=False)
             if wrong:
                 loader.run(compare.reload(listing, local))
-            loader.run("".join(f"{element.add()}\n" for element in local.elements()))
+            loader.run(elements.change(add=local.elements()))
             loader.add_records(compare.records(None if wrong else listing, wanted))
             return bool(wrong)
         changed = loader.mend_elements(listing, wanted)
@@ -369,8 +370,8 @@ class Barrier:
                     self._node_loaded = after.node
                 else:
                     old, new = (Beyond(remotes=each.remotes) for each in (before, after))
-                    for text in change_of_remotes(old, new, lambda network: self._networks[network] > 0):
-                        loader.run(text)
+                    for part in change_of_remotes(old, new, lambda network: self._networks[network] > 0):
+                        loader.run(part)
             except FenceFailed as error:
                 log.warning("members on other nodes are compared one by one: %s: %s", error.msg, error.details)
                 loader.add_records(compare.records(None, after))
@@ -385,26 +386,26 @@ class Barrier:
         except FenceFailed as error:
             return [f"{error.msg}: {error.details}"]
 
-    def _run(self, text: str) -> None:
+    def _run(self, part: str | Change) -> None:
         loader = self._loader
         if loader is None or self._trouble:
             raise FenceFailed("the isolation fence cannot be put in force", self._trouble)
         try:
-            loader.run(text)
+            loader.run(part)
         except FenceFailed:
             if not self._alone() or not loader.faults(self._wanted()):
                 raise
             log.warning("another program changed the fence's tables; they are put right before they are added to")
             loader.mend_rules(self._wanted())
             self._repairs.happened("")
-            loader.run(text)
+            loader.run(part)
 
-    def _try(self, text: str) -> None:
+    def _try(self, part: str | Change) -> None:
         """A removal that fails leaves an element too many: closed for others, mended by the next load."""
         if self._loader is None or self._trouble:
             return
         try:
-            self._loader.run(text)
+            self._loader.run(part)
         except FenceFailed as error:
             log.warning("could not remove fence elements: %s", error.details)
 

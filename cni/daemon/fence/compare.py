@@ -1,4 +1,4 @@
-"""What the kernel has beside what it should have: faults to report, and the text that mends them in place.
+"""What the kernel has beside what it should have: faults to report, and what mends them in place.
 
 A listing is what `Nft.list_table` gave for each family: `{"bridge": ... or None, "inet": ... or None}`, as
 libnftables-json(5) describes. Rules are compared by their names in order, and all their text by the tables' marker
@@ -10,12 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from cni.daemon.fence import elements, texts
-from cni.daemon.fence.elements import Element
 from cni.daemon.fence.rules import NETWORK_SETS, SETS, Chain, edge_chain, network_chains
 from cni.daemon.fence.values import TABLE, Bridge, Edge, Node, Port, Remote, chain_of, raw
+from cni.host.nft_elements import Change, Element
 
 # The length in octets of the raw part of a set's key, where it has one.
 OCTETS = {name: int(bits) // 8 for *_, name, of in SETS for bits in re.findall(r"@\w+,\d+,(\d+)", of)}
@@ -88,22 +88,22 @@ def faults(listing: Listing, wanted: Wanted, alone: bool = True) -> list[str]:
     ] + others
 
 
-def compare(listing: Listing, wanted: Wanted, ours: Wanted | None = None) -> str | None:
-    """The text that makes the kernel as `wanted` says, in one transaction; None if it is so already.
+def compare(listing: Listing, wanted: Wanted, ours: Wanted | None = None) -> list[str | Change]:
+    """What makes the kernel as `wanted` says, the parts of one transaction; none if it is so already.
 
     Needs a full listing. What is right is left alone, so nothing is open meanwhile and no flow of a member ends.
     With `ours` only that part of `wanted` is added, and `records` gives the rest; what is not wanted goes all the same.
     """
     ours = ours or wanted
     if _must_rebuild(listing):
-        return whole(ours)
+        return [whole(ours)]
     lines = [reload(listing, ours)] if faults(listing, replace(ours, edges=())) else []
     too_many, too_few = _difference(listing, wanted.elements())
     if ours is not wanted:
         added = frozenset(ours.elements())
         too_few = [each for each in too_few if each in added]
     if lines:
-        too_many = [each for each in too_many if each[1] not in texts.REFILLED]
+        too_many = [each for each in too_many if each.set not in texts.REFILLED]
         too_few = [each for each in too_few if each.set not in texts.REFILLED]
     have = _rules(listing)
     chains = [(edge, edge_chain(edge)) for edge in ours.edges]
@@ -111,20 +111,24 @@ def compare(listing: Listing, wanted: Wanted, ours: Wanted | None = None) -> str
         lines += [texts.create_edge(e) for e, c in chains if have.get(("inet", c.name)) != (None, c.rule_names())]
     known = {chain_of(name) for name in (None, *wanted.networks())} | {edge_chain(edge).name for edge in wanted.edges}
     stale = sorted(_network_chains(listing) - known)
-    ranges = any(name in RANGES for _, name, _ in too_many) or any(each.set in RANGES for each in too_few)
-    # Alone, they take the short way (host/nft_elements.py), which knows no ranges.
-    verb = "delete" if lines or stale or ranges else "destroy"
-    lines += [f"{verb} element {family} {TABLE} {name} {{ {key} }}\n" for family, name, key in too_many]
-    lines += [f"{element.add()}\n" for element in too_few]
-    lines += [texts.forget_chain(name) for name in stale]
-    return "".join(lines) or None
+    parts: list[str | Change] = [
+        *lines,
+        elements.change(too_many, too_few),
+        *(texts.forget_chain(name) for name in stale),
+    ]
+    return [part for part in parts if part]
 
 
-def records(listing: Listing | None, wanted: Wanted) -> list[tuple[str, str]]:
-    """What is missing of each network's members elsewhere and of each edge peer: (whose, the text that adds it).
+class Record(NamedTuple):
+    """What others say, in a transaction of its own: whose it is, the chains it needs, and its members."""
 
-    Each text is a transaction of its own. Without a listing all of it is missing.
-    """
+    whose: str
+    rules: str
+    members: Change
+
+
+def records(listing: Listing | None, wanted: Wanted) -> list[Record]:
+    """What is missing of each network's members elsewhere and of each edge peer. Without a listing all of it is."""
     here = {port.network for port in wanted.ports}
     missing, rules = None, {}
     if listing is not None:
@@ -134,31 +138,25 @@ def records(listing: Listing | None, wanted: Wanted) -> list[tuple[str, str]]:
         chain = chain_of(remote.network)
         there = all((family, chain) in rules for family in texts.FAMILIES)
         made = "" if remote.network is None or remote.network in here or there else texts.create_network(remote.network)
-        found.append(
-            (
-                f"network {remote.network!r}",
-                made + _adding(elements.of_remote(remote.network, remote.addresses), missing),
-            )
-        )
+        members = _missing(elements.of_remote(remote.network, remote.addresses), missing)
+        found.append(Record(f"network {remote.network!r}", made, members))
     for edge in wanted.edges:
         own = edge_chain(edge)
         there = rules.get(("inet", own.name)) == (None, own.rule_names())
         made = "" if there else texts.create_edge(edge)
-        found.append((f"edge peer {edge.address}", made + _adding(elements.of_edge(edge), missing)))
-    return [(whose, text) for whose, text in found if text]
+        found.append(Record(f"edge peer {edge.address}", made, _missing(elements.of_edge(edge), missing)))
+    return [each for each in found if each.rules or each.members]
 
 
-def _adding(some: Iterable[Element], missing: frozenset[Element] | None) -> str:
-    return "".join(f"{each.add()}\n" for each in some if missing is None or each in missing)
+def _missing(some: Iterable[Element], missing: frozenset[Element] | None) -> Change:
+    return elements.change(add=(each for each in some if missing is None or each in missing))
 
 
-def mend_sets(listing: Listing, wanted: Wanted, sets: frozenset[tuple[str, str]]) -> str:
-    """The text that makes these sets, as (family, name), hold what they should; the listing has no others."""
-    too_many, too_few = _difference(listing, [each for each in wanted.elements() if (each.family, each.set) in sets])
-    ranges = any(name in RANGES for _, name, _ in too_many) or any(each.set in RANGES for each in too_few)
-    verb = "delete" if ranges else "destroy"
-    lines = [f"{verb} element {family} {TABLE} {name} {{ {key} }}\n" for family, name, key in too_many]
-    return "".join([*lines, *(f"{element.add()}\n" for element in too_few)])
+def mend_sets(listing: Listing, wanted: Wanted, sets: frozenset[tuple[str, str]]) -> Change:
+    """What makes these sets, as (family, name), hold what they should; the listing has no others."""
+    return elements.change(
+        *_difference(listing, [each for each in wanted.elements() if (each.family, each.set) in sets])
+    )
 
 
 def reload(listing: Listing, wanted: Wanted) -> str:
@@ -182,7 +180,7 @@ def whole(wanted: Wanted) -> str:
             texts.base(wanted.node),
             *(texts.create_network(name) for name in wanted.networks()),
             *(texts.create_edge(edge) for edge in wanted.edges),
-            *(f"{element.add()}\n" for element in wanted.elements()),
+            elements.change(add=wanted.elements()).text(),
         ]
     )
 
@@ -243,8 +241,8 @@ def _must_rebuild(listing: Listing) -> bool:
     return False
 
 
-def _difference(listing: Listing, wanted: Iterable[Element]) -> tuple[list[tuple[str, str, str]], list[Element]]:
-    """Elements to take away, as (family, set, key), and elements to add; a map's with another verdict are both."""
+def _difference(listing: Listing, wanted: Iterable[Element]) -> tuple[list[Element], list[Element]]:
+    """Elements to take away and elements to add; a map's with another verdict are both."""
     have: dict[tuple[str, str, Key], tuple[str, str]] = {}
     for family, kind, what in _objects(listing):
         if kind in ("set", "map"):
@@ -255,7 +253,7 @@ def _difference(listing: Listing, wanted: Iterable[Element]) -> tuple[list[tuple
                 have[family, what["name"], _canonical(key)] = (key, verdict)
     want = {(e.family, e.set, _canonical(e.key)): e for e in wanted}
     too_many = [
-        (*place[:2], key)
+        Element(place[0], place[1], key)
         for place, (key, verdict) in have.items()
         if place not in want or want[place].verdict != verdict
     ]

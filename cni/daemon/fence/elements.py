@@ -1,32 +1,17 @@
-"""Which elements of which sets a bridge, a port or a remote member is. Written so that nft_elements can pack them."""
+"""Which elements of which sets a bridge, a port or a remote member is."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from ipaddress import ip_address, ip_network
-from typing import NamedTuple
 
 from cni.daemon.fence.values import TABLE, Bridge, Edge, Node, Port, chain_of, link_local, quoted, raw, versions
+from cni.host.nft_elements import Change, Element
 
 
-class Element(NamedTuple):
-    """One element: its set, its key, and for a map where it leads."""
-
-    family: str
-    set: str
-    key: str
-    verdict: str = ""
-
-    def add(self) -> str:
-        """The line that makes it so."""
-        return f"add element {self.family} {TABLE} {self.set} {{ {self._body()} }}"
-
-    def destroy(self) -> str:
-        """The line that makes it not so."""
-        return f"destroy element {self.family} {TABLE} {self.set} {{ {self.key} }}"
-
-    def _body(self) -> str:
-        return f"{self.key} : {self.verdict}" if self.verdict else self.key
+def change(take: Iterable[Element] = (), add: Iterable[Element] = ()) -> Change:
+    """Take elements of our tables away, present or not, then add others; one transaction."""
+    return Change(TABLE, tuple(take), tuple(add))
 
 
 def of_node(node: Node) -> list[Element]:

@@ -22,6 +22,7 @@ from cni.daemon.fence.values import TABLE, Bridge, Node, Port, chain_of
 from cni.errors import FenceFailed
 from cni.host import nft_elements
 from cni.host.nft import Nft, rules_of
+from cni.host.nft_elements import Change
 from cni.host.nft_rules import Tables, TableSeen
 
 log = logging.getLogger(__name__)
@@ -50,12 +51,12 @@ class Loader:
 
     # --- transactions ------------------------------------------------------------------------------------------------
 
-    def run(self, text: str) -> None:
+    def run(self, *parts: str | Change) -> None:
         """One transaction. Raises FenceFailed."""
-        if text:
+        if any(parts):
             before = self.nft.generation()
             try:
-                self.nft.run(text)
+                self.nft.run(*parts)
             except FenceFailed:
                 self._all_at = -1  # what should be there is not: the next look compares everything
                 raise
@@ -200,7 +201,7 @@ class Loader:
             if packed is None and most > 0:
                 most -= 1
                 found = elements.of_bridge(each) if isinstance(each, Bridge) else elements.of_port(each)
-                packed = _pack(found)
+                packed = nft_elements.pack(elements.change(add=found))
             if packed is not None:
                 self._packed[each] = packed
         return len(self._packed) == len(every)
@@ -223,57 +224,47 @@ class Loader:
         for family, name in sorted(each for each in sets if _NAME.fullmatch(each[1])):
             found = self.nft.list_set(_KINDS.get((family, name), "set"), family, TABLE, name)
             listing[family]["nftables"] += found["nftables"] if found else []
-        text = compare.mend_sets(listing, wanted, sets)
-        self.run(text)
-        return bool(text)
+        change = compare.mend_sets(listing, wanted, sets)
+        self.run(change)
+        return bool(change)
 
     def mend_elements(self, listing: Listing, wanted: Wanted) -> bool:
         """Make all elements right, this node's first; True if something had to be changed. Raises FenceFailed."""
-        text = compare.compare(listing, wanted, wanted.local()) or ""
-        self.run(text)
-        anew = "add table " in text  # the rules, or all, were loaded again
+        parts = compare.compare(listing, wanted, wanted.local())
+        self.run(*parts)
+        anew = any(isinstance(part, str) and "add table " in part for part in parts)  # the rules were loaded again
         records = compare.records(None if anew else listing, wanted)
         self.add_records(records)
-        return bool(text or records)
+        return bool(parts or records)
 
-    def add_records(self, records: Iterable[tuple[str, str]]) -> None:
+    def add_records(self, records: Iterable[compare.Record]) -> None:
         """What others say, in transactions of its own: all at once, and where that is refused one by one. Never raises
         FenceFailed: what is refused is in `refused`."""
         records, self.refused = list(records), {}
-        rules = "".join(line for _, text in records for line in _lines(text, elements=False))
-        members = "".join(line for _, text in records for line in _lines(text, elements=True))
         try:
-            self.run(rules)
-            self.run(members)
+            self.run("".join(each.rules for each in records))
+            self.run(elements.change(add=(member for each in records for member in each.members.add)))
             return
         except FenceFailed:
             pass
-        for whose, text in records:
+        for whose, rules, members in records:
             try:
-                self.run(text)
+                self.run(rules, members)
             except FenceFailed as error:
                 self.refused[whose] = f"{whose}: {error.msg}: {error.details}"
-                closed = [line for line in _lines(text, elements=True) if f" {TABLE} closed" in line]
+                closed = [member for member in members.add if member.set.startswith("closed")]
                 with contextlib.suppress(FenceFailed):
-                    self.run("".join(closed))  # of no network here, and not of the flat mesh either
+                    self.run(elements.change(add=closed))  # of no network here, and not of the flat mesh either
 
 
 def _near(node: Node) -> Node:
     return replace(node, far=())
 
 
-def _far(node: Node) -> str:
+def _far(node: Node) -> Change:
     """What lies behind the tunnels."""
-    return "".join(f"{e.add()}\n" for e in elements.of_node(node) if e.set.startswith("far"))
+    return elements.change(add=(each for each in elements.of_node(node) if each.set.startswith("far")))
 
 
 def _is_chain(fault: Fault) -> bool:
     return fault.text.startswith("chain ")
-
-
-def _pack(found: Iterable[elements.Element]) -> bytes:
-    return nft_elements.pack("".join(f"{element.add()}\n" for element in found))
-
-
-def _lines(text: str, elements: bool) -> list[str]:
-    return [line for line in text.splitlines(keepends=True) if line.startswith("add element ") == elements]

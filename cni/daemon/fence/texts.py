@@ -1,4 +1,4 @@
-"""The fence: who reaches whom on this node, as nft texts (host/nft.py runs them). Nothing here touches the kernel.
+"""The fence: who reaches whom on this node, as nft texts and changes of elements, which host/nft.py carries out.
 
 `base` is the whole of what is always there; loading it again changes no membership and opens nothing, for it is one
 transaction. `admit` before a port's link comes up, `expel` after it is gone: what is not admitted is closed, so an
@@ -15,6 +15,7 @@ from cni.daemon.fence.bridge import bridge_chains
 from cni.daemon.fence.inet import inet_chains
 from cni.daemon.fence.rules import NETWORK_SETS, SETS, Chain, declare, edge_chain, network_chains, plain_chain
 from cni.daemon.fence.values import TABLE, Bridge, Edge, Node, Port, chain_of
+from cni.host.nft_elements import Change
 
 FAMILIES = ("bridge", "inet")
 REFILLED = ("node4", "node6", "tunnels", "far4", "far6", "connected4", "connected6")
@@ -33,8 +34,7 @@ def base(node: Node) -> str:
         lines += [f"add chain inet {TABLE} postrouting", f"delete chain inet {TABLE} postrouting"]
     for name in REFILLED:
         lines.append(f"flush set inet {TABLE} {name}")
-    lines += [element.add() for element in elements.of_node(node)]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + elements.change(add=elements.of_node(node)).text()
 
 
 def chains(node: Node) -> list[Chain]:
@@ -79,41 +79,40 @@ def create_edge(edge: Edge) -> str:
     return "\n".join(declare([edge_chain(edge)])) + "\n"
 
 
-def open_bridge(bridge: Bridge) -> str:
+def open_bridge(bridge: Bridge) -> Change:
     """A bridge is ours: what comes from behind it is a container's. Before its first port. Idempotent."""
-    return _text(element.add() for element in elements.of_bridge(bridge))
+    return elements.change(add=elements.of_bridge(bridge))
 
 
-def close_bridge(bridge: Bridge) -> str:
+def close_bridge(bridge: Bridge) -> Change:
     """The bridge is gone. Idempotent."""
-    return _text(element.destroy() for element in elements.of_bridge(bridge))
+    return elements.change(take=elements.of_bridge(bridge))
 
 
-def admit(port: Port) -> str:
+def admit(port: Port) -> Change:
     """Let `port` speak as what it is and reach its network, which exists (create_network). Idempotent.
 
     Where an address or a port name leads changes hands in the same transaction, but the memberships of an earlier owner
     that was never expelled stay until `compare` finds them: expel first whoever may have been there.
     """
     ours = elements.of_port(port)
-    taken_over = [element.destroy() for element in ours if element.verdict]
-    return _text([*taken_over, *(element.add() for element in ours)])
+    return elements.change(take=(element for element in ours if element.verdict), add=ours)
 
 
-def expel(port: Port) -> str:
+def expel(port: Port) -> Change:
     """Everything of `port` ends, established flows included. Idempotent."""
-    return _text(element.destroy() for element in elements.of_port(port))
+    return elements.change(take=elements.of_port(port))
 
 
-def add_remote(network: str | None, addresses: Iterable[str]) -> str:
+def add_remote(network: str | None, addresses: Iterable[str]) -> Change:
     """Members of `network` on other nodes. Idempotent; the network exists."""
     ours = elements.of_remote(network, addresses)
-    return _text([*(e.destroy() for e in ours if e.verdict), *(e.add() for e in ours)])
+    return elements.change(take=(element for element in ours if element.verdict), add=ours)
 
 
-def remove_remote(network: str | None, addresses: Iterable[str]) -> str:
+def remove_remote(network: str | None, addresses: Iterable[str]) -> Change:
     """They are members no more. Idempotent."""
-    return _text(element.destroy() for element in elements.of_remote(network, addresses))
+    return elements.change(take=elements.of_remote(network, addresses))
 
 
 def uninstall() -> str:
@@ -128,7 +127,3 @@ def _network_sets(network: str | None) -> list[str]:
 
 def _named_sets(name: str) -> list[str]:
     return [f"add set {family} {TABLE} {name}_{stem} {{ type {of}; }}" for family, stem, of in NETWORK_SETS]
-
-
-def _text(lines: Iterable[str]) -> str:
-    return "".join(f"{line}\n" for line in lines)

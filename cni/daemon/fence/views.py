@@ -9,8 +9,8 @@ from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
 from cni.daemon.books import macs
 from cni.daemon.books.records import Attachment, Service
 from cni.daemon.fence import elements, texts
-from cni.daemon.fence.elements import Element
 from cni.daemon.fence.values import Bridge, Edge, Port, Remote
+from cni.host.nft_elements import Change, Element
 
 Network = IPv4Network | IPv6Network
 
@@ -29,8 +29,8 @@ class Beyond:
         return {remote.network for remote in self.remotes}
 
 
-def change_of_remotes(before: Beyond, after: Beyond, has_members: Callable[[str], bool]) -> list[str]:
-    """The texts that make the members elsewhere what they are `after`, to be run in turn.
+def change_of_remotes(before: Beyond, after: Beyond, has_members: Callable[[str], bool]) -> list[str | Change]:
+    """The transactions that make the members elsewhere what they are `after`, to be run in turn.
 
     Only what changed, element by element, and in one transaction, so that an address that changes networks is never in
     none: this happens at every attach on any node. `has_members`: whether somebody here is of the network, which
@@ -49,11 +49,10 @@ def change_of_remotes(before: Beyond, after: Beyond, has_members: Callable[[str]
             forgotten += [texts.forget_network(network)] if network not in new else []
         gone += elements.of_remote(network, had - has)
         come += elements.of_remote(network, has - had)
-    places = {each[:3] for each in come}
-    lines = [each.destroy() for each in gone if each[:3] not in places]
-    lines += [each.destroy() for each in come if each.verdict]
-    lines += [each.add() for each in come]
-    return [text for text in (*created, "".join(f"{line}\n" for line in lines), *forgotten) if text]
+    places = {each.place for each in come}
+    taken = [each for each in gone if each.place not in places] + [each for each in come if each.verdict]
+    parts: list[str | Change] = [*created, elements.change(taken, come), *forgotten]
+    return [part for part in parts if part]
 
 
 def on_the_hosts_networks(networks: Iterable[Network], clusters: Iterable[str]) -> tuple[Network, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from cni.daemon.fence import texts as fence
-from cni.daemon.fence.elements import of_edge
+from cni.daemon.fence.elements import change, of_edge
 from cni.daemon.fence.values import Edge
 
 from . import packets as p
@@ -88,11 +88,11 @@ def _edge(lab: Lab, allowed: tuple[str, ...]) -> tuple[Place, Callable[[], None]
     undo = _behind(lab)
     for edge in edges:
         lab.run(fence.create_edge(edge))
-        lab.run("".join(f"{element.add()}\n" for element in of_edge(edge)))
+        lab.run(change(add=of_edge(edge)))
 
     def end() -> None:
         for edge in edges:
-            lab.run("".join(f"{element.destroy()}\n" for element in of_edge(edge)))
+            lab.run(change(take=of_edge(edge)))
             lab.run(fence.forget_network(edge.network))
         undo()
 

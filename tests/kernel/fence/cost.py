@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from cni.daemon.fence import texts as fence
+from cni.daemon.fence.elements import change, of_port
 from cni.daemon.fence.values import Bridge, Node, Port
 from cni.host.nft import Nft
 
@@ -48,7 +49,7 @@ def populated(members: int, networks: int) -> Iterator[Nft]:
     nft.run(fence.open_bridge(Bridge("zl-a-1-web-b", "02:42:00:00:00:05")))
     for start in range(0, members, 500):
         numbers = range(start, min(start + 500, members))
-        nft.run("".join(fence.admit(port(i + 1, f"n{i % networks}")) for i in numbers))
+        nft.run(change(add=(e for i in numbers for e in of_port(port(i + 1, f"n{i % networks}")))))
     yield nft
     nft.close()
     space.close()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from cni.daemon.fence import texts as fence
 from cni.daemon.fence.values import Bridge, Node, Port
 from cni.host.nft import Nft
+from cni.host.nft_elements import Change
 
 from .spaces import Space, veth
 
@@ -193,9 +194,9 @@ class Lab:
         for name, remote in REMOTE.items():
             self.run(fence.add_remote(remote, (self.places[name].four, self.places[name].six)))
 
-    def run(self, text: str) -> None:
+    def run(self, text: str | Change) -> None:
         """Run a text, less the rule to leave out."""
-        if self.omit:
+        if isinstance(text, str) and self.omit:
             family, chain, name = self.omit.split(" ", 2)
             start, end = f"add rule {family} zlayer_cni {chain} ", f'comment "{name}"'
             lines = [x for x in text.splitlines() if not (x.startswith(start) and x.endswith(end))]

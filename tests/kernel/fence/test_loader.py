@@ -12,6 +12,7 @@ from cni.daemon.fence.compare import Wanted
 from cni.daemon.fence.loader import Loader
 from cni.daemon.fence.values import TABLE, Bridge, Edge, Node, Port, Remote, chain_of
 from cni.host.nft import Nft
+from cni.host.nft_elements import Change
 
 from .spaces import Space
 
@@ -48,7 +49,7 @@ def is_right(loader: Loader, wanted: Wanted = WANTED) -> bool:
     found = listing(loader)
     return (
         loader.faults(wanted) == []
-        and compare.compare(found, wanted, wanted.local()) is None
+        and compare.compare(found, wanted, wanted.local()) == []
         and compare.records(found, wanted) == []
     )
 
@@ -128,7 +129,12 @@ def test_what_lies_behind_the_tunnels_is_known_last(loader: Loader, space: Space
     """Otherwise a member elsewhere would count as one of the flat mesh, until its network is known."""
     said: list[str] = []
     run = loader.nft.run
-    loader.nft.run = lambda text: (said.append(text), run(text))[1]  # type: ignore[method-assign]
+
+    def told(*parts: str | Change) -> None:
+        said.append("".join(part.text() if isinstance(part, Change) else part for part in parts))
+        run(*parts)
+
+    loader.nft.run = told  # type: ignore[method-assign]
     loader.mend_rules(WANTED)
     first_far = next(n for n, text in enumerate(said) if "far4 { 10.200.64.0/18 }" in text)
     last_closed = max(n for n, text in enumerate(said) if "closed4 { 10.200.64.3 }" in text)

@@ -19,6 +19,7 @@ from cni.daemon.fence.values import Port, Remote
 from cni.daemon.fence.why import decide
 from cni.host import iptables
 from cni.host.conntrack import Conntrack
+from cni.host.nft_elements import Change
 
 from . import attacks, matrix
 from .attacks import datagram, eth, gateway, send
@@ -63,9 +64,9 @@ def test_membership_changes(lab: Lab, ears: Ears) -> None:
 def test_a_lost_departure_is_mended(lab: Lab, ears: Ears) -> None:
     """A new owner was admitted where the last one was never expelled, as after a crash: the resync finds it."""
     lab.admit("flat-sh", "green")
-    text = compare(listing(lab), wanted(lab))
-    assert text
-    lab.nft.run(text)
+    parts = compare(listing(lab), wanted(lab))
+    assert parts
+    lab.nft.run(*parts)
     check(lab, ears)
 
 
@@ -111,13 +112,13 @@ def wanted(lab: Lab) -> Wanted:
     return Wanted(lab.node, tuple(lab.bridges.values()), (*ports, lab.leg.port), tuple(remotes))  # type: ignore[arg-type]
 
 
-DAMAGE: dict[str, str] = {
-    "an element lost": 'destroy element bridge zlayer_cni net { "zl-0000000002-v" }',
+DAMAGE: dict[str, str | Change] = {
+    "an element lost": 'delete element bridge zlayer_cni net { "zl-0000000002-v" }',
     "a member too many": "add element inet zlayer_cni net_flat_m4 { 10.200.5.2 }",
     "a port of nobody's": fence.admit(
         Port("zl-00000000ff-v", "zl-t-1-web-b", "00:00:00:00:01:0a", ("10.200.5.50", "::a:b"), None)
     ),
-    "a map that leads elsewhere": "destroy element inet zlayer_cni net4 { 10.200.5.2 }\n"
+    "a map that leads elsewhere": "delete element inet zlayer_cni net4 { 10.200.5.2 }\n"
     "add element inet zlayer_cni net4 { 10.200.5.2 : goto net_flat }",
     "a chain emptied": "flush chain inet zlayer_cni to_host",
     "a rule slipped in": "insert rule bridge zlayer_cni between accept",
@@ -130,12 +131,12 @@ DAMAGE: dict[str, str] = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damage_is_mended(lab: Lab, ears: Ears, damage: str) -> None:
-    assert compare(listing(lab), wanted(lab)) is None
+    assert compare(listing(lab), wanted(lab)) == []
     lab.nft.run(DAMAGE[damage])
-    text = compare(listing(lab), wanted(lab))
-    assert text
-    lab.nft.run(text)
-    assert compare(listing(lab), wanted(lab)) is None
+    parts = compare(listing(lab), wanted(lab))
+    assert parts
+    lab.nft.run(*parts)
+    assert compare(listing(lab), wanted(lab)) == []
     check(lab, ears)
 
 

@@ -51,7 +51,8 @@ def test_both_tables_are_in_it(nft: Nft, family: str) -> None:
 
 def test_what_changes_with_every_attach_is_no_part_of_it(nft: Nft, space: Space) -> None:
     before = nft.shape(TABLE)
-    nft.run(texts.open_bridge(BRIDGE) + texts.admit(PORT) + texts.admit(RED))
+    for change in (texts.open_bridge(BRIDGE), texts.admit(PORT), texts.admit(RED)):
+        nft.run(change)
     space.run("nft", "reset", "counters")
     assert nft.shape(TABLE) == before
     nft.run(texts.expel(PORT))
