@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from cni import naming
+from cni import attach_rules, naming
 from cni.daemon.books import macs
 from cni.daemon.books.records import Attachment, AttachmentKey, StaticRoute
 from cni.daemon.books.state import Locks, NeedsSlot, State, boot_clock, name_taken
@@ -29,8 +29,6 @@ from cni.host.kernel import Kernel
 from cni.host.netns import NetnsId
 
 log = logging.getLogger(__name__)
-
-DEFAULT_ROUTES = {4: "0.0.0.0/0", 6: "::/0"}
 
 
 class ClientGone(CniError):
@@ -101,21 +99,18 @@ class Attacher:
                 if before is not None and self._stands(before, request):
                     if before.attempt and before.attempt == request.attempt:
                         return before
-                    raise InterfaceExists(
-                        f"CNI_IFNAME: {request.ifname} is already attached to network {request.network}",
-                        f"container {request.container}; DEL it first",
-                    )
+                    raise attach_rules.already_attached(request.key)
                 return self._make(request, before)
             except OSError as error:
-                raise AttachFailed(f"cannot attach {request.ifname} to {request.service}: {error}") from error
+                raise attach_rules.attach_failed(request.ifname, request.service, error) from error
 
     def _stands(self, before: Attachment, request: Request) -> bool:
         """Whether the recorded attachment is whole, in this very namespace: only then is a second ADD an error."""
-        return (
-            before.state == "live"
-            and before.netns == request.netns
-            and self._has_port(before)
-            and self._kernel.has_interface(request.netns_fd, request.ifname)
+        return attach_rules.stands(
+            before.state,
+            before.netns == request.netns,
+            lambda: self._has_port(before),
+            lambda: self._kernel.has_interface(request.netns_fd, request.ifname),
         )
 
     def _make(self, request: Request, before: Attachment | None) -> Attachment:
@@ -234,10 +229,7 @@ class Attacher:
             raise
 
     def _taken(self, request: Request) -> InterfaceExists:
-        return InterfaceExists(
-            f"CNI_IFNAME: {request.ifname} already exists in {request.sandbox}",
-            "the existing interface was not touched",
-        )
+        return attach_rules.name_in_use(request.ifname, request.sandbox)
 
     # --- out -------------------------------------------------------------------------------------------------------
 
@@ -324,13 +316,6 @@ class Attacher:
 
 def planned_routes(attachment: Attachment) -> list[StaticRoute]:
     """A default route by each family's gateway, then the configured ones; `via` filled in, one per destination."""
-    gateways = {ipaddress.ip_address(h.gateway).version: h.gateway for h in reversed(attachment.addresses)}
-    plan: dict[str, StaticRoute] = {}
-    for version, gateway in sorted(gateways.items()):
-        plan[DEFAULT_ROUTES[version]] = StaticRoute(DEFAULT_ROUTES[version], gateway)
-    for route in attachment.routes:
-        dst = ipaddress.ip_network(route.dst)
-        via = route.via or gateways.get(dst.version, "")
-        if via:
-            plan[str(dst)] = StaticRoute(str(dst), str(ipaddress.ip_address(via)))
-    return list(plan.values())
+    addresses = ((held.address, held.gateway) for held in attachment.addresses)
+    asked = ((route.dst, route.via) for route in attachment.routes)
+    return [StaticRoute(dst, via) for dst, via in attach_rules.planned_routes(addresses, asked)]

@@ -32,7 +32,6 @@ from cni.errors import (
     CleanupFailed,
     CniError,
     InvalidConfig,
-    InvalidNetns,
     NotAvailable,
     NotAvailableLimited,
     PoolExhausted,
@@ -105,7 +104,7 @@ class OverlayService:
             container=call.container_id,
             ifname=call.ifname,
             netns_fd=target.fd,
-            netns=identity(target),
+            netns=netns.identify_sandbox(target.fd, target.path),
             sandbox=target.path,
             service=wish.service,
             mode=wish.mode,
@@ -207,7 +206,7 @@ class OverlayService:
         return checking.complaints(attachment, previous, target.path, self._look(attachment, target, sought))
 
     def _look(self, attachment: Attachment, target: Target, sought: Sought) -> checking.Seen:
-        identity_now = identity(target)
+        identity_now = netns.identify_sandbox(target.fd, target.path)
         bridge = self.kernel.find(attachment.bridge)
         addresses = self.kernel.addresses(bridge.index) if bridge is not None else []
         same = identity_now == attachment.netns
@@ -393,14 +392,6 @@ class OverlayService:
         self._settle_node()
         self.barrier.load()
         self.look_for_obstacles()
-
-
-def identity(target: Target) -> netns.NetnsId:
-    """The namespace's identity. Raises InvalidNetns (8) if the descriptor is not a network namespace's."""
-    try:
-        return netns.identify(target.fd)
-    except OSError as error:
-        raise InvalidNetns(f"CNI_NETNS: {target.path} is no network namespace: {error.strerror}") from error
 
 
 def no_room(run_dir: str) -> bool:

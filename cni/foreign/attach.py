@@ -20,8 +20,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from cni import naming
-from cni.errors import AttachFailed, InterfaceExists, TryAgainLater
+from cni import attach_rules, naming
+from cni.errors import AttachFailed, TryAgainLater
 from cni.foreign import host_end
 from cni.foreign.daemon import Daemon
 from cni.foreign.detach import Remover
@@ -42,7 +42,6 @@ bridges and veths at 1500, and large packets are lost (contract 6.5 and 9)."""
 
 KEPT = 8.0  # seconds of an ADD kept for what follows the daemon's answer, and for undoing it
 SCRATCH_NAME = "eth0"  # what the daemon calls an interface, wherever it makes it
-DEFAULT = {4: "0.0.0.0/0", 6: "::/0"}
 
 
 @dataclass(frozen=True)
@@ -84,32 +83,26 @@ class Attacher:
             try:
                 return self._make(wanted)
             except OSError as error:
-                raise AttachFailed(f"cannot attach {wanted.key[2]} to {service}: {error}") from error
+                raise attach_rules.attach_failed(wanted.key[2], service, error) from error
 
     def _refuse(self, wanted: Wanted) -> None:
         """Raises InterfaceExists where the container has such an interface, unless it is an earlier attempt's."""
-        network, container, ifname = wanted.key
+        ifname = wanted.key[2]
         if not ports.has_interface(wanted.target.fd, ifname):
             return
         before = self._records.load(wanted.key)
         if before is None:
-            raise InterfaceExists(
-                f"CNI_IFNAME: {ifname} already exists in {wanted.target.path}",
-                "the existing interface was not touched",
-            )
+            raise attach_rules.name_in_use(ifname, wanted.target.path)
         if self._stands(before, wanted):
-            raise InterfaceExists(
-                f"CNI_IFNAME: {ifname} is already attached to network {network}",
-                f"container {container}; DEL it first",
-            )
+            raise attach_rules.already_attached(wanted.key)
 
     def _stands(self, before: Record, wanted: Wanted) -> bool:
         """Whether the recorded attachment is whole, in this very namespace: only then is a second ADD an error."""
-        return (
-            before.state == "live"
-            and before.netns == wanted.identity
-            and host_end.is_there(before)
-            and ports.has_interface(wanted.target.fd, before.ifname)
+        return attach_rules.stands(
+            before.state,
+            before.netns == wanted.identity,
+            lambda: host_end.is_there(before),
+            lambda: ports.has_interface(wanted.target.fd, before.ifname),
         )
 
     def _make(self, wanted: Wanted) -> Record:
@@ -201,24 +194,12 @@ def gateway_of(address: links.Interface, routes: tuple[links.Route, ...]) -> str
 
 def plugged(record: Record, target: int, inside: links.Link, asked: tuple[Route, ...]) -> Record:
     """The interface up in the container, with its addresses and routes; the record of it, live."""
-    plan = planned_routes(record.addresses, asked)
+    plan = attach_rules.planned_routes(record.addresses, ((route.dst, route.gw) for route in asked))
     routes = [links.Route(ipaddress.ip_network(dst), ipaddress.ip_address(via), inside.index) for dst, via in plan]
     addresses = [ipaddress.ip_interface(address) for address, _ in record.addresses]
     skipped = ports.configure(target, inside.index, record.ifname, addresses, routes)
     kept = tuple(pair for pair, route in zip(plan, routes, strict=True) if route not in skipped)
     return msgspec.structs.replace(record, state="live", mac=inside.mac, routes=kept)
-
-
-def planned_routes(addresses: tuple[tuple[str, str], ...], asked: tuple[Route, ...]) -> list[tuple[str, str]]:
-    """(destination, gateway): a default route for each family there is, then what was asked for, one for each
-    destination. A route of a family without an address is left out."""
-    gateways = {ipaddress.ip_address(gateway).version: gateway for _, gateway in reversed(addresses)}
-    plan = {DEFAULT[version]: gateway for version, gateway in sorted(gateways.items())}
-    for route in asked:
-        via = route.gw or gateways.get(ipaddress.ip_network(route.dst).version, "")
-        if via:
-            plan[route.dst] = via
-    return list(plan.items())
 
 
 def title(key: tuple[str, str, str]) -> str:

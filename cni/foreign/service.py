@@ -50,7 +50,7 @@ class ForeignOverlay:
 
     def attach(self, asked: Asked, wish: Intent, target: Target) -> Attached:
         """ADD's part. Raises FenceFailed, UnsupportedField, AddressUnavailable, and what `Attacher.attach` raises."""
-        wanted = Wanted(asked, wish, target, identity(target))
+        wanted = Wanted(asked, wish, target, netns.identify_sandbox(target.fd, target.path))
         self._refuse(wanted)
         self._remover.settle()
         try:
@@ -146,17 +146,9 @@ def refused(socket: str, service: str, refusal: Refused) -> CniError:
     return AttachFailed(f"the overlay daemon at {socket} does not attach it: {words}")
 
 
-def identity(target: Target) -> netns.NetnsId:
-    """The namespace's identity. Raises InvalidNetns (8) if the descriptor is not a network namespace's."""
-    try:
-        return netns.identify(target.fd)
-    except OSError as error:
-        raise InvalidNetns(f"CNI_NETNS: {target.path} is no network namespace: {error.strerror}") from error
-
-
 def look(record: Record, target: Target, wanted: ports.Sought) -> Facts:
     """What the kernel holds of the attachment."""
-    seen = identity(target)
+    seen = netns.identify_sandbox(target.fd, target.path)
     with Netlink() as socket:
         host = links.find_link(socket, record.host_veth)
         bridge = links.find_link(socket, index=host.master) if host is not None and host.master else None

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from cni.errors import InvalidNetns
 from cni.host import locks
 
 CLONE_NEWNET = 0x40000000
@@ -43,6 +44,14 @@ def identify(fd: int) -> NetnsId:
         raise OSError(errno.EINVAL, "a namespace of another kind")
     status = os.fstat(fd)
     return NetnsId(status.st_dev, status.st_ino)
+
+
+def identify_sandbox(fd: int, path: str) -> NetnsId:
+    """The same of a container's namespace, which the runtime names `path`. Raises InvalidNetns (8)."""
+    try:
+        return identify(fd)
+    except OSError as error:
+        raise InvalidNetns(f"CNI_NETNS: {path} is no network namespace: {error.strerror}") from error
 
 
 def open_path(path: str) -> int:

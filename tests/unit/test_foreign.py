@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from cni import attach_rules
 from cni.errors import InputOutput, TryAgainLater
 from cni.foreign import attach, check, host_end
 from cni.foreign.daemon import Daemon, Hung, is_stale, lacks_bridge
@@ -197,7 +198,7 @@ def test_without_a_default_route_it_is_the_first_of_the_subnet():
 def test_routes_are_planned():
     addresses = (("10.200.1.2/26", "10.200.1.1"), ("fd00::2/120", "fd00::1"))
     asked = (Asked("10.96.0.0/12"), Asked("10.97.0.0/16", "10.200.1.9"), Asked("fd01::/64"), Asked("0.0.0.0/0"))
-    assert attach.planned_routes(addresses, asked) == [
+    assert attach_rules.planned_routes(addresses, [(each.dst, each.gw) for each in asked]) == [
         ("0.0.0.0/0", "10.200.1.1"),
         ("::/0", "fd00::1"),
         ("10.96.0.0/12", "10.200.1.1"),
@@ -207,7 +208,7 @@ def test_routes_are_planned():
 
 
 def test_a_route_of_a_family_without_an_address_is_left_out():
-    assert attach.planned_routes((("10.200.1.2/26", "10.200.1.1"),), (Asked("fd01::/64"),)) == [
+    assert attach_rules.planned_routes((("10.200.1.2/26", "10.200.1.1"),), (("fd01::/64", ""),)) == [
         ("0.0.0.0/0", "10.200.1.1")
     ]
 

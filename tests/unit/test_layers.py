@@ -56,13 +56,18 @@ RULES = [
     Rule(("cni.host*",), ("cni.host*", *PURE_NAMES), "host/ has verbs and no opinions"),
     Rule(("cni.verbs",), ("cni.spec*", "cni.overlay*", *PURE_NAMES), "the same verbs stand in front of any overlay"),
     Rule(
+        ("cni.attach_rules",),
+        ("cni.host*", "cni.spec*", *PURE_NAMES),
+        "an attachment is promised the same by any overlay, and judged alike",
+    ),
+    Rule(
         ("cni.foreign*",),
-        ("cni.foreign*", "cni.verbs", "cni.spec*", "cni.overlay*", "cni.host*", *PURE_NAMES),
+        ("cni.foreign*", "cni.attach_rules", "cni.verbs", "cni.spec*", "cni.overlay*", "cni.host*", *PURE_NAMES),
         "in front of a foreign overlayd there is no daemon of ours",
     ),
     Rule(
         ("cni.daemon*",),
-        ("cni.daemon*", "cni.verbs", "cni.spec*", "cni.overlay*", "cni.host*", *QUEUE, *PURE_NAMES),
+        ("cni.daemon*", "cni.attach_rules", "cni.verbs", "cni.spec*", "cni.overlay*", "cni.host*", *QUEUE, *PURE_NAMES),
         "the daemon knows neither the plugin that knocks nor the operator's tool",
     ),
     Rule(
@@ -81,6 +86,7 @@ RULES = [
 # Deciders: values in, values out. No clock, log, file or socket, and of host/ only the shapes of what it has read.
 DECIDERS = (
     "cni.naming",
+    "cni.attach_rules",
     "cni.isolation",
     "cni.daemon.overlap",
     "cni.daemon.books.ipam",
