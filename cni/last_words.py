@@ -6,22 +6,19 @@ Only what the daemon worded as an error for people is written, never its log: th
 
 import os
 
+from cni import files
+
 NAME = "overlayd.failed"
 LONGEST = 2000  # characters
 
 
 def write(run_dir: str, text: str) -> None:
     """These are the last words. Never raises: a full disk must not hide the error itself."""
-    fresh = os.path.join(run_dir, f".{NAME}.{os.getpid()}")
     line = " ".join(text.split())[:LONGEST]
     try:
         os.makedirs(run_dir, 0o755, exist_ok=True)
-        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(fd, f"{line}\n".encode("utf-8", "backslashreplace"))
-        finally:
-            os.close(fd)
-        os.replace(fresh, os.path.join(run_dir, NAME))
+        content = f"{line}\n".encode("utf-8", "backslashreplace")
+        files.write(os.path.join(run_dir, NAME), content, durable=False, alone=False)
     except OSError:
         return
 

@@ -6,10 +6,10 @@ the program with everything else is one member, `program-VERSION-HASH.tar.gz`. I
 `<data directory>/program/VERSION-HASH/` by rename, synced, so that what is there is whole.
 """
 
-import fcntl
 import os
 import sys
 
+from cni import files, lock_files
 from cni.plugin import door as plugin_door
 
 TYPE_CHECKING = False
@@ -114,9 +114,9 @@ def _is_ours(program: str) -> bool:
 def _unpack(home: str, name: str, offset: int, size: int, waiter: plugin_door.Waiter) -> None:
     import tarfile
 
-    lock = os.open(os.path.join(home, ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = lock_files.opened(os.path.join(home, ".lock"))
     try:
-        while not _locked(lock):
+        while not lock_files.take(lock):
             waiter.pause(0.01)
         target = os.path.join(home, name)
         if os.path.isdir(target):
@@ -131,22 +131,14 @@ def _unpack(home: str, name: str, offset: int, size: int, waiter: plugin_door.Wa
                 part = _Part(file, size)
                 with tarfile.open(fileobj=part, mode="r|gz") as tar:  # type: ignore[call-overload]
                     tar.extractall(fresh)
-            _sync_tree(fresh)
+            files.sync_tree(fresh)
             os.rename(fresh, target)
-            _sync(home)
+            files.sync(home)
         except BaseException:
             plugin_door.remove_tree(fresh)
             raise
     finally:
         os.close(lock)
-
-
-def _locked(lock: int) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 class _Part:
@@ -160,23 +152,6 @@ class _Part:
         part = self._file.read(self._left if size < 0 else min(size, self._left))
         self._left -= len(part)
         return part
-
-
-def _sync_tree(directory: str) -> None:
-    for here, _, files in os.walk(directory):
-        for name in files:
-            _sync(os.path.join(here, name))
-        _sync(here)
-
-
-def _sync(path: str) -> None:
-    if os.path.islink(path):
-        return
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _find_member() -> tuple[str, int, int]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
-from cni.cli import files
+from cni import files, lock_files
 
 FRESH, STALE = ".new-", ".old-"  # beginnings of names: being laid down, being taken away
 LOCK = ".lock"
@@ -24,12 +23,10 @@ class Busy(Exception):
 def locked(target: Path) -> Iterator[None]:
     """Nobody else lays versions down in `target` meanwhile; what killed installations left there goes. Raises Busy."""
     target.mkdir(0o755, parents=True, exist_ok=True)
-    fd = os.open(target / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = lock_files.opened(str(target / LOCK))
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Busy(f"another installation into {target} is going on") from error
+        if not lock_files.take(fd):
+            raise Busy(f"another installation into {target} is going on")
         for left in target.iterdir():
             if left.name.startswith((FRESH, STALE)):
                 shutil.rmtree(left, ignore_errors=True)
@@ -50,7 +47,7 @@ def lay_down(source: Path, home: Path, prove: Callable[[Path], None]) -> bool:
     try:
         shutil.copytree(source, fresh, symlinks=True)
         prove(fresh)
-        _sync_tree(fresh)
+        files.sync_tree(str(fresh))
         if home.is_dir():  # damaged
             take_away(home)
         fresh.rename(home)
@@ -58,7 +55,7 @@ def lay_down(source: Path, home: Path, prove: Callable[[Path], None]) -> bool:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
     os.utime(home)
-    files.sync(home.parent)
+    files.sync(str(home.parent))
     return True
 
 
@@ -68,15 +65,6 @@ def digest(program: Path) -> str:
     for path in sorted(p for p in program.rglob("*") if p.is_file()):
         found.update(str(path.relative_to(program)).encode() + b"\0" + path.read_bytes())
     return found.hexdigest()
-
-
-def _sync_tree(directory: Path) -> None:
-    for here, _, names in os.walk(directory):
-        for path in (Path(here, name) for name in names):
-            if not path.is_symlink():
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
-        files.sync(Path(here))
 
 
 def superfluous(laid_down: Mapping[str, float], current: str, used: Collection[str]) -> list[str]:

@@ -8,13 +8,13 @@ until this one is back in its place. Neither can be taken by a user without priv
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import stat
 import time
 from pathlib import Path
 
+from cni import lock_files
 from cni.errors import StateUnusable
 from cni.host import locks, process
 from cni.plugin import delete_queue
@@ -96,10 +96,8 @@ class Premises:
         return True
 
     def _take_lock(self) -> bool:
-        lock = os.open(self.run_dir / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        lock = lock_files.opened(str(self.run_dir / LOCK_NAME))
+        if not lock_files.take(lock):
             os.close(lock)
             return False
         if self._lock >= 0:

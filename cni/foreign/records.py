@@ -17,12 +17,13 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
+from cni import files
 from cni.errors import InputOutput, InterfaceExists, TryAgainLater
 from cni.host.holder import Process
 from cni.naming import name_hash
@@ -201,15 +202,9 @@ class Records:
     def _write(self, path: Path, data: bytes) -> None:
         self._mkdir(self._home)
         self._mkdir(path.parent)
-        fresh = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(fd, "wb") as file:
-                file.write(data)
-            fresh.replace(path)
+            files.write(str(path), data, durable=False, alone=False)  # the directory ends with the boot
         except OSError as error:
-            with suppress(OSError):
-                fresh.unlink(missing_ok=True)
             raise InputOutput(f"cannot write {path}: {error.strerror}") from error
 
 

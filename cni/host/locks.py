@@ -14,6 +14,8 @@ import stat
 import struct
 from pathlib import Path
 
+from cni import lock_files
+
 _FLOCK = struct.Struct("hhqqi4x")
 """struct flock of a 64-bit kernel: type, whence, start, length, pid."""
 _F_OFD_GETLK, _F_OFD_SETLK = 36, 37  # linux/fcntl.h; the first is not in Python's fcntl
@@ -63,14 +65,15 @@ def hold(name: str, directory: Path | None = None, *, wait: bool = False) -> int
     """
     path = _place(directory) / name
     while True:
-        fd = _open(path)
+        fd = lock_files.opened(str(path))
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            if wait:
+                lock_files.wait(fd)
+            elif not lock_files.take(fd):
+                os.close(fd)
+                return None
             if is_at(fd, path):
                 return fd
-        except BlockingIOError:
-            os.close(fd)
-            return None
         except BaseException:
             os.close(fd)
             raise
@@ -89,7 +92,7 @@ def join(name: str, at: int, directory: Path | None = None) -> tuple[int, Path]:
     """A descriptor of the file `name` and its path, with the byte `at` locked for as long as it is open."""
     path = _place(directory) / name
     while True:
-        fd = _open(path)
+        fd = lock_files.opened(str(path))
         try:
             fcntl.fcntl(fd, _F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, at, 1, 0))
             if is_at(fd, path):
@@ -113,13 +116,10 @@ def sweep(directory: Path | None = None) -> bool:
     if not place.is_dir():
         return False
     for path in place.iterdir():
-        fd = _open(path)
+        fd = lock_files.opened(str(path))
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not has_company(fd):
+            if lock_files.take(fd) and not has_company(fd):
                 path.unlink(missing_ok=True)
-        except BlockingIOError:
-            continue
         finally:
             os.close(fd)
     with contextlib.suppress(OSError):  # another daemon's lock is in it
@@ -142,7 +142,3 @@ def _place(directory: Path | None) -> Path:
     if not stat.S_ISDIR(status.st_mode) or status.st_uid not in trusted_users() or status.st_mode & 0o077:
         raise PermissionError(errno.EPERM, "not a directory of this user's alone (mode 0700)", str(place))
     return place
-
-
-def _open(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

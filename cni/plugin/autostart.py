@@ -7,12 +7,11 @@ start failed ("failed NANOSECONDS TEXT"), so that those who waited meanwhile say
 
 import _socket
 import errno
-import fcntl
 import os
 import sys
 import time
 
-from cni import last_words
+from cni import last_words, lock_files
 from cni.plugin import door as plugin_door
 from cni.plugin.door import Place
 
@@ -39,11 +38,11 @@ def open_door(place: Place, waiter: plugin_door.Waiter) -> _socket.socket:
     since = time.monotonic_ns()
     try:
         os.makedirs(place.run_dir, 0o755, exist_ok=True)
-        lock = os.open(os.path.join(place.run_dir, _LOCK_NAME), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = lock_files.opened(os.path.join(place.run_dir, _LOCK_NAME))
     except OSError as error:
         raise plugin_door.Closed(f"cannot start the overlay daemon: {error.filename}: {error.strerror}") from error
     try:
-        while not _locked(lock):
+        while not lock_files.take(lock):
             waiter.pause(_STEP)
             try:
                 return plugin_door.connect(place.run_dir, waiter)
@@ -52,16 +51,6 @@ def open_door(place: Place, waiter: plugin_door.Waiter) -> _socket.socket:
         return _start_and_wait(place, waiter, lock, since)
     finally:
         os.close(lock)
-
-
-def _locked(lock: int) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno != errno.EAGAIN:
-            raise
-        return False
-    return True
 
 
 def _start_and_wait(place: Place, waiter: plugin_door.Waiter, lock: int, since: int) -> _socket.socket:

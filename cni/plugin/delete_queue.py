@@ -11,10 +11,9 @@ entry; its content is the body of the door's request, replayed by the daemon, pl
 Plugins share the directory's lock; the daemon takes it whole while it drains. Writers and readers agree by rename.
 """
 
-import errno
-import fcntl
 import os
-import time
+
+from cni import files, lock_files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +26,7 @@ HOPELESS = (1, 2, 4, 6, 7, 8)
 """Error codes that say that a request is wrong in itself (cni/errors.py): every later try would fail like the first."""
 
 _LOCK = ".lock"
+_LEFT = (".new", ".tmp")  # ends of names that are being written; the second is an earlier version's
 _PATIENCE = 0.5  # seconds a plugin waits while the daemon drains; rename makes writing without the lock safe as well
 
 
@@ -42,19 +42,11 @@ class Lock:
 
     def __init__(self, run_dir: str, *, whole: bool, patience: float) -> None:
         os.makedirs(directory(run_dir), 0o700, exist_ok=True)
-        self._fd = os.open(os.path.join(directory(run_dir), _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self.held = self._take(fcntl.LOCK_EX if whole else fcntl.LOCK_SH, time.monotonic() + patience)
-
-    def _take(self, kind: int, until: float) -> bool:
-        while True:
-            try:
-                fcntl.flock(self._fd, kind | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.EINTR) or time.monotonic() >= until:
-                    return False
-                time.sleep(0.01)
-            else:
-                return True
+        self._fd = lock_files.opened(os.path.join(directory(run_dir), _LOCK))
+        try:
+            self.held = lock_files.take(self._fd, shared=not whole, patience=patience)
+        except OSError:
+            self.held = False  # A file system without locks: rename makes it safe as well.
 
     def __enter__(self) -> "Lock":
         return self
@@ -88,33 +80,8 @@ def add(run_dir: str, attachment: tuple[str, str, str], body: bytes) -> str:
         target = os.path.join(directory(run_dir), name)
         if not os.path.exists(target) and len(names(run_dir)) >= LIMIT:
             raise QueueFull(f"there are {LIMIT} already")
-        _write(target, body)
+        files.write(target, body, alone=False)
     return name
-
-
-def _write(target: str, body: bytes) -> None:
-    temporary = f"{target}.{os.getpid()}.tmp"
-    try:
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            rest = memoryview(body)
-            while rest:
-                rest = rest[os.write(fd, rest) :]
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        os.replace(temporary, target)
-    except BaseException:
-        try:
-            os.unlink(temporary)
-        except OSError:
-            pass  # It was never made, or the file system takes no changes any more.
-        raise
-    fd = os.open(os.path.dirname(target), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def names(run_dir: str) -> list[str]:
@@ -150,7 +117,9 @@ def remove(run_dir: str, name: str) -> None:
 def sweep(run_dir: str) -> None:
     """Remove what writers that were killed half-way left. Only with the whole lock held."""
     try:
-        left = [name for name in os.listdir(directory(run_dir)) if name.endswith(".tmp")]
+        left = [
+            name for name in os.listdir(directory(run_dir)) if name.endswith((".new", ".tmp"))
+        ]  # .tmp: an earlier version's
     except FileNotFoundError:
         return
     for name in left:

@@ -18,6 +18,8 @@ PURE_NAMES = (
     "cni.printable",
     "cni.last_words",
     "cni.secret",
+    "cni.files",
+    "cni.lock_files",
 )
 PLUGIN = ("cni.plugin", "cni.plugin.*", "cni.frozen_start", "cni.unpack", "cni.leftovers")
 QUEUE = ("cni.plugin.delete_queue", "cni.leftovers")  # what plugins leave for the daemon
@@ -44,7 +46,7 @@ class Rule:
 
 
 RULES = [
-    Rule(PURE_NAMES[1:], (), "names, errors and isolation are at the bottom: everybody imports them"),
+    Rule(PURE_NAMES[1:], ("cni.files",), "names, errors and isolation are at the bottom: everybody imports them"),
     Rule(
         PLUGIN,
         (*PLUGIN, *PURE_NAMES),

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import base64
 import functools
-import os
 import threading
 import time
 from pathlib import Path
 
 import msgspec
 
+from cni import files
 from cni.daemon.books import keys, signing
 from cni.daemon.books.signing import Signer
 from cni.errors import InputOutput, PoolExhausted, StateUnusable
@@ -228,8 +228,8 @@ class Identity:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             if known.signing is not msgspec.UNSET and (self._known is None or known.signing != self._known.signing):
-                replace_file(self._path.with_name(SIGNING_FILE), msgspec.json.encode(known.signing))
-            replace_file(self._path, msgspec.json.encode(known))
+                files.write(str(self._path.with_name(SIGNING_FILE)), msgspec.json.encode(known.signing))
+            files.write(str(self._path), msgspec.json.encode(known))
         except OSError as error:
             raise InputOutput(f"cannot write the node's keys: {error}") from error
         self._known = known
@@ -246,20 +246,3 @@ def lowest_free(taken: set[int]) -> int:
         if port not in taken:
             return port
     raise PoolExhausted(f"dedicated-overlay port band exhausted ({FIRST_PORT}..={LAST_PORT}, 256 ports)")
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """The file holds `content` afterwards, or is as it was: never anything between, not after a power cut either."""
-    fresh = path.with_name(f".{path.name}.new")
-    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        os.fchmod(fd, 0o600)
-        file.write(content)
-        file.flush()
-        os.fsync(fd)
-    fresh.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import msgspec
 
+from cni import files
 from cni.daemon.books import keys
-from cni.daemon.books.identity import replace_file
 from cni.daemon.books.records import Node
 from cni.daemon.mesh.endpoints import split_endpoint
 from cni.daemon.mesh.store_records import check_depth
@@ -160,7 +160,7 @@ class Joined:
 
     def _save(self, known: dict[str, Invitation]) -> None:
         try:
-            replace_file(self._path, msgspec.json.encode(list(known.values())))
+            files.write(str(self._path), msgspec.json.encode(list(known.values())))
         except OSError as error:
             raise InputOutput(f"cannot write the joined nodes: {error}") from error
         self._known = known
