@@ -138,3 +138,19 @@ def test_the_other_faces_have_the_importers_at_once(
     code, _, modules = start(tmp_path, *words, **env)
     assert code == 0
     assert {"pyimod01_archive", "pyimod02_importers", "cni.plugin.main"} <= modules
+
+
+@pytest.mark.parametrize("name", listed("IN_SINGLE_FILE"))
+def test_the_single_file_has_what_its_modules_import_at_once(name):
+    """PyInstaller leaves out what plugin.spec does not list, and the import would fail in the single file alone."""
+    path = ROOT.joinpath(*name.split("."))
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    taken = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "cni":
+            below = {f"{node.module}.{alias.name}" for alias in node.names}
+            modules = {each for each in below if ROOT.joinpath(*each.split(".")).with_suffix(".py").is_file()}
+            taken |= modules | {node.module}
+        elif isinstance(node, ast.Import):
+            taken |= {alias.name for alias in node.names if alias.name.partition(".")[0] == "cni"}
+    assert taken <= set(listed("IN_SINGLE_FILE"))
