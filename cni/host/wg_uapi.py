@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import struct
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cni.host.wg_types import PeerChange, PeerSeen, Reading, raw, text
+from cni.peer_credentials import Peer
 
 PATIENCE = 20.0  # seconds of silence in a change, which may be of thousands of peers
 BRIEFLY = 5.0  # seconds of silence in an answer to a question
@@ -42,8 +42,7 @@ class Uapi:
         """The process that answers for the device (SO_PEERCRED); 0 if nobody does."""
         try:
             with self._connect(name) as sock:
-                pid: int = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
-                return pid
+                return Peer(sock).pid
         except (FileNotFoundError, ConnectionRefusedError):
             return 0
 

@@ -8,13 +8,12 @@ import contextlib
 import errno
 import os
 import socket
-import struct
 from typing import Protocol
 
+from cni import peer_credentials
 from cni.overlay.pipe import PIPE_PREFIX, open_pipe
+from cni.peer_credentials import Peer
 
-_PEER = struct.Struct("=iII")
-"""struct ucred: process, user, group."""
 _SHORTEST = 0.001
 """Seconds. A timeout of 0 would make a socket non-blocking."""
 
@@ -67,9 +66,9 @@ def connect_unix(path: str, seconds: float) -> "UnixStream":
 
 
 def _refuse_strangers(sock: socket.socket) -> None:
-    if not hasattr(socket, "SO_PEERCRED"):  # not Linux
+    if not peer_credentials.IS_KNOWN:  # not Linux
         return
-    _, user, _ = _PEER.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+    user = Peer(sock).uid
     if user not in (0, os.geteuid()):
         raise PermissionError(
             errno.EPERM, f"the process that listens there is user {user}'s, neither root's nor this user's"

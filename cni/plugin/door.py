@@ -154,7 +154,10 @@ class Call:
 
 
 def _start_time(pid: int) -> int:
-    """When process `pid` was started, in ticks since boot; 0 when that cannot be told."""
+    """When process `pid` was started, in ticks since boot; 0 when that cannot be told.
+
+    A copy of what cni/proc.py has: a module more on the path of every call costs 0.1 ms, this line nothing.
+    """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return int(file.read().rpartition(b")")[2].split()[19])
@@ -246,7 +249,10 @@ def connect(run_dir: str, waiter: Waiter) -> _socket.socket:
 
 
 def _refuse_strangers(sock: _socket.socket, address: str) -> None:
-    """The run directory may be one in which other users write: what listens there is root's, or hears nothing."""
+    """The run directory may be one in which other users write: what listens there is root's, or hears nothing.
+
+    As cni/peer_credentials.py has it, which would be a module more on the path of every call.
+    """
     credentials = sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)  # struct ucred: process, user, group
     user = int.from_bytes(credentials[4:8], sys.byteorder)
     if user not in (0, posix.geteuid()):

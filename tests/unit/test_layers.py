@@ -20,6 +20,8 @@ PURE_NAMES = (
     "cni.secret",
     "cni.files",
     "cni.lock_files",
+    "cni.proc",
+    "cni.peer_credentials",
 )
 PLUGIN = ("cni.plugin", "cni.plugin.*", "cni.frozen_start", "cni.unpack", "cni.leftovers")
 QUEUE = ("cni.plugin.delete_queue", "cni.leftovers")  # what plugins leave for the daemon

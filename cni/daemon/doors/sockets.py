@@ -20,6 +20,7 @@ from pathlib import Path
 
 from cni.host import locks
 from cni.naming import fnv1a64
+from cni.peer_credentials import Peer
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,6 @@ GROUP = "zlayer"
 
 _SO_PEERGROUPS = 59  # not in Python's socket module
 _LONGEST = 107  # bytes of path in a sockaddr_un
-_PEER = struct.Struct("=iII")
 
 
 class Listener:
@@ -174,7 +174,7 @@ def group_id(name: str) -> int | None:
 
 def peer_groups(client: socket.socket) -> frozenset[int]:
     """The groups the client had when it connected, supplementary ones included."""
-    _, _, gid = _PEER.unpack(client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+    gid = Peer(client).gid
     try:
         raw = client.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 1024)
     except OSError:
@@ -185,7 +185,7 @@ def peer_groups(client: socket.socket) -> frozenset[int]:
 def is_root(client: socket.socket) -> bool:
     """Whether the client runs as root, or as whoever we are. The socket's mode says so too; this holds when someone
     loosens the mode."""
-    _, uid, _ = _PEER.unpack(client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+    uid = Peer(client).uid
     return uid in (0, os.geteuid())
 
 
