@@ -10,6 +10,7 @@ import os
 import time
 from pathlib import Path
 
+from cni import proc
 from cni.plugin import door as plugin_door
 
 MARK = "_zlayer-cni"
@@ -71,11 +72,11 @@ def _is_busy(pid: int, moment: float) -> bool:
     """Whether process `pid` may be the bootloader of a directory made at `moment`: alive, and older, or at least a
     single file itself (the clock may have been set since). Any other one only has the number."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        found = proc.stat(pid)
     except OSError:
         return False
-    started = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + int(fields[19]) / os.sysconf("SC_CLK_TCK")
-    return fields[0] not in (b"Z", b"X") and (started < moment + 2.0 or _is_single_file(pid))
+    started = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + found.start_time / os.sysconf("SC_CLK_TCK")
+    return not found.ended and (started < moment + 2.0 or _is_single_file(pid))
 
 
 def _is_single_file(pid: int) -> bool:

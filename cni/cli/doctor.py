@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cni import __version__, last_words
+from cni import __version__, last_words, proc
 from cni.cli import ask, runtimes, table, validate
 from cni.cli import checks_install as installed
 from cni.cli import checks_machine as checks
@@ -259,11 +259,13 @@ def _processes(path: str, data_dir: str, daemon: int | None) -> list[Finding]:
     seen = [installed.Daemon(pid, " ".join(words)[:120]) for pid, words in survey.commands() if is_daemon(words)]
     keys = [_file(each) for each in _keys(Path(data_dir))]
     newest = max(keys, key=lambda file: file.mtime, default=None)
-    boot_id = sysctl.ROOT.parent.joinpath("kernel/random/boot_id")
+    boot_id = ""
+    with contextlib.suppress(OSError):
+        boot_id = proc.boot_id()
     return [
         installed.daemons(seen),
         *installed.overlay_socket(path, survey.listener(path), daemon),
-        *installed.clock(time.time(), newest, boot_id.read_text().strip() if boot_id.exists() else ""),
+        *installed.clock(time.time(), newest, boot_id),
     ]
 
 

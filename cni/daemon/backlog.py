@@ -6,8 +6,8 @@ from __future__ import annotations
 import json
 import logging
 
+from cni import proc
 from cni.daemon.books.state import State
-from cni.daemon.books.store import BOOT_ID
 from cni.daemon.doors import cni_door
 from cni.plugin import delete_queue
 
@@ -44,7 +44,7 @@ def _may_pass(stdout: bytes) -> bool:
 
 def _is_void(knock: cni_door.Knock, state: State) -> bool:
     """Whether a deletion is of another boot, or older than the attachment that has its key by now."""
-    boot = BOOT_ID.read_text().strip()
+    boot = proc.boot_id()
     if knock.env.get("BOOT_ID", boot) != boot:
         return True
     queued = knock.env.get("QUEUED_NS", "")

@@ -14,7 +14,7 @@ import stat
 import time
 from pathlib import Path
 
-from cni import lock_files
+from cni import lock_files, proc
 from cni.errors import StateUnusable
 from cni.host import locks, process
 from cni.plugin import delete_queue
@@ -126,7 +126,7 @@ class Premises:
         """
         log.critical("%s: the daemon replaces itself, containers stay connected", reason)
         with contextlib.suppress(OSError, ValueError):
-            started = process.start_time(os.getpid())
+            started = proc.start_time(os.getpid())
             (self.run_dir / AUTOSTART_NAME).write_text(f"started {os.getpid()} {started}")
         with contextlib.suppress(OSError):
             (self.run_dir / SOCKET_NAME).unlink()

@@ -8,18 +8,19 @@ leases, and belongs to whoever owns the daemon (7.1).
 from __future__ import annotations
 
 import socket as sockets
-import struct
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar, cast
 
+from cni import proc
 from cni.errors import TryAgainLater
-from cni.host.holder import Process, start_time
+from cni.host.holder import Process
 from cni.overlay import wire
 from cni.overlay.client import Deadline
 from cni.overlay.errors import DeadlinePassed, Refused, TransportError
 from cni.overlay.manager import OverlayManager
 from cni.overlay.state import Timeouts
+from cni.peer_credentials import Peer
 from cni.spec.intent import Intent
 
 T = TypeVar("T")
@@ -27,7 +28,6 @@ T = TypeVar("T")
 OURS = "zlayer-cni/"
 """How a daemon of ours begins what it says of itself in a status (contract 8)."""
 
-_PEER = struct.Struct("=iII")
 _SHORTEST = 0.05  # seconds: a call without any time left is tried all the same
 _WEDGED = "if it stays so it is wedged, and only SIGKILL ends it; find it with: ss -xlp | grep {}"
 
@@ -101,8 +101,8 @@ class Daemon:
         with suppress(OSError), sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM) as probe:
             probe.settimeout(max(_SHORTEST, min(1.0, self._deadline.left())))
             probe.connect(self.socket)
-            pid, _, _ = _PEER.unpack(probe.getsockopt(sockets.SOL_SOCKET, sockets.SO_PEERCRED, _PEER.size))
-            who = Process(pid, start_time(pid))
+            pid = Peer(probe).pid
+            who = Process(pid, proc.alive_since(pid))
             return f"{who.pid}:{who.start_time}" if who.start_time else ""
         return ""
 

@@ -23,7 +23,7 @@ from typing import Literal
 
 import msgspec
 
-from cni import files
+from cni import files, proc
 from cni.errors import InputOutput, InterfaceExists, TryAgainLater
 from cni.host.holder import Process
 from cni.naming import name_hash
@@ -31,7 +31,6 @@ from cni.overlay.client import Deadline
 
 log = logging.getLogger(__name__)
 
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _STEP = 0.01  # seconds between two tries for a lock
 
 Key = tuple[str, str, str]
@@ -86,7 +85,7 @@ class Records:
 
     def __init__(self, run_dir: str) -> None:
         self._home = Path(run_dir) / "foreign"
-        self.boot = BOOT_ID.read_text().strip()
+        self.boot = proc.boot_id()
         self._lock = -1
 
     # --- attachments ------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from cni.host import process
+from cni import proc
 from cni.host.worker import IDLE, Crew, beat
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,6 @@ MOST = 4096  # processes at a time; of more nothing is told
 _INFO = struct.Struct("=QQ11Ii")  # struct pidfd_info (linux/pidfd.h), its first version: 64 bytes
 _GET_INFO = (3 << 30) | (_INFO.size << 16) | (0xFF << 8) | 11  # _IOWR(PIDFS_IOCTL_MAGIC, 11, struct pidfd_info)
 _INFO_EXIT = 1 << 3
-_EXIT_CODE = 52 - 3  # field of /proc/PID/stat after the name (proc_pid_stat(5)); root may read it
 
 
 class Ends:
@@ -43,7 +42,7 @@ class Ends:
     def watch(self, pid: int, started: int, failed: Callable[[], None]) -> bool:
         """Call `failed` if that very process ends other than by exiting with 0. False if it cannot be watched.
 
-        `started` is its start time (`process.start_time`): a number alone could be another's.
+        `started` is its start time (`proc.start_time`): a number alone could be another's.
         """
         with self._guard:
             if len(self._waiting) >= MOST:
@@ -52,7 +51,7 @@ class Ends:
                 fd = os.pidfd_open(pid)
             except OSError:
                 return False
-            if not process.is_alive(pid, started):
+            if not proc.is_same(pid, started):
                 os.close(fd)
                 return False
             self._waiting[fd] = (pid, failed)
@@ -102,10 +101,10 @@ class Ends:
 def _status_of_zombie(pid: int) -> int | None:
     """The wait status (wait(2)) of a process that its parent has not asked about yet; None if it cannot be told."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        found = proc.stat(pid)
     except OSError:
         return None
-    return int(fields[_EXIT_CODE]) if fields[0] == b"Z" else None
+    return found.exit_code if found.is_zombie else None
 
 
 def _status_of_dead(fd: int) -> int | None:

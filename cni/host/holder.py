@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from cni import proc
 from cni.host import privileges
 from cni.host.netns import CLONE_NEWNET
 
@@ -63,7 +64,7 @@ def start(title: str, save: Callable[[Process], None]) -> Process:
         said = os.read(ready, 512)
         if said != b"+":
             raise OSError(f"cannot make a holder process: {said.decode(errors='replace') or 'it died'}")
-        found = Process(pid, start_time(pid))
+        found = Process(pid, proc.alive_since(pid))
         save(found)
         os.write(go, b"+")
         os.read(ready, 1)  # its end of the pipe closes when it has become what it shall be
@@ -80,18 +81,9 @@ def start(title: str, save: Callable[[Process], None]) -> Process:
     return found
 
 
-def start_time(pid: int) -> int:
-    """When process `pid` was started, in clock ticks since the boot; 0 if there is none, or it is dead already."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-    except OSError:
-        return 0
-    return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
-
-
 def is_alive(process: Process) -> bool:
     """Whether it is this very process that has the number now."""
-    return process.start_time != 0 and start_time(process.pid) == process.start_time
+    return process.start_time != 0 and proc.alive_since(process.pid) == process.start_time
 
 
 def end(process: Process) -> bool:

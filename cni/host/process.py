@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
 
+from cni import proc
 from cni.host import netns
 
 INITIAL_NETNS = 0xEFFFFFF9  # the inode that kernels with fixed ones give the first network namespace (linux/nsfs.h)
@@ -23,17 +24,6 @@ KEPT = ("HOME", "TZ", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 OF_SOURCE = ("PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV")  # where the program is not frozen
 _LARGE = 1 << 18  # bytes
 _NET_ADMIN = 12  # CAP_NET_ADMIN (linux/capability.h)
-_START_TIME = 22  # field of /proc/PID/stat (proc_pid_stat(5))
-
-
-def start_time(pid: int) -> int:
-    """When the process began, in clock ticks since boot: with the PID it says which process is meant.
-
-    Raises OSError if there is no such process.
-    """
-    # The command's name is in brackets and may hold anything, brackets and spaces included.
-    fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-    return int(fields[_START_TIME - 3])
 
 
 def give_memory_back() -> None:
@@ -90,8 +80,7 @@ def came_back(pid: int, patience: float) -> bool:
     and this process serves in its place."""
     time.sleep(patience)
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-        if fields[0] not in "ZX":
+        if not proc.stat(pid).ended:
             return True
         os.kill(pid, signal.SIGKILL)
     except OSError:
@@ -122,23 +111,15 @@ def reap(pids: set[int]) -> None:
 def is_ending(pid: int) -> bool:
     """Whether the process has been killed and only its last threads are still on their way out of the kernel."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes() == b""
+        return not proc.command(pid)
     except OSError:
         return True
-
-
-def is_alive(pid: int, started: int) -> bool:
-    """Whether that very process is still there."""
-    try:
-        return start_time(pid) == started
-    except OSError:
-        return False
 
 
 def is_daemon(pid: int) -> bool:
     """Whether the process is an overlay daemon of ours, by its command line."""
     try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        words = proc.command(pid)
     except OSError:
         return False
     return words[1:2] == [b"overlayd"] or words[1:4] == [b"-m", b"cni", b"overlayd"]
@@ -172,10 +153,10 @@ def open_netns(pid: int) -> tuple[int, int]:
     Raises OSError, with the path, if there is no such process or it may not be looked at.
     """
     while True:
-        began = start_time(pid)
+        began = proc.start_time(pid)
         fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            if is_alive(pid, began):
+            if proc.is_same(pid, began):
                 netns.identify(fd)
                 return fd, began
         except OSError:

@@ -9,7 +9,6 @@ import ipaddress
 import os
 import shutil
 import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -17,10 +16,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cni import proc
 from cni.errors import FenceFailed
 from cni.host import addressing, links, netns, sysctl
 from cni.host import netlink as nl
 from cni.host.nft import Nft
+from cni.peer_credentials import Peer
 
 T = TypeVar("T")
 ENGINES = ("wireguard-go", "boringtun-cli", "boringtun")
@@ -179,7 +180,7 @@ def commands() -> Iterator[tuple[int, list[str]]]:
         with contextlib.suppress(OSError):
             status = (path / "ns/net").stat()
             if (status.st_dev, status.st_ino) == own:
-                words = (path / "cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+                words = proc.command(int(path.name))
                 yield int(path.name), [os.fsdecode(word) for word in words]
 
 
@@ -196,5 +197,4 @@ def listener(path: str) -> int | None:
             return 0
         except OSError:
             return None
-        pid: int = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
-        return pid
+        return Peer(sock).pid

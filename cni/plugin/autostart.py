@@ -11,7 +11,7 @@ import os
 import sys
 import time
 
-from cni import last_words, lock_files
+from cni import last_words, lock_files, proc
 from cni.plugin import door as plugin_door
 from cni.plugin.door import Place
 
@@ -108,7 +108,7 @@ def _start(place: Place, waiter: plugin_door.Waiter, lock: int) -> int:
         child = spawn(program(place, waiter), place.run_dir)
     except OSError as error:
         raise _failure(lock, f"cannot start the overlay daemon: {error.filename or ''} {error.strerror}") from error
-    _note(lock, f"started {child} {_start_time(child)}")
+    _note(lock, f"started {child} {proc.alive_since(child)}")
     return child
 
 
@@ -135,23 +135,16 @@ def _noted(lock: int) -> list[str]:
 def _is_starting(lock: int) -> bool:
     """Whether a daemon that another plugin started is alive and has not opened its door yet."""
     words = _noted(lock)
-    return len(words) == 3 and words[0] == "started" and words[1].isdigit() and _start_time(int(words[1])) == words[2]
+    if len(words) != 3 or words[0] != "started" or not words[1].isdigit():
+        return False
+    since = proc.alive_since(int(words[1]))
+    return since != 0 and str(since) == words[2]
 
 
 def _raise_recent_failure(lock: int, since: int) -> None:
     words = _noted(lock)
     if len(words) == 3 and words[0] == "failed" and words[1].isdigit() and int(words[1]) > since:
         raise plugin_door.Closed(words[2])
-
-
-def _start_time(pid: int) -> str:
-    """Field 22 of /proc/PID/stat: with the pid it names one process for ever. Empty for none, and for a dead one."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-    except OSError:
-        return ""
-    return "" if fields[0] in (b"Z", b"X") else fields[19].decode()
 
 
 def _last_words(place: Place) -> str:

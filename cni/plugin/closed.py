@@ -9,6 +9,7 @@ import errno
 import os
 import time
 
+from cni import proc
 from cni.errors import InvalidConfig, InvalidEnvironment, NotAvailable, TryAgainLater, UndecodableContent
 from cni.plugin import config
 from cni.plugin import door as plugin_door
@@ -210,8 +211,7 @@ def _queued_body(call: Call) -> bytes:
     pairs = {**call.env, b"ATTEMPT": call.attempt, b"NETNS_ERROR": errno.errorcode[errno.ESTALE].encode()}
     pairs[b"QUEUED_NS"] = b"%d" % time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     try:
-        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
-            pairs[b"BOOT_ID"] = file.read().strip()
+        pairs[b"BOOT_ID"] = proc.boot_id().encode()
     except OSError:
         pass  # The run directory goes with the boot anyway where it is a tmpfs.
     return plugin_door.request(pairs, call.stdin)

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cni.host.holder import Process, start_time
+from cni.host.holder import Process
+from cni.proc import alive_since
 from tests.interop.daemons import ROOT, Daemon
 
 DIST = Path(os.environ.get("ZLAYER_DIST", ROOT / "dist"))
@@ -136,7 +137,7 @@ class Runtime:
             except (OSError, UnicodeDecodeError):
                 continue
             if title.startswith("zlayer-cni: holds ") and self.daemon.machine.home.name in title:
-                found.append(Process(int(path.name), start_time(int(path.name))))
+                found.append(Process(int(path.name), alive_since(int(path.name))))
         return [each for each in found if each.start_time]
 
     def records(self) -> list[dict[str, Any]]:

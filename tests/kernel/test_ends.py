@@ -11,7 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from cni.host import ends, process
+from cni import proc
+from cni.host import ends
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
@@ -49,7 +50,7 @@ def test_only_a_failure_is_told(watcher: ends.Ends, how: str, line: str, told: b
     before = descriptors()
     made = begun(line)
     heard = threading.Event()
-    assert watcher.watch(made.pid, process.start_time(made.pid), heard.set)
+    assert watcher.watch(made.pid, proc.start_time(made.pid), heard.set)
     assert not heard.wait(0.1)
     ended(made, how, reap=reap)
     assert heard.wait(10 if told else 0.3) == told
@@ -63,7 +64,7 @@ def test_only_a_failure_is_told(watcher: ends.Ends, how: str, line: str, told: b
 def test_a_number_that_is_anothers_is_not_watched(watcher: ends.Ends) -> None:
     made = begun("read x")
     heard = threading.Event()
-    assert not watcher.watch(made.pid, process.start_time(made.pid) - 1, heard.set)
+    assert not watcher.watch(made.pid, proc.start_time(made.pid) - 1, heard.set)
     ended(made, "killed", reap=True)
     assert not watcher.watch(made.pid, 1, heard.set)
     assert not heard.wait(0.2)
@@ -73,7 +74,7 @@ def test_many_at_once(watcher: ends.Ends) -> None:
     heard: list[int] = []
     crowd = [begun("read x") for _ in range(60)]
     for n, made in enumerate(crowd):
-        assert watcher.watch(made.pid, process.start_time(made.pid), lambda n=n: heard.append(n))  # type: ignore[misc]
+        assert watcher.watch(made.pid, proc.start_time(made.pid), lambda n=n: heard.append(n))  # type: ignore[misc]
     for n, made in enumerate(crowd):
         ended(made, "killed" if n % 2 else "well", reap=n % 3 == 0)
     for made in crowd:

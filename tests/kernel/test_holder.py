@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from cni import proc
 from cni.host import holder, links, relocate
 from cni.host.netlink import Netlink, NetlinkError
 from cni.host.netns import open_path
@@ -69,9 +70,9 @@ def test_another_process_with_the_number_is_left_alone(held):
 def test_a_process_that_is_a_zombie_is_dead():
     process = subprocess.Popen(["true"])
     end = time.monotonic() + 30
-    while holder.start_time(process.pid) and time.monotonic() < end:
+    while proc.alive_since(process.pid) and time.monotonic() < end:
         time.sleep(0.01)
-    assert not holder.is_alive(holder.Process(process.pid, holder.start_time(process.pid)))
+    assert not holder.is_alive(holder.Process(process.pid, proc.alive_since(process.pid)))
     assert not holder.end(holder.Process(process.pid, 1))
     process.wait()
 

@@ -16,12 +16,12 @@ from cni.foreign import attach, check, host_end
 from cni.foreign.daemon import Daemon, Hung, is_stale, lacks_bridge
 from cni.foreign.records import Record, Records
 from cni.foreign.service import refused
-from cni.host.holder import start_time
 from cni.host.links import Link, Route
 from cni.host.ports import Inside
 from cni.overlay import wire
 from cni.overlay.client import Deadline
 from cni.overlay.errors import Refused
+from cni.proc import alive_since as start_time
 from cni.spec.intent import Intent
 from cni.spec.types import IP, Interface, Result
 from cni.spec.types import Route as Asked

@@ -19,12 +19,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+from cni import proc
 from cni.errors import InputOutput, StateUnusable
 
 log = logging.getLogger(__name__)
 
 SCHEMA = 1  # raised when an older program could misread what a newer one writes
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 Change = tuple[str, str, bytes | None]
 """(kind, key, document), or None in place of the document to delete the record."""
@@ -55,7 +55,7 @@ class Copy:
             with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
                 db.text_factory = _text
                 found = _meaning(db)
-                if found.get("boot") != BOOT_ID.read_text().strip():
+                if found.get("boot") != proc.boot_id():
                     return
                 if found.get("schema", SCHEMA) > SCHEMA:
                     raise StateUnusable(f"{path} was written by a newer version of zlayer-cni", "upgrade this program")
@@ -94,7 +94,7 @@ class Store:
         """
         self.path = path
         self._lock = threading.Lock()
-        boot = boot_id if boot_id is not None else BOOT_ID.read_text().strip()
+        boot = boot_id if boot_id is not None else proc.boot_id()
         self._db, found = self._open_or_set_aside()
         self.fresh = found.get("boot") != boot
         if self.fresh and found:

@@ -8,7 +8,7 @@ import socket
 import time
 from pathlib import Path
 
-from cni import __version__
+from cni import __version__, proc
 from cni.daemon.books.identity import Identity
 from cni.daemon.books.registry import Registry
 from cni.daemon.mesh.claims import Claims
@@ -93,6 +93,6 @@ class OwnWord:
 
     def place(self) -> str:
         """This machine since its last start, and this daemon's place on it."""
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = proc.boot_id()
         here = f"{boot} {netns.own()} {Path(self._service.settings.run_dir).resolve()}"
         return hashlib.sha256(here.encode()).hexdigest()[:16]
