@@ -33,8 +33,9 @@ def is_single_file() -> bool:
 
 def become_program(words: list[str]) -> int:
     """Replace this process by the unpacked program with the same words; returns only when that is impossible."""
-    data_dir = _option(words, "--data-dir") or "/var/lib/zlayer-cni"
-    run_dir = _option(words, "--run-dir") or "/run/zlayer-cni"
+    place = plugin_door.Place()
+    data_dir = _option(words, "--data-dir") or place.data_dir
+    run_dir = _option(words, "--run-dir") or place.run_dir
     try:
         program = lay_down([data_dir, run_dir, *_personal()])
         _replace(program, words, {})

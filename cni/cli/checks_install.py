@@ -7,7 +7,7 @@ import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cni.cli import runtimes as runtime_settings
+from cni import defaults
 from cni.cli.checks_machine import Finding
 
 RUNTIMES = {
@@ -86,7 +86,7 @@ def plugin(path: str, said: str | None, version: str) -> Finding:
     """The plugin in the runtime's directory: `said` is its `--version`, None if it is not there."""
     if said is None:
         directory = path.rpartition("/")[0]
-        at = "" if directory == runtime_settings.BIN_DIR else f" --bin-dir {directory}"
+        at = "" if directory == defaults.BIN_DIR else f" --bin-dir {directory}"
         return Finding("plugin", "fail", f"{path} is not there, or does not run", f"run `zlayer-cni install{at}`")
     if said != f"{PLUGIN} {version}":
         fix = "run `zlayer-cni install` with the version you want; running containers stay connected"

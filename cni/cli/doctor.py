@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cni import __version__, last_words, proc
+from cni import __version__, defaults, last_words, proc
 from cni.cli import ask, runtimes, table, validate
 from cni.cli import checks_install as installed
 from cni.cli import checks_machine as checks
@@ -32,7 +32,7 @@ MARKS = {"ok": "ok   ", "warn": "WARN ", "fail": "FAIL "}
 def run(options: argparse.Namespace) -> int:
     """Print the findings; the exit code says whether one fails."""
     runtime = runtimes.containerd() or runtimes.DEFAULT
-    places = [*runtime.bin_dirs, runtimes.BIN_DIR]
+    places = [*runtime.bin_dirs, defaults.BIN_DIR]
     there = [place for place in places if Path(place, installed.PLUGIN).exists()]
     options.bin_dir = options.bin_dir or (there or places)[0]
     options.conf_dir = options.conf_dir or runtime.conf_dir
@@ -106,7 +106,7 @@ def _settings(data_dir: str) -> Settings:
     except CniError as error:
         complaints = [Finding("settings", "fail", error.msg, "`zlayer-cni validate FILE` tells more")]
     socket = found.overlay_socket
-    if socket is None and data_dir == settings.DEFAULT_DATA_DIR:
+    if socket is None and data_dir == defaults.DATA_DIR:
         socket = overlay_sockets.DEFAULT_SOCKET
     elif socket is None:
         socket = overlay_sockets.socket_path(data_dir, os.geteuid(), os.environ.get("HOME"))

@@ -15,11 +15,10 @@ import os
 import shutil
 from pathlib import Path
 
-from cni import __version__
+from cni import __version__, defaults
 from cni.cli import ask, files, resources, runtimes, upkeep, versions
 from cni.cli.upkeep import UNIT, UNIT_DIR, Trouble, say, under
 from cni.daemon import overlap, settings
-from cni.daemon.settings import DEFAULT_DATA_DIR, DEFAULT_RUN_DIR
 from cni.errors import CniError, InvalidConfig
 from cni.host import own_networks, program
 
@@ -27,7 +26,7 @@ CONFLIST = "10-zlayer.conflist"
 TOOL_DIR = "/usr/local/bin"
 NAME = "zlayer-cni"
 CONF_SUFFIXES = (".conf", ".conflist", ".json")  # what containerd and CRI-O load
-BIN_DIRS = ("/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni")  # where runtimes have plugins
+BIN_DIRS = (defaults.BIN_DIR, "/usr/lib/cni", "/usr/libexec/cni")  # where runtimes have plugins
 
 
 def run(options: argparse.Namespace) -> int:
@@ -150,8 +149,8 @@ def conflist_text(options: argparse.Namespace) -> str:
     conflist["name"] = options.network
     ours = conflist["plugins"][0]
     for key, value, default in (
-        ("runDir", options.run_dir, DEFAULT_RUN_DIR),
-        ("dataDir", options.data_dir, DEFAULT_DATA_DIR),
+        ("runDir", options.run_dir, defaults.RUN_DIR),
+        ("dataDir", options.data_dir, defaults.DATA_DIR),
     ):
         if value != default:
             ours[key] = value

@@ -7,9 +7,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from cni import __version__
-from cni.cli import ask, runtimes
-from cni.daemon.settings import DEFAULT_DATA_DIR, DEFAULT_RUN_DIR
+from cni import __version__, defaults
+from cni.cli import ask
 
 EXIT_CODES = """\
 exit codes:
@@ -66,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(word, help=text, description=text)
         command.add_argument("--json", action="store_true", help="for programs: a stable JSON document")
         command.add_argument(
-            "--run-dir", metavar="DIR", type=absolute, default=DEFAULT_RUN_DIR, help="default: %(default)s"
+            "--run-dir", metavar="DIR", type=absolute, default=defaults.RUN_DIR, help="default: %(default)s"
         )
         _OPTIONS.get(word, lambda _: None)(command)
     validate = commands.add_parser("validate", help="check a conflist, an entry of one, or the daemon's YAML")
@@ -92,9 +91,9 @@ def _why_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _doctor_options(parser: argparse.ArgumentParser) -> None:
-    found = f"where it is: by containerd's configuration, or {runtimes.BIN_DIR}"
+    found = f"where it is: by containerd's configuration, or {defaults.BIN_DIR}"
     for option, default, text in (
-        ("--data-dir", DEFAULT_DATA_DIR, f"identity and settings ({DEFAULT_DATA_DIR})"),
+        ("--data-dir", defaults.DATA_DIR, f"identity and settings ({defaults.DATA_DIR})"),
         ("--bin-dir", None, f"where the runtime looks for plugins ({found})"),
         ("--conf-dir", None, "where the runtime looks for network lists (by the same, or /etc/cni/net.d)"),
     ):
@@ -156,11 +155,11 @@ def _uninstall_options(parser: argparse.ArgumentParser) -> None:
 
 def _places(parser: argparse.ArgumentParser) -> None:
     for option, default, text in (
-        ("--bin-dir", "/opt/cni/bin", "where the runtime looks for plugins"),
-        ("--conf-dir", "/etc/cni/net.d", "where the runtime looks for network lists"),
+        ("--bin-dir", defaults.BIN_DIR, "where the runtime looks for plugins"),
+        ("--conf-dir", defaults.CONF_DIR, "where the runtime looks for network lists"),
         ("--program-dir", "/opt/zlayer-cni", "where the unpacked program goes, a directory for each version"),
-        ("--run-dir", DEFAULT_RUN_DIR, "sockets and records"),
-        ("--data-dir", DEFAULT_DATA_DIR, "identity and settings"),
+        ("--run-dir", defaults.RUN_DIR, "sockets and records"),
+        ("--data-dir", defaults.DATA_DIR, "identity and settings"),
         ("--root", "/", "prefix for all of them: an image, or a test"),
     ):
         kind = os.path.abspath if option == "--root" else absolute
@@ -169,7 +168,7 @@ def _places(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     """One branch for each command, which imports what it needs."""
-    run_dir = getattr(options, "run_dir", DEFAULT_RUN_DIR)
+    run_dir = getattr(options, "run_dir", defaults.RUN_DIR)
     match options.command:
         case "status":
             from cni.cli import status

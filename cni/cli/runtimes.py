@@ -6,8 +6,9 @@ import tomllib
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cni import defaults
+
 CONFIG = "/etc/containerd/config.toml"
-BIN_DIR, CONF_DIR = "/opt/cni/bin", "/etc/cni/net.d"  # its own defaults
 _TABLES = ("io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime")  # configuration versions 2 and 3
 
 
@@ -19,7 +20,7 @@ class Directories(NamedTuple):
     source: str
 
 
-DEFAULT = Directories((BIN_DIR,), CONF_DIR, "its defaults")
+DEFAULT = Directories((defaults.BIN_DIR,), defaults.CONF_DIR, "its defaults")
 
 
 def containerd(root: str = "/") -> Directories | None:
@@ -40,7 +41,7 @@ def directories(config: dict[str, Any], source: str) -> Directories:
         cni |= found if isinstance(found, dict) else {}
     many, one, lists = cni.get("bin_dirs"), cni.get("bin_dir"), cni.get("conf_dir")
     several = tuple(str(each) for each in many) if isinstance(many, list) else ()
-    return Directories(several or (str(one or BIN_DIR),), str(lists or CONF_DIR), source)
+    return Directories(several or (str(one or defaults.BIN_DIR),), str(lists or defaults.CONF_DIR), source)
 
 
 def complaints(found: Directories | None, bin_dir: str, conf_dir: str) -> list[str]:

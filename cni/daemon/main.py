@@ -20,7 +20,7 @@ from pathlib import Path
 
 import msgspec
 
-from cni import last_words, leftovers
+from cni import defaults, last_words, leftovers
 from cni.daemon import backlog, log_lines, operations, precheck
 from cni.daemon import settings as settings_module
 from cni.daemon.books.identity import Identity
@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
     os.umask(0o077)  # records, logs and keys are root's alone; what others may see says so itself
     if options.deputy_of and process.came_back(options.deputy_of, COMING_BACK):
         return 0
-    run_dir = options.run_dir or settings_module.DEFAULT_RUN_DIR
+    run_dir = options.run_dir or defaults.RUN_DIR
     try:
         settings = _settings(options)
         run_dir = settings.run_dir
@@ -105,8 +105,8 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
         epilog="SIGTERM ends it and leaves running containers connected; the next one takes over.",
     )
     parser.add_argument("--config", metavar="FILE", help="the YAML to read (see conf/overlayd.yaml)")
-    parser.add_argument("--run-dir", metavar="DIR", help=f"sockets and records ({settings_module.DEFAULT_RUN_DIR})")
-    parser.add_argument("--data-dir", metavar="DIR", help=f"identity and keys ({settings_module.DEFAULT_DATA_DIR})")
+    parser.add_argument("--run-dir", metavar="DIR", help=f"sockets and records ({defaults.RUN_DIR})")
+    parser.add_argument("--data-dir", metavar="DIR", help=f"identity and keys ({defaults.DATA_DIR})")
     parser.add_argument("--socket", metavar="PATH", help="the overlay protocol's socket (by the data directory)")
     parser.add_argument("--take-over", action="store_true", help="end the daemon that runs on that run directory")
     parser.add_argument("--check", action="store_true", help="tell whether a daemon could start with these settings")

@@ -14,13 +14,14 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cni import defaults
 from cni.host.links import OUR_PROTO, RTN_LOCAL, RTN_UNICAST, Address, Network
 
 if TYPE_CHECKING:
     from cni.host.own_networks import HeldAddress, RouteSeen, Surroundings
 
 LOOPBACK = "lo"
-SLOT = {4: 26, 6: 120}  # a node address is the first of a range that is as long as a slot, or shorter
+SLOT = defaults.SLOT_PREFIX  # a node address is the first of a range that is as long as a slot, or shorter
 # A VPN that takes the whole traffic sets halves or quarters of the address space in place of a default route.
 DEFAULT_LIKE = {4: 7, 6: 6}  # the longest prefix that still stands for "everything"; 10.0.0.0/8 and fc00::/7 do not
 OURS = re.compile(r"zl-.+|veth-[0-9]{1,10}-[sg]")

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 import yaml
 
+from cni import addresses, defaults
 from cni.daemon.books import keys
 from cni.daemon.mesh.endpoints import LONGEST_NAME, split_endpoint
 from cni.errors import InvalidConfig
@@ -22,10 +23,7 @@ from cni.overlay.address import network as network_of
 from cni.printable import printable
 from cni.secret import Secret
 
-DEFAULT_RUN_DIR = "/run/zlayer-cni"
-DEFAULT_DATA_DIR = "/var/lib/zlayer-cni"
 SYSTEM_FILE = "/etc/zlayer-cni/overlayd.yaml"
-DEFAULT_WG_PORT = 51420  # contract 3.4
 
 NOT_QUOTED = ("cluster",)
 """Below these keys no value is quoted in an error: a secret may stand in the wrong place there."""
@@ -34,8 +32,8 @@ Unsigned = Literal["accept", "refuse"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 Engine = Literal["auto", "kernel", "wireguard-go", "boringtun-cli", "none"]
 Underlay = Literal["routed"]
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Address = addresses.Address
+Network = addresses.Network
 
 
 class Dns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,7 +52,7 @@ class StaticPeer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     public_key: str
     endpoint: str = ""
     allowed_ips: tuple[str, ...]
-    keepalive: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 25
+    keepalive: Annotated[int, msgspec.Meta(ge=0, le=65535)] = defaults.KEEPALIVE
     name: str = ""
 
 
@@ -89,7 +87,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     cluster_cidr: str = "10.200.0.0/16"
     cluster_cidr6: str | None = None
     slice_cidr: str | None = None
-    wg_port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = DEFAULT_WG_PORT
+    wg_port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = defaults.WG_PORT
     wireguard_engine: Engine = "auto"
     underlay: Underlay | None = None
     service_cidr: str | None = None
@@ -97,8 +95,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     peers: tuple[StaticPeer, ...] = ()
     extra_routes: tuple[str, ...] = ()
     cluster: Cluster | None = None
-    data_dir: str = DEFAULT_DATA_DIR
-    run_dir: str = DEFAULT_RUN_DIR
+    data_dir: str = defaults.DATA_DIR
+    run_dir: str = defaults.RUN_DIR
     overlay_socket: str | None = None
     dns: Dns = Dns()
     masquerade: bool = True
@@ -127,8 +125,8 @@ def find(config: str | None, data_dir: str | None) -> Settings:
     """The settings of a daemon started with these options (see the module's docstring)."""
     if config is not None:
         return load(config)
-    candidates = [Path(data_dir or DEFAULT_DATA_DIR, "overlayd.yaml")]
-    if data_dir in (None, DEFAULT_DATA_DIR):
+    candidates = [Path(data_dir or defaults.DATA_DIR, "overlayd.yaml")]
+    if data_dir in (None, defaults.DATA_DIR):
         candidates.append(Path(SYSTEM_FILE))
     for candidate in candidates:
         if candidate.is_file():
@@ -254,7 +252,7 @@ def _check_mesh(settings: Settings, families: list[Network]) -> None:
         own = _network("service_cidr", settings.service_cidr)
         if not any(own.version == each.version and own.subnet_of(each) for each in families):  # type: ignore[arg-type]
             raise ValueError(f"service_cidr: {own} is not inside the cluster's range")
-        if own.prefixlen >= (26 if own.version == 4 else 120):
+        if own.prefixlen >= defaults.SLOT_PREFIX[own.version]:
             raise ValueError(f"service_cidr: {own} is too small: it must hold more than one service subnet")
     for n, peer in enumerate(settings.peers):
         try:
@@ -303,7 +301,7 @@ def _check(settings: Settings) -> None:
             continue
         network = _network(key, value)
         if key != "slice_cidr":
-            if network.prefixlen >= (26 if network.version == 4 else 120):
+            if network.prefixlen >= defaults.SLOT_PREFIX[network.version]:
                 raise ValueError(f"{key}: {value} is too small: it must hold more than one service subnet")
             families.append(network)
         elif not any(network.version == n.version and network.subnet_of(n) for n in families):  # type: ignore[arg-type]

@@ -170,7 +170,7 @@ def read_back(intent: Record, inside: ports.Inside, ip: str) -> tuple[Record, in
         bridge = links.find_link(socket, index=host.master) if host.master else None
         if bridge is None:
             raise AttachFailed(f"the host end {intent.host_veth} is on no bridge")
-        relocate.set_mtu(socket, host.index, intent.mtu)
+        links.set_mtu(socket, host.index, intent.mtu)
     addresses = [each for each in inside.addresses if not each.ip.is_link_local]
     record = msgspec.structs.replace(
         intent,

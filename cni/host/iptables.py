@@ -11,6 +11,7 @@ the other kind where that denies as well; where there is none, there is no such 
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
@@ -101,6 +102,21 @@ def denying_chains(listing: Mapping[str, Any]) -> list[str]:
     )
 
 
+def rules(tool: str, chain: str = "", table: str = "filter") -> list[str]:
+    """What `tool -S` lists: the rules of a chain, or of the whole table, as options that would make them. Raises
+    IptablesError where the tool is missing or refuses."""
+    return _run(tool, "-t", table, "-S", *([chain] if chain else ())).splitlines()
+
+
+def of_both_families(chain: str = "", table: str = "filter") -> dict[str, list[str]]:
+    """`rules` of iptables and of ip6tables, as far as they are there and answer."""
+    found = {}
+    for tool in ("iptables", "ip6tables"):
+        with contextlib.suppress(IptablesError):
+            found[tool] = rules(tool, chain, table)
+    return found
+
+
 def _fill(tool: str, rules: Sequence[str]) -> None:
     """One transaction for the chain (iptables-restore), then the jump, first in FORWARD."""
     text = "\n".join(["*filter", f":{CHAIN} - [0:0]", *rules, "COMMIT", ""])
@@ -111,7 +127,7 @@ def _fill(tool: str, rules: Sequence[str]) -> None:
 
 def _saved(tool: str) -> tuple[list[str], bool]:
     """The chain's rules as they are, and whether the jump is there."""
-    lines = _run(tool, "-S").splitlines()
+    lines = rules(tool)
     return (
         [line for line in lines if line.startswith(f"-A {CHAIN} ")],
         any(line.startswith("-A FORWARD ") and line.endswith(f"-j {CHAIN}") for line in lines),
@@ -123,7 +139,7 @@ def _jump() -> tuple[str, ...]:
 
 
 def _denies(tool: str) -> bool:
-    lines = _run(tool, "-S", "FORWARD").splitlines()
+    lines = rules(tool, "FORWARD")
     return "-P FORWARD DROP" in lines or bool(lines and lines[-1].startswith(_DENY_ALL))
 
 

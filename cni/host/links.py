@@ -7,11 +7,11 @@ Every function takes the `Netlink` of the namespace it works in.
 from __future__ import annotations
 
 import errno
-import ipaddress
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from cni import addresses
 from cni.host import netlink as nl
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER = 1, 3, 4, 5, 10
@@ -28,9 +28,9 @@ LOOPBACK = 1  # the index of lo, in every namespace
 
 GONE = frozenset({errno.ENODEV, errno.ENXIO})
 
-Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Interface = addresses.Interface
+Network = addresses.Network
+Address = addresses.Address
 
 
 @dataclass(frozen=True)
@@ -167,6 +167,13 @@ def set_master(socket: nl.Netlink, index: int, master: int) -> None:
     """The link is a port of the bridge `master`."""
     body = nl.ifinfo(index) + nl.u32(IFLA_MASTER, master)
     socket.send([nl.Message(nl.RTM_SETLINK, 0, body, f"put link {index} on bridge {master}")])
+
+
+def set_mtu(socket: nl.Netlink, index: int, mtu: int) -> None:
+    """The link carries packets of `mtu` bytes. Raises NetlinkError: ENODEV if it is gone, EINVAL for a size it cannot
+    have."""
+    body = nl.ifinfo(index) + nl.u32(IFLA_MTU, mtu)
+    socket.send([nl.Message(nl.RTM_NEWLINK, 0, body, f"set the MTU of link {index} to {mtu}")])
 
 
 def set_up(socket: nl.Netlink, index: int) -> None:

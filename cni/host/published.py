@@ -6,12 +6,12 @@ portmap writes iptables rules, or with its nftables backend a table of its own; 
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Any
+
+from cni.host import iptables
 
 TABLE = "cni_hostport"  # of portmap's nftables backend
 _TARGET = re.compile(r"\[?([0-9a-fA-F:.]+?)\]?:(\d+)")
@@ -70,15 +70,6 @@ def _of_rule(expressions: Any) -> Forwarded | None:
     return None
 
 
-def iptables_rules() -> Iterator[str]:
+def iptables_rules() -> Iterable[str]:
     """What each of iptables and ip6tables has in its nat table; nothing from one that is missing or refuses."""
-    for tool in ("iptables", "ip6tables"):
-        if shutil.which(tool) is None:
-            continue
-        try:
-            done = subprocess.run(
-                [tool, "-w", "5", "-t", "nat", "-S"], capture_output=True, text=True, timeout=20, check=False
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            continue
-        yield done.stdout
+    return map("\n".join, iptables.of_both_families(table="nat").values())

@@ -49,8 +49,3 @@ def move(index: int, source_fd: int, target_fd: int, shape: Shape) -> links.Link
     if found is None:
         raise nl.NetlinkError(19, f"move {ifname} to the container", "it did not arrive")
     return found
-
-
-def set_mtu(socket: nl.Netlink, index: int, mtu: int) -> None:
-    """The link carries packets of up to `mtu` bytes. Raises NetlinkError."""
-    socket.send([nl.Message(nl.RTM_SETLINK, 0, nl.ifinfo(index) + nl.u32(links.IFLA_MTU, mtu), f"set MTU of {index}")])

@@ -14,13 +14,6 @@ MOST_LINKS = 1024  # links read in a container's namespace: the container makes 
 VM_LINKS = frozenset({"tun", "macvtap"})  # behind these is a virtual machine, which hears of no change
 
 
-def set_mtu(socket: nl.Netlink, index: int, mtu: int) -> None:
-    """The link carries packets of `mtu` bytes. Raises NetlinkError: ENODEV if it is gone, EINVAL for a size it cannot
-    have."""
-    body = nl.ifinfo(index) + nl.u32(links.IFLA_MTU, mtu)
-    socket.send([nl.Message(nl.RTM_NEWLINK, 0, body, f"set the MTU of link {index} to {mtu}")])
-
-
 class Sandbox:
     """A container's namespace, entered by its path for its end of a veth; use it as a context."""
 
@@ -52,7 +45,7 @@ class Sandbox:
 
     def set_mtu(self, index: int, mtu: int) -> None:
         """As the function."""
-        set_mtu(self._socket, index, mtu)
+        links.set_mtu(self._socket, index, mtu)
 
 
 def resize_port(
@@ -69,9 +62,9 @@ def resize_port(
         if end is None or end.mtu not in {*known, mtu} or inside.holds_a_machine():
             return False
         if host.mtu < mtu:
-            set_mtu(socket, host.index, mtu)
+            links.set_mtu(socket, host.index, mtu)
         if end.mtu != mtu:
             inside.set_mtu(end.index, mtu)
         if host.mtu > mtu:
-            set_mtu(socket, host.index, mtu)
+            links.set_mtu(socket, host.index, mtu)
     return True

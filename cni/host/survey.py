@@ -9,7 +9,6 @@ import ipaddress
 import os
 import shutil
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,7 +17,7 @@ from typing import Any, TypeVar
 
 from cni import proc
 from cni.errors import FenceFailed
-from cni.host import addressing, links, netns, sysctl
+from cni.host import addressing, iptables, links, netns, sysctl
 from cni.host import netlink as nl
 from cni.host.nft import Nft
 from cni.peer_credentials import Peer
@@ -117,17 +116,7 @@ def base_chains() -> dict[str, Any]:
 
 def input_rules() -> dict[str, list[str]]:
     """`-S INPUT` of iptables and ip6tables, where they are there and answer."""
-    found = {}
-    for tool in ("iptables", "ip6tables"):
-        if shutil.which(tool) is None:
-            continue
-        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            done = subprocess.run(
-                [tool, "-w", "5", "-S", "INPUT"], capture_output=True, text=True, timeout=20, check=False
-            )
-            if done.returncode == 0:
-                found[tool] = done.stdout.splitlines()
-    return found
+    return iptables.of_both_families("INPUT")
 
 
 # --- routes and settings ----------------------------------------------------------------------------------------------

@@ -154,8 +154,7 @@ class Tunnels:
         if new_key is not None or new_port is not None:
             self._write(device.name, link, new_key, new_port, ())
         if link.mtu != device.mtu:
-            body = netlink.ifinfo(link.index) + netlink.u32(links.IFLA_MTU, device.mtu)
-            self._socket.send([netlink.Message(netlink.RTM_NEWLINK, 0, body, f"set the MTU of {device.name}")])
+            links.set_mtu(self._socket, link.index, device.mtu)
         sysctl.ensure(f"ipv4/conf/{device.name}/rp_filter", LOOSE)
         sysctl.forward(device.name)
         if not link.up:

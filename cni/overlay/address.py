@@ -6,7 +6,9 @@ spells an IPv4-mapped address with hexadecimal digits, where Rust shows the IPv4
 
 import ipaddress
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+from cni import addresses
+
+Network = addresses.Network
 
 
 def canonical_ip(text: str) -> str:

@@ -10,6 +10,7 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from cni import defaults
 from cni.overlay import wire
 from cni.overlay.address import Network, network
 from cni.overlay.errors import CodecError
@@ -28,7 +29,7 @@ class PeerInfo:
     """`host:port`, an IPv6 host in brackets. ZLayer's daemon accepts literal addresses only."""
     allowed_ips: str
     """CIDRs joined by commas."""
-    keepalive: float = 25.0
+    keepalive: float = float(defaults.KEEPALIVE)
     """Seconds between keepalives, sent as whole seconds; 0 for none. ZLayer's device accepts up to 65535."""
 
     @property

@@ -4,13 +4,14 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from cni import defaults
 from cni.overlay import wire
 from cni.overlay.address import canonical_ip, network, split_socket_address
 from cni.overlay.client import Dialing
 from cni.overlay.nat import NatSettings
 
 DEFAULT_CLUSTER_CIDR = "10.200.0.0/16"
-DEFAULT_WG_PORT = 51420
+DEFAULT_WG_PORT = defaults.WG_PORT
 _LONGEST = 366 * 86400.0
 """Seconds. The operating system's own timers end somewhere above it."""
 

@@ -3,10 +3,12 @@
 All raise `ValueError` with a few words on what is wrong; the caller adds key, value and code.
 """
 
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address, ip_interface
+from ipaddress import IPv6Address, ip_address, ip_interface
 
-Address = IPv4Address | IPv6Address
-Interface = IPv4Interface | IPv6Interface
+from cni import addresses
+
+Address = addresses.Address
+Interface = addresses.Interface
 
 
 def parse_ip(text: str) -> Address:

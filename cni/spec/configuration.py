@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from cni import defaults
 from cni.errors import CniError, InvalidConfig, UndecodableContent
 from cni.isolation import AUTO
 from cni.spec import values
@@ -31,9 +32,6 @@ from cni.spec.result import parse_result
 from cni.spec.types import DNS, DNS_KEYS, ROUTE_KEYS, Result, Route
 from cni.spec.values import Attachment
 from cni.spec.versions import OLDEST, SUPPORTED, check_version
-
-DEFAULT_RUN_DIR = "/run/zlayer-cni"
-DEFAULT_DATA_DIR = "/var/lib/zlayer-cni"
 
 OWN_KEYS = ("service", "mode", "isolationNetwork", "joinGlobal", "ephemeral", "mtu", "dns", "routes", "annotations")
 PLACE_KEYS = ("overlayd", "autostart", "runDir", "dataDir")
@@ -69,8 +67,8 @@ class NetConf(msgspec.Struct, frozen=True, kw_only=True):
     routes: tuple[Route, ...] = ()
     socket: str = ""  # of an overlay daemon that is not ours; empty is ours
     autostart: bool = True
-    run_dir: str = DEFAULT_RUN_DIR
-    data_dir: str = DEFAULT_DATA_DIR
+    run_dir: str = defaults.RUN_DIR
+    data_dir: str = defaults.DATA_DIR
     runtime: RuntimeConfig = RuntimeConfig()
     args: ConventionArgs = ConventionArgs()
     prev_result: Result | None = None

@@ -228,11 +228,11 @@ def test_mtu_twice(host, netlink):
     host.ip("link add zlt-h type veth peer name zlt-p")
     index = links.find_link(netlink, "zlt-h").index
     for _ in range(2):
-        relocate.set_mtu(netlink, index, 1400)
+        links.set_mtu(netlink, index, 1400)
         assert host.link("zlt-h")["mtu"] == 1400
 
 
 def test_mtu_of_nothing(netlink):
     assert isinstance(netlink, Netlink)
     with pytest.raises(NetlinkError):
-        relocate.set_mtu(netlink, 4242, 1400)
+        links.set_mtu(netlink, 4242, 1400)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cni import defaults
 from cni.daemon.books import identity, keys
 from cni.errors import PoolExhausted, StateUnusable
 
@@ -78,7 +79,7 @@ def test_a_dedicated_service_keeps_key_and_port_until_forgotten(tmp_path: Path) 
 
 
 def test_the_band_of_ports_ends() -> None:
-    taken = set(range(identity.FIRST_PORT, identity.LAST_PORT + 1))
+    taken = set(range(defaults.FIRST_PORT, defaults.LAST_PORT + 1))
     assert identity.lowest_free(taken - {51500}) == 51500
     with pytest.raises(PoolExhausted) as caught:
         identity.lowest_free(taken)

@@ -20,6 +20,8 @@ PURE_NAMES = (
     "cni.secret",
     "cni.files",
     "cni.lock_files",
+    "cni.defaults",
+    "cni.addresses",
     "cni.proc",
     "cni.peer_credentials",
 )
@@ -111,7 +113,7 @@ DECIDERS = (
     "cni.daemon.mesh.etcd_wire",
     "cni.foreign.check",
 )
-DECIDERS_MAY = (*DECIDERS, "cni.errors", "cni.spec.types", "cni.foreign.records")
+DECIDERS_MAY = (*DECIDERS, "cni.defaults", "cni.addresses", "cni.errors", "cni.spec.types", "cni.foreign.records")
 SHAPES = {
     "HeldAddress",
     "RouteSeen",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cni import defaults
 from cni.errors import CniError
 from cni.plugin import closed, config, door
 from cni.plugin.door import Place
@@ -51,3 +52,9 @@ def test_whoever_is_not_root_starts_no_daemon_and_is_told_why(tmp_path: Path, mo
     with pytest.raises(door.Closed, match="needs root and runs as user 65534: Permission denied"):
         closed.open_door(call, place, "Permission denied")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_plugins_own_directories_are_the_defaults():
+    """It has them as literals: a module more would be on the path of every call."""
+    place = Place()
+    assert (place.run_dir, place.data_dir) == (defaults.RUN_DIR, defaults.DATA_DIR)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cni import defaults
 from cni.daemon import settings
 from cni.daemon.settings import Dns, Settings, parse
 from cni.errors import InvalidConfig
@@ -221,7 +222,7 @@ def test_an_explicit_file_goes_before_the_data_directorys(tmp_path):
 def test_the_systems_file_is_for_the_default_data_directory_alone(tmp_path, monkeypatch):
     (tmp_path / "system.yaml").write_text("node_id: 4\n")
     monkeypatch.setattr(settings, "SYSTEM_FILE", str(tmp_path / "system.yaml"))
-    monkeypatch.setattr(settings, "DEFAULT_DATA_DIR", str(tmp_path / "default"))
+    monkeypatch.setattr(defaults, "DATA_DIR", str(tmp_path / "default"))
     assert settings.find(None, None).node_id == 4
     assert settings.find(None, str(tmp_path / "default")).node_id == 4
     assert settings.find(None, str(tmp_path / "other")) == Settings()

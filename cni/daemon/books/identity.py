@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from cni import files
+from cni import defaults, files
 from cni.daemon.books import keys, signing
 from cni.daemon.books.signing import Signer
 from cni.errors import InputOutput, PoolExhausted, StateUnusable
@@ -23,7 +23,6 @@ from cni.errors import InputOutput, PoolExhausted, StateUnusable
 FILE = "identity.json"
 SIGNING_FILE = "signing.json"  # the signing key again: an earlier version writes FILE without it
 SEQUENCES = 1 << 16  # that are set aside by one write of the file
-FIRST_PORT, LAST_PORT = 51421, 51676  # contract 6.5: whatever the node's own port is
 
 
 _public_of = functools.lru_cache(512)(keys.public_of)  # a millisecond each, and asked for with every change
@@ -242,7 +241,9 @@ def _text(seed: bytes) -> str:
 
 def lowest_free(taken: set[int]) -> int:
     """The lowest port of the band that nobody has. Raises PoolExhausted."""
-    for port in range(FIRST_PORT, LAST_PORT + 1):
+    for port in range(defaults.FIRST_PORT, defaults.LAST_PORT + 1):
         if port not in taken:
             return port
-    raise PoolExhausted(f"dedicated-overlay port band exhausted ({FIRST_PORT}..={LAST_PORT}, 256 ports)")
+    raise PoolExhausted(
+        f"dedicated-overlay port band exhausted ({defaults.FIRST_PORT}..={defaults.LAST_PORT}, 256 ports)"
+    )

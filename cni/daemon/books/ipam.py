@@ -6,14 +6,14 @@ that a neighbour's stale entry, or a connection tracked somewhere, does not meet
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
+from cni import addresses
 from cni.errors import AddressUnavailable, TryAgainLater
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = addresses.Network
+Address = addresses.Address
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ from typing import Literal
 
 import msgspec
 
+from cni import defaults
+
 AttachmentKey = tuple[str, str, str]
 """(network, container id, interface name): what CNI calls an attachment."""
 
@@ -128,7 +130,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
             if own.version == version and str(own) not in self.cidrs:
                 return own
         cluster = next(n for n in map(ipaddress.ip_network, self.cidrs) if n.version == version)
-        prefix = max(26 if version == 4 else 120, cluster.prefixlen)
+        prefix = max(defaults.SLOT_PREFIX[version], cluster.prefixlen)
         return ipaddress.ip_network(f"{self.address(version)}/{prefix}", strict=False)
 
 

@@ -20,15 +20,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
+from cni import addresses, defaults
 from cni.errors import InvalidConfig, PoolExhausted
 from cni.naming import fnv1a64
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = addresses.Network
+Address = addresses.Address
 Key = tuple[str, str]
 """(service, node id as decimal text, with `#n` behind it for a further slot)."""
 
-SLICE_PREFIX = {4: 26, 6: 120}
+SLICE_PREFIX = defaults.SLOT_PREFIX
 _MOST_SLOTS = (1 << 64) - 1
 """Where ZLayer's slot count stops: it is kept in 64 bits, and the hash is taken modulo this."""
 

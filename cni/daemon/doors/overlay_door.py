@@ -16,8 +16,9 @@ import socket
 from collections.abc import Callable
 from concurrent.futures import Executor
 
+from cni import defaults
 from cni.daemon.doors import sockets
-from cni.daemon.settings import DEFAULT_DATA_DIR, Settings
+from cni.daemon.settings import Settings
 from cni.overlay import sockets as overlay_sockets
 from cni.overlay import wire
 from cni.overlay.errors import CodecError, FrameTooLarge, TruncatedFrame
@@ -41,7 +42,7 @@ def socket_of(settings: Settings) -> str:
     default directory standing for ZLayer's."""
     if settings.overlay_socket is not None:
         return settings.overlay_socket
-    if settings.data_dir == DEFAULT_DATA_DIR:
+    if settings.data_dir == defaults.DATA_DIR:
         return overlay_sockets.DEFAULT_SOCKET
     return overlay_sockets.socket_path(settings.data_dir, os.geteuid(), os.environ.get("HOME"))
 

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
+from cni import defaults
 from cni.daemon.fence.places import Behind
 from cni.daemon.mesh import joined, wireguard
 from cni.daemon.mesh.departed import Departed
@@ -195,7 +196,7 @@ def showconf(service: OverlayService, env: Mapping[str, str]) -> Answer:
         f"PublicKey = {mesh.public_key()}",
         *(f"Endpoint = {endpoint}" for endpoint in endpoints[:1]),
         f"AllowedIPs = {allowed}",
-        f"PersistentKeepalive = {target.keepalive or 25}",
+        f"PersistentKeepalive = {target.keepalive or defaults.KEEPALIVE}",
     ]
     return {"public_key": target.public_key, "text": "\n".join(lines) + "\n"}
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
+from ipaddress import collapse_addresses, ip_network
 
+from cni import addresses
 from cni.daemon.books import macs
 from cni.daemon.books.records import Attachment, Service
 from cni.daemon.fence import elements, texts
 from cni.daemon.fence.values import Bridge, Edge, Port, Remote
 from cni.host.nft_elements import Change, Element
 
-Network = IPv4Network | IPv6Network
+Network = addresses.Network
 
 
 @dataclass(frozen=True)

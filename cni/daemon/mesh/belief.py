@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import msgspec
 
+from cni import defaults
 from cni.daemon.mesh.fleet_view import Fleet, View
 from cni.daemon.mesh.store_records import GLOBAL, Dedicated, NodeDoc, every_cidr, is_slot
 from cni.daemon.mesh.wireguard import Address, Target
 from cni.daemon.mesh.wireguard import network_of as known_network
 
-KEEPALIVE = 25  # seconds: what NAT and firewalls on the way forget last
 MOST_NETWORKS = 2048  # of all nodes: the fence takes some 4 ms for each when it is loaded anew
 SHOWN = 5  # CIDRs or addresses of one node that a problem names
 
@@ -173,7 +173,7 @@ def _add(peers: dict[str, list[Target]], doc: NodeDoc, shared: set[str]) -> None
 
 def _target(doc: NodeDoc, key: str, port: int, every: tuple[str, ...], led: tuple[str, ...] | None) -> Target:
     hosts = tuple(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host in doc.hosts)
-    return Target(key, hosts, every, KEEPALIVE, led, doc.name, published=True)
+    return Target(key, hosts, every, defaults.KEEPALIVE, led, doc.name, published=True)
 
 
 @functools.lru_cache(1 << 16)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from cni.addresses import Network
 from cni.daemon.books import signing
 from cni.daemon.mesh import store_records
 from cni.daemon.mesh.claim_book import ClaimBook
@@ -23,7 +24,6 @@ from cni.daemon.mesh.store_records import (
     SPARE,
     Dedicated,
     Keys,
-    Network,
     NodeDoc,
     Slot,
     hexadecimal,

@@ -16,7 +16,7 @@ import msgspec
 
 from cni.daemon.books.records import Attachment, AttachmentKey
 from cni.daemon.service import OverlayService
-from cni.host import sizes
+from cni.host import links, sizes
 from cni.host.links import Link
 from cni.host.netlink import Netlink
 from cni.host.netns import NetnsId
@@ -94,6 +94,6 @@ class Sizes:
         if link.mtu == mtu:
             return
         try:
-            sizes.set_mtu(socket, link.index, mtu)
+            links.set_mtu(socket, link.index, mtu)
         except OSError as error:
             log.warning("%s keeps the MTU %d in place of %d: %s", link.name, link.mtu, mtu, error)

@@ -6,13 +6,12 @@ import ipaddress
 import logging
 from collections.abc import Callable, Iterable
 
-from cni import naming
+from cni import defaults, naming
 from cni.daemon.books.registry import Edge as EdgeRecord
 from cni.daemon.books.registry import Guest, Registry
 from cni.daemon.fence.barrier import Beyond
 from cni.daemon.fence.values import Edge, Remote
 from cni.daemon.mesh import peer_book, wireguard
-from cni.daemon.mesh.belief import KEEPALIVE
 from cni.daemon.mesh.endpoints import is_name, split_endpoint
 from cni.daemon.mesh.fleet_view import Fleet
 from cni.daemon.mesh.joined import Invitation, Joined
@@ -106,7 +105,7 @@ def _of_invitation(invitation: Invitation) -> Target:
         invitation.public_key,
         invitation.endpoints,
         tuple(peer_book.cidr(each) for each in invitation.allowed_ips),
-        KEEPALIVE,
+        defaults.KEEPALIVE,
         name=invitation.name,
         published=True,
     )

@@ -47,7 +47,6 @@ MOST = {  # in one node's document
 }
 LONGEST_NAME = 253  # characters of a service's, a network's or a host's name
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,19}")
 _IDENTITY = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.-]{0,63}")

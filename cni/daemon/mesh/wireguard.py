@@ -14,6 +14,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from cni import addresses
 from cni.host.tunnel_routes import Way
 from cni.host.wg_types import PeerChange, PeerSeen
 
@@ -22,9 +23,9 @@ OVERHEAD = {4: 60, 6: 80}  # bytes: outer IP header, UDP (8), WireGuard's header
 LEAST_INSIDE = 1280  # bytes: RFC 8200, section 5
 BLOCK = 16  # bytes: what a packet is padded to a multiple of, but never beyond the device's MTU
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Network = addresses.Network
 network_of = functools.lru_cache(1 << 16)(ipaddress.ip_network)  # the same ones are asked for at every look
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Address = addresses.Address
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,12 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 
+from cni import defaults
 from cni.daemon.books import keys
 from cni.daemon.books.registry import Edge, owner_of
 from cni.daemon.books.state import boot_clock
 from cni.daemon.operations.desk import Desk, Refusal
-from cni.daemon.operations.guests import KEEPALIVE, add_own_peer, drop_own_peer
+from cni.daemon.operations.guests import add_own_peer, drop_own_peer
 from cni.errors import CniError, FenceFailed
 from cni.overlay import wire
 from cni.overlay.address import canonical_ip, network
@@ -85,7 +86,7 @@ def edge_config(edge: Edge, private: str, endpoint: str, desk: Desk) -> wire.Edg
         prefix_len=ipaddress.ip_network(node.slice_cidr or node.cluster_cidr).prefixlen,
         private_key=private,
         public_key=edge.public_key,
-        peers=(wire.Peer(desk.identity.public_key(), endpoint, ",".join(routes), KEEPALIVE),),
+        peers=(wire.Peer(desk.identity.public_key(), endpoint, ",".join(routes), defaults.KEEPALIVE),),
         dns_server=server,
         dns_domain=dns.domain or None,
         expires_at_unix=edge.expires_at_unix,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 
+from cni import defaults
 from cni.daemon.books import keys
 from cni.daemon.books.registry import Guest, HostProcess, owner_of
 from cni.daemon.mesh import peer_book
@@ -17,7 +18,6 @@ log = logging.getLogger(__name__)
 
 NOWHERE = "0.0.0.0:0"
 """The endpoint of a peer that calls first."""
-KEEPALIVE = 25  # seconds
 
 
 def attach_guest(handle: wire.GuestManaged, ask: wire.AttachContainer, desk: Desk) -> wire.GuestConfig:
@@ -87,7 +87,9 @@ def guest_config(guest: Guest, ask: wire.AttachContainer, desk: Desk) -> wire.Gu
     """What the guest is told: its one peer is this node. DNS is what this very request says."""
     node = desk.state.node
     own = str(node.address(ipaddress.ip_network(node.cluster_cidr).version))
-    peer = wire.Peer(desk.identity.public_key(), join_host_port(own, node.wg_port), node.cluster_cidr, KEEPALIVE)
+    peer = wire.Peer(
+        desk.identity.public_key(), join_host_port(own, node.wg_port), node.cluster_cidr, defaults.KEEPALIVE
+    )
     return wire.GuestConfig(
         overlay_ip=guest.held.ip,
         prefix_len=ipaddress.ip_interface(guest.held.address).network.prefixlen,
