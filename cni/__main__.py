@@ -44,12 +44,12 @@ def main(argv: list[str] | None = None) -> int:
 def _greet() -> int:
     """What this is, for someone who ran it by hand (conformance: the skeleton does the same for an empty verb)."""
     from cni import __version__
-    from cni.plugin import door
+    from cni.plugin import client
     from cni.plugin import main as plugin
 
     text = (
         f"zlayer-cni {__version__}: a CNI plugin that attaches containers to a WireGuard overlay, and its daemon\n"
-        f"CNI protocol versions supported: {', '.join(door.SUPPORTED_VERSIONS)}\n"
+        f"CNI protocol versions supported: {', '.join(client.SUPPORTED_VERSIONS)}\n"
         "A container runtime runs it with CNI_COMMAND set; people run `zlayer-cni --help`.\n"
     )
     plugin.write_all(2, text.encode())

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from cni.errors import AttachFailed, InterfaceExists
 from cni.host.links import RTN_UNICAST, Link
-from cni.host.ports import Inside, Sought
-from cni.spec.types import Result
+from cni.host.ports import ContainerView, Sought
+from cni.netconf.types import Result
 
 DEFAULT_ROUTES = {4: "0.0.0.0/0", 6: "::/0"}
 Pairs = tuple[tuple[str, str], ...]
@@ -107,7 +107,7 @@ def bridge_side(bridge: Link, expected: Expected, gateways: frozenset[str]) -> l
     return found + [f"the bridge {bridge.name} lacks the gateway address {gateway}" for gateway in lost]
 
 
-def container_side(expected: Expected, previous: Result, inside: Inside, host: Link | None) -> list[str]:
+def container_side(expected: Expected, previous: Result, inside: ContainerView, host: Link | None) -> list[str]:
     """What differs at the container's end."""
     link, ifname = inside.link, expected.ifname
     if link is None:
@@ -140,7 +140,7 @@ def against_result(expected: Expected, previous: Result) -> list[str]:
     return [f"prevResult lacks the address {address}" for address, _ in expected.addresses if address not in said]
 
 
-def _unread(ifname: str, what: str, inside: Inside) -> list[str]:
+def _unread(ifname: str, what: str, inside: ContainerView) -> list[str]:
     """The complaint about an interface of which not everything was read: what is missing cannot be told then."""
     bound = inside.bound(what)
     if not bound:
@@ -148,7 +148,7 @@ def _unread(ifname: str, what: str, inside: Inside) -> list[str]:
     return [f"the interface {ifname} has more than {bound} {what}, and not all that ADD gave it is among those read"]
 
 
-def _lost_routes(expected: Expected, inside: Inside, link: Link) -> list[str]:
+def _lost_routes(expected: Expected, inside: ContainerView, link: Link) -> list[str]:
     there = {(r.dst, r.gateway) for r in inside.routes if r.oif == link.index and r.type == RTN_UNICAST}
     return [
         f"the route to {dst} by {via} is missing"

@@ -1,7 +1,7 @@
 """What holds where no setting says otherwise, and the sizes that all nodes of an overlay must agree on."""
 
 RUN_DIR = "/run/zlayer-cni"
-"""Sockets and records, which end with the boot. cni/plugin/door.py has this and the next itself: it imports nothing."""
+"""Sockets and records, which end with the boot. cni/plugin/client.py repeats this and the next: it imports nothing."""
 DATA_DIR = "/var/lib/zlayer-cni"
 """Identity and settings."""
 BIN_DIR, CONF_DIR = "/opt/cni/bin", "/etc/cni/net.d"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 
-class AtHand:
+class PreloadedFinder:
     """A finder, and the loader, of modules that travel beside the archive."""
 
     def __init__(self, codes: "Mapping[str, bytes]") -> None:
@@ -42,7 +42,7 @@ class AtHand:
         exec(marshal.loads(self._codes[module.__name__]), module.__dict__)
 
 
-class Later:
+class LazyPyInstallerFinder:
     """A finder that finds nothing itself: asked for a module that nobody has, it starts PyInstaller's importers."""
 
     def __init__(self, importers: "Mapping[str, bytes]") -> None:
@@ -69,8 +69,8 @@ def begin(importers: "Mapping[str, bytes]", carried: "Mapping[str, bytes]", at_h
     if len(sys.argv) > 1 or not posix.environ.get(b"CNI_COMMAND"):
         install(importers)
         return
-    sys.meta_path.insert(0, AtHand(at_hand))
-    sys.meta_path.append(Later(importers))
+    sys.meta_path.insert(0, PreloadedFinder(at_hand))
+    sys.meta_path.append(LazyPyInstallerFinder(importers))
     for name, code in carried.items():
         _load(name, code, any(other.startswith(name + ".") for other in carried))
 

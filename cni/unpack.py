@@ -10,7 +10,7 @@ import os
 import sys
 
 from cni import files, lock_files
-from cni.plugin import door as plugin_door
+from cni.plugin import client as plugin_door
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def is_single_file() -> bool:
 
 def become_program(words: list[str]) -> int:
     """Replace this process by the unpacked program with the same words; returns only when that is impossible."""
-    place = plugin_door.Place()
+    place = plugin_door.Location()
     data_dir = _option(words, "--data-dir") or place.data_dir
     run_dir = _option(words, "--run-dir") or place.run_dir
     try:

@@ -17,13 +17,13 @@ from typing import Protocol
 import msgspec
 
 from cni.errors import CniError, InvalidNetns, TryAgainLater
-from cni.spec.configuration import NetConf
-from cni.spec.environment import Call
-from cni.spec.intent import Intent, intent
-from cni.spec.request import read_request, version_of
-from cni.spec.result import merge, render, render_error
-from cni.spec.template import placeholders
-from cni.spec.types import DNS, IP, Interface, Result, Route
+from cni.netconf.configuration import NetConf
+from cni.netconf.environment import Call
+from cni.netconf.intent import Intent, intent
+from cni.netconf.request import read_request, version_of
+from cni.netconf.result import merge, render, render_error
+from cni.netconf.template import placeholders
+from cni.netconf.types import DNS, IP, Interface, Result, Route
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class Attached(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True)
-class Asked:
+class AttachCall:
     """One call as it came: the call, its configuration, and whether whoever asked still waits for the answer."""
 
     call: Call
@@ -64,7 +64,7 @@ class Asked:
 class Overlay(Protocol):
     """An overlay daemon, as far as CNI needs one. Every method raises CniError."""
 
-    def attach(self, asked: Asked, wish: Intent, target: Target) -> Attached: ...
+    def attach(self, asked: AttachCall, wish: Intent, target: Target) -> Attached: ...
     def detach(self, network: str, container: str, ifname: str) -> None: ...
     def check(self, call: Call, network: str, previous: Result, target: Target) -> None: ...
     def collect(self, network: str, valid: set[tuple[str, str]] | None) -> list[str]: ...
@@ -72,7 +72,7 @@ class Overlay(Protocol):
 
 
 @dataclass(frozen=True)
-class Spoken:
+class PluginOutput:
     """What the plugin prints and exits with."""
 
     code: int
@@ -82,23 +82,23 @@ class Spoken:
 
 def serve(
     env: Mapping[str, str], stdin: bytes, netns_fd: int | None, overlay: Overlay, wanted: Callable[[], bool]
-) -> Spoken:
+) -> PluginOutput:
     """Carry out one call. Never raises: whatever goes wrong is a coded error on stdout."""
     try:
         call, conf = read_request(env, stdin)
         said = list(conf.warnings) if call.command in ("ADD", "CHECK", "DEL") else []
-        asked = Asked(call, conf, env.get("ATTEMPT", ""), wanted)
+        asked = AttachCall(call, conf, env.get("ATTEMPT", ""), wanted)
         stdout = _verb(asked, env, netns_fd, overlay, said)
-        return Spoken(0, stdout, "".join(f"zlayer-cni: {line}\n" for line in said))
+        return PluginOutput(0, stdout, "".join(f"zlayer-cni: {line}\n" for line in said))
     except CniError as error:
-        return Spoken(1, render_error(error, version_of(stdin)) + "\n")
+        return PluginOutput(1, render_error(error, version_of(stdin)) + "\n")
     except Exception as error:
         log.exception("a call failed in an unforeseen way")
         fault = CniError(f"internal error: {type(error).__name__}: {error}")
-        return Spoken(1, render_error(fault, version_of(stdin)) + "\n")
+        return PluginOutput(1, render_error(fault, version_of(stdin)) + "\n")
 
 
-def _verb(asked: Asked, env: Mapping[str, str], netns_fd: int | None, overlay: Overlay, said: list[str]) -> str:
+def _verb(asked: AttachCall, env: Mapping[str, str], netns_fd: int | None, overlay: Overlay, said: list[str]) -> str:
     call, conf = asked.call, asked.conf
     if call.command == "ADD":
         return _add(asked, _target(call, env, netns_fd), overlay, said)
@@ -119,7 +119,7 @@ def _verb(asked: Asked, env: Mapping[str, str], netns_fd: int | None, overlay: O
     return ""
 
 
-def _add(asked: Asked, target: Target, overlay: Overlay, said: list[str]) -> str:
+def _add(asked: AttachCall, target: Target, overlay: Overlay, said: list[str]) -> str:
     call, conf = asked.call, asked.conf
     wish = intent(conf, call)
     said += wish.warnings

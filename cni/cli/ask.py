@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from cni.plugin import door as plugin_door
+from cni.plugin import client as plugin_door
 
 NOT_RUNNING = 3  # exit code: there is no daemon to ask (the number init scripts use for "not running")
 PATIENCE = 10.0  # seconds

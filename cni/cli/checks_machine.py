@@ -1,6 +1,6 @@
 """The doctor's checks of the machine: what kernel, firewalls and routes say. Pure: readings in, findings out.
 
-The readings are `cni/host/survey.py`'s, put together by `cni/cli/doctor.py`; what was installed is judged in
+The readings are `cni/host/probe.py`'s, put together by `cni/cli/doctor.py`; what was installed is judged in
 `checks_install.py`. A finding that is not `ok` says what to do about it.
 """
 

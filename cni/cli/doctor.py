@@ -21,7 +21,7 @@ from cni.cli import checks_install as installed
 from cni.cli import checks_machine as checks
 from cni.cli.checks_machine import Finding
 from cni.errors import CniError, FenceFailed
-from cni.host import iptables, own_networks, program, survey, sysctl
+from cni.host import iptables, own_networks, probe, program, sysctl
 from cni.overlay import sockets as overlay_sockets
 
 PRIVATE = ("cni.sock", "state.db", "overlayd.lock")
@@ -117,19 +117,19 @@ def _settings(data_dir: str) -> Settings:
 
 
 def _privileges(daemon: int | None) -> list[Finding]:
-    found = [checks.privileges("this process", *survey.capabilities())]
+    found = [checks.privileges("this process", *probe.capabilities())]
     if daemon is not None:
-        found.append(checks.privileges(f"the daemon (process {daemon})", *survey.capabilities(daemon)))
+        found.append(checks.privileges(f"the daemon (process {daemon})", *probe.capabilities(daemon)))
     return found
 
 
 def _kernel() -> list[Finding]:
     """Each thing the data path is made of, tried in a namespace of their own."""
     texts = {name: text for name, (text, _) in checks.NFTABLES.items()}
-    tried = survey.try_kernel([*checks.LINKS, "wireguard"], texts)
+    tried = probe.try_kernel([*checks.LINKS, "wireguard"], texts)
     if not tried:
         return [Finding("kernel", "warn", "the kernel could not be tried", "run it as root")]
-    return [*checks.kernel(tried), *checks.wireguard(tried["wireguard"], survey.engines())]
+    return [*checks.kernel(tried), *checks.wireguard(tried["wireguard"], probe.engines())]
 
 
 def _firewalls(clusters: tuple[str, ...]) -> list[Finding]:
@@ -139,8 +139,8 @@ def _firewalls(clusters: tuple[str, ...]) -> list[Finding]:
         found.append(checks.forward_policy(denies, denies and iptables.forward_in_place(clusters)))
     except FenceFailed as error:
         found.append(checks.forward_policy(False, False, f"{error.msg}: {error.details}"))
-    found.append(checks.input_policy(survey.input_rules()))
-    listing = survey.base_chains()
+    found.append(checks.input_policy(probe.input_rules()))
+    listing = probe.base_chains()
     chains = [item["chain"] for item in listing["nftables"] if "chain" in item]
     hooks = {f"{each['family']} {each['table']} {each['name']}": str(each.get("hook", "")) for each in chains}
     found += checks.foreign_chains({chain: hooks[chain] for chain in iptables.denying_chains(listing)})
@@ -150,17 +150,17 @@ def _firewalls(clusters: tuple[str, ...]) -> list[Finding]:
 def _network(clusters: tuple[str, ...], daemon: bool) -> list[Finding]:
     keys = {4: "ipv4/ip_forward", 6: "ipv6/conf/all/forwarding"}
     versions = sorted({6 if ":" in cluster else 4 for cluster in clusters})
-    routes = survey.routes()
+    routes = probe.routes()
     uplinks = sorted({device for destination, device in routes if destination == "0.0.0.0/0" and device})
     return [
         *checks.forwarding({version: sysctl.read(keys[version]) == "1" for version in versions}, daemon),
-        checks.rp_filter(survey.rp_filters([*uplinks, *survey.tunnels()])),
+        checks.rp_filter(probe.rp_filters([*uplinks, *probe.tunnels()])),
         *checks.overlaps(clusters, _overlaps(clusters)),
     ]
 
 
 def _overlaps(clusters: tuple[str, ...]) -> list[str]:
-    from cni.daemon import overlap
+    from cni.daemon.model import overlap
 
     host = own_networks.read()
     networks = overlap.host_networks(host, overlap.of_ours(host.addresses, (), marked=True, by_shape=clusters))
@@ -256,7 +256,7 @@ def _disk(path: Path) -> installed.Disk:
 
 
 def _processes(path: str, data_dir: str, daemon: int | None) -> list[Finding]:
-    seen = [installed.Daemon(pid, " ".join(words)[:120]) for pid, words in survey.commands() if is_daemon(words)]
+    seen = [installed.Daemon(pid, " ".join(words)[:120]) for pid, words in probe.commands() if is_daemon(words)]
     keys = [_file(each) for each in _keys(Path(data_dir))]
     newest = max(keys, key=lambda file: file.mtime, default=None)
     boot_id = ""
@@ -264,7 +264,7 @@ def _processes(path: str, data_dir: str, daemon: int | None) -> list[Finding]:
         boot_id = proc.boot_id()
     return [
         installed.daemons(seen),
-        *installed.overlay_socket(path, survey.listener(path), daemon),
+        *installed.overlay_socket(path, probe.listener(path), daemon),
         *installed.clock(time.time(), newest, boot_id),
     ]
 

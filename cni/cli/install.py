@@ -17,8 +17,9 @@ from pathlib import Path
 
 from cni import __version__, defaults
 from cni.cli import ask, files, resources, runtimes, upkeep, versions
-from cni.cli.upkeep import UNIT, UNIT_DIR, Trouble, say, under
-from cni.daemon import overlap, settings
+from cni.cli.upkeep import UNIT, UNIT_DIR, ServiceError, say, under
+from cni.daemon import settings
+from cni.daemon.model import overlap
 from cni.errors import CniError, InvalidConfig
 from cni.host import own_networks, program
 
@@ -34,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         source = resources.unpacked_program()
         if source is None:
-            raise Trouble("this runs from source: build it with scripts/build, then run `dist/zlayer-cni install`")
+            raise ServiceError("this runs from source: build it with scripts/build, then run `dist/zlayer-cni install`")
         if options.root == "/":
             _refuse_overlap(options.run_dir, settings.find(None, options.data_dir))
         target = under(options.root, options.program_dir)
@@ -44,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
             say(f"program   {home}{'' if laid_down else ' is there already'}")
             _put_in_place(options, home)
             _sweep(options, home, source)
-    except (Trouble, versions.Busy, CniError, OSError) as error:
+    except (ServiceError, versions.Busy, CniError, OSError) as error:
         say(f"zlayer-cni: install failed: {_why(error)}")
         return 1
     say("done; `zlayer-cni status` tells how the node is")
@@ -105,7 +106,7 @@ def _prove(binary: Path) -> None:
     """The program runs where it lies now: answers VERSION as a runtime would ask it."""
     code, out, err = program.run_once([str(binary)], {"CNI_COMMAND": "VERSION"}, b'{"cniVersion":"1.0.0"}')
     if code != 0 or b"supportedVersions" not in out:
-        raise Trouble(f"{binary} does not run here: exit code {code}: {err.decode(errors='replace').strip()}")
+        raise ServiceError(f"{binary} does not run here: exit code {code}: {err.decode(errors='replace').strip()}")
 
 
 def _sweep(options: argparse.Namespace, home: Path, source: Path) -> None:

@@ -15,7 +15,7 @@ from cni.cli import ask, upkeep
 from cni.cli.install import BIN_DIRS, CONFLIST, NAME, TOOL_DIR
 from cni.cli.upkeep import GONE_WITHIN, UNIT, UNIT_DIR, Daemon, say, under
 from cni.host import locks, process, systemd
-from cni.plugin import autostart, door
+from cni.plugin import autostart, client
 
 RECORDS = "state.db"
 
@@ -26,7 +26,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         daemon = _daemon(run_dir, options)
         attached = len(ask.ask(run_dir, "attachments")) if daemon else 0
-    except (upkeep.Trouble, ask.NoDaemon) as error:
+    except (upkeep.ServiceError, ask.NoDaemon) as error:
         if not options.force:
             say(f"zlayer-cni: {error}; nobody knows what is attached. --force goes on all the same")
             return 1
@@ -77,13 +77,13 @@ def _daemon(run_dir: str, options: argparse.Namespace) -> Daemon | None:
         if process.is_daemon(_holder(run_dir)):
             raise  # it is there, and does not answer
     if os.geteuid():
-        raise upkeep.Trouble("no daemon runs, and only root can start one")
+        raise upkeep.ServiceError("no daemon runs, and only root can start one")
     say("note      no daemon runs: one is started, which knows what is attached")
-    place = door.Place()
+    place = client.Location()
     place.run_dir, place.data_dir = run_dir, options.data_dir
     if systemd.is_running() and Path(UNIT_DIR, UNIT).exists() and not systemd.control("start", UNIT):
         return upkeep.await_daemon(run_dir, f"`journalctl -u {UNIT}`")
-    autostart.spawn(autostart.program(place, door.Waiter(upkeep.READY_WITHIN)), run_dir)
+    autostart.spawn(autostart.program(place, client.Waiter(upkeep.READY_WITHIN)), run_dir)
     return upkeep.await_daemon(run_dir, f"{run_dir}/{autostart.LOG_NAME}")
 
 

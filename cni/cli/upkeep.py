@@ -21,7 +21,7 @@ READY_WITHIN = 30.0  # seconds until a daemon that was started must answer
 GONE_WITHIN = 20.0  # seconds until one that is asked to end is killed
 
 
-class Trouble(Exception):
+class ServiceError(Exception):
     """It cannot go on; the text says why and what to do."""
 
 
@@ -59,7 +59,7 @@ def await_daemon(run_dir: str, where: str) -> Daemon:
             ask.ask(run_dir, "status")
         except ask.NoDaemon as error:
             if time.monotonic() > end:
-                raise Trouble(f"{error}; see {where}") from error
+                raise ServiceError(f"{error}; see {where}") from error
             time.sleep(0.1)
         else:
             if found := running(run_dir):
@@ -92,7 +92,9 @@ def _with_systemd(options: argparse.Namespace, binary: Path) -> None:
     _control("restart", UNIT, run_dir=options.run_dir)
     now = await_daemon(options.run_dir, f"`journalctl -u {UNIT}`")
     if not runs(now.pid, binary):
-        raise Trouble(f"process {now.pid}, not {UNIT}, is the daemon on {options.run_dir}: end it and install again")
+        raise ServiceError(
+            f"process {now.pid}, not {UNIT}, is the daemon on {options.run_dir}: end it and install again"
+        )
     say(f"service   {UNIT} is enabled and running{_instead_of(before, now)}")
 
 
@@ -116,10 +118,10 @@ def check(options: argparse.Namespace, binary: Path) -> None:
     try:
         code, _, said = program.run_once(words, autostart.environment(), b"")
     except OSError as error:
-        raise Trouble(f"the new daemon cannot be tried, the running one is left alone: {error}") from error
+        raise ServiceError(f"the new daemon cannot be tried, the running one is left alone: {error}") from error
     if code == 1:
         why = said.decode(errors="replace").strip().removeprefix("overlayd: ")
-        raise Trouble(f"the new daemon could not start, the running one is left alone: {why}")
+        raise ServiceError(f"the new daemon could not start, the running one is left alone: {why}")
 
 
 def _control(*words: str, run_dir: str = "") -> None:
@@ -128,7 +130,7 @@ def _control(*words: str, run_dir: str = "") -> None:
     if said:
         last = last_words.read(run_dir) if run_dir else ""
         why = f"; its last words: {last}" if last else ""
-        raise Trouble(f"systemctl {' '.join(words)}: {said.splitlines()[0]}{why}")
+        raise ServiceError(f"systemctl {' '.join(words)}: {said.splitlines()[0]}{why}")
 
 
 def _without_systemd(options: argparse.Namespace, binary: Path) -> None:
@@ -143,7 +145,7 @@ def _without_systemd(options: argparse.Namespace, binary: Path) -> None:
     else:
         check(options, binary)
         if not process.end_daemon(before.pid, GONE_WITHIN):
-            raise Trouble(f"the daemon of version {before.version} (process {before.pid}) does not end")
+            raise ServiceError(f"the daemon of version {before.version} (process {before.pid}) does not end")
         words = ["overlayd", "--run-dir", options.run_dir, "--data-dir", options.data_dir]
         autostart.spawn([str(binary), *words], options.run_dir)
         now = await_daemon(options.run_dir, f"{options.run_dir}/{autostart.LOG_NAME}")

@@ -13,13 +13,13 @@ from pathlib import Path
 import msgspec
 
 from cni.errors import CniError
-from cni.spec import configuration as c
-from cni.spec.capabilities import IMPLEMENTED, RUNTIME_KEYS, WITHOUT_EFFECT
-from cni.spec.decode import Fields, decode_json
-from cni.spec.environment import is_plain_name
-from cni.spec.policy import ANNOTATIONS_KEYS
-from cni.spec.types import DNS_KEYS, ROUTE_KEYS
-from cni.spec.versions import NEWEST, OLDEST, SUPPORTED, check_version
+from cni.netconf import configuration as c
+from cni.netconf.capabilities import IMPLEMENTED, RUNTIME_KEYS, WITHOUT_EFFECT
+from cni.netconf.decode import Fields, decode_json
+from cni.netconf.environment import is_plain_name
+from cni.netconf.policy import ANNOTATIONS_KEYS
+from cni.netconf.types import DNS_KEYS, ROUTE_KEYS
+from cni.netconf.versions import NEWEST, OLDEST, SUPPORTED, check_version
 
 PLUGIN = "zlayer-cni"
 GOOD, FAULTY, UNREADABLE = 0, 1, 2

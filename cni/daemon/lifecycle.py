@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from cni.daemon.attachments.overlay import OverlayService
+from cni.daemon.cluster.sync import ClusterSync
 from cni.daemon.fence.watch import Watch
-from cni.daemon.keeper import Keeper
-from cni.daemon.mesh.cluster import Cluster
 from cni.daemon.mesh.mesh import Mesh
-from cni.daemon.service import OverlayService
-from cni.daemon.tuned import Tuned
+from cni.daemon.reconcile.mac import MacWatcher
+from cni.daemon.reconcile.node import Reconciler
 from cni.host.worker import beat
 
 STEP = 60.0  # seconds that one step of the start may take: an engine and etcd have time-outs of their own
@@ -22,10 +22,10 @@ class Lifecycle:
         self,
         service: OverlayService,
         mesh: Mesh,
-        cluster: Cluster | None,
+        cluster: ClusterSync | None,
         *,
-        keeper: Keeper,
-        tuned: Tuned,
+        keeper: Reconciler,
+        tuned: MacWatcher,
         fence_watch: Watch,
         drain: Callable[[], None],
     ) -> None:

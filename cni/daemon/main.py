@@ -20,31 +20,32 @@ from pathlib import Path
 
 import msgspec
 
-from cni import defaults, last_words, leftovers
-from cni.daemon import backlog, log_lines, operations, precheck
+from cni import defaults, last_words, tempdir_sweeper
+from cni.daemon import log_lines, operations, precheck
 from cni.daemon import settings as settings_module
-from cni.daemon.books.identity import Identity
-from cni.daemon.books.registry import Registry
-from cni.daemon.books.state import State
-from cni.daemon.books.store import Store
-from cni.daemon.fence.barrier import Barrier
+from cni.daemon.attachments.overlay import OverlayService
+from cni.daemon.cluster.sync import ClusterSync
+from cni.daemon.fence.controller import FenceController
 from cni.daemon.fence.watch import Watch
-from cni.daemon.keeper import Keeper
 from cni.daemon.lifecycle import Lifecycle
-from cni.daemon.mesh.cluster import Cluster
-from cni.daemon.mesh.joined import Joined
+from cni.daemon.mesh.joined_peers import JoinedPeers
 from cni.daemon.mesh.mesh import Mesh
-from cni.daemon.own_addresses import OwnAddresses
 from cni.daemon.precheck import STORE_NAME
-from cni.daemon.premises import COMING_BACK, DEPUTY, REPLACED, Occupied, Premises
 from cni.daemon.problem_board import ProblemBoard
-from cni.daemon.range_watch import RangeWatch
-from cni.daemon.ranges import Ranges
-from cni.daemon.service import OverlayService
-from cni.daemon.serving import Serving, raise_limits
+from cni.daemon.reconcile import delete_queue
+from cni.daemon.reconcile.mac import MacWatcher
+from cni.daemon.reconcile.node import Reconciler
+from cni.daemon.reconcile.node_addresses import OwnAddresses
+from cni.daemon.reconcile.range_watch import RangeWatch
+from cni.daemon.reconcile.ranges import Ranges
+from cni.daemon.run_dir import COMING_BACK, DEPUTY, REPLACED, Occupied, RunDirLock
+from cni.daemon.server import Server, raise_limits
 from cni.daemon.settings import Settings
+from cni.daemon.state.identity import Identity
+from cni.daemon.state.state import State
+from cni.daemon.state.store import Store
+from cni.daemon.state.tables import Tables
 from cni.daemon.supervisor import Supervisor
-from cni.daemon.tuned import Tuned
 from cni.errors import CniError, InvalidConfig
 from cni.host import netns, process
 from cni.host.kernel import Kernel
@@ -94,7 +95,7 @@ def main(argv: Sequence[str]) -> int:
 def _serve(settings: Settings, take_over: bool) -> None:
     if reason := os.environ.pop(REPLACED, ""):
         log.error("this daemon takes the place of one that hung: %s", reason)
-    with Premises(Path(settings.run_dir), take_over) as premises:
+    with RunDirLock(Path(settings.run_dir), take_over) as premises:
         asyncio.run(_run(settings, premises))
 
 
@@ -131,7 +132,7 @@ def _settings(options: argparse.Namespace) -> Settings:
     return msgspec.structs.replace(found, **changes)
 
 
-async def _run(settings: Settings, premises: Premises) -> None:
+async def _run(settings: Settings, premises: RunDirLock) -> None:
     raise_limits()
     store, board, crew = Store(premises.run_dir / STORE_NAME), ProblemBoard(), Crew()
     kernel = Kernel(crew)
@@ -139,37 +140,37 @@ async def _run(settings: Settings, premises: Premises) -> None:
     presence = netns.Presence()
     own = OwnAddresses(state, kernel, presence.alone)
     ranges = Ranges(state, kernel, own, board)
-    barrier = Barrier(state, settings, presence.alone, ranges.networks)
+    barrier = FenceController(state, settings, presence.alone, ranges.networks)
     service = OverlayService(
         settings, state, kernel, barrier, alone=presence.alone, board=board, own=own, ranges=ranges, crew=crew
     )
-    registry, identity = Registry(store), Identity(settings.data_dir)
+    registry, identity = Tables(store), Identity(settings.data_dir)
     tunnels = Tunnels(settings.run_dir, settings.wireguard_engine)
-    mesh = Mesh(service, registry, identity, tunnels, Joined(settings.data_dir))
+    mesh = Mesh(service, registry, identity, tunnels, JoinedPeers(settings.data_dir))
     service.mesh = mesh
-    desk = operations.Desk(service, registry, identity, mesh)
-    service.farewells += [lambda: operations.tear_down(desk), mesh.tear_down]
+    context = operations.OperationContext(service, registry, identity, mesh)
+    service.teardown_hooks += [lambda: operations.tear_down(context), mesh.tear_down]
     cluster = None
     if settings.cluster is not None:
         accept = settings.cluster.unsigned_nodes == "accept"
-        cluster = Cluster(service, identity, registry, mesh, settings.cluster.etcd, accept_unsigned=accept)
+        cluster = ClusterSync(service, identity, registry, mesh, settings.cluster.etcd, accept_unsigned=accept)
         service.services.claims = cluster.claims
-        service.farewells.append(cluster.leave)
+        service.teardown_hooks.append(cluster.leave)
 
     supervisor = Supervisor(crew, board, premises.replace_daemon, lambda: _notify("WATCHDOG=1"))
-    serving = Serving(desk, premises, store, supervisor)
+    serving = Server(context, premises, store, supervisor)
     mesh.tell = serving.push
 
     inherited = process.children()
 
     def drain() -> None:
         process.reap(inherited)
-        backlog.drain(settings.run_dir, state, serving.answer)
-        leftovers.sweep()
-        operations.sweep(desk)
+        delete_queue.drain(settings.run_dir, state, serving.answer)
+        tempdir_sweeper.sweep()
+        operations.sweep(context)
         process.trim_memory()
 
-    keeper, tuned = Keeper(service, presence.alone, drain), Tuned(service)
+    keeper, tuned = Reconciler(service, presence.alone, drain), MacWatcher(service)
     service.followers.append(tuned.watch)
 
     fence_watch = Watch(barrier, service.look_for_obstacles, service.mend_forwarding, service.tell_repairs, crew=crew)

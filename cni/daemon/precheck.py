@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cni.daemon.books.state import State
-from cni.daemon.books.store import Copy
 from cni.daemon.settings import Settings
+from cni.daemon.state.state import State
+from cni.daemon.state.store import Copy
 
 STORE_NAME = "state.db"
 

@@ -16,8 +16,8 @@ import msgspec
 import yaml
 
 from cni import addresses, defaults
-from cni.daemon.books import keys
-from cni.daemon.mesh.endpoints import LONGEST_NAME, split_endpoint
+from cni.daemon.model import keys
+from cni.daemon.model.endpoints import LONGEST_NAME, split_endpoint
 from cni.errors import InvalidConfig
 from cni.overlay.address import network as network_of
 from cni.printable import printable

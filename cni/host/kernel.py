@@ -11,9 +11,9 @@ import threading
 from collections.abc import Sequence
 
 from cni.host import addressing, links, netns, own_networks, ports, sysctl
-from cni.host.forgetter import Forgetter
+from cni.host.conntrack_flusher import ConntrackFlusher
+from cni.host.link_deleter import LinkDeleter
 from cni.host.netlink import Netlink
-from cni.host.reaper import Reaper
 from cni.host.worker import Crew
 
 OURS = ("zl-", "veth-")  # how the names of our bridges, devices and ports begin
@@ -29,8 +29,8 @@ class Kernel:
     def __init__(self, crew: Crew | None = None) -> None:
         self.own = netns.own()
         self._local = threading.local()
-        self._reaper = Reaper(crew)
-        self._forgetter = Forgetter(crew)
+        self._reaper = LinkDeleter(crew)
+        self._forgetter = ConntrackFlusher(crew)
 
     @property
     def _socket(self) -> Netlink:
@@ -203,7 +203,7 @@ class Kernel:
         """Whether the container has an interface of that name."""
         return ports.has_interface(netns_fd, ifname)
 
-    def inspect(self, netns_fd: int, ifname: str, sought: ports.Sought) -> ports.Inside:
+    def inspect(self, netns_fd: int, ifname: str, sought: ports.Sought) -> ports.ContainerView:
         """What the container has under that name of what is sought. Reads only, and within a bound."""
         return ports.inspect(netns_fd, ifname, sought)
 

@@ -2,7 +2,7 @@
 
 The library is opened when a node of a cluster first signs or verifies. It is mapped by then: Python's asyncio imports
 its TLS. `Libcrypto` raises OSError where there is no library, or one without Ed25519 (before
-1.1.1); the pure Python of cni/daemon/books/ed25519.py serves then.
+1.1.1); the pure Python of cni/daemon/model/ed25519.py serves then.
 """
 
 from __future__ import annotations

@@ -193,7 +193,7 @@ def rename_link(socket: nl.Netlink, index: int, name: str) -> None:
 
 
 def remove_link(socket: nl.Netlink, name: str = "", index: int = 0) -> None:
-    """No link of that name (or index) afterwards. Blocks 15 to 19 ms in the kernel: see cni/host/reaper.py."""
+    """No link of that name (or index) afterwards. Blocks 15 to 19 ms in the kernel: see cni/host/link_deleter.py."""
     body = nl.ifinfo(index) + (nl.text(IFLA_IFNAME, name) if name else b"")
     socket.send([nl.Message(nl.RTM_DELLINK, 0, body, f"delete link {name or index}", GONE)])
 

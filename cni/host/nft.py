@@ -47,7 +47,7 @@ class Nft:
         self._changing, self._reading = _Context(lib, self._home), _Context(lib, self._home)
         self._elements, self._elements_lock = nft_elements.Elements(), threading.Lock()
         self._dumper = nft_dump.Dumper()
-        self._shapes = nft_shape.Shapes(self._dumper)
+        self._shapes = nft_shape.SetShapes(self._dumper)
         self._open = True
 
     def close(self) -> None:

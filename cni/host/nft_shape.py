@@ -15,7 +15,7 @@ from cni.host.nft_dump import CHAINS, FAMILIES, RULES, SETS, TABLES
 _TOLD = {TABLES: {1, 2, 4, 7}, CHAINS: {1, 2, 3, 4, 5, 7, 10}, RULES: {1, 2, 3}, SETS: {1, 2, 3, 16}}
 
 
-class Shapes:
+class SetShapes:
     """Reads shapes through a dumper. One thread at a time."""
 
     def __init__(self, dumper: nft_dump.Dumper) -> None:

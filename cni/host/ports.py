@@ -37,7 +37,7 @@ class Sought:
 
 
 @dataclass(frozen=True)
-class Inside:
+class ContainerView:
     """A container's end as found: its link (None: there is none), its addresses and routes, of those sought.
 
     `unread` names what was not read to its end ("addresses", "routes"): there are more than MOST of them, and
@@ -67,7 +67,7 @@ def has_interface(netns_fd: int, ifname: str) -> bool:
         return links.find_link(inner, ifname) is not None
 
 
-def inspect(netns_fd: int, ifname: str, sought: Sought) -> Inside:
+def inspect(netns_fd: int, ifname: str, sought: Sought) -> ContainerView:
     """What the namespace holds under `ifname` of what is sought. Reads only, and no more than MOST of a kind."""
     families = sorted({links.family_of(dst) for dst, _ in sought.routes})
     with ExitStack() as stack:
@@ -75,7 +75,7 @@ def inspect(netns_fd: int, ifname: str, sought: Sought) -> Inside:
             first, *others = [stack.enter_context(Netlink(strict=True)) for _ in range(2 + len(families))]
         link = links.find_link(first, ifname)
         if link is None:
-            return Inside(None)
+            return ContainerView(None)
         addresses, whole = addressing.scan_addresses(first, link.index, sought.addresses, MOST["addresses"])
         unread = [] if whole else ["addresses"]
         routes: list[links.Route] = []
@@ -84,17 +84,17 @@ def inspect(netns_fd: int, ifname: str, sought: Sought) -> Inside:
             found, whole = addressing.scan_routes(socket, family, link.index, wanted, MOST["routes"])
             routes += found
             unread += [] if whole else ["routes"]
-        return Inside(link, tuple(addresses), tuple(routes), tuple(dict.fromkeys(unread)))
+        return ContainerView(link, tuple(addresses), tuple(routes), tuple(dict.fromkeys(unread)))
 
 
-def read(netns_fd: int, ifname: str) -> Inside:
+def read(netns_fd: int, ifname: str) -> ContainerView:
     """Everything the namespace holds under `ifname`: its link, addresses and routes. Raises Crowded past MOST."""
     with ExitStack() as stack:
         with entered(netns_fd):
             sockets = [stack.enter_context(Netlink(strict=True)) for _ in range(3)]
         link = links.find_link(sockets[0], ifname)
         if link is None:
-            return Inside(None)
+            return ContainerView(None)
         addresses, whole = addressing.scan_addresses(sockets[0], link.index, None, MOST["addresses"])
         if not whole:
             raise Crowded("addresses")
@@ -104,7 +104,7 @@ def read(netns_fd: int, ifname: str) -> Inside:
             if not whole:
                 raise Crowded("routes")
             routes += found
-        return Inside(link, tuple(addresses), tuple(routes))
+        return ContainerView(link, tuple(addresses), tuple(routes))
 
 
 def has_default_route(netns_fd: int, family: int) -> bool:

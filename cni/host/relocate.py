@@ -18,7 +18,7 @@ def find_inside(netns_fd: int, ifname: str) -> links.Link | None:
 
 
 @dataclass(frozen=True)
-class Shape:
+class InterfaceConfig:
     """What an interface is to be like where it arrives: its name, its MTU in bytes, its MAC ("": as it is)."""
 
     ifname: str
@@ -26,7 +26,7 @@ class Shape:
     mac: str = ""
 
 
-def move(index: int, source_fd: int, target_fd: int, shape: Shape) -> links.Link:
+def move(index: int, source_fd: int, target_fd: int, shape: InterfaceConfig) -> links.Link:
     """Take link `index` of one namespace into another, down, in that shape.
 
     Addresses and routes are lost on the way, as the kernel has it. It gets its new name before it goes, so that

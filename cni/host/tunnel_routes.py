@@ -135,7 +135,7 @@ def _batches(routes: list[TunnelRoute]) -> Iterable[list[TunnelRoute]]:
 
 
 @dataclass(frozen=True)
-class Way:
+class UnderlayRoute:
     """How a packet to an address leaves: the index of the link, and the bytes that the path carries, as far as the
     kernel knows. `learned`: less than the link carries, by an ICMP message, which a stranger may have sent."""
 
@@ -145,15 +145,15 @@ class Way:
     widest: int = 0  # bytes: the link's
 
 
-def way_to(socket: nl.Netlink, address: links.Address) -> Way | None:
+def way_to(socket: nl.Netlink, address: links.Address) -> UnderlayRoute | None:
     """Ask the kernel for the way to an address; None if there is none."""
     return ways_to(socket, [address])[address]
 
 
-def ways_to(socket: nl.Netlink, addresses: Iterable[links.Address]) -> dict[links.Address, Way | None]:
+def ways_to(socket: nl.Netlink, addresses: Iterable[links.Address]) -> dict[links.Address, UnderlayRoute | None]:
     """The same for many, with few system calls."""
     asked = list(addresses)
-    found: dict[links.Address, Way | None] = dict.fromkeys(asked)
+    found: dict[links.Address, UnderlayRoute | None] = dict.fromkeys(asked)
     known: dict[int, links.Link | None] = {}
     outcome = socket.send(_ask_way(address) for address in asked)
     there = (address for address, code in zip(asked, outcome.errors, strict=True) if code == 0)
@@ -165,7 +165,7 @@ def ways_to(socket: nl.Netlink, addresses: Iterable[links.Address]) -> dict[link
         link = known[index]
         if link is not None:
             mtu = min(_mtu(said) or link.mtu, link.mtu)
-            found[address] = Way(link.index, mtu, mtu < link.mtu and _expires(said), link.mtu)
+            found[address] = UnderlayRoute(link.index, mtu, mtu < link.mtu and _expires(said), link.mtu)
     return found
 
 

@@ -13,8 +13,8 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from cni.host import addressing, links, netlink, sysctl, tunnel_routes, wg_engine, wg_pace
-from cni.host.tunnel_routes import TunnelRoute, Way
+from cni.host import addressing, links, netlink, sysctl, tunnel_routes, wg_engine, wg_tuning
+from cni.host.tunnel_routes import TunnelRoute, UnderlayRoute
 from cni.host.wg_kernel import KernelWireGuard
 from cni.host.wg_types import DeviceSeen, NoEngine, PeerChange, Reading, raw
 from cni.host.wg_uapi import Uapi
@@ -109,7 +109,7 @@ class Tunnels:
                 raise OSError(errno.ENODEV, f"the WireGuard device {device.name} vanished")
             found = replace(self._seen(device.name, link, reading), faults=faults)
             if found.pid:
-                wg_pace.quicken(found.pid, device.name, link.index, found.port)
+                wg_tuning.quicken(found.pid, device.name, link.index, found.port)
             return found
 
     def _create(self, name: str, link: links.Link | None) -> None:
@@ -295,12 +295,12 @@ class Tunnels:
             tunnel_routes.remove_routes(self._socket, index, gone)
             return tunnel_routes.add_routes(self._socket, index, fresh)
 
-    def ways_to(self, addresses: Iterable[links.Address]) -> dict[links.Address, Way | None]:
+    def ways_to(self, addresses: Iterable[links.Address]) -> dict[links.Address, UnderlayRoute | None]:
         """The same for many at once."""
         with self._lock:
             return tunnel_routes.ways_to(self._socket, addresses)
 
-    def way_to(self, address: links.Address) -> Way | None:
+    def way_to(self, address: links.Address) -> UnderlayRoute | None:
         """How packets to an address leave this node."""
         with self._lock:
             return tunnel_routes.way_to(self._socket, address)

@@ -12,8 +12,8 @@ import sys
 import time
 
 from cni import last_words, lock_files, proc
-from cni.plugin import door as plugin_door
-from cni.plugin.door import Place
+from cni.plugin import client as plugin_door
+from cni.plugin.client import Location
 
 LOG_NAME = "overlayd.log"
 _LOCK_NAME = "autostart.lock"
@@ -29,7 +29,7 @@ _OF_SOURCE = ("PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
 """What it inherits besides where the program is not frozen."""
 
 
-def open_door(place: Place, waiter: plugin_door.Waiter) -> _socket.socket:
+def open_door(place: Location, waiter: plugin_door.Waiter) -> _socket.socket:
     """The door of our daemon, started if it has to be.
 
     Raises plugin_door.Closed when it cannot be started or ends before it opens its door, OutOfTime when it takes
@@ -53,7 +53,7 @@ def open_door(place: Place, waiter: plugin_door.Waiter) -> _socket.socket:
         os.close(lock)
 
 
-def _start_and_wait(place: Place, waiter: plugin_door.Waiter, lock: int, since: int) -> _socket.socket:
+def _start_and_wait(place: Location, waiter: plugin_door.Waiter, lock: int, since: int) -> _socket.socket:
     """With the lock held: the door, whoever opened it."""
     child = 0
     grace = 0.0
@@ -79,7 +79,7 @@ def _start_and_wait(place: Place, waiter: plugin_door.Waiter, lock: int, since: 
         waiter.pause(_STEP)
 
 
-def _systemd_starts_it(place: Place) -> bool:
+def _systemd_starts_it(place: Location) -> bool:
     """Whether a unit is enabled for this run directory: it restarts, or was stopped, and systemd opens the door."""
     if not os.path.isdir(_SYSTEMD):
         return False
@@ -103,7 +103,7 @@ def _tell_systemd() -> None:
         return  # It may be elsewhere, as on NixOS.
 
 
-def _start(place: Place, waiter: plugin_door.Waiter, lock: int) -> int:
+def _start(place: Location, waiter: plugin_door.Waiter, lock: int) -> int:
     try:
         child = spawn(program(place, waiter), place.run_dir)
     except OSError as error:
@@ -147,13 +147,13 @@ def _raise_recent_failure(lock: int, since: int) -> None:
         raise plugin_door.Closed(words[2])
 
 
-def _last_words(place: Place) -> str:
+def _last_words(place: Location) -> str:
     """Why the daemon ended, in its own words for people; never its log, which may quote anything."""
     said = last_words.read(place.run_dir) or "it gave no reason"
     return f"{said} (log: {os.path.join(place.run_dir, LOG_NAME)})"
 
 
-def program(place: Place, waiter: plugin_door.Waiter) -> list[str]:
+def program(place: Location, waiter: plugin_door.Waiter) -> list[str]:
     """The command line of the daemon. Raises OSError when the single file cannot lay its program down."""
     options = ["overlayd", "--run-dir", place.run_dir, "--data-dir", place.data_dir]
     if not getattr(sys, "frozen", False):

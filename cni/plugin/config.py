@@ -5,11 +5,11 @@ Everything else in the configuration is the business of the verbs.
 """
 
 from cni.errors import CniError, InvalidConfig, UndecodableContent
-from cni.plugin.door import Place
+from cni.plugin.client import Location
 
 _BLANKS = " \t\n\r"
 _LIMITS = {"runDir": 80, "dataDir": 1024, "socket": 107}
-"""Bytes of each path, as in `cni.spec.values`, which costs too much to import here."""
+"""Bytes of each path, as in `cni.netconf.values`, which costs too much to import here."""
 
 
 def parse(stdin: bytes) -> dict[str, object]:
@@ -76,13 +76,13 @@ def version(stdin: bytes, absent: str = "0.1.0") -> str:
     return value if isinstance(value, str) and value else absent
 
 
-def place(stdin: bytes, command: bytes) -> Place:
+def place(stdin: bytes, command: bytes) -> Location:
     """Which daemon the configuration means.
 
     Raises UndecodableContent (code 6) for a wrong type and InvalidConfig (code 7) for a value that cannot be. DEL
     takes the default for either: somebody broke the conflist, but the container must be able to go.
     """
-    found = Place()
+    found = Location()
     config = parse(stdin)
     problems: list[CniError] = []
     found.run_dir = _path(config, "runDir", problems) or found.run_dir

@@ -9,8 +9,8 @@ import posix
 import select
 import sys
 
-from cni.plugin import door as plugin_door
-from cni.plugin.door import Call, Place
+from cni.plugin import client as plugin_door
+from cni.plugin.client import Location, PluginCall
 
 DEADLINES = {b"ADD": 38.0, b"CHECK": 9.0, b"STATUS": 1.7, b"GC": 30.0, b"DEL": 8.0}
 """Seconds a verb may take, all told. Runtimes wait longer (minutes for ADD, 10 s for DEL and CHECK, 2 s for STATUS):
@@ -39,44 +39,44 @@ def main() -> int:
         open_descriptors = _standard_descriptors()
         waiter = plugin_door.Waiter(DEADLINES.get(command, 9.0), whole_call=True)
         if command == b"VERSION":
-            from cni.plugin import words
+            from cni.plugin import messages
 
-            return 0 if write_all(1, words.version_answer(waiter, open_descriptors[0])) else 1
+            return 0 if write_all(1, messages.version_answer(waiter, open_descriptors[0])) else 1
         if not open_descriptors[1] and command == b"ADD":
             # Nobody could ever read the result: better nothing done than an interface nobody knows of. The other
             # verbs have no result to lose, and a DEL is owed.
             write_all(2, b"zlayer-cni: stdout is closed\n")
             return 1
         stdin = _read_stdin(waiter, open_descriptors[0])
-        call = Call(command, {k: posix.environ[k] for k in _SENT if k in posix.environ}, stdin, waiter)
+        call = PluginCall(command, {k: posix.environ[k] for k in _SENT if k in posix.environ}, stdin, waiter)
         code, out, err = serve(call)
         return _print(call, code, out, err)
     except Exception as error:  # noqa: BLE001 - the runtime reads JSON, not tracebacks
-        from cni.plugin import words
+        from cni.plugin import messages
 
-        write_all(1, words.error_answer(error, stdin))
+        write_all(1, messages.error_answer(error, stdin))
         return 1
     except KeyboardInterrupt:
         return 130
 
 
-def serve(call: Call) -> tuple[int, bytes, bytes]:
+def serve(call: PluginCall) -> tuple[int, bytes, bytes]:
     """Have the daemon carry out `call`: exit code, stdout, stderr. Raises CniError when there is no answer to print."""
-    place = Place()
+    place = Location()
     if _may_decide(call.stdin):
         from cni.plugin import config
 
         try:
             place = config.place(call.stdin, call.command)
         except Exception:
-            from cni.plugin import closed
+            from cni.plugin import no_daemon
 
-            closed.judge(call)  # Other faults come first, as they would from a daemon.
+            no_daemon.judge(call)  # Other faults come first, as they would from a daemon.
             raise
     if place.foreign:
-        from cni.plugin import closed
+        from cni.plugin import no_daemon
 
-        return closed.foreign(call, place)
+        return no_daemon.foreign(call, place)
     netns, pairs = _netns(call)
     pairs = {**call.env, b"ATTEMPT": call.attempt, **pairs}
     if call.command == b"ADD":
@@ -96,7 +96,7 @@ def serve(call: Call) -> tuple[int, bytes, bytes]:
             posix.close(fd)
 
 
-def _ask_until_answered(call: Call, place: Place, body: bytes, netns: list[int]) -> tuple[int, bytes, bytes]:
+def _ask_until_answered(call: PluginCall, place: Location, body: bytes, netns: list[int]) -> tuple[int, bytes, bytes]:
     """Ask, and once more when the daemon dies over it: the attempt id tells the next one what is done already.
 
     A call that was never read does not count: a dying daemon's door takes some until the last of its threads has come
@@ -108,17 +108,17 @@ def _ask_until_answered(call: Call, place: Place, body: bytes, netns: list[int])
             try:
                 sock = plugin_door.connect(place.run_dir, call.waiter)
             except plugin_door.Closed as error:
-                from cni.plugin import closed
+                from cni.plugin import no_daemon
 
-                sock = closed.open_door(call, place, str(error))
+                sock = no_daemon.open_door(call, place, str(error))
             try:
                 answer = plugin_door.ask(sock, body, netns, call.waiter)
                 if call.command == b"ADD":
                     call.door = sock
                 elif call.command == b"DEL" and answer[0]:
-                    from cni.plugin import closed
+                    from cni.plugin import no_daemon
 
-                    return closed.never_fails(call, place, answer)
+                    return no_daemon.never_fails(call, place, answer)
                 return answer
             finally:
                 if call.door is not sock:
@@ -132,9 +132,9 @@ def _ask_until_answered(call: Call, place: Place, body: bytes, netns: list[int])
         except plugin_door.Closed as error:
             why = str(error)
             break
-    from cni.plugin import closed
+    from cni.plugin import no_daemon
 
-    return closed.without_answer(call, place, why)
+    return no_daemon.without_answer(call, place, why)
 
 
 def _may_decide(stdin: bytes) -> bool:
@@ -142,7 +142,7 @@ def _may_decide(stdin: bytes) -> bool:
     return any(key in lowered for key in _DECIDING_KEYS)
 
 
-def _netns(call: Call) -> tuple[list[int], dict[bytes, bytes]]:
+def _netns(call: PluginCall) -> tuple[list[int], dict[bytes, bytes]]:
     """CNI_NETNS as an open descriptor (none or one), and the keys that go with it.
 
     Only a regular file is opened, which a namespace's is: opening a FIFO waits for ever, and some devices act on it.
@@ -210,7 +210,7 @@ def _read_stdin(waiter: plugin_door.Waiter, is_open: bool) -> bytes:
         raise InputOutput(f"error reading from stdin: {why}") from error
 
 
-def _print(call: Call, code: int, out: bytes, err: bytes) -> int:
+def _print(call: PluginCall, code: int, out: bytes, err: bytes) -> int:
     """Hand the answer to the runtime; an ADD whose result nobody can read is undone."""
     printed = write_all(1, out)
     write_all(2, err)
@@ -221,7 +221,7 @@ def _print(call: Call, code: int, out: bytes, err: bytes) -> int:
     if call.command == b"ADD" and code == 0:
         write_all(2, b"zlayer-cni: the result could not be written to stdout, so the ADD is undone\n")
         waiter = plugin_door.Waiter(DEADLINES[b"DEL"])
-        undo = Call(b"DEL", {**call.env, b"CNI_COMMAND": b"DEL"}, call.stdin, waiter)
+        undo = PluginCall(b"DEL", {**call.env, b"CNI_COMMAND": b"DEL"}, call.stdin, waiter)
         write_all(2, serve(undo)[2])
     return code or 1
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from cni import __version__
-from cni.plugin import door as plugin_door
-from cni.spec.versions import SUPPORTED
+from cni.netconf.versions import SUPPORTED
+from cni.plugin import client as plugin_door
 from tests.binary.fake_door import answer, opened
 
 NEWEST = SUPPORTED[-1]

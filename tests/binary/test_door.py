@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cni.plugin import door as plugin_door
+from cni.plugin import client as plugin_door
 from tests.binary.fake_door import answer, hang, opened
 
 RESULT = b'{"cniVersion":"1.1.0","any":"bytes \xff\x00 at all"}\n'

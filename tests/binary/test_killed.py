@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from cni import leftovers
+from cni import tempdir_sweeper
 from tests.binary.conftest import program_of
 from tests.binary.fake_door import answer, hang, opened
 
@@ -95,7 +95,7 @@ def test_a_kill_at_any_moment_leaves_no_process_and_next_to_no_directory(tempora
         waiting.set()
     for directory in temporary.iterdir():
         os.utime(directory, (time.time() - 60, time.time() - 60))
-    leftovers.sweep((str(temporary),))
+    tempdir_sweeper.sweep((str(temporary),))
     assert list(temporary.iterdir()) == []
 
 
@@ -168,44 +168,44 @@ class TestSweep:
     DEAD = "_MEI7fffffffabcdef"  # no process has that number
 
     def test_ours(self, directory, tmp_path):
-        path = directory(self.DEAD, leftovers.MARK, leftovers.LAST, "libpython3.11.so.1.0")
-        assert leftovers.sweep((str(tmp_path),)) == [str(path)]
+        path = directory(self.DEAD, tempdir_sweeper.MARK, tempdir_sweeper.LAST, "libpython3.11.so.1.0")
+        assert tempdir_sweeper.sweep((str(tmp_path),)) == [str(path)]
         assert not path.exists()
-        assert leftovers.sweep((str(tmp_path),)) == []
+        assert tempdir_sweeper.sweep((str(tmp_path),)) == []
 
     def test_half_unpacked(self, directory, tmp_path):
         path = directory(self.DEAD, "libexpat.so.1")
-        leftovers.sweep((str(tmp_path),))
+        tempdir_sweeper.sweep((str(tmp_path),))
         assert not path.exists()
 
     def test_another_programs_stays(self, directory, tmp_path):
-        path = directory(self.DEAD, leftovers.LAST, "libpython3.11.so.1.0")
-        leftovers.sweep((str(tmp_path),))
+        path = directory(self.DEAD, tempdir_sweeper.LAST, "libpython3.11.so.1.0")
+        tempdir_sweeper.sweep((str(tmp_path),))
         assert path.exists()
 
     def test_a_fresh_one_stays(self, directory, tmp_path):
-        path = directory(self.DEAD, leftovers.MARK, age=1)
-        leftovers.sweep((str(tmp_path),))
+        path = directory(self.DEAD, tempdir_sweeper.MARK, age=1)
+        tempdir_sweeper.sweep((str(tmp_path),))
         assert path.exists()
 
     def test_a_living_bootloaders_stays(self, directory, tmp_path):
-        path = directory(f"_MEI{os.getpid():08x}abcdef", leftovers.MARK, age=0)
+        path = directory(f"_MEI{os.getpid():08x}abcdef", tempdir_sweeper.MARK, age=0)
         os.utime(path, (time.time(), time.time()))
-        leftovers._YOUNGEST, before = -1.0, leftovers._YOUNGEST
+        tempdir_sweeper._YOUNGEST, before = -1.0, tempdir_sweeper._YOUNGEST
         try:
-            leftovers.sweep((str(tmp_path),))
+            tempdir_sweeper.sweep((str(tmp_path),))
         finally:
-            leftovers._YOUNGEST = before
+            tempdir_sweeper._YOUNGEST = before
         assert path.exists()
 
     def test_the_number_of_a_later_process_does_not_protect(self, directory, tmp_path):
-        path = directory(f"_MEI{os.getpid():08x}abcdef", leftovers.MARK, age=86400 * 365)
-        leftovers.sweep((str(tmp_path),))
+        path = directory(f"_MEI{os.getpid():08x}abcdef", tempdir_sweeper.MARK, age=86400 * 365)
+        tempdir_sweeper.sweep((str(tmp_path),))
         assert not path.exists()
 
     def test_other_names_stay(self, directory, tmp_path):
-        path = directory("_MEIxyz", leftovers.MARK)
-        leftovers.sweep((str(tmp_path),))
+        path = directory("_MEIxyz", tempdir_sweeper.MARK)
+        tempdir_sweeper.sweep((str(tmp_path),))
         assert path.exists()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 class AddressNeverGivenBack:
     """DEL forgets the record and not, in memory, the address: the pool leaks."""
 
-    MODULE, NAME = "cni.daemon.books.addresses", "Addresses.let_go"
+    MODULE, NAME = "cni.daemon.state.address_pool", "AddressPool.let_go"
 
     @staticmethod
     def instead(real, self, texts):
@@ -21,7 +21,7 @@ class AddressNeverGivenBack:
 class AddressGivenOutTwice:
     """The book of addresses forgets to note who was just given one."""
 
-    MODULE, NAME = "cni.daemon.books.addresses", "Addresses.hold"
+    MODULE, NAME = "cni.daemon.state.address_pool", "AddressPool.hold"
 
     @staticmethod
     def instead(real, self, texts):
@@ -32,7 +32,7 @@ class AddressGivenOutTwice:
 class NothingIsRolledBack:
     """An ADD that fails leaves what it had made."""
 
-    MODULE, NAME = "cni.daemon.attach", "Attacher._roll_back"
+    MODULE, NAME = "cni.daemon.attachments.attach", "Attacher._roll_back"
 
     @staticmethod
     def instead(real, self, key, used):
@@ -42,7 +42,7 @@ class NothingIsRolledBack:
 class QueueIsNeverDrained:
     """Deletions that plugins wrote down stay where they are."""
 
-    MODULE, NAME = "cni.daemon.backlog", "drain"
+    MODULE, NAME = "cni.daemon.reconcile.delete_queue", "drain"
 
     @staticmethod
     def instead(real, *args):
@@ -52,7 +52,7 @@ class QueueIsNeverDrained:
 class QueueIsEmptiedUnread:
     """Deletions that plugins wrote down are thrown away."""
 
-    MODULE, NAME = "cni.daemon.backlog", "_is_void"
+    MODULE, NAME = "cni.daemon.reconcile.delete_queue", "_is_void"
 
     @staticmethod
     def instead(real, *args):
@@ -62,7 +62,7 @@ class QueueIsEmptiedUnread:
 class FenceElementsStay:
     """What a port may do in the fence is not taken back with it."""
 
-    MODULE, NAME = "cni.daemon.fence.barrier", "Barrier.expel"
+    MODULE, NAME = "cni.daemon.fence.controller", "FenceController.remove_port"
 
     @staticmethod
     def instead(real, self, attachment):
@@ -84,7 +84,7 @@ class LinkIsLeft:
 class StraysStay:
     """A new daemon lets links be that no record knows."""
 
-    MODULE, NAME = "cni.daemon.keeper", "Keeper._sweep_strays"
+    MODULE, NAME = "cni.daemon.reconcile.node", "Reconciler._sweep_strays"
 
     @staticmethod
     def instead(real, self):
@@ -94,7 +94,7 @@ class StraysStay:
 class UnfinishedIsAdopted:
     """A new daemon takes an intent of the last one for an attachment."""
 
-    MODULE, NAME = "cni.daemon.keeper", "Keeper.adopt"
+    MODULE, NAME = "cni.daemon.reconcile.node", "Reconciler.adopt"
 
     @staticmethod
     def instead(real, self):
@@ -104,7 +104,7 @@ class UnfinishedIsAdopted:
 class UnheardIsKept:
     """The daemon lets an ADD stand whose plugin was killed over it."""
 
-    MODULE, NAME = "cni.daemon.service", "OverlayService.take_back"
+    MODULE, NAME = "cni.daemon.attachments.overlay", "OverlayService.take_back"
 
     @staticmethod
     def instead(real, self, attempt):
@@ -114,7 +114,7 @@ class UnheardIsKept:
 class TheEndIsNotFollowed:
     """The daemon takes a result that was printed for one that was heard, however its plugin ended."""
 
-    MODULE, NAME = "cni.daemon.serving", "Serving._follow"
+    MODULE, NAME = "cni.daemon.server", "Server._follow"
 
     @staticmethod
     def instead(real, self, knock):
@@ -124,7 +124,7 @@ class TheEndIsNotFollowed:
 class TheDirectoryIsNotTakenBack:
     """Nobody looks whether the run directory is still there."""
 
-    MODULE, NAME = "cni.daemon.serving", "Serving._look"
+    MODULE, NAME = "cni.daemon.server", "Server._look"
 
     @staticmethod
     async def instead(real, self):
@@ -134,7 +134,7 @@ class TheDirectoryIsNotTakenBack:
 class ASecondDaemonComesIn:
     """Only a lock in the run directory keeps a second daemon out, and that can be deleted."""
 
-    MODULE, NAME = "cni.daemon.premises", "Premises._take_name"
+    MODULE, NAME = "cni.daemon.run_dir", "RunDirLock._take_name"
 
     @staticmethod
     def instead(real, self):
@@ -144,7 +144,7 @@ class ASecondDaemonComesIn:
 class RecordIsNotWritten:
     """The committed record stays in memory: the next daemon does not know the attachment."""
 
-    MODULE, NAME = "cni.daemon.books.store", "Store.apply"
+    MODULE, NAME = "cni.daemon.state.store", "Store.apply"
 
     @staticmethod
     def instead(real, self, changes):
@@ -155,7 +155,7 @@ class RecordIsNotWritten:
 class DeletionIsNotRecorded:
     """DEL forgets the record in memory only: the next daemon believes the container is still there."""
 
-    MODULE, NAME = "cni.daemon.books.store", "Store.apply"
+    MODULE, NAME = "cni.daemon.state.store", "Store.apply"
 
     @staticmethod
     def instead(real, self, changes):
@@ -165,7 +165,7 @@ class DeletionIsNotRecorded:
 class DeadAreNeverCollected:
     """Nobody looks whether a recorded container still has its link."""
 
-    MODULE, NAME = "cni.daemon.attach", "Attacher.release_dead"
+    MODULE, NAME = "cni.daemon.attachments.attach", "Attacher.release_dead"
 
     @staticmethod
     def instead(real, self, attachment):
@@ -175,7 +175,7 @@ class DeadAreNeverCollected:
 class OtherBootsRecordsAreKept:
     """What was recorded before a reboot is believed after it."""
 
-    MODULE, NAME = "cni.daemon.books.store", "Store.__init__"
+    MODULE, NAME = "cni.daemon.state.store", "Store.__init__"
 
     @staticmethod
     def instead(real, self, path, boot_id=None):
@@ -185,7 +185,7 @@ class OtherBootsRecordsAreKept:
 class SecondAttemptIsRefused:
     """The plugin's own retry is taken for a second ADD of the runtime's."""
 
-    MODULE, NAME = "cni.daemon.attach", "Attacher.attach"
+    MODULE, NAME = "cni.daemon.attachments.attach", "Attacher.attach"
 
     @staticmethod
     def instead(real, self, request):
@@ -198,7 +198,7 @@ class SecondAttemptIsRefused:
 class DirectoriesAreNotSwept:
     """What killed single files left in the temporary directory stays."""
 
-    MODULE, NAME = "cni.leftovers", "sweep"
+    MODULE, NAME = "cni.tempdir_sweeper", "sweep"
 
     @staticmethod
     def instead(real, *args):
@@ -208,7 +208,7 @@ class DirectoriesAreNotSwept:
 class SlowStatus:
     """STATUS waits behind everything else."""
 
-    MODULE, NAME = "cni.daemon.service", "OverlayService.ready"
+    MODULE, NAME = "cni.daemon.attachments.overlay", "OverlayService.ready"
 
     @staticmethod
     def instead(real, self, *args):

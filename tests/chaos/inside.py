@@ -18,28 +18,32 @@ CONTROL = globals().get("CONTROL", "/nonexistent")
 
 # Where the daemon may die: before and after each of these. Between two of them it changes nothing outside itself.
 POINTS = {
-    "cni.daemon.services": ["Services.ensure", "Services.settle"],
-    "cni.daemon.books.state": [
+    "cni.daemon.attachments.segments": ["Segments.ensure", "Segments.settle"],
+    "cni.daemon.state.state": [
         "State.take_service", "State.reserve", "State.save", "State.drop", "State.grow_service",
         "State.shrink_service",
     ],
-    "cni.daemon.books.store": ["Store.apply"],
-    "cni.daemon.fence.barrier": ["Barrier.add_bridge", "Barrier.admit", "Barrier.expel", "Barrier.load"],
+    "cni.daemon.state.store": ["Store.apply"],
+    "cni.daemon.fence.controller": [
+        *("FenceController.add_bridge", "FenceController.add_port"),
+        *("FenceController.remove_port", "FenceController.load"),
+    ],
     "cni.host.kernel": [
         "Kernel.create_port", "Kernel.configure_inside", "Kernel.raise_port", "Kernel.remove_link",
         "Kernel.forget_neighbour", "Kernel.forget_flows",
     ],
     "cni.host.ports": ["configure"],
-    "cni.daemon.keeper": ["Keeper.adopt", "Keeper.look"],
-    "cni.daemon.backlog": ["drain"],
+    "cni.daemon.reconcile.node": ["Reconciler.adopt", "Reconciler.look"],
+    "cni.daemon.reconcile.delete_queue": ["drain"],
     "cni.verbs": ["serve"],
-    "cni.plugin.delete_queue": ["add", "_write", "remove"],
-    "cni.plugin.door": ["connect", "ask", "_send"],
+    "cni.plugin.delete_queue": ["add", "remove"],
+    "cni.files": ["write"],
+    "cni.plugin.client": ["connect", "ask", "_send"],
     "cni.plugin.main": ["serve", "write_all"],
     "cni.plugin.autostart": ["_start", "spawn"],
-    "cni.plugin.closed": ["_remove_link"],
+    "cni.plugin.no_daemon": ["_remove_link"],
 }  # fmt: skip
-PLUGINS = ("cni.plugin.main", "cni.plugin.door", "cni.plugin.autostart", "cni.plugin.closed")
+PLUGINS = ("cni.plugin.main", "cni.plugin.client", "cni.plugin.autostart", "cni.plugin.no_daemon")
 RARE = ("State.grow_service", "State.shrink_service")
 """Points that an ordinary storm does not come by."""
 
@@ -51,6 +55,8 @@ def all_points():
             faces = ["plugin"] if module in PLUGINS else ["daemon"]
             if module == "cni.plugin.delete_queue":
                 faces = ["daemon"] if name == "remove" else ["plugin"]
+            if module == "cni.files":
+                faces = ["plugin"]  # the daemon writes files at its start alone
             for face in faces:
                 yield from (f"{face} {name} before", f"{face} {name} after")
 
@@ -159,7 +165,7 @@ class Finder:
         for fault in self.faults:
             deliberate.put_in(fault, module)  # type: ignore[name-defined]  # noqa: F821 - defined in front of this file
         _wrap(module, POINTS.get(name, ()))
-        if name == "cni.daemon.doors.tool":
+        if name == "cni.daemon.api.tool":
             _probe(module)
 
 

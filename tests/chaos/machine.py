@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cni.plugin import door as plugin_door
+from cni.plugin import client as plugin_door
 from tests.blackbox import snapshot
 from tests.blackbox.harness import netns
 from tests.blackbox.harness.calls import BARE_ENV, Answer, call

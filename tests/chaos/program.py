@@ -152,7 +152,7 @@ class Program:
         return [line.split("|")[0] for line in path.read_text().splitlines()] if path.exists() else []
 
     def tune(self, **constants: float) -> None:
-        """Constants of the program, with `__` for the dots: cni__daemon__keeper__INTERVAL=2.0. For what starts next."""
+        """Constants of what starts next, with `__` for dots: cni__daemon__reconcile__node__INTERVAL=2.0."""
         lines = [f"{name.replace('__', '.')} {value}" for name, value in constants.items()]
         (self.control / "tuning").write_text("\n".join(lines))
 

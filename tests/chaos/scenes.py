@@ -74,7 +74,12 @@ def passed(on: Machine, point: str, within: float = 10.0) -> None:
 def a_step_fails(on: Machine) -> None:
     """The kernel refuses a step of an ADD: the ADD fails, and without any DEL nothing is left."""
     space = Space(on)
-    for point in ("Barrier.admit after", "Kernel.create_port after", "Kernel.raise_port after", "State.save after"):
+    for point in (
+        "FenceController.add_port after",
+        "Kernel.create_port after",
+        "Kernel.raise_port after",
+        "State.save after",
+    ):
         on.program.arm(f"daemon {point}", "fail")
         on.call("ADD", on.conf(), "refused", space.path).failed(100)
         in_order(on, within=QUICKLY)
@@ -179,7 +184,12 @@ def a_daemon_dies_in_an_add_and_nobody_asks_again(on: Machine) -> None:
 
 def a_daemon_dies_in_a_del(on: Machine) -> None:
     """DEL succeeds, by way of the next daemon."""
-    for point in ("Kernel.remove_link before", "Barrier.expel before", "State.drop before", "State.drop after"):
+    for point in (
+        "Kernel.remove_link before",
+        "FenceController.remove_port before",
+        "State.drop before",
+        "State.drop after",
+    ):
         _, space = attached(on, "going")
         on.program.arm(f"daemon {point}", "kill")
         on.call("DEL", on.conf(), "going", space.path).ok()

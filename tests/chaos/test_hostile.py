@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from cni.plugin import door as plugin_door
+from cni.plugin import client as plugin_door
 
 from .machine import Machine, Space
 from .scenes import a_plugin_is_killed_before_it_can_print, a_plugin_is_killed_in_an_add, in_order

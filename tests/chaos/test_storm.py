@@ -10,7 +10,7 @@ from .machine import Machine
 from .scenes import extraction_directories
 from .storm import Storm, daemon_points
 
-QUICK = {"cni__daemon__keeper__INTERVAL": 2.0, "cni__leftovers___YOUNGEST": 1.0}
+QUICK = {"cni__daemon__reconcile__node__INTERVAL": 2.0, "cni__tempdir_sweeper___YOUNGEST": 1.0}
 """The keeper looks often, so that a test sees what it finds; it does nothing else than with its own interval."""
 
 

@@ -57,7 +57,7 @@ def upgrade(on: Machine) -> None:
 @pytest.mark.timeout(600)
 def test_no_packet_is_lost(form: str, boot: Callable[..., Machine], capsys: pytest.CaptureFixture[str]) -> None:
     on = boot(form, "address_cooldown: 1")
-    on.program.tune(**{**QUICK, "cni__daemon__keeper__INTERVAL": 1.0})
+    on.program.tune(**{**QUICK, "cni__daemon__reconcile__node__INTERVAL": 1.0})
     on.start_daemon()
     a, b, c = attach(on, "a", "web"), attach(on, "b", "web"), attach(on, "c", "db")
     told: dict[str, Told] = {}

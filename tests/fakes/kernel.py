@@ -1,6 +1,6 @@
 """A fake, because the real kernel does not fail on command.
 
-It stands in for `cni.host.kernel.Kernel` and for `cni.daemon.fence.barrier.Barrier` at once. It keeps state as the
+It stands in for `cni.host.kernel.Kernel` and for `cni.daemon.fence.controller.Barrier` at once. It keeps state as the
 kernel does (links with both ends, addresses, namespaces, admitted ports) and can be told to fail at its nth call,
 before the call's effect or after it, or to die there, as if the daemon had been killed. What the real kernel does is
 tested in tests/kernel; that the fake has the real ones' methods is tested in tests/unit/test_fake_kernel.py.
@@ -16,13 +16,13 @@ from dataclasses import dataclass, field, replace
 from ipaddress import ip_interface
 from typing import Any, TypeVar, cast
 
-from cni.daemon.books.records import Attachment
+from cni.daemon.model.records import Attachment
 from cni.errors import FenceFailed
 from cni.host.links import Address, Interface, Link, Port, Route
 from cni.host.netlink import NetlinkError
 from cni.host.netns import NetnsId
 from cni.host.own_networks import HeldAddress, Surroundings
-from cni.host.ports import Inside, Sought
+from cni.host.ports import ContainerView, Sought
 
 F = TypeVar("F", bound=Callable[..., Any])
 NSFS = 4  # the device number of our namespaces
@@ -326,14 +326,14 @@ class FakeKernel:
         return ifname in self.spaces[netns_fd].links
 
     @call
-    def inspect(self, netns_fd: int, ifname: str, sought: Sought) -> Inside:
+    def inspect(self, netns_fd: int, ifname: str, sought: Sought) -> ContainerView:
         space = self.spaces[netns_fd]
         link = space.links.get(ifname)
         if link is None:
-            return Inside(None)
+            return ContainerView(None)
         addresses = [each for each in space.addresses.get(link.index, []) if each in sought.addresses]
         routes = [each for each in space.routes if (each.dst, each.gateway) in sought.routes]
-        return Inside(link, tuple(addresses), tuple(routes))
+        return ContainerView(link, tuple(addresses), tuple(routes))
 
     @call
     def has_default_route(self, netns_fd: int, version: int) -> bool:
@@ -343,7 +343,7 @@ class FakeKernel:
     def close(self) -> None:
         pass
 
-    # --- cni.daemon.fence.barrier.Barrier --------------------------------------------------------------------------
+    # --- cni.daemon.fence.controller.Barrier --------------------------------------------------------------------------
 
     def begin(self) -> None:
         """Nobody is known from before."""
@@ -399,11 +399,11 @@ class FakeKernel:
         self.fenced_bridges.discard(name)
 
     @fence_call
-    def admit(self, attachment: Attachment) -> None:
+    def add_port(self, attachment: Attachment) -> None:
         self.admitted[attachment.host_veth] = attachment
 
     @quiet_call
-    def expel(self, attachment: Attachment) -> None:
+    def remove_port(self, attachment: Attachment) -> None:
         self.admitted.pop(attachment.host_veth, None)
 
     @quiet_call

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from cni import naming
-from cni.daemon.attach import Request
-from cni.daemon.books.records import Attachment
-from cni.daemon.books.state import State
-from cni.daemon.books.store import Store
-from cni.daemon.keeper import Keeper
-from cni.daemon.service import OverlayService
+from cni.daemon.attachments.attach import AttachRequest
+from cni.daemon.attachments.overlay import OverlayService
+from cni.daemon.model.records import Attachment
+from cni.daemon.reconcile.node import Reconciler
 from cni.daemon.settings import Settings
+from cni.daemon.state.state import State
+from cni.daemon.state.store import Store
 from tests.fakes.kernel import FakeKernel
 
 NET = "blue"
@@ -38,14 +38,14 @@ class Node:
         self.store = Store(self.path, "boot")
         self.state = State(self.store, self.settings)
         self.service = OverlayService(self.settings, self.state, self.kernel, self.kernel)  # type: ignore[arg-type]
-        self.keeper = Keeper(self.service, alone=lambda: True)
+        self.keeper = Reconciler(self.service, alone=lambda: True)
         self.service.start()
         self.kernel.log.clear()
 
-    def request(self, container: str = "c1", fd: int = 11, ifname: str = "eth0", **more: Any) -> Request:
+    def request(self, container: str = "c1", fd: int = 11, ifname: str = "eth0", **more: Any) -> AttachRequest:
         """What the service would ask of the attacher for this container."""
         space = self.kernel.space(fd)
-        return Request(
+        return AttachRequest(
             **{
                 "network": NET,
                 "container": container,

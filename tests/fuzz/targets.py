@@ -15,21 +15,23 @@ from collections.abc import Callable
 from typing import Any
 
 from cni.daemon import settings
-from cni.daemon.books import keys
-from cni.daemon.doors import cni_door
-from cni.daemon.mesh import etcd_wire, fleet_view, joined
-from cni.daemon.mesh.belief import believe
-from cni.daemon.mesh.endpoints import split_endpoint
-from cni.daemon.mesh.etcd_wire import EtcdError
+from cni.daemon.api import cni_socket
+from cni.daemon.cluster import etcd_protocol
+from cni.daemon.cluster import view as fleet_view
+from cni.daemon.cluster.belief import believe
+from cni.daemon.cluster.etcd_protocol import EtcdError
+from cni.daemon.mesh import joined_peers
+from cni.daemon.model import keys
+from cni.daemon.model.endpoints import split_endpoint
 from cni.errors import CniError
-from cni.host import addressing, links, netlink, published, wg_uapi
+from cni.host import addressing, hostports, links, netlink, wg_uapi
+from cni.netconf.request import read_request
+from cni.netconf.types import DNS
 from cni.overlay import wire
 from cni.overlay.address import network
 from cni.overlay.errors import CodecError, FrameTooLarge, TruncatedFrame
 from cni.overlay.framing import Framer
 from cni.plugin import config as plugin_config
-from cni.spec.request import read_request
-from cni.spec.types import DNS
 from cni.verbs import Attached, serve
 
 SEPARATOR = b"\n--\n"
@@ -43,7 +45,7 @@ def node_records(data: bytes) -> None:
     """What the store holds: each part is a key below the cluster's base, a line break, and the value; a key that
     begins with `-` is one that is gone."""
     base = "/zlayer-cni/zlayer/"
-    view = fleet_view.View(base)
+    view = fleet_view.ClusterView(base)
     records: list[tuple[str, bytes]] = []
     for part in data.split(SEPARATOR):
         name, _, value = part.partition(b"\n")
@@ -73,10 +75,15 @@ def etcd_answer(data: bytes) -> None:
     head, _, body = data.partition(b"\n")
     status = int(head) if head.isdigit() and len(head) < 5 else 200
     try:
-        said = etcd_wire.read_answer(status, body)
+        said = etcd_protocol.read_answer(status, body)
     except EtcdError:
         return
-    for read in (etcd_wire.read_page, etcd_wire.read_transaction, etcd_wire.read_lease, etcd_wire.read_token):
+    for read in (
+        etcd_protocol.read_page,
+        etcd_protocol.read_transaction,
+        etcd_protocol.read_lease,
+        etcd_protocol.read_token,
+    ):
         try:
             read(said)
         except EtcdError:
@@ -86,7 +93,7 @@ def etcd_answer(data: bytes) -> None:
 def etcd_watch(data: bytes) -> None:
     """A line of a watch."""
     try:
-        revision, events = etcd_wire.read_watch(data)
+        revision, events = etcd_protocol.read_watch(data)
     except EtcdError:
         return
     assert isinstance(revision, int) and all(isinstance(each.item.value, bytes) for each in events)
@@ -95,12 +102,12 @@ def etcd_watch(data: bytes) -> None:
 def join_token(data: bytes) -> None:
     """A token that a person pastes: as it is, and as the JSON inside one."""
     body = base64.urlsafe_b64encode(data).decode().rstrip("=")
-    for text in (data.decode(errors="replace"), f"{joined.PREFIX}{body}"):
+    for text in (data.decode(errors="replace"), f"{joined_peers.PREFIX}{body}"):
         try:
-            found = joined.decode(text)
+            found = joined_peers.decode(text)
         except CniError:
             continue
-        assert joined.decode(joined.encode(found)) == found
+        assert joined_peers.decode(joined_peers.encode(found)) == found
 
 
 def overlay_frames(data: bytes) -> None:
@@ -161,7 +168,7 @@ class _Overlay:
 
 def cni_door_frame(data: bytes) -> None:
     """What a client of the CNI door sends, carried out: an answer, or an error with a documented code."""
-    knock = cni_door.parse(data, None, lambda: True)
+    knock = cni_socket.parse(data, None, lambda: True)
     if knock is not None:
         _answered(knock.env, knock.stdin)
 
@@ -293,7 +300,7 @@ def _plausible(kind: int, attribute: int, value: bytes, size: int) -> bytes:
 
 def nat_listing(data: bytes) -> None:
     """The host's translations, which other programs wrote: iptables' lines."""
-    published.from_iptables(data.decode(errors="replace"))
+    hostports.from_iptables(data.decode(errors="replace"))
 
 
 def peer_endpoint(data: bytes) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cni.host.holder import Process
+from cni.host.netns_holder import Process
 from cni.proc import alive_since
 from tests.interop.daemons import ROOT, Daemon
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cni.host.holder import is_alive
+from cni.host.netns_holder import is_alive
 from tests.interop.daemons import Daemon, Ours
 from tests.interop.gate import gate
 from tests.interop.machine import wait_until

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from cni.daemon.doors import overlay_door, sockets
+from cni.daemon.api import overlay_socket, sockets
 from cni.overlay import wire
 from tests.interop.daemons import Daemon
 
@@ -140,7 +140,7 @@ def test_events_before_and_behind_answers_do_it_no_harm(upstream_client: str, tm
 
     thread = threading.Thread(target=loop.run_forever)
     with ThreadPoolExecutor(2) as pool:
-        door = overlay_door.OverlayDoor(sockets.listen(path, 0o660), carry_out, pool, pool)
+        door = overlay_socket.OverlaySocket(sockets.listen(path, 0o660), carry_out, pool, pool)
         thread.start()
         asyncio.run_coroutine_threadsafe(door.open(), loop).result(30)
         requests = [{"op": "unregister_dns", "name": f"n{number}"} for number in range(100)]

@@ -84,7 +84,7 @@ class Node:
 @pytest.fixture
 def on() -> Iterator[Machine]:
     with machine("source", DUAL) as made:
-        made.program.tune(cni__daemon__keeper__INTERVAL=2.0)
+        made.program.tune(cni__daemon__reconcile__node__INTERVAL=2.0)
         yield made
 
 

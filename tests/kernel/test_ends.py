@@ -12,14 +12,14 @@ from collections.abc import Iterator
 import pytest
 
 from cni import proc
-from cni.host import ends
+from cni.host import process_exit
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
 
 @pytest.fixture
-def watcher() -> Iterator[ends.Ends]:
-    made = ends.Ends()
+def watcher() -> Iterator[process_exit.ExitWatcher]:
+    made = process_exit.ExitWatcher()
     yield made
     made.close()
 
@@ -46,7 +46,7 @@ def ended(made: subprocess.Popen[bytes], how: str, *, reap: bool) -> None:
 @pytest.mark.parametrize(("how", "line", "told"), [
     ("well", "read x; exit 0", False), ("badly", "read x; exit 3", True), ("killed", "read x", True),
 ])  # fmt: skip
-def test_only_a_failure_is_told(watcher: ends.Ends, how: str, line: str, told: bool, reap: bool) -> None:
+def test_only_a_failure_is_told(watcher: process_exit.ExitWatcher, how: str, line: str, told: bool, reap: bool) -> None:
     before = descriptors()
     made = begun(line)
     heard = threading.Event()
@@ -61,7 +61,7 @@ def test_only_a_failure_is_told(watcher: ends.Ends, how: str, line: str, told: b
         time.sleep(0.01)
 
 
-def test_a_number_that_is_anothers_is_not_watched(watcher: ends.Ends) -> None:
+def test_a_number_that_is_anothers_is_not_watched(watcher: process_exit.ExitWatcher) -> None:
     made = begun("read x")
     heard = threading.Event()
     assert not watcher.watch(made.pid, proc.start_time(made.pid) - 1, heard.set)
@@ -70,7 +70,7 @@ def test_a_number_that_is_anothers_is_not_watched(watcher: ends.Ends) -> None:
     assert not heard.wait(0.2)
 
 
-def test_many_at_once(watcher: ends.Ends) -> None:
+def test_many_at_once(watcher: process_exit.ExitWatcher) -> None:
     heard: list[int] = []
     crowd = [begun("read x") for _ in range(60)]
     for n, made in enumerate(crowd):

@@ -22,8 +22,8 @@ from typing import Any
 
 import pytest
 
-from cni.daemon.fence import texts as fence
-from cni.daemon.fence.values import Port
+from cni.daemon.fence import ruleset as fence
+from cni.daemon.fence.model import FencePort
 from cni.host import nft as host_nft
 from cni.plugin import delete_queue
 from tests.kernel import toolnode
@@ -281,7 +281,7 @@ def elements(node: Fenced, name: str) -> list[str]:
     mac = next(each["mac"] for each in node.results[name]["interfaces"] if each.get("sandbox"))
     bridge = next(each["name"] for each in node.results[name]["interfaces"] if each["name"].endswith("-b"))
     addresses = tuple(node.address(name, version) for version in (4, 6))
-    change = fence.admit(Port(veths[0]["name"], bridge, mac, addresses, name.rstrip("0123456789")))
+    change = fence.add_port(FencePort(veths[0]["name"], bridge, mac, addresses, name.rstrip("0123456789")))
     return [line for line in change.text().splitlines() if line.startswith("add element")]
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from cni.daemon.fence.values import chain_of
+from cni.daemon.fence.model import chain_of
 from tests.kernel import toolnode
 from tests.kernel.test_fence_daemon import MENDED, UNAVAILABLE, Fenced, Make, forward, jumps, noded
 from tests.kernel.toolnode import LAN4, LAN6, OUTSIDE4, OUTSIDE6, knock, reached, until

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cni import proc
-from cni.host import holder, links, relocate
+from cni.host import links, netns_holder, relocate
 from cni.host.netlink import Netlink, NetlinkError
 from cni.host.netns import open_path
 
@@ -24,19 +24,21 @@ TITLE = "zlayer-cni: holds zlt0 of a test"
 @pytest.fixture
 def held():
     """A holder, ended after the test."""
-    process = holder.start(TITLE, lambda _: None)
+    process = netns_holder.start(TITLE, lambda _: None)
     yield process
-    holder.end(process)
+    netns_holder.end(process)
 
 
 def test_a_holder_has_a_namespace_of_its_own(held):
-    assert holder.is_alive(held)
+    assert netns_holder.is_alive(held)
     namespaces = [Path(f"/proc/{pid}/ns/net").readlink() for pid in ("self", held.pid)]
     assert namespaces[0] != namespaces[1]
     assert Path(f"/proc/{held.pid}/cmdline").read_text().rstrip("\0") == TITLE
 
 
-@pytest.mark.skipif(platform.machine() not in holder._CODE, reason="no program for this machine: it stays a Python")
+@pytest.mark.skipif(
+    platform.machine() not in netns_holder._CODE, reason="no program for this machine: it stays a Python"
+)
 def test_a_holder_is_a_few_instructions_without_privileges(held):
     status = dict(line.split(":", 1) for line in Path(f"/proc/{held.pid}/status").read_text().splitlines())
     assert int(status["VmRSS"].split()[0]) < 100  # kB
@@ -57,14 +59,14 @@ def test_nor_does_it_keep_any_where_the_bounding_set_cannot_be_lowered():
 
 
 def test_ending_twice(held):
-    assert holder.end(held)
-    assert not holder.end(held)
-    assert not holder.is_alive(held)
+    assert netns_holder.end(held)
+    assert not netns_holder.end(held)
+    assert not netns_holder.is_alive(held)
 
 
 def test_another_process_with_the_number_is_left_alone(held):
-    assert not holder.end(holder.Process(held.pid, held.start_time + 1))
-    assert holder.is_alive(held)
+    assert not netns_holder.end(netns_holder.Process(held.pid, held.start_time + 1))
+    assert netns_holder.is_alive(held)
 
 
 def test_a_process_that_is_a_zombie_is_dead():
@@ -72,8 +74,8 @@ def test_a_process_that_is_a_zombie_is_dead():
     end = time.monotonic() + 30
     while proc.alive_since(process.pid) and time.monotonic() < end:
         time.sleep(0.01)
-    assert not holder.is_alive(holder.Process(process.pid, proc.alive_since(process.pid)))
-    assert not holder.end(holder.Process(process.pid, 1))
+    assert not netns_holder.is_alive(netns_holder.Process(process.pid, proc.alive_since(process.pid)))
+    assert not netns_holder.end(netns_holder.Process(process.pid, 1))
     process.wait()
 
 
@@ -85,8 +87,8 @@ def test_it_ends_when_it_cannot_be_written_down():
         raise OSError(errno.ENOSPC, "no space")
 
     with pytest.raises(OSError, match="no space"):
-        holder.start(TITLE, refuse)
-    assert not holder.is_alive(made[0])
+        netns_holder.start(TITLE, refuse)
+    assert not netns_holder.is_alive(made[0])
 
 
 MAKE_ONE = """
@@ -100,16 +102,16 @@ holder.start("zlayer-cni: holds zlt0 of a test", save)
 """
 
 
-def make_one(how: str, first: str = "") -> holder.Process:
+def make_one(how: str, first: str = "") -> netns_holder.Process:
     """A holder that another process made and outlived, or not. Returns when its pipes are closed."""
     done = subprocess.run(
         [sys.executable, "-c", first + MAKE_ONE, how], capture_output=True, text=True, timeout=30,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}, check=False,
     )  # fmt: skip
-    return holder.Process(*map(int, done.stdout.split()))
+    return netns_holder.Process(*map(int, done.stdout.split()))
 
 
-def descriptors(process: holder.Process) -> dict[str, str]:
+def descriptors(process: netns_holder.Process) -> dict[str, str]:
     """What a process has open."""
     return {path.name: str(path.readlink()) for path in Path(f"/proc/{process.pid}/fd").iterdir()}
 
@@ -117,11 +119,11 @@ def descriptors(process: holder.Process) -> dict[str, str]:
 def test_it_outlives_its_maker_and_holds_none_of_its_pipes():
     process = make_one("live")  # would wait for ever if the holder had our pipes
     try:
-        assert holder.is_alive(process)
+        assert netns_holder.is_alive(process)
         assert descriptors(process) == {"0": "/dev/null", "1": "/dev/null", "2": "/dev/null"}
         assert os.getsid(process.pid) == process.pid
     finally:
-        assert holder.end(process)
+        assert netns_holder.end(process)
 
 
 def control_groups(pid: int | str) -> dict[str, str]:
@@ -154,31 +156,31 @@ def test_it_leaves_the_control_group_of_the_runtime(service_group):
         assert service_group.name not in str(control_groups(process.pid))
         assert (service_group / "cgroup.procs").read_text() == ""
     finally:
-        assert holder.end(process)
+        assert netns_holder.end(process)
 
 
 def test_it_ends_with_a_maker_that_is_killed_before_it_let_it_go():
     process = make_one("die")
     end = time.monotonic() + 30
-    while holder.is_alive(process):
+    while netns_holder.is_alive(process):
         assert time.monotonic() < end
         time.sleep(0.01)
 
 
 def test_on_a_machine_we_have_no_program_for_it_stays_a_python(monkeypatch):
-    monkeypatch.setattr(holder, "_CODE", {})
-    process = holder.start(TITLE, lambda _: None)
+    monkeypatch.setattr(netns_holder, "_CODE", {})
+    process = netns_holder.start(TITLE, lambda _: None)
     try:
         assert set(descriptors(process).values()) == {"/dev/null"}
-        assert holder.is_alive(process)
+        assert netns_holder.is_alive(process)
     finally:
-        assert holder.end(process)
+        assert netns_holder.end(process)
 
 
 def test_signals_that_end_a_program_end_it(held):
     os.kill(held.pid, signal.SIGTERM)
     os.waitpid(held.pid, 0)
-    assert not holder.is_alive(held)
+    assert not netns_holder.is_alive(held)
 
 
 # --- moving -----------------------------------------------------------------------------------------------------------
@@ -187,7 +189,7 @@ def test_signals_that_end_a_program_end_it(held):
 @pytest.fixture
 def scratch(host, held):
     """The holder's namespace, with one end of a veth as eth0 in it, the other on the host."""
-    fd = open_path(holder.netns_path(held))
+    fd = open_path(netns_holder.netns_path(held))
     host.ip("link add zlt-h type veth peer name zlt-p")
     host.ip(f"link set zlt-p netns {held.pid}")
     inside = ["nsenter", "-t", str(held.pid), "-n", "ip"]
@@ -199,7 +201,7 @@ def scratch(host, held):
 
 def test_an_interface_arrives_under_its_name(scratch, container, netlink):
     before = relocate.find_inside(scratch, "eth0")
-    shape = relocate.Shape("net7", 1300, "0a:00:00:00:00:01")
+    shape = relocate.InterfaceConfig("net7", 1300, "0a:00:00:00:00:01")
     moved = relocate.move(before.index, scratch, container.fd, shape)
     assert (moved.name, moved.mtu, moved.mac, moved.up) == ("net7", 1300, "0a:00:00:00:00:01", False)
     assert relocate.find_inside(scratch, "eth0") is None
@@ -211,14 +213,14 @@ def test_an_interface_arrives_under_its_name(scratch, container, netlink):
 
 def test_it_keeps_its_mac_unless_told(scratch, container):
     before = relocate.find_inside(scratch, "eth0")
-    assert relocate.move(before.index, scratch, container.fd, relocate.Shape("net7", 1420)).mac == before.mac
+    assert relocate.move(before.index, scratch, container.fd, relocate.InterfaceConfig("net7", 1420)).mac == before.mac
 
 
 def test_it_stays_where_it_is_when_the_name_is_taken(scratch, container):
     container.ip("link add net7 type bridge")
     before = relocate.find_inside(scratch, "eth0")
     with pytest.raises(NetlinkError) as error:
-        relocate.move(before.index, scratch, container.fd, relocate.Shape("net7", 1420))
+        relocate.move(before.index, scratch, container.fd, relocate.InterfaceConfig("net7", 1420))
     assert error.value.errno == errno.EEXIST
     assert relocate.find_inside(scratch, "net7") is not None
     assert container.link("net7")["kind"] == "bridge"

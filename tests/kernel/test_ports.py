@@ -271,7 +271,7 @@ def test_looking_changes_nothing(container, netlink, port):
 
 
 def test_what_is_not_there_is_nothing(container):
-    assert ports.read(container.fd, "eth0") == ports.Inside(None)
+    assert ports.read(container.fd, "eth0") == ports.ContainerView(None)
     assert not ports.has_interface(container.fd, "eth0")
 
 

@@ -8,15 +8,15 @@ import time
 import pytest
 
 from cni.host import links
+from cni.host.link_deleter import GROUP, LinkDeleter
 from cni.host.netlink import Netlink, NetlinkError
-from cni.host.reaper import GROUP, Reaper
 
 pytestmark = pytest.mark.root
 
 
 @pytest.fixture
 def reaper(host):
-    made = host.inside(Reaper)
+    made = host.inside(LinkDeleter)
     yield made
     made.close()
 
@@ -142,8 +142,8 @@ def test_a_link_that_cannot_be_looked_for_is_not_gone(host, netlink, reaper):
 
 
 def test_the_reaper_survives_links_that_vanish_by_the_hundred(host, container, netlink, monkeypatch):
-    monkeypatch.setattr("cni.host.reaper.PATIENCE", 1.0)
-    reaper = host.inside(Reaper)
+    monkeypatch.setattr("cni.host.link_deleter.PATIENCE", 1.0)
+    reaper = host.inside(LinkDeleter)
     try:
         for _ in range(6):
             for _ in range(400):

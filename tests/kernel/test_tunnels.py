@@ -21,8 +21,8 @@ from typing import Any
 
 import pytest
 
-from cni.daemon.books import keys
-from cni.host import wg_engine, wg_pace
+from cni.daemon.model import keys
+from cni.host import wg_engine, wg_tuning
 from cni.host.tunnel_routes import TunnelRoute
 from cni.host.tunnels import Device, Tunnels
 from cni.host.wg_types import NoEngine, PeerChange
@@ -210,12 +210,12 @@ def test_an_engines_sockets_have_room(lab: Lab) -> None:
         pytest.skip("the kernel's own WireGuard has no socket that fills up")
     for port in (PORT, PORT + 1):
         deadline, room = time.monotonic() + 20, [0]
-        while min(room) < wg_pace.ROOM and time.monotonic() < deadline:
+        while min(room) < wg_tuning.ROOM and time.monotonic() < deadline:
             lab.ensure(port=port)  # an engine opens its sockets when it gets round to it; the daemon looks again too
             words = ["ip", "netns", "exec", lab.space.name, "ss", "-Huanm", "sport", "=", f":{port}"]
             said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
             room = [int(found) for found in re.findall(r"\b[rt]b(\d+)", said)] or [0]
-        assert min(room) >= wg_pace.ROOM
+        assert min(room) >= wg_tuning.ROOM
 
 
 def test_the_port_is_taken(lab: Lab) -> None:

@@ -18,10 +18,10 @@ from pathlib import Path
 import msgspec
 
 from cni.daemon import settings as settings_module
-from cni.daemon.books import keys
-from cni.daemon.mesh.etcd import Etcd
-from cni.daemon.mesh.etcd_wire import Put
-from cni.daemon.mesh.fleet_view import Keys, NodeDoc, Slot
+from cni.daemon.cluster.etcd_client import EtcdClient
+from cni.daemon.cluster.etcd_protocol import Put
+from cni.daemon.cluster.view import NodeDocument, Slot, StoreKeys
+from cni.daemon.model import keys
 from cni.host import wg_engine
 
 from .etcds import Clustered
@@ -189,9 +189,9 @@ def traffic(seconds: float) -> None:
 # --- scale ----------------------------------------------------------------------------------------------------------
 
 
-def populate(etcd: Etcd, base: str, first: int, last: int, subnets: int) -> None:
+def populate(etcd: EtcdClient, base: str, first: int, last: int, subnets: int) -> None:
     """Nodes that are only words in etcd: each with its slots and what it says of itself."""
-    names = Keys(base)
+    names = StoreKeys(base)
     for number in range(first, last):
         identity = f"{number:032x}"
         key = keys.generate()
@@ -199,7 +199,7 @@ def populate(etcd: Etcd, base: str, first: int, last: int, subnets: int) -> None
             f"10.{64 + (n := number * (subnets + 1) + i) // 1024}.{n % 1024 // 4}.{n % 4 * 64}/26"
             for i in range(subnets + 1)
         ]
-        doc = NodeDoc(
+        doc = NodeDocument(
             identity=identity,
             name=f"synthetic{number}",
             place=identity,
@@ -249,7 +249,7 @@ def scale(subnets: int = 4) -> None:
 def grow(made: Clustered, node: Node, before: int, count: int, subnets: int) -> list[float]:
     """Add nodes until there are `count`; the figures of COLUMNS."""
     base = f"/zlayer-cni/{node.settings['deployment']}/"
-    client = Etcd(settings_module.Etcd(endpoints=(made.etcd.url,)))
+    client = EtcdClient(settings_module.Etcd(endpoints=(made.etcd.url,)))
     cpu, began, routes = used(daemon_of(node))[0], time.monotonic(), count * (subnets + 1)
     inside(f"/run/netns/{made.underlay}", lambda: populate(client, base, before, count, subnets))
     wait_for(lambda: len(node.wg("show", node.device, "peers").split()) == count, "all peers", 300, 0.1)

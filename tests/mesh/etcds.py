@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cni.daemon import settings as settings_module
-from cni.daemon.mesh.etcd import Etcd
+from cni.daemon.cluster.etcd_client import EtcdClient
 
 from .fleet import Fleet, Node, inside, wait_for
 
@@ -85,7 +85,7 @@ def certificates(directory: Path, address: str) -> dict[str, str]:
     return {name: str(directory / name) for name in ("ca.pem", "server.pem", "server.key", "node.pem", "node.key")}
 
 
-def ask_for_passwords(client: Etcd) -> None:
+def ask_for_passwords(client: EtcdClient) -> None:
     """From now on etcd serves only the user root, whose password is `secret`. In etcd's namespace."""
     for path, body in (
         ("user/add", {"name": "root", "password": "secret"}),
@@ -115,9 +115,9 @@ class Clustered(Fleet):
         """Below which the records of a node's deployment stand."""
         return f"/zlayer-cni/{node.settings['deployment']}/"
 
-    def ask(self, work: Callable[[Etcd], T], **more: Any) -> T:
+    def ask(self, work: Callable[[EtcdClient], T], **more: Any) -> T:
         """Do something with the store, as one that has its address and, by `more`, its credentials."""
-        client = Etcd(settings_module.Etcd(endpoints=(self.etcd.url,), **more))
+        client = EtcdClient(settings_module.Etcd(endpoints=(self.etcd.url,), **more))
         return inside(f"/run/netns/{self.underlay}", lambda: work(client))
 
     def put(self, key: str, value: bytes) -> None:

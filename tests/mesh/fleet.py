@@ -544,7 +544,7 @@ def hidden(path: str) -> tuple[str, ...]:
 
 def node_key(node: Node) -> str:
     """The node's public key, made beforehand as its first start would."""
-    from cni.daemon.books.identity import Identity
+    from cni.daemon.state.identity import Identity
 
     return Identity(str(node.directory / "data")).public_key()
 

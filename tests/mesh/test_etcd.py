@@ -13,13 +13,13 @@ from typing import Any, TypeVar
 import pytest
 
 from cni.daemon import settings
-from cni.daemon.books.identity import Member
-from cni.daemon.books.registry import Registry
-from cni.daemon.books.store import Store
-from cni.daemon.mesh.claims import Claims
-from cni.daemon.mesh.etcd import Etcd
-from cni.daemon.mesh.etcd_wire import Compacted, Delete, EtcdError, Get, Is, Put, Unreachable
-from cni.daemon.mesh.fleet_view import View
+from cni.daemon.cluster.claims import Claims
+from cni.daemon.cluster.etcd_client import EtcdClient
+from cni.daemon.cluster.etcd_protocol import Compacted, Compare, Delete, EtcdError, Get, Put, Unreachable
+from cni.daemon.cluster.view import ClusterView
+from cni.daemon.state.identity import Member
+from cni.daemon.state.store import Store
+from cni.daemon.state.tables import Tables
 from cni.errors import PoolExhausted
 
 from .etcds import PROGRAM, EtcdServer, ask_for_passwords, certificates
@@ -45,8 +45,8 @@ class Lab:
     def __call__(self, work: Callable[[], T]) -> T:
         return inside(f"/run/netns/{self.name}", work)
 
-    def client(self, **more: Any) -> Etcd:
-        return Etcd(settings.Etcd(**{"endpoints": (self.server.url,), **more}))
+    def client(self, **more: Any) -> EtcdClient:
+        return EtcdClient(settings.Etcd(**{"endpoints": (self.server.url,), **more}))
 
     def close(self) -> None:
         self.server.end(9)
@@ -64,13 +64,13 @@ def test_who_comes_second_is_told_who_was_first(lab: Lab) -> None:
     client = lab.client()
 
     def claim(who: bytes) -> tuple[bool, list[bytes]]:
-        done, found = client.transact([Is("/t/a", "CREATE", 0)], [Put("/t/a", who)], [Get("/t/a")])
+        done, found = client.transact([Compare("/t/a", "CREATE", 0)], [Put("/t/a", who)], [Get("/t/a")])
         return done, [item.value for item in found]
 
     assert lab(lambda: claim(b"one")) == (True, [])
     assert lab(lambda: claim(b"two")) == (False, [b"one"])
-    assert lab(lambda: client.transact([Is("/t/a", "VALUE", b"two")], [Delete("/t/a")]))[0] is False
-    assert lab(lambda: client.transact([Is("/t/a", "VALUE", b"one")], [Delete("/t/a")]))[0] is True
+    assert lab(lambda: client.transact([Compare("/t/a", "VALUE", b"two")], [Delete("/t/a")]))[0] is False
+    assert lab(lambda: client.transact([Compare("/t/a", "VALUE", b"one")], [Delete("/t/a")]))[0] is True
     assert lab(lambda: claim(b"two")) == (True, [])
 
 
@@ -79,7 +79,7 @@ def test_many_at_once_and_one_wins(lab: Lab) -> None:
 
     def claim(n: int) -> None:
         client = lab.client()
-        if lab(lambda: client.transact([Is("/t/race", "CREATE", 0)], [Put("/t/race", b"%d" % n)]))[0]:
+        if lab(lambda: client.transact([Compare("/t/race", "CREATE", 0)], [Put("/t/race", b"%d" % n)]))[0]:
             won.append(n)
 
     threads = [threading.Thread(target=claim, args=(n,)) for n in range(12)]
@@ -108,8 +108,8 @@ class Claimant:
     """A node's claims, and what it sees in etcd."""
 
     def __init__(self, lab: Lab, directory: Path, identity: str, cluster: str) -> None:
-        self.lab, self.cluster, self.client, self.view = lab, cluster, lab.client(), View("/claims/z/")
-        self.registry = Registry(Store(directory / f"{identity}.db"))
+        self.lab, self.cluster, self.client, self.view = lab, cluster, lab.client(), ClusterView("/claims/z/")
+        self.registry = Tables(Store(directory / f"{identity}.db"))
         member = Member(identity, 0, ())
         self.claims = Claims(self.client, self.view.keys, self.registry, member)
 

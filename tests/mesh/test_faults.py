@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from cni.daemon import settings as settings_module
-from cni.daemon.mesh.etcd import Etcd
+from cni.daemon.cluster.etcd_client import EtcdClient
 
 from .capture import Capture
 from .etcds import GRACE, LEASE, PROGRAM, Clustered
@@ -200,7 +200,7 @@ def test_history_is_compacted_while_a_node_is_away(
     late = trio.nodes[1].container("web", isolationNetwork="red")
 
     def compact() -> None:
-        client = Etcd(settings_module.Etcd(endpoints=(trio.etcd.url,)))
+        client = EtcdClient(settings_module.Etcd(endpoints=(trio.etcd.url,)))
         _, revision = client.read("/zlayer-cni/")
         client._call("/v3/kv/compaction", {"revision": str(revision), "physical": True})
 
@@ -320,7 +320,7 @@ def held(trio: Clustered) -> set[str]:
     """The ids and slots that are taken in etcd."""
 
     def read() -> set[str]:
-        client = Etcd(settings_module.Etcd(endpoints=(trio.etcd.url,)))
+        client = EtcdClient(settings_module.Etcd(endpoints=(trio.etcd.url,)))
         return {item.key for item in client.read("/zlayer-cni/")[0] if "/id/" in item.key or "/slot/" in item.key}
 
     return inside(f"/run/netns/{trio.underlay}", read)
@@ -330,13 +330,13 @@ def test_a_stolen_key_is_nobodys_peer(trio: Clustered, stream: Stream, measured:
     """Another identity with the same WireGuard key."""
     import msgspec
 
-    from cni.daemon.books.identity import Known
+    from cni.daemon.state.identity import IdentityFile
 
     two = trio.nodes[2]
     thief = trio.member(5, start=False)
     (thief.directory / "data").mkdir()
-    known = msgspec.json.decode((two.directory / "data/identity.json").read_bytes(), type=Known)
-    (thief.directory / "data/identity.json").write_bytes(msgspec.json.encode(Known(node=known.node)))
+    known = msgspec.json.decode((two.directory / "data/identity.json").read_bytes(), type=IdentityFile)
+    (thief.directory / "data/identity.json").write_bytes(msgspec.json.encode(IdentityFile(node=known.node)))
     before = held(trio)
     thief.start()
     wait_for(lambda: any("WireGuard key" in words for words in thief.tool("status")["problems"]), "it is told")

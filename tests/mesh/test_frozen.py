@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from cni.daemon import settings
-from cni.daemon.mesh.etcd import Etcd
+from cni.daemon.cluster.etcd_client import EtcdClient
 from cni.host import wg_engine
 
 from .etcds import ADDRESS, GRACE, LEASE, PROGRAM, Clustered, ask_for_passwords, certificates
@@ -40,7 +40,7 @@ def pair(tmp_path: Path) -> Iterator[Clustered]:
     # Short-lived tokens, so that they run out while the nodes are there.
     made = Clustered("p", "--cert-file", at["server.pem"], "--key-file", at["server.key"], "--auth-token-ttl", "3")
     try:
-        client = Etcd(settings.Etcd(endpoints=(made.etcd.url,), ca_file=at["ca.pem"]))
+        client = EtcdClient(settings.Etcd(endpoints=(made.etcd.url,), ca_file=at["ca.pem"]))
         inside(f"/run/netns/{made.underlay}", lambda: ask_for_passwords(client))
         etcd = {"endpoints": [made.etcd.url], "lease": LEASE, "grace": GRACE, "ca_file": at["ca.pem"]}
         user = {"user": "root", "password_file": str(secret)}

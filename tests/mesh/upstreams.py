@@ -13,7 +13,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from cni.daemon.books.segments import Segments
+from cni.daemon.model.subnets import SubnetRegistry
 from cni.overlay.manager import OverlayManager, PeerInfo
 from cni.overlay.nat import NatSettings
 from cni.overlay.state import Timeouts
@@ -80,7 +80,7 @@ class UpstreamNode(Node):
     def subnet(self, service: str) -> str:
         """The subnet that it gives a service, by the rule (contract 6.4): it tells nobody."""
         slot = ipaddress.ip_network(f"{self.settings['slice_cidr']}").supernet(new_prefix=26)
-        network, _ = Segments.over(CLUSTER).reserve_all([slot]).assign(service, str(self.number))
+        network, _ = SubnetRegistry.over(CLUSTER).reserve_all([slot]).assign(service, str(self.number))
         return str(network)
 
     def client(self, slice_cidr: str | None) -> OverlayManager:

@@ -7,11 +7,11 @@ import json
 import msgspec
 
 from cni.daemon import settings as settings_module
-from cni.daemon.books import keys
-from cni.daemon.fence.values import chain_of
-from cni.daemon.mesh.etcd import Etcd
-from cni.daemon.mesh.etcd_wire import Put
-from cni.daemon.mesh.fleet_view import Keys, Slot
+from cni.daemon.cluster.etcd_client import EtcdClient
+from cni.daemon.cluster.etcd_protocol import Put
+from cni.daemon.cluster.view import Slot, StoreKeys
+from cni.daemon.fence.model import chain_of
+from cni.daemon.model import keys
 from tests.mesh.etcds import Clustered
 from tests.mesh.fleet import Node, inside, run, wait_for
 
@@ -21,8 +21,8 @@ GOOD, LAST, TWICE = "10.200.249.10", "10.200.249.12", "10.200.250.11"
 
 def write(fleet: Clustered, node: Node, number: int, slot: str, members: dict[str, list[str]]) -> None:
     """A node that is only words in the store: its claims, and what it says of its members."""
-    client = Etcd(settings_module.Etcd(endpoints=(fleet.etcd.url,)))
-    names = Keys(f"/zlayer-cni/{node.settings['deployment']}/")
+    client = EtcdClient(settings_module.Etcd(endpoints=(fleet.etcd.url,)))
+    names = StoreKeys(f"/zlayer-cni/{node.settings['deployment']}/")
     identity, key = f"{number:x}" * 8, keys.public_of(keys.generate())
     doc = {
         "identity": identity,

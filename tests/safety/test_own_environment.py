@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cni.daemon.mesh import joined
+from cni.daemon.mesh import joined_peers
 from tests.mesh.fleet import Fleet, Node, wait_for
 
 SECRET = "hunter2SECRET"
@@ -123,7 +123,7 @@ def test_daemon_and_engine_have_an_environment_of_their_own(autostarted: tuple[N
 def test_a_token_that_is_nested_deeply_or_huge_is_refused(frozen: Callable[..., Node]) -> None:
     node = frozen(1)
     for body in (b"[" * 100_000, b'{"a":' * 50_000, b'{"name": "' + b"x" * 200_000 + b'"}'):
-        token = joined.PREFIX + base64.urlsafe_b64encode(body).decode()
+        token = joined_peers.PREFIX + base64.urlsafe_b64encode(body).decode()
         path = node.directory / "token"
         path.write_text(token)
         done = node.cli("join", token[:60_000], "--run-dir", str(node.directory / "run"))

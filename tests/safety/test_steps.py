@@ -14,9 +14,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from cni.daemon.books.keys import generate, public_of
-from cni.daemon.mesh.etcd import Etcd
-from cni.daemon.mesh.fleet_view import NodeDoc
+from cni.daemon.cluster.etcd_client import EtcdClient
+from cni.daemon.cluster.view import NodeDocument
+from cni.daemon.model.keys import generate, public_of
 from cni.daemon.settings import Etcd as Where
 from tests.mesh.etcds import Clustered
 from tests.mesh.fleet import Fleet, Node, arrives, inside, link, run, wait_for
@@ -110,8 +110,8 @@ def test_a_name_that_cannot_be_looked_up_costs_no_other_peer_its_own(frozen: Cal
 # --- other nodes' records ------------------------------------------------------------------------------------------
 
 
-def strange(**changes: Any) -> NodeDoc:
-    doc = NodeDoc(
+def strange(**changes: Any) -> NodeDocument:
+    doc = NodeDocument(
         identity="f" * 32, name="strange", place="", node_id=99, public_key=public_of(generate()), port=51420,
         hosts=("198.51.100.99",), slices=("10.200.99.0/26",),
     )  # fmt: skip
@@ -129,7 +129,7 @@ def test_a_record_that_cannot_be_used_costs_no_other_node_anything(
     doc = strange(**changes)
     key = f"/zlayer-cni/{nodes[0].settings['deployment']}/node/{doc.identity}"
     where = f"/run/netns/{clustered.underlay}"
-    inside(where, lambda: Etcd(Where(endpoints=(clustered.etcd.url,))).put(key, msgspec.json.encode(doc)))
+    inside(where, lambda: EtcdClient(Where(endpoints=(clustered.etcd.url,))).put(key, msgspec.json.encode(doc)))
     wait_for(lambda: codes(nodes[0]) & {"record-refused", "peer-refused"}, "a problem with a code", 10)
     nodes[1].start()  # and who joins afterwards has its mesh all the same
     arrives(nodes[0].container("web"), nodes[1].container("db"))

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from cni.daemon.books import keys
-from cni.daemon.books.identity import Identity
-from cni.daemon.mesh.etcd import Etcd
-from cni.daemon.mesh.etcd_wire import EtcdError, Put, Unreachable, b64
+from cni.daemon.cluster.etcd_client import EtcdClient
+from cni.daemon.cluster.etcd_protocol import EtcdError, Put, Unreachable, b64
+from cni.daemon.model import keys
+from cni.daemon.state.identity import Identity
 from cni.secret import Secret
 from tests.mesh.etcds import PROGRAM, Clustered
 from tests.mesh.fleet import Container, Node, arrives, wait_for
@@ -52,7 +52,7 @@ def pair(clustered: Clustered, join: Callable[..., Node]) -> tuple[Container, Co
 def put_raw(store: Clustered, *records: tuple[bytes, bytes]) -> None:
     """Records whose keys need not be text."""
 
-    def work(client: Etcd) -> None:
+    def work(client: EtcdClient) -> None:
         for key, value in records:
             client._call("/v3/kv/put", {"key": b64(key), "value": b64(value)})
 
@@ -224,10 +224,10 @@ def test_a_role_of_etcd_is_enough_for_a_node(clustered: Clustered, program: tupl
     )
     base = clustered.base(one)
 
-    def call(path: str, body: dict[str, object]) -> Callable[[Etcd], object]:
+    def call(path: str, body: dict[str, object]) -> Callable[[EtcdClient], object]:
         return lambda client: client._call(f"/v3/auth/{path}", body)
 
-    def grant(role: str, kind: str, key: str, prefix: bool = True) -> Callable[[Etcd], object]:
+    def grant(role: str, kind: str, key: str, prefix: bool = True) -> Callable[[EtcdClient], object]:
         end = key[:-1] + chr(ord(key[-1]) + 1)
         perm = {"permType": kind, "key": b64(key.encode()), **({"range_end": b64(end.encode())} if prefix else {})}
         return call("role/grant", {"name": role, "perm": perm})

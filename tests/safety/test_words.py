@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cni.daemon.books import keys
+from cni.daemon.model import keys
 from tests.mesh.etcds import GRACE, LEASE, PROGRAM, Clustered
 from tests.mesh.fleet import PORT, Container, Node, arrives, wait_for
 

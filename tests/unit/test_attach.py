@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from cni.daemon.attach import ClientGone, planned_routes
-from cni.daemon.books.records import Attachment, Held, StaticRoute
+from cni.daemon.attachments.attach import ClientGone, planned_routes
+from cni.daemon.model.records import AssignedAddress, Attachment, StaticRoute
 from cni.errors import (
     AddressUnavailable,
     AttachFailed,
@@ -84,8 +84,10 @@ def test_the_underlays_mtu_less_wireguards_is_the_containers(node):
 def test_the_order_is_save_fence_link_up(node):
     node.kernel.log.clear()
     node.add()
-    steps = [c for c in node.kernel.log if c in ("add_bridge", "ensure_bridge", "admit", "create_port", "raise_port")]
-    assert steps == ["add_bridge", "ensure_bridge", "admit", "create_port", "raise_port"]
+    steps = [
+        c for c in node.kernel.log if c in ("add_bridge", "ensure_bridge", "add_port", "create_port", "raise_port")
+    ]
+    assert steps == ["add_bridge", "ensure_bridge", "add_port", "create_port", "raise_port"]
     assert node.kernel.log[-1] == "raise_port"
 
 
@@ -307,7 +309,7 @@ def refuse_port(attachment):
 
 
 def test_a_fence_that_cannot_be_put_in_force_fails_the_attach(node):
-    node.kernel.admit = refuse_port
+    node.kernel.add_port = refuse_port
     with pytest.raises(FenceFailed):
         node.add()
     assert node.left() == NOTHING
@@ -378,8 +380,8 @@ def test_the_link_goes_before_the_fence_and_the_fence_before_the_address(node):
     made = node.add()
     node.kernel.log.clear()
     node.delete()
-    steps = [c for c in node.kernel.log if c in ("remove_link", "expel", "forget_neighbour")]
-    assert steps == ["remove_link", "expel", "forget_neighbour"]
+    steps = [c for c in node.kernel.log if c in ("remove_link", "remove_port", "forget_neighbour")]
+    assert steps == ["remove_link", "remove_port", "forget_neighbour"]
     assert made.addresses[0].ip not in node.ips()
 
 
@@ -706,7 +708,7 @@ def test_add_and_delete_of_one_container_at_once_take_turns(node):
 
 def route_plan(*routes, gateways=("10.9.0.65",)):
     values = dict.fromkeys(Attachment.__struct_fields__, "")
-    values |= {"addresses": tuple(Held(f"{g}/26", g) for g in gateways), "routes": routes}
+    values |= {"addresses": tuple(AssignedAddress(f"{g}/26", g) for g in gateways), "routes": routes}
     return [(r.dst, r.via) for r in planned_routes(Attachment(**values))]
 
 

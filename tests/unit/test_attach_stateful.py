@@ -15,12 +15,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from cni.daemon import service as service_module
-from cni.daemon.attach import ClientGone
-from cni.daemon.books import addresses as book
-from cni.daemon.books import ipam
-from cni.daemon.books import state as state_module
-from cni.daemon.books.state import State
+from cni.daemon.attachments import overlay as service_module
+from cni.daemon.attachments.attach import ClientGone
+from cni.daemon.model import ipam
+from cni.daemon.state import address_pool as book
+from cni.daemon.state import state as state_module
+from cni.daemon.state.state import State
 from cni.errors import CleanupFailed, CniError, InterfaceExists, PoolExhausted, TryAgainLater
 from cni.naming import SHARED_BRIDGE_KEY
 from tests.fakes.kernel import Killed

@@ -9,12 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from cni.daemon.books import keys
-from cni.daemon.mesh import wireguard
-from cni.daemon.mesh.answers import SILENT, Answers
-from cni.daemon.mesh.belief import MOST_NETWORKS, Belief, believe
-from cni.daemon.mesh.claim_book import LINGERS
-from cni.daemon.mesh.fleet_view import Dedicated, NodeDoc, Slot, View
+from cni.daemon.cluster.belief import MOST_NETWORKS, Belief, believe
+from cni.daemon.cluster.claim_table import LINGERS
+from cni.daemon.cluster.etcd_answers import SILENT, Answers
+from cni.daemon.cluster.view import ClusterView, Dedicated, NodeDocument, Slot
+from cni.daemon.model import keys, wireguard
 
 BASE = "/zlayer-cni/prod/"
 RANGES = ("10.200.0.0/16",)
@@ -25,7 +24,7 @@ def key_of(letter: str) -> str:
     return base64.b64encode(letter.encode() * 32).decode()
 
 
-def doc(identity: str, **words: Any) -> NodeDoc:
+def doc(identity: str, **words: Any) -> NodeDocument:
     known: dict[str, Any] = {
         "identity": identity,
         "name": f"host-{identity[0]}",
@@ -35,7 +34,7 @@ def doc(identity: str, **words: Any) -> NodeDoc:
         "port": 51420,
         "hosts": ("192.0.2.1",),
     }
-    return NodeDoc(**{**known, **words})
+    return NodeDocument(**{**known, **words})
 
 
 class Store:
@@ -43,7 +42,7 @@ class Store:
 
     def __init__(self, own: str = ME, grace: float = 10.0) -> None:
         self.items: dict[str, bytes] = {}
-        self.view = View(BASE, own, grace)
+        self.view = ClusterView(BASE, own, grace)
 
     def member(self, identity: str, *slots: str, **words: Any) -> None:
         """A node with its claims."""

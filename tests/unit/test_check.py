@@ -5,11 +5,11 @@ import ipaddress
 import msgspec
 import pytest
 
-from cni.daemon.books.records import Attachment, Held, StaticRoute
-from cni.daemon.check import Seen, complaints, sought
+from cni.daemon.attachments.check import Observed, differences, sought
+from cni.daemon.model.records import AssignedAddress, Attachment, StaticRoute
 from cni.host.links import Link, Route
-from cni.host.ports import Inside
-from cni.spec.types import IP, Interface, Result
+from cni.host.ports import ContainerView
+from cni.netconf.types import IP, Interface, Result
 
 SANDBOX = "/run/netns/c1"
 ATTACHMENT = Attachment(
@@ -24,7 +24,7 @@ ATTACHMENT = Attachment(
     host_veth="zl-port-v",
     host_mac="02:00:00:00:00:0a",
     mac="0a:58:0a:09:00:42",
-    addresses=(Held("10.9.0.66/26", "10.9.0.65"), Held("fd00::102/120", "fd00::101")),
+    addresses=(AssignedAddress("10.9.0.66/26", "10.9.0.65"), AssignedAddress("fd00::102/120", "fd00::101")),
     routes=(
         StaticRoute("0.0.0.0/0", "10.9.0.65"),
         StaticRoute("::/0", "fd00::101"),
@@ -48,8 +48,10 @@ def route(dst, via, oif=5, kind=1):
 
 
 ROUTES = (route("0.0.0.0/0", "10.9.0.65"), route("::/0", "fd00::101"), route("192.0.2.0/24", "10.9.0.65"))
-INSIDE = Inside(LINK, addresses("10.9.0.66/26", "fd00::102/120", "fe80::1/64"), (*ROUTES, route("10.9.0.64/26", None)))
-GOOD = Seen(
+INSIDE = ContainerView(
+    LINK, addresses("10.9.0.66/26", "fd00::102/120", "fe80::1/64"), (*ROUTES, route("10.9.0.64/26", None))
+)
+GOOD = Observed(
     host=HOST,
     bridge=BRIDGE,
     gateways=frozenset({"10.9.0.65", "fd00::101"}),
@@ -77,7 +79,7 @@ def changed(value, **members):
 
 
 def look(seen=GOOD, attachment=ATTACHMENT, result=RESULT, sandbox=SANDBOX):
-    return complaints(attachment, result, sandbox, seen)
+    return differences(attachment, result, sandbox, seen)
 
 
 def with_link(**members):
@@ -108,7 +110,7 @@ def test_what_add_made_is_good():
         (changed(GOOD, bridge=changed(BRIDGE, up=False)), "bridge zl-br is down"),
         (changed(GOOD, gateways=frozenset({"10.9.0.65"})), "gateway address fd00::101"),
         (changed(GOOD, forwarding={4: False, 6: True}), "does not forward IPv4"),
-        (changed(GOOD, inside=Inside(None)), "interface eth0 is missing"),
+        (changed(GOOD, inside=ContainerView(None)), "interface eth0 is missing"),
         (with_link(up=False), "interface eth0 is down"),
         (with_link(peer=22), "not the peer of zl-port-v"),
         (with_link(mac="0a:58:0a:09:00:43"), "MAC 0a:58:0a:09:00:43"),
@@ -222,7 +224,7 @@ def test_a_gateway_in_another_spelling_is_good():
 
 @pytest.mark.parametrize(("what", "bound"), [("addresses", 4096), ("routes", 16384)])
 def test_what_could_not_be_read_is_told_instead_of_what_is_missing(what, bound):
-    seen = changed(GOOD, inside=Inside(LINK, INSIDE.addresses, INSIDE.routes, (what,)))
+    seen = changed(GOOD, inside=ContainerView(LINK, INSIDE.addresses, INSIDE.routes, (what,)))
     (said,) = look(seen)
     assert f"more than {bound} {what}" in said
 

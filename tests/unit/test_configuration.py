@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cni.errors import CniError
-from cni.spec.capabilities import ConventionArgs, RuntimeConfig
-from cni.spec.configuration import NetConf, parse_configuration
-from cni.spec.decode import MAX_BYTES
-from cni.spec.policy import Policy
-from cni.spec.request import read_request
-from cni.spec.types import DNS, IP, Interface, Result, Route
-from cni.spec.values import Attachment
-from cni.spec.versions import SUPPORTED
+from cni.netconf.capabilities import ConventionArgs, RuntimeConfig
+from cni.netconf.configuration import NetConf, parse_configuration
+from cni.netconf.decode import MAX_BYTES
+from cni.netconf.policy import Policy
+from cni.netconf.request import read_request
+from cni.netconf.types import DNS, IP, Interface, Result, Route
+from cni.netconf.values import Attachment
+from cni.netconf.versions import SUPPORTED
 
 RECORDINGS = sorted((Path(__file__).parents[1] / "recordings").glob("*.json"))
 BASE = {"cniVersion": "1.1.0", "name": "net", "type": "zlayer-cni"}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from cni.daemon.mesh.departed import departed, find
-from cni.daemon.mesh.fleet_view import NodeDoc, Slot
+from cni.daemon.cluster.departed_nodes import departed, find
+from cni.daemon.cluster.view import NodeDocument, Slot
 from cni.errors import InvalidConfig
 
 BASE = "/zlayer-cni/prod/"
@@ -14,7 +14,7 @@ KEY = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
 
 
 def node(identity: str) -> bytes:
-    doc = NodeDoc(
+    doc = NodeDocument(
         identity=identity,
         name=f"host-{identity}",
         place="p",

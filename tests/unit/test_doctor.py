@@ -6,8 +6,8 @@ import pytest
 
 from cni.cli import checks_install as installed
 from cni.cli import checks_machine as machine
-from cni.daemon.books.records import Node
-from cni.daemon.doors import tool
+from cni.daemon.api import tool
+from cni.daemon.model.records import Node
 from cni.daemon.settings import Settings
 
 ALL = sum(1 << number for _, number, _ in machine.CAPABILITIES)

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from cni.errors import CniError, IncompatibleVersion, InvalidConfig, InvalidEnvironment, UndecodableContent
-from cni.spec.environment import Call, check_args, parse_call, validate_call
-from cni.spec.request import read_request, version_of
-from cni.spec.versions import SUPPORTED, check_version, parse_version
+from cni.netconf.environment import Call, check_args, parse_call, validate_call
+from cni.netconf.request import read_request, version_of
+from cni.netconf.versions import SUPPORTED, check_version, parse_version
 
 ATTACH = {"CNI_CONTAINERID": "box-1", "CNI_NETNS": "/run/netns/box", "CNI_IFNAME": "eth0"}
 GOOD = b'{"cniVersion":"1.1.0","name":"net","type":"zlayer-cni"}'

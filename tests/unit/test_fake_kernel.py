@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 
-from cni.daemon.fence.barrier import Barrier
+from cni.daemon.fence.controller import FenceController
 from cni.host.kernel import Kernel
 from tests.fakes.kernel import FakeKernel
 
@@ -13,7 +13,7 @@ def methods(cls):
     return {n: m for n, m in inspect.getmembers(cls, inspect.isfunction) if not n.startswith("_")}
 
 
-@pytest.mark.parametrize("real", [Kernel, Barrier])
+@pytest.mark.parametrize("real", [Kernel, FenceController])
 def test_the_fake_has_the_methods_of_the_real_one(real):
     fake = methods(FakeKernel)
     missing = {name for name in methods(real) if name not in fake}

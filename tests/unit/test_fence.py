@@ -11,16 +11,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cni.daemon.fence import compare as fence_compare
-from cni.daemon.fence import texts as fence
-from cni.daemon.fence.compare import Wanted
+from cni.daemon.fence import ruleset as fence
+from cni.daemon.fence.compare import DesiredState
 from cni.daemon.fence.elements import of_port
-from cni.daemon.fence.values import FLAT, TABLE, Bridge, Node, Port, Remote, chain_of, link_local, quoted
+from cni.daemon.fence.model import (
+    FLAT,
+    TABLE,
+    FenceBridge,
+    FenceNode,
+    FencePort,
+    RemoteMember,
+    chain_of,
+    link_local,
+    quoted,
+)
 from cni.errors import FenceFailed
 from cni.host import iptables, nft_elements
 from cni.host.nft_elements import Change, Element
 
-NODE = Node(("10.200.0.0/16", "fd00:200::/48"), ("10.200.0.1", "fd00:200::1"), ("zl-a-1-g",))
-PORT = Port("zl-0123456789-v", "zl-a-1-web-b", "02:00:00:00:00:05", ("10.200.5.2", "fd00:200:0:5::2"), "red")
+NODE = FenceNode(("10.200.0.0/16", "fd00:200::/48"), ("10.200.0.1", "fd00:200::1"), ("zl-a-1-g",))
+PORT = FencePort("zl-0123456789-v", "zl-a-1-web-b", "02:00:00:00:00:05", ("10.200.5.2", "fd00:200:0:5::2"), "red")
 
 
 def test_base_is_one_text_that_flushes_no_membership() -> None:
@@ -58,8 +68,8 @@ def test_every_drop_is_counted_and_named() -> None:
 
 
 def test_one_family_alone() -> None:
-    four = fence.base(Node(("10.200.0.0/16",), ("10.200.0.1",)))
-    six = fence.base(Node(("fd00:200::/48",), ("fd00:200::1",)))
+    four = fence.base(FenceNode(("10.200.0.0/16",), ("10.200.0.1",)))
+    six = fence.base(FenceNode(("fd00:200::/48",), ("fd00:200::1",)))
     assert "to_overlay6" not in four
     assert "to_overlay4" not in six
     assert "masquerade" in four
@@ -67,12 +77,12 @@ def test_one_family_alone() -> None:
 
 
 def test_masquerade_can_be_off() -> None:
-    assert "masquerade" not in fence.base(Node(("10.200.0.0/16",), masquerade=False))
+    assert "masquerade" not in fence.base(FenceNode(("10.200.0.0/16",), masquerade=False))
 
 
 def test_bridge_names_are_used_where_the_kernel_has_them() -> None:
     assert "ibrname" not in fence.base(NODE)
-    assert "meta ibrname @bridges" in fence.base(Node(("10.200.0.0/16",), bridge_names=True))
+    assert "meta ibrname @bridges" in fence.base(FenceNode(("10.200.0.0/16",), bridge_names=True))
 
 
 @pytest.mark.parametrize("network", [None, "", "red", 'a "quoted" name', "x" * 300, "naïve"])
@@ -96,21 +106,25 @@ def test_link_local_is_the_kernels() -> None:
 
 
 def test_admit_and_expel_speak_of_the_same_elements() -> None:
-    for port in (PORT, Port("veth-7-g", None, PORT.mac, ("10.200.0.9",)), Port("p", "b", PORT.mac, ("fd00::1",), "")):
-        admitted, expelled = fence.admit(port), fence.expel(port)
+    for port in (
+        PORT,
+        FencePort("veth-7-g", None, PORT.mac, ("10.200.0.9",)),
+        FencePort("p", "b", PORT.mac, ("fd00::1",), ""),
+    ):
+        admitted, expelled = fence.add_port(port), fence.remove_port(port)
         assert {e.place for e in admitted.add} == {e.place for e in expelled.take}
         assert {e.place for e in admitted.take} == {e.place for e in admitted.add if e.verdict}
         assert not expelled.add
 
 
 def test_only_the_flat_mesh_may_reach_the_host() -> None:
-    flat = Port(PORT.name, PORT.bridge, PORT.mac, PORT.addresses, None)
+    flat = FencePort(PORT.name, PORT.bridge, PORT.mac, PORT.addresses, None)
     assert not [e for e in of_port(PORT) if e.set.startswith("open")]
     assert len([e for e in of_port(flat) if e.set.startswith("open")]) == 3  # IPv4, IPv6, link-local
 
 
 def test_a_routed_leg_has_no_place_on_a_bridge() -> None:
-    leg = Port("veth-7-g", None, PORT.mac, ("10.200.0.9",), "red")
+    leg = FencePort("veth-7-g", None, PORT.mac, ("10.200.0.9",), "red")
     assert {e.family for e in of_port(leg)} == {"inet"}
     assert ("inside", '"veth-7-g"') in {(e.set, e.key) for e in of_port(leg)}
 
@@ -125,8 +139,8 @@ NAMES = st.from_regex(r"[a-z][a-z0-9.@_-]{0,14}", fullmatch=True)
 def test_our_packer_reads_what_we_write(
     name: str, bridge: str, mac: bytes, addresses: list[str], network: str | None
 ) -> None:
-    port = Port(name, bridge, mac.hex(":"), tuple(addresses), network)
-    change = fence.admit(port)
+    port = FencePort(name, bridge, mac.hex(":"), tuple(addresses), network)
+    change = fence.add_port(port)
     assert not change.has_ranges
     for element in (*change.take, *change.add):
         assert len(nft_elements.pack_key(element.key)) % 2 == 0
@@ -173,7 +187,9 @@ def test_a_network_is_a_range_and_libnftables_does_it(key: str) -> None:
 
 
 def test_the_whole_is_the_old_ones_end_and_the_new_ones_beginning() -> None:
-    wanted = Wanted(NODE, (Bridge("b", "02:00:00:00:00:01"),), (PORT,), (Remote("blue", frozenset({"10.200.40.2"})),))
+    wanted = DesiredState(
+        NODE, (FenceBridge("b", "02:00:00:00:00:01"),), (PORT,), (RemoteMember("blue", frozenset({"10.200.40.2"})),)
+    )
     text = fence_compare.whole(wanted)
     lines = text.splitlines()
     assert text.startswith(fence.uninstall())
@@ -183,12 +199,12 @@ def test_the_whole_is_the_old_ones_end_and_the_new_ones_beginning() -> None:
 
 
 def test_missing_tables_are_the_only_fault_told() -> None:
-    faults = fence_compare.faults({"bridge": None, "inet": None}, Wanted(NODE))
+    faults = fence_compare.faults({"bridge": None, "inet": None}, DesiredState(NODE))
     assert faults == ["table bridge zlayer_cni is gone", "table inet zlayer_cni is gone"]
 
 
 def test_addresses_are_written_as_nft_prints_them() -> None:
-    for element in of_port(Port("p", "b", PORT.mac, ("fd00:0200:0:5:0:0:0:2",), None)):
+    for element in of_port(FencePort("p", "b", PORT.mac, ("fd00:0200:0:5:0:0:0:2",), None)):
         if element.set == f"{FLAT}_m6":
             assert element.key == str(ip_address("fd00:200:0:5::2"))
 
@@ -217,7 +233,7 @@ def test_chains_that_deny_are_named_and_iptables_own_are_not() -> None:
     assert iptables.denying_chains(listing) == ["inet mine fwd", "inet mine in"]
 
 
-def markers(node: Node) -> set[str]:
+def markers(node: FenceNode) -> set[str]:
     return {chain.name for chain in fence.chains(node) if chain.name.startswith(fence.MARKER)}
 
 

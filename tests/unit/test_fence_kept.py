@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from cni.daemon.fence import compare, elements, expected, texts
+from cni.daemon.fence import compare, elements, expected, ruleset
 from cni.daemon.fence.believed import MAX_NETWORKS, believed, without
+from cni.daemon.fence.from_records import RemoteView, change_of_remotes
+from cni.daemon.fence.model import TABLE, FenceEdge, FenceNode, FencePort, RemoteMember, chain_of
 from cni.daemon.fence.repairs import BRIEF, LASTS, Pace, Repairs
-from cni.daemon.fence.values import TABLE, Edge, Node, Port, Remote, chain_of
-from cni.daemon.fence.views import Beyond, change_of_remotes
 from cni.host import netconf, nft_elements, nlmsg, xtables
 from cni.host.nft_news import Interest, News, gather
 from cni.host.nft_rules import ChainSeen, RuleSeen, TableSeen
@@ -23,14 +23,16 @@ FAR = ("10.200.64.0/18", "fd00:200:0:40::/64")
 # --- what is believed -----------------------------------------------------------------------------------------------
 
 
-def taken(*remotes: Remote, far: tuple[str, ...] = FAR, edges: tuple[Edge, ...] = ()) -> tuple[Beyond, dict[str, str]]:
-    return believed(Beyond(("zl-g",), far, remotes, edges), CLUSTERS)
+def taken(
+    *remotes: RemoteMember, far: tuple[str, ...] = FAR, edges: tuple[FenceEdge, ...] = ()
+) -> tuple[RemoteView, dict[str, str]]:
+    return believed(RemoteView(("zl-g",), far, remotes, edges), CLUSTERS)
 
 
 def test_good_members_are_taken_as_they_are():
     remotes = (
-        Remote("blue", frozenset({"10.200.64.3", "fd00:200:0:40::3"})),
-        Remote("red", frozenset({"10.200.65.1"})),
+        RemoteMember("blue", frozenset({"10.200.64.3", "fd00:200:0:40::3"})),
+        RemoteMember("red", frozenset({"10.200.65.1"})),
     )
     beyond, refused = taken(*remotes)
     assert beyond.remotes == remotes
@@ -56,8 +58,8 @@ def test_good_members_are_taken_as_they_are():
     ],
 )
 def test_what_is_no_member_is_left_out_alone_and_told(address):
-    beyond, refused = taken(Remote("red", frozenset({address, "10.200.64.9"})))
-    assert beyond.remotes == (Remote("red", frozenset({"10.200.64.9"})),)
+    beyond, refused = taken(RemoteMember("red", frozenset({address, "10.200.64.9"})))
+    assert beyond.remotes == (RemoteMember("red", frozenset({"10.200.64.9"})),)
     (told,) = refused.values()
     assert "left out" in told
     assert "\n" not in told
@@ -65,14 +67,16 @@ def test_what_is_no_member_is_left_out_alone_and_told(address):
 
 def test_an_address_is_in_one_network():
     both = frozenset({"10.200.64.3"})
-    beyond, refused = taken(Remote("red", both), Remote("blue", both | {"10.200.64.4"}))
-    assert beyond.remotes == (Remote("blue", both | {"10.200.64.4"}),)
+    beyond, refused = taken(RemoteMember("red", both), RemoteMember("blue", both | {"10.200.64.4"}))
+    assert beyond.remotes == (RemoteMember("blue", both | {"10.200.64.4"}),)
     assert "blue" in refused["'10.200.64.3'"]
 
 
 def test_an_edge_peers_address_is_no_members():
-    edge = Edge("\0x", "10.200.64.3", ("192.0.2.0/24",))
-    beyond, refused = taken(Remote("red", frozenset({"10.200.64.3"})), edges=(edge, Edge("\0y", "nonsense", ())))
+    edge = FenceEdge("\0x", "10.200.64.3", ("192.0.2.0/24",))
+    beyond, refused = taken(
+        RemoteMember("red", frozenset({"10.200.64.3"})), edges=(edge, FenceEdge("\0y", "nonsense", ()))
+    )
     assert beyond.edges == (edge,)
     assert beyond.remotes == ()
     assert len(refused) == 2
@@ -95,27 +99,29 @@ def test_networks_behind_tunnels_are_apart_and_inside_the_overlay():
 
 def test_networks_are_bounded_and_so_is_what_is_told():
     addresses = [f"10.200.{64 + n // 250}.{n % 250 + 1}" for n in range(MAX_NETWORKS + 100)]
-    beyond, refused = taken(*(Remote(f"n{n:05}", frozenset({a})) for n, a in enumerate(addresses)))
+    beyond, refused = taken(*(RemoteMember(f"n{n:05}", frozenset({a})) for n, a in enumerate(addresses)))
     assert len(beyond.remotes) == MAX_NETWORKS
     assert len(refused) == 16
-    beyond, _ = taken(Remote("\ud800", frozenset({"10.200.64.1"})))
+    beyond, _ = taken(RemoteMember("\ud800", frozenset({"10.200.64.1"})))
     assert beyond.remotes == ()
 
 
 def test_the_nodes_own_word_counts_here():
     beyond, _ = taken(
-        Remote("red", frozenset({"10.200.64.3", "10.200.64.4"})), Remote("sole", frozenset({"10.200.64.5"}))
+        RemoteMember("red", frozenset({"10.200.64.3", "10.200.64.4"})), RemoteMember("sole", frozenset({"10.200.64.5"}))
     )
-    assert without(beyond, frozenset({"10.200.64.3", "10.200.64.5"})) == (Remote("red", frozenset({"10.200.64.4"})),)
+    assert without(beyond, frozenset({"10.200.64.3", "10.200.64.5"})) == (
+        RemoteMember("red", frozenset({"10.200.64.4"})),
+    )
 
 
 def test_an_address_that_changes_networks_is_never_in_none():
     """One transaction takes it over: removed on its own it would count as one of the flat mesh."""
     for one, two in (("blue", "red"), ("red", "blue")):
-        before = Beyond(remotes=(Remote(one, frozenset({"10.200.64.3"})),))
-        after = Beyond(remotes=(Remote(two, frozenset({"10.200.64.3"})),))
+        before = RemoteView(remotes=(RemoteMember(one, frozenset({"10.200.64.3"})),))
+        after = RemoteView(remotes=(RemoteMember(two, frozenset({"10.200.64.3"})),))
         created, change, forgotten = change_of_remotes(before, after, lambda name: False)
-        assert (created, forgotten) == (texts.create_network(two), texts.forget_network(one))
+        assert (created, forgotten) == (ruleset.create_network(two), ruleset.forget_network(one))
         lines = change.text().splitlines()
         assert [line for line in lines if "closed4" in line] == [f"add element inet {TABLE} closed4 {{ 10.200.64.3 }}"]
         assert f"delete element inet {TABLE} {chain_of(one)}_m4 {{ 10.200.64.3 }}" in lines
@@ -124,12 +130,12 @@ def test_an_address_that_changes_networks_is_never_in_none():
 
 # --- this node first ------------------------------------------------------------------------------------------------
 
-PORT = Port("zl-0123456789-v", "zl-a-b", "02:00:00:00:00:05", ("10.200.5.2",), "red")
-WANTED = compare.Wanted(
-    Node(CLUSTERS, far=FAR),
+PORT = FencePort("zl-0123456789-v", "zl-a-b", "02:00:00:00:00:05", ("10.200.5.2",), "red")
+WANTED = compare.DesiredState(
+    FenceNode(CLUSTERS, far=FAR),
     (),
     (PORT,),
-    (Remote("red", frozenset({"10.200.64.3"})), Remote("far", frozenset({"10.200.64.4"}))),
+    (RemoteMember("red", frozenset({"10.200.64.3"})), RemoteMember("far", frozenset({"10.200.64.4"}))),
 )
 
 
@@ -137,7 +143,7 @@ def test_what_others_say_is_in_no_transaction_of_this_node():
     assert "10.200.64.3" not in compare.whole(WANTED.local())
     said = {record.whose: record for record in compare.records(None, WANTED)}
     assert set(said) == {"network 'red'", "network 'far'"}
-    assert said["network 'far'"].rules == texts.create_network("far")
+    assert said["network 'far'"].rules == ruleset.create_network("far")
     assert said["network 'red'"].rules == "", "it is there for the node's own port"
 
 

@@ -12,19 +12,19 @@ import pytest
 
 from cni import attach_rules
 from cni.errors import InputOutput, TryAgainLater
-from cni.foreign import attach, check, host_end
-from cni.foreign.daemon import Daemon, Hung, is_stale, lacks_bridge
-from cni.foreign.records import Record, Records
-from cni.foreign.service import refused
 from cni.host.links import Link, Route
-from cni.host.ports import Inside
+from cni.host.ports import ContainerView
+from cni.netconf.intent import Intent
+from cni.netconf.types import IP, Interface, Result
+from cni.netconf.types import Route as Asked
 from cni.overlay import wire
 from cni.overlay.client import Deadline
 from cni.overlay.errors import Refused
 from cni.proc import alive_since as start_time
-from cni.spec.intent import Intent
-from cni.spec.types import IP, Interface, Result
-from cni.spec.types import Route as Asked
+from cni.upstream import attach, check, host_end
+from cni.upstream.daemon import Daemon, Hung, is_stale, lacks_bridge
+from cni.upstream.records import Record, Records
+from cni.upstream.service import refused
 from tests.unit.fake_overlayd import FakeOverlayd, reply, silence
 
 ROOT = Path(__file__).parents[2]
@@ -132,7 +132,7 @@ def test_the_life_of_a_daemon(tmp_path):
 
 HOLD = """
 import sys
-from cni.foreign.records import Records
+from cni.upstream.records import Records
 from cni.overlay.client import Deadline
 from cni.overlay.errors import Refused
 with Records(sys.argv[1]).locked(("a",), Deadline(1)):
@@ -164,7 +164,7 @@ def test_plugins_take_turns(tmp_path):
 
 def test_an_inner_lock_does_not_give_the_outer_back(tmp_path):
     records = Records(str(tmp_path))
-    ask = "import sys; from cni.foreign.records import Records; from cni.overlay.client import Deadline\n"
+    ask = "import sys; from cni.upstream.records import Records; from cni.overlay.client import Deadline\n"
     ask += "with Records(sys.argv[1]).locked(('a',), Deadline(0.1)): pass"
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     with records.locked(("a",), Deadline(1)):
@@ -242,7 +242,7 @@ BRIDGE = Link(index=5, name="zl-a-b-web-b", up=True, mtu=1420, mac="02:00:00:00:
 LINK = Link(index=3, name="eth0", up=True, mtu=1420, mac="0a:00:00:00:00:01", kind="veth", peer=9)
 ROUTES = (route("0.0.0.0/0", "10.200.1.1"), route("10.96.0.0/12", "10.200.1.1"), route("10.200.1.0/26", None))
 ADDRESSES = (interface("10.200.1.2/26"),)
-GOOD = check.Facts((4, 77), True, HOST, BRIDGE, frozenset({"10.200.1.1"}), Inside(LINK, ADDRESSES, ROUTES))
+GOOD = check.Facts((4, 77), True, HOST, BRIDGE, frozenset({"10.200.1.1"}), ContainerView(LINK, ADDRESSES, ROUTES))
 MISSING = "the host interface veth-4242-s is missing: did the overlay daemon end, or sweep it?"
 SWEPT = "the holder process 4242 is gone: the daemon will remove the interface at its next attach"
 RESULT = Result((Interface("eth0", LINK.mac, "/run/netns/a"),), (IP("10.200.1.2/26", "10.200.1.1", 0),))
@@ -261,7 +261,7 @@ def test_a_good_attachment():
 
 
 def test_more_than_we_made_is_good():
-    more = Inside(
+    more = ContainerView(
         link(LINK, mtu=1300, mac="0a:00:00:00:00:99"),
         (*ADDRESSES, interface("192.0.2.1/24")),
         (*ROUTES, route("192.0.2.0/24", None)),
@@ -282,14 +282,14 @@ def test_more_than_we_made_is_good():
         (but(bridge=link(BRIDGE, name="br0")), "the host interface veth-4242-s is on br0, not on zl-a-b-web-b"),
         (but(bridge=link(BRIDGE, up=False)), "the bridge zl-a-b-web-b is down"),
         (but(gateways=frozenset()), "the bridge zl-a-b-web-b lacks the gateway address 10.200.1.1"),
-        (but(inside=Inside(None)), "the interface eth0 is missing"),
-        (but(inside=Inside(link(LINK, up=False), ADDRESSES, ROUTES)), "the interface eth0 is down"),
-        (but(inside=Inside(link(LINK, peer=8), ADDRESSES, ROUTES)),
+        (but(inside=ContainerView(None)), "the interface eth0 is missing"),
+        (but(inside=ContainerView(link(LINK, up=False), ADDRESSES, ROUTES)), "the interface eth0 is down"),
+        (but(inside=ContainerView(link(LINK, peer=8), ADDRESSES, ROUTES)),
          "the interface eth0 is not the peer of veth-4242-s"),
-        (but(inside=Inside(link(LINK, mac="0a:00:00:00:00:02"), ADDRESSES, ROUTES)),
+        (but(inside=ContainerView(link(LINK, mac="0a:00:00:00:00:02"), ADDRESSES, ROUTES)),
          "the interface eth0 has MAC 0a:00:00:00:00:02, not 0a:00:00:00:00:01"),
-        (but(inside=Inside(LINK, (), ROUTES)), "the address 10.200.1.2/26 is missing"),
-        (but(inside=Inside(LINK, ADDRESSES, ROUTES[:1])), "the route to 10.96.0.0/12 by 10.200.1.1 is missing"),
+        (but(inside=ContainerView(LINK, (), ROUTES)), "the address 10.200.1.2/26 is missing"),
+        (but(inside=ContainerView(LINK, ADDRESSES, ROUTES[:1])), "the route to 10.96.0.0/12 by 10.200.1.1 is missing"),
     ],
 )  # fmt: skip
 def test_one_thing_wrong(facts, fault):

@@ -36,11 +36,11 @@ IN_PLACE = """
 import posix
 if b"RUN_DIR" in posix.environ:
     from cni.plugin import main
-    class Place(main.Place):
+    class Location(main.Location):
         def __init__(self):
             super().__init__()
             self.run_dir = posix.environ[b"RUN_DIR"].decode()
-    main.Place = Place
+    main.Location = Location
 """
 
 
@@ -91,7 +91,7 @@ def start(tmp_path: Path, *words: str, stdin: bytes = b"", **env: str) -> tuple[
 
 def test_packages_come_before_their_modules_and_those_before_who_imports_them() -> None:
     names = listed("CARRIED")
-    assert names == ["cni", "cni.plugin", "cni.plugin.door", "cni.plugin.main"]
+    assert names == ["cni", "cni.plugin", "cni.plugin.client", "cni.plugin.main"]
     for name in names:
         parent = name.rpartition(".")[0]
         assert not parent or names.index(parent) < names.index(name)
@@ -117,7 +117,7 @@ def test_a_call_that_says_where_has_what_it_needs_at_hand(tmp_path: Path) -> Non
 def test_the_verb_that_needs_a_third_module(tmp_path: Path) -> None:
     code, stdout, modules = start(tmp_path, CNI_COMMAND="VERSION")
     assert (code, "supportedVersions" in json.loads(stdout)) == (0, True)
-    assert "cni.plugin.words" in modules
+    assert "cni.plugin.messages" in modules
     assert {"pyimod02_importers", "os", "json"}.isdisjoint(modules)
 
 
@@ -126,7 +126,7 @@ def test_a_call_that_needs_more_brings_the_importers(tmp_path: Path) -> None:
     stdin = json.dumps({"name": "net", "cniVersion": "1.1.0", "runDir": str(tmp_path), "autostart": False}).encode()
     code, stdout, modules = start(tmp_path, stdin=stdin, CNI_COMMAND="STATUS")
     assert (code, json.loads(stdout)["code"]) == (1, 50)
-    assert {"cni.plugin.closed", "pyimod02_importers"} <= modules
+    assert {"cni.plugin.no_daemon", "pyimod02_importers"} <= modules
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from cni.daemon.books.identity import Identity
-from cni.daemon.books.registry import Registry
-from cni.daemon.mesh.fleet_view import Fleet
+from cni.daemon.cluster.view import Fleet
 from cni.daemon.mesh.sources import beyond
-from cni.daemon.operations import Desk, carry_out, guests
+from cni.daemon.operations import OperationContext, carry_out, guests
+from cni.daemon.state.identity import Identity
+from cni.daemon.state.tables import Tables
 from cni.errors import FenceFailed
 from cni.overlay import wire
 from tests.fakes.node import Node
@@ -33,22 +33,24 @@ def node(tmp_path: Path) -> Iterator[Node]:
 
 
 @pytest.fixture
-def desk(node: Node, tmp_path: Path) -> Desk:
+def desk(node: Node, tmp_path: Path) -> OperationContext:
     assert node.store is not None
-    return Desk(node.service, Registry(node.store), Identity(str(tmp_path)))
+    return OperationContext(node.service, Tables(node.store), Identity(str(tmp_path)))
 
 
-def attach(desk: Desk, network: str | None = "red") -> wire.GuestConfig:
+def attach(desk: OperationContext, network: str | None = "red") -> wire.GuestConfig:
     return guests.attach_guest(VM, asked(network), desk)
 
 
-def remotes(desk: Desk, fleet: Fleet | None = None) -> dict[str | None, set[str]]:
+def remotes(desk: OperationContext, fleet: Fleet | None = None) -> dict[str | None, set[str]]:
     found = beyond(((), ()), fleet, (), desk.registry.guests.all().values()).remotes
     return {each.network: set(each.addresses) for each in found}
 
 
 @pytest.mark.parametrize("network", ["red", ""])
-def test_a_guest_is_not_let_in_where_the_fence_is_not_in_force(desk: Desk, node: Node, network: str) -> None:
+def test_a_guest_is_not_let_in_where_the_fence_is_not_in_force(
+    desk: OperationContext, node: Node, network: str
+) -> None:
     node.kernel.complaint = "no nft here"
     with pytest.raises(FenceFailed, match=f"guest vm cannot be held to isolation network {network!r}"):
         attach(desk, network)
@@ -65,7 +67,7 @@ def test_a_guest_is_not_let_in_where_the_fence_is_not_in_force(desk: Desk, node:
     assert desk.registry.guests.all()["vm"].public_key == first.public_key, "it is there already, and stays"
 
 
-def test_another_network_is_another_key_and_address(desk: Desk) -> None:
+def test_another_network_is_another_key_and_address(desk: OperationContext) -> None:
     told: list[wire.GuestConfig] = [attach(desk, network) for network in ("red", "red", "blue", None, "", "red")]
     keys = [each.private_key for each in told]
     assert keys[0] == keys[1]
@@ -74,7 +76,7 @@ def test_another_network_is_another_key_and_address(desk: Desk) -> None:
     assert len(desk.registry.peers.all()) == len(desk.state.leases) == 1
 
 
-def test_others_hear_of_a_member_and_of_its_end(desk: Desk) -> None:
+def test_others_hear_of_a_member_and_of_its_end(desk: OperationContext) -> None:
     heard: list[dict[str | None, set[str]]] = []
     desk.state.changed = lambda: heard.append(remotes(desk))
     config = attach(desk)
@@ -85,7 +87,7 @@ def test_others_hear_of_a_member_and_of_its_end(desk: Desk) -> None:
     assert desk.state.leases == {}
 
 
-def test_guests_join_the_members_elsewhere(desk: Desk) -> None:
+def test_guests_join_the_members_elsewhere(desk: OperationContext) -> None:
     fleet = Fleet({}, {"red": frozenset({"10.9.1.2"}), "blue": frozenset({"10.9.1.3"}), "empty": frozenset()})
     config = attach(desk)
     assert remotes(desk, fleet) == {"red": {"10.9.1.2", config.overlay_ip}, "blue": {"10.9.1.3"}}
@@ -93,7 +95,7 @@ def test_guests_join_the_members_elsewhere(desk: Desk) -> None:
 
 
 def test_the_address_is_free_only_when_nothing_knows_it_as_a_members(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    desk: OperationContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever gets it next must not be of the network by it."""
     attach(desk)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from cni.daemon.mesh import wireguard
 from cni.daemon.mesh.handshakes import Handshakes
-from cni.daemon.mesh.wireguard import Peer
+from cni.daemon.model import wireguard
+from cni.daemon.model.wireguard import Peer
 from cni.host.wg_types import PeerChange, PeerSeen
 
 UNIX, BOOT = 1_800_000_000.0, 5_000.0

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cni.daemon.books import ipam
-from cni.daemon.books.ipam import Rest
+from cni.daemon.model import ipam
+from cni.daemon.model.ipam import Cooldown
 from cni.errors import AddressUnavailable, TryAgainLater
 
 V4 = ipaddress.ip_network("10.200.1.64/26")
 V6 = ipaddress.ip_network("fd00:200::100/120")
-NOTHING = Rest({}, now=1000.0, cooldown=10.0)
+NOTHING = Cooldown({}, now=1000.0, cooldown=10.0)
 
 
 def ip(text):
@@ -20,7 +20,7 @@ def ip(text):
 
 
 def rest(released, now=1000.0, cooldown=10.0):
-    return Rest({ip(a): t for a, t in released.items()}, now, cooldown)
+    return Cooldown({ip(a): t for a, t in released.items()}, now, cooldown)
 
 
 def every(subnet):
@@ -101,7 +101,7 @@ def pools(draw):
     addresses = st.sampled_from(every(subnet))
     held = draw(st.frozensets(addresses))
     released = draw(st.dictionaries(addresses, st.floats(0, 100), max_size=16))
-    return subnet, held, Rest(released, now=100.0, cooldown=draw(st.sampled_from([0.0, 10.0, 60.0])))
+    return subnet, held, Cooldown(released, now=100.0, cooldown=draw(st.sampled_from([0.0, 10.0, 60.0])))
 
 
 @given(pools())

@@ -5,10 +5,10 @@ import itertools
 import pytest
 
 from cni.isolation import MODES, isolation_network, mode_of_label
-from cni.spec.capabilities import ConventionArgs, RuntimeConfig
-from cni.spec.configuration import NetConf
-from cni.spec.environment import Call
-from cni.spec.intent import intent
+from cni.netconf.capabilities import ConventionArgs, RuntimeConfig
+from cni.netconf.configuration import NetConf
+from cni.netconf.environment import Call
+from cni.netconf.intent import intent
 
 NETWORK = "com.zlayer.isolation_network"
 MODE = "com.zlayer.overlay.mode"

@@ -4,8 +4,8 @@ import logging
 
 import pytest
 
-from cni.daemon import keeper
-from cni.daemon.books import macs
+from cni.daemon.model import macs
+from cni.daemon.reconcile import node as keeper
 from cni.errors import AttachFailed
 from cni.host.links import Link
 from tests.fakes.kernel import Killed
@@ -32,7 +32,7 @@ def test_a_look_at_what_is_right_changes_nothing(node):
     node.kernel.log.clear()
     look(node, 3)
     assert (node.left(), dict(node.kernel.links), node.state.services) == before
-    touching = {"remove_link", "create_port", "enslave", "raise_port", "ensure_bridge", "remove_gateway", "expel"}
+    touching = {"remove_link", "create_port", "enslave", "raise_port", "ensure_bridge", "remove_gateway", "remove_port"}
     assert touching & set(node.kernel.log) == set()
 
 
@@ -45,7 +45,7 @@ def test_a_restart_changes_nothing(node):
     assert (node.left(), dict(node.kernel.links), node.state.services) == before
 
 
-@pytest.mark.parametrize("at", ["ensure_bridge", "admit", "create_port", "configure_inside", "raise_port"])
+@pytest.mark.parametrize("at", ["ensure_bridge", "add_port", "create_port", "configure_inside", "raise_port"])
 @pytest.mark.parametrize("late", [False, True])
 def test_work_that_a_kill_left_half_done_is_undone_at_the_next_start(node, at, late):
     node.kernel.fail(only=at, kill=True, late=late)
@@ -57,7 +57,7 @@ def test_work_that_a_kill_left_half_done_is_undone_at_the_next_start(node, at, l
     assert node.add().state == "live"
 
 
-@pytest.mark.parametrize("at", ["remove_link", "expel", "forget_neighbour"])
+@pytest.mark.parametrize("at", ["remove_link", "remove_port", "forget_neighbour"])
 @pytest.mark.parametrize("late", [False, True])
 def test_a_detach_that_a_kill_left_half_done_is_finished_by_the_keeper(node, at, late):
     node.add()
@@ -135,7 +135,7 @@ def test_in_company_no_link_is_taken_for_a_stray(node):
     made = node.add()
     node.state.drop(made.key)
     node.restart()
-    keeper.Keeper(node.service, alone=lambda: False).adopt()
+    keeper.Reconciler(node.service, alone=lambda: False).adopt()
     assert node.kernel.veths() == {made.host_veth}
 
 

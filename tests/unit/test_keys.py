@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from cni import defaults
-from cni.daemon.books import identity, keys
+from cni.daemon.model import keys
+from cni.daemon.state import identity
 from cni.errors import PoolExhausted, StateUnusable
 
 

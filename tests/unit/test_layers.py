@@ -25,8 +25,8 @@ PURE_NAMES = (
     "cni.proc",
     "cni.peer_credentials",
 )
-PLUGIN = ("cni.plugin", "cni.plugin.*", "cni.frozen_start", "cni.unpack", "cni.leftovers")
-QUEUE = ("cni.plugin.delete_queue", "cni.leftovers")  # what plugins leave for the daemon
+PLUGIN = ("cni.plugin", "cni.plugin.*", "cni.frozen_start", "cni.unpack", "cni.tempdir_sweeper")
+QUEUE = ("cni.plugin.delete_queue", "cni.tempdir_sweeper")  # what plugins leave for the daemon
 
 
 @dataclass(frozen=True)
@@ -55,32 +55,41 @@ RULES = [
         PLUGIN,
         (*PLUGIN, *PURE_NAMES),
         "start-up is most of what an ADD costs: what is heavy is imported where the door is closed, or not at all",
-        later=("cni.foreign.entry", "cni.spec.request", "cni.host.links", "cni.host.netlink"),
+        later=("cni.upstream.entry", "cni.netconf.request", "cni.host.links", "cni.host.netlink"),
     ),
-    Rule(("cni.spec*",), ("cni.spec*", *PURE_NAMES), "a configuration and a result are values"),
+    Rule(("cni.netconf*",), ("cni.netconf*", *PURE_NAMES), "a configuration and a result are values"),
     Rule(("cni.overlay*",), ("cni.overlay*", *PURE_NAMES), "the client serves any overlayd, so it knows none of ours"),
     Rule(("cni.host*",), ("cni.host*", *PURE_NAMES), "host/ has verbs and no opinions"),
-    Rule(("cni.verbs",), ("cni.spec*", "cni.overlay*", *PURE_NAMES), "the same verbs stand in front of any overlay"),
+    Rule(("cni.verbs",), ("cni.netconf*", "cni.overlay*", *PURE_NAMES), "the same verbs stand in front of any overlay"),
     Rule(
         ("cni.attach_rules",),
-        ("cni.host*", "cni.spec*", *PURE_NAMES),
+        ("cni.host*", "cni.netconf*", *PURE_NAMES),
         "an attachment is promised the same by any overlay, and judged alike",
     ),
     Rule(
-        ("cni.foreign*",),
-        ("cni.foreign*", "cni.attach_rules", "cni.verbs", "cni.spec*", "cni.overlay*", "cni.host*", *PURE_NAMES),
+        ("cni.upstream*",),
+        ("cni.upstream*", "cni.attach_rules", "cni.verbs", "cni.netconf*", "cni.overlay*", "cni.host*", *PURE_NAMES),
         "in front of a foreign overlayd there is no daemon of ours",
     ),
     Rule(
         ("cni.daemon*",),
-        ("cni.daemon*", "cni.attach_rules", "cni.verbs", "cni.spec*", "cni.overlay*", "cni.host*", *QUEUE, *PURE_NAMES),
+        (
+            "cni.daemon*",
+            "cni.attach_rules",
+            "cni.verbs",
+            "cni.netconf*",
+            "cni.overlay*",
+            "cni.host*",
+            *QUEUE,
+            *PURE_NAMES,
+        ),
         "the daemon knows neither the plugin that knocks nor the operator's tool",
     ),
     Rule(
         ("cni.cli*",),
-        ("cni.cli*", "cni.spec*", "cni.overlay*", "cni.host*", "cni.plugin.door", "cni.unpack", *PURE_NAMES),
+        ("cni.cli*", "cni.netconf*", "cni.overlay*", "cni.host*", "cni.plugin.client", "cni.unpack", *PURE_NAMES),
         "the tool asks the running daemon: of the daemon's own code it reads the settings and how ranges are judged",
-        later=("cni.daemon.settings", "cni.daemon.overlap"),
+        later=("cni.daemon.settings", "cni.daemon.model.overlap"),
     ),
     Rule(
         ("cni.cli.main", "cni.cli.install", "cni.cli.uninstall", "cni.cli.upkeep"),
@@ -94,33 +103,33 @@ DECIDERS = (
     "cni.naming",
     "cni.attach_rules",
     "cni.isolation",
-    "cni.daemon.overlap",
-    "cni.daemon.books.ipam",
-    "cni.daemon.books.segments",
-    "cni.daemon.books.slots",
-    "cni.daemon.check",
-    "cni.daemon.books.macs",
-    "cni.daemon.books.records",
-    "cni.daemon.fence.values",
+    "cni.daemon.model.overlap",
+    "cni.daemon.model.ipam",
+    "cni.daemon.model.subnets",
+    "cni.daemon.model.slots",
+    "cni.daemon.attachments.check",
+    "cni.daemon.model.macs",
+    "cni.daemon.model.records",
+    "cni.daemon.fence.model",
     "cni.daemon.fence.elements",
     "cni.daemon.fence.rules",
     "cni.daemon.fence.inet",
     "cni.daemon.fence.handed_on",
     "cni.daemon.fence.leaving",
     "cni.daemon.fence.bridge",
-    "cni.daemon.fence.texts",
+    "cni.daemon.fence.ruleset",
     "cni.daemon.fence.compare",
-    "cni.daemon.mesh.etcd_wire",
-    "cni.foreign.check",
+    "cni.daemon.cluster.etcd_protocol",
+    "cni.upstream.check",
 )
-DECIDERS_MAY = (*DECIDERS, "cni.defaults", "cni.addresses", "cni.errors", "cni.spec.types", "cni.foreign.records")
+DECIDERS_MAY = (*DECIDERS, "cni.defaults", "cni.addresses", "cni.errors", "cni.netconf.types", "cni.upstream.records")
 SHAPES = {
     "HeldAddress",
     "RouteSeen",
     "Surroundings",
     "Link",
     "Route",
-    "Inside",
+    "ContainerView",
     "Sought",
     "Interface",
     "Network",
@@ -256,7 +265,7 @@ def test_of_the_daemon_the_tool_reads_settings_and_overlaps_alone():
     found = {each.imported for each in IMPORTS if is_one_of(each.importer, ("cni.cli*",))}
     assert {name for name in found if is_one_of(name, ("cni.daemon*",))} <= {
         "cni.daemon.settings",
-        "cni.daemon.overlap",
+        "cni.daemon.model.overlap",
     }
 
 
@@ -278,7 +287,7 @@ def test_a_decider_does_nothing_but_decide(module):
 @pytest.mark.parametrize("module", [name for name in MODULES if is_one_of(name, PLUGIN)])
 def test_the_plugin_imports_nothing_heavy_at_once(module):
     at_once = {each.imported for each in IMPORTS if each.importer == module and each.at_once and not each.typing_only}
-    heavy = {"cni.unpack": set(), "cni.plugin.config": {"json"}, "cni.leftovers": {"pathlib"}}.get(module, set())
+    heavy = {"cni.unpack": set(), "cni.plugin.config": {"json"}, "cni.tempdir_sweeper": {"pathlib"}}.get(module, set())
     assert {name for name in at_once if name.partition(".")[0] in HEAVY} - heavy == set()
 
 
@@ -316,11 +325,11 @@ def test_every_import_is_seen_wherever_it_stands():
     source = """
 import os, cni.naming
 from cni import errors, __version__
-from cni.spec.types import Result as R
+from cni.netconf.types import Result as R
 from .values import x
 from .. import errors
 if TYPE_CHECKING:
-    from cni.daemon.books import state
+    from cni.daemon.state import state
 else:
     import json
 def later():
@@ -332,15 +341,15 @@ try:
 except ImportError:
     pass
 """
-    seen = {(each.imported, each.at_once, each.typing_only) for each in imports_of("cni.spec.request", source)}
+    seen = {(each.imported, each.at_once, each.typing_only) for each in imports_of("cni.netconf.request", source)}
     assert seen == {
         ("os", True, False),
         ("cni.naming", True, False),
         ("cni.errors", True, False),
         ("cni", True, False),
-        ("cni.spec.types", True, False),
-        ("cni.spec.values", True, False),
-        ("cni.daemon.books.state", True, True),
+        ("cni.netconf.types", True, False),
+        ("cni.netconf.values", True, False),
+        ("cni.daemon.state.state", True, True),
         ("json", True, False),
         ("cni.verbs", False, False),
         ("cni.host.links", False, False),
@@ -350,5 +359,5 @@ except ImportError:
 
 def test_every_module_was_read():
     assert len(MODULES) > 40
-    assert {"cni.daemon.books.state", "cni.host.links", "cni.overlay", "cni.__main__"} <= MODULES.keys()
+    assert {"cni.daemon.state.state", "cni.host.links", "cni.overlay", "cni.__main__"} <= MODULES.keys()
     assert len(IMPORTS) > 200

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cni import leftovers
+from cni import tempdir_sweeper
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def single_file(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     sleep = shutil.which("sleep")
     assert sleep is not None
     program = tmp_path / "program"
-    program.write_bytes(Path(sleep).read_bytes() + leftovers.ARCHIVE + bytes(80))
+    program.write_bytes(Path(sleep).read_bytes() + tempdir_sweeper.ARCHIVE + bytes(80))
     program.chmod(0o755)
     process = subprocess.Popen([str(program), "60"])
     yield process
@@ -31,7 +31,7 @@ def single_file(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
 def directory_of(pid: int, place: Path, age: float) -> Path:
     path = place / f"_MEI{pid:08x}abcdef"
     path.mkdir(parents=True)
-    (path / leftovers.MARK).touch()
+    (path / tempdir_sweeper.MARK).touch()
     os.utime(path, (time.time() - age, time.time() - age))
     return path
 
@@ -42,28 +42,28 @@ def test_a_clock_that_was_set_does_not_make_a_living_one_dead(
     """By its time the directory is a day older than its bootloader: the clock was put forward in between."""
     place = tmp_path / "temporary"
     path = directory_of(single_file.pid, place, 86400)
-    assert leftovers.sweep((str(place),)) == []
+    assert tempdir_sweeper.sweep((str(place),)) == []
     single_file.kill()
     single_file.wait()
-    assert leftovers.sweep((str(place),)) == [str(path)]
+    assert tempdir_sweeper.sweep((str(place),)) == [str(path)]
 
 
 def test_a_directory_from_the_future_stays_for_now(tmp_path: Path) -> None:
     """The clock was put back: when that was made nobody can tell."""
     path = directory_of(0x7FFFFFFF, tmp_path, -3600)
-    assert leftovers.sweep((str(tmp_path),)) == []
+    assert tempdir_sweeper.sweep((str(tmp_path),)) == []
     os.utime(path, (time.time() - 60, time.time() - 60))
-    assert leftovers.sweep((str(tmp_path),)) == [str(path)]
+    assert tempdir_sweeper.sweep((str(tmp_path),)) == [str(path)]
 
 
 def test_places_that_calls_tell_of_are_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leftovers, "_noted", {})
+    monkeypatch.setattr(tempdir_sweeper, "_noted", {})
     path = directory_of(0x7FFFFFFF, tmp_path / "theirs", 60)
-    leftovers.note(f"{tmp_path}/theirs/_MEI00000001abcdef")
+    tempdir_sweeper.note(f"{tmp_path}/theirs/_MEI00000001abcdef")
     for word in ("", "relative/_MEI1", "/etc/passwd", f"{tmp_path}/theirs/other"):
-        leftovers.note(word)
-    assert list(leftovers._noted) == [f"{tmp_path}/theirs"]
-    assert str(path) in leftovers.sweep()
+        tempdir_sweeper.note(word)
+    assert list(tempdir_sweeper._noted) == [f"{tmp_path}/theirs"]
+    assert str(path) in tempdir_sweeper.sweep()
     for n in range(100):
-        leftovers.note(f"/nowhere/{n}/_MEI00000001abcdef")
-    assert len(leftovers._noted) <= 16
+        tempdir_sweeper.note(f"/nowhere/{n}/_MEI00000001abcdef")
+    assert len(tempdir_sweeper._noted) <= 16

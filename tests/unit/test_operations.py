@@ -8,9 +8,9 @@ import typing
 import pytest
 
 from cni.daemon import operations
-from cni.daemon.books.records import Node
+from cni.daemon.model.records import Node
 from cni.daemon.operations import edges
-from cni.daemon.operations.desk import Refusal
+from cni.daemon.operations.context import OperationRefused
 from cni.daemon.operations.node import judge_ranges
 from cni.overlay import wire
 
@@ -96,7 +96,7 @@ def test_the_second_family_stays_unless_the_first_becomes_it() -> None:
     ],
 )
 def test_what_is_no_range_is_refused(cluster: str, own: str | None, words: str) -> None:
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(OperationRefused) as caught:
         judge_ranges(node(), cluster, own, {}, [])
     assert caught.value.msg.startswith(words)
 
@@ -112,7 +112,7 @@ def test_a_range_too_small_for_services_is_taken_over(cluster: str) -> None:
 
 
 def test_a_range_does_not_change_under_services() -> None:
-    with pytest.raises(Refusal, match="while services have subnets of it: db, web"):
+    with pytest.raises(OperationRefused, match="while services have subnets of it: db, web"):
         judge_ranges(node(), "10.201.0.0/16", None, {"web": nets("10.200.5.0/26"), "db": nets("10.200.6.0/26")}, [])
 
 
@@ -121,12 +121,12 @@ def test_a_shared_service_has_no_subnet_to_lose() -> None:
 
 
 def test_a_slice_does_not_change_under_its_addresses() -> None:
-    with pytest.raises(Refusal, match="while 2 addresses of it are in use"):
+    with pytest.raises(OperationRefused, match="while 2 addresses of it are in use"):
         judge_ranges(node(), "10.200.0.0/16", "10.200.0.32/28", {}, ["10.200.0.18", "10.200.0.19"])
 
 
 def test_a_new_slice_may_not_touch_a_services_subnet() -> None:
-    with pytest.raises(Refusal, match=r"overlaps 10\.200\.5\.0/26, which service web has"):
+    with pytest.raises(OperationRefused, match=r"overlaps 10\.200\.5\.0/26, which service web has"):
         judge_ranges(node(), "10.200.0.0/16", "10.200.5.16/28", {"web": nets("10.200.5.0/26")}, [])
     beside = judge_ranges(node(), "10.200.0.0/16", "10.200.6.16/28", {"web": nets("10.200.5.0/26")}, [])
     assert beside["slice_cidr"] == "10.200.6.16/28"
@@ -175,12 +175,12 @@ def test_blanks_alone_allow_nothing_in_particular() -> None:
 
 @pytest.mark.parametrize("entry", ["10.0.0.0/255.0.0.0", "10.0.0.0/0.255.255.255", "fe80::1%eth0", "fd00::1%1/64"])
 def test_only_plain_networks_and_addresses_are_targets(entry: str) -> None:
-    with pytest.raises(Refusal, match="is neither"):
+    with pytest.raises(OperationRefused, match="is neither"):
         edges.targets([entry], subnets_of)
 
 
 def test_an_unknown_target_is_refused() -> None:
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(OperationRefused) as caught:
         edges.targets(["web", "mail"], subnets_of)
     assert caught.value.msg.startswith("edge --allow target `mail` is neither ")
 
@@ -210,5 +210,5 @@ def test_endpoints_that_can_be_called(endpoint: str) -> None:
     ],
 )
 def test_endpoints_that_cannot(endpoint: str) -> None:
-    with pytest.raises(Refusal, match="node_endpoint"):
+    with pytest.raises(OperationRefused, match="node_endpoint"):
         edges.check_endpoint(endpoint)

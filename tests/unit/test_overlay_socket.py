@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from cni.daemon.doors import overlay_door, sockets
-from cni.daemon.doors.overlay_door import OverlayDoor
+from cni.daemon.api import overlay_socket, sockets
+from cni.daemon.api.overlay_socket import OverlaySocket
 from cni.daemon.settings import Settings
 from cni.overlay import wire
 from cni.overlay.framing import LARGEST, Framer, frame
@@ -36,7 +36,7 @@ class Served:
         self.loop = asyncio.new_event_loop()
         self.pools = [ThreadPoolExecutor(8), ThreadPoolExecutor(1)]
         listener = sockets.listen(path, 0o660)
-        self.door = OverlayDoor(
+        self.door = OverlaySocket(
             listener, handler, *self.pools, quick_requests=(wire.StatusRequest,), end=self.ended.set
         )
         self.thread = threading.Thread(target=self.loop.run_forever)
@@ -259,7 +259,7 @@ def test_half_a_frame_holds_up_nobody(served: Served) -> None:
 
 
 def test_who_stalls_in_a_frame_is_given_up(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(overlay_door, "STALLED", 0.3)
+    monkeypatch.setattr(overlay_socket, "STALLED", 0.3)
     idle, stalled = served.client(), served.client()
     stalled.sock.sendall(struct.pack("<I", 100) + b"{")
     assert stalled.is_closed()
@@ -268,7 +268,7 @@ def test_who_stalls_in_a_frame_is_given_up(served: Served, monkeypatch: pytest.M
 
 
 def test_who_does_not_read_holds_up_nobody_and_is_given_up(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(overlay_door, "STALLED", 0.3)
+    monkeypatch.setattr(overlay_socket, "STALLED", 0.3)
     deaf = served.client()
     deaf.sock.settimeout(0.2)
     request = frame(wire.encode(wire.RequestFrame(1, wire.UnregisterDns("n" * 100_000))))
@@ -462,11 +462,11 @@ def test_of_many_that_start_at_once_one_gets_the_socket(tmp_path: Path) -> None:
     ],
 )
 def test_where_the_door_is(changes: dict[str, str], path: str) -> None:
-    assert overlay_door.socket_of(Settings(**changes)) == path
+    assert overlay_socket.socket_of(Settings(**changes)) == path
 
 
 def test_a_long_data_directory_has_its_socket_in_tmp() -> None:
-    path = overlay_door.socket_of(Settings(data_dir="/srv/" + "d" * 100))
+    path = overlay_socket.socket_of(Settings(data_dir="/srv/" + "d" * 100))
     assert path.startswith("/tmp/zlayer-overlayd-")
     assert len(path) == len("/tmp/zlayer-overlayd-0123456789abcdef.sock")
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from cni import naming
-from cni.daemon.books import macs
-from cni.daemon.ownership import is_port_of
+from cni.daemon.attachments.ownership import is_port_of
+from cni.daemon.model import macs
 from cni.errors import InterfaceExists, InvalidConfig
-from cni.foreign.records import Record, Records, digits
 from cni.host.links import Link
+from cni.upstream.records import Record, Records, digits
 from tests.fakes.node import Node
 
 KEY = ("net", "c1", "eth0")

@@ -8,9 +8,9 @@ import pytest
 
 from cni import defaults
 from cni.errors import CniError
-from cni.plugin import closed, config, door
-from cni.plugin.door import Place
-from cni.spec import values
+from cni.netconf import values
+from cni.plugin import client, config, no_daemon
+from cni.plugin.client import Location
 
 LIMITS = {"runDir": values.RUN_DIR_LIMIT, "dataDir": values.PATH_LIMIT, "socket": values.SOCKET_LIMIT}
 
@@ -40,21 +40,25 @@ def test_a_path_that_cannot_be_written_is_no_json(key: str) -> None:
 @pytest.mark.parametrize("key", LIMITS)
 def test_a_deletion_takes_the_default_for_a_path_that_is_too_long(key: str) -> None:
     place = config.place(conf(key, "/" + "x" * 5000), b"DEL")
-    assert (place.run_dir, place.data_dir, place.foreign) == (Place().run_dir, Place().data_dir, Place().foreign)
+    assert (place.run_dir, place.data_dir, place.foreign) == (
+        Location().run_dir,
+        Location().data_dir,
+        Location().foreign,
+    )
 
 
 def test_whoever_is_not_root_starts_no_daemon_and_is_told_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 65534)
-    place = Place()
+    place = Location()
     place.run_dir = str(tmp_path / "run")
     env = {b"CNI_COMMAND": b"STATUS"}
-    call = door.Call(b"STATUS", env, b'{"cniVersion":"1.1.0","name":"n"}', door.Waiter(5))
-    with pytest.raises(door.Closed, match="needs root and runs as user 65534: Permission denied"):
-        closed.open_door(call, place, "Permission denied")
+    call = client.PluginCall(b"STATUS", env, b'{"cniVersion":"1.1.0","name":"n"}', client.Waiter(5))
+    with pytest.raises(client.Closed, match="needs root and runs as user 65534: Permission denied"):
+        no_daemon.open_door(call, place, "Permission denied")
     assert not (tmp_path / "run").exists()
 
 
 def test_the_plugins_own_directories_are_the_defaults():
     """It has them as literals: a module more would be on the path of every call."""
-    place = Place()
+    place = Location()
     assert (place.run_dir, place.data_dir) == (defaults.RUN_DIR, defaults.DATA_DIR)

@@ -53,10 +53,10 @@ FORBIDDEN = {
     "cni.errors": "nothing went wrong",
     "cni.host": "only the daemon touches the kernel",
     "cni.overlay": "only in front of a foreign overlayd",
-    "cni.plugin.closed": "the daemon is there",
+    "cni.plugin.no_daemon": "the daemon is there",
     "cni.plugin.config": "0.5 and a JSON scanner: only for a configuration that says where to connect",
-    "cni.plugin.words": "the daemon words the answer; only VERSION and errors are the plugin's own",
-    "cni.spec": "the configuration is judged behind the door",
+    "cni.plugin.messages": "the daemon words the answer; only VERSION and errors are the plugin's own",
+    "cni.netconf": "the configuration is judged behind the door",
     "cni.unpack": "the single file lays itself down only to run the daemon or the tool",
     "cni.verbs": "only in front of a foreign overlayd",
 }
@@ -68,11 +68,11 @@ before = set(sys.modules)
 from cni import __main__
 from cni.plugin import main as plugin
 if b"RUN_DIR" in posix.environ:
-    class Place(plugin.Place):
+    class Location(plugin.Location):
         def __init__(self):
             super().__init__()
             self.run_dir = posix.environ[b"RUN_DIR"].decode()
-    plugin.Place = Place
+    plugin.Location = Location
 code = __main__.main([])
 posix.write(2, " ".join(set(sys.modules) - before).encode())
 posix._exit(code)
@@ -107,7 +107,7 @@ def test_a_call_that_is_answered(command, tmp_path):
         code, stdout, modules = imported(command, stdin, RUN_DIR=str(tmp_path / "run"), **env)
     assert (code, stdout, len(door.requests)) == (0, b"{}\n", 1), modules
     assert unwanted(modules) == {}
-    ours = {"cni", "cni.__main__", "cni.plugin", "cni.plugin.main", "cni.plugin.door"}
+    ours = {"cni", "cni.__main__", "cni.plugin", "cni.plugin.main", "cni.plugin.client"}
     assert modules <= ours | {"_socket", "select"}
 
 
@@ -115,7 +115,7 @@ def test_a_call_that_is_answered(command, tmp_path):
 def test_version(stdin):
     code, stdout, modules = imported("VERSION", stdin)
     assert (code, "supportedVersions" in json.loads(stdout)) == (0, True)
-    assert unwanted(modules).keys() == {"cni.plugin.words"}
+    assert unwanted(modules).keys() == {"cni.plugin.messages"}
 
 
 def test_the_list_would_notice(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 
 from cni.errors import InvalidConfig
 from cni.isolation import MODE_LABEL, NETWORK_LABEL, SERVICE_LABEL
-from cni.spec.policy import Place, Policy, refuse
+from cni.netconf.policy import Place, Policy, refuse
 
 FLAT = Place("net", "auto", None)
 DEFAULT = Policy()

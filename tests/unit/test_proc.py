@@ -75,10 +75,10 @@ def test_the_peer_of_a_socket():
 
 
 READERS = {
-    r"/stat\"|/stat'": {"proc.py", "plugin/door.py"},
+    r"/stat\"|/stat'": {"proc.py", "plugin/client.py"},
     r"/cmdline": {"proc.py"},
     r"random/boot_id": {"proc.py"},
-    r"\.SO_PEERCRED": {"peer_credentials.py", "plugin/door.py"},
+    r"\.SO_PEERCRED": {"peer_credentials.py", "plugin/client.py"},
 }
 
 

@@ -108,7 +108,7 @@ def test_the_givers_named_exist(first: str) -> None:
     for name, row in table(first).items():
         for giver in code(row["given by"]):
             module, *path = giver.split(".")
-            place = {"operations": "cni.daemon.operations", "news": "cni.daemon.mesh.news"}
+            place = {"operations": "cni.daemon.operations", "peer_events": "cni.daemon.mesh.peer_events"}
             found: object = importlib.import_module(place.get(module, f"cni.daemon.operations.{module}"))
             for part in path:
                 found = getattr(found, part)

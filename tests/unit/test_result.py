@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from cni.errors import CniError, IncompatibleVersion, InvalidConfig, PoolExhausted
-from cni.spec.result import DNS, IP, Interface, Result, Route, merge, parse_result, render, render_error
-from cni.spec.versions import NEWEST, SUPPORTED
+from cni.netconf.result import DNS, IP, Interface, Result, Route, merge, parse_result, render, render_error
+from cni.netconf.versions import NEWEST, SUPPORTED
 
 NETNS = "/var/run/netns/cni-1"
 DUAL = Result(

@@ -11,9 +11,9 @@ import pytest
 
 from cni.cli.validate import ENTRY_KEYS, examine
 from cni.isolation import MODES
-from cni.spec import configuration, values
-from cni.spec.types import DNS_KEYS, ROUTE_KEYS
-from cni.spec.versions import SUPPORTED
+from cni.netconf import configuration, values
+from cni.netconf.types import DNS_KEYS, ROUTE_KEYS
+from cni.netconf.versions import SUPPORTED
 
 CONF = Path(__file__).parents[2] / "conf"
 SCHEMA = json.loads((CONF / "zlayer-cni.schema.json").read_text("utf-8"))

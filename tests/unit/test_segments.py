@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cni.daemon.books.segments import Segments, further
+from cni.daemon.model.subnets import SubnetRegistry, further
 from cni.errors import InvalidConfig, PoolExhausted
 from cni.naming import fnv1a64
 
@@ -30,9 +30,9 @@ def play(segments, step):
 def test_subnets_are_zlayers(script):
     if "error" in script:
         with pytest.raises(InvalidConfig, match="/26 must be more specific than cluster prefix /26"):
-            Segments.over(script["cluster_cidr"], script["slice_prefix"])
+            SubnetRegistry.over(script["cluster_cidr"], script["slice_prefix"])
         return
-    segments = Segments.over(script["cluster_cidr"], script["slice_prefix"])
+    segments = SubnetRegistry.over(script["cluster_cidr"], script["slice_prefix"])
     for address in script["reserved"]:
         segments = segments.reserve(address)
     for step in script["steps"]:
@@ -46,29 +46,29 @@ def test_subnets_are_zlayers(script):
 
 
 def test_asking_twice_changes_nothing():
-    first, segments = Segments.over("10.200.0.0/16").assign("web", "0")
+    first, segments = SubnetRegistry.over("10.200.0.0/16").assign("web", "0")
     again, same = segments.assign("web", "0")
     assert (again, same) == (first, segments)
     assert first == net("10.200.187.128/26")
 
 
 def test_a_holder_keeps_its_slot_when_that_is_reserved_later():
-    first, segments = Segments.over("10.200.0.0/16").assign("web", "0")
+    first, segments = SubnetRegistry.over("10.200.0.0/16").assign("web", "0")
     segments = segments.reserve(first)
     assert segments.assign("web", "0")[0] == first
     assert segments.release("web", "0").assign("web", "0")[0] == net("10.200.187.192/26")
 
 
 def test_release_frees_the_slot_at_once_and_may_be_repeated():
-    first, segments = Segments.over("10.0.0.0/24").assign("svc-0", "0")
+    first, segments = SubnetRegistry.over("10.0.0.0/24").assign("svc-0", "0")
     segments = segments.release("svc-0", "0")
-    assert segments == Segments.over("10.0.0.0/24")
+    assert segments == SubnetRegistry.over("10.0.0.0/24")
     assert segments.release("svc-0", "0") == segments
     assert segments.assign("svc-0", "0")[0] == first
 
 
 def test_the_error_is_zlayers():
-    segments = Segments.over("10.0.0.0/24").reserve("10.0.0.0/24")
+    segments = SubnetRegistry.over("10.0.0.0/24").reserve("10.0.0.0/24")
     with pytest.raises(PoolExhausted) as caught:
         segments.assign("web", "7")
     assert caught.value.msg == (
@@ -77,7 +77,7 @@ def test_the_error_is_zlayers():
 
 
 def test_a_service_grows_by_further_slots():
-    _, segments = Segments.over("10.200.0.0/16").assign("web", "1")
+    _, segments = SubnetRegistry.over("10.200.0.0/16").assign("web", "1")
     _, segments = segments.assign("web", "11")
     wanted = [segments.get("web", "1")]
     for n in range(1, 12):
@@ -92,7 +92,7 @@ def test_a_service_grows_by_further_slots():
 
 
 def test_a_saved_or_foreign_slot_is_held():
-    segments = Segments.over("10.200.0.0/16").hold("db", "9", net("10.200.187.128/26"))
+    segments = SubnetRegistry.over("10.200.0.0/16").hold("db", "9", net("10.200.187.128/26"))
     assert segments.get("db", "9") == net("10.200.187.128/26")
     assert segments.hold("db", "9", net("10.200.187.128/26")) == segments
     assert segments.assign("web", "0")[0] == net("10.200.187.192/26")
@@ -104,7 +104,7 @@ def test_a_saved_or_foreign_slot_is_held():
 
 
 def test_a_reserved_slice_covers_every_slot_it_touches():
-    segments = Segments.over("10.0.0.0/24").reserve("10.0.0.0/25")
+    segments = SubnetRegistry.over("10.0.0.0/24").reserve("10.0.0.0/25")
     assert segments.reserve("10.0.0.1").reserved == ((0, 1),)
     assert segments.reserve("fd00::1") == segments
     assert segments.reserve("10.0.1.1") == segments
@@ -117,7 +117,7 @@ def test_a_reserved_slice_covers_every_slot_it_touches():
 
 
 def test_a_huge_reservation_is_stepped_over_not_walked():
-    segments = Segments.over("fd00::/64").reserve("fd00::/65")
+    segments = SubnetRegistry.over("fd00::/64").reserve("fd00::/65")
     for n in range(20):
         subnet, segments = segments.assign(f"svc-{n}", "0")
         assert not subnet.overlaps(net("fd00::/65"))
@@ -126,13 +126,13 @@ def test_a_huge_reservation_is_stepped_over_not_walked():
 
 
 def test_no_slot_lies_beyond_two_to_the_sixty_four():
-    segments = Segments.over("fd00::/32")
+    segments = SubnetRegistry.over("fd00::/32")
     assert segments.slots == 2**64 - 1
     assert segments.reserve("fd00:0:ffff::1") == segments
 
 
 def test_filling_a_sixteen_is_quick():
-    segments = Segments.over("10.200.0.0/16")
+    segments = SubnetRegistry.over("10.200.0.0/16")
     began = time.process_time()
     for n in range(1024):
         _, segments = segments.assign(f"svc-{n}", "0")
@@ -142,9 +142,9 @@ def test_filling_a_sixteen_is_quick():
 
 def test_a_bad_cluster_is_refused():
     with pytest.raises(InvalidConfig, match="Invalid CIDR notation"):
-        Segments.over("10.200.0.0/40")
+        SubnetRegistry.over("10.200.0.0/40")
     with pytest.raises(InvalidConfig, match="slice prefix /33"):
-        Segments.over("10.200.0.0/16", 33)
+        SubnetRegistry.over("10.200.0.0/16", 33)
 
 
 def model(names, reserved):
@@ -173,7 +173,7 @@ cidr = st.builds(
 @settings(deadline=None)
 @given(st.lists(st.text("abc", max_size=3), max_size=20, unique=True), st.lists(cidr, max_size=4))
 def test_probing_agrees_with_the_model(names, reserved):
-    segments, got = Segments.over("10.9.0.0/22"), []
+    segments, got = SubnetRegistry.over("10.9.0.0/22"), []
     for r in reserved:
         segments = segments.reserve(r)
     for name in names:

@@ -3,12 +3,12 @@
 import pytest
 
 from cni.errors import CniError
-from cni.spec.capabilities import ConventionArgs, RuntimeConfig
-from cni.spec.configuration import NetConf
-from cni.spec.environment import Call, parse_call
-from cni.spec.intent import Intent, Requested, intent
-from cni.spec.policy import Policy
-from cni.spec.types import DNS, Route
+from cni.netconf.capabilities import ConventionArgs, RuntimeConfig
+from cni.netconf.configuration import NetConf
+from cni.netconf.environment import Call, parse_call
+from cni.netconf.intent import Intent, Requested, intent
+from cni.netconf.policy import Policy
+from cni.netconf.types import DNS, Route
 
 KUBERNETES = "IgnoreUnknown=1;K8S_POD_NAMESPACE=blue;K8S_POD_NAME=web-0;K8S_POD_UID=u;EMPTY="
 

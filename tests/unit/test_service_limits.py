@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cni.daemon.books.records import Service
-from cni.daemon.service_limits import MOST_ASKERS, Idle, Rate
+from cni.daemon.attachments.service_limits import MOST_ASKERS, Idle, Rate
+from cni.daemon.model.records import Service
 from tests.fakes.node import Node
 
 

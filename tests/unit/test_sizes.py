@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cni.daemon.books.records import Attachment, Held
-from cni.daemon.mesh.sizes import bridge_sizes, size_for
+from cni.daemon.model.records import AssignedAddress, Attachment
+from cni.daemon.reconcile.mtu import bridge_sizes, size_for
 
 
 def attachment(mtu: int = 1420, chosen: bool = False, bridge: str = "web", state: str = "live", six: bool = False):
@@ -19,7 +19,10 @@ def attachment(mtu: int = 1420, chosen: bool = False, bridge: str = "web", state
         host_veth="veth-1-s",
         host_mac="",
         mac="",
-        addresses=(Held("10.200.1.2/26", "10.200.1.1"), *([Held("fd00:200::2/120", "fd00:200::1")] if six else [])),
+        addresses=(
+            AssignedAddress("10.200.1.2/26", "10.200.1.1"),
+            *([AssignedAddress("fd00:200::2/120", "fd00:200::1")] if six else []),
+        ),
         mtu=mtu,
         mtu_chosen=chosen,
         netns=(4, 1),

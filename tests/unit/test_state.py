@@ -7,13 +7,13 @@ import time
 import msgspec
 import pytest
 
-from cni.daemon.books import addresses as addresses_module
-from cni.daemon.books import state as state_module
-from cni.daemon.books.records import Attachment, Held, Lease, Service
-from cni.daemon.books.registry import Registry
-from cni.daemon.books.state import Locks, NeedsSlot, State
-from cni.daemon.books.store import Store
+from cni.daemon.model.records import AssignedAddress, Attachment, Lease, Service
 from cni.daemon.settings import Settings
+from cni.daemon.state import address_pool as addresses_module
+from cni.daemon.state import state as state_module
+from cni.daemon.state.state import Locks, NeedsSlot, State
+from cni.daemon.state.store import Store
+from cni.daemon.state.tables import Tables
 from cni.errors import AddressUnavailable, InputOutput, InvalidConfig, PoolExhausted, TryAgainLater
 
 
@@ -117,8 +117,16 @@ def test_the_next_daemon_knows_the_same(daemons, clock):
         ("attachment", "blue/c9/eth0", b'{"network":'),
         ("attachment", "blue/c9/eth0", b"\xff\x00"),
         ("attachment", "blue/c9/eth0", msgspec.json.encode(attachment("c8"))),
-        ("attachment", "blue/c9/eth0", msgspec.json.encode(attachment("c9", addresses=(Held("x/y", "10.9.0.1"),)))),
-        ("attachment", "blue/c9/eth0", msgspec.json.encode(attachment("c9", addresses=(Held("10.9.0.70/26", ""),)))),
+        (
+            "attachment",
+            "blue/c9/eth0",
+            msgspec.json.encode(attachment("c9", addresses=(AssignedAddress("x/y", "10.9.0.1"),))),
+        ),
+        (
+            "attachment",
+            "blue/c9/eth0",
+            msgspec.json.encode(attachment("c9", addresses=(AssignedAddress("10.9.0.70/26", ""),))),
+        ),
         ("lease", "no address", msgspec.json.encode(Lease("10.9.0.80", "web"))),
         ("released", "10.9.0.81", b"nan"),
         ("released", "10.9.0.81", b"inf"),
@@ -149,7 +157,7 @@ def test_an_address_that_rests_since_tomorrow_rests_from_now_on(daemons, clock):
 def test_a_table_of_the_registry_leaves_out_what_it_cannot_read(daemons):
     store = daemons()._store
     store.apply([("name", "a.b", b'{"endpoints":'), ("peer", "x", b"5")])
-    for registry in (Registry(store), Registry(store)):
+    for registry in (Tables(store), Tables(store)):
         assert (registry.names.all(), registry.peers.all()) == ({}, {})
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cni.daemon.books.store import SCHEMA, Store
+from cni.daemon.state.store import SCHEMA, Store
 from cni.errors import InputOutput, StateUnusable
 
 
@@ -102,7 +102,7 @@ def test_a_full_disk_is_an_error_and_the_records_stay(path):
     script = """
         import resource, signal, sys
         from pathlib import Path
-        from cni.daemon.books.store import Store
+        from cni.daemon.state.store import Store
         from cni.errors import InputOutput
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         store = Store(Path(sys.argv[1]), "boot")
@@ -131,7 +131,7 @@ def test_what_was_applied_survives_kill_9(path):
     script = """
         import os, signal, sys
         from pathlib import Path
-        from cni.daemon.books.store import Store
+        from cni.daemon.state.store import Store
         store = Store(Path(sys.argv[1]), "boot")
         store.apply([("thing", "a", b"1")])
         os.kill(os.getpid(), signal.SIGKILL)

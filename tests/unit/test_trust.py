@@ -8,14 +8,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from cni.daemon.books import keys, signing
-from cni.daemon.books.identity import FILE, SIGNING_FILE, Identity
-from cni.daemon.books.signing import Signer
-from cni.daemon.mesh import store_records
-from cni.daemon.mesh.claim_book import LINGERS
-from cni.daemon.mesh.fleet_view import NodeDoc, View
-from cni.daemon.mesh.store_records import MOST, Dedicated, SignedSlot, publishable
-from cni.daemon.mesh.trust import TOLD, Trust
+from cni.daemon.cluster import signing, store_records
+from cni.daemon.cluster.claim_table import LINGERS
+from cni.daemon.cluster.signing import Signer
+from cni.daemon.cluster.store_records import MOST, Dedicated, SignedSlot, publishable
+from cni.daemon.cluster.trust import TOLD, Trust
+from cni.daemon.cluster.view import ClusterView, NodeDocument
+from cni.daemon.model import keys
+from cni.daemon.state.identity import FILE, SIGNING_FILE, Identity
 
 BASE = "/zlayer-cni/prod/"
 CIDR = "10.200.5.0/26"
@@ -44,14 +44,14 @@ class Machine:
             "signer": self.signer.name if signed else "",
             "sequence": self.sequence if signed else 0,
         }
-        value = msgspec.json.encode(NodeDoc(**{**known, **words}))
+        value = msgspec.json.encode(NodeDocument(**{**known, **words}))
         return self.signer.sealed(self.key, value) if signed else value
 
     def slot(self, signed: bool = True, key: str = SLOT) -> bytes:
         value = msgspec.json.encode(SignedSlot(self.identity, "slice", self.signer.name if signed else ""))
         return self.signer.sealed(key, value) if signed else value
 
-    def join(self, view: View, created: int, **words: Any) -> None:
+    def join(self, view: ClusterView, created: int, **words: Any) -> None:
         view.put(self.key, self.document(**words), created)
         view.put(f"{BASE}key/{keys.decode(self.public_key).hex()}", self.identity.encode(), created)
         view.put(f"{BASE}id/{self.number}", self.identity.encode(), created)
@@ -67,16 +67,16 @@ def b() -> Machine:
     return Machine("b", 2)
 
 
-def view_of(own: Machine | None = None, unsigned: bool = True) -> View:
+def view_of(own: Machine | None = None, unsigned: bool = True) -> ClusterView:
     """The view of a node that has its claims in the store."""
     own = own or Machine("m", 9)
-    made = View(BASE, own.identity, 10.0, Trust(unsigned, own.identity, own.signer.name))
+    made = ClusterView(BASE, own.identity, 10.0, Trust(unsigned, own.identity, own.signer.name))
     own.join(made, 5)
     return made
 
 
 @pytest.fixture
-def view(a: Machine) -> View:
+def view(a: Machine) -> ClusterView:
     """A node's view with the machine `a`, that has the slot."""
     made = view_of()
     a.join(made, 10, slices=(CIDR,))
@@ -86,7 +86,7 @@ def view(a: Machine) -> View:
     return made
 
 
-def test_a_document_of_another_signer_is_not_believed(view: View, a: Machine, b: Machine) -> None:
+def test_a_document_of_another_signer_is_not_believed(view: ClusterView, a: Machine, b: Machine) -> None:
     before = view.nodes[a.identity]
     forged = [
         b.signer.sealed(a.key, json.dumps({**json.loads(a.document()), "signer": b.signer.name}).encode()),
@@ -104,7 +104,7 @@ def test_a_document_of_another_signer_is_not_believed(view: View, a: Machine, b:
     assert view.nodes[a.identity].sequence == 900
 
 
-def test_it_is_told_for_some_time_after_it_was_put_right(view: View, a: Machine) -> None:
+def test_it_is_told_for_some_time_after_it_was_put_right(view: ClusterView, a: Machine) -> None:
     view.put(a.key, a.document(signed=False), 12)
     view.settle(1e6)
     assert a.key in view.strangers.texts(), "as long as it stands"
@@ -116,7 +116,7 @@ def test_it_is_told_for_some_time_after_it_was_put_right(view: View, a: Machine)
     assert view.strangers.texts() == {}
 
 
-def test_an_older_document_is_not_believed_again(view: View, a: Machine) -> None:
+def test_an_older_document_is_not_believed_again(view: ClusterView, a: Machine) -> None:
     old = a.document(hosts=("192.0.2.5",))
     view.put(a.key, old, 12)
     view.put(a.key, a.document(hosts=("192.0.2.6",)), 12)
@@ -164,7 +164,7 @@ def test_a_released_identity_may_come_back_with_another_key() -> None:
 
 
 @pytest.mark.parametrize("signed", [True, False])
-def test_a_claim_that_is_overwritten_stays(view: View, a: Machine, b: Machine, signed: bool) -> None:
+def test_a_claim_that_is_overwritten_stays(view: ClusterView, a: Machine, b: Machine, signed: bool) -> None:
     b.join(view, 12, slices=(CIDR,))
     view.put(SLOT, b.slot() if signed else json.dumps({"owner": "e" * 32, "use": "slice"}).encode(), 11)
     key = f"{BASE}key/{keys.decode(a.public_key).hex()}"
@@ -189,7 +189,7 @@ def test_a_claim_that_is_overwritten_stays(view: View, a: Machine, b: Machine, s
     assert view.owner_of(CIDR) == b.identity
 
 
-def test_a_claim_deleted_while_its_holder_signs_that_it_has_it_stays(view: View, a: Machine, b: Machine) -> None:
+def test_a_claim_deleted_while_its_holder_signs_that_it_has_it_stays(view: ClusterView, a: Machine, b: Machine) -> None:
     view.gone(SLOT, 5.0)
     view.settle(1000.0)
     assert view.owner_of(CIDR) == a.identity
@@ -199,7 +199,7 @@ def test_a_claim_deleted_while_its_holder_signs_that_it_has_it_stays(view: View,
     assert SLOT in view.strangers.texts()
 
 
-def test_what_a_departed_node_had_may_be_claimed_once_it_was_deleted(view: View, a: Machine, b: Machine) -> None:
+def test_what_a_departed_node_had_may_be_claimed_once_it_was_deleted(view: ClusterView, a: Machine, b: Machine) -> None:
     """As `peer forget` does: the document is not there."""
     view.gone(a.key, 4.0)
     view.gone(SLOT, 5.0)
@@ -222,7 +222,7 @@ def test_after_a_store_was_emptied_the_first_has_it(a: Machine, b: Machine) -> N
 # --- what other nodes would refuse ------------------------------------------------------------------------------------
 
 
-def test_every_record_is_read_alone_whatever_it_is(view: View, a: Machine) -> None:
+def test_every_record_is_read_alone_whatever_it_is(view: ClusterView, a: Machine) -> None:
     before = (dict(view.nodes), dict(view.slots), dict(view.ids))
     odd: list[tuple[str, bytes | None]] = [
         (f"{BASE}node/{'1' * 32}", b'{"x":' + b"[" * 1200 + b"]" * 1200 + b"}"),
@@ -284,7 +284,7 @@ def test_every_record_is_read_alone_whatever_it_is(view: View, a: Machine) -> No
         ({"dedicated": {"db": Dedicated("AAAA", 51421, ())}}, "bytes"),
     ],
 )
-def test_a_document_is_refused_whole(view: View, a: Machine, words: dict[str, Any], why: str) -> None:
+def test_a_document_is_refused_whole(view: ClusterView, a: Machine, words: dict[str, Any], why: str) -> None:
     before = view.nodes[a.identity]
     view.put(a.key, a.document(**words), 10)
     assert why in view.faults[a.key]
@@ -343,7 +343,7 @@ def test_an_identity_from_before_is_known_once_it_was_announced(tmp_path: Any) -
 def test_sequences_grow_over_restarts_and_clocks_set_back(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     last = 0
     for now in (2_000_000_000, 1_000_000_000, 1_000_000_001):
-        monkeypatch.setattr("cni.daemon.books.identity.time.time", lambda now=now: now)
+        monkeypatch.setattr("cni.daemon.state.identity.time.time", lambda now=now: now)
         ours = Identity(str(tmp_path))
         for _ in range(3):
             found = ours.next_sequence()

@@ -11,8 +11,8 @@ import os
 import pytest
 
 from cni.errors import AttachFailed, CheckFailed, CleanupFailed, NotAvailable, TryAgainLater
-from cni.spec.types import DNS, IP
-from cni.spec.versions import SUPPORTED
+from cni.netconf.types import DNS, IP
+from cni.netconf.versions import SUPPORTED
 from cni.verbs import Attached, serve
 
 NETNS = "/run/netns/c1"

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from cni.daemon.mesh.ways import Kept, Ways
-from cni.daemon.mesh.wireguard import Target
-from cni.host.tunnel_routes import Way
+from cni.daemon.mesh.paths import Memo, PathPlanner
+from cni.daemon.model.wireguard import Target
+from cni.host.tunnel_routes import UnderlayRoute
 
 NEAR, FAR = "192.0.2.7:51420", "198.51.100.9:51420"
 
@@ -22,7 +22,7 @@ class Paths:
         self.mtus = {ipaddress.ip_address(key.replace("_", ".").strip(".")): mtu for key, mtu in mtus.items()}
 
     def ways_to(self, addresses: Iterable[Any]):
-        return {each: Way(2, self.mtus[each]) if each in self.mtus else None for each in addresses}
+        return {each: UnderlayRoute(2, self.mtus[each]) if each in self.mtus else None for each in addresses}
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def paths():
 
 @pytest.fixture
 def ways(paths):
-    made = Ways(paths, lambda: None)
+    made = PathPlanner(paths, lambda: None)
     yield made
     made.stop()
 
@@ -96,7 +96,7 @@ def test_each_device_has_its_own(ways):
 
 
 def test_kept_asks_again_only_for_something_else():
-    kept, asked = Kept(), []
+    kept, asked = Memo(), []
 
     def double(n: int) -> int:
         asked.append(n)
@@ -108,7 +108,7 @@ def test_kept_asks_again_only_for_something_else():
 
 def test_a_published_endpoint_costs_no_other_peer_its_route(paths):
     """Inside the overlay's range, or inside what the operator has put behind another peer: it is not called there."""
-    made = Ways(paths, lambda: None, lambda: ("10.200.0.0/16",))
+    made = PathPlanner(paths, lambda: None, lambda: ("10.200.0.0/16",))
     try:
         site = target("S", ("203.0.113.1:1",), ("198.51.100.0/24",))
         liar = Target("L", ("10.200.1.5:51420", FAR, NEAR), ("10.200.2.0/26",), published=True, name="liar")

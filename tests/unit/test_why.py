@@ -8,11 +8,20 @@ from dataclasses import replace
 
 import pytest
 
-from cni.daemon.fence import why
-from cni.daemon.fence.compare import Wanted
-from cni.daemon.fence.places import Balanced, Behind, Guest, Kind, Published, Unclear, View, resolve
-from cni.daemon.fence.values import Bridge, Edge, Node, Port, Remote, link_local
-from cni.host import published
+from cni.daemon.fence.compare import DesiredState
+from cni.daemon.fence.explain import why
+from cni.daemon.fence.explain.endpoints import (
+    Ambiguous,
+    Balanced,
+    EndpointKind,
+    FenceView,
+    GuestEndpoint,
+    HostPort,
+    TunnelRoute,
+    resolve,
+)
+from cni.daemon.fence.model import FenceBridge, FenceEdge, FenceNode, FencePort, RemoteMember, link_local
+from cni.host import hostports
 
 WEB, DB = "zl-z-0-web-b", "zl-z-0-db-b"
 
@@ -20,8 +29,8 @@ WEB, DB = "zl-z-0-web-b", "zl-z-0-db-b"
 def guest(name, bridge, place, network, pod=""):
     subnet, number = place
     addresses = (f"10.200.{subnet}.{number}", f"fd00:200:0:{subnet}::{number}")
-    port = Port(f"zl-{name}", bridge, f"02:c0:00:00:{subnet:02x}:{number:02x}", addresses, network)
-    return Guest(name, pod, port, (f"{addresses[0]}/26", f"{addresses[1]}/64"))
+    port = FencePort(f"zl-{name}", bridge, f"02:c0:00:00:{subnet:02x}:{number:02x}", addresses, network)
+    return GuestEndpoint(name, pod, port, (f"{addresses[0]}/26", f"{addresses[1]}/64"))
 
 
 GUESTS = (
@@ -35,14 +44,14 @@ GUESTS = (
     guest("flat-db", DB, (6, 8), None),
     guest("empty", DB, (6, 9), ""),
 )
-VIEW = View(
-    wanted=Wanted(
-        node=Node(("10.200.0.0/16", "fd00:200::/48"), ("10.200.0.1", "fd00:200::1"), ("zl-z-0-g",)),
-        bridges=(Bridge(WEB), Bridge(DB)),
+VIEW = FenceView(
+    wanted=DesiredState(
+        node=FenceNode(("10.200.0.0/16", "fd00:200::/48"), ("10.200.0.1", "fd00:200::1"), ("zl-z-0-g",)),
+        bridges=(FenceBridge(WEB), FenceBridge(DB)),
         ports=tuple(each.port for each in GUESTS),
         remotes=(
-            Remote("red", frozenset({"10.200.40.2", "fd00:200:0:40::2"})),
-            Remote(None, frozenset({"10.200.40.3", "fd00:200:0:40::3"})),
+            RemoteMember("red", frozenset({"10.200.40.2", "fd00:200:0:40::2"})),
+            RemoteMember(None, frozenset({"10.200.40.3", "fd00:200:0:40::3"})),
         ),
     ),
     guests=GUESTS,
@@ -59,7 +68,7 @@ VIEW = View(
         ("eth0", "2001:db8::1/64"),
     ),
     leases={"10.200.5.40": "leased to x, and no container's"},
-    published=(Published("tcp", 8080, "10.200.5.2", 80), Published("tcp", 9090, "10.200.5.7", 90, "192.0.2.1")),
+    published=(HostPort("tcp", 8080, "10.200.5.2", 80), HostPort("tcp", 9090, "10.200.5.7", 90, "192.0.2.1")),
 )
 
 
@@ -138,20 +147,20 @@ fd00:200:0:99::1  red-a  no  overlay IPv4 source from elsewhere
 """
 CASES = [line.split(maxsplit=3) for line in TABLE.strip().splitlines()]
 
-EDGE = Edge("\0edge", "10.200.0.20", ("10.200.5.2/32", "10.200.41.0/26", "10.200.40.0/24", "192.168.7.0/24"))
+EDGE = FenceEdge("\0edge", "10.200.0.20", ("10.200.5.2/32", "10.200.41.0/26", "10.200.40.0/24", "192.168.7.0/24"))
 FAR = replace(
     VIEW,
     wanted=replace(
-        VIEW.wanted, edges=(EDGE,), remotes=(*VIEW.wanted.remotes, Remote("red", frozenset({"10.200.5.51"})))
+        VIEW.wanted, edges=(EDGE,), remotes=(*VIEW.wanted.remotes, RemoteMember("red", frozenset({"10.200.5.51"})))
     ),
     behind=(
-        Behind("10.200.40.0/24", "behind node2"),
-        Behind("fd00:200:0:40::/64", "behind node2"),
-        Behind("10.200.41.0/26", "behind node3"),
-        Behind("192.168.9.0/24", "behind node3"),
-        Behind("10.200.5.50/32", "guest vm", "vm"),
-        Behind("10.200.5.51/32", "guest vm-red", "vm-red"),
-        Behind("10.200.0.20/32", "edge runner", "runner"),
+        TunnelRoute("10.200.40.0/24", "behind node2"),
+        TunnelRoute("fd00:200:0:40::/64", "behind node2"),
+        TunnelRoute("10.200.41.0/26", "behind node3"),
+        TunnelRoute("192.168.9.0/24", "behind node3"),
+        TunnelRoute("10.200.5.50/32", "guest vm", "vm"),
+        TunnelRoute("10.200.5.51/32", "guest vm-red", "vm-red"),
+        TunnelRoute("10.200.0.20/32", "edge runner", "runner"),
     ),
 )
 FAR_TABLE = """
@@ -239,9 +248,11 @@ def test_who_may_reach_whom_by_tunnels(src, dst, may, rule):
 
 
 def test_the_longest_prefix_says_where_an_address_is():
-    wide = replace(FAR, behind=(*FAR.behind, Behind("10.200.0.0/16", "behind a node that has everything")))
-    assert [p.kind for p in resolve(wide, "10.200.5.60")] == [Kind.UNKNOWN], "on our own bridge"
-    assert [p.kind for p in resolve(wide, "10.200.5.50")] == [Kind.CALLER], "a guest has one of our bridge's addresses"
+    wide = replace(FAR, behind=(*FAR.behind, TunnelRoute("10.200.0.0/16", "behind a node that has everything")))
+    assert [p.kind for p in resolve(wide, "10.200.5.60")] == [EndpointKind.UNKNOWN], "on our own bridge"
+    assert [p.kind for p in resolve(wide, "10.200.5.50")] == [EndpointKind.CALLER], (
+        "a guest has one of our bridge's addresses"
+    )
     assert [p.label for p in resolve(wide, "10.200.41.9")] == ["behind node3"]
     assert [p.label for p in resolve(wide, "10.200.99.1")] == ["behind a node that has everything"]
 
@@ -255,7 +266,7 @@ def test_every_rule_that_is_named_exists(view, cases, least):
     for src in words:
         for dst in words:
             for a, b in why.pairs(resolve(view, src), resolve(view, dst)):
-                for service in (None, why.Service(8080), why.Service(9090), why.Service(4789, "udp")):
+                for service in (None, why.PortSpec(8080), why.PortSpec(9090), why.PortSpec(4789, "udp")):
                     verdict = why.decide(view, a, b, service)
                     assert verdict.reason
                     if verdict.spot:
@@ -291,16 +302,16 @@ def test_tunnel_ports_are_those_of_the_rule():
     assert len(rules) == 2
     for rule in rules:
         assert {int(n) for n in re.findall(r"\d+", rule.match)} == why.TUNNEL_PORTS
-    assert ask("red-a", "node", why.Service(4789, "udp")) == (False, "tunnel to the node")
+    assert ask("red-a", "node", why.PortSpec(4789, "udp")) == (False, "tunnel to the node")
     for src in ("vm-red", "runner"):
-        assert ask(src, "node", why.Service(4789, "udp"), FAR) == (False, "tunnel to the node, from elsewhere")
-        assert ask(src, "node", why.Service(4789), FAR) == (True, "node address, from elsewhere")
-    assert ask("vm", "node", why.Service(4789, "udp"), FAR) == (True, None)
+        assert ask(src, "node", why.PortSpec(4789, "udp"), FAR) == (False, "tunnel to the node, from elsewhere")
+        assert ask(src, "node", why.PortSpec(4789), FAR) == (True, "node address, from elsewhere")
+    assert ask("vm", "node", why.PortSpec(4789, "udp"), FAR) == (True, None)
 
 
 @pytest.mark.parametrize(
     ("service", "may"),
-    [(why.Service(4789, "udp"), False), (why.Service(4789), True), (why.Service(53, "udp"), True)],
+    [(why.PortSpec(4789, "udp"), False), (why.PortSpec(4789), True), (why.PortSpec(53, "udp"), True)],
 )
 def test_no_tunnel_from_a_network_into_the_node(service, may):
     assert ask("red-a", "node", service)[0] is may
@@ -324,13 +335,13 @@ PUBLISHED = [
 
 @pytest.mark.parametrize(("src", "dst", "port", "may", "rule"), PUBLISHED)
 def test_published_ports(src, dst, port, may, rule):
-    assert ask(src, dst, why.Service(port)) == (may, rule)
+    assert ask(src, dst, why.PortSpec(port)) == (may, rule)
 
 
 def test_a_published_port_is_noted():
     ((a, b),) = why.pairs(resolve(VIEW, "203.0.113.9"), resolve(VIEW, "192.0.2.1"))
-    assert "10.200.5.2 port 80" in why.decide(VIEW, a, b, why.Service(8080)).notes[0]
-    assert why.decide(VIEW, a, b, why.Service(8080, "udp")).spot is None
+    assert "10.200.5.2 port 80" in why.decide(VIEW, a, b, why.PortSpec(8080)).notes[0]
+    assert why.decide(VIEW, a, b, why.PortSpec(8080, "udp")).spot is None
 
 
 # portmap 1.1 and its nftables backend, as they write it
@@ -348,10 +359,10 @@ SAVED = """
 
 
 def test_published_ports_are_read_from_iptables():
-    assert published.from_iptables(SAVED) == [
-        published.Forwarded("tcp", "", 8080, "10.200.5.2", 80),
-        published.Forwarded("udp", "192.0.2.1", 53, "10.200.5.2", 5353),
-        published.Forwarded("tcp", "", 443, "fd00:200::2", 8443),
+    assert hostports.from_iptables(SAVED) == [
+        hostports.Forwarded("tcp", "", 8080, "10.200.5.2", 80),
+        hostports.Forwarded("udp", "192.0.2.1", 53, "10.200.5.2", 5353),
+        hostports.Forwarded("tcp", "", 443, "fd00:200::2", 8443),
     ]
 
 
@@ -367,11 +378,11 @@ def test_published_ports_are_read_from_nftables():
         [{"counter": {}}],
     ]
     listing = {"nftables": [{"table": {}}, *({"rule": {"expr": each}} for each in rules)]}
-    assert published.from_nft(listing) == [
-        published.Forwarded("tcp", "", 8080, "10.200.5.2", 80),
-        published.Forwarded("udp", "192.0.2.1", 53, "10.200.5.2", 80),
+    assert hostports.from_nft(listing) == [
+        hostports.Forwarded("tcp", "", 8080, "10.200.5.2", 80),
+        hostports.Forwarded("udp", "192.0.2.1", 53, "10.200.5.2", 80),
     ]
-    assert published.from_nft(None) == []
+    assert hostports.from_nft(None) == []
 
 
 # --- words --------------------------------------------------------------------------------------------------------
@@ -380,17 +391,17 @@ def test_published_ports_are_read_from_nftables():
 @pytest.mark.parametrize(
     ("word", "kind", "addresses"),
     [
-        ("red-a", Kind.CONTAINER, ["10.200.5.2", "fd00:200:0:5::2"]),
-        ("shop/a", Kind.CONTAINER, ["10.200.5.2", "fd00:200:0:5::2"]),
-        ("blue-d", Kind.CONTAINER, ["10.200.6.6", "fd00:200:0:6::6"]),
-        ("FD00:200:0:5:0::2", Kind.CONTAINER, ["fd00:200:0:5::2"]),
-        ("node", Kind.HOST, ["10.200.0.1", "fd00:200::1"]),
-        ("10.200.6.1", Kind.HOST, ["10.200.6.1"]),
-        ("outside", Kind.OUTSIDE, [""]),
-        ("198.51.100.3", Kind.OUTSIDE, ["198.51.100.3"]),
-        ("10.200.40.2", Kind.REMOTE, ["10.200.40.2"]),
-        ("10.200.5.40", Kind.UNKNOWN, ["10.200.5.40"]),
-        ("127.9.9.9", Kind.LOOPBACK, ["127.9.9.9"]),
+        ("red-a", EndpointKind.CONTAINER, ["10.200.5.2", "fd00:200:0:5::2"]),
+        ("shop/a", EndpointKind.CONTAINER, ["10.200.5.2", "fd00:200:0:5::2"]),
+        ("blue-d", EndpointKind.CONTAINER, ["10.200.6.6", "fd00:200:0:6::6"]),
+        ("FD00:200:0:5:0::2", EndpointKind.CONTAINER, ["fd00:200:0:5::2"]),
+        ("node", EndpointKind.HOST, ["10.200.0.1", "fd00:200::1"]),
+        ("10.200.6.1", EndpointKind.HOST, ["10.200.6.1"]),
+        ("outside", EndpointKind.OUTSIDE, [""]),
+        ("198.51.100.3", EndpointKind.OUTSIDE, ["198.51.100.3"]),
+        ("10.200.40.2", EndpointKind.REMOTE, ["10.200.40.2"]),
+        ("10.200.5.40", EndpointKind.UNKNOWN, ["10.200.5.40"]),
+        ("127.9.9.9", EndpointKind.LOOPBACK, ["127.9.9.9"]),
     ],
 )
 def test_what_a_word_means(word, kind, addresses):
@@ -401,7 +412,7 @@ def test_what_a_word_means(word, kind, addresses):
 
 @pytest.mark.parametrize("word", ["red", "nobody", "", "224.0.0.1", "ff02::1", "255.255.255.255", "0.0.0.0", "fe80::9"])
 def test_a_word_that_is_unclear(word):
-    with pytest.raises(Unclear):
+    with pytest.raises(Ambiguous):
         resolve(VIEW, word)
 
 
@@ -452,24 +463,24 @@ def with_service(*servers, **more):
     ],
 )
 def test_a_service_of_ipvs_is_judged_by_who_asks(src, server, said):
-    assert ask(src, OWN, why.Service(53, "udp"), with_service((server, True))) == said
+    assert ask(src, OWN, why.PortSpec(53, "udp"), with_service((server, True))) == said
 
 
 def test_of_several_real_servers_one_that_may_be_reached_is_enough():
     view = with_service(("10.200.5.5", True), ("10.200.6.4", True))
-    assert ask("red-a", OWN, why.Service(53, "udp"), view) == (True, "same network")
-    assert ask("red-a", OWN, why.Service(54, "udp"), view) == (False, "host address")
-    assert ask("red-a", OWN, why.Service(53, "tcp"), view) == (False, "host address")
+    assert ask("red-a", OWN, why.PortSpec(53, "udp"), view) == (True, "same network")
+    assert ask("red-a", OWN, why.PortSpec(54, "udp"), view) == (False, "host address")
+    assert ask("red-a", OWN, why.PortSpec(53, "tcp"), view) == (False, "host address")
 
 
 def test_a_packet_that_keeps_the_virtual_address_reaches_no_container():
     name = "handed on to a container by an address of others"
-    assert ask("red-a", OWN, why.Service(53, "udp"), with_service(("10.200.6.4", False))) == (False, name)
+    assert ask("red-a", OWN, why.PortSpec(53, "udp"), with_service(("10.200.6.4", False))) == (False, name)
 
 
 def test_a_service_of_ipvs_leaves_by_a_tunnel_as_well():
     view = with_service(("10.200.40.2", True), ways={"10.200.40.2": "eth0"})
-    assert ask("red-a", OWN, why.Service(53, "udp"), view) == (False, "overlay without a tunnel")
+    assert ask("red-a", OWN, why.PortSpec(53, "udp"), view) == (False, "overlay without a tunnel")
 
 
 @pytest.mark.parametrize(
@@ -479,7 +490,7 @@ def test_a_service_of_ipvs_leaves_by_a_tunnel_as_well():
         ("10.200.77.9", "10.200.5.7", None, False, "connected network to a member"),
         ("10.200.77.9", "10.200.5.2", None, False, "connected network to a member"),
         ("10.200.77.9", "198.51.100.7", None, True, None),
-        ("10.200.77.9", "192.0.2.1", why.Service(8080), True, "published port, from a connected network"),
+        ("10.200.77.9", "192.0.2.1", why.PortSpec(8080), True, "published port, from a connected network"),
         ("10.200.0.1", "10.200.77.9", None, True, None),
         ("10.200.5.2", "10.200.77.9", None, False, "between networks"),
         ("10.200.78.9", "192.0.2.1", None, False, "overlay IPv4 source from elsewhere"),
@@ -487,7 +498,7 @@ def test_a_service_of_ipvs_leaves_by_a_tunnel_as_well():
 )
 def test_a_network_of_the_hosts_own_in_the_range(src, dst, service, allowed, rule):
     node = replace(VIEW.wanted.node, connected=("10.200.77.0/24",))
-    port = Published("tcp", 8080, "10.200.5.2", 80)
+    port = HostPort("tcp", 8080, "10.200.5.2", 80)
     view = replace(VIEW, wanted=replace(VIEW.wanted, node=node), published=(port,))
     found = why.decide(view, view.place_of(src), view.place_of(dst), service)
     assert (found.allowed, found.spot and found.spot.name) == (allowed, rule)

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cni.daemon.mesh import wireguard
-from cni.daemon.mesh.endpoints import split_endpoint
-from cni.daemon.mesh.wireguard import Peer, Target
-from cni.host.tunnel_routes import Way
+from cni.daemon.model import wireguard
+from cni.daemon.model.endpoints import split_endpoint
+from cni.daemon.model.wireguard import Peer, Target
+from cni.host.tunnel_routes import UnderlayRoute
 from cni.host.wg_types import PeerChange, PeerSeen
 
 NOW = 1_800_000_000.0
@@ -199,7 +199,7 @@ def test_the_mtu_of_a_narrow_path(path: int, version: int, device_mtu: int, mtu:
     ],
 )
 def test_what_is_believed_of_a_path(mtu: int, learned: bool, widest: int, version: int, path: int) -> None:
-    assert wireguard.believed(Way(2, mtu, learned, widest), version) == path
+    assert wireguard.believed(UnderlayRoute(2, mtu, learned, widest), version) == path
 
 
 @given(st.integers(1376, 9000), st.sampled_from([4, 6]))

@@ -11,8 +11,8 @@ import itertools
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collapse_addresses, ip_address, ip_network
 
-from cni.daemon.fence.values import Edge, Remote
-from cni.daemon.fence.views import Beyond
+from cni.daemon.fence.from_records import RemoteView
+from cni.daemon.fence.model import FenceEdge, RemoteMember
 
 MAX_NETWORKS = 4096  # isolation networks with members elsewhere: each costs the kernel two chains and three sets
 MAX_ADDRESSES = 1 << 16  # members elsewhere
@@ -20,7 +20,7 @@ TOLD = 16  # refusals that are told at once
 _EDGE = "\0edge"  # owns an address like a network does; no network is called so
 
 
-def believed(beyond: Beyond, clusters: Iterable[str]) -> tuple[Beyond, dict[str, str]]:
+def believed(beyond: RemoteView, clusters: Iterable[str]) -> tuple[RemoteView, dict[str, str]]:
     """What of it the fence can hold, whatever it was handed, and why not the rest, by subject.
 
     CIDRs lie inside the overlay's; an address is written as the kernel writes it, lies behind a tunnel, and is in one
@@ -32,7 +32,7 @@ def believed(beyond: Beyond, clusters: Iterable[str]) -> tuple[Beyond, dict[str,
     edges = [
         edge for edge in beyond.edges if _is_edge(edge, refused) and owners.setdefault(edge.address, _EDGE) == _EDGE
     ]
-    remotes: list[Remote] = []
+    remotes: list[RemoteMember] = []
     spaces = [ip_network(cidr) for cidr in far]
     for remote in sorted(beyond.remotes, key=lambda each: each.network or ""):
         if len(remotes) >= MAX_NETWORKS or not _is_name(remote.network):
@@ -57,17 +57,17 @@ def believed(beyond: Beyond, clusters: Iterable[str]) -> tuple[Beyond, dict[str,
             else:
                 kept.add(address)
         if kept:
-            remotes.append(Remote(remote.network, frozenset(kept)))
-    return Beyond(beyond.tunnels, far, tuple(remotes), tuple(edges)), dict(itertools.islice(refused.items(), TOLD))
+            remotes.append(RemoteMember(remote.network, frozenset(kept)))
+    return RemoteView(beyond.tunnels, far, tuple(remotes), tuple(edges)), dict(itertools.islice(refused.items(), TOLD))
 
 
 def _also(owner: str | None) -> str:
     return "it is an edge peer's" if owner == _EDGE else f"it is a member of {owner or ''!r:.80} as well"
 
 
-def without(beyond: Beyond, taken: frozenset[str]) -> tuple[Remote, ...]:
+def without(beyond: RemoteView, taken: frozenset[str]) -> tuple[RemoteMember, ...]:
     """The members elsewhere but those that have an address of this node's: its own word counts here."""
-    found = (Remote(remote.network, remote.addresses - taken) for remote in beyond.remotes)
+    found = (RemoteMember(remote.network, remote.addresses - taken) for remote in beyond.remotes)
     return tuple(remote for remote in found if remote.addresses)
 
 
@@ -118,7 +118,7 @@ def _is_name(network: str | None) -> bool:
     return True
 
 
-def _is_edge(edge: Edge, refused: dict[str, str]) -> bool:
+def _is_edge(edge: FenceEdge, refused: dict[str, str]) -> bool:
     try:
         good = _parsed(edge.address) is not None and all(map(ip_network, edge.allowed))
     except ValueError:

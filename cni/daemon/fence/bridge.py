@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from cni.daemon.fence.model import FenceNode
 from cni.daemon.fence.rules import EARLY, HAS_OPTIONS, Chain, Rule, base_chain, ipv4_options, plain_chain
-from cni.daemon.fence.values import Node
 
 _CONTROL = "01:80:c2:00:00:00"  # to 0f: frames for the bridge itself (IEEE 802.1D, 7.12.6)
 
 
-def bridge_chains(node: Node) -> list[Chain]:
+def bridge_chains(node: FenceNode) -> list[Chain]:
     """What holds on every bridge of ours, port by port."""
     by_name = [Rule("meta ibrname @bridges", "drop", "unknown port")] if node.bridge_names else []
     return [

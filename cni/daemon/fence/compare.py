@@ -12,9 +12,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
 
-from cni.daemon.fence import elements, texts
+from cni.daemon.fence import elements, ruleset
+from cni.daemon.fence.model import (
+    TABLE,
+    FenceBridge,
+    FenceEdge,
+    FenceNode,
+    FencePort,
+    RemoteMember,
+    chain_of,
+    raw,
+)
 from cni.daemon.fence.rules import NETWORK_SETS, SETS, Chain, edge_chain, network_chains
-from cni.daemon.fence.values import TABLE, Bridge, Edge, Node, Port, Remote, chain_of, raw
 from cni.host.nft_elements import Change, Element
 
 # The length in octets of the raw part of a set's key, where it has one.
@@ -26,16 +35,16 @@ RANGES = frozenset(name for _, _, name, of in SETS if "interval" in of)
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class DesiredState:
     """Everything the fence should be: the node, and whoever is behind it."""
 
-    node: Node
-    bridges: tuple[Bridge, ...] = ()
-    ports: tuple[Port, ...] = ()
-    remotes: tuple[Remote, ...] = ()
-    edges: tuple[Edge, ...] = ()
+    node: FenceNode
+    bridges: tuple[FenceBridge, ...] = ()
+    ports: tuple[FencePort, ...] = ()
+    remotes: tuple[RemoteMember, ...] = ()
+    edges: tuple[FenceEdge, ...] = ()
 
-    def local(self) -> Wanted:
+    def local(self) -> DesiredState:
         """Without what other nodes and agents say: the part that isolation on this node rests on."""
         return replace(self, remotes=(), edges=())
 
@@ -46,7 +55,7 @@ class Wanted:
 
     def chains(self) -> list[Chain]:
         """Every chain there should be."""
-        ours = [*texts.chains(self.node), *(c for name in self.networks() for c in network_chains(name))]
+        ours = [*ruleset.chains(self.node), *(c for name in self.networks() for c in network_chains(name))]
         return ours + [edge_chain(edge) for edge in self.edges]
 
     def elements(self) -> list[Element]:
@@ -63,21 +72,21 @@ class Wanted:
         return found
 
 
-def faults(listing: Listing, wanted: Wanted, alone: bool = True) -> list[str]:
+def faults(listing: Listing, wanted: DesiredState, alone: bool = True) -> list[str]:
     """What is wrong with tables, chains and rules, a line each; empty: they are in force.
 
     Elements are not looked at, so a terse listing is enough; `Nft.absent` asks the kernel for those of one port.
     Not `alone` (two daemons of ours in one network namespace) the markers say nothing: if each insisted on its own,
     they would load their rules over each other's for ever.
     """
-    gone = [f"table {family} {TABLE} is gone" for family in texts.FAMILIES if listing.get(family) is None]
+    gone = [f"table {family} {TABLE} is gone" for family in ruleset.FAMILIES if listing.get(family) is None]
     if gone:
         return gone
     have, chains = _rules(listing), wanted.chains()
     ours, theirs = {(c.family, c.name) for c in chains}, _markers(listing)
     others = [
         f"table {family} {TABLE} has the rules of another version or other CIDRs"
-        for family in texts.FAMILIES
+        for family in ruleset.FAMILIES
         if alone and {m for m in theirs if m[0] == family} != {m for m in ours if _is_marker(m) and m[0] == family}
     ]
     return [
@@ -88,7 +97,7 @@ def faults(listing: Listing, wanted: Wanted, alone: bool = True) -> list[str]:
     ] + others
 
 
-def compare(listing: Listing, wanted: Wanted, ours: Wanted | None = None) -> list[str | Change]:
+def compare(listing: Listing, wanted: DesiredState, ours: DesiredState | None = None) -> list[str | Change]:
     """What makes the kernel as `wanted` says, the parts of one transaction; none if it is so already.
 
     Needs a full listing. What is right is left alone, so nothing is open meanwhile and no flow of a member ends.
@@ -103,18 +112,18 @@ def compare(listing: Listing, wanted: Wanted, ours: Wanted | None = None) -> lis
         added = frozenset(ours.elements())
         too_few = [each for each in too_few if each in added]
     if lines:
-        too_many = [each for each in too_many if each.set not in texts.REFILLED]
-        too_few = [each for each in too_few if each.set not in texts.REFILLED]
+        too_many = [each for each in too_many if each.set not in ruleset.REFILLED]
+        too_few = [each for each in too_few if each.set not in ruleset.REFILLED]
     have = _rules(listing)
     chains = [(edge, edge_chain(edge)) for edge in ours.edges]
     if not lines:
-        lines += [texts.create_edge(e) for e, c in chains if have.get(("inet", c.name)) != (None, c.rule_names())]
+        lines += [ruleset.create_edge(e) for e, c in chains if have.get(("inet", c.name)) != (None, c.rule_names())]
     known = {chain_of(name) for name in (None, *wanted.networks())} | {edge_chain(edge).name for edge in wanted.edges}
     stale = sorted(_network_chains(listing) - known)
     parts: list[str | Change] = [
         *lines,
         elements.change(too_many, too_few),
-        *(texts.forget_chain(name) for name in stale),
+        *(ruleset.forget_chain(name) for name in stale),
     ]
     return [part for part in parts if part]
 
@@ -127,7 +136,7 @@ class Record(NamedTuple):
     members: Change
 
 
-def records(listing: Listing | None, wanted: Wanted) -> list[Record]:
+def records(listing: Listing | None, wanted: DesiredState) -> list[Record]:
     """What is missing of each network's members elsewhere and of each edge peer. Without a listing all of it is."""
     here = {port.network for port in wanted.ports}
     missing, rules = None, {}
@@ -136,14 +145,16 @@ def records(listing: Listing | None, wanted: Wanted) -> list[Record]:
     found = []
     for remote in wanted.remotes:
         chain = chain_of(remote.network)
-        there = all((family, chain) in rules for family in texts.FAMILIES)
-        made = "" if remote.network is None or remote.network in here or there else texts.create_network(remote.network)
+        there = all((family, chain) in rules for family in ruleset.FAMILIES)
+        made = (
+            "" if remote.network is None or remote.network in here or there else ruleset.create_network(remote.network)
+        )
         members = _missing(elements.of_remote(remote.network, remote.addresses), missing)
         found.append(Record(f"network {remote.network!r}", made, members))
     for edge in wanted.edges:
         own = edge_chain(edge)
         there = rules.get(("inet", own.name)) == (None, own.rule_names())
-        made = "" if there else texts.create_edge(edge)
+        made = "" if there else ruleset.create_edge(edge)
         found.append(Record(f"edge peer {edge.address}", made, _missing(elements.of_edge(edge), missing)))
     return [each for each in found if each.rules or each.members]
 
@@ -152,34 +163,34 @@ def _missing(some: Iterable[Element], missing: frozenset[Element] | None) -> Cha
     return elements.change(add=(each for each in some if missing is None or each in missing))
 
 
-def mend_sets(listing: Listing, wanted: Wanted, sets: frozenset[tuple[str, str]]) -> Change:
+def mend_sets(listing: Listing, wanted: DesiredState, sets: frozenset[tuple[str, str]]) -> Change:
     """What makes these sets, as (family, name), hold what they should; the listing has no others."""
     return elements.change(
         *_difference(listing, [each for each in wanted.elements() if (each.family, each.set) in sets])
     )
 
 
-def reload(listing: Listing, wanted: Wanted) -> str:
+def reload(listing: Listing, wanted: DesiredState) -> str:
     """Every rule anew, in one transaction, and no membership lost; whose rules they were before is forgotten."""
     stale = sorted(_markers(listing) - {(chain.family, chain.name) for chain in wanted.chains()})
     return "".join(
         [
-            texts.base(wanted.node),
-            *(texts.create_network(name) for name in wanted.networks()),
-            *(texts.create_edge(edge) for edge in wanted.edges),
-            *(texts.forget_marker(*each) for each in stale),
+            ruleset.base(wanted.node),
+            *(ruleset.create_network(name) for name in wanted.networks()),
+            *(ruleset.create_edge(edge) for edge in wanted.edges),
+            *(ruleset.forget_marker(*each) for each in stale),
         ]
     )
 
 
-def whole(wanted: Wanted) -> str:
+def whole(wanted: DesiredState) -> str:
     """Everything anew, whatever was there, in one transaction: the old rules hold until the new ones do."""
     return "".join(
         [
-            texts.uninstall(),
-            texts.base(wanted.node),
-            *(texts.create_network(name) for name in wanted.networks()),
-            *(texts.create_edge(edge) for edge in wanted.edges),
+            ruleset.uninstall(),
+            ruleset.base(wanted.node),
+            *(ruleset.create_network(name) for name in wanted.networks()),
+            *(ruleset.create_edge(edge) for edge in wanted.edges),
             elements.change(add=wanted.elements()).text(),
         ]
     )
@@ -198,7 +209,7 @@ def drops(listing: Listing) -> dict[tuple[str, str, str], tuple[int, int]]:
 
 
 def _objects(listing: Listing) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    for family in texts.FAMILIES:
+    for family in ruleset.FAMILIES:
         table = listing.get(family)
         for item in table["nftables"] if table else ():
             for kind, what in item.items():
@@ -218,7 +229,7 @@ def _rules(listing: Listing) -> dict[tuple[str, str], tuple[tuple[str, int] | No
 
 
 def _is_marker(place: tuple[str, str]) -> bool:
-    return place[1].startswith(texts.MARKER)
+    return place[1].startswith(ruleset.MARKER)
 
 
 def _markers(listing: Listing) -> set[tuple[str, str]]:
@@ -229,7 +240,7 @@ def _markers(listing: Listing) -> set[tuple[str, str]]:
 
 def _must_rebuild(listing: Listing) -> bool:
     """A table is gone, or a set has another type than we would give it (another version of us made it)."""
-    if any(listing.get(family) is None for family in texts.FAMILIES):
+    if any(listing.get(family) is None for family in ruleset.FAMILIES):
         return True
     ours = {(family, name): of.partition(";")[0] for family, _, name, of in SETS if of.startswith("type ")}
     for family, kind, what in _objects(listing):

@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from ipaddress import ip_address, ip_network
 
-from cni.daemon.fence.values import TABLE, Bridge, Edge, Node, Port, chain_of, link_local, quoted, raw, versions
+from cni.daemon.fence.model import (
+    TABLE,
+    FenceBridge,
+    FenceEdge,
+    FenceNode,
+    FencePort,
+    chain_of,
+    link_local,
+    quoted,
+    raw,
+    versions,
+)
 from cni.host.nft_elements import Change, Element
 
 
@@ -14,7 +25,7 @@ def change(take: Iterable[Element] = (), add: Iterable[Element] = ()) -> Change:
     return Change(TABLE, tuple(take), tuple(add))
 
 
-def of_node(node: Node) -> list[Element]:
+def of_node(node: FenceNode) -> list[Element]:
     """The node's own addresses, its tunnels, what is behind them, and the host's own networks."""
     four, six = versions(node.addresses)
     return [
@@ -26,7 +37,7 @@ def of_node(node: Node) -> list[Element]:
     ]
 
 
-def of_bridge(bridge: Bridge) -> list[Element]:
+def of_bridge(bridge: FenceBridge) -> list[Element]:
     """A bridge of ours."""
     name = quoted(bridge.name)
     found = [
@@ -37,7 +48,7 @@ def of_bridge(bridge: Bridge) -> list[Element]:
     return found + ([Element("bridge", "gateways", bridge.mac)] if bridge.mac else [])
 
 
-def of_port(port: Port) -> list[Element]:
+def of_port(port: FencePort) -> list[Element]:
     """A port: who it is on its bridge, and what its addresses may do beyond."""
     door = quoted(port.bridge or port.name)
     return [*_on_bridge(port), *_routed(port, door)]
@@ -54,7 +65,7 @@ def of_remote(network: str | None, addresses: Iterable[str]) -> list[Element]:
     return _members(network, ours) + closed
 
 
-def of_edge(edge: Edge) -> list[Element]:
+def of_edge(edge: FenceEdge) -> list[Element]:
     """An edge peer: it speaks by its chain, and is spoken to only in answer."""
     v = ip_address(edge.address).version
     return [
@@ -64,7 +75,7 @@ def of_edge(edge: Edge) -> list[Element]:
     ]
 
 
-def _on_bridge(port: Port) -> list[Element]:
+def _on_bridge(port: FencePort) -> list[Element]:
     if port.bridge is None:
         return []
     four, six = versions(port.addresses)
@@ -86,7 +97,7 @@ def _on_bridge(port: Port) -> list[Element]:
     return found
 
 
-def _routed(port: Port, door: str) -> list[Element]:
+def _routed(port: FencePort, door: str) -> list[Element]:
     four, six = versions(port.addresses)
     local = [*six, link_local(port.mac)]
     found = [] if port.bridge else [Element("inet", "inside", door)]

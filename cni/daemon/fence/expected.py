@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from cni.daemon.fence import texts
+from cni.daemon.fence import ruleset
+from cni.daemon.fence.model import TABLE, FenceEdge, FenceNode, chain_of
 from cni.daemon.fence.rules import NETWORK_SETS, edge_chain
-from cni.daemon.fence.values import TABLE, Edge, Node, chain_of
 from cni.host.nft_rules import ChainSeen, RuleSeen, Tables, TableSeen
 
 _TEMPLATE = "\0template"  # no network of a container is called so: NUL stands in no configuration
@@ -30,16 +30,16 @@ class Fault:
     hook: bool = False
 
 
-def scratch_text(node: Node, edges: Iterable[Edge]) -> str:
+def scratch_text(node: FenceNode, edges: Iterable[FenceEdge]) -> str:
     """What is to be loaded to learn the rules: no elements, for those are in no rule."""
-    text = texts.base(node) + texts.create_network(_TEMPLATE) + "".join(texts.create_edge(edge) for edge in edges)
+    text = ruleset.base(node) + ruleset.create_network(_TEMPLATE) + "".join(ruleset.create_edge(edge) for edge in edges)
     return "".join(f"{line}\n" for line in text.splitlines() if not line.startswith(("add element ", "flush set ")))
 
 
 def expand(learned: Tables, networks: Iterable[str]) -> dict[str, TableSeen]:
     """The tables as they should be with these networks, from what the kernel made of `scratch_text`."""
     stem, found = chain_of(_TEMPLATE), {}
-    for family in texts.FAMILIES:
+    for family in ruleset.FAMILIES:
         table = learned[family]
         assert table is not None, "it was loaded"
         chains = {name: chain for name, chain in table.chains.items() if name != stem}
@@ -63,7 +63,7 @@ def _renamed(chain: ChainSeen, stem: bytes, name: bytes) -> ChainSeen:
 def differences(seen: Tables | None, expected: Mapping[str, TableSeen]) -> list[Fault]:
     """All that differs, elements of sets apart; empty: the rules are in force. `seen` None: they could not be read."""
     if seen is None:
-        return [Fault(family, "", f"table {family} {TABLE} is being changed") for family in texts.FAMILIES]
+        return [Fault(family, "", f"table {family} {TABLE} is being changed") for family in ruleset.FAMILIES]
     found: list[Fault] = []
     for family, table in expected.items():
         have = seen.get(family)
@@ -85,7 +85,7 @@ def _chains(family: str, have: TableSeen, table: TableSeen) -> list[Fault]:
         if there == chain:
             continue
         if there is None:
-            what = "has the rules of another version or other CIDRs" if name.startswith(texts.MARKER) else ""
+            what = "has the rules of another version or other CIDRs" if name.startswith(ruleset.MARKER) else ""
             text = f"table {family} {TABLE} {what}" if what else f"chain {family} {TABLE} {name} is gone"
             found.append(Fault(family, name, text))
         else:
@@ -94,7 +94,7 @@ def _chains(family: str, have: TableSeen, table: TableSeen) -> list[Fault]:
                 Fault(family, name, f"chain {family} {TABLE} {name} is changed: {_how(there, chain)}", hook=hook)
             )
     for name in have.chains.keys() - table.chains.keys():
-        known = name.startswith(("net_", texts.MARKER))  # a network that is no more, or a version's marker
+        known = name.startswith(("net_", ruleset.MARKER))  # a network that is no more, or a version's marker
         found.append(Fault(family, name, f"chain {family} {TABLE} {name} is none of ours", rebuild=not known))
     return found
 
@@ -127,9 +127,9 @@ def _sets(family: str, have: TableSeen, table: TableSeen) -> list[Fault]:
 
 def is_stale(fault: Fault) -> bool:
     """Whether it is only what a network or a version of ours left behind: nothing is open by it."""
-    return fault.place.startswith(("net_", texts.MARKER)) and fault.text.endswith("is none of ours")
+    return fault.place.startswith(("net_", ruleset.MARKER)) and fault.text.endswith("is none of ours")
 
 
-def chains_of_edges(edges: Iterable[Edge]) -> frozenset[str]:
+def chains_of_edges(edges: Iterable[FenceEdge]) -> frozenset[str]:
     """The names of edge peers' chains."""
     return frozenset(edge_chain(edge).name for edge in edges)

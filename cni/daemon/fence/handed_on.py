@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from ipaddress import ip_network
 
+from cni.daemon.fence.model import FenceNode
 from cni.daemon.fence.rules import FILTER, Chain, Rule, base_chain, plain_chain
-from cni.daemon.fence.values import Node
 
 AFTER_IPVS = 110  # IPVS has 98 and 99, and NAT 100, at which a real server on the node itself is its address
 # By inner version: the protocol of the outer header, and where the inner source begins, in bits (IPIP, RFC 2003, 2473).
 _INNER = (("4", 4, 96, 32), ("6", 41, 64, 128))
 
 
-def output_chains(node: Node) -> list[Chain]:
+def output_chains(node: FenceNode) -> list[Chain]:
     """The hook's chain, and one for each family of what is handed on."""
     ranges = [(v, ip, cluster) for v, ip in (("4", "ip"), ("6", "ip6")) if (cluster := node.cluster(int(v)))]
     return [
@@ -55,7 +55,7 @@ def _handed_on(v: str, ip: str, cluster: str) -> tuple[Rule, ...]:
     )
 
 
-def _tunnelled(ip: str, cluster: str, node: Node) -> list[Rule]:
+def _tunnelled(ip: str, cluster: str, node: FenceNode) -> list[Rule]:
     """IPVS's tunnels hide the source behind the host's: none into the overlay with a packet of the overlay's inside."""
     found = []
     for inner, protocol, offset, width in _INNER:

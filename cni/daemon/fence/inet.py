@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from cni.daemon.fence.handed_on import AFTER_IPVS, output_chains
 from cni.daemon.fence.leaving import leaving_chains
+from cni.daemon.fence.model import FLAT, FenceNode
 from cni.daemon.fence.rules import EARLY, FILTER, HAS_OPTIONS, Chain, Rule, base_chain, ipv4_options, plain_chain
-from cni.daemon.fence.values import FLAT, Node
 
 # Tunnels a host may end without asking who sends: L2TP and GTP-U (which go by a number in the packet), AMT, GRE and
 # MPLS in UDP, VXLAN and GPE, FOU, GUE, Geneve, TIPC, flannel's VXLAN. Not those that know their peers by a key: IPsec,
@@ -18,7 +18,7 @@ _IP = (("4", "ip"), ("6", "ip6"))
 _ICMP_OF_NO_FLOW = Rule("ct state invalid meta l4proto { 1, 58 }", "drop", "ICMP of no flow")
 
 
-def inet_chains(node: Node) -> list[Chain]:
+def inet_chains(node: FenceNode) -> list[Chain]:
     """What holds for packets that are routed, or that are for the node."""
     four, six = node.cluster(4), node.cluster(6)
     return [
@@ -92,7 +92,7 @@ def _way_in(routed: bool) -> str:
     return "iifname != @inside" if routed else "iifname @tunnels"
 
 
-def _prerouting(node: Node) -> list[Rule]:
+def _prerouting(node: FenceNode) -> list[Rule]:
     ranges = [(v, ip, cluster) for v, ip in _IP if (cluster := node.cluster(int(v)))]
     routed = [Rule(f"{ip} saddr @far{v}", "goto from_tunnel", f"from another node, IPv{v}") for v, ip, _ in ranges]
     return [
@@ -110,7 +110,7 @@ def _prerouting(node: Node) -> list[Rule]:
     ]
 
 
-def _forward(node: Node) -> list[Rule]:
+def _forward(node: FenceNode) -> list[Rule]:
     """Bridged packets come here too where bridge-nf-call-* is 1; then in and out are one bridge."""
     four, six = node.cluster(4), node.cluster(6)
     routed = [

@@ -7,15 +7,15 @@ does not depend on a route: without the tunnel's, a default route would lead the
 
 from __future__ import annotations
 
+from cni.daemon.fence.model import FenceNode
 from cni.daemon.fence.rules import FILTER, Chain, Rule, base_chain, plain_chain
-from cni.daemon.fence.values import Node
 
 NO_TUNNEL = "overlay without a tunnel"
 ROUTED = "by the host's routes"
 CONNECTED = "from the node to a network it is on"
 
 
-def leaving_chains(node: Node) -> list[Chain]:
+def leaving_chains(node: FenceNode) -> list[Chain]:
     """The hook's chain, and one for each family of the cluster's ranges."""
     ranges = [(v, ip, cluster) for v, ip in (("4", "ip"), ("6", "ip6")) if (cluster := node.cluster(int(v)))]
     entry = [Rule(f"{ip} daddr {cluster}", f"goto leaving{v}", f"IPv{v} for the overlay") for v, ip, cluster in ranges]

@@ -14,11 +14,11 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
 
-from cni.daemon.fence import compare, elements, expected, texts
-from cni.daemon.fence.compare import Listing, Wanted
+from cni.daemon.fence import compare, elements, expected, ruleset
+from cni.daemon.fence.compare import DesiredState, Listing
 from cni.daemon.fence.expected import Fault
+from cni.daemon.fence.model import TABLE, FenceBridge, FenceNode, FencePort, chain_of
 from cni.daemon.fence.rules import SETS
-from cni.daemon.fence.values import TABLE, Bridge, Node, Port, chain_of
 from cni.errors import FenceFailed
 from cni.host import nft_elements
 from cni.host.nft import Nft, rules_of
@@ -47,7 +47,7 @@ class Loader:
         self._shape: tuple[bytes, ...] | None = None  # the tables' at some time when the rules were right
         self._learned: tuple[str, Tables] | None = None
         self._expected: tuple[str, tuple[str, ...], dict[str, TableSeen]] | None = None
-        self._packed: dict[Port | Bridge, bytes] = {}
+        self._packed: dict[FencePort | FenceBridge, bytes] = {}
 
     # --- transactions ------------------------------------------------------------------------------------------------
 
@@ -95,7 +95,7 @@ class Loader:
         """Whether the rules were right, and nobody else changed anything since. Raises FenceFailed."""
         return self.nft.generation() == self._rules_at
 
-    def faults(self, wanted: Wanted) -> list[Fault]:
+    def faults(self, wanted: DesiredState) -> list[Fault]:
         """What is wrong with the rules; cheap while nobody changed them. Raises FenceFailed."""
         generation = self.nft.generation()
         if generation == self._rules_at:
@@ -109,7 +109,7 @@ class Loader:
             self._rules_at, self._shape = generation, shape
         return found
 
-    def _differences(self, wanted: Wanted) -> list[Fault]:
+    def _differences(self, wanted: DesiredState) -> list[Fault]:
         seen = None
         for _ in range(READS):
             seen = self.nft.rules(TABLE)
@@ -117,11 +117,11 @@ class Loader:
                 break
         should = self._should(wanted)
         if should is None:  # no namespace to learn in: the rules' names have to do
-            listing: Listing = {family: self.nft.list_table(family, TABLE, terse=True) for family in texts.FAMILIES}
+            listing: Listing = {family: self.nft.list_table(family, TABLE, terse=True) for family in ruleset.FAMILIES}
             return [Fault("", "", text) for text in compare.faults(listing, wanted)]
         return expected.differences(seen, should)
 
-    def _should(self, wanted: Wanted) -> dict[str, TableSeen] | None:
+    def _should(self, wanted: DesiredState) -> dict[str, TableSeen] | None:
         """The tables as they should be; None where that cannot be learned."""
         text, networks = expected.scratch_text(wanted.node, wanted.edges), tuple(wanted.networks())
         if self._learned is None or self._learned[0] != text:
@@ -134,7 +134,7 @@ class Loader:
             self._expected = (text, networks, expected.expand(self._learned[1], networks))
         return self._expected[2]
 
-    def mend_rules(self, wanted: Wanted) -> bool:
+    def mend_rules(self, wanted: DesiredState) -> bool:
         """Make the rules right, this node's first and without what others say; True if something had to be changed.
 
         Where a table was gone its elements are put in as well. Until then every port is closed, and what lies behind
@@ -169,14 +169,14 @@ class Loader:
         self._forget_markers(faults)
         return True
 
-    def _reload(self, local: Wanted, faults: list[Fault]) -> None:
+    def _reload(self, local: DesiredState, faults: list[Fault]) -> None:
         """The rules anew, and no membership lost; where that is refused, everything anew."""
         hooks = [
             f"flush chain {f.family} {TABLE} {f.place}\ndelete chain {f.family} {TABLE} {f.place}\n"
             for f in faults
             if f.hook
         ]
-        text = "".join([*hooks, texts.base(local.node), *(texts.create_network(name) for name in local.networks())])
+        text = "".join([*hooks, ruleset.base(local.node), *(ruleset.create_network(name) for name in local.networks())])
         try:
             self.run(text)
         except FenceFailed as error:
@@ -185,28 +185,28 @@ class Loader:
             self.run(_far(local.node))
 
     def _forget_markers(self, faults: list[Fault]) -> bool:
-        stale = [f for f in faults if expected.is_stale(f) and f.place.startswith(texts.MARKER)]
-        self.run("".join(texts.forget_marker(fault.family, fault.place) for fault in stale))
+        stale = [f for f in faults if expected.is_stale(f) and f.place.startswith(ruleset.MARKER)]
+        self.run("".join(ruleset.forget_marker(fault.family, fault.place) for fault in stale))
         return bool(stale)
 
     # --- elements ----------------------------------------------------------------------------------------------------
 
-    def prime(self, local: Wanted, most: int) -> bool:
+    def prime(self, local: DesiredState, most: int) -> bool:
         """Have the messages ready that put everything of this node back: 0.25 ms for each bridge or port that is new,
         and at most so many of those; whether that were all."""
         known, self._packed = self._packed, {}
-        every: list[Bridge | Port] = [*local.bridges, *local.ports]
+        every: list[FenceBridge | FencePort] = [*local.bridges, *local.ports]
         for each in every:
             packed = known.get(each)
             if packed is None and most > 0:
                 most -= 1
-                found = elements.of_bridge(each) if isinstance(each, Bridge) else elements.of_port(each)
+                found = elements.of_bridge(each) if isinstance(each, FenceBridge) else elements.of_port(each)
                 packed = nft_elements.pack(elements.change(add=found))
             if packed is not None:
                 self._packed[each] = packed
         return len(self._packed) == len(every)
 
-    def _refill(self, local: Wanted) -> bool:
+    def _refill(self, local: DesiredState) -> bool:
         """Put in everything of this node; False if some of it is there otherwise."""
         self.prime(local, len(local.bridges) + len(local.ports))
         before = self.nft.generation()
@@ -218,9 +218,9 @@ class Loader:
         self._count(before)
         return True
 
-    def mend_sets(self, wanted: Wanted, sets: frozenset[tuple[str, str]]) -> bool:
+    def mend_sets(self, wanted: DesiredState, sets: frozenset[tuple[str, str]]) -> bool:
         """Make these sets hold what they should; True if something had to be changed. Raises FenceFailed."""
-        listing: dict[str, dict[str, list[object]]] = {family: {"nftables": []} for family in texts.FAMILIES}
+        listing: dict[str, dict[str, list[object]]] = {family: {"nftables": []} for family in ruleset.FAMILIES}
         for family, name in sorted(each for each in sets if _NAME.fullmatch(each[1])):
             found = self.nft.list_set(_KINDS.get((family, name), "set"), family, TABLE, name)
             listing[family]["nftables"] += found["nftables"] if found else []
@@ -228,7 +228,7 @@ class Loader:
         self.run(change)
         return bool(change)
 
-    def mend_elements(self, listing: Listing, wanted: Wanted) -> bool:
+    def mend_elements(self, listing: Listing, wanted: DesiredState) -> bool:
         """Make all elements right, this node's first; True if something had to be changed. Raises FenceFailed."""
         parts = compare.compare(listing, wanted, wanted.local())
         self.run(*parts)
@@ -257,11 +257,11 @@ class Loader:
                     self.run(elements.change(add=closed))  # of no network here, and not of the flat mesh either
 
 
-def _near(node: Node) -> Node:
+def _near(node: FenceNode) -> FenceNode:
     return replace(node, far=())
 
 
-def _far(node: Node) -> Change:
+def _far(node: FenceNode) -> Change:
     """What lies behind the tunnels."""
     return elements.change(add=(each for each in elements.of_node(node) if each.set.startswith("far")))
 

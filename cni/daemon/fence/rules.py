@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from ipaddress import ip_network
 
-from cni.daemon.fence.values import TABLE, Edge, chain_of
+from cni.daemon.fence.model import TABLE, FenceEdge, chain_of
 
 # After defragmentation (-400); before connection tracking (-200), DNAT (-100) and everybody's filters: here a packet is
 # as its sender made it.
@@ -125,7 +125,7 @@ def _elsewhere() -> tuple[Rule, ...]:
     )
 
 
-def edge_chain(edge: Edge) -> Chain:
+def edge_chain(edge: FenceEdge) -> Chain:
     """What one edge peer may reach; nobody opens a flow to it."""
     found = []
     for cidr in edge.allowed:

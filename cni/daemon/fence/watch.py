@@ -17,9 +17,9 @@ import threading
 import time
 from collections.abc import Callable
 
-from cni.daemon.fence.barrier import Barrier
+from cni.daemon.fence.controller import FenceController
+from cni.daemon.fence.model import TABLE
 from cni.daemon.fence.repairs import Pace
-from cni.daemon.fence.values import TABLE
 from cni.errors import CniError
 from cni.host import iptables, xtables
 from cni.host.netconf import SettingsEar
@@ -44,7 +44,7 @@ class Watch:
 
     def __init__(
         self,
-        barrier: Barrier,
+        barrier: FenceController,
         forward: Callable[[], None],
         settings: Callable[[], None],
         told: Callable[[], None],

@@ -12,14 +12,14 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
-from cni.daemon.books.registry import Configured, Registry
-from cni.daemon.books.state import boot_clock
-from cni.daemon.mesh import wireguard
 from cni.daemon.mesh.handshakes import SET_BACK, Handshakes
-from cni.daemon.mesh.news import News
-from cni.daemon.mesh.ways import Routes, Ways
-from cni.daemon.mesh.wireguard import Address, Network, Peer, Target
+from cni.daemon.mesh.paths import PathPlanner, Routes
+from cni.daemon.mesh.peer_events import PeerEvents
+from cni.daemon.model import wireguard
+from cni.daemon.model.wireguard import Address, Network, Peer, Target
 from cni.daemon.problem_board import ProblemBoard
+from cni.daemon.state.state import boot_clock
+from cni.daemon.state.tables import DeviceRecord, Tables
 from cni.host.links import GONE
 from cni.host.tunnels import Device, Tunnels
 from cni.host.wg_types import DeviceSeen, PeerChange
@@ -46,9 +46,9 @@ class Devices:
 
     def __init__(
         self,
-        registry: Registry,
+        registry: Tables,
         tunnels: Tunnels,
-        ways: Ways,
+        ways: PathPlanner,
         tell: Callable[[wire.AnyEvent], None],
         board: ProblemBoard,
     ) -> None:
@@ -58,7 +58,7 @@ class Devices:
         self._silences: dict[str, int] = {}
         self._faults: dict[str, tuple[str, ...]] = {}  # what of a device could not be made right at the last look
         self._handshakes = Handshakes()
-        self._news = News()
+        self._news = PeerEvents()
         self._board = board
 
     def start(self) -> None:
@@ -140,14 +140,14 @@ class Devices:
         said = f"the WireGuard device {name} is not as it should be: {faults}" if faults else ""
         self._board.set("wireguard-device", name, said)
         endpoints = {key: peer.endpoint for key, peer in peers.items() if peer.endpoint}
-        noted, ahead = self._registry.devices.get(name) or Configured({}), time.time() - boot_clock()
+        noted, ahead = self._registry.devices.get(name) or DeviceRecord({}), time.time() - boot_clock()
         if noted.endpoints != endpoints or abs(noted.ahead - ahead) > SET_BACK:
-            self._registry.devices.put(name, Configured(endpoints, ahead))
+            self._registry.devices.put(name, DeviceRecord(endpoints, ahead))
 
     def _compare(self, device: Device, peers: Mapping[str, Peer], complete: bool) -> None:
         """Look at the device, and change what is not as it should be."""
         name = device.name
-        known = self._registry.devices.get(name) or Configured({})
+        known = self._registry.devices.get(name) or DeviceRecord({})
         if self._registry.devices.get(name) is None:
             self._registry.devices.put(name, known)  # before there is one: it is ours to remove
         seen = self._answering(device)

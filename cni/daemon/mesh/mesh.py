@@ -17,22 +17,22 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from cni import naming
-from cni.daemon.books.identity import Identity
-from cni.daemon.books.registry import Registry
-from cni.daemon.books.state import boot_clock
-from cni.daemon.fence.barrier import Beyond
-from cni.daemon.mesh import wireguard
-from cni.daemon.mesh.answers import Answers
-from cni.daemon.mesh.departed import Departed
+from cni.daemon.attachments.overlay import OverlayService
+from cni.daemon.cluster.departed_nodes import DepartedNode
+from cni.daemon.cluster.etcd_answers import Answers
+from cni.daemon.cluster.store_records import GLOBAL
+from cni.daemon.cluster.view import Fleet
+from cni.daemon.fence.controller import RemoteView
 from cni.daemon.mesh.devices import Devices
-from cni.daemon.mesh.fleet_view import Fleet
-from cni.daemon.mesh.joined import Joined
-from cni.daemon.mesh.sizes import Sizes
-from cni.daemon.mesh.sources import Sources, StandIn, beyond
-from cni.daemon.mesh.store_records import GLOBAL
-from cni.daemon.mesh.ways import Ways, address_of
-from cni.daemon.mesh.wireguard import Target
-from cni.daemon.service import OverlayService
+from cni.daemon.mesh.joined_peers import JoinedPeers
+from cni.daemon.mesh.paths import PathPlanner, address_of
+from cni.daemon.mesh.sources import PeerSources, ProxyNeighbours, beyond
+from cni.daemon.model import wireguard
+from cni.daemon.model.wireguard import Target
+from cni.daemon.reconcile.mtu import MtuFollower
+from cni.daemon.state.identity import Identity
+from cni.daemon.state.state import boot_clock
+from cni.daemon.state.tables import Tables
 from cni.errors import CniError
 from cni.host.kernel import OUTSIDE
 from cni.host.monitor import Monitor, is_loss
@@ -53,15 +53,15 @@ Network = wireguard.Network
 class Cluster(Protocol):
     """What the tool asks the cluster, where there is one (cluster.py)."""
 
-    def departed(self) -> list[Departed]: ...
-    def forget(self, word: str) -> Departed: ...
+    def departed(self) -> list[DepartedNode]: ...
+    def forget(self, word: str) -> DepartedNode: ...
 
 
 class Mesh:
     """The devices of one node. Safe from any thread."""
 
     def __init__(
-        self, service: OverlayService, registry: Registry, identity: Identity, tunnels: Tunnels, joined: Joined
+        self, service: OverlayService, registry: Tables, identity: Identity, tunnels: Tunnels, joined: JoinedPeers
     ) -> None:
         self._service = service
         self.registry = registry
@@ -71,15 +71,15 @@ class Mesh:
         self._lock = threading.RLock()
         self._fleet: Fleet | None = None
         self._wired: tuple[tuple[str, ...], tuple[str, ...]] | None = None
-        self._stand_in = StandIn(service, registry, tunnels)
-        self._sources = Sources(service.settings, registry, joined, lambda: service.state.cidrs, service.board)
-        self._sizes = Sizes(service)
+        self._stand_in = ProxyNeighbours(service, registry, tunnels)
+        self._sources = PeerSources(service.settings, registry, joined, lambda: service.state.cidrs, service.board)
+        self._sizes = MtuFollower(service)
         self.tell: Callable[[wire.AnyEvent], None] = lambda event: None  # agents; called with our lock: it never waits
         self._mtu = 0  # what was last known of it
         self.cluster: Cluster | None = None
         self._wake = threading.Event()
         self._stop = False
-        self._ways = Ways(
+        self._ways = PathPlanner(
             tunnels,
             self._wake.set,
             lambda: service.state.cidrs,
@@ -127,7 +127,7 @@ class Mesh:
         """No device of ours any more: only `uninstall` asks for it."""
         with self._lock:
             self._stop = True
-            self._service.barrier.connect(Beyond())
+            self._service.barrier.connect(RemoteView())
             for name in self.registry.devices.all():
                 self._devices.remove(name)
 
@@ -322,7 +322,7 @@ class Mesh:
         self._wired = (tuple(sorted(wanted)), self._ways.behind(targets, tuple(self._service.state.cidrs)))
         self._service.barrier.connect(self._beyond(self._wired))
 
-    def _beyond(self, wired: tuple[tuple[str, ...], tuple[str, ...]]) -> Beyond:
+    def _beyond(self, wired: tuple[tuple[str, ...], tuple[str, ...]]) -> RemoteView:
         edges, guests = self.registry.edges.all().values(), self.registry.guests.all().values()
         return beyond(wired, self._fleet, edges, guests)
 

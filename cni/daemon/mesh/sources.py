@@ -7,20 +7,20 @@ import logging
 from collections.abc import Callable, Iterable
 
 from cni import defaults, naming
-from cni.daemon.books.registry import Edge as EdgeRecord
-from cni.daemon.books.registry import Guest, Registry
-from cni.daemon.fence.barrier import Beyond
-from cni.daemon.fence.values import Edge, Remote
-from cni.daemon.mesh import peer_book, wireguard
-from cni.daemon.mesh.endpoints import is_name, split_endpoint
-from cni.daemon.mesh.fleet_view import Fleet
-from cni.daemon.mesh.joined import Invitation, Joined
-from cni.daemon.mesh.store_records import GLOBAL
-from cni.daemon.mesh.usable import usable
-from cni.daemon.mesh.wireguard import Target
+from cni.daemon.attachments.overlay import OverlayService
+from cni.daemon.cluster.store_records import GLOBAL
+from cni.daemon.cluster.view import Fleet
+from cni.daemon.fence.controller import RemoteView
+from cni.daemon.fence.model import FenceEdge, RemoteMember
+from cni.daemon.mesh.joined_peers import Invitation, JoinedPeers
+from cni.daemon.model import peer_table, wireguard
+from cni.daemon.model.endpoints import is_name, split_endpoint
+from cni.daemon.model.usable import usable
+from cni.daemon.model.wireguard import Target
 from cni.daemon.problem_board import ProblemBoard
-from cni.daemon.service import OverlayService
 from cni.daemon.settings import Settings
+from cni.daemon.state.tables import Edge as EdgeRecord
+from cni.daemon.state.tables import Guest, Tables
 from cni.host.tunnels import Tunnels
 
 log = logging.getLogger(__name__)
@@ -28,14 +28,14 @@ log = logging.getLogger(__name__)
 EDGE = "\0"  # before the name of an edge's fence, so that no container's network is called so
 
 
-class Sources:
+class PeerSources:
     """The YAML, joined nodes, and what agents said, guests and edges among it."""
 
     def __init__(
         self,
         settings: Settings,
-        registry: Registry,
-        joined: Joined,
+        registry: Tables,
+        joined: JoinedPeers,
         clusters: Callable[[], tuple[str, ...]],
         board: ProblemBoard,
     ) -> None:
@@ -73,7 +73,7 @@ class Sources:
         What a node has behind it the cluster knows better than the YAML; where it is called, the YAML may.
         """
         scope = None if service == GLOBAL else service
-        told = [_of_book(peer) for peer in peer_book.of_device(self._registry.peers.all(), scope)]
+        told = [_of_book(peer) for peer in peer_table.of_device(self._registry.peers.all(), scope)]
         nodes = fleet.peers.get(service, ()) if fleet is not None else ()
         if service != GLOBAL:
             return [self._led(nodes), self._led(told)]
@@ -95,8 +95,8 @@ class Sources:
         found = []
         for peer in self._settings.peers:
             endpoints = (peer.endpoint,) if peer.endpoint else ()
-            allowed = tuple(peer_book.cidr(each) for each in peer.allowed_ips)
-            found.append(Target(peer_book.public(peer.public_key), endpoints, allowed, peer.keepalive, name=peer.name))
+            allowed = tuple(peer_table.cidr(each) for each in peer.allowed_ips)
+            found.append(Target(peer_table.public(peer.public_key), endpoints, allowed, peer.keepalive, name=peer.name))
         return found
 
 
@@ -104,14 +104,14 @@ def _of_invitation(invitation: Invitation) -> Target:
     return Target(
         invitation.public_key,
         invitation.endpoints,
-        tuple(peer_book.cidr(each) for each in invitation.allowed_ips),
+        tuple(peer_table.cidr(each) for each in invitation.allowed_ips),
         defaults.KEEPALIVE,
         name=invitation.name,
         published=True,
     )
 
 
-def _of_book(peer: peer_book.Peer) -> Target:
+def _of_book(peer: peer_table.Peer) -> Target:
     """A peer as an agent described it; a guest or an edge calls first."""
     try:
         host, port = split_endpoint(peer.endpoint) if peer.endpoint else ("", 0)
@@ -133,7 +133,7 @@ def beyond(
     fleet: Fleet | None,
     edges: Iterable[EdgeRecord],
     guests: Iterable[Guest],
-) -> Beyond:
+) -> RemoteView:
     """What the fence must know. `wired`: the devices, and the overlay's CIDRs behind them.
 
     A guest that is a member of a network is to the fence what a member on another node is: an address behind a tunnel.
@@ -142,17 +142,17 @@ def beyond(
     for guest in guests:
         if guest.isolation is not None:
             members[guest.isolation] = members.get(guest.isolation, frozenset()) | {guest.held.ip}
-    remotes = tuple(Remote(name, found) for name, found in sorted(members.items()) if found)
+    remotes = tuple(RemoteMember(name, found) for name, found in sorted(members.items()) if found)
     fenced = tuple(
-        Edge(EDGE + naming.edge_fence(edge.name), edge.held.ip, edge.allowed) for edge in edges if edge.allowed
+        FenceEdge(EDGE + naming.edge_fence(edge.name), edge.held.ip, edge.allowed) for edge in edges if edge.allowed
     )
-    return Beyond(*wired, remotes, fenced)
+    return RemoteView(*wired, remotes, fenced)
 
 
-class StandIn:
+class ProxyNeighbours:
     """Containers look for a guest on their bridge, since it has an address of their subnet: the node answers."""
 
-    def __init__(self, service: OverlayService, registry: Registry, tunnels: Tunnels) -> None:
+    def __init__(self, service: OverlayService, registry: Tables, tunnels: Tunnels) -> None:
         self._service, self._registry, self._tunnels = service, registry, tunnels
         self._proxies: set[tuple[str, str]] = set()
 

@@ -1,7 +1,7 @@
 """What the overlay door can be asked: one small function for each of the protocol's operations.
 
-Each takes the request and the `Desk` and returns the answer; what it raises becomes an `err`, and never ends the
-connection (contract 1.2). `shutdown` is the door's own affair: it answers, and then ends the daemon.
+Each takes the request and the `OperationContext` and returns the answer. What it raises becomes an `err` and does not
+end the connection (contract 1.2). `shutdown` is the door's own affair: it answers, and then ends the daemon.
 """
 
 from __future__ import annotations
@@ -11,47 +11,47 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from cni.daemon.operations import containers, edges, guests, node, peers, services
-from cni.daemon.operations.desk import Desk, Refusal
+from cni.daemon.operations.context import OperationContext, OperationRefused
 from cni.errors import CniError
 from cni.overlay import wire
 
-__all__ = ["OPERATIONS", "QUICK", "Desk", "carry_out", "sweep", "tear_down"]
+__all__ = ["OPERATIONS", "QUICK", "OperationContext", "carry_out", "sweep", "tear_down"]
 
 log = logging.getLogger(__name__)
 
 ENGINE = "overlay engine error: "
 TO_THE_LETTER = (ENGINE, "failed to build ServiceSubnetRegistry: ")
 
-Operation = Callable[[Any, Desk], wire.AnyReply]
+Operation = Callable[[Any, OperationContext], wire.AnyReply]
 
 
-def _attach(ask: wire.AttachContainer, desk: Desk) -> wire.AnyReply:
+def _attach(ask: wire.AttachContainer, context: OperationContext) -> wire.AnyReply:
     handle = ask.handle
     if isinstance(handle, wire.LinuxPid):
-        return containers.attach(handle, ask, desk)
+        return containers.attach(handle, ask, context)
     if isinstance(handle, wire.GuestManaged):
-        return guests.attach_guest(handle, ask, desk)
+        return guests.attach_guest(handle, ask, context)
     if isinstance(handle, wire.HostShared):
-        return guests.attach_host(handle, ask, desk)
-    raise Refusal("WindowsContainer attach is only supported on Windows")
+        return guests.attach_host(handle, ask, context)
+    raise OperationRefused("WindowsContainer attach is only supported on Windows")
 
 
-def _detach(ask: wire.DetachContainer, desk: Desk) -> wire.AnyReply:
+def _detach(ask: wire.DetachContainer, context: OperationContext) -> wire.AnyReply:
     handle = ask.handle
     if isinstance(handle, wire.LinuxPid):
-        return containers.detach(handle, desk)
+        return containers.detach(handle, context)
     if isinstance(handle, wire.GuestManaged):
-        return guests.detach_guest(handle, desk)
+        return guests.detach_guest(handle, context)
     if isinstance(handle, wire.HostShared):
-        return guests.detach_host(handle, desk)
+        return guests.detach_host(handle, context)
     return wire.Ok()
 
 
-def _scoped_resolver(_: Any, __: Desk) -> wire.AnyReply:
-    raise Refusal("overlay engine error: scoped resolver is macOS-only")
+def _scoped_resolver(_: Any, __: OperationContext) -> wire.AnyReply:
+    raise OperationRefused("overlay engine error: scoped resolver is macOS-only")
 
 
-def _shutdown(_: wire.Shutdown, __: Desk) -> wire.AnyReply:
+def _shutdown(_: wire.Shutdown, __: OperationContext) -> wire.AnyReply:
     return wire.Ok()
 
 
@@ -95,10 +95,10 @@ QUICK = (
 """Those that wait for nothing but the store: they are not kept behind attaches."""
 
 
-def carry_out(request: wire.AnyRequest, desk: Desk) -> wire.AnyReply:
+def carry_out(request: wire.AnyRequest, context: OperationContext) -> wire.AnyReply:
     """The answer to one request. Never raises."""
     try:
-        return OPERATIONS[type(request)](request, desk)
+        return OPERATIONS[type(request)](request, context)
     except CniError as error:
         return _err(_told(error))
     except OSError as error:
@@ -120,13 +120,13 @@ def _err(message: str) -> wire.Err:
     return wire.Err(message.encode("utf-8", "replace").decode())
 
 
-def sweep(desk: Desk) -> None:
+def sweep(context: OperationContext) -> None:
     """What time brings, at start and again and again: edge peers expire, addresses of the host are there."""
-    edges.sweep(desk)
-    guests.restore(desk)
+    edges.sweep(context)
+    guests.restore(context)
 
 
-def tear_down(desk: Desk) -> None:
+def tear_down(context: OperationContext) -> None:
     """What the registry put into the kernel goes, when the whole node is taken down."""
-    guests.detach_all(desk)
-    edges.revoke_all(desk)
+    guests.detach_all(context)
+    edges.revoke_all(context)

@@ -12,9 +12,9 @@ import os
 import msgspec
 
 from cni import naming
-from cni.daemon.attach import Request
-from cni.daemon.books.records import Attachment, AttachmentKey
-from cni.daemon.operations.desk import Desk, Refusal
+from cni.daemon.attachments.attach import AttachRequest
+from cni.daemon.model.records import Attachment, AttachmentKey
+from cni.daemon.operations.context import OperationContext, OperationRefused
 from cni.errors import CniError, InterfaceExists
 from cni.host import process
 from cni.host.netns import NetnsId
@@ -26,57 +26,57 @@ IFNAME = "eth0"
 FILE_EXISTS = "File exists (os error 17)"
 
 
-def allocate_ip(ask: wire.AllocateIp, desk: Desk) -> wire.IpReply:
+def allocate_ip(ask: wire.AllocateIp, context: OperationContext) -> wire.IpReply:
     """An address of the service, else of the node's slice; only release_ip returns it. Raises CniError."""
-    return wire.IpReply(desk.lease(ask.service).ip)
+    return wire.IpReply(context.lease(ask.service).ip)
 
 
-def release_ip(ask: wire.ReleaseIp, desk: Desk) -> wire.Ok:
+def release_ip(ask: wire.ReleaseIp, context: OperationContext) -> wire.Ok:
     """Give back what allocate_ip gave; any other address is nobody's to give back here, and nothing happens."""
-    desk.release(ask.ip)
+    context.release(ask.ip)
     return wire.Ok()
 
 
-def attach(handle: wire.LinuxPid, ask: wire.AttachContainer, desk: Desk) -> wire.Attached:
+def attach(handle: wire.LinuxPid, ask: wire.AttachContainer, context: OperationContext) -> wire.Attached:
     """Connect the namespace that the process is in. Raises CniError.
 
     `dns_server` and `dns_domain` concern this container alone, never the daemon, and it has its own resolv.conf;
     join_global asks for nothing more, since a container's one interface reaches the whole overlay (contract 5.3/6).
     """
-    with desk.locks.holding(("pid", handle.pid)):
-        _mode(ask.service, desk)  # what is wrong with the service is said before what is wrong with the process
+    with context.locks.holding(("pid", handle.pid)):
+        _mode(ask.service, context)  # what is wrong with the service is said before what is wrong with the process
         fd, started = _open(handle.pid)
         try:
-            request = _request(handle.pid, started, fd, ask, desk)
-            _make_way(request, desk)
-            _refuse_two_ways_out(request, desk)
-            done = _last_word(desk.service.attacher.attach(request), ask, desk)
+            request = _request(handle.pid, started, fd, ask, context)
+            _make_way(request, context)
+            _refuse_two_ways_out(request, context)
+            done = _last_word(context.service.attacher.attach(request), ask, context)
         except InterfaceExists as error:
-            raise Refusal(f"overlay engine error: container netns ops: {IFNAME}: {FILE_EXISTS}") from error
+            raise OperationRefused(f"overlay engine error: container netns ops: {IFNAME}: {FILE_EXISTS}") from error
         finally:
             os.close(fd)
     return wire.Attached(done.addresses[0].ip)
 
 
-def _last_word(done: Attachment, ask: wire.AttachContainer, desk: Desk) -> Attachment:
+def _last_word(done: Attachment, ask: wire.AttachContainer, context: OperationContext) -> Attachment:
     """Whether a container that is attached already takes its service along when it leaves: as it was said last."""
     if done.ephemeral == ask.ephemeral:
         return done
     changed = msgspec.structs.replace(done, ephemeral=ask.ephemeral)
-    desk.state.save(changed)
+    context.state.save(changed)
     return changed
 
 
-def _request(pid: int, started: int, fd: int, ask: wire.AttachContainer, desk: Desk) -> Request:
-    return Request(
+def _request(pid: int, started: int, fd: int, ask: wire.AttachContainer, context: OperationContext) -> AttachRequest:
+    return AttachRequest(
         network=NETWORK,
         container=str(pid),
         ifname=IFNAME,
         netns_fd=fd,
-        netns=_identify(fd, pid, desk),
+        netns=_identify(fd, pid, context),
         sandbox=f"/proc/{pid}/ns/net",
         service=ask.service,
-        mode=_mode(ask.service, desk),
+        mode=_mode(ask.service, context),
         host_veth=naming.pid_host_veth(pid),
         isolation=ask.isolation_network,
         ephemeral=ask.ephemeral,
@@ -92,22 +92,22 @@ def _open(pid: int) -> tuple[int, int]:
     except OSError as error:
         path = f"/proc/{pid}/ns/net"
         why = f"{os.strerror(error.errno or 0)} (os error {error.errno})"
-        raise Refusal(f"overlay engine error: Failed to open {path}: {why}") from error
+        raise OperationRefused(f"overlay engine error: Failed to open {path}: {why}") from error
 
 
-def _identify(fd: int, pid: int, desk: Desk) -> NetnsId:
+def _identify(fd: int, pid: int, context: OperationContext) -> NetnsId:
     """The namespace, unless it is the node's: that must never get an eth0 and a default route of ours."""
     status = os.fstat(fd)
     found = NetnsId(status.st_dev, status.st_ino)
-    if found == desk.service.kernel.own or process.is_hosts(found):
-        raise Refusal(f"overlay engine error: process {pid} is in the host's own network namespace")
+    if found == context.service.kernel.own or process.is_hosts(found):
+        raise OperationRefused(f"overlay engine error: process {pid} is in the host's own network namespace")
     return found
 
 
-def _mode(service: str, desk: Desk) -> str:
-    known = desk.state.services.get(service)
+def _mode(service: str, context: OperationContext) -> str:
+    known = context.state.services.get(service)
     if known is None or service == naming.SHARED_BRIDGE_KEY:
-        raise Refusal(f"no service bridge for service {service}; call setup_service_overlay() first")
+        raise OperationRefused(f"no service bridge for service {service}; call setup_service_overlay() first")
     return known.mode
 
 
@@ -115,52 +115,54 @@ def _key(pid: int) -> AttachmentKey:
     return (NETWORK, str(pid), IFNAME)
 
 
-def _make_way(request: Request, desk: Desk) -> None:
+def _make_way(request: AttachRequest, context: OperationContext) -> None:
     """End an attachment of that PID that is another process's, or goes elsewhere: one PID has one at a time."""
-    before = desk.state.attachments.get(request.key)
+    before = context.state.attachments.get(request.key)
     if before is not None and _what(before) != _what(request):
-        desk.service.attacher.detach(before.key)
+        context.service.attacher.detach(before.key)
 
 
-def _refuse_two_ways_out(request: Request, desk: Desk) -> None:
+def _refuse_two_ways_out(request: AttachRequest, context: OperationContext) -> None:
     """Raise Refusal for a container that is new here and has a default route already (contract 6.8): beside it ours
     would not be put in, and the overlay beyond the bridge not be reached. CNI's containers may have several networks.
     """
-    if request.key in desk.state.attachments:
+    if request.key in context.state.attachments:
         return
-    versions = {ipaddress.ip_network(cidr).version for cidr in desk.state.cidrs}
+    versions = {ipaddress.ip_network(cidr).version for cidr in context.state.cidrs}
     for version in sorted(versions):
         try:
-            found = desk.service.kernel.has_default_route(request.netns_fd, version)
+            found = context.service.kernel.has_default_route(request.netns_fd, version)
         except OSError as error:
-            raise Refusal(f"overlay engine error: container netns ops: default route: {error.strerror}") from error
+            raise OperationRefused(
+                f"overlay engine error: container netns ops: default route: {error.strerror}"
+            ) from error
         if found:
-            raise Refusal(f"overlay engine error: container netns ops: default route: {FILE_EXISTS}")
+            raise OperationRefused(f"overlay engine error: container netns ops: default route: {FILE_EXISTS}")
 
 
-def _what(of: Request | Attachment) -> tuple[object, ...]:
+def _what(of: AttachRequest | Attachment) -> tuple[object, ...]:
     return (of.start_time, of.service, of.mode == "shared", of.isolation)
 
 
-def detach(handle: wire.LinuxPid, desk: Desk) -> wire.Ok:
+def detach(handle: wire.LinuxPid, context: OperationContext) -> wire.Ok:
     """Nothing is left of the attachment; an unknown PID is fine. Raises CleanupFailed."""
-    with desk.locks.holding(("pid", handle.pid)):
+    with context.locks.holding(("pid", handle.pid)):
         veth = naming.pid_host_veth(handle.pid)
         # No process has a PID that makes a longer name than a link can have.
-        desk.service.attacher.detach(_key(handle.pid), veth if len(veth) <= naming.NAME_LIMIT else "")
+        context.service.attacher.detach(_key(handle.pid), veth if len(veth) <= naming.NAME_LIMIT else "")
     return wire.Ok()
 
 
-def _own(desk: Desk) -> list[Attachment]:
-    return [each for each in desk.state.snapshot() if each.network == NETWORK]
+def _own(context: OperationContext) -> list[Attachment]:
+    return [each for each in context.state.snapshot() if each.network == NETWORK]
 
 
-def detach_all(desk: Desk) -> None:
+def detach_all(context: OperationContext) -> None:
     """Every container that came through this door. Goes on past a failure; raises the last one."""
     failure: CniError | None = None
-    for attachment in _own(desk):
+    for attachment in _own(context):
         try:
-            detach(wire.LinuxPid(attachment.pid), desk)
+            detach(wire.LinuxPid(attachment.pid), context)
         except CniError as error:
             failure = error
     if failure is not None:

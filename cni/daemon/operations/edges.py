@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable, Iterable
 
 from cni import defaults
-from cni.daemon.books import keys
-from cni.daemon.books.registry import Edge, owner_of
-from cni.daemon.books.state import boot_clock
-from cni.daemon.operations.desk import Desk, Refusal
+from cni.daemon.model import keys
+from cni.daemon.operations.context import OperationContext, OperationRefused
 from cni.daemon.operations.guests import add_own_peer, drop_own_peer
+from cni.daemon.state.state import boot_clock
+from cni.daemon.state.tables import Edge, owner_of
 from cni.errors import CniError, FenceFailed
 from cni.overlay import wire
 from cni.overlay.address import canonical_ip, network
@@ -25,7 +25,7 @@ SILENT = 180.0  # seconds without a handshake after which it has gone
 _MOST = 2**64 - 1
 
 
-def mint(ask: wire.MintEdgePeer, desk: Desk) -> wire.EdgeConfig:
+def mint(ask: wire.MintEdgePeer, context: OperationContext) -> wire.EdgeConfig:
     """A new edge peer and all that its machine needs; the private key is told once and not kept.
 
     Nothing passes between it and the overlay until the node has a device, and then only to what it is allowed. Raises
@@ -33,22 +33,22 @@ def mint(ask: wire.MintEdgePeer, desk: Desk) -> wire.EdgeConfig:
     """
     name = ask.name.strip()
     if not name:
-        raise Refusal("edge peer name must not be empty")
-    sweep(desk)  # before the lock: it takes the others', and two mints must not wait for each other
-    with desk.locks.holding(("edge", name)):
-        if desk.registry.edges.get(name) is not None:
-            raise Refusal(f"edge peer `{name}` is already minted; revoke it before re-minting")
-        if not desk.is_up():
-            raise Refusal("edge mint requires the global overlay to be set up first (setup_global_overlay)")
+        raise OperationRefused("edge peer name must not be empty")
+    sweep(context)  # before the lock: it takes the others', and two mints must not wait for each other
+    with context.locks.holding(("edge", name)):
+        if context.registry.edges.get(name) is not None:
+            raise OperationRefused(f"edge peer `{name}` is already minted; revoke it before re-minting")
+        if not context.is_up():
+            raise OperationRefused("edge mint requires the global overlay to be set up first (setup_global_overlay)")
         check_endpoint(ask.node_endpoint)
-        allowed = targets(ask.allow, lambda service: _subnets(service, desk))
-        return _mint(name, ask, allowed, desk)
+        allowed = targets(ask.allow, lambda service: _subnets(service, context))
+        return _mint(name, ask, allowed, context)
 
 
-def _mint(name: str, ask: wire.MintEdgePeer, allowed: tuple[str, ...], desk: Desk) -> wire.EdgeConfig:
+def _mint(name: str, ask: wire.MintEdgePeer, allowed: tuple[str, ...], context: OperationContext) -> wire.EdgeConfig:
     private = keys.generate()
     now = int(time.time())
-    held = desk.lease_home(owner_of("edge", name))
+    held = context.lease_home(owner_of("edge", name))
     edge = Edge(
         name=name,
         held=held,
@@ -59,20 +59,20 @@ def _mint(name: str, ask: wire.MintEdgePeer, allowed: tuple[str, ...], desk: Des
         allowed=allowed,
     )
     try:
-        config = edge_config(edge, private, ask.node_endpoint, desk)
-        desk.registry.edges.put(name, edge)
-        add_own_peer(edge.public_key, held.ip, owner_of("edge", name), desk)
-        if allowed and desk.service.barrier.trouble():
-            raise FenceFailed("the edge peer cannot be held to what it is allowed", desk.service.barrier.trouble())
+        config = edge_config(edge, private, ask.node_endpoint, context)
+        context.registry.edges.put(name, edge)
+        add_own_peer(edge.public_key, held.ip, owner_of("edge", name), context)
+        if allowed and context.service.barrier.trouble():
+            raise FenceFailed("the edge peer cannot be held to what it is allowed", context.service.barrier.trouble())
     except BaseException:
-        _drop(edge, desk)
+        _drop(edge, context)
         raise
     return config
 
 
-def edge_config(edge: Edge, private: str, endpoint: str, desk: Desk) -> wire.EdgeConfig:
+def edge_config(edge: Edge, private: str, endpoint: str, context: OperationContext) -> wire.EdgeConfig:
     """What the edge machine is told: its one peer is this node, for what it is allowed, or for the whole cluster."""
-    node, dns = desk.state.node, desk.service.settings.dns
+    node, dns = context.state.node, context.service.settings.dns
     cluster = ipaddress.ip_network(node.cluster_cidr)
     server = dns.nameservers[0] if dns.nameservers else None
     always = [str(ipaddress.ip_network(str(node.address(cluster.version))))]
@@ -86,7 +86,7 @@ def edge_config(edge: Edge, private: str, endpoint: str, desk: Desk) -> wire.Edg
         prefix_len=ipaddress.ip_network(node.slice_cidr or node.cluster_cidr).prefixlen,
         private_key=private,
         public_key=edge.public_key,
-        peers=(wire.Peer(desk.identity.public_key(), endpoint, ",".join(routes), defaults.KEEPALIVE),),
+        peers=(wire.Peer(context.identity.public_key(), endpoint, ",".join(routes), defaults.KEEPALIVE),),
         dns_server=server,
         dns_domain=dns.domain or None,
         expires_at_unix=edge.expires_at_unix,
@@ -101,13 +101,13 @@ def check_endpoint(endpoint: str) -> None:
     if ":" in bare and bare == host:
         good = False  # a bare IPv6 address: where does the port begin?
     if not good or bare != bare.strip():
-        raise Refusal(f"edge node_endpoint `{endpoint}` is not host:port")
+        raise OperationRefused(f"edge node_endpoint `{endpoint}` is not host:port")
     try:
         nowhere = ipaddress.ip_address(bare).is_unspecified
     except ValueError:
         nowhere = False
     if nowhere:
-        raise Refusal(f"edge node_endpoint `{endpoint}` is no address that can be called")
+        raise OperationRefused(f"edge node_endpoint `{endpoint}` is no address that can be called")
 
 
 def targets(allow: Iterable[str], subnets_of: Callable[[str], tuple[str, ...]]) -> tuple[str, ...]:
@@ -121,7 +121,9 @@ def targets(allow: Iterable[str], subnets_of: Callable[[str], tuple[str, ...]]) 
             continue
         cidrs = _cidr(entry) or subnets_of(entry)
         if not cidrs:
-            raise Refusal(f"edge --allow target `{entry}` is neither a CIDR, an IP address nor a service known here")
+            raise OperationRefused(
+                f"edge --allow target `{entry}` is neither a CIDR, an IP address nor a service known here"
+            )
         found.update(dict.fromkeys(cidrs))
     return tuple(found)
 
@@ -135,40 +137,40 @@ def _cidr(entry: str) -> tuple[str, ...]:
         return ()
 
 
-def _subnets(service: str, desk: Desk) -> tuple[str, ...]:
-    known = desk.state.services.get(service)
+def _subnets(service: str, context: OperationContext) -> tuple[str, ...]:
+    known = context.state.services.get(service)
     if known is not None and known.mode == "shared":
         return tuple(
             str(ipaddress.ip_network(held.ip))
-            for each in desk.state.members(known.bridge)
+            for each in context.state.members(known.bridge)
             if each.service == service
             for held in each.addresses
         )
     return known.subnets if known is not None else ()
 
 
-def revoke(ask: wire.RevokeEdgePeer, desk: Desk) -> wire.Ok:
+def revoke(ask: wire.RevokeEdgePeer, context: OperationContext) -> wire.Ok:
     """The edge peer is no peer any more; an unknown one is fine."""
     name = ask.name.strip()
-    with desk.locks.holding(("edge", name)):
-        edge = desk.registry.edges.get(name)
+    with context.locks.holding(("edge", name)):
+        edge = context.registry.edges.get(name)
         if edge is not None:
-            _drop(edge, desk)
+            _drop(edge, context)
     return wire.Ok()
 
 
-def _drop(edge: Edge, desk: Desk) -> None:
-    drop_own_peer(edge.public_key, desk)
-    desk.registry.edges.drop(edge.name)
-    desk.edge_clock.forget(edge.name)
-    desk.refresh()  # its fence goes before its address can be another's
-    desk.release(edge.held.ip, owner_of("edge", edge.name))
+def _drop(edge: Edge, context: OperationContext) -> None:
+    drop_own_peer(edge.public_key, context)
+    context.registry.edges.drop(edge.name)
+    context.edge_clock.forget(edge.name)
+    context.refresh()  # its fence goes before its address can be another's
+    context.release(edge.held.ip, owner_of("edge", edge.name))
 
 
-def listed(_: wire.ListEdgePeers, desk: Desk) -> wire.EdgePeers:
+def listed(_: wire.ListEdgePeers, context: OperationContext) -> wire.EdgePeers:
     """The live ones."""
-    sweep(desk)
-    device = desk.mesh.device() if desk.mesh is not None else None
+    sweep(context)
+    device = context.mesh.device() if context.mesh is not None else None
     seen = device.peers if device is not None else {}
     return wire.EdgePeers(
         tuple(
@@ -183,29 +185,29 @@ def listed(_: wire.ListEdgePeers, desk: Desk) -> wire.EdgePeers:
                 else None,
                 allowed=edge.allowed,
             )
-            for edge in desk.registry.edges.all().values()
+            for edge in context.registry.edges.all().values()
         )
     )
 
 
-def sweep(desk: Desk) -> None:
+def sweep(context: OperationContext) -> None:
     """End those whose time is over, and those that never called or stopped calling (contract 6.12).
 
     By the boot clock: unlike the wall clock nobody sets it, and it counts while the machine sleeps. A handshake's own
     time is the wall clock's, so it is only looked at for whether it changed, and when by the boot clock it did.
     """
     now = boot_clock()
-    edges = desk.registry.edges.all()
-    device = desk.mesh.device() if desk.mesh is not None and edges else None
+    edges = context.registry.edges.all()
+    device = context.mesh.device() if context.mesh is not None and edges else None
     for edge in edges.values():
         seen = device.peers.get(edge.public_key) if device is not None else None
         shaken = seen.last_handshake if seen is not None else None
-        if is_over(edge, desk.edge_clock.note(edge.name, shaken, now), now):
-            with desk.locks.holding(("edge", edge.name)):
-                if desk.registry.edges.get(edge.name) == edge:
+        if is_over(edge, context.edge_clock.note(edge.name, shaken, now), now):
+            with context.locks.holding(("edge", edge.name)):
+                if context.registry.edges.get(edge.name) == edge:
                     log.info("edge peer %s has come to its end", edge.name)
                     try:
-                        _drop(edge, desk)
+                        _drop(edge, context)
                     except CniError as error:
                         log.warning("cannot end edge peer %s: %s", edge.name, error)
 
@@ -221,7 +223,7 @@ def is_over(edge: Edge, called: float | None, now: float) -> bool:
     return now - called >= SILENT if called else now - minted >= FIRST_CALL
 
 
-def revoke_all(desk: Desk) -> None:
+def revoke_all(context: OperationContext) -> None:
     """Every edge peer."""
-    for name in desk.registry.edges.all():
-        revoke(wire.RevokeEdgePeer(name), desk)
+    for name in context.registry.edges.all():
+        revoke(wire.RevokeEdgePeer(name), context)

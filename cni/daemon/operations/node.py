@@ -7,12 +7,11 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 
 from cni import __version__, naming
-from cni.daemon.books import keys
-from cni.daemon.books.records import Node
-from cni.daemon.books.segments import Network
-from cni.daemon.mesh import peer_book
+from cni.daemon.model import keys, peer_table
+from cni.daemon.model.records import Node
+from cni.daemon.model.subnets import Network
 from cni.daemon.operations import containers, edges, guests, services
-from cni.daemon.operations.desk import NODE, Desk, Refusal
+from cni.daemon.operations.context import NODE, OperationContext, OperationRefused
 from cni.overlay import address, wire
 
 log = logging.getLogger(__name__)
@@ -20,49 +19,49 @@ log = logging.getLogger(__name__)
 SERVER = f"zlayer-cni/{__version__}"
 
 
-def set_local_node_id(ask: wire.SetLocalNodeId, desk: Desk) -> wire.Ok:
+def set_local_node_id(ask: wire.SetLocalNodeId, context: OperationContext) -> wire.Ok:
     """The number that the services' subnets follow from. Services that have a subnet keep it: addresses are in use."""
-    with desk.locks.holding(NODE):
-        node = desk.state.node
-        if desk.service.settings.cluster is not None:
+    with context.locks.holding(NODE):
+        node = context.state.node
+        if context.service.settings.cluster is not None:
             log.info("node id %d is ignored: the cluster gave this node %d", ask.node_id, node.node_id)
         elif ask.node_id != node.node_id:
-            if desk.state.services:
+            if context.state.services:
                 log.warning("node id %d in place of %d; services keep their subnets", ask.node_id, node.node_id)
-            desk.service.change_node(node_id=ask.node_id)
+            context.service.change_node(node_id=ask.node_id)
     return wire.Ok()
 
 
-def set_local_wg_pubkey(ask: wire.SetLocalWgPubkey, desk: Desk) -> wire.Ok:
+def set_local_wg_pubkey(ask: wire.SetLocalWgPubkey, context: OperationContext) -> wire.Ok:
     """What the agent holds to be this node's key: remembered. The key in use is the daemon's own (`status`)."""
-    with desk.locks.holding(NODE):
-        if ask.pubkey != desk.state.node.wg_public_key:
-            desk.service.change_node(wg_public_key=ask.pubkey)
+    with context.locks.holding(NODE):
+        if ask.pubkey != context.state.node.wg_public_key:
+            context.service.change_node(wg_public_key=ask.pubkey)
     return wire.Ok()
 
 
-def setup_global_overlay(ask: wire.SetupGlobalOverlay, desk: Desk) -> wire.BridgeName:
+def setup_global_overlay(ask: wire.SetupGlobalOverlay, context: OperationContext) -> wire.BridgeName:
     """Take over deployment, ranges and port; leases stay, at a repeat and at a change (contract 8).
 
     The answer is the name the device has by the rule, whether or not there is one yet: ZLayer's client keeps it, and
     re-establishes after a lost connection only if it got one (contract 3.3). `status` names an interface only if it is
     there. Raises Refusal when a range changes that somebody has addresses of.
     """
-    with desk.locks.holding(NODE):
-        state = desk.state
+    with context.locks.holding(NODE):
+        state = context.state
         held = {each.name: each.networks(4) + each.networks(6) for each in list(state.services.values())}
         owned = [lease.address for lease in list(state.leases.values()) if lease.service == ""]
-        own = ask.slice_cidr if desk.service.settings.cluster is None else None  # a cluster has given it one
+        own = ask.slice_cidr if context.service.settings.cluster is None else None  # a cluster has given it one
         ranges = judge_ranges(state.node, ask.cluster_cidr, own, held, owned)
-        if ranges["cluster_cidr"] not in state.cidrs or desk.service.ranges.refusal:
-            desk.service.ranges.judge([cidr for cidr in (ranges["cluster_cidr"], ranges["cluster_cidr6"]) if cidr])
-        desk.identity.public_key()
+        if ranges["cluster_cidr"] not in state.cidrs or context.service.ranges.refusal:
+            context.service.ranges.judge([cidr for cidr in (ranges["cluster_cidr"], ranges["cluster_cidr6"]) if cidr])
+        context.identity.public_key()
         if ask.nat is not None:
-            desk.registry.nat.put("nat", ask.nat)
-        desk.service.change_node(
+            context.registry.nat.put("nat", ask.nat)
+        context.service.change_node(
             deployment=ask.deployment, instance_id=ask.instance_id, wg_port=ask.wg_port, set_up=True, **ranges
         )
-        desk.refresh()
+        context.refresh()
     return wire.BridgeName(naming.global_device(ask.deployment, ask.instance_id))
 
 
@@ -81,10 +80,10 @@ def judge_ranges(
     """
     cluster = _network("cluster", cluster_cidr)
     if cluster.prefixlen == cluster.max_prefixlen:
-        raise Refusal(f"invalid cluster CIDR {cluster_cidr}: the node's own address would be outside")
+        raise OperationRefused(f"invalid cluster CIDR {cluster_cidr}: the node's own address would be outside")
     own = _network("slice", slice_cidr) if slice_cidr is not None else None
     if own is not None and not _inside(own, cluster):
-        raise Refusal(f"invalid slice CIDR {slice_cidr}: it is not in the cluster's range {cluster}")
+        raise OperationRefused(f"invalid slice CIDR {slice_cidr}: it is not in the cluster's range {cluster}")
     if own is None and node.slice_cidr is not None and _inside(ipaddress.ip_network(node.slice_cidr), cluster):
         own = ipaddress.ip_network(node.slice_cidr)
     second = node.cluster_cidr6 if node.cluster_cidr6 and ipaddress.ip_network(node.cluster_cidr6) != cluster else None
@@ -107,20 +106,20 @@ def _refuse_under(
     cluster, own = ranges["cluster_cidr"], ranges["slice_cidr"]
     users = sorted(name for name, subnets in held.items() if subnets)
     if users and (cluster, ranges["cluster_cidr6"]) != (node.cluster_cidr, node.cluster_cidr6):
-        raise Refusal(
+        raise OperationRefused(
             f"cluster CIDR {cluster} cannot replace {', '.join(node.cidrs)} while services have subnets of it: "
             + ", ".join(users)
         )
     if own == node.slice_cidr:
         return
     if owned:
-        raise Refusal(
+        raise OperationRefused(
             f"slice CIDR {own} cannot replace {node.slice_cidr} while {len(owned)} addresses of it are in use"
         )
     for name, subnets in held.items():
         for subnet in subnets:
             if own is not None and subnet.overlaps(ipaddress.ip_network(own)):
-                raise Refusal(f"slice CIDR {own} overlaps {subnet}, which service {name} has")
+                raise OperationRefused(f"slice CIDR {own} overlaps {subnet}, which service {name} has")
 
 
 def _inside(inner: Network, outer: Network) -> bool:
@@ -131,52 +130,52 @@ def _network(what: str, text: str) -> Network:
     try:
         return address.network(text)
     except ValueError as error:
-        raise Refusal(f"invalid {what} CIDR {text}: invalid address: {text}") from error
+        raise OperationRefused(f"invalid {what} CIDR {text}: invalid address: {text}") from error
 
 
-def teardown_global_overlay(_: wire.TeardownGlobalOverlay, desk: Desk) -> wire.Ok:
+def teardown_global_overlay(_: wire.TeardownGlobalOverlay, context: OperationContext) -> wire.Ok:
     """What came through this door goes: its containers, guests, edge peers and idle services. Idempotent.
 
     What a container runtime attached through the other door stays connected: that is not this agent's to cut off. Peers
     and names are remembered, as by ZLayer's daemon; a later setup finds everything as after the first (contract 6.3).
     """
-    with desk.locks.holding(NODE):
-        containers.detach_all(desk)
-        guests.detach_all(desk)
-        edges.revoke_all(desk)
-        services.teardown_idle(desk)
-        if desk.state.node.set_up:
-            desk.service.change_node(set_up=False)
-            desk.refresh()
+    with context.locks.holding(NODE):
+        containers.detach_all(context)
+        guests.detach_all(context)
+        edges.revoke_all(context)
+        services.teardown_idle(context)
+        if context.state.node.set_up:
+            context.service.change_node(set_up=False)
+            context.refresh()
     return wire.Ok()
 
 
-def status(_: wire.StatusRequest, desk: Desk) -> wire.Status:
+def status(_: wire.StatusRequest, context: OperationContext) -> wire.Status:
     """How the node stands. `server` says who answers, so that a client knows what it may ask (contract 8)."""
-    node = desk.state.node
-    edges.sweep(desk)
-    peers = _peers(desk)
+    node = context.state.node
+    edges.sweep(context)
+    peers = _peers(context)
     version = ipaddress.ip_network(node.cluster_cidr).version
     return wire.Status(
-        interface=desk.mesh.interface() if desk.mesh is not None else None,
-        node_ip=str(node.address(version)) if desk.is_up() else None,
-        public_key=desk.identity.public_key() if desk.is_up() else None,
+        interface=context.mesh.interface() if context.mesh is not None else None,
+        node_ip=str(node.address(version)) if context.is_up() else None,
+        public_key=context.identity.public_key() if context.is_up() else None,
         overlay_cidr=node.cluster_cidr,
         slice_cidr=node.slice_cidr,
         peer_count=len(peers),
-        service_count=services.count(desk),
+        service_count=services.count(context),
         peers=peers,
-        dedicated_services=tuple(services.dedicated(desk)),
+        dedicated_services=tuple(services.dedicated(context)),
         server=SERVER,
     )
 
 
-def _peers(desk: Desk) -> tuple[wire.PeerStatus, ...]:
+def _peers(context: OperationContext) -> tuple[wire.PeerStatus, ...]:
     """The peers of the global device: where they were last heard of, and when, in Unix seconds (0: never)."""
-    if desk.mesh is None:
-        book = peer_book.of_device(desk.registry.peers.all(), None)
+    if context.mesh is None:
+        book = peer_table.of_device(context.registry.peers.all(), None)
         return tuple(_peer_status(peer.public_key, peer.endpoint, peer.allowed_ips, 0) for peer in book)
-    targets, device = desk.mesh.targets(), desk.mesh.device()
+    targets, device = context.mesh.targets(), context.mesh.device()
     seen = device.peers if device is not None else {}
     found = []
     for key, target in targets.items():

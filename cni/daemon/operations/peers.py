@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import time
 
-from cni.daemon.books import keys
-from cni.daemon.books.registry import Name, NatSeen
-from cni.daemon.mesh import peer_book
-from cni.daemon.operations.desk import Desk, Refusal
+from cni.daemon.model import keys, peer_table
+from cni.daemon.operations.context import OperationContext, OperationRefused
+from cni.daemon.state.tables import NatSeen, RegisteredName
 from cni.host import underlay
 from cni.overlay import wire
 from cni.overlay.address import join_host_port
@@ -20,50 +19,52 @@ PEERS = "peers"
 HOST_PRIORITY = 100
 
 
-def add_peer(ask: wire.AddPeer, desk: Desk) -> wire.Ok:
+def add_peer(ask: wire.AddPeer, context: OperationContext) -> wire.Ok:
     """A peer, in place of an earlier one of its key. `allowed_ips` may be a comma list. Raises InvalidConfig."""
-    service = _scope(ask.scope, desk)
-    peer = peer_book.of_request(ask, service)
-    with desk.locks.holding(PEERS):
-        desk.registry.peers.apply(peer_book.put(desk.registry.peers.all(), peer))
-    desk.refresh()
+    service = _scope(ask.scope, context)
+    peer = peer_table.of_request(ask, service)
+    with context.locks.holding(PEERS):
+        context.registry.peers.apply(peer_table.put(context.registry.peers.all(), peer))
+    context.refresh()
     return wire.Ok()
 
 
-def remove_peer(ask: wire.RemovePeer, desk: Desk) -> wire.Ok:
+def remove_peer(ask: wire.RemovePeer, context: OperationContext) -> wire.Ok:
     """No such peer; an unknown key is fine, and so is what is no key at all: nobody has it."""
-    service = _scope(ask.scope, desk)
+    service = _scope(ask.scope, context)
     if _is_key(ask.pubkey):
-        with desk.locks.holding(PEERS):
-            desk.registry.peers.drop(peer_book.key_of(service, peer_book.public(ask.pubkey)))
-        desk.refresh()
+        with context.locks.holding(PEERS):
+            context.registry.peers.drop(peer_table.key_of(service, peer_table.public(ask.pubkey)))
+        context.refresh()
     return wire.Ok()
 
 
-def add_allowed_ip(ask: wire.AddAllowedIp, desk: Desk) -> wire.Ok:
+def add_allowed_ip(ask: wire.AddAllowedIp, context: OperationContext) -> wire.Ok:
     """One more CIDR for a peer. Raises InvalidConfig for a bad CIDR, Refusal for a peer that is not there."""
-    service = _scope(ask.scope, desk)
-    peer_book.cidr(ask.cidr)
-    with desk.locks.holding(PEERS):
-        book = desk.registry.peers.all()
-        if not _is_key(ask.pubkey) or peer_book.key_of(service, peer_book.public(ask.pubkey)) not in book:
-            raise Refusal(
+    service = _scope(ask.scope, context)
+    peer_table.cidr(ask.cidr)
+    with context.locks.holding(PEERS):
+        book = context.registry.peers.all()
+        if not _is_key(ask.pubkey) or peer_table.key_of(service, peer_table.public(ask.pubkey)) not in book:
+            raise OperationRefused(
                 "overlay engine error: add_allowed_ip failed: "
                 f"cannot add allowed_ip {ask.cidr} to unknown peer {ask.pubkey}"
             )
-        desk.registry.peers.apply(peer_book.allow(book, service, ask.pubkey, ask.cidr))
-    desk.refresh()
+        context.registry.peers.apply(peer_table.allow(book, service, ask.pubkey, ask.cidr))
+    context.refresh()
     return wire.Ok()
 
 
-def remove_allowed_ip(ask: wire.RemoveAllowedIp, desk: Desk) -> wire.Ok:
+def remove_allowed_ip(ask: wire.RemoveAllowedIp, context: OperationContext) -> wire.Ok:
     """One CIDR less; an unknown peer is fine. Raises InvalidConfig for a bad CIDR."""
-    service = _scope(ask.scope, desk)
-    peer_book.cidr(ask.cidr)
+    service = _scope(ask.scope, context)
+    peer_table.cidr(ask.cidr)
     if _is_key(ask.pubkey):
-        with desk.locks.holding(PEERS):
-            desk.registry.peers.apply(peer_book.disallow(desk.registry.peers.all(), service, ask.pubkey, ask.cidr))
-        desk.refresh()
+        with context.locks.holding(PEERS):
+            context.registry.peers.apply(
+                peer_table.disallow(context.registry.peers.all(), service, ask.pubkey, ask.cidr)
+            )
+        context.refresh()
     return wire.Ok()
 
 
@@ -75,32 +76,32 @@ def _is_key(text: str) -> bool:
     return True
 
 
-def _scope(scope: wire.AnyScope, desk: Desk) -> str | None:
+def _scope(scope: wire.AnyScope, context: OperationContext) -> str | None:
     """The service that the scope names, None for the global one. Raises Refusal where there is no such device."""
     if isinstance(scope, wire.GlobalScope):
         return None
-    known = desk.state.services.get(scope.service)
+    known = context.state.services.get(scope.service)
     if known is None or known.mode != "dedicated":
-        raise Refusal(f"no dedicated overlay for service {scope.service}")
+        raise OperationRefused(f"no dedicated overlay for service {scope.service}")
     return scope.service
 
 
-def register_dns(ask: wire.RegisterDns, desk: Desk) -> wire.Ok:
+def register_dns(ask: wire.RegisterDns, context: OperationContext) -> wire.Ok:
     """A name, for an address; the last one said counts."""
-    desk.registry.names.put(ask.name, Name(ask.name, ask.ip))
+    context.registry.names.put(ask.name, RegisteredName(ask.name, ask.ip))
     return wire.Ok()
 
 
-def unregister_dns(ask: wire.UnregisterDns, desk: Desk) -> wire.Ok:
+def unregister_dns(ask: wire.UnregisterDns, context: OperationContext) -> wire.Ok:
     """No such name."""
-    desk.registry.names.drop(ask.name)
+    context.registry.names.drop(ask.name)
     return wire.Ok()
 
 
-def nat_tick(_: wire.NatTick, desk: Desk) -> wire.Ok:
+def nat_tick(_: wire.NatTick, context: OperationContext) -> wire.Ok:
     """Look where this node can be reached, unless NAT is off. Asks nobody outside, and so never waits."""
-    config = desk.registry.nat.get("nat")
-    node = desk.state.node
+    config = context.registry.nat.get("nat")
+    node = context.state.node
     if node.set_up and (config is None or config.enabled):  # absent means on (contract 2.6)
         addresses = underlay.addresses()
         candidates = tuple(
@@ -108,14 +109,14 @@ def nat_tick(_: wire.NatTick, desk: Desk) -> wire.Ok:
         )
         peers = tuple(
             wire.NatPeer(peer.public_key, "direct", peer.endpoint)
-            for peer in peer_book.of_device(desk.registry.peers.all(), None)
+            for peer in peer_table.of_device(context.registry.peers.all(), None)
             if not peer.owner
         )
-        desk.registry.nat_seen.put("seen", NatSeen(candidates, peers, int(time.time())))
+        context.registry.nat_seen.put("seen", NatSeen(candidates, peers, int(time.time())))
     return wire.Ok()
 
 
-def nat_status(_: wire.NatStatusRequest, desk: Desk) -> wire.NatStatus:
+def nat_status(_: wire.NatStatusRequest, context: OperationContext) -> wire.NatStatus:
     """What the last tick found."""
-    seen = desk.registry.nat_seen.get("seen") or NatSeen()
+    seen = context.registry.nat_seen.get("seen") or NatSeen()
     return wire.NatStatus(seen.candidates, seen.peers, seen.last_refresh)

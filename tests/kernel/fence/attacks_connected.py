@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from cni.daemon.fence import texts as fence
+from cni.daemon.fence import ruleset as fence
 
 from . import packets as p
 from .attacks import EVIL, HONEST, Case, Ear, a, attack, datagram, eth, gateway

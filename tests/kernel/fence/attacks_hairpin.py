@@ -7,7 +7,7 @@ import struct
 from dataclasses import replace
 from functools import partial
 
-from cni.daemon.fence import texts as fence
+from cni.daemon.fence import ruleset as fence
 
 from . import packets as p
 from .attacks import EVIL, GATEWAY_MAC, HONEST, Case, a, attack, datagram, eth, gateway, x

@@ -6,7 +6,7 @@ import contextlib
 import socket
 from dataclasses import replace
 
-from cni.daemon.fence import texts as fence
+from cni.daemon.fence import ruleset as fence
 
 from . import packets as p
 from .attacks import EVIL, HONEST, Case, Ear, a, attack, datagram, eth, gateway

@@ -6,9 +6,9 @@ import socket
 from collections.abc import Callable
 from dataclasses import replace
 
-from cni.daemon.fence import texts as fence
+from cni.daemon.fence import ruleset as fence
 from cni.daemon.fence.elements import change, of_edge
-from cni.daemon.fence.values import Edge
+from cni.daemon.fence.model import FenceEdge
 
 from . import packets as p
 from .attacks import (
@@ -84,7 +84,7 @@ _register(six=True)
 def _edge(lab: Lab, allowed: tuple[str, ...]) -> tuple[Place, Callable[[], None]]:
     """`remote-unknown` is an edge peer with these networks; what ends that."""
     far = lab.places["remote-unknown"]
-    edges = [Edge("edge:a", far.four, allowed), Edge("edge:b", far.six, allowed)]
+    edges = [FenceEdge("edge:a", far.four, allowed), FenceEdge("edge:b", far.six, allowed)]
     undo = _behind(lab)
     for edge in edges:
         lab.run(fence.create_edge(edge))

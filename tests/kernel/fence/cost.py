@@ -15,23 +15,23 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from cni.daemon.fence import texts as fence
+from cni.daemon.fence import ruleset as fence
 from cni.daemon.fence.elements import change, of_port
-from cni.daemon.fence.values import Bridge, Node, Port
+from cni.daemon.fence.model import FenceBridge, FenceNode, FencePort
 from cni.host.nft import Nft
 
 from . import cost_attach
 from .spaces import Space
 
-NODE = Node(("10.200.0.0/16", "fd00:200::/48"), ("10.200.0.1", "fd00:200::1"))
+NODE = FenceNode(("10.200.0.0/16", "fd00:200::/48"), ("10.200.0.1", "fd00:200::1"))
 ROUNDS = 100
 
 
-def port(number: int, network: str) -> Port:
+def port(number: int, network: str) -> FencePort:
     """A dual-stack port of its own."""
     name, mac = f"zl-{number:010x}-v", "02:00:" + number.to_bytes(4, "big").hex(":")
     addresses = (f"10.200.{number >> 8}.{number & 255}", f"fd00:200::1:{number:x}")
-    return Port(name, "zl-a-1-web-b", mac, addresses, network)
+    return FencePort(name, "zl-a-1-web-b", mac, addresses, network)
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -46,7 +46,7 @@ def populated(members: int, networks: int) -> Iterator[Nft]:
     space = Space("cost")
     nft = space.inside(Nft)
     nft.run(fence.base(NODE) + "".join(fence.create_network(f"n{i}") for i in range(networks)))
-    nft.run(fence.open_bridge(Bridge("zl-a-1-web-b", "02:42:00:00:00:05")))
+    nft.run(fence.open_bridge(FenceBridge("zl-a-1-web-b", "02:42:00:00:00:05")))
     for start in range(0, members, 500):
         numbers = range(start, min(start + 500, members))
         nft.run(change(add=(e for i in numbers for e in of_port(port(i + 1, f"n{i % networks}")))))
@@ -61,9 +61,9 @@ HEAD = ("members", "networks", "admit", "p99", "expel", "check", "new net", "lis
 def measure(nft: Nft) -> list[float]:
     """One row: medians, and the second slowest admission."""
     newcomers = [port(60000 + i, "n0") for i in range(ROUNDS)]
-    admits = [timed(partial(nft.run, fence.admit(p))) for p in newcomers]
-    checks = [timed(partial(nft.absent, fence.admit(p))) for p in newcomers]
-    expels = [timed(partial(nft.run, fence.expel(p))) for p in newcomers]
+    admits = [timed(partial(nft.run, fence.add_port(p))) for p in newcomers]
+    checks = [timed(partial(nft.absent, fence.add_port(p))) for p in newcomers]
+    expels = [timed(partial(nft.run, fence.remove_port(p))) for p in newcomers]
     fresh = [timed(partial(nft.run, fence.create_network(f"x{i}"))) for i in range(10)]
     listed = [timed(partial(nft.list_table, "inet", "zlayer_cni")) for _ in range(3)]
     return [

@@ -18,13 +18,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from cni import naming
-from cni.daemon.attach import Request
-from cni.daemon.books.records import Attachment, Held
-from cni.daemon.books.state import State
-from cni.daemon.books.store import Store
-from cni.daemon.fence.barrier import Barrier
-from cni.daemon.service import OverlayService
+from cni.daemon.attachments.attach import AttachRequest
+from cni.daemon.attachments.overlay import OverlayService
+from cni.daemon.fence.controller import FenceController
+from cni.daemon.model.records import AssignedAddress, Attachment
 from cni.daemon.settings import Settings
+from cni.daemon.state.state import State
+from cni.daemon.state.store import Store
 from cni.host import netns
 from cni.host.kernel import Kernel
 from tests.interop.daemons import UPSTREAM, Daemon, Ours, Upstream
@@ -59,7 +59,7 @@ class Scene:
         self._store = Store(Path(home, "state.db"))
         state = State(self._store, settings)
         self._kernel = Kernel()
-        self._barrier = Barrier(state, settings)
+        self._barrier = FenceController(state, settings)
         self.service = OverlayService(settings, state, self._kernel, self._barrier)
         self.service.start()
         if said := self._barrier.trouble():
@@ -70,20 +70,20 @@ class Scene:
         # Not where the real containers' addresses come from.
         high = 64 if int(found.ips[0].split(".")[2]) >= 128 else 192
         for number in range(self.members):
-            self._barrier.admit(self._member(found, number, high))
+            self._barrier.add_port(self._member(found, number, high))
 
     def _member(self, like: Attachment, number: int, high: int) -> Attachment:
-        four = Held(f"10.200.{high + number // 250}.{number % 250 + 2}/26", "")
+        four = AssignedAddress(f"10.200.{high + number // 250}.{number % 250 + 2}/26", "")
         values = {field: getattr(like, field) for field in like.__struct_fields__}
         values |= {"host_veth": f"zl-{number:010x}-v", "mac": "02:00:" + number.to_bytes(4, "big").hex(":")}
         values |= {"container": f"member{number}", "isolation": f"n{number % self.networks}"}
-        values |= {"addresses": (four, Held(f"fd00:200:0:fffe::{number + 2:x}/64", ""))}
+        values |= {"addresses": (four, AssignedAddress(f"fd00:200:0:fffe::{number + 2:x}/64", ""))}
         return Attachment(**values)
 
-    def _request(self) -> Request:
+    def _request(self) -> AttachRequest:
         self._made += 1
         name = f"c{self._made}"
-        return Request(
+        return AttachRequest(
             network="net",
             container=name,
             ifname="eth0",

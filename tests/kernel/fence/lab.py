@@ -9,8 +9,8 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from cni.daemon.fence import texts as fence
-from cni.daemon.fence.values import Bridge, Node, Port
+from cni.daemon.fence import ruleset as fence
+from cni.daemon.fence.model import FenceBridge, FenceNode, FencePort
 from cni.host.nft import Nft
 from cni.host.nft_elements import Change
 
@@ -61,7 +61,7 @@ class Place:
     six: str
     network: str | None = None
     kind: str = "container"
-    port: Port | None = None
+    port: FencePort | None = None
     mac: str = ""
 
 
@@ -73,8 +73,8 @@ class Lab:
         self.spaces: list[Space] = []
         self.places: dict[str, Place] = {}
         self.host = self._space("host")
-        self.bridges = {key: Bridge(name, mac) for key, (name, mac, _) in BRIDGES.items()}
-        self.node = Node((CLUSTER4, CLUSTER6), (NODE4, NODE6), (TUNNEL,))
+        self.bridges = {key: FenceBridge(name, mac) for key, (name, mac, _) in BRIDGES.items()}
+        self.node = FenceNode((CLUSTER4, CLUSTER6), (NODE4, NODE6), (TUNNEL,))
         self.nft = self.host.inside(Nft)
         self._build_host()
         self._build_outside()
@@ -165,7 +165,7 @@ class Lab:
         space.ip(f"route add default via 10.200.{subnet}.1", f"route add default via fd00:200:0:{slot}::1")
         place = self._place(name, space, four, six, network, kind)
         place.mac = mac
-        place.port = Port(host_end, BRIDGES[bridge][0], mac, (four, six), network)
+        place.port = FencePort(host_end, BRIDGES[bridge][0], mac, (four, six), network)
         return place
 
     def _build_leg(self) -> Place:
@@ -177,7 +177,7 @@ class Lab:
         space.ip("link set eth0 up")
         space.address("eth0", f"{four}/24", f"{six}/64")
         self.host.ip(f"route add {four}/32 dev {LEG} src {NODE4}", f"route add {six}/128 dev {LEG}")
-        return Place("leg", space, four, six, "red", port=Port(LEG, None, mac, (four, six), "red"), mac=mac)
+        return Place("leg", space, four, six, "red", port=FencePort(LEG, None, mac, (four, six), "red"), mac=mac)
 
     def load(self) -> None:
         """The fence, and everybody who is to be admitted."""
@@ -188,9 +188,9 @@ class Lab:
             self.run(fence.open_bridge(bridge))
         for place in self.places.values():
             if place.port and place.kind == "container":
-                self.run(fence.admit(place.port))
+                self.run(fence.add_port(place.port))
         assert self.leg.port is not None
-        self.run(fence.admit(self.leg.port))
+        self.run(fence.add_port(self.leg.port))
         for name, remote in REMOTE.items():
             self.run(fence.add_remote(remote, (self.places[name].four, self.places[name].six)))
 
@@ -203,20 +203,20 @@ class Lab:
             text = "\n".join(lines) + "\n"
         self.nft.run(text)
 
-    def expel(self, name: str) -> None:
+    def remove_port(self, name: str) -> None:
         """A member leaves."""
         place = self.places[name]
         assert place.port is not None
-        self.run(fence.expel(place.port))
+        self.run(fence.remove_port(place.port))
         place.kind = "unknown"
 
-    def admit(self, name: str, network: str | None) -> None:
+    def add_port(self, name: str, network: str | None) -> None:
         """A container joins a network."""
         place = self.places[name]
         assert place.port is not None
         place.port = replace(place.port, network=network)
         place.network, place.kind = network, "container"
-        self.run(fence.admit(place.port))
+        self.run(fence.add_port(place.port))
 
     def nf_call(self, value: int) -> None:
         """bridge-nf-call-iptables and -ip6tables."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 
-from cni.daemon.fence import texts as fence
+from cni.daemon.fence import ruleset as fence
 from cni.daemon.fence.rules import Chain, network_chains
 
 from . import (  # noqa: F401 - they register

@@ -7,24 +7,24 @@ from dataclasses import replace
 
 import pytest
 
-from cni.daemon.fence import compare, texts
-from cni.daemon.fence.compare import Wanted
+from cni.daemon.fence import compare, ruleset
+from cni.daemon.fence.compare import DesiredState
 from cni.daemon.fence.loader import Loader
-from cni.daemon.fence.values import TABLE, Bridge, Edge, Node, Port, Remote, chain_of
+from cni.daemon.fence.model import TABLE, FenceBridge, FenceEdge, FenceNode, FencePort, RemoteMember, chain_of
 from cni.host.nft import Nft
 from cni.host.nft_elements import Change
 
 from .spaces import Space
 
-NODE = Node(("10.200.0.0/16", "fd00:200::/48"), ("10.200.0.1",), ("zl-a-1-g",), ("10.200.64.0/18",))
-BRIDGE = Bridge("zl-a-1-web-b", "02:42:00:00:00:05")
+NODE = FenceNode(("10.200.0.0/16", "fd00:200::/48"), ("10.200.0.1",), ("zl-a-1-g",), ("10.200.64.0/18",))
+BRIDGE = FenceBridge("zl-a-1-web-b", "02:42:00:00:00:05")
 PORTS = tuple(
-    Port(f"zl-{n:010x}-v", BRIDGE.name, f"02:00:00:00:00:{n:02x}", (f"10.200.5.{n}",), network)
+    FencePort(f"zl-{n:010x}-v", BRIDGE.name, f"02:00:00:00:00:{n:02x}", (f"10.200.5.{n}",), network)
     for n, network in ((5, "red"), (6, "blue"), (7, None))
 )
-REMOTES = (Remote("red", frozenset({"10.200.64.2"})), Remote("green", frozenset({"10.200.64.3"})))
-EDGE = Edge("\0one", "10.200.64.9", ("192.0.2.0/24",))
-WANTED = Wanted(NODE, (BRIDGE,), PORTS, REMOTES, (EDGE,))
+REMOTES = (RemoteMember("red", frozenset({"10.200.64.2"})), RemoteMember("green", frozenset({"10.200.64.3"})))
+EDGE = FenceEdge("\0one", "10.200.64.9", ("192.0.2.0/24",))
+WANTED = DesiredState(NODE, (BRIDGE,), PORTS, REMOTES, (EDGE,))
 
 
 @pytest.fixture
@@ -42,10 +42,10 @@ def loader(space: Space) -> Iterator[Loader]:
 
 
 def listing(loader: Loader) -> compare.Listing:
-    return {family: loader.nft.list_table(family, TABLE) for family in texts.FAMILIES}
+    return {family: loader.nft.list_table(family, TABLE) for family in ruleset.FAMILIES}
 
 
-def is_right(loader: Loader, wanted: Wanted = WANTED) -> bool:
+def is_right(loader: Loader, wanted: DesiredState = WANTED) -> bool:
     found = listing(loader)
     return (
         loader.faults(wanted) == []
@@ -117,7 +117,11 @@ def test_one_bad_record_keeps_no_other_out(loader: Loader, space: Space) -> None
     loader.mend_rules(WANTED)
     bad = replace(
         WANTED,
-        remotes=(*REMOTES, Remote("zzz", frozenset({"10.200.64.3"})), Remote("last", frozenset({"10.200.64.5"}))),
+        remotes=(
+            *REMOTES,
+            RemoteMember("zzz", frozenset({"10.200.64.3"})),
+            RemoteMember("last", frozenset({"10.200.64.5"})),
+        ),
     )
     loader.add_records(compare.records(None, bad))
     assert set(loader.refused) == {"network 'zzz'"}

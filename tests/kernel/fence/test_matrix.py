@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from cni.daemon.fence import texts as fence
-from cni.daemon.fence.compare import Wanted, compare, whole
-from cni.daemon.fence.places import Guest, View
-from cni.daemon.fence.values import Port, Remote
-from cni.daemon.fence.why import decide
+from cni.daemon.fence import ruleset as fence
+from cni.daemon.fence.compare import DesiredState, compare, whole
+from cni.daemon.fence.explain.endpoints import FenceView, GuestEndpoint
+from cni.daemon.fence.explain.why import decide
+from cni.daemon.fence.model import FencePort, RemoteMember
 from cni.host import iptables
 from cni.host.conntrack import Conntrack
 from cni.host.nft_elements import Change
@@ -48,22 +48,22 @@ def test_the_matrix_can_fail(lab: Lab, ears: Ears) -> None:
 
 
 def test_membership_changes(lab: Lab, ears: Ears) -> None:
-    lab.expel("red-web")
-    lab.expel("red-web")
+    lab.remove_port("red-web")
+    lab.remove_port("red-web")
     check(lab, ears)
-    lab.admit("red-web", "blue")
-    lab.admit("red-web", "blue")
+    lab.add_port("red-web", "blue")
+    lab.add_port("red-web", "blue")
     check(lab, ears, only="red-web")
     lab.run(fence.remove_remote("red", (lab.places["remote-red"].four, lab.places["remote-red"].six)))
     lab.places["remote-red"].kind = "remote-unknown"
     for name in ("green-sh", "flat-db"):
-        lab.expel(name)
+        lab.remove_port(name)
     check(lab, ears)
 
 
 def test_a_lost_departure_is_mended(lab: Lab, ears: Ears) -> None:
     """A new owner was admitted where the last one was never expelled, as after a crash: the resync finds it."""
-    lab.admit("flat-sh", "green")
+    lab.add_port("flat-sh", "green")
     parts = compare(listing(lab), wanted(lab))
     assert parts
     lab.nft.run(*parts)
@@ -89,34 +89,34 @@ def test_why_says_what_packets_do(lab: Lab, ears: Ears) -> None:
             assert named in rules or (said.spot is None and may), said
 
 
-def view_of(lab: Lab, fine: Wanted) -> View:
+def view_of(lab: Lab, fine: DesiredState) -> FenceView:
     """What the daemon would know of this lab."""
     guests = [
-        Guest(name, "", p.port, (f"{p.four}/26", f"{p.six}/120"))
+        GuestEndpoint(name, "", p.port, (f"{p.four}/26", f"{p.six}/120"))
         for name, p in lab.places.items()
         if p.port and p.kind == "container"
     ]
     links = json.loads(lab.host.run("ip", "-j", "addr"))
     host = [(x["ifname"], f"{a['local']}/{a['prefixlen']}") for x in links for a in x["addr_info"]]
-    return View(fine, tuple(guests), tuple(host))
+    return FenceView(fine, tuple(guests), tuple(host))
 
 
 def listing(lab: Lab) -> dict[str, object]:
     return {family: lab.nft.list_table(family, "zlayer_cni") for family in fence.FAMILIES}
 
 
-def wanted(lab: Lab) -> Wanted:
+def wanted(lab: Lab) -> DesiredState:
     ports = [p.port for p in lab.places.values() if p.port and p.kind == "container"]
     assert lab.leg.port is not None
-    remotes = [Remote(n, frozenset((lab.places[k].four, lab.places[k].six))) for k, n in REMOTE.items()]
-    return Wanted(lab.node, tuple(lab.bridges.values()), (*ports, lab.leg.port), tuple(remotes))  # type: ignore[arg-type]
+    remotes = [RemoteMember(n, frozenset((lab.places[k].four, lab.places[k].six))) for k, n in REMOTE.items()]
+    return DesiredState(lab.node, tuple(lab.bridges.values()), (*ports, lab.leg.port), tuple(remotes))  # type: ignore[arg-type]
 
 
 DAMAGE: dict[str, str | Change] = {
     "an element lost": 'delete element bridge zlayer_cni net { "zl-0000000002-v" }',
     "a member too many": "add element inet zlayer_cni net_flat_m4 { 10.200.5.2 }",
-    "a port of nobody's": fence.admit(
-        Port("zl-00000000ff-v", "zl-t-1-web-b", "00:00:00:00:01:0a", ("10.200.5.50", "::a:b"), None)
+    "a port of nobody's": fence.add_port(
+        FencePort("zl-00000000ff-v", "zl-t-1-web-b", "00:00:00:00:01:0a", ("10.200.5.50", "::a:b"), None)
     ),
     "a map that leads elsewhere": "delete element inet zlayer_cni net4 { 10.200.5.2 }\n"
     "add element inet zlayer_cni net4 { 10.200.5.2 : goto net_flat }",
@@ -143,8 +143,8 @@ def test_damage_is_mended(lab: Lab, ears: Ears, damage: str) -> None:
 def _base_again(lab: Lab) -> None:
     """The rules anew, and a bystander's going and coming."""
     lab.nft.run(fence.base(lab.node))
-    lab.expel("green-sh")
-    lab.admit("green-sh", "green")
+    lab.remove_port("green-sh")
+    lab.add_port("green-sh", "green")
 
 
 def _all_anew(lab: Lab) -> None:
@@ -220,7 +220,7 @@ def test_a_leaving_members_flows_end_at_once(lab: Lab, partner: str, opened_by_t
     if partner == "outside" and not opened_by_the_leaver:
         return  # nobody outside opens one
     near, far = _flow(me, other) if opened_by_the_leaver else _flow(other, me)
-    lab.expel("red-web")
+    lab.remove_port("red-web")
     for speaker, hearer in ((near, far), (far, near)):
         speaker.sendall(b"still there?")
         hearer.settimeout(0.3)
@@ -237,11 +237,11 @@ def test_the_next_owner_of_an_address_inherits_no_flow(lab: Lab) -> None:
     near.close()
     tracker = lab.host.inside(Conntrack)
     assert me.port is not None
-    lab.expel("flat-web")
+    lab.remove_port("flat-web")
     assert tracker.forget(me.port.addresses) >= 1
     assert tracker.forget(me.port.addresses) == 0
     tracker.close()
-    lab.admit("flat-web", "green")
+    lab.add_port("flat-web", "green")
     with attacks.listening([eth(me)]) as hear:
         far_port = far.getpeername()[1]
         its = out.space.run("ip", "-br", "link", "show", "eth0").split()[2]

@@ -6,16 +6,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from cni.daemon.fence import texts
-from cni.daemon.fence.values import TABLE, Bridge, Node, Port
+from cni.daemon.fence import ruleset
+from cni.daemon.fence.model import TABLE, FenceBridge, FenceNode, FencePort
 from cni.host.nft import Nft
 
 from .spaces import Space
 
-NODE = Node(("10.200.0.0/16", "fd00:200::/48"), ("10.200.0.1",), ("zl-a-1-g",))
-BRIDGE = Bridge("zl-a-1-web-b", "02:42:00:00:00:05")
-PORT = Port("zl-0123456789-v", BRIDGE.name, "02:00:00:00:00:05", ("10.200.5.2",), None)
-RED = Port("zl-1123456789-v", BRIDGE.name, "02:00:00:00:00:06", ("10.200.5.3",), "red")
+NODE = FenceNode(("10.200.0.0/16", "fd00:200::/48"), ("10.200.0.1",), ("zl-a-1-g",))
+BRIDGE = FenceBridge("zl-a-1-web-b", "02:42:00:00:00:05")
+PORT = FencePort("zl-0123456789-v", BRIDGE.name, "02:00:00:00:00:05", ("10.200.5.2",), None)
+RED = FencePort("zl-1123456789-v", BRIDGE.name, "02:00:00:00:00:06", ("10.200.5.3",), "red")
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def space() -> Iterator[Space]:
 @pytest.fixture
 def nft(space: Space) -> Iterator[Nft]:
     made = space.inside(Nft)
-    made.run(texts.base(NODE) + texts.create_network("red"))
+    made.run(ruleset.base(NODE) + ruleset.create_network("red"))
     yield made
     made.close()
 
@@ -39,7 +39,7 @@ def handle(space: Space, chain: str) -> str:
     return next(line.split("# handle ")[1].strip() for line in said.splitlines() if "comment" in line)
 
 
-@pytest.mark.parametrize("family", texts.FAMILIES)
+@pytest.mark.parametrize("family", ruleset.FAMILIES)
 def test_both_tables_are_in_it(nft: Nft, family: str) -> None:
     before = nft.shape(TABLE)
     assert before
@@ -51,11 +51,11 @@ def test_both_tables_are_in_it(nft: Nft, family: str) -> None:
 
 def test_what_changes_with_every_attach_is_no_part_of_it(nft: Nft, space: Space) -> None:
     before = nft.shape(TABLE)
-    for change in (texts.open_bridge(BRIDGE), texts.admit(PORT), texts.admit(RED)):
+    for change in (ruleset.open_bridge(BRIDGE), ruleset.add_port(PORT), ruleset.add_port(RED)):
         nft.run(change)
     space.run("nft", "reset", "counters")
     assert nft.shape(TABLE) == before
-    nft.run(texts.expel(PORT))
+    nft.run(ruleset.remove_port(PORT))
     assert nft.shape(TABLE) == before
 
 
@@ -85,8 +85,8 @@ CHANGES = {
 def test_any_change_to_the_rules_changes_it(nft: Nft, space: Space, change: str) -> None:
     before = nft.shape(TABLE)
     if change == "made again":
-        nft.run(texts.uninstall())
-        nft.run(texts.base(NODE) + texts.create_network("red"))
+        nft.run(ruleset.uninstall())
+        nft.run(ruleset.base(NODE) + ruleset.create_network("red"))
     else:
         space.run("nft", CHANGES[change].format(table=TABLE, handle=handle(space, "forward")))
     after = nft.shape(TABLE)

@@ -10,9 +10,9 @@ from dataclasses import replace
 
 import pytest
 
-from cni.daemon.fence import texts as fence
-from cni.daemon.fence.compare import Wanted, compare, drops, faults, reload, whole
-from cni.daemon.fence.values import Bridge, Node, Port, Remote, chain_of
+from cni.daemon.fence import ruleset as fence
+from cni.daemon.fence.compare import DesiredState, compare, drops, faults, reload, whole
+from cni.daemon.fence.model import FenceBridge, FenceNode, FencePort, RemoteMember, chain_of
 from cni.host import nft as nft_module
 from cni.host import nft_elements
 from cni.host.nft import Nft, NftError, NftUnavailable
@@ -20,10 +20,10 @@ from cni.host.nft_elements import Change
 
 from .spaces import Space
 
-NODE = Node(("10.200.0.0/16", "fd00:200::/48"), ("10.200.0.1", "fd00:200::1"), ("zl-a-1-g",))
-BRIDGE = Bridge("zl-a-1-web-b", "02:42:00:00:00:05")
-PORT = Port("zl-0123456789-v", BRIDGE.name, "02:00:00:00:00:05", ("10.200.5.2", "fd00:200:0:5::2"), "red")
-WANTED = Wanted(NODE, (BRIDGE,), (PORT,), (Remote("red", frozenset({"10.200.40.2"})),))
+NODE = FenceNode(("10.200.0.0/16", "fd00:200::/48"), ("10.200.0.1", "fd00:200::1"), ("zl-a-1-g",))
+BRIDGE = FenceBridge("zl-a-1-web-b", "02:42:00:00:00:05")
+PORT = FencePort("zl-0123456789-v", BRIDGE.name, "02:00:00:00:00:05", ("10.200.5.2", "fd00:200:0:5::2"), "red")
+WANTED = DesiredState(NODE, (BRIDGE,), (PORT,), (RemoteMember("red", frozenset({"10.200.40.2"})),))
 
 
 @pytest.fixture
@@ -52,10 +52,10 @@ STEPS: dict[str, Callable[[], str | Change]] = {
     "base": lambda: fence.base(NODE),
     "open_bridge": lambda: fence.open_bridge(BRIDGE),
     "create_network": lambda: fence.create_network("red"),
-    "admit": lambda: fence.admit(PORT),
+    "admit": lambda: fence.add_port(PORT),
     "add_remote": lambda: fence.add_remote("red", ["10.200.40.2", "fd00:200:0:40::2"]),
     "remove_remote": lambda: fence.remove_remote("red", ["10.200.40.2", "fd00:200:0:40::2"]),
-    "expel": lambda: fence.expel(PORT),
+    "expel": lambda: fence.remove_port(PORT),
     "forget_network": lambda: fence.forget_network("red"),
     "close_bridge": lambda: fence.close_bridge(BRIDGE),
     "uninstall": fence.uninstall,
@@ -90,7 +90,7 @@ def test_no_admission_to_a_network_that_does_not_exist(nft: Nft, space: Space) -
     nft.run(fence.base(NODE))
     before = rules_only(space)
     with pytest.raises(NftError) as refused:
-        nft.run(fence.admit(PORT))
+        nft.run(fence.add_port(PORT))
     assert "No such file" in refused.value.details
     assert refused.value.code == 105
     assert rules_only(space) == before
@@ -114,42 +114,42 @@ def test_elements_on_every_kernel(space: Space, nft: Nft, destroys: bool | None)
 
     apply = elements.apply
     empty = rules_only(space)
-    apply(fence.expel(PORT))
+    apply(fence.remove_port(PORT))
     assert rules_only(space) == empty
-    apply(fence.admit(PORT))
+    apply(fence.add_port(PORT))
     full = rules_only(space)
-    apply(fence.admit(PORT))
+    apply(fence.add_port(PORT))
     assert rules_only(space) == full
-    apply(fence.expel(replace(PORT, addresses=PORT.addresses[:1])))
-    apply(fence.admit(PORT))
+    apply(fence.remove_port(replace(PORT, addresses=PORT.addresses[:1])))
+    apply(fence.add_port(PORT))
     assert rules_only(space) == full
-    apply(fence.admit(replace(PORT, network="blue")))
+    apply(fence.add_port(replace(PORT, network="blue")))
     assert f'"{PORT.name}" : goto {chain_of("blue")}' in rules_only(space)
-    apply(fence.expel(replace(PORT, network="blue")))
-    apply(fence.expel(PORT))
+    apply(fence.remove_port(replace(PORT, network="blue")))
+    apply(fence.remove_port(PORT))
     assert rules_only(space) == empty
     with pytest.raises(nft_elements.Refused):
-        apply(fence.admit(replace(PORT, network="green")))
+        apply(fence.add_port(replace(PORT, network="green")))
     assert rules_only(space) == empty
     elements.close()
 
 
 def test_what_is_absent_is_told(nft: Nft) -> None:
-    lines = [line for line in fence.admit(PORT).text().splitlines() if line.startswith("add")]
-    assert nft.absent(fence.admit(PORT)) == lines
+    lines = [line for line in fence.add_port(PORT).text().splitlines() if line.startswith("add")]
+    assert nft.absent(fence.add_port(PORT)) == lines
     for name in ("base", "open_bridge", "create_network"):
         nft.run(STEPS[name]())
-    assert nft.absent(fence.admit(PORT)) == lines
-    nft.run(fence.admit(PORT))
-    assert nft.absent(fence.admit(PORT)) == []
+    assert nft.absent(fence.add_port(PORT)) == lines
+    nft.run(fence.add_port(PORT))
+    assert nft.absent(fence.add_port(PORT)) == []
     gone = [line for line in lines if " home4 " in line]
     nft.run(gone[0].replace("add", "delete", 1))
-    assert nft.absent(fence.admit(PORT)) == gone
+    assert nft.absent(fence.add_port(PORT)) == gone
     nft.run(
         "delete element inet zlayer_cni net4 { 10.200.5.2 }\n"
         "add element inet zlayer_cni net4 { 10.200.5.2 : goto net_flat }\n"
     )
-    assert len(nft.absent(fence.admit(PORT))) == 2
+    assert len(nft.absent(fence.add_port(PORT))) == 2
 
 
 def test_calls_from_a_thread_elsewhere_stay_in_the_daemons_namespace(nft: Nft, space: Space) -> None:
@@ -166,17 +166,17 @@ def test_many_threads(nft: Nft) -> None:
     nft.run(fence.create_network("red"))
     ports = [replace(PORT, name=f"p{i}", addresses=(f"10.200.5.{i}",)) for i in range(2, 34)]
 
-    def work(own: list[Port]) -> None:
+    def work(own: list[FencePort]) -> None:
         for port in own:
-            nft.run(fence.admit(port))
-            assert nft.absent(fence.admit(port)) == []
+            nft.run(fence.add_port(port))
+            assert nft.absent(fence.add_port(port)) == []
 
     threads = [threading.Thread(target=work, args=(ports[i::4],)) for i in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [line for port in ports for line in nft.absent(fence.admit(port))] == []
+    assert [line for port in ports for line in nft.absent(fence.add_port(port))] == []
 
 
 def test_a_missing_library_is_said_clearly(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +206,7 @@ def test_a_closed_context_is_refused(space: Space) -> None:
     nft = space.inside(Nft)
     nft.close()
     nft.close()
-    for text in (fence.base(NODE), fence.admit(PORT)):
+    for text in (fence.base(NODE), fence.add_port(PORT)):
         with pytest.raises(NftUnavailable):
             nft.run(text)
 
@@ -229,7 +229,7 @@ def test_a_refused_transaction_changes_nothing(space: Space, nft: Nft) -> None:
             with pytest.raises(NftError) as refused:
                 nft.run(text)
             assert "Operation not permitted" in refused.value.details
-        for change in (fence.open_bridge(BRIDGE), fence.admit(PORT)):
+        for change in (fence.open_bridge(BRIDGE), fence.add_port(PORT)):
             with pytest.raises(NftError):
                 nft.run(change)
         assert nft.list_table("bridge", "zlayer_cni") is None
@@ -257,7 +257,7 @@ def test_a_stale_network_goes_with_the_resync(nft: Nft) -> None:
     nft.run(fence.base(NODE))
     for network in ("red", "old"):
         nft.run(fence.create_network(network))
-    nft.run(fence.admit(replace(PORT, network="old")))
+    nft.run(fence.add_port(replace(PORT, network="old")))
     parts = compare(listing(nft), WANTED)  # type: ignore[arg-type]
     assert parts
     nft.run(*parts)
@@ -302,7 +302,7 @@ def test_rules_of_another_version_are_replaced(nft: Nft, space: Space, marker: s
 
 def test_two_daemons_with_other_cidrs_let_each_other_be(nft: Nft) -> None:
     """Each would see the other's marker. Who is left alone puts its own rules in force."""
-    other = Wanted(replace(NODE, clusters=("10.201.0.0/16", "fd00:201::/48")))
+    other = DesiredState(replace(NODE, clusters=("10.201.0.0/16", "fd00:201::/48")))
     nft.run(whole(WANTED))
     assert faults(listing(nft, terse=True), other, alone=False) == []  # type: ignore[arg-type]
     assert len(faults(listing(nft, terse=True), other)) == 2  # type: ignore[arg-type]

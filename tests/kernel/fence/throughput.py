@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 
-from cni.daemon.fence import texts as fence
+from cni.daemon.fence import ruleset as fence
 
 from .lab import Lab, Place, opened
 

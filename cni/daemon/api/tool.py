@@ -1,0 +1,143 @@
+"""What the operator's tool asks the daemon: answered as values, printed by `cni/cli`.
+
+It comes by the CNI door (root only) as a request whose environment has TOOL instead of CNI_COMMAND. The shapes below
+are what `--json` prints and are documented in docs/cli.md: fields are added, never renamed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from cni import __version__
+from cni.daemon.api import tool_fence, tool_mesh
+from cni.daemon.attachments.overlay import OverlayService
+from cni.daemon.model.records import Attachment, Node
+from cni.daemon.settings import Settings
+from cni.errors import CniError, InvalidConfig
+
+Answer = dict[str, Any]
+
+log = logging.getLogger(__name__)
+
+
+def answer(env: Mapping[str, str], service: OverlayService) -> tuple[int, bytes]:
+    """(exit code, JSON) for one question. An unknown one is an error object, as for a plugin's call."""
+    try:
+        ask = QUESTIONS.get(env["TOOL"])
+        if ask is None:
+            raise InvalidConfig(f"the running daemon (version {__version__}) does not know {env['TOOL']!r}")
+        return 0, msgspec.json.encode(ask(service, env))
+    except CniError as error:
+        return 1, msgspec.json.encode({"code": error.code, "msg": error.msg, "details": error.details})
+    except Exception as error:
+        log.exception("the question %s failed in an unforeseen way", env["TOOL"])
+        said = f"internal error: {type(error).__name__}: {error}"
+        return 1, msgspec.json.encode({"code": CniError.code, "msg": said, "details": "the daemon's log has the rest"})
+
+
+def status(service: OverlayService, _: Mapping[str, str]) -> Answer:
+    """The node at a glance, and what is wrong with it."""
+    state, settings = service.state, service.settings
+    attachments = state.snapshot()
+    problems = service.problems()
+    return {
+        "version": __version__,
+        "pid": os.getpid(),
+        "uptime_seconds": round(time.monotonic() - service.started, 1),
+        "run_dir": settings.run_dir,
+        "data_dir": settings.data_dir,
+        "node": {
+            "deployment": state.node.deployment,
+            "instance_id": state.node.instance_id,
+            "node_id": state.node.node_id,
+            "cluster_cidrs": list(state.cidrs),
+            "slice_cidr": state.node.slice_cidr,
+        },
+        "mtu": service.services.mtu(),
+        "wireguard": service.mesh.describe() if service.mesh is not None else {"interface": None, "peers": 0},
+        "fence": {"in_force": not service.barrier.trouble(), "trouble": service.barrier.trouble()},
+        "services": [_service(service, name) for name in sorted(state.services)],
+        "attachments": len(attachments),
+        "unfinished": sum(1 for each in attachments if each.state != "live"),
+        "problems": [problem.text for problem in problems],
+        "problem_details": [problem.describe() for problem in problems],
+        "notes": [*hidden(settings, state.node), *unencrypted(settings)],
+    }
+
+
+def hidden(settings: Settings, node: Node) -> list[str]:
+    """What the YAML says of this node and something else counts: an agent's word, or the cluster's, until a reboot."""
+    defaults = Settings()
+    return [
+        f"the YAML says {key}: {said}, but {counts} counts, which an agent or the cluster said: until the next boot"
+        for key in ("deployment", "instance_id", "node_id", "cluster_cidr", "cluster_cidr6", "slice_cidr", "wg_port")
+        if (said := getattr(settings, key)) != getattr(defaults, key) and str(said) != str(counts := getattr(node, key))
+    ]
+
+
+def unencrypted(settings: Settings) -> list[str]:
+    """What the operator chose and should be reminded of."""
+    said = "underlay: routed: the host's routes carry the overlay, and traffic between nodes is not encrypted"
+    return [said] if settings.underlay == "routed" else []
+
+
+def _service(service: OverlayService, name: str) -> Answer:
+    known = service.state.services[name]
+    return {
+        "service": name,
+        "mode": known.mode,
+        "bridge": known.bridge,
+        "subnets": list(known.subnets),
+        "attachments": sum(1 for each in service.state.members(known.bridge) if each.service == name),
+    }
+
+
+def attachments(service: OverlayService, _: Mapping[str, str]) -> list[Answer]:
+    """Every attachment of the node, in the order they were made."""
+    return [describe(each) for each in service.state.snapshot()]
+
+
+def describe(attachment: Attachment) -> Answer:
+    """One attachment, as `attachments --json` prints it."""
+    return {
+        "network": attachment.network,
+        "container_id": attachment.container,
+        "interface": attachment.ifname,
+        "addresses": [held.address for held in attachment.addresses],
+        "gateways": sorted({held.gateway for held in attachment.addresses}, key=tool_fence.by_address),
+        "service": attachment.service,
+        "mode": attachment.mode,
+        "isolation_network": attachment.isolation,
+        "state": attachment.state,
+        "bridge": attachment.bridge,
+        "host_interface": attachment.host_veth,
+        "mac": attachment.mac,
+        "mtu": attachment.mtu,
+        "netns": attachment.sandbox,
+        "pid": attachment.pid or None,
+        "pod": attachment.pod,
+        "created_unix": round(attachment.created, 3),
+    }
+
+
+def teardown(service: OverlayService, _: Mapping[str, str]) -> Answer:
+    """Take the data path away, for `uninstall`."""
+    service.tear_down()
+    return {"done": True}
+
+
+QUESTIONS: dict[str, Callable[[OverlayService, Mapping[str, str]], Any]] = {
+    "status": status,
+    "attachments": attachments,
+    "networks": tool_fence.networks,
+    "why": tool_fence.may_reach,
+    "gc": tool_fence.collect_garbage,
+    "teardown": teardown,
+    **tool_mesh.QUESTIONS,
+}

@@ -1,0 +1,248 @@
+"""The tool's questions about the mesh: who the peers are and how they fare, tokens, configurations, the picture."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+from cni import defaults
+from cni.daemon.attachments.overlay import OverlayService
+from cni.daemon.cluster.departed_nodes import DepartedNode
+from cni.daemon.fence.explain.endpoints import TunnelRoute
+from cni.daemon.mesh import joined_peers
+from cni.daemon.mesh.mesh import Cluster, Mesh
+from cni.daemon.model import wireguard
+from cni.daemon.model.wireguard import Target
+from cni.errors import InvalidConfig
+from cni.host import underlay
+from cni.host.wg_types import PeerSeen
+from cni.overlay.address import join_host_port
+
+Answer = dict[str, Any]
+
+
+def _mesh(service: OverlayService) -> Mesh:
+    assert isinstance(service.mesh, Mesh)
+    return service.mesh
+
+
+def peers(service: OverlayService, _: Mapping[str, str]) -> list[Answer]:
+    """Every peer of every device, as it should be and as it is."""
+    mesh = _mesh(service)
+    found = []
+    for of_service in mesh.services():
+        device = mesh.device(of_service)
+        seen = device.peers if device is not None else {}
+        ages = mesh.ages(device) if device is not None else {}
+        for key, target in mesh.targets(of_service).items():
+            found.append(_peer(mesh, of_service, target, seen.get(key), ages.get(key, math.inf)))
+    return found
+
+
+def _peer(mesh: Mesh, of_service: str, target: Target, seen: PeerSeen | None, age: float) -> Answer:
+    endpoint = seen.endpoint if seen is not None else ""
+    shaken = seen.last_handshake if seen is not None else 0
+    alive = age < wireguard.DEAD
+    return {
+        "device": mesh.device_name(of_service),
+        "service": of_service or None,
+        "name": target.name or target.owner,
+        "public_key": target.public_key,
+        "endpoint": endpoint or None,
+        "configured_endpoints": list(target.endpoints),
+        "last_handshake_unix": shaken or None,
+        "last_handshake_seconds_ago": None if math.isinf(age) else round(age, 1),
+        "alive": alive,
+        "direct": alive and endpoint in mesh.called_at(target),
+        "rx_bytes": seen.received if seen is not None else 0,
+        "tx_bytes": seen.sent if seen is not None else 0,
+        "allowed_ips": list(target.allowed_ips),
+        "keepalive": target.keepalive,
+        "path_mtu": mesh.path_mtu(endpoint) if endpoint else None,
+        "on_device": seen is not None,
+    }
+
+
+def behind(service: OverlayService) -> tuple[TunnelRoute, ...]:
+    """What leads into the tunnels, for `why`."""
+    if not isinstance(service.mesh, Mesh):
+        return ()
+    mesh = service.mesh
+    return tuple(
+        TunnelRoute(cidr, _who(target), target.owner.partition(":")[2])
+        for each in mesh.services()
+        for target in mesh.targets(each).values()
+        for cidr in target.led()
+    )
+
+
+def _who(target: Target) -> str:
+    kind, _, name = target.owner.partition(":")
+    if name:
+        return f"{kind} {name}"
+    return f"behind {target.name}" if target.name else f"behind the peer {target.public_key[:10]}..."
+
+
+# --- tokens ---------------------------------------------------------------------------------------------------------
+
+
+def token(service: OverlayService, _: Mapping[str, str]) -> Answer:
+    """What another node needs to have this one as a peer. Raises InvalidConfig if that is not settled."""
+    mesh, state = _mesh(service), service.state
+    if service.settings.cluster is not None:
+        raise InvalidConfig("this node is in a cluster: give the other node the same `cluster` in its YAML instead")
+    if state.node.slice_cidr is None or service.settings.service_cidr is None:
+        raise InvalidConfig(
+            "it is not settled which addresses are behind this node",
+            "set slice_cidr and service_cidr in its YAML, other ones on each node",
+        )
+    return {"token": joined_peers.encode(_invitation(service, mesh)), "public_key": mesh.public_key()}
+
+
+def _invitation(service: OverlayService, mesh: Mesh) -> joined_peers.Invitation:
+    node = service.state.node
+    hosts = [join_host_port(str(address), node.wg_port) for address in underlay.addresses()]
+    return joined_peers.Invitation(
+        name=socket.gethostname(),
+        node_id=node.node_id,
+        cluster_cidrs=node.cidrs,
+        public_key=mesh.public_key(),
+        endpoints=service.settings.advertise or tuple(hosts),
+        allowed_ips=_own(service),
+    )
+
+
+def _own(service: OverlayService) -> tuple[str, ...]:
+    """What is behind this node, as far as it is settled."""
+    node = service.state.node
+    return tuple(cidr for cidr in (node.slice_cidr, service.settings.service_cidr) if cidr)
+
+
+def join(service: OverlayService, env: Mapping[str, str]) -> Answer:
+    """Take another node's token: it is a peer from now on, over reboots. Says what that node needs of this one."""
+    mesh = _mesh(service)
+    own = token(service, env)
+    invitation = joined_peers.decode(env.get("TOKEN", ""))
+    joined_peers.judge(invitation, service.state.node, mesh.public_key(), _own(service))
+    known = [each for each in mesh.joined.all() if not joined_peers.is_again(each, invitation)]
+    others = [(each.name, each.public_key, each.allowed_ips) for each in known]
+    others += [(each.name, each.public_key, each.allowed_ips) for each in service.settings.peers]
+    joined_peers.judge_beside(invitation, others)
+    mesh.joined.add(invitation)
+    mesh.sync()
+    return {"name": invitation.name, "public_key": invitation.public_key, "token": own["token"]}
+
+
+def remove(service: OverlayService, env: Mapping[str, str]) -> Answer:
+    """A node that was joined is a peer no more."""
+    mesh = _mesh(service)
+    target = _find(mesh, env.get("PEER", ""))
+    if not mesh.joined.remove(target.public_key):
+        raise InvalidConfig(f"{target.name or target.public_key} was not joined by token: remove it where it was added")
+    mesh.sync()
+    return {"public_key": target.public_key}
+
+
+def rotate(service: OverlayService, _: Mapping[str, str]) -> Answer:
+    """A new key for this node. With a cluster the others follow by themselves; else they must be told."""
+    mesh = _mesh(service)
+    return {"public_key": mesh.rotate(), "cluster": service.settings.cluster is not None}
+
+
+def gone(service: OverlayService, _: Mapping[str, str]) -> list[Answer]:
+    """The nodes that hold something in etcd and are not heard of. Raises InvalidConfig without a cluster."""
+    return [_departed(each) for each in _cluster(service).departed()]
+
+
+def forget(service: OverlayService, env: Mapping[str, str]) -> Answer:
+    """What such a node holds is nobody's any more."""
+    return _departed(_cluster(service).forget(env.get("PEER", "")))
+
+
+def _cluster(service: OverlayService) -> Cluster:
+    cluster = _mesh(service).cluster
+    if cluster is None:
+        raise InvalidConfig(
+            "this node is in no cluster: `zlayer-cni peer remove` forgets a node that was joined by token"
+        )
+    return cluster
+
+
+def _departed(who: DepartedNode) -> Answer:
+    return {"identity": who.identity, "node_id": who.node_id or None, "name": who.name or None, "holds": len(who.keys)}
+
+
+# --- configurations and pictures ------------------------------------------------------------------------------------
+
+
+def showconf(service: OverlayService, env: Mapping[str, str]) -> Answer:
+    """A wg-quick configuration for the other end of a peer: a guest, an edge, any machine with plain WireGuard."""
+    mesh, node = _mesh(service), service.state.node
+    target = _find(mesh, env.get("PEER", ""))
+    guest = next((g for g in mesh.registry.guests.all().values() if g.public_key == target.public_key), None)
+    hosts = [join_host_port(str(address), node.wg_port) for address in underlay.addresses()]
+    endpoints = service.settings.advertise or tuple(hosts)
+    allowed = ", ".join(node.cidrs)
+    lines = [
+        f"# {target.name or target.owner or 'peer'} {target.public_key}",
+        "[Interface]",
+        f"PrivateKey = {guest.private_key if guest else '# its own, which this node does not know'}",
+        *(f"Address = {cidr}" for cidr in target.allowed_ips if _is_one(cidr)),
+        f"MTU = {service.services.mtu()}",
+        "",
+        "[Peer]",
+        f"PublicKey = {mesh.public_key()}",
+        *(f"Endpoint = {endpoint}" for endpoint in endpoints[:1]),
+        f"AllowedIPs = {allowed}",
+        f"PersistentKeepalive = {target.keepalive or defaults.KEEPALIVE}",
+    ]
+    return {"public_key": target.public_key, "text": "\n".join(lines) + "\n"}
+
+
+def _is_one(cidr: str) -> bool:
+    network = ipaddress.ip_network(cidr)
+    return network.prefixlen == network.max_prefixlen
+
+
+def _find(mesh: Mesh, word: str) -> Target:
+    """The peer that a word means: a name, a guest or edge, a key, the beginning of one. Raises InvalidConfig."""
+    everybody = list(mesh.targets().values())
+    exact = [t for t in everybody if word in (t.name, t.owner, t.owner.partition(":")[2], t.public_key) and word]
+    found = exact or [t for t in everybody if len(word) >= 4 and t.public_key.startswith(word)]
+    if len(found) != 1:
+        raise InvalidConfig(f"{word!r} is {'no peer' if not found else 'more than one peer'} (`zlayer-cni peers`)")
+    return found[0]
+
+
+def graph(service: OverlayService, env: Mapping[str, str]) -> Answer:
+    """This node, its services, its tunnels and what is behind them."""
+    state = service.state
+    return {
+        "node": {
+            "name": socket.gethostname(),
+            "node_id": state.node.node_id,
+            "addresses": [str(address) for address in state.node_addresses()],
+            "services": [
+                {"service": each.name, "mode": each.mode, "subnets": list(each.subnets)}
+                for each in list(state.services.values())
+                if each.subnets
+            ],
+        },
+        "peers": peers(service, env),
+    }
+
+
+QUESTIONS = {
+    "peers": peers,
+    "token": token,
+    "join": join,
+    "peer-remove": remove,
+    "peer-rotate": rotate,
+    "peer-gone": gone,
+    "peer-forget": forget,
+    "showconf": showconf,
+    "graph": graph,
+}

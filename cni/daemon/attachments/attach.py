@@ -1,0 +1,321 @@
+"""Attach and detach: the path every container takes in and out.
+
+Decide, save the intent, make it true, commit, answer. Each step's undo is registered before the step, and
+undoing is removing, which is idempotent; so a step that failed half-way is undone like one that worked.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import msgspec
+
+from cni import attach_rules, naming
+from cni.daemon.attachments.ownership import is_port_of
+from cni.daemon.attachments.segments import Segments
+from cni.daemon.fence.controller import FenceController
+from cni.daemon.model import macs
+from cni.daemon.model.records import Attachment, AttachmentKey, StaticRoute
+from cni.daemon.state.state import Locks, NeedsSlot, State, boot_clock, name_taken
+from cni.errors import AttachFailed, CleanupFailed, CniError, InterfaceExists, InvalidNetns, PoolExhausted
+from cni.host import links
+from cni.host.kernel import Kernel
+from cni.host.netns import NetnsId
+
+log = logging.getLogger(__name__)
+
+
+class ClientGone(CniError):
+    """Whoever asked has hung up: nobody would hear the answer, so the work is undone."""
+
+    code = 11
+
+
+@dataclass(frozen=True)
+class AttachRequest:
+    """One attach, fully decided by the caller. `netns_fd` stays the caller's to close."""
+
+    network: str
+    container: str
+    ifname: str
+    netns_fd: int
+    netns: NetnsId
+    sandbox: str
+    service: str
+    mode: str
+    host_veth: str
+    isolation: str | None = None
+    ephemeral: bool = False
+    mtu: int = 0
+    mac: str = ""
+    addresses: Sequence[ipaddress.IPv4Address | ipaddress.IPv6Address] = ()
+    routes: Sequence[StaticRoute] = ()
+    attempt: str = ""
+    pid: int = 0
+    start_time: int = 0
+    pod: str = ""
+    forbidden: frozenset[NetnsId] = frozenset()
+    wanted: Callable[[], bool] = lambda: True
+
+    @property
+    def key(self) -> AttachmentKey:
+        return (self.network, self.container, self.ifname)
+
+
+class Attacher:
+    """Attaches and detaches; one lock per attachment, so an ADD and a DEL of one container take turns."""
+
+    def __init__(self, state: State, kernel: Kernel, services: Segments, barrier: FenceController) -> None:
+        self._state = state
+        self._kernel = kernel
+        self._services = services
+        self._barrier = barrier
+        self._locks = Locks()
+
+    # --- in --------------------------------------------------------------------------------------------------------
+
+    def attach(self, request: AttachRequest) -> Attachment:
+        """The attachment, live. Repeating an attempt gives the same answer.
+
+        Raises InvalidNetns, InterfaceExists, AddressUnavailable, PoolExhausted, TryAgainLater, FenceFailed,
+        AttachFailed; after any of them nothing of this attempt is left.
+        """
+        if request.netns in request.forbidden:
+            raise InvalidNetns(
+                f"CNI_NETNS: {request.sandbox} is the host's own network namespace", "a container needs one of its own"
+            )
+        with self._locks.holding(request.key):
+            self._state.refuse_port(request.host_veth, request.key)
+            if not request.wanted():
+                raise ClientGone("the runtime gave up before the attach began")
+            before = self._state.attachments.get(request.key)
+            try:
+                if before is not None and self._stands(before, request):
+                    if before.attempt and before.attempt == request.attempt:
+                        return before
+                    raise attach_rules.already_attached(request.key)
+                return self._make(request, before)
+            except OSError as error:
+                raise attach_rules.attach_failed(request.ifname, request.service, error) from error
+
+    def _stands(self, before: Attachment, request: AttachRequest) -> bool:
+        """Whether the recorded attachment is whole, in this very namespace: only then is a second ADD an error."""
+        return attach_rules.stands(
+            before.state,
+            before.netns == request.netns,
+            lambda: self._has_port(before),
+            lambda: self._kernel.has_interface(request.netns_fd, request.ifname),
+        )
+
+    def _make(self, request: AttachRequest, before: Attachment | None) -> Attachment:
+        if before is not None:
+            self._unplug(before)
+        announced = False
+        try:
+            intent = self._reserve(request)
+            self._barrier.add_port(intent)
+            done = self._plug(request, intent)
+            announced = True
+            if not request.wanted():
+                raise ClientGone("the runtime gave up before the attach was done")
+            live = msgspec.structs.replace(done, state="live", created=time.time())
+            self._state.save(live)
+            if before is not None and before.service != live.service:
+                self._services.settle(before.service, before.mode, before.ephemeral)
+        except BaseException:
+            self._roll_back(request.key, used=before is not None or announced)
+            self._services.settle(request.service, request.mode, request.ephemeral)
+            raise
+        return live
+
+    def _roll_back(self, key: AttachmentKey, used: bool) -> None:
+        """Undo whatever an attach did before it failed. What cannot be undone keeps its record, and with it its
+        address, for garbage collection to try again."""
+        intent = self._state.attachments.get(key)
+        if intent is None:
+            return
+        try:
+            self._unplug(intent)
+            self._state.drop(key, used)
+        except (OSError, CniError):
+            log.exception("could not undo the attach of %s; kept for garbage collection", "/".join(key))
+
+    def _reserve(self, request: AttachRequest) -> Attachment:
+        """The intent, saved with its addresses, on a bridge that is there."""
+        with self._services.holding(request.service, request.mode) as segment:
+            service = self._services.ensure(request.service, request.mode)
+            return self._with_addresses(self._draft(request, service.bridge), segment, request)
+
+    def _draft(self, request: AttachRequest, bridge: str) -> Attachment:
+        return Attachment(
+            network=request.network,
+            container=request.container,
+            ifname=request.ifname,
+            state="intent",
+            service=request.service,
+            mode=request.mode,
+            isolation=request.isolation,
+            bridge=bridge,
+            host_veth=request.host_veth,
+            host_mac=macs.of_host_end(request.host_veth),
+            mac=request.mac,
+            addresses=(),
+            routes=tuple(request.routes),
+            mtu=request.mtu or self._services.mtu(),
+            mtu_chosen=bool(request.mtu),
+            netns=(request.netns.dev, request.netns.ino),
+            sandbox=request.sandbox,
+            made_at=boot_clock(),
+            attempt=request.attempt,
+            ephemeral=request.ephemeral,
+            pid=request.pid,
+            start_time=request.start_time,
+            pod=request.pod,
+        )
+
+    def _with_addresses(self, draft: Attachment, segment: str, request: AttachRequest) -> Attachment:
+        """Addresses for the intent, with a further slot for the service where its subnets are full."""
+        while True:
+            try:
+                return self._state.reserve(draft, segment, request.addresses)
+            except NeedsSlot as full:
+                try:
+                    self._services.grow(segment, full.version)
+                except PoolExhausted as exhausted:
+                    raise self._state.full(segment, full.version) from exhausted
+
+    def _plug(self, request: AttachRequest, intent: Attachment) -> Attachment:
+        """The veth, the container's end configured, the host's end up last."""
+        bridge = self._kernel.find(intent.bridge)
+        if bridge is None:
+            raise AttachFailed(f"the bridge {intent.bridge} of service {intent.service} vanished")
+        port = links.Port(intent.host_veth, intent.host_mac, bridge.index, intent.mtu, intent.ifname, intent.mac)
+        host, inside = self._create(port, request)
+        routes = planned_routes(intent)
+        kernel_routes = [
+            links.Route(ipaddress.ip_network(route.dst), ipaddress.ip_address(route.via), inside) for route in routes
+        ]
+        addresses = [ipaddress.ip_interface(held.address) for held in intent.addresses]
+        skipped = self._kernel.configure_inside(request.netns_fd, inside, intent.ifname, addresses, kernel_routes)
+        self._kernel.raise_port(host, naming.owner_mark(*intent.key))
+        kept = tuple(r for r, k in zip(routes, kernel_routes, strict=True) if k not in skipped)
+        return msgspec.structs.replace(intent, routes=kept, bridge_mac=bridge.mac)
+
+    def _create(self, port: links.Port, request: AttachRequest) -> tuple[int, int]:
+        """The veth. A link of the port's name goes where it is a leftover of this very attachment; another's, and the
+        container's own, does not. Raises InterfaceExists."""
+        try:
+            return self._kernel.create_port(port, request.netns_fd)
+        except OSError as error:
+            if error.errno != errno.EEXIST:
+                raise
+        there = self._kernel.find(port.name)
+        if there is None:
+            raise self._taken(request)
+        if not is_port_of(there, request.key, port.mac):
+            raise name_taken(port.name, there.alias.removeprefix(naming.OWNER) or f"a {there.kind or 'plain'} link")
+        self._kernel.remove_link(port.name)
+        try:
+            return self._kernel.create_port(port, request.netns_fd)
+        except OSError as error:
+            if error.errno == errno.EEXIST:
+                raise self._taken(request) from error
+            raise
+
+    def _taken(self, request: AttachRequest) -> InterfaceExists:
+        return attach_rules.name_in_use(request.ifname, request.sandbox)
+
+    # --- out -------------------------------------------------------------------------------------------------------
+
+    def detach(self, key: AttachmentKey, fallback_veth: str = "") -> bool:
+        """No trace of the attachment afterwards; False if there was none.
+
+        The host end goes, and with it the container's, wherever that is now: no namespace is entered, so one that is
+        gone, or has become another container's, is neither needed nor touched. `fallback_veth` is the name the host
+        end would have, for an attachment nobody remembers. Raises CleanupFailed, with the record kept for a retry.
+        """
+        with self._locks.holding(key):
+            attachment = self._state.attachments.get(key)
+            try:
+                if attachment is None:
+                    return bool(fallback_veth) and self._remove_unrecorded(key, fallback_veth)
+                self._unplug(attachment)
+                self._state.drop(key)
+            except OSError as error:
+                raise CleanupFailed(f"cannot detach {key[2]} of {key[1]} from {key[0]}: {error}") from error
+        self._services.settle(attachment.service, attachment.mode, attachment.ephemeral)
+        return True
+
+    def locked(self, key: AttachmentKey) -> AbstractContextManager[object]:
+        """A context in which nobody attaches, detaches or changes that attachment."""
+        return self._locks.holding(key)
+
+    def revise(self, attachment: Attachment, work: Callable[[], Attachment]) -> None:
+        """Change a live attachment and its record, with its lock held, unless it changed meanwhile."""
+        with self._locks.holding(attachment.key):
+            if attachment.state == "live" and self._state.attachments.get(attachment.key) == attachment:
+                self._state.save(work())
+
+    def release(self, attachment: Attachment) -> bool:
+        """Detach `attachment` unless it changed meanwhile; False if it was let be."""
+        with self._locks.holding(attachment.key):
+            return self._state.attachments.get(attachment.key) == attachment and self.detach(attachment.key)
+
+    def release_dead(self, attachment: Attachment) -> bool:
+        """Detach `attachment` unless it changed meanwhile, or is live and has its link; False if it was let be.
+
+        The last look, under the lock: what another caller has just attached under the same key is not touched.
+        """
+        with self._locks.holding(attachment.key):
+            now = self._state.attachments.get(attachment.key)
+            alive = now is not None and now.state == "live" and self._has_port(now)
+            if now != attachment or alive:
+                return False
+            return self.detach(attachment.key)
+
+    def _unplug(self, attachment: Attachment) -> None:
+        """The link first, then what guards it: the fence is in force for as long as the port is there."""
+        link = self._kernel.find(attachment.host_veth)
+        anothers = link is not None and not is_port_of(link, attachment.key, attachment.host_mac)
+        if anothers or not self._kernel.remove_link(attachment.host_veth):
+            self._remove_renamed(attachment)
+        self._barrier.remove_port(attachment)
+        bridge = self._kernel.find(attachment.bridge)
+        if bridge is not None:
+            for held in attachment.addresses:
+                self._kernel.forget_neighbour(bridge.index, held.ip)
+        self._kernel.forget_flows([held.ip for held in attachment.addresses])
+
+    def _remove_renamed(self, attachment: Attachment) -> None:
+        """The host end under another name: by its mark, or by its MAC, which follows from the name it had."""
+        for link in self._kernel.all_links():
+            if link.mac == attachment.host_mac and is_port_of(link, attachment.key, attachment.host_mac):
+                self._kernel.remove_link(link.name)
+
+    def _remove_unrecorded(self, key: AttachmentKey, name: str) -> bool:
+        """The port that `key` would have goes, if it is `key`'s; False if there is none."""
+        owner = self._state.owner_of_port(name)
+        if owner is not None or self._port_of(key, name, macs.of_host_end(name)) is None:
+            return False
+        return self._kernel.remove_link(name)
+
+    def _has_port(self, attachment: Attachment) -> bool:
+        return self._port_of(attachment.key, attachment.host_veth, attachment.host_mac) is not None
+
+    def _port_of(self, key: AttachmentKey, name: str, host_mac: str) -> links.Link | None:
+        """The link of that name if it is the host end of the attachment `key`."""
+        link = self._kernel.find(name)
+        return link if link is not None and is_port_of(link, key, host_mac) else None
+
+
+def planned_routes(attachment: Attachment) -> list[StaticRoute]:
+    """A default route by each family's gateway, then the configured ones; `via` filled in, one per destination."""
+    addresses = ((held.address, held.gateway) for held in attachment.addresses)
+    asked = ((route.dst, route.via) for route in attachment.routes)
+    return [StaticRoute(dst, via) for dst, via in attach_rules.planned_routes(addresses, asked)]

@@ -1,0 +1,409 @@
+"""The daemon's service: what both doors ask for, put together from the deciders and the kernel.
+
+It is the `Overlay` of `cni/verbs.py` for our own daemon; the overlay door calls the same methods.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from cni import naming
+from cni.daemon.attachments import check as checking
+from cni.daemon.attachments.attach import Attacher, AttachRequest
+from cni.daemon.attachments.segments import Segments
+from cni.daemon.attachments.service_limits import Rate
+from cni.daemon.fence.controller import FenceController
+from cni.daemon.fence.from_records import on_the_hosts_networks
+from cni.daemon.model.records import Attachment, AttachmentKey, StaticRoute
+from cni.daemon.problem_board import ProblemBoard
+from cni.daemon.reconcile import kernel_settings
+from cni.daemon.reconcile.node_addresses import OwnAddresses
+from cni.daemon.reconcile.ranges import Ranges
+from cni.daemon.settings import Settings
+from cni.daemon.state.state import State
+from cni.errors import (
+    CheckFailed,
+    CleanupFailed,
+    CniError,
+    InvalidConfig,
+    NotAvailable,
+    NotAvailableLimited,
+    PoolExhausted,
+    TryAgainLater,
+)
+from cni.host import netns
+from cni.host.kernel import Kernel
+from cni.host.ports import ContainerView, Sought
+from cni.host.worker import Crew
+from cni.netconf.environment import Call
+from cni.netconf.intent import Intent
+from cni.netconf.types import DNS, Result
+from cni.problems import Problem
+from cni.verbs import AttachCall, Attached, Target
+
+log = logging.getLogger(__name__)
+
+ROOM = 32 << 10  # bytes that the records of one more attachment may take
+DYING = 0.5  # seconds: a network namespace that was just destroyed takes some 40 ms to take its links along
+
+
+class Mesh(Protocol):
+    """What the node's mesh is asked here (mesh.py)."""
+
+    def describe(self) -> dict[str, Any]: ...
+
+
+class OverlayService:
+    """One node's overlay. Every method may be called from any thread."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        state: State,
+        kernel: Kernel,
+        barrier: FenceController,
+        *,
+        alone: Callable[[], bool] = lambda: True,
+        board: ProblemBoard | None = None,
+        own: OwnAddresses | None = None,
+        ranges: Ranges | None = None,
+        crew: Crew | None = None,
+    ) -> None:
+        self.started = time.monotonic()
+        self.board = board or ProblemBoard()
+        self.crew = crew or Crew()
+        self._alone = alone
+        self.own = own or OwnAddresses(state, kernel, alone)
+        self.ranges = ranges or Ranges(state, kernel, self.own, self.board)
+        self.teardown_hooks: list[Callable[[], None]] = []
+        self.followers: list[Callable[[Attachment], None]] = []
+        """Told of every attachment that CNI made."""
+        self.settings = settings
+        self.state = state
+        self.kernel = kernel
+        self.barrier = barrier
+        self.services = Segments(state, kernel, barrier, settings.mtu, self.board, may_begin=self.ranges.refuse)
+        self.attacher = Attacher(state, kernel, self.services, barrier)
+        self.mesh: Mesh | None = None
+        self._rate, self._rate_guard = Rate(settings.new_services_per_minute), threading.Lock()
+
+    # --- what CNI asks (the Overlay of cni/verbs.py) ----------------------------------------------------------------
+
+    def attach(self, asked: AttachCall, wish: Intent, target: Target) -> Attached:
+        """ADD's part. Raises what `Attacher.attach` raises, and InvalidConfig while the node is not in service."""
+        self.ranges.refuse()
+        call, network = asked.call, asked.conf.name
+        request = AttachRequest(
+            network=network,
+            container=call.container_id,
+            ifname=call.ifname,
+            netns_fd=target.fd,
+            netns=netns.identify_sandbox(target.fd, target.path),
+            sandbox=target.path,
+            service=wish.service,
+            mode=wish.mode,
+            host_veth=naming.attachment_veth(network, call.container_id, call.ifname),
+            isolation=wish.isolation_network,
+            ephemeral=wish.ephemeral,
+            mtu=wish.mtu,
+            mac=wish.mac,
+            addresses=[ipaddress.ip_address(each.address) for each in wish.addresses],
+            routes=[StaticRoute(route.dst, route.gw) for route in wish.routes],
+            attempt=asked.attempt,
+            pod=pod_of(call),
+            forbidden=self._forbidden(target, call),
+            wanted=asked.wanted,
+        )
+        attachment = self._attach_within_bounds(request, call.args.get("K8S_POD_NAMESPACE", ""))
+        for follower in self.followers:
+            follower(attachment)
+        return self._attached(attachment)
+
+    def _attach_within_bounds(self, request: AttachRequest, asker: str) -> Attachment:
+        """Attach; a service that is new counts against what `asker` may bring about, and empty ones make room for it.
+
+        Raises TryAgainLater where there were too many in this minute, and what `Attacher.attach` raises.
+        """
+        new = request.mode != "shared" and request.service not in self.state.services
+        if new:
+            self._count_new_service(request.service, asker)
+            self.services.give_back_idle(self.settings.idle_services)
+        while True:
+            try:
+                return self.attacher.attach(request)
+            except PoolExhausted:
+                left = len(self.state.idle_services())
+                if not left or not self.services.give_back_idle(left - 1):
+                    raise
+
+    def _count_new_service(self, service: str, asker: str) -> None:
+        with self._rate_guard:
+            seconds = self._rate.take(asker, time.monotonic())
+        if seconds:
+            who = f"the pods of namespace {asker}" if asker else "containers"
+            raise TryAgainLater(
+                f"service {service} is new, and {who} brought about {self.settings.new_services_per_minute} within a"
+                " minute, which is the most (new_services_per_minute)",
+                f"the next one is possible in {seconds:.1f} s",
+            )
+
+    def _forbidden(self, target: Target, call: Call) -> frozenset[netns.NetnsId]:
+        own = set() if call.override else {self.kernel.own}
+        return frozenset(own | {netns.NetnsId(*each) for each in target.forbidden})
+
+    def _attached(self, attachment: Attachment) -> Attached:
+        dns = self.settings.dns
+        return Attached(
+            bridge=attachment.bridge,
+            bridge_mac=attachment.bridge_mac,
+            host_veth=attachment.host_veth,
+            host_mac=attachment.host_mac,
+            mac=attachment.mac,
+            mtu=attachment.mtu,
+            addresses=tuple((held.address, held.gateway) for held in attachment.addresses),
+            routes=tuple((route.dst, route.via) for route in attachment.routes),
+            dns=DNS(dns.nameservers, dns.domain, dns.search, dns.options),
+        )
+
+    def detach(self, network: str, container: str, ifname: str) -> None:
+        """DEL's part; fine when there is nothing. Raises CleanupFailed."""
+        veth = naming.attachment_veth(network, container, ifname)
+        self.attacher.detach((network, container, ifname), veth)
+
+    def take_back(self, attempt: str) -> None:
+        """Undo the attach of that attempt: its plugin was killed before the runtime had the result. Never raises."""
+        for attachment in self.state.snapshot():
+            if attempt and attachment.attempt == attempt:
+                who = f"{attachment.ifname} of {attachment.container} on {attachment.network}"
+                try:
+                    if self.attacher.release(attachment):
+                        log.info("%s: the plugin was killed over it, so the attach is undone", who)
+                except (CniError, OSError) as error:
+                    log.warning("%s: the plugin was killed over it, and it could not be undone: %s", who, error)
+
+    def check(self, call: Call, network: str, previous: Result, target: Target) -> None:
+        """CHECK's part: reads only. Raises CheckFailed with everything that is wrong."""
+        key = (network, call.container_id, call.ifname)
+        found = self._complaints(key, previous, target)
+        if found:
+            # Somebody may have been at work on it; a verdict needs a look while nobody is (conformance C7).
+            with self.attacher.locked(key):
+                found = self._complaints(key, previous, target)
+        if found:
+            raise CheckFailed(f"{call.ifname} of {call.container_id}: {found[0]}", "; ".join(found[1:]))
+
+    def _complaints(self, key: AttachmentKey, previous: Result, target: Target) -> list[str]:
+        attachment = self.state.attachments.get(key)
+        if attachment is None:
+            return [f"there is no such attachment on network {key[0]}"]
+        sought = checking.sought(attachment, previous, target.path)
+        return checking.differences(attachment, previous, target.path, self._look(attachment, target, sought))
+
+    def _look(self, attachment: Attachment, target: Target, sought: Sought) -> checking.Observed:
+        identity_now = netns.identify_sandbox(target.fd, target.path)
+        bridge = self.kernel.find(attachment.bridge)
+        addresses = self.kernel.addresses(bridge.index) if bridge is not None else []
+        same = identity_now == attachment.netns
+        return checking.Observed(
+            host=self.kernel.find(attachment.host_veth),
+            bridge=bridge,
+            gateways=frozenset(str(address.ip) for address in addresses),
+            inside=self.kernel.inspect(target.fd, attachment.ifname, sought) if same else ContainerView(None),
+            netns=identity_now,
+            forwarding={version: self.kernel.forwarding(version) for version in (4, 6)},
+            unfenced=(*self.barrier.faults(), *self.barrier.missing(attachment)),
+        )
+
+    def collect(self, network: str, valid: set[tuple[str, str]] | None) -> list[str]:
+        """GC's part (conformance G1 to G8): frees what the runtime does not list and what is dead; tells what it kept.
+
+        Without a list nothing is judged by it. An attachment that is not listed but whose interface is alive is kept:
+        another runtime may have it, and an address in use must not be given out again.
+        """
+        if valid is None:
+            return []
+        unlisted = [
+            each
+            for each in self.state.snapshot()
+            if each.network == network and (each.container, each.ifname) not in valid
+        ]
+        notes: list[str] = []
+        failures: list[str] = []
+        end = time.monotonic() + DYING
+        for attachment in unlisted:
+            who = f"{attachment.ifname} of {attachment.container}"
+            try:
+                while not self.attacher.release_dead(attachment):
+                    if time.monotonic() > end:
+                        notes.append(f"GC: {who} is not listed but alive, kept")
+                        break
+                    time.sleep(0.02)
+                else:
+                    notes.append(f"GC: {who} released {', '.join(attachment.ips)}")
+            except (CniError, OSError) as error:
+                log.error("GC of %s: %s", who, error)
+                failures.append(f"{who}: {error}")
+        if failures:
+            raise CleanupFailed(f"GC could not release {len(failures)} attachments of {network}", "; ".join(failures))
+        return notes
+
+    def ready(self, service: str, mode: str) -> list[str]:
+        """STATUS: what is wrong with the way to other nodes, which keeps no container of this one from its work. Raises
+        NotAvailable (50) or NotAvailableLimited (51) when an ADD would fail now."""
+        if self.ranges.refusal:
+            raise NotAvailable("the node is not in service", self.ranges.refusal)
+        faults = self.barrier.faults()
+        if faults:
+            raise NotAvailableLimited(f"the isolation fence is not in force: {faults[0]}", "; ".join(faults[1:]))
+        if no_room(self.settings.run_dir):
+            raise NotAvailable(f"the disk with {self.settings.run_dir} is full", "no record can be written there")
+        try:
+            self.state.check_slots()
+        except InvalidConfig as error:
+            raise NotAvailable(f"service {service} can have no subnet", error.details or error.msg) from error
+        segment = naming.SHARED_BRIDGE_KEY if mode == "shared" else service
+        if not self.state.has_room(segment) and not self.state.idle_services():
+            raise NotAvailable(f"service {service} has no free IP address", "the cluster's subnets are all taken")
+        return [problem.text for problem in self.board.problems() if problem.kind().area in ("mesh", "cluster")]
+
+    def change_node(self, **changes: object) -> None:
+        """Take over what an agent says about this node, its addresses and tables included. Raises InvalidConfig."""
+        before, addresses = self.state.node, self.state.node_addresses()
+        after = self.state.update_node(**changes)
+        if self.ranges.refusal:
+            self.ranges.reconsider()
+        elif (before.cidrs, addresses) != (after.cidrs, self.state.node_addresses()):
+            self._ground()
+
+    def problems(self) -> list[Problem]:
+        """What is wrong with the node now; empty when nothing is."""
+        self._note_conditions()
+        return self.board.problems()
+
+    def _note_conditions(self) -> None:
+        """Bring the board up to date with what is read when somebody asks, not noted when it happens."""
+        note = self.board.set
+        shared = "another daemon of ours works in this network namespace: they share tables and bridges"
+        note("second-daemon", "", "" if self._alone() else shared)
+        trouble = "" if self.ranges.refusal else self.barrier.trouble()
+        note("fence-not-in-force", "", trouble and f"the isolation fence is not in force: {trouble}")
+        versions: set[int] = {ipaddress.ip_network(cidr).version for cidr in self.state.cidrs}
+        forwards = {version: self.kernel.forwarding(version) for version in versions}
+        closed = self.kernel.not_forwarding()
+        if self.ranges.refusal:
+            forwards, closed = {}, []
+        self.board.set_all("forwarding-off", kernel_settings.forwarding_off(forwards, closed))
+        self.board.set_all("kernel-setting", kernel_settings.overruled(self.kernel.arp_ignore()))
+        self.tell_repairs()
+
+    def tear_down(self) -> None:
+        """Take the whole data path away: attachments, bridges, tables. Only `uninstall` asks for it."""
+        for farewell in self.teardown_hooks:
+            farewell()
+        for attachment in self.state.snapshot():
+            try:
+                self.attacher.detach(attachment.key)
+            except CniError as error:
+                log.error("%s of %s: %s", attachment.ifname, attachment.container, error)
+        for name in [name for name in self.state.services if name != naming.SHARED_BRIDGE_KEY]:
+            self.services.teardown(name)
+        self.services.teardown_shared()
+        self.own.remove_all()
+        self.barrier.unload()
+
+    def stand_down(self) -> None:
+        """Nothing of an earlier daemon's data path is in the host's way: no container is attached. The records stay.
+        Raises OSError, CniError."""
+        for service in list(self.state.services.values()):
+            link = self.kernel.find(service.bridge) if service.subnets else None
+            if link is not None and link.kind == "bridge":
+                self.kernel.remove_link(service.bridge)
+        self.own.remove_all()
+        self.barrier.unload()
+
+    # --- start ------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Make the node what the records say. Raises CniError, OSError when the node cannot serve."""
+        self.barrier.begin()
+        self._ground()
+        self.services.restore()
+
+    def mend_forwarding(self) -> None:
+        """The node forwards, whoever switched that off; each family by itself, and a problem where it cannot be."""
+        for version in sorted({ipaddress.ip_network(cidr).version for cidr in self.state.cidrs}):
+            with self.board.step("node-setting", f"forwarding {version}", f"forwarding of IPv{version} cannot be set"):
+                self.kernel.enable_forwarding([version])
+
+    def tell_repairs(self) -> None:
+        """Bring the board up to date with what became of the fence's tables."""
+        self.board.set("fence-repaired", "", self.barrier.repaired())
+        self.board.set_all("member-refused", self.barrier.refused())
+
+    def mend_node(self) -> None:
+        """Bring back what the node stands on, if somebody changed it, and note what cannot be."""
+        self._settle_node()
+        self.tell_repairs()
+        self.look_for_obstacles()
+
+    def _settle_node(self) -> None:
+        """Forwarding and the node's own addresses, each family by itself: what cannot be is a problem. Never raises."""
+        self.mend_forwarding()
+        with self.board.step("look-incomplete", "own addresses", "the node's own addresses could not be compared"):
+            faults = self.own.ensure()
+            said = {
+                address: f"the node cannot have its own address {address}: {why}" for address, why in faults.items()
+            }
+            self.board.set_all("node-address", said)
+
+    def heed_ranges(self) -> bool:
+        """The host's networks as they are now are the host's: in the fence, and no subnet in them is used any longer
+        than its containers. Returns whether they have changed. Raises OSError, CniError."""
+        before = self.state.connected, self.ranges.inside()
+        if on_the_hosts_networks(self.ranges.networks(), self.state.cidrs) != self.state.connected:
+            self.barrier.load()
+        self.services.vacate()
+        return before != (self.state.connected, self.ranges.inside())
+
+    def look_for_obstacles(self) -> None:
+        """Whose firewall stands in the containers' way: open what may be opened, name what may not."""
+        with self.board.step("look-incomplete", "firewalls", "the host's firewalls could not be looked at"):
+            self._note_obstacles()
+
+    def _note_obstacles(self) -> None:
+        said = self.barrier.open_forwarding()
+        self.board.set("forward-denied-iptables", "", said and f"iptables' FORWARD: {said}")
+        self.board.set_all(
+            "forward-denied-nftables",
+            {
+                chain: f"the nftables chain {chain} of another program drops by policy; allow the overlay's range there"
+                for chain in self.barrier.foreign()
+            },
+        )
+
+    def _ground(self) -> None:
+        """What everything else stands on: forwarding, the node's own addresses, the tables."""
+        self._settle_node()
+        self.barrier.load()
+        self.look_for_obstacles()
+
+
+def no_room(run_dir: str) -> bool:
+    """Whether the records of one more attachment have no room: an ADD would fail with an I/O error (5)."""
+    try:
+        disk = os.statvfs(run_dir)
+    except OSError:
+        return False  # somebody took it away, and it comes back
+    return disk.f_blocks > 0 and disk.f_bfree * disk.f_frsize < ROOM  # a tmpfs without a limit counts no blocks
+
+
+def pod_of(call: Call) -> str:
+    """namespace/name of the pod, for people; empty where the runtime does not say."""
+    name = call.args.get("K8S_POD_NAME", "")
+    return f"{call.args.get('K8S_POD_NAMESPACE', '')}/{name}" if name else ""

@@ -1,0 +1,98 @@
+"""What this node says of itself in the cluster: where it can be called, what is behind it, who is a member of what."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import socket
+import time
+from pathlib import Path
+
+from cni import __version__, proc
+from cni.daemon.attachments.overlay import OverlayService
+from cni.daemon.cluster.claims import Claims
+from cni.daemon.cluster.etcd_client import EtcdClient
+from cni.daemon.cluster.store_records import Dedicated, NodeDocument, publishable
+from cni.daemon.model.endpoints import split_endpoint
+from cni.daemon.state.identity import Identity
+from cni.daemon.state.tables import Tables
+from cni.host import netns, underlay
+
+STALE = 10.0  # seconds for which the underlay's addresses are believed
+
+
+class NodeDocumentBuilder:
+    """Of one node."""
+
+    def __init__(
+        self, service: OverlayService, identity: Identity, registry: Tables, etcd: EtcdClient, claims: Claims
+    ) -> None:
+        self._service, self._identity, self._registry = service, identity, registry
+        self._etcd, self._claims = etcd, claims
+        self._underlay_seen: list[str] = []
+        self._seen_at = -STALE
+
+    def document(self) -> tuple[NodeDocument, tuple[str, ...]]:
+        """As it is now, and what is left out of it, since the other nodes would refuse the whole."""
+        return publishable(self._whole())
+
+    def _whole(self) -> NodeDocument:
+        state = self._service.state
+        lost = state.lost
+        subnets: list[str] = []
+        dedicated = {}
+        for each in list(state.services.values()):
+            if each.mode == "dedicated":
+                own = self._identity.dedicated(each.name)
+                held = tuple(cidr for cidr in each.subnets if cidr not in lost)
+                dedicated[each.name] = Dedicated(own.public_key, own.port, held)
+            else:
+                # A shared service has none: the shared bridge has.
+                subnets += (cidr for cidr in each.subnets if cidr not in lost)
+        members: dict[str, set[str]] = {}
+        for attachment in state.snapshot():
+            if attachment.isolation is not None:
+                members.setdefault(attachment.isolation, set()).update(attachment.ips)
+        for guest in self._registry.guests.all().values():
+            if guest.isolation is not None:
+                members.setdefault(guest.isolation, set()).add(guest.held.ip)
+        port, hosts = self._reached_at()
+        member = self._claims.member
+        return NodeDocument(
+            identity=member.identity,
+            name=socket.gethostname(),
+            place=self.place(),
+            node_id=member.node_id,
+            public_key=self._identity.public_key(),
+            port=port,
+            hosts=hosts,
+            slices=member.slices,
+            subnets=tuple(sorted(subnets)),
+            dedicated=dedicated,
+            members={network: tuple(sorted(found)) for network, found in sorted(members.items())},
+            version=__version__,
+            signer=self._identity.signer().name,
+        )
+
+    def _reached_at(self) -> tuple[int, tuple[str, ...]]:
+        """The port and the hosts at which others can call this node."""
+        advertised = [split_endpoint(each) for each in self._service.settings.advertise]
+        if advertised:
+            return advertised[0][1], tuple(host for host, _ in advertised)
+        towards_etcd = self._etcd.local_address
+        found = [] if not towards_etcd or ipaddress.ip_address(towards_etcd).is_loopback else [towards_etcd]
+        found += self._underlay()
+        return self._service.state.node.wg_port, tuple(dict.fromkeys(found))
+
+    def _underlay(self) -> list[str]:
+        """The underlay's addresses, looked for now and then only: it means to read all routes."""
+        if time.monotonic() - self._seen_at >= STALE:
+            self._underlay_seen = [str(address) for address in underlay.addresses()]
+            self._seen_at = time.monotonic()
+        return self._underlay_seen
+
+    def place(self) -> str:
+        """This machine since its last start, and this daemon's place on it."""
+        boot = proc.boot_id()
+        here = f"{boot} {netns.own()} {Path(self._service.settings.run_dir).resolve()}"
+        return hashlib.sha256(here.encode()).hexdigest()[:16]

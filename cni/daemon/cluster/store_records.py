@@ -1,0 +1,338 @@
+"""The records in the cluster's store as values: where each stands, what it may hold, and how large it may be.
+
+Below `<prefix>/<deployment>/`:
+
+    id/<number>        who has that node id
+    slot/<cidr>        who has that slot of the overlay's range, and for what
+    key/<hex>          who has that WireGuard key
+    node/<identity>    what a node says of itself, for as long as its lease lives
+
+Every key and value is another machine's word. A parser here raises ValueError for what is not in its one canonical
+form: two keys that mean the same slot, id or key would let the second overrule the first.
+"""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
+
+from cni.daemon.model import keys
+from cni.daemon.model.endpoints import split_endpoint
+from cni.daemon.model.subnets import SLICE_PREFIX
+from cni.overlay.address import canonical_ip
+from cni.overlay.address import network as network_of
+
+T = TypeVar("T")
+GLOBAL = ""  # the node's own device among those of services
+SLICE = "slice"  # what a slot is used for, if not for a service
+SERVICE = "service:"
+SPARE = "spare"
+
+LONGEST_KEY = 512  # bytes of a key below the base; the longest of ours has 64 + 5
+LARGEST = {"node": 256 << 10, "slot": 1024, "id": 64, "key": 64}  # bytes of a value, by kind
+DEEPEST = 16  # levels of JSON; a node's document has 4
+MOST = {  # in one node's document
+    "hosts": 32,
+    "slices": 8,
+    "subnets": 1024,
+    "dedicated services": 256,
+    "networks": 512,
+    "members": 4096,
+}
+LONGEST_NAME = 253  # characters of a service's, a network's or a host's name
+
+
+_NUMBER = re.compile(r"[1-9][0-9]{0,19}")
+_IDENTITY = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.-]{0,63}")
+_HEX = re.compile(r"(?:[0-9a-f]{2}){1,32}")
+_NESTING = re.compile(rb'"(?:[^"\\]|\\.)*"|([\[{])|[\]}]')
+
+
+class Dedicated(msgspec.Struct, frozen=True):
+    """A service's own device on a node."""
+
+    public_key: str
+    port: int
+    subnets: tuple[str, ...]
+
+
+class NodeDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node publishes. `place` tells one machine's daemon from a copy of its data directory elsewhere;
+    `hosts` are addresses or names, without a port; `members` are the addresses of each isolation network's members.
+    `signer` is the key that signed it, in hexadecimal digits, "" for a version that does not sign; `sequence` grows
+    with everything that the node says."""
+
+    identity: str
+    name: str
+    place: str
+    node_id: int
+    public_key: str
+    port: int
+    hosts: tuple[str, ...]
+    slices: tuple[str, ...] = ()
+    subnets: tuple[str, ...] = ()
+    dedicated: dict[str, Dedicated] = {}
+    members: dict[str, tuple[str, ...]] = {}
+    version: str = ""
+    signer: str = ""
+    sequence: int = 0
+
+
+class Slot(msgspec.Struct, frozen=True):
+    """Whose a slot is, and what for: `slice`, `spare`, or `service:<name>`."""
+
+    owner: str
+    use: str
+
+
+class SignedSlot(msgspec.Struct, frozen=True):
+    """A slot as the store has it; `signer` as in `NodeDocument`."""
+
+    owner: str
+    use: str
+    signer: str = ""
+
+
+@dataclass(frozen=True)
+class StoreKeys:
+    """Where things are in etcd."""
+
+    base: str
+
+    def id(self, number: int) -> str:
+        return f"{self.base}id/{number}"
+
+    def slot(self, cidr: str) -> str:
+        return f"{self.base}slot/{cidr.replace('/', '_')}"
+
+    def key(self, public_key: str) -> str:
+        return self.named_key(hexadecimal(public_key))
+
+    def named_key(self, name: str) -> str:
+        """By the key's hexadecimal digits."""
+        return f"{self.base}key/{name}"
+
+    def node(self, identity: str) -> str:
+        return f"{self.base}node/{identity}"
+
+
+def every_cidr(doc: NodeDocument) -> tuple[str, ...]:
+    """All that a node says is behind it."""
+    apart = (cidr for each in doc.dedicated.values() for cidr in each.subnets)
+    return tuple(dict.fromkeys((*doc.slices, *doc.subnets, *apart)))
+
+
+def claims_of(doc: NodeDocument) -> tuple[str, ...]:
+    """What a node must have claimed for all that it says: CIDRs, and keys in hexadecimal digits."""
+    return (*every_cidr(doc), *map(hexadecimal, every_key(doc)))
+
+
+def hexadecimal(public_key: str) -> str:
+    """A WireGuard key as the store names it. Raises ValueError."""
+    return keys.decode(public_key).hex()
+
+
+def every_key(doc: NodeDocument) -> tuple[str, ...]:
+    """All the WireGuard keys that a node says are its own."""
+    return (doc.public_key, *(each.public_key for each in doc.dedicated.values()))
+
+
+@functools.lru_cache(1 << 16)
+def is_slot(cidr: str, ranges: tuple[str, ...] = ()) -> bool:
+    """Whether the CIDR is exactly a slot: of a slot's size, and inside one of the ranges if there are any."""
+    network = ipaddress.ip_network(cidr)
+    if network.prefixlen != SLICE_PREFIX[network.version]:
+        return False
+    within = [ipaddress.ip_network(each) for each in ranges]
+    return not within or any(network.version == each.version and network.subnet_of(each) for each in within)  # type: ignore[arg-type]
+
+
+def read_id(name: str, value: bytes) -> tuple[int, str]:
+    """The record `id/<name>`: (node id, identity). Raises ValueError."""
+    if not _NUMBER.fullmatch(name):
+        raise ValueError("the key is no decimal number")
+    return int(name), read_identity(value)
+
+
+def read_holder(name: str, value: bytes) -> tuple[str, str]:
+    """The record `key/<name>`: (hexadecimal key, identity). Raises ValueError."""
+    if not _HEX.fullmatch(name):
+        raise ValueError("the key is not in lower-case hexadecimal digits")
+    return name, read_identity(value)
+
+
+def read_slot(name: str, value: bytes) -> tuple[str, SignedSlot]:
+    """The record `slot/<name>`: (CIDR, slot). Raises ValueError."""
+    network = network_of(name.replace("_", "/"), strict=True)
+    cidr = str(network)
+    if cidr.replace("/", "_") != name:
+        raise ValueError(f"the key is not in the form {cidr.replace('/', '_')}")
+    if not is_slot(cidr):
+        raise ValueError(f"a slot is a /{SLICE_PREFIX[network.version]}, not a /{network.prefixlen}")
+    slot = decoded("slot", value, SignedSlot)
+    check_identity(slot.owner)
+    check_name("use", slot.use, LONGEST_NAME + len(SERVICE))
+    return cidr, slot
+
+
+def read_node(name: str, value: bytes) -> NodeDocument:
+    """The record `node/<name>`. Raises ValueError."""
+    doc = decoded("node", value, NodeDocument)
+    check_identity(doc.identity)
+    if doc.identity != name:
+        raise ValueError(f"it says it is {doc.identity}")
+    check_node(doc)
+    return doc
+
+
+def decoded(kind: str, value: bytes, shape: type[T]) -> T:
+    """The JSON of a record of a kind. Raises ValueError for what is too large, too deep, or not of that shape."""
+    check_size(kind, value)
+    check_depth(value)
+    try:
+        return msgspec.json.decode(value, type=shape)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def check_size(kind: str, value: bytes) -> None:
+    """Raises ValueError for a value that is larger than any of its kind."""
+    if len(value) > LARGEST[kind]:
+        raise ValueError(f"{len(value)} bytes, of a {kind} at most {LARGEST[kind]} are read")
+
+
+def check_depth(value: bytes) -> None:
+    """Raises ValueError for JSON with more levels than any of ours."""
+    if value.count(b"[") + value.count(b"{") <= DEEPEST:
+        return
+    level = 0
+    for found in _NESTING.finditer(value):
+        if found[1]:
+            level += 1
+            if level > DEEPEST:
+                raise ValueError(f"JSON of more than {DEEPEST} levels")
+        elif found[0] in (b"]", b"}"):
+            level -= 1
+
+
+def read_identity(value: bytes) -> str:
+    """The identity that a claim consists of. Raises ValueError."""
+    if len(value) > LARGEST["id"] or not value.isascii():
+        raise ValueError("the value is no identity")
+    return check_identity(value.decode("ascii"))
+
+
+def check_identity(text: str) -> str:
+    """`text`, if it can be an identity. Raises ValueError."""
+    if not _IDENTITY.fullmatch(text):
+        raise ValueError("the value is no identity: letters, digits, `.`, `_` and `-` are wanted, at most 64")
+    return text
+
+
+def check_name(what: str, text: str, longest: int = LONGEST_NAME) -> None:
+    """Raises ValueError for a name that is too long, or holds what cannot be printed on a line."""
+    if len(text) > longest:
+        raise ValueError(f"{what}: {len(text)} characters, at most {longest}")
+    if not text.isprintable():
+        raise ValueError(f"{what}: {text!a} holds characters that cannot be printed")
+
+
+def check_node(doc: NodeDocument) -> None:
+    """Raises ValueError, naming the field, unless everything in the document is what it should be."""
+    for what, count in (
+        ("hosts", len(doc.hosts)),
+        ("slices", len(doc.slices)),
+        ("subnets", len(doc.subnets) + sum(len(each.subnets) for each in doc.dedicated.values())),
+        ("dedicated services", len(doc.dedicated)),
+        ("networks", len(doc.members)),
+        ("members", sum(map(len, doc.members.values()))),
+    ):
+        if count > MOST[what]:
+            raise ValueError(f"{count} {what}, at most {MOST[what]} are read")
+    if not 0 <= doc.node_id < 1 << 64:
+        raise ValueError(f"node_id: {doc.node_id} is not between 0 and {(1 << 64) - 1}")
+    if not 0 <= doc.sequence < 1 << 63:
+        raise ValueError(f"sequence: {doc.sequence} is not between 0 and {(1 << 63) - 1}")
+    for what, text in (("name", doc.name), ("place", doc.place), ("version", doc.version), ("signer", doc.signer)):
+        check_name(what, text)
+    for what, names in (("a service", doc.dedicated), ("a network", doc.members)):
+        for name in names:
+            check_name(f"the name of {what}", name)
+    _check_devices(doc)
+    for cidr in every_cidr(doc):
+        network_of(cidr, strict=True)
+    for host in doc.hosts:
+        _check_host(host)
+    _check_members(doc.members.values())
+
+
+def publishable(doc: NodeDocument) -> tuple[NodeDocument, tuple[str, ...]]:
+    """The document as other nodes read it, and what must be left out for that: what is too much, and names that are too
+    long or cannot be printed."""
+    left: list[str] = []
+    members: dict[str, tuple[str, ...]] = {}
+    room = MOST["members"]
+    for network, addresses in doc.members.items():
+        if not _is_name(network) or len(members) >= MOST["networks"] or len(addresses) > room:
+            left.append(f"the members of the network {network[:40]!a}")
+            continue
+        members[network] = addresses
+        room -= len(addresses)
+    dedicated = {name: each for name, each in doc.dedicated.items() if _is_name(name)}
+    left += [f"the service {name[:40]!a}" for name in doc.dedicated.keys() - dedicated.keys()]
+    room = max(0, MOST["subnets"] - sum(len(each.subnets) for each in dedicated.values()))
+    left += [f"the subnet {cidr}" for cidr in doc.subnets[room:]]
+    hosts = doc.hosts[: MOST["hosts"]]
+    left += [f"the endpoint {host[:40]!a}" for host in doc.hosts[len(hosts) :]]
+    if not left:
+        return doc, ()
+    short = msgspec.structs.replace(doc, members=members, dedicated=dedicated, subnets=doc.subnets[:room], hosts=hosts)
+    return short, tuple(left)
+
+
+def _is_name(text: str) -> bool:
+    try:
+        check_name("", text)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_devices(doc: NodeDocument) -> None:
+    for port in (doc.port, *(each.port for each in doc.dedicated.values())):
+        if not 0 < port < 65536:
+            raise ValueError(f"port: {port} is not between 1 and 65535")
+    public = every_key(doc)
+    for key in public:
+        if keys.canonical(key) != key:
+            raise ValueError(f"public_key: {key!a} is not in the form {keys.canonical(key)}")
+    if len(set(public)) != len(public):
+        raise ValueError("public_key: two devices have one key")
+
+
+def _check_host(host: str) -> None:
+    """An address in its canonical form, or a name that a resolver takes."""
+    if ":" in host:
+        canonical_ip(host)
+    try:
+        split_endpoint(f"[{host}]:1" if ":" in host else f"{host}:1")
+    except ValueError:
+        raise ValueError(f"hosts: {host[:LONGEST_NAME]!a} is neither an address nor a name") from None
+
+
+def _check_members(networks: Iterable[Collection[str]]) -> None:
+    """Addresses in their canonical form, each in one network: a fence has one verdict for an address."""
+    seen: set[str] = set()
+    for addresses in networks:
+        for address in addresses:
+            if canonical_ip(address) != address:
+                raise ValueError(f"members: {address!a} is not in the form {canonical_ip(address)}")
+            if address in seen:
+                raise ValueError(f"members: {address} is in two networks, or twice in one")
+            seen.add(address)

@@ -1,0 +1,302 @@
+"""What the cluster's store holds, as one node sees it: who is there, and who holds what.
+
+The first three kinds of records (store_records.py) are claimed by transaction and stay until they are given back: a
+node that returns finds what it had. A claim that a store has lost, with this node's own, counts on until its holder
+or another node claims it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+
+from cni.addresses import Network
+from cni.daemon.cluster import signing, store_records
+from cni.daemon.cluster.claim_table import ClaimBook
+from cni.daemon.cluster.store_records import (
+    GLOBAL,
+    LONGEST_KEY,
+    SERVICE,
+    SLICE,
+    SPARE,
+    Dedicated,
+    NodeDocument,
+    Slot,
+    StoreKeys,
+    hexadecimal,
+)
+from cni.daemon.cluster.trust import NotItsOwn, Strangers, Trust
+from cni.daemon.model.wireguard import Target, network_of
+from cni.printable import printable
+
+__all__ = [
+    "GLOBAL",
+    "SERVICE",
+    "SLICE",
+    "SPARE",
+    "ClusterView",
+    "Dedicated",
+    "Fleet",
+    "Network",
+    "NodeDocument",
+    "Slot",
+    "StoreKeys",
+]
+
+MOST_RECORDS = 400_000  # in the whole view: 10,000 nodes with 36 slots each
+MOST_BYTES = 256 << 20  # of nodes' documents in the whole view
+MOST_FAULTS = 1000  # refused records that are named; of the rest only the number is kept
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """The other nodes, for the mesh: the peers of each device (`GLOBAL` or a service), and who of those behind them is
+    a member of which isolation network."""
+
+    peers: Mapping[str, tuple[Target, ...]] = field(default_factory=dict)
+    members: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+
+Record = tuple[str, bytes | None, int] | tuple[str, bytes]
+"""A key, its value (None: too large to be read), and the revision that made it."""
+
+
+class ClusterView:
+    """Everything below the base, kept in step. `now` is seconds on a clock that nobody sets."""
+
+    def __init__(self, base: str, own: str = "", grace: float = 0.0, trust: Trust | None = None) -> None:
+        """`own`: this node's identity; `grace`: seconds for which a claim counts that was not there at a `load`;
+        `trust`: whose records are believed, None for everybody's."""
+        self.keys = StoreKeys(base)
+        self._own_key, self._trust = self.keys.node(own), trust
+        self.nodes: dict[str, NodeDocument] = {}
+        self._sizes: dict[str, int] = {}  # bytes of the documents in `nodes`
+        self._bytes = 0
+        self.own_word = b""  # what stands in the store as this node's document
+        self.lost: dict[str, float] = {}  # since when a node in `nodes` is not heard of
+        self.claims = ClaimBook(own, grace, self.nodes, self.lost)
+        self.unsigned: set[str] = set()  # slots whose record is not signed
+        self.faults: dict[str, str] = {}
+        self.more_faults = 0
+        self.strangers = Strangers()
+
+    @property
+    def slots(self) -> dict[str, Slot]:
+        """Whose each slot is, by CIDR."""
+        return self.claims.slots
+
+    @property
+    def ids(self) -> dict[int, str]:
+        """Whose each node id is."""
+        return self.claims.ids
+
+    @property
+    def holders(self) -> dict[str, str]:
+        """Whose each WireGuard key is, by its hexadecimal digits."""
+        return self.claims.holders
+
+    def with_slots_alone(self) -> ClusterView:
+        """A copy that has the slots, for one who decides about them in another thread."""
+        made = ClusterView(self.keys.base)
+        made.claims.slots.update(self.slots)
+        return made
+
+    # --- what the store says -----------------------------------------------------------------------------------------
+
+    def restore(self, docs: Iterable[NodeDocument]) -> None:
+        """What an earlier daemon of this node believed, with the claims that it rested on."""
+        for doc in docs:
+            try:
+                store_records.check_node(doc)
+            except ValueError:
+                continue  # an earlier version was less strict
+            self.nodes[doc.identity] = doc
+        self.claims.restore(self.nodes.values())
+
+    def load(self, items: Iterable[Record], now: float, again: bool = True) -> None:
+        """All there is: keys, values, and the revisions at which they were made. Who was known and is not there counts
+        as lost from now on, not as gone. `again`: of the same store, which has only gone on since."""
+        every = [(each[0], each[1], each[2] if len(each) > 2 else 0) for each in items]
+        heard = {key.rpartition("/")[2] for key, _, _ in every if key.startswith(self.keys.node(""))}
+        for identity in self.nodes.keys() - heard:
+            self.lost.setdefault(identity, now)
+        self.claims.begin(now, not again)
+        self.faults, self.more_faults, self.own_word = {}, 0, b""
+        self.strangers.look_again()
+        for key, value, created in every:
+            self.put(key, value, created)
+        self.claims.end()
+        self.settle(now)
+
+    def put(self, key: str, value: bytes | None, created: int = 0) -> None:
+        """A key has this value (None: one that is too large), and was made at that revision. What cannot be read, or is
+        not believed, is noted, and what stood there before counts on."""
+        kind, _, name = key.removeprefix(self.keys.base).partition("/")
+        if kind not in store_records.LARGEST:
+            return
+        if key == self._own_key:
+            self.own_word = value or b""
+        try:
+            self._put(kind, name, value, created)
+        except NotItsOwn as error:
+            of = self.name_of(name) if kind == "node" else name
+            self.strangers.note(key, f"the record {_shown(key)} of {_shown(of)} is not that node's own: {error}")
+            return
+        except Exception as error:  # noqa: BLE001 - another machine's words: whatever they raise, the others are read
+            self._refuse(key, kind, name, error)
+            return
+        self.faults.pop(key, None)
+        self.strangers.is_right(key)
+
+    def _put(self, kind: str, name: str, value: bytes | None, created: int) -> None:
+        if value is None:
+            raise ValueError("it is larger than any of ours" if name else "there are more of its kind than are read")
+        if len(name) > LONGEST_KEY or not name.isascii():
+            raise ValueError("the key is too long, or not ASCII")
+        store_records.check_size(kind, value)
+        if kind == "node":
+            self._put_node(name, value)
+            return
+        use = ""
+        if kind == "slot":
+            claim, slot = store_records.read_slot(name, value)
+            owner, use = slot.owner, slot.use
+            self.unsigned.discard(claim)
+            if self._trust is not None:
+                self._trust.check_slot(self.keys.slot(claim), value, slot, self.nodes.get(owner))
+        elif kind == "id":
+            number, owner = store_records.read_id(name, value)
+            claim = f"#{number}"
+        else:
+            claim, owner = store_records.read_holder(name, value)
+        self._check_room(self.claims.owner(claim) is not None)
+        self.claims.put(claim, owner, use, value, created)
+        if use and not signing.is_signed(value):
+            self.unsigned.add(claim)
+
+    def _put_node(self, name: str, value: bytes) -> None:
+        doc, known = store_records.read_node(name, value), self.nodes.get(name)
+        signer = self._trust.check_node(self.keys.node(name), value, doc, known) if self._trust is not None else ""
+        self._check_room(known is not None)
+        total = self._bytes - self._sizes.get(name, 0) + len(value)
+        if total > MOST_BYTES:
+            raise ValueError(f"the documents of all nodes have more than {MOST_BYTES} bytes")
+        self.nodes[name] = doc if doc.signer == signer else msgspec.structs.replace(doc, signer=signer)
+        self._sizes[name], self._bytes = len(value), total
+        self.lost.pop(name, None)
+
+    def _check_room(self, known: bool) -> None:
+        """Raises ValueError where the view is full and this record is a further one."""
+        if not known and len(self.nodes) + len(self.claims) >= MOST_RECORDS:
+            raise ValueError(f"there are more than {MOST_RECORDS} records")
+
+    def _refuse(self, key: str, kind: str, name: str, error: Exception) -> None:
+        if key not in self.faults and len(self.faults) >= MOST_FAULTS:
+            self.more_faults += 1
+            return
+        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        known = self.nodes.get(name) if kind == "node" else None
+        of = f" of the node {known.name}" if known is not None else ""
+        self.faults[key] = printable(f"the record {_shown(key)}{of} is not used: {reason}")
+
+    def gone(self, key: str, now: float) -> None:
+        """There is no such key any more."""
+        kind, _, name = key.removeprefix(self.keys.base).partition("/")
+        self.faults.pop(key, None)
+        self.strangers.is_right(key)
+        if key == self._own_key:
+            self.own_word = b""
+        match kind:
+            case "node":
+                if name in self.nodes:
+                    self.lost.setdefault(name, now)
+            case "slot":
+                self.claims.gone(name.replace("_", "/"), now)
+            case "id":
+                self.claims.gone(f"#{name}", now)
+            case "key":
+                self.claims.gone(name, now)
+
+    def settle(self, now: float) -> None:
+        """After a `load`, after some `put` and `gone`, and now and then: decide which claims count on."""
+        for claim, each in self.claims.settle(now):
+            self.put(self.key_of(claim), each.value, each.created)
+        for identity in self.lost.keys() - self.claims.everyone() if self.lost else ():
+            self.drop(identity)  # an operator has released it
+        self.strangers.settle(now)
+
+    def is_waiting(self) -> bool:
+        """Whether something changes as time goes by, without a word of the store."""
+        return bool(self.lost or self.claims.past or self.claims.contested or self.strangers.texts())
+
+    # --- what follows from it ----------------------------------------------------------------------------------------
+
+    def overdue(self, now: float, grace: float) -> list[NodeDocument]:
+        """Who has been lost for at least `grace` seconds."""
+        over = [identity for identity, since in self.lost.items() if now - since >= grace]
+        return [self.nodes[identity] for identity in over if identity in self.nodes]
+
+    def drop(self, identity: str) -> None:
+        """Forget a node that is not heard of."""
+        self.lost.pop(identity, None)
+        self._bytes -= self._sizes.pop(identity, 0)
+        self.nodes.pop(identity, None)
+
+    def owner_of(self, cidr: str) -> str | None:
+        """Who has claimed a slot; None for nobody."""
+        return self.claims.owner(cidr)
+
+    def holder_of(self, public_key: str) -> str | None:
+        """Who has claimed a WireGuard key; None for nobody."""
+        return self.claims.owner(hexadecimal(public_key))
+
+    def foreign(self, own: str) -> list[Network]:
+        """The slots that other nodes hold."""
+        held = {cidr for cidr, slot in self.slots.items() if slot.owner != own}
+        lost = {cidr for cidr, each in self.claims.past.items() if each.owner != own and "/" in cidr}
+        return [network_of(cidr) for cidr in sorted(held | lost)]
+
+    def overwritten(self, own: str) -> list[tuple[str, str, str, bytes]]:
+        """The claims of this node that another record stands in place of: claim, key in the store, use of a slot, and
+        the record."""
+        mine = [(claim, each) for claim, each in self.claims.contested.items() if each.holder == own]
+        return [
+            (claim, self.key_of(claim), self.slots[claim].use if claim in self.slots else SPARE, each.value)
+            for claim, each in mine
+        ]
+
+    def knows(self, own: str, node_id: int, public_key: str, slices: Iterable[str]) -> bool:
+        """Whether the claims that make this node a member are all there."""
+        return (
+            self.ids.get(node_id) == own
+            and self.holders.get(hexadecimal(public_key)) == own
+            and all(cidr in self.slots and self.slots[cidr].owner == own for cidr in slices)
+        )
+
+    def refused(self, most: int) -> dict[str, str]:
+        """The records that are not used, by key: at most so many sentences, the last of which counts the rest."""
+        if len(self.faults) + self.more_faults <= most:
+            return dict(self.faults)
+        shown = dict(sorted(self.faults.items())[: most - 1])
+        rest = len(self.faults) + self.more_faults - len(shown)
+        return shown | {
+            "": f"{rest} more records are not used, such as {_shown(min(self.faults.keys() - shown.keys()))}"
+        }
+
+    def key_of(self, claim: str) -> str:
+        """Where a claim stands in the store."""
+        if claim.startswith("#"):
+            return self.keys.id(int(claim[1:]))
+        return self.keys.slot(claim) if "/" in claim else self.keys.named_key(claim)
+
+    def name_of(self, identity: str | None) -> str:
+        """A node, for a sentence."""
+        doc = self.nodes.get(identity or "")
+        return f"{doc.name} ({identity})" if doc is not None else (identity or "nobody")
+
+
+def _shown(name: str) -> str:
+    """A key or an identity of another's making, for a sentence."""
+    return printable(name[:128])

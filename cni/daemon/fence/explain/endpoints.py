@@ -1,0 +1,235 @@
+"""The places a packet may come from or go to, as this node knows them, and what a word of the operator's means.
+
+Pure. A view is a picture of one moment: containers, the host's addresses, members on other nodes, published ports.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_interface, ip_network
+
+from cni.daemon.fence.compare import DesiredState
+from cni.daemon.fence.model import FencePort, link_local
+
+NODE, OUTSIDE = "node", "outside"
+"""Words that stand for the node address, and for whatever is not of the overlay."""
+
+
+class Ambiguous(Exception):
+    """A word that means no place, or several; the text says which."""
+
+
+class EndpointKind(enum.Enum):
+    """What a place is to the fence. A remote is a container of another node, or that node; a caller is a machine behind
+    this node's own tunnel: a guest, or an edge peer without a list, which is of the flat mesh; an edge has a list."""
+
+    CONTAINER = "container"
+    REMOTE = "remote"
+    CALLER = "caller"
+    EDGE = "edge"
+    HOST = "host"
+    LOOPBACK = "loopback"
+    OUTSIDE = "outside"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class GuestEndpoint:
+    """One attachment of a container: its port as the fence has it, its addresses with prefix, what people call it."""
+
+    container: str
+    pod: str
+    port: FencePort
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One place. `address` is empty for the outside at large; `network` is of containers, remote members, guests and
+    edges.
+
+    `listed`: a remote or a guest that the fence knows by its address, and not only as somebody behind a tunnel.
+    `allowed`: what an edge may reach.
+    """
+
+    kind: EndpointKind
+    address: str
+    label: str
+    network: str | None = None
+    guest: GuestEndpoint | None = None
+    family: int = 0  # of the outside at large, once it is asked for one
+    listed: bool = False
+    allowed: tuple[str, ...] = ()
+
+    @property
+    def is_far(self) -> bool:
+        """Whether it is behind a tunnel."""
+        return self.kind in (EndpointKind.REMOTE, EndpointKind.CALLER, EndpointKind.EDGE)
+
+    @property
+    def version(self) -> int:
+        """4 or 6."""
+        return ip_address(self.address).version if self.address else self.family
+
+    def known(self) -> GuestEndpoint:
+        """The attachment of a place that is a container."""
+        assert self.guest is not None
+        return self.guest
+
+    def speaks(self, version: int) -> bool:
+        """Whether it is of that IP version; the outside at large is of both."""
+        return not self.address or self.version == version
+
+    def of_version(self, version: int) -> Endpoint:
+        """The same place, for one IP version."""
+        return self if self.address else replace(self, family=version)
+
+
+@dataclass(frozen=True, slots=True)
+class HostPort:
+    """A port of the host's that leads into a container. `host_address` empty: on every address of the host."""
+
+    protocol: str
+    host_port: int
+    address: str
+    port: int
+    host_address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Balanced(HostPort):
+    """A real server of an IPVS service at a port of the host's. `translated`: it is sent the packet with its own
+    address; else the virtual one stays in it, or is inside of a tunnel's."""
+
+    translated: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelRoute:
+    """What is routed into a tunnel, and who is there, for people. `name`: by which a guest or an edge peer can be asked
+    for; empty for a node."""
+
+    cidr: str
+    label: str
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FenceView:
+    """What the node knows. `host`: its own addresses with prefix, by the link that has them; `ways`: by address, the
+    device by which a packet there leaves now, empty for none; only of the addresses that were asked for."""
+
+    wanted: DesiredState
+    guests: tuple[GuestEndpoint, ...] = ()
+    host: tuple[tuple[str, str], ...] = ()
+    leases: Mapping[str, str] | None = None
+    published: tuple[HostPort, ...] = ()
+    behind: tuple[TunnelRoute, ...] = ()
+    ways: Mapping[str, str] = field(default_factory=dict)
+    balanced: tuple[Balanced, ...] = ()
+
+    def segments(self) -> Iterator[IPv4Network | IPv6Network]:
+        """The subnets on our bridges, by their gateways."""
+        bridges = {bridge.name for bridge in self.wanted.bridges}
+        for link, address in self.host:
+            if link in bridges:
+                yield ip_interface(address).network
+
+    def place_of(self, text: str) -> Endpoint:
+        """The place that has an address. Raises Unclear for what is nobody's: a group, another link's."""
+        value = ip_address(text.partition("%")[0])
+        text = str(value)
+        if value.is_multicast or value.is_unspecified or text == "255.255.255.255":
+            raise Ambiguous(f"{text} is no one place: it stays on its bridge, and in its network there")
+        if value.is_loopback:
+            return Endpoint(EndpointKind.LOOPBACK, text, "the host's loopback")
+        for guest in self.guests:
+            own = {str(ip_interface(a).ip) for a in guest.addresses} | {str(link_local(guest.port.mac))}
+            if text in own:
+                return _of_guest(guest, text)
+        for link, address in self.host:
+            if str(ip_interface(address).ip) == text:
+                return Endpoint(EndpointKind.HOST, text, self._host_label(text, link))
+        return self._far(value)
+
+    def _far(self, value: IPv4Address | IPv6Address) -> Endpoint:
+        """The place of an address that is not of this node."""
+        text, tunnel = str(value), self._tunnel(value)
+        label = tunnel.label if tunnel is not None else ""
+        for edge in self.wanted.edges:
+            if edge.address == text:
+                return Endpoint(EndpointKind.EDGE, text, label or "an edge peer", edge.network, allowed=edge.allowed)
+        for remote in self.wanted.remotes:
+            if text in remote.addresses:
+                there = label or "a member on another node"
+                kind = EndpointKind.CALLER if tunnel is not None and tunnel.name else EndpointKind.REMOTE
+                return Endpoint(kind, text, there, remote.network, listed=True)
+        if value.is_link_local:
+            raise Ambiguous(f"{text} is a link-local address that nobody on this node has")
+        if not any(value in ip_network(cluster) for cluster in self.wanted.node.clusters):
+            return Endpoint(EndpointKind.OUTSIDE, text, label or "outside the overlay")
+        if tunnel is not None:
+            return Endpoint(EndpointKind.CALLER if tunnel.name else EndpointKind.REMOTE, text, label)
+        return Endpoint(EndpointKind.UNKNOWN, text, (self.leases or {}).get(text, "an overlay address nobody here has"))
+
+    def _tunnel(self, value: IPv4Address | IPv6Address) -> TunnelRoute | None:
+        """What a packet to the address would be sent into, by the longest prefix; None for a bridge, or no tunnel."""
+        found = [(net.prefixlen, each) for each in self.behind if value in (net := ip_network(each.cidr))]
+        length, tunnel = max(found, key=lambda pair: pair[0], default=(-1, None))
+        own = (segment.prefixlen for segment in self.segments() if value in segment)
+        return tunnel if length > max(own, default=-1) else None
+
+    def _host_label(self, address: str, link: str) -> str:
+        if address in self.wanted.node.addresses:
+            return "the node address"
+        is_bridge = any(bridge.name == link for bridge in self.wanted.bridges)
+        return f"{'gateway on' if is_bridge else 'on'} {link}"
+
+
+def resolve(view: FenceView, word: str) -> list[Endpoint]:
+    """What `word` means: an address, `node`, `outside`, a container's id or the beginning of one, a pod namespace/name,
+    a guest's or an edge peer's name.
+
+    A container has a place for each of its addresses. Raises Unclear.
+    """
+    if word == NODE:
+        return [Endpoint(EndpointKind.HOST, address, "the node address") for address in view.wanted.node.addresses]
+    if word == OUTSIDE:
+        return [Endpoint(EndpointKind.OUTSIDE, "", "outside the overlay")]
+    if _is_address(word):
+        return [view.place_of(word)]
+    found = _guests(view.guests, word)
+    containers = sorted({guest.container for guest in found})
+    callers = [each.cidr.partition("/")[0] for each in view.behind if each.name and each.name == word]
+    if not containers and callers:
+        return [view.place_of(address) for address in callers]
+    if not containers:
+        raise Ambiguous(
+            f"{word!r} is no address, no container or pod of this node (`zlayer-cni attachments`), guest or edge"
+        )
+    if len(containers) > 1:
+        raise Ambiguous(f"{word!r} could be {', '.join(name[:20] for name in containers[:5])}: say more of it")
+    return [_of_guest(guest, str(ip_interface(address).ip)) for guest in found for address in guest.addresses]
+
+
+def _guests(guests: Sequence[GuestEndpoint], word: str) -> list[GuestEndpoint]:
+    """By whole id, else by pod, else by the beginning of an id."""
+    return (
+        [guest for guest in guests if guest.container == word]
+        or [guest for guest in guests if guest.pod and guest.pod == word]
+        or [guest for guest in guests if word and guest.container.startswith(word)]
+    )
+
+
+def _of_guest(guest: GuestEndpoint, address: str) -> Endpoint:
+    return Endpoint(EndpointKind.CONTAINER, address, guest.pod or guest.container, guest.port.network, guest)
+
+
+def _is_address(word: str) -> bool:
+    try:
+        ip_address(word.partition("%")[0])
+    except ValueError:
+        return False
+    return True

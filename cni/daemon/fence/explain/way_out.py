@@ -1,0 +1,43 @@
+"""`why`, for the way out: what is for the overlay leaves by a bridge or a tunnel of ours, or is dropped. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
+
+from cni.daemon.fence.explain.endpoints import Endpoint, EndpointKind, FenceView
+from cni.daemon.fence.explain.verdict import RuleRef, Verdict
+from cni.daemon.fence.leaving import CONNECTED, NO_TUNNEL, ROUTED
+
+
+def by_its_way(view: FenceView, src: Endpoint, dst: Endpoint, verdict: Verdict) -> Verdict:
+    """The verdict on a packet for `dst`, with the device by which it leaves (`FenceView.ways`).
+
+    Where the device was not asked for, or an earlier rule closed the way, the verdict stays as it was.
+    """
+    if not _is_judged(view, src, dst, verdict):
+        return verdict
+    node, device, chain = view.wanted.node, view.ways[dst.address], f"leaving{dst.version}"
+    if not device:
+        return Verdict(False, None, f"this node has no route to {dst.address} now")
+    if device == "lo" or device in node.tunnels or any(device == bridge.name for bridge in view.wanted.bridges):
+        return verdict
+    if src.kind in (EndpointKind.HOST, EndpointKind.LOOPBACK) and _inside(dst.address, node.connected):
+        return Verdict(True, RuleRef("inet", chain, CONNECTED), f"the node itself is on the network of {dst.address}")
+    if node.routed:
+        note = f"it leaves by {device}, unencrypted (underlay: routed)"
+        spot = verdict.spot or (RuleRef("inet", chain, ROUTED) if verdict.allowed else None)
+        return replace(verdict, spot=spot, notes=(*verdict.notes, note))
+    reason = f"it would leave by {device}, which is no tunnel of ours: what is for the overlay is not sent unencrypted"
+    return Verdict(False, RuleRef("inet", chain, NO_TUNNEL), reason)
+
+
+def _is_judged(view: FenceView, src: Endpoint, dst: Endpoint, verdict: Verdict) -> bool:
+    """Whether the packet comes as far as the way out. The node's own does, to whatever address."""
+    if dst.address not in view.ways or not _inside(dst.address, view.wanted.node.clusters):
+        return False
+    return verdict.allowed or (src.kind in (EndpointKind.HOST, EndpointKind.LOOPBACK) and verdict.spot is None)
+
+
+def _inside(address: str, cidrs: tuple[str, ...]) -> bool:
+    return any(ip_address(address) in ip_network(cidr) for cidr in cidrs)

@@ -1,0 +1,217 @@
+"""Whether one place may open a flow to another, and which rule of the fence says so. Pure: values in, a verdict out.
+
+It walks the chains of `fence_bridge` and `fence_inet` for one pair, as the kernel would for the first packet, and names
+the rule where the walk ends. tests/kernel/test_tool.py holds it to real packets and to the rules' counters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from ipaddress import ip_address, ip_interface
+
+from cni.daemon.fence.compare import DesiredState
+from cni.daemon.fence.explain import connected, handed_on, remote, way_out
+from cni.daemon.fence.explain.endpoints import Endpoint, EndpointKind, FenceView, GuestEndpoint
+from cni.daemon.fence.explain.verdict import HOST_FIREWALL, RuleRef, Verdict, describe, named
+from cni.daemon.fence.model import chain_of
+
+# The rules "tunnel to the node" (fence_inet) have the same ports: tests/unit/test_why.py compares them.
+TUNNEL_PORTS = frozenset({1701, 2152, 2268, 4754, 4789, 4790, 5555, 6080, 6081, 6118, 6635, 8472})
+
+
+@dataclass(frozen=True, slots=True)
+class PortSpec:
+    """What is asked for at the destination: a port, 1 to 65535, of tcp or udp."""
+
+    number: int
+    protocol: str = "tcp"
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.protocol}"
+
+
+def decide(view: FenceView, src: Endpoint, dst: Endpoint, service: PortSpec | None = None) -> Verdict:
+    """The verdict on the first packet of a flow from `src` to `dst`, which are of one family."""
+    if service is not None and (found := handed_on.servers(view, dst, service.number, service.protocol)):
+        return handed_on.decide(view, src, dst, found, decide)
+    return way_out.by_its_way(view, src, dst, _decide(view, src, dst, service))
+
+
+def _decide(view: FenceView, src: Endpoint, dst: Endpoint, service: PortSpec | None) -> Verdict:
+    if published := _published(view, dst, service):
+        return _translated(view, src, *published)
+    match src.kind:
+        case EndpointKind.CONTAINER:
+            return _from_container(view, src, dst, service)
+        case EndpointKind.HOST | EndpointKind.LOOPBACK:
+            return _from_host(view, dst)
+        case EndpointKind.REMOTE | EndpointKind.CALLER | EndpointKind.EDGE:
+            return remote.from_far(view, src, dst, _is_tunnel(service))
+        case EndpointKind.OUTSIDE:
+            return _from_outside(dst, translated=False)
+        case EndpointKind.UNKNOWN:
+            return _from_unknown(view, src, dst)
+
+
+def _from_unknown(view: FenceView, src: Endpoint, dst: Endpoint) -> Verdict:
+    if connected.is_connected(view, src):
+        return connected.from_connected(view, src, dst, translated=False)
+    spot = RuleRef("inet", "prerouting", f"overlay IPv{src.version} source from elsewhere")
+    return Verdict(False, spot, f"nobody this node knows has {src.address}: whoever claims it is not believed")
+
+
+# --- published ports ----------------------------------------------------------------------------------------------
+
+
+def _published(view: FenceView, dst: Endpoint, service: PortSpec | None) -> tuple[Endpoint, str] | None:
+    """Where a port of the host's that is published leads to, and a note that says so."""
+    if dst.kind is not EndpointKind.HOST or service is None:
+        return None
+    for port in view.published:
+        hit = (port.host_port, port.protocol) == (service.number, service.protocol)
+        if hit and port.host_address in ("", dst.address) and ip_address(port.address).version == dst.version:
+            note = f"port {service} is published: it is translated to {port.address} port {port.port} on the way in"
+            return view.place_of(port.address), note
+    return None
+
+
+def _translated(view: FenceView, src: Endpoint, dst: Endpoint, note: str) -> Verdict:
+    """DNAT comes before the fence's decision on forwarding, so that decides on the container."""
+    if connected.is_connected(view, src):
+        verdict = connected.from_connected(view, src, dst, translated=True)
+    else:
+        verdict = _from_outside(dst, translated=True) if src.kind is EndpointKind.OUTSIDE else decide(view, src, dst)
+    return Verdict(verdict.allowed, verdict.spot, verdict.reason, (note, *verdict.notes))
+
+
+# --- from a container -----------------------------------------------------------------------------------------------
+
+
+def _from_container(view: FenceView, src: Endpoint, dst: Endpoint, service: PortSpec | None) -> Verdict:
+    guest = src.known()
+    match dst.kind:
+        case EndpointKind.CONTAINER if dst.known().container == guest.container:
+            return Verdict(True, None, "it is one container: nothing leaves it")
+        case EndpointKind.CONTAINER | EndpointKind.UNKNOWN:
+            return _to_overlay(src, dst)
+        case EndpointKind.REMOTE | EndpointKind.CALLER | EndpointKind.EDGE:
+            verdict = remote.by_address(src, dst)
+            notes = (
+                (remote.ITS_OWN_FENCE,)
+                if verdict.allowed and not dst.listed and dst.kind is EndpointKind.REMOTE
+                else ()
+            )
+            return replace(verdict, notes=notes)
+        case EndpointKind.LOOPBACK:
+            spot = RuleRef("inet", "to_host", "loopback of the host") if dst.version == 4 else None
+            return Verdict(False, spot, "its loopback is its own; the host's is never reached from a container")
+        case EndpointKind.HOST:
+            return _to_host(view.wanted, src, dst, service)
+        case EndpointKind.OUTSIDE:
+            spot = RuleRef("inet", "forward", "to the outside")
+            leave = ("it leaves with the node's address (masquerade)",) if view.wanted.node.masquerade else ()
+            return Verdict(True, spot, "what lies outside the overlay is open to every container", leave)
+
+
+def _to_overlay(src: Endpoint, dst: Endpoint) -> Verdict:
+    """By membership: on one bridge and subnet by port, else by address."""
+    guest, chain = src.known(), chain_of(src.network)
+    bridged = _on_link(guest, src.version, dst)
+    if ip_address(dst.address).is_link_local and not bridged:
+        return Verdict(False, None, "a link-local address is not routed, and they are on different bridges")
+    family = "bridge" if bridged else "inet"
+    if dst.kind is not EndpointKind.UNKNOWN and dst.network == src.network:
+        name = "same network" if bridged else named("same network", dst.version)
+        return Verdict(True, RuleRef(family, chain, name, src.network), f"both are of {describe(src.network)}")
+    spot = RuleRef(family, chain, "between networks", src.network)
+    if dst.kind is EndpointKind.UNKNOWN:
+        return Verdict(False, spot, f"nobody this node knows has {dst.address}, and what is unknown is closed")
+    return Verdict(False, spot, f"it is of {describe(src.network)}, the other of {describe(dst.network)}")
+
+
+def _on_link(guest: GuestEndpoint, version: int, dst: Endpoint) -> bool:
+    """Whether the container sends to `dst` itself, by its bridge, and not by its gateway."""
+    address = ip_address(dst.address)
+    if dst.kind is EndpointKind.CONTAINER and dst.known().port.bridge != guest.port.bridge:
+        return False
+    if address.is_link_local:
+        return True
+    return any(address in ip_interface(own).network for own in guest.addresses if ip_interface(own).version == version)
+
+
+def _to_host(wanted: DesiredState, src: Endpoint, dst: Endpoint, service: PortSpec | None) -> Verdict:
+    def spot(name: str) -> RuleRef:
+        return RuleRef("inet", "to_host", name + (", IPv6" if dst.version == 6 and name != "host address" else ""))
+
+    if src.network is None:
+        return Verdict(True, spot("flat mesh to the host"), "it is on the flat mesh", (HOST_FIREWALL,))
+    if dst.address not in wanted.node.addresses:
+        which = f"{dst.address} is an address of the host ({dst.label})"
+        return Verdict(False, spot("host address"), f"{which}; a member of a network reaches the node address alone")
+    if _is_tunnel(service):
+        return Verdict(
+            False, RuleRef("inet", "to_host", "tunnel to the node"), "no tunnel into the host from a network"
+        )
+    return Verdict(True, spot("node address"), "the node address is open to every member", (HOST_FIREWALL,))
+
+
+def _is_tunnel(service: PortSpec | None) -> bool:
+    return service is not None and service.protocol == "udp" and service.number in TUNNEL_PORTS
+
+
+# --- from elsewhere -------------------------------------------------------------------------------------------------
+
+
+def _from_host(view: FenceView, dst: Endpoint) -> Verdict:
+    match dst.kind:
+        case EndpointKind.CONTAINER:
+            spot = RuleRef("bridge", "postrouting", "to a port") if dst.known().port.bridge else None
+            return Verdict(True, spot, "the node itself reaches every container")
+        case EndpointKind.UNKNOWN if connected.is_connected(view, dst):
+            return Verdict(True, None, f"{dst.address} is on a network of the host's own")
+        case EndpointKind.UNKNOWN:
+            return Verdict(False, remote.unknown_port(view, dst), f"nobody this node knows has {dst.address}")
+        case EndpointKind.HOST | EndpointKind.LOOPBACK:
+            return Verdict(True, None, "it is the node itself")
+        case _:
+            return Verdict(True, None, "what the node itself sends is not the fence's to judge")
+
+
+def _from_outside(dst: Endpoint, translated: bool) -> Verdict:
+    match dst.kind:
+        case EndpointKind.LOOPBACK:
+            return Verdict(False, None, "the kernel takes no packet for its loopback from a link")
+        case EndpointKind.HOST:
+            return Verdict(True, None, "the node's own addresses are not fenced to the outside", (HOST_FIREWALL,))
+        case EndpointKind.OUTSIDE:
+            return Verdict(True, None, "neither is of the overlay: the fence has no say")
+        case _:
+            return _into_overlay(dst, translated)
+
+
+def _into_overlay(dst: Endpoint, translated: bool) -> Verdict:
+    chain = f"to_overlay{dst.version}"
+    if (dst.kind is EndpointKind.CONTAINER or dst.listed) and dst.network is None:
+        notes = () if translated else ("whoever is outside needs a route to the overlay by this node",)
+        return Verdict(True, RuleRef("inet", chain, "to the flat mesh"), "the flat mesh is open to the outside", notes)
+    if dst.kind is not EndpointKind.CONTAINER:
+        reason = f"from outside, {dst.address} is not reached by way of this node"
+        return Verdict(False, RuleRef("inet", chain, "to an unknown overlay address"), reason)
+    if translated:
+        return Verdict(True, RuleRef("inet", chain, "published port"), "a published port is open to the outside")
+    reason = f"nobody outside opens a flow to a member of {describe(dst.network)}"
+    note = "a port that portmap publishes is open, at the host's address"
+    return Verdict(False, RuleRef("inet", chain, "stranger to a member"), reason, (note,))
+
+
+def pairs(sources: Sequence[Endpoint], destinations: Sequence[Endpoint]) -> list[tuple[Endpoint, Endpoint]]:
+    """Which of them are of one family, IPv4 first; `outside` without an address goes with any."""
+    found = [
+        (src.of_version(version), dst.of_version(version))
+        for version in (4, 6)
+        for src in sources
+        for dst in destinations
+        if src.speaks(version) and dst.speaks(version)
+    ]
+    return found[:1] if all(not src.address and not dst.address for src, dst in found) else found

@@ -1,0 +1,75 @@
+"""Which address an attachment gets. Pure: takes what is held and what is cooling, returns a choice.
+
+An address that was given back cools down before it is given out again, and the one that rested longest goes first, so
+that a neighbour's stale entry, or a connection tracked somewhere, does not meet a new owner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
+
+from cni import addresses
+from cni.errors import AddressUnavailable, TryAgainLater
+
+Network = addresses.Network
+Address = addresses.Address
+
+
+@dataclass(frozen=True)
+class Cooldown:
+    """Since when addresses are free again (seconds on the boot clock), now, and how long they must rest."""
+
+    released: Mapping[Address, float]
+    now: float
+    cooldown: float
+
+    def cooling(self, address: Address) -> bool:
+        since = self.released.get(address)
+        return since is not None and self.now - since < self.cooldown
+
+
+def gateway_of(subnet: Network) -> Address:
+    """The gateway of a service subnet: its first host (contract 6.4)."""
+    return subnet.network_address + 1
+
+
+def usable(subnet: Network, address: Address) -> bool:
+    """Whether a container may have `address`: inside, and not network, gateway or IPv4 broadcast."""
+    if address.version != subnet.version or address not in subnet:
+        return False
+    last = subnet.version == 4 and address == subnet.broadcast_address
+    return not last and address not in (subnet.network_address, gateway_of(subnet))
+
+
+def choose(subnet: Network, held: Container[Address], rest: Cooldown) -> Address | None:
+    """A free address of `subnet`: the lowest that was never used, else the one that rested longest; None if none."""
+    top = subnet.num_addresses - (1 if subnet.version == 4 else 0)
+    rested: list[tuple[float, Address]] = []
+    for offset in range(2, top):
+        address = subnet.network_address + offset
+        if address in held:
+            continue
+        since = rest.released.get(address)
+        if since is None:
+            return address
+        if rest.now - since >= rest.cooldown:
+            rested.append((since, address))
+    return min(rested)[1] if rested else None
+
+
+def claim(subnets: list[Network], wanted: Address, held: Container[Address], rest: Cooldown) -> Network:
+    """The subnet in which the requested address `wanted` is free.
+
+    Raises AddressUnavailable if it is held or no container may have it, TryAgainLater while it is cooling.
+    """
+    for subnet in subnets:
+        if not usable(subnet, wanted):
+            continue
+        if wanted in held:
+            raise AddressUnavailable(f"the requested address {wanted} is in use")
+        if rest.cooling(wanted):
+            raise TryAgainLater(f"the requested address {wanted} was released less than {rest.cooldown:g} s ago")
+        return subnet
+    where = ", ".join(map(str, subnets)) or "no subnet of that family"
+    raise AddressUnavailable(f"the requested address {wanted} is not to be had: the service has {where}")

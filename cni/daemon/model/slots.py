@@ -1,0 +1,71 @@
+"""Which slots of the cluster's ranges are whose, as the node's and the services' records say.
+
+The registries themselves, and the rule by which a service gets its slot, are `segments.py`'s.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Collection, Sequence
+
+from cni.daemon.model.records import Node, Service
+from cni.daemon.model.subnets import Address, Network, SubnetRegistry, fits, further
+from cni.errors import InvalidConfig
+
+
+def registries(
+    node: Node,
+    services: Collection[Service],
+    held: Collection[Address],
+    foreign: Sequence[Network] = (),
+    service_cidr: str | None = None,
+) -> dict[int, SubnetRegistry]:
+    """The slot registries by family. `held`: every address that anybody has; `foreign`: other nodes' slots.
+
+    A slot whose service is gone stays nobody's for as long as anyone has an address in it. A range that is too
+    small for slots has none. Raises InvalidConfig if a service holds what is no slot of the ranges.
+    """
+    found: dict[int, SubnetRegistry] = {}
+    for cidr in node.cidrs:
+        version = ipaddress.ip_network(cidr).version
+        own = part_of(cidr, service_cidr)
+        if not fits(own) and not any(service.networks(version) for service in services):
+            continue
+        segments = SubnetRegistry.over(own).reserve(node.home(version)).reserve_all(foreign)
+        for service in services:
+            for n, network in enumerate(service.networks(version)):
+                segments = segments.hold(service.name, further(str(node.node_id), n), network)
+        for address in homeless(version, services, held):
+            segments = segments.reserve(address)
+        found[version] = segments
+    return found
+
+
+def holds_slots(node: Node, service: Service, service_cidr: str | None = None) -> bool:
+    """Whether everything that a service holds, of the families that the node has, is a slot of the node's ranges."""
+    for cidr in node.cidrs:
+        own = part_of(cidr, service_cidr)
+        held = service.networks(ipaddress.ip_network(cidr).version)
+        try:
+            segments = SubnetRegistry.over(own) if held else None
+            for n, network in enumerate(held):
+                segments = segments.hold(service.name, further(str(node.node_id), n), network) if segments else None
+        except InvalidConfig:
+            return False
+    return True
+
+
+def part_of(cidr: str, service_cidr: str | None) -> str:
+    """The part of a cluster range that this node's services get their subnets from."""
+    own = ipaddress.ip_network(service_cidr) if service_cidr else None
+    cluster = ipaddress.ip_network(cidr)
+    if own is not None and own.version == cluster.version and own.subnet_of(cluster):  # type: ignore[arg-type]
+        return str(own)
+    return cidr
+
+
+def homeless(version: int, services: Collection[Service], held: Collection[Address]) -> list[Address]:
+    """Addresses of a family that are held but in no service's subnet."""
+    networks = [network for service in services for network in service.networks(version)]
+    mine = [address for address in held if address.version == version]
+    return [address for address in mine if not any(address in network for network in networks)]

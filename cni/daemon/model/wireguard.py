@@ -1,0 +1,290 @@
+"""What a WireGuard device should have, as values, and what makes it so: peer by peer, never all anew.
+
+Replacing a peer would end its session, and replacing all would end everybody's; so each is compared and only what
+differs is changed. Where a peer was last heard of is the device's to know: an endpoint is set again only when another
+one is configured, or when nobody has answered at the learned one for as long as a session can live.
+"""
+
+from __future__ import annotations
+
+import bisect
+import functools
+import ipaddress
+import math
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from cni import addresses
+from cni.host.tunnel_routes import UnderlayRoute
+from cni.host.wg_types import PeerChange, PeerSeen
+
+DEAD = 180  # seconds: REJECT_AFTER_TIME, no session is older (WireGuard's paper, section 6.1)
+OVERHEAD = {4: 60, 6: 80}  # bytes: outer IP header, UDP (8), WireGuard's header and tag (32)
+LEAST_INSIDE = 1280  # bytes: RFC 8200, section 5
+BLOCK = 16  # bytes: what a packet is padded to a multiple of, but never beyond the device's MTU
+
+Network = addresses.Network
+network_of = functools.lru_cache(1 << 16)(ipaddress.ip_network)  # the same ones are asked for at every look
+Address = addresses.Address
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A peer as it should be. `endpoints`: where it may be called, best first, `host:port`; empty: it calls.
+    `allowed_ips`: whose packets are taken from it and sent to it. `routes`: those of them that lead to this device;
+    None for all. `name`: for people. `owner`: the guest or edge that it is. `published`: the peer itself said where it
+    is called (by the cluster, or a token), not this node's operator or an agent."""
+
+    public_key: str
+    endpoints: tuple[str, ...] = ()
+    allowed_ips: tuple[str, ...] = ()
+    keepalive: int = 0
+    routes: tuple[str, ...] | None = None
+    name: str = ""
+    owner: str = ""
+    published: bool = False
+
+    def led(self) -> tuple[str, ...]:
+        """The CIDRs that are routed to the device for it."""
+        return self.allowed_ips if self.routes is None else self.routes
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A target with its one endpoint, an address and a port, or "" where none is known yet."""
+
+    public_key: str
+    endpoint: str
+    allowed_ips: frozenset[str]
+    keepalive: int
+
+
+def merged(books: Iterable[Iterable[Target]], own: str) -> dict[str, Target]:
+    """The peers of a device by key, of several books. A later one has its key and its CIDRs from an earlier one, as on
+    a device itself, where a CIDR belongs to one peer. `own` is nobody's peer."""
+    found: dict[str, Target] = {}
+    holders: dict[str, str] = {}
+    for target in (target for book in books for target in book if target.public_key != own):
+        for cidr in target.allowed_ips:
+            loser = found.get(holders.get(cidr, ""))
+            if loser is not None and loser.public_key != target.public_key:
+                found[loser.public_key] = _without(loser, cidr)
+            holders[cidr] = target.public_key
+        found[target.public_key] = target
+    return found
+
+
+def _without(target: Target, cidr: str) -> Target:
+    return replace(
+        target,
+        allowed_ips=tuple(each for each in target.allowed_ips if each != cidr),
+        routes=None if target.routes is None else tuple(each for each in target.routes if each != cidr),
+    )
+
+
+def called_as(targets: Iterable[Target], others: Iterable[Target]) -> tuple[Target, ...]:
+    """The targets, each called first where the one of `others` with its key says."""
+    known = {other.public_key: other.endpoints for other in others}
+    if not known:
+        return tuple(targets)
+    return tuple(
+        replace(target, endpoints=tuple(dict.fromkeys((*known.get(target.public_key, ()), *target.endpoints))))
+        for target in targets
+    )
+
+
+def changes(
+    seen: Mapping[str, PeerSeen], wanted: Mapping[str, Peer], configured: Mapping[str, str], ages: Mapping[str, float]
+) -> list[PeerChange]:
+    """What makes a device with the peers `seen` have those `wanted`.
+
+    `configured`: the endpoint each peer was last given; `ages`: seconds since each was heard of. New and changed ones
+    come first and the removals last, so a CIDR that moves is never without its peer.
+    """
+    found = []
+    for key, peer in wanted.items():
+        change = _change(seen.get(key), peer, configured.get(key), ages.get(key, math.inf))
+        if change is not None:
+            found.append(change)
+    return found + [PeerChange(key, remove=True) for key in seen if key not in wanted]
+
+
+def _change(seen: PeerSeen | None, wanted: Peer, configured: str | None, age: float) -> PeerChange | None:
+    if seen is None:
+        return PeerChange(wanted.public_key, False, wanted.endpoint, _order(wanted.allowed_ips), True, wanted.keepalive)
+    endpoint = wanted.endpoint if _must_call(seen, wanted.endpoint, configured, age) else ""
+    keepalive = wanted.keepalive if wanted.keepalive != seen.keepalive else None
+    gone, fresh = seen.allowed_ips - wanted.allowed_ips, wanted.allowed_ips - seen.allowed_ips
+    allowed = _order(wanted.allowed_ips if gone else fresh)
+    if not (endpoint or gone or fresh) and keepalive is None:
+        return None
+    return PeerChange(wanted.public_key, False, endpoint, allowed, bool(gone), keepalive)
+
+
+def _must_call(seen: PeerSeen, wanted: str, configured: str | None, age: float) -> bool:
+    """Whether the peer's endpoint must be set to `wanted`."""
+    if not wanted or seen.endpoint == wanted:
+        return False
+    alive = seen.endpoint != "" and age < DEAD
+    return not alive or (configured is not None and configured != wanted)
+
+
+def delta(before: Mapping[str, Peer], after: Mapping[str, Peer]) -> list[PeerChange]:
+    """`changes` for a device that is as `before` says, without asking it."""
+    found = []
+    for key, peer in after.items():
+        was = before.get(key)
+        if was == peer:
+            continue
+        if was is None:
+            found.append(_change(None, peer, None, math.inf))
+            continue
+        gone, fresh = was.allowed_ips - peer.allowed_ips, peer.allowed_ips - was.allowed_ips
+        found.append(
+            PeerChange(
+                key,
+                False,
+                peer.endpoint if peer.endpoint != was.endpoint else "",
+                _order(peer.allowed_ips if gone else fresh),
+                bool(gone),
+                peer.keepalive if peer.keepalive != was.keepalive else None,
+            )
+        )
+    return [c for c in found if c is not None] + [PeerChange(key, remove=True) for key in before if key not in after]
+
+
+def renewed(
+    seen: Mapping[str, PeerSeen],
+    wanted: Mapping[str, Peer],
+    configured: Mapping[str, str],
+    ages: Mapping[str, float],
+    forgotten: Collection[str],
+) -> list[PeerChange]:
+    """`changes`, with the peers `forgotten` taken off the device first, and given anew at the endpoint they had."""
+    kept = {key: each for key, each in seen.items() if key not in forgotten}
+    again = {
+        key: replace(peer, endpoint=seen[key].endpoint or peer.endpoint) if key in forgotten and key in seen else peer
+        for key, peer in wanted.items()
+    }
+    off = [PeerChange(key, remove=True) for key in forgotten if key in seen]
+    return off + changes(kept, again, configured, ages)
+
+
+def _order(cidrs: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(cidrs))
+
+
+def leads(
+    targets: Iterable[Target], endpoints: Collection[Address], kept_out: Collection[Network] = ()
+) -> dict[Network, str]:
+    """The destinations that are routed to a device, each with the key of the peer behind it.
+
+    Never everything (a default route would take the node's own way out), and nothing that a peer is called at: its
+    packets would go round in a circle (`circles`). Nothing in one of the networks `kept_out`, which are the host's own.
+    """
+    inside = _InOrder(endpoints)
+    found: dict[Network, str] = {}
+    for target in targets:
+        for cidr in target.led():
+            network = network_of(cidr)
+            if network.prefixlen > 0 and not inside.any_in(network) and not _is_in(network, kept_out):
+                found[network] = target.public_key
+    return found
+
+
+def circles(targets: Iterable[Target], endpoints: Collection[Address]) -> tuple[str, ...]:
+    """The CIDRs that `leads` leaves out because a peer is called inside of them, each with its peer's name."""
+    inside = _InOrder(endpoints)
+    return tuple(
+        f"{cidr} of {target.name or target.public_key}"
+        for target in targets
+        for cidr in target.led()
+        if network_of(cidr).prefixlen > 0 and inside.any_in(network_of(cidr))
+    )
+
+
+class _InOrder:
+    """Addresses, asked for those inside a network."""
+
+    def __init__(self, addresses: Collection[Address]) -> None:
+        self._sorted = {v: sorted(int(each) for each in addresses if each.version == v) for v in (4, 6)}
+
+    def any_in(self, network: Network) -> bool:
+        inner = self._sorted[network.version]
+        at = bisect.bisect_left(inner, int(network.network_address))
+        return at < len(inner) and inner[at] <= int(network.broadcast_address)
+
+
+def is_callable(address: Address, ranges: Iterable[str], published: bool, others: Iterable[Network]) -> bool:
+    """Whether a peer may be called at an address.
+
+    Never inside the overlay's `ranges`: what is sent there goes into tunnels. Where the peer has `published` it, it
+    must be another machine's unicast address, and not in `others`, what this node's operator has put behind other
+    peers: a peer's word about itself costs no other one its route.
+    """
+    if any(address in network_of(each) for each in ranges):
+        return False
+    if not published:
+        return True
+    odd = address.is_unspecified or address.is_loopback or address.is_multicast
+    return not odd and not any(address in each for each in others)
+
+
+def held_to(targets: Iterable[Target], ranges: Iterable[str]) -> list[Target]:
+    """The targets, routed to only inside these ranges. What they are allowed stays as it is."""
+    inside = tuple(network_of(each) for each in ranges)
+
+    def led(target: Target) -> Target:
+        kept = tuple(cidr for cidr in target.led() if _is_in(network_of(cidr), inside))
+        return target if kept == target.led() else replace(target, routes=kept)
+
+    return [led(target) for target in targets]
+
+
+def kept_off(targets: Iterable[Target]) -> dict[str, str]:
+    """What is allowed to peers and not routed to them, as sentences by public key."""
+    found = {}
+    for target in targets:
+        left = [cidr for cidr in target.allowed_ips if cidr not in target.led()]
+        if left:
+            who = target.name or target.owner or target.public_key
+            found[target.public_key] = (
+                f"no route leads to the peer {who} for {', '.join(left)}: that is outside the cluster's ranges"
+            )
+    return found
+
+
+def _is_in(network: Network, ranges: Iterable[Network]) -> bool:
+    return any(network.version == each.version and network.subnet_of(each) for each in ranges)  # type: ignore[arg-type]
+
+
+def behind(targets: Iterable[Target], clusters: Iterable[str]) -> tuple[str, ...]:
+    """The overlay's CIDRs that lie behind tunnels, apart from each other, in order."""
+    ranges = [ipaddress.ip_network(each) for each in clusters]
+    nets = {network_of(cidr) for target in targets for cidr in target.allowed_ips}
+    inside: dict[int, list[Network]] = {4: [], 6: []}
+    for network in nets:
+        for cluster in ranges:
+            if network.version == cluster.version and network.overlaps(cluster):
+                inside[network.version].append(network if network.prefixlen >= cluster.prefixlen else cluster)
+    return tuple(str(each) for version in (4, 6) for each in ipaddress.collapse_addresses(inside[version]))  # type: ignore[type-var]
+
+
+def believed(way: UnderlayRoute, version: int) -> int:
+    """The bytes that a path by outer IP `version` is taken to carry.
+
+    What was learned from an ICMP message is bounded below: a forged "fragmentation needed" counts for ten minutes. The
+    bound leaves 1,280 bytes inside, which IPv6 needs. Where the path is narrower indeed the node sends fragments.
+    """
+    return min(max(way.mtu, LEAST_INSIDE + OVERHEAD[version]), way.widest) if way.learned else way.mtu
+
+
+def route_mtu(path: int, version: int, device: int) -> int:
+    """The MTU of the route to a peer whose path carries `path` bytes (0: not known) by outer IP `version`; 0 for the
+    device's own.
+
+    On a device that is wider than the path, padding counts: the packet must be a whole number of blocks to be sure to
+    fit when it is padded (95 bytes of overhead in the worst case).
+    """
+    room = path - OVERHEAD[version]
+    return 0 if room >= device or path == 0 else max(room // BLOCK * BLOCK, 1280 if version == 6 else 576)

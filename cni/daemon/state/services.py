@@ -1,0 +1,258 @@
+"""The services on record, the slots they hold, and the node whose ranges these are: one half of the daemon's state.
+
+Every change is written before it counts. The other half, who is attached, is `state.py`'s, under the same lock.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import threading
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import msgspec
+
+from cni.daemon.model import slots
+from cni.daemon.model.records import Node, Service
+from cni.daemon.model.subnets import Address, Network, SubnetRegistry, further
+from cni.daemon.settings import Settings
+from cni.daemon.state import restore
+from cni.daemon.state.address_pool import AddressPool
+from cni.daemon.state.store import Records
+
+
+class ServiceBook:
+    """What the node is, and which service has which slots. Reads give values; writes go to the store first."""
+
+    def __init__(self, store: Records, settings: Settings) -> None:
+        self._store = store
+        self._lock = threading.RLock()
+        self.addresses = AddressPool(settings.address_cooldown)
+        self.service_cidr = settings.service_cidr
+        self._foreign: list[Network] = []
+        self.lost: frozenset[str] = frozenset()  # subnets on record here that are another node's now (membership.py)
+        self.connected: tuple[Network, ...] = ()  # networks of the host's own that lie over the cluster's ranges
+        self.own_addresses = restore.own_addresses(store)
+        """Those that an earlier daemon or this one put on lo, until they are taken off it."""
+        self.notes_own_addresses = store.fresh or bool(store.load(restore.OWN_ADDRESS))
+        self.changed: Callable[[], None] = lambda: None  # called after every change of attachments and services
+        self.services: dict[str, Service] = restore.services(store)
+        self.node = restore.node(store) or Node(
+            deployment=settings.deployment,
+            instance_id=str(settings.instance_id),
+            node_id=settings.node_id,
+            cluster_cidr=settings.cluster_cidr,
+            cluster_cidr6=settings.cluster_cidr6,
+            slice_cidr=settings.slice_cidr,
+            wg_port=settings.wg_port,
+        )
+        self._segments: dict[int, SubnetRegistry] = {}
+
+    def _rebuild_segments(self) -> None:
+        self._segments = self._segments_of(self.node)
+
+    def _segments_of(self, node: Node) -> dict[int, SubnetRegistry]:
+        """The slot registries with a node's ranges. Raises InvalidConfig if a service holds what is no slot of them."""
+        taken = [*self._foreign, *self.connected]
+        return slots.registries(node, self.services.values(), self.addresses.held, taken, self.service_cidr)
+
+    def _node_key(self, n: int) -> str:
+        return further(str(self.node.node_id), n)
+
+    # --- the node ----------------------------------------------------------------------------------------------
+
+    @property
+    def cidrs(self) -> tuple[str, ...]:
+        """The cluster's ranges, the first family first."""
+        return self.node.cidrs
+
+    def node_address(self, version: int) -> Address:
+        """The node's own overlay address of a family (contract 6.2)."""
+        return self.node.address(version)
+
+    def node_addresses(self) -> list[Address]:
+        """The node's own addresses, one of each family."""
+        return [self.node_address(ipaddress.ip_network(cidr).version) for cidr in self.cidrs]
+
+    def update_node(self, **changes: object) -> Node:
+        """Change what the node is. What services hold, they keep.
+
+        Raises InvalidConfig, with nothing changed, if a service holds what would be no slot of the new range.
+        """
+        with self._lock:
+            node = msgspec.structs.replace(self.node, **changes)
+            segments = self._segments_of(node)
+            self._store.apply([("node", "node", msgspec.json.encode(node))])
+            self.node, self._segments = node, segments
+            return node
+
+    def note_own_addresses(self, addresses: Collection[Address]) -> None:
+        """These are on lo by this daemon. Raises InputOutput."""
+        with self._lock:
+            fresh = frozenset(addresses)
+            if fresh == self.own_addresses and self.notes_own_addresses:
+                return
+            gone = [(restore.OWN_ADDRESS, str(each), None) for each in self.own_addresses - fresh]
+            noted = [(restore.OWN_ADDRESS, str(each), b"") for each in fresh]
+            self._store.apply([(restore.OWN_ADDRESS, restore.NOTES_BEGUN, b""), *noted, *gone])
+            self.own_addresses, self.notes_own_addresses = fresh, True
+
+    def set_foreign(self, networks: Sequence[Network]) -> None:
+        """Slots that other nodes hold: no service of this one gets them from now on."""
+        with self._lock:
+            if list(networks) != self._foreign:
+                self._foreign = list(networks)
+                self._rebuild_segments()
+
+    def set_lost(self, cidrs: Collection[str]) -> None:
+        """Subnets of services here that another node has: nobody new gets an address in them."""
+        with self._lock:
+            self.lost = frozenset(cidrs)
+
+    def set_connected(self, networks: Sequence[Network]) -> bool:
+        """The host's own networks over the cluster's ranges: no service gets a slot that touches them from now on, and
+        nothing new gets an address there. Returns whether they are others than before."""
+        with self._lock:
+            if tuple(networks) == self.connected:
+                return False
+            self.connected = tuple(networks)
+            self._rebuild_segments()
+            return True
+
+    def is_usable(self, network: Network) -> bool:
+        """Whether something new may get an address in a subnet of a service."""
+        return str(network) not in self.lost and not any(
+            network.version == other.version and network.overlaps(other) for other in self.connected
+        )
+
+    def usable(self, service: Service, version: int) -> list[Network]:
+        """The subnets of a service in which somebody new may get an address."""
+        return [network for network in service.networks(version) if self.is_usable(network)]
+
+    # --- services and their slots --------------------------------------------------------------------------------
+
+    def lacks(self, name: str) -> list[int]:
+        """The families of which the service has no subnet yet."""
+        with self._lock:
+            found = self.services.get(name)
+            return [version for version in self._segments if found is None or not found.networks(version)]
+
+    def propose(self, name: str, version: int, n: int, refused: Sequence[Network] = ()) -> Network:
+        """The slot that the service would get as its `n`th (0: its first), if those in `refused` are others'.
+
+        Raises PoolExhausted.
+        """
+        with self._lock:
+            return self._segments[version].reserve_all(refused).assign(name, self._node_key(n))[0]
+
+    def next_slot(self, name: str, version: int) -> int:
+        """The number of the service's next further slot."""
+        with self._lock:
+            n = 1
+            while self._segments[version].get(name, self._node_key(n)) is not None:
+                n += 1
+            return n
+
+    def check_slots(self) -> None:
+        """Whether services can have subnets here at all. Raises InvalidConfig, in the contract's words, where one of
+        the cluster's ranges is no larger than such a subnet (contract 6.4)."""
+        for cidr in self.cidrs:
+            SubnetRegistry.over(slots.part_of(cidr, self.service_cidr))
+
+    def take_service(
+        self,
+        name: str,
+        mode: str,
+        bridge: str,
+        granted: Mapping[int, Network] | None = None,
+        passing: bool | None = None,
+    ) -> Service:
+        """The record of a service, with a slot of each family; made, or completed.
+
+        `granted`: the very slots to take, by family; `passing`: what the record says of that from now on (None: as
+        before). Raises PoolExhausted, InvalidConfig if such a slot is taken and where there are none.
+        """
+        with self._lock:
+            self.check_slots()
+            found = self.services.get(name, Service(name=name, mode=mode, bridge=bridge))
+            subnets, segments = list(found.subnets), dict(self._segments)
+            for version, registry in self._segments.items():
+                if not found.networks(version):
+                    if granted and version in granted:
+                        segments[version] = registry.hold(name, self._node_key(0), granted[version])
+                        network = granted[version]
+                    else:
+                        network, segments[version] = registry.assign(name, self._node_key(0))
+                    subnets.append(str(network))
+            kind = found.passing if passing is None else passing
+            wanted = msgspec.structs.replace(found, mode=mode, subnets=tuple(subnets), passing=kind)
+            if self.services.get(name) != wanted:
+                self._save_service(wanted)
+                self._segments = segments
+            return wanted
+
+    def grow_service(self, name: str, version: int, granted: Network | None = None) -> Service:
+        """The service with one more slot of a family; `granted`: that very one. Raises PoolExhausted when the cluster
+        has none left, InvalidConfig if the slot is taken."""
+        with self._lock:
+            service = self.services[name]
+            n = self.next_slot(name, version)
+            if granted is None:
+                network, registry = self._segments[version].assign_further(name, str(self.node.node_id), n)
+            else:
+                network, registry = granted, self._segments[version].hold(name, self._node_key(n), granted)
+            grown = msgspec.structs.replace(service, subnets=(*service.subnets, str(network)))
+            self._save_service(grown)
+            self._segments[version] = registry
+            return grown
+
+    def idle_slots(self, name: str) -> tuple[Network, ...]:
+        """The further slots of a service in which nobody holds an address, and a first one that is not to be used."""
+        with self._lock:
+            service = self.services.get(name)
+            if service is None:
+                return ()
+            further = [network for version in self._segments for network in service.networks(version)[1:]]
+            firsts = [networks[0] for version in self._segments if len(networks := service.networks(version)) > 1]
+            unusable = [network for network in firsts if not self.is_usable(network)]
+            return tuple(network for network in (*unusable, *further) if not self.addresses.any_in(network))
+
+    def shrink_service(self, name: str, only: Sequence[Network] | None = None) -> tuple[Network, ...]:
+        """Give back the further slots that are idle (of those in `only`, if given); returns them."""
+        with self._lock:
+            idle = tuple(n for n in self.idle_slots(name) if only is None or n in only)
+            if idle:
+                service = self.services[name]
+                kept = tuple(s for s in service.subnets if ipaddress.ip_network(s) not in idle)
+                self._save_service(msgspec.structs.replace(service, subnets=kept))
+                self._rebuild_segments()
+            return idle
+
+    def empty_service(self, name: str) -> None:
+        """The service has no subnet any more; it gets one when it is set up again."""
+        with self._lock:
+            service = self.services.get(name)
+            if service is not None and service.subnets:
+                self._save_service(msgspec.structs.replace(service, subnets=()))
+                self._rebuild_segments()
+
+    def drop_service(self, name: str) -> Service | None:
+        """Forget a service; its slots are free as soon as nobody has an address in them."""
+        with self._lock:
+            service = self.services.get(name)
+            if service is not None:
+                self._store.apply([("service", name, None)])
+                del self.services[name]
+                self._rebuild_segments()
+                self.changed()
+            return service
+
+    def note_service(self, service: Service) -> Service:
+        """Record a service that has no segment of its own (mode `shared`)."""
+        with self._lock:
+            return service if self.services.get(service.name) == service else self._save_service(service)
+
+    def _save_service(self, service: Service) -> Service:
+        self._store.apply([("service", service.name, msgspec.json.encode(service))])
+        self.services[service.name] = service
+        self.changed()
+        return service

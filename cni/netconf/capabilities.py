@@ -1,0 +1,86 @@
+"""What the runtime adds to a configuration for one call: `runtimeConfig` and `args` (CNI's CONVENTIONS.md).
+
+Only what we implement is read, with its types checked; the values of what has several sources are judged in
+`cni.netconf.intent`, where it is known which source wins.
+"""
+
+import msgspec
+
+from cni.errors import InvalidConfig
+from cni.netconf.decode import Fields, as_object, fold, wrong_type
+from cni.netconf.types import DNS
+from cni.netconf.values import read_runtime_dns
+
+ANNOTATIONS = "io.kubernetes.cri.pod-annotations"
+
+IMPLEMENTED = ("ips", "mac", "dns", ANNOTATIONS)
+"""The capabilities a configuration may declare for us, spelled as the runtimes do."""
+
+_CHAINED = "chain its plugin"
+WITHOUT_EFFECT = {
+    "portMappings": _CHAINED,
+    "bandwidth": _CHAINED,
+    "ipRanges": _CHAINED,
+    "deviceID": _CHAINED,
+    "infinibandGUID": _CHAINED,
+    "aliases": "the overlay daemon serves no names",
+}
+"""Capabilities that are not implemented, each with the reason its warning gives. Any value is accepted, unread."""
+
+RUNTIME_KEYS = fold(*IMPLEMENTED, *WITHOUT_EFFECT, "cgroupPath", "io.kubernetes.cri.pod-labels")
+
+
+class RuntimeConfig(msgspec.Struct, frozen=True):
+    """`runtimeConfig`; an `ips` of None was not sent, while () asks for nothing in particular."""
+
+    ips: tuple[str, ...] | None = None
+    mac: str | None = None
+    dns: DNS = DNS()
+    annotations: dict[str, str] = {}
+    without_effect: tuple[str, ...] = ()
+
+
+class ConventionArgs(msgspec.Struct, frozen=True):
+    """`args.cni`."""
+
+    ips: tuple[str, ...] | None = None
+    mac: str | None = None
+    labels: dict[str, str] = {}
+
+
+def read_runtime_config(fields: Fields) -> RuntimeConfig:
+    """`runtimeConfig`; raises `UndecodableContent` for a wrong type, `InvalidConfig` for wrong DNS."""
+    dns = fields.inner("dns")
+    return RuntimeConfig(
+        ips=fields.texts("ips"),
+        mac=fields.text("mac"),
+        dns=read_runtime_dns(dns) if dns else DNS(),
+        annotations=fields.mapping(ANNOTATIONS),
+        without_effect=tuple(key for key in WITHOUT_EFFECT if fields.get(key)),
+    )
+
+
+def read_args(fields: Fields) -> ConventionArgs:
+    """`args`, of which we know the member `cni`; raises `UndecodableContent` for a wrong type."""
+    cni = fields.inner("cni")
+    if cni is None:
+        return ConventionArgs()
+    return ConventionArgs(ips=cni.texts("ips"), mac=cni.text("mac"), labels=_labels(cni))
+
+
+def _labels(fields: Fields) -> dict[str, str]:
+    """The conventions say a list of {key, value}; a plain object is read too."""
+    value = fields.get("labels")
+    if isinstance(value, dict):
+        return fields.mapping("labels")
+    found = {}
+    for index, item in enumerate(fields.items("labels") or []):
+        where = f"{fields.where('labels')}[{index}]"
+        label = as_object(item, where)
+        if label is None:
+            raise wrong_type(where, "an object", item)
+        key = label.text("key")
+        if not key:
+            raise InvalidConfig(f"{where}: a label needs a key")
+        found[key] = label.text("value") or ""
+    return found

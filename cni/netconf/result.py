@@ -1,0 +1,195 @@
+"""One result type inside, seven shapes outside (CNI 0.1.0 to 1.1.0): reading, joining and writing them.
+
+Everything written is one line of ASCII JSON, so that it fits a log line and survives any locale.
+"""
+
+import json
+
+from cni.errors import CniError, IncompatibleVersion, UndecodableContent
+from cni.netconf.decode import Fields, as_object, wrong_type
+from cni.netconf.types import (
+    DNS,
+    IP,
+    Interface,
+    Result,
+    Route,
+    read_dns,
+    read_interface,
+    read_ip,
+    read_route,
+)
+from cni.netconf.versions import NEWEST, SUPPORTED, at_least
+
+__all__ = ["DNS", "IP", "Interface", "Result", "Route", "merge", "parse_result", "render", "render_error"]
+
+Json = dict[str, object]
+
+
+def render(result: Result, version: str) -> str:
+    """The result as JSON in the shape of `version`, which must be one of SUPPORTED.
+
+    0.1.0 and 0.2.0 can say one address of each family; without any they cannot say the result at all, and
+    `IncompatibleVersion` is raised.
+    """
+    if not at_least(version, "0.3.0"):
+        return _compact({"cniVersion": version, **_by_family(result), **_dns(result.dns)})
+    newest = at_least(version, "1.1.0")
+    found: Json = {
+        "cniVersion": version,
+        "interfaces": [_interface(each, newest) for each in result.interfaces],
+        "ips": [_ip(each, with_family=not at_least(version, "1.0.0")) for each in result.ips],
+        "routes": [_route(each, newest) for each in result.routes],
+        **_dns(result.dns),
+    }
+    return _compact({key: value for key, value in found.items() if value})
+
+
+def merge(previous: Result, ours: Result) -> Result:
+    """Our result after an earlier plugin's: everything of theirs, then ours with its indexes moved up.
+
+    Nothing of theirs is dropped (CNI 1.1.0, section 2, ADD). Of DNS, lists are joined and the first domain
+    stays.
+    """
+    base = len(previous.interfaces)
+    ips = tuple(
+        IP(each.address, each.gateway, None if each.interface is None else each.interface + base) for each in ours.ips
+    )
+    dns = DNS(
+        nameservers=_joined(previous.dns.nameservers, ours.dns.nameservers),
+        domain=previous.dns.domain or ours.dns.domain,
+        search=_joined(previous.dns.search, ours.dns.search),
+        options=_joined(previous.dns.options, ours.dns.options),
+    )
+    return Result(
+        interfaces=previous.interfaces + ours.interfaces,
+        ips=previous.ips + ips,
+        routes=previous.routes + tuple(each for each in ours.routes if each not in previous.routes),
+        dns=dns,
+    )
+
+
+def parse_result(version: str, value: object, path: str = "prevResult") -> Result:
+    """A decoded result in the shape of `version`.
+
+    Raises `UndecodableContent` where it is no such thing, and `InvalidConfig` where an address belongs to an
+    interface that is not there. A result that says it is of a version with other members is not read as empty:
+    what an earlier plugin made would be lost.
+    """
+    fields = as_object(value, path)
+    if fields is None:
+        raise wrong_type(path, "an object", value)
+    said = fields.text("cniVersion")
+    if said and (said not in SUPPORTED or at_least(said, "0.3.0") != at_least(version, "0.3.0")):
+        raise UndecodableContent(f'{fields.where("cniVersion")}: "{said}" is no result of version {version}')
+    dns = fields.inner("dns")
+    read = _read_by_family if not at_least(version, "0.3.0") else _read_current
+    return read(fields, read_dns(dns) if dns else DNS())
+
+
+def render_error(error: CniError, version: str = NEWEST) -> str:
+    """The error object (CNI 1.1.0, section 5); a version that is not ours is written as our newest."""
+    spoken = version if version in SUPPORTED else NEWEST
+    found: Json = {"cniVersion": spoken, "code": error.code, "msg": error.msg}
+    if error.details:
+        found["details"] = error.details
+    return _compact(found)
+
+
+def _compact(value: Json) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _joined(first: tuple[str, ...], second: tuple[str, ...]) -> tuple[str, ...]:
+    return first + tuple(each for each in second if each not in first)
+
+
+def _is_v6(address: str) -> bool:
+    return ":" in address
+
+
+# --- writing ---
+
+
+def _by_family(result: Result) -> Json:
+    found: Json = {}
+    for key, v6 in (("ip4", False), ("ip6", True)):
+        first = next((each for each in result.ips if _is_v6(each.address) == v6), None)
+        if first is None:
+            continue
+        member: Json = {"ip": first.address}
+        if first.gateway:
+            member["gateway"] = first.gateway
+        if routes := [_route(each, False) for each in result.routes if _is_v6(each.dst) == v6]:
+            member["routes"] = routes
+        found[key] = member
+    if not found:
+        raise IncompatibleVersion("cannot convert: no valid IP addresses")
+    return found
+
+
+def _interface(interface: Interface, newest: bool) -> Json:
+    found: Json = {"name": interface.name, "mac": interface.mac}
+    if newest:
+        found |= {"mtu": interface.mtu}
+    found |= {"sandbox": interface.sandbox}
+    if newest:
+        found |= {"socketPath": interface.socket_path, "pciID": interface.pci_id}
+    return {key: value for key, value in found.items() if value or key == "name"}
+
+
+def _ip(ip: IP, with_family: bool) -> Json:
+    found: Json = {"version": "6" if _is_v6(ip.address) else "4"} if with_family else {}
+    if ip.interface is not None:
+        found["interface"] = ip.interface
+    found["address"] = ip.address
+    if ip.gateway:
+        found["gateway"] = ip.gateway
+    return found
+
+
+def _route(route: Route, newest: bool) -> Json:
+    found: Json = {"dst": route.dst}
+    if route.gw:
+        found["gw"] = route.gw
+    if newest:
+        numbers = {"mtu": route.mtu, "advmss": route.advmss, "priority": route.priority}
+        found |= {key: value for key, value in numbers.items() if value}
+        chosen = {"table": route.table, "scope": route.scope}
+        found |= {key: value for key, value in chosen.items() if value is not None}
+    return found
+
+
+def _dns(dns: DNS) -> Json:
+    found: Json = {
+        "nameservers": dns.nameservers,
+        "domain": dns.domain,
+        "search": dns.search,
+        "options": dns.options,
+    }
+    return {"dns": {key: value for key, value in found.items() if value}} if dns else {}
+
+
+# --- reading ---
+
+
+def _read_current(fields: Fields, dns: DNS) -> Result:
+    interfaces = tuple(read_interface(each) for each in fields.objects("interfaces"))
+    return Result(
+        interfaces=interfaces,
+        ips=tuple(read_ip(each, len(interfaces)) for each in fields.objects("ips")),
+        routes=tuple(read_route(each, UndecodableContent) for each in fields.objects("routes")),
+        dns=dns,
+    )
+
+
+def _read_by_family(fields: Fields, dns: DNS) -> Result:
+    ips: list[IP] = []
+    routes: list[Route] = []
+    for key in ("ip4", "ip6"):
+        member = fields.inner(key)
+        if member is None:
+            continue
+        raw: dict[str, object] = {"address": member.get("ip"), "gateway": member.get("gateway")}
+        ips.append(read_ip(Fields(raw, member.path), interfaces=0))
+        routes += [read_route(each, UndecodableContent) for each in member.objects("routes")]
+    return Result((), tuple(ips), tuple(routes), dns)

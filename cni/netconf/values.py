@@ -1,0 +1,190 @@
+"""What the values of our own keys may be. A value that may not is `InvalidConfig`, naming key and value."""
+
+import msgspec
+
+from cni.errors import InvalidConfig, UnsupportedField
+from cni.isolation import AUTO, MODES
+from cni.netconf.addresses import parse_ip
+from cni.netconf.decode import Fields, show, wrong_type
+from cni.netconf.environment import is_plain_name
+from cni.netconf.template import placeholders
+from cni.netconf.types import DNS, Route, parsed, read_dns, read_route
+
+MTU_MIN = 576  # bytes: what every IPv4 host must take whole (RFC 791, 3.1)
+MTU_MAX = 65535
+SERVICE_LIMIT = 253  # bytes: as long as a DNS name may be
+SOCKET_LIMIT = 107  # bytes: sun_path without its closing zero
+RUN_DIR_LIMIT = 80  # bytes: leaves room for the names of the sockets inside
+PLAIN_ROUTE = {"mtu": (0,), "advmss": (0,), "priority": (0,), "table": (0, 254), "scope": (0,)}
+"""What a route of the configuration may say beside `dst` and `gw`: that it is the kind of route we make."""
+PATH_LIMIT = 1024  # bytes: a quarter of PATH_MAX, so that what is put below fits too
+
+
+class Attachment(msgspec.Struct, frozen=True):
+    """One attachment that the runtime still knows, in the list that GC gets."""
+
+    container_id: str
+    ifname: str
+
+
+def read_mode(fields: Fields) -> str:
+    """`mode`, one of MODES to the letter: a slip of the pen must not open what was meant to be fenced."""
+    mode = fields.text("mode")
+    if mode is not None and mode not in MODES:
+        raise InvalidConfig(f"mode: {show(mode)} is not one of {', '.join(MODES)}")
+    return AUTO if mode is None else mode
+
+
+def read_service(fields: Fields) -> str | None:
+    """`service`, with its placeholders well formed and still in it."""
+    service = fields.text("service")
+    if service is not None:
+        placeholders(service, fields.where("service"))
+        check_service(service, fields.where("service"))
+    return service
+
+
+def check_service(service: str, where: str) -> None:
+    """A service is any text that is not empty, fits SERVICE_LIMIT and has no control characters."""
+    check_line(service, where)
+    if not service:
+        raise InvalidConfig(f'{where}: "" cannot be the name of a service')
+    if len(service.encode()) > SERVICE_LIMIT:
+        raise InvalidConfig(f"{where}: {show(service)} is longer than {SERVICE_LIMIT} bytes")
+
+
+def check_line(text: str, where: str) -> None:
+    """Refuse control characters, NUL first of all, and what cannot be written as UTF-8."""
+    if any(char < " " or char == "\x7f" or "\ud800" <= char <= "\udfff" for char in text):
+        raise InvalidConfig(f"{where}: {show(text)} holds a control character")
+
+
+def read_isolation_network(fields: Fields) -> str | None:
+    """`isolationNetwork`; the empty text is a name like any other."""
+    network = fields.text("isolationNetwork")
+    if network is not None:
+        check_line(network, fields.where("isolationNetwork"))
+    return network
+
+
+def read_mtu(fields: Fields) -> int | None:
+    """`mtu` in bytes: 0 (from the underlay), or MTU_MIN to MTU_MAX."""
+    mtu = fields.integer("mtu")
+    if mtu and not MTU_MIN <= mtu <= MTU_MAX:
+        raise InvalidConfig(f"mtu: {show(mtu)} is neither 0 nor between {MTU_MIN} and {MTU_MAX}")
+    return mtu
+
+
+def read_dns_option(fields: Fields) -> DNS | None:
+    """`dns`: name servers by address (a zone is allowed), the rest in words that fit a line of resolv.conf."""
+    inner = fields.inner("dns")
+    if inner is None:
+        return None
+    dns = read_dns(inner)
+    check_servers(dns.nameservers, inner.where("nameservers"))
+    for key, words in (("search", dns.search), ("options", dns.options)):
+        for index, word in enumerate(words):
+            check_word(word, f"{inner.where(key)}[{index}]")
+    if dns.domain:
+        check_word(dns.domain, inner.where("domain"))
+    return dns
+
+
+def read_runtime_dns(fields: Fields) -> DNS:
+    """The capability `dns`, whose members have other names (`servers`, `searches`, `options`).
+
+    Judged like the configuration's own, but for empty words, which are dropped: of a node whose resolv.conf says
+    `search .` some kubelets hand on "".
+    """
+    found = {}
+    for key in ("servers", "searches", "options"):
+        where = fields.where(key)
+        found[key] = tuple(word for word in fields.texts(key) or () if word)
+        for word in found[key]:
+            check_word(word, where)
+    check_servers(found["servers"], fields.where("servers"))
+    return DNS(nameservers=found["servers"], search=found["searches"], options=found["options"])
+
+
+def check_servers(servers: tuple[str, ...], where: str) -> None:
+    """Name servers are addresses; an IPv6 one may have a zone."""
+    for index, server in enumerate(servers):
+        address, mark, zone = server.partition("%")
+        parsed(parse_ip, address, f"{where}[{index}]")
+        if mark and not (":" in address and zone):
+            raise InvalidConfig(f"{where}[{index}]: {show(server)}: not an IP address")
+        check_word(server, f"{where}[{index}]")
+
+
+def check_word(text: str, where: str) -> None:
+    """One word: not empty, no white space, no control characters."""
+    check_line(text, where)
+    if not text or any(char.isspace() for char in text):
+        raise InvalidConfig(f"{where}: {show(text)} is not one word")
+
+
+def read_routes(fields: Fields) -> tuple[Route, ...]:
+    """`routes`, each to be put inside the container, in the main table and without metrics.
+
+    What a result may say of a route beyond that is refused (`UnsupportedField`) where it asks for something.
+    """
+    return tuple(_plain_route(each) for each in fields.objects("routes"))
+
+
+def _plain_route(fields: Fields) -> Route:
+    route = read_route(fields)
+    for key, plain in PLAIN_ROUTE.items():
+        value = getattr(route, key)
+        if value is not None and value not in plain:
+            raise UnsupportedField(f"{fields.where(key)}: {show(value)} is not supported, leave it out")
+    return route
+
+
+def read_path(fields: Fields, key: str, limit: int = PATH_LIMIT) -> str | None:
+    """An absolute path of at most `limit` bytes; the empty text is the same as none."""
+    path = fields.text(key)
+    if not path:
+        return None
+    where = fields.where(key)
+    check_line(path, where)
+    if not path.startswith("/"):
+        raise InvalidConfig(f"{where}: {show(path)} is not an absolute path")
+    if len(path.encode()) > limit:
+        raise InvalidConfig(f"{where}: {show(path)} is longer than {limit} bytes")
+    return path
+
+
+def read_socket(fields: Fields) -> str | None:
+    """`overlayd.socket`."""
+    overlayd = fields.inner("overlayd")
+    return read_path(overlayd, "socket", SOCKET_LIMIT) if overlayd else None
+
+
+def read_attachments(fields: Fields, keys: tuple[str, ...]) -> tuple[Attachment, ...] | None:
+    """The list of valid attachments under the first of `keys` that is there, be it null.
+
+    None means that no list came, so nothing may be judged by it; () means that none is valid (the runtimes send
+    an empty list as `null`). Raises `UndecodableContent` for a wrong type, `InvalidConfig` for an entry that
+    names nothing: nothing may be freed by a list that is only half understood.
+    """
+    for key in keys:
+        if fields.has(key):
+            return tuple(_attachment(each) for each in fields.objects(key))
+    return None
+
+
+def _attachment(fields: Fields) -> Attachment:
+    found = Attachment(fields.text("containerID") or "", fields.text("ifname") or "")
+    if not is_plain_name(found.container_id):
+        raise InvalidConfig(f"{fields.where('containerID')}: {show(found.container_id)} names no container")
+    if not found.ifname:
+        raise InvalidConfig(f"{fields.where('ifname')}: {show(found.ifname)} names no interface")
+    return found
+
+
+def read_capabilities(fields: Fields) -> None:
+    """`capabilities` is for the runtime; what reaches us only has to be true and false."""
+    capabilities = fields.inner("capabilities")
+    for key, value in (capabilities.raw if capabilities else {}).items():
+        if value is not None and not isinstance(value, bool):
+            raise wrong_type(fields.where(f"capabilities.{key}"), "true or false", value)

@@ -1,0 +1,218 @@
+"""Attach through a daemon that takes a PID: by way of a scratch namespace, into the container's.
+
+Such a daemon always makes `eth0`, fails where there is one or a default route, and wants a process that lives as long
+as the attachment (contract 7.2, 7.4), while a runtime makes the namespace before any process. So every attachment has
+a holder process in a namespace of its own; the daemon attaches that; what it made there is read, moved on under its
+final name, and given its addresses and routes again, which a move drops.
+
+Decide, save, make it true, answer: the holder is written down before the daemon hears of it, and one removal undoes
+whatever was done, however far it came.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import msgspec
+
+from cni import attach_rules, naming
+from cni.errors import AttachFailed, TryAgainLater
+from cni.host import links, netns, netns_holder, ports, relocate
+from cni.host.netlink import Netlink
+from cni.netconf.intent import Intent
+from cni.netconf.types import Route
+from cni.overlay.client import Deadline
+from cni.upstream import host_end
+from cni.upstream.daemon import Daemon
+from cni.upstream.detach import Remover
+from cni.upstream.leases import Leases
+from cni.upstream.records import Record, Records
+from cni.verbs import AttachCall, Target
+
+log = logging.getLogger(__name__)
+
+MTU = 1420
+"""Bytes an interface carries unless told otherwise: what fits through the daemon's device. The daemon itself leaves
+bridges and veths at 1500, and large packets are lost (contract 6.5 and 9)."""
+
+KEPT = 8.0  # seconds of an ADD kept for what follows the daemon's answer, and for undoing it
+SCRATCH_NAME = "eth0"  # what the daemon calls an interface, wherever it makes it
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One attach, decided: what is asked for, and where."""
+
+    asked: AttachCall
+    wish: Intent
+    target: Target
+    identity: netns.NetnsId
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return (self.asked.conf.name, self.asked.call.container_id, self.asked.call.ifname)
+
+
+class Attacher:
+    """Makes attachments on one daemon, within one deadline."""
+
+    def __init__(self, daemon: Daemon, records: Records, remover: Remover, deadline: Deadline) -> None:
+        self._daemon = daemon
+        self._records = records
+        self._remover = remover
+        self._deadline = deadline
+
+    def attach(self, wanted: Wanted) -> Record:
+        """The attachment, live. Raises InterfaceExists, TryAgainLater, AttachFailed; then nothing of it is left, or
+        what is left is written down as owed to the daemon."""
+        self._refuse(wanted)
+        service, mode = wanted.wish.service, wanted.wish.mode
+        bridge = self._daemon.set_up_service(service, mode, KEPT)
+        # Before the attachment's lock: it takes those of others.
+        Leases(self._daemon, self._records, self._deadline).put_in_order(service, mode, bridge)
+        with self._records.locked(wanted.key, self._deadline):
+            before = self._records.load(wanted.key)
+            if before is not None and not self._stands(before, wanted):
+                self._remover.remove(before)
+            self._refuse(wanted)
+            try:
+                return self._make(wanted)
+            except OSError as error:
+                raise attach_rules.attach_failed(wanted.key[2], service, error) from error
+
+    def _refuse(self, wanted: Wanted) -> None:
+        """Raises InterfaceExists where the container has such an interface, unless it is an earlier attempt's."""
+        ifname = wanted.key[2]
+        if not ports.has_interface(wanted.target.fd, ifname):
+            return
+        before = self._records.load(wanted.key)
+        if before is None:
+            raise attach_rules.name_in_use(ifname, wanted.target.path)
+        if self._stands(before, wanted):
+            raise attach_rules.already_attached(wanted.key)
+
+    def _stands(self, before: Record, wanted: Wanted) -> bool:
+        """Whether the recorded attachment is whole, in this very namespace: only then is a second ADD an error."""
+        return attach_rules.stands(
+            before.state,
+            before.netns == wanted.identity,
+            lambda: host_end.is_there(before),
+            lambda: ports.has_interface(wanted.target.fd, before.ifname),
+        )
+
+    def _make(self, wanted: Wanted) -> Record:
+        wish = wanted.wish
+        with ExitStack() as undo:
+            undo.callback(self._undo, wanted.key)
+            process = netns_holder.start(title(wanted.key), lambda made: self._records.save(self._intent(wanted, made)))
+            ip = self._daemon.attach(process.pid, wish, KEPT)
+            intent = msgspec.structs.replace(self._intent(wanted, process), life=self._daemon.life())
+            with opened(netns_holder.netns_path(process)) as scratch:
+                record, index = read_back(intent, ports.read(scratch, SCRATCH_NAME), ip)
+                self._records.save(record)
+                shape = relocate.InterfaceConfig(record.ifname, record.mtu, wish.mac)
+                inside = relocate.move(index, scratch, wanted.target.fd, shape)
+            record = plugged(record, wanted.target.fd, inside, wish.routes)
+            if not wanted.asked.wanted():
+                raise TryAgainLater("the runtime gave up before the attach was done")
+            self._records.save(record)
+            undo.pop_all()
+        return record
+
+    def _intent(self, wanted: Wanted, process: netns_holder.Process) -> Record:
+        network, container, ifname = wanted.key
+        return Record(
+            network=network,
+            container=container,
+            ifname=ifname,
+            state="intent",
+            boot=self._records.boot,
+            socket=self._daemon.socket,
+            service=wanted.wish.service,
+            mode=wanted.wish.mode,
+            pid=process.pid,
+            start_time=process.start_time,
+            host_veth=naming.pid_host_veth(process.pid),
+            mtu=wanted.wish.mtu or MTU,
+            netns=(wanted.identity.dev, wanted.identity.ino),
+            sandbox=wanted.target.path,
+            attempt=wanted.asked.attempt,
+            ephemeral=wanted.wish.ephemeral,
+        )
+
+    def _undo(self, key: tuple[str, str, str]) -> None:
+        record = self._records.load(key)
+        if record is not None:
+            self._daemon.hang_up()
+            self._remover.remove(record)
+
+
+def read_back(intent: Record, inside: ports.ContainerView, ip: str) -> tuple[Record, int]:
+    """What the daemon made, read off the kernel (contract 7.3); with it the index of the container's end.
+
+    Raises AttachFailed where that is not what it said, or not in this network namespace.
+    """
+    link = inside.link
+    if link is None or ip not in {str(each.ip) for each in inside.addresses}:
+        raise AttachFailed(f"the overlay daemon at {intent.socket} says it attached {ip}, but it is not there")
+    with Netlink() as socket:
+        host = links.find_link(socket, intent.host_veth)
+        if host is None or host.index != link.peer:
+            raise AttachFailed(
+                f"the host end {intent.host_veth} is not in this network namespace",
+                f"does the daemon at {intent.socket} run in another one?",
+            )
+        bridge = links.find_link(socket, index=host.master) if host.master else None
+        if bridge is None:
+            raise AttachFailed(f"the host end {intent.host_veth} is on no bridge")
+        links.set_mtu(socket, host.index, intent.mtu)
+    addresses = [each for each in inside.addresses if not each.ip.is_link_local]
+    record = msgspec.structs.replace(
+        intent,
+        host_index=host.index,
+        host_mac=host.mac,
+        bridge=bridge.name,
+        bridge_mac=bridge.mac,
+        mac=link.mac,
+        addresses=tuple((str(each), gateway_of(each, inside.routes)) for each in addresses),
+    )
+    return record, link.index
+
+
+def gateway_of(address: links.Interface, routes: tuple[links.Route, ...]) -> str:
+    """The gateway of the default route of its family, else the first address of its network."""
+    for route in routes:
+        if route.gateway is not None and route.dst.prefixlen == 0 and route.dst.version == address.version:
+            return str(route.gateway)
+    return str(address.network.network_address + 1)
+
+
+def plugged(record: Record, target: int, inside: links.Link, asked: tuple[Route, ...]) -> Record:
+    """The interface up in the container, with its addresses and routes; the record of it, live."""
+    plan = attach_rules.planned_routes(record.addresses, ((route.dst, route.gw) for route in asked))
+    routes = [links.Route(ipaddress.ip_network(dst), ipaddress.ip_address(via), inside.index) for dst, via in plan]
+    addresses = [ipaddress.ip_interface(address) for address, _ in record.addresses]
+    skipped = ports.configure(target, inside.index, record.ifname, addresses, routes)
+    kept = tuple(pair for pair, route in zip(plan, routes, strict=True) if route not in skipped)
+    return msgspec.structs.replace(record, state="live", mac=inside.mac, routes=kept)
+
+
+def title(key: tuple[str, str, str]) -> str:
+    """What `ps` shows for a holder."""
+    network, container, ifname = key
+    return f"zlayer-cni: holds {ifname} of {container} on {network}"
+
+
+@contextmanager
+def opened(path: str) -> Iterator[int]:
+    """A namespace's descriptor. Raises OSError."""
+    fd = netns.open_path(path)
+    try:
+        yield fd
+    finally:
+        os.close(fd)

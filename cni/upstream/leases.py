@@ -1,0 +1,92 @@
+"""Addresses after a foreign daemon's death.
+
+A daemon that was killed leaves bridges and veths, and its successor knows nothing of the leases: it begins again at
+the lowest address, which a living container has (contract 6.14, seen on the real one). So the first attach to a
+service in a new life of the daemon leases again, one by one, what living attachments have; the daemon hands out the
+lowest free address, so what comes on the way and is nobody's is given back at the end.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from collections.abc import Iterator
+
+import msgspec
+
+from cni.errors import CniError
+from cni.isolation import SHARED
+from cni.overlay.client import Deadline
+from cni.upstream import host_end
+from cni.upstream.daemon import Daemon
+from cni.upstream.records import Record, Records
+
+log = logging.getLogger(__name__)
+
+MOST = 256  # leases tried: a subnet of the daemon's is a /26
+KEPT = 12.0  # seconds of the ADD kept for the attach that follows
+
+
+class Leases:
+    """The leases of one daemon, as far as our attachments go."""
+
+    def __init__(self, daemon: Daemon, records: Records, deadline: Deadline) -> None:
+        self._daemon = daemon
+        self._records = records
+        self._deadline = deadline
+
+    def put_in_order(self, service: str, mode: str, bridge: str) -> None:
+        """The daemon will not give the service's next container an address that a living one has.
+
+        Costs a look at one file, and at all records only after the daemon was restarted. Raises what its calls raise.
+        """
+        socket, life = self._daemon.socket, self._daemon.life()
+        if not life or self._records.life(socket, bridge) == life:
+            return
+        with self._records.locked((socket, bridge), self._deadline):
+            if self._records.life(socket, bridge) == life:
+                return
+            held = {record.ips[0]: record for record in self._stranded(service, mode, life)}
+            if held and not self._daemon.is_ours(KEPT):  # ours forgets nothing
+                self._lease_again(service, life, held)
+            self._records.set_life(socket, bridge, life)
+
+    def _stranded(self, service: str, mode: str, life: str) -> Iterator[Record]:
+        """Living attachments that share the service's subnet and whose leases an earlier life of the daemon had."""
+        for record in self._records.every():
+            same = record.mode == mode and (mode == SHARED or record.service == service)
+            ours = record.socket == self._daemon.socket and record.state == "live" and same
+            if ours and record.life != life and record.ips and host_end.is_there(record):
+                yield record
+
+    def _lease_again(self, service: str, life: str, held: dict[str, Record]) -> None:
+        """Lease every address in `held`, and note whose it is: the detach by PID will not give it back."""
+        missing, spare = dict(held), []
+        try:
+            for _ in range(MOST):
+                ip = self._daemon.allocate(service, KEPT)
+                record = missing.pop(ip, None)
+                if record is None or not self._note(record, life):
+                    spare.append(ip)
+                if not any(same_subnet(other, ip) for other in missing.values()):
+                    break
+        except CniError as error:
+            log.warning("the overlay daemon has no lease for %s: %s", ", ".join(missing), error.msg)
+        for ip in spare:
+            self._daemon.release(ip, KEPT)
+        if count := len(held) - len(missing):
+            log.warning("the overlay daemon was restarted: %d addresses of living containers leased again", count)
+
+    def _note(self, before: Record, life: str) -> bool:
+        """Write down that the lease is ours to give back; False if the attachment is gone meanwhile."""
+        with self._records.locked(before.key, self._deadline):
+            record = self._records.load(before.key)
+            if record is None or record.pid != before.pid:
+                return False
+            self._records.save(msgspec.structs.replace(record, life=life, by_hand=True))
+        return True
+
+
+def same_subnet(record: Record, ip: str) -> bool:
+    """Whether the attachment's address is of the subnet that `ip` came out of: else it will never come out."""
+    return ipaddress.ip_address(ip) in ipaddress.ip_interface(record.addresses[0][0]).network

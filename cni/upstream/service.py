@@ -1,0 +1,163 @@
+"""The `Overlay` of `cni/verbs.py` in front of a foreign overlayd: the verbs run in the plugin's process."""
+
+from __future__ import annotations
+
+import logging
+
+from cni.errors import (
+    AddressUnavailable,
+    AttachFailed,
+    CheckFailed,
+    CniError,
+    FenceFailed,
+    InvalidNetns,
+    NotAvailable,
+    PoolExhausted,
+    UnsupportedField,
+)
+from cni.host import addressing, links, netns, netns_holder, ports
+from cni.host.netlink import Netlink
+from cni.isolation import ISOLATED
+from cni.netconf.environment import Call
+from cni.netconf.intent import Intent
+from cni.netconf.types import DNS, Result
+from cni.overlay.client import Deadline
+from cni.overlay.errors import Refused
+from cni.upstream import host_end
+from cni.upstream.attach import Attacher, Wanted
+from cni.upstream.check import Facts, faults, sought
+from cni.upstream.daemon import Daemon
+from cni.upstream.detach import Remover
+from cni.upstream.records import Record, Records
+from cni.verbs import AttachCall, Attached, Target
+
+log = logging.getLogger(__name__)
+
+SAYING = 0.2  # seconds of a STATUS kept for saying that the daemon does not answer
+UNFENCED = "ZLayer's overlayd does not keep isolation networks apart once its global overlay is up"
+INSTEAD = "leave the network out, or let this node's containers be attached by zlayer-cni's own daemon"
+
+
+class ForeignOverlay:
+    """One overlayd that speaks only ZLayer's protocol, for one call."""
+
+    def __init__(self, socket: str, run_dir: str, seconds: float) -> None:
+        """`socket` is where it listens, `run_dir` where attachments are remembered; all is done within `seconds`."""
+        self._deadline = Deadline(seconds)
+        self._records = Records(run_dir)
+        self._daemon = Daemon(socket, self._deadline)
+        self._remover = Remover(self._daemon, self._records, self._deadline)
+
+    def attach(self, asked: AttachCall, wish: Intent, target: Target) -> Attached:
+        """ADD's part. Raises FenceFailed, UnsupportedField, AddressUnavailable, and what `Attacher.attach` raises."""
+        wanted = Wanted(asked, wish, target, netns.identify_sandbox(target.fd, target.path))
+        self._refuse(wanted)
+        self._remover.settle()
+        try:
+            record = Attacher(self._daemon, self._records, self._remover, self._deadline).attach(wanted)
+        except Refused as refusal:
+            raise refused(self._daemon.socket, wish.service, refusal) from refusal
+        return Attached(
+            bridge=record.bridge,
+            bridge_mac=record.bridge_mac,
+            host_veth=record.host_veth,
+            host_mac=record.host_mac,
+            mac=record.mac,
+            mtu=record.mtu,
+            addresses=record.addresses,
+            routes=record.routes,
+            dns=DNS(),
+        )
+
+    def _refuse(self, wanted: Wanted) -> None:
+        """Refuse what such a daemon cannot do, before anything is done."""
+        wish, target = wanted.wish, wanted.target
+        if wanted.identity in target.forbidden:
+            raise InvalidNetns(
+                f"CNI_NETNS: {target.path} is the host's own network namespace", "a container needs one of its own"
+            )
+        if wish.join_global:
+            raise UnsupportedField(
+                "joinGlobal: true is not possible in front of ZLayer's overlayd",
+                "its second leg takes the slice's addresses for neighbours, and reaches none of them",
+            )
+        if wish.addresses:
+            asked = ", ".join(each.address for each in wish.addresses)
+            raise AddressUnavailable(f"the address {asked} was asked for, but ZLayer's overlayd chooses by itself")
+        if wish.mac and self._daemon.is_ours():
+            raise UnsupportedField(
+                f"the MAC {wish.mac} was asked for, but by this way zlayer-cni's own daemon does not hear of it",
+                "it lets nothing leave a port under another MAC: leave overlayd.socket out of the configuration",
+            )
+        if wish.isolation_network is not None and not self._daemon.is_ours():
+            raise FenceFailed(
+                f"isolation network {wish.isolation_network!r}: {UNFENCED}, so the container is not attached", INSTEAD
+            )
+
+    def detach(self, network: str, container: str, ifname: str) -> None:
+        """DEL's part: fine when there is nothing, and when the daemon does not answer. Raises TryAgainLater only
+        where another call for the same attachment does not come to its end."""
+        self._remover.detach((network, container, ifname))
+
+    def check(self, call: Call, network: str, previous: Result, target: Target) -> None:
+        """CHECK's part: reads only. Raises CheckFailed with everything that is wrong."""
+        record = self._records.load((network, call.container_id, call.ifname))
+        if record is None:
+            raise CheckFailed(f"container {call.container_id} has no {call.ifname} on network {network}")
+        found = faults(record, previous, target.path, look(record, target, sought(record, previous, target.path)))
+        if found:
+            raise CheckFailed(f"{call.ifname} of {call.container_id}: {found[0]}", "; ".join(found[1:]))
+
+    def collect(self, network: str, valid: set[tuple[str, str]] | None) -> list[str]:
+        """GC's part: frees what the runtime does not list and what is dead, and settles debts; tells what it kept.
+
+        As with our own daemon, an attachment that is alive is kept though it is not listed: another runtime may have
+        it (conformance G4).
+        """
+        notes = []
+        for record in self._records.every() if valid is not None else ():
+            if record.network != network or (record.container, record.ifname) in (valid or ()):
+                continue
+            who = f"{record.ifname} of {record.container}"
+            if record.state == "live" and host_end.is_there(record):
+                notes.append(f"GC: {who} is not listed but alive, kept")
+                continue
+            self._remover.detach(record.key)
+            notes.append(f"GC: {who} released {', '.join(record.ips) or 'what it had'}")
+        self._remover.settle()
+        return notes
+
+    def ready(self, service: str, mode: str) -> list[str]:
+        """STATUS: raises NotAvailable (50) when an ADD would fail now. Nothing else is known of this daemon."""
+        try:
+            ours = self._daemon.is_ours(SAYING)
+        except CniError as error:
+            raise NotAvailable(error.msg, error.details) from error
+        if mode == ISOLATED and not ours:
+            raise NotAvailable(f"mode: {ISOLATED}: {UNFENCED}, so no container is attached", INSTEAD)
+        return []
+
+
+def refused(socket: str, service: str, refusal: Refused) -> CniError:
+    """The daemon's refusal, for the runtime: PoolExhausted (104) for a full service, else AttachFailed (100)."""
+    words = refusal.message.removeprefix("overlay engine error: ")
+    if "exhausted" in words:  # contract 6.4
+        return PoolExhausted(f"no IP addresses available for service {service}", words)
+    return AttachFailed(f"the overlay daemon at {socket} does not attach it: {words}")
+
+
+def look(record: Record, target: Target, wanted: ports.Sought) -> Facts:
+    """What the kernel holds of the attachment."""
+    seen = netns.identify_sandbox(target.fd, target.path)
+    with Netlink() as socket:
+        host = links.find_link(socket, record.host_veth)
+        bridge = links.find_link(socket, index=host.master) if host is not None and host.master else None
+        addresses = addressing.list_addresses(socket, bridge.index) if bridge is not None else []
+    return Facts(
+        netns=(seen.dev, seen.ino),
+        holder_alive=netns_holder.is_alive(record.holder),
+        host=host,
+        bridge=bridge,
+        gateways=frozenset(str(address.ip) for _, address in addresses),
+        inside=ports.inspect(target.fd, record.ifname, wanted) if seen == record.netns else ports.ContainerView(None),
+    )
