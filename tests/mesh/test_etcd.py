@@ -21,6 +21,7 @@ from cni.daemon.state.identity import Member
 from cni.daemon.state.store import Store
 from cni.daemon.state.tables import Tables
 from cni.errors import PoolExhausted
+from cni.secret import Secret
 
 from .etcds import PROGRAM, EtcdServer, ask_for_passwords, certificates
 from .fleet import PREFIX, inside, run, wait_for
@@ -236,7 +237,7 @@ def test_a_user_and_a_password(tmp_path: Path) -> None:
         with pytest.raises(EtcdError, match="user name is empty"):
             made(lambda: made.client().read("/x/"))
         with pytest.raises(EtcdError, match="authentication failed"):
-            made(lambda: made.client(user="root", password="wrong").read("/x/"))
+            made(lambda: made.client(user="root", password=Secret("wrong")).read("/x/"))
         secret = tmp_path / "secret"
         secret.write_text("secret\n")
         client = made.client(user="root", password_file=str(secret))

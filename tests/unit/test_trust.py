@@ -208,6 +208,15 @@ def test_what_a_departed_node_had_may_be_claimed_once_it_was_deleted(view: Clust
     assert view.strangers.texts() == {}
 
 
+def test_one_that_was_forgotten_and_comes_back_takes_nothing_from_its_heir(view: View, a: Machine, b: Machine) -> None:
+    """All of it is read at once: its document is there again, with what it had, and was made after the heir's claim."""
+    items = [(a.key, a.document(slices=(CIDR,)), 30), (b.key, b.document(slices=(CIDR,)), 12), (SLOT, b.slot(), 20)]
+    view.load(items, 2.0)
+    assert view.owner_of(CIDR) == b.identity
+    assert view.strangers.texts() == {}
+    assert view.overwritten(a.identity) == []
+
+
 def test_after_a_store_was_emptied_the_first_has_it(a: Machine, b: Machine) -> None:
     view = view_of()
     a.join(view, 10, slices=(CIDR,))

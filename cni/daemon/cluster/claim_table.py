@@ -37,10 +37,18 @@ class Contested:
 class ClaimBook:
     """Of one store. Claims are named by their CIDR, their key in hexadecimal digits, or `#` and their node id."""
 
-    def __init__(self, own: str, grace: float, nodes: Mapping[str, NodeDocument], lost: Mapping[str, float]) -> None:
+    def __init__(
+        self,
+        own: str,
+        grace: float,
+        nodes: Mapping[str, NodeDocument],
+        lost: Mapping[str, float],
+        published: Mapping[str, int],
+    ) -> None:
         """`own`: this node's identity; `grace`: seconds for which a claim counts that was not there at a load; `nodes`,
-        `lost`: the documents of the other nodes, and who is not heard of, kept by the view."""
-        self._own, self._grace, self._nodes, self._lost = own, grace, nodes, lost
+        `lost`, `published`: the documents of the nodes, who is not heard of, and the store's revision since which each
+        document stands there without a break, kept by the view."""
+        self._own, self._grace, self._nodes, self._lost, self._published = own, grace, nodes, lost, published
         self.slots: dict[str, Slot] = {}
         self.ids: dict[int, str] = {}
         self.holders: dict[str, str] = {}  # of keys
@@ -106,7 +114,10 @@ class ClaimBook:
         if stands is not None and made == created:
             return stands  # overwritten: nobody who claims does that
         owner = stands or (self.past[claim].owner if claim in self.past else None)
-        return owner if owner is not None and self._says_so(claim, owner) else None
+        if owner is None or not self._says_so(claim, owner):
+            return None
+        # An operator releases a node whose document is not there: one that came back later says what it had before.
+        return owner if self._published.get(owner, 0) <= created else None
 
     def _says_so(self, claim: str, owner: str) -> bool:
         """Whether a node that is heard of signs that it has the claim."""

@@ -76,7 +76,8 @@ class ClusterView:
         self._bytes = 0
         self.own_word = b""  # what stands in the store as this node's document
         self.lost: dict[str, float] = {}  # since when a node in `nodes` is not heard of
-        self.claims = ClaimBook(own, grace, self.nodes, self.lost)
+        self._published: dict[str, int] = {}  # the store's revision at which each node's document was made
+        self.claims = ClaimBook(own, grace, self.nodes, self.lost, self._published)
         self.unsigned: set[str] = set()  # slots whose record is not signed
         self.faults: dict[str, str] = {}
         self.more_faults = 0
@@ -158,6 +159,7 @@ class ClusterView:
         store_records.check_size(kind, value)
         if kind == "node":
             self._put_node(name, value)
+            self._published[name] = created
             return
         use = ""
         if kind == "slot":
@@ -241,6 +243,7 @@ class ClusterView:
     def drop(self, identity: str) -> None:
         """Forget a node that is not heard of."""
         self.lost.pop(identity, None)
+        self._published.pop(identity, None)
         self._bytes -= self._sizes.pop(identity, 0)
         self.nodes.pop(identity, None)
 
