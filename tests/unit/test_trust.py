@@ -208,7 +208,9 @@ def test_what_a_departed_node_had_may_be_claimed_once_it_was_deleted(view: Clust
     assert view.strangers.texts() == {}
 
 
-def test_one_that_was_forgotten_and_comes_back_takes_nothing_from_its_heir(view: View, a: Machine, b: Machine) -> None:
+def test_one_that_was_forgotten_and_comes_back_takes_nothing_from_its_heir(
+    view: ClusterView, a: Machine, b: Machine
+) -> None:
     """All of it is read at once: its document is there again, with what it had, and was made after the heir's claim."""
     items = [(a.key, a.document(slices=(CIDR,)), 30), (b.key, b.document(slices=(CIDR,)), 12), (SLOT, b.slot(), 20)]
     view.load(items, 2.0)
