@@ -27,8 +27,7 @@ SHARED_BRIDGE_KEY = "__zlayer_shared_bridge__"
 """The service name under which the registry of subnets keeps the shared bridge's subnet."""
 
 SERVICE_LEG = "s"
-GLOBAL_LEG = "g"
-"""The two legs a container may have: one into its service, one into the global overlay."""
+"""The leg of a container into its service; ZLayer's daemon has a second one, `g`, into the global overlay."""
 
 _MASK = 0xFFFF_FFFF_FFFF_FFFF
 
@@ -116,11 +115,6 @@ def pid_host_veth(pid: int, leg: str = SERVICE_LEG) -> str:
     return f"veth-{pid}-{leg}"
 
 
-def pid_container_veth(pid: int, leg: str = SERVICE_LEG) -> str:
-    """The container end of that veth before it is moved and renamed."""
-    return f"vc-{pid}-{leg}"
-
-
 def attachment_veth(network: str, container_id: str, ifname: str) -> str:
     """The host end of the veth of one CNI attachment: 15 bytes, the same for the same attachment.
 
@@ -143,11 +137,6 @@ def owner_mark(network: str, container_id: str, ifname: str) -> str:
     import hashlib  # in a function: the plugin's start must not pay for it
 
     return OWNER + hashlib.sha256(_bytes(mark)).hexdigest()
-
-
-def uapi_socket(directory: str, device: str) -> str:
-    """The control socket of a userspace WireGuard device, in the directory such sockets live in."""
-    return f"{directory}/{device}.sock"
 
 
 def edge_fence(name: str) -> str:

@@ -22,7 +22,7 @@ from cni.host.links import (
 )
 
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS, IFA_PROTO = 1, 2, 4, 8, 11
-RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_TABLE = 1, 4, 5, 6, 7, 15
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PREFSRC, RTA_TABLE = 1, 4, 5, 7, 15
 NDA_DST = 1
 IFA_F_NODAD = 0x02
 RT_MAIN, RTPROT_STATIC, RT_UNIVERSE, RT_LINK = 254, 4, 0, 253
@@ -123,15 +123,6 @@ def route_message(route: Route, forgive: frozenset[int] = frozenset()) -> nl.Mes
     """Add a route to the main table, unless one for that destination is there (EEXIST)."""
     what = f"add route {route.dst} via {route.gateway or f'link {route.oif}'}"
     return nl.Message(nl.RTM_NEWROUTE, nl.F_CREATE | nl.F_EXCL, _route_body(route), what, forgive)
-
-
-def ensure_route(socket: nl.Netlink, route: Route) -> None:
-    socket.send([route_message(route, frozenset({errno.EEXIST}))])
-
-
-def remove_route(socket: nl.Netlink, route: Route) -> None:
-    gone = GONE | {errno.ESRCH}
-    socket.send([nl.Message(nl.RTM_DELROUTE, 0, _route_body(route), f"remove route {route.dst}", gone)])
 
 
 def list_routes(socket: nl.Netlink) -> list[Route]:

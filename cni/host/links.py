@@ -15,11 +15,11 @@ from cni import addresses
 from cni.host import netlink as nl
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER = 1, 3, 4, 5, 10
-IFLA_LINKINFO, IFLA_GROUP, IFLA_NET_NS_FD, IFLA_LINK_NETNSID, IFLA_AF_SPEC = 18, 27, 28, 37, 26
+IFLA_LINKINFO, IFLA_GROUP, IFLA_NET_NS_FD, IFLA_AF_SPEC = 18, 27, 28, 26
 IFLA_IFALIAS = 20
 IFF_UP = 1
 AF_INET, AF_INET6 = 2, 10
-RTN_UNICAST, RTN_LOCAL, RTN_UNREACHABLE = 1, 2, 7
+RTN_UNICAST, RTN_LOCAL = 1, 2
 BR_STP, BR_MULTI_BOOLOPT, BR_MCAST_SNOOPING, BR_FORWARD_DELAY = 5, 46, 23, 1
 GEN_MODE_NONE = 1
 BR_NO_LL_LEARN = 1
@@ -35,7 +35,7 @@ Address = addresses.Address
 
 @dataclass(frozen=True)
 class Link:
-    """A link as the kernel says it is. `peer` is the index of a veth's other end, `peer_netns` its namespace's id,
+    """A link as the kernel says it is. `peer` is the index of a veth's other end,
     `alias` the text that was attached to it ("": none)."""
 
     index: int
@@ -46,7 +46,6 @@ class Link:
     kind: str = ""
     master: int = 0
     peer: int = 0
-    peer_netns: int | None = None
     alias: str = ""
 
 
@@ -108,7 +107,6 @@ def _link(body: bytes) -> Link:
     _, _, index, flags, _ = nl.IFINFO.unpack_from(body)
     found = nl.attributes(body[16:])
     info = nl.attributes(found.get(IFLA_LINKINFO, b""))
-    netnsid = found.get(IFLA_LINK_NETNSID)
     return Link(
         index=index,
         name=_string(found.get(IFLA_IFNAME, b"")),
@@ -118,7 +116,6 @@ def _link(body: bytes) -> Link:
         kind=_string(info.get(1, b"")),
         master=number(found.get(IFLA_MASTER)),
         peer=number(found.get(IFLA_LINK)),
-        peer_netns=None if netnsid is None else struct.unpack("=i", netnsid)[0],
         alias=_string(found.get(IFLA_IFALIAS, b"")),
     )
 

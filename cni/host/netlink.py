@@ -26,7 +26,7 @@ F_ECHO, F_REPLACE, F_EXCL, F_CREATE = nlmsg.ECHO, nlmsg.REPLACE, nlmsg.EXCL, nlm
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
-RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
+RTM_NEWNEIGH, RTM_DELNEIGH = 28, 29
 
 IFINFO = struct.Struct("=BxHiII")
 RECEIVE_BUFFER = 1 << 22  # bytes of answers the kernel may keep for us: each refused message is an answer of its own

@@ -31,7 +31,7 @@ from cni.netconf.policy import ANNOTATIONS_KEYS, DECIDABLE, Policy, read_policy
 from cni.netconf.result import parse_result
 from cni.netconf.types import DNS, DNS_KEYS, ROUTE_KEYS, Result, Route
 from cni.netconf.values import Attachment
-from cni.netconf.versions import OLDEST, SUPPORTED, check_version
+from cni.netconf.versions import OLDEST, SUPPORTED
 
 OWN_KEYS = ("service", "mode", "isolationNetwork", "joinGlobal", "ephemeral", "mtu", "dns", "routes", "annotations")
 PLACE_KEYS = ("overlayd", "autostart", "runDir", "dataDir")
@@ -85,13 +85,6 @@ class Document(msgspec.Struct, frozen=True):
     fields: Fields
     name: str
     version: str
-
-
-def parse_configuration(stdin: bytes, verb: str) -> NetConf:
-    """The configuration for `verb`; raises `UndecodableContent`, `InvalidConfig` or `IncompatibleVersion`."""
-    document = decode_document(stdin)
-    check_version(document.version, verb)
-    return interpret(document, verb)
 
 
 def decode_document(stdin: bytes) -> Document:

@@ -124,8 +124,3 @@ def sweep(run_dir: str) -> None:
         return
     for name in left:
         remove(run_dir, name)
-
-
-def waiting(run_dir: str) -> bool:
-    """Whether there is anything to drain; cheap enough to ask on every tick."""
-    return bool(names(run_dir))

@@ -16,6 +16,11 @@ MAC = "02:00:00:00:00:aa"
 TENTATIVE, NODAD = 0x40, 0x02
 
 
+def ensure_route(netlink, route):
+    """As an attach adds it, where another of the same destination is no error."""
+    netlink.send([addressing.route_message(route, frozenset({errno.EEXIST}))])
+
+
 def iface(text):
     return ipaddress.ip_interface(text)
 
@@ -105,9 +110,7 @@ def test_a_link_is_found_by_name_and_by_index(host, netlink):
     found = links.find_link(netlink, "v0")
     seen, peer = host.link("v0"), host.link("v1")
     assert found == links.find_link(netlink, index=seen["index"])
-    assert found == links.Link(
-        seen["index"], "v0", True, 1400, "02:00:00:00:00:05", "veth", 0, peer["index"], found.peer_netns
-    )
+    assert found == links.Link(seen["index"], "v0", True, 1400, "02:00:00:00:00:05", "veth", 0, peer["index"])
 
 
 def test_what_is_not_there_is_none(netlink):
@@ -237,22 +240,19 @@ def wire(host, netlink):
         ("2001:db8::/32", "fd00:9::170"),
     ],
 )
-def test_a_route_twice_is_one_route_and_removed_twice_is_none(host, netlink, wire, dst, via):
+def test_a_route_twice_is_one_route(host, netlink, wire, dst, via):
     route = Route(net(dst), addr(via) if via else None, wire)
     seen, family = (("default/0" if dst.endswith("/0") else dst), via), 10 if ":" in dst else 2
     for _ in range(2):
-        addressing.ensure_route(netlink, route)
+        ensure_route(netlink, route)
         assert seen in host.routes(family)
     assert route in addressing.list_routes(netlink)
-    for _ in range(2):
-        addressing.remove_route(netlink, route)
-        assert seen not in host.routes(family)
 
 
 def test_an_ensured_route_does_not_replace_another_to_the_same_place(netlink, wire):
     first, second = (Route(net("192.0.2.0/24"), addr(f"10.9.0.{n}"), wire) for n in (70, 71))
-    addressing.ensure_route(netlink, first)
-    addressing.ensure_route(netlink, second)
+    ensure_route(netlink, first)
+    ensure_route(netlink, second)
     assert [r for r in addressing.list_routes(netlink) if r.dst == first.dst] == [first]
 
 
@@ -266,12 +266,12 @@ def test_routes_of_other_tables_are_not_listed(host, netlink, wire):
 def test_the_type_of_a_route_is_told(host, netlink):
     host.ip("route add unreachable 198.51.100.0/24")
     (found,) = [r for r in addressing.list_routes(netlink) if str(r.dst) == "198.51.100.0/24"]
-    assert found.type == links.RTN_UNREACHABLE
+    assert found.type == 7  # RTN_UNREACHABLE
 
 
 def test_a_route_by_a_gateway_that_cannot_be_reached_is_an_error(netlink, wire):
     with pytest.raises(NetlinkError, match=r"203\.0\.113\.1"):
-        addressing.ensure_route(netlink, Route(net("192.0.2.0/24"), addr("203.0.113.1"), wire))
+        ensure_route(netlink, Route(net("192.0.2.0/24"), addr("203.0.113.1"), wire))
 
 
 @pytest.mark.parametrize("text", ["10.9.0.66", "fd00:9::102"])

@@ -34,9 +34,9 @@ ATTACHMENT = Attachment(
     netns=(4, 99),
     sandbox=SANDBOX,
 )
-HOST = Link(21, "zl-port-v", True, 1420, "02:00:00:00:00:0a", "veth", 20, 5, 0)
+HOST = Link(21, "zl-port-v", True, 1420, "02:00:00:00:00:0a", "veth", 20, 5)
 BRIDGE = Link(20, "zl-br", True, 1420, "02:00:00:00:00:01", "bridge")
-LINK = Link(5, "eth0", True, 1420, "0a:58:0a:09:00:42", "veth", 0, 21, 0)
+LINK = Link(5, "eth0", True, 1420, "0a:58:0a:09:00:42", "veth", 0, 21)
 
 
 def addresses(*texts):

@@ -11,18 +11,25 @@ from hypothesis import strategies as st
 
 from cni.errors import CniError
 from cni.netconf.capabilities import ConventionArgs, RuntimeConfig
-from cni.netconf.configuration import NetConf, parse_configuration
+from cni.netconf.configuration import NetConf, decode_document, interpret
 from cni.netconf.decode import MAX_BYTES
 from cni.netconf.policy import Policy
 from cni.netconf.request import read_request
 from cni.netconf.types import DNS, IP, Interface, Result, Route
 from cni.netconf.values import Attachment
-from cni.netconf.versions import SUPPORTED
+from cni.netconf.versions import SUPPORTED, check_version
 
 RECORDINGS = sorted((Path(__file__).parents[1] / "recordings").glob("*.json"))
 BASE = {"cniVersion": "1.1.0", "name": "net", "type": "zlayer-cni"}
 PREVIOUS = {"interfaces": [{"name": "eth0", "sandbox": "/n"}], "ips": [{"address": "10.0.0.2/24", "interface": 0}]}
 VERBS = ["ADD", "CHECK", "DEL", "GC", "STATUS"]
+
+
+def parse_configuration(stdin: bytes, verb: str) -> NetConf:
+    """The configuration as the verbs read it."""
+    document = decode_document(stdin)
+    check_version(document.version, verb)
+    return interpret(document, verb)
 
 
 def conf(verb="ADD", **keys):

@@ -24,17 +24,17 @@ def test_what_is_added_is_read_back_oldest_first_and_removed_twice(run_dir):
         name = delete_queue.add(run_dir, ("net", f"container-{number}", "eth0"), body)
         os.utime(Path(delete_queue.directory(run_dir), name), (number, number))
         wanted[number] = (name, body)
-    assert delete_queue.waiting(run_dir)
+    assert delete_queue.names(run_dir)
     assert list(delete_queue.entries(run_dir)) == [wanted[1], wanted[2], wanted[3]]
     for name, _ in (*wanted.values(), *wanted.values()):
         delete_queue.remove(run_dir, name)
-    assert not delete_queue.waiting(run_dir)
+    assert not delete_queue.names(run_dir)
 
 
 def test_no_queue_is_an_empty_queue(run_dir):
     assert delete_queue.names(run_dir) == []
     assert list(delete_queue.entries(run_dir)) == []
-    assert not delete_queue.waiting(run_dir)
+    assert not delete_queue.names(run_dir)
     delete_queue.remove(run_dir, "0" * 32)
     delete_queue.sweep(run_dir)
 
@@ -98,7 +98,7 @@ def test_a_plugin_waits_while_the_daemon_drains_but_not_for_ever(run_dir, monkey
         begun = time.monotonic()
         delete_queue.add(run_dir, EXAMPLE, b"body")
         assert 0.1 <= time.monotonic() - begun < 20
-    assert delete_queue.waiting(run_dir)
+    assert delete_queue.names(run_dir)
 
 
 def test_the_daemon_waits_for_a_plugin_that_writes(run_dir):

@@ -28,8 +28,6 @@ def test_the_names_of_the_contract():
     assert naming.dedicated_device("prod", "0", "web") == "zl-prod-0-web-d"
     assert naming.shared_bridge("a", "42") == "zl-b38d60aaf-sh"
     assert naming.pid_host_veth(4294967, "s") == "veth-4294967-s"
-    assert naming.pid_container_veth(4242, "g") == "vc-4242-g"
-    assert naming.uapi_socket("/var/run/wireguard", "zl-a-g") == "/var/run/wireguard/zl-a-g.sock"
     assert naming.edge_fence("ci-7") == "edge:ci-7"
 
 

@@ -102,11 +102,6 @@ class OverlaySocket:
         if rest:
             await asyncio.wait(rest, timeout=1.0)
 
-    @property
-    def clients(self) -> int:
-        """How many connections there are."""
-        return len(self._clients)
-
     # --- events ------------------------------------------------------------------------------------------------------
 
     def push(self, event: wire.AnyEvent) -> None:

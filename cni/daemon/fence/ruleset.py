@@ -8,7 +8,6 @@ attach has no gap. All of it may be run twice. `compare` says what mends a kerne
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 
 from cni.daemon.fence import elements
 from cni.daemon.fence.bridge import bridge_chains
@@ -102,17 +101,6 @@ def add_port(port: FencePort) -> Change:
 def remove_port(port: FencePort) -> Change:
     """Everything of `port` ends, established flows included. Idempotent."""
     return elements.change(take=elements.of_port(port))
-
-
-def add_remote(network: str | None, addresses: Iterable[str]) -> Change:
-    """Members of `network` on other nodes. Idempotent; the network exists."""
-    ours = elements.of_remote(network, addresses)
-    return elements.change(take=(element for element in ours if element.verdict), add=ours)
-
-
-def remove_remote(network: str | None, addresses: Iterable[str]) -> Change:
-    """They are members no more. Idempotent."""
-    return elements.change(take=elements.of_remote(network, addresses))
 
 
 def uninstall() -> str:

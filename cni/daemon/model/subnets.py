@@ -129,11 +129,6 @@ class SubnetRegistry:
             return self
         return self._holding({key: slot for key, slot in self.held.items() if key != (service, node)})
 
-    def release_all(self, service: str, node: str) -> SubnetRegistry:
-        """The registry without the service's first and further subnets on that node."""
-        kept = {k: slot for k, slot in self.held.items() if not _belongs(k, service, node)}
-        return self if len(kept) == len(self.held) else self._holding(kept)
-
     def reserve(self, what: Address | Network | str) -> SubnetRegistry:
         """The registry that gives out no slot touching this address or CIDR from now on.
 

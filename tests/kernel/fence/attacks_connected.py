@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from cni.daemon.fence import ruleset as fence
+from tests.kernel.fence import remotes
 
 from . import packets as p
 from .attacks import EVIL, HONEST, Case, Ear, a, attack, datagram, eth, gateway
@@ -26,10 +27,10 @@ def _connect(lab: Lab) -> Callable[[], None]:
     for space, device, addresses in ((lab.host, "up0", HOSTS), (out, "eth0", NEIGHBOURS)):
         space.address(device, f"{addresses[0]}/24", f"{addresses[1]}/64")
     lab.run(fence.base(replace(lab.node, connected=CONNECTED)))
-    lab.run(fence.add_remote("red", SAME_AS_A_MEMBER))
+    lab.run(remotes.add_remote("red", SAME_AS_A_MEMBER))
 
     def end() -> None:
-        lab.run(fence.remove_remote("red", SAME_AS_A_MEMBER))
+        lab.run(remotes.remove_remote("red", SAME_AS_A_MEMBER))
         lab.run(fence.base(lab.node))
         for space, device, addresses in ((lab.host, "up0", HOSTS), (out, "eth0", NEIGHBOURS)):
             space.ip(f"addr del {addresses[0]}/24 dev {device}", f"addr del {addresses[1]}/64 dev {device}")

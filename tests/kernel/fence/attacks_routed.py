@@ -63,7 +63,7 @@ def port_whose_network_was_lost(lab: Lab) -> Case:
     me = lab.places["flat-web2"]
     assert me.port is not None
     key = f'element bridge zlayer_cni net {{ "{me.port.name}"'
-    lab.nft.run(f"destroy {key} }}")
+    lab.nft.run(f"delete {key} }}")
     frames = [datagram(me, it, EVIL) for it in (lab.places["flat-web"], x(lab))]
     case = Case(me.space, frames, [eth(lab.places["flat-web"]), eth(x(lab))], [], eth(b(lab)))
     case.honest, case.control = a(lab).space, [datagram(a(lab), b(lab), HONEST)]

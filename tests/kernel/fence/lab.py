@@ -13,6 +13,7 @@ from cni.daemon.fence import ruleset as fence
 from cni.daemon.fence.model import FenceBridge, FenceNode, FencePort
 from cni.host.nft import Nft
 from cni.host.nft_elements import Change
+from tests.kernel.fence import remotes
 
 from .spaces import Space, veth
 
@@ -192,7 +193,7 @@ class Lab:
         assert self.leg.port is not None
         self.run(fence.add_port(self.leg.port))
         for name, remote in REMOTE.items():
-            self.run(fence.add_remote(remote, (self.places[name].four, self.places[name].six)))
+            self.run(remotes.add_remote(remote, (self.places[name].four, self.places[name].six)))
 
     def run(self, text: str | Change) -> None:
         """Run a text, less the rule to leave out."""

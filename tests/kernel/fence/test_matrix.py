@@ -20,6 +20,7 @@ from cni.daemon.fence.model import FencePort, RemoteMember
 from cni.host import iptables
 from cni.host.conntrack import Conntrack
 from cni.host.nft_elements import Change
+from tests.kernel.fence import remotes
 
 from . import attacks, matrix
 from .attacks import datagram, eth, gateway, send
@@ -54,7 +55,7 @@ def test_membership_changes(lab: Lab, ears: Ears) -> None:
     lab.add_port("red-web", "blue")
     lab.add_port("red-web", "blue")
     check(lab, ears, only="red-web")
-    lab.run(fence.remove_remote("red", (lab.places["remote-red"].four, lab.places["remote-red"].six)))
+    lab.run(remotes.remove_remote("red", (lab.places["remote-red"].four, lab.places["remote-red"].six)))
     lab.places["remote-red"].kind = "remote-unknown"
     for name in ("green-sh", "flat-db"):
         lab.remove_port(name)

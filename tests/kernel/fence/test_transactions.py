@@ -17,6 +17,7 @@ from cni.host import nft as nft_module
 from cni.host import nft_elements
 from cni.host.nft import Nft, NftError, NftUnavailable
 from cni.host.nft_elements import Change
+from tests.kernel.fence import remotes
 
 from .spaces import Space
 
@@ -53,8 +54,8 @@ STEPS: dict[str, Callable[[], str | Change]] = {
     "open_bridge": lambda: fence.open_bridge(BRIDGE),
     "create_network": lambda: fence.create_network("red"),
     "admit": lambda: fence.add_port(PORT),
-    "add_remote": lambda: fence.add_remote("red", ["10.200.40.2", "fd00:200:0:40::2"]),
-    "remove_remote": lambda: fence.remove_remote("red", ["10.200.40.2", "fd00:200:0:40::2"]),
+    "add_remote": lambda: remotes.add_remote("red", ["10.200.40.2", "fd00:200:0:40::2"]),
+    "remove_remote": lambda: remotes.remove_remote("red", ["10.200.40.2", "fd00:200:0:40::2"]),
     "expel": lambda: fence.remove_port(PORT),
     "forget_network": lambda: fence.forget_network("red"),
     "close_bridge": lambda: fence.close_bridge(BRIDGE),
