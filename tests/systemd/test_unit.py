@@ -59,6 +59,21 @@ def test_it_takes_over_from_one_that_a_plugin_started(on: Machine) -> None:
     on.call("DEL", "zlt-d")
 
 
+def test_a_reload_tries_the_settings_before_it_replaces_the_daemon(on: Machine) -> None:
+    """What could not start ends nothing; what can is in force a second later."""
+    address = on.call("ADD", "zlt-r")["ips"][0]["gateway"]
+    before = on.main_pid()
+    on.sh("mkdir -p /etc/zlayer-cni; echo 'node_id: seven' >/etc/zlayer-cni/overlayd.yaml")
+    assert on.run(f"systemctl reload {UNIT}").returncode != 0
+    assert on.status()["pid"] == on.main_pid() == before
+    on.sh("echo 'cluster_cidr: 10.77.0.0/16' >/etc/zlayer-cni/overlayd.yaml")  # not with a container attached
+    assert on.run(f"systemctl reload {UNIT}").returncode != 0
+    on.sh("rm -r /etc/zlayer-cni")
+    ping(on, "zlt-r", address, f"systemctl reload {UNIT}; sleep 3; until zlayer-cni status; do sleep 0.1; done")
+    assert on.main_pid() not in (0, before)
+    on.call("DEL", "zlt-r")
+
+
 def test_systemd_never_gives_up(on: Machine) -> None:
     """Settings that are wrong for a while cost nothing but that while."""
     on.sh("mkdir -p /etc/zlayer-cni; echo 'node_id: seven' >/etc/zlayer-cni/overlayd.yaml")
