@@ -15,7 +15,7 @@ HERE, THERE = "192.0.2.7:51420", "198.51.100.9:40000"
 def look(
     news: PeerEvents, age: float = 5, endpoint: str = HERE, device: str = "g", key: str = "A"
 ) -> list[wire.AnyEvent]:
-    return news.look(device, {key: PeerSeen(key, endpoint)}, {key: age})
+    return news.update(device, {key: PeerSeen(key, endpoint)}, {key: age})
 
 
 def test_what_is_so_at_the_first_look_is_no_news() -> None:
@@ -49,16 +49,16 @@ def test_who_calls_first_has_an_endpoint_then() -> None:
 def test_an_endpoint_that_this_node_sets_is_no_news() -> None:
     news = PeerEvents()
     look(news)
-    news.told("g", [PeerChange("A", endpoint=THERE), PeerChange("B", endpoint=THERE)])
+    news.configured("g", [PeerChange("A", endpoint=THERE), PeerChange("B", endpoint=THERE)])
     assert look(news, endpoint=THERE) == []
-    news.told("g", [PeerChange("A", remove=True), PeerChange("A", allowed_ips=("10.0.0.0/26",))])
+    news.configured("g", [PeerChange("A", remove=True), PeerChange("A", allowed_ips=("10.0.0.0/26",))])
     assert look(news, endpoint=HERE) == [wire.NatEndpointChanged("A", HERE)], "it came from there all the same"
 
 
 def test_a_peer_that_was_taken_away_and_given_anew_is_not_known() -> None:
     news = PeerEvents()
     look(news)
-    assert news.look("g", {}, {}) == []
+    assert news.update("g", {}, {}) == []
     assert look(news, math.inf, THERE) == []
 
 

@@ -113,7 +113,7 @@ class Membership:
         """Whether the key that the node has now stands in etcd as its own."""
         return self._claimed == self._identity.public_key()
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """This node is gone: what it holds is nobody's. Raises EtcdError."""
         self.claims.give_everything_back(self._view)
         self.claims.hold_keys(self._held_keys(), set(), ())
@@ -125,7 +125,7 @@ class Membership:
         with self._lock:
             return self._view.knows(member.identity, member.node_id, self._claimed, member.slices)
 
-    def heed_losses(self) -> None:
+    def note_losses(self) -> None:
         """Subnets of services here that etcd says are another node's: it took them after somebody had said that this
         node was gone for good. Containers that are there stay, others do not reach them; nobody new comes in."""
         own, state = self.claims.member.identity, self._service.state

@@ -1,10 +1,10 @@
-"""This node's part in the cluster: it claims what it needs, says what it is, and follows what the others say.
+"""This node's part in the cluster: its claims, its node document, and the records of the other nodes.
 
-Four threads: one watches etcd, one renews the lease, one publishes and claims, one carries what was heard to the mesh.
-None waits for another: a store that refuses what is published still has its lease renewed. While etcd is down the node
-goes on with what it holds, and only a service that needs a new subnet must take one of those held in advance. A node is
-taken off a device only when it is missing after everything has been read, stays away for the grace period, and does not
-answer by its tunnel either.
+Four threads: one watches etcd, one renews the lease, one publishes and claims, one applies changes to the mesh. No
+thread waits for another: the lease is renewed even when etcd refuses what is published. While etcd is down the node
+works with what it holds; only a service that needs a new subnet must take one that was claimed in advance. A node is
+removed from a device only when all three hold: it is missing after a full read, it stays missing for the grace period,
+and its tunnel does not answer.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ from cni.host.worker import Worker, beat
 
 log = logging.getLogger(__name__)
 
-GATHER = 0.03  # seconds in which changes are put together before they are published, or carried on
-BACKOFF = (0.5, 5.0)  # seconds between two tries to reach etcd, growing
-FIRST = 10.0  # seconds that the start waits for etcd, where the node has no id yet
-HOUSEKEEPING = 10.0  # seconds between two looks at our own claims
-RETRY = 1.0  # seconds until a renewal that failed is tried again: a lease lives for 5 at least
+GATHER = 0.03  # seconds in which changes are collected before they are published or applied
+BACKOFF = (0.5, 5.0)  # seconds between two attempts to reach etcd: first and largest pause
+FIRST = 10.0  # seconds for which the start waits for etcd when the node has no id yet
+HOUSEKEEPING = 10.0  # seconds between two checks of this node's claims
+RETRY = 1.0  # seconds until a failed renewal is tried again; a lease lives for at least 5
 STEPS = {
     "watch": "following the cluster's store",
     "lease": "keeping this node's lease",
-    "publish": "keeping this node's word and claims",
-    "carry": "carrying the cluster's news to the mesh",
+    "publish": "publishing this node's document and claims",
+    "carry": "applying the cluster's changes to the mesh",
 }
 
 
 class ClusterSync:
-    """The node in its cluster. Made only where the YAML has one."""
+    """Keeps this node in step with its cluster. Constructed only if the YAML configures a cluster."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class ClusterSync:
         *,
         accept_unsigned: bool = True,
     ) -> None:
-        """`accept_unsigned`: nodes of versions that do not sign are believed as they were."""
+        """`where`: how etcd is reached; `accept_unsigned`: unsigned records of earlier versions are accepted."""
         self._service, self._identity, self._registry, self._mesh = service, identity, registry, mesh
         self._where = where
         base = f"{where.prefix.rstrip('/')}/{service.settings.deployment}/"
@@ -72,29 +72,30 @@ class ClusterSync:
         trust = Trust(accept_unsigned, own, signer.name)
         self._view = ClusterView(base, own, where.grace, trust)
         self._etcd = EtcdClient(where)
-        self._lock = threading.RLock()  # of the view
+        self._lock = threading.RLock()  # guards the view
         self.claims = Claims(self._etcd, self._view.keys, registry, identity.member(), signer)
         self._membership = Membership(
             service, identity, self.claims, etcd=self._etcd, view=self._view, lock=self._lock, note=self._note
         )
-        self._own_word = NodeDocumentBuilder(service, identity, registry, self._etcd, self.claims)
+        self._document_builder = NodeDocumentBuilder(service, identity, registry, self._etcd, self.claims)
         self._publisher = Publisher(self._etcd, self._view.keys.node(own), where.lease, identity)
-        self._revision = 0  # of the store, when it was last read or heard
+        self._revision = 0  # of the store, at the last read or watch event
         self._carrier = Carrier(service, identity, registry, mesh, view=self._view, lock=self._lock, grace=where.grace)
         self._synced = False
-        # Two machines with one key would draw each other's traffic to themselves with every word they say, so this one
-        # is silent until its claim and its word stand in etcd.
+        # Apply nothing until this node's key claim and document are committed in etcd: if two machines use the same
+        # WireGuard key, each document update redirects the other's traffic.
         self._admitted = False
         self._stop = threading.Event()
-        self._dirty = threading.Event()  # there may be something to publish
-        self._news = threading.Event()  # there may be something to carry on
+        self._dirty = threading.Event()  # there may be a change to publish
+        self._pending = threading.Event()  # there may be a change of the view to apply to the mesh
         self._workers: list[Worker] = []
         mesh.cluster = self
 
     # --- from outside ------------------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Before the node is made: know its id and slices, from the last time or from etcd, if that answers."""
+        """Determine the node's id and slices before the node is set up: from the records, or from etcd if it answers
+        within `FIRST` seconds."""
         self._restore()
         self._membership.restore()
         end = time.monotonic() + FIRST
@@ -102,21 +103,21 @@ class ClusterSync:
             try:
                 self._membership.join()
             except (EtcdError, CniError) as error:
-                self._note("not-joined", f"this node has no part in the cluster yet: {error}")
+                self._note("not-joined", f"this node has not joined its cluster yet: {error}")
                 time.sleep(BACKOFF[0])
             except Exception as error:
                 log.exception("unexpected error while this node joined its cluster")
-                self._note("not-joined", f"this node has no part in the cluster yet: {type(error).__name__}: {error}")
+                self._note("not-joined", f"this node has not joined its cluster yet: {type(error).__name__}: {error}")
                 return
 
     def start(self) -> None:
-        """Follow the cluster from now on."""
+        """Start the four threads."""
         self._service.state.changed = self._dirty.set
         for name, work, code in (
-            ("watch", self._watching, "store-unreachable"),
-            ("lease", self._renewing, "store-unreachable"),
-            ("publish", self._publishing, "store-writes-refused"),
-            ("carry", self._carrying, "store-unreachable"),
+            ("watch", self._watch_store, "store-unreachable"),
+            ("lease", self._renew_lease, "store-unreachable"),
+            ("publish", self._publish_and_claim, "store-writes-refused"),
+            ("carry", self._apply_pending, "store-unreachable"),
         ):
             run = functools.partial(self._forever, name, work, code)
             self._workers.append(self._service.crew.worker(f"cluster-{name}", run))
@@ -125,24 +126,24 @@ class ClusterSync:
             worker.start()
 
     def stop(self) -> None:
-        """Follow it no more. The lease is left to the next daemon: this node is not gone."""
+        """Stop the threads. The lease stays for the next daemon, so the node does not count as gone."""
         for worker in self._workers:
             worker.retire()
         self._stop.set()
         self._dirty.set()
-        self._news.set()
+        self._pending.set()
 
     def leave(self) -> None:
-        """This node is gone: its word and its claims are taken back, for `uninstall`."""
+        """Withdraw this node's document and release its claims, for `uninstall`."""
         self.stop()
         try:
             self._publisher.revoke()
-            self._membership.give_back()
+            self._membership.release()
         except EtcdError as error:
-            log.warning("etcd could not be told that this node leaves: %s", error)
+            log.warning("cannot withdraw this node's records from etcd: %s", error)
 
     def nodes(self) -> list[tuple[NodeDocument, float | None]]:
-        """The other nodes, with the seconds for which one was not heard of."""
+        """The other nodes, each with the seconds since its document disappeared; None while the document exists."""
         with self._lock:
             now = time.monotonic()
             return [
@@ -152,12 +153,12 @@ class ClusterSync:
             ]
 
     def departed(self) -> list[DepartedNode]:
-        """The nodes that hold something in etcd and are not heard of. Raises TryAgainLater."""
+        """The nodes that hold claims in etcd and publish no document. Raises TryAgainLater."""
         return self._departures().all()[0]
 
     def forget(self, word: str) -> DepartedNode:
-        """What a departed node holds is nobody's any more. Raises InvalidConfig if it is not one, or has just come
-        back; TryAgainLater."""
+        """Delete the claims of the departed node that `word` names. Raises InvalidConfig if it is no departed node or
+        has just returned; TryAgainLater if etcd does not answer."""
         return self._departures().forget(word)
 
     def _departures(self) -> DepartedNodes:
@@ -165,51 +166,52 @@ class ClusterSync:
             names = {identity: doc.name for identity, doc in self._view.nodes.items()}
         return DepartedNodes(self._etcd, self._view.keys, self.claims.member.identity, names)
 
-    def _note(self, code: str, words: str) -> None:
-        self._service.board.set(code, "", words)
+    def _note(self, code: str, text: str) -> None:
+        self._service.board.set(code, "", text)
 
     # --- joining -----------------------------------------------------------------------------------------------------
 
     def _restore(self) -> None:
-        """Whom the last daemon knew, so that nobody is forgotten because etcd is down just now."""
-        known = self._registry.fleet.all()
-        if known:
+        """Load the nodes that the last daemon recorded, so that an unreachable etcd removes no peer."""
+        documents = self._registry.fleet.all()
+        if documents:
             with self._lock:
-                self._view.restore(known.values())
+                self._view.restore(documents.values())
             self._admitted = True
             self._carrier.carry(self._synced)
 
     # --- the threads -------------------------------------------------------------------------------------------------
 
     def _forever(self, name: str, work: Callable[[], None], refused: str) -> None:
-        """`refused`: the code of the problem when etcd answers, and says no."""
+        """Repeat `work` until `stop`, with a pause after an error. `refused`: the problem's code when etcd answers with
+        a refusal."""
         pause = BACKOFF[0]
         while not self._stop.is_set():
             beat()
             try:
                 work()
-                self._well(name)
+                self._clear_step(name)
                 pause = BACKOFF[0]
             except EtcdError as error:
                 code = "store-unreachable" if isinstance(error, Unreachable) else refused
-                what = "takes nothing from this node" if code == "store-writes-refused" else "cannot be asked"
+                what = "refuses this node's writes" if code == "store-writes-refused" else "cannot be asked"
                 self._note(code, f"etcd {what}, and the node goes on with what it holds: {error}")
                 self._stop.wait(pause * random.uniform(0.8, 1.2))
                 pause = min(pause * 2, BACKOFF[1])
             except CniError as error:
-                self._note("not-joined", f"this node has no part in the cluster: {error}")
+                self._note("not-joined", f"this node has not joined its cluster: {error}")
                 self._stop.wait(BACKOFF[1])
             except Exception as error:
-                said = f"{STEPS[name]} failed, and is tried again: {type(error).__name__}: {error}"
-                log.exception("the thread cluster-%s met an unexpected error", name)
-                self._service.board.note("cluster-step", STEPS[name], said)
+                text = f"{STEPS[name]} failed, and is tried again: {type(error).__name__}: {error}"
+                log.exception("unexpected error in the thread cluster-%s", name)
+                self._service.board.note("cluster-step", STEPS[name], text)
                 self._stop.wait(BACKOFF[1])
 
-    def _well(self, name: str) -> None:
+    def _clear_step(self, name: str) -> None:
         self._service.board.clear("cluster-step", STEPS[name])
 
-    def _watching(self) -> None:
-        """Read everything, then follow. Comes back only to read everything again."""
+    def _watch_store(self) -> None:
+        """Read all records, then watch. Returns only when all records must be read again."""
         if not self._membership.joined.is_set():
             self._membership.join()
         items, revision = everything(self._etcd, self._view.keys.base)
@@ -218,30 +220,30 @@ class ClusterSync:
         self._revision = revision
         self._synced = True
         self._note("store-unreachable", "")
-        self._well("watch")
-        self._news.set()
+        self._clear_step("watch")
+        self._pending.set()
         self._dirty.set()
         while not self._stop.is_set():
             try:
                 beat(QUIET)
                 for now, events in self._etcd.watch(self._view.keys.base, revision + 1):
                     if now < revision:
-                        log.info("reading the cluster anew: etcd was put back to an earlier time")
+                        log.info("reading all cluster records again: etcd was restored to an earlier revision")
                         return
-                    self._heard(events)
+                    self._apply_events(events)
                     self._revision = revision = max(revision, now) if events else revision
                     self._note("store-unreachable", "")
                     beat(QUIET)
                     if self._stop.is_set():
                         return
             except Compacted as error:
-                log.info("reading the cluster anew: %s", error)
+                log.info("reading all cluster records again: %s", error)
                 return
             except EtcdError:
                 self._synced = False
                 raise
 
-    def _heard(self, events: list[Event]) -> None:
+    def _apply_events(self, events: list[Event]) -> None:
         own = self._view.keys.node(self.claims.member.identity)
         with self._lock:
             for event in events:
@@ -256,14 +258,14 @@ class ClusterSync:
             if self._view.overwritten(self.claims.member.identity):
                 self._dirty.set()
         if events:
-            self._news.set()
+            self._pending.set()
 
-    def _carrying(self) -> None:
-        """Bring what was heard to the mesh, much of it at once."""
-        self._news.wait(1.0)
-        if self._news.is_set():
+    def _apply_pending(self) -> None:
+        """Apply the changes of the view to the mesh, those of `GATHER` seconds together."""
+        self._pending.wait(1.0)
+        if self._pending.is_set():
             self._stop.wait(GATHER)
-            self._news.clear()
+            self._pending.clear()
         elif not self._view.is_waiting():
             return
         if self._admitted and not self._stop.is_set():
@@ -271,24 +273,24 @@ class ClusterSync:
 
     # --- publishing --------------------------------------------------------------------------------------------------
 
-    def _renewing(self) -> None:
-        """Renew the lease by a clock of its own, whatever becomes of the rest."""
+    def _renew_lease(self) -> None:
+        """Renew the lease every third of its life, independently of the other threads."""
         alive = time.monotonic()
         beat(self._where.lease)
         while not self._stop.wait(max(0.1, alive + self._where.lease / 3 - time.monotonic())):
             try:
-                self._publisher.keep()
+                self._publisher.renew()
             except EtcdError as error:
                 self._note("lease-not-renewed", f"this node's lease in etcd cannot be renewed: {error}")
                 self._stop.wait(RETRY)
                 continue
             self._note("lease-not-renewed", "")
-            self._well("lease")
+            self._clear_step("lease")
             alive = time.monotonic()
             beat(self._where.lease)
 
-    def _publishing(self) -> None:
-        """Say what this node is, look after its claims."""
+    def _publish_and_claim(self) -> None:
+        """Publish this node's document and reconcile its claims."""
         self._membership.joined.wait(1.0)
         if not self._membership.joined.is_set():
             return
@@ -298,14 +300,14 @@ class ClusterSync:
             if not self._membership.has_claimed_its_key():
                 self._membership.claim_key()
             elif self._synced and not self._membership.is_complete():
-                log.warning("etcd does not know this node's claims: making them again")
+                log.warning("this node's claims are missing in etcd: claiming again")
                 self._membership.join()
                 last = -HOUSEKEEPING
-            self._membership.heed_losses()
+            self._membership.note_losses()
             failed = None
             if self._synced and time.monotonic() - last > HOUSEKEEPING:
                 try:
-                    self._membership.reconcile()  # before the word: the others believe what is claimed
+                    self._membership.reconcile()  # before the document: other nodes believe only what is claimed
                     last = time.monotonic()
                 except EtcdError as error:
                     failed = error
@@ -315,28 +317,31 @@ class ClusterSync:
             self._note("store-writes-refused", "")
             if self._synced:
                 self._note("store-unreachable", "")
-            self._well("publish")
+            self._clear_step("publish")
             beat(HOUSEKEEPING)
             if self._dirty.wait(HOUSEKEEPING):
                 self._stop.wait(GATHER)
                 self._dirty.clear()
 
     def _publish(self) -> None:
-        """What this node is stands in etcd. Raises EtcdError."""
-        doc, left = self._own_word.document()
-        said = f"the other nodes would refuse all that this node says of itself, so it leaves out {', '.join(left[:5])}"
-        self._note("word-too-long", said if left else "")
+        """Bring this node's document in etcd up to date. Raises EtcdError."""
+        doc, left_out = self._document_builder.document()
+        text = (
+            "the other nodes would refuse this node's whole document, "
+            f"so the document leaves out {', '.join(left_out[:5])}"
+        )
+        self._note("word-too-long", text if left_out else "")
         with self._lock:
-            shown = self._view.own_word
-        if self._publisher.stands(doc, shown):
+            watched = self._view.own_word
+        if self._publisher.is_current(doc, watched):
             return
-        other = self._publisher.say(doc)
+        other = self._publisher.publish(doc)
         if other is None:
             self._admitted = True
             self._note("identity-in-use", "")
-            self._news.set()  # our dedicated devices decide which peers we have
+            self._pending.set()  # this node's dedicated devices decide which peers it has
             return
-        # Its own past, which will be over with its lease, or a copy of it.
+        # An earlier daemon of this node, whose lease will end, or a machine with a copy of its data directory.
         self._note(
             "identity-in-use",
             f"{other} speaks as this node: its lease is not over yet, or one data directory is a copy of the other's; "

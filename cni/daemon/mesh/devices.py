@@ -159,7 +159,7 @@ class Devices:
         changes = wireguard.renewed(seen.peers, peers, known.endpoints, ages, forgotten)
         if not complete:
             changes = [change for change in changes if not change.remove or change.public_key in forgotten]
-        for event in self._news.look(name, seen.peers, ages):
+        for event in self._news.update(name, seen.peers, ages):
             self._tell(event)
         self._change(name, changes)
 
@@ -198,7 +198,7 @@ class Devices:
         for subject in self._board.subjects("wireguard-device"):
             if subject.startswith(f"{name} ") and subject not in refused - done:
                 self._board.clear("wireguard-device", subject)
-        self._news.told(name, changes)
+        self._news.configured(name, changes)
 
     def _note_ways(self, name: str, targets: Mapping[str, Target], peers: Mapping[str, Peer]) -> None:
         refused, circles = self._ways.refused(name), self._ways.circles(name, targets, peers)

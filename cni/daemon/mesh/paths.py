@@ -1,7 +1,7 @@
-"""Where the peers of a device are called, and which routes lead to what is behind them.
+"""Chooses the endpoint of each peer of a device and the routes to the CIDRs behind the peers.
 
-It is asked at every look, with a thousand peers the same each time; so what follows from the same is kept, and only the
-kernel is asked anew: how packets to each peer leave this node.
+Every reconcile pass computes both, mostly from the same values for a thousand peers. Results are therefore reused while
+their arguments are equal; only the paths through the underlay are read from the kernel in each pass.
 """
 
 from __future__ import annotations
@@ -22,114 +22,114 @@ from cni.host.wg_types import join_endpoint
 from cni.host.worker import Crew
 
 T = TypeVar("T")
-Asked = TypeVarTuple("Asked")
+Args = TypeVarTuple("Args")
 
 Routes = dict[Network, TunnelRoute]
 
 
 class Memo:
-    """The last result of each function of values, for as long as it is asked the same."""
+    """The last result of each pure function, reused while the arguments are equal."""
 
     def __init__(self) -> None:
-        self._said: dict[Hashable, tuple[Any, Any]] = {}
+        self._results: dict[Hashable, tuple[Any, Any]] = {}
 
-    def __call__(self, which: Hashable, work: Callable[[*Asked], T], *asked: *Asked) -> T:
-        """`work(*asked)`, or what that was the last time under the name `which`. Nobody may change either."""
-        known = self._said.get(which)
-        if known is None or known[0] != asked:
-            known = self._said[which] = (asked, work(*asked))
-        return cast(T, known[1])
+    def __call__(self, name: Hashable, work: Callable[[*Args], T], *args: *Args) -> T:
+        """`work(*args)`, or the last result under `name` if its arguments were equal. Callers must change neither the
+        arguments nor the result."""
+        last = self._results.get(name)
+        if last is None or last[0] != args:
+            last = self._results[name] = (args, work(*args))
+        return cast(T, last[1])
 
 
 class PathPlanner:
-    """Of all devices. One thread at a time."""
+    """Plans endpoints and routes for all devices. For one thread at a time."""
 
     def __init__(
         self,
         tunnels: Tunnels,
         changed: Callable[[], None],
         ranges: Callable[[], Iterable[str]] = tuple,
-        kept_out: Callable[[], tuple[Network, ...]] = tuple,
+        host_networks: Callable[[], tuple[Network, ...]] = tuple,
         *,
         crew: Crew | None = None,
         told: Callable[[dict[str, str]], None] = lambda faults: None,
     ) -> None:
-        """`changed` is called, in another thread, when a name of a peer leads elsewhere; `told` with the names that
-        cannot be looked up, and why. `ranges`: the overlay's; `kept_out`: the host's own networks, into which no route
-        leads."""
-        self._kept_out = kept_out
+        """`changed` is called, in another thread, when the addresses of a peer's name change; `told` with the names
+        that cannot be looked up, and why. `ranges`: the overlay's; `host_networks`: the host's own networks, for which
+        no route is planned."""
+        self._host_networks = host_networks
         self._tunnels = tunnels
         self._ranges = ranges
         self._resolver = Resolver(changed, crew, told)
-        self._kept = Memo()
+        self._memo = Memo()
         self._mtus: dict[Address, int] = {}
         self._doubted: dict[Address, tuple[int, int]] = {}
         self._peers: dict[str, dict[str, tuple[tuple[Target, str], Peer]]] = {}
         self._refused: dict[str, dict[str, str]] = {}
 
     def stop(self) -> None:
-        """Look up no more names."""
+        """Stop looking up names."""
         self._resolver.stop()
 
     def refresh(self, targets: Iterable[Target]) -> None:
-        """Ask the kernel anew, about all of them at once."""
+        """Read the paths to the targets' endpoints from the kernel again, in one batch."""
         self._mtus, self._doubted = {}, {}
-        every = {_literal(endpoint) for target in targets for endpoint in target.endpoints}
-        self._ask(address for address in every if address is not None)
+        literals = {_literal(endpoint) for target in targets for endpoint in target.endpoints}
+        self._read_paths(address for address in literals if address is not None)
 
-    def _ask(self, addresses: Iterable[Address]) -> None:
+    def _read_paths(self, addresses: Iterable[Address]) -> None:
         unknown = [address for address in addresses if address not in self._mtus]
         if unknown:
-            found = self._tunnels.ways_to(unknown)
-            for address, way in found.items():
-                self._mtus[address] = carried = wireguard.believed(way, address.version) if way is not None else 0
-                if way is not None and carried != way.mtu:
-                    self._doubted[address] = (way.mtu, carried)
+            for address, path in self._tunnels.ways_to(unknown).items():
+                self._mtus[address] = mtu = wireguard.believed(path, address.version) if path is not None else 0
+                if path is not None and mtu != path.mtu:
+                    self._doubted[address] = (path.mtu, mtu)
 
     def doubted(self) -> dict[str, str]:
-        """The paths of which the kernel says less than is believed, as sentences by address."""
+        """The paths for which the kernel has learned a smaller MTU than this node uses, as sentences by address."""
         return {
-            str(address): f"the kernel was told that the path to {address} carries {said} bytes; {carried} are believed"
-            for address, (said, carried) in self._doubted.items()
+            str(address): f"the kernel was told that the path to {address} carries {learned} bytes; {used} are believed"
+            for address, (learned, used) in self._doubted.items()
         }
 
     def peers(self, device: str, targets: Mapping[str, Target]) -> dict[str, Peer]:
-        """The targets with one endpoint each."""
+        """The targets as peers with one endpoint each."""
         before = self._peers.get(device, {})
-        found: dict[str, tuple[tuple[Target, str], Peer]] = {}
+        peers: dict[str, tuple[tuple[Target, str], Peer]] = {}
         refused: dict[str, str] = {}
-        allowed = _Allowed(tuple(self._ranges()), self._kept((device, "wide"), _wide, dict(targets)))
+        allowed = _Allowed(tuple(self._ranges()), self._memo((device, "wide"), _operator_cidrs, dict(targets)))
         for key, target in targets.items():
-            asked = (target, self._choice(target, allowed, refused))
-            known = before.get(key)
-            found[key] = known if known is not None and known[0] == asked else (asked, _peer(*asked))
-        self._peers[device], self._refused[device] = found, refused
-        return {key: peer for key, (_, peer) in found.items()}
+            args = (target, self._choose(target, allowed, refused))
+            last = before.get(key)
+            peers[key] = last if last is not None and last[0] == args else (args, _peer(*args))
+        self._peers[device], self._refused[device] = peers, refused
+        return {key: peer for key, (_, peer) in peers.items()}
 
     def refused(self, device: str) -> dict[str, str]:
-        """The endpoints that no peer of a device may be called at, with the peer's name."""
+        """The endpoints that may not be used on a device, each with its peer's name."""
         return self._refused.get(device, {})
 
-    def _choice(self, target: Target, allowed: _Allowed, refused: dict[str, str]) -> str:
-        """The first endpoint that this node has a way to; else the first. Not one that is not `allowed`: it is
-        `refused`."""
+    def _choose(self, target: Target, allowed: _Allowed, refused: dict[str, str]) -> str:
+        """The first allowed endpoint that this node has a path to, else the first allowed one; "" if none is. An
+        endpoint that is not `allowed` is added to `refused`."""
         first = ""
         for candidate in target.endpoints:
-            for found in self.addresses(candidate):
-                if not allowed.endpoint(found, target):
-                    refused[found] = target.name or target.public_key
+            for endpoint in self.addresses(candidate):
+                if not allowed.endpoint(endpoint, target):
+                    refused[endpoint] = target.name or target.public_key
                     continue
-                if len(target.endpoints) == 1 or self.path(address_of(found)):
-                    return found
-                first = first or found
+                if len(target.endpoints) == 1 or self.path(address_of(endpoint)):
+                    return endpoint
+                first = first or endpoint
         return first
 
     def addresses(self, endpoint: str) -> tuple[str, ...]:
-        """The addresses and ports that an endpoint stands for."""
+        """The addresses with ports that an endpoint resolves to, as of the last lookup."""
         host, port = _split(endpoint)
         if not is_name(host):
             return (_joined(host, port),)
-        return tuple(_joined(each, port) for each in self._resolver.addresses(host))
+        return tuple(_joined(address, port) for address in self._resolver.addresses(host))
 
     def routes(
         self,
@@ -139,25 +139,25 @@ class PathPlanner:
         mtu: int,
         sources: Mapping[int, Address],
     ) -> Routes:
-        """What leads into the device: each destination with the size that the path to its peer carries."""
+        """The routes into the device by destination, each with the MTU in bytes that the path to its peer carries."""
         called = {key: address_of(peer.endpoint) for key, peer in peers.items() if peer.endpoint}
-        self._ask(called.values())
-        narrow = {key: wireguard.route_mtu(self.path(a), a.version, mtu) for key, a in called.items()}
-        leads = self._kept((device, "leads"), _leads, dict(targets), called, self._kept_out())
-        return self._kept((device, "routes"), _routes, leads, narrow, dict(sources))
+        self._read_paths(called.values())
+        mtus = {key: wireguard.route_mtu(self.path(a), a.version, mtu) for key, a in called.items()}
+        routed = self._memo((device, "routed"), _routed, dict(targets), called, self._host_networks())
+        return self._memo((device, "routes"), _routes, routed, mtus, dict(sources))
 
     def circles(self, device: str, targets: Mapping[str, Target], peers: Mapping[str, Peer]) -> tuple[str, ...]:
-        """The CIDRs that no route leads to, because a peer is called inside of them."""
+        """The CIDRs without a route because the endpoint of a peer lies inside them."""
         called = {key: address_of(peer.endpoint) for key, peer in peers.items() if peer.endpoint}
-        return self._kept((device, "circles"), _circles, dict(targets), called)
+        return self._memo((device, "circles"), _circles, dict(targets), called)
 
     def behind(self, targets: Mapping[str, Mapping[str, Target]], cidrs: tuple[str, ...]) -> tuple[str, ...]:
-        """The overlay's CIDRs behind all devices."""
-        return self._kept("behind", _behind, dict(targets), cidrs)
+        """The parts of the overlay's CIDRs that are behind the devices."""
+        return self._memo("behind", _behind, dict(targets), cidrs)
 
     def path(self, address: Address) -> int:
-        """The bytes that the underlay carries to an address; 0 without a way."""
-        self._ask([address])
+        """The bytes that the underlay carries to an address; 0 if there is no path."""
+        self._read_paths([address])
         return self._mtus[address]
 
 
@@ -165,38 +165,39 @@ def _peer(target: Target, endpoint: str) -> Peer:
     return Peer(target.public_key, endpoint, frozenset(target.allowed_ips), target.keepalive)
 
 
-def _leads(
-    targets: Mapping[str, Target], called: Mapping[str, Address], kept_out: tuple[Network, ...]
+def _routed(
+    targets: Mapping[str, Target], called: Mapping[str, Address], host_networks: tuple[Network, ...]
 ) -> dict[Network, str]:
-    return wireguard.leads(targets.values(), list(called.values()), kept_out)
+    return wireguard.leads(targets.values(), list(called.values()), host_networks)
 
 
 def _circles(targets: Mapping[str, Target], called: Mapping[str, Address]) -> tuple[str, ...]:
     return wireguard.circles(targets.values(), list(called.values()))
 
 
-def _wide(targets: Mapping[str, Target]) -> tuple[tuple[str, Network], ...]:
-    """What the operator or an agent has put behind peers, by key: never a default route, which is no route of ours."""
-    operators = [target for target in targets.values() if not target.published]
-    every = [(target.public_key, wireguard.network_of(cidr)) for target in operators for cidr in target.led()]
-    return tuple((key, network) for key, network in every if network.prefixlen)
+def _operator_cidrs(targets: Mapping[str, Target]) -> tuple[tuple[str, Network], ...]:
+    """The CIDRs that the operator or an agent has put behind peers, with the peer's key. A default route is left out:
+    the daemon never installs one."""
+    configured = [target for target in targets.values() if not target.published]
+    cidrs = [(target.public_key, wireguard.network_of(cidr)) for target in configured for cidr in target.led()]
+    return tuple((key, network) for key, network in cidrs if network.prefixlen)
 
 
 @dataclass(frozen=True, slots=True)
 class _Allowed:
-    """Where peers of a device may be called. `wide`: what the operator has put behind which key."""
+    """Decides which endpoints may be used. `operator_cidrs`: what the operator has put behind which key."""
 
     ranges: tuple[str, ...]
-    wide: tuple[tuple[str, Network], ...]
+    operator_cidrs: tuple[tuple[str, Network], ...]
 
     def endpoint(self, endpoint: str, target: Target) -> bool:
-        """Whether this peer may be called there."""
-        others = (network for key, network in self.wide if key != target.public_key)
+        """Whether the target may be called at the endpoint."""
+        others = (network for key, network in self.operator_cidrs if key != target.public_key)
         return wireguard.is_callable(address_of(endpoint), self.ranges, target.published, others)
 
 
-def _routes(leads: Mapping[Network, str], narrow: Mapping[str, int], sources: Mapping[int, Address]) -> Routes:
-    return {dst: TunnelRoute(dst, narrow.get(key, 0), sources.get(dst.version)) for dst, key in leads.items()}
+def _routes(routed: Mapping[Network, str], mtus: Mapping[str, int], sources: Mapping[int, Address]) -> Routes:
+    return {dst: TunnelRoute(dst, mtus.get(key, 0), sources.get(dst.version)) for dst, key in routed.items()}
 
 
 def _behind(targets: Mapping[str, Mapping[str, Target]], cidrs: tuple[str, ...]) -> tuple[str, ...]:
@@ -213,7 +214,7 @@ def _joined(host: str, port: int) -> str:
 
 @functools.lru_cache(1 << 16)
 def address_of(endpoint: str) -> Address:
-    """The address of an endpoint that has no name."""
+    """The address of an endpoint whose host is an address, not a name."""
     return ipaddress.ip_address(split_endpoint(endpoint)[0])
 
 

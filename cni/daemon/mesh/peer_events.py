@@ -1,7 +1,7 @@
-"""What has become of peers since the last look at them: the events that agents are told (contract 2.5). Values alone.
+"""The events about peers that agents receive (contract 2.5): what changed between two readings of a device. Pure.
 
-A peer answers while it was heard of within the time that a session can live, as `status` and `peers` have it. What is
-so at the first look at a peer is no news, nor is an endpoint that this node itself has set.
+A peer is healthy if its last handshake is younger than a session can live, as in `status` and `peers`. The first
+reading of a peer causes no event, nor does an endpoint that this node itself has set.
 """
 
 from __future__ import annotations
@@ -15,37 +15,38 @@ from cni.overlay import wire
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
-    answers: bool
+class _PeerState:
+    healthy: bool
     endpoint: str
 
 
 class PeerEvents:
-    """Of all devices. One thread at a time."""
+    """The state of the peers of all devices at the last reading. For one thread at a time."""
 
     def __init__(self) -> None:
-        self._known: dict[str, dict[str, _Known]] = {}
+        self._states: dict[str, dict[str, _PeerState]] = {}
 
-    def look(self, device: str, peers: Mapping[str, PeerSeen], ages: Mapping[str, float]) -> list[wire.AnyEvent]:
-        """What has changed. `peers`: as the device has them; `ages`: seconds since each was heard of."""
-        before = self._known.get(device, {})
-        now = self._known[device] = {key: _Known(ages[key] < DEAD, seen.endpoint) for key, seen in peers.items()}
-        found: list[wire.AnyEvent] = []
-        for key, known in now.items():
-            was = before.get(key, known)
-            if known.endpoint and known.endpoint != was.endpoint:
-                found.append(wire.NatEndpointChanged(key, known.endpoint))
-            if known.answers != was.answers:
-                found.append(wire.PeerHealthChanged(key, known.answers))
-        return found
+    def update(self, device: str, peers: Mapping[str, PeerSeen], ages: Mapping[str, float]) -> list[wire.AnyEvent]:
+        """The events since the last reading. `peers`: as read from the device; `ages`: seconds since each peer's last
+        handshake."""
+        before = self._states.get(device, {})
+        now = self._states[device] = {key: _PeerState(ages[key] < DEAD, seen.endpoint) for key, seen in peers.items()}
+        events: list[wire.AnyEvent] = []
+        for key, state in now.items():
+            earlier = before.get(key, state)
+            if state.endpoint and state.endpoint != earlier.endpoint:
+                events.append(wire.NatEndpointChanged(key, state.endpoint))
+            if state.healthy != earlier.healthy:
+                events.append(wire.PeerHealthChanged(key, state.healthy))
+        return events
 
-    def told(self, device: str, changes: Iterable[PeerChange]) -> None:
-        """This node has changed the device so."""
-        known = self._known.get(device, {})
+    def configured(self, device: str, changes: Iterable[PeerChange]) -> None:
+        """Record endpoints that this node has set on the device, so that they cause no event."""
+        states = self._states.get(device, {})
         for change in changes:
-            if change.endpoint and change.public_key in known:
-                known[change.public_key] = replace(known[change.public_key], endpoint=change.endpoint)
+            if change.endpoint and change.public_key in states:
+                states[change.public_key] = replace(states[change.public_key], endpoint=change.endpoint)
 
     def forget(self, device: str) -> None:
-        """The device has gone."""
-        self._known.pop(device, None)
+        """Drop the state of a device that was removed."""
+        self._states.pop(device, None)

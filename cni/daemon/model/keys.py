@@ -1,6 +1,7 @@
-"""WireGuard keys: made, derived and spelled. X25519 as RFC 7748, section 5, says; in Python, for a key now and then.
+"""WireGuard keys: generation, derivation and encoding. X25519 (RFC 7748, section 5) in Python: keys are made rarely.
 
-It is not constant in time; nobody measures a daemon that makes a key in a millisecond on its own socket's request.
+The code is not constant-time. A key is generated in about a millisecond when a request on the daemon's own socket asks
+for it, so there is no remote observer who could time it.
 """
 
 from __future__ import annotations
@@ -16,22 +17,22 @@ _BASE = 9
 
 
 def generate() -> str:
-    """A fresh private key, base64."""
+    """A new private key, base64."""
     return base64.b64encode(clamp(os.urandom(KEY))).decode("ascii")
 
 
 def clamp(raw: bytes) -> bytes:
-    """`raw` with the bits set and cleared that every X25519 private key has so."""
+    """`raw` (32 bytes) with the bits set and cleared that RFC 7748, section 5, fixes in an X25519 private key."""
     return bytes([raw[0] & 248]) + raw[1:31] + bytes([raw[31] & 127 | 64])
 
 
 def public_of(private: str) -> str:
-    """The public key of a private one, both base64. Raises ValueError for what is no key."""
+    """The public key of a private key, both base64. Raises ValueError if `private` is not a key."""
     return base64.b64encode(x25519(decode(private), _BASE)).decode("ascii")
 
 
 def decode(key: str) -> bytes:
-    """The 32 bytes of a base64 key. Raises ValueError."""
+    """The 32 bytes of a base64 key. Raises ValueError if `key` is not base64 or not 32 bytes."""
     try:
         raw = base64.b64decode(key, validate=True)
     except (binascii.Error, ValueError):
@@ -42,12 +43,12 @@ def decode(key: str) -> bytes:
 
 
 def canonical(key: str) -> str:
-    """The one spelling of a base64 key: loose bits at its end do not make it another peer's. Raises ValueError."""
+    """The canonical spelling of a base64 key: unused bits at its end do not make a different key. Raises ValueError."""
     return base64.b64encode(decode(key)).decode("ascii")
 
 
 def x25519(scalar: bytes, u: int) -> bytes:
-    """The Montgomery ladder: `scalar` times the point with coordinate `u`."""
+    """`scalar` (32 bytes) times the point with coordinate `u`, by the Montgomery ladder. Returns 32 bytes."""
     k = int.from_bytes(clamp(scalar), "little")
     x2, z2, x3, z3, swap = 1, 0, u, 1, 0
     for t in range(254, -1, -1):
