@@ -1,4 +1,4 @@
-"""The order in which the parts of a daemon begin and end."""
+"""The order in which the parts of a daemon start and stop."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from cni.daemon.reconcile.mac import MacWatcher
 from cni.daemon.reconcile.node import Reconciler
 from cni.host.worker import beat
 
-STEP = 60.0  # seconds that one step of the start may take: an engine and etcd have time-outs of their own
+STEP = 60.0  # seconds that one step of the start may take: a WireGuard engine and etcd have time-outs of their own
 
 
 class Lifecycle:
-    """Of one daemon; `RangeWatch` says when it begins."""
+    """Starts and stops the parts of one daemon; `RangeWatch` decides when `begin` is called."""
 
     def __init__(
         self,
@@ -29,13 +29,13 @@ class Lifecycle:
         fence_watch: Watch,
         drain: Callable[[], None],
     ) -> None:
-        """`drain` carries out what calls left while no daemon ran."""
+        """`drain` carries out the deletions that plugins queued while no daemon ran."""
         self._service, self._mesh, self._cluster = service, mesh, cluster
         self._keeper, self._tuned, self._drain = keeper, tuned, drain
         self._fence_watch = fence_watch
 
     def begin(self) -> None:
-        """Put the node into service: what of it cannot be done is a problem, and the rest is done. Never raises."""
+        """Put the node into service. A step that fails becomes a problem, and the next steps run. Never raises."""
         for subject, work in (
             ("the cluster", self._cluster.prepare if self._cluster is not None else None),
             ("the tunnels' fence", self._mesh.prepare),
@@ -54,17 +54,17 @@ class Lifecycle:
                     work()
 
     def stand_down(self) -> None:
-        """Take away what an earlier daemon left in the kernel: this node may not go into service."""
+        """Remove an earlier daemon's data path from the kernel: this node may not go into service."""
         self._mesh.withdraw()
         self._service.stand_down()
 
     def heed(self) -> None:
-        """The host's networks may be others."""
+        """Adapt fence, subnets and peers to the host's networks, which may have changed."""
         if self._service.heed_ranges():
             self._mesh.sync()
 
     def stop(self) -> None:
-        """End what looks after the node; the data path stays."""
+        """Stop the threads that maintain the node; the data path stays."""
         self._fence_watch.stop()
         self._keeper.stop()
         self._tuned.stop()

@@ -1,4 +1,4 @@
-"""The daemon's log: one record, one line that begins with its time, whatever names and keys are quoted in it."""
+"""The daemon's log format: one record is one line that begins with its time, whatever text the message quotes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from cni.printable import printable
 
 
 class LineFormatter(logging.Formatter):
-    """Writes what cannot be printed in a message out (`\\n`), and begins each line of a traceback with spaces, so that
-    no text of others' making begins a line of the log."""
+    """Escapes unprintable characters of a message (`\\n`), and indents each line of a traceback, so that text from
+    outside the daemon never begins a line of the log."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         record.message = printable(record.message)
@@ -21,7 +21,7 @@ class LineFormatter(logging.Formatter):
 
 
 def begin(level: str) -> None:
-    """The log goes to standard error from now on. `level`: as in the YAML."""
+    """Send the log to standard error from now on. `level`: `log_level` as in the YAML."""
     handler = logging.StreamHandler()
     handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler])

@@ -1,7 +1,7 @@
-"""`zlayer-cni overlayd`: start the daemon, open its doors, and close them when told to.
+"""`zlayer-cni overlayd`: start the daemon, open its sockets, and close them on a signal.
 
-SIGTERM, SIGINT and, unless it is ignored (nohup), SIGHUP end the process and leave the data path alone: containers go
-on, and the next daemon adopts them.
+SIGTERM, SIGINT and, unless it is ignored (nohup), SIGHUP end the process and leave the data path alone: containers stay
+connected, and the next daemon adopts them.
 """
 
 from __future__ import annotations
@@ -57,11 +57,12 @@ log = logging.getLogger("overlayd")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the daemon until it is told to end; returns the exit code (0 asked to end, 1 could not start)."""
+    """Run the daemon until a signal or a request ends it. Returns the exit code: 0 ended on request, 1 could not
+    start."""
     options = _options(argv)
     process.clean_environment([REPLACED])
     process.give_memory_back()
-    os.umask(0o077)  # records, logs and keys are root's alone; what others may see says so itself
+    os.umask(0o077)  # only root reads records, logs and keys; files that others may read set their mode explicitly
     if options.deputy_of and process.came_back(options.deputy_of, COMING_BACK):
         return 0
     run_dir = options.run_dir or defaults.RUN_DIR
@@ -70,33 +71,33 @@ def main(argv: Sequence[str]) -> int:
         run_dir = settings.run_dir
         log_lines.begin(settings.log_level)
         if options.check or options.take_over:
-            precheck.check(settings)  # before a daemon that serves is ended for one that could not start
+            precheck.check(settings)  # first: a serving daemon must not be ended for one that cannot start
         if options.check:
             sys.stdout.write("a daemon with these settings can start\n")
         else:
             _serve(settings, options.take_over)
     except CniError as error:
-        run_dir = "" if isinstance(error, Occupied) else run_dir  # what another daemon serves from is left alone
-        said = f"{error.msg}{': ' + error.details if error.details else ''}"
+        run_dir = "" if isinstance(error, Occupied) else run_dir  # leave another daemon's run directory alone
+        message = f"{error.msg}{': ' + error.details if error.details else ''}"
     except OSError as error:
-        said = f"cannot start: {error}"
+        message = f"cannot start: {error}"
     except Exception as error:
         log.exception("unexpected error: the daemon ends")
-        said = f"unexpected error: {type(error).__name__}, see the log"
+        message = f"unexpected error: {type(error).__name__}, see the log"
     else:
         return 0
-    said = one_line(said)
-    sys.stderr.write(f"overlayd: {said}\n")
+    message = one_line(message)
+    sys.stderr.write(f"overlayd: {message}\n")
     if run_dir and not options.check:
-        last_words.write(run_dir, said)
+        last_words.write(run_dir, message)
     return 1
 
 
 def _serve(settings: Settings, take_over: bool) -> None:
     if reason := os.environ.pop(REPLACED, ""):
         log.error("this daemon takes the place of one that hung: %s", reason)
-    with RunDirLock(Path(settings.run_dir), take_over) as premises:
-        asyncio.run(_run(settings, premises))
+    with RunDirLock(Path(settings.run_dir), take_over) as run_dir_lock:
+        asyncio.run(_run(settings, run_dir_lock))
 
 
 def _options(argv: Sequence[str]) -> argparse.Namespace:
@@ -116,7 +117,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    found = settings_module.find(options.config, options.data_dir)
+    settings = settings_module.find(options.config, options.data_dir)
     changes = {
         key: value
         for key, value in (
@@ -129,12 +130,12 @@ def _settings(options: argparse.Namespace) -> Settings:
     for key, value in changes.items():
         if not value.startswith("/"):
             raise InvalidConfig(f"{key}: {value!r} is not an absolute path")
-    return msgspec.structs.replace(found, **changes)
+    return msgspec.structs.replace(settings, **changes)
 
 
-async def _run(settings: Settings, premises: RunDirLock) -> None:
+async def _run(settings: Settings, run_dir_lock: RunDirLock) -> None:
     raise_limits()
-    store, board, crew = Store(premises.run_dir / STORE_NAME), ProblemBoard(), Crew()
+    store, board, crew = Store(run_dir_lock.run_dir / STORE_NAME), ProblemBoard(), Crew()
     kernel = Kernel(crew)
     state = State(store, settings)
     presence = netns.Presence()
@@ -157,15 +158,15 @@ async def _run(settings: Settings, premises: RunDirLock) -> None:
         service.services.claims = cluster.claims
         service.teardown_hooks.append(cluster.leave)
 
-    supervisor = Supervisor(crew, board, premises.replace_daemon, lambda: _notify("WATCHDOG=1"))
-    serving = Server(context, premises, store, supervisor)
-    mesh.tell = serving.push
+    supervisor = Supervisor(crew, board, run_dir_lock.replace_daemon, lambda: _notify("WATCHDOG=1"))
+    server = Server(context, run_dir_lock, store, supervisor)
+    mesh.tell = server.push
 
     inherited = process.children()
 
     def drain() -> None:
         process.reap(inherited)
-        delete_queue.drain(settings.run_dir, state, serving.answer)
+        delete_queue.drain(settings.run_dir, state, server.answer)
         tempdir_sweeper.sweep()
         operations.sweep(context)
         process.trim_memory()
@@ -181,8 +182,8 @@ async def _run(settings: Settings, premises: RunDirLock) -> None:
     loop = asyncio.get_running_loop()
     hangup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
     for number in (signal.SIGTERM, signal.SIGINT, *hangup):
-        loop.add_signal_handler(number, serving.stop.set)
-    await serving.run(functools.partial(_serves, settings.run_dir))
+        loop.add_signal_handler(number, server.stop.set)
+    await server.run(functools.partial(_serves, settings.run_dir))
     supervisor.stop()
     watch.stop()
     lifecycle.stop()
@@ -192,13 +193,13 @@ async def _run(settings: Settings, premises: RunDirLock) -> None:
 
 
 def _serves(run_dir: str) -> None:
-    """The doors are open."""
+    """Called when the sockets are open."""
     last_words.clear(run_dir)
     _notify("READY=1")
 
 
 def _notify(message: str) -> None:
-    """Tell systemd, where it started us (sd_notify(3))."""
+    """Send a message to systemd if systemd started the daemon (sd_notify(3))."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return

@@ -1,6 +1,6 @@
-"""Whether a daemon with these settings could start beside what is on record, found out without touching anything.
+"""Checks, read-only, whether a daemon with these settings could start on the existing records.
 
-It is asked before a running daemon is ended for another one: `overlayd --check`, `overlayd --take-over`, `install`.
+`overlayd --check`, `overlayd --take-over` and `install` run the check before they end a running daemon.
 """
 
 from __future__ import annotations
@@ -15,5 +15,5 @@ STORE_NAME = "state.db"
 
 
 def check(settings: Settings) -> None:
-    """Raises CniError with what keeps a daemon with these settings from starting."""
+    """Raises CniError with the reason if a daemon with these settings could not start."""
     State(Copy(Path(settings.run_dir) / STORE_NAME), settings)

@@ -1,7 +1,7 @@
-"""The problems that exist on this node now, and their beginnings and ends in the log.
+"""The problems that exist on this node now; the log has a line when one begins and when it ends.
 
-A component notes a problem under its code and a subject (a device, a record, a step), and clears it under the same. A
-step that may fail runs inside `step`: what it raises becomes a problem and does not reach the steps after it.
+A component notes a problem under its code and a subject (a device, a record, a step), and clears it under the same
+pair. A step that may fail runs inside `step`: an exception becomes a problem, and the steps after it run.
 """
 
 from __future__ import annotations
@@ -19,15 +19,14 @@ log = logging.getLogger(__name__)
 
 
 class ProblemBoard:
-    """Holds problems by code and subject. Every method may be called from any thread and never waits for I/O but the
-    log's."""
+    """Holds problems by code and subject. Thread-safe; no method waits for I/O except the log's."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._noted: dict[tuple[str, str], Problem] = {}
 
     def note(self, code: str, subject: str, text: str) -> None:
-        """The problem exists from now on, or has this text now. Raises KeyError for an unregistered code."""
+        """Add the problem, or change its text. Raises KeyError for an unregistered code."""
         severity, text = REGISTRY[code].severity, one_line(text)
         problem = Problem(code, text)
         with self._lock:
@@ -36,38 +35,38 @@ class ProblemBoard:
             log.log(logging.ERROR if severity == "error" else logging.WARNING, "problem=%s %s", code, text)
 
     def clear(self, code: str, subject: str = "") -> None:
-        """The problem exists no more, if it did."""
+        """Remove the problem if it exists."""
         with self._lock:
             before = self._noted.pop((code, subject), None)
         if before is not None:
             log.info("resolved=%s %s", code, before.text)
 
     def set(self, code: str, subject: str, text: str) -> None:
-        """`note` where there is a text, else `clear`."""
+        """`note` if `text` is not empty, else `clear`."""
         if text:
             self.note(code, subject, text)
         else:
             self.clear(code, subject)
 
     def set_all(self, code: str, texts: dict[str, str]) -> None:
-        """The problems of this code are these, by subject; every other of the code is cleared."""
+        """Set the problems of this code to `texts` (text by subject); clear every other problem of the code."""
         with self._lock:
-            gone = [subject for held, subject in self._noted if held == code and subject not in texts]
+            gone = [subject for noted, subject in self._noted if noted == code and subject not in texts]
         for subject in gone:
             self.clear(code, subject)
         for subject, text in texts.items():
             self.note(code, subject, text)
 
     def subjects(self, code: str) -> frozenset[str]:
-        """The subjects that have the problem now."""
+        """The subjects that have a problem of this code now."""
         with self._lock:
             return frozenset(subject for held, subject in self._noted if held == code)
 
     @contextlib.contextmanager
     def step(self, code: str, subject: str, what: str) -> Iterator[None]:
-        """Run one step: what it raises is the problem `code` with the text "`what`: reason"; success clears it.
+        """Run one step: an exception becomes the problem `code` with the text "`what`: reason"; success clears it.
 
-        An exception that is neither CniError nor OSError is logged with its traceback, and is a problem as well.
+        An exception that is neither CniError nor OSError is also logged with its traceback.
         """
         try:
             yield
@@ -84,6 +83,6 @@ class ProblemBoard:
         self.note(code, subject, f"{what}: {reason}")
 
     def problems(self) -> list[Problem]:
-        """All that exist now, in the order of their beginning."""
+        """All problems that exist now, oldest first."""
         with self._lock:
             return list(self._noted.values())

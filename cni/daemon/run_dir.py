@@ -1,8 +1,9 @@
-"""The run directory, for as long as a daemon has it: nobody else's, and put back when somebody takes it away.
+"""The lock on the run directory: one daemon holds it exclusively, and restores the directory when it is deleted.
 
-Two locks keep a second daemon out. One on a file in the directory does wherever the directory can be seen; it goes when
-the directory is deleted. One in a directory of root's alone outlives that: a daemon that is started meanwhile waits
-until this one is back in its place. Neither can be taken by a user without privileges.
+Two locks keep a second daemon out. The first is on a file in the run directory: it works in every mount namespace that
+shows the directory, and is lost when the directory is deleted. The second is in a directory that only root may write,
+and survives that deletion: a daemon that is started meanwhile waits until the first daemon has restored its directory.
+A user without privileges can take neither.
 """
 
 from __future__ import annotations
@@ -22,37 +23,38 @@ from cni.plugin import delete_queue
 log = logging.getLogger(__name__)
 
 AUTOSTART_NAME = "autostart.lock"  # cni/plugin/autostart.py says what it holds
-DEPUTY = "--deputy-of"  # option: the daemon that this process replaces if it does not come back
-COMING_BACK = 5.0  # seconds that it has for that
-REPLACED = "ZLAYER_CNI_REPLACED"  # environment: why the daemon before this one replaced itself
+DEPUTY = "--deputy-of"  # option: pid of the daemon that this process replaces if that daemon does not come back
+COMING_BACK = 5.0  # seconds that the daemon has to come back
+REPLACED = "ZLAYER_CNI_REPLACED"  # environment: why the previous daemon replaced itself
 LOCK_NAME, PID_NAME, LOG_NAME, SOCKET_NAME = "overlayd.lock", "overlayd.pid", "overlayd.log", "cni.sock"
-DYING = 2.0  # seconds that a killed daemon may take to come out of the kernel
-RETURNING = 5.0  # seconds that a living one may take to be back in a directory that was taken from it
-ENDING = 10.0  # seconds that one whose place is taken over may take to end by itself
-STEP = 0.01  # seconds between two looks
+DYING = 2.0  # seconds that the kernel may take to end a killed daemon
+RETURNING = 5.0  # seconds that a running daemon may take to restore a run directory that was deleted
+ENDING = 10.0  # seconds that a daemon has to end by itself when another one takes over
+STEP = 0.01  # seconds between two attempts
 
 Ident = tuple[int, int]
 
 
 class Occupied(StateUnusable):
-    """Another daemon has the run directory, and serves."""
+    """Another daemon holds the run directory and serves."""
 
 
 class RunDirLock:
-    """One daemon's hold on one run directory. Not for use from several threads at once."""
+    """One daemon's lock on one run directory. Not thread-safe."""
 
     def __init__(self, run_dir: Path, take_over: bool = False, locks_dir: Path | None = None) -> None:
-        """Take it, made where it is missing; if `take_over`, from a daemon that has it, which is ended.
+        """Create the run directory if it is missing, and take its locks. With `take_over`, end the daemon that holds
+        them.
 
-        `locks_dir` is where the second lock is, None for the usual place. Raises StateUnusable if another daemon has
-        it, or if a user other than root may replace what is in it; OSError.
+        `locks_dir`: the directory of the second lock, None for the default. Raises Occupied if another daemon holds
+        the run directory, StateUnusable if a user other than root may replace its contents; OSError.
         """
         self.run_dir = run_dir
         self._locks_dir = locks_dir
-        self._may_end = take_over
+        self._may_take_over = take_over
         run_dir.mkdir(0o755, parents=True, exist_ok=True)
         _refuse_others(run_dir)
-        self._name: tuple[int, str] | None = None  # the second lock's descriptor, and what it is called
+        self._name: tuple[int, str] | None = None  # the second lock's descriptor and name
         self._lock = -1
         self._ident: Ident = (0, 0)
         try:
@@ -66,9 +68,10 @@ class RunDirLock:
         pid = self.run_dir / PID_NAME
         while not self._take_name() or not self._take_lock():
             waited = time.monotonic() - begun
-            # Whoever has no door is on his way out, or on his way back into a directory that was taken from him.
+            # No cni.sock: the other daemon is either shutting down or recreating a run directory that was deleted.
+            # Wait; do not fail yet.
             serving = not process.is_ending(_holder(pid)) and (self.run_dir / SOCKET_NAME).exists()
-            if (serving or waited > DYING) and self._may_end:
+            if (serving or waited > DYING) and self._may_take_over:
                 self._end(_holder(pid))
                 begun = time.monotonic()
             elif serving or waited > (DYING if self._name is not None else RETURNING):
@@ -78,21 +81,23 @@ class RunDirLock:
         pid.write_text(f"{os.getpid()}\n")
 
     def _end(self, holder: int) -> None:
-        """End the daemon that has the place, once: whoever is there afterwards was started on purpose."""
-        self._may_end = not holder  # he may not have written his number yet
+        """End the daemon that holds the run directory, once: a daemon that holds it afterwards was started on
+        purpose."""
+        self._may_take_over = not holder  # 0: that daemon may not have written its pid yet, so try again
         if holder and process.end_daemon(holder, ENDING):
             log.info("took %s over from process %d, which has ended", self.run_dir, holder)
 
     def _take_name(self) -> bool:
-        """The lock for the place: by its parent, which is still there when the directory is not."""
+        """Take the second lock. Its name derives from the parent directory's inode and the run directory's name, which
+        are still valid when the run directory is deleted."""
         if self._name is not None:
             return True
         status = self.run_dir.parent.stat()
-        called = f"run-dir-{delete_queue.key((str(status.st_dev), str(status.st_ino), self.run_dir.name))}"
-        fd = locks.hold(called, self._locks_dir)
+        lock_name = f"run-dir-{delete_queue.key((str(status.st_dev), str(status.st_ino), self.run_dir.name))}"
+        fd = locks.hold(lock_name, self._locks_dir)
         if fd is None:
             return False
-        self._name = fd, called
+        self._name = fd, lock_name
         return True
 
     def _take_lock(self) -> bool:
@@ -112,7 +117,8 @@ class RunDirLock:
         )
 
     def retake(self) -> None:
-        """Make the directory ours again. Raises StateUnusable if another daemon was faster, OSError."""
+        """Recreate the run directory and take its lock again. Raises StateUnusable if another daemon took it first,
+        OSError."""
         self.run_dir.mkdir(0o755, parents=True, exist_ok=True)
         _refuse_others(self.run_dir)
         if file_identity(self.run_dir / LOCK_NAME) != self._ident and not self._take_lock():
@@ -121,10 +127,11 @@ class RunDirLock:
         _reopen_log(self.run_dir / LOG_NAME)
 
     def replace_daemon(self, reason: str) -> None:
-        """Another daemon in this process's place, which finds everything as this one leaves it. Does not return.
+        """Execute the daemon's program again in this process; the new daemon takes over what this one leaves. Does not
+        return.
 
-        Locks and sockets are closed by the kernel when the program is executed. Plugins that find the door closed
-        meanwhile wait for this process, by the note that one of them would have left when it started a daemon.
+        The kernel closes locks and sockets when the program is executed. Meanwhile plugins find no socket and wait for
+        this process: the autostart note written here is the one that a plugin writes when it starts a daemon.
         """
         log.critical("%s: the daemon replaces itself, containers stay connected", reason)
         with contextlib.suppress(OSError, ValueError):
@@ -135,7 +142,7 @@ class RunDirLock:
         process.execute_again({REPLACED: reason}, DEPUTY)
 
     def leave(self) -> None:
-        """Let go of it. Safe to repeat."""
+        """Release both locks. Idempotent."""
         if self._lock >= 0:
             with contextlib.suppress(OSError):
                 if _holder(self.run_dir / PID_NAME) == os.getpid():
@@ -160,7 +167,7 @@ def _refuse_others(run_dir: Path) -> None:
 
 
 def file_identity(path: Path) -> Ident | None:
-    """Which file is at `path`; None if there is none."""
+    """Device and inode of the file at `path`; None if there is none."""
     try:
         return _ident(path.stat())
     except OSError:
@@ -172,7 +179,7 @@ def _ident(status: os.stat_result) -> Ident:
 
 
 def _holder(pid: Path) -> int:
-    """The process that wrote its number into the file, 0 if nobody did."""
+    """The pid in the file, 0 if there is none."""
     try:
         return int(pid.read_text())
     except (OSError, ValueError):
@@ -180,7 +187,7 @@ def _holder(pid: Path) -> int:
 
 
 def _reopen_log(path: Path) -> None:
-    """What we say goes to the log that can be read, where it went to one that was deleted."""
+    """Redirect stdout and stderr to a new log file if the open one was deleted."""
     status = os.fstat(2)
     if not stat.S_ISREG(status.st_mode) or status.st_nlink:
         return

@@ -1,7 +1,8 @@
-"""The daemon's two doors: opened, opened again where somebody deleted them, and closed.
+"""The daemon's two sockets: the server opens them, opens them again when their files are deleted, and closes them.
 
-A socket is found by its path. One whose file is gone, or another's, hears nobody any more: what is connected stays so,
-and a new one takes its place, as the run directory's lock and records do (`run_dir.py`, `state/store.py`).
+Clients find a socket by its path. A socket whose file was deleted or replaced gets no new connections: existing
+connections stay open, and the server opens a new socket. The run directory's lock and the records are restored in the
+same way (`run_dir.py`, `state/store.py`).
 """
 
 from __future__ import annotations
@@ -31,38 +32,41 @@ from cni.overlay import wire
 log = logging.getLogger(__name__)
 
 WORKERS = 24  # threads for ADD, DEL, CHECK, GC; most of the time they wait for the kernel
-SHUTDOWN_GRACE = 10.0  # seconds that running calls get to come to their end at SIGTERM
-WATCH = 0.5  # seconds between two looks at our own files
-DESCRIPTORS = 65536  # as many as two crowds of idle clients need, many times over
+SHUTDOWN_GRACE = 10.0  # seconds that running calls have to finish after SIGTERM
+WATCH = 0.5  # seconds between two checks of the daemon's own files
+DESCRIPTORS = 65536  # many times the connection limits of both sockets together
 
 
 class Server:
-    """Everything between the sockets and the service. On the event loop; `answer` is called in threads."""
+    """Connects the sockets to the service. Runs on the event loop; `answer` is called in threads."""
 
     def __init__(
-        self, context: operations.OperationContext, premises: RunDirLock, store: Store, supervisor: Supervisor
+        self, context: operations.OperationContext, lock: RunDirLock, store: Store, supervisor: Supervisor
     ) -> None:
-        self._desk = context
+        self._context = context
         self._supervisor = supervisor
         self._loop_worker = context.service.crew.worker("event-loop", None)
         self._service: OverlayService = context.service
-        self._premises = premises
+        self._lock = lock
         self._store = store
-        self._path = premises.run_dir / SOCKET_NAME
+        self._path = lock.run_dir / SOCKET_NAME
         self._workers = ThreadPoolExecutor(WORKERS, "call")
         self._quick = ThreadPoolExecutor(2, "status")
         self._agent_workers = ThreadPoolExecutor(WORKERS, "agent")
         self._agent_quick = ThreadPoolExecutor(2, "ask")
-        self._doors: list[tuple[sockets.Listener, cni_socket.CniSocket, asyncio.Task[None]]] = []
-        self._agents: list[tuple[sockets.Listener, overlay_socket.OverlaySocket]] = []
-        self._ends = ExitWatcher(context.service.crew)
-        self._said = ""
+        self._cni_sockets: list[tuple[sockets.Listener, cni_socket.CniSocket, asyncio.Task[None]]] = []
+        self._overlay_sockets: list[tuple[sockets.Listener, overlay_socket.OverlaySocket]] = []
+        self._exit_watcher = ExitWatcher(context.service.crew)
+        self._last_error = ""
         self.stop = asyncio.Event()
 
     async def run(self, ready: Callable[[], None]) -> None:
-        """Open the doors, call `ready`, and serve until `stop` is set. Raises OSError where the first cannot be."""
-        self._open()
-        await self._open_for_agents()
+        """Open the sockets, call `ready`, and serve until `stop` is set.
+
+        Raises OSError if the CNI socket cannot be opened.
+        """
+        self._open_cni_socket()
+        await self._open_overlay_socket()
         log.info("zlayer-cni %s serves %s", __version__, self._path)
         ready()
         loop = asyncio.get_running_loop()
@@ -72,137 +76,148 @@ class Server:
         for task in background:
             task.cancel()
         log.info("ending; running containers stay connected")
-        for listener, _, accepting in self._doors:
+        for listener, _, accepting in self._cni_sockets:
             accepting.cancel()
             listener.remove()
-        finishing = [door.finish(SHUTDOWN_GRACE) for _, door, _ in self._doors]
-        await asyncio.gather(*finishing, *(door.close(SHUTDOWN_GRACE) for _, door in self._agents))
+        finishing = [door.finish(SHUTDOWN_GRACE) for _, door, _ in self._cni_sockets]
+        await asyncio.gather(*finishing, *(door.close(SHUTDOWN_GRACE) for _, door in self._overlay_sockets))
         self._workers.shutdown(wait=False, cancel_futures=True)
         self._quick.shutdown(wait=False, cancel_futures=True)
-        self._ends.close()
+        self._exit_watcher.close()
 
-    # --- the doors ---------------------------------------------------------------------------------------------------
+    # --- sockets -----------------------------------------------------------------------------------------------------
 
-    def _open(self) -> None:
-        """The plugins' door. Raises OSError."""
+    def _open_cni_socket(self) -> None:
+        """Open the socket that plugins and the operator's tool connect to. Raises OSError."""
         listener = sockets.listen(str(self._path), 0o600)
         door = cni_socket.CniSocket(listener.sock, self.answer, self._workers, self._quick, self._service.take_back)
-        self._doors.append((listener, door, asyncio.get_running_loop().create_task(door.serve())))
+        self._cni_sockets.append((listener, door, asyncio.get_running_loop().create_task(door.serve())))
 
-    async def _open_for_agents(self) -> None:
-        """The door for agents. Where another daemon has its socket that one is left in peace, and `status` says so."""
+    async def _open_overlay_socket(self) -> None:
+        """Open the overlay socket for agents. If another daemon has a socket at that path, that socket stays, and
+        `status` reports the problem."""
         path = overlay_socket.socket_of(self._service.settings)
         try:
             listener = sockets.listen(path, overlay_socket.MODE, sockets.GROUP)
         except OSError as error:
-            self._tell_closed(f"the overlay door is closed: {path}: {error.strerror}")
+            self._set_closed_problem(f"the overlay door is closed: {path}: {error.strerror}")
             return
-        self._tell_closed("")
+        self._set_closed_problem("")
         door = overlay_socket.OverlaySocket(
             listener,
-            lambda request: operations.carry_out(request, self._desk),
+            lambda request: operations.carry_out(request, self._context),
             self._agent_workers,
             self._agent_quick,
             quick_requests=operations.QUICK,
             end=self.stop.set,
         )
         await door.open()
-        self._agents.append((listener, door))
+        self._overlay_sockets.append((listener, door))
         log.info("agents are served at %s", path)
 
     def push(self, event: wire.AnyEvent) -> None:
-        """Tell every agent. Never waits; may be called from any thread."""
-        for _, door in tuple(self._agents):
+        """Send the event to every connected agent. Never blocks; may be called from any thread."""
+        for _, door in tuple(self._overlay_sockets):
             door.push(event)
 
-    def _tell_closed(self, note: str) -> None:
+    def _set_closed_problem(self, note: str) -> None:
         self._service.board.set("overlay-door-closed", "", note)
 
     async def _beat(self) -> None:
-        """The event loop's heartbeat, and a look at the one who listens to it."""
+        """Send the event loop's heartbeat to the supervisor, and restart the supervisor's thread if it ended."""
         while True:
             self._loop_worker.beat(WATCH)
             self._supervisor.check()
             await asyncio.sleep(WATCH)
 
-    # --- our files ---------------------------------------------------------------------------------------------------
+    # --- files of the run directory ----------------------------------------------------------------------------------
 
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(WATCH)
             try:
-                await self._look()
-                self._said = ""
+                await self._restore_files()
+                self._last_error = ""
             except StateUnusable as error:
                 log.error("%s: %s", error.msg, error.details)
                 self.stop.set()
             except (OSError, CniError) as error:
-                if self._said != str(error):
-                    log.error("what was taken out of %s cannot be put back: %s", self._premises.run_dir, error)
-                self._said = str(error)
+                if self._last_error != str(error):
+                    log.error("deleted files of %s cannot be restored: %s", self._lock.run_dir, error)
+                self._last_error = str(error)
 
-    async def _look(self) -> None:
-        """Put back what somebody took: the lock first, the doors last. Raises StateUnusable if we may not, OSError."""
-        if not self._premises.held():
-            log.warning("the run directory %s was taken away: making it ours again", self._premises.run_dir)
-            await asyncio.to_thread(self._premises.retake)
-            log.warning("the run directory %s is ours again", self._premises.run_dir)
+    async def _restore_files(self) -> None:
+        """Restore deleted files of the run directory: the lock first, the sockets last.
+
+        Raises StateUnusable if another daemon has the run directory now, OSError.
+        """
+        if not self._lock.held():
+            log.warning(
+                "the run directory %s was deleted or replaced: taking it again",
+                self._lock.run_dir,
+            )
+            await asyncio.to_thread(self._lock.retake)
+            log.warning("the lock of the run directory %s is taken again", self._lock.run_dir)
         if not self._store.intact():
             await asyncio.to_thread(self._store.rewrite)
-            log.warning("somebody laid hands on the records at %s: they were written anew", self._store.path)
-        if not self._doors[-1][0].is_there():
+            log.warning("the records at %s were changed from outside: they were written anew", self._store.path)
+        if not self._cni_sockets[-1][0].is_there():
             log.warning("the socket %s is gone: opening another", self._path)
-            listener, _, accepting = self._doors[-1]
-            self._open()
+            listener, _, accepting = self._cni_sockets[-1]
+            self._open_cni_socket()
             accepting.cancel()
             await asyncio.wait([accepting])
             listener.sock.close()
-        if not self._agents or not self._agents[-1][0].is_there():
+        if not self._overlay_sockets or not self._overlay_sockets[-1][0].is_there():
             path = overlay_socket.socket_of(self._service.settings)
             if file_identity(Path(path)) is None:
-                await self._open_for_agents()
+                await self._open_overlay_socket()
 
     # --- one call ----------------------------------------------------------------------------------------------------
 
     def answer(self, request: cni_socket.CniRequest) -> cni_socket.Reply:
-        """Carry out what a plugin, or the operator's tool, asks."""
+        """Carry out one request of a plugin or of the operator's tool."""
         if "TOOL" in request.env:
-            code, said = tool.answer(request.env, self._service)
-            return cni_socket.Reply(code, said)
+            code, output = tool.answer(request.env, self._service)
+            return cni_socket.Reply(code, output)
         tempdir_sweeper.note(request.env.get("UNPACKED", ""))
-        stray = elsewhere(request.env, self._service.kernel.own)
-        if stray is not None:
-            return cni_socket.Reply(1, f"{render_error(stray, version_of(request.stdin))}\n".encode())
-        spoken = verbs.serve(request.env, request.stdin, request.netns_fd, self._service, request.wanted)
-        if request.env.get("CNI_COMMAND") == "ADD" and spoken.code == 0:
-            self._follow(request)
-        return cni_socket.Reply(spoken.code, spoken.stdout.encode(), spoken.stderr.encode("utf-8", "replace"))
+        refusal = netns_mismatch(request.env, self._service.kernel.own)
+        if refusal is not None:
+            return cni_socket.Reply(1, f"{render_error(refusal, version_of(request.stdin))}\n".encode())
+        result = verbs.serve(request.env, request.stdin, request.netns_fd, self._service, request.wanted)
+        if request.env.get("CNI_COMMAND") == "ADD" and result.code == 0:
+            self._watch_plugin_exit(request)
+        return cni_socket.Reply(result.code, result.stdout.encode(), result.stderr.encode("utf-8", "replace"))
 
-    def _follow(self, request: cni_socket.CniRequest) -> None:
-        """An ADD counts if the process that the runtime started ends well: one that was killed after it had printed
-        its result has failed, whatever it printed, and the runtime need not call DEL (CNI 1.1.0, section 2)."""
+    def _watch_plugin_exit(self, request: cni_socket.CniRequest) -> None:
+        """Undo the ADD if its plugin process exits with an error.
+
+        An ADD succeeds only if the process that the runtime started exits with 0. A plugin that was killed after it
+        printed its result has failed, and the runtime need not call DEL (CNI 1.1.0, section 2).
+        """
         pid, _, started = request.env.get("WHOSE", "").partition(":")
         if pid.isdigit() and started.isdigit() and int(started):
             attempt = request.env.get("ATTEMPT", "")
-            self._ends.watch(int(pid), int(started), lambda: self._service.take_back(attempt))
+            self._exit_watcher.watch(int(pid), int(started), lambda: self._service.take_back(attempt))
 
 
-def elsewhere(env: Mapping[str, str], own: netns.NetnsId) -> InvalidConfig | None:
-    """The refusal (7) of a call whose plugin runs in another network namespace than this daemon: the container would
-    hang on the daemon's network, and not on that of its runtime. None for a call from here, from a plugin that could
-    not tell, and for DEL, which takes away what is there. Pure."""
-    said = env.get("OWN_NETNS", "")
-    if said in ("", f"{own.dev}:{own.ino}") or env.get("CNI_COMMAND") == "DEL":
+def netns_mismatch(env: Mapping[str, str], own: netns.NetnsId) -> InvalidConfig | None:
+    """The error (7) for a call whose plugin runs in another network namespace than this daemon: the container would be
+    attached to the daemon's network, not to its runtime's. None for a call from the daemon's own namespace, from a
+    plugin that could not determine its namespace, and for DEL, which only removes. Pure."""
+    plugin_netns = env.get("OWN_NETNS", "")
+    if plugin_netns in ("", f"{own.dev}:{own.ino}") or env.get("CNI_COMMAND") == "DEL":
         return None
     return InvalidConfig(
-        f"the plugin runs in the network namespace net:[{said.partition(':')[2]}], the overlay daemon in "
+        f"the plugin runs in the network namespace net:[{plugin_netns.partition(':')[2]}], the overlay daemon in "
         f"net:[{own.ino}] (process {os.getpid()}): a container would be attached to another host's network",
         "run both in one network namespace, or set runDir and dataDir to those of a daemon in the plugin's",
     )
 
 
 def raise_limits() -> None:
-    """As many descriptors as we may have, and more where we may ask for more (setrlimit(2))."""
+    """Raise the soft limit of file descriptors to the hard limit, and the hard limit to `DESCRIPTORS` where the
+    process has the privilege (setrlimit(2))."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     for limit in (max(hard, DESCRIPTORS), hard):
         try:

@@ -1,9 +1,9 @@
-"""Watches the daemon's threads: one that ended is started again, one that hangs is told, and in the end the daemon
-replaces itself.
+"""Watches the daemon's threads: starts a thread that ended again, reports a thread that hangs, and replaces the daemon
+when the thread goes on hanging.
 
-A hanging thread cannot be ended from outside, and may hold locks. So after `REPLACE` seconds the process executes its
-own program again: same process id, so a service manager keeps what it knows of it; records are on disk before they
-count, and links, tables and engines stay, so no packet is lost (docs/reliability.md).
+A hanging thread cannot be ended from outside, and may hold locks. After `REPLACE` seconds the process therefore
+executes its own program again. The process id stays, so a service manager still tracks the daemon. Records are on disk
+before they take effect, and links, tables and engines stay, so no packet is lost (docs/reliability.md).
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ from cni.host.worker import Crew, Pulse, Worker
 
 log = logging.getLogger(__name__)
 
-TICK = 1.0  # seconds between two looks
-LATE = 15.0  # seconds without a beat that was due, after which a thread counts as hanging
-REPLACE = 60.0  # the same, after which the daemon replaces itself
-STOPPED = 5.0  # seconds: a look that comes later than this was stopped with all the rest (SIGSTOP, a frozen machine)
+TICK = 1.0  # seconds between two checks
+LATE = 15.0  # seconds that a heartbeat may be overdue before the thread counts as hanging
+REPLACE = 60.0  # seconds that a heartbeat may be overdue before the daemon replaces itself
+STOPPED = 5.0  # seconds: a check later than this means that the whole process was stopped (SIGSTOP, a frozen machine)
 AGAIN = 5.0  # seconds between two starts of a thread that keeps ending
-SETTLED = 60.0  # seconds after which a thread that was started again counts as well
+SETTLED = 60.0  # seconds after which a restarted thread counts as healthy and its problem is cleared
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What to do at one look: start these, tell of these, replace the daemon because of that one."""
+    """The actions of one check: threads to start, threads to report, and the thread that the daemon is replaced for
+    ("" for none)."""
 
     start: tuple[str, ...] = ()
     hangs: tuple[str, ...] = ()
@@ -37,7 +38,8 @@ class Verdict:
 
 
 def judge(pulses: list[Pulse], started: dict[str, float], now: float) -> Verdict:
-    """Pure. `started`: when threads were started again, by name; times on the monotonic clock."""
+    """The actions that the threads' state calls for. Pure. `started`: when threads were started again, by name. Times
+    are seconds of the monotonic clock."""
     ended = [each.name for each in pulses if each.ended and now - started.get(each.name, now - AGAIN) >= AGAIN]
     overdue = {each.name: now - each.due for each in pulses if not each.ended}
     hangs = tuple(name for name, seconds in overdue.items() if seconds >= LATE)
@@ -46,13 +48,13 @@ def judge(pulses: list[Pulse], started: dict[str, float], now: float) -> Verdict
 
 
 class Supervisor:
-    """Of one process, in a thread of its own."""
+    """Watches the threads of one process, in a thread of its own."""
 
     def __init__(
         self, crew: Crew, board: ProblemBoard, replace: Callable[[str], None], alive: Callable[[], None]
     ) -> None:
-        """`replace` is called with the reason when the daemon must be replaced, and does not return where that
-        succeeds; `alive` at every look at which no thread hangs."""
+        """`replace` is called with the reason when the daemon must be replaced, and returns only on failure; `alive`
+        is called at every check at which no thread hangs."""
         self._crew, self._board, self._replace, self._alive = crew, board, replace, alive
         self._stop = threading.Event()
         self._looked = time.monotonic()
@@ -61,17 +63,17 @@ class Supervisor:
         self._own = Worker("supervisor", self._run)
 
     def start(self) -> None:
-        """Watch from now on."""
+        """Start watching."""
         self._looked = time.monotonic()
         self._own.start()
 
     def stop(self) -> None:
-        """Watch no more: the threads are about to end."""
+        """Stop watching: the threads are about to end."""
         self._own.retire()
         self._stop.set()
 
     def check(self) -> None:
-        """Start the supervisor's own thread again if it ended. For another thread, now and then."""
+        """Start the supervisor's own thread again if it ended. Called regularly by another thread."""
         if self._own.pulse().ended:
             log.error("the thread supervisor ended: starting it again")
             self._own.start()
@@ -81,7 +83,7 @@ class Supervisor:
             self.look(time.monotonic())
 
     def look(self, now: float) -> None:
-        """One look at every thread."""
+        """Check every thread once. `now`: seconds of the monotonic clock."""
         workers = {each.name: each for each in self._crew.all()}
         if now - self._looked > STOPPED:
             for each in workers.values():

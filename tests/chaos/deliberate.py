@@ -114,7 +114,7 @@ class UnheardIsKept:
 class TheEndIsNotFollowed:
     """The daemon takes a result that was printed for one that was heard, however its plugin ended."""
 
-    MODULE, NAME = "cni.daemon.server", "Server._follow"
+    MODULE, NAME = "cni.daemon.server", "Server._watch_plugin_exit"
 
     @staticmethod
     def instead(real, self, knock):

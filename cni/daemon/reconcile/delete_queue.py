@@ -1,5 +1,5 @@
-"""Deletions that plugins wrote down while no daemon answered: carried out before the doors open, and whenever more
-are found (a daemon that was stopped and goes on finds them at its next look)."""
+"""Carries out the deletions that plugins queued while no daemon answered: before the sockets open, and at every
+reconcile (a daemon that was stopped with SIGSTOP finds them at the next one)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from cni.plugin import delete_queue
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 5.0  # seconds to wait for plugins that are writing
+PATIENCE = 5.0  # seconds to wait for plugins that are writing to the queue
 
 
 def drain(run_dir: str, state: State, handler: cni_socket.Handler) -> None:
-    """Carry out what is queued. What fails stays for the next time; what is void or unreadable goes."""
+    """Carry out the queued deletions. One that failed and may succeed later stays queued; a void or unreadable one is
+    removed."""
     with delete_queue.Lock(run_dir, whole=True, patience=PATIENCE) as lock:
         if not lock.held:
             return
@@ -34,7 +35,7 @@ def drain(run_dir: str, state: State, handler: cni_socket.Handler) -> None:
 
 
 def _may_pass(stdout: bytes) -> bool:
-    """Whether the same deletion could succeed later; a broken request never will."""
+    """Whether the same deletion could succeed later; a malformed request cannot."""
     try:
         code = json.loads(stdout)["code"]
     except (ValueError, KeyError, TypeError):
@@ -43,13 +44,13 @@ def _may_pass(stdout: bytes) -> bool:
 
 
 def _is_void(request: cni_socket.CniRequest, state: State) -> bool:
-    """Whether a deletion is of another boot, or older than the attachment that has its key by now."""
+    """Whether a deletion is from another boot, or older than the attachment that has its key now."""
     boot = proc.boot_id()
     if request.env.get("BOOT_ID", boot) != boot:
         return True
     queued = request.env.get("QUEUED_NS", "")
     if not queued.isdigit():
         return False
-    who = (request.env.get("CNI_CONTAINERID", ""), request.env.get("CNI_IFNAME", ""))
-    newer = [a for a in state.snapshot() if (a.container, a.ifname) == who and a.made_at > int(queued) / 1e9]
+    attachment_id = (request.env.get("CNI_CONTAINERID", ""), request.env.get("CNI_IFNAME", ""))
+    newer = [a for a in state.snapshot() if (a.container, a.ifname) == attachment_id and a.made_at > int(queued) / 1e9]
     return bool(newer)

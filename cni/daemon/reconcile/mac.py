@@ -1,10 +1,11 @@
-"""A MAC that a later plugin of the chain gives to a container's interface becomes its port's.
+"""Adopts a MAC that a later plugin of the CNI chain sets on a container's interface as the MAC of its port.
 
-The fence lets a port speak under one MAC (docs/isolation.md). `tuning` with a `mac`, chained after us, sets another
-inside the container, where nobody tells the host, and the container would be cut off. So a new attachment's end is
-looked at a few times, ever more seldom, while its chain may still be running. What is another's, or may become
-another's, is not taken over: then the port stays closed. Nor is it while a process of a container is there that may
-administer the namespace: it may have given itself the MAC.
+The fence admits one source MAC for each port (docs/isolation.md). The plugin `tuning` with a `mac`, chained after
+zlayer-cni, sets another MAC inside the container; the host gets no notification, and the container would be cut off.
+So the watcher compares the MAC of a new attachment's container end several times, at doubling intervals, while the
+chain may still be running. A MAC that another attachment has, or may get, is not adopted: the port stays closed. A MAC
+is not adopted either while a process in the container's namespace may administer the namespace: the container may have
+set the MAC itself.
 """
 
 from __future__ import annotations
@@ -27,30 +28,30 @@ from cni.host.worker import IDLE, beat
 
 log = logging.getLogger(__name__)
 
-FIRST = 0.05  # seconds after the attach; each later look comes after twice the time, so that none is late by more
-PATIENCE = 5.0  # seconds that a look may take at the daemon's end
-LAST = 6.0  # seconds: a chain is through by then, and from then on who changes a MAC is the container
+FIRST = 0.05  # seconds from the attach to the first check; each interval is twice the one before
+PATIENCE = 5.0  # seconds that a running check may take when the daemon ends
+LAST = 6.0  # seconds after the attach: the chain has ended by then, and a later MAC change is the container's own
 
 
 class MacWatcher:
-    """Looks at new attachments, in a thread of its own."""
+    """Compares the MACs of new attachments, in a thread of its own."""
 
     def __init__(self, service: OverlayService) -> None:
         self._service = service
-        self._due: list[tuple[float, float, AttachmentKey, float]] = []  # when, after how long, who, made when
+        self._due: list[tuple[float, float, AttachmentKey, float]] = []  # due, interval, key, made_at
         self._change = threading.Condition()
         self._ended = False
         self._worker = service.crew.worker("tuned", self._run)
 
     def start(self) -> None:
-        """Begin, with the attachments that an earlier daemon made a moment ago."""
+        """Start the thread; attachments that an earlier daemon made less than `LAST` seconds ago are watched too."""
         for attachment in self._service.state.snapshot():
             if boot_clock() - attachment.made_at < LAST:
                 self.watch(attachment)
         self._worker.start()
 
     def stop(self) -> None:
-        """No look begins after this; one that is going on is waited for."""
+        """Stop the thread: no check begins after this; a running one is waited for up to `PATIENCE` seconds."""
         self._worker.retire()
         with self._change:
             self._ended = True
@@ -58,7 +59,7 @@ class MacWatcher:
         self._worker.join(PATIENCE)
 
     def watch(self, attachment: Attachment) -> None:
-        """Look at it from now on, for a while."""
+        """Watch the attachment's MAC from now on, for about `LAST` seconds."""
         self._push(FIRST, attachment.key, attachment.made_at)
 
     def _push(self, seconds: float, key: AttachmentKey, made_at: float) -> None:
@@ -67,19 +68,19 @@ class MacWatcher:
             self._change.notify()
 
     def _run(self) -> None:
-        while (found := self._next()) is not None:
+        while (due := self._next()) is not None:
             beat()
-            seconds, key, made_at = found
+            seconds, key, made_at = due
             try:
-                again = self._look(key, made_at)
+                check_again = self._check(key, made_at)
             except Exception:
-                log.exception("a look at the MAC of %s failed", "/".join(key))
-                again = False
-            if again and seconds * 2 < LAST:
+                log.exception("the check of the MAC of %s failed", "/".join(key))
+                check_again = False
+            if check_again and seconds * 2 < LAST:
                 self._push(seconds * 2, key, made_at)
 
     def _next(self) -> tuple[float, AttachmentKey, float] | None:
-        """Whose turn it is, when it is; None at the end."""
+        """Wait for the next check that is due: interval, key and made_at. None when the daemon ends."""
         with self._change:
             while not self._ended:
                 beat(IDLE)
@@ -89,8 +90,8 @@ class MacWatcher:
                 self._change.wait(min(self._due[0][0] - now, IDLE) if self._due else IDLE)
         return None
 
-    def _look(self, key: AttachmentKey, made_at: float) -> bool:
-        """Make the port's MAC what the container's end has; whether another look is worth while."""
+    def _check(self, key: AttachmentKey, made_at: float) -> bool:
+        """Make the port's MAC that of the container's end. Returns whether another check is useful."""
         attachment = self._service.state.attachments.get(key)
         if attachment is None or attachment.state != "live" or attachment.made_at != made_at:
             return False
@@ -101,7 +102,7 @@ class MacWatcher:
             with ContainerNetns(attachment.sandbox, NetnsId(*attachment.netns)) as inside:
                 end = inside.end_of(host)
         except OSError:
-            return False  # It is gone, or where we cannot look.
+            return False  # the namespace is gone, or cannot be entered
         if end is not None and end.mac != attachment.mac:
             if process.has_administrator(NetnsId(*attachment.netns)):
                 log.warning("%s has given itself the MAC %s: its port stays closed for it", "/".join(key), end.mac)
@@ -110,16 +111,17 @@ class MacWatcher:
         return end is not None
 
     def _take_over(self, attachment: Attachment, mac: str) -> None:
-        who = f"{attachment.ifname} of {attachment.container}"
+        name = f"{attachment.ifname} of {attachment.container}"
         try:
             self._service.attacher.revise(attachment, lambda: self._with_mac(attachment, mac))
         except (CniError, OSError) as error:
-            log.warning("%s has the MAC %s now, and its port stays closed for it: %s", who, mac, error)
+            log.warning("%s has the MAC %s now, and its port stays closed for it: %s", name, mac, error)
         else:
-            log.info("%s has the MAC %s now, and so has its port", who, mac)
+            log.info("%s has the MAC %s now, and so has its port", name, mac)
 
     def _with_mac(self, attachment: Attachment, mac: str) -> Attachment:
-        """The fence changed over. Raises CniError, with the port as it was or closed."""
+        """The attachment with the new MAC, admitted by the fence. Raises CniError; the port is then as before, or
+        closed."""
         service = self._service
         service.state.check_mac(mac, attachment)
         service.barrier.remove_port(attachment)

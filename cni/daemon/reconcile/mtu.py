@@ -1,9 +1,9 @@
 """Bridges and running containers follow the underlay's MTU.
 
-A container that was attached when the underlay was wider would send what no longer fits, and be told so packet by
-packet; one attached when it was narrower would never use what it could. So its interface, the host's end and the bridge
-are given the size that a new container gets. What somebody else has chosen stays as it is: an `mtu` in the
-configuration, or one that a later plugin of the chain has set.
+A container that was attached when the underlay's MTU was larger would send packets that no longer fit, and get an ICMP
+error for each; one attached when it was smaller would never use the larger MTU. So the container's interface, the host
+end and the bridge get the MTU that a new container gets. An MTU of another origin stays: an `mtu` in the configuration,
+or one that a later plugin of the chain has set.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ import msgspec
 from cni.daemon.attachments.overlay import OverlayService
 from cni.daemon.model.records import Attachment, AttachmentKey
 from cni.host import links
-from cni.host import mtu as sizes
+from cni.host import mtu as mtu_changes
 from cni.host.links import Link
 from cni.host.netlink import Netlink
 from cni.host.netns import NetnsId
 
 log = logging.getLogger(__name__)
 
-LEAST6 = 1280  # bytes: below it an interface loses IPv6 altogether (RFC 8200, section 5)
+LEAST6 = 1280  # bytes: an interface with a smaller MTU loses IPv6 (RFC 8200, section 5)
 
 
 def size_for(attachment: Attachment, mtu: int) -> int:
-    """The MTU of a running attachment where a new one gets `mtu`. Bytes."""
+    """The MTU, in bytes, that a running attachment gets when a new one gets `mtu`."""
     if attachment.mtu_chosen:
         return attachment.mtu
     six = any(ipaddress.ip_address(ip).version == 6 for ip in attachment.ips)
@@ -36,24 +36,25 @@ def size_for(attachment: Attachment, mtu: int) -> int:
 
 
 def bridge_sizes(attachments: Iterable[Attachment], mtu: int) -> dict[str, int]:
-    """The MTU of each bridge that cannot have `mtu`: no more than a port that could not follow has, for what is too
-    large for a port is dropped without a word. Bytes."""
-    found: dict[str, int] = {}
-    for each in attachments:
-        if each.state == "live" and not each.mtu_chosen and each.mtu < mtu:
-            found[each.bridge] = min(each.mtu, found.get(each.bridge, mtu))
-    return found
+    """The MTU, in bytes, of each bridge that cannot have `mtu`: the smallest MTU of its ports that could not follow,
+    because the bridge silently drops a packet that is too large for a port."""
+    sizes: dict[str, int] = {}
+    for attachment in attachments:
+        if attachment.state == "live" and not attachment.mtu_chosen and attachment.mtu < mtu:
+            sizes[attachment.bridge] = min(attachment.mtu, sizes.get(attachment.bridge, mtu))
+    return sizes
 
 
 class MtuFollower:
-    """Makes it so, for one node. Used by one thread."""
+    """Resizes the bridges and attachments of one node. Used by one thread."""
 
     def __init__(self, service: OverlayService) -> None:
         self._service = service
-        self._tried: dict[AttachmentKey, int] = {}  # who could not follow, and to which size
+        self._tried: dict[AttachmentKey, int] = {}  # MTU that an attachment could not get, so it is tried once
 
     def follow(self, mtu: int) -> None:
-        """Everything has the size that a new container gets, as far as it can. Idempotent; never raises OSError."""
+        """Give bridges and live attachments the MTU that a new container gets, where possible. `mtu`: bytes.
+        Idempotent. A link that cannot be resized is logged; never raises OSError."""
         state, kernel = self._service.state, self._service.kernel
         with Netlink() as socket:
             for attachment in state.snapshot():
@@ -67,21 +68,21 @@ class MtuFollower:
         self._tried = {key: size for key, size in self._tried.items() if key in state.attachments}
 
     def _is_late(self, attachment: Attachment, mtu: int) -> bool:
-        wanted = size_for(attachment, mtu)
-        return attachment.state == "live" and wanted not in (attachment.mtu, self._tried.get(attachment.key))
+        size = size_for(attachment, mtu)
+        return attachment.state == "live" and size not in (attachment.mtu, self._tried.get(attachment.key))
 
     def _resize(self, socket: Netlink, attachment: Attachment, mtu: int) -> None:
         host = self._service.kernel.find(attachment.host_veth)
         if host is None:
-            return  # the keeper's business
-        who = f"{attachment.ifname} of {attachment.container}"
+            return  # the reconciler releases it
+        name = f"{attachment.ifname} of {attachment.container}"
         self._tried[attachment.key] = mtu
 
         def work() -> Attachment:
-            known = (attachment.mtu, mtu)
-            where = (attachment.sandbox, NetnsId(*attachment.netns))
-            if not sizes.resize_port(socket, host, where, known, mtu):
-                log.info("%s keeps its MTU: it is somebody else's to choose", who)
+            known_sizes = (attachment.mtu, mtu)
+            namespace = (attachment.sandbox, NetnsId(*attachment.netns))
+            if not mtu_changes.resize_port(socket, host, namespace, known_sizes, mtu):
+                log.info("%s keeps its MTU: another program has set it", name)
                 return attachment
             del self._tried[attachment.key]
             return msgspec.structs.replace(attachment, mtu=mtu)
@@ -89,7 +90,7 @@ class MtuFollower:
         try:
             self._service.attacher.revise(attachment, work)
         except OSError as error:
-            log.warning("%s keeps the MTU %d in place of %d: %s", who, attachment.mtu, mtu, error)
+            log.warning("%s keeps the MTU %d in place of %d: %s", name, attachment.mtu, mtu, error)
 
     def _set(self, socket: Netlink, link: Link, mtu: int) -> None:
         if link.mtu == mtu:

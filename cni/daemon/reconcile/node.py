@@ -1,8 +1,8 @@
-"""Keeps records and kernel in agreement: once at start, then again and again.
+"""Reconciles records and kernel: once at start, then periodically.
 
-A new daemon adopts what the last one left: records without a link, links without a record, bridges, gateways, fence,
-settings are compared and mended both ways, without touching what is right. The same walk, repeated, is the drift check
-and the garbage collection of our own, for runtimes that forget a container (conformance G9).
+A new daemon adopts the state of the last one: records without a link, links without a record, bridges, gateways, fence
+and settings are compared and repaired in both directions; what is right stays untouched. The periodic comparison
+repairs drift, and releases the attachments of containers that a runtime forgot (conformance G9).
 """
 
 from __future__ import annotations
@@ -27,19 +27,20 @@ from cni.host.worker import beat
 
 log = logging.getLogger(__name__)
 
-INTERVAL = 10.0  # seconds between two looks; what looks dead is released at the second look in a row
-SETTLE = 0.5  # seconds between hearing of a loss and looking
+INTERVAL = 10.0  # seconds between two comparisons; an attachment that is dead at two in a row is released
+SETTLE = 0.5  # seconds from the notification of a loss to the comparison
 OUR_PORT = re.compile(r"zl-[0-9a-f]{10}-v|veth-[0-9]{1,10}-[sg]")
 OUR_BRIDGE = re.compile(r"zl-.+-(b|sh)")
 
 
 class Reconciler:
-    """Looks after one service, in a thread of its own."""
+    """Reconciles one node, in a thread of its own."""
 
     def __init__(
         self, service: OverlayService, alone: Callable[[], bool], also: Callable[[], None] = lambda: None
     ) -> None:
-        """`alone` tells whether no other daemon of ours works in this namespace; `also` is done at every look."""
+        """`alone`: whether no other zlayer-cni daemon works in this network namespace. `also` is called after every
+        comparison."""
         self._service = service
         self._alone = alone
         self._also = also
@@ -50,12 +51,12 @@ class Reconciler:
         self._worker = service.crew.worker("keeper", self._run)
 
     def start(self) -> None:
-        """Begin to look: after every interval, and soon after something of ours was taken away."""
-        self._monitor = Monitor(self._heard, crew=self._service.crew)
+        """Start comparing: every `INTERVAL`, and `SETTLE` seconds after a bridge or an address was removed."""
+        self._monitor = Monitor(self._on_kernel_event, crew=self._service.crew)
         self._worker.start()
 
     def stop(self) -> None:
-        """No look begins after this; one that is going on is waited for."""
+        """Stop: no comparison begins after this; a running one is waited for up to `INTERVAL` seconds."""
         self._worker.retire()
         self._stop.set()
         self._wake.set()
@@ -67,7 +68,7 @@ class Reconciler:
         while not self._stop.is_set():
             beat(INTERVAL)
             if self._wake.wait(INTERVAL):
-                self._stop.wait(SETTLE)  # what was taken away is seldom one thing alone
+                self._stop.wait(SETTLE)  # a removal seldom comes alone
             self._wake.clear()
             if self._stop.is_set():
                 return
@@ -76,19 +77,21 @@ class Reconciler:
                 self._also()
 
     def _step(self, subject: str, what: str) -> AbstractContextManager[None]:
-        """One step of a look: what it raises is a problem, and the steps after it are done all the same."""
+        """One step of a comparison: an exception becomes a problem, and the steps after it run."""
         beat()
         return self._service.board.step("look-incomplete", subject, what)
 
-    def _heard(self, kind: int, name: str) -> None:
-        """Wake up if a bridge of ours, or an address, has gone. Ports go all the time, and we are told by DEL."""
+    def _on_kernel_event(self, kind: int, name: str) -> None:
+        """Wake the thread if a bridge of the overlay or an address was removed. Ports are removed all the time, and
+        DEL reports those."""
         if is_loss(kind) and (not name or name in bridges(list(self._service.state.services.values()))):
             self._wake.set()
 
     # --- at start ----------------------------------------------------------------------------------------------------
 
     def adopt(self) -> None:
-        """Take over what an earlier daemon left: unfinished work is undone, strays go, the rest stays untouched."""
+        """Adopt an earlier daemon's state: undo unfinished attaches, remove links without a record, and leave the rest
+        untouched."""
         for attachment in self._service.state.snapshot():
             if attachment.state != "live":
                 self._release(attachment, "was never finished")
@@ -96,11 +99,11 @@ class Reconciler:
         self._sweep_strays()
 
     def _mark_ports(self) -> None:
-        """A port that an older version made says from now on itself whose it is."""
+        """Write the owner mark on ports that an older version made without one."""
         kernel = self._service.kernel
-        there = {link.name: link for link in kernel.all_links()}
+        links = {link.name: link for link in kernel.all_links()}
         for attachment in self._service.state.snapshot():
-            link = there.get(attachment.host_veth)
+            link = links.get(attachment.host_veth)
             if link is not None and is_unmarked(link, attachment):
                 try:
                     kernel.mark(link.index, naming.owner_mark(*attachment.key))
@@ -108,9 +111,9 @@ class Reconciler:
                     log.warning("%s could not be marked as %s's: %s", link.name, "/".join(attachment.key), error)
 
     def _sweep_strays(self) -> None:
-        """Remove links that we signed (name and MAC are of our making) and nobody recorded."""
+        """Remove links that this program made (name and MAC follow its rules) and that no record has."""
         state, kernel = self._service.state, self._service.kernel
-        ports = {each.host_veth for each in state.snapshot()}
+        ports = {attachment.host_veth for attachment in state.snapshot()}
         kept = set(bridges(state.services.values()))
         strays = [
             link
@@ -123,10 +126,10 @@ class Reconciler:
             log.warning("removing %s: a %s that no record knows", link.name, link.kind)
             kernel.remove_link(link.name)
 
-    # --- again and again -------------------------------------------------------------------------------------------
+    # --- periodically ----------------------------------------------------------------------------------------------
 
     def look(self) -> None:
-        """One comparison of everything, and what mends it."""
+        """Compare everything once, and repair the differences."""
         service = self._service
         names: dict[str, Link] | None = None
         with self._step("links", "the links could not be read"):
@@ -138,7 +141,7 @@ class Reconciler:
                 self._mend_bridges(names)
         with self._step("fence", "the fence could not be compared"):
             if service.barrier.load():
-                log.warning("the fence was not as it should be, and was mended")
+                log.warning("the fence differed from the records and was repaired")
         service.mend_node()
         with self._step("services", "services could not give back what they need no more"):
             service.services.shrink_all()
@@ -148,16 +151,16 @@ class Reconciler:
                 self._collect(names)
 
     def _mend_names(self, names: dict[str, Link]) -> None:
-        """A port that somebody renamed gets its name back: the fence admits it under no other."""
+        """Give renamed ports their name back: the fence admits a port under no other name."""
         state, kernel = self._service.state, self._service.kernel
-        strangers = {link.mac: link for link in names.values() if link.kind == "veth" and not is_our_port(link)}
+        foreign_veths = {link.mac: link for link in names.values() if link.kind == "veth" and not is_our_port(link)}
         for attachment in state.snapshot():
-            link = strangers.get(attachment.host_mac)
+            link = foreign_veths.get(attachment.host_mac)
             if link is None or attachment.state != "live" or attachment.host_veth in names:
                 continue
             if not is_port_of(link, attachment.key, attachment.host_mac):
                 continue
-            log.warning("%s was renamed to %s: taking that back", attachment.host_veth, link.name)
+            log.warning("%s was renamed to %s: renaming it back", attachment.host_veth, link.name)
             try:
                 with self._service.attacher.locked(attachment.key):
                     if state.attachments.get(attachment.key) == attachment:
@@ -167,7 +170,7 @@ class Reconciler:
                 log.warning("%s could not be renamed: %s", link.name, error)
 
     def _mend_bridges(self, names: dict[str, Link]) -> None:
-        """A bridge that someone deleted comes back, and ports that fell off it are put on again."""
+        """Rebuild bridges that were deleted or changed, and put their ports on them again."""
         service = self._service
         for name in service.services.broken(names):
             log.warning("bridge %s is gone, down, or lacks its gateway: setting it up again", name)
@@ -178,7 +181,8 @@ class Reconciler:
                 self._mend_port(port, bridge)
 
     def _mend_port(self, port: Link, bridge: Link) -> None:
-        """Put a port back on its bridge, and up. One that went meanwhile is the next look's business."""
+        """Put a port back on its bridge, and set it up. A port that was removed meanwhile is left to the next
+        comparison."""
         kernel = self._service.kernel
         try:
             if port.master != bridge.index:
@@ -188,10 +192,11 @@ class Reconciler:
                 log.warning("%s is down: bringing it up", port.name)
                 kernel.raise_port(port.index)
         except OSError as error:
-            log.warning("%s could not be mended: %s", port.name, error)
+            log.warning("%s could not be repaired: %s", port.name, error)
 
     def _collect(self, names: dict[str, Link]) -> None:
-        """Release what was dead at two looks in a row: its link was missing, or it was never finished."""
+        """Release attachments that are dead at two comparisons in a row: the link is missing, or the attach never
+        finished."""
         records = self._service.state.snapshot()
         gone = {a.key: a for a in records if a.state != "live" or not _is_its(names.get(a.host_veth), a)}
         for key, attachment in gone.items():
@@ -200,12 +205,12 @@ class Reconciler:
         self._dead = set(gone) - {key for key in gone if key not in self._service.state.attachments}
 
     def _release(self, attachment: Attachment, why: str) -> None:
-        who = f"{attachment.ifname} of {attachment.container} on {attachment.network}"
+        name = f"{attachment.ifname} of {attachment.container} on {attachment.network}"
         try:
             if self._service.attacher.release_dead(attachment):
-                log.info("%s %s: released %s", who, why, ", ".join(held.ip for held in attachment.addresses))
+                log.info("%s %s: released %s", name, why, ", ".join(held.ip for held in attachment.addresses))
         except (CniError, OSError) as error:
-            log.warning("%s %s, and could not be released: %s", who, why, error)
+            log.warning("%s %s, and could not be released: %s", name, why, error)
 
 
 def _is_its(link: Link | None, attachment: Attachment) -> bool:
@@ -213,10 +218,12 @@ def _is_its(link: Link | None, attachment: Attachment) -> bool:
 
 
 def is_our_port(link: Link) -> bool:
-    """Whether a link is the host's end of a port that we made: the name by our rule, the MAC following from it."""
+    """Whether a link is the host end of a port of the overlay: the name follows the naming rule, the MAC follows from
+    the name."""
     return link.kind == "veth" and bool(OUR_PORT.fullmatch(link.name)) and link.mac == macs.of_host_end(link.name)
 
 
 def is_our_bridge(link: Link) -> bool:
-    """Whether a link is a bridge that we made (ZLayer's own has the same name, and a MAC of the kernel's choice)."""
+    """Whether a link is a bridge that this program made. A bridge of ZLayer's daemon has the same name, but a MAC that
+    the kernel chose."""
     return link.kind == "bridge" and bool(OUR_BRIDGE.fullmatch(link.name)) and link.mac == macs.of_bridge(link.name)

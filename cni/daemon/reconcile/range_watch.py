@@ -1,4 +1,4 @@
-"""Starts the node when its ranges allow it, and looks at them again when links, addresses or routes change."""
+"""Starts the node when its ranges allow it, and compares them again when links, addresses or routes change."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from cni.host.worker import Crew, beat
 
 log = logging.getLogger(__name__)
 
-INTERVAL = 10.0  # seconds between two looks without news: /etc/resolv.conf announces none
-SETTLE = 0.03  # seconds from news to a look, so that what comes together is read once
-SHARE = 3  # a look is followed by a pause of so many times what it took: a host may have many routes that change often
-LONGEST = 2.0  # seconds that such a pause takes at most
-PATIENCE = 5.0  # seconds that a look may take at the daemon's end
+INTERVAL = 10.0  # seconds between two comparisons without an event: a change of /etc/resolv.conf sends none
+SETTLE = 0.03  # seconds from an event to the comparison, so that a burst of events is read once
+SHARE = 3  # the pause after a comparison, in multiples of its duration: a host may have many routes that change often
+LONGEST = 2.0  # seconds: the longest such pause
+PATIENCE = 5.0  # seconds that a running comparison may take when the daemon ends
 
 
 class RangeWatch:
-    """One node's, in a thread of its own."""
+    """Watches the ranges of one node, in a thread of its own."""
 
     def __init__(
         self,
@@ -35,8 +35,8 @@ class RangeWatch:
         board: ProblemBoard,
         crew: Crew,
     ) -> None:
-        """`begin` starts the node; `stand_down` takes away what an earlier daemon left, where it may not; `changed` is
-        called at each look of a node in service."""
+        """`begin` starts the node. `stand_down` removes an earlier daemon's data path if the node may not start.
+        `changed` is called at each comparison while the node is in service."""
         self._board, self._crew = board, crew
         self._ranges, self._begin, self._stand_down, self._changed = ranges, begin, stand_down, changed
         self._serving = False
@@ -46,8 +46,8 @@ class RangeWatch:
         self._worker = crew.worker("ranges", self._run)
 
     def start(self) -> None:
-        """Decide for the first time: start the node, or leave it out of service. Never raises: what fails is a problem,
-        and tried again."""
+        """Decide for the first time: start the node, or leave it out of service. Never raises: a failure becomes a
+        problem, and is tried again."""
         self._monitor = Monitor(lambda kind, name: self._wake.set(), ALL_GROUPS, crew=self._crew, name="monitor-ranges")
         if self._may_begin():
             self._begin()
@@ -67,7 +67,7 @@ class RangeWatch:
         try:
             return self._ranges.decide()
         except OSError as error:
-            # Containers are not kept from their network because the host's could not be read: the next look tells.
+            # A failed read of the host's networks must not cut containers off: start, and compare again later.
             log.error("the overlay's ranges could not be compared with the host's networks: %s", error)
             return True
 
@@ -77,7 +77,7 @@ class RangeWatch:
         return self._serving
 
     def stop(self) -> None:
-        """No look begins after this; one that is going on is waited for."""
+        """Stop: no comparison begins after this; a running one is waited for up to `PATIENCE` seconds."""
         self._worker.retire()
         self._ended.set()
         self._wake.set()
@@ -95,12 +95,12 @@ class RangeWatch:
                 return
             began = time.monotonic()
             with self._step():
-                self._look()
+                self._compare()
             self._ranges.looked()
             beat(LONGEST)
             self._ended.wait(min((time.monotonic() - began) * SHARE, LONGEST))
 
-    def _look(self) -> None:
+    def _compare(self) -> None:
         if self._serving:
             self._changed()
         elif self._ranges.decide():

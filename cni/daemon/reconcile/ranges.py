@@ -1,9 +1,9 @@
-"""The overlay's ranges beside the networks of the host: refused at the start, excepted when they come later.
+"""Overlaps of the overlay's ranges with the host's networks: refused at the start, excepted when they come later.
 
 At a start without containers an overlap keeps the node out of service: nothing is loaded, no call changes anything, and
-the node starts by itself when the overlap is gone. Once it serves, or where containers of an earlier daemon are there,
-the host keeps its networks: the fence excepts them (`Barrier`), no slot that touches them is given out (`State`), no
-route into a tunnel leads inside them (`Ways`), and the overlap is a problem.
+the node starts by itself when the overlap is gone. If the node serves already, or has containers of an earlier daemon,
+the host keeps its networks: the fence excepts them (`FenceController`), no slot that touches them is given out
+(`State`), no tunnel route leads into them (cni/daemon/mesh/), and the overlap is a problem.
 """
 
 from __future__ import annotations
@@ -21,47 +21,48 @@ from cni.errors import InvalidConfig
 from cni.host.kernel import Kernel
 from cni.host.links import Network
 
-PATIENCE = 5.0  # seconds that a caller waits for a look
+PATIENCE = 5.0  # seconds that a caller of `reconsider` waits for the comparison
 REFUSED, LATER = "overlay-range-refused", "overlay-range-overlap"
 
 
 class Ranges:
-    """What one node knows of it. Safe from any thread."""
+    """The overlaps of one node, as last compared. Thread-safe."""
 
     def __init__(self, state: State, kernel: Kernel, own: OwnAddresses, board: ProblemBoard) -> None:
         self._state, self._kernel, self._own, self._board = state, kernel, own, board
         self._refusal = ""
         self._inside: tuple[Network, ...] = ()
         self.news = threading.Event()
-        """Set when there may be something new; who looks (`RangeWatch`) clears it, and calls `looked`."""
-        self._looks = 0
-        self._look = threading.Condition()
+        """Set when the host's networks or the ranges may have changed. `RangeWatch` clears it, compares, and calls
+        `looked`."""
+        self._comparisons = 0
+        self._compared = threading.Condition()
 
     @property
     def refusal(self) -> str:
-        """Why the node is not in service, both ranges named; empty when it is."""
+        """Why the node is not in service, with both ranges named; empty if it is in service."""
         return self._refusal
 
     def decide(self) -> bool:
         """Whether the node may go into service now. Raises OSError."""
-        found = [*overlap.reserved(self._state.cidrs), *overlap.overlaps(self._state.cidrs, self._read())]
+        overlaps = [*overlap.reserved(self._state.cidrs), *overlap.overlaps(self._state.cidrs, self._read())]
         busy = bool(self._state.attachments or self._state.leases)
-        self._refusal = "" if busy else overlap.told(found)
+        self._refusal = "" if busy else overlap.told(overlaps)
         self._board.set(REFUSED, "", self._refusal and f"{self._refusal}: nothing of the overlay is loaded")
         return not self._refusal
 
     def reconsider(self) -> None:
-        """The ranges are others: have them looked at, and wait until that is done, some seconds at most."""
-        with self._look:
-            before = self._looks
+        """Request a comparison because the ranges changed, and wait for it, at most `PATIENCE` seconds."""
+        with self._compared:
+            before = self._comparisons
             self.news.set()
-            self._look.wait_for(lambda: self._looks > before, PATIENCE)
+            self._compared.wait_for(lambda: self._comparisons > before, PATIENCE)
 
     def looked(self) -> None:
-        """A look is done."""
-        with self._look:
-            self._looks += 1
-            self._look.notify_all()
+        """Called after each comparison: wake the callers of `reconsider`."""
+        with self._compared:
+            self._comparisons += 1
+            self._compared.notify_all()
 
     def refuse(self) -> None:
         """Raises InvalidConfig (7) while the node is not in service."""
@@ -71,43 +72,44 @@ class Ranges:
             )
 
     def judge(self, cidrs: Sequence[str]) -> None:
-        """Raises InvalidConfig, OSError if these would not do as the overlay's ranges on this host."""
-        found = [*overlap.reserved(cidrs), *overlap.overlaps(cidrs, self._read())]
-        if found:
-            raise InvalidConfig(overlap.told(found))
+        """Raises InvalidConfig if `cidrs` cannot be the overlay's ranges on this host, OSError."""
+        overlaps = [*overlap.reserved(cidrs), *overlap.overlaps(cidrs, self._read())]
+        if overlaps:
+            raise InvalidConfig(overlap.told(overlaps))
 
     def networks(self) -> list[Network]:
-        """The networks of the host over the ranges, as they are now; each is noted as a problem. Raises OSError."""
-        found = overlap.overlaps(self._state.cidrs, self._read())
-        self._inside = inside(found)
-        self._board.set_all(LATER, {str(each.host.network): self._told(each) for each in found})
-        return [each.host.network for each in found]
+        """The host's networks that overlap the ranges now; each is noted as a problem. Raises OSError."""
+        overlaps = overlap.overlaps(self._state.cidrs, self._read())
+        self._inside = inside(overlaps)
+        self._board.set_all(LATER, {str(each.host.network): self._problem_text(each) for each in overlaps})
+        return [each.host.network for each in overlaps]
 
     def inside(self) -> tuple[Network, ...]:
-        """Those of the last look that are no larger than the range they are in: no tunnel's route leads into them."""
+        """The overlapping networks of the last comparison that are no larger than the range they are in: no tunnel
+        route leads into them."""
         return self._inside
 
     def _read(self) -> tuple[HostNetwork, ...]:
-        seen = self._kernel.surroundings()
-        return overlap.host_networks(seen, self._own.known(seen.addresses))
+        surroundings = self._kernel.surroundings()
+        return overlap.host_networks(surroundings, self._own.known(surroundings.addresses))
 
-    def _told(self, each: Overlap) -> str:
+    def _problem_text(self, found: Overlap) -> str:
         used = [
             f"{subnet} of service {service.name}"
             for service in list(self._state.services.values())
             for subnet in service.subnets
-            if _overlap(ipaddress.ip_network(subnet), each.host.network)
+            if _overlap(ipaddress.ip_network(subnet), found.host.network)
         ]
-        used += [f"{own} of the node" for own in self._state.node_addresses() if own in each.host.network]
-        said = f"{each}: it stays the host's, and no subnet in it is given out"
-        return f"{said}; but in use: {', '.join(used)}" if used else said
+        used += [f"{own} of the node" for own in self._state.node_addresses() if own in found.host.network]
+        text = f"{found}: it stays the host's, and no subnet in it is given out"
+        return f"{text}; but in use: {', '.join(used)}" if used else text
 
 
-def inside(found: Sequence[Overlap]) -> tuple[Network, ...]:
-    """The host's networks that are no larger than the range they overlap. A larger one keeps what the overlay does not
-    use: the overlay's routes are the more specific ones."""
+def inside(overlaps: Sequence[Overlap]) -> tuple[Network, ...]:
+    """The host's networks that are no larger than the range they overlap. A larger one keeps the part that the overlay
+    does not use, because the overlay's routes are more specific."""
     return tuple(
-        dict.fromkeys(each.host.network for each in found if each.host.network.prefixlen >= each.range.prefixlen)
+        dict.fromkeys(each.host.network for each in overlaps if each.host.network.prefixlen >= each.range.prefixlen)
     )
 
 
