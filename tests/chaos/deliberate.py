@@ -124,7 +124,7 @@ class TheEndIsNotFollowed:
 class TheDirectoryIsNotTakenBack:
     """Nobody looks whether the run directory is still there."""
 
-    MODULE, NAME = "cni.daemon.server", "Server._look"
+    MODULE, NAME = "cni.daemon.server", "Server._restore_files"
 
     @staticmethod
     async def instead(real, self):
