@@ -1,14 +1,14 @@
-"""Chooses the face: the runtime's plugin, the daemon, or the operator's tool; imports only the one that is asked for.
+"""The entry point: selects the plugin, the daemon or the operator's tool, and imports only the selected one.
 
-| how it is started                           | what it is                                  |
-| ------------------------------------------- | ------------------------------------------- |
-| `CNI_COMMAND` set and not empty, no words   | the plugin: one verb, then gone             |
-| `zlayer-cni overlayd [...]`                 | the daemon                                  |
-| `zlayer-cni WORD [...]`                     | the operator's tool                         |
-| nothing                                     | a greeting on stderr, exit 0                |
+| how it is started                             | what runs                                 |
+| --------------------------------------------- | ----------------------------------------- |
+| `CNI_COMMAND` set and not empty, no arguments | the plugin: one verb, then exit           |
+| `zlayer-cni overlayd [...]`                   | the daemon                                |
+| `zlayer-cni COMMAND [...]`                    | the operator's tool                       |
+| no arguments, no `CNI_COMMAND`                | a short description on stderr, exit 0     |
 
-A plugin call pays for every import here, so there is nothing but what the interpreter has loaded anyway: `posix`, and
-not `os`, which adds to it what no call needs and takes a tenth of its time.
+Every import in this module is on the path of a plugin call. The module imports only what the interpreter has already
+loaded: `posix` instead of `os`, because importing `os` takes a tenth of a call.
 """
 
 import posix
@@ -16,33 +16,33 @@ import sys
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the face that the environment and `argv` (without the program's name) ask for; returns the exit code."""
-    words = sys.argv[1:] if argv is None else argv
-    if not words:
+    """Run what the environment and `argv` (without the program's name) select; returns the exit code."""
+    argv_given = sys.argv[1:] if argv is None else argv
+    if not argv_given:
         if posix.environ.get(b"CNI_COMMAND"):
             from cni.plugin import main as plugin
 
             return plugin.main()
         return _greet()
-    if words == ["--version"]:
+    if argv_given == ["--version"]:
         return _version()
     if getattr(sys, "frozen", False):
         from cni import unpack
 
         if unpack.is_single_file():
-            return unpack.become_program(words)
+            return unpack.exec_program(argv_given)
         unpack.forget_start()
-    if words[0] == "overlayd":
+    if argv_given[0] == "overlayd":
         from cni.daemon.main import main as daemon
 
-        return daemon(words[1:])
+        return daemon(argv_given[1:])
     from cni.cli.main import main as tool
 
-    return tool(words)
+    return tool(argv_given)
 
 
 def _greet() -> int:
-    """What this is, for someone who ran it by hand (conformance: the skeleton does the same for an empty verb)."""
+    """Print a description for a start by hand. The CNI plugin skeleton does the same for an empty verb."""
     from cni import __version__
     from cni.plugin import client
     from cni.plugin import main as plugin
@@ -68,7 +68,7 @@ def _version() -> int:
 if __name__ == "__main__":
     code = main()
     if not sys.argv[1:]:
-        # The plugin writes to the descriptors itself: nothing is left to flush, and finalising the interpreter is
-        # a tenth of what a call costs.
+        # The plugin writes to the descriptors directly, so nothing is left to flush. Finalising the interpreter takes
+        # a tenth of a call.
         posix._exit(code)
     sys.exit(code)

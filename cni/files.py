@@ -1,17 +1,18 @@
-"""Files put in place at once: what is found under the name is the old content or the new one, never a part.
+"""Atomic writes: a reader finds the old content or the new content, never a part of it.
 
-For every process of the product, the plugin too: with `os` alone, for pathlib would cost most of a plugin call.
+Used by every process of the product, the plugin included. Uses `os` only: importing pathlib would take most of the time
+of a plugin call.
 """
 
 import os
 
 
 def write(path: str, content: bytes, mode: int = 0o600, *, durable: bool = True, alone: bool = True) -> None:
-    """`path` holds `content` afterwards, or is as it was. The directory is there.
+    """Replace `path` by a file with `content` and permission bits `mode`. The directory must exist.
 
-    `durable`: not after a power cut either. `alone`: no other process writes this file at the same time, so that one
-    name serves for the new content, and what a killed writer left is overwritten. Raises OSError; then the new content
-    is gone.
+    `durable`: the new content also survives a power failure. `alone`: no other process writes this file at the same
+    time, so the temporary file has a fixed name, and the temporary file of a killed writer is overwritten. Raises
+    OSError; then `path` is unchanged and the temporary file is removed.
     """
     directory, name = os.path.split(path)
     fresh = os.path.join(directory, f".{name}.new" if alone else f".{name}.{os.getpid()}.new")
@@ -31,14 +32,15 @@ def write(path: str, content: bytes, mode: int = 0o600, *, durable: bool = True,
         try:
             os.unlink(fresh)
         except OSError:
-            pass  # It was never made, or the file system takes no changes any more.
+            pass  # The file was not created, or the file system has become read-only.
         raise
     if durable:
         sync(directory)
 
 
 def sync(path: str) -> None:
-    """A file's content, or a directory's entries, survive a power cut. Raises OSError."""
+    """Flush a file's content, or a directory's entries, to disk, so that they survive a power failure. Raises
+    OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -47,10 +49,11 @@ def sync(path: str) -> None:
 
 
 def sync_tree(directory: str) -> None:
-    """`sync` of everything below the directory; symbolic links are entries of theirs. Raises OSError."""
-    for here, _, names in os.walk(directory):
+    """`sync` every file and directory below `directory`, itself included. A symbolic link is flushed as an entry of its
+    directory. Raises OSError."""
+    for parent, _, names in os.walk(directory):
         for name in names:
-            path = os.path.join(here, name)
+            path = os.path.join(parent, name)
             if not os.path.islink(path):
                 sync(path)
-        sync(here)
+        sync(parent)

@@ -1,12 +1,12 @@
-"""What the frozen program runs first: for a plugin call it brings only what a plugin call needs.
+"""The first script of the frozen program: for a plugin call it loads only the modules that a plugin call needs.
 
-PyInstaller's own start reads its archive's table of contents, installs its importers and walks its directory: a fifth
-of what a plugin call costs. While a daemon answers, a call imports two modules of ours and nothing else, and a third
-where the configuration says which daemon. So those travel beside the archive, as code, and PyInstaller's start happens
-when the first other module is asked for, or at once for the daemon and the tool. plugin.spec puts this file, with what
-it carries, in place of PyInstaller's first script.
+PyInstaller's own start reads the table of contents of its archive, installs its importers and walks its directory: a
+fifth of the time of a plugin call. While a daemon answers, a call imports two modules of ours, and a third if the
+configuration names the daemon. These modules are stored beside the archive, as code. PyInstaller's start runs when the
+first other module is imported, and at once for the daemon and the tool. plugin.spec puts this file, with the code it
+carries, in place of PyInstaller's first script.
 
-Not imported by anything; nothing here but what the interpreter has loaded.
+No module imports this one. It uses only modules that the interpreter has already loaded.
 """
 
 import marshal
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class PreloadedFinder:
-    """A finder, and the loader, of modules that travel beside the archive."""
+    """Finder and loader of the modules that are stored beside the archive."""
 
     def __init__(self, codes: "Mapping[str, bytes]") -> None:
         self._codes = codes
@@ -29,21 +29,21 @@ class PreloadedFinder:
     def find_spec(
         self, name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
     ) -> "ModuleSpec | None":
-        """The spec of a module that is at hand; None for any other."""
+        """The spec of a module that is stored beside the archive; None for any other."""
         return type(sys.__spec__)(name, self) if name in self._codes else None  # type: ignore[arg-type]
 
     def create_module(self, spec: "ModuleSpec") -> "ModuleType | None":
-        """None: the import system makes the module."""
+        """None: the import system creates the module."""
         return None
 
     def exec_module(self, module: "ModuleType") -> None:
-        """Execute its code."""
-        module.__file__ = _place(module.__name__) + ".pyc"
+        """Execute the module's code."""
+        module.__file__ = _module_path(module.__name__) + ".pyc"
         exec(marshal.loads(self._codes[module.__name__]), module.__dict__)
 
 
 class LazyPyInstallerFinder:
-    """A finder that finds nothing itself: asked for a module that nobody has, it starts PyInstaller's importers."""
+    """The last finder: asked for a module that no other finder has, it installs PyInstaller's importers."""
 
     def __init__(self, importers: "Mapping[str, bytes]") -> None:
         self._importers = importers
@@ -62,9 +62,9 @@ class LazyPyInstallerFinder:
 
 
 def begin(importers: "Mapping[str, bytes]", carried: "Mapping[str, bytes]", at_hand: "Mapping[str, bytes]") -> None:
-    """Start: `importers` are PyInstaller's own modules in the order they need each other, `carried` those of every
-    plugin call likewise, a package's code before its modules', and `at_hand` those of some calls; all as marshalled
-    code, by name."""
+    """Start the program. All three arguments map module names to marshalled code: `importers` holds PyInstaller's own
+    modules in import order, `carried` the modules of every plugin call in import order (a package before its modules),
+    `at_hand` the modules of some plugin calls."""
     sys.frozen = True  # type: ignore[attr-defined]
     if len(sys.argv) > 1 or not posix.environ.get(b"CNI_COMMAND"):
         install(importers)
@@ -76,30 +76,30 @@ def begin(importers: "Mapping[str, bytes]", carried: "Mapping[str, bytes]", at_h
 
 
 def install(importers: "Mapping[str, bytes]") -> None:
-    """PyInstaller's importers, as its own start installs them."""
+    """Install PyInstaller's importers, as PyInstaller's own start does."""
     for name, code in importers.items():
         _load(name, code, False)
     sys.modules["pyimod02_importers"].install()
-    sys.path_importer_cache.clear()  # directories that were looked into before
+    sys.path_importer_cache.clear()  # it holds finders that were created before the importers were installed
 
 
 def _load(name: str, code: bytes, is_package: bool) -> None:
-    """Execute `code` as the module of that name, known to the import system and to its package."""
+    """Execute `code` as the module `name`, and register it in sys.modules and in its package."""
     spec = type(sys.__spec__)(name, None, is_package=is_package)
     module = type(sys)(name)
     module.__spec__ = spec
     parent, _, last = name.rpartition(".")
     module.__package__ = name if is_package else parent
-    place = _place(name)
-    module.__file__ = f"{place}/__init__.pyc" if is_package else f"{place}.pyc"
+    path = _module_path(name)
+    module.__file__ = f"{path}/__init__.pyc" if is_package else f"{path}.pyc"
     if is_package:
-        module.__path__ = spec.submodule_search_locations = [place]
+        module.__path__ = spec.submodule_search_locations = [path]
     sys.modules[name] = module
     exec(marshal.loads(code), module.__dict__)
     if parent:
         setattr(sys.modules[parent], last, module)
 
 
-def _place(name: str) -> str:
-    """Where a module of that name would lie, without its suffix: for tracebacks alone."""
+def _module_path(name: str) -> str:
+    """The path that the module would have, without suffix; used in tracebacks only."""
     return "/".join((sys._MEIPASS, *name.split(".")))  # type: ignore[attr-defined]

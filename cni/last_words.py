@@ -1,7 +1,7 @@
-"""Why the last start of the daemon failed, one line in the run directory: for `doctor`, and for the error of a call
-that could not be served. It is gone as soon as a daemon serves.
+"""The reason why the last start of the daemon failed: one line in a file of the run directory. `doctor` shows it, and
+so does the error of a call that could not be served. A daemon removes the file when it serves.
 
-Only what the daemon worded as an error for people is written, never its log: that may quote anything.
+The file holds only the text of an error, never text of the log: the log may quote any input.
 """
 
 import os
@@ -13,7 +13,8 @@ LONGEST = 2000  # characters
 
 
 def write(run_dir: str, text: str) -> None:
-    """These are the last words. Never raises: a full disk must not hide the error itself."""
+    """Write the reason, as one line of at most LONGEST characters. Never raises: a full disk must not hide the error
+    itself."""
     line = " ".join(text.split())[:LONGEST]
     try:
         os.makedirs(run_dir, 0o755, exist_ok=True)
@@ -24,7 +25,7 @@ def write(run_dir: str, text: str) -> None:
 
 
 def read(run_dir: str) -> str:
-    """The last words; empty where the last start succeeded, and where they may not be read."""
+    """The reason; empty if the last start succeeded, or if the file cannot be read."""
     try:
         fd = os.open(os.path.join(run_dir, NAME), os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
@@ -38,7 +39,7 @@ def read(run_dir: str) -> str:
 
 
 def clear(run_dir: str) -> None:
-    """A daemon serves: there are none. Never raises."""
+    """Remove the file; called when a daemon serves. Never raises."""
     try:
         os.unlink(os.path.join(run_dir, NAME))
     except OSError:

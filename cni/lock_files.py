@@ -1,7 +1,7 @@
-"""Locks on files (flock(2)): held while the descriptor is open; the kernel gives them back when the process dies.
+"""Locks on files (flock(2)): held while the descriptor is open; the kernel releases them when the process ends.
 
-For every process of the product, the plugin too. What a user without privileges must not be able to hold is locked by
-cni/host/locks.py, in a directory of root's alone.
+Used by every process of the product, the plugin included. Locks that an unprivileged user must not be able to take are
+in cni/host/locks.py, in a directory that only root can open.
 """
 
 import errno
@@ -9,16 +9,16 @@ import fcntl
 import os
 import time
 
-_STEP = 0.01  # seconds between two tries
+_STEP = 0.01  # seconds between two attempts
 
 
 def opened(path: str) -> int:
-    """A descriptor of the lock file, made where it is missing; nothing is locked yet. Raises OSError."""
+    """A descriptor of the lock file, which is created if it is missing. Takes no lock. Raises OSError."""
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
 
 def take(fd: int, *, shared: bool = False, patience: float = 0.0) -> bool:
-    """Lock the open file; False where another one has it and keeps it for `patience` seconds. Raises OSError."""
+    """Lock the open file; False if another descriptor keeps the lock for `patience` seconds. Raises OSError."""
     until = time.monotonic() + patience
     while True:
         try:
@@ -34,5 +34,5 @@ def take(fd: int, *, shared: bool = False, patience: float = 0.0) -> bool:
 
 
 def wait(fd: int) -> None:
-    """Lock the open file, however long another one has it. Raises OSError."""
+    """Lock the open file; waits without limit for another holder. Raises OSError."""
     fcntl.flock(fd, fcntl.LOCK_EX)

@@ -1,11 +1,11 @@
-"""Every name we give: the 15-byte rule of ZLayer's overlay, and the names made by it.
+"""The names of links: the 15-byte rule of ZLayer's overlay, and the names made by it.
 
-A Linux interface name has at most 15 bytes. A name that would be longer is hashed, never cut, so that two
-long names do not meet; ZLayer's agents compute the same names on their own, which is why the hash is Rust's
-`DefaultHasher` (SipHash-1-3, key 0) to the letter.
+A Linux interface name has at most 15 bytes. A longer name is hashed, never truncated, so that two long names do not
+collide. ZLayer's agents compute the same names independently, so the hash is exactly Rust's `DefaultHasher`
+(SipHash-1-3, key 0).
 
-Strings count as their UTF-8 bytes, a lone surrogate as the three bytes it would have. No name is validated:
-what the kernel refuses, the kernel refuses. This module is imported by the plugin, so it imports nothing.
+Strings are hashed as UTF-8 bytes, a lone surrogate as the three bytes it would have. Names are not validated: the
+kernel refuses invalid ones. The plugin imports this module, so it imports nothing.
 
 The rule is contract 4.1, the names are contract 4.2.
 """
@@ -19,7 +19,7 @@ NAME_LIMIT = 15
 """Bytes in a Linux interface name (IFNAMSIZ less the final NUL)."""
 
 OWNER = f"{PREFIX}cni:"
-"""How the alias of a link begins that carries its owner."""
+"""Prefix of a link alias that names the owner of the link."""
 ALIAS_LIMIT = 255
 """Bytes in a link's alias (IFALIASZ less the final NUL)."""
 
@@ -55,7 +55,7 @@ def siphash13(data: bytes) -> int:
     """The 64-bit SipHash-1-3 of `data` with both key words 0: one round per block, three to finish."""
     a, b, c, d = 0x736F6D6570736575, 0x646F72616E646F6D, 0x6C7967656E657261, 0x7465646279746573
     whole = len(data) & ~7
-    # The last block is what is left over, zero padded, under the total length modulo 256.
+    # The last block: the remaining bytes, zero padded, with the total length modulo 256 as the highest byte.
     last = int.from_bytes(data[whole:], "little") | (len(data) & 0xFF) << 56
     blocks = [int.from_bytes(data[at : at + 8], "little") for at in range(0, whole, 8)]
     for block in [*blocks, last]:
@@ -68,17 +68,17 @@ def siphash13(data: bytes) -> int:
 
 
 def name_hash(parts: "Sequence[str]", suffix: str) -> int:
-    """The 64-bit hash behind a name: each part, then the suffix even if empty, each followed by a byte ff."""
+    """The 64-bit hash of a name: of each part and then the suffix, even an empty one, each followed by a byte 0xff."""
     return siphash13(b"".join(_bytes(text) + b"\xff" for text in (*parts, suffix)))
 
 
 def make_interface_name(parts: "Sequence[str]", suffix: str) -> str:
-    """`zl-<parts joined by ->-<suffix>` where that fits 15 bytes, else the same with a hash for the parts.
+    """`zl-<parts joined by ->-<suffix>` if that fits 15 bytes, else the same with a hash in place of the parts.
 
-    An empty suffix leaves out its hyphen. The digits are not zero padded, as ZLayer's are not, so that a hash
-    that begins with zeros gives other digits, and sometimes a shorter name. A suffix of 11 bytes or more
-    leaves no room for a digit and is dropped. Two lists of parts that read the same ("a-b", "c" and "a",
-    "b-c") share their name while it is short enough to read. Contract 4.1.
+    With an empty suffix there is no hyphen before it. The digits are not zero padded, as in ZLayer: a hash that begins
+    with zeros gives other digits, and sometimes a shorter name. A suffix of 11 bytes or more leaves no room for a digit
+    and is dropped. Two lists of parts with the same joined text ("a-b", "c" and "a", "b-c") have the same name as long
+    as it is not hashed. Contract 4.1.
     """
     plain = PREFIX + "-".join(parts) + (f"-{suffix}" if suffix else "")
     if len(_bytes(plain)) <= NAME_LIMIT:
@@ -101,12 +101,12 @@ def service_bridge(deployment: str, instance: str, service: str) -> str:
 
 
 def dedicated_device(deployment: str, instance: str, service: str) -> str:
-    """The WireGuard device of a service that has its own (mode dedicated)."""
+    """The WireGuard device of a service of mode dedicated."""
     return make_interface_name((deployment, instance, service), "d")
 
 
 def shared_bridge(deployment: str, instance: str) -> str:
-    """The node's one bridge for every service in mode shared."""
+    """The bridge of this node for all services of mode shared."""
     return make_interface_name((deployment, instance, "shared"), "sh")
 
 
@@ -118,34 +118,34 @@ def pid_host_veth(pid: int, leg: str = SERVICE_LEG) -> str:
 def attachment_veth(network: str, container_id: str, ifname: str) -> str:
     """The host end of the veth of one CNI attachment: 15 bytes, the same for the same attachment.
 
-    Always hashed, with leading zeros kept: unlike a readable name it cannot coincide with one made of other
-    parts, and its shape (`zl-`, ten digits, `-v`) is how GC knows a link is ours. Our own rule, not ZLayer's.
+    Always hashed, with leading zeros: unlike a name that is not hashed it cannot be equal to one made of other parts.
+    GC recognises our links by the pattern (`zl-`, ten digits, `-v`). The rule is ours, not ZLayer's.
     """
     return f"{PREFIX}{name_hash((network, container_id, ifname), 'v'):016x}"[:13] + "-v"
 
 
 def owner_mark(network: str, container_id: str, ifname: str) -> str:
-    """Whose the host end of a veth is: the text the daemon sets as the link's alias (IFLA_IFALIAS).
+    """The owner of the host end of a veth: the text that the daemon sets as the link's alias (IFLA_IFALIAS).
 
-    The link's name is 40 bits of a hash without a secret, and two attachments with one name are found in about a
-    second; this text is the attachment's own. The parts of a CNI call hold no slash. A text longer than the kernel's
-    255 bytes is replaced by its SHA-256.
+    The link's name is 40 bits of a hash without a secret, and two attachments with the same name can be found in about
+    a second; the alias is unique to the attachment. The parts of a CNI call hold no slash. A text longer than the
+    kernel's 255 bytes is replaced by its SHA-256.
     """
     mark = f"{OWNER}{network}/{container_id}/{ifname}"
     if len(_bytes(mark)) <= ALIAS_LIMIT:
         return mark
-    import hashlib  # in a function: the plugin's start must not pay for it
+    import hashlib  # here, because the import would slow down the plugin's start
 
     return OWNER + hashlib.sha256(_bytes(mark)).hexdigest()
 
 
 def edge_fence(name: str) -> str:
-    """The isolation network that holds one edge peer to what it was allowed."""
+    """The isolation network that restricts one edge peer to its allowed destinations."""
     return f"edge:{name}"
 
 
 def fnv1a64(data: bytes) -> int:
-    """The 64-bit FNV-1a hash of `data`: the hash behind subnets (contract 6.4) and socket paths (1.3)."""
+    """The 64-bit FNV-1a hash of `data`, used for subnets (contract 6.4) and socket paths (1.3)."""
     value = 0xCBF29CE484222325
     for byte in data:
         value = ((value ^ byte) * 0x100000001B3) & _MASK

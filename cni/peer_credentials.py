@@ -1,6 +1,6 @@
-"""Who is at the other end of a Unix socket, as the kernel knows it (SO_PEERCRED, unix(7)).
+"""The process at the other end of a Unix socket, as recorded by the kernel (SO_PEERCRED, unix(7)).
 
-For the client as well, which runs elsewhere than on Linux too: there nothing is known.
+The client library uses this module too, and it also runs on systems other than Linux: `IS_KNOWN` is False there.
 """
 
 import _socket
@@ -14,9 +14,9 @@ IS_KNOWN = hasattr(_socket, "SO_PEERCRED")
 
 
 class Peer:
-    """The process that connected, or that listened when this end connected; as it was then.
+    """The credentials of the process that connected, or that listened when this end connected, at that moment.
 
-    `pid` is 0 where it is in another PID namespace.
+    `pid` is 0 if the process is in another PID namespace.
     """
 
     __slots__ = ("gid", "pid", "uid")

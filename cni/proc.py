@@ -1,22 +1,22 @@
-"""Processes as /proc tells of them (proc_pid_stat(5)). Imports nothing, so every process of the product can use it.
+"""Processes as reported by /proc (proc_pid_stat(5)). Imports nothing, so every process of the product can use it.
 
-A process is named for ever by its number together with its start time, in clock ticks since the boot. A zombie has
-ended: nothing of it runs or holds anything, so it is not alive; but its number and its start time stay its own, and its
-exit status can be read, until its parent has asked. `start_time` and `is_same` speak of it, `alive_since` does not.
+A PID together with the start time, in clock ticks since the boot, identifies a process uniquely. A zombie has ended: it
+runs nothing and holds no resources, so it is not alive. Until its parent has reaped it, its PID and its start time stay
+in use and its exit status can be read. `start_time` and `is_same` include zombies, `alive_since` does not.
 """
 
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _ENDED = (b"Z", b"X")
-_START_TIME, _EXIT_CODE = 22, 52  # numbers of fields; the first two stand before the rest here
+_START_TIME, _EXIT_CODE = 22, 52  # field numbers; the split in Stat begins with field 3
 
 
 class Stat:
-    """One reading of /proc/PID/stat. `exit_code` is a wait status (wait(2)), and means something once it has ended."""
+    """One reading of /proc/PID/stat. `exit_code` is a wait status (wait(2)), valid only after the process has ended."""
 
     __slots__ = ("ended", "exit_code", "is_zombie", "start_time")
 
     def __init__(self, line: bytes) -> None:
-        # The command's name is in brackets and may hold anything, brackets and spaces included.
+        # The command's name is in brackets and may itself contain brackets and spaces.
         fields = line.rpartition(b")")[2].split()
         self.is_zombie = fields[0] == b"Z"
         self.ended = fields[0] in _ENDED
@@ -25,18 +25,18 @@ class Stat:
 
 
 def stat(pid: int) -> Stat:
-    """What is said of the process now, a zombie included. Raises OSError if there is none."""
+    """The state of the process now, a zombie included. Raises OSError if there is no such process."""
     with open(f"/proc/{pid}/stat", "rb") as file:
         return Stat(file.read())
 
 
 def start_time(pid: int) -> int:
-    """When the process began. Raises OSError if there is none."""
+    """The start time of the process. Raises OSError if there is no such process."""
     return stat(pid).start_time
 
 
 def is_same(pid: int, started: int) -> bool:
-    """Whether the number is still that very process's, alive or a zombie."""
+    """Whether the PID still belongs to the process that began at `started`, alive or a zombie."""
     try:
         return start_time(pid) == started
     except OSError:
@@ -44,22 +44,22 @@ def is_same(pid: int, started: int) -> bool:
 
 
 def alive_since(pid: int) -> int:
-    """When the process began; 0 if there is none, or it has ended."""
+    """The start time of the process; 0 if there is no such process, or it has ended."""
     try:
-        found = stat(pid)
+        status = stat(pid)
     except OSError:
         return 0
-    return 0 if found.ended else found.start_time
+    return 0 if status.ended else status.start_time
 
 
 def command(pid: int) -> list[bytes]:
-    """The words of its command line; none for a zombie and for a thread of the kernel. Raises OSError."""
+    """The arguments of the process; empty for a zombie and for a kernel thread. Raises OSError."""
     with open(f"/proc/{pid}/cmdline", "rb") as file:
-        line = file.read().rstrip(b"\0")  # a process that rewrote it may have left no NUL at the end
+        line = file.read().rstrip(b"\0")  # a process that rewrote its arguments may have left no NUL at the end
     return line.split(b"\0") if line else []
 
 
 def boot_id() -> str:
-    """What names this start of the machine. Raises OSError."""
+    """The kernel's random id of this boot. Raises OSError."""
     with open(BOOT_ID, "rb") as file:
         return file.read().strip().decode()

@@ -1,10 +1,10 @@
-"""A value that must not be seen: it prints as `(secret)`, in whatever it is part of."""
+"""A value that must not appear in output: it prints as `(secret)`, also inside of other objects."""
 
 from __future__ import annotations
 
 
 class Secret:
-    """A text that only `reveal` gives away. It is no JSON: an encoder refuses it."""
+    """A text that only `reveal` returns. A JSON encoder refuses it."""
 
     __slots__ = ("_text",)
 
@@ -12,7 +12,7 @@ class Secret:
         self._text = text
 
     def reveal(self) -> str:
-        """The text itself, for where it must go."""
+        """The text itself."""
         return self._text
 
     def __repr__(self) -> str:

@@ -1,9 +1,9 @@
-"""The single file carries the whole program, and lays it down the first time the daemon or the tool is asked for.
+"""The single file carries the whole program, and extracts it the first time that the daemon or the tool is started.
 
-A plugin call pays for every native library in the file, which is copied out before Python starts; what is in a
-`PKG` member of the archive costs nothing. So the single file's own libraries are only what the plugin needs, and
-the program with everything else is one member, `program-VERSION-HASH.tar.gz`. It goes to
-`<data directory>/program/VERSION-HASH/` by rename, synced, so that what is there is whole.
+The bootloader copies every native library of the single file out before Python starts, which slows down every plugin
+call; a `PKG` member of the archive costs nothing. So the single file's own libraries are only those of the plugin, and
+the complete program is one member, `program-VERSION-HASH.tar.gz`. It is extracted to
+`<data directory>/program/VERSION-HASH/`: synced, then renamed, so that a directory of that name is always complete.
 """
 
 import os
@@ -21,35 +21,35 @@ _COOKIE_MAGIC = b"MEI\014\013\012\013\016"
 _COOKIE_SIZE = 88
 _PREFIX, _SUFFIX = "program-", ".tar.gz"
 _ST_NOEXEC = 8
-_PATIENCE = 60.0  # seconds the tool waits for another process that lays the same program down
+_PATIENCE = 60.0  # seconds that the tool waits for another process that extracts the same program
 _OF_THE_START = ("_PYI_", "_MEI", "PYINSTALLER_", "LD_LIBRARY_PATH")
 NAME = "zlayer-cni"
 
 
 def is_single_file() -> bool:
-    """Whether this process came out of the single file (and not from the unpacked form, or from source)."""
+    """Whether this process was started from the single file (not from the unpacked form, and not from source)."""
     return bool(plugin_door.extraction_directory())
 
 
-def become_program(words: list[str]) -> int:
-    """Replace this process by the unpacked program with the same words; returns only when that is impossible."""
-    place = plugin_door.Location()
-    data_dir = _option(words, "--data-dir") or place.data_dir
-    run_dir = _option(words, "--run-dir") or place.run_dir
+def exec_program(argv: list[str]) -> int:
+    """Replace this process by the unpacked program with the same arguments; returns an exit code only on failure."""
+    location = plugin_door.Location()
+    data_dir = _option(argv, "--data-dir") or location.data_dir
+    run_dir = _option(argv, "--run-dir") or location.run_dir
     try:
-        program = lay_down([data_dir, run_dir, *_personal()])
-        _replace(program, words, {})
+        program = extract([data_dir, run_dir, *_personal()])
+        _replace(program, argv, {})
     except (OSError, plugin_door.OutOfTime) as error:
         os.write(2, f"zlayer-cni: cannot unpack the program: {error}\n".encode())
     return 1
 
 
-def become_plugin(stdin: bytes, data_dir: str, run_dir: str, waiter: plugin_door.Waiter) -> None:
-    """Replace this process by the unpacked program serving the same call, with `stdin` to be read again.
+def exec_plugin(stdin: bytes, data_dir: str, run_dir: str, waiter: plugin_door.Waiter) -> None:
+    """Replace this process by the unpacked program, which serves the same call and reads `stdin` again.
 
-    Raises OSError when that is impossible.
+    Raises OSError if the program cannot be extracted or executed.
     """
-    program = lay_down([data_dir, run_dir], waiter)
+    program = extract([data_dir, run_dir], waiter)
     again = os.memfd_create("stdin", 0)
     with open(again, "wb", closefd=False) as file:
         file.write(stdin)
@@ -58,18 +58,18 @@ def become_plugin(stdin: bytes, data_dir: str, run_dir: str, waiter: plugin_door
     _replace(program, [], {os.fsdecode(plugin_door.PARENT_VARIABLE): str(os.getppid())})
 
 
-def _replace(program: str, words: list[str], more: dict[str, str]) -> None:
-    # A daemon may run for months, and needs none of what the bootloader unpacked; that warns when the directory
-    # itself is gone. From here on nothing can be imported.
+def _replace(program: str, argv: list[str], variables: dict[str, str]) -> None:
+    # A daemon may run for months and needs no file that the bootloader unpacked. The directory itself stays, because
+    # the bootloader warns if it is missing. After this line no module can be imported.
     plugin_door.remove_tree(plugin_door.extraction_directory(), itself=False)
     forget_start()
-    os.execve(program, [program, *words], {**os.environ, **more})
+    os.execve(program, [program, *argv], {**os.environ, **variables})
 
 
 def forget_start() -> None:
-    """Take PyInstaller's variables out of the environment, and give LD_LIBRARY_PATH back as it was.
+    """Remove PyInstaller's variables from the environment, and restore the original LD_LIBRARY_PATH.
 
-    Else every process we run looks for its libraries among ours (conformance DL5).
+    Otherwise every process that this program starts would load our libraries instead of its own.
     """
     original = os.environ.get("LD_LIBRARY_PATH_ORIG")
     for name in list(os.environ):
@@ -79,17 +79,17 @@ def forget_start() -> None:
         os.environ["LD_LIBRARY_PATH"] = original
 
 
-def lay_down(places: "Sequence[str]", waiter: plugin_door.Waiter | None = None) -> str:
-    """The path of the unpacked program, laid down in the first of `places` that can hold and run it.
+def extract(directories: "Sequence[str]", waiter: plugin_door.Waiter | None = None) -> str:
+    """Extract the program into the first of `places` that can hold and execute it; returns the path of the program.
 
-    Safe to call from many processes at once. Raises OSError when none of them can, and what `waiter` raises when
-    another process takes longer over it than this call may.
+    Safe to call from many processes at once. Raises OSError if no directory can, and what `waiter` raises if another
+    process extracts the program for longer than this call may wait.
     """
     member, offset, size = _find_member()
     name = member[len(_PREFIX) : -len(_SUFFIX)]
-    problem = OSError(f"none of {', '.join(places)} can hold the unpacked program")
-    for place in places:
-        home = os.path.join(place, "program")
+    problem = OSError(f"none of {', '.join(directories)} can hold the unpacked program")
+    for directory in directories:
+        home = os.path.join(directory, "program")
         program = os.path.join(home, name, NAME)
         try:
             if not _is_ours(program):
@@ -105,7 +105,7 @@ def lay_down(places: "Sequence[str]", waiter: plugin_door.Waiter | None = None) 
 
 
 def _is_ours(program: str) -> bool:
-    """Whether the program is there, from root or from us."""
+    """Whether the program exists, can be executed, and belongs to root or to this user."""
     try:
         return os.stat(program).st_uid in (0, os.geteuid()) and os.access(program, os.X_OK)
     except OSError:
@@ -121,10 +121,10 @@ def _unpack(home: str, name: str, offset: int, size: int, waiter: plugin_door.Wa
             waiter.pause(0.01)
         target = os.path.join(home, name)
         if os.path.isdir(target):
-            return  # Another process was faster.
-        for left in os.listdir(home):
-            if left.startswith(".new-"):
-                plugin_door.remove_tree(os.path.join(home, left))  # Its maker died: the lock is ours.
+            return  # Another process has extracted it.
+        for leftover in os.listdir(home):
+            if leftover.startswith(".new-"):
+                plugin_door.remove_tree(os.path.join(home, leftover))  # Its writer ended: this process has the lock.
         fresh = os.path.join(home, f".new-{name}")
         try:
             with open(sys.executable, "rb") as file:
@@ -143,7 +143,7 @@ def _unpack(home: str, name: str, offset: int, size: int, waiter: plugin_door.Wa
 
 
 class _Part:
-    """The next `size` bytes of a file, as a file of their own."""
+    """The next `size` bytes of a file, readable as a file."""
 
     def __init__(self, file: "BufferedReader", size: int) -> None:
         self._file = file
@@ -156,7 +156,8 @@ class _Part:
 
 
 def _find_member() -> tuple[str, int, int]:
-    """(name, offset in the file, size) of the program in PyInstaller's archive at the end of our executable.
+    """(name, offset in the file, size) of the program in PyInstaller's archive at the end of the executable; offset and
+    size in bytes.
 
     The format is PyInstaller's CArchive: a table of contents and a cookie after the members. Raises OSError.
     """
@@ -180,18 +181,18 @@ def _find_member() -> tuple[str, int, int]:
     raise OSError(f"{sys.executable} carries no program")
 
 
-def _option(words: list[str], name: str) -> str:
-    """The value of `--name VALUE` or `--name=VALUE`; empty when it is not there, or no absolute path."""
-    for index, word in enumerate(words):
+def _option(argv: list[str], name: str) -> str:
+    """The value of `--name VALUE` or `--name=VALUE`; empty if the option is missing or not an absolute path."""
+    for index, word in enumerate(argv):
         value = word[len(name) + 1 :] if word.startswith(f"{name}=") else ""
-        if word == name and index + 1 < len(words):
-            value = words[index + 1]
+        if word == name and index + 1 < len(argv):
+            value = argv[index + 1]
         if value.startswith("/"):
             return value
     return ""
 
 
 def _personal() -> list[str]:
-    """Where someone who is not root may lay the program down."""
+    """The directory into which a user other than root may extract the program; empty if there is none."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.environ.get("HOME", ""), ".cache")
     return [os.path.join(cache, NAME)] if cache.startswith("/") else []

@@ -1,7 +1,7 @@
-"""ADD, DEL, CHECK, GC, STATUS: a CNI call becomes calls on the overlay, what comes back becomes a result.
+"""ADD, DEL, CHECK, GC, STATUS: translates a CNI call into calls on an `Overlay`, and their results into a CNI result.
 
-The same code in both places: in our daemon, where `overlay` is the daemon's own service, and in the plugin
-process in front of a foreign overlayd. Nothing here knows the difference.
+The same code runs in our daemon, where `overlay` is the daemon's own service, and in the plugin's process in front of
+ZLayer's overlayd.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Target:
-    """The container's namespace: an open descriptor, its path as given, and those it must not be."""
+    """The container's namespace: an open descriptor, its path as given, and the (device, inode) of the namespaces that
+    are refused."""
 
     fd: int
     path: str
@@ -38,7 +39,7 @@ class Target:
 
 
 class Attached(msgspec.Struct, frozen=True, kw_only=True):
-    """What an attach made. Addresses are (address/prefix, gateway), routes (destination, gateway)."""
+    """What an attach created. Addresses: (address/prefix, gateway); routes: (destination, gateway); MTU in bytes."""
 
     bridge: str
     bridge_mac: str
@@ -53,7 +54,8 @@ class Attached(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class AttachCall:
-    """One call as it came: the call, its configuration, and whether whoever asked still waits for the answer."""
+    """One call as received: the call, its configuration, the id of the attempt, and `wanted`, which returns whether the
+    caller still waits for the answer."""
 
     call: Call
     conf: NetConf
@@ -62,7 +64,7 @@ class AttachCall:
 
 
 class Overlay(Protocol):
-    """An overlay daemon, as far as CNI needs one. Every method raises CniError."""
+    """The operations of an overlay daemon that CNI needs. Every method raises CniError."""
 
     def attach(self, asked: AttachCall, wish: Intent, target: Target) -> Attached: ...
     def detach(self, network: str, container: str, ifname: str) -> None: ...
@@ -73,7 +75,7 @@ class Overlay(Protocol):
 
 @dataclass(frozen=True)
 class PluginOutput:
-    """What the plugin prints and exits with."""
+    """The plugin's exit code and output."""
 
     code: int
     stdout: str = ""
@@ -83,25 +85,27 @@ class PluginOutput:
 def serve(
     env: Mapping[str, str], stdin: bytes, netns_fd: int | None, overlay: Overlay, wanted: Callable[[], bool]
 ) -> PluginOutput:
-    """Carry out one call. Never raises: whatever goes wrong is a coded error on stdout."""
+    """Carry out one call. Never raises: every failure becomes a coded error on stdout."""
     try:
         call, conf = read_request(env, stdin)
-        said = list(conf.warnings) if call.command in ("ADD", "CHECK", "DEL") else []
+        warnings = list(conf.warnings) if call.command in ("ADD", "CHECK", "DEL") else []
         asked = AttachCall(call, conf, env.get("ATTEMPT", ""), wanted)
-        stdout = _verb(asked, env, netns_fd, overlay, said)
-        return PluginOutput(0, stdout, "".join(f"zlayer-cni: {line}\n" for line in said))
+        stdout = _verb(asked, env, netns_fd, overlay, warnings)
+        return PluginOutput(0, stdout, "".join(f"zlayer-cni: {line}\n" for line in warnings))
     except CniError as error:
         return PluginOutput(1, render_error(error, version_of(stdin)) + "\n")
     except Exception as error:
-        log.exception("a call failed in an unforeseen way")
-        fault = CniError(f"internal error: {type(error).__name__}: {error}")
-        return PluginOutput(1, render_error(fault, version_of(stdin)) + "\n")
+        log.exception("a call failed with an unexpected error")
+        internal_error = CniError(f"internal error: {type(error).__name__}: {error}")
+        return PluginOutput(1, render_error(internal_error, version_of(stdin)) + "\n")
 
 
-def _verb(asked: AttachCall, env: Mapping[str, str], netns_fd: int | None, overlay: Overlay, said: list[str]) -> str:
+def _verb(
+    asked: AttachCall, env: Mapping[str, str], netns_fd: int | None, overlay: Overlay, warnings: list[str]
+) -> str:
     call, conf = asked.call, asked.conf
     if call.command == "ADD":
-        return _add(asked, _target(call, env, netns_fd), overlay, said)
+        return _add(asked, _target(call, env, netns_fd), overlay, warnings)
     if call.command == "CHECK":
         assert conf.prev_result is not None  # the configuration was refused otherwise
         overlay.check(call, conf.name, conf.prev_result, _target(call, env, netns_fd))
@@ -110,21 +114,21 @@ def _verb(asked: AttachCall, env: Mapping[str, str], netns_fd: int | None, overl
         overlay.detach(conf.name, call.container_id, call.ifname)
     elif call.command == "GC":
         valid = conf.valid_attachments
-        keep = None if valid is None else {(each.container_id, each.ifname) for each in valid}
-        said += overlay.collect(conf.name, keep)
+        valid_keys = None if valid is None else {(attachment.container_id, attachment.ifname) for attachment in valid}
+        warnings += overlay.collect(conf.name, valid_keys)
     else:
-        # STATUS comes without CNI_ARGS: a service that depends on the pod cannot be known, any will do.
+        # STATUS has no CNI_ARGS, so a name that depends on the pod is unknown; any name gives the same answer.
         named = conf.service if conf.service and not placeholders(conf.service, "service") else conf.name
-        said += overlay.ready(named, conf.mode)
+        warnings += overlay.ready(named, conf.mode)
     return ""
 
 
-def _add(asked: AttachCall, target: Target, overlay: Overlay, said: list[str]) -> str:
+def _add(asked: AttachCall, target: Target, overlay: Overlay, warnings: list[str]) -> str:
     call, conf = asked.call, asked.conf
     wish = intent(conf, call)
-    said += wish.warnings
+    warnings += wish.warnings
     attached = overlay.attach(asked, wish, target)
-    said += _left_out(wish, attached)
+    warnings += _left_out(wish, attached)
     try:
         ours = result_of(attached, call, wish)
         whole = merge(conf.prev_result, ours) if conf.prev_result is not None else ours
@@ -138,14 +142,14 @@ def _add(asked: AttachCall, target: Target, overlay: Overlay, said: list[str]) -
 
 
 def _left_out(wish: Intent, attached: Attached) -> list[str]:
-    """Routes that were asked for and could not be: nobody should have to look for them."""
+    """A warning for each requested route that was not set, so that the operator sees the reason."""
     made = {ip_network(dst) for dst, _ in attached.routes}
     why = "there is no address of its family, or such a route already"
-    return [f"routes: {each.dst}: left out, {why}" for each in wish.routes if ip_network(each.dst) not in made]
+    return [f"routes: {route.dst}: left out, {why}" for route in wish.routes if ip_network(route.dst) not in made]
 
 
 def result_of(attached: Attached, call: Call, wish: Intent) -> Result:
-    """The result of an attach: bridge, host end, container's end, as other plugins expect it (conformance R6)."""
+    """The result of an attach: bridge, host end, container's end, in the order that other plugins expect."""
     return Result(
         interfaces=(
             Interface(attached.bridge, attached.bridge_mac),
@@ -159,8 +163,8 @@ def result_of(attached: Attached, call: Call, wish: Intent) -> Result:
 
 
 def _target(call: Call, env: Mapping[str, str], netns_fd: int | None) -> Target:
-    """The container's namespace. Raises InvalidNetns (8) when there is none to be had, TryAgainLater (11) when it was
-    lost on the way."""
+    """The container's namespace. Raises InvalidNetns (8) if it cannot be opened, TryAgainLater (11) if its descriptor
+    did not reach the daemon."""
     if netns_fd is None and env.get("NETNS_FD"):
         raise TryAgainLater(f"CNI_NETNS: {call.netns} did not reach the daemon, which has too many files open")
     if netns_fd is None:
@@ -172,13 +176,13 @@ def _target(call: Call, env: Mapping[str, str], netns_fd: int | None) -> Target:
 
 
 def _own_netns(env: Mapping[str, str]) -> set[tuple[int, int]]:
-    """The namespace the plugin runs in, as the plugin says."""
+    """(device, inode) of the namespace that the plugin runs in, as sent by the plugin; empty if it sent none."""
     dev, _, ino = env.get("OWN_NETNS", "").partition(":")
     return {(int(dev), int(ino))} if dev.isdigit() and ino.isdigit() else set()
 
 
 def _refuse_own_netns(call: Call, env: Mapping[str, str], netns_fd: int | None) -> None:
-    """A DEL aimed at the host's own namespace is a mistake that must not be carried out half-way (code 8)."""
+    """Refuse a DEL for the host's own network namespace (code 8), so that it does not run partially."""
     if netns_fd is None or call.override:
         return
     status = os.fstat(netns_fd)

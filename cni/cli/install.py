@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
         target = under(options.root, options.program_dir)
         with versions.locked(target):
             home = target / f"{__version__}-{versions.digest(source)}"
-            laid_down = versions.lay_down(source, home, lambda place: _prove(place / NAME))
+            laid_down = versions.extract(source, home, lambda place: _prove(place / NAME))
             say(f"program   {home}{'' if laid_down else ' is there already'}")
             _put_in_place(options, home)
             _sweep(options, home, source)

@@ -35,7 +35,7 @@ def locked(target: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def lay_down(source: Path, home: Path, prove: Callable[[Path], None]) -> bool:
+def extract(source: Path, home: Path, prove: Callable[[Path], None]) -> bool:
     """`home` holds what `source` does: copied beside it, proved there by `prove`, synced, renamed. Whether it was not
     there yet, or not whole. Whatever is raised, nothing half is left. Raises OSError, and what `prove` raises.
     """

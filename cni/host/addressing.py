@@ -1,4 +1,4 @@
-"""Addresses, routes and neighbours: make them so, remove them, read them. Verbs without opinions, as in links.py."""
+"""Addresses, routes and neighbours: ensure, remove and read them. The conventions are those of links.py."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ ROUTE = struct.Struct("=BBBBBBBBI")
 
 
 def address_message(index: int, address: Interface, exclusive: bool = True, proto: int = 0) -> nl.Message:
-    """Add an address, ready at once: IPv6 without duplicate address detection. `proto` says who added it (IFA_PROTO);
-    kernels before 5.18 keep none."""
+    """Add an address that is usable at once: IPv6 without duplicate address detection. `proto` records which program
+    added it (IFA_PROTO); kernels before 5.18 do not store it."""
     raw = address.ip.packed
     body = ADDRESS.pack(family_of(address), address.network.prefixlen, 0, RT_UNIVERSE, index)
     body += nl.attribute(IFA_LOCAL, raw) + nl.attribute(IFA_ADDRESS, raw)
@@ -61,25 +61,25 @@ def remove_address(socket: nl.Netlink, index: int, address: Interface) -> None:
 
 
 def list_addresses(socket: nl.Netlink, index: int = 0) -> list[tuple[int, Interface]]:
-    """(link index, address) of every address of the namespace, or of one link."""
-    found = []
+    """(link index, address) of every address of the namespace; with `index` not 0, of that link only."""
+    addresses = []
     body = ADDRESS.pack(0, 0, 0, 0, 0)
     for answer in socket.dump(nl.Message(nl.RTM_GETADDR, 0, body, "list addresses")):
         family, prefix, _, _, at = ADDRESS.unpack_from(answer.body)
         raw = nl.attributes(answer.body[8:])
         value = raw.get(IFA_LOCAL) or raw.get(IFA_ADDRESS)
         if family in (AF_INET, AF_INET6) and value and index in (0, at):
-            found.append((at, _interface(value, prefix)))
-    return found
+            addresses.append((at, _interface(value, prefix)))
+    return addresses
 
 
 def scan_addresses(
     socket: nl.Netlink, index: int, sought: Collection[Interface] | None, most: int
 ) -> tuple[list[Interface], bool]:
-    """Addresses of one link of a namespace that a container fills: those of `sought` that are there, or all (None).
+    """The addresses of one link of a container's namespace: those of `sought` that exist, or all (None).
 
-    At most `most` are read, and reading ends when all of `sought` are found; the second value is False where the bound
-    was met before. The socket is to be a strict one, and serves no further request. Raises NetlinkError.
+    Reads at most `most` addresses, and stops when all of `sought` are found; the second value is False if the bound was
+    reached before. The socket must be a strict one, and cannot serve another request afterwards. Raises NetlinkError.
     """
     found: dict[Interface, None] = {}
     left = None if sought is None else {(family_of(a), a.network.prefixlen, a.ip.packed): a for a in sought}
@@ -120,13 +120,13 @@ def _route_body(route: Route) -> bytes:
 
 
 def route_message(route: Route, forgive: frozenset[int] = frozenset()) -> nl.Message:
-    """Add a route to the main table, unless one for that destination is there (EEXIST)."""
+    """Add a route to the main table. The kernel answers EEXIST if the destination already has a route."""
     what = f"add route {route.dst} via {route.gateway or f'link {route.oif}'}"
     return nl.Message(nl.RTM_NEWROUTE, nl.F_CREATE | nl.F_EXCL, _route_body(route), what, forgive)
 
 
 def list_routes(socket: nl.Netlink) -> list[Route]:
-    """The routes of the main table, both families."""
+    """The routes of the main table, of both families."""
     ask = nl.Message(nl.RTM_GETROUTE, 0, ROUTE.pack(*[0] * 9), "list routes")
     bodies = (answer.body for answer in socket.dump(ask))
     ours = (_main_route(body) for body in bodies if body[0] in (AF_INET, AF_INET6))
@@ -136,8 +136,8 @@ def list_routes(socket: nl.Netlink) -> list[Route]:
 def scan_routes(
     socket: nl.Netlink, family: int, oif: int, sought: Collection[tuple[Network, Address]] | None, most: int
 ) -> tuple[list[Route], bool]:
-    """Routes of the main table of a namespace that a container fills, of one family, into link `oif` (0: any): those
-    of `sought`, as (destination, gateway), that are there, or all (None). As `scan_addresses` otherwise.
+    """The routes of one family in the main table of a container's namespace, by link `oif` (0: any link): those of
+    `sought`, as (destination, gateway), that exist, or all (None). Bound, result and socket as in `scan_addresses`.
     """
     found: dict[Route, None] = {}
     left = None if sought is None else {(d.prefixlen, d.network_address.packed, g.packed) for d, g in sought}
@@ -161,14 +161,14 @@ def scan_routes(
         return [], True
     body = ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0) + nl.u32(RTA_TABLE, RT_MAIN)
     body += nl.u32(RTA_OIF, oif) if oif else b""
-    none = GONE | {errno.ENOENT}  # the table is made with its first route
+    none = GONE | {errno.ENOENT}  # the kernel creates the table with its first route
     whole = socket.scan(nl.Message(nl.RTM_GETROUTE, 0, body, "list routes", none), most, take)
     return list(found), whole
 
 
 def find_default(socket: nl.Netlink, family: int, most: int, otherwise: OSError) -> bool:
-    """Whether the main table has a default route of that family. Raises `otherwise` where there are more than `most`
-    routes, and none of the first is. The socket serves no further request."""
+    """Whether the main table has a default route of that family. Raises `otherwise` if there are more than `most`
+    routes and the first `most` hold no default route. The socket cannot serve another request afterwards."""
     found = False
 
     def take(body: bytes) -> bool:
@@ -185,7 +185,7 @@ def find_default(socket: nl.Netlink, family: int, most: int, otherwise: OSError)
 
 
 def _main_route(body: bytes) -> Route | None:
-    """A route of the main table as the kernel told it; None for one of another."""
+    """The route in the body of an RTM_NEWROUTE message; None if it is not in the main table."""
     family, prefix, _, _, table, _, _, kind, _ = ROUTE.unpack_from(body)
     raw = nl.attributes(body[12:])
     if (number(raw.get(RTA_TABLE)) or table) != RT_MAIN:
@@ -200,7 +200,7 @@ def _main_route(body: bytes) -> Route | None:
 
 
 def route_to(socket: nl.Netlink, address: Address) -> Route | None:
-    """The route a packet to `address` would take now, or None. Costs the same however many routes there are."""
+    """The route that a packet to `address` would take now, or None. The cost is independent of the number of routes."""
     bits = 8 * len(address.packed)
     body = ROUTE.pack(family_of(address), bits, 0, 0, 0, 0, 0, 0, 0) + nl.attribute(RTA_DST, address.packed)
     nowhere = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL})
@@ -218,7 +218,7 @@ def route_to(socket: nl.Netlink, address: Address) -> Route | None:
 
 
 def remove_neighbour(socket: nl.Netlink, index: int, address: Address) -> None:
-    """Forget what the kernel learned about `address` on a link."""
+    """Remove the neighbour entry of `address` on a link."""
     body = struct.pack("=BBHIHBB", family_of(address), 0, 0, index, 0, 0, 0)
     body += nl.attribute(NDA_DST, address.packed)
     gone = GONE | {errno.ENOENT, errno.ESRCH}

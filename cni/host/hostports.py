@@ -1,6 +1,7 @@
-"""The host's ports that lead into containers: what `portmap` (or anybody) wrote into NAT. Read only.
+"""The host's ports that are forwarded into containers, as found in NAT rules. Read only.
 
-portmap writes iptables rules, or with its nftables backend a table of its own; both are read, whoever made them.
+`portmap` writes iptables rules, or a table of its own with its nftables backend. Both are read, also if another program
+wrote them.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Forwarded:
 
 def from_iptables(saved: str) -> list[Forwarded]:
     """The translations in `iptables -t nat -S`: every DNAT rule with a protocol, a port and a target with a port."""
-    return [found for line in saved.splitlines() if (found := _of_line(line.split())) is not None]
+    return [forwarded for line in saved.splitlines() if (forwarded := _of_line(line.split())) is not None]
 
 
 def _of_line(words: list[str]) -> Forwarded | None:
@@ -50,26 +51,26 @@ def _of_line(words: list[str]) -> Forwarded | None:
 
 
 def from_nft(listing: Mapping[str, Any] | None) -> list[Forwarded]:
-    """The same from the listing of a table (libnftables-json(5)): one port and one target a rule."""
+    """The translations in the listing of a table (libnftables-json(5)): rules with one port and one target."""
     rules = [item["rule"] for item in (listing or {}).get("nftables", ()) if "rule" in item]
-    return [found for rule in rules if (found := _of_rule(rule.get("expr", ()))) is not None]
+    return [forwarded for rule in rules if (forwarded := _of_rule(rule.get("expr", ()))) is not None]
 
 
 def _of_rule(expressions: Any) -> Forwarded | None:
     protocol, host_address, host_port = "", "", 0
-    for each in expressions:
-        match = each.get("match", {})
+    for expression in expressions:
+        match = expression.get("match", {})
         payload = match.get("left", {}).get("payload", {}) if isinstance(match.get("left"), Mapping) else {}
         if payload.get("field") == "dport" and isinstance(match["right"], int):
             protocol, host_port = payload["protocol"], match["right"]
         elif payload.get("field") == "daddr" and isinstance(match["right"], str):
             host_address = match["right"]
-        target = each.get("dnat")
+        target = expression.get("dnat")
         if isinstance(target, Mapping) and host_port and isinstance(target.get("port"), int):
             return Forwarded(protocol, host_address, host_port, str(target["addr"]), target["port"])
     return None
 
 
 def iptables_rules() -> Iterable[str]:
-    """What each of iptables and ip6tables has in its nat table; nothing from one that is missing or refuses."""
+    """The nat tables of iptables and ip6tables as text; a command that is missing or fails is left out."""
     return map("\n".join, iptables.of_both_families(table="nat").values())

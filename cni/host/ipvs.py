@@ -1,4 +1,4 @@
-"""The IPVS services of the network namespace that the calling thread is in, as the kernel lists them."""
+"""The IPVS services in the network namespace of the calling thread, as listed by the kernel."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _SERVER = re.compile(r" +-> +(\S+):([0-9A-F]{4}) +(\w+) +(\d+) ")
 
 @dataclass(frozen=True, slots=True)
 class RealServer:
-    """Where one service leads: the virtual address and port, the real ones, and whether by translation ("Masq"); else
-    the address stays in the packet ("Route") or it goes into a tunnel ("Tunnel")."""
+    """One destination of a service: the virtual address and port, and the real ones. `translated`: IPVS rewrites the
+    address ("Masq"); otherwise it leaves the address in the packet ("Route") or sends it by a tunnel ("Tunnel")."""
 
     protocol: str
     virtual: str
@@ -26,7 +26,7 @@ class RealServer:
 
 
 def real_servers() -> list[RealServer]:
-    """Every real server that is given new connections; none where the kernel has no IPVS."""
+    """Every real server that receives new connections; empty if the kernel has no IPVS."""
     try:
         return parse(LIST.read_text())
     except OSError:
@@ -34,8 +34,8 @@ def real_servers() -> list[RealServer]:
 
 
 def parse(text: str) -> list[RealServer]:
-    """What a listing says. A service by firewall mark has no address, and is left out."""
-    found: list[RealServer] = []
+    """The real servers in a listing. A service by firewall mark has no address and is left out."""
+    servers: list[RealServer] = []
     service: tuple[str, str, int] | None = None
     for line in text.splitlines():
         if match := _SERVICE.match(line):
@@ -43,8 +43,8 @@ def parse(text: str) -> list[RealServer]:
         elif not line.startswith(" "):
             service = None
         elif service is not None and (match := _SERVER.match(line)) and match[4] != "0":
-            found.append(RealServer(*service, _address(match[1]), int(match[2], 16), match[3] in ("Masq", "Local")))
-    return found
+            servers.append(RealServer(*service, _address(match[1]), int(match[2], 16), match[3] in ("Masq", "Local")))
+    return servers
 
 
 def _address(text: str) -> str:

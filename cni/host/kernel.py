@@ -1,7 +1,7 @@
-"""The kernel as the daemon sees it: one object, made once, used from any thread.
+"""The daemon's interface to the kernel: one object, created once, usable from any thread.
 
-It adds nothing to the modules beside it but a netlink socket per thread and the reaper; a fake with the same methods
-stands in for it where a test needs a kernel that fails on command.
+It adds to the modules beside it only a netlink socket for each thread, the link deleter and the conntrack flusher. A
+test that needs a kernel with failures uses a fake with the same methods.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from cni.host.link_deleter import LinkDeleter
 from cni.host.netlink import Netlink
 from cni.host.worker import Crew
 
-OURS = ("zl-", "veth-")  # how the names of our bridges, devices and ports begin
-ROUTED = ("bridge", "tun", "wireguard")  # the kinds of links of ours by which packets come that the node routes
-# Documentation addresses (RFC 5737, RFC 3849): only a default route leads there.
+OURS = ("zl-", "veth-")  # prefixes of the names of our bridges, devices and ports
+ROUTED = ("bridge", "tun", "wireguard")  # the kinds of our links whose incoming packets the node routes
+# Documentation addresses (RFC 5737, RFC 3849): only a default route covers them.
 OUTSIDE = (ipaddress.ip_address("192.0.2.1"), ipaddress.ip_address("2001:db8::1"))
-DEFAULT_UNDERLAY_MTU = 1500  # where no default route says which device carries the overlay
+DEFAULT_UNDERLAY_MTU = 1500  # bytes; used if no default route names the link that carries the overlay
 
 
 class Kernel:
-    """Links, ports and settings in the network namespace the daemon was started in."""
+    """Links, ports and settings in the network namespace in which the daemon was started."""
 
     def __init__(self, crew: Crew | None = None) -> None:
         self.own = netns.own()
@@ -42,10 +42,10 @@ class Kernel:
     # --- the node ------------------------------------------------------------------------------------------------
 
     def enable_forwarding(self, versions: Sequence[int]) -> None:
-        """The node routes packets of these IP versions.
+        """Let the node route packets of these IP versions.
 
-        IPv6 forwarding makes the kernel ignore router advertisements unless accept_ra is 2, so that is set first on
-        links that accept them: the node's own default route must survive us.
+        With IPv6 forwarding the kernel ignores router advertisements unless accept_ra is 2. So accept_ra is set first
+        on the links that accept them; otherwise the node would lose its own default route.
         """
         if 4 in versions:
             sysctl.ensure("ipv4/ip_forward", "1")
@@ -59,11 +59,11 @@ class Kernel:
                 sysctl.forward(link.name)
 
     def ensure_node_address(self, address: links.Address) -> None:
-        """The node answers to `address` whatever bridges come and go: it is on lo, for this host alone to route."""
+        """Put `address` on lo, so that the node answers to it without any bridge; only this host routes it."""
         addressing.ensure_address(self._socket, links.LOOPBACK, ipaddress.ip_interface(address), links.OUR_PROTO)
 
     def remove_node_address(self, address: links.Address) -> None:
-        """lo without that address."""
+        """Remove the address from lo."""
         addressing.remove_address(self._socket, links.LOOPBACK, ipaddress.ip_interface(address))
 
     def forwarding(self, version: int) -> bool:
@@ -71,19 +71,19 @@ class Kernel:
         return sysctl.read("ipv4/ip_forward" if version == 4 else "ipv6/conf/all/forwarding") == "1"
 
     def not_forwarding(self) -> list[str]:
-        """The links that lead out, by the default routes, from which the kernel forwards no IPv4 packet: it asks the
-        link by which a packet came in (IN_DEV_FORWARD), whatever ip_forward says. IPv6 asks `all` alone."""
+        """The links of the default routes from which the kernel forwards no IPv4 packet. IPv4 reads the setting of the
+        link by which a packet came in (IN_DEV_FORWARD), whatever ip_forward is. IPv6 reads only that of `all`."""
         route = addressing.route_to(self._socket, OUTSIDE[0])
         link = links.find_link(self._socket, index=route.oif) if route is not None and route.oif else None
         off = link is not None and sysctl.read(f"ipv4/conf/{link.name}/forwarding") == "0"
         return [link.name] if link is not None and off else []
 
     def arp_ignore(self) -> int:
-        """What arp_ignore of our bridges comes to: the larger of theirs, which is 1, and of that of `all`."""
+        """The effective arp_ignore of our bridges: the larger of their own value, 1, and the value of `all`."""
         return max(1, int(sysctl.read("ipv4/conf/all/arp_ignore") or 0))
 
     def underlay_mtu(self) -> int:
-        """The MTU of the link that leads out: the one a packet to nobody in particular would take."""
+        """The MTU in bytes of the link of the default route; DEFAULT_UNDERLAY_MTU if there is none."""
         for outside in OUTSIDE:
             route = addressing.route_to(self._socket, outside)
             if route is not None and route.type == links.RTN_UNICAST:
@@ -106,19 +106,19 @@ class Kernel:
 
     def all_addresses(self) -> dict[int, set[links.Interface]]:
         """Every address of the node by link index: for resync only."""
-        found: dict[int, set[links.Interface]] = {}
+        by_link: dict[int, set[links.Interface]] = {}
         for index, address in addressing.list_addresses(self._socket):
-            found.setdefault(index, set()).add(address)
-        return found
+            by_link.setdefault(index, set()).add(address)
+        return by_link
 
     def way_out(self, address: links.Address) -> str:
-        """The name of the link by which a packet of the node's to that address leaves now; empty for none."""
+        """The name of the link by which the node now sends packets to that address; empty if there is no route."""
         route = addressing.route_to(self._socket, address)
         link = links.find_link(self._socket, index=route.oif) if route is not None and route.oif else None
         return "" if link is None else link.name
 
     def surroundings(self) -> own_networks.Surroundings:
-        """The host's own addresses, routes and resolvers. Costs as much as there are routes. Raises OSError."""
+        """The host's own addresses, routes and resolvers. The cost grows with the number of routes. Raises OSError."""
         return own_networks.read()
 
     def held_addresses(self) -> tuple[own_networks.HeldAddress, ...]:
@@ -128,18 +128,20 @@ class Kernel:
     # --- segments ------------------------------------------------------------------------------------------------
 
     def ensure_bridge(self, name: str, mac: str, mtu: int, addresses: Sequence[links.Interface]) -> links.Link:
-        """The service bridge, up, with its gateways. Raises NetlinkError(EEXIST) if another kind of link is there."""
+        """Ensure the service bridge, up, with its gateways. Raises NetlinkError(EEXIST) if another kind of link has the
+        name."""
         bridge = links.ensure_bridge(self._socket, name, mac, mtu)
         if not any(address.version == 6 for address in addresses):
-            sysctl.ensure(f"ipv6/conf/{name}/disable_ipv6", "1")  # no link-local door into the host
+            sysctl.ensure(f"ipv6/conf/{name}/disable_ipv6", "1")  # no link-local address of the host
         else:
             sysctl.ensure(f"ipv6/conf/{name}/disable_ipv6", "0")
             sysctl.ensure(f"ipv6/conf/{name}/accept_ra", "0")
-            # Before its first port: while its link-local address is tentative, the host asks for no neighbour there.
+            # Before the bridge has a port: the host resolves no neighbour while its link-local address is tentative.
             for setting in sysctl.NO_DAD:
                 sysctl.ensure(f"ipv6/conf/{name}/{setting}", "0")
-        sysctl.ensure(f"ipv4/conf/{name}/arp_ignore", "1")  # nobody learns there which other addresses the host has
-        # Two slots of a service talk through the gateway. Where it is on for `all`, the fence drops what is sent.
+        sysctl.ensure(f"ipv4/conf/{name}/arp_ignore", "1")  # containers cannot probe the host's other addresses
+        # Two slots of a service communicate through the gateway, which must not send redirects. If the setting is on
+        # for `all`, the fence drops the redirects.
         sysctl.ensure(f"ipv4/conf/{name}/send_redirects", "0")
         sysctl.forward(name)
         for address in addresses:
@@ -147,29 +149,29 @@ class Kernel:
         return bridge
 
     def ensure_gateway(self, bridge: str, address: links.Interface) -> None:
-        """One more gateway on a bridge: its service took a further slot."""
+        """Add a gateway to a bridge, after its service has claimed another slot."""
         link = links.find_link(self._socket, bridge)
         if link is not None:
             addressing.ensure_address(self._socket, link.index, address)
 
     def remove_gateway(self, bridge: str, address: links.Interface) -> None:
-        """The bridge without that gateway; a bridge that is gone has none."""
+        """Remove the gateway from the bridge; no error if there is no such bridge."""
         link = links.find_link(self._socket, bridge)
         if link is not None:
             addressing.remove_address(self._socket, link.index, address)
 
     def remove_link(self, name: str) -> bool:
-        """No link of that name afterwards; False if there was none. Returns as soon as it can be seen no more."""
+        """Remove the link; False if there was none. Returns as soon as the link is no longer visible."""
         return self._reaper.remove(self._socket, name)
 
     def forget_neighbour(self, bridge: int, address: str) -> None:
-        """What the kernel learned about a released address goes with it."""
+        """Remove the neighbour entry of a released address."""
         addressing.remove_neighbour(self._socket, bridge, ipaddress.ip_address(address))
 
     # --- ports ---------------------------------------------------------------------------------------------------
 
     def create_port(self, port: links.Port, netns_fd: int) -> tuple[int, int]:
-        """The veth, both ends down: (index of the host end, index of the container's end)."""
+        """Create the veth, both ends down: (index of the host end, index of the container's end)."""
         return links.create_port(self._socket, port, netns_fd)
 
     def configure_inside(
@@ -180,15 +182,15 @@ class Kernel:
         addresses: Sequence[links.Interface],
         routes: Sequence[links.Route],
     ) -> list[links.Route]:
-        """The container's end, up and addressed; returns the routes that were there already."""
+        """Bring the container's end up with its addresses; returns the routes that existed already."""
         return ports.configure(netns_fd, index, ifname, addresses, routes)
 
     def raise_port(self, index: int, owner: str = "") -> None:
-        """Bring the host end up, with its owner's mark: from here on packets flow."""
+        """Bring the host end up, with its owner as alias; packets flow from then on."""
         links.raise_port(self._socket, index, owner)
 
     def mark(self, index: int, owner: str) -> None:
-        """Say on the link itself whose it is."""
+        """Store the owner in the link's alias."""
         links.mark(self._socket, index, owner)
 
     def enslave(self, index: int, bridge: int) -> None:
@@ -204,18 +206,19 @@ class Kernel:
         return ports.has_interface(netns_fd, ifname)
 
     def inspect(self, netns_fd: int, ifname: str, sought: ports.Sought) -> ports.ContainerView:
-        """What the container has under that name of what is sought. Reads only, and within a bound."""
+        """The interface of that name, and those of the sought addresses and routes that it has. Reads only, with a
+        bound."""
         return ports.inspect(netns_fd, ifname, sought)
 
     def has_default_route(self, netns_fd: int, version: int) -> bool:
-        """Whether the container has a default route of that IP version. Raises OSError where it has too many routes."""
+        """Whether the container has a default route of that IP version. Raises OSError if it has too many routes."""
         return ports.has_default_route(netns_fd, links.AF_INET if version == 4 else links.AF_INET6)
 
     def forget_flows(self, addresses: Sequence[str]) -> None:
-        """Have the tracked flows of released addresses forgotten, soon."""
+        """Have the conntrack entries of released addresses deleted, soon."""
         self._forgetter.forget(addresses)
 
     def close(self) -> None:
-        """End the threads; what they were asked is done first."""
+        """End the threads after they have finished their queues."""
         self._forgetter.close()
         self._reaper.close()

@@ -1,8 +1,8 @@
-"""Ed25519 by OpenSSL's libcrypto, which travels with the frozen program for the sake of TLS to etcd.
+"""Ed25519 by OpenSSL's libcrypto, which the frozen program contains for TLS to etcd.
 
-The library is opened when a node of a cluster first signs or verifies. It is mapped by then: Python's asyncio imports
-its TLS. `Libcrypto` raises OSError where there is no library, or one without Ed25519 (before
-1.1.1); the pure Python of cni/daemon/model/ed25519.py serves then.
+The library is opened when a node of a cluster first signs or verifies. It is already mapped then, because Python's
+asyncio imports TLS. `Libcrypto` raises OSError if there is no library, or if it has no Ed25519 (before 1.1.1); the pure
+Python of cni/daemon/model/ed25519.py is used then.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ KEY, SIGNATURE = 32, 64  # bytes
 
 
 class Libcrypto:
-    """Signatures of bytes. Safe from any thread: no state but the library."""
+    """Ed25519 signatures. Safe from any thread: the library is its only state."""
 
     def __init__(self) -> None:
-        """Raises OSError without a library that can do it."""
+        """Raises OSError if no library with Ed25519 can be opened."""
         self._lib = _open()
         pointer, size, data = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p
         for name, result, arguments in (
@@ -46,9 +46,9 @@ class Libcrypto:
         """The public key of a private one, 32 bytes each. Raises OSError, ValueError."""
         key = self._private(seed)
         try:
-            found, length = ctypes.create_string_buffer(KEY), ctypes.c_size_t(KEY)
-            self._check(self._lib.EVP_PKEY_get_raw_public_key(key, found, ctypes.byref(length)))
-            return found.raw
+            public, length = ctypes.create_string_buffer(KEY), ctypes.c_size_t(KEY)
+            self._check(self._lib.EVP_PKEY_get_raw_public_key(key, public, ctypes.byref(length)))
+            return public.raw
         finally:
             self._lib.EVP_PKEY_free(key)
 
@@ -58,17 +58,17 @@ class Libcrypto:
         context = self._lib.EVP_MD_CTX_new()
         try:
             self._check(self._lib.EVP_DigestSignInit(context, None, None, None, key))
-            found, length = ctypes.create_string_buffer(SIGNATURE), ctypes.c_size_t(SIGNATURE)
+            signature, length = ctypes.create_string_buffer(SIGNATURE), ctypes.c_size_t(SIGNATURE)
             self._check(
-                self._lib.EVP_DigestSign(context, found, ctypes.byref(length), message, len(message)),
+                self._lib.EVP_DigestSign(context, signature, ctypes.byref(length), message, len(message)),
             )
-            return found.raw[: length.value]
+            return signature.raw[: length.value]
         finally:
             self._lib.EVP_MD_CTX_free(context)
             self._lib.EVP_PKEY_free(key)
 
     def verify(self, public: bytes, message: bytes, signature: bytes) -> bool:
-        """Whether the signature of the message is that key's."""
+        """Whether the signature of the message was made with the private key of `public`."""
         if len(public) != KEY or len(signature) != SIGNATURE:
             return False
         key = self._lib.EVP_PKEY_new_raw_public_key(_ED25519, None, public, KEY)
@@ -101,7 +101,7 @@ class Libcrypto:
 
 
 def _open() -> ctypes.CDLL:
-    """The library that travels with the program, else the machine's. Raises OSError."""
+    """The library inside the frozen program, else the machine's. Raises OSError."""
     beside = getattr(sys, "_MEIPASS", "")
     if beside:
         for name in _NAMES:

@@ -1,8 +1,8 @@
-"""Deleting links without waiting for them.
+"""Deletes links without waiting for the end of the deletion.
 
-RTM_DELLINK blocks its sender 15 to 19 ms, most of it after the link is already out of sight and its name free again
-(docs/architecture.md, "What an attach costs"). So a few threads send the deletions, as many at once as have come in
-(a whole group costs little more than one link), and `remove` returns as soon as the link can be seen no more.
+RTM_DELLINK blocks its sender for 15 to 19 ms, most of it after the link has become invisible and its name is free again
+(docs/architecture.md, "What an attach costs"). So a few threads send the deletions, all queued ones in one message (a
+group costs little more than one link), and `remove` returns as soon as the link is no longer visible.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ log = logging.getLogger(__name__)
 _SIOCGIFINDEX = 0x8933
 _REQUEST = struct.Struct("=16si20x")  # struct ifreq: a name, an index
 
-GROUP = 0x7A6C0001  # links in this group are about to be deleted; nobody else's number, we hope, and only ever set here
-LOOK_AGAIN = 0.0004  # seconds between two looks whether the link has gone
-WORKERS = 3  # a deletion that comes while another waits in the kernel does not queue behind it
-PATIENCE = 10.0  # seconds after which a link that is still there is an error
+GROUP = 0x7A6C0001  # the group of links about to be deleted, set only here; unlikely to be used by another program
+LOOK_AGAIN = 0.0004  # seconds between two checks whether the link has gone
+WORKERS = 3  # so that a deletion does not wait for another one that blocks in the kernel
+PATIENCE = 10.0  # seconds after which a link that still exists is an error
 
 
 class LinkDeleter:
-    """Deletes links of the namespace it was made in. `remove` may be called from any thread."""
+    """Deletes links of the namespace in which it was created. `remove` may be called from any thread."""
 
     def __init__(self, crew: Crew | None = None) -> None:
         self._queue: queue.SimpleQueue[tuple[int, list[Exception]] | None] = queue.SimpleQueue()
@@ -42,7 +42,7 @@ class LinkDeleter:
             worker.start()
 
     def remove(self, socket: Netlink, name: str) -> bool:
-        """No link called `name` afterwards; False if there was none. Raises NetlinkError."""
+        """Remove the link called `name`; False if there was none. Raises NetlinkError."""
         link = links.find_link(socket, name)
         if link is None:
             return False
@@ -66,7 +66,7 @@ class LinkDeleter:
         self._looker.close()
 
     def _index(self, name: str) -> int:
-        """The index of a link, 0 if there is none: unlike a netlink query this does not wait for the rtnl lock."""
+        """The index of a link, 0 if there is none. Unlike a netlink query this does not wait for the rtnl lock."""
         try:
             answer = fcntl.ioctl(self._looker, _SIOCGIFINDEX, _REQUEST.pack(name.encode(), 0))
         except OSError as error:

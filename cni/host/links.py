@@ -1,7 +1,7 @@
-"""Links: make them so, remove them, read them. Verbs without opinions; and the shapes of what the kernel has said.
+"""Links: ensure, remove and read them; and the types of what the kernel reports.
 
-`ensure_*` forgives only "exists" and then checks that what exists is the right kind; `remove_*` forgives only "gone".
-Every function takes the `Netlink` of the namespace it works in.
+`ensure_*` ignores only "exists" errors, and then checks that the existing link is of the right kind. `remove_*` ignores
+only "does not exist" errors. Every function takes the `Netlink` socket of the namespace that it works in.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ Address = addresses.Address
 
 @dataclass(frozen=True)
 class Link:
-    """A link as the kernel says it is. `peer` is the index of a veth's other end,
-    `alias` the text that was attached to it ("": none)."""
+    """A link as reported by the kernel. `mtu` in bytes; `peer` is the index of the other end of a veth, `alias` the
+    text that was attached to the link ("": none)."""
 
     index: int
     name: str
@@ -51,7 +51,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Route:
-    """A route of the main table: destination, gateway (None: on the link), index of its link, kernel's route type."""
+    """A route of the main table: destination, gateway (None: on the link), index of its link, route type (RTN_*)."""
 
     dst: Network
     gateway: Address | None
@@ -75,7 +75,7 @@ def mac_text(raw: bytes) -> str:
 
 
 def find_link(socket: nl.Netlink, name: str = "", index: int = 0) -> Link | None:
-    """The link of that name, or index, or None. Costs the same however many links there are."""
+    """The link of that name or index, or None. The cost is independent of the number of links."""
     body = nl.ifinfo(index) + (nl.text(IFLA_IFNAME, name) if name else b"")
     ask = nl.Message(nl.RTM_GETLINK, 0, body, f"look for link {name or index}", GONE)
     answers = socket.send([ask]).answers
@@ -89,8 +89,8 @@ def list_links(socket: nl.Netlink) -> list[Link]:
 
 
 def has_kind(socket: nl.Netlink, kinds: frozenset[str], most: int) -> bool | None:
-    """Whether the namespace has a link of one of these kinds; None where it has more than `most` links, and none of
-    the first is. The socket serves no further request after an answer other than False."""
+    """Whether the namespace has a link of one of these kinds; None if it has more than `most` links and the first
+    `most` are of other kinds. The socket cannot serve another request after an answer other than False."""
     found = False
 
     def take(body: bytes) -> bool:
@@ -105,18 +105,18 @@ def has_kind(socket: nl.Netlink, kinds: frozenset[str], most: int) -> bool | Non
 
 def _link(body: bytes) -> Link:
     _, _, index, flags, _ = nl.IFINFO.unpack_from(body)
-    found = nl.attributes(body[16:])
-    info = nl.attributes(found.get(IFLA_LINKINFO, b""))
+    attrs = nl.attributes(body[16:])
+    info = nl.attributes(attrs.get(IFLA_LINKINFO, b""))
     return Link(
         index=index,
-        name=_string(found.get(IFLA_IFNAME, b"")),
+        name=_string(attrs.get(IFLA_IFNAME, b"")),
         up=bool(flags & IFF_UP),
-        mtu=number(found.get(IFLA_MTU)),
-        mac=mac_text(found.get(IFLA_ADDRESS, b"")),
+        mtu=number(attrs.get(IFLA_MTU)),
+        mac=mac_text(attrs.get(IFLA_ADDRESS, b"")),
         kind=_string(info.get(1, b"")),
-        master=number(found.get(IFLA_MASTER)),
-        peer=number(found.get(IFLA_LINK)),
-        alias=_string(found.get(IFLA_IFALIAS, b"")),
+        master=number(attrs.get(IFLA_MASTER)),
+        peer=number(attrs.get(IFLA_LINK)),
+        alias=_string(attrs.get(IFLA_IFALIAS, b"")),
     )
 
 
@@ -147,13 +147,13 @@ def ensure_bridge(socket: nl.Netlink, name: str, mac: str, mtu: int) -> Link:
         raise nl.NetlinkError(errno.ENODEV, f"create bridge {name}")
     if link.kind != "bridge":
         raise nl.NetlinkError(errno.EEXIST, f"create bridge {name}", f"a {link.kind or 'plain'} link has that name")
-    # Said to a bridge that is there as well: one of an earlier setting, or of somebody else's making, is put right.
+    # Also sent to an existing bridge: it may have earlier settings, or another program may have created it.
     right = [kind] if not made else []
     right.append(nl.attribute(IFLA_LINKINFO, nl.text(1, "bridge") + nl.attribute(2, nl.u32(BR_FORWARD_DELAY, 0))))
     if link.mac != mac:
         right.append(nl.attribute(IFLA_ADDRESS, mac_bytes(mac)))
     if made and link.mtu == mtu:
-        right.append(nl.u32(IFLA_MTU, mtu - 1))  # only a change counts as chosen; else it follows its smallest port
+        right.append(nl.u32(IFLA_MTU, mtu - 1))  # only a changed MTU is fixed; otherwise it follows the smallest port
     right.append(nl.u32(IFLA_MTU, mtu))
     what = f"put bridge {name} right"
     socket.send(nl.Message(nl.RTM_NEWLINK, 0, nl.ifinfo(link.index, IFF_UP, IFF_UP) + each, what) for each in right)
@@ -161,14 +161,13 @@ def ensure_bridge(socket: nl.Netlink, name: str, mac: str, mtu: int) -> Link:
 
 
 def set_master(socket: nl.Netlink, index: int, master: int) -> None:
-    """The link is a port of the bridge `master`."""
+    """Make the link a port of the bridge `master`."""
     body = nl.ifinfo(index) + nl.u32(IFLA_MASTER, master)
     socket.send([nl.Message(nl.RTM_SETLINK, 0, body, f"put link {index} on bridge {master}")])
 
 
 def set_mtu(socket: nl.Netlink, index: int, mtu: int) -> None:
-    """The link carries packets of `mtu` bytes. Raises NetlinkError: ENODEV if it is gone, EINVAL for a size it cannot
-    have."""
+    """Set the MTU, in bytes. Raises NetlinkError: ENODEV if the link is gone, EINVAL for an MTU that it cannot have."""
     body = nl.ifinfo(index) + nl.u32(IFLA_MTU, mtu)
     socket.send([nl.Message(nl.RTM_NEWLINK, 0, body, f"set the MTU of link {index} to {mtu}")])
 
@@ -182,7 +181,7 @@ def up_message(index: int) -> nl.Message:
 
 
 def rename_link(socket: nl.Netlink, index: int, name: str) -> None:
-    """The link is called `name`, and is up. It is down meanwhile: older kernels rename no other."""
+    """Rename the link, and bring it up. It is down meanwhile, because older kernels rename only a link that is down."""
     what = f"rename link {index} to {name}"
     down = nl.Message(nl.RTM_NEWLINK, 0, nl.ifinfo(index, 0, IFF_UP), f"bring down link {index}")
     rename = nl.Message(nl.RTM_NEWLINK, 0, nl.ifinfo(index) + nl.text(IFLA_IFNAME, name), what)
@@ -190,13 +189,13 @@ def rename_link(socket: nl.Netlink, index: int, name: str) -> None:
 
 
 def remove_link(socket: nl.Netlink, name: str = "", index: int = 0) -> None:
-    """No link of that name (or index) afterwards. Blocks 15 to 19 ms in the kernel: see cni/host/link_deleter.py."""
+    """Remove the link of that name (or index). Blocks 15 to 19 ms in the kernel: see cni/host/link_deleter.py."""
     body = nl.ifinfo(index) + (nl.text(IFLA_IFNAME, name) if name else b"")
     socket.send([nl.Message(nl.RTM_DELLINK, 0, body, f"delete link {name or index}", GONE)])
 
 
 def set_group(socket: nl.Netlink, indexes: Sequence[int], group: int) -> None:
-    """Put links into a group, down and off their bridge, so that one message can delete them all."""
+    """Put links into a group, down and off their bridge, so that one message can delete all of them."""
     socket.send(
         nl.Message(
             nl.RTM_NEWLINK,
@@ -217,7 +216,7 @@ def remove_group(socket: nl.Netlink, group: int) -> None:
 
 @dataclass(frozen=True)
 class Port:
-    """What `create_port` makes: a veth whose host end is on a bridge and whose other end is in a container."""
+    """The parameters of `create_port`: a veth whose host end is on a bridge and whose other end is in a container."""
 
     name: str
     mac: str
@@ -228,7 +227,7 @@ class Port:
 
 
 def create_port(socket: nl.Netlink, port: Port, netns_fd: int) -> tuple[int, int]:
-    """Make the veth, its peer inside the namespace `netns_fd` (moving it there later costs 15 ms). Both ends stay down.
+    """Create the veth with its peer inside the namespace `netns_fd` (a later move takes 15 ms). Both ends stay down.
 
     Returns the index of the host end and of the peer. Raises NetlinkError(EEXIST) if either name is taken.
     """
@@ -253,20 +252,20 @@ def create_port(socket: nl.Netlink, port: Port, netns_fd: int) -> tuple[int, int
         if answer.type == nl.RTM_NEWLINK:
             made = _link(answer.body)
             return made.index, made.peer
-    found = find_link(socket, port.name)  # Linux before 6.2 does not say what it made
-    if found is None or not found.peer:
+    host_end = find_link(socket, port.name)  # Linux before 6.2 does not return the new link
+    if host_end is None or not host_end.peer:
         raise nl.NetlinkError(errno.EPROTO, f"create veth {port.name}", "it cannot be found")
-    return found.index, found.peer
+    return host_end.index, host_end.peer
 
 
 def mark(socket: nl.Netlink, index: int, owner: str) -> None:
-    """The link carries `owner` (at most 255 bytes) as its alias."""
+    """Set the link's alias to `owner` (at most 255 bytes)."""
     body = nl.ifinfo(index) + nl.text(IFLA_IFALIAS, owner)
     socket.send([nl.Message(nl.RTM_SETLINK, 0, body, f"mark link {index}")])
 
 
 def raise_port(socket: nl.Netlink, index: int, owner: str = "") -> None:
-    """Bring the host end up without an IPv6 address of its own: with one, each new port floods MLD and DAD.
+    """Bring the host end up without an IPv6 address: with one, each new port sends MLD and DAD packets to all ports.
 
     `owner` becomes its alias ("": the alias stays as it is).
     """

@@ -1,7 +1,7 @@
-"""Locks that only root can take, in a directory of root's alone; and which directories those are.
+"""Locks that only root can take, in a directory that only root can open; and the check of such directories.
 
-A lock on a file that others may open, a name in the kernel that others may take (abstract Unix sockets) and a file in a
-directory that others may write to can each be held by a user without privileges, who keeps the daemon out with it.
+An unprivileged user can block the daemon by holding a lock on a file that the user may open, a name in the kernel that
+any user may bind (abstract Unix sockets), or a file in a directory to which the user may write.
 """
 
 from __future__ import annotations
@@ -22,34 +22,34 @@ _F_OFD_GETLK, _F_OFD_SETLK = 36, 37  # linux/fcntl.h; the first is not in Python
 
 
 def default_directory() -> Path:
-    """Where the locks are: beside the run directories, for these come and go. Another user than root has its own."""
+    """The directory of the locks: outside the run directories, which may be removed. Each user but root has its own."""
     user = os.geteuid()
     return Path("/run/zlayer-cni.locks" if user == 0 else f"/tmp/zlayer-cni.locks-{user}")
 
 
 def trusted_users() -> frozenset[int]:
-    """The users whose files and processes this one believes: root, itself, and the owner of / (another number than
-    root's inside a user namespace)."""
+    """The user ids whose files and processes this process trusts: root, its own, and the owner of / (which is not 0
+    inside a user namespace)."""
     return frozenset({0, os.geteuid(), Path("/").stat().st_uid})
 
 
 def others_may_write(path: Path, groups: frozenset[int] = frozenset()) -> str:
-    """Which directory lets a user other than root replace what is at `path`, and why; "" if none does.
+    """Which directory lets a user other than root replace the entry at `path`, and why; "" if there is none.
 
-    Looks at `path`, a directory, and at all above it. A sticky directory (/tmp) is no such one: what is in it is its
-    owner's. Members of root's group and of `groups` count as root.
+    Checks `path`, a directory, and all its parents. A sticky directory (/tmp) is accepted: only the owner of an entry
+    can replace it. Members of root's group and of `groups` count as root.
     """
     users, groups = trusted_users(), groups | {0, os.getegid()}
     real = path.resolve()
-    for each in (real, *real.parents):
-        status = each.stat()
+    for directory in (real, *real.parents):
+        status = directory.stat()
         if status.st_uid not in users:
-            return f"{each} belongs to user {status.st_uid}"
+            return f"{directory} belongs to user {status.st_uid}"
         if not status.st_mode & stat.S_ISVTX:
             if status.st_mode & stat.S_IWOTH:
-                return f"{each} can be written to by every user"
+                return f"{directory} can be written to by every user"
             if status.st_mode & stat.S_IWGRP and status.st_gid not in groups:
-                return f"{each} can be written to by group {status.st_gid}"
+                return f"{directory} can be written to by group {status.st_gid}"
     return ""
 
 
@@ -59,9 +59,9 @@ def is_shared(directory: Path) -> bool:
 
 
 def hold(name: str, directory: Path | None = None, *, wait: bool = False) -> int | None:
-    """A descriptor that holds the lock `name`; None where another process has it, unless this is to `wait` for it.
+    """A descriptor that holds the lock `name`; None if another process holds it. With `wait` the call waits instead.
 
-    Raises OSError where the directory cannot be made, or is not this user's alone.
+    Raises OSError if the directory cannot be created, or if other users can open it.
     """
     path = _place(directory) / name
     while True:
@@ -77,11 +77,11 @@ def hold(name: str, directory: Path | None = None, *, wait: bool = False) -> int
         except BaseException:
             os.close(fd)
             raise
-        os.close(fd)  # the one that had it has taken the file away
+        os.close(fd)  # the previous holder has removed the file
 
 
 def let_go(fd: int, name: str, directory: Path | None = None) -> None:
-    """Give the lock back, and take its file away."""
+    """Release the lock, and remove its file."""
     path = (directory or default_directory()) / name
     if is_at(fd, path):
         path.unlink(missing_ok=True)
@@ -89,7 +89,7 @@ def let_go(fd: int, name: str, directory: Path | None = None) -> None:
 
 
 def join(name: str, at: int, directory: Path | None = None) -> tuple[int, Path]:
-    """A descriptor of the file `name` and its path, with the byte `at` locked for as long as it is open."""
+    """A descriptor of the file `name`, and its path; the byte `at` is locked as long as the descriptor is open."""
     path = _place(directory) / name
     while True:
         fd = lock_files.opened(str(path))
@@ -111,11 +111,12 @@ def has_company(fd: int) -> bool:
 
 
 def sweep(directory: Path | None = None) -> bool:
-    """Take away the files that no process has locked, and the directory if nothing is left; whether it is gone."""
-    place = directory or default_directory()
-    if not place.is_dir():
+    """Remove the files that no process has locked, and then the directory if it is empty; returns whether the directory
+    is gone."""
+    locks_dir = directory or default_directory()
+    if not locks_dir.is_dir():
         return False
-    for path in place.iterdir():
+    for path in locks_dir.iterdir():
         fd = lock_files.opened(str(path))
         try:
             if lock_files.take(fd) and not has_company(fd):
@@ -123,8 +124,8 @@ def sweep(directory: Path | None = None) -> bool:
         finally:
             os.close(fd)
     with contextlib.suppress(OSError):  # another daemon's lock is in it
-        place.rmdir()
-    return not place.exists()
+        locks_dir.rmdir()
+    return not locks_dir.exists()
 
 
 def is_at(fd: int, path: Path) -> bool:
@@ -136,9 +137,9 @@ def is_at(fd: int, path: Path) -> bool:
 
 
 def _place(directory: Path | None) -> Path:
-    place = directory or default_directory()
-    place.mkdir(0o700, parents=True, exist_ok=True)
-    status = place.lstat()
+    path = directory or default_directory()
+    path.mkdir(0o700, parents=True, exist_ok=True)
+    status = path.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid not in trusted_users() or status.st_mode & 0o077:
-        raise PermissionError(errno.EPERM, "not a directory of this user's alone (mode 0700)", str(place))
-    return place
+        raise PermissionError(errno.EPERM, "not a directory of this user's alone (mode 0700)", str(path))
+    return path

@@ -1,4 +1,4 @@
-"""MTUs of links that are there already: a bridge's, and both ends of a container's veth."""
+"""Changes the MTU of existing links: both ends of a container's veth."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from cni.host import links
 from cni.host import netlink as nl
 from cni.host.netns import NetnsId, entered, identify, open_path
 
-MOST_LINKS = 1024  # links read in a container's namespace: the container makes as many as it likes
-VM_LINKS = frozenset({"tun", "macvtap"})  # behind these is a virtual machine, which hears of no change
+MOST_LINKS = 1024  # links read in a container's namespace: the container may create any number
+VM_LINKS = frozenset({"tun", "macvtap"})  # a virtual machine is connected by these, and is not told of a change
 
 
 class ContainerNetns:
-    """A container's namespace, entered by its path for its end of a veth; use it as a context."""
+    """A container's namespace, opened by its path, for changes of the container's end of a veth; a context manager."""
 
     def __init__(self, path: str, netns: NetnsId) -> None:
-        """Raises OSError: the path is gone, or cannot be entered, or is another namespace by now (EINVAL)."""
+        """Raises OSError: the path is gone, the namespace cannot be entered, or the path now names another namespace
+        (EINVAL)."""
         fd = open_path(path)
         try:
             if identify(fd) != netns:
@@ -35,27 +36,28 @@ class ContainerNetns:
         self._socket.close()
 
     def end_of(self, host: links.Link) -> links.Link | None:
-        """The other end of `host`, whatever it is called by now; None where it is not here."""
-        found = links.find_link(self._socket, index=host.peer) if host.peer else None
-        return found if found is not None and found.kind == "veth" and found.peer == host.index else None
+        """The other end of the veth `host`, whatever its name; None if it is not in this namespace."""
+        link = links.find_link(self._socket, index=host.peer) if host.peer else None
+        return link if link is not None and link.kind == "veth" and link.peer == host.index else None
 
     def holds_a_machine(self) -> bool:
-        """Whether packets of a virtual machine come and go here, or may: of so many links that not all are read."""
+        """Whether a virtual machine may be connected here; True if there are more links than MOST_LINKS."""
         return links.has_kind(self._socket, VM_LINKS, MOST_LINKS) is not False
 
     def set_mtu(self, index: int, mtu: int) -> None:
-        """As the function."""
+        """Set the MTU of a link of the container, in bytes. Raises NetlinkError."""
         links.set_mtu(self._socket, index, mtu)
 
 
 def resize_port(
     socket: nl.Netlink, host: links.Link, sandbox: tuple[str, NetnsId], known: Collection[int], mtu: int
 ) -> bool:
-    """Both ends of a veth carry `mtu` bytes, if the container's has one of the sizes `known`, or this one, and no
-    virtual machine behind it; False if it was left alone: somebody else chose its size, or moved it elsewhere.
+    """Set the MTU of both ends of a veth, in bytes. False, and no change, if the container's end has an MTU that is
+    neither in `known` nor `mtu` (another program set it), if a virtual machine is behind it, or if it is no longer in
+    the namespace.
 
-    What receives is never the smaller one: a veth drops what is too large for it and tells nobody. Idempotent. Raises
-    OSError where the namespace cannot be entered.
+    The receiving end never has the smaller MTU: a veth drops larger packets without an error. Idempotent. Raises
+    OSError if the namespace cannot be entered.
     """
     with ContainerNetns(*sandbox) as inside:
         end = inside.end_of(host)

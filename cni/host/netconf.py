@@ -1,4 +1,4 @@
-"""Hearing that forwarding was switched off, for the node or for a link (RTM_NEWNETCONF)."""
+"""Notifications that forwarding was switched off, for the node or for a link (RTM_NEWNETCONF)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ ALL = -1  # NETCONFA_IFINDEX_ALL
 
 
 class SettingsEar:
-    """A socket that hears the namespace of the constructing thread. One thread at a time. Raises OSError."""
+    """A socket that receives the notifications of the namespace of the constructing thread. For one thread at a time.
+    Raises OSError."""
 
     def __init__(self) -> None:
         self._socket = nlmsg.opened(nlmsg.ROUTE)
@@ -27,28 +28,28 @@ class SettingsEar:
         return self._socket.fileno()
 
     def close(self) -> None:
-        """Hear no more."""
+        """Close the socket."""
         self._socket.close()
 
     def read(self) -> set[int]:
-        """Where forwarding was switched off since the last time: indices of links, and ALL for the node or where
-        something was lost. Never waits."""
-        found: set[int] = set()
+        """Where forwarding was switched off since the last call: indices of links, and ALL for the node or if messages
+        were lost. Never waits."""
+        indices: set[int] = set()
         while True:
             try:
                 for data in nlmsg.at_hand(self._socket):
-                    found |= switched_off(data)
-                return found
+                    indices |= switched_off(data)
+                return indices
             except OSError:
-                found.add(ALL)
+                indices.add(ALL)
 
 
 def switched_off(data: bytes) -> set[int]:
-    """The links of which a datagram says that they do not forward. Pure."""
-    found = set()
+    """The indices of the links that do not forward, according to a datagram. Pure."""
+    indices = set()
     for kind, _, _, _, start, end in nlmsg.messages(data):
         if kind == _RTM_NEWNETCONF:
-            told = nlmsg.attributes(data[start + _HEADER : end])
-            if len(told.get(_IFINDEX, b"")) == 4 and told.get(_FORWARDING) == bytes(4):
-                found.add(_INT.unpack(told[_IFINDEX])[0])
-    return found
+            attrs = nlmsg.attributes(data[start + _HEADER : end])
+            if len(attrs.get(_IFINDEX, b"")) == 4 and attrs.get(_FORWARDING) == bytes(4):
+                indices.add(_INT.unpack(attrs[_IFINDEX])[0])
+    return indices

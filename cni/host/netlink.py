@@ -1,9 +1,10 @@
-"""Netlink, packed by hand: messages in, acknowledgements and answers out. rtnetlink, unless told otherwise.
+"""A netlink socket: sends messages, returns acknowledgements and answers. The protocol is rtnetlink by default.
 
-Why not a library: an attach is two sends here and costs 1 ms; the same through message classes costs 2 to 5
-(docs/architecture.md, "Netlink"). The tests read the kernel back with a library, so our packing is judged by others.
+No library is used: an attach is two sends here and takes 1 ms; the same through message classes takes 2 to 5 ms
+(docs/architecture.md, "Netlink"). The tests read the kernel's state with a library, so the encoding is checked
+independently.
 
-One `Netlink` belongs to one thread and, for ever, to the network namespace it was opened in.
+A `Netlink` belongs to one thread, and always to the network namespace in which it was opened.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 
 from cni.host import nlmsg
 
-# The codec's names stand here as well: what builds the body of a request needs both.
+# The codec's names are repeated here: the code that builds the body of a request needs both modules.
 attribute, nested, text, u32, u8 = nlmsg.attribute, nlmsg.nested, nlmsg.text, nlmsg.u32, nlmsg.u8
 attributes, items, BYTE_ORDER = nlmsg.attributes, nlmsg.items, nlmsg.BYTE_ORDER
 ROUTE, NETFILTER, GENERIC = nlmsg.ROUTE, nlmsg.NETFILTER, nlmsg.GENERIC
@@ -29,13 +30,13 @@ RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTM_NEWNEIGH, RTM_DELNEIGH = 28, 29
 
 IFINFO = struct.Struct("=BxHiII")
-RECEIVE_BUFFER = 1 << 22  # bytes of answers the kernel may keep for us: each refused message is an answer of its own
-AT_ONCE = 512  # messages in one send; more are sent in parts, so that their answers fit
-DUMP_TRIES = 5  # a dump that the kernel says was interrupted is repeated so often
+RECEIVE_BUFFER = 1 << 22  # bytes of answers that the kernel may queue: each refused message has an answer of its own
+AT_ONCE = 512  # messages in one send; more are sent in parts, so that the answers fit into the buffer
+DUMP_TRIES = 5  # attempts at a dump that the kernel reports as interrupted
 
 
 class NetlinkError(OSError):
-    """The kernel refused a message: `errno` is its word, `what` is what was asked."""
+    """The kernel refused a message: `errno` is its error number, `what` describes the request."""
 
     def __init__(self, code: int, what: str, said: str = "") -> None:
         super().__init__(code, os.strerror(code) + (f" ({said})" if said else ""))
@@ -46,12 +47,12 @@ class NetlinkError(OSError):
 
 
 class Interrupted(Exception):
-    """What was dumped changed meanwhile: it is not one moment."""
+    """The dumped objects changed during the dump: the result is not consistent."""
 
 
 @dataclass(frozen=True)
 class Message:
-    """One request: its type, flags beyond REQUEST, body, what it is for, and the errors it forgives."""
+    """One request: its type, flags besides REQUEST, body, a description for errors, and the error numbers to ignore."""
 
     type: int
     flags: int
@@ -62,7 +63,7 @@ class Message:
 
 @dataclass(frozen=True)
 class Answer:
-    """One message from the kernel that is not an acknowledgement."""
+    """One message from the kernel other than an acknowledgement."""
 
     type: int
     body: bytes
@@ -70,7 +71,7 @@ class Answer:
 
 @dataclass
 class Outcome:
-    """What came of a batch: the answers, and per message the errno that was forgiven (0 where it worked)."""
+    """The result of a batch: the answers, and for each message the ignored error number (0 if it succeeded)."""
 
     answers: list[Answer] = field(default_factory=list)
     errors: list[int] = field(default_factory=list)
@@ -82,16 +83,16 @@ def ifinfo(index: int = 0, flags: int = 0, change: int = 0, family: int = 0) -> 
 
 
 class Netlink:
-    """A netlink socket in the namespace of the thread that opened it. Not for several threads at once."""
+    """A netlink socket in the namespace of the thread that opened it. For one thread at a time."""
 
     def __init__(self, timeout: float = 20.0, protocol: int = ROUTE, *, strict: bool = False) -> None:
-        """`strict`: the kernel filters dumps by the keys in their headers, where it can (Linux 4.20)."""
+        """`timeout` in seconds. `strict`: the kernel filters dumps by their header fields (since Linux 4.20)."""
         self._sock = nlmsg.opened(protocol)
         self._sock.settimeout(timeout)
-        self._sock.setsockopt(nlmsg.SOL_NETLINK, nlmsg.EXT_ACK, 1)  # the kernel says in words what it did not like
-        self._sock.setsockopt(nlmsg.SOL_NETLINK, nlmsg.CAP_ACK, 1)  # and does not send our own message back with it
+        self._sock.setsockopt(nlmsg.SOL_NETLINK, nlmsg.EXT_ACK, 1)  # the kernel adds an error text
+        self._sock.setsockopt(nlmsg.SOL_NETLINK, nlmsg.CAP_ACK, 1)  # and leaves our own message out of the error
         if strict:
-            with contextlib.suppress(OSError):  # an older kernel gives everything, and the reader skips it
+            with contextlib.suppress(OSError):  # an older kernel dumps everything, and the reader skips the rest
                 self._sock.setsockopt(nlmsg.SOL_NETLINK, nlmsg.STRICT, 1)
         self._sock.setsockopt(socket.SOL_SOCKET, nlmsg.RCVBUFFORCE, RECEIVE_BUFFER)
         self._seq = 0
@@ -106,9 +107,9 @@ class Netlink:
         self.close()
 
     def send(self, messages: Iterable[Message]) -> Outcome:
-        """Carry out `messages` in one send, in order; the first error that is not forgiven is raised.
+        """Carry out `messages` in one send, in order; raises the first error that is not ignored.
 
-        The kernel goes on after a message that fails, so what follows a failure may have been done: callers undo by
+        The kernel continues after a message that fails, so later messages may have taken effect: callers undo by
         removing everything, which is idempotent.
         """
         batch = list(messages)
@@ -142,11 +143,11 @@ class Netlink:
         return outcome
 
     def scan(self, message: Message, most: int, take: Callable[[bytes], bool]) -> bool:
-        """Give the objects of a kind to `take`, one at a time, until it returns True; keep none.
+        """Dump the objects of a kind and pass each to `take`, until it returns True; none is kept.
 
-        For a namespace that a container fills: at most `most` objects are read. False where that bound was met. An
-        interrupted dump is repeated, within the same bound. After an early end the rest of the dump is still to come,
-        so the socket serves no further request: close it. Raises NetlinkError.
+        For the namespace of a container, which may create any number of objects: at most `most` are read. Returns False
+        if that bound was reached. An interrupted dump is repeated within the same bound. After an early end the rest of
+        the dump is still unread, so the socket cannot serve another request: close it. Raises NetlinkError.
         """
         read = 0
         for _ in range(DUMP_TRIES):
@@ -163,7 +164,7 @@ class Netlink:
         return True
 
     def dump(self, message: Message) -> list[Answer]:
-        """Every object of a kind. Costs as much as there are objects: never on the path of an ADD or DEL."""
+        """Every object of a kind. The cost grows with the number of objects: never used by an ADD or DEL."""
         answers: list[Answer] = []
         for _ in range(DUMP_TRIES):
             answers.clear()
@@ -175,9 +176,9 @@ class Netlink:
         return answers
 
     def stream(self, message: Message) -> Iterator[Answer]:
-        """Every object of a kind, one at a time. Raises Interrupted after the last, and NetlinkError.
+        """Every object of a kind, one at a time. Raises Interrupted after the last one, and NetlinkError.
 
-        One that is not read to its end leaves the rest of the dump to come, which the next request passes over.
+        If the iterator is not read to its end, the rest of the dump stays unread, and the next request skips it.
         """
         self._seq += 1
         self._sock.send(nlmsg.message(message.type, nlmsg.DUMP | message.flags, self._seq, message.body))
@@ -196,8 +197,8 @@ class Netlink:
     def _replies(self, first: int, last: int) -> Iterator[tuple[int, int, int, bytes]]:
         """Each reply as (type, sequence, flags, body) up to the one that ends the request numbered `last`.
 
-        Late answers to earlier requests, those before `first`, are passed over. When answers were lost the rest of
-        them is read away, so that the next request begins with an empty socket.
+        Late answers to requests before `first` are skipped. If answers were lost, the remaining ones are read and
+        dropped, so that the next request begins with an empty socket.
         """
         while True:
             try:
@@ -212,11 +213,11 @@ class Netlink:
                     return
 
     def _drain(self) -> None:
-        """Read away what is there, without waiting for more."""
+        """Read and drop all queued messages, without waiting for more."""
         while True:
             try:
                 self._sock.recv(nlmsg.RECEIVE, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return
             except OSError:
-                continue  # ENOBUFS says once more that something was lost
+                continue  # ENOBUFS reports the lost messages again

@@ -1,7 +1,7 @@
-"""Network namespaces: who they are, and how to work inside one for a moment.
+"""Network namespaces: their identity, and code that runs inside one.
 
-A thread that enters a namespace is the only one inside it (setns is per thread). `entered` brings it home again; a
-thread that cannot come home must not serve anybody else, so the process ends and is started anew.
+setns(2) affects only the calling thread. `entered` returns the thread to its own namespace. A thread that cannot return
+must not serve another call, so the process ends and is started again.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class NetnsId(NamedTuple):
-    """What makes a namespace itself: device and inode of its nsfs file (unique while it exists)."""
+    """The identity of a namespace: device and inode of its nsfs file (unique while the namespace exists)."""
 
     dev: int
     ino: int
 
 
 def identify(fd: int) -> NetnsId:
-    """The identity of the network namespace behind `fd`. Raises OSError(EINVAL) if it is none."""
+    """The identity of the network namespace behind `fd`. Raises OSError(EINVAL) if `fd` is not a network namespace."""
     try:
         kind = fcntl.ioctl(fd, NS_GET_NSTYPE)
     except OSError as error:
@@ -47,7 +47,7 @@ def identify(fd: int) -> NetnsId:
 
 
 def identify_sandbox(fd: int, path: str) -> NetnsId:
-    """The same of a container's namespace, which the runtime names `path`. Raises InvalidNetns (8)."""
+    """The identity of a container's namespace, which the runtime calls `path`. Raises InvalidNetns (8)."""
     try:
         return identify(fd)
     except OSError as error:
@@ -55,9 +55,9 @@ def identify_sandbox(fd: int, path: str) -> NetnsId:
 
 
 def open_path(path: str) -> int:
-    """A descriptor of the namespace at `path`, without ever hanging on a FIFO or poking a device.
+    """A descriptor of the namespace at `path`. Never blocks on a FIFO, and opens no device.
 
-    Raises OSError: what is wrong with the path, EINVAL if it is no network namespace.
+    Raises OSError: the error of the path, or EINVAL if it is not a network namespace.
     """
     if not stat.S_ISREG(Path(path).stat().st_mode):
         raise OSError(errno.EINVAL, "not a namespace", path)
@@ -71,32 +71,32 @@ def open_path(path: str) -> int:
 
 
 class Presence:
-    """Says, for as long as it lives, that a daemon of ours works in this network namespace.
+    """Records, as long as it is open, that a daemon of ours works in this network namespace.
 
-    A lock in a directory of root's alone, in a file for each namespace: a name in the kernel, which any user may take,
-    made a running daemon believe in a second one. One byte is this daemon's; safe to use from several threads.
+    It is a lock on one byte of a file for each namespace, in a directory that only root can open. A name in the kernel
+    would not do: any user can bind it and so make a daemon report a second daemon. Safe from several threads.
     """
 
     def __init__(self, directory: Path | None = None) -> None:
-        """Raises OSError where the lock's directory cannot be made, or is not root's alone."""
-        here = own()
-        self._name = f"netns-{here.dev}-{here.ino}"
+        """Raises OSError if the directory of the lock cannot be created, or if other users can open it."""
+        namespace = own()
+        self._name = f"netns-{namespace.dev}-{namespace.ino}"
         self._directory = directory
         self._at = int.from_bytes(os.urandom(7), "big")
         self._guard = threading.Lock()
         self._fd, self._path = locks.join(self._name, self._at, directory)
 
     def alone(self) -> bool:
-        """Whether no other daemon of ours is here now."""
+        """Whether no other daemon of ours works in the namespace now."""
         with self._guard:
-            if not locks.is_at(self._fd, self._path):  # the file was deleted: others look at a new one
+            if not locks.is_at(self._fd, self._path):  # the file was deleted: other daemons use a new one
                 before = self._fd
                 self._fd, self._path = locks.join(self._name, self._at, self._directory)
                 os.close(before)
             return not locks.has_company(self._fd)
 
     def close(self) -> None:
-        """Be gone; the last one takes the file along."""
+        """Release the lock; the last daemon of the namespace removes the file."""
         with self._guard:
             if locks.is_at(self._fd, self._path) and not locks.has_company(self._fd):
                 self._path.unlink(missing_ok=True)
@@ -114,7 +114,7 @@ def own() -> NetnsId:
 
 @contextmanager
 def entered(fd: int) -> Iterator[None]:
-    """Run the block with the calling thread inside the namespace `fd`. Raises OSError if it cannot enter."""
+    """Run the block with the calling thread inside the namespace `fd`. Raises OSError if the thread cannot enter."""
     home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
         _setns(fd)
@@ -130,7 +130,7 @@ def entered(fd: int) -> Iterator[None]:
 
 
 def leave() -> None:
-    """Put the calling thread into a network namespace of its own, for good: a thread that ends soon. Raises OSError."""
+    """Move the calling thread into a new network namespace, permanently; for a short-lived thread. Raises OSError."""
     if _libc.unshare(CLONE_NEWNET) != 0:
         code = ctypes.get_errno()
         raise OSError(code, f"no network namespace of its own: {os.strerror(code)}")

@@ -1,10 +1,10 @@
-"""Holder processes: each keeps one scratch network namespace alive, and is a PID to give to a daemon that wants one.
+"""Holder processes: each keeps one temporary network namespace alive, and has the PID that ZLayer's daemon requires.
 
-A holder must cost next to nothing, outlive the plugin that made it and the runtime's restarts, hold none of the
-runtime's pipes open (a runtime that reads them to their end would wait for ever), and be told from a later process with
-the same number. So it is a forked child in a session of its own that becomes a program of a few instructions, made in
-memory: nothing has to be installed, and no file of ours stays in use (12 kB of memory, against 14 MB for a Python that
-waits).
+A holder must use little memory, outlive the plugin that started it and restarts of the runtime, keep none of the
+runtime's pipes open (a runtime that reads a pipe to its end would wait forever), and be distinguishable from a later
+process with the same PID. So it is a forked child in its own session that executes a program of a few instructions from
+memory: nothing has to be installed, and no file of ours stays in use. It uses 12 kB of memory; a waiting Python uses
+14 MB.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from cni import proc
 from cni.host import privileges
 from cni.host.netns import CLONE_NEWNET
 
-PATIENCE = 2.0  # seconds a killed process gets to be gone
+PATIENCE = 2.0  # seconds in which a killed process must end
 _CONTROL_GROUPS = ("/sys/fs/cgroup", "/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified")  # version 2, 1, both
-_OOM_SCORE = b"-998"  # as Kubernetes gives to its pause container: without it the container's interface goes
+_OOM_SCORE = b"-998"  # the score of Kubernetes' pause container: the container's interface is lost with this process
 
-# pause() for ever, in machine code.
+# An endless loop of pause(), in machine code.
 _CODE = {
     "x86_64": (62, bytes.fromhex("b822000000" "0f05" "ebf7")),  # mov eax, pause; syscall; jmp -9
-    "aarch64": (183, struct.pack(  # ppoll(0, 0, 0, 0), for there is no pause
+    "aarch64": (183, struct.pack(  # ppoll(0, 0, 0, 0): aarch64 has no pause
         "<7I", 0xD2800000, 0xD2800001, 0xD2800002, 0xD2800003, 0xD2800928, 0xD4000001, 0x17FFFFFA)),
 }  # fmt: skip
 
@@ -41,17 +41,17 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True)
 class Process:
-    """A process for ever: its number and its start time (field 22 of /proc/PID/stat, clock ticks since the boot)."""
+    """The identity of a process: PID and start time (field 22 of /proc/PID/stat, clock ticks since the boot)."""
 
     pid: int
     start_time: int
 
 
 def start(title: str, save: Callable[[Process], None]) -> Process:
-    """A holder in a fresh network namespace of its own; `title` is its command line, for people.
+    """Start a holder in a new network namespace; `title` is its command line, as shown by ps.
 
-    `save` is called with it before it is let go: if that raises, or this process dies, the holder ends by itself.
-    Raises OSError when there cannot be one.
+    `save` is called with the process before the holder detaches: if `save` raises, or this process ends, the holder
+    ends too. Raises OSError if the holder cannot be started.
     """
     ready, ready_end = os.pipe2(os.O_CLOEXEC)
     go_end, go = os.pipe2(os.O_CLOEXEC)
@@ -61,13 +61,13 @@ def start(title: str, save: Callable[[Process], None]) -> Process:
     os.close(ready_end)
     os.close(go_end)
     try:
-        said = os.read(ready, 512)
-        if said != b"+":
-            raise OSError(f"cannot make a holder process: {said.decode(errors='replace') or 'it died'}")
-        found = Process(pid, proc.alive_since(pid))
-        save(found)
+        report = os.read(ready, 512)
+        if report != b"+":
+            raise OSError(f"cannot make a holder process: {report.decode(errors='replace') or 'it died'}")
+        holder = Process(pid, proc.alive_since(pid))
+        save(holder)
         os.write(go, b"+")
-        os.read(ready, 1)  # its end of the pipe closes when it has become what it shall be
+        os.read(ready, 1)  # the holder's end of the pipe closes at its execve
     except BaseException:
         os.close(go)
         go = -1
@@ -78,25 +78,25 @@ def start(title: str, save: Callable[[Process], None]) -> Process:
         os.close(ready)
         if go >= 0:
             os.close(go)
-    return found
+    return holder
 
 
 def is_alive(process: Process) -> bool:
-    """Whether it is this very process that has the number now."""
+    """Whether this process, and not a later one with the same PID, is alive."""
     return process.start_time != 0 and proc.alive_since(process.pid) == process.start_time
 
 
 def end(process: Process) -> bool:
-    """No such process afterwards; False if there was none. Whoever else has its number now is left alone.
+    """End the process; False if there was none. A later process with the same PID is not touched.
 
-    Raises OSError when it cannot be ended.
+    Raises OSError if the process cannot be ended.
     """
     try:
         handle = os.pidfd_open(process.pid)
     except ProcessLookupError:
         return False
     try:
-        if not is_alive(process):  # asked after the descriptor was opened, which names one process for ever
+        if not is_alive(process):  # checked after the pidfd was opened, which always names one process
             return False
         signal.pidfd_send_signal(handle, signal.SIGKILL)
         poll = select.poll()
@@ -111,12 +111,13 @@ def end(process: Process) -> bool:
 
 
 def netns_path(process: Process) -> str:
-    """The path of its namespace, good while it lives."""
+    """The path of the process's namespace, valid while the process is alive."""
     return f"/proc/{process.pid}/ns/net"
 
 
 def _child(title: str, ready: int, go: int) -> NoReturn:
-    """The holder's life. Nothing of the plugin's may run in here after it: no exit handlers, no exceptions."""
+    """The code of the holder. No code of the plugin may run after it in this process: no exit handlers, no
+    exceptions."""
     try:
         try:
             os.setsid()
@@ -127,29 +128,29 @@ def _child(title: str, ready: int, go: int) -> NoReturn:
             _leave_control_group()
             program = _program()
             _spare_from_oom()
-            _let_go_of_everything({ready, go, program})
+            _close_descriptors({ready, go, program})
         except OSError as error:
             os.write(ready, f"{error}".encode())
             os._exit(1)
         os.write(ready, b"+")
         if os.read(go, 1) != b"+":
-            os._exit(0)  # the plugin is gone, or does not want us
+            os._exit(0)  # the plugin has ended, or does not need the holder
         os.close(go)
         _drop_privileges()
         with contextlib.suppress(OSError):
             os.execve(program, [title], {})
         os.closerange(3, max(ready, program) + 1)
-        while True:  # a machine we have no program for, or a host that allows none from memory: dearer, not worse
+        while True:  # no program for this architecture, or no execution from memory: uses more memory only
             signal.pause()
     finally:
         os._exit(1)
 
 
-def _let_go_of_everything(keep: set[int]) -> None:
+def _close_descriptors(keep: set[int]) -> None:
     null = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
-    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - names are all that is wanted
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - only the names are needed
         if int(name) > 2 and int(name) not in keep:
             with contextlib.suppress(OSError):  # the descriptor of the listing itself
                 os.close(int(name))
@@ -158,8 +159,9 @@ def _let_go_of_everything(keep: set[int]) -> None:
 
 
 def _leave_control_group() -> None:
-    """Out of the runtime's control group, into systemd's own or the topmost: a service manager that restarts the
-    runtime ends what is in its group (CRI-O's unit does not say otherwise), and this must outlive it."""
+    """Move this process from the runtime's control group into systemd's own or the root group: a service manager that
+    restarts the runtime ends all processes of the runtime's group (as with CRI-O's unit), and the holder must outlive
+    the restart."""
     for tree in _CONTROL_GROUPS:
         for group in ("init.scope", "."):
             try:
@@ -167,10 +169,10 @@ def _leave_control_group() -> None:
             except OSError:
                 continue
             try:
-                os.write(procs, b"0")  # whoever writes
+                os.write(procs, b"0")  # 0 names the writing process
                 break
             except OSError:
-                continue  # a group inside a container, which takes no processes beside its own groups
+                continue  # a group inside a container that has child groups and so accepts no processes
             finally:
                 os.close(procs)
 
@@ -181,14 +183,14 @@ def _spare_from_oom() -> None:
 
 
 def _drop_privileges() -> None:
-    """The program it becomes has no capability: it needs none, and a daemon with few of its own could not open the
-    namespace of a process that has more (contract 5.3/30)."""
+    """Drop all capabilities for the program to execute: it needs none, and a daemon with few capabilities cannot open
+    the namespace of a process that has more (contract 5.3/30)."""
     with contextlib.suppress(OSError):
         privileges.lower(())
 
 
 def _program() -> int:
-    """A descriptor of the program, or of an empty file where there is none for this machine."""
+    """A descriptor of the program, or of an empty file if there is none for this architecture."""
     fd = os.memfd_create("zlayer-cni-holder", os.MFD_CLOEXEC)
     machine, code = _CODE.get(platform.machine(), (0, b""))
     if code:
@@ -197,7 +199,7 @@ def _program() -> int:
 
 
 def _elf(machine: int, code: bytes) -> bytes:
-    """The smallest ELF file that the kernel runs: one segment to read and execute, a stack that is not executable."""
+    """A minimal ELF file: one segment to read and execute, and a stack that is not executable."""
     base, head, entry_size, align = 0x400000, 64, 56, 0x10000
     entry = head + 2 * entry_size
     size = entry + len(code)

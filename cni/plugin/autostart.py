@@ -161,7 +161,7 @@ def program(place: Location, waiter: plugin_door.Waiter) -> list[str]:
     from cni import unpack
 
     if unpack.is_single_file():
-        return [unpack.lay_down([place.data_dir, place.run_dir], waiter), *options]
+        return [unpack.extract([place.data_dir, place.run_dir], waiter), *options]
     return [sys.executable, *options]
 
 

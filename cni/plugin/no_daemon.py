@@ -118,7 +118,7 @@ def foreign(call: PluginCall, place: Location) -> tuple[int, bytes, bytes]:
     judge(call)
     if unpack.is_single_file():
         try:
-            unpack.become_plugin(call.stdin, place.data_dir, place.run_dir, call.waiter)
+            unpack.exec_plugin(call.stdin, place.data_dir, place.run_dir, call.waiter)
         except OSError as error:
             raise TryAgainLater(f"the program cannot be unpacked: {error}") from error
     try:
