@@ -1,1 +1,1 @@
-"""The fence: who reaches whom. `values` go in, nft `texts` come out, `barrier` puts them in force and keeps them so."""
+"""The fence decides who reaches whom. `ruleset` turns the values of `model` into nft text; `FenceController` loads it."""

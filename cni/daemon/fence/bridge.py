@@ -1,4 +1,6 @@
-"""On the bridges: who a port is, and which ports reach each other. Read from the top."""
+"""The family `bridge`: a port's identity, and which ports reach each other. In the order that a frame passes the
+chains.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ _CONTROL = "01:80:c2:00:00:00"  # to 0f: frames for the bridge itself (IEEE 802.
 
 
 def bridge_chains(node: FenceNode) -> list[Chain]:
-    """What holds on every bridge of ours, port by port."""
+    """The chains for every port of the overlay's bridges."""
     by_name = [Rule("meta ibrname @bridges", "drop", "unknown port")] if node.bridge_names else []
     return [
         base_chain(
@@ -24,12 +26,13 @@ def bridge_chains(node: FenceNode) -> list[Chain]:
         plain_chain(
             "bridge",
             "port",
-            # First, so that the bridge learns no MAC but the port's own.
+            # First, so that the bridge learns only the port's own MAC.
             Rule("iifname . ether saddr != @macs", "drop", "foreign MAC"),
             Rule("ether type arp", "goto port_arp", "ARP"),
             Rule("ether type ip", "goto port_ip", "IPv4"),
             Rule("ether type ip6", "goto port_ip6", "IPv6"),
-            # `ether type` sees a tag even where the kernel took it off the frame; `meta protocol` would not.
+            # `ether type` matches a VLAN tag even where the kernel has removed it from the frame; `meta protocol`
+            # does not.
             Rule("", "drop", "EtherType or VLAN tag"),
         ),
         plain_chain(
@@ -45,7 +48,7 @@ def bridge_chains(node: FenceNode) -> list[Chain]:
                 "arp htype 1 arp ptype ip arp hlen 6 arp plen 4 arp operation request "
                 "iifname . arp saddr ether @macs arp saddr ip 0.0.0.0",
                 "accept",
-                "ARP probe",  # RFC 5227: teaches nobody anything
+                "ARP probe",  # RFC 5227: no receiver learns an address from it
             ),
             Rule("", "drop", "ARP for another"),
         ),
@@ -59,8 +62,8 @@ def bridge_chains(node: FenceNode) -> list[Chain]:
         ),
         ipv4_options("bridge"),
         plain_chain("bridge", "port_ip6", *_port_ip6()),
-        # Frames to 01:80:c2:00:00:0x skip prerouting, and the bridge learns their source (br_handle_frame). LLDP's skip
-        # this hook as well, so a bridge of ours is made with no_linklocal_learn, which this rule backs up.
+        # Frames to 01:80:c2:00:00:0x skip prerouting, and the bridge learns their source (br_handle_frame). LLDP frames
+        # skip this hook as well. So the daemon creates bridges with no_linklocal_learn; this rule backs that up.
         base_chain(
             "bridge",
             "input",
@@ -95,7 +98,7 @@ def bridge_chains(node: FenceNode) -> list[Chain]:
         plain_chain(
             "bridge",
             "to_port",
-            # A frame whose MAC the bridge does not know goes to every port: only its owner may hear it.
+            # The bridge floods a frame for an unknown MAC to every port; only the port that has the MAC may pass it on.
             Rule(
                 "ether daddr & 01:00:00:00:00:00 == 00:00:00:00:00:00 oifname . ether daddr != @macs",
                 "drop",
@@ -108,17 +111,17 @@ def bridge_chains(node: FenceNode) -> list[Chain]:
 def _port_ip6() -> tuple[Rule, ...]:
     """IPv6 from a port.
 
-    Neighbour discovery is taken only in the one form that cannot hide anything: no extension header, no fragment, at
-    most one option, which is the port's own MAC. Receivers read it behind headers and out of fragments (br_netfilter
-    even puts the fragments together for them, undoing RFC 6980), and would be taught another's address that way.
+    Neighbour discovery passes only in the one form that can hide nothing: no extension header, no fragment, at most one
+    option, which is the port's own MAC. Receivers parse it behind extension headers and after reassembly (br_netfilter
+    even reassembles the fragments for them, which defeats RFC 6980), and would learn another port's address that way.
     """
     discovery = "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert }"
-    none = "ip6 saddr :: ip6 daddr ff00::/8"  # to groups only: the kernel would route it back onto the bridge
+    none = "ip6 saddr :: ip6 daddr ff00::/8"  # to groups only: a unicast one would be routed back onto the bridge
     bare = "ip6 nexthdr 58"  # ICMPv6; a minimal host has no /etc/protocols to look a name up in
     return (
         Rule("exthdr rt exists", "drop", "IPv6 routing header"),
-        # A first fragment must show what it is (RFC 7112), or discovery would hide in the second. Since Linux 5.11
-        # receivers, and br_netfilter's defragmentation, refuse such fragments themselves.
+        # A first fragment must contain the upper-layer header (RFC 7112), or discovery could hide in the second. Since
+        # Linux 5.11 receivers, and br_netfilter's defragmentation, refuse such fragments themselves.
         Rule(
             "frag frag-off 0 frag nexthdr { 0, 43, 44, 51, 60, 135 }",
             "drop",
@@ -155,7 +158,7 @@ def _port_ip6() -> tuple[Rule, ...]:
         ),
         Rule(discovery, "drop", "neighbour discovery for another"),
         Rule("udp sport 547 udp dport 546", "drop", "DHCPv6 server"),
-        # What the kernel cannot take apart here, a receiver may.
+        # A receiver may parse what the kernel cannot parse here.
         Rule("meta l4proto 0-255", "accept", "own IPv6"),
         Rule("", "drop", "unreadable IPv6"),
     )

@@ -1,4 +1,4 @@
-"""Which elements of which sets a bridge, a port or a remote member is."""
+"""The set elements of the node, of a bridge, of a port, of a remote member and of an edge peer."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from cni.host.nft_elements import Change, Element
 
 
 def change(take: Iterable[Element] = (), add: Iterable[Element] = ()) -> Change:
-    """Take elements of our tables away, present or not, then add others; one transaction."""
+    """One transaction that deletes elements of the fence's tables, present or not, and then adds others."""
     return Change(TABLE, tuple(take), tuple(add))
 
 
 def of_node(node: FenceNode) -> list[Element]:
-    """The node's own addresses, its tunnels, what is behind them, and the host's own networks."""
+    """The node's own addresses, its tunnels, the CIDRs behind them, and the host's connected networks."""
     four, six = versions(node.addresses)
     return [
         *(Element("inet", "node4", str(address)) for address in four),
@@ -38,20 +38,20 @@ def of_node(node: FenceNode) -> list[Element]:
 
 
 def of_bridge(bridge: FenceBridge) -> list[Element]:
-    """A bridge of ours."""
+    """A bridge of the overlay."""
     name = quoted(bridge.name)
-    found = [
+    items = [
         Element("bridge", "bridges", name),
         Element("inet", "inside", name),
         Element("inet", "loops", f"{name} . {name}"),
     ]
-    return found + ([Element("bridge", "gateways", bridge.mac)] if bridge.mac else [])
+    return items + ([Element("bridge", "gateways", bridge.mac)] if bridge.mac else [])
 
 
 def of_port(port: FencePort) -> list[Element]:
-    """A port: who it is on its bridge, and what its addresses may do beyond."""
-    door = quoted(port.bridge or port.name)
-    return [*_on_bridge(port), *_routed(port, door)]
+    """A port: its identity on its bridge, and what its addresses may reach when routed."""
+    device = quoted(port.bridge or port.name)
+    return [*_on_bridge(port), *_routed(port, device)]
 
 
 def of_remote(network: str | None, addresses: Iterable[str]) -> list[Element]:
@@ -66,7 +66,7 @@ def of_remote(network: str | None, addresses: Iterable[str]) -> list[Element]:
 
 
 def of_edge(edge: FenceEdge) -> list[Element]:
-    """An edge peer: it speaks by its chain, and is spoken to only in answer."""
+    """An edge peer. Its own chain decides what it may reach; only replies reach it."""
     v = ip_address(edge.address).version
     return [
         *(Element("inet", f"{stem}{v}", edge.address, f"goto {chain_of(edge.network)}") for stem in ("net", "edge")),
@@ -82,40 +82,40 @@ def _on_bridge(port: FencePort) -> list[Element]:
     name, chain, mac = quoted(port.name), chain_of(port.network), port.mac
     six = [*six, link_local(mac)]
     number = int(mac.replace(":", ""), 16)
-    found = [Element("bridge", "macs", f"{name} . {mac}")]
-    found += [Element("bridge", "src4", f"{name} . {mac} . {address}") for address in four]
-    found += [Element("bridge", "src6", f"{name} . {mac} . {address}") for address in six]
-    found += [Element("bridge", "target6", f"{name} . {raw(int(address), 16)}") for address in six]
+    items = [Element("bridge", "macs", f"{name} . {mac}")]
+    items += [Element("bridge", "src4", f"{name} . {mac} . {address}") for address in four]
+    items += [Element("bridge", "src6", f"{name} . {mac} . {address}") for address in six]
+    items += [Element("bridge", "target6", f"{name} . {raw(int(address), 16)}") for address in six]
     # A link-layer address option: its type (1 source, 2 target), its length in units of 8, the MAC (RFC 4861, 4.6.1).
-    found += [Element("bridge", "option6", f"{name} . {raw(kind << 56 | 1 << 48 | number, 8)}") for kind in (1, 2)]
-    found += [
+    items += [Element("bridge", "option6", f"{name} . {raw(kind << 56 | 1 << 48 | number, 8)}") for kind in (1, 2)]
+    items += [
         Element("bridge", f"{chain}_p", name),
         Element("bridge", "net", name, f"goto {chain}"),
         Element("bridge", "ports", name),
         Element("inet", "neighbours", f"{quoted(port.bridge)} . {mac}"),
     ]
-    return found
+    return items
 
 
-def _routed(port: FencePort, door: str) -> list[Element]:
+def _routed(port: FencePort, device: str) -> list[Element]:
     four, six = versions(port.addresses)
     local = [*six, link_local(port.mac)]
-    found = [] if port.bridge else [Element("inet", "inside", door)]
-    found += [Element("inet", "home4", f"{door} . {address}") for address in four]
-    found += [Element("inet", "home6", f"{door} . {address}") for address in local]
+    items = [] if port.bridge else [Element("inet", "inside", device)]
+    items += [Element("inet", "home4", f"{device} . {address}") for address in four]
+    items += [Element("inet", "home6", f"{device} . {address}") for address in local]
     if port.network is None:
-        found += [Element("inet", "open4", f"{door} . {address}") for address in four]
-        found += [Element("inet", "open6", f"{door} . {address}") for address in local]
-    found += [Element("inet", "same4", f"{address} . {address}") for address in four]
-    found += [Element("inet", "same6", f"{address} . {address}") for address in six]
-    return found + _members(port.network, port.addresses)
+        items += [Element("inet", "open4", f"{device} . {address}") for address in four]
+        items += [Element("inet", "open6", f"{device} . {address}") for address in local]
+    items += [Element("inet", "same4", f"{address} . {address}") for address in four]
+    items += [Element("inet", "same6", f"{address} . {address}") for address in six]
+    return items + _members(port.network, port.addresses)
 
 
 def _members(network: str | None, addresses: Iterable[str]) -> list[Element]:
     four, six = versions(addresses)
     chain = chain_of(network)
-    found = [Element("inet", f"{chain}_m4", str(address)) for address in four]
-    found += [Element("inet", f"{chain}_m6", str(address)) for address in six]
-    found += [Element("inet", "net4", str(address), f"goto {chain}") for address in four]
-    found += [Element("inet", "net6", str(address), f"goto {chain}") for address in six]
-    return found
+    items = [Element("inet", f"{chain}_m4", str(address)) for address in four]
+    items += [Element("inet", f"{chain}_m6", str(address)) for address in six]
+    items += [Element("inet", "net4", str(address), f"goto {chain}") for address in four]
+    items += [Element("inet", "net6", str(address), f"goto {chain}") for address in six]
+    return items

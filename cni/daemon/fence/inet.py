@@ -1,4 +1,6 @@
-"""What is routed, what is for the node, and what leaves: by address. Read from the top."""
+"""The family `inet`: packets that are routed, packets for the node, and packets that leave; by address. In the order
+that a packet passes the chains.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +9,20 @@ from cni.daemon.fence.leaving import leaving_chains
 from cni.daemon.fence.model import FLAT, FenceNode
 from cni.daemon.fence.rules import EARLY, FILTER, HAS_OPTIONS, Chain, Rule, base_chain, ipv4_options, plain_chain
 
-# Tunnels a host may end without asking who sends: L2TP and GTP-U (which go by a number in the packet), AMT, GRE and
-# MPLS in UDP, VXLAN and GPE, FOU, GUE, Geneve, TIPC, flannel's VXLAN. Not those that know their peers by a key: IPsec,
-# WireGuard, OpenVPN.
+# Tunnels that a host may terminate without authenticating the sender: L2TP and GTP-U (which match a number in the
+# packet), AMT, GRE and MPLS in UDP, VXLAN and GPE, FOU, GUE, Geneve, TIPC, flannel's VXLAN. Not included: tunnels that
+# authenticate their peers by a key (IPsec, WireGuard, OpenVPN).
 _TUNNEL_PORTS = "{ 1701, 2152, 2268, 4754, 4789, 4790, 5555, 6080, 6081, 6118, 6635, 8472 }"
-# ICMP, ICMPv6, TCP, UDP, SCTP: the resolver and the daemon, no tunnels.
+# ICMP, ICMPv6, TCP, UDP, SCTP: for the resolver and the daemon; no tunnel protocols.
 _NODE_PROTOCOLS = "meta l4proto { 1, 58, 6, 17, 132 }"
 _IP = (("4", "ip"), ("6", "ip6"))
-# The node's sockets would believe an error about what they never sent: those bound to a port alone look no further.
+# The node's sockets accept an ICMP error about a packet that they never sent: a socket bound to a port alone compares
+# nothing else.
 _ICMP_OF_NO_FLOW = Rule("ct state invalid meta l4proto { 1, 58 }", "drop", "ICMP of no flow")
 
 
 def inet_chains(node: FenceNode) -> list[Chain]:
-    """What holds for packets that are routed, or that are for the node."""
+    """The chains for packets that are routed, and for packets to the node."""
     four, six = node.cluster(4), node.cluster(6)
     return [
         base_chain("inet", "prerouting", EARLY, *_prerouting(node)),
@@ -42,12 +45,12 @@ def inet_chains(node: FenceNode) -> list[Chain]:
             "inet",
             "from_tunnel",
             Rule("ip daddr 127.0.0.0/8", "drop", "loopback of the host"),
-            # A peer may be trusted with the whole overlay, this node's part included.
+            # A peer's allowed IPs may be the whole overlay, this node's part included.
             *(Rule(f"{ip} saddr . {ip} saddr @same{v}", "drop", f"IPv{v} of our own by a tunnel") for v, ip in _IP),
         ),
         base_chain("inet", "forward", FILTER, *_forward(node)),
-        # The kernel does route link-local addresses, back onto the link they came from (ip6_forward). Bridged is what
-        # goes to a container's own MAC; what the host routes came to a MAC of the host's.
+        # The kernel routes link-local addresses, back onto the link they came from (ip6_forward). A bridged packet has
+        # a container's MAC as destination; a packet that the host routes had a MAC of the host's.
         plain_chain(
             "inet",
             "link_local",
@@ -88,7 +91,7 @@ def inet_chains(node: FenceNode) -> list[Chain]:
 
 
 def _way_in(routed: bool) -> str:
-    """How what comes from another node is known: by a tunnel, or by any device but a bridge of ours."""
+    """How a packet from another node is recognized: by a tunnel, or by any device but the overlay's bridges."""
     return "iifname != @inside" if routed else "iifname @tunnels"
 
 
@@ -111,7 +114,7 @@ def _prerouting(node: FenceNode) -> list[Rule]:
 
 
 def _forward(node: FenceNode) -> list[Rule]:
-    """Bridged packets come here too where bridge-nf-call-* is 1; then in and out are one bridge."""
+    """Bridged packets pass here too where bridge-nf-call-* is 1; then input and output device are the same bridge."""
     four, six = node.cluster(4), node.cluster(6)
     routed = [
         Rule(f"{_way_in(True)} {ip} saddr {cluster}", "goto tunnel_out", f"from another node to the outside, IPv{v}")
@@ -119,7 +122,7 @@ def _forward(node: FenceNode) -> list[Rule]:
         if (cluster := node.cluster(int(v)))
     ]
     return [
-        # The family bridge has decided these, port by port; they have no one address to go by.
+        # The family bridge has decided on these, port by port; they have no single destination address to match.
         Rule("meta pkttype { broadcast, multicast } iifname . oifname @loops", "accept", "bridged group frame"),
         Rule("ip6 saddr fe80::/10 iifname @inside", "goto link_local", "link-local source"),
         Rule("ip6 daddr fe80::/10 iifname @inside", "goto link_local", "link-local target"),
@@ -130,8 +133,8 @@ def _forward(node: FenceNode) -> list[Rule]:
         Rule("iifname @inside", "goto outward", "to the outside"),
         Rule("iifname @tunnels", "goto tunnel_out", "from a tunnel to the outside"),
         *(routed if node.routed else []),
-        # No container has an address that is not of the overlay. With accept_source_route a packet is here with the
-        # host's address, and gets the container's only behind us.
+        # No container has an address outside the overlay. With accept_source_route a packet has the host's address
+        # here, and gets the container's only after these chains.
         Rule("oifname @inside", "drop", "to a container by an address of others"),
     ]
 
@@ -141,14 +144,16 @@ _NOT_OURS_OUT = "oifname != @inside oifname != @tunnels"
 
 
 def _to_connected(v: str, ip: str, name: str) -> Rule:
-    """What the host routes from one device of its own to another. Containers and tunnels have no part in it: to them
-    the addresses of a connected network inside the overlay's range are the overlay's."""
+    """What the host routes between two devices of its own. Containers and tunnels are excluded: for them the addresses
+    of a connected network inside the overlay's range belong to the overlay.
+    """
     return Rule(f"{ip} daddr @connected{v} {_NOT_OURS_IN} {_NOT_OURS_OUT}", "accept", name)
 
 
 def _from_connected(v: str, ip: str) -> Chain:
-    """From a connected network inside the overlay's range to the overlay: its addresses may be those of members
-    elsewhere, so they say nothing of membership."""
+    """From a connected network inside the overlay's range to the overlay. Its addresses may equal those of remote
+    members, so they prove no membership.
+    """
     return plain_chain(
         "inet",
         f"from_connected{v}",
@@ -163,7 +168,7 @@ def _from_connected(v: str, ip: str) -> Chain:
 
 
 def _to_overlay(v: str, ip: str, cluster: str, routed: bool) -> Chain:
-    """To an overlay address: by membership if it comes from one, else as one of the openings at the edge."""
+    """To an overlay address: by membership if the source is a member, else by the exceptions at the overlay's edge."""
     return plain_chain(
         "inet",
         f"to_overlay{v}",
@@ -189,7 +194,8 @@ def _to_overlay(v: str, ip: str, cluster: str, routed: bool) -> Chain:
             "from a connected network",
         ),
         Rule("", f"{ip} saddr vmap @net{v}", "its network"),
-        # By address alone: prerouting believes such a source from nowhere else, and IPVS hands on without a device.
+        # By address alone: prerouting accepts such a source only from a tunnel or, with `underlay: routed`, from
+        # another node; and what IPVS hands on has no input device.
         Rule(f"{ip} saddr @far{v}", f"goto {FLAT}", "from the flat mesh elsewhere"),
         Rule(f"{ip} saddr {cluster}", "drop", "unknown overlay source"),
         Rule(f"{ip} daddr @{FLAT}_m{v}", "accept", "to the flat mesh"),
@@ -201,9 +207,9 @@ def _to_overlay(v: str, ip: str, cluster: str, routed: bool) -> Chain:
 
 
 def _not_its_flow() -> list[Rule]:
-    """An ICMP error goes with the flow it quotes; only that flow's own end may send one.
+    """An ICMP error belongs to the flow that it quotes; only an end of that flow may send one.
 
-    nft compares no two fields of a packet, so the sets `same4` and `same6` hold each address beside itself.
+    nft cannot compare two fields of a packet, so the sets `same4` and `same6` hold each address paired with itself.
     """
     return [
         Rule(
@@ -217,17 +223,18 @@ def _not_its_flow() -> list[Rule]:
 
 
 def _of_no_flow(masquerade: bool) -> Rule:
-    """What is of no flow is not translated either, and nobody knows whose flow an ICMP error of none is about.
+    """A packet of no tracked flow is not translated either; and the owner of the flow that such an ICMP error quotes is
+    unknown.
 
-    Without masquerade replies may come by another way, and much that is good is of no flow that this node saw.
+    Without masquerade replies may return by another path, so valid packets may be of a flow that this node never saw.
     """
     which = "ct state invalid oifname != @inside"
     return Rule(which if masquerade else f"{which} meta l4proto {{ 1, 58 }}", "drop", "of no flow, to the outside")
 
 
 def _to_host() -> list[Rule]:
-    # ICMP, ICMPv6, TCP, UDP, SCTP, for the resolver and the daemon; no tunnels. Numbers, here and above: a minimal host
-    # has no /etc/protocols, and nft then refuses names.
+    # ICMP, ICMPv6, TCP, UDP, SCTP, for the resolver and the daemon; no tunnels. Protocols are numbers, here and above:
+    # a minimal host has no /etc/protocols, and nft then refuses names.
     return [
         *_not_its_flow(),
         Rule("ct direction reply ct state established,related", "accept", "reply to the node"),
@@ -244,8 +251,9 @@ def _to_host() -> list[Rule]:
 
 
 def _closed_to_host() -> list[Rule]:
-    """Who is of a network elsewhere, or an edge peer, has the node's address here, what the node asked for, and no
-    more; an edge also what it is allowed."""
+    """A member of an isolation network elsewhere, or an edge peer, reaches the node's address here and replies to the
+    node, and nothing else; an edge peer also what its list allows.
+    """
     return [
         Rule("ct direction reply ct state established,related", "accept", "reply to the node, from elsewhere"),
         _ICMP_OF_NO_FLOW,
@@ -258,13 +266,15 @@ def _closed_to_host() -> list[Rule]:
 
 
 def _edge_by_its_list(name: str) -> list[Rule]:
-    """An edge peer goes by its own chain. Not by `net4` and `net6`, where it is too: with every element that leads to a
-    chain the kernel goes through all of the map's, once for each rule that asks the map (nft_lookup_validate)."""
+    """An edge peer's own chain decides. The lookup does not use `net4` and `net6`, which hold it too: for every element
+    that leads to a chain the kernel checks all of the map's, once for each rule that uses the map
+    (nft_lookup_validate).
+    """
     return [Rule("", "ip saddr vmap @edge4", name), Rule("", "ip6 saddr vmap @edge6", f"{name}, IPv6")]
 
 
 def _mss() -> Chain:
-    """TCP learns the path's MTU at its first packet: overlays are narrow and ICMP is often lost."""
+    """Clamps TCP's MSS to the path's MTU in the first packet: overlay MTUs are small, and ICMP is often filtered."""
     syn, clamp = "tcp flags & (syn | rst) == syn", "tcp option maxseg size set rt mtu"
     return Chain(
         "inet",
@@ -278,12 +288,14 @@ def _mss() -> Chain:
 
 
 def _masquerade(four: str | None, six: str | None) -> Chain:
-    """What leaves the overlay takes the node's address. The first NAT to speak wins, so others' rules do no harm."""
+    """Packets that leave the overlay take the node's address. The first NAT rule that matches a flow wins, so other
+    programs' rules do no harm.
+    """
     way_out = 'oifname != @inside oifname != @tunnels oifname != "lo"'
     rules = []
     if four:
         match = f"ip daddr != {{ {four}, 224.0.0.0/4 }} {way_out}"
-        # A member's address is masqueraded wherever it lies; a host's on a connected network is the host's own affair.
+        # A member's address is always masqueraded; a host's address on a connected network is left to the host.
         rules.append(Rule(f"ip saddr . ip saddr @same4 {match}", "masquerade", "egress of a member"))
         rules.append(Rule(f"ip saddr {four} ip saddr != @connected4 {match}", "masquerade", "egress"))
     if six:

@@ -1,8 +1,9 @@
-"""The way out: what is for the overlay leaves the node by a bridge or a tunnel of ours, or is dropped and counted.
+"""The way out: a packet for the overlay leaves the node by one of the overlay's bridges or tunnels; else the fence
+drops and counts it.
 
-Judged at the hook postrouting, by the address a packet has and the device it leaves by in the end: behind others' DNAT,
-a rerouting in the hook output, and IPVS. So it holds for what the host forwards and for what it sends itself, and it
-does not depend on a route: without the tunnel's, a default route would lead the packet to the uplink, unencrypted.
+The rules are at the hook postrouting and match the final destination address and output device: after other programs'
+DNAT, after rerouting in the hook output, and after IPVS. So they cover forwarded packets and the host's own, and do not
+depend on a route: without the tunnel's route, a default route would lead the packet to the uplink, unencrypted.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ CONNECTED = "from the node to a network it is on"
 
 
 def leaving_chains(node: FenceNode) -> list[Chain]:
-    """The hook's chain, and one for each family of the cluster's ranges."""
+    """The base chain of the hook, and one chain for each family of the cluster's ranges."""
     ranges = [(v, ip, cluster) for v, ip in (("4", "ip"), ("6", "ip6")) if (cluster := node.cluster(int(v)))]
     entry = [Rule(f"{ip} daddr {cluster}", f"goto leaving{v}", f"IPv{v} for the overlay") for v, ip, cluster in ranges]
     return [
@@ -31,7 +32,7 @@ def _leaving(v: str, ip: str, routed: bool) -> tuple[Rule, ...]:
         Rule("oifname @inside", "accept", "by a bridge of ours"),
         Rule("oifname @tunnels", "accept", "by a tunnel of ours"),
         Rule('oifname "lo"', "accept", "for the node itself"),
-        # Only what the host sends itself has a source that is the host's: SNAT comes later (100).
+        # Only the host's own packets have a local source address here: SNAT comes later (priority 100).
         Rule(f"fib saddr type local {ip} daddr @connected{v}", "accept", CONNECTED),
         Rule(f"{ip} daddr @connected{v} {ip} saddr . {ip} saddr != @same{v}", "accept", "from no member of this node"),
         Rule(

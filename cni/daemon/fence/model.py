@@ -1,4 +1,4 @@
-"""What the fence is told: the node, its bridges, the containers' ports; and how each is spelled in nft."""
+"""The fence's input values (node, bridges, ports, remote members, edge peers) and their spelling in nft text."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from cni.errors import FenceFailed
 
 TABLE = "zlayer_cni"
-FLAT = "net_flat"  # the chain of the network of those that joined none
+FLAT = "net_flat"  # the chain of the flat mesh: attachments without an isolation network
 
 _LINK_LOCAL = int(IPv6Address("fe80::"))
-_SAFE_NAME = re.compile(r"[^\s/\"\\*\x00-\x1f\x7f]{1,15}")  # what nft's quotes can hold, and `*` is no wildcard
+_SAFE_NAME = re.compile(r"[^\s/\"\\*\x00-\x1f\x7f]{1,15}")  # what nft can quote; `*` would be a wildcard
 
 
 @dataclass(frozen=True, slots=True)
 class FenceNode:
-    """What the fence knows of this node.
+    """This node, as the fence sees it.
 
-    `clusters`: the overlay's CIDRs, at most one a family; addresses in them are overlay addresses, all else is outside.
-    `addresses`: the node addresses a fenced member may use (resolver and daemon).
-    `tunnels`: the WireGuard devices, whose overlay sources are believed.
-    `far`: the overlay's CIDRs that are behind them, apart from each other. Whoever is there and is no member of an
-    isolation network is of the flat mesh.
-    `connected`: the networks that the host is on by links that are not ours, where they overlap `clusters`, apart from
-    each other. Traffic between the host, or a device that is not the overlay's, and such a network is not the
-    overlay's: it leaves unencrypted.
-    `masquerade`: whether what leaves the overlay takes the node's address.
+    `clusters`: the overlay's CIDRs, at most one per family; an address outside them is outside the overlay.
+    `addresses`: the node addresses that a member of an isolation network may use (resolver and daemon).
+    `tunnels`: the WireGuard devices; the fence accepts overlay source addresses from them.
+    `far`: the overlay's CIDRs behind the tunnels, not overlapping. An address there that is in no isolation network
+    belongs to the flat mesh.
+    `connected`: the networks of the host's links that are not the overlay's, where they overlap `clusters`; not
+    overlapping each other. Traffic between such a network and the host, or a device that is not the overlay's, is not
+    overlay traffic: it leaves unencrypted.
+    `masquerade`: whether traffic that leaves the overlay takes the node's address.
     `routed`: whether the host's own routes carry the overlay to other nodes, unencrypted (`underlay: routed`).
     `bridge_names`: whether the kernel has `meta ibrname` (CONFIG_NFT_BRIDGE_META).
     """
@@ -51,7 +51,7 @@ class FenceNode:
 
 @dataclass(frozen=True, slots=True)
 class FenceBridge:
-    """One of our bridges. `mac` is its own, if it is fixed: with it, ports nobody admitted are cut off the node too."""
+    """A bridge of the overlay. `mac` is its fixed MAC, if it has one: then unknown ports cannot reach the node either."""
 
     name: str
     mac: str | None = None
@@ -59,9 +59,10 @@ class FenceBridge:
 
 @dataclass(frozen=True, slots=True)
 class FencePort:
-    """One attachment: the host's end of its veth, and who may speak through it.
+    """The host's end of an attachment's veth, and the MAC and addresses that it may use.
 
-    `bridge` None: the leg has none and is routed to (the global leg). `network` None: the flat mesh; "" is a name.
+    `bridge` is None for a leg that is routed without a bridge (the global leg). `network` is None for the flat mesh;
+    the empty string is a network name.
     """
 
     name: str
@@ -73,7 +74,7 @@ class FencePort:
 
 @dataclass(frozen=True, slots=True)
 class RemoteMember:
-    """The members a network has on other nodes, by overlay address."""
+    """The overlay addresses of one network's members on other nodes."""
 
     network: str | None
     addresses: frozenset[str]
@@ -81,7 +82,7 @@ class RemoteMember:
 
 @dataclass(frozen=True, slots=True)
 class FenceEdge:
-    """A machine outside that reaches only what it is allowed: its fence's name, its address, the CIDRs."""
+    """An edge peer: the name of its fence network, its address, and the CIDRs that it may reach."""
 
     network: str
     address: str
@@ -89,33 +90,33 @@ class FenceEdge:
 
 
 def chain_of(network: str | None) -> str:
-    """The chain, and the stem of the sets, of a network: hashed, since a network's name may be any text."""
+    """A network's chain name, which its set names begin with. The name is hashed, since it may be any text."""
     if network is None:
         return FLAT
     return "net_" + hashlib.sha256(network.encode()).hexdigest()[:16]
 
 
 def quoted(name: str) -> str:
-    """An interface name in nft text. Raises FenceFailed if nft cannot hold it."""
+    """An interface name in nft text. Raises FenceFailed if nft cannot represent it."""
     if not _SAFE_NAME.fullmatch(name):
         raise FenceFailed(f"the fence cannot hold the interface name {name!r}")
     return f'"{name}"'
 
 
 def raw(value: int, octets: int) -> str:
-    """Bytes of a packet in nft text."""
+    """An integer in nft text, as raw packet bytes of the given length in octets."""
     return f"0x{value:0{2 * octets}x}"
 
 
 def link_local(mac: str) -> IPv6Address:
-    """The address a kernel gives an interface by its MAC (RFC 4291, appendix A)."""
+    """The link-local address that a kernel derives from a MAC (RFC 4291, appendix A)."""
     octets = bytes.fromhex(mac.replace(":", ""))
     eui64 = bytes([octets[0] ^ 2]) + octets[1:3] + b"\xff\xfe" + octets[3:]
     return IPv6Address(_LINK_LOCAL | int.from_bytes(eui64, "big"))
 
 
 def versions(addresses: Iterable[str]) -> tuple[list[IPv4Address], list[IPv6Address]]:
-    """Addresses by family."""
+    """Addresses, split into IPv4 and IPv6. Raises ValueError for text that is no address."""
     parsed = [ip_address(address) for address in addresses]
     return (
         [a for a in parsed if isinstance(a, IPv4Address)],

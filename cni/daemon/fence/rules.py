@@ -1,12 +1,13 @@
-"""The fence's shape: rules, chains, sets, and the chains of a network.
+"""The fence's building blocks: rules, chains, sets, and the chains of a network.
 
-Family bridge goes by port, family inet by address (fence_bridge, fence_inet). By port, because one rule then covers
-ARP, neighbour discovery, multicast, floods and wrong MACs, whatever bridge-nf-call-* says; by address for what is
-routed. Membership is asked first and without state, so a flow ends with its membership; state only decides what
-crosses the overlay's edge. A rule can only take away: `accept` ends this table's opinion, nobody else's.
+Family `bridge` (bridge.py) matches by port, family `inet` (inet.py) by address. By port, because one rule then covers
+ARP, neighbour discovery, multicast, floods and wrong MACs, whatever bridge-nf-call-* is set to; by address for routed
+packets. Membership is checked first and without connection state, so a flow ends with its membership; state decides
+only what crosses the overlay's edge. A rule can only remove reachability: `accept` ends the evaluation of this table
+and of no other.
 
-Every rule's comment is its name: `networks` and `why` show it, the resync compares it, and a test leaves each rule out
-in turn.
+Every rule's comment is its name: `networks` and `why` show it, the comparison with the kernel uses it, and a test
+leaves each rule out in turn.
 """
 
 from __future__ import annotations
@@ -16,29 +17,29 @@ from ipaddress import ip_network
 
 from cni.daemon.fence.model import TABLE, FenceEdge, chain_of
 
-# After defragmentation (-400); before connection tracking (-200), DNAT (-100) and everybody's filters: here a packet is
-# as its sender made it.
+# After defragmentation (-400); before connection tracking (-200), DNAT (-100) and the usual filter priority (0): the
+# packet is still as its sender made it.
 EARLY = -310
-FILTER = -10  # before everybody's filter (0)
+FILTER = -10  # before the usual filter priority (0)
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule: what it matches, the verdict, and its name."""
+    """One rule: its match, its verdict, and its name."""
 
     match: str
     verdict: str
     name: str
 
     def text(self) -> str:
-        """As nft reads it. What drops is counted."""
+        """The rule in nft's language. A rule that drops has a counter."""
         counted = "counter drop" if self.verdict == "drop" else self.verdict
         return " ".join(filter(None, (self.match, counted, f'comment "{self.name}"')))
 
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """A chain: its table's family, name, hook (empty: it is called by others) and rules."""
+    """A chain: its table's family, name, hook (empty for a chain that other chains call) and rules."""
 
     family: str
     name: str
@@ -46,12 +47,12 @@ class Chain:
     rules: tuple[Rule, ...]
 
     def hook_key(self) -> tuple[str, int] | None:
-        """Hook and priority; None for a chain that others call."""
+        """Hook and priority; None for a chain that other chains call."""
         words = self.hook.replace(";", "").split()
         return (words[words.index("hook") + 1], int(words[words.index("priority") + 1])) if words else None
 
     def rule_names(self) -> tuple[str, ...]:
-        """Its rules' names, in order."""
+        """The names of the chain's rules, in order."""
         return tuple(rule.name for rule in self.rules)
 
 
@@ -94,7 +95,7 @@ NETWORK_SETS = (("bridge", "p", "ifname"), ("inet", "m4", "ipv4_addr"), ("inet",
 
 
 def network_chains(network: str | None) -> list[Chain]:
-    """One network: its ports reach its ports, its addresses its addresses."""
+    """The chains of one network: its ports reach its ports, its addresses reach its addresses."""
     name = chain_of(network)
     return [
         plain_chain(
@@ -115,9 +116,10 @@ def network_chains(network: str | None) -> list[Chain]:
 
 
 def _elsewhere() -> tuple[Rule, ...]:
-    """The flat mesh has no list of its members on other nodes: whoever is behind a peer and is of no network.
+    """The flat mesh has no list of its members on other nodes: an address behind a peer that is in no isolation network
+    belongs to it.
 
-    A peer may be trusted with the whole overlay, this node's part included: nothing on a bridge here is elsewhere.
+    A peer's allowed IPs may be the whole overlay, this node's part included: nothing on a bridge here is elsewhere.
     """
     return (
         Rule("oifname != @inside ip daddr @far4 ip daddr != @closed4", "accept", "flat mesh elsewhere"),
@@ -126,33 +128,34 @@ def _elsewhere() -> tuple[Rule, ...]:
 
 
 def edge_chain(edge: FenceEdge) -> Chain:
-    """What one edge peer may reach; nobody opens a flow to it."""
-    found = []
+    """The destinations that one edge peer may reach; no flow to an edge peer may be opened."""
+    allowed = []
     for cidr in edge.allowed:
         network = ip_network(cidr)
         ip = "ip" if network.version == 4 else "ip6"
-        found.append(Rule(f"{ip} daddr {network}", "accept", f"edge to {network}"))
-    return plain_chain("inet", chain_of(edge.network), *found, Rule("", "drop", "not allowed to an edge peer"))
+        allowed.append(Rule(f"{ip} daddr {network}", "accept", f"edge to {network}"))
+    return plain_chain("inet", chain_of(edge.network), *allowed, Rule("", "drop", "not allowed to an edge peer"))
 
 
 def declare(chains: list[Chain]) -> list[str]:
-    """The chains' text: all declared before any is filled, since they name each other; refilled if they exist."""
-    where = f"{TABLE} "
-    lines = [f"add chain {c.family} {where}{c.name}" + (f" {{ {c.hook} }}" if c.hook else "") for c in chains]
+    """The chains' nft text: all are declared before any is filled, since they refer to each other; existing ones are
+    flushed and refilled.
+    """
+    lines = [f"add chain {c.family} {TABLE} {c.name}" + (f" {{ {c.hook} }}" if c.hook else "") for c in chains]
     for c in chains:
-        lines.append(f"flush chain {c.family} {where}{c.name}")
-        lines += [f"add rule {c.family} {where}{c.name} {rule.text()}" for rule in c.rules]
+        lines.append(f"flush chain {c.family} {TABLE} {c.name}")
+        lines += [f"add rule {c.family} {TABLE} {c.name} {rule.text()}" for rule in c.rules]
     return lines
 
 
 def base_chain(family: str, name: str, priority: int, *rules: Rule, chain: str = "") -> Chain:
-    """A chain the kernel calls at the hook `name`, and called so where it has no name of its own (`chain`)."""
+    """A chain that the kernel calls at the hook `name`. Its name is the hook's, unless `chain` gives another."""
     hook = f"type filter hook {name} priority {priority}; policy accept;"
     return Chain(family, chain or name, hook, rules)
 
 
 def plain_chain(family: str, name: str, *rules: Rule) -> Chain:
-    """A chain that others call."""
+    """A chain that other chains call."""
     return Chain(family, name, "", rules)
 
 
@@ -160,11 +163,12 @@ HAS_OPTIONS = "ip hdrlength > 5"
 
 
 def ipv4_options(family: str) -> Chain:
-    """For IPv4 packets that have options: no source routes.
+    """For IPv4 packets with options: drops source routes.
 
-    nft reads a packet's options all or none, and gives up at a route that has come some way (its pointer is not 4), or
-    at an option it does not know; the kernel follows such a route. So what nft did not read is dropped, unless it is
-    too short for a route beside something unreadable. `rr exists` says that nft did read them.
+    nft parses all of a packet's options or none; it fails at a source route that has been used (its pointer is not 4)
+    and at an option that it does not know. The kernel follows such a route. So options that nft could not parse are
+    dropped, unless they are too short to hold a route beside something unreadable. `rr exists` says that nft parsed
+    them.
     """
     return plain_chain(
         family,

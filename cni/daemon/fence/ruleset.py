@@ -1,8 +1,9 @@
-"""The fence: who reaches whom on this node, as nft texts and changes of elements, which host/nft.py carries out.
+"""The fence's ruleset, as nft text and changes of elements, which host/nft.py carries out.
 
-`base` is the whole of what is always there; loading it again changes no membership and opens nothing, for it is one
-transaction. `admit` before a port's link comes up, `expel` after it is gone: what is not admitted is closed, so an
-attach has no gap. All of it may be run twice. `compare` says what mends a kernel that is not as it should be.
+`base` is everything that is always there; loading it again changes no membership and opens nothing, since it is one
+transaction. `add_port` runs before a port's link comes up, `remove_port` after the port is gone: a port that was not
+added is closed, so an attach leaves no gap. All of these are idempotent. `compare` says how to repair a kernel whose
+tables differ.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from cni.host.nft_elements import Change
 
 FAMILIES = ("bridge", "inet")
 REFILLED = ("node4", "node6", "tunnels", "far4", "far6", "connected4", "connected6")
-"""The sets that `base` empties and fills."""
+"""The sets that `base` flushes and fills."""
 MARKER = "base_"
 _ANY_EDGE = FenceEdge("", "0.0.0.0", ("0.0.0.0/0", "::/0"))
 
 
 def base(node: FenceNode) -> str:
-    """Both tables, their sets and chains, and the flat mesh. Idempotent, and no membership is lost by it."""
+    """Both tables, their sets and chains, and the flat mesh. Idempotent; it keeps every membership."""
     lines = [f"add table {family} {TABLE}" for family in FAMILIES]
     lines += [f"add {kind} {family} {TABLE} {name} {{ {of}; }}" for family, kind, name, of in SETS]
     lines += _network_sets(None)
@@ -37,36 +38,37 @@ def base(node: FenceNode) -> str:
 
 
 def chains(node: FenceNode) -> list[Chain]:
-    """Every chain of `base`, flat mesh and markers included."""
+    """Every chain of `base`, including the flat mesh and the markers."""
     ours = [*network_chains(None), *bridge_chains(node), *inet_chains(node)]
     return [*ours, *_markers(ours)]
 
 
 def _markers(ours: list[Chain]) -> list[Chain]:
-    """An empty chain in each table, called after the text of every rule: a kernel tells rules back in other words than
-    they were given in, so whether they are this version's, and for these CIDRs, is read from it."""
+    """An empty chain in each table, named after a hash of all rule text. The kernel lists rules in other words than
+    they were loaded in, so the marker shows whether the rules are this version's, and for these CIDRs.
+    """
     text = "\n".join(declare([*ours, *network_chains(""), edge_chain(_ANY_EDGE)]))
     name = MARKER + hashlib.sha256(text.encode()).hexdigest()[:8]
     return [plain_chain(family, name) for family in FAMILIES]
 
 
 def forget_marker(family: str, name: str) -> str:
-    """Away with the marker of rules that are there no more. Idempotent."""
+    """Deletes the marker of rules that no longer exist. Idempotent."""
     return f"add chain {family} {TABLE} {name}\ndelete chain {family} {TABLE} {name}\n"
 
 
 def create_network(network: str) -> str:
-    """The chains and sets of a network that has members or will have. Idempotent; its drop counters start anew."""
+    """Creates the chains and sets of a network. Idempotent; its drop counters are reset."""
     return "\n".join(_network_sets(network) + declare(network_chains(network))) + "\n"
 
 
 def forget_network(network: str) -> str:
-    """Away with the chains and sets of a network without members. Idempotent; refused (EBUSY) while it has any."""
+    """Deletes the chains and sets of a network without members. Idempotent; refused (EBUSY) while it has members."""
     return forget_chain(chain_of(network))
 
 
 def forget_chain(name: str) -> str:
-    """`forget_network`, by the network's chain."""
+    """`forget_network`, by the name of the network's chain."""
     lines = _named_sets(name) + declare([Chain(family, name, "", ()) for family in FAMILIES])
     lines += [f"delete chain {family} {TABLE} {name}" for family in FAMILIES]
     lines += [f"delete set {family} {TABLE} {name}_{stem}" for family, stem, _ in NETWORK_SETS]
@@ -74,37 +76,37 @@ def forget_chain(name: str) -> str:
 
 
 def create_edge(edge: FenceEdge) -> str:
-    """The chain of an edge peer. Idempotent; its drop counter starts anew."""
+    """Creates the chain of an edge peer. Idempotent; its drop counter is reset."""
     return "\n".join(declare([edge_chain(edge)])) + "\n"
 
 
 def open_bridge(bridge: FenceBridge) -> Change:
-    """A bridge is ours: what comes from behind it is a container's. Before its first port. Idempotent."""
+    """Adds a bridge of the overlay: packets from it count as a container's. Runs before its first port. Idempotent."""
     return elements.change(add=elements.of_bridge(bridge))
 
 
 def close_bridge(bridge: FenceBridge) -> Change:
-    """The bridge is gone. Idempotent."""
+    """Removes a bridge that is gone. Idempotent."""
     return elements.change(take=elements.of_bridge(bridge))
 
 
 def add_port(port: FencePort) -> Change:
-    """Let `port` speak as what it is and reach its network, which exists (create_network). Idempotent.
+    """Adds `port` with its identity and its network, which exists (create_network). Idempotent.
 
-    Where an address or a port name leads changes hands in the same transaction, but the memberships of an earlier owner
-    that was never expelled stay until `compare` finds them: expel first whoever may have been there.
+    Map entries of an address or a port name move to the new owner in the same transaction. The set memberships of an
+    earlier owner that was not removed stay until `compare` finds them: call `remove_port` for an earlier owner first.
     """
     ours = elements.of_port(port)
     return elements.change(take=(element for element in ours if element.verdict), add=ours)
 
 
 def remove_port(port: FencePort) -> Change:
-    """Everything of `port` ends, established flows included. Idempotent."""
+    """Removes all elements of `port`; its established flows end too. Idempotent."""
     return elements.change(take=elements.of_port(port))
 
 
 def uninstall() -> str:
-    """Away with both tables; everything is open then, and nothing masqueraded. Idempotent."""
+    """Deletes both tables; then everything is open, and nothing is masqueraded. Idempotent."""
     lines = [f"{verb} table {family} {TABLE}" for family in FAMILIES for verb in ("add", "delete")]
     return "\n".join(lines) + "\n"
 
