@@ -1,7 +1,8 @@
-"""What stands between containers and everybody else: our nftables tables, kept in step with the attachments.
+"""The fence between containers, and between containers and the rest: our nftables tables, kept in step with the
+attachments.
 
-The texts are `texts.py`'s, `loader.py` runs them; this remembers who is admitted, and which networks have members.
-Whoever is not admitted is closed, so a failure here never opens anything: the attach fails instead.
+`ruleset.py` writes the nft text and `loader.py` runs it; the controller records which ports were added, and which
+networks have members. A port that was not added is closed, so a failure here opens nothing: the attach fails instead.
 """
 
 from __future__ import annotations
@@ -37,16 +38,17 @@ from cni.host.nft_elements import Change
 
 log = logging.getLogger(__name__)
 
-PRIMED = 100  # ports at a time: 25 ms in which an attach waits
+PRIMED = 100  # ports per call of `prime`: an attach waits up to 25 ms for it
 
 __all__ = ["FenceController", "RemoteView", "bridges", "port_of"]
 
 
 class FenceController:
-    """Loads the tables, admits ports, expels them. Safe from any thread.
+    """Loads the tables, adds and removes ports. Thread-safe.
 
-    `alone` tells whether no other daemon of ours works in this network namespace: only then is what nobody here
-    recorded taken out of the tables. It is asked after they were read: whoever wrote into them is seen by then.
+    `alone` tells whether no other daemon of ours works in this network namespace. Only then the controller deletes
+    what it has not recorded itself. `alone` is called after the tables were read, so that a daemon that wrote into them
+    is seen by then.
     """
 
     def __init__(
@@ -56,47 +58,49 @@ class FenceController:
         alone: Callable[[], bool] = lambda: True,
         host_networks: Callable[[], Iterable[Network]] = tuple,
     ) -> None:
-        """`host_networks` lists the networks the host is on by links that are not ours; each `load` asks it anew."""
+        """`host_networks` lists the networks of the host's links that are not the overlay's; each `load` calls it
+        anew.
+        """
         self._host_networks = host_networks
         self._state = state
         self._settings = settings
         self._alone = alone
         self._lock = threading.Lock()
-        self._forwarding = threading.Lock()  # of iptables' FORWARD; the other is not held while iptables runs
+        self._forwarding = threading.Lock()  # for iptables' FORWARD; `_lock` is not held while iptables runs
         self._loader: Loader | None = None
         self._trouble = "the tables were never loaded"
         self._ended = False
-        self._node_loaded: FenceNode | None = None  # the node as the last load had it
-        # Who was admitted and not yet expelled: not the records, which outlive the port by a moment when it is unmade.
+        self._node_loaded: FenceNode | None = None  # the node's values at the last load
+        # The ports that were added and not yet removed. Not the records: at a detach these outlive the port briefly.
         self._ports: dict[str, FencePort] = {}
         self._networks: Counter[str | None] = Counter()
         self._bridges: dict[str, None] = {}
         self._beyond = RemoteView()
-        self._refused: dict[str, str] = {}  # what of that the fence does not take, and why
+        self._refused: dict[str, str] = {}  # what of `_beyond` the fence leaves out, and why
         self._changes = 0
-        self._primed = -1  # the number of changes up to which everything is primed
+        self._primed = -1  # the value of `_changes` up to which all messages are packed
         self._repairs = Repairs()
 
-    # --- the whole -------------------------------------------------------------------------------------------------
+    # --- all tables ------------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Know whom the records know, before the first load."""
+        """Takes the ports, networks and bridges from the records, before the first load."""
         with self._lock:
             self._ended = False
-            self._ports = {each.host_veth: port_of(each) for each in self._state.snapshot()}
+            self._ports = {attachment.host_veth: port_of(attachment) for attachment in self._state.snapshot()}
             self._networks = Counter(port.network for port in self._ports.values())
             self._bridges = dict.fromkeys(bridges(self._state.services.values()))
 
     def load(self) -> bool:
-        """Put the tables in force for everybody admitted, mending in place; True if something had to be changed.
+        """Brings the tables into force for every added port, repairing in place; True if anything had to be changed.
 
-        What is right is left alone, so nobody is open for a moment and no flow of a member ends. On failure the
-        reason is kept for `trouble`. Costs next to nothing while only this daemon changed anything in nftables.
+        What is right is left alone, so nothing is open for a moment and no flow of a member ends. On failure the reason
+        is kept for `trouble`. Costs next to nothing while only this daemon changes nftables.
         """
         try:
             self._state.set_connected(on_the_hosts_networks(self._host_networks(), self._state.cidrs))
         except OSError as error:
-            log.warning("the host's own networks cannot be listed, so those of the last look count: %s", error)
+            log.warning("the host's own networks cannot be listed; the last list stays in use: %s", error)
         try:
             with self._lock:
                 if self._ended:
@@ -120,8 +124,9 @@ class FenceController:
         return changed
 
     def _compare(self, loader: Loader) -> bool:
-        """Compare every element. Attaches go on while the tables are read: if one changed them meanwhile, they are read
-        again, at last with everybody waiting."""
+        """Compares every element. Attaches go on while the tables are read: if one changed them meanwhile, they are
+        read again, the last time with attaches waiting.
+        """
         for _ in range(2):
             before, since, listing = self._changes, loader.mark(), _listing(loader)
             with self._lock:
@@ -132,11 +137,11 @@ class FenceController:
             return self._mend(loader, _listing(loader), since)
 
     def restore(self, sets: frozenset[tuple[str, str]], generations: Iterable[int], by: str) -> bool:
-        """Another program, `by`, changed our tables, in the transactions with these numbers: put right at once what it
-        touched, the rules and `sets`; whether something had to be. The next `load` compares the whole. Never raises
+        """Repairs what another program, `by`, changed in our tables in the transactions with these generations: the
+        rules and `sets`, at once; True if anything had to be changed. The next `load` compares everything. Never raises
         FenceFailed.
 
-        Transactions of our own are known by their numbers, and are nothing to do.
+        The daemon's own transactions are recognized by their generations and need no repair.
         """
         with self._lock:
             loader, numbers = self._loader, tuple(generations)
@@ -148,16 +153,16 @@ class FenceController:
                     if changed:
                         self._repairs.happened(by)
                     return changed
-                # Another daemon's changes are none of this one's business, or the two would wake each other for ever.
+                # Another daemon's changes are left alone; otherwise the two daemons would trigger each other for ever.
                 local = self._wanted().local()
                 if not self._trouble and not compare.faults(_listing(loader, terse=True), local, alone=False):
                     return False
             except FenceFailed as error:
-                log.debug("the fence could not be put right at once: %s: %s", error.msg, error.details)
+                log.debug("the fence could not be repaired at once: %s: %s", error.msg, error.details)
         return self.load()
 
     def prime(self) -> None:
-        """Have ready what puts the ports back that came since the last time, some of them at a time."""
+        """Packs the messages that restore the ports added since the last call, at most `PRIMED` per call."""
         with self._lock:
             if (
                 self._loader is not None
@@ -167,18 +172,20 @@ class FenceController:
                 self._primed = self._changes
 
     def is_settled(self) -> bool:
-        """Whether all is known to be right, and only this daemon changed anything in nftables since."""
+        """Whether the tables are known to be right, and only this daemon changed nftables since."""
         with self._lock, contextlib.suppress(FenceFailed):
             return not self._trouble and self._loader is not None and self._loader.is_settled()
         return False
 
     def repaired(self) -> str:
-        """That others changed the tables in the last minute and they were put right; empty if not."""
+        """The text for the problem that other programs changed the tables in the last minute and they were repaired; or
+        empty.
+        """
         with self._lock:
             return self._repairs.text()
 
     def portid(self) -> int:
-        """The netlink port of what attaches change; 0 before the first load."""
+        """The netlink port that attaches send their changes from; 0 before the first load."""
         return self._loader.nft.portid if self._loader is not None else 0
 
     def _restore(self, loader: Loader, sets: frozenset[tuple[str, str]]) -> bool:
@@ -242,11 +249,11 @@ class FenceController:
         )
 
     def refused(self) -> dict[str, str]:
-        """What other nodes and agents said that the fence does not take, by subject: why."""
+        """What other nodes and agents published that the fence leaves out: subject and reason."""
         return {**self._refused, **(self._loader.refused if self._loader is not None else {})}
 
     def unload(self) -> None:
-        """No table of ours afterwards, nor the jump in iptables' FORWARD: only `uninstall` asks for it."""
+        """Deletes our tables and the jump in iptables' FORWARD; only `uninstall` calls it. Raises FenceFailed."""
         with self._lock:
             self._ended = True
             self._loader = self._loader or Loader(Nft())
@@ -256,7 +263,7 @@ class FenceController:
             iptables.remove_forward_accept()
 
     def faults(self) -> list[str]:
-        """Look whether tables, chains and rules are in force; what is wrong, a line each. Reads only."""
+        """What is wrong with tables, chains and rules, one line each; empty if they are in force. Only reads."""
         loader = self._loader
         if loader is None or self._trouble:
             return [self._trouble or "the tables were never loaded"]
@@ -276,21 +283,21 @@ class FenceController:
         return self._trouble
 
     def open_forwarding(self) -> str:
-        """Let containers through iptables' FORWARD where its policy denies; why that failed, or empty."""
+        """Lets containers through iptables' FORWARD where its policy denies. Returns why that failed, or an empty
+        string.
+        """
         try:
             with self._forwarding:
                 if self._ended or not iptables.forward_denies(self._state.cidrs):
                     return ""
                 if iptables.ensure_forward_accept(self._state.cidrs):
-                    log.info(
-                        "iptables' FORWARD denies by policy: containers of the overlay are let through by one jump"
-                    )
+                    log.info("iptables' FORWARD denies by policy: one jump lets the overlay's containers through")
         except FenceFailed as error:
             return f"{error.msg}: {error.details}"
         return ""
 
     def foreign(self) -> list[str]:
-        """Native nft chains of others that drop by policy what we cannot overrule."""
+        """Other programs' native nft chains that drop by policy, which our tables cannot override."""
         loader = self._loader
         if loader is None:
             return []
@@ -302,25 +309,27 @@ class FenceController:
     # --- bridges and ports -------------------------------------------------------------------------------------------
 
     def add_bridge(self, name: str) -> None:
-        """A bridge of ours is about to appear: what comes from behind it is a container's. Raises FenceFailed."""
+        """A bridge of the overlay is about to be created: packets from it count as a container's. Raises
+        FenceFailed.
+        """
         with self._lock:
             self._changes += 1
             self._bridges[name] = None
             self._run(ruleset.open_bridge(bridge_of(name)))
 
     def remove_bridge(self, name: str) -> None:
-        """A bridge of ours has gone."""
+        """A bridge of the overlay was deleted."""
         with self._lock:
             self._changes += 1
             self._bridges.pop(name, None)
             self._try(ruleset.close_bridge(bridge_of(name)))
 
     def add_port(self, attachment: Attachment) -> None:
-        """Let the attachment's port reach its network, before its link comes up. Raises FenceFailed."""
+        """Lets the attachment's port reach its network, before the port's link comes up. Raises FenceFailed."""
         port = port_of(attachment)
         with self._lock:
             self._changes += 1
-            # One with members elsewhere alone may be there, or have been refused.
+            # The chains of a network that has members only on other nodes may exist, or may have been refused.
             if port.network is not None and not self._networks[port.network]:
                 self._run(ruleset.create_network(port.network))
             self._forget(port.name)
@@ -329,7 +338,9 @@ class FenceController:
             self._run(ruleset.add_port(port))
 
     def remove_port(self, attachment: Attachment) -> None:
-        """The port is gone: nothing of it stays, its established flows included. Nothing to do without tables."""
+        """The port was deleted: removes all its elements, so its established flows end too. No effect without
+        tables.
+        """
         port = port_of(attachment)
         with self._lock:
             self._changes += 1
@@ -339,7 +350,7 @@ class FenceController:
                 self._try(ruleset.forget_network(port.network))
 
     def _forget(self, name: str) -> bool:
-        """Count a port out; False if it was not in."""
+        """Removes a port from the recorded ones; False if it was not recorded."""
         port = self._ports.pop(name, None)
         if port is None:
             return False
@@ -347,14 +358,15 @@ class FenceController:
         return True
 
     def _has_members(self, network: str) -> bool:
-        """Whether anybody is in the network, here or elsewhere."""
+        """Whether the network has members, here or on other nodes."""
         return self._networks[network] > 0 or network in self._beyond.networks()
 
     # --- other nodes -------------------------------------------------------------------------------------------------
 
     def connect(self, beyond: RemoteView) -> None:
-        """What lies behind the tunnels is this from now on. What cannot be put in force is kept for the next load; what
-        the fence does not take of it is in `refused`."""
+        """Sets what lies behind the tunnels. What cannot be loaded now is kept for the next load; what the fence leaves
+        out is in `refused`.
+        """
         with self._lock:
             before = self._wanted()
             self._beyond, self._refused = believed(beyond, self._state.cidrs)
@@ -369,11 +381,11 @@ class FenceController:
                     self._mend(loader, _listing(loader), since)
                     self._node_loaded = after.node
                 else:
-                    old, new = (RemoteView(remotes=each.remotes) for each in (before, after))
+                    old, new = (RemoteView(remotes=state.remotes) for state in (before, after))
                     for part in change_of_remotes(old, new, lambda network: self._networks[network] > 0):
                         loader.run(part)
             except FenceFailed as error:
-                log.warning("members on other nodes are compared one by one: %s: %s", error.msg, error.details)
+                log.warning("members on other nodes are loaded one by one: %s: %s", error.msg, error.details)
                 loader.add_records(compare.records(None, after))
 
     def missing(self, attachment: Attachment) -> list[str]:
@@ -395,13 +407,15 @@ class FenceController:
         except FenceFailed:
             if not self._alone() or not loader.faults(self._wanted()):
                 raise
-            log.warning("another program changed the fence's tables; they are put right before they are added to")
+            log.warning("another program changed the fence's tables; they are repaired before the port is added")
             loader.mend_rules(self._wanted())
             self._repairs.happened("")
             loader.run(part)
 
     def _try(self, part: str | Change) -> None:
-        """A removal that fails leaves an element too many: closed for others, mended by the next load."""
+        """Runs a removal. If it fails, an element too many stays: it opens nothing to others, and the next load removes
+        it.
+        """
         if self._loader is None or self._trouble:
             return
         try:

@@ -1,8 +1,8 @@
-"""Runs the fence's texts, and knows what of the kernel is as it should be.
+"""Runs the fence's nft texts, and tracks what of the kernel's state is known to be right.
 
-nftables counts its transactions (the generation). So what was seen to be right stays right while only transactions of
-our own were counted, and a notification about one of those needs no look. One thread at a time; the barrier's lock
-sees to that.
+nftables counts its transactions (the generation). A state that was seen to be right stays right while only our own
+transactions were counted, and a notification about one of those needs no check. One thread at a time; the controller's
+lock ensures that.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from cni.host.nft_rules import Tables, TableSeen
 
 log = logging.getLogger(__name__)
 
-OWN = 4096  # generations of our own that are remembered: a notification comes within milliseconds of its transaction
-_NAME = re.compile(r"\w{1,64}", re.ASCII)  # sets of ours: a name may be any text, and this one came from others
+OWN = 4096  # own generations that are remembered: a notification comes within milliseconds of its transaction
+_NAME = re.compile(r"\w{1,64}", re.ASCII)  # our set names; a notified name may be any text, and other programs chose it
 _KINDS = {(family, name): kind for family, kind, name, _ in SETS}
-READS = 5  # times that rules are read while others change them, before they count as changed
+READS = 5  # attempts to read the rules while other programs change them, before the rules count as changed
 
 
 class Loader:
@@ -42,9 +42,9 @@ class Loader:
         """Which records of other nodes could not be loaded, and why."""
         self._own: deque[int] = deque(maxlen=OWN)
         self._commits = 0
-        self._rules_at = -1  # the generation at which the rules were right; only we changed anything since
-        self._all_at = -1  # the same of rules and elements
-        self._shape: tuple[bytes, ...] | None = None  # the tables' at some time when the rules were right
+        self._rules_at = -1  # the generation at which the rules were right; only this daemon changed anything since
+        self._all_at = -1  # the same for rules and elements
+        self._shape: tuple[bytes, ...] | None = None  # the tables' shape at a time when the rules were right
         self._learned: tuple[str, Tables] | None = None
         self._expected: tuple[str, tuple[str, ...], dict[str, TableSeen]] | None = None
         self._packed: dict[FencePort | FenceBridge, bytes] = {}
@@ -52,39 +52,39 @@ class Loader:
     # --- transactions ------------------------------------------------------------------------------------------------
 
     def run(self, *parts: str | Change) -> None:
-        """One transaction. Raises FenceFailed."""
+        """Runs the parts as one transaction. Raises FenceFailed."""
         if any(parts):
             before = self.nft.generation()
             try:
                 self.nft.run(*parts)
             except FenceFailed:
-                self._all_at = -1  # what should be there is not: the next look compares everything
+                self._all_at = -1  # an element may be missing: the next load compares everything
                 raise
             self._count(before)
 
     def _count(self, before: int) -> None:
         now = self.nft.generation()
         if now != before + 1:
-            return  # nothing was changed, or somebody else changed something at the same time
+            return  # nothing was changed, or another program changed nftables at the same time
         self._commits += 1
         self._own.append(now)
         self._rules_at = now if self._rules_at == before else self._rules_at
         self._all_at = now if self._all_at == before else self._all_at
 
     def made(self, generation: int) -> bool:
-        """Whether the transaction with that number was ours."""
+        """Whether this daemon made the transaction with that generation."""
         return generation in self._own
 
     def is_settled(self) -> bool:
-        """Whether rules and elements were right, and nobody else changed anything since. Raises FenceFailed."""
+        """Whether rules and elements were right, and only this daemon changed nftables since. Raises FenceFailed."""
         return self.nft.generation() == self._all_at
 
     def mark(self) -> tuple[int, int]:
-        """A point in time, for `settle`."""
+        """The current generation and the count of own transactions, for `settle`."""
         return self.nft.generation(), self._commits
 
     def settle(self, since: tuple[int, int]) -> None:
-        """All is right, if only we changed anything since."""
+        """Records that rules and elements are right, if only this daemon changed nftables since the mark."""
         now = self.nft.generation()
         if now - since[0] == self._commits - since[1]:
             self._all_at = self._rules_at = now
@@ -92,11 +92,11 @@ class Loader:
     # --- rules -------------------------------------------------------------------------------------------------------
 
     def rules_are_right(self) -> bool:
-        """Whether the rules were right, and nobody else changed anything since. Raises FenceFailed."""
+        """Whether the rules were right, and only this daemon changed nftables since. Raises FenceFailed."""
         return self.nft.generation() == self._rules_at
 
     def faults(self, wanted: DesiredState) -> list[Fault]:
-        """What is wrong with the rules; cheap while nobody changed them. Raises FenceFailed."""
+        """What is wrong with the rules; cheap while no other program changed them. Raises FenceFailed."""
         generation = self.nft.generation()
         if generation == self._rules_at:
             return []
@@ -104,10 +104,10 @@ class Loader:
         if shape is not None and shape == self._shape:
             self._rules_at = generation
             return []
-        found = [fault for fault in self._differences(wanted) if not expected.is_stale(fault)]
-        if not found and self.nft.generation() == generation:
+        faults = [fault for fault in self._differences(wanted) if not expected.is_stale(fault)]
+        if not faults and self.nft.generation() == generation:
             self._rules_at, self._shape = generation, shape
-        return found
+        return faults
 
     def _differences(self, wanted: DesiredState) -> list[Fault]:
         seen = None
@@ -116,13 +116,13 @@ class Loader:
             if seen is not None:
                 break
         should = self._should(wanted)
-        if should is None:  # no namespace to learn in: the rules' names have to do
+        if should is None:  # without a scratch namespace, the rules are compared by name only
             listing: Listing = {family: self.nft.list_table(family, TABLE, terse=True) for family in ruleset.FAMILIES}
             return [Fault("", "", text) for text in compare.faults(listing, wanted)]
         return expected.differences(seen, should)
 
     def _should(self, wanted: DesiredState) -> dict[str, TableSeen] | None:
-        """The tables as they should be; None where that cannot be learned."""
+        """The tables as they should be; None where the kernel's encoding of the rules cannot be obtained."""
         text, networks = expected.scratch_text(wanted.node, wanted.edges), tuple(wanted.networks())
         if self._learned is None or self._learned[0] != text:
             try:
@@ -135,11 +135,11 @@ class Loader:
         return self._expected[2]
 
     def mend_rules(self, wanted: DesiredState) -> bool:
-        """Make the rules right, this node's first and without what others say; True if something had to be changed.
+        """Repairs the rules, this node's first and without what others publish; True if anything had to be changed.
 
-        Where a table was gone its elements are put in as well. Until then every port is closed, and what lies behind
-        the tunnels is known last: an address there that is in no set would count as one of the flat mesh.
-        Raises FenceFailed; what cannot be done for others is in `refused`.
+        Where a table was gone its elements are added as well. Until then every port is closed, and the CIDRs behind the
+        tunnels are added last: an address there that is in no set would count as the flat mesh's.
+        Raises FenceFailed; what could not be loaded of others' records is in `refused`.
         """
         since = self.mark()
         faults = self._differences(wanted)
@@ -170,7 +170,7 @@ class Loader:
         return True
 
     def _reload(self, local: DesiredState, faults: list[Fault]) -> None:
-        """The rules anew, and no membership lost; where that is refused, everything anew."""
+        """Loads the rules anew, keeping every membership; where that is refused, loads everything anew."""
         hooks = [
             f"flush chain {f.family} {TABLE} {f.place}\ndelete chain {f.family} {TABLE} {f.place}\n"
             for f in faults
@@ -180,7 +180,7 @@ class Loader:
         try:
             self.run(text)
         except FenceFailed as error:
-            log.debug("the fence's rules are loaded from the ground up: %s: %s", error.msg, error.details)
+            log.debug("the fence's tables are deleted and loaded anew: %s: %s", error.msg, error.details)
             self.run(compare.whole(replace(local, node=_near(local.node))))
             self.run(_far(local.node))
 
@@ -192,44 +192,45 @@ class Loader:
     # --- elements ----------------------------------------------------------------------------------------------------
 
     def prime(self, local: DesiredState, most: int) -> bool:
-        """Have the messages ready that put everything of this node back: 0.25 ms for each bridge or port that is new,
-        and at most so many of those; whether that were all."""
-        known, self._packed = self._packed, {}
-        every: list[FenceBridge | FencePort] = [*local.bridges, *local.ports]
-        for each in every:
-            packed = known.get(each)
+        """Packs the messages that restore everything of this node: 0.25 ms for each bridge or port that is new, at most
+        `most` of those per call; True if all are packed.
+        """
+        earlier, self._packed = self._packed, {}
+        devices: list[FenceBridge | FencePort] = [*local.bridges, *local.ports]
+        for device in devices:
+            packed = earlier.get(device)
             if packed is None and most > 0:
                 most -= 1
-                found = elements.of_bridge(each) if isinstance(each, FenceBridge) else elements.of_port(each)
-                packed = nft_elements.pack(elements.change(add=found))
+                added = elements.of_bridge(device) if isinstance(device, FenceBridge) else elements.of_port(device)
+                packed = nft_elements.pack(elements.change(add=added))
             if packed is not None:
-                self._packed[each] = packed
-        return len(self._packed) == len(every)
+                self._packed[device] = packed
+        return len(self._packed) == len(devices)
 
     def _refill(self, local: DesiredState) -> bool:
-        """Put in everything of this node; False if some of it is there otherwise."""
+        """Adds everything of this node; False if the kernel refuses, since some of it is there with another verdict."""
         self.prime(local, len(local.bridges) + len(local.ports))
         before = self.nft.generation()
         try:
             self.nft.refill(self._packed.values())
         except FenceFailed as error:
-            log.debug("the fence's sets are compared one by one: %s: %s", error.msg, error.details)
+            log.debug("the fence's sets are compared element by element: %s: %s", error.msg, error.details)
             return False
         self._count(before)
         return True
 
     def mend_sets(self, wanted: DesiredState, sets: frozenset[tuple[str, str]]) -> bool:
-        """Make these sets hold what they should; True if something had to be changed. Raises FenceFailed."""
+        """Makes these sets hold what they should; True if anything had to be changed. Raises FenceFailed."""
         listing: dict[str, dict[str, list[object]]] = {family: {"nftables": []} for family in ruleset.FAMILIES}
-        for family, name in sorted(each for each in sets if _NAME.fullmatch(each[1])):
-            found = self.nft.list_set(_KINDS.get((family, name), "set"), family, TABLE, name)
-            listing[family]["nftables"] += found["nftables"] if found else []
+        for family, name in sorted(key for key in sets if _NAME.fullmatch(key[1])):
+            content = self.nft.list_set(_KINDS.get((family, name), "set"), family, TABLE, name)
+            listing[family]["nftables"] += content["nftables"] if content else []
         change = compare.mend_sets(listing, wanted, sets)
         self.run(change)
         return bool(change)
 
     def mend_elements(self, listing: Listing, wanted: DesiredState) -> bool:
-        """Make all elements right, this node's first; True if something had to be changed. Raises FenceFailed."""
+        """Makes all elements right, this node's first; True if anything had to be changed. Raises FenceFailed."""
         parts = compare.compare(listing, wanted, wanted.local())
         self.run(*parts)
         anew = any(isinstance(part, str) and "add table " in part for part in parts)  # the rules were loaded again
@@ -238,12 +239,13 @@ class Loader:
         return bool(parts or records)
 
     def add_records(self, records: Iterable[compare.Record]) -> None:
-        """What others say, in transactions of its own: all at once, and where that is refused one by one. Never raises
-        FenceFailed: what is refused is in `refused`."""
+        """Loads what others publish, in transactions of its own: all at once, and where that is refused one by one.
+        Never raises FenceFailed: what is refused is in `refused`.
+        """
         records, self.refused = list(records), {}
         try:
-            self.run("".join(each.rules for each in records))
-            self.run(elements.change(add=(member for each in records for member in each.members.add)))
+            self.run("".join(record.rules for record in records))
+            self.run(elements.change(add=(member for record in records for member in record.members.add)))
             return
         except FenceFailed:
             pass
@@ -254,7 +256,9 @@ class Loader:
                 self.refused[whose] = f"{whose}: {error.msg}: {error.details}"
                 closed = [member for member in members.add if member.set.startswith("closed")]
                 with contextlib.suppress(FenceFailed):
-                    self.run(elements.change(add=closed))  # of no network here, and not of the flat mesh either
+                    self.run(
+                        elements.change(add=closed)
+                    )  # a member of no network here, and not of the flat mesh either
 
 
 def _near(node: FenceNode) -> FenceNode:
@@ -262,8 +266,8 @@ def _near(node: FenceNode) -> FenceNode:
 
 
 def _far(node: FenceNode) -> Change:
-    """What lies behind the tunnels."""
-    return elements.change(add=(each for each in elements.of_node(node) if each.set.startswith("far")))
+    """The CIDRs behind the tunnels."""
+    return elements.change(add=(element for element in elements.of_node(node) if element.set.startswith("far")))
 
 
 def _is_chain(fault: Fault) -> bool:

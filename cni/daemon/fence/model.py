@@ -51,7 +51,7 @@ class FenceNode:
 
 @dataclass(frozen=True, slots=True)
 class FenceBridge:
-    """A bridge of the overlay. `mac` is its fixed MAC, if it has one: then unknown ports cannot reach the node either."""
+    """A bridge of the overlay. `mac` is its MAC, if that is fixed: then unknown ports cannot reach the node either."""
 
     name: str
     mac: str | None = None
