@@ -1,7 +1,7 @@
-"""What this node believes of the others: the peers of its devices, and who behind them is a member of which network.
+"""Derives the peers of this node's devices, and the members of isolation networks, from the other nodes' documents.
 
-A node is believed for exactly what its claims cover: its WireGuard keys, and subnets that are slots of the overlay's
-range. All else that it says is a problem, costs that node alone, and changes nothing for the others.
+A node document is used only as far as the node's claims cover it: WireGuard keys, and subnets that are slots of the
+overlay's range. Every other statement in it is a problem that affects that node alone.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from cni.daemon.cluster.view import ClusterView, Fleet
 from cni.daemon.model.wireguard import Address, Target
 from cni.daemon.model.wireguard import network_of as known_network
 
-MOST_NETWORKS = 2048  # of all nodes: the fence takes some 4 ms for each when it is loaded anew
-SHOWN = 5  # CIDRs or addresses of one node that a problem names
+MOST_NETWORKS = 2048  # of all nodes together: a full load of the fence takes about 4 ms for each
+LISTED = 5  # CIDRs or addresses of one node that a problem names
 
 
 @dataclass(frozen=True)
 class Belief:
-    """What a view comes to. `docs`: each node's document, less what is not believed; `conflicts` and `unclaimed`: why a
-    node is no peer, and what else is not believed, by identity."""
+    """The result of `believe`. `docs`: each node's document without the parts that are not used; `conflicts`: why a
+    node is no peer, and `unclaimed`: which parts of a document are not used, both by identity."""
 
     fleet: Fleet
     docs: Mapping[str, NodeDocument]
@@ -39,8 +39,8 @@ def believe(
 ) -> Belief:
     """The other nodes as peers of this one's devices.
 
-    `own`, `own_keys`: this node; `dedicated`: the services that have a device of their own here; `ranges`: the
-    overlay's, of which every subnet is a slot.
+    `own`, `own_keys`: this node's identity and public keys; `dedicated`: the services with a device of their own on
+    this node; `ranges`: the overlay's ranges, of which every subnet must be a slot.
     """
     conflicts: dict[str, str] = {}
     unclaimed: dict[str, str] = {}
@@ -56,24 +56,24 @@ def believe(
                 f"{who} uses the WireGuard key of {reason}: it is not a peer; give it a key of its own"
             )
             continue
-        docs[identity], said = _cut(view, doc, seen, ranges)
-        seen.update(each.public_key for each in docs[identity].dedicated.values())
-        if said:
+        docs[identity], refused = _covered_part(view, doc, seen, ranges)
+        seen.update(device.public_key for device in docs[identity].dedicated.values())
+        if refused:
             unclaimed[identity] = (
-                f"{who} says of itself what it has not claimed, and is not believed: {'; '.join(said)}"
+                f"{who} says of itself what it has not claimed, and is not believed: {'; '.join(refused)}"
             )
-    for identity, networks in _too_many(docs).items():
+    for identity, networks in _surplus_networks(docs).items():
         doc = docs[identity]
-        members = {name: found for name, found in doc.members.items() if name not in networks}
+        members = {name: addresses for name, addresses in doc.members.items() if name not in networks}
         docs[identity] = msgspec.structs.replace(doc, members=members)
-        said_before = f"{unclaimed[identity]}; " if identity in unclaimed else f"{doc.name} ({identity}): "
-        unclaimed[identity] = f"{said_before}{len(networks)} of its networks are left out, of all there are too many"
+        prefix = f"{unclaimed[identity]}; " if identity in unclaimed else f"{doc.name} ({identity}): "
+        unclaimed[identity] = f"{prefix}{len(networks)} of its networks are left out, of all there are too many"
     return Belief(_fleet(docs.values(), set(dedicated)), docs, conflicts, unclaimed)
 
 
-def _too_many(docs: Mapping[str, NodeDocument]) -> dict[str, set[str]]:
-    """The networks that are left out since there would be more than `MOST_NETWORKS`, by the node that names them: those
-    of the nodes that name most."""
+def _surplus_networks(docs: Mapping[str, NodeDocument]) -> dict[str, set[str]]:
+    """The networks to leave out because all nodes together name more than `MOST_NETWORKS`, by identity. The nodes that
+    name the fewest networks are served first."""
     if sum(len(doc.members) for doc in docs.values()) <= MOST_NETWORKS:
         return {}
     names: set[str] = set()
@@ -88,60 +88,60 @@ def _too_many(docs: Mapping[str, NodeDocument]) -> dict[str, set[str]]:
 
 
 def _key_conflict(view: ClusterView, identity: str, public_key: str, own_keys: Collection[str]) -> str:
-    """Whose key it is, if not that node's."""
+    """The holder of the key, as text; "" if the node `identity` holds it."""
     if public_key in own_keys:
         return "this node"
     holder = view.holder_of(public_key)
     return "" if holder == identity else (view.name_of(holder) if holder else "no node that has claimed it")
 
 
-def _cut(
+def _covered_part(
     view: ClusterView, doc: NodeDocument, taken: set[str], ranges: tuple[str, ...]
 ) -> tuple[NodeDocument, list[str]]:
-    """The document less what its claims do not cover, and what was left out, as parts of a sentence.
+    """The document without the parts that the node's claims do not cover, and those parts, as parts of a sentence.
 
-    `taken`: keys that other devices have. An earlier version claims no keys for its services' devices, so a key that
-    no node has claimed is that of the first that says so.
+    `taken`: keys that other devices use. An earlier version claims no keys for its services' devices, so an unclaimed
+    key belongs to the first node that publishes it.
     """
     claimed = {cidr for cidr in every_cidr(doc) if view.owner_of(cidr) == doc.identity}
     mine = {cidr for cidr in claimed if is_slot(cidr, ranges)}
-    said = []
-    # A slot of a range that this node does not have is of no use here, and no fault.
-    if strange := [cidr for cidr in every_cidr(doc) if cidr not in claimed or not is_slot(cidr)]:
-        said.append(f"the subnets {_some(strange)}")
+    refused = []
+    # A claimed slot of a range that this node does not have is not usable on this node, but is no fault.
+    if unclaimed := [cidr for cidr in every_cidr(doc) if cidr not in claimed or not is_slot(cidr)]:
+        refused.append(f"the subnets {_listed(unclaimed)}")
     if (holder := view.ids.get(doc.node_id, doc.identity)) != doc.identity:
-        said.append(f"the node id {doc.node_id}, which {view.name_of(holder)} has")
+        refused.append(f"the node id {doc.node_id}, which {view.name_of(holder)} has")
     dedicated = {}
     for service, device in doc.dedicated.items():
         holder_of_key = view.holder_of(device.public_key)
         if holder_of_key != doc.identity and (holder_of_key is not None or device.public_key in taken):
-            said.append(f"the WireGuard key of its service {service}, which another device has")
+            refused.append(f"the WireGuard key of its service {service}, which another device has")
             continue
-        dedicated[service] = Dedicated(device.public_key, device.port, _kept(device.subnets, mine))
+        dedicated[service] = Dedicated(device.public_key, device.port, _only(device.subnets, mine))
     networks = [known_network(cidr) for cidr in mine] if doc.members else []
     members, outside = {}, []
     for network, addresses in doc.members.items():
-        inside = tuple(a for a in addresses if any(_address_of(a) in each for each in networks))
+        inside = tuple(a for a in addresses if any(_address_of(a) in subnet for subnet in networks))
         outside += sorted(set(addresses) - set(inside))
         members[network] = inside
     foreign = [a for a in outside if not any(_address_of(a) in known_network(cidr) for cidr in claimed)]
     if foreign:
-        said.append(f"the members {_some(foreign)}")
+        refused.append(f"the members {_listed(foreign)}")
     if mine.issuperset(every_cidr(doc)) and len(dedicated) == len(doc.dedicated) and not outside:
-        return doc, said
+        return doc, refused
     cut = msgspec.structs.replace(
-        doc, slices=_kept(doc.slices, mine), subnets=_kept(doc.subnets, mine), dedicated=dedicated, members=members
+        doc, slices=_only(doc.slices, mine), subnets=_only(doc.subnets, mine), dedicated=dedicated, members=members
     )
-    return cut, said
+    return cut, refused
 
 
-def _kept(cidrs: Iterable[str], mine: Collection[str]) -> tuple[str, ...]:
+def _only(cidrs: Iterable[str], mine: Collection[str]) -> tuple[str, ...]:
     return tuple(cidr for cidr in cidrs if cidr in mine)
 
 
-def _some(names: Collection[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(list(names)[:SHOWN]) + more
+def _listed(names: Collection[str]) -> str:
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(list(names)[:LISTED]) + more
 
 
 def _fleet(docs: Iterable[NodeDocument], shared: set[str]) -> Fleet:
@@ -152,30 +152,30 @@ def _fleet(docs: Iterable[NodeDocument], shared: set[str]) -> Fleet:
         for network, addresses in doc.members.items():
             members.setdefault(network, set()).update(addresses)
     return Fleet(
-        {service: tuple(found) for service, found in peers.items()},
-        {network: frozenset(found) for network, found in members.items()},
+        {service: tuple(targets) for service, targets in peers.items()},
+        {network: frozenset(addresses) for network, addresses in members.items()},
     )
 
 
 def _add(peers: dict[str, list[Target]], doc: NodeDocument, shared: set[str]) -> None:
-    """One node as a peer of the global device, and of each dedicated one that both have.
+    """Add a node as a peer of the global device, and of each dedicated device that both nodes have.
 
-    What comes by a service's own device may be from any subnet of the node, and answers may come by the other device:
-    so each peer is believed for all of the node's subnets, and only the routes are parted.
+    Packets that arrive on a service's device may come from any subnet of the node, and replies may arrive on another
+    device. Each peer is therefore allowed all of the node's subnets; only the routes are split between the devices.
     """
-    every = every_cidr(doc)
-    apart: set[str] = set()
+    cidrs = every_cidr(doc)
+    dedicated_cidrs: set[str] = set()
     for service, own in doc.dedicated.items():
         if service in shared:
-            apart |= set(own.subnets)
-            peers.setdefault(service, []).append(_target(doc, own.public_key, own.port, every, own.subnets))
-    led = tuple(cidr for cidr in every if cidr not in apart)
-    peers[GLOBAL].append(_target(doc, doc.public_key, doc.port, every, led if apart else None))
+            dedicated_cidrs |= set(own.subnets)
+            peers.setdefault(service, []).append(_target(doc, own.public_key, own.port, cidrs, own.subnets))
+    rest = tuple(cidr for cidr in cidrs if cidr not in dedicated_cidrs)
+    peers[GLOBAL].append(_target(doc, doc.public_key, doc.port, cidrs, rest if dedicated_cidrs else None))
 
 
-def _target(doc: NodeDocument, key: str, port: int, every: tuple[str, ...], led: tuple[str, ...] | None) -> Target:
+def _target(doc: NodeDocument, key: str, port: int, cidrs: tuple[str, ...], routes: tuple[str, ...] | None) -> Target:
     hosts = tuple(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host in doc.hosts)
-    return Target(key, hosts, every, defaults.KEEPALIVE, led, doc.name, published=True)
+    return Target(key, hosts, cidrs, defaults.KEEPALIVE, routes, doc.name, published=True)
 
 
 @functools.lru_cache(1 << 16)

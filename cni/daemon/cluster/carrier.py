@@ -1,4 +1,4 @@
-"""What was heard in the cluster's store, brought to this node's devices, fence, records and problems."""
+"""Applies the view of the cluster's store to this node's devices, fence, records and problems."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from cni.daemon.state.tables import Tables
 
 log = logging.getLogger(__name__)
 
-MOST_REFUSED = 20  # records that are not used of which `status` has a sentence each
+MOST_REFUSED = 20  # unused records that `status` lists with a sentence each
 
 
 class Carrier:
-    """Of one node. One thread at a time."""
+    """Applies the view of one node. For one thread at a time."""
 
     def __init__(
         self,
@@ -35,13 +35,14 @@ class Carrier:
         lock: threading.RLock,
         grace: float,
     ) -> None:
-        """`lock`: of the view; `grace`: seconds for which a node that is not heard of stays a peer."""
+        """`lock`: guards the view; `grace`: seconds for which a node without a document stays a peer."""
         self._service, self._identity, self._registry, self._mesh = service, identity, registry, mesh
         self._view, self._lock, self._grace = view, lock, grace
         self._own = identity.member().identity
 
     def carry(self, synced: bool) -> None:
-        """Once. `synced`: everything has been read, and is followed; else none is missing."""
+        """Apply the view once. `synced`: all records have been read and the watch runs; otherwise no node counts as
+        missing."""
         now = time.monotonic()
         with self._lock:
             lost = [self._view.nodes[identity] for identity in self._view.lost] if synced else []
@@ -53,11 +54,11 @@ class Carrier:
             ranges = tuple(self._service.state.cidrs)
             belief = believe(self._view, self._own, self._own_keys(), self._dedicated(), ranges)
             foreign = self._view.foreign(self._own)
-            refused, strange = self._view.refused(MOST_REFUSED), self._view.strangers.texts()
+            refused, forged = self._view.refused(MOST_REFUSED), self._view.strangers.texts()
         board = self._service.board
         board.set_all("node-unheard", kept)
         board.set_all("record-refused", refused)
-        board.set_all("record-not-its-own", strange)
+        board.set_all("record-not-its-own", forged)
         board.set_all("peer-key-conflict", dict(belief.conflicts))
         board.set_all("claim-missing", dict(belief.unclaimed))
         with board.step("cluster-step", "foreign", "the other nodes' subnets could not be set apart"):
@@ -66,10 +67,10 @@ class Carrier:
             self._mesh.set_fleet(belief.fleet)
         if synced:
             with board.step("cluster-step", "records", "the other nodes could not be written down"):
-                self._remember(belief.docs)
+                self._record(belief.docs)
 
-    def _remember(self, docs: Mapping[str, NodeDocument]) -> None:
-        """Write down whom the next daemon of this boot must know."""
+    def _record(self, docs: Mapping[str, NodeDocument]) -> None:
+        """Record the nodes that the next daemon of this boot must know."""
         before = self._registry.fleet.all()
         gone: dict[str, NodeDocument | None] = dict.fromkeys(before.keys() - docs.keys())
         changes = gone | {i: doc for i, doc in docs.items() if before.get(i) != doc}
@@ -77,20 +78,22 @@ class Carrier:
             self._registry.fleet.apply(changes)
 
     def _prune(self, now: float, answering: set[str]) -> dict[str, str]:
-        """Forget who is not heard of for the grace period, unless its tunnel answers: those, with a sentence each."""
+        """Remove the nodes that have had no document for the grace period, except those whose tunnel answers. Returns
+        the latter by identity, with a sentence each."""
         kept = {}
         for doc in self._view.overdue(now, self._grace):
             if doc.public_key in answering:
                 who = f"{doc.name} (node {doc.node_id}, {doc.identity})"
                 kept[doc.identity] = f"{who} is not heard of in etcd, but its tunnel answers: it stays a peer"
                 continue
-            log.warning("node %s (%d) is gone: its tunnels are taken down", doc.name, doc.node_id)
+            log.warning("node %s (%d) is gone: removing its tunnels", doc.name, doc.node_id)
             self._view.drop(doc.identity)
         return kept
 
     def _own_keys(self) -> set[str]:
         """The public keys of this node's devices."""
-        return {self._identity.public_key(), *(self._identity.dedicated(each).public_key for each in self._dedicated())}
+        dedicated = (self._identity.dedicated(service).public_key for service in self._dedicated())
+        return {self._identity.public_key(), *dedicated}
 
     def _dedicated(self) -> list[str]:
         return [s.name for s in list(self._service.state.services.values()) if s.mode == "dedicated"]

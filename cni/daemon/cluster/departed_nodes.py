@@ -1,7 +1,7 @@
-"""Nodes that are gone for good and still hold ids, slots and keys in etcd: who they are, and what would be given back.
+"""Nodes that publish no document and still hold ids, slots and keys in etcd, and the release of their claims.
 
-Nothing gives it back by itself: a node that returns, be it after a year, must find what it had. So somebody has to say
-that it will not (`zlayer-cni peer forget`).
+Claims are never released automatically: a node that returns, even after a year, must find what it had. An operator
+declares that a node will not return (`zlayer-cni peer forget`).
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from cni.errors import InvalidConfig, TryAgainLater
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 50  # claims in one transaction: etcd takes 128 operations
-SHORTEST = 4  # characters of an identity that may stand for all of it
+AT_ONCE = 50  # claims in one transaction: etcd accepts 128 operations
+SHORTEST = 4  # characters: the shortest prefix of an identity that may name a node
 
 
 @dataclass(frozen=True)
 class DepartedNode:
-    """A node that is not heard of. `node_id` 0: it holds none. `keys`: what it holds in etcd, the keys there."""
+    """A node without a document. `node_id` 0: it holds no id. `keys`: the keys in etcd of its claims."""
 
     identity: str
     node_id: int
@@ -33,45 +33,47 @@ class DepartedNode:
 
 
 def departed(items: Mapping[str, bytes], own: str, names: Mapping[str, str], base: str) -> list[DepartedNode]:
-    """Those who hold something and say nothing, by node id. `items`: everything below `base`; `own` is never one."""
+    """The nodes that hold claims and publish no document, sorted by node id. `items`: every record below `base`; the
+    node `own` is never among them."""
     view = ClusterView(base)
     view.load(items.items(), 0.0)
-    held: dict[str, list[str]] = {}
+    claims: dict[str, list[str]] = {}
     for number, identity in view.ids.items():
-        held.setdefault(identity, []).append(view.keys.id(number))
+        claims.setdefault(identity, []).append(view.keys.id(number))
     for cidr, slot in view.slots.items():
-        held.setdefault(slot.owner, []).append(view.keys.slot(cidr))
+        claims.setdefault(slot.owner, []).append(view.keys.slot(cidr))
     for key, identity in view.holders.items():
-        held.setdefault(identity, []).append(f"{base}key/{key}")
+        claims.setdefault(identity, []).append(f"{base}key/{key}")
     numbers = {identity: number for number, identity in view.ids.items()}
-    gone = held.keys() - view.nodes.keys() - {own}
-    found = [DepartedNode(each, numbers.get(each, 0), names.get(each, ""), tuple(sorted(held[each]))) for each in gone]
-    return sorted(found, key=lambda each: (each.node_id, each.identity))
+    gone = claims.keys() - view.nodes.keys() - {own}
+    nodes = [DepartedNode(i, numbers.get(i, 0), names.get(i, ""), tuple(sorted(claims[i]))) for i in gone]
+    return sorted(nodes, key=lambda node: (node.node_id, node.identity))
 
 
 def find(gone: Iterable[DepartedNode], word: str) -> DepartedNode:
-    """The one that a word means: a node id, a name, an identity or the beginning of one. Raises InvalidConfig."""
-    every = list(gone)
-    exact = [each for each in every if word and word in (str(each.node_id or ""), each.name, each.identity)]
-    found = exact or [each for each in every if len(word) >= SHORTEST and each.identity.startswith(word)]
-    if len(found) != 1:
-        which = "more than one" if found else "none"
+    """The node that `word` names: by a node id, a name, an identity or a prefix of an identity. Raises InvalidConfig if
+    it names no node or several."""
+    nodes = list(gone)
+    exact = [node for node in nodes if word and word in (str(node.node_id or ""), node.name, node.identity)]
+    matches = exact or [node for node in nodes if len(word) >= SHORTEST and node.identity.startswith(word)]
+    if len(matches) != 1:
+        which = "more than one" if matches else "none"
         raise InvalidConfig(
             f"{word!r} is {which} of the nodes that are gone (`zlayer-cni peer gone`)",
             "one that is heard of cannot be forgotten: run `zlayer-cni uninstall` on it, or end it, and wait",
         )
-    return found[0]
+    return matches[0]
 
 
 class DepartedNodes:
-    """As etcd has them now."""
+    """The departed nodes as etcd has them now."""
 
     def __init__(self, etcd: EtcdClient, keys: StoreKeys, own: str, names: Mapping[str, str]) -> None:
-        """`own`: this node's identity; `names`: of the nodes that this one knows, by identity."""
+        """`own`: this node's identity; `names`: of the nodes that this node knows, by identity."""
         self._etcd, self._keys, self._own, self._names = etcd, keys, own, names
 
     def all(self) -> tuple[list[DepartedNode], dict[str, bytes]]:
-        """Those who are not heard of, and everything that stands in etcd. Raises TryAgainLater."""
+        """The departed nodes, and every record in etcd by key. Raises TryAgainLater if etcd does not answer."""
         try:
             items = {item.key: item.value for item in everything(self._etcd, self._keys.base)[0]}
         except EtcdError as error:
@@ -79,18 +81,18 @@ class DepartedNodes:
         return departed(items, self._own, self._names, self._keys.base), items
 
     def forget(self, word: str) -> DepartedNode:
-        """What a departed node holds is nobody's any more. Raises InvalidConfig if it is not one, or has just come
-        back; TryAgainLater."""
+        """Delete the claims of the departed node that `word` names. Raises InvalidConfig if it is no departed node or
+        has just returned; TryAgainLater if etcd does not answer."""
         gone, items = self.all()
-        who = find(gone, word)
-        away = Compare(self._keys.node(who.identity), "CREATE", 0)
+        node = find(gone, word)
+        absent = Compare(self._keys.node(node.identity), "CREATE", 0)
         try:
-            for start in range(0, len(who.keys), AT_ONCE):
-                keys = who.keys[start : start + AT_ONCE]
-                same = [Compare(key, "VALUE", items[key]) for key in keys]
-                if not self._etcd.transact([away, *same], [Delete(key) for key in keys])[0]:
-                    raise InvalidConfig(f"{who.name or who.identity} has just come back, or was forgotten by another")
+            for start in range(0, len(node.keys), AT_ONCE):
+                keys = node.keys[start : start + AT_ONCE]
+                unchanged = [Compare(key, "VALUE", items[key]) for key in keys]
+                if not self._etcd.transact([absent, *unchanged], [Delete(key) for key in keys])[0]:
+                    raise InvalidConfig(f"{node.name or node.identity} has just come back, or was forgotten by another")
         except EtcdError as error:
             raise TryAgainLater("etcd cannot be asked", str(error)) from error
-        log.warning("forgot node %d (%s), which is gone for good: %d claims", who.node_id, who.identity, len(who.keys))
-        return who
+        log.warning("released the %d claims of node %d (%s)", len(node.keys), node.node_id, node.identity)
+        return node

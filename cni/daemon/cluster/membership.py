@@ -1,5 +1,5 @@
-"""What makes this node a member of its cluster: an id, a slice of each range and its key, claimed in etcd and looked
-after, with the subnets of its services.
+"""This node's membership in its cluster: an id, a slice of each range, its key, and the subnets of its services. All
+are claimed in etcd and reconciled.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class Membership:
-    """Of one node. Safe from any thread."""
+    """The membership of one node. Thread-safe."""
 
     def __init__(
         self,
@@ -38,17 +38,17 @@ class Membership:
         lock: threading.RLock,
         note: Callable[[str, str], None],
     ) -> None:
-        """`lock`: of the view; `note`: a problem of that name is told in these words, or is none any more."""
+        """`lock`: guards the view; `note`: sets the problem of a code to a text, or clears it with an empty text."""
         self._service, self._identity, self._etcd, self.claims = service, identity, etcd, claims
         self._view, self._lock, self._note = view, lock, note
-        self._claimed = ""  # the key that stands in etcd as ours
+        self._claimed = ""  # the public key that etcd has as this node's
         self.joined = threading.Event()
-        self.running = False  # before, there is no fence yet that would have to follow
+        self.running = False  # until the start there is no fence that must follow a change of the node
 
     def restore(self) -> None:
-        """The node is what it was the last time, whether etcd answers or not."""
+        """Apply the recorded id and slices, whether etcd answers or not."""
         if self.claims.member.node_id:
-            self.become(self.claims.member)
+            self.apply_member(self.claims.member)
             self.joined.set()
 
     def join(self) -> None:
@@ -57,7 +57,7 @@ class Membership:
         with self._lock:
             self._view.load(as_records(items), time.monotonic())
             view, member = self._view, self.claims.member
-        self.claim_key()  # first: whoever has another's key stays out, and must hold nothing
+        self.claim_key()  # first: a node with another node's key must not join and must hold no claim
         node_id = self.claims.take_id(self._service.settings.node_id, dict(view.ids))
         slices = []
         for cluster in self._service.state.cidrs:
@@ -67,12 +67,12 @@ class Membership:
         fresh = msgspec.structs.replace(self.claims.member, node_id=node_id, slices=tuple(slices))
         self._identity.keep_member(fresh)
         self.claims.member = fresh
-        self.become(fresh)
+        self.apply_member(fresh)
         self._note("not-joined", "")
         self.joined.set()
 
-    def become(self, member: Member) -> None:
-        """The node has that id and these slices."""
+    def apply_member(self, member: Member) -> None:
+        """Set the node's id and slices."""
         by_family: dict[int, str] = {ipaddress.ip_network(cidr).version: cidr for cidr in member.slices}
         first: int = ipaddress.ip_network(self._service.state.cidrs[0]).version
         wanted = {
@@ -84,22 +84,22 @@ class Membership:
         if wanted != {key: getattr(node, key) for key in wanted}:
             with self._lock:
                 self._service.state.set_foreign(self._view.foreign(member.identity))
-            # Before the start there is no fence yet that would have to follow.
+            # Before the start there is no fence that must follow the change.
             (self._service.change_node if self.running else self._service.state.update_node)(**wanted)
 
     def claim_key(self) -> None:
-        """The node's key is this node's alone; an earlier one is given back. Raises EtcdError."""
+        """Claim the node's key, and release the key it had before. Raises EtcdError, also if another node has it."""
         key = self._identity.public_key()
         holder = self.claims.take_key(key)
         if holder != self.claims.member.identity:
             with self._lock:
-                who = self._view.name_of(holder)
+                holder_name = self._view.name_of(holder)
             self._note(
                 "key-in-use",
-                f"{who} has this node's WireGuard key: one data directory is a copy of the other's; "
+                f"{holder_name} has this node's WireGuard key: one data directory is a copy of the other's; "
                 "make a new key on this node (zlayer-cni peer rotate)",
             )
-            raise Unreachable("the node's key is another's")
+            raise Unreachable("another node has claimed this node's key")
         self._note("key-in-use", "")
         earlier = self.claims.member.public_key
         if earlier and earlier != key:
@@ -110,41 +110,42 @@ class Membership:
             self._identity.keep_member(self.claims.member)
 
     def has_claimed_its_key(self) -> bool:
-        """Whether the key that the node has now stands in etcd as its own."""
+        """Whether etcd has the node's present key as its own."""
         return self._claimed == self._identity.public_key()
 
     def release(self) -> None:
-        """This node is gone: what it holds is nobody's. Raises EtcdError."""
-        self.claims.give_everything_back(self._view)
+        """Release everything that this node holds, for `uninstall`. Raises EtcdError."""
+        self.claims.release_all(self._view)
         self.claims.hold_keys(self._held_keys(), set(), ())
         self.claims.drop_key(self._identity.public_key())
 
     def is_complete(self) -> bool:
-        """Whether etcd has all that makes this node a member."""
+        """Whether etcd has this node's id, key and slices."""
         member = self.claims.member
         with self._lock:
             return self._view.knows(member.identity, member.node_id, self._claimed, member.slices)
 
     def note_losses(self) -> None:
-        """Subnets of services here that etcd says are another node's: it took them after somebody had said that this
-        node was gone for good. Containers that are there stay, others do not reach them; nobody new comes in."""
+        """Note the subnets of this node's services that another node has claimed, after an operator had released this
+        node's claims. Their containers stay, but other nodes do not reach them, and no new container gets an address
+        there."""
         own, state = self.claims.member.identity, self._service.state
         with self._lock:
             lost = {
-                cidr: (each.name, self._view.name_of(self._view.slots[cidr].owner))
-                for each in list(state.services.values())
-                for cidr in each.subnets
+                cidr: (service.name, self._view.name_of(self._view.slots[cidr].owner))
+                for service in list(state.services.values())
+                for cidr in service.subnets
                 if cidr in self._view.slots and self._view.slots[cidr].owner != own
             }
         state.set_lost(lost.keys())
-        which = ", ".join(f"{cidr} of service {name} is {who}'s" for cidr, (name, who) in sorted(lost.items()))
-        said = f"other nodes do not reach some containers here, make them anew: the subnet {which}"
-        self._note("claims-lost", said if which else "")
+        subnets = ", ".join(f"{cidr} of service {name} is {owner}'s" for cidr, (name, owner) in sorted(lost.items()))
+        text = f"other nodes do not reach some containers here, make them anew: the subnet {subnets}"
+        self._note("claims-lost", text if subnets else "")
 
     def reconcile(self) -> None:
-        """Look after our own claims. Raises EtcdError."""
+        """Bring this node's claims in etcd up to date. Raises EtcdError."""
         state = self._service.state
-        used = {cidr: each.name for each in list(state.services.values()) for cidr in each.subnets}
+        used = {cidr: service.name for service in list(state.services.values()) for cidr in service.subnets}
         with self._lock:
             view = self._view.with_slots_alone()
             unsigned = set(self._view.unsigned)
@@ -153,7 +154,7 @@ class Membership:
         self.claims.reconcile(view, used, busy, state.cidrs)
         for cidr in unsigned.intersection(own):
             self.claims.sign(cidr, view.slots[cidr])
-        dedicated = [each.name for each in list(state.services.values()) if each.mode == "dedicated"]
+        dedicated = [service.name for service in list(state.services.values()) if service.mode == "dedicated"]
         wanted = {hexadecimal(self._identity.dedicated(name).public_key) for name in dedicated}
         kept = {hexadecimal(self._identity.public_key()), hexadecimal(self._claimed)}
         self.claims.hold_keys(self._held_keys(), wanted, kept)
@@ -164,9 +165,9 @@ class Membership:
             return [name for name, holder in self._view.holders.items() if holder == own]
 
     def repair(self) -> None:
-        """Claims of this node that another machine has overwritten stand again. Raises EtcdError."""
+        """Restore the claims of this node that another machine has overwritten. Raises EtcdError."""
         with self._lock:
-            found = self._view.overwritten(self.claims.member.identity)
-        for claim, key, use, instead in found:
+            overwritten = self._view.overwritten(self.claims.member.identity)
+        for claim, key, use, instead in overwritten:
             if self.claims.repair(claim, key, use, instead):
-                log.warning("claimed %s again, which another machine had overwritten", key)
+                log.warning("restored the claim %s, which another machine had overwritten", key)
