@@ -58,9 +58,9 @@ class Lifecycle:
         self._mesh.withdraw()
         self._service.stand_down()
 
-    def heed(self) -> None:
+    def apply_ranges(self) -> None:
         """Adapt fence, subnets and peers to the host's networks, which may have changed."""
-        if self._service.heed_ranges():
+        if self._service.apply_ranges():
             self._mesh.sync()
 
     def stop(self) -> None:

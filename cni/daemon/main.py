@@ -174,9 +174,9 @@ async def _run(settings: Settings, run_dir_lock: RunDirLock) -> None:
     keeper, tuned = Reconciler(service, presence.alone, drain), MacWatcher(service)
     service.followers.append(tuned.watch)
 
-    fence_watch = Watch(barrier, service.look_for_obstacles, service.mend_forwarding, service.tell_repairs, crew=crew)
+    fence_watch = Watch(barrier, service.look_for_obstacles, service.repair_forwarding, service.note_repairs, crew=crew)
     lifecycle = Lifecycle(service, mesh, cluster, keeper=keeper, tuned=tuned, fence_watch=fence_watch, drain=drain)
-    watch = RangeWatch(ranges, lifecycle.begin, lifecycle.stand_down, lifecycle.heed, board=board, crew=crew)
+    watch = RangeWatch(ranges, lifecycle.begin, lifecycle.stand_down, lifecycle.apply_ranges, board=board, crew=crew)
     await asyncio.to_thread(watch.start)
     supervisor.start()
     loop = asyncio.get_running_loop()

@@ -18,7 +18,7 @@ CONTROL = globals().get("CONTROL", "/nonexistent")
 
 # Where the daemon may die: before and after each of these. Between two of them it changes nothing outside itself.
 POINTS = {
-    "cni.daemon.attachments.segments": ["Segments.ensure", "Segments.settle"],
+    "cni.daemon.attachments.segments": ["Segments.ensure", "Segments.release_unused"],
     "cni.daemon.state.state": [
         "State.take_service", "State.reserve", "State.save", "State.drop", "State.grow_service",
         "State.shrink_service",

@@ -1,7 +1,8 @@
-"""Attach and detach: the path every container takes in and out.
+"""Attach and detach of containers.
 
-Decide, save the intent, make it true, commit, answer. Each step's undo is registered before the step, and
-undoing is removing, which is idempotent; so a step that failed half-way is undone like one that worked.
+An attach decides, saves the intent, applies it to the kernel, commits, and answers. The undo of each step is registered
+before the step. Undoing is removing, which is idempotent, so a step that failed half-way is undone like one that
+worked.
 """
 
 from __future__ import annotations
@@ -32,14 +33,16 @@ log = logging.getLogger(__name__)
 
 
 class ClientGone(CniError):
-    """Whoever asked has hung up: nobody would hear the answer, so the work is undone."""
+    """The client closed its connection before the answer: the work is undone."""
 
     code = 11
 
 
 @dataclass(frozen=True)
 class AttachRequest:
-    """One attach, fully decided by the caller. `netns_fd` stays the caller's to close."""
+    """One attach, fully decided by the caller. The caller closes `netns_fd`. `mtu`: bytes, 0 for the default; `mac`: ""
+    for the one that follows from the address; `forbidden`: the namespaces that must not be attached; `wanted` returns
+    False when the client has closed its connection."""
 
     network: str
     container: str
@@ -69,7 +72,7 @@ class AttachRequest:
 
 
 class Attacher:
-    """Attaches and detaches; one lock per attachment, so an ADD and a DEL of one container take turns."""
+    """Attaches and detaches. One lock per attachment serializes an ADD and a DEL of one container."""
 
     def __init__(self, state: State, kernel: Kernel, services: Segments, barrier: FenceController) -> None:
         self._state = state
@@ -78,13 +81,13 @@ class Attacher:
         self._barrier = barrier
         self._locks = Locks()
 
-    # --- in --------------------------------------------------------------------------------------------------------
+    # --- attach ----------------------------------------------------------------------------------------------------
 
     def attach(self, request: AttachRequest) -> Attachment:
-        """The attachment, live. Repeating an attempt gives the same answer.
+        """Make the attachment and return it, live. Repeating an attempt gives the same answer.
 
         Raises InvalidNetns, InterfaceExists, AddressUnavailable, PoolExhausted, TryAgainLater, FenceFailed,
-        AttachFailed; after any of them nothing of this attempt is left.
+        AttachFailed; each of them leaves nothing of this attempt behind.
         """
         if request.netns in request.forbidden:
             raise InvalidNetns(
@@ -96,7 +99,7 @@ class Attacher:
                 raise ClientGone("the runtime gave up before the attach began")
             before = self._state.attachments.get(request.key)
             try:
-                if before is not None and self._stands(before, request):
+                if before is not None and self._is_whole(before, request):
                     if before.attempt and before.attempt == request.attempt:
                         return before
                     raise attach_rules.already_attached(request.key)
@@ -104,8 +107,9 @@ class Attacher:
             except OSError as error:
                 raise attach_rules.attach_failed(request.ifname, request.service, error) from error
 
-    def _stands(self, before: Attachment, request: AttachRequest) -> bool:
-        """Whether the recorded attachment is whole, in this very namespace: only then is a second ADD an error."""
+    def _is_whole(self, before: Attachment, request: AttachRequest) -> bool:
+        """Whether the recorded attachment is complete and in the requested namespace: only then is a second ADD an
+        error."""
         return attach_rules.stands(
             before.state,
             before.netns == request.netns,
@@ -127,16 +131,16 @@ class Attacher:
             live = msgspec.structs.replace(done, state="live", created=time.time())
             self._state.save(live)
             if before is not None and before.service != live.service:
-                self._services.settle(before.service, before.mode, before.ephemeral)
+                self._services.release_unused(before.service, before.mode, before.ephemeral)
         except BaseException:
             self._roll_back(request.key, used=before is not None or announced)
-            self._services.settle(request.service, request.mode, request.ephemeral)
+            self._services.release_unused(request.service, request.mode, request.ephemeral)
             raise
         return live
 
     def _roll_back(self, key: AttachmentKey, used: bool) -> None:
-        """Undo whatever an attach did before it failed. What cannot be undone keeps its record, and with it its
-        address, for garbage collection to try again."""
+        """Undo the steps of an attach that failed. An attachment that cannot be undone keeps its record, and with it
+        its address, for garbage collection to try again."""
         intent = self._state.attachments.get(key)
         if intent is None:
             return
@@ -147,7 +151,7 @@ class Attacher:
             log.exception("could not undo the attach of %s; kept for garbage collection", "/".join(key))
 
     def _reserve(self, request: AttachRequest) -> Attachment:
-        """The intent, saved with its addresses, on a bridge that is there."""
+        """Ensure the service's bridge, and save the intent with its addresses."""
         with self._services.holding(request.service, request.mode) as segment:
             service = self._services.ensure(request.service, request.mode)
             return self._with_addresses(self._draft(request, service.bridge), segment, request)
@@ -180,7 +184,7 @@ class Attacher:
         )
 
     def _with_addresses(self, draft: Attachment, segment: str, request: AttachRequest) -> Attachment:
-        """Addresses for the intent, with a further slot for the service where its subnets are full."""
+        """Reserve addresses for the intent. If the service's subnets are full, the service gets one more slot."""
         while True:
             try:
                 return self._state.reserve(draft, segment, request.addresses)
@@ -191,7 +195,7 @@ class Attacher:
                     raise self._state.full(segment, full.version) from exhausted
 
     def _plug(self, request: AttachRequest, intent: Attachment) -> Attachment:
-        """The veth, the container's end configured, the host's end up last."""
+        """Create the veth, configure the container's end, and set the host end up last."""
         bridge = self._kernel.find(intent.bridge)
         if bridge is None:
             raise AttachFailed(f"the bridge {intent.bridge} of service {intent.service} vanished")
@@ -208,18 +212,21 @@ class Attacher:
         return msgspec.structs.replace(intent, routes=kept, bridge_mac=bridge.mac)
 
     def _create(self, port: links.Port, request: AttachRequest) -> tuple[int, int]:
-        """The veth. A link of the port's name goes where it is a leftover of this very attachment; another's, and the
-        container's own, does not. Raises InterfaceExists."""
+        """Create the veth; returns the interface indexes of the host end and the container's end.
+
+        An existing link of the port's name is removed if it is a leftover of the same attachment. Raises
+        InterfaceExists if that link is another attachment's, or if the container has an interface of that name.
+        """
         try:
             return self._kernel.create_port(port, request.netns_fd)
         except OSError as error:
             if error.errno != errno.EEXIST:
                 raise
-        there = self._kernel.find(port.name)
-        if there is None:
+        link = self._kernel.find(port.name)
+        if link is None:
             raise self._taken(request)
-        if not is_port_of(there, request.key, port.mac):
-            raise name_taken(port.name, there.alias.removeprefix(naming.OWNER) or f"a {there.kind or 'plain'} link")
+        if not is_port_of(link, request.key, port.mac):
+            raise name_taken(port.name, link.alias.removeprefix(naming.OWNER) or f"a {link.kind or 'plain'} link")
         self._kernel.remove_link(port.name)
         try:
             return self._kernel.create_port(port, request.netns_fd)
@@ -231,14 +238,14 @@ class Attacher:
     def _taken(self, request: AttachRequest) -> InterfaceExists:
         return attach_rules.name_in_use(request.ifname, request.sandbox)
 
-    # --- out -------------------------------------------------------------------------------------------------------
+    # --- detach ----------------------------------------------------------------------------------------------------
 
     def detach(self, key: AttachmentKey, fallback_veth: str = "") -> bool:
-        """No trace of the attachment afterwards; False if there was none.
+        """Remove the attachment completely; False if there was none.
 
-        The host end goes, and with it the container's, wherever that is now: no namespace is entered, so one that is
-        gone, or has become another container's, is neither needed nor touched. `fallback_veth` is the name the host
-        end would have, for an attachment nobody remembers. Raises CleanupFailed, with the record kept for a retry.
+        Removing the host end removes the container's end as well, wherever that is now. No namespace is entered, so a
+        namespace that is gone, or that another container has now, is neither needed nor touched. `fallback_veth`: the
+        name of the host end if the attachment has no record. Raises CleanupFailed; the record is then kept for a retry.
         """
         with self._locks.holding(key):
             attachment = self._state.attachments.get(key)
@@ -249,38 +256,40 @@ class Attacher:
                 self._state.drop(key)
             except OSError as error:
                 raise CleanupFailed(f"cannot detach {key[2]} of {key[1]} from {key[0]}: {error}") from error
-        self._services.settle(attachment.service, attachment.mode, attachment.ephemeral)
+        self._services.release_unused(attachment.service, attachment.mode, attachment.ephemeral)
         return True
 
     def locked(self, key: AttachmentKey) -> AbstractContextManager[object]:
-        """A context in which nobody attaches, detaches or changes that attachment."""
+        """A context that holds the attachment's lock: no other thread attaches, detaches or changes it."""
         return self._locks.holding(key)
 
     def revise(self, attachment: Attachment, work: Callable[[], Attachment]) -> None:
-        """Change a live attachment and its record, with its lock held, unless it changed meanwhile."""
+        """Change a live attachment and its record under its lock, unless the record changed meanwhile."""
         with self._locks.holding(attachment.key):
             if attachment.state == "live" and self._state.attachments.get(attachment.key) == attachment:
                 self._state.save(work())
 
     def release(self, attachment: Attachment) -> bool:
-        """Detach `attachment` unless it changed meanwhile; False if it was let be."""
+        """Detach `attachment` unless its record changed meanwhile; False if it was left unchanged."""
         with self._locks.holding(attachment.key):
             return self._state.attachments.get(attachment.key) == attachment and self.detach(attachment.key)
 
     def release_dead(self, attachment: Attachment) -> bool:
-        """Detach `attachment` unless it changed meanwhile, or is live and has its link; False if it was let be.
+        """Detach `attachment` unless its record changed meanwhile, or it is live and has its link; False if it was left
+        unchanged.
 
-        The last look, under the lock: what another caller has just attached under the same key is not touched.
+        Record and link are read again under the lock: an attachment that another caller has just made under the same
+        key is not touched.
         """
         with self._locks.holding(attachment.key):
-            now = self._state.attachments.get(attachment.key)
-            alive = now is not None and now.state == "live" and self._has_port(now)
-            if now != attachment or alive:
+            current = self._state.attachments.get(attachment.key)
+            alive = current is not None and current.state == "live" and self._has_port(current)
+            if current != attachment or alive:
                 return False
             return self.detach(attachment.key)
 
     def _unplug(self, attachment: Attachment) -> None:
-        """The link first, then what guards it: the fence is in force for as long as the port is there."""
+        """Remove the link first and its fence elements afterwards: the fence is in force while the port exists."""
         link = self._kernel.find(attachment.host_veth)
         anothers = link is not None and not is_port_of(link, attachment.key, attachment.host_mac)
         if anothers or not self._kernel.remove_link(attachment.host_veth):
@@ -293,13 +302,14 @@ class Attacher:
         self._kernel.forget_flows([held.ip for held in attachment.addresses])
 
     def _remove_renamed(self, attachment: Attachment) -> None:
-        """The host end under another name: by its mark, or by its MAC, which follows from the name it had."""
+        """Remove the host end under another name: it is known by its owner mark, or by its MAC, which follows from the
+        name that it had."""
         for link in self._kernel.all_links():
             if link.mac == attachment.host_mac and is_port_of(link, attachment.key, attachment.host_mac):
                 self._kernel.remove_link(link.name)
 
     def _remove_unrecorded(self, key: AttachmentKey, name: str) -> bool:
-        """The port that `key` would have goes, if it is `key`'s; False if there is none."""
+        """Remove the port that `key` would have, if it is `key`'s; False if there is none."""
         owner = self._state.owner_of_port(name)
         if owner is not None or self._port_of(key, name, macs.of_host_end(name)) is None:
             return False
@@ -315,7 +325,8 @@ class Attacher:
 
 
 def planned_routes(attachment: Attachment) -> list[StaticRoute]:
-    """A default route by each family's gateway, then the configured ones; `via` filled in, one per destination."""
+    """A default route through each family's gateway, then the configured routes; every route has `via`, one route per
+    destination."""
     addresses = ((held.address, held.gateway) for held in attachment.addresses)
     asked = ((route.dst, route.via) for route in attachment.routes)
     return [StaticRoute(dst, via) for dst, via in attach_rules.planned_routes(addresses, asked)]

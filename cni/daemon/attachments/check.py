@@ -1,7 +1,7 @@
-"""CHECK: is the attachment still what ADD made? Pure; the kernel's answers come in as values.
+"""CHECK: compares an attachment with what ADD made. Pure; the kernel's answers come in as values.
 
-What every overlay has is judged in cni/attach_rules.py; here is what this daemon has besides: its bridge by name, the
-node's forwarding, the fence. Returns what is wrong, the gravest first; an empty list is a good attachment.
+cni/attach_rules.py has the comparisons that every overlay shares. This module adds those of this daemon: its bridge by
+name, the node's forwarding, the fence.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from cni.netconf.types import Result
 
 @dataclass(frozen=True)
 class Observed:
-    """What the kernel holds: the host end, the bridge and its addresses, the container's end, the namespace's id."""
+    """What the kernel has: host end, bridge and its addresses, container's end, the namespace's (device, inode),
+    forwarding by IP version, and what is missing in the fence."""
 
     host: Link | None
     bridge: Link | None
@@ -31,15 +32,16 @@ class Observed:
 
 
 def sought(attachment: Attachment, previous: Result, sandbox: str) -> Sought:
-    """What to look for in the container's namespace."""
+    """What to read in the container's namespace."""
     return attach_rules.sought(_expected(attachment, sandbox), previous)
 
 
 def differences(attachment: Attachment, previous: Result, sandbox: str, seen: Observed) -> list[str]:
-    """What differs from the record, and from the result the runtime kept."""
-    found = attach_rules.not_the_same(attachment.state, sandbox, seen.netns == attachment.netns)
-    if found:
-        return found
+    """The differences from the record and from the result that the runtime kept, the gravest first; an empty list for a
+    good attachment."""
+    fatal = attach_rules.not_the_same(attachment.state, sandbox, seen.netns == attachment.netns)
+    if fatal:
+        return fatal
     expected = _expected(attachment, sandbox)
     return [
         *_node_side(attachment, expected, seen),
@@ -65,13 +67,14 @@ def _node_side(attachment: Attachment, expected: Expected, seen: Observed) -> li
     host, bridge = seen.host, seen.bridge
     if host is None:
         return [f"the host interface {attachment.host_veth} is missing"]
-    found = []
+    faults = []
     if not host.up:
-        found.append(f"the host interface {attachment.host_veth} is down")
+        faults.append(f"the host interface {attachment.host_veth} is down")
     if bridge is None:
-        return [*found, f"the bridge {attachment.bridge} is missing"]
+        return [*faults, f"the bridge {attachment.bridge} is missing"]
     if host.master != bridge.index:
-        found.append(f"the host interface {attachment.host_veth} is not on the bridge {attachment.bridge}")
-    found += attach_rules.bridge_side(bridge, expected, seen.gateways)
+        faults.append(f"the host interface {attachment.host_veth} is not on the bridge {attachment.bridge}")
+    faults += attach_rules.bridge_side(bridge, expected, seen.gateways)
     versions = dict.fromkeys(ipaddress.ip_address(held.gateway).version for held in attachment.addresses)
-    return found + [f"the node does not forward IPv{each}" for each in versions if not seen.forwarding.get(each, True)]
+    off = [version for version in versions if not seen.forwarding.get(version, True)]
+    return faults + [f"the node does not forward IPv{version}" for version in off]

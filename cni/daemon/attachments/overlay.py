@@ -1,6 +1,6 @@
-"""The daemon's service: what both doors ask for, put together from the deciders and the kernel.
+"""The daemon's service: the operations that both sockets request, composed of the deciders and the kernel.
 
-It is the `Overlay` of `cni/verbs.py` for our own daemon; the overlay door calls the same methods.
+It is the `Overlay` of `cni/verbs.py` for zlayer-cni's own daemon; the overlay socket calls the same methods.
 """
 
 from __future__ import annotations
@@ -50,17 +50,17 @@ from cni.verbs import AttachCall, Attached, Target
 log = logging.getLogger(__name__)
 
 ROOM = 32 << 10  # bytes that the records of one more attachment may take
-DYING = 0.5  # seconds: a network namespace that was just destroyed takes some 40 ms to take its links along
+DYING = 0.5  # seconds: the kernel removes the links of a network namespace some 40 ms after it was destroyed
 
 
 class Mesh(Protocol):
-    """What the node's mesh is asked here (mesh.py)."""
+    """The part of the node's mesh that the service uses (mesh.py)."""
 
     def describe(self) -> dict[str, Any]: ...
 
 
 class OverlayService:
-    """One node's overlay. Every method may be called from any thread."""
+    """One node's overlay. Thread-safe."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class OverlayService:
         self.ranges = ranges or Ranges(state, kernel, self.own, self.board)
         self.teardown_hooks: list[Callable[[], None]] = []
         self.followers: list[Callable[[Attachment], None]] = []
-        """Told of every attachment that CNI made."""
+        """Called with every attachment that CNI made."""
         self.settings = settings
         self.state = state
         self.kernel = kernel
@@ -93,10 +93,11 @@ class OverlayService:
         self.mesh: Mesh | None = None
         self._rate, self._rate_guard = Rate(settings.new_services_per_minute), threading.Lock()
 
-    # --- what CNI asks (the Overlay of cni/verbs.py) ----------------------------------------------------------------
+    # --- the CNI verbs (the Overlay of cni/verbs.py) ----------------------------------------------------------------
 
     def attach(self, asked: AttachCall, wish: Intent, target: Target) -> Attached:
-        """ADD's part. Raises what `Attacher.attach` raises, and InvalidConfig while the node is not in service."""
+        """ADD: make the attachment. Raises what `Attacher.attach` raises, and InvalidConfig while the node is not in
+        service."""
         self.ranges.refuse()
         call, network = asked.call, asked.conf.name
         request = AttachRequest(
@@ -126,29 +127,29 @@ class OverlayService:
         return self._attached(attachment)
 
     def _attach_within_bounds(self, request: AttachRequest, asker: str) -> Attachment:
-        """Attach; a service that is new counts against what `asker` may bring about, and empty ones make room for it.
+        """Attach. A new service counts against `asker`'s rate limit, and empty services give their subnets back for it.
 
-        Raises TryAgainLater where there were too many in this minute, and what `Attacher.attach` raises.
+        Raises TryAgainLater if `asker` made too many new services in this minute, and what `Attacher.attach` raises.
         """
         new = request.mode != "shared" and request.service not in self.state.services
         if new:
             self._count_new_service(request.service, asker)
-            self.services.give_back_idle(self.settings.idle_services)
+            self.services.release_idle(self.settings.idle_services)
         while True:
             try:
                 return self.attacher.attach(request)
             except PoolExhausted:
                 left = len(self.state.idle_services())
-                if not left or not self.services.give_back_idle(left - 1):
+                if not left or not self.services.release_idle(left - 1):
                     raise
 
     def _count_new_service(self, service: str, asker: str) -> None:
         with self._rate_guard:
             seconds = self._rate.take(asker, time.monotonic())
         if seconds:
-            who = f"the pods of namespace {asker}" if asker else "containers"
+            askers = f"the pods of namespace {asker}" if asker else "containers"
             raise TryAgainLater(
-                f"service {service} is new, and {who} brought about {self.settings.new_services_per_minute} within a"
+                f"service {service} is new, and {askers} brought about {self.settings.new_services_per_minute} within a"
                 " minute, which is the most (new_services_per_minute)",
                 f"the next one is possible in {seconds:.1f} s",
             )
@@ -172,7 +173,7 @@ class OverlayService:
         )
 
     def detach(self, network: str, container: str, ifname: str) -> None:
-        """DEL's part; fine when there is nothing. Raises CleanupFailed."""
+        """DEL: remove the attachment; an unknown one is no error. Raises CleanupFailed."""
         veth = naming.attachment_veth(network, container, ifname)
         self.attacher.detach((network, container, ifname), veth)
 
@@ -180,32 +181,32 @@ class OverlayService:
         """Undo the attach of that attempt: its plugin was killed before the runtime had the result. Never raises."""
         for attachment in self.state.snapshot():
             if attempt and attachment.attempt == attempt:
-                who = f"{attachment.ifname} of {attachment.container} on {attachment.network}"
+                name = f"{attachment.ifname} of {attachment.container} on {attachment.network}"
                 try:
                     if self.attacher.release(attachment):
-                        log.info("%s: the plugin was killed over it, so the attach is undone", who)
+                        log.info("%s: its plugin was killed, so the attach is undone", name)
                 except (CniError, OSError) as error:
-                    log.warning("%s: the plugin was killed over it, and it could not be undone: %s", who, error)
+                    log.warning("%s: its plugin was killed, and the attach could not be undone: %s", name, error)
 
     def check(self, call: Call, network: str, previous: Result, target: Target) -> None:
-        """CHECK's part: reads only. Raises CheckFailed with everything that is wrong."""
+        """CHECK: compare the attachment; reads only. Raises CheckFailed with every difference."""
         key = (network, call.container_id, call.ifname)
-        found = self._complaints(key, previous, target)
-        if found:
-            # Somebody may have been at work on it; a verdict needs a look while nobody is (conformance C7).
+        differences = self._differences(key, previous, target)
+        if differences:
+            # Another call may have been changing the attachment: read it again under its lock (conformance C7).
             with self.attacher.locked(key):
-                found = self._complaints(key, previous, target)
-        if found:
-            raise CheckFailed(f"{call.ifname} of {call.container_id}: {found[0]}", "; ".join(found[1:]))
+                differences = self._differences(key, previous, target)
+        if differences:
+            raise CheckFailed(f"{call.ifname} of {call.container_id}: {differences[0]}", "; ".join(differences[1:]))
 
-    def _complaints(self, key: AttachmentKey, previous: Result, target: Target) -> list[str]:
+    def _differences(self, key: AttachmentKey, previous: Result, target: Target) -> list[str]:
         attachment = self.state.attachments.get(key)
         if attachment is None:
             return [f"there is no such attachment on network {key[0]}"]
         sought = checking.sought(attachment, previous, target.path)
-        return checking.differences(attachment, previous, target.path, self._look(attachment, target, sought))
+        return checking.differences(attachment, previous, target.path, self._observe(attachment, target, sought))
 
-    def _look(self, attachment: Attachment, target: Target, sought: Sought) -> checking.Observed:
+    def _observe(self, attachment: Attachment, target: Target, sought: Sought) -> checking.Observed:
         identity_now = netns.identify_sandbox(target.fd, target.path)
         bridge = self.kernel.find(attachment.bridge)
         addresses = self.kernel.addresses(bridge.index) if bridge is not None else []
@@ -221,41 +222,38 @@ class OverlayService:
         )
 
     def collect(self, network: str, valid: set[tuple[str, str]] | None) -> list[str]:
-        """GC's part (conformance G1 to G8): frees what the runtime does not list and what is dead; tells what it kept.
+        """GC (conformance G1 to G8): release the attachments of `network` that `valid` does not list and whose
+        interface is gone. Returns a note for each unlisted attachment, released or kept.
 
-        Without a list nothing is judged by it. An attachment that is not listed but whose interface is alive is kept:
-        another runtime may have it, and an address in use must not be given out again.
+        `valid`: (container, ifname) pairs; None releases nothing. An unlisted attachment whose interface exists is
+        kept: another runtime may have it, and an address in use must not be given out again. Raises CleanupFailed.
         """
         if valid is None:
             return []
-        unlisted = [
-            each
-            for each in self.state.snapshot()
-            if each.network == network and (each.container, each.ifname) not in valid
-        ]
+        unlisted = [a for a in self.state.snapshot() if a.network == network and (a.container, a.ifname) not in valid]
         notes: list[str] = []
         failures: list[str] = []
         end = time.monotonic() + DYING
         for attachment in unlisted:
-            who = f"{attachment.ifname} of {attachment.container}"
+            name = f"{attachment.ifname} of {attachment.container}"
             try:
                 while not self.attacher.release_dead(attachment):
                     if time.monotonic() > end:
-                        notes.append(f"GC: {who} is not listed but alive, kept")
+                        notes.append(f"GC: {name} is not listed but alive, kept")
                         break
                     time.sleep(0.02)
                 else:
-                    notes.append(f"GC: {who} released {', '.join(attachment.ips)}")
+                    notes.append(f"GC: {name} released {', '.join(attachment.ips)}")
             except (CniError, OSError) as error:
-                log.error("GC of %s: %s", who, error)
-                failures.append(f"{who}: {error}")
+                log.error("GC of %s: %s", name, error)
+                failures.append(f"{name}: {error}")
         if failures:
             raise CleanupFailed(f"GC could not release {len(failures)} attachments of {network}", "; ".join(failures))
         return notes
 
     def ready(self, service: str, mode: str) -> list[str]:
-        """STATUS: what is wrong with the way to other nodes, which keeps no container of this one from its work. Raises
-        NotAvailable (50) or NotAvailableLimited (51) when an ADD would fail now."""
+        """STATUS: the problems of mesh and cluster, which do not affect containers on this node. Raises NotAvailable
+        (50) or NotAvailableLimited (51) if an ADD would fail now."""
         if self.ranges.refusal:
             raise NotAvailable("the node is not in service", self.ranges.refusal)
         faults = self.barrier.faults()
@@ -273,21 +271,21 @@ class OverlayService:
         return [problem.text for problem in self.board.problems() if problem.kind().area in ("mesh", "cluster")]
 
     def change_node(self, **changes: object) -> None:
-        """Take over what an agent says about this node, its addresses and tables included. Raises InvalidConfig."""
+        """Apply an agent's changes to this node's record, addresses and tables. Raises InvalidConfig."""
         before, addresses = self.state.node, self.state.node_addresses()
         after = self.state.update_node(**changes)
         if self.ranges.refusal:
             self.ranges.reconsider()
         elif (before.cidrs, addresses) != (after.cidrs, self.state.node_addresses()):
-            self._ground()
+            self._apply_node()
 
     def problems(self) -> list[Problem]:
-        """What is wrong with the node now; empty when nothing is."""
+        """The problems of the node now."""
         self._note_conditions()
         return self.board.problems()
 
     def _note_conditions(self) -> None:
-        """Bring the board up to date with what is read when somebody asks, not noted when it happens."""
+        """Update the problems whose conditions are only read on request."""
         note = self.board.set
         shared = "another daemon of ours works in this network namespace: they share tables and bridges"
         note("second-daemon", "", "" if self._alone() else shared)
@@ -300,12 +298,12 @@ class OverlayService:
             forwards, closed = {}, []
         self.board.set_all("forwarding-off", kernel_settings.forwarding_off(forwards, closed))
         self.board.set_all("kernel-setting", kernel_settings.overruled(self.kernel.arp_ignore()))
-        self.tell_repairs()
+        self.note_repairs()
 
     def tear_down(self) -> None:
-        """Take the whole data path away: attachments, bridges, tables. Only `uninstall` asks for it."""
-        for farewell in self.teardown_hooks:
-            farewell()
+        """Remove the whole data path: attachments, bridges, tables. Only `uninstall` calls it."""
+        for hook in self.teardown_hooks:
+            hook()
         for attachment in self.state.snapshot():
             try:
                 self.attacher.detach(attachment.key)
@@ -318,8 +316,8 @@ class OverlayService:
         self.barrier.unload()
 
     def stand_down(self) -> None:
-        """Nothing of an earlier daemon's data path is in the host's way: no container is attached. The records stay.
-        Raises OSError, CniError."""
+        """Remove an earlier daemon's bridges, addresses and tables, which would disturb the host: no container is
+        attached. The records stay. Raises OSError, CniError."""
         for service in list(self.state.services.values()):
             link = self.kernel.find(service.bridge) if service.subnets else None
             if link is not None and link.kind == "bridge":
@@ -330,41 +328,43 @@ class OverlayService:
     # --- start ------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Make the node what the records say. Raises CniError, OSError when the node cannot serve."""
+        """Apply the records to the kernel. Raises CniError, OSError if the node cannot serve."""
         self.barrier.begin()
-        self._ground()
+        self._apply_node()
         self.services.restore()
 
-    def mend_forwarding(self) -> None:
-        """The node forwards, whoever switched that off; each family by itself, and a problem where it cannot be."""
+    def repair_forwarding(self) -> None:
+        """Enable forwarding for each family separately; a failure becomes a problem. Never raises."""
         for version in sorted({ipaddress.ip_network(cidr).version for cidr in self.state.cidrs}):
             with self.board.step("node-setting", f"forwarding {version}", f"forwarding of IPv{version} cannot be set"):
                 self.kernel.enable_forwarding([version])
 
-    def tell_repairs(self) -> None:
-        """Bring the board up to date with what became of the fence's tables."""
+    def note_repairs(self) -> None:
+        """Update the problems about repairs of the fence's tables."""
         self.board.set("fence-repaired", "", self.barrier.repaired())
         self.board.set_all("member-refused", self.barrier.refused())
 
-    def mend_node(self) -> None:
-        """Bring back what the node stands on, if somebody changed it, and note what cannot be."""
-        self._settle_node()
-        self.tell_repairs()
+    def repair_node(self) -> None:
+        """Restore the node's settings and addresses; a failure becomes a problem. Update the problems about the fence
+        and about other firewalls. Never raises."""
+        self._repair_settings()
+        self.note_repairs()
         self.look_for_obstacles()
 
-    def _settle_node(self) -> None:
-        """Forwarding and the node's own addresses, each family by itself: what cannot be is a problem. Never raises."""
-        self.mend_forwarding()
+    def _repair_settings(self) -> None:
+        """Restore forwarding and the node's own addresses, each family separately; a failure becomes a problem. Never
+        raises."""
+        self.repair_forwarding()
         with self.board.step("look-incomplete", "own addresses", "the node's own addresses could not be compared"):
             faults = self.own.ensure()
-            said = {
+            texts = {
                 address: f"the node cannot have its own address {address}: {why}" for address, why in faults.items()
             }
-            self.board.set_all("node-address", said)
+            self.board.set_all("node-address", texts)
 
-    def heed_ranges(self) -> bool:
-        """The host's networks as they are now are the host's: in the fence, and no subnet in them is used any longer
-        than its containers. Returns whether they have changed. Raises OSError, CniError."""
+    def apply_ranges(self) -> bool:
+        """Apply the host's current networks: the fence excepts those in the overlay's ranges, and subnets in them are
+        released with their last container. Returns whether the networks changed. Raises OSError, CniError."""
         before = self.state.connected, self.ranges.inside()
         if on_the_hosts_networks(self.ranges.networks(), self.state.cidrs) != self.state.connected:
             self.barrier.load()
@@ -372,13 +372,14 @@ class OverlayService:
         return before != (self.state.connected, self.ranges.inside())
 
     def look_for_obstacles(self) -> None:
-        """Whose firewall stands in the containers' way: open what may be opened, name what may not."""
+        """Find other firewalls that drop forwarded traffic of containers: open iptables' FORWARD for the overlay, and
+        note the nftables chains of other programs as problems. Never raises."""
         with self.board.step("look-incomplete", "firewalls", "the host's firewalls could not be looked at"):
             self._note_obstacles()
 
     def _note_obstacles(self) -> None:
-        said = self.barrier.open_forwarding()
-        self.board.set("forward-denied-iptables", "", said and f"iptables' FORWARD: {said}")
+        denial = self.barrier.open_forwarding()
+        self.board.set("forward-denied-iptables", "", denial and f"iptables' FORWARD: {denial}")
         self.board.set_all(
             "forward-denied-nftables",
             {
@@ -387,23 +388,24 @@ class OverlayService:
             },
         )
 
-    def _ground(self) -> None:
-        """What everything else stands on: forwarding, the node's own addresses, the tables."""
-        self._settle_node()
+    def _apply_node(self) -> None:
+        """Apply forwarding, the node's own addresses and the tables, which services and attachments need."""
+        self._repair_settings()
         self.barrier.load()
         self.look_for_obstacles()
 
 
 def no_room(run_dir: str) -> bool:
-    """Whether the records of one more attachment have no room: an ADD would fail with an I/O error (5)."""
+    """Whether the disk with `run_dir` has no room for the records of one more attachment: an ADD would fail with an I/O
+    error (5)."""
     try:
         disk = os.statvfs(run_dir)
     except OSError:
-        return False  # somebody took it away, and it comes back
+        return False  # the directory was deleted, and the daemon restores it
     return disk.f_blocks > 0 and disk.f_bfree * disk.f_frsize < ROOM  # a tmpfs without a limit counts no blocks
 
 
 def pod_of(call: Call) -> str:
-    """namespace/name of the pod, for people; empty where the runtime does not say."""
+    """namespace/name of the pod, for display; empty if the runtime does not pass it."""
     name = call.args.get("K8S_POD_NAME", "")
     return f"{call.args.get('K8S_POD_NAMESPACE', '')}/{name}" if name else ""

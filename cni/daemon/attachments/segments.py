@@ -27,30 +27,31 @@ from cni.host.worker import beat
 
 WIREGUARD_OVERHEAD = 80  # bytes: outer IPv6 (40), UDP (8), WireGuard's header and tag (32); IPv4 underlays use 60
 SHARED = naming.SHARED_BRIDGE_KEY
-EMPTY = 60.0  # seconds: pods of one service that follow each other find its bridge
+EMPTY = 60.0  # seconds that an empty service keeps its bridge, so that the service's next pod finds it
 USABLE = re.compile(r"[^\s/:%\"\\*\x00-\x1f\x7f]+")
-"""What an interface may be called: the kernel refuses some characters, makes another name of others (a `%d`, a NUL),
-and the fence's rules cannot spell the rest."""
+"""Interface names that can be used: the kernel refuses some of the excluded characters, replaces others (`%d`, NUL),
+and the syntax of the fence's rules has no form for the rest."""
 
 
 log = logging.getLogger(__name__)
 
 
 class Claims(Protocol):
-    """Who agrees with the other nodes on subnets (cluster.py)."""
+    """Claims of subnets that exclude the other nodes (cluster/claims.py)."""
 
     def held(self, service: str, version: int) -> list[Network]:
-        """What this node has claimed for the service and not in use yet."""
+        """The slots that this node has claimed for the service and does not use yet."""
 
     def claim(self, network: Network, service: str) -> bool:
-        """Whether the slot is this node's for the service from now on. Raises TryAgainLater when nobody can say."""
+        """Claim the slot for the service; False if another node has it. Raises TryAgainLater while the store cannot be
+        reached."""
 
     def take_spare(self, version: int, service: str) -> Network | None:
-        """A slot that was claimed in advance, for such times."""
+        """A slot that was claimed in advance, for use while the store cannot be reached; None if there is none."""
 
 
 class Segments:
-    """Makes and unmakes service segments. One lock per segment: see `holding`."""
+    """Creates and removes service segments. One lock per segment: see `holding`."""
 
     def __init__(
         self,
@@ -77,36 +78,37 @@ class Segments:
         self._leaving: set[str] = set()  # ephemeral services that could not be taken down at once
 
     def mtu(self) -> int:
-        """The MTU containers get: the underlay's less what WireGuard adds, or what the YAML says. Bytes."""
+        """The MTU that containers get, in bytes: the YAML's, else the underlay's less `WIREGUARD_OVERHEAD`."""
         return self._mtu or self._kernel.underlay_mtu() - WIREGUARD_OVERHEAD
 
     @contextmanager
     def holding(self, service: str, mode: str) -> Iterator[str]:
-        """The segment's name, with its lock held: nobody sets it up, grows it or takes it down meanwhile."""
+        """The segment's name, with its lock held: no other thread creates, grows or removes the segment."""
         segment = SHARED if mode == "shared" else service
         with self._locks.holding(segment):
             yield segment
 
     def ensure(self, name: str, mode: str, keep: bool = False) -> Service:
-        """The service's segment, with its bridge in the kernel. Repeating it mends what is missing.
+        """Create the service's segment, with its bridge in the kernel, and return it. Idempotent: a repetition repairs
+        what is missing.
 
-        `keep`: it stays when it is empty, until it is torn down; else a new one may be given back then.
+        `keep`: the segment stays when it is empty, until `teardown`; else a new segment may be released when empty.
 
-        Raises PoolExhausted when the cluster has no subnet left, AttachFailed when the kernel refuses, InvalidConfig
-        for a name no interface can have, for a change to or from `shared` under running containers, and where a range
-        of the cluster is too small for any service.
+        Raises PoolExhausted if the cluster has no subnet left, AttachFailed if the kernel refuses, InvalidConfig for a
+        name that no interface can have, for a change to or from `shared` while the service has addresses in use, and if
+        a range of the cluster is too small for any service.
         """
         self._may_begin()
         with self.holding(name, mode) as segment:
             self._accept(name, mode, segment)
-            self._state.check_slots()  # before other nodes are asked for one
+            self._state.check_slots()  # before a slot is claimed in the store
             fresh = segment not in self._state.services
             if fresh:
-                self._refuse_twin(segment)
+                self._refuse_same_bridge(segment)
             if mode == "auto" and not fresh and self._state.services[segment].mode == "dedicated":
-                mode = "dedicated"  # an agent set it up so; a container that has no wish of its own changes nothing
+                mode = "dedicated"  # set by an agent; an attach without a mode of its own does not change it
             if mode == "dedicated" and (fresh or self._state.services[segment].mode != mode):
-                self._refuse_twin_device(name)
+                self._refuse_same_device(name)
             granted = {version: self._claim(segment, version, 0) for version in self._unclaimed(segment)}
             passing = False if keep else True if fresh and segment != SHARED else None
             known = self._state.take_service(segment, mode, self._bridge_name(segment), granted, passing)
@@ -118,11 +120,12 @@ class Segments:
             return known
 
     def _unclaimed(self, segment: str) -> list[int]:
-        """The families of which the segment needs a subnet that the other nodes must agree to."""
+        """The IP versions of which the segment needs a subnet that must be claimed in the store."""
         return [] if self.claims is None else self._state.lacks(segment)
 
     def _claim(self, segment: str, version: int, n: int) -> Network:
-        """A slot that no other node has, nor can take. Raises PoolExhausted, TryAgainLater."""
+        """Claim a slot, so that no other node has it or can take it; the segment's `n`th of that IP version, 0 the
+        first. Raises PoolExhausted, TryAgainLater."""
         assert self.claims is not None
         refused: list[Network] = []
         known = self._state.services.get(segment)
@@ -144,7 +147,8 @@ class Segments:
             return spare
 
     def _build_or_forget(self, service: Service, fresh: bool) -> None:
-        """Build; a service that is new and cannot be built leaves nothing, one that was there keeps what it has."""
+        """Build the bridge. If that fails, a new service (`fresh`) is removed completely, and an existing one keeps
+        what it has."""
         try:
             self._build(service)
         except CniError:
@@ -156,7 +160,8 @@ class Segments:
             raise
 
     def _accept(self, name: str, mode: str, segment: str) -> None:
-        """Refuse what cannot be; a service that goes to or from the shared bridge loses its own segment, or gets it."""
+        """Validate name and mode. A service that changes to the shared bridge loses its own segment; one that leaves it
+        gets a segment of its own. Raises InvalidConfig."""
         if name == SHARED:
             raise InvalidConfig(f"service: {name!r} is a reserved name")
         bridge = self._bridge_name(segment)
@@ -175,23 +180,26 @@ class Segments:
                 )
             self.teardown(name)
 
-    def _refuse_twin(self, segment: str) -> None:
-        """Raises InvalidConfig for a service whose bridge would be another's. A long name becomes 40 bits of a hash
-        without a secret, and whoever may choose names may find one; with it he would take that bridge down."""
+    def _refuse_same_bridge(self, segment: str) -> None:
+        """Raises InvalidConfig if another service's bridge has the interface name that this one's would have.
+
+        A long service name becomes 40 bits of a hash without a secret, so a user who may choose service names can find
+        a collision, and with it take the other service's bridge down.
+        """
         bridge = self._bridge_name(segment)
         other = self._owner_of(bridge)
         if other is not None and other.name != segment:
             raise InvalidConfig(f"service: {segment!r} makes the interface name {bridge!r}, which {other.name!r} has")
 
-    def _refuse_twin_device(self, name: str) -> None:
-        """The same for the WireGuard device of a service in mode dedicated."""
+    def _refuse_same_device(self, name: str) -> None:
+        """As `_refuse_same_bridge`, for the WireGuard device of a service in mode dedicated. Raises InvalidConfig."""
         device = self._device_name(name)
         for other in list(self._state.services.values()):
             if other.mode == "dedicated" and other.name != name and self._device_name(other.name) == device:
                 raise InvalidConfig(f"service: {name!r} makes the interface name {device!r}, which {other.name!r} has")
 
     def _owner_of(self, bridge: str) -> Service | None:
-        """The service that has a bridge of that name by its record."""
+        """The service whose record has a bridge of that name, and subnets."""
         return next((s for s in list(self._state.services.values()) if s.bridge == bridge and s.subnets), None)
 
     def _bridge_name(self, segment: str) -> str:
@@ -214,20 +222,20 @@ class Segments:
         self._board.clear("service-incomplete", service.name)
 
     def broken(self, seen: Mapping[str, Link]) -> list[str]:
-        """The bridges that are not as they should be: missing, down, or without one of their gateways."""
+        """The bridges that need a repair: missing, down, or without one of their gateways. `seen`: links by name."""
         addresses = self._kernel.all_addresses()
-        found = []
+        bridges = []
         for service in list(self._state.services.values()):
             if not service.subnets:
                 continue
             link = seen.get(service.bridge)
             gateways = {gateway(ipaddress.ip_network(subnet)) for subnet in service.subnets}
             if link is None or not link.up or not gateways <= addresses.get(link.index, set()):
-                found.append(service.bridge)
-        return found
+                bridges.append(service.bridge)
+        return bridges
 
     def rebuild(self, bridge: str) -> None:
-        """A bridge that was taken away is there again, with its gateways; what cannot be is a problem. Never raises."""
+        """Build a bridge again, with its gateways; a failure becomes a problem. Never raises."""
         for service in list(self._state.services.values()):
             if service.bridge == bridge and service.subnets:
                 what = f"service {service.name} is not whole"
@@ -235,7 +243,8 @@ class Segments:
                     self._build(service)
 
     def grow(self, segment: str, version: int) -> Service:
-        """One more subnet, and its gateway. The caller holds the segment. Raises PoolExhausted, AttachFailed."""
+        """Add one more subnet and its gateway. The caller holds the segment's lock. Raises PoolExhausted,
+        AttachFailed."""
         granted = None
         if self.claims is not None:
             granted = self._claim(segment, version, self._state.next_slot(segment, version))
@@ -244,16 +253,17 @@ class Segments:
         try:
             self._kernel.ensure_gateway(service.bridge, gateway(subnet))
         except OSError as error:
-            # It may have taken effect all the same. Where it cannot be undone the subnet stays the service's, with
-            # nobody in it, and goes when the keeper shrinks.
+            # The gateway may have been set in spite of the error. If it cannot be removed, the service keeps the empty
+            # subnet, and the reconciler's `shrink` releases it.
             with suppress(OSError):
                 self._kernel.remove_gateway(service.bridge, gateway(subnet))
                 self._state.shrink_service(segment, [subnet])
             raise AttachFailed(f"cannot give service {segment} the further subnet {subnet}: {error}") from error
         return service
 
-    def settle(self, name: str, mode: str, ephemeral: bool) -> None:
-        """After somebody left: give back what the service needs no more. What fails is tried again at the next look."""
+    def release_unused(self, name: str, mode: str, ephemeral: bool) -> None:
+        """After a detach: release the subnets, and the ephemeral service, that are no longer needed. A failure is
+        logged and tried again at the next reconcile. Never raises OSError or CniError."""
         try:
             self.shrink(name, mode)
             if ephemeral or name in self._leaving:
@@ -261,12 +271,12 @@ class Segments:
             self._leaving.discard(name)
             self._idle.note(name, self._state.in_use(name), time.monotonic())
         except (OSError, CniError) as error:
-            log.warning("service %s could not give back what it needs no more: %s", name, error)
+            log.warning("service %s could not release what it no longer needs: %s", name, error)
             if ephemeral:
                 self._leaving.add(name)
 
     def shrink(self, name: str, mode: str) -> None:
-        """Take back further subnets that nobody has an address in any more, their gateways first. Raises OSError."""
+        """Release further subnets without an address in use, their gateways first. Raises OSError."""
         with self.holding(name, mode) as segment:
             service = self._state.services.get(segment)
             if service is None or len(service.subnets) <= len(self._state.cidrs):
@@ -276,21 +286,21 @@ class Segments:
                 self._state.shrink_service(segment, [subnet])
 
     def shrink_all(self) -> None:
-        """Every service gives back the subnets it needs no more."""
+        """Release the subnets that services no longer need, for every service."""
         for service in list(self._state.services.values()):
             beat()
-            self.settle(service.name, service.mode, ephemeral=False)
+            self.release_unused(service.name, service.mode, ephemeral=False)
 
     def vacate(self) -> None:
-        """Subnets that nothing new may get an address in are given back once they are empty: a service without
-        containers is taken down, and is made anew elsewhere when it is wanted."""
+        """Release empty subnets in which no new address may be given out. A service without containers loses its bridge
+        and subnets, and gets other subnets at its next attach."""
         for service in list(self._state.services.values()):
             if self._is_usable(service):
                 continue
             self.shrink(service.name, service.mode)
             with self.holding(service.name, service.mode):
-                now = self._state.services.get(service.name)
-                if now is None or self._state.in_use(service.name) or self._is_usable(now):
+                current = self._state.services.get(service.name)
+                if current is None or self._state.in_use(service.name) or self._is_usable(current):
                     continue
                 self._remove_bridge(service.bridge)
                 self._state.empty_service(service.name)
@@ -298,25 +308,25 @@ class Segments:
     def _is_usable(self, service: Service) -> bool:
         return all(self._state.is_usable(ipaddress.ip_network(subnet)) for subnet in service.subnets)
 
-    def give_back_idle(self, kept: int) -> int:
-        """Tear services down that an ADD made and that are empty, the longest empty ones first, until no more than
-        `kept` are left; how many went. The caller holds no segment. Never raises: one that cannot go stays."""
-        gone = 0
+    def release_idle(self, kept: int) -> int:
+        """Tear down empty services that an ADD made, the longest empty first, until at most `kept` are left. Returns
+        how many were torn down. The caller holds no segment's lock. Never raises: a service that fails stays."""
+        released = 0
         for service in self._idle.over(self._state.idle_services(), kept):
             try:
                 with self.holding(service.name, service.mode):
                     if self._state.services.get(service.name) == service and not self._state.in_use(service.name):
                         self.teardown(service.name)
-                        gone += 1
+                        released += 1
             except (OSError, CniError) as error:
                 log.warning("the empty service %s could not give its subnet back: %s", service.name, error)
-        if gone:
-            log.info("%d services without a container gave their subnets back", gone)
-        return gone
+        if released:
+            log.info("%d services without a container gave their subnets back", released)
+        return released
 
-    def give_back_empty(self, now: float) -> None:
-        """A service that an ADD made, and that has had no user for `EMPTY` seconds, gives its bridge and subnets back.
-        `now`: the monotonic clock. What an agent set up stays until an agent takes it down."""
+    def release_empty(self, now: float) -> None:
+        """Tear down services that an ADD made and that have had no user for `EMPTY` seconds. `now`: seconds of the
+        monotonic clock. A service that an agent set up stays until an agent tears it down."""
         names = [service.name for service in self._state.idle_services()]
         self._empty_since = {name: self._empty_since.get(name, now) for name in names}
         for name, since in self._empty_since.items():
@@ -326,7 +336,8 @@ class Segments:
                 self.leave(name, "auto")
 
     def leave(self, name: str, mode: str) -> None:
-        """After an ephemeral attachment went: tear the service down if nobody is on it. Never the shared bridge."""
+        """After an ephemeral attachment was removed: tear the service down if it has no user. The shared bridge
+        stays."""
         if mode == "shared":
             return
         with self.holding(name, mode):
@@ -335,7 +346,7 @@ class Segments:
                 self.teardown(name)
 
     def teardown(self, name: str) -> None:
-        """No bridge, subnet or record of the service afterwards (contract 6.6). Unknown services are fine.
+        """Remove the service's bridge, subnets and record (contract 6.6). An unknown service is no error.
 
         The shared bridge stays: other services may use it.
         """
@@ -346,7 +357,7 @@ class Segments:
                 return
             bridge = service.bridge if service is not None else self._bridge_name(name)
             owner = self._owner_of(bridge)
-            if owner is None or owner.name == name:  # a service without a record may make the name of another's bridge
+            if owner is None or owner.name == name:  # an unknown service's name may hash to another's bridge
                 self._unbuild(name, bridge)
 
     def _unbuild(self, segment: str, bridge: str) -> None:
@@ -356,7 +367,7 @@ class Segments:
         self._state.drop_service(segment)
 
     def _remove_bridge(self, bridge: str) -> None:
-        """No bridge of that name; a link of another kind is not ours and stays."""
+        """Remove the bridge of that name; a link of another kind stays."""
         link = self._kernel.find(bridge)
         if link is not None and link.kind == "bridge":
             self._kernel.remove_link(bridge)
@@ -364,29 +375,30 @@ class Segments:
         self._barrier.remove_bridge(bridge)
 
     def teardown_shared(self) -> None:
-        """No shared bridge afterwards: only when the whole node is taken down."""
+        """Remove the shared bridge: only when the whole node is torn down."""
         with self.holding(SHARED, "shared"):
             service = self._state.services.get(SHARED)
             if service is not None:
                 self._unbuild(SHARED, service.bridge)
 
     def restore(self) -> None:
-        """After a restart: every recorded service has its bridge and gateways, of every family the node has now.
+        """After a restart: build the bridge and gateways of every recorded service, for every IP version that the node
+        has now.
 
-        One that cannot be built keeps its record, and the keeper goes on trying.
+        A service that cannot be built keeps its record, and the reconciler tries again.
         """
         for service in list(self._state.services.values()):
             if not service.subnets:
                 continue
             with self.holding(service.name, service.mode):
-                known = service
+                completed = service
                 with self._step(f"{service.name} subnets", f"service {service.name} lacks a subnet"):
-                    known = self._state.take_service(service.name, service.mode, service.bridge)
+                    completed = self._state.take_service(service.name, service.mode, service.bridge)
                 with self._step(service.name, f"service {service.name} is not whole"):
-                    self._build(known)
+                    self._build(completed)
 
     def _step(self, subject: str, what: str) -> AbstractContextManager[None]:
-        """Work on one service: what it raises is a problem of that service, and the others go on."""
+        """One step for one service: an exception becomes a problem of that service, and the others go on."""
         beat()
         return self._board.step("service-incomplete", subject, what)
 

@@ -1,7 +1,7 @@
-"""What services may cost: how many new ones a minute, and how many that are empty keep their subnets. Pure.
+"""Limits on services: how many new ones per minute, and how many empty ones keep their subnets. Pure.
 
-A service has a subnet, of which a range has about a thousand, and pods may name services by annotation: without bounds
-a thousand short-lived pods leave no subnet for anything else.
+A service takes a subnet, a range has about a thousand subnets, and pods may name services by annotation: without limits
+a thousand short-lived pods would use up every subnet.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ MOST_ASKERS = 4096
 
 
 class Rate:
-    """How many new services each asker may bring about: a bucket that fills within a minute. Times in seconds."""
+    """Limits the new services of each asker: a token bucket that fills within a minute. Times in seconds."""
 
     def __init__(self, per_minute: int) -> None:
         self._most = float(per_minute)
-        self._left: dict[str, tuple[float, float]] = {}  # what is left of each asker's, and when that was
+        self._left: dict[str, tuple[float, float]] = {}  # by asker: tokens left, and when
 
     def take(self, asker: str, now: float) -> float:
-        """0 if the asker may have one more, and has it now; else the seconds until it may."""
+        """Take one token and return 0; if the asker has none, return the seconds until it has one."""
         left, since = self._left.pop(asker, (self._most, now))
         left = min(self._most, left + (now - since) * self._most / MINUTE)
         allowed = left >= 1
@@ -30,27 +30,27 @@ class Rate:
         return 0.0 if allowed else (1 - left) * MINUTE / self._most
 
     def give_back(self, asker: str) -> None:
-        """What was taken last was not used."""
+        """Return the token that was taken last, because it was not used."""
         if asker in self._left:
             left, since = self._left[asker]
             self._left[asker] = (min(self._most, left + 1), since)
 
 
 class Idle:
-    """Since when services have been empty, in seconds of a clock that never goes back."""
+    """When services became empty, in seconds of the monotonic clock."""
 
     def __init__(self) -> None:
         self._since: dict[str, float] = {}
 
     def note(self, service: str, used: bool, now: float) -> None:
-        """Somebody has left the service."""
+        """An attachment has left the service; `used`: whether the service has others."""
         if used:
             self._since.pop(service, None)
         else:
             self._since[service] = now
 
     def over(self, idle: list[Service], kept: int) -> list[Service]:
-        """Those of `idle` that are more than `kept`, the longest empty first; one of unknown age is the oldest."""
-        self._since = {each.name: self._since[each.name] for each in idle if each.name in self._since}
-        order = sorted(idle, key=lambda each: self._since.get(each.name, -1.0))
+        """The services of `idle` in excess of `kept`, the longest empty first; one of unknown age counts as oldest."""
+        self._since = {service.name: self._since[service.name] for service in idle if service.name in self._since}
+        order = sorted(idle, key=lambda service: self._since.get(service.name, -1.0))
         return order[: max(0, len(order) - kept)]

@@ -136,21 +136,21 @@ class Reconciler:
             names = {link.name: link for link in service.kernel.all_links()}
         if names is not None:
             with self._step("names", "renamed ports could not be looked for"):
-                self._mend_names(names)
+                self._repair_names(names)
             with self._step("bridges", "the bridges could not be compared"):
-                self._mend_bridges(names)
+                self._repair_bridges(names)
         with self._step("fence", "the fence could not be compared"):
             if service.barrier.load():
                 log.warning("the fence differed from the records and was repaired")
-        service.mend_node()
+        service.repair_node()
         with self._step("services", "services could not give back what they need no more"):
             service.services.shrink_all()
-            service.services.give_back_empty(time.monotonic())
+            service.services.release_empty(time.monotonic())
         if names is not None:
             with self._step("collection", "dead attachments could not be collected"):
                 self._collect(names)
 
-    def _mend_names(self, names: dict[str, Link]) -> None:
+    def _repair_names(self, names: dict[str, Link]) -> None:
         """Give renamed ports their name back: the fence admits a port under no other name."""
         state, kernel = self._service.state, self._service.kernel
         foreign_veths = {link.mac: link for link in names.values() if link.kind == "veth" and not is_our_port(link)}
@@ -169,7 +169,7 @@ class Reconciler:
             except OSError as error:
                 log.warning("%s could not be renamed: %s", link.name, error)
 
-    def _mend_bridges(self, names: dict[str, Link]) -> None:
+    def _repair_bridges(self, names: dict[str, Link]) -> None:
         """Rebuild bridges that were deleted or changed, and put their ports on them again."""
         service = self._service
         for name in service.services.broken(names):
@@ -178,9 +178,9 @@ class Reconciler:
         for attachment in service.state.snapshot():
             port, bridge = names.get(attachment.host_veth), service.kernel.find(attachment.bridge)
             if attachment.state == "live" and port is not None and bridge is not None and _is_its(port, attachment):
-                self._mend_port(port, bridge)
+                self._repair_port(port, bridge)
 
-    def _mend_port(self, port: Link, bridge: Link) -> None:
+    def _repair_port(self, port: Link, bridge: Link) -> None:
         """Put a port back on its bridge, and set it up. A port that was removed meanwhile is left to the next
         comparison."""
         kernel = self._service.kernel
