@@ -61,9 +61,9 @@ def main(argv: Sequence[str]) -> int:
     start."""
     options = _options(argv)
     process.clean_environment([REPLACED])
-    process.give_memory_back()
+    process.return_freed_memory()
     os.umask(0o077)  # only root reads records, logs and keys; files that others may read set their mode explicitly
-    if options.deputy_of and process.came_back(options.deputy_of, COMING_BACK):
+    if options.deputy_of and process.has_restarted(options.deputy_of, COMING_BACK):
         return 0
     run_dir = options.run_dir or defaults.RUN_DIR
     try:

@@ -150,7 +150,7 @@ class RunDirLock:
             os.close(self._lock)
             self._lock = -1
         if self._name is not None:
-            locks.let_go(*self._name, self._locks_dir)
+            locks.release(*self._name, self._locks_dir)
             self._name = None
 
     def __enter__(self) -> RunDirLock:

@@ -29,8 +29,8 @@ class Kernel:
     def __init__(self, crew: Crew | None = None) -> None:
         self.own = netns.own()
         self._local = threading.local()
-        self._reaper = LinkDeleter(crew)
-        self._forgetter = ConntrackFlusher(crew)
+        self._link_deleter = LinkDeleter(crew)
+        self._conntrack_flusher = ConntrackFlusher(crew)
 
     @property
     def _socket(self) -> Netlink:
@@ -162,7 +162,7 @@ class Kernel:
 
     def remove_link(self, name: str) -> bool:
         """Remove the link; False if there was none. Returns as soon as the link is no longer visible."""
-        return self._reaper.remove(self._socket, name)
+        return self._link_deleter.remove(self._socket, name)
 
     def forget_neighbour(self, bridge: int, address: str) -> None:
         """Remove the neighbour entry of a released address."""
@@ -216,9 +216,9 @@ class Kernel:
 
     def forget_flows(self, addresses: Sequence[str]) -> None:
         """Have the conntrack entries of released addresses deleted, soon."""
-        self._forgetter.forget(addresses)
+        self._conntrack_flusher.forget(addresses)
 
     def close(self) -> None:
         """End the threads after they have finished their queues."""
-        self._forgetter.close()
-        self._reaper.close()
+        self._conntrack_flusher.close()
+        self._link_deleter.close()

@@ -80,7 +80,7 @@ def hold(name: str, directory: Path | None = None, *, wait: bool = False) -> int
         os.close(fd)  # the previous holder has removed the file
 
 
-def let_go(fd: int, name: str, directory: Path | None = None) -> None:
+def release(fd: int, name: str, directory: Path | None = None) -> None:
     """Release the lock, and remove its file."""
     path = (directory or default_directory()) / name
     if is_at(fd, path):
@@ -103,7 +103,7 @@ def join(name: str, at: int, directory: Path | None = None) -> tuple[int, Path]:
         os.close(fd)
 
 
-def has_company(fd: int) -> bool:
+def has_other_holder(fd: int) -> bool:
     """Whether another open file has a byte of the same file locked."""
     answer = fcntl.fcntl(fd, _F_OFD_GETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
     kind: int = _FLOCK.unpack(answer)[0]
@@ -119,7 +119,7 @@ def sweep(directory: Path | None = None) -> bool:
     for path in locks_dir.iterdir():
         fd = lock_files.opened(str(path))
         try:
-            if lock_files.take(fd) and not has_company(fd):
+            if lock_files.take(fd) and not has_other_holder(fd):
                 path.unlink(missing_ok=True)
         finally:
             os.close(fd)

@@ -93,12 +93,12 @@ class Presence:
                 before = self._fd
                 self._fd, self._path = locks.join(self._name, self._at, self._directory)
                 os.close(before)
-            return not locks.has_company(self._fd)
+            return not locks.has_other_holder(self._fd)
 
     def close(self) -> None:
         """Release the lock; the last daemon of the namespace removes the file."""
         with self._guard:
-            if locks.is_at(self._fd, self._path) and not locks.has_company(self._fd):
+            if locks.is_at(self._fd, self._path) and not locks.has_other_holder(self._fd):
                 self._path.unlink(missing_ok=True)
             os.close(self._fd)
 

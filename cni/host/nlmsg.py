@@ -1,7 +1,7 @@
-"""The netlink message format (linux/netlink.h): headers, attributes, errors. Bytes in, bytes out, for every protocol.
+"""The netlink message format (linux/netlink.h): encodes and decodes headers, attributes and errors of every protocol.
 
-Numbers are in the machine's byte order unless a protocol says otherwise: nf_tables has its numbers in network order,
-but the header, the attributes' own lengths and the error number are native there too.
+Numbers are in the machine's byte order unless a protocol defines another: nf_tables uses network byte order for its
+values, but the header, the lengths of attributes and the error number are in native order there too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NESTED = 0x8000
 KIND = 0x3FFF  # an attribute's type without the flags for "nested" and "network byte order"
 SOL_NETLINK, ADD_MEMBERSHIP, CAP_ACK, EXT_ACK, STRICT = 270, 1, 10, 11, 12
 SNDBUFFORCE, RCVBUFFORCE = 32, 33
-RECEIVE = 1 << 16  # a read gives at most 32 KiB of a dump; from 128 KiB on every read would map memory, and unmap it
+RECEIVE = 1 << 16  # bytes; a read returns at most 32 KiB of a dump; from 128 KiB on every read maps and unmaps memory
 BYTE_ORDER: Literal["little", "big"] = sys.byteorder
 
 HEADER = struct.Struct("=IHHII")
@@ -33,7 +33,7 @@ NFGEN = _NFGEN.size  # bytes of struct nfgenmsg, before the attributes of every 
 
 
 class Received(NamedTuple):
-    """One message of a datagram: its type, flags, sequence number and sender's port, and where its body lies."""
+    """One message of a datagram: its type, flags, sequence number and sender's port, and the offsets of its body."""
 
     type: int
     flags: int
@@ -49,7 +49,7 @@ def message(kind: int, flags: int, seq: int, body: bytes) -> bytes:
 
 
 def messages(data: bytes) -> Iterator[Received]:
-    """The messages of a datagram in order; one whose length cannot be ends it."""
+    """The messages of a datagram in order, up to the first with an impossible length."""
     at, whole = 0, len(data)
     while at + 16 <= whole:
         size, kind, flags, seq, port = HEADER.unpack_from(data, at)
@@ -60,12 +60,12 @@ def messages(data: bytes) -> Iterator[Received]:
 
 
 def error(body: bytes, start: int = 0) -> int:
-    """The errno in the body of an ERROR or DONE message; 0 where it says none: an acknowledgement."""
+    """The error number in the body of an ERROR or DONE message; 0 for an acknowledgement."""
     return -int(_ERRNO.unpack_from(body, start)[0]) if len(body) >= start + 4 else 0
 
 
 def explanation(body: bytes) -> str:
-    """The kernel's words in an extended acknowledgement (attribute 1), where it sent any."""
+    """The kernel's error text in an extended acknowledgement (attribute 1); empty if there is none."""
     return string(attributes(body[20:]).get(1, b"")) if len(body) > 20 else ""
 
 
@@ -76,7 +76,7 @@ def attribute(kind: int, value: bytes) -> bytes:
 
 
 def nested(kind: int, *inside: bytes) -> bytes:
-    """An attribute of attributes, with the flag that says so."""
+    """An attribute that holds attributes, with the flag NLA_F_NESTED."""
     return attribute(kind | NESTED, b"".join(inside))
 
 
@@ -107,17 +107,17 @@ def items(data: bytes, start: int = 0, end: int | None = None) -> Iterator[tuple
 
 
 def attributes(data: bytes, start: int = 0) -> dict[int, bytes]:
-    """The attributes in `data` by type; of a repeated one the last."""
+    """The attributes in `data` by type; the last one of a repeated type."""
     return dict(items(data, start))
 
 
 def string(value: bytes) -> str:
-    """A NUL-terminated string as the kernel says it."""
+    """The text of a NUL-terminated string from the kernel."""
     return value.rstrip(b"\0").decode(errors="replace")
 
 
 def nfgen(family: int, resource: int = 0) -> bytes:
-    """struct nfgenmsg: what every nfnetlink message begins with."""
+    """struct nfgenmsg, with which every nfnetlink message begins."""
     return _NFGEN.pack(family, 0, resource)
 
 
@@ -133,7 +133,7 @@ def opened(protocol: int, groups: int = 0) -> socket.socket:
 
 
 def at_hand(source: socket.socket, size: int = RECEIVE) -> Iterator[bytes]:
-    """The datagrams that are there, without waiting for more. Raises OSError: ENOBUFS where some were lost."""
+    """The queued datagrams, without waiting for more. Raises OSError; ENOBUFS if some were lost."""
     while True:
         try:
             yield source.recv(size, socket.MSG_DONTWAIT)

@@ -1,6 +1,6 @@
-"""What networks this host is on, as it says itself: its addresses, the routes of every table, its resolvers.
+"""The networks of this host: its addresses, the routes of every table, its resolvers.
 
-Reads only. The cost grows with the routes of the namespace, so nothing of this is on the path of a plugin's call.
+Reads only. The cost grows with the number of routes in the namespace, so no plugin call uses this module.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from cni.host import addressing, links
 from cni.host import netlink as nl
 
 RESOLV_CONF = Path("/etc/resolv.conf")
-UPSTREAM_CONF = Path("/run/systemd/resolve/resolv.conf")  # what systemd-resolved asks, where resolv.conf names only it
+UPSTREAM_CONF = Path(
+    "/run/systemd/resolve/resolv.conf"
+)  # the servers of systemd-resolved, if resolv.conf names only its stub
 RTA_MULTIPATH, RTA_VIA = 9, 18
-RTM_F_CLONED = 0x200  # an entry of the path cache, which IPv4 dumps beside the routes
+RTM_F_CLONED = 0x200  # an entry of the path cache, which an IPv4 dump includes
 _NEXT_HOP = struct.Struct("=HBBI")
 """struct rtnexthop: length, flags, hops, link index; attributes follow."""
 
@@ -25,7 +27,7 @@ _NEXT_HOP = struct.Struct("=HBBI")
 class HeldAddress:
     """An address of the host: the link's name, the address, and the other end's network on a point-to-point link.
 
-    `proto` is IFA_PROTO, 0 where the kernel keeps none (before Linux 5.18)."""
+    `proto` is IFA_PROTO, 0 if the kernel does not store it (before Linux 5.18)."""
 
     link: str
     address: links.Interface
@@ -46,7 +48,7 @@ class RouteSeen:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """All of it, at one moment."""
+    """The host's addresses, routes and resolvers, read together."""
 
     addresses: tuple[HeldAddress, ...] = ()
     routes: tuple[RouteSeen, ...] = ()
@@ -54,34 +56,34 @@ class Surroundings:
 
 
 def read() -> Surroundings:
-    """The host of the calling thread's network namespace. Raises OSError."""
+    """Read the host's networks in the calling thread's network namespace. Raises OSError."""
     with nl.Netlink() as socket:
         names = {link.index: link.name for link in links.list_links(socket)}
         return Surroundings(tuple(_addresses(socket, names)), tuple(_routes(socket, names)), tuple(resolvers()))
 
 
 def held_addresses() -> tuple[HeldAddress, ...]:
-    """The addresses alone. Raises OSError."""
+    """Only the addresses of the host. Raises OSError."""
     with nl.Netlink() as socket:
         names = {link.index: link.name for link in links.list_links(socket)}
         return tuple(_addresses(socket, names))
 
 
 def _addresses(socket: nl.Netlink, names: dict[int, str]) -> list[HeldAddress]:
-    found = []
+    held = []
     ask = nl.Message(nl.RTM_GETADDR, 0, addressing.ADDRESS.pack(0, 0, 0, 0, 0), "list addresses")
     for answer in socket.dump(ask):
         family, prefix, _, _, index = addressing.ADDRESS.unpack_from(answer.body)
         raw = nl.attributes(answer.body[8:])
-        there = raw.get(addressing.IFA_ADDRESS)
-        own = raw.get(addressing.IFA_LOCAL) or there
-        if family not in (links.AF_INET, links.AF_INET6) or own is None or there is None:
+        peer_address = raw.get(addressing.IFA_ADDRESS)
+        own = raw.get(addressing.IFA_LOCAL) or peer_address
+        if family not in (links.AF_INET, links.AF_INET6) or own is None or peer_address is None:
             continue
-        peer = None if there == own else ipaddress.ip_interface((there, prefix)).network
+        peer = None if peer_address == own else ipaddress.ip_interface((peer_address, prefix)).network
         address = ipaddress.ip_interface((own, 8 * len(own) if peer else prefix))
         proto = raw.get(addressing.IFA_PROTO, b"\0")[0]
-        found.append(HeldAddress(names.get(index, ""), address, peer, proto))
-    return found
+        held.append(HeldAddress(names.get(index, ""), address, peer, proto))
+    return held
 
 
 def _routes(socket: nl.Netlink, names: dict[int, str]) -> list[RouteSeen]:
@@ -106,29 +108,30 @@ def _route(body: bytes, names: dict[int, str]) -> RouteSeen | None:
 
 
 def _gateway(hop: dict[int, bytes]) -> links.Address | None:
-    """A next hop's gateway; RTA_VIA is of another family than the route, and begins with that."""
+    """A next hop's gateway. RTA_VIA holds an address of another family than the route, after two bytes of family."""
     packed = hop.get(addressing.RTA_GATEWAY) or hop.get(RTA_VIA, b"")[2:]
     return ipaddress.ip_address(packed) if len(packed) in (4, 16) else None
 
 
 def _next_hops(data: bytes) -> list[dict[int, bytes]]:
-    found, at = [], 0
+    hops, at = [], 0
     while at + _NEXT_HOP.size <= len(data):
         size, _, _, index = _NEXT_HOP.unpack_from(data, at)
         if size < _NEXT_HOP.size:
             break
         hop = nl.attributes(data[at + _NEXT_HOP.size : at + size])
-        found.append({**hop, addressing.RTA_OIF: index.to_bytes(4, nl.BYTE_ORDER)})
+        hops.append({**hop, addressing.RTA_OIF: index.to_bytes(4, nl.BYTE_ORDER)})
         at += size + (-size & 3)
-    return found
+    return hops
 
 
 def resolvers() -> list[links.Address]:
-    """The name servers that the host asks: /etc/resolv.conf's, and those behind systemd-resolved's own address."""
-    found = _name_servers(RESOLV_CONF)
-    if any(address.is_loopback for address in found):
-        found += _name_servers(UPSTREAM_CONF)
-    return list(dict.fromkeys(found))
+    """The host's name servers: those in /etc/resolv.conf, and those of systemd-resolved if resolv.conf names its
+    stub."""
+    servers = _name_servers(RESOLV_CONF)
+    if any(address.is_loopback for address in servers):
+        servers += _name_servers(UPSTREAM_CONF)
+    return list(dict.fromkeys(servers))
 
 
 def _name_servers(path: Path) -> list[links.Address]:
@@ -136,11 +139,11 @@ def _name_servers(path: Path) -> list[links.Address]:
         lines = path.read_text(errors="replace").splitlines()
     except OSError:
         return []
-    found = []
-    for words in (line.split() for line in lines):
-        if len(words) >= 2 and words[0] == "nameserver":
+    servers = []
+    for fields in (line.split() for line in lines):
+        if len(fields) >= 2 and fields[0] == "nameserver":
             try:
-                found.append(ipaddress.ip_address(words[1].partition("%")[0]))
+                servers.append(ipaddress.ip_address(fields[1].partition("%")[0]))
             except ValueError:
                 continue
-    return found
+    return servers

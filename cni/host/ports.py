@@ -1,4 +1,4 @@
-"""A container's port: the veth, and what is configured at its end inside the container's namespace."""
+"""The container's end of a veth: what is configured and read inside the container's namespace."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from cni.host import addressing, links, sysctl
 from cni.host.netlink import Message, Netlink
 from cni.host.netns import entered
 
-# What a container's interface must not do by itself (accept autoconfiguration), must do (tell neighbours that the
-# address is here now), and must not wait for (duplicate address detection: 1 to 2 s).
+# A container's interface must not accept autoconfiguration, must announce its address to its neighbours, and must not
+# wait for duplicate address detection (1 to 2 s).
 SETTINGS = (
     ("ipv4/conf/{}/arp_notify", "1"),
     ("ipv6/conf/{}/disable_ipv6", "0"),
@@ -24,13 +24,13 @@ SETTINGS = (
 
 
 MOST = {"addresses": 4096, "routes": 16384}
-"""What one look reads in a container's namespace, of the interface's addresses and of each family's routes: a container
-adds as many as it likes, and 200,000 routes cost a look 2.6 s and 120 MB when all of them were read."""
+"""The most entries that one inspection reads in a container's namespace: addresses of the interface, and routes of each
+family. A container may add any number: to read 200,000 routes took 2.6 s and 120 MB."""
 
 
 @dataclass(frozen=True)
 class Sought:
-    """What a look is for: addresses of the interface, and routes by it as (destination, gateway)."""
+    """What an inspection searches for: addresses of the interface, and routes by it as (destination, gateway)."""
 
     addresses: frozenset[links.Interface] = frozenset()
     routes: frozenset[tuple[links.Network, links.Address]] = frozenset()
@@ -38,10 +38,11 @@ class Sought:
 
 @dataclass(frozen=True)
 class ContainerView:
-    """A container's end as found: its link (None: there is none), its addresses and routes, of those sought.
+    """The container's end as read: its link (None: there is none), and those of the sought addresses and routes that
+    exist.
 
-    `unread` names what was not read to its end ("addresses", "routes"): there are more than MOST of them, and
-    something of what was sought was not among those.
+    `unread` names the kinds that were not read to the end ("addresses", "routes"): there are more than MOST of them,
+    and the first MOST did not hold everything that was sought.
     """
 
     link: links.Link | None
@@ -50,12 +51,12 @@ class ContainerView:
     unread: tuple[str, ...] = ()
 
     def bound(self, what: str) -> int:
-        """How many of `what` were read, where there are more of them; else 0."""
+        """How many of `what` were read, if there are more of them; else 0."""
         return MOST[what] if what in self.unread else 0
 
 
 class Crowded(OSError):
-    """A container's namespace holds more than is read of it."""
+    """A container's namespace holds more entries than are read. `errno` is E2BIG."""
 
     def __init__(self, what: str) -> None:
         super().__init__(errno.E2BIG, f"the namespace has more than {MOST[what]} {what}")
@@ -68,10 +69,11 @@ def has_interface(netns_fd: int, ifname: str) -> bool:
 
 
 def inspect(netns_fd: int, ifname: str, sought: Sought) -> ContainerView:
-    """What the namespace holds under `ifname` of what is sought. Reads only, and no more than MOST of a kind."""
+    """The interface `ifname`, and those of the sought addresses and routes that exist. Reads only, and at most MOST
+    entries of a kind."""
     families = sorted({links.family_of(dst) for dst, _ in sought.routes})
     with ExitStack() as stack:
-        with entered(netns_fd):  # a scan may leave its socket unusable
+        with entered(netns_fd):  # one socket for each scan: a scan may leave its socket unusable
             first, *others = [stack.enter_context(Netlink(strict=True)) for _ in range(2 + len(families))]
         link = links.find_link(first, ifname)
         if link is None:
@@ -80,15 +82,15 @@ def inspect(netns_fd: int, ifname: str, sought: Sought) -> ContainerView:
         unread = [] if whole else ["addresses"]
         routes: list[links.Route] = []
         for family, socket in zip(families, others, strict=False):
-            wanted = {route for route in sought.routes if links.family_of(route[0]) == family}
-            found, whole = addressing.scan_routes(socket, family, link.index, wanted, MOST["routes"])
-            routes += found
+            family_routes = {route for route in sought.routes if links.family_of(route[0]) == family}
+            family_found, whole = addressing.scan_routes(socket, family, link.index, family_routes, MOST["routes"])
+            routes += family_found
             unread += [] if whole else ["routes"]
         return ContainerView(link, tuple(addresses), tuple(routes), tuple(dict.fromkeys(unread)))
 
 
 def read(netns_fd: int, ifname: str) -> ContainerView:
-    """Everything the namespace holds under `ifname`: its link, addresses and routes. Raises Crowded past MOST."""
+    """The interface `ifname` with all addresses, and all routes of the namespace. Raises Crowded beyond MOST."""
     with ExitStack() as stack:
         with entered(netns_fd):
             sockets = [stack.enter_context(Netlink(strict=True)) for _ in range(3)]
@@ -100,16 +102,16 @@ def read(netns_fd: int, ifname: str) -> ContainerView:
             raise Crowded("addresses")
         routes: list[links.Route] = []
         for family, socket in zip((links.AF_INET, links.AF_INET6), sockets[1:], strict=True):
-            found, whole = addressing.scan_routes(socket, family, 0, None, MOST["routes"])
+            family_found, whole = addressing.scan_routes(socket, family, 0, None, MOST["routes"])
             if not whole:
                 raise Crowded("routes")
-            routes += found
+            routes += family_found
         return ContainerView(link, tuple(addresses), tuple(routes))
 
 
 def has_default_route(netns_fd: int, family: int) -> bool:
-    """Whether packets of a family have a default route in the namespace, by any link. Raises Crowded past MOST routes,
-    if there is none among those that were read."""
+    """Whether the namespace has a default route of that family, by any link. Raises Crowded if there are more than MOST
+    routes and none of those read is a default route."""
     with _socket_inside(netns_fd) as inner:
         return addressing.find_default(inner, family, MOST["routes"], Crowded("routes"))
 
@@ -121,10 +123,10 @@ def configure(
     addresses: Sequence[links.Interface],
     routes: Sequence[links.Route],
 ) -> list[links.Route]:
-    """Bring lo and the container's end up with its addresses and routes, in one send.
+    """Bring up lo and the container's end, with its addresses and routes, in one send.
 
-    Returns the routes that were not added because the container has one to that destination already: a second network
-    does not take the default route of the first. Raises OSError, NetlinkError.
+    Returns the routes that were not added because the container already has a route to that destination: a second
+    network does not replace the default route of the first. Raises OSError, NetlinkError.
     """
     with entered(netns_fd):
         inner = Netlink()
@@ -140,6 +142,6 @@ def configure(
 
 
 def _socket_inside(netns_fd: int) -> Netlink:
-    """A netlink socket that stays in the namespace, whoever uses it."""
+    """A netlink socket of the namespace; it stays in that namespace whichever thread uses it."""
     with entered(netns_fd):
         return Netlink(strict=True)

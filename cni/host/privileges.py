@@ -1,7 +1,7 @@
-"""Capabilities of one thread, and of what it starts (capabilities(7), prctl(2)).
+"""Capabilities of one thread, and of the programs that it starts (capabilities(7), prctl(2)).
 
-Linux keeps credentials for each thread, and a child has those of the thread that started it. So a program is started
-with less by a thread that has less, and the rest of the process keeps what it has.
+Linux keeps credentials for each thread, and a child inherits those of the thread that started it. So a thread with
+fewer capabilities starts a program with fewer capabilities, and the other threads keep theirs.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ T = TypeVar("T")
 
 
 def lowered(keep: Iterable[int], work: Callable[[], T]) -> T:
-    """What `work` returns, run in a thread that has at most the capabilities `keep` and can gain none by execve.
+    """Run `work` in a thread that has at most the capabilities `keep` and can gain none by execve; returns its result.
 
-    Raises what `work` raises; OSError if the kernel refuses to take a capability away: then `work` has not run.
+    Raises what `work` raises; OSError if the kernel refuses to drop a capability: then `work` has not run.
     """
     done: list[T] = []
     failed: list[BaseException] = []
@@ -48,11 +48,10 @@ def lowered(keep: Iterable[int], work: Callable[[], T]) -> T:
 
 
 def lower(keep: Iterable[int]) -> None:
-    """The calling thread has at most the capabilities `keep` from now on, and execve gives it no more.
+    """Reduce the calling thread to at most the capabilities `keep`; execve cannot add any.
 
-    The bounding set is lowered where that is allowed (CAP_SETPCAP, which the unit does not grant). Where it is not,
-    no_new_privs has the same effect: a program that root runs gets no capability that the thread did not have. Raises
-    OSError.
+    The bounding set is reduced if that is allowed (CAP_SETPCAP, which the unit does not grant). Otherwise no_new_privs
+    has the same effect: a program that root runs gets no capability that the thread did not have. Raises OSError.
     """
     kept = set(keep)
     _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
@@ -60,13 +59,17 @@ def lower(keep: Iterable[int]) -> None:
         _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
     _call(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
     header = ctypes.create_string_buffer(struct.pack("=Ii", _VERSION_3, 0), 8)
-    words = (ctypes.c_uint32 * 6)()
-    _call(_libc.capget(header, words), "capget")
+    capability_sets = (ctypes.c_uint32 * 6)()
+    _call(_libc.capget(header, capability_sets), "capget")
     for half in (0, 1):
         mask = sum(1 << number % 32 for number in kept if number // 32 == half)
-        effective, permitted = words[3 * half] & mask, words[3 * half + 1] & mask
-        words[3 * half], words[3 * half + 1], words[3 * half + 2] = effective, permitted, 0
-    _call(_libc.capset(header, words), "capset")
+        effective, permitted = capability_sets[3 * half] & mask, capability_sets[3 * half + 1] & mask
+        capability_sets[3 * half], capability_sets[3 * half + 1], capability_sets[3 * half + 2] = (
+            effective,
+            permitted,
+            0,
+        )
+    _call(_libc.capset(header, capability_sets), "capset")
 
 
 def _call(result: int, what: str) -> None:

@@ -1,5 +1,5 @@
-"""What the doctor reads of the machine. Nothing is changed: what has to be tried is tried in a network namespace of its
-own, which is gone when its thread is."""
+"""The readings of the machine for `doctor`. Changes nothing: what has to be tried runs in a new network namespace,
+which ends with its thread."""
 
 from __future__ import annotations
 
@@ -39,18 +39,17 @@ def capabilities(pid: int | str = "self") -> tuple[int, int]:
 
 
 def try_kernel(kinds: Iterable[str], rulesets: Mapping[str, str]) -> dict[str, str]:
-    """Links of each kind, and nft texts by name, in a namespace of their own: by name empty, or what the kernel said.
-
-    Empty altogether if there can be no namespace.
+    """Create a link of each kind and load each nft text in a new namespace; returns for each name the kernel's error,
+    or "" if it worked. Empty if no namespace can be created.
     """
 
-    def tried() -> dict[str, str]:
+    def body() -> dict[str, str]:
         if _libc.unshare(netns.CLONE_NEWNET) != 0:
             return {}
-        found = {kind: _try_link(kind) for kind in kinds}
-        return found | {name: _try_rules(text) for name, text in rulesets.items()}
+        results = {kind: _try_link(kind) for kind in kinds}
+        return results | {name: _try_rules(text) for name, text in rulesets.items()}
 
-    return _in_thread(tried)
+    return _in_thread(body)
 
 
 def _try_link(kind: str) -> str:
@@ -65,7 +64,7 @@ def _try_link(kind: str) -> str:
 
 
 def _try_rules(ruleset: str) -> str:
-    """Tried as one transaction, and taken away again."""
+    """Load the ruleset as one transaction, and remove it; returns the error, or ""."""
     try:
         nft = Nft()
         try:
@@ -79,7 +78,7 @@ def _try_rules(ruleset: str) -> str:
 
 
 def _in_thread(work: Callable[[], T]) -> T:
-    """Run `work` in a thread that dies afterwards, and with it what it did to its namespace."""
+    """Run `work` in a new thread, with which the changes to its namespace end."""
     box: list[Any] = []
 
     def body() -> None:
@@ -98,7 +97,7 @@ def _in_thread(work: Callable[[], T]) -> T:
 
 
 def engines() -> list[str]:
-    """The userspace WireGuard engines on this machine's path."""
+    """The userspace WireGuard engines on this machine's PATH."""
     return [name for name in ENGINES if shutil.which(name)]
 
 
@@ -115,7 +114,7 @@ def base_chains() -> dict[str, Any]:
 
 
 def input_rules() -> dict[str, list[str]]:
-    """`-S INPUT` of iptables and ip6tables, where they are there and answer."""
+    """The output of `-S INPUT` of iptables and ip6tables; a command that is missing or fails is left out."""
     return iptables.of_both_families("INPUT")
 
 
@@ -123,11 +122,11 @@ def input_rules() -> dict[str, list[str]]:
 
 
 def routes() -> list[tuple[str, str]]:
-    """(destination, device) of every unicast route, in whatever table; the node's own aside. Raises OSError."""
+    """(destination, device) of every unicast route of all tables but `local`. Raises OSError."""
     with nl.Netlink() as sock:
         names = {link.index: link.name for link in links.list_links(sock)}
         ask = nl.Message(nl.RTM_GETROUTE, 0, addressing.ROUTE.pack(*[0] * 9), "list routes")
-        return [found for answer in sock.dump(ask) if (found := _route(answer.body, names)) is not None]
+        return [route for answer in sock.dump(ask) if (route := _route(answer.body, names)) is not None]
 
 
 def _route(body: bytes, names: dict[int, str]) -> tuple[str, str] | None:
@@ -145,12 +144,12 @@ def _route(body: bytes, names: dict[int, str]) -> tuple[str, str] | None:
 
 def rp_filters(devices: list[str]) -> dict[str, int]:
     """rp_filter of `all` and of these devices."""
-    found = {name: sysctl.read(f"ipv4/conf/{name}/rp_filter") for name in ("all", *devices)}
-    return {name: int(value) for name, value in found.items() if value is not None}
+    values = {name: sysctl.read(f"ipv4/conf/{name}/rp_filter") for name in ("all", *devices)}
+    return {name: int(value) for name, value in values.items() if value is not None}
 
 
 def tunnels() -> list[str]:
-    """Devices of ours that are tunnels: WireGuard's, or a userspace engine's. Raises OSError."""
+    """Our tunnel devices: of the kernel's WireGuard, or of a userspace engine. Raises OSError."""
     with nl.Netlink() as sock:
         return [
             link.name
@@ -163,20 +162,20 @@ def tunnels() -> list[str]:
 
 
 def commands() -> Iterator[tuple[int, list[str]]]:
-    """(process id, words of the command) of every process in our network namespace."""
+    """(PID, arguments) of every process in this process's network namespace."""
     own = netns.own()
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             status = (path / "ns/net").stat()
             if (status.st_dev, status.st_ino) == own:
-                words = proc.command(int(path.name))
-                yield int(path.name), [os.fsdecode(word) for word in words]
+                arguments = proc.command(int(path.name))
+                yield int(path.name), [os.fsdecode(argument) for argument in arguments]
 
 
 def listener(path: str) -> int | None:
-    """The process that listens on the Unix socket at `path` (SO_PEERCRED, unix(7)); None for nobody.
+    """The PID of the process that listens on the Unix socket at `path` (SO_PEERCRED, unix(7)); None if no process does.
 
-    0 if it is in another PID namespace, or if its queue is full and it cannot be asked.
+    0 if the process is in another PID namespace, or if its queue is full.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
         sock.setblocking(False)

@@ -1,4 +1,4 @@
-"""Processes as the kernel knows them: who a PID is now, and the network namespace it lives in."""
+"""Processes: this one's memory and environment, the identity of a PID, and the network namespace of a process."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ INITIAL_NETNS = 0xEFFFFFF9  # the inode that kernels with fixed ones give the fi
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/current-system/sw/bin"
 KEPT = ("HOME", "TZ", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
-OF_SOURCE = ("PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV")  # where the program is not frozen
+OF_SOURCE = ("PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV")  # kept only if the program is not frozen
 _LARGE = 1 << 18  # bytes
 _NET_ADMIN = 12  # CAP_NET_ADMIN (linux/capability.h)
 
 
-def give_memory_back() -> None:
-    """From now on large blocks go back to the kernel when they are freed.
+def return_freed_memory() -> None:
+    """Configure malloc to return large blocks to the kernel when they are freed.
 
-    By itself glibc raises the size from which it does so to that of the largest block it has seen, and keeps twice as
-    much for each of its arenas: one request of 8 MiB to each thread would stay with us as 200 MiB (mallopt(3)).
+    By default glibc raises the size from which it does so to that of the largest freed block, and keeps twice as much
+    for each of its arenas: one request of 8 MiB to each thread would keep 200 MiB allocated (mallopt(3)).
     """
     with contextlib.suppress(AttributeError):  # not glibc
         libc = ctypes.CDLL(None)
@@ -39,14 +39,15 @@ def give_memory_back() -> None:
 
 
 def trim_memory() -> None:
-    """Give back what lies free in the middle of the heap, as a crowd of clients leaves it (malloc_trim(3))."""
+    """Return free memory in the middle of the heap to the kernel, which many simultaneous clients leave
+    (malloc_trim(3))."""
     with contextlib.suppress(AttributeError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def clean_environment(keep: Iterable[str]) -> None:
-    """This process, and what it starts, has an environment of its own from now on: a fixed PATH, a locale, and of what
-    it was given the variables of `KEPT` and `keep`. A runtime's proxies, libraries and paths are none of ours."""
+    """Reduce the environment of this process and of the programs it starts to a fixed PATH, a locale, and the variables
+    in `KEPT` and `keep`. A runtime's proxies, libraries and paths do not apply to the daemon."""
     kept = {*KEPT, *keep} if getattr(sys, "frozen", False) else {*KEPT, *keep, *OF_SOURCE}
     for name in [name for name in os.environ if name not in kept]:
         del os.environ[name]
@@ -54,30 +55,30 @@ def clean_environment(keep: Iterable[str]) -> None:
 
 
 def execute_again(more: dict[str, str], deputy: str) -> NoReturn:
-    """Run this process's program from its beginning, with `more` in its environment. Where that fails the process ends
-    with code 70 (EX_SOFTWARE), for a service manager or a plugin to start it.
+    """Execute this process's program again, with the variables `more` added to its environment. If that fails the
+    process ends with code 70 (EX_SOFTWARE), and a service manager or a plugin starts it.
 
-    execve(2) waits for every other thread to be gone, and one that a debugger holds is not. So a second process is
-    started with the further option `deputy` and this process's id: see `came_back`.
+    execve(2) waits until every other thread has ended, and a thread that a debugger has stopped does not end. So a
+    second process is started with the additional option `deputy` and the PID of this process: see `has_restarted`.
     """
-    words = [sys.executable, *sys.argv[1:]] if getattr(sys, "frozen", False) else list(sys.orig_argv)
+    argv = [sys.executable, *sys.argv[1:]] if getattr(sys, "frozen", False) else list(sys.orig_argv)
     env = {**os.environ, **more}
-    program = words[0] if "/" in words[0] else sys.executable
-    with contextlib.suppress(OSError):  # the deputy is there for the worst case only
+    program = argv[0] if "/" in argv[0] else sys.executable
+    with contextlib.suppress(OSError):  # the second process is needed only if execve does not return
         subprocess.Popen(
-            [program, *words[1:], deputy, str(os.getpid())],
+            [program, *argv[1:], deputy, str(os.getpid())],
             env={name: value for name, value in env.items() if name != "NOTIFY_SOCKET"},
             start_new_session=True,
         )
     try:
-        os.execve(program, words, env)
+        os.execve(program, argv, env)
     finally:
         os._exit(70)
 
 
-def came_back(pid: int, patience: float) -> bool:
-    """For the second process: whether the first runs its program again, `patience` seconds later. If not it is killed,
-    and this process serves in its place."""
+def has_restarted(pid: int, patience: float) -> bool:
+    """For the second process: whether the first one runs its program again after `patience` seconds. Otherwise the
+    first process is killed, and the second serves in its place."""
     time.sleep(patience)
     try:
         if not proc.stat(pid).ended:
@@ -89,16 +90,16 @@ def came_back(pid: int, patience: float) -> bool:
 
 
 def children() -> set[int]:
-    """The processes that are this one's children now; empty where the kernel does not say."""
-    found: set[int] = set()
+    """The PIDs of this process's children; empty if the kernel does not list them."""
+    pids: set[int] = set()
     for path in Path("/proc/self/task").glob("*/children"):
         with contextlib.suppress(OSError):
-            found |= set(map(int, path.read_text().split()))
-    return found
+            pids |= set(map(int, path.read_text().split()))
+    return pids
 
 
 def reap(pids: set[int]) -> None:
-    """Take note of the end of children that this program did not start itself; those that have ended leave `pids`."""
+    """Reap ended children that this program did not start itself, and remove them from `pids`."""
     for pid in list(pids):
         try:
             if os.waitpid(pid, os.WNOHANG)[0] == 0:
@@ -109,7 +110,7 @@ def reap(pids: set[int]) -> None:
 
 
 def is_ending(pid: int) -> bool:
-    """Whether the process has been killed and only its last threads are still on their way out of the kernel."""
+    """Whether the process has ended, or was killed and its last threads are still leaving the kernel."""
     try:
         return not proc.command(pid)
     except OSError:
@@ -117,18 +118,19 @@ def is_ending(pid: int) -> bool:
 
 
 def is_daemon(pid: int) -> bool:
-    """Whether the process is an overlay daemon of ours, by its command line."""
+    """Whether the process is one of our overlay daemons, by its command line."""
     try:
-        words = proc.command(pid)
+        arguments = proc.command(pid)
     except OSError:
         return False
-    return words[1:2] == [b"overlayd"] or words[1:4] == [b"-m", b"cni", b"overlayd"]
+    return arguments[1:2] == [b"overlayd"] or arguments[1:4] == [b"-m", b"cni", b"overlayd"]
 
 
 def end_daemon(pid: int, patience: float) -> bool:
-    """End that overlay daemon: asked to, and killed after `patience` seconds. Whether it has ended, or was not there.
+    """End an overlay daemon by SIGTERM, and by SIGKILL after `patience` seconds; returns whether it has ended, or did
+    not exist.
 
-    What is no overlay daemon of ours is left alone (False).
+    A process that is not one of our overlay daemons is not touched (False).
     """
     try:
         fd = os.pidfd_open(pid)
@@ -150,7 +152,7 @@ def end_daemon(pid: int, patience: float) -> bool:
 def open_netns(pid: int) -> tuple[int, int]:
     """(descriptor of the process's network namespace, the process's start time). The caller closes the descriptor.
 
-    Raises OSError, with the path, if there is no such process or it may not be looked at.
+    Raises OSError, with the path, if there is no such process or access is denied.
     """
     while True:
         began = proc.start_time(pid)
@@ -162,28 +164,29 @@ def open_netns(pid: int) -> tuple[int, int]:
         except OSError:
             os.close(fd)
             raise
-        os.close(fd)  # the PID changed hands between the two looks
+        os.close(fd)  # the PID was reused between the two readings
         if not Path(f"/proc/{pid}").exists():
             raise FileNotFoundError(2, "No such file or directory", f"/proc/{pid}/ns/net")
 
 
-def is_hosts(found: netns.NetnsId) -> bool:
-    """Whether a namespace is the machine's own: the one it booted with, as far as this kernel tells.
+def is_hosts(namespace: netns.NetnsId) -> bool:
+    """Whether a namespace is the machine's initial network namespace.
 
-    Told by its fixed inode (Linux 6.18 and later), by init and by kthreadd; one or the other may not be looked at.
+    Compared with the fixed inode (Linux 6.18 and later), with the namespace of init, and with that of kthreadd; access
+    to one of the two processes may be denied.
     """
-    return found.ino == INITIAL_NETNS or any(_netns_of(pid) == found for pid in (1, 2))
+    return namespace.ino == INITIAL_NETNS or any(_netns_of(pid) == namespace for pid in (1, 2))
 
 
 def has_administrator(space: netns.NetnsId) -> bool:
-    """Whether a container's process in the namespace has CAP_NET_ADMIN or may get it (capabilities(7): the bounding
-    set). A container's is one with a mount namespace other than ours and the machine's: the unit gives the daemon
-    one of its own. Looks at every process."""
+    """Whether a container's process in the namespace has CAP_NET_ADMIN or can gain it (capabilities(7): the bounding
+    set). A process counts as a container's if its mount namespace is neither the daemon's nor the machine's; the unit
+    gives the daemon its own. Reads every process."""
     hosts = {inode for pid in ("self", "1") if (inode := _mount_namespace(Path("/proc", pid)))}
-    for found in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError, StopIteration):  # it has ended
-            if _netns_of(int(found.name)) == space and _mount_namespace(found) not in hosts:
-                lines = (found / "status").read_text(errors="replace").splitlines()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, StopIteration):  # the process has ended
+            if _netns_of(int(process.name)) == space and _mount_namespace(process) not in hosts:
+                lines = (process / "status").read_text(errors="replace").splitlines()
                 bounding = next(line.split()[1] for line in lines if line.startswith("CapBnd:"))
                 if int(bounding, 16) >> _NET_ADMIN & 1:
                     return True
@@ -191,7 +194,7 @@ def has_administrator(space: netns.NetnsId) -> bool:
 
 
 def _mount_namespace(process: Path) -> int:
-    """The inode of the mount namespace of `/proc/PID`; 0 if it cannot be seen."""
+    """The inode of the mount namespace of `/proc/PID`; 0 if it cannot be read."""
     try:
         return (process / "ns/mnt").stat().st_ino
     except OSError:

@@ -1,8 +1,9 @@
-"""How other processes end: told once, as soon as the kernel knows.
+"""Reports how other processes end, once, as soon as the kernel reports it.
 
-A runtime that gives up kills the process it started, and that may be after the process has written its result: only how
-it ended says whether the runtime has accepted it. A pidfd tells that it ended (pidfd_open(2)), and how: while it is a
-zombie in /proc, and after that by PIDFD_GET_INFO (Linux 6.15). Where neither can be had nothing is told.
+A runtime that gives up kills the process that it started, possibly after the process has written its result: only the
+exit status shows whether the runtime has accepted the result. A pidfd reports the end (pidfd_open(2)). The exit status
+comes from /proc while the process is a zombie, and from PIDFD_GET_INFO afterwards (Linux 6.15). If neither is
+available, nothing is reported.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from cni.host.worker import IDLE, Crew, beat
 
 log = logging.getLogger(__name__)
 
-MOST = 4096  # processes at a time; of more nothing is told
+MOST = 4096  # processes watched at a time; further ones are not watched
 _INFO = struct.Struct("=QQ11Ii")  # struct pidfd_info (linux/pidfd.h), its first version: 64 bytes
 _GET_INFO = (3 << 30) | (_INFO.size << 16) | (0xFF << 8) | 11  # _IOWR(PIDFS_IOCTL_MAGIC, 11, struct pidfd_info)
 _INFO_EXIT = 1 << 3
 
 
 class ExitWatcher:
-    """Watches processes, in a thread of its own."""
+    """Watches processes for their end, in its own thread."""
 
     def __init__(self, crew: Crew | None = None) -> None:
         self._epoll = select.epoll()
@@ -40,9 +41,9 @@ class ExitWatcher:
         self._worker.start()
 
     def watch(self, pid: int, started: int, failed: Callable[[], None]) -> bool:
-        """Call `failed` if that very process ends other than by exiting with 0. False if it cannot be watched.
+        """Call `failed` if the process ends in any way but exit code 0. False if it cannot be watched.
 
-        `started` is its start time (`proc.start_time`): a number alone could be another's.
+        `started` is its start time (`proc.start_time`), because the PID may have been reused.
         """
         with self._guard:
             if len(self._waiting) >= MOST:
@@ -55,12 +56,13 @@ class ExitWatcher:
                 os.close(fd)
                 return False
             self._waiting[fd] = (pid, failed)
-            # The first event is the end; the hang-up comes when its parent has asked how it ended (poll(2) on a pidfd).
+            # The first event is the end of the process; the hang-up follows when the parent has reaped it
+            # (pidfd_open(2)).
             self._epoll.register(fd, select.EPOLLIN | select.EPOLLET)
         return True
 
     def close(self) -> None:
-        """Watch nobody any more."""
+        """End the thread, and watch no process any more."""
         self._worker.retire()
         os.eventfd_write(self._wake, 1)
         self._worker.join(5.0)
@@ -81,7 +83,7 @@ class ExitWatcher:
                 try:
                     self._ended(fd, bool(events & select.EPOLLHUP))
                 except Exception:
-                    log.exception("the end of a process could not be looked into")
+                    log.exception("cannot handle the end of a process")
 
     def _ended(self, fd: int, gone: bool) -> None:
         pid, failed = self._waiting[fd]
@@ -89,7 +91,7 @@ class ExitWatcher:
         if status is None:
             status = _status_of_dead(fd)
         if status is None and not gone and Path(f"/proc/{pid}").exists():
-            return  # the hang-up is still to come
+            return  # the hang-up has not happened yet
         with self._guard:
             del self._waiting[fd]
             self._epoll.unregister(fd)
@@ -99,16 +101,16 @@ class ExitWatcher:
 
 
 def _status_of_zombie(pid: int) -> int | None:
-    """The wait status (wait(2)) of a process that its parent has not asked about yet; None if it cannot be told."""
+    """The wait status (wait(2)) of a process that its parent has not reaped yet; None if it is unknown."""
     try:
-        found = proc.stat(pid)
+        stat = proc.stat(pid)
     except OSError:
         return None
-    return found.exit_code if found.is_zombie else None
+    return stat.exit_code if stat.is_zombie else None
 
 
 def _status_of_dead(fd: int) -> int | None:
-    """The wait status of a process whose parent has asked; None where the kernel does not say."""
+    """The wait status of a process that was reaped; None if the kernel does not report it."""
     info = bytearray(_INFO.pack(_INFO_EXIT, *[0] * 13))
     try:
         fcntl.ioctl(fd, _GET_INFO, info)

@@ -1,4 +1,4 @@
-"""Running a program of our own once, to see that it works where it was put."""
+"""Runs one of our programs once, to check that it works in its directory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ PATIENCE = 30  # seconds
 
 
 def run_once(argv: list[str], env: dict[str, str], stdin: bytes) -> tuple[int, bytes, bytes]:
-    """(exit code, stdout, stderr) of a short-lived program. Raises OSError when it cannot be started or hangs."""
+    """(exit code, stdout, stderr) of a short-lived program. Raises OSError if it cannot be started, or does not end
+    within PATIENCE."""
     try:
         done = subprocess.run(argv, env=env, input=stdin, capture_output=True, timeout=PATIENCE, check=False)
     except subprocess.TimeoutExpired as error:

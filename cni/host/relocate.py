@@ -1,4 +1,4 @@
-"""Moving a finished interface from one namespace into another, under another name."""
+"""Moves an interface from one namespace into another, under another name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def find_inside(netns_fd: int, ifname: str) -> links.Link | None:
 
 @dataclass(frozen=True)
 class InterfaceConfig:
-    """What an interface is to be like where it arrives: its name, its MTU in bytes, its MAC ("": as it is)."""
+    """The properties of an interface after its move: its name, its MTU in bytes, its MAC ("": unchanged)."""
 
     ifname: str
     mtu: int
@@ -27,11 +27,11 @@ class InterfaceConfig:
 
 
 def move(index: int, source_fd: int, target_fd: int, shape: InterfaceConfig) -> links.Link:
-    """Take link `index` of one namespace into another, down, in that shape.
+    """Move link `index` of one namespace into another, down, with the properties `shape`.
 
-    Addresses and routes are lost on the way, as the kernel has it. It gets its new name before it goes, so that
-    nobody in the container sees it under another; takes about 15 ms (kernel notes 1). Raises NetlinkError, EEXIST
-    if the container has an interface of that name: then it has not moved.
+    The kernel drops its addresses and routes. The link is renamed before the move, so that no process in the container
+    sees it under another name. Takes about 15 ms. Raises NetlinkError; EEXIST if the container has an interface of that
+    name: then the link has not moved.
     """
     ifname = shape.ifname
     changes = nl.text(links.IFLA_IFNAME, ifname) + nl.u32(links.IFLA_MTU, shape.mtu)
@@ -45,7 +45,7 @@ def move(index: int, source_fd: int, target_fd: int, shape: InterfaceConfig) -> 
         source.send([nl.Message(nl.RTM_SETLINK, 0, nl.ifinfo(index) + changes, f"rename link {index} to {ifname}")])
         away = nl.u32(links.IFLA_NET_NS_FD, target_fd)
         source.send([nl.Message(nl.RTM_SETLINK, 0, nl.ifinfo(index) + away, f"move {ifname} to the container")])
-    found = find_inside(target_fd, ifname)
-    if found is None:
+    moved = find_inside(target_fd, ifname)
+    if moved is None:
         raise nl.NetlinkError(19, f"move {ifname} to the container", "it did not arrive")
-    return found
+    return moved

@@ -1,4 +1,4 @@
-"""Kernel settings below /proc/sys/net, of the namespace the calling thread is in."""
+"""Kernel settings below /proc/sys/net, of the calling thread's network namespace."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 
 ROOT = Path("/proc/sys/net")
 NO_DAD = ("accept_dad", "dad_transmits", "router_solicitation_delay")
-"""The settings of a link that are 0 where no address of it waits for duplicate address detection. accept_dad alone is
-not enough: the kernel detects while it is on for the link or for `all`. With no probe to send and no delay before the
-first, the detection is over at once."""
+"""The settings of a link that are set to 0 so that its addresses do not wait for duplicate address detection.
+accept_dad alone is not enough: the kernel detects if it is on for the link or for `all`. Without a probe to send and
+without a delay before the first, the detection ends at once."""
 
 
 def read(path: str) -> str | None:
-    """The value of `path` (with slashes: ipv4/ip_forward), or None where this kernel has no such setting."""
+    """The value of `path` (with slashes: ipv4/ip_forward); None if this kernel has no such setting."""
     try:
         return (ROOT / path).read_text().strip()
     except FileNotFoundError:
@@ -21,9 +21,10 @@ def read(path: str) -> str | None:
 
 
 def put(path: str, value: str) -> None:
-    """`path` holds `value` afterwards, written without a look: for settings of a link that was just made.
+    """Set `path` to `value` without reading it first: for settings of a new link.
 
-    A kernel without the setting, and a read-only /proc/sys in which it is so already, are fine. Raises OSError.
+    No error if the kernel has no such setting, or if /proc/sys is read-only and holds the value already. Raises
+    OSError.
     """
     try:
         fd = os.open(f"/proc/sys/net/{path}", os.O_WRONLY | os.O_CLOEXEC)
@@ -40,9 +41,9 @@ def put(path: str, value: str) -> None:
 
 
 def ensure(path: str, value: str) -> bool:
-    """`path` holds `value` afterwards; True if that had to be changed, False if it was so or there is no such setting.
+    """Set `path` to `value`; True if the value was changed, False if it was equal or there is no such setting.
 
-    Written only when it differs: a read-only /proc/sys with the right value is no error. Raises OSError.
+    Written only if the value differs: a read-only /proc/sys with the right value is no error. Raises OSError.
     """
     current = read(path)
     if current is None or current == value:
@@ -52,10 +53,10 @@ def ensure(path: str, value: str) -> bool:
 
 
 def forward(link: str) -> None:
-    """The kernel forwards what comes in by a link, in both families. Raises OSError.
+    """Let the kernel forward packets that come in by a link, in both families. Raises OSError.
 
-    A new link has the setting of `default`, which may be 0 on a host whose ip_forward is 1. IPv4 asks the link itself;
-    IPv6 asks `all`, but answers for a neighbour elsewhere (proxy_ndp) only where the link's own is on.
+    A new link has the setting of `default`, which may be 0 on a host whose ip_forward is 1. IPv4 reads the setting of
+    the link; IPv6 reads that of `all`, but answers for proxied neighbours (proxy_ndp) only if the link's own is on.
     """
     ensure(f"ipv4/conf/{link}/forwarding", "1")
     if read(f"ipv6/conf/{link}/disable_ipv6") == "0":

@@ -1,4 +1,4 @@
-"""systemd, where it runs: a unit written, enabled, stopped."""
+"""Runs systemctl on machines with systemd."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def is_running() -> bool:
 
 
 def control(*words: str) -> str:
-    """`systemctl WORDS`: empty if it worked, else what it said."""
+    """Run `systemctl WORDS`; returns "" if it succeeded, else its error text."""
     try:
         done = subprocess.run(
             ["systemctl", *words],

@@ -1,4 +1,4 @@
-"""Routes into tunnels, what a path below them carries, and proxy entries for addresses that live behind them."""
+"""Routes into tunnels, the MTU of paths in the underlay, and proxy entries for addresses behind tunnels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NTF_PROXY, NUD_PERMANENT = 0x08, 0x80
 _EXPIRES = slice(8, 12)  # of struct rta_cacheinfo
 BATCH = 200  # messages in one send
 _GONE = frozenset({errno.ENODEV, errno.ENXIO, errno.ESRCH})
-# What is wrong with one route alone: taken already, its family switched off on the link, a source that is not there.
+# Errors of one route: the destination has a route, its family is off on the link, its source address does not exist.
 _OF_ONE_ROUTE = frozenset(
     {
         errno.EEXIST,
@@ -35,8 +35,8 @@ _OF_ONE_ROUTE = frozenset(
 
 @dataclass(frozen=True)
 class TunnelRoute:
-    """A destination behind a tunnel. `mtu`: bytes that its path carries, 0 for as much as the device; `source`: the
-    node's address that the host's own packets carry."""
+    """A destination behind a tunnel. `mtu`: the MTU of its path in bytes, 0 for that of the device; `source`: the
+    source address of the host's own packets."""
 
     dst: links.Network
     mtu: int = 0
@@ -44,37 +44,39 @@ class TunnelRoute:
 
 
 def list_routes(socket: nl.Netlink, index: int) -> dict[links.Network, TunnelRoute]:
-    """The routes that lead into one device, those of the link alone left out."""
-    found = {}
+    """The routes into one device, without link-local and multicast ones."""
+    routes = {}
     body = addressing.ROUTE.pack(*[0] * 9) + nl.u32(addressing.RTA_OIF, index)
     for answer in socket.dump(nl.Message(nl.RTM_GETROUTE, 0, body, "list routes")):
         family, prefix, _, _, table, _, _, kind, _ = addressing.ROUTE.unpack_from(answer.body)
         raw = nl.attributes(answer.body[12:])
-        here = family in (links.AF_INET, links.AF_INET6) and kind == links.RTN_UNICAST and table == addressing.RT_MAIN
-        if not here or links.number(raw.get(addressing.RTA_OIF)) != index:
+        relevant = (
+            family in (links.AF_INET, links.AF_INET6) and kind == links.RTN_UNICAST and table == addressing.RT_MAIN
+        )
+        if not relevant or links.number(raw.get(addressing.RTA_OIF)) != index:
             continue
         zero = bytes(4 if family == links.AF_INET else 16)
         dst = ipaddress.ip_network((raw.get(addressing.RTA_DST, zero), prefix))
         if not (dst.is_link_local or dst.is_multicast):
             source = raw.get(addressing.RTA_PREFSRC)
-            found[dst] = TunnelRoute(dst, _mtu(raw), ipaddress.ip_address(source) if source else None)
-    return found
+            routes[dst] = TunnelRoute(dst, _mtu(raw), ipaddress.ip_address(source) if source else None)
+    return routes
 
 
 def fingerprint(socket: nl.Netlink) -> bytes:
-    """Something that differs when any route of the namespace does: much cheaper than to read what they say."""
+    """A hash of all routes of the namespace, which changes with any route: much cheaper than decoding the routes."""
     digest = hashlib.blake2b(digest_size=16)
     for answer in socket.dump(nl.Message(nl.RTM_GETROUTE, 0, addressing.ROUTE.pack(*[0] * 9), "list routes")):
-        if answer.body[0] == links.AF_INET6:  # these tell when they were used last
+        if answer.body[0] == links.AF_INET6:  # they include the time of their last use
             digest.update(repr(sorted(_lasting(answer.body).items())).encode())
         digest.update(answer.body if answer.body[0] != links.AF_INET6 else answer.body[:12])
     return digest.digest()
 
 
 def _lasting(body: bytes) -> dict[int, bytes]:
-    found = nl.attributes(body[12:])
-    found.pop(RTA_CACHEINFO, None)
-    return found
+    attrs = nl.attributes(body[12:])
+    attrs.pop(RTA_CACHEINFO, None)
+    return attrs
 
 
 def _mtu(attributes: dict[int, bytes]) -> int:
@@ -103,8 +105,8 @@ def _body(index: int, route: TunnelRoute) -> bytes:
 
 
 def add_routes(socket: nl.Netlink, index: int, routes: Iterable[TunnelRoute]) -> dict[links.Network, int]:
-    """Add routes into the device; returns the destinations that the kernel refused, with its reason (errno): EEXIST
-    where another device's route has the destination already."""
+    """Add routes into the device; returns the destinations that the kernel refused, with the error number: EEXIST if
+    another device already has a route to the destination."""
     refused: dict[links.Network, int] = {}
     for batch in _batches(list(routes)):
         done = socket.send(
@@ -122,7 +124,7 @@ def add_routes(socket: nl.Netlink, index: int, routes: Iterable[TunnelRoute]) ->
 
 
 def remove_routes(socket: nl.Netlink, index: int, routes: Iterable[TunnelRoute]) -> None:
-    """No such routes into the device."""
+    """Remove routes into the device; no error if a route does not exist."""
     for batch in _batches(list(routes)):
         socket.send(
             nl.Message(nl.RTM_DELROUTE, 0, _body(index, TunnelRoute(route.dst)), f"unroute {route.dst}", _GONE)
@@ -136,41 +138,41 @@ def _batches(routes: list[TunnelRoute]) -> Iterable[list[TunnelRoute]]:
 
 @dataclass(frozen=True)
 class UnderlayRoute:
-    """How a packet to an address leaves: the index of the link, and the bytes that the path carries, as far as the
-    kernel knows. `learned`: less than the link carries, by an ICMP message, which a stranger may have sent."""
+    """The route to an address of the underlay: the index of the link, and the MTU of the path in bytes as known to the
+    kernel. `learned`: the MTU is below the link's because of an ICMP message, which may be forged."""
 
     link: int
     mtu: int
     learned: bool = False
-    widest: int = 0  # bytes: the link's
+    widest: int = 0  # bytes: the MTU of the link
 
 
 def way_to(socket: nl.Netlink, address: links.Address) -> UnderlayRoute | None:
-    """Ask the kernel for the way to an address; None if there is none."""
+    """The kernel's route to an address; None if there is none."""
     return ways_to(socket, [address])[address]
 
 
 def ways_to(socket: nl.Netlink, addresses: Iterable[links.Address]) -> dict[links.Address, UnderlayRoute | None]:
-    """The same for many, with few system calls."""
+    """The kernel's routes to many addresses, with few system calls; None for an address without a route."""
     asked = list(addresses)
-    found: dict[links.Address, UnderlayRoute | None] = dict.fromkeys(asked)
-    known: dict[int, links.Link | None] = {}
+    routes: dict[links.Address, UnderlayRoute | None] = dict.fromkeys(asked)
+    links_by_index: dict[int, links.Link | None] = {}
     outcome = socket.send(_ask_way(address) for address in asked)
-    there = (address for address, code in zip(asked, outcome.errors, strict=True) if code == 0)
-    for address, answer in zip(there, outcome.answers, strict=True):
-        said = nl.attributes(answer.body[12:])
-        index = links.number(said.get(addressing.RTA_OIF))
-        if index not in known:
-            known[index] = links.find_link(socket, index=index)
-        link = known[index]
+    reachable = (address for address, code in zip(asked, outcome.errors, strict=True) if code == 0)
+    for address, answer in zip(reachable, outcome.answers, strict=True):
+        attrs = nl.attributes(answer.body[12:])
+        index = links.number(attrs.get(addressing.RTA_OIF))
+        if index not in links_by_index:
+            links_by_index[index] = links.find_link(socket, index=index)
+        link = links_by_index[index]
         if link is not None:
-            mtu = min(_mtu(said) or link.mtu, link.mtu)
-            found[address] = UnderlayRoute(link.index, mtu, mtu < link.mtu and _expires(said), link.mtu)
-    return found
+            mtu = min(_mtu(attrs) or link.mtu, link.mtu)
+            routes[address] = UnderlayRoute(link.index, mtu, mtu < link.mtu and _expires(attrs), link.mtu)
+    return routes
 
 
 def _expires(attributes: dict[int, bytes]) -> bool:
-    """Whether a route is of the path cache: only such a one ends by itself (rta_cacheinfo.rta_expires)."""
+    """Whether a route is an entry of the path cache: only those expire (rta_cacheinfo.rta_expires)."""
     cached = attributes.get(RTA_CACHEINFO, b"")
     return len(cached) >= _EXPIRES.stop and any(cached[_EXPIRES])
 
@@ -183,12 +185,12 @@ def _ask_way(address: links.Address) -> nl.Message:
 
 
 def ensure_proxy(socket: nl.Netlink, index: int, address: links.Address) -> None:
-    """The node answers on that link for an address which lives behind a tunnel."""
+    """Let the node answer on a link for an address behind a tunnel."""
     socket.send([nl.Message(nl.RTM_NEWNEIGH, nl.F_CREATE | nl.F_REPLACE, _proxy(index, address), f"proxy {address}")])
 
 
 def remove_proxy(socket: nl.Netlink, index: int, address: links.Address) -> None:
-    """The node answers for it no more."""
+    """Stop answering on a link for an address behind a tunnel."""
     gone = _GONE | {errno.ENOENT}
     socket.send([nl.Message(nl.RTM_DELNEIGH, 0, _proxy(index, address), f"no proxy for {address}", gone)])
 

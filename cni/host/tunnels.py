@@ -1,7 +1,7 @@
-"""WireGuard devices, in the kernel where it has WireGuard, else by a program found on the machine.
+"""WireGuard devices: of the kernel if it has WireGuard, else of a userspace program on the machine.
 
-`ensure` makes a device right and leaves alone what is right: it is adopted, never recreated, so nobody's session ends
-because a daemon begins. One object, made once, used from any thread.
+`ensure` changes only what differs: an existing device is kept, never recreated, so the start of a daemon ends no
+session. One object, created once, usable from any thread.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from cni.host.wg_uapi import Uapi
 KERNEL = "kernel"
 UAPI_DIR = "/var/run/wireguard"
 DISCARD = 9
-LOOSE = "2"  # rp_filter: an answer may come back by another device of ours
+LOOSE = "2"  # rp_filter: an answer may arrive by another of our devices
 
 
 @dataclass(frozen=True)
 class Device:
-    """What a device should be. `private_key` is base64 and in nobody's log."""
+    """The desired state of a device. `private_key` is base64 and never logged; `mtu` in bytes."""
 
     name: str
     private_key: str = field(repr=False)
@@ -38,7 +38,7 @@ class Device:
 
 @dataclass
 class _Routed:
-    """The routes that a device was seen to have, by the fingerprint of all routes."""
+    """The last routes ensured for a device, with the fingerprint of all routes at that time."""
 
     wanted: Mapping[links.Network, TunnelRoute]
     index: int
@@ -50,10 +50,10 @@ class _Routed:
 
 
 class Tunnels:
-    """The WireGuard devices of the network namespace the daemon was started in."""
+    """The WireGuard devices of the network namespace in which the daemon was started."""
 
     def __init__(self, log_dir: str, engine: str = "auto", uapi_dir: str = UAPI_DIR) -> None:
-        """`engine`: `auto`, `kernel`, the name of a program, or `none`; `log_dir`: where programs' output goes."""
+        """`engine`: `auto`, `kernel`, the name of a program, or `none`; `log_dir`: directory of the programs' logs."""
         self._engine = engine
         self._lock = threading.RLock()
         self._uapi = Uapi(uapi_dir)
@@ -75,7 +75,7 @@ class Tunnels:
         return self._wg
 
     def close(self) -> None:
-        """Let go of the sockets; devices and engines go on."""
+        """Close the sockets; devices and engines keep running."""
         with self._lock:
             if self._net is not None:
                 self._net.close()
@@ -86,11 +86,11 @@ class Tunnels:
     # --- devices -----------------------------------------------------------------------------------------------------
 
     def ensure(self, device: Device) -> DeviceSeen:
-        """The device is there, up, with that key, port, MTU and these addresses; peers are not touched. An address that
-        it cannot have is among the `faults` of the result.
+        """Ensure that the device exists, is up, and has the given key, port, MTU and addresses; peers are not changed.
+        An address that cannot be set is in the `faults` of the result.
 
-        Raises NoEngine where nothing can run one, TimeoutError when its engine does not answer, OSError when it cannot
-        be made right: EEXIST for a name that another kind of link has, EADDRINUSE for a port that is taken.
+        Raises NoEngine if no WireGuard is available, TimeoutError if the engine does not answer, OSError if a step
+        fails: EEXIST if another kind of link has the name, EADDRINUSE if the port is taken.
         """
         with self._lock:
             link = links.find_link(self._socket, device.name)
@@ -107,13 +107,14 @@ class Tunnels:
                 reading = self._read(device.name, link)
             if reading is None:
                 raise OSError(errno.ENODEV, f"the WireGuard device {device.name} vanished")
-            found = replace(self._seen(device.name, link, reading), faults=faults)
-            if found.pid:
-                wg_tuning.quicken(found.pid, device.name, link.index, found.port)
-            return found
+            seen = replace(self._seen(device.name, link, reading), faults=faults)
+            if seen.pid:
+                wg_tuning.tune(seen.pid, device.name, link.index, seen.port)
+            return seen
 
     def _create(self, name: str, link: links.Link | None) -> None:
-        """Make the device. A link that answers to nobody, and is a tunnel, is a leftover of a dead engine."""
+        """Create the device. An existing tunnel link without an engine is left over from an engine that ended, and is
+        removed first."""
         if link is not None and link.kind not in ("tun", "wireguard"):
             kind = link.kind or "plain"
             raise netlink.NetlinkError(errno.EEXIST, f"create {name}", f"a {kind} link has that name")
@@ -138,7 +139,7 @@ class Tunnels:
     def _create_in_kernel(self, name: str) -> bool:
         info = netlink.attribute(links.IFLA_LINKINFO, netlink.text(1, "wireguard"))
         body = netlink.ifinfo() + netlink.text(links.IFLA_IFNAME, name) + info
-        # A kernel without WireGuard does not know the kind of link (EOPNOTSUPP, measured).
+        # A kernel without WireGuard answers EOPNOTSUPP for the kind of link (measured).
         none = frozenset({errno.EOPNOTSUPP, errno.EEXIST})
         flags = netlink.F_CREATE | netlink.F_EXCL
         done = self._socket.send(
@@ -147,7 +148,7 @@ class Tunnels:
         return done.errors[0] != errno.EOPNOTSUPP
 
     def _correct(self, device: Device, link: links.Link, reading: Reading) -> bool:
-        """Put right what is not; whether the device must be read again."""
+        """Set the key, port, MTU and state that differ; returns whether the device must be read again."""
         key = raw(device.private_key)
         new_key = key if key != reading.private_key else None
         new_port = device.port if device.port != reading.port else None
@@ -158,7 +159,7 @@ class Tunnels:
         sysctl.ensure(f"ipv4/conf/{device.name}/rp_filter", LOOSE)
         sysctl.forward(device.name)
         if not link.up:
-            # EADDRINUSE comes from here in the kernel: it takes the port when the device comes up.
+            # The kernel binds the port when the device comes up, so EADDRINUSE is raised here.
             links.set_up(self._socket, link.index)
         return new_key is not None or new_port is not None or not link.up
 
@@ -173,20 +174,20 @@ class Tunnels:
             sock.sendto(b"", (address, DISCARD))
 
     def _address(self, device: Device, link: links.Link) -> tuple[str, ...]:
-        """The device has its addresses and no others; what cannot be done, each by itself."""
+        """Ensure the device's addresses and remove others; returns the errors, one for each failed step."""
         faults = []
         if any(address.version == 6 for address in device.addresses):
-            try:  # the device is ours alone: what the host has switched off for all does not concern it
+            try:  # only the overlay uses the device, so it has IPv6 also on a host that disables IPv6 for all links
                 sysctl.ensure(f"ipv6/conf/{device.name}/disable_ipv6", "0")
             except OSError as error:
                 faults.append(str(error))
         have = {address for _, address in addressing.list_addresses(self._socket, link.index)}
         wrong = {address for address in have - set(device.addresses) if not address.is_link_local}
-        for act, which in (
+        for act, addresses in (
             (addressing.remove_address, wrong),
             (addressing.ensure_address, set(device.addresses) - have),
         ):
-            for address in which:
+            for address in addresses:
                 try:
                     act(self._socket, link.index, address)
                 except OSError as error:
@@ -194,7 +195,7 @@ class Tunnels:
         return tuple(faults)
 
     def read(self, name: str) -> DeviceSeen | None:
-        """The device and its peers; None if there is none, or nobody runs it. Raises OSError."""
+        """The device and its peers; None if there is no such device, or no engine runs it. Raises OSError."""
         with self._lock:
             link = links.find_link(self._socket, name)
             reading = self._read(name, link)
@@ -225,7 +226,7 @@ class Tunnels:
         backend.write(name, private_key, port, changes)
 
     def change(self, name: str, changes: Sequence[PeerChange]) -> None:
-        """Carry out changes to peers, in order. Raises OSError; what came before the fault is done then."""
+        """Carry out changes to peers, in order. Raises OSError; the changes before the failure have taken effect."""
         if not changes:
             return
         with self._lock:
@@ -235,7 +236,7 @@ class Tunnels:
             self._write(name, link, None, None, changes)
 
     def remove(self, name: str) -> None:
-        """No such device, and no engine for it. A link of that name that is no tunnel is not touched. Idempotent."""
+        """Remove the device and its engine. A link of that name that is not a tunnel is not touched. Idempotent."""
         with self._lock:
             link = links.find_link(self._socket, name)
             if link is not None and link.kind not in ("tun", "wireguard"):
@@ -246,24 +247,24 @@ class Tunnels:
                 links.remove_link(self._socket, name)
 
     def kill_engine(self, name: str) -> None:
-        """The program that runs the device is no more, and with it the device. Idempotent. Raises OSError."""
+        """Kill the program that runs the device; the device ends with it. Idempotent. Raises OSError."""
         with self._lock:
             self._engines.kill(name)
 
     # --- routes ------------------------------------------------------------------------------------------------------
 
     def ensure_routes(self, name: str, wanted: Mapping[links.Network, TunnelRoute]) -> dict[links.Network, int]:
-        """The routes into the device are these and no others; returns the destinations that were refused, with the
-        kernel's reason (errno): EEXIST where others have a route.
+        """Ensure exactly these routes into the device; returns the destinations that the kernel refused, with the error
+        number: EEXIST if another device has a route.
 
-        New ones come before old ones go; what is right stays. If all was right the last time, for the very same object,
-        and no route of the namespace has changed since, it is still.
+        New routes are added before old ones are removed; unchanged routes stay. Nothing is read if the last call for
+        the same object found all routes in place and no route of the namespace has changed since.
         """
         with self._lock:
             link = links.find_link(self._socket, name)
             if link is None:
                 return {}
-            # Taken before the routes are read: what changes in between is found the next time.
+            # Read before the routes: a change in between is found by the next call.
             seen = _Routed(wanted, link.index, tunnel_routes.fingerprint(self._socket))
             before = self._routed.get(name)
             if before is not None and before.same(seen):
@@ -275,7 +276,7 @@ class Tunnels:
     def _route(
         self, link: links.Link, want: Mapping[links.Network, TunnelRoute]
     ) -> tuple[bool, dict[links.Network, int]]:
-        """Make it so: (whether nothing had to be done, what was refused)."""
+        """Add, replace and remove routes; returns (whether nothing had to change, the refused destinations)."""
         have = tunnel_routes.list_routes(self._socket, link.index)
         changed = [have[dst] for dst in have.keys() & want.keys() if have[dst] != want[dst]]
         tunnel_routes.remove_routes(self._socket, link.index, changed)
@@ -289,19 +290,19 @@ class Tunnels:
     def change_routes(
         self, name: str, gone: Iterable[TunnelRoute], fresh: Iterable[TunnelRoute]
     ) -> dict[links.Network, int]:
-        """Take routes away, then add some; returns what was refused, as `ensure_routes` does."""
+        """Remove routes, then add routes; returns the refused destinations as `ensure_routes` does."""
         with self._lock:
             index = self.link_index(name)
             tunnel_routes.remove_routes(self._socket, index, gone)
             return tunnel_routes.add_routes(self._socket, index, fresh)
 
     def ways_to(self, addresses: Iterable[links.Address]) -> dict[links.Address, UnderlayRoute | None]:
-        """The same for many at once."""
+        """The routes of packets to many addresses; None for an address without a route."""
         with self._lock:
             return tunnel_routes.ways_to(self._socket, addresses)
 
     def way_to(self, address: links.Address) -> UnderlayRoute | None:
-        """How packets to an address leave this node."""
+        """The route of packets to an address; None if there is none."""
         with self._lock:
             return tunnel_routes.way_to(self._socket, address)
 
@@ -312,7 +313,7 @@ class Tunnels:
             return 0 if link is None else link.index
 
     def proxy(self, bridge: str, address: links.Address, on: bool = True) -> None:
-        """Answer, or answer no more, on a bridge for an address that lives behind a tunnel."""
+        """Start or stop answering on a bridge for an address behind a tunnel."""
         with self._lock:
             index = self.link_index(bridge)
             if index:

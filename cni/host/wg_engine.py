@@ -1,4 +1,4 @@
-"""Userspace WireGuard: finding the program, starting it so that it outlives the daemon, knowing whose it is."""
+"""Userspace WireGuard: finds the program, starts it so that it outlives the daemon, and identifies its process."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from cni.host.wg_uapi import Uapi, remove_socket
 
 PROGRAMS = {"wireguard-go": ["-f"], "boringtun-cli": ["-f", "--disable-drop-privileges"]}
 PLACES = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-PATIENCE = 20.0  # seconds an engine gets to answer, or to end
+PATIENCE = 20.0  # seconds in which an engine must answer, or end
 CAPABILITIES = (privileges.NET_ADMIN, privileges.NET_BIND_SERVICE)  # the device; a port below 1024
-STEP = 0.003  # seconds between two looks: an engine answers after 5 to 9 ms (kernel notes 4)
+STEP = 0.003  # seconds between two checks; an engine answers after 5 to 9 ms
 
 
 def find(wanted: str = "") -> str:
-    """The path of the engine of that name, or of the first there is; empty if there is none."""
+    """The path of the engine `wanted`, or of the first installed one of PROGRAMS; empty if there is none."""
     path = f"{os.environ.get('PATH', '')}:{PLACES}"
     for name in [wanted] if wanted else PROGRAMS:
-        found = shutil.which(name, path=path)
-        if found:
-            return found
+        path_found = shutil.which(name, path=path)
+        if path_found:
+            return path_found
     return ""
 
 
 class Engines:
-    """The engines this daemon started or found."""
+    """The engines that this daemon started, or that an earlier one left running."""
 
     def __init__(self, uapi: Uapi, log_dir: str) -> None:
         self._uapi = uapi
@@ -40,7 +40,8 @@ class Engines:
         self._children: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, program: str, name: str) -> None:
-        """The device `name` and its engine, answering. Raises OSError with what the engine said if it does not."""
+        """Start an engine for the device `name`, and wait until it answers. Raises OSError with the engine's last
+        output if it does not."""
         directory = Path(self._uapi.directory)
         directory.mkdir(0o755, parents=True, exist_ok=True)
         log_path = Path(self._log_dir, f"{name}.log")
@@ -54,7 +55,7 @@ class Engines:
                     stderr=log,
                     cwd="/",
                     env=_environment(),
-                    start_new_session=True,  # it goes on when the daemon ends (docs/mesh.md)
+                    start_new_session=True,  # the engine outlives the daemon (docs/mesh.md)
                 ),
             )
         self._children[name] = child
@@ -62,8 +63,8 @@ class Engines:
         while self._uapi.owner(name) != child.pid:
             if child.poll() is not None or time.monotonic() > end:
                 self._give_up(name, child)
-                said = log_path.read_text(errors="replace").strip().splitlines()
-                raise OSError(f"{program} does not start: {said[-1] if said else f'exit code {child.returncode}'}")
+                output = log_path.read_text(errors="replace").strip().splitlines()
+                raise OSError(f"{program} does not start: {output[-1] if output else f'exit code {child.returncode}'}")
             time.sleep(STEP)
 
     def _give_up(self, name: str, child: subprocess.Popen[bytes]) -> None:
@@ -72,9 +73,9 @@ class Engines:
         del self._children[name]
 
     def owner(self, name: str) -> int:
-        """The engine that serves the device in this network namespace; 0 if there is none.
+        """The PID of the engine that serves the device in this network namespace; 0 if there is none.
 
-        Raises OSError if the name is another namespace's: sockets are the machine's, interfaces the namespace's.
+        Raises OSError if an engine in another namespace uses the name: all namespaces share the directory of sockets.
         """
         self.reap()
         pid = self._uapi.owner(name)
@@ -90,7 +91,7 @@ class Engines:
             return "userspace"
 
     def end(self, name: str) -> None:
-        """No engine for the device any more, and no device. Idempotent. Raises OSError if it does not end."""
+        """End the engine of the device, and so the device. Idempotent. Raises OSError if the engine does not end."""
         pid = self.owner(name)
         if not pid:
             remove_socket(self._uapi.path(name))
@@ -98,14 +99,14 @@ class Engines:
         with contextlib.suppress(ProcessLookupError):
             handle = os.pidfd_open(pid)
             try:
-                remove_socket(self._uapi.path(name))  # it ends by itself
+                remove_socket(self._uapi.path(name))  # the engine ends when its socket is removed
                 _await_end(handle, pid, name)
             finally:
                 os.close(handle)
         self.reap()
 
     def kill(self, name: str) -> None:
-        """No engine for the device any more, whatever it does just now, and no device. Idempotent. Raises OSError."""
+        """Kill the engine of the device, also one that hangs, and so end the device. Idempotent. Raises OSError."""
         pid = self.owner(name)
         remove_socket(self._uapi.path(name))
         if pid:
@@ -119,7 +120,7 @@ class Engines:
         self.reap()
 
     def reap(self) -> None:
-        """Take note of engines that have ended, so that they do not stay as zombies."""
+        """Reap engines that have ended, so that they do not stay as zombies."""
         for name, child in list(self._children.items()):
             if child.poll() is not None:
                 del self._children[name]
@@ -133,7 +134,7 @@ def _await_end(handle: int, pid: int, name: str) -> None:
 
 
 def netns_of(pid: int) -> netns.NetnsId | None:
-    """The network namespace of a process; None if it cannot be seen."""
+    """The network namespace of a process; None if it cannot be read."""
     try:
         status = Path(f"/proc/{pid}/ns/net").stat()
     except OSError:
@@ -142,5 +143,5 @@ def netns_of(pid: int) -> netns.NetnsId | None:
 
 
 def _environment() -> dict[str, str]:
-    """An engine's environment: nothing of the daemon's, whose own may come from a runtime."""
+    """An engine's environment: nothing of the daemon's, which may come from a runtime."""
     return {"PATH": PLACES, "LANG": "C.UTF-8", "LOG_LEVEL": "error", "WG_LOG_LEVEL": "error"}

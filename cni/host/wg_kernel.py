@@ -25,7 +25,7 @@ _TIME = struct.Struct("=qq")
 
 
 class KernelWireGuard:
-    """Reads and writes the WireGuard devices of the namespace of the thread that made it."""
+    """Reads and writes the WireGuard devices of the namespace of the thread that created the object."""
 
     def __init__(self) -> None:
         self._socket = nl.Netlink(protocol=nl.GENERIC)
@@ -35,7 +35,7 @@ class KernelWireGuard:
         self._socket.close()
 
     def read(self, name: str) -> Reading | None:
-        """The device, or None where there is none, or none of that kind. Raises OSError."""
+        """The device; None if there is no such device, or it is not a WireGuard device. Raises OSError."""
         family = self._family_id()
         if family == 0:
             return None
@@ -49,15 +49,15 @@ class KernelWireGuard:
         private, port = b"", 0
         peers: dict[str, PeerSeen] = {}
         for answer in answers:
-            found = nl.attributes(answer.body[4:])
-            private = found.get(A_PRIVATE_KEY, private)
-            port = _U16.unpack(found[A_LISTEN_PORT])[0] if A_LISTEN_PORT in found else port
-            for _, each in nl.items(found.get(A_PEERS, b"")):
-                _add(peers, _peer(each))
+            attrs = nl.attributes(answer.body[4:])
+            private = attrs.get(A_PRIVATE_KEY, private)
+            port = _U16.unpack(attrs[A_LISTEN_PORT])[0] if A_LISTEN_PORT in attrs else port
+            for _, item in nl.items(attrs.get(A_PEERS, b"")):
+                _add(peers, _peer(item))
         return Reading(private, port, peers)
 
     def write(self, name: str, private_key: bytes | None, port: int | None, changes: Sequence[PeerChange]) -> None:
-        """Set what is given; the rest stays. Raises OSError; what came before the fault is done then."""
+        """Set the given values; the others stay. Raises OSError; the messages before the failure have taken effect."""
         head = nl.text(A_IFNAME, name)
         first = nl.attribute(A_PRIVATE_KEY, private_key) if private_key is not None else b""
         first += nl.attribute(A_LISTEN_PORT, _U16.pack(port)) if port is not None else b""
@@ -72,7 +72,7 @@ class KernelWireGuard:
         self._socket.send([nl.Message(self._family_id(), 0, body, f"configure WireGuard device {name}")])
 
     def _family_id(self) -> int:
-        """The number that this kernel gave to the family; 0 where it has none (yet: the module may be loaded later)."""
+        """The kernel's number of the family; 0 if there is none (the module may be loaded later)."""
         if self._family == 0:
             body = _HEADER.pack(CTRL_GETFAMILY, 1, 0) + nl.text(CTRL_FAMILY_NAME, "wireguard")
             none = frozenset({errno.ENOENT})
@@ -82,12 +82,12 @@ class KernelWireGuard:
         return self._family
 
 
-def _add(peers: dict[str, PeerSeen], found: PeerSeen) -> None:
-    """A peer whose addresses did not fit one message goes on in the next one."""
-    before = peers.get(found.public_key)
+def _add(peers: dict[str, PeerSeen], peer: PeerSeen) -> None:
+    """Add a peer, or the further addresses of a peer that did not fit one message."""
+    before = peers.get(peer.public_key)
     if before is not None:
-        allowed = before.allowed_ips | found.allowed_ips
-        found = PeerSeen(
+        allowed = before.allowed_ips | peer.allowed_ips
+        peer = PeerSeen(
             before.public_key,
             before.endpoint,
             allowed,
@@ -96,25 +96,25 @@ def _add(peers: dict[str, PeerSeen], found: PeerSeen) -> None:
             before.received,
             before.sent,
         )
-    peers[found.public_key] = found
+    peers[peer.public_key] = peer
 
 
 def _peer(data: bytes) -> PeerSeen:
-    found = nl.attributes(data)
+    attrs = nl.attributes(data)
     return PeerSeen(
-        public_key=text(found[P_PUBLIC_KEY]),
-        endpoint=_endpoint(found.get(P_ENDPOINT, b"")),
-        allowed_ips=frozenset(_network(each) for _, each in nl.items(found.get(P_ALLOWED, b""))),
-        keepalive=_U16.unpack(found[P_KEEPALIVE])[0] if P_KEEPALIVE in found else 0,
-        last_handshake=_TIME.unpack(found[P_HANDSHAKE])[0] if P_HANDSHAKE in found else 0,
-        received=_U64.unpack(found[P_RX])[0] if P_RX in found else 0,
-        sent=_U64.unpack(found[P_TX])[0] if P_TX in found else 0,
+        public_key=text(attrs[P_PUBLIC_KEY]),
+        endpoint=_endpoint(attrs.get(P_ENDPOINT, b"")),
+        allowed_ips=frozenset(_network(item) for _, item in nl.items(attrs.get(P_ALLOWED, b""))),
+        keepalive=_U16.unpack(attrs[P_KEEPALIVE])[0] if P_KEEPALIVE in attrs else 0,
+        last_handshake=_TIME.unpack(attrs[P_HANDSHAKE])[0] if P_HANDSHAKE in attrs else 0,
+        received=_U64.unpack(attrs[P_RX])[0] if P_RX in attrs else 0,
+        sent=_U64.unpack(attrs[P_TX])[0] if P_TX in attrs else 0,
     )
 
 
 def _network(data: bytes) -> str:
-    found = nl.attributes(data)
-    return str(ipaddress.ip_network((found[I_ADDRESS], found[I_MASK][0])))
+    attrs = nl.attributes(data)
+    return str(ipaddress.ip_network((attrs[I_ADDRESS], attrs[I_MASK][0])))
 
 
 def _endpoint(data: bytes) -> str:
@@ -145,7 +145,7 @@ def _batches(changes: Sequence[PeerChange]) -> Iterator[bytes]:
 
 
 def _entries(change: PeerChange) -> Iterator[bytes]:
-    """A change as list entries: more than one if its addresses do not fit one."""
+    """A change as list entries; more than one if its addresses do not fit one entry."""
     key = nl.attribute(P_PUBLIC_KEY, raw(change.public_key))
     if change.remove:
         yield nl.nested(0, key + nl.u32(P_FLAGS, F_REMOVE))

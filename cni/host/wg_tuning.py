@@ -1,11 +1,12 @@
-"""What a userspace engine leaves slow, made faster from outside: its sockets' room, and who carries its packets on.
+"""Tunes a userspace engine from outside: the size of its socket buffers, and receive packet steering of its device.
 
-An engine writes each packet it has decrypted into its device, and the kernel then carries that packet all the way into
-the container before the engine may take the next: meanwhile its socket overflows (15 to 20 of 100 packets lost at full
-load, measured with wireguard-go 0.0.20220316 and the usual 208 KiB). So the socket gets room, as newer engines give it
-themselves, and the device hands its packets to other processors (receive packet steering). Figures: docs/mesh.md.
+An engine writes each decrypted packet into its device, and the kernel then delivers that packet into the container
+before the engine can read the next one. Meanwhile the engine's socket overflows (15 to 20 of 100 packets are lost at
+full load, measured with wireguard-go 0.0.20220316 and the default of 208 KiB). So the socket gets a larger buffer,
+which newer engines set themselves, and other processors handle the packets of the device (receive packet steering).
+Figures: docs/mesh.md.
 
-Both are improvements, not conditions: where they are not to be had, nothing is said and nothing fails.
+Both are optional: if they cannot be set, nothing is reported and nothing fails.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import socket
 from pathlib import Path
 
 ROOM = 4 << 20
-"""Bytes a socket of an engine may hold, each way."""
+"""Bytes of the buffers of an engine's socket, for each direction."""
 
 SYSFS = Path("/sys/class/net")
 _PIDFD_GETFD = 438  # the same number on every architecture (Linux 5.6)
@@ -26,10 +27,11 @@ _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def quicken(pid: int, name: str, index: int, port: int) -> None:
-    """Give the engine's sockets on UDP `port` room, and spread what device `name` (of that `index`) receives.
+def tune(pid: int, name: str, index: int, port: int) -> None:
+    """Enlarge the buffers of the engine's sockets on UDP `port`, and distribute the packets that device `name` (link
+    `index`) receives over all processors.
 
-    Idempotent, and to be repeated: an engine opens new sockets when its port changes.
+    Idempotent. Must be repeated: an engine opens new sockets when its port changes.
     """
     with contextlib.suppress(OSError):
         _widen(pid, port)
@@ -59,22 +61,22 @@ def _widen_one(handle: int, number: int, port: int) -> None:
             return
         for reading, setting in ((socket.SO_RCVBUF, _SO_RCVBUFFORCE), (socket.SO_SNDBUF, _SO_SNDBUFFORCE)):
             if ours.getsockopt(socket.SOL_SOCKET, reading) < ROOM:
-                ours.setsockopt(socket.SOL_SOCKET, setting, ROOM // 2)  # the kernel doubles what it is told (socket(7))
+                ours.setsockopt(socket.SOL_SOCKET, setting, ROOM // 2)  # the kernel doubles the value (socket(7))
 
 
 def _spread(name: str, index: int) -> None:
     device = SYSFS / name
     if int((device / "ifindex").read_text()) != index:
         return  # /sys shows another network namespace
-    everybody = processors(os.cpu_count() or 1)
+    all_processors = processors(os.cpu_count() or 1)
     for queue in (device / "queues").glob("rx-*"):
         chosen = queue / "rps_cpus"
-        if int(chosen.read_text().replace(",", ""), 16) == 0 and int(everybody.replace(",", ""), 16) > 1:
-            chosen.write_text(everybody)
+        if int(chosen.read_text().replace(",", ""), 16) == 0 and int(all_processors.replace(",", ""), 16) > 1:
+            chosen.write_text(all_processors)
 
 
 def processors(count: int) -> str:
-    """The first `count` processors as the kernel writes a set of them: hexadecimal, a comma every 32 bits."""
+    """The mask of the first `count` processors in the kernel's notation: hexadecimal, a comma every 32 bits."""
     digits = f"{(1 << count) - 1:x}"
     groups: list[str] = []
     while digits:

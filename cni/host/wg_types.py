@@ -1,4 +1,4 @@
-"""What a WireGuard device is told, and what it says of itself. Keys are base64 text here, as people write them."""
+"""The state of WireGuard devices and peers, and changes to peers. Keys are base64 text, as in configuration files."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class PeerSeen:
-    """A peer as the device has it. `endpoint` is where it was last heard of, or "" for never; `last_handshake` in Unix
-    seconds, 0 for never; counters in bytes since the peer was added."""
+    """A peer as read from the device. `endpoint` is the current address and port, or "" for none; `last_handshake` in
+    Unix seconds, 0 for never; counters in bytes since the peer was added."""
 
     public_key: str
     endpoint: str = ""
@@ -23,8 +23,8 @@ class PeerSeen:
 
 @dataclass(frozen=True)
 class PeerChange:
-    """What to do to one peer. `endpoint` "" and `keepalive` None leave what is there; `allowed_ips` are added, or take
-    the place of all with `replace`. A peer that is not there is made."""
+    """A change of one peer. `endpoint` "" and `keepalive` None (seconds) change nothing; `allowed_ips` are added, or
+    replace all with `replace`. A peer that does not exist is created."""
 
     public_key: str
     remove: bool = False
@@ -36,19 +36,19 @@ class PeerChange:
 
 @dataclass(frozen=True)
 class DeviceSeen:
-    """A device as it is. `engine`: who runs it (`kernel`, or the program). No private key: nobody needs to see it."""
+    """A device as read. `engine`: what runs it (`kernel`, or the program's name). It holds no private key."""
 
     name: str
     engine: str
     port: int
     peers: dict[str, PeerSeen]
     pid: int = 0
-    faults: tuple[str, ...] = ()  # what of it could not be made right
+    faults: tuple[str, ...] = ()  # errors of the steps that failed
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a backend reads. The private key stays in this folder: it is compared here, and printed by nobody."""
+    """A device as read by a backend. The private key is used only in this folder, for comparison, and never printed."""
 
     private_key: bytes = field(repr=False)
     port: int
@@ -61,7 +61,7 @@ def raw(key: str) -> bytes:
 
 
 def text(key: bytes) -> str:
-    """A key as people write it."""
+    """A key as base64 text."""
     return base64.b64encode(key).decode()
 
 
@@ -72,7 +72,7 @@ def split_endpoint(endpoint: str) -> tuple[ipaddress.IPv4Address | ipaddress.IPv
 
 
 def join_endpoint(address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int) -> str:
-    """The same, put together."""
+    """The text of an endpoint: `1.2.3.4:51420` or `[2001:db8::5]:51420`."""
     return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
 
 

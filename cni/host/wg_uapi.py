@@ -14,32 +14,33 @@ from cni.peer_credentials import Peer
 
 PATIENCE = 20.0  # seconds of silence in a change, which may be of thousands of peers
 BRIEFLY = 5.0  # seconds of silence in an answer to a question
-_SINCE = 1_000_000_000  # Unix seconds have been above this since 2001; boringtun says how long ago instead
+_SINCE = 1_000_000_000  # Unix seconds are above this since 2001; boringtun reports seconds since the handshake instead
 
 
 class Uapi:
-    """The devices whose sockets lie in one directory."""
+    """The devices whose control sockets are in one directory."""
 
     def __init__(self, directory: str = "/var/run/wireguard") -> None:
         self.directory = directory
 
     def path(self, name: str) -> str:
-        """Where the device's engine listens."""
+        """The path of the device's control socket."""
         return f"{self.directory}/{name}.sock"
 
     def read(self, name: str) -> Reading | None:
-        """The device, or None if there is no engine for it. Raises OSError, TimeoutError if that does not answer."""
+        """The device; None if it has no engine. Raises OSError; TimeoutError if the engine does not answer."""
         try:
             return parse(self._exchange(name, "get=1\n\n", BRIEFLY))
         except (FileNotFoundError, ConnectionRefusedError):
             return None
 
     def write(self, name: str, private_key: bytes | None, port: int | None, changes: Sequence[PeerChange]) -> None:
-        """Set what is given; the rest stays. Raises OSError with the engine's errno; what came before it is done."""
+        """Set the given values; the others stay. Raises OSError with the engine's error number; the changes before the
+        failure have taken effect."""
         self._exchange(name, render(private_key, port, changes), PATIENCE)
 
     def owner(self, name: str) -> int:
-        """The process that answers for the device (SO_PEERCRED); 0 if nobody does."""
+        """The PID of the device's engine (SO_PEERCRED); 0 if there is none."""
         try:
             with self._connect(name) as sock:
                 return Peer(sock).pid
@@ -60,7 +61,7 @@ class Uapi:
         with self._connect(name) as sock:
             sock.settimeout(patience)
             try:
-                answer = _hear(sock, request)
+                answer = _request(sock, request)
             except TimeoutError as error:
                 raise TimeoutError(errno.ETIMEDOUT, f"the engine of {name} does not answer") from error
         if not answer.endswith("\n\n"):
@@ -71,13 +72,13 @@ class Uapi:
         return answer
 
 
-def _hear(sock: socket.socket, request: str) -> str:
-    """What is said to a request: to its end, an empty line, or as far as it goes."""
+def _request(sock: socket.socket, request: str) -> str:
+    """Send a request and return the answer, up to the empty line that ends it, or until the engine hangs up."""
     sock.sendall(request.encode())
-    said = bytearray()
-    while not said.endswith(b"\n\n") and (data := sock.recv(1 << 16)):
-        said += data
-    return said.decode(errors="replace")
+    answer = bytearray()
+    while not answer.endswith(b"\n\n") and (data := sock.recv(1 << 16)):
+        answer += data
+    return answer.decode(errors="replace")
 
 
 def render(private_key: bytes | None, port: int | None, changes: Sequence[PeerChange]) -> str:
@@ -110,37 +111,37 @@ def _peer_lines(change: PeerChange) -> Iterator[str]:
 def parse(answer: str, now: float | None = None) -> Reading:
     """The answer to a `get`. Unknown keys are skipped."""
     private, port = b"", 0
-    found: list[dict[str, list[str]]] = []
+    peer_fields: list[dict[str, list[str]]] = []
     for line in answer.splitlines():
         key, _, value = line.partition("=")
         if key == "public_key":
-            found.append({key: [value]})
-        elif found:
-            found[-1].setdefault(key, []).append(value)
+            peer_fields.append({key: [value]})
+        elif peer_fields:
+            peer_fields[-1].setdefault(key, []).append(value)
         elif key == "private_key":
             private = bytes.fromhex(value)
         elif key == "listen_port":
             port = int(value)
-    peers = [_peer(each, time.time() if now is None else now) for each in found]
+    peers = [_peer(fields, time.time() if now is None else now) for fields in peer_fields]
     return Reading(private, port, {peer.public_key: peer for peer in peers})
 
 
-def _peer(found: dict[str, list[str]], now: float) -> PeerSeen:
+def _peer(fields: dict[str, list[str]], now: float) -> PeerSeen:
     def number(key: str) -> int:
-        return int(found.get(key, ["0"])[-1])
+        return int(fields.get(key, ["0"])[-1])
 
-    shaken = number("last_handshake_time_sec")
+    handshake = number("last_handshake_time_sec")
     return PeerSeen(
-        public_key=text(bytes.fromhex(found["public_key"][0])),
-        endpoint=found.get("endpoint", [""])[-1],
-        allowed_ips=frozenset(found.get("allowed_ip", ())),
+        public_key=text(bytes.fromhex(fields["public_key"][0])),
+        endpoint=fields.get("endpoint", [""])[-1],
+        allowed_ips=frozenset(fields.get("allowed_ip", ())),
         keepalive=number("persistent_keepalive_interval"),
-        last_handshake=shaken if shaken == 0 or shaken > _SINCE else int(now) - shaken,
+        last_handshake=handshake if handshake == 0 or handshake > _SINCE else int(now) - handshake,
         received=number("rx_bytes"),
         sent=number("tx_bytes"),
     )
 
 
 def remove_socket(path: str) -> None:
-    """No socket file there: an engine that listens on it ends by that."""
+    """Remove the socket file; the engine that listens on it ends then."""
     Path(path).unlink(missing_ok=True)

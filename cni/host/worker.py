@@ -1,8 +1,8 @@
-"""Named threads with a heartbeat, and the crew that knows all of a process's.
+"""Named threads with a heartbeat, and the crew: all such threads of a process.
 
-A thread says that it is alive by `beat`, and how long it may be before it says so again: a wait that is meant to last
-is announced. `cni/daemon/supervisor.py` looks at the crew, starts a thread again that ended, and tells of one that does
-not beat any more.
+A thread reports by `beat` that it is alive, and how long it may take until the next beat: a long wait is announced.
+`cni/daemon/supervisor.py` checks the crew, restarts a thread that has ended, and reports a thread whose beat is
+overdue.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-IDLE = 10.0  # seconds for which a thread without work waits before it beats again
+IDLE = 10.0  # seconds that a thread without work waits between two beats
 _TASKS = Path("/proc/self/task")
 _here = threading.local()
 
 
 @dataclass(frozen=True)
 class Pulse:
-    """One thread at one moment. `due`: when its next beat is due, on the monotonic clock; `ended`: it is gone though
-    it was not told to end, for the reason `failure`."""
+    """The state of one thread. `due`: the time of its next beat, on the monotonic clock in seconds; `ended`: the thread
+    has ended without being told to, for the reason `failure`."""
 
     name: str
     due: float
@@ -36,10 +36,10 @@ class Pulse:
 
 
 class Worker:
-    """One thread of a crew. `start` starts it, also again after it ended. Safe from any thread."""
+    """One thread of a crew. `start` starts it, and restarts it after it ended. Safe from any thread."""
 
     def __init__(self, name: str, work: Callable[[], None] | None) -> None:
-        """`work` returns when the thread is told to end. None: the beats are those of a thread that exists already."""
+        """`work` returns when the thread is told to end. None: the worker represents an existing thread."""
         self.name = name
         self._work = work
         self._thread: threading.Thread | None = None
@@ -48,42 +48,42 @@ class Worker:
         self._failure = ""
 
     def start(self) -> None:
-        """Begin to work, in a new thread. Not while the last one works."""
+        """Run `work` in a new thread. Must not be called while the previous thread runs."""
         self._failure = ""
         self.beat()
         self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
         self._thread.start()
 
     def retire(self) -> None:
-        """The thread is about to be told to end: its end is no fault from now on."""
+        """Note that the thread is about to be told to end: its end is then not reported."""
         self._told_to_end = True
 
     def join(self, seconds: float) -> None:
-        """Wait for its end, if it was ever started."""
+        """Wait at most `seconds` for the end of the thread, if it was started."""
         if self._thread is not None and self._thread.is_alive():
             self._thread.join(seconds)
 
     def beat(self, allow: float = 0.0) -> None:
-        """The thread is alive, and need not say so again for `allow` seconds."""
+        """Report that the thread is alive; the next beat is due in `allow` seconds."""
         self._due = time.monotonic() + allow
 
     def forgive(self, now: float) -> None:
-        """What it did not say before `now` (monotonic clock) counts as said: the whole process was stopped."""
+        """Move a due time before `now` (monotonic clock) to `now`: the whole process was stopped meanwhile."""
         self._due = max(self._due or now, now)
 
     def pulse(self) -> Pulse:
-        """The thread as it is now."""
+        """The present state of the thread."""
         ended = self._thread is not None and not self._told_to_end and not self._is_there()
         return Pulse(self.name, self._due or 0.0, ended, self._failure or "it returned")
 
     def where(self) -> str:
-        """Where in the program the thread is, innermost last; empty if that cannot be told."""
+        """The call stack of the thread, innermost call last; empty if it is unknown."""
         frame = sys._current_frames().get(self._thread.ident or 0) if self._thread is not None else None
         steps = traceback.extract_stack(frame)[-8:] if frame is not None else []
         return " > ".join(f"{Path(step.filename).name}:{step.lineno} {step.name}" for step in steps)
 
     def _is_there(self) -> bool:
-        """Whether the thread runs. Python does not notice one that the kernel ended."""
+        """Whether the thread runs. Python does not notice that the kernel has ended a thread."""
         thread = self._thread
         if thread is None or not thread.is_alive():
             return False
@@ -109,21 +109,21 @@ class Crew:
         self._workers: list[Worker] = []
 
     def worker(self, name: str, work: Callable[[], None] | None) -> Worker:
-        """One more, not started."""
+        """Add a worker, not started."""
         made = Worker(name, work)
         with self._lock:
             self._workers.append(made)
         return made
 
     def all(self) -> list[Worker]:
-        """Every one that has begun, and was not told to end."""
+        """Every worker that has started and was not told to end."""
         with self._lock:
-            self._workers = [each for each in self._workers if not each._told_to_end]
-            return [each for each in self._workers if each._due is not None]
+            self._workers = [worker for worker in self._workers if not worker._told_to_end]
+            return [worker for worker in self._workers if worker._due is not None]
 
 
 def beat(allow: float = 0.0) -> None:
-    """`Worker.beat` of the calling thread; nothing for a thread of no crew."""
+    """`Worker.beat` of the calling thread; does nothing for a thread that belongs to no crew."""
     worker: Worker | None = getattr(_here, "worker", None)
     if worker is not None:
         worker.beat(allow)

@@ -16,11 +16,11 @@ def test_a_lock_is_held_by_one_until_it_is_let_go(tmp_path: Path) -> None:
     assert locks.hold("a", place) is None
     two = locks.hold("b", place)
     assert two is not None
-    locks.let_go(one, "a", place)
+    locks.release(one, "a", place)
     again = locks.hold("a", place)
     assert again is not None
-    locks.let_go(again, "a", place)
-    locks.let_go(two, "b", place)
+    locks.release(again, "a", place)
+    locks.release(two, "b", place)
     assert list(place.iterdir()) == []
 
 

@@ -116,7 +116,7 @@ def _held(path: str) -> Iterator[None]:
     try:
         yield
     finally:
-        locks.let_go(fd, name)
+        locks.release(fd, name)
 
 
 def _make_way(path: str) -> None:
