@@ -65,7 +65,9 @@ def _tunnelled(ip: str, cluster: str, node: FenceNode) -> list[Rule]:
         source = node.cluster(int(inner))
         if source is not None:
             network = ip_network(source)
-            prefix = int(network.network_address) >> (width - network.prefixlen)
-            match = f"{ip} daddr {cluster} meta l4proto {protocol} @th,{offset},{network.prefixlen} {prefix:#x}"
+            # The raw payload is first: nft 1.0.6 ends the process (an assertion in payload_expr_complete) when it lists
+            # one behind `meta l4proto` of a tunnel. A range needs no whole number of bytes, as a prefix would.
+            first, last = int(network.network_address), int(network.broadcast_address)
+            match = f"@th,{offset},{width} {first:#x}-{last:#x} {ip} daddr {cluster} meta l4proto {protocol}"
             rules.append(Rule(match, "drop", f"IPv{inner} of the overlay in a tunnel, by {ip}"))
     return rules

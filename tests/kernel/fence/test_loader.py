@@ -54,6 +54,19 @@ def is_right(loader: Loader, wanted: DesiredState = WANTED) -> bool:
     )
 
 
+RANGES = [f"10.128.0.0/{n}" for n in range(9, 27)] + ["10.0.0.0/8"]
+RANGES6 = [f"fd00:8000::/{n}" for n in range(17, 119, 3)]
+
+
+@pytest.mark.parametrize("number", range(max(len(RANGES), len(RANGES6))))
+def test_ranges_of_every_length_are_loaded_and_listed(loader: Loader, number: int) -> None:
+    """nft 1.0.6 ends the process when it lists a raw payload behind `meta l4proto` of a tunnel with an odd length."""
+    clusters = (RANGES[number % len(RANGES)], RANGES6[number % len(RANGES6)])
+    wanted = DesiredState(FenceNode(clusters, ("10.128.0.1",), ("zl-a-1-g",)), (), ())
+    assert loader.mend_rules(wanted)
+    assert is_right(loader, wanted)
+
+
 def test_from_nothing(loader: Loader) -> None:
     assert loader.mend_rules(WANTED)
     assert loader.is_settled()
