@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cni.daemon.cluster.view import Fleet
-from cni.daemon.mesh.sources import beyond
+from cni.daemon.mesh.sources import remote_view
 from cni.daemon.operations import OperationContext, carry_out, guests
 from cni.daemon.state.identity import Identity
 from cni.daemon.state.tables import Tables
@@ -43,7 +43,7 @@ def attach(desk: OperationContext, network: str | None = "red") -> wire.GuestCon
 
 
 def remotes(desk: OperationContext, fleet: Fleet | None = None) -> dict[str | None, set[str]]:
-    found = beyond(((), ()), fleet, (), desk.registry.guests.all().values()).remotes
+    found = remote_view(((), ()), fleet, (), desk.registry.guests.all().values()).remotes
     return {each.network: set(each.addresses) for each in found}
 
 

@@ -1,6 +1,7 @@
-"""The WireGuard devices of a node: each is made what it should be, and what it was last given is kept.
+"""The WireGuard devices of a node: each is brought into its wanted state, and the state last applied is kept.
 
-So a change costs what it changes, and a look compares with the device itself: what is right is not touched.
+A change therefore costs only the difference to the state last applied. A thorough pass compares with the device itself
+and changes only what differs.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ from cni.overlay import wire
 log = logging.getLogger(__name__)
 
 SHOWN = 5  # endpoints or CIDRs that a problem names
-SILENCES = 3  # looks, one after the other, at which an engine does not answer before another is started
+SILENCES = 3  # consecutive passes in which an engine does not answer before it is replaced
 
 
 @dataclass
 class Applied:
-    """What a device was last given, so that a change costs what it changes."""
+    """The state last applied to a device."""
 
     device: Device
     peers: dict[str, Peer]
@@ -42,37 +43,37 @@ class Applied:
 
 
 class Devices:
-    """Of one node. One thread at a time, but for `is_there`, `read` and `ages`."""
+    """The devices of one node. For one thread at a time, except `is_there`, `read` and `ages`."""
 
     def __init__(
         self,
         registry: Tables,
         tunnels: Tunnels,
-        ways: PathPlanner,
+        planner: PathPlanner,
         tell: Callable[[wire.AnyEvent], None],
         board: ProblemBoard,
     ) -> None:
-        """`tell`: what becomes of peers is told there; it never waits."""
-        self._registry, self._tunnels, self._ways, self._tell = registry, tunnels, ways, tell
+        """`tell`: receives the events about peers; must not block."""
+        self._registry, self._tunnels, self._planner, self._tell = registry, tunnels, planner, tell
         self._applied: dict[str, Applied] = {}
         self._silences: dict[str, int] = {}
-        self._faults: dict[str, tuple[str, ...]] = {}  # what of a device could not be made right at the last look
+        self._faults: dict[str, tuple[str, ...]] = {}  # by device: what could not be repaired in the last pass
         self._handshakes = Handshakes()
-        self._news = PeerEvents()
+        self._events = PeerEvents()
         self._board = board
 
     def start(self) -> None:
-        """What an earlier daemon of this boot has seen of the clocks is remembered."""
-        for known in self._registry.devices.all().values():
-            if known.ahead:
-                self._handshakes.remember(known.ahead)
+        """Load the clock difference that an earlier daemon of this boot has recorded."""
+        for record in self._registry.devices.all().values():
+            if record.ahead:
+                self._handshakes.remember(record.ahead)
 
     def is_there(self, name: str) -> bool:
-        """Whether the device was made so, and is there still."""
+        """Whether the device was set up and still exists."""
         return name in self._applied and bool(self._tunnels.link_index(name))
 
     def read(self, name: str) -> DeviceSeen | None:
-        """The device as it is now; None if there is none."""
+        """The present state of the device; None if it does not exist or cannot be read."""
         if name not in self._applied:
             return None
         try:
@@ -82,16 +83,16 @@ class Devices:
             return None
 
     def ages(self, device: DeviceSeen) -> dict[str, float]:
-        """How many seconds ago each peer of a device was heard of, by the boot clock; infinite for never."""
+        """Seconds since the last handshake of each peer of a device, by the boot clock; infinite for none."""
         return self._handshakes.note(device.name, device.peers, time.time(), boot_clock())
 
-    def failed(self, name: str, words: str) -> None:
-        """The device could not be made so."""
-        self._board.note("wireguard-device", name, words)
+    def failed(self, name: str, text: str) -> None:
+        """Note that the device could not be set up, with the reason `text`."""
+        self._board.note("wireguard-device", name, text)
         self._applied.pop(name, None)
 
     def remove(self, name: str) -> None:
-        """No such device. What keeps it there is a problem."""
+        """Remove the device. A failure is noted as a problem."""
         try:
             self._tunnels.remove(name)
         except OSError as error:
@@ -101,7 +102,7 @@ class Devices:
         self._board.clear("wireguard-device", name)
         for code in ("route-conflict", "endpoint-refused", "route-circular"):
             self._board.clear(code, name)
-        self._news.forget(name)
+        self._events.forget(name)
         self._registry.devices.drop(name)
 
     def ensure(
@@ -112,60 +113,61 @@ class Devices:
         thoroughly: bool,
         complete: bool,
     ) -> None:
-        """The device is so, with these peers and routes to what is behind them.
+        """Bring the device, its peers and the routes to the CIDRs behind them into the wanted state.
 
-        `sources`: the node's address of each family; `thoroughly`: compare with the device itself; `complete`: nobody
-        is missing in `targets`, else nobody is taken away. Raises NoEngine, OSError.
+        `sources`: the node's address of each family; `thoroughly`: compare with the device itself; `complete`:
+        `targets` has every peer; otherwise no peer is removed. Raises NoEngine, OSError.
         """
         name = device.name
         applied = self._applied.get(name)
-        peers = self._ways.peers(name, targets)
+        peers = self._planner.peers(name, targets)
         if applied is None or applied.device != device or thoroughly:
             applied = None
             self._compare(device, peers, complete)
         else:
             self._change(name, wireguard.delta(applied.peers, peers))
-        routes = self._ways.routes(name, targets, peers, device.mtu, sources)
+        routes = self._planner.routes(name, targets, peers, device.mtu, sources)
         if applied is None:
             refused = self._tunnels.ensure_routes(name, routes)
         else:
-            gone = [route for dst, route in applied.routes.items() if routes.get(dst) != route]
-            fresh = [route for dst, route in routes.items() if applied.routes.get(dst) != route]
-            refused = self._tunnels.change_routes(name, gone, fresh)
+            removed = [route for dst, route in applied.routes.items() if routes.get(dst) != route]
+            added = [route for dst, route in routes.items() if applied.routes.get(dst) != route]
+            refused = self._tunnels.change_routes(name, removed, added)
         self._note_refused(name, refused)
-        self._note_ways(name, targets, peers)
+        self._note_paths(name, targets, peers)
         done = {dst: route for dst, route in routes.items() if dst not in refused} if refused else routes
         self._applied[name] = Applied(device, peers, done)
         faults = "; ".join((*self._faults.get(name, ()), *_failed_routes(refused)))
-        said = f"the WireGuard device {name} is not as it should be: {faults}" if faults else ""
-        self._board.set("wireguard-device", name, said)
+        text = f"the WireGuard device {name} is not as it should be: {faults}" if faults else ""
+        self._board.set("wireguard-device", name, text)
         endpoints = {key: peer.endpoint for key, peer in peers.items() if peer.endpoint}
-        noted, ahead = self._registry.devices.get(name) or DeviceRecord({}), time.time() - boot_clock()
-        if noted.endpoints != endpoints or abs(noted.ahead - ahead) > SET_BACK:
+        record, ahead = self._registry.devices.get(name) or DeviceRecord({}), time.time() - boot_clock()
+        if record.endpoints != endpoints or abs(record.ahead - ahead) > SET_BACK:
             self._registry.devices.put(name, DeviceRecord(endpoints, ahead))
 
     def _compare(self, device: Device, peers: Mapping[str, Peer], complete: bool) -> None:
-        """Look at the device, and change what is not as it should be."""
+        """Read the device, and change what differs from the wanted state."""
         name = device.name
-        known = self._registry.devices.get(name) or DeviceRecord({})
+        record = self._registry.devices.get(name) or DeviceRecord({})
         if self._registry.devices.get(name) is None:
-            self._registry.devices.put(name, known)  # before there is one: it is ours to remove
-        seen = self._answering(device)
+            # Recorded before the device exists, so that a daemon that starts later removes it.
+            self._registry.devices.put(name, record)
+        seen = self._ensure_answering(device)
         if name not in self._applied:
             log.info("WireGuard device %s (%s), port %d", name, seen.engine, seen.port)
         ages, forgotten = self.ages(seen), self._handshakes.refused(name, boot_clock())
         if forgotten:
-            log.warning("the clock was set back: forgetting the handshakes of %s on %s", ", ".join(forgotten), name)
-        changes = wireguard.renewed(seen.peers, peers, known.endpoints, ages, forgotten)
+            log.warning("the clock was set back: adding the peers %s of %s again", ", ".join(forgotten), name)
+        changes = wireguard.renewed(seen.peers, peers, record.endpoints, ages, forgotten)
         if not complete:
             changes = [change for change in changes if not change.remove or change.public_key in forgotten]
-        for event in self._news.update(name, seen.peers, ages):
+        for event in self._events.update(name, seen.peers, ages):
             self._tell(event)
         self._change(name, changes)
 
-    def _answering(self, device: Device) -> DeviceSeen:
-        """The device, made so. An engine that hangs carries nothing, and never ends by itself: another takes its place.
-        Raises TimeoutError as long as it is given time, NoEngine, OSError."""
+    def _ensure_answering(self, device: Device) -> DeviceSeen:
+        """Set the device up and return its state. An engine that hangs forwards no packet and does not exit, so it is
+        replaced after `SILENCES` passes without an answer. Raises TimeoutError before that, NoEngine, OSError."""
         name = device.name
         try:
             seen = self._tunnels.ensure(device)
@@ -173,7 +175,7 @@ class Devices:
             self._silences[name] = self._silences.get(name, 0) + 1
             if self._silences[name] < SILENCES:
                 raise
-            log.error("the engine of %s has not answered for %d looks: starting another", name, SILENCES)
+            log.error("the engine of %s has not answered in %d passes: replacing it", name, SILENCES)
             self._tunnels.kill_engine(name)
             seen = self._tunnels.ensure(device)
         self._silences.pop(name, None)
@@ -181,7 +183,8 @@ class Devices:
         return seen
 
     def _change(self, name: str, changes: list[PeerChange]) -> None:
-        """All changes at once; where the device refuses them so, one by one, and what it refuses of these is told."""
+        """Apply all changes in one request. If the device refuses it, apply them one by one, and note those that it
+        refuses as problems."""
         refused, done = set(), set()
         try:
             self._tunnels.change(name, changes)
@@ -198,26 +201,28 @@ class Devices:
         for subject in self._board.subjects("wireguard-device"):
             if subject.startswith(f"{name} ") and subject not in refused - done:
                 self._board.clear("wireguard-device", subject)
-        self._news.configured(name, changes)
+        self._events.configured(name, changes)
 
-    def _note_ways(self, name: str, targets: Mapping[str, Target], peers: Mapping[str, Peer]) -> None:
-        refused, circles = self._ways.refused(name), self._ways.circles(name, targets, peers)
-        which = ", ".join(f"{endpoint} of {peer}" for endpoint, peer in sorted(refused.items())[:SHOWN])
-        said = f"peers of {name} are not called at {which}{_and_more(refused)}: no address of theirs on the underlay"
-        self._board.set("endpoint-refused", name, said if refused else "")
-        said = (
-            f"no route leads to {', '.join(circles[:SHOWN])}{_and_more(circles)}: a peer of {name} is called in there"
+    def _note_paths(self, name: str, targets: Mapping[str, Target], peers: Mapping[str, Peer]) -> None:
+        refused, circles = self._planner.refused(name), self._planner.circles(name, targets, peers)
+        endpoints = ", ".join(f"{endpoint} of {peer}" for endpoint, peer in sorted(refused.items())[:SHOWN])
+        text = (
+            f"peers of {name} are not called at {endpoints}{_and_rest(refused)}: no address of theirs on the underlay"
         )
-        self._board.set("route-circular", name, said if circles else "")
+        self._board.set("endpoint-refused", name, text if refused else "")
+        text = (
+            f"no route leads to {', '.join(circles[:SHOWN])}{_and_rest(circles)}: a peer of {name} is called in there"
+        )
+        self._board.set("route-circular", name, text if circles else "")
 
     def _note_refused(self, name: str, refused: Mapping[Network, int]) -> None:
         taken = [str(dst) for dst, code in refused.items() if code == errno.EEXIST]
-        said = f"this node has routes of its own for what is behind {name}: {', '.join(taken)}"
-        self._board.set("route-conflict", name, said if taken else "")
+        text = f"this node has routes of its own for what is behind {name}: {', '.join(taken)}"
+        self._board.set("route-conflict", name, text if taken else "")
 
 
-def _and_more(what: Collection[object]) -> str:
-    return f" and {len(what) - SHOWN} more" if len(what) > SHOWN else ""
+def _and_rest(items: Collection[object]) -> str:
+    return f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
 
 
 def _failed_routes(refused: Mapping[Network, int]) -> list[str]:

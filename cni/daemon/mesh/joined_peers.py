@@ -1,7 +1,7 @@
-"""Peers that were brought together by token: kept in a file below the data directory, root's alone, over reboots.
+"""Peers that were joined by token, kept over reboots in a file below the data directory that only root can read.
 
-A token is what one node tells another: `zlnode1.` and then the URL-safe base64 of JSON. It holds no secret; but who
-takes one lets its maker's machines into the overlay.
+A token describes one node to another: `zlnode1.` and the URL-safe base64 of JSON. It holds no secret, but a node that
+joins a token admits the machines of the token's issuer to the overlay.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ from cni.overlay.address import network
 
 PREFIX = "zlnode1."
 FILE = "peers.json"
-LONGEST = 1 << 16  # characters of a token: some thousand CIDRs
+LONGEST = 1 << 16  # characters of a token: room for about a thousand CIDRs
 
 
 class Invitation(msgspec.Struct, frozen=True, kw_only=True):
-    """A node, to another one. `endpoints`: `host:port`, the best first; `allowed_ips`: what is behind it."""
+    """A node as its token describes it. `endpoints`: `host:port`, the best first; `allowed_ips`: the CIDRs behind
+    it."""
 
     version: int = 1
     name: str
@@ -42,18 +43,18 @@ class Invitation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def encode(invitation: Invitation) -> str:
-    """The token."""
+    """The token of an invitation."""
     return PREFIX + base64.urlsafe_b64encode(msgspec.json.encode(invitation)).rstrip(b"=").decode("ascii")
 
 
 def _read(document: bytes) -> Invitation:
-    """Raises ValueError, also for a document that is nested deeper than an invitation, before it is decoded."""
+    """The invitation in a JSON document. Raises ValueError; the depth of nesting is checked before decoding."""
     check_depth(document)
     return msgspec.json.decode(document, type=Invitation)
 
 
 def decode(token: str) -> Invitation:
-    """The invitation in a token; white space around it does no harm. Raises InvalidConfig."""
+    """The invitation in a token; surrounding white space is ignored. Raises InvalidConfig."""
     text = token.strip()
     if not text.startswith(PREFIX):
         raise InvalidConfig(f"not a node's token: it does not begin with {PREFIX}")
@@ -61,21 +62,22 @@ def decode(token: str) -> Invitation:
     if len(body) > LONGEST:
         raise InvalidConfig(f"the token cannot be used: it has {len(body)} characters, at most {LONGEST} are read")
     try:
-        found = _read(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
-        if found.version != 1:
-            raise ValueError(f"version {found.version} is not known here, only 1 is")
-        keys.decode(found.public_key)
-        for endpoint in found.endpoints:
+        invitation = _read(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
+        if invitation.version != 1:
+            raise ValueError(f"version {invitation.version} is not known here, only 1 is")
+        keys.decode(invitation.public_key)
+        for endpoint in invitation.endpoints:
             split_endpoint(endpoint)
-        for cidr in (*found.allowed_ips, *found.cluster_cidrs):
+        for cidr in (*invitation.allowed_ips, *invitation.cluster_cidrs):
             network(cidr, strict=True)
     except (ValueError, binascii.Error, msgspec.DecodeError, RecursionError) as error:
         raise InvalidConfig(f"the token cannot be used: {error}") from error
-    return found
+    return invitation
 
 
 def judge(invitation: Invitation, node: Node, own_key: str, own: tuple[str, ...]) -> None:
-    """Whether the two nodes can be in one overlay. `own`: what is behind this one. Raises InvalidConfig: what to do."""
+    """Check that the two nodes can be in one overlay. `own`: the CIDRs behind this node. Raises InvalidConfig with a
+    hint."""
     if invitation.public_key == own_key:
         raise InvalidConfig("this is this node's own token: take it to the other node")
     if set(invitation.cluster_cidrs) != set(node.cidrs):
@@ -89,8 +91,8 @@ def judge(invitation: Invitation, node: Node, own_key: str, own: tuple[str, ...]
 
 
 def judge_beside(invitation: Invitation, others: Iterable[tuple[str, str, tuple[str, ...]]]) -> None:
-    """Whether the node can be in an overlay with those that are peers already: the name, key and CIDRs of each. A
-    subnet of two would draw the traffic of one to the other. Raises InvalidConfig: what to do."""
+    """Check that the node can be in one overlay with the present peers. `others`: the name, key and CIDRs of each. A
+    subnet that two peers have would redirect traffic of one to the other. Raises InvalidConfig with a hint."""
     for name, key, cidrs in others:
         if key != invitation.public_key:
             _apart(invitation.allowed_ips, cidrs, f"the peer {name or key}'s")
@@ -107,7 +109,7 @@ def _apart(theirs: Iterable[str], ours: Iterable[str], whose: str) -> None:
 
 
 def is_again(before: Invitation, invitation: Invitation) -> bool:
-    """Whether a node that was joined is this one, with another key perhaps: it has made itself a new one."""
+    """Whether both invitations are of the same node, which may have a new key."""
     same = (before.name, before.node_id, before.allowed_ips) == (
         invitation.name,
         invitation.node_id,
@@ -117,50 +119,50 @@ def is_again(before: Invitation, invitation: Invitation) -> bool:
 
 
 class JoinedPeers:
-    """The file, read when first needed. Safe from any thread."""
+    """The file of joined peers, read at first use. Thread-safe."""
 
     def __init__(self, data_dir: str) -> None:
         self._path = Path(data_dir) / FILE
         self._lock = threading.Lock()
-        self._known: dict[str, Invitation] | None = None
+        self._invitations: dict[str, Invitation] | None = None
 
     def all(self) -> list[Invitation]:
-        """Who was joined. Raises InputOutput, StateUnusable."""
+        """The joined nodes. Raises InputOutput, StateUnusable."""
         with self._lock:
             return list(self._load().values())
 
     def add(self, invitation: Invitation) -> None:
-        """Remember a node, in place of earlier tokens of its key or its node id. Raises InputOutput."""
+        """Record a node, in place of its earlier invitation (`is_again`). Raises InputOutput, StateUnusable."""
         with self._lock:
             others = {key: each for key, each in self._load().items() if not is_again(each, invitation)}
             self._save({**others, invitation.public_key: invitation})
 
     def remove(self, public_key: str) -> bool:
-        """Forget it; False if it was not there. Raises InputOutput."""
+        """Remove the node with that key; False if there is none. Raises InputOutput, StateUnusable."""
         with self._lock:
-            known = self._load()
-            if public_key in known:
-                self._save({key: each for key, each in known.items() if key != public_key})
-            return public_key in known
+            invitations = self._load()
+            if public_key in invitations:
+                self._save({key: each for key, each in invitations.items() if key != public_key})
+            return public_key in invitations
 
     def _load(self) -> dict[str, Invitation]:
-        if self._known is None:
+        if self._invitations is None:
             try:
                 document = self._path.read_bytes()
                 check_depth(document)
-                found = msgspec.json.decode(document, type=list[Invitation])
+                loaded = msgspec.json.decode(document, type=list[Invitation])
             except FileNotFoundError:
-                found = []
+                loaded = []
             except OSError as error:
                 raise InputOutput(f"cannot read the joined nodes: {error}") from error
             except ValueError as error:
                 raise StateUnusable(f"cannot use the joined nodes in {self._path}: {error}") from error
-            self._known = {each.public_key: each for each in found}
-        return self._known
+            self._invitations = {invitation.public_key: invitation for invitation in loaded}
+        return self._invitations
 
-    def _save(self, known: dict[str, Invitation]) -> None:
+    def _save(self, invitations: dict[str, Invitation]) -> None:
         try:
-            files.write(str(self._path), msgspec.json.encode(list(known.values())))
+            files.write(str(self._path), msgspec.json.encode(list(invitations.values())))
         except OSError as error:
             raise InputOutput(f"cannot write the joined nodes: {error}") from error
-        self._known = known
+        self._invitations = invitations

@@ -1,9 +1,9 @@
-"""The mesh as seen from this node: its WireGuard devices, their peers, the routes to what is behind them.
+"""The mesh of this node: its WireGuard devices, their peers, and the routes to the CIDRs behind the peers.
 
-Peers come from the YAML, from the cluster and from agents; the deciders in `wireguard.py` say what each device should
-have, and this makes it so. `sync` is the walk that a start, a change, a restart and the look every ten seconds share:
-what is right is not touched. Nothing here ever keeps the node from serving its own containers: what cannot be done is
-told by `problems`, and tried again.
+Peers come from the YAML, joined tokens, the cluster and agents. The pure functions in `model/wireguard.py` decide the
+wanted state of each device, and this module applies it. A start, a change, a restart and the pass every ten seconds
+share `sync`, which changes only what differs. A failure in the mesh never keeps the node from serving its own
+containers: it is noted as a problem and tried again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from cni.daemon.fence.controller import RemoteView
 from cni.daemon.mesh.devices import Devices
 from cni.daemon.mesh.joined_peers import JoinedPeers
 from cni.daemon.mesh.paths import PathPlanner, address_of
-from cni.daemon.mesh.sources import PeerSources, ProxyNeighbours, beyond
+from cni.daemon.mesh.sources import PeerSources, ProxyNeighbours, remote_view
 from cni.daemon.model import wireguard
 from cni.daemon.model.wireguard import Target
 from cni.daemon.reconcile.mtu import MtuFollower
@@ -44,21 +44,21 @@ from cni.overlay import wire
 
 log = logging.getLogger(__name__)
 
-INTERVAL = 10.0  # seconds between two looks
-SETTLE = 0.05  # seconds between hearing of a loss and looking
+PASS_INTERVAL = 10.0  # seconds between two passes
+SETTLE = 0.05  # seconds between a link event and the pass it causes
 
 Network = wireguard.Network
 
 
 class Cluster(Protocol):
-    """What the tool asks the cluster, where there is one (cluster.py)."""
+    """The part of the cluster that the tool's requests use (cluster/sync.py)."""
 
     def departed(self) -> list[DepartedNode]: ...
     def forget(self, word: str) -> DepartedNode: ...
 
 
 class Mesh:
-    """The devices of one node. Safe from any thread."""
+    """The devices of one node. Thread-safe."""
 
     def __init__(
         self, service: OverlayService, registry: Tables, identity: Identity, tunnels: Tunnels, joined: JoinedPeers
@@ -70,16 +70,17 @@ class Mesh:
         self.tunnels = tunnels
         self._lock = threading.RLock()
         self._fleet: Fleet | None = None
-        self._wired: tuple[tuple[str, ...], tuple[str, ...]] | None = None
-        self._stand_in = ProxyNeighbours(service, registry, tunnels)
+        self._connected: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+        self._proxy_neighbours = ProxyNeighbours(service, registry, tunnels)
         self._sources = PeerSources(service.settings, registry, joined, lambda: service.state.cidrs, service.board)
-        self._sizes = MtuFollower(service)
-        self.tell: Callable[[wire.AnyEvent], None] = lambda event: None  # agents; called with our lock: it never waits
-        self._mtu = 0  # what was last known of it
+        self._mtu_follower = MtuFollower(service)
+        # Sends an event to the agents; is called with the lock held and must not block.
+        self.tell: Callable[[wire.AnyEvent], None] = lambda event: None
+        self._mtu = 0  # bytes: the MTU last determined
         self.cluster: Cluster | None = None
         self._wake = threading.Event()
         self._stop = False
-        self._ways = PathPlanner(
+        self._planner = PathPlanner(
             tunnels,
             self._wake.set,
             lambda: service.state.cidrs,
@@ -88,43 +89,43 @@ class Mesh:
             told=functools.partial(service.board.set_all, "name-not-found"),
         )
         self._answers = Answers()
-        self._devices = Devices(registry, tunnels, self._ways, self._tell, service.board)
+        self._devices = Devices(registry, tunnels, self._planner, self._tell, service.board)
         self._monitor: Monitor | None = None
         self._worker = service.crew.worker("mesh", self._run)
 
     # --- from outside ------------------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Tell the fence the devices and what is behind them, before its first load.
+        """Give the fence the devices and the CIDRs behind them before its first load.
 
-        An earlier daemon's tables have these elements. A load without them takes them out, and the tunnels carry
-        nothing until the devices were compared (25 to 58 ms were measured).
+        An earlier daemon's tables contain these elements. A load without them removes them, and the tunnels carry
+        nothing until the devices have been compared (measured: 25 to 58 ms).
         """
         with self._lock:
             services = self.services()
             wanted = {self.device_name(service): service for service in services}
-            self._connect(wanted, {service: self.targets(service) for service in services})
+            self._update_fence(wanted, {service: self.targets(service) for service in services})
 
     def start(self) -> None:
-        """Make everything so, and look after it from now on."""
+        """Set the devices up and start the periodic pass."""
         self._devices.start()
-        self._look()
-        self._monitor = Monitor(self._heard, crew=self._service.crew, name="monitor-mesh")
+        self._reconcile()
+        self._monitor = Monitor(self._on_link_event, crew=self._service.crew, name="monitor-mesh")
         self._worker.start()
 
     def stop(self) -> None:
-        """Look no more. Devices, engines and traffic go on."""
+        """Stop the periodic pass. Devices, engines and traffic are not affected."""
         self._worker.retire()
         self._stop = True
         self._wake.set()
-        self._ways.stop()
+        self._planner.stop()
         if self._monitor is not None:
             self._monitor.close()
-        self._worker.join(INTERVAL)
+        self._worker.join(PASS_INTERVAL)
         self.tunnels.close()
 
     def tear_down(self) -> None:
-        """No device of ours any more: only `uninstall` asks for it."""
+        """Remove all devices, for `uninstall`."""
         with self._lock:
             self._stop = True
             self._service.barrier.connect(RemoteView())
@@ -132,29 +133,30 @@ class Mesh:
                 self._devices.remove(name)
 
     def withdraw(self) -> None:
-        """No device that an earlier daemon left: this node is not in service."""
+        """Remove the devices that an earlier daemon left, while this node is out of service."""
         with self._lock:
             for name in self.registry.devices.all():
                 self._devices.remove(name)
 
     def set_fleet(self, fleet: Fleet) -> None:
-        """The cluster says this of the other nodes from now on. Members alone are the fence's affair, and cost little:
-        they change with every attach on any node."""
+        """Apply the cluster's present peers and members. A change of members alone updates only the fence, which is
+        cheap: members change with every attach on any node."""
         with self._lock:
             before, self._fleet = self._fleet, fleet
-            if before is None or before.peers != fleet.peers or not self._wired:
+            if before is None or before.peers != fleet.peers or not self._connected:
                 self.sync()
             elif before.members != fleet.members:
-                self._service.barrier.connect(self._beyond(self._wired))
+                self._service.barrier.connect(self._remote_view(self._connected))
 
     def wanted(self) -> bool:
-        """Whether this node is part of a mesh: an agent set it up, or the YAML names peers or a cluster."""
+        """Whether this node is part of a mesh: an agent set it up, a token was joined, or the YAML names peers or a
+        cluster."""
         settings = self._service.settings
         configured = settings.peers or settings.cluster or self.joined.all()
         return bool(self._service.state.node.set_up or configured)
 
     def describe(self) -> dict[str, Any]:
-        """The global device at a glance, for the tool."""
+        """A summary of the global device, for the tool."""
         interface, device = self.interface(), self.device()
         alive = [age for age in self.ages(device).values() if age < wireguard.DEAD] if device else []
         note = "" if interface else self._without_device()
@@ -174,34 +176,35 @@ class Mesh:
         return "no device" if self.wanted() else "no device: this node has no peers"
 
     def name(self) -> str:
-        """The global device's name, by the rule."""
+        """The global device's name, derived from deployment and instance."""
         node = self._service.state.node
         return naming.global_device(node.deployment, node.instance_id)
 
     def interface(self) -> str | None:
-        """The global device, if it is there."""
+        """The global device's name; None if the device does not exist."""
         name = self.name()
         return name if self._devices.is_there(name) else None
 
     def device(self, service: str = GLOBAL) -> DeviceSeen | None:
-        """The device as it is now; None if there is none."""
+        """The present state of the device; None if it does not exist or cannot be read."""
         return self._devices.read(self.device_name(service))
 
     def mtu(self) -> int:
-        """The MTU of the device and of containers: as `services` says, and while no route leads out, which passes when
-        a link comes and goes, as it was. Bytes."""
+        """The MTU of the device and of containers in bytes, as the service manager determines it. While no route leads
+        out, as happens briefly when a link goes down and up, the last value stays."""
         fixed = self._service.settings.mtu is not None
         if fixed or not self._mtu or any(self.tunnels.way_to(outside) is not None for outside in OUTSIDE):
             self._mtu = self._service.services.mtu()
         return self._mtu
 
     def ages(self, device: DeviceSeen) -> dict[str, float]:
-        """How many seconds ago each peer of a device was heard of, by the boot clock; infinite for never."""
+        """Seconds since the last handshake of each peer of a device, by the boot clock; infinite for none."""
         return self._devices.ages(device)
 
     def answering(self, probes: Mapping[str, str]) -> set[str]:
-        """Which peers of the global device answer by their tunnels, whatever the cluster says of them. `probes`: by
-        key, an address behind each: a datagram goes there, which the peer's WireGuard answers within ten seconds."""
+        """The peers of the global device that answer through their tunnels, regardless of the cluster's records.
+        `probes`: an address behind each peer, by key. A datagram is sent to the address, and the peer's WireGuard
+        answers within ten seconds."""
         device = self.device()
         if device is None:
             return set()
@@ -212,28 +215,28 @@ class Mesh:
         return {key for key in probes if self._answers.answers(key, boot_clock())}
 
     def public_key(self) -> str:
-        """This node's key."""
+        """This node's public key."""
         return self._identity.public_key()
 
     def rotate(self) -> str:
-        """A new key for this node, on its device at once; returns the public one. Raises InputOutput."""
+        """Make a new key for this node and set it on the device; returns the public key. Raises InputOutput."""
         with self._lock:
-            fresh = self._identity.rotate()
+            public_key = self._identity.rotate()
             self.sync()
-        self._service.state.changed()  # a cluster must hear of it
-        return fresh
+        self._service.state.changed()  # the cluster publishes the new key
+        return public_key
 
     def called_at(self, target: Target) -> list[str]:
-        """The addresses and ports at which a peer says it can be called."""
-        return [found for endpoint in target.endpoints for found in self._ways.addresses(endpoint)]
+        """The addresses with ports that a peer's endpoints resolve to."""
+        return [address for endpoint in target.endpoints for address in self._planner.addresses(endpoint)]
 
     def path_mtu(self, endpoint: str) -> int | None:
-        """The bytes that the underlay carries to an endpoint, as far as the kernel knows."""
-        way = self.tunnels.way_to(address_of(endpoint))
-        return way.mtu if way is not None else None
+        """The bytes that the underlay carries to an endpoint, as the kernel knows it; None if there is no route."""
+        path = self.tunnels.way_to(address_of(endpoint))
+        return path.mtu if path is not None else None
 
     def targets(self, service: str = GLOBAL) -> dict[str, Target]:
-        """The peers of a device as they should be, by key."""
+        """The wanted peers of a device, by public key."""
         own = self._identity.public_key() if service == GLOBAL else self._identity.dedicated(service).public_key
         return wireguard.merged(self._sources.of(service, self._fleet), own)
 
@@ -241,22 +244,23 @@ class Mesh:
 
     def _run(self) -> None:
         while not self._stop:
-            beat(INTERVAL)
-            heard = self._wake.wait(INTERVAL)
+            beat(PASS_INTERVAL)
+            woken = self._wake.wait(PASS_INTERVAL)
             beat()
-            if heard:
+            if woken:
                 time.sleep(SETTLE)
             self._wake.clear()
             if not self._stop:
-                self._look()
+                self._reconcile()
 
-    def _look(self) -> None:
+    def _reconcile(self) -> None:
         self.sync(thoroughly=True)
         with self._service.board.step("look-incomplete", "sizes", "the containers could not follow the underlay's MTU"):
-            self._sizes.follow(self.mtu())  # not with our lock: it takes those of attachments
+            self._mtu_follower.follow(self.mtu())  # without the mesh's lock: it takes the locks of attachments
 
-    def _heard(self, kind: int, name: str) -> None:
-        """Wake up if a device of ours has gone, and if something is new about the underlay: its MTU may be."""
+    def _on_link_event(self, kind: int, name: str) -> None:
+        """Start a pass if a WireGuard device of this node is gone, or a link of the underlay changed, perhaps its
+        MTU."""
         ours = name.startswith(("zl-", "veth"))
         if (is_loss(kind) and name.endswith(("-g", "-d"))) or (kind == RTM_NEWLINK and not ours):
             self._wake.set()
@@ -267,9 +271,9 @@ class Mesh:
     # --- making it so ------------------------------------------------------------------------------------------------
 
     def sync(self, thoroughly: bool = False) -> None:
-        """Every device is as it should be, or `problems` says why not. Never raises.
+        """Bring every device into its wanted state; failures are noted as problems. Never raises.
 
-        `thoroughly`: compare with the devices themselves, not with what they were last given.
+        `thoroughly`: compare with the devices themselves, not with the state last applied.
         """
         with self._lock:
             if self._stop or self._service.ranges.refusal:
@@ -283,12 +287,12 @@ class Mesh:
         wanted = {} if routed else {self.device_name(service): service for service in services}
         targets = {service: self.targets(service) for service in services}
         self._sources.note_faults(services)
+        all_targets = [target for by_key in targets.values() for target in by_key.values()]
         if thoroughly:
-            self._ways.refresh(target for book in targets.values() for target in book.values())
-        every = [target for book in targets.values() for target in book.values()]
-        self._service.board.set_all("peer-routes-kept-off", wireguard.kept_off(every))
-        self._connect(wanted, targets)
-        self._stand_in.sync()
+            self._planner.refresh(all_targets)
+        self._service.board.set_all("peer-routes-kept-off", wireguard.kept_off(all_targets))
+        self._update_fence(wanted, targets)
+        self._proxy_neighbours.sync()
         for name in [name for name in self.registry.devices.all() if name not in wanted]:
             self._devices.remove(name)
         sources: dict[int, wireguard.Address] = {a.version: a for a in self._service.state.node_addresses()}
@@ -301,33 +305,33 @@ class Mesh:
                 self._devices.failed(name, f"no WireGuard device {name}: {error}; other nodes cannot be reached")
             except (OSError, CniError) as error:
                 self._devices.failed(name, f"the WireGuard device {name} is not as it should be: {error}")
-        self._service.board.set_all("path-mtu-doubted", self._ways.doubted())
+        self._service.board.set_all("path-mtu-doubted", self._planner.doubted())
 
     def services(self) -> list[str]:
-        """Which devices there should be: the global one, and those of dedicated services."""
+        """The services that need a device: the global one, and those of mode `dedicated` with subnets."""
         if not self.wanted():
             return []
-        own = [s.name for s in list(self._service.state.services.values()) if s.mode == "dedicated" and s.subnets]
-        return [GLOBAL, *own]
+        dedicated = [s.name for s in list(self._service.state.services.values()) if s.mode == "dedicated" and s.subnets]
+        return [GLOBAL, *dedicated]
 
     def device_name(self, service: str) -> str:
-        """The name of a device, by the rule."""
+        """The name of a service's device, or of the global one."""
         node = self._service.state.node
         if service == GLOBAL:
             return self.name()
         return naming.dedicated_device(node.deployment, node.instance_id, service)
 
-    def _connect(self, wanted: Mapping[str, str], targets: Mapping[str, Mapping[str, Target]]) -> None:
-        """The fence knows devices and what is behind them before a packet comes out of one."""
-        self._wired = (tuple(sorted(wanted)), self._ways.behind(targets, tuple(self._service.state.cidrs)))
-        self._service.barrier.connect(self._beyond(self._wired))
+    def _update_fence(self, wanted: Mapping[str, str], targets: Mapping[str, Mapping[str, Target]]) -> None:
+        """Give the fence the devices and the CIDRs behind them before a device delivers a packet."""
+        self._connected = (tuple(sorted(wanted)), self._planner.behind(targets, tuple(self._service.state.cidrs)))
+        self._service.barrier.connect(self._remote_view(self._connected))
 
-    def _beyond(self, wired: tuple[tuple[str, ...], tuple[str, ...]]) -> RemoteView:
+    def _remote_view(self, wired: tuple[tuple[str, ...], tuple[str, ...]]) -> RemoteView:
         edges, guests = self.registry.edges.all().values(), self.registry.guests.all().values()
-        return beyond(wired, self._fleet, edges, guests)
+        return remote_view(wired, self._fleet, edges, guests)
 
     def _complete(self) -> bool:
-        """Whether everybody is known who should be a peer: before the cluster was heard, nobody is taken away."""
+        """Whether all peers are known. Until the cluster has been read, no peer is removed."""
         return self._sources.complete and (self._service.settings.cluster is None or self._fleet is not None)
 
     def _wanted_device(self, name: str, service: str) -> Device:
@@ -336,6 +340,6 @@ class Mesh:
             own = self._identity.own()
             addresses = tuple(ipaddress.ip_interface(address) for address in state.node_addresses())
             return Device(name, own.private_key, state.node.wg_port, mtu, addresses)
-        # No address: the bridge has the gateway's, and a second device with it would draw local traffic away from it.
+        # No address: the bridge has the gateway's, and the same address on a second device would divert local traffic.
         own = self._identity.dedicated(service)
         return Device(name, own.private_key, own.port, mtu)

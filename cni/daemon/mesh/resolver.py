@@ -1,4 +1,4 @@
-"""Names of peers, looked up in a thread of its own: a resolver that does not answer must keep nobody waiting."""
+"""Looks up the names of peers in a thread of its own: a resolver that does not answer blocks no other thread."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from cni.host.worker import IDLE, Crew, beat
 
 log = logging.getLogger(__name__)
 
-AGAIN = 60.0  # seconds after which a name is looked up again
-SOON = 5.0  # the same, for one that could not be found
-LOOKUP = 150.0  # seconds that one look may take: three servers, asked twice for 5 s each, in five domains
-FORGET = 600.0  # seconds after which a name that nobody asks for is forgotten
+REFRESH = 60.0  # seconds after which a name is looked up again
+RETRY = 5.0  # seconds after which a failed lookup is repeated
+LOOKUP = 150.0  # seconds that one lookup may take: three servers, two attempts of 5 s each, in five domains
+FORGET = 600.0  # seconds after which a name that is no longer requested is dropped
 
 
 class Resolver:
-    """The addresses behind names, as of the last look. `changed` is called, in its thread, when one has changed."""
+    """The addresses of names, as of the last lookup. Thread-safe."""
 
     def __init__(
         self,
@@ -27,7 +27,8 @@ class Resolver:
         crew: Crew | None = None,
         told: Callable[[dict[str, str]], None] = lambda faults: None,
     ) -> None:
-        """`told` is called with the names that cannot be looked up, and why."""
+        """`changed` is called when the addresses of a name change; `told` with the names that cannot be looked up, and
+        why. Both are called in the resolver's thread."""
         self._changed, self._told = changed, told
         self._faults: dict[str, str] = {}
         self._lock = threading.Lock()
@@ -40,7 +41,7 @@ class Resolver:
         self._started = False
 
     def addresses(self, name: str) -> tuple[str, ...]:
-        """What is known of the name now; empty at first. Never waits."""
+        """The addresses of the name as of the last lookup; empty before the first one. Never blocks."""
         with self._lock:
             self._asked[name] = time.monotonic()
             if name not in self._due:
@@ -52,7 +53,7 @@ class Resolver:
             return self._known.get(name, ())
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop the lookups."""
         self._worker.retire()
         self._stop = True
         self._wake.set()
@@ -68,29 +69,29 @@ class Resolver:
                 due = [name for name, when in self._due.items() if when <= now]
             for name in due:
                 beat(LOOKUP)
-                self._look(name)
+                self._lookup(name)
             self._told(dict(self._faults))
             with self._lock:
-                next_time = min(self._due.values(), default=now + AGAIN)
+                next_time = min(self._due.values(), default=now + REFRESH)
             beat(IDLE)
             self._wake.wait(min(max(0.1, next_time - time.monotonic()), IDLE))
             self._wake.clear()
 
-    def _look(self, name: str) -> None:
+    def _lookup(self, name: str) -> None:
         try:
-            found = socket.getaddrinfo(name, None, type=socket.SOCK_DGRAM)
-        except (OSError, UnicodeError) as error:  # the second: a label that is too long, or empty
+            infos = socket.getaddrinfo(name, None, type=socket.SOCK_DGRAM)
+        except (OSError, UnicodeError) as error:  # UnicodeError: a label that is too long, or empty
             self._faults[name] = f"the peer name {name} cannot be looked up: {error}"
             with self._lock:
-                self._due[name] = time.monotonic() + SOON
+                self._due[name] = time.monotonic() + RETRY
             return
         self._faults.pop(name, None)
-        addresses = tuple(dict.fromkeys(str(each[4][0]) for each in found))
+        addresses = tuple(dict.fromkeys(str(info[4][0]) for info in infos))
         with self._lock:
             changed = set(self._known.get(name, ())) != set(addresses)
-            self._due[name] = time.monotonic() + AGAIN
+            self._due[name] = time.monotonic() + REFRESH
             if changed:
                 self._known[name] = addresses
         if changed:
-            log.info("the peer name %s is %s", name, ", ".join(addresses))
+            log.info("the peer name %s resolves to %s", name, ", ".join(addresses))
             self._changed()

@@ -1,4 +1,4 @@
-"""Where peers come from besides the cluster, and what the fence and containers' bridges must know of who is far."""
+"""The sources of peers besides the cluster, the fence's view of remote addresses, and neighbour proxies for guests."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from cni.host.tunnels import Tunnels
 
 log = logging.getLogger(__name__)
 
-EDGE = "\0"  # before the name of an edge's fence, so that no container's network is called so
+EDGE = "\0"  # prefix of the network name of an edge's fence, which no container's network can have
 
 
 class PeerSources:
-    """The YAML, joined nodes, and what agents said, guests and edges among it."""
+    """The peers of the YAML, of joined tokens and of agents; guests and edges are among the latter."""
 
     def __init__(
         self,
@@ -39,85 +39,86 @@ class PeerSources:
         clusters: Callable[[], tuple[str, ...]],
         board: ProblemBoard,
     ) -> None:
-        """`clusters` tells the cluster's ranges."""
+        """`clusters` returns the overlay's ranges."""
         self._settings, self._registry, self._joined, self._board = settings, registry, joined, board
         self._clusters = clusters
         self._faults: dict[str, dict[str, str]] = {}  # by service and key
 
     @property
     def complete(self) -> bool:
-        """Whether all of them could be read the last time."""
+        """Whether all sources could be read in the last pass."""
         return not self._board.subjects("joined-unreadable")
 
     def note_faults(self, services: Iterable[str]) -> None:
-        """What of the peers of these devices was left out, and nothing else, is a problem."""
-        found = [fault for service in services for fault in self._faults.get(service, {}).items()]
-        self._board.set_all("peer-refused", dict(found))
+        """Set the problems of the peers of these devices to what was left out of them in the last pass."""
+        faults = [fault for service in services for fault in self._faults.get(service, {}).items()]
+        self._board.set_all("peer-refused", dict(faults))
 
     def of(self, service: str, fleet: Fleet | None) -> list[list[Target]]:
-        """The books of one device's peers, with what cannot be used left out; what a later one says counts."""
+        """The lists of one device's peers without the unusable parts; a later list overrides an earlier one."""
         books, faults = [], {}
         for book in self._books(service, fleet):
             judged = [usable(target) for target in book]
             books.append([target for target, _ in judged])
-            for target, bad in judged:
-                if bad:
-                    who, what = target.name or target.public_key, ", ".join(bad)
-                    faults[target.public_key] = f"of the peer {who} this cannot be used, and is left out: {what}"
+            for target, unusable in judged:
+                if unusable:
+                    peer, parts = target.name or target.public_key, ", ".join(unusable)
+                    faults[target.public_key] = f"of the peer {peer} this cannot be used, and is left out: {parts}"
         self._faults[service] = faults
         return books
 
     def _books(self, service: str, fleet: Fleet | None) -> list[Iterable[Target]]:
-        """The books of one device's peers; what a later one says counts.
+        """The lists of one device's peers; a later list overrides an earlier one.
 
-        What a node has behind it the cluster knows better than the YAML; where it is called, the YAML may.
+        The CIDRs behind a node of the cluster are those of its document; an endpoint in the YAML is preferred.
         """
         scope = None if service == GLOBAL else service
-        told = [_of_book(peer) for peer in peer_table.of_device(self._registry.peers.all(), scope)]
+        told = [_of_record(peer) for peer in peer_table.of_device(self._registry.peers.all(), scope)]
         nodes = fleet.peers.get(service, ()) if fleet is not None else ()
         if service != GLOBAL:
-            return [self._led(nodes), self._led(told)]
-        static = [*self._static(), *self._led(self._invited())]
-        return [static, self._led(wireguard.called_as(nodes, static)), self._led(told)]
+            return [self._within_ranges(nodes), self._within_ranges(told)]
+        static = [*self._static(), *self._within_ranges(self._invited())]
+        return [static, self._within_ranges(wireguard.called_as(nodes, static)), self._within_ranges(told)]
 
-    def _led(self, targets: Iterable[Target]) -> list[Target]:
-        """The targets, routed to no further than the cluster's ranges and what the YAML allows besides: what the YAML
-        says of its own peers is the operator's word, and all else is not."""
+    def _within_ranges(self, targets: Iterable[Target]) -> list[Target]:
+        """The targets, with routes only inside the overlay's ranges and the YAML's `extra_routes`. Only peers of the
+        YAML itself, which the operator wrote, are not limited."""
         return wireguard.held_to(targets, (*self._clusters(), *self._settings.extra_routes))
 
     def _invited(self) -> list[Target]:
-        found: list[Target] = []
+        targets: list[Target] = []
         with self._board.step("joined-unreadable", "", "the nodes that were joined by token are left out"):
-            found += map(_of_invitation, self._joined.all())
-        return found
+            targets += map(_of_invitation, self._joined.all())
+        return targets
 
     def _static(self) -> list[Target]:
-        found = []
+        targets = []
         for peer in self._settings.peers:
             endpoints = (peer.endpoint,) if peer.endpoint else ()
-            allowed = tuple(peer_table.cidr(each) for each in peer.allowed_ips)
-            found.append(Target(peer_table.public(peer.public_key), endpoints, allowed, peer.keepalive, name=peer.name))
-        return found
+            allowed = tuple(peer_table.cidr(cidr) for cidr in peer.allowed_ips)
+            key = peer_table.public(peer.public_key)
+            targets.append(Target(key, endpoints, allowed, peer.keepalive, name=peer.name))
+        return targets
 
 
 def _of_invitation(invitation: Invitation) -> Target:
     return Target(
         invitation.public_key,
         invitation.endpoints,
-        tuple(peer_table.cidr(each) for each in invitation.allowed_ips),
+        tuple(peer_table.cidr(cidr) for cidr in invitation.allowed_ips),
         defaults.KEEPALIVE,
         name=invitation.name,
         published=True,
     )
 
 
-def _of_book(peer: peer_table.Peer) -> Target:
-    """A peer as an agent described it; a guest or an edge calls first."""
+def _of_record(peer: peer_table.Peer) -> Target:
+    """A peer as an agent described it. A guest or an edge has no endpoint: it initiates."""
     try:
         host, port = split_endpoint(peer.endpoint) if peer.endpoint else ("", 0)
         nowhere = port == 0 or (not is_name(host) and ipaddress.ip_address(host).is_unspecified)
     except ValueError:
-        nowhere = False  # `usable` leaves it out, and says so
+        nowhere = False  # `usable` leaves the endpoint out and reports it
     return Target(
         peer.public_key,
         () if nowhere else (peer.endpoint,),
@@ -128,21 +129,21 @@ def _of_book(peer: peer_table.Peer) -> Target:
     )
 
 
-def beyond(
+def remote_view(
     wired: tuple[tuple[str, ...], tuple[str, ...]],
     fleet: Fleet | None,
     edges: Iterable[EdgeRecord],
     guests: Iterable[Guest],
 ) -> RemoteView:
-    """What the fence must know. `wired`: the devices, and the overlay's CIDRs behind them.
+    """The fence's view of remote addresses. `wired`: the devices, and the overlay's CIDRs behind them.
 
-    A guest that is a member of a network is to the fence what a member on another node is: an address behind a tunnel.
+    The fence treats a guest that is a member of a network like a member on another node: an address behind a tunnel.
     """
     members = dict(fleet.members) if fleet is not None else {}
     for guest in guests:
         if guest.isolation is not None:
             members[guest.isolation] = members.get(guest.isolation, frozenset()) | {guest.held.ip}
-    remotes = tuple(RemoteMember(name, found) for name, found in sorted(members.items()) if found)
+    remotes = tuple(RemoteMember(name, addresses) for name, addresses in sorted(members.items()) if addresses)
     fenced = tuple(
         FenceEdge(EDGE + naming.edge_fence(edge.name), edge.held.ip, edge.allowed) for edge in edges if edge.allowed
     )
@@ -150,14 +151,15 @@ def beyond(
 
 
 class ProxyNeighbours:
-    """Containers look for a guest on their bridge, since it has an address of their subnet: the node answers."""
+    """Makes the node answer neighbour requests for guests. A guest has an address of its service's subnet, so
+    containers look for it on their bridge."""
 
     def __init__(self, service: OverlayService, registry: Tables, tunnels: Tunnels) -> None:
         self._service, self._registry, self._tunnels = service, registry, tunnels
         self._proxies: set[tuple[str, str]] = set()
 
     def sync(self) -> None:
-        """For every guest, and for nobody who was one. Never raises OSError."""
+        """Bring the proxy entries in line with the present guests. Never raises OSError."""
         services, wanted = self._service.state.services, set()
         for guest in self._registry.guests.all().values():
             service = services.get(guest.service)
@@ -170,5 +172,5 @@ class ProxyNeighbours:
             for bridge, ip in wanted:
                 self._tunnels.proxy(bridge, ipaddress.ip_address(ip))
         except OSError as error:
-            log.warning("the node cannot answer for its guests: %s", error)
+            log.warning("cannot set the neighbour proxies of guests: %s", error)
         self._proxies = wanted
