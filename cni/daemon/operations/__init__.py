@@ -1,7 +1,7 @@
-"""What the overlay door can be asked: one small function for each of the protocol's operations.
+"""The operations of the overlay socket: one small function for each operation of the protocol.
 
-Each takes the request and the `OperationContext` and returns the answer. What it raises becomes an `err` and does not
-end the connection (contract 1.2). `shutdown` is the door's own affair: it answers, and then ends the daemon.
+Each takes the request and the `OperationContext` and returns the reply. An exception becomes an `err` reply and does
+not end the connection (contract 1.2). `shutdown` is handled by the socket: it replies, and then ends the daemon.
 """
 
 from __future__ import annotations
@@ -92,24 +92,25 @@ QUICK = (
     wire.UnregisterDns,
     wire.Shutdown,
 )
-"""Those that wait for nothing but the store: they are not kept behind attaches."""
+"""Operations that wait only for the store: they have threads of their own, so that they do not queue behind
+attaches."""
 
 
 def carry_out(request: wire.AnyRequest, context: OperationContext) -> wire.AnyReply:
-    """The answer to one request. Never raises."""
+    """Carry out one request and return the reply. Never raises."""
     try:
         return OPERATIONS[type(request)](request, context)
     except CniError as error:
-        return _err(_told(error))
+        return _err(_message(error))
     except OSError as error:
         return _err(f"{ENGINE}{error}")
     except Exception as error:
-        log.exception("%s failed in an unforeseen way", type(request).__name__)
+        log.exception("unexpected error in the operation %s", type(request).__name__)
         return _err(f"internal error: {type(error).__name__}: {error}")
 
 
-def _told(error: CniError) -> str:
-    """The message and its details; where the message is ZLayer's own to the letter, the log gets the details."""
+def _message(error: CniError) -> str:
+    """The error's message and details. If the message must equal ZLayer's text, the details go to the log instead."""
     if error.details and error.msg.startswith(TO_THE_LETTER):
         log.info("%s (%s)", error.msg, error.details)
         return error.msg
@@ -121,12 +122,12 @@ def _err(message: str) -> wire.Err:
 
 
 def sweep(context: OperationContext) -> None:
-    """What time brings, at start and again and again: edge peers expire, addresses of the host are there."""
+    """The periodic work, also done at start: expire edge peers, restore the addresses of host processes."""
     edges.sweep(context)
     guests.restore(context)
 
 
 def tear_down(context: OperationContext) -> None:
-    """What the registry put into the kernel goes, when the whole node is taken down."""
+    """Remove guests, host processes and edge peers, when the whole node is torn down."""
     guests.detach_all(context)
     edges.revoke_all(context)

@@ -1,7 +1,7 @@
-"""Containers by PID, and bare leases (contract 6.7 to 6.9).
+"""Containers by PID, and leases without a container (contract 6.7 to 6.9).
 
-A process is known by its PID and start time: the same one attached again gets the same answer, another one that got
-the PID later is another container, and the first one's port and address are taken back before it is attached.
+PID and start time identify a process. A repeated attach of the same process gets the same answer. A later process with
+the same PID is another container: the first one's port and address are released before it is attached.
 """
 
 from __future__ import annotations
@@ -21,36 +21,38 @@ from cni.host.netns import NetnsId
 from cni.overlay import wire
 
 NETWORK = "@overlayd"
-"""The network under which the records have what came through this door. No CNI network can be called so."""
+"""The network name in the records of attachments from the overlay socket. It is no valid name of a CNI network."""
 IFNAME = "eth0"
 FILE_EXISTS = "File exists (os error 17)"
 
 
 def allocate_ip(ask: wire.AllocateIp, context: OperationContext) -> wire.IpReply:
-    """An address of the service, else of the node's slice; only release_ip returns it. Raises CniError."""
+    """Lease an address of the service, or of the node's slice if the service is unknown. Only release_ip returns it.
+    Raises CniError."""
     return wire.IpReply(context.lease(ask.service).ip)
 
 
 def release_ip(ask: wire.ReleaseIp, context: OperationContext) -> wire.Ok:
-    """Give back what allocate_ip gave; any other address is nobody's to give back here, and nothing happens."""
+    """Return an address that allocate_ip leased; for any other address nothing happens."""
     context.release(ask.ip)
     return wire.Ok()
 
 
 def attach(handle: wire.LinuxPid, ask: wire.AttachContainer, context: OperationContext) -> wire.Attached:
-    """Connect the namespace that the process is in. Raises CniError.
+    """Attach the network namespace of the process. Raises CniError.
 
-    `dns_server` and `dns_domain` concern this container alone, never the daemon, and it has its own resolv.conf;
-    join_global asks for nothing more, since a container's one interface reaches the whole overlay (contract 5.3/6).
+    `dns_server` and `dns_domain` are ignored: they concern this container alone, never the daemon, and the container
+    has its own resolv.conf. `join_global` needs no work: a container's one interface reaches the whole overlay
+    (contract 5.3/6).
     """
     with context.locks.holding(("pid", handle.pid)):
-        _mode(ask.service, context)  # what is wrong with the service is said before what is wrong with the process
+        _mode(ask.service, context)  # an error about the service comes before one about the process
         fd, started = _open(handle.pid)
         try:
             request = _request(handle.pid, started, fd, ask, context)
-            _make_way(request, context)
-            _refuse_two_ways_out(request, context)
-            done = _last_word(context.service.attacher.attach(request), ask, context)
+            _detach_previous(request, context)
+            _refuse_second_default_route(request, context)
+            done = _with_ephemeral(context.service.attacher.attach(request), ask, context)
         except InterfaceExists as error:
             raise OperationRefused(f"overlay engine error: container netns ops: {IFNAME}: {FILE_EXISTS}") from error
         finally:
@@ -58,8 +60,8 @@ def attach(handle: wire.LinuxPid, ask: wire.AttachContainer, context: OperationC
     return wire.Attached(done.addresses[0].ip)
 
 
-def _last_word(done: Attachment, ask: wire.AttachContainer, context: OperationContext) -> Attachment:
-    """Whether a container that is attached already takes its service along when it leaves: as it was said last."""
+def _with_ephemeral(done: Attachment, ask: wire.AttachContainer, context: OperationContext) -> Attachment:
+    """`ephemeral` of the most recent attach request wins: update the record when it differs."""
     if done.ephemeral == ask.ephemeral:
         return done
     changed = msgspec.structs.replace(done, ephemeral=ask.ephemeral)
@@ -96,12 +98,13 @@ def _open(pid: int) -> tuple[int, int]:
 
 
 def _identify(fd: int, pid: int, context: OperationContext) -> NetnsId:
-    """The namespace, unless it is the node's: that must never get an eth0 and a default route of ours."""
+    """The id of the namespace. Raises OperationRefused for the node's own: it must never get an eth0 and a default
+    route of the overlay."""
     status = os.fstat(fd)
-    found = NetnsId(status.st_dev, status.st_ino)
-    if found == context.service.kernel.own or process.is_hosts(found):
+    netns = NetnsId(status.st_dev, status.st_ino)
+    if netns == context.service.kernel.own or process.is_hosts(netns):
         raise OperationRefused(f"overlay engine error: process {pid} is in the host's own network namespace")
-    return found
+    return netns
 
 
 def _mode(service: str, context: OperationContext) -> str:
@@ -115,50 +118,53 @@ def _key(pid: int) -> AttachmentKey:
     return (NETWORK, str(pid), IFNAME)
 
 
-def _make_way(request: AttachRequest, context: OperationContext) -> None:
-    """End an attachment of that PID that is another process's, or goes elsewhere: one PID has one at a time."""
+def _detach_previous(request: AttachRequest, context: OperationContext) -> None:
+    """Detach an attachment of that PID that belongs to another process, or has another service, mode or isolation
+    network: a PID has one attachment at a time."""
     before = context.state.attachments.get(request.key)
-    if before is not None and _what(before) != _what(request):
+    if before is not None and _identity(before) != _identity(request):
         context.service.attacher.detach(before.key)
 
 
-def _refuse_two_ways_out(request: AttachRequest, context: OperationContext) -> None:
-    """Raise Refusal for a container that is new here and has a default route already (contract 6.8): beside it ours
-    would not be put in, and the overlay beyond the bridge not be reached. CNI's containers may have several networks.
+def _refuse_second_default_route(request: AttachRequest, context: OperationContext) -> None:
+    """Raises OperationRefused for a new container that has a default route already (contract 6.8): the overlay's
+    default route could not be added, and the container would not reach the overlay beyond its bridge. CNI containers
+    may have several networks.
     """
     if request.key in context.state.attachments:
         return
     versions = {ipaddress.ip_network(cidr).version for cidr in context.state.cidrs}
     for version in sorted(versions):
         try:
-            found = context.service.kernel.has_default_route(request.netns_fd, version)
+            has_route = context.service.kernel.has_default_route(request.netns_fd, version)
         except OSError as error:
             raise OperationRefused(
                 f"overlay engine error: container netns ops: default route: {error.strerror}"
             ) from error
-        if found:
+        if has_route:
             raise OperationRefused(f"overlay engine error: container netns ops: default route: {FILE_EXISTS}")
 
 
-def _what(of: AttachRequest | Attachment) -> tuple[object, ...]:
+def _identity(of: AttachRequest | Attachment) -> tuple[object, ...]:
     return (of.start_time, of.service, of.mode == "shared", of.isolation)
 
 
 def detach(handle: wire.LinuxPid, context: OperationContext) -> wire.Ok:
-    """Nothing is left of the attachment; an unknown PID is fine. Raises CleanupFailed."""
+    """Detach the process's container; an unknown PID is no error. Raises CleanupFailed."""
     with context.locks.holding(("pid", handle.pid)):
         veth = naming.pid_host_veth(handle.pid)
-        # No process has a PID that makes a longer name than a link can have.
+        # A PID whose name is longer than a link's name can be is no process's.
         context.service.attacher.detach(_key(handle.pid), veth if len(veth) <= naming.NAME_LIMIT else "")
     return wire.Ok()
 
 
 def _own(context: OperationContext) -> list[Attachment]:
-    return [each for each in context.state.snapshot() if each.network == NETWORK]
+    return [attachment for attachment in context.state.snapshot() if attachment.network == NETWORK]
 
 
 def detach_all(context: OperationContext) -> None:
-    """Every container that came through this door. Goes on past a failure; raises the last one."""
+    """Detach every container that was attached over the overlay socket. Continues after a failure, and raises the last
+    one at the end."""
     failure: CniError | None = None
     for attachment in _own(context):
         try:

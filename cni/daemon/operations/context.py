@@ -1,4 +1,5 @@
-"""What every operation is given: the node's service, the registry, the node's keys, and locks for what has none."""
+"""The context of every operation: the node's service, the registry, the node's keys, and locks for resources that have
+none of their own."""
 
 from __future__ import annotations
 
@@ -13,24 +14,27 @@ from cni.daemon.state.tables import Tables
 from cni.errors import CniError, PoolExhausted, TryAgainLater
 
 NODE = "node"
-"""The name of the lock of what the node is: its names, its ranges, and whether the global overlay is up."""
+"""The name of the lock on the node's record: its names, its ranges, and whether the global overlay is up."""
 
 
 class OperationRefused(CniError):
-    """What was asked cannot be done as things are; the message is the protocol's, where the contract has one."""
+    """The operation cannot be done in the present state. The message is the contract's, where the contract has one."""
 
     code = 7
 
 
 class EdgeClock:
-    """When each edge peer was last heard of, by the boot clock."""
+    """When each edge peer had its last handshake, in seconds of the boot clock."""
 
     def __init__(self) -> None:
         self._seen: dict[str, tuple[int, float]] = {}
 
     def note(self, name: str, shaken: int | None, now: float) -> float | None:
-        """`shaken`: the handshake that the device shows (0 for none, None without a device). Returns the boot clock at
-        the last new one, 0 if there was none. What was before this daemon began counts from its first look."""
+        """`shaken`: the time of the last handshake as the device reports it (0 for none, None without a device).
+
+        Returns the boot clock at which the last new handshake was seen, 0 if there was none, None without a device. A
+        handshake from before this daemon started counts from the first call.
+        """
         if shaken is None:
             return None
         before = self._seen.get(name)
@@ -39,15 +43,15 @@ class EdgeClock:
         return self._seen[name][1] if name in self._seen else 0.0
 
     def forget(self, name: str) -> None:
-        """There is no such edge any more."""
+        """Forget an edge peer that was removed."""
         self._seen.pop(name, None)
 
 
 class OperationContext:
-    """Where requests are carried out. Operations take the lock of what they change, never one for all."""
+    """The objects that operations work on. Each operation locks only the resource that it changes."""
 
     def __init__(self, service: OverlayService, registry: Tables, identity: Identity, mesh: Mesh | None = None) -> None:
-        """Without a `mesh` peers are only remembered."""
+        """Without a `mesh` peers are recorded but put on no device."""
         self.service = service
         self.mesh = mesh
         self.state = service.state
@@ -57,18 +61,19 @@ class OperationContext:
         self.edge_clock = EdgeClock()
 
     def refresh(self) -> None:
-        """Put what has changed on the WireGuard devices. What cannot be done now is told by `status`, and retried."""
+        """Apply changes to the WireGuard devices. A failure is shown by `status`, and retried."""
         if self.mesh is not None:
             self.mesh.sync()
 
     def is_up(self) -> bool:
-        """Whether the global overlay is set up: by an agent, or by the YAML."""
+        """Whether the global overlay is set up, by an agent or by the YAML."""
         return self.state.node.set_up or (self.mesh is not None and self.mesh.wanted())
 
     def lease(self, service: str, owner: str = "") -> AssignedAddress:
-        """An address of the service's segment, else of the node's slice (contract 6.7, 6.10).
+        """Lease an address of the service's segment, or of the node's slice if the service is unknown (contract 6.7,
+        6.10).
 
-        A full segment grows. Raises PoolExhausted, TryAgainLater while what would serve is cooling.
+        A full segment grows. Raises PoolExhausted, TryAgainLater while the free addresses are in cooldown.
         """
         known = self.state.services.get(service)
         if known is None:
@@ -86,22 +91,22 @@ class OperationContext:
         return self.lease_home(owner)
 
     def lease_home(self, owner: str = "") -> AssignedAddress:
-        """An address of the node's slice. When it is full, in the contract's words (6.4), raises PoolExhausted, or
-        TryAgainLater while some of it is only resting."""
+        """Lease an address of the node's slice. If the slice is full, raises PoolExhausted, or TryAgainLater while some
+        of its addresses are in cooldown; the message is the contract's (6.4)."""
         try:
             return self.state.lease_home(owner)
         except PoolExhausted as full:
             home = self.state.node.home(ipaddress.ip_network(self.state.node.cluster_cidr).version)
-            beyond = home.broadcast_address + (home.version == 6)  # IPv6 has no broadcast, and so one host more
-            words = f"overlay engine error: IP allocator exhausted: next address {beyond} is outside slice {home}"
+            beyond = home.broadcast_address + (home.version == 6)  # IPv6 has no broadcast address: one more host
+            message = f"overlay engine error: IP allocator exhausted: next address {beyond} is outside slice {home}"
             rest = self.state.addresses.rest()
             resting = sum(1 for address in tuple(rest.released) if address in home and rest.cooling(address))
             if resting:
-                raise TryAgainLater(f"{words}; {resting} of it rest for {rest.cooldown:g} s after use") from full
-            raise PoolExhausted(words) from full
+                raise TryAgainLater(f"{message}; {resting} of it rest for {rest.cooldown:g} s after use") from full
+            raise PoolExhausted(message) from full
 
     def release(self, address: str, owner: str = "") -> None:
-        """Give such an address back; nothing happens if nobody of that name has it."""
+        """Return a leased address; nothing happens if `owner` does not have it."""
         lease = self.state.release(address, owner)
         known = self.state.services.get(lease.service) if lease is not None else None
         if known is not None:

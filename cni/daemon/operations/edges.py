@@ -1,4 +1,4 @@
-"""Edge peers: machines outside that get a key, an address and a time to live (contract 6.12)."""
+"""Edge peers: machines outside the cluster with a key, an address and a time to live (contract 6.12)."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from cni.overlay.address import canonical_ip, network
 log = logging.getLogger(__name__)
 
 VERSION = 1
-FIRST_CALL = 120.0  # seconds after minting within which an edge must have called
-SILENT = 180.0  # seconds without a handshake after which it has gone
+FIRST_CALL = 120.0  # seconds after minting within which an edge peer must have its first handshake
+SILENT = 180.0  # seconds without a handshake after which an edge peer is removed
 _MOST = 2**64 - 1
 
 
 def mint(ask: wire.MintEdgePeer, context: OperationContext) -> wire.EdgeConfig:
-    """A new edge peer and all that its machine needs; the private key is told once and not kept.
+    """Make an edge peer and return the configuration for its machine; the private key is returned once and not kept.
 
-    Nothing passes between it and the overlay until the node has a device, and then only to what it is allowed. Raises
-    Refusal in the contract's words and order, PoolExhausted.
+    No traffic passes between the edge peer and the overlay until the node has a device, and then only to its allowed
+    targets. Raises OperationRefused with the contract's texts, in the contract's order, PoolExhausted.
     """
     name = ask.name.strip()
     if not name:
         raise OperationRefused("edge peer name must not be empty")
-    sweep(context)  # before the lock: it takes the others', and two mints must not wait for each other
+    sweep(context)  # before the lock: `sweep` takes the other edges' locks, and two mints must not deadlock
     with context.locks.holding(("edge", name)):
         if context.registry.edges.get(name) is not None:
             raise OperationRefused(f"edge peer `{name}` is already minted; revoke it before re-minting")
@@ -71,7 +71,8 @@ def _mint(name: str, ask: wire.MintEdgePeer, allowed: tuple[str, ...], context: 
 
 
 def edge_config(edge: Edge, private: str, endpoint: str, context: OperationContext) -> wire.EdgeConfig:
-    """What the edge machine is told: its one peer is this node, for what it is allowed, or for the whole cluster."""
+    """The configuration of the edge machine: its one peer is this node, for the allowed targets or, without any, for
+    the whole cluster."""
     node, dns = context.state.node, context.service.settings.dns
     cluster = ipaddress.ip_network(node.cluster_cidr)
     server = dns.nameservers[0] if dns.nameservers else None
@@ -94,29 +95,30 @@ def edge_config(edge: Edge, private: str, endpoint: str, context: OperationConte
 
 
 def check_endpoint(endpoint: str) -> None:
-    """`host:port` that a machine outside can call. Raises Refusal."""
+    """Validate a `host:port` that a machine outside can reach. Raises OperationRefused."""
     host, colon, port = endpoint.rpartition(":")
     bare = host.removeprefix("[").removesuffix("]")
     good = bool(colon and bare) and port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536
     if ":" in bare and bare == host:
-        good = False  # a bare IPv6 address: where does the port begin?
+        good = False  # an IPv6 address without brackets: the port is ambiguous
     if not good or bare != bare.strip():
         raise OperationRefused(f"edge node_endpoint `{endpoint}` is not host:port")
     try:
-        nowhere = ipaddress.ip_address(bare).is_unspecified
+        unspecified = ipaddress.ip_address(bare).is_unspecified
     except ValueError:
-        nowhere = False
-    if nowhere:
+        unspecified = False
+    if unspecified:
         raise OperationRefused(f"edge node_endpoint `{endpoint}` is no address that can be called")
 
 
 def targets(allow: Iterable[str], subnets_of: Callable[[str], tuple[str, ...]]) -> tuple[str, ...]:
-    """The CIDRs that `allow` stands for: CIDRs, addresses and services of this node, blanks skipped, each once.
+    """The CIDRs of `allow`, whose entries are CIDRs, addresses and services of this node. Blank entries are skipped;
+    each CIDR comes once.
 
-    Raises Refusal for an entry that is none of them.
+    Raises OperationRefused for any other entry.
     """
-    found: dict[str, None] = {}
-    for entry in (each.strip() for each in allow):
+    allowed: dict[str, None] = {}
+    for entry in (text.strip() for text in allow):
         if not entry:
             continue
         cidrs = _cidr(entry) or subnets_of(entry)
@@ -124,13 +126,13 @@ def targets(allow: Iterable[str], subnets_of: Callable[[str], tuple[str, ...]]) 
             raise OperationRefused(
                 f"edge --allow target `{entry}` is neither a CIDR, an IP address nor a service known here"
             )
-        found.update(dict.fromkeys(cidrs))
-    return tuple(found)
+        allowed.update(dict.fromkeys(cidrs))
+    return tuple(allowed)
 
 
 def _cidr(entry: str) -> tuple[str, ...]:
-    """The CIDR that `entry` is, or that has it as its one address; nothing for what is neither. Not Python's further
-    ways to write one, with a netmask or a zone: they could be a service's name."""
+    """The CIDR that `entry` is, or the CIDR of the one address that it is; () for any other text. Python's further
+    notations, with a netmask or a zone, are not accepted: they could be a service's name."""
     try:
         return (str(network(entry) if "/" in entry else ipaddress.ip_network(canonical_ip(entry))),)
     except ValueError:
@@ -142,15 +144,15 @@ def _subnets(service: str, context: OperationContext) -> tuple[str, ...]:
     if known is not None and known.mode == "shared":
         return tuple(
             str(ipaddress.ip_network(held.ip))
-            for each in context.state.members(known.bridge)
-            if each.service == service
-            for held in each.addresses
+            for attachment in context.state.members(known.bridge)
+            if attachment.service == service
+            for held in attachment.addresses
         )
     return known.subnets if known is not None else ()
 
 
 def revoke(ask: wire.RevokeEdgePeer, context: OperationContext) -> wire.Ok:
-    """The edge peer is no peer any more; an unknown one is fine."""
+    """Remove the edge peer; an unknown one is no error."""
     name = ask.name.strip()
     with context.locks.holding(("edge", name)):
         edge = context.registry.edges.get(name)
@@ -163,12 +165,12 @@ def _drop(edge: Edge, context: OperationContext) -> None:
     drop_own_peer(edge.public_key, context)
     context.registry.edges.drop(edge.name)
     context.edge_clock.forget(edge.name)
-    context.refresh()  # its fence goes before its address can be another's
+    context.refresh()  # remove its fence elements before the address can be leased again
     context.release(edge.held.ip, owner_of("edge", edge.name))
 
 
 def listed(_: wire.ListEdgePeers, context: OperationContext) -> wire.EdgePeers:
-    """The live ones."""
+    """The live edge peers."""
     sweep(context)
     device = context.mesh.device() if context.mesh is not None else None
     seen = device.peers if device is not None else {}
@@ -191,10 +193,10 @@ def listed(_: wire.ListEdgePeers, context: OperationContext) -> wire.EdgePeers:
 
 
 def sweep(context: OperationContext) -> None:
-    """End those whose time is over, and those that never called or stopped calling (contract 6.12).
+    """Remove edge peers that expired, never had a handshake, or have none any more (contract 6.12).
 
-    By the boot clock: unlike the wall clock nobody sets it, and it counts while the machine sleeps. A handshake's own
-    time is the wall clock's, so it is only looked at for whether it changed, and when by the boot clock it did.
+    The boot clock decides: it is never set, unlike the wall clock, and it counts while the machine sleeps. A
+    handshake's own time is the wall clock's: only a change of it counts, and the boot clock at that change.
     """
     now = boot_clock()
     edges = context.registry.edges.all()
@@ -205,16 +207,16 @@ def sweep(context: OperationContext) -> None:
         if is_over(edge, context.edge_clock.note(edge.name, shaken, now), now):
             with context.locks.holding(("edge", edge.name)):
                 if context.registry.edges.get(edge.name) == edge:
-                    log.info("edge peer %s has come to its end", edge.name)
+                    log.info("edge peer %s has expired: removing it", edge.name)
                     try:
                         _drop(edge, context)
                     except CniError as error:
-                        log.warning("cannot end edge peer %s: %s", edge.name, error)
+                        log.warning("cannot remove edge peer %s: %s", edge.name, error)
 
 
 def is_over(edge: Edge, called: float | None, now: float) -> bool:
-    """Whether an edge's time is over. `called`: the boot clock at its last handshake, 0 for none yet, None if there is
-    no device that could tell."""
+    """Whether an edge peer has expired. `called`: the boot clock at its last handshake, 0 for none yet, None if there
+    is no device that reports it. `now`: the boot clock."""
     if now >= edge.deadline:
         return True
     minted = edge.deadline - (edge.expires_at_unix - edge.minted_at_unix)
@@ -224,6 +226,6 @@ def is_over(edge: Edge, called: float | None, now: float) -> bool:
 
 
 def revoke_all(context: OperationContext) -> None:
-    """Every edge peer."""
+    """Remove every edge peer."""
     for name in context.registry.edges.all():
         revoke(wire.RevokeEdgePeer(name), context)

@@ -1,4 +1,4 @@
-"""Guests that bring up WireGuard themselves, and processes in the host's own namespace (contract 6.10)."""
+"""Guests with a WireGuard device of their own, and processes in the host's network namespace (contract 6.10)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from cni.overlay.address import join_host_port
 log = logging.getLogger(__name__)
 
 NOWHERE = "0.0.0.0:0"
-"""The endpoint of a peer that calls first."""
+"""The endpoint of a peer that sends the first handshake."""
 
 
 def attach_guest(handle: wire.GuestManaged, ask: wire.AttachContainer, context: OperationContext) -> wire.GuestConfig:
-    """Key, address and peer for a guest; the same for the same guest, service and isolation network until detached.
+    """The WireGuard configuration of a guest: key, address and peer. The same guest, service and isolation network get
+    the same answer until the guest is detached.
 
-    Its address is a member of the isolation network, behind the tunnel: whatever comes by its key comes from there.
-    Raises Refusal without a global overlay, FenceFailed if it asks for isolation and the fence is not in force.
+    The guest's address is a member of the isolation network, behind the tunnel: WireGuard admits only that address by
+    the guest's key. Raises OperationRefused without a global overlay, FenceFailed if isolation is requested and the
+    fence is not in force.
     """
     _need_overlay(context, "guest-managed attach")
     with context.locks.holding(("guest", handle.id)):
@@ -55,7 +57,7 @@ def _new_guest(name: str, ask: wire.AttachContainer, context: OperationContext) 
         context.release(held.ip, owner)
         raise
     try:
-        context.registry.guests.put(name, guest)  # before its peer: the fence has to know whose that is
+        context.registry.guests.put(name, guest)  # before its peer: the fence needs the peer's owner
         add_own_peer(guest.public_key, held.ip, owner, context)
         _need_fence(guest, context)
     except BaseException:
@@ -75,7 +77,7 @@ def _need_fence(guest: Guest, context: OperationContext) -> None:
 
 
 def add_own_peer(public_key: str, ip: str, owner: str, context: OperationContext) -> None:
-    """The peer of the global device that a guest or an edge machine is: its address alone, and it calls first."""
+    """Add a guest or an edge machine as a peer of the global device, with its one address and no endpoint."""
     network = str(ipaddress.ip_network(ip))
     peer = peer_table.Peer(public_key=public_key, endpoint=NOWHERE, allowed_ips=(network,), owner=owner)
     with context.locks.holding("peers"):
@@ -84,7 +86,7 @@ def add_own_peer(public_key: str, ip: str, owner: str, context: OperationContext
 
 
 def guest_config(guest: Guest, ask: wire.AttachContainer, context: OperationContext) -> wire.GuestConfig:
-    """What the guest is told: its one peer is this node. DNS is what this very request says."""
+    """The configuration of the guest: its one peer is this node; DNS is that of this request."""
     node = context.state.node
     own = str(node.address(ipaddress.ip_network(node.cluster_cidr).version))
     peer = wire.Peer(
@@ -103,7 +105,7 @@ def guest_config(guest: Guest, ask: wire.AttachContainer, context: OperationCont
 
 
 def detach_guest(handle: wire.GuestManaged, context: OperationContext) -> wire.Ok:
-    """No key, peer or address of the guest. Idempotent."""
+    """Remove the guest's key, peer and address. Idempotent."""
     with context.locks.holding(("guest", handle.id)):
         guest = context.registry.guests.get(handle.id)
         if guest is not None:
@@ -115,24 +117,25 @@ def _drop_guest(guest: Guest, context: OperationContext) -> None:
     drop_own_peer(guest.public_key, context)
     context.registry.guests.drop(guest.id)
     if guest.isolation is not None:
-        context.refresh()  # now that nothing comes from there: no network has that address, when the next one gets it
+        context.refresh()  # the peer is gone: remove the address from the isolation network before it is leased again
         context.state.changed()
     context.release(guest.held.ip, owner_of("guest", guest.id))
 
 
 def drop_own_peer(public_key: str, context: OperationContext) -> None:
-    """The global device without that peer."""
+    """Remove the peer from the global device."""
     with context.locks.holding("peers"):
         context.registry.peers.drop(peer_table.key_of(None, public_key))
     context.refresh()
 
 
 def attach_host(handle: wire.HostShared, ask: wire.AttachContainer, context: OperationContext) -> wire.Attached:
-    """An address of the node's slice for a process of the host; the same for the same id until it is detached.
+    """Lease an address of the node's slice for a process of the host; the same id gets the same address until it is
+    detached.
 
-    It is put on lo, where it answers whether or not there is a device. Raises Refusal without a global overlay, and
-    FenceFailed for a process that asks for isolation. Such a process may send from any address of the host and listen
-    at any, and the host reaches every container: no rule could tell its packets from the node's own.
+    The address is put on lo, where it answers with or without a WireGuard device. Raises OperationRefused without a
+    global overlay, FenceFailed if isolation is requested: a process of the host may send from any address of the host
+    and listen on any, and the host reaches every container, so no rule could tell its packets from the node's own.
     """
     _need_overlay(context, "host-shared attach")
     _need_no_fence(ask)
@@ -160,7 +163,7 @@ def _put_on_lo(known: HostProcess, context: OperationContext) -> None:
 
 
 def detach_host(handle: wire.HostShared, context: OperationContext) -> wire.Ok:
-    """The host has that address no more. Idempotent."""
+    """Remove the address from the host. Idempotent."""
     with context.locks.holding(("host", handle.id)):
         known = context.registry.hosts.get(handle.id)
         if known is not None:
@@ -178,7 +181,7 @@ def _drop_host(known: HostProcess, context: OperationContext) -> None:
 
 
 def detach_all(context: OperationContext) -> None:
-    """Every guest and every process of the host."""
+    """Detach every guest and every process of the host."""
     for guest in context.registry.guests.all():
         detach_guest(wire.GuestManaged(guest), context)
     for known in context.registry.hosts.all():
@@ -186,7 +189,7 @@ def detach_all(context: OperationContext) -> None:
 
 
 def restore(context: OperationContext) -> None:
-    """The host has the addresses it was given, whoever took them away meanwhile."""
+    """Put the addresses of host processes back on lo if they were removed."""
     for name in context.registry.hosts.all():
         with context.locks.holding(("host", name)):
             known = context.registry.hosts.get(name)

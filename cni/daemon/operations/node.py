@@ -1,4 +1,4 @@
-"""The node itself: who it is, its global overlay, its status (contract 6.1 to 6.3)."""
+"""The node itself: its id and key, its global overlay, its status (contract 6.1 to 6.3)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ SERVER = f"zlayer-cni/{__version__}"
 
 
 def set_local_node_id(ask: wire.SetLocalNodeId, context: OperationContext) -> wire.Ok:
-    """The number that the services' subnets follow from. Services that have a subnet keep it: addresses are in use."""
+    """Set the node id, from which the services' subnets follow. Services that have a subnet keep it: its addresses are
+    in use."""
     with context.locks.holding(NODE):
         node = context.state.node
         if context.service.settings.cluster is not None:
@@ -33,7 +34,7 @@ def set_local_node_id(ask: wire.SetLocalNodeId, context: OperationContext) -> wi
 
 
 def set_local_wg_pubkey(ask: wire.SetLocalWgPubkey, context: OperationContext) -> wire.Ok:
-    """What the agent holds to be this node's key: remembered. The key in use is the daemon's own (`status`)."""
+    """Record the key that the agent takes for this node's. The key in use is the daemon's own (`status`)."""
     with context.locks.holding(NODE):
         if ask.pubkey != context.state.node.wg_public_key:
             context.service.change_node(wg_public_key=ask.pubkey)
@@ -41,17 +42,18 @@ def set_local_wg_pubkey(ask: wire.SetLocalWgPubkey, context: OperationContext) -
 
 
 def setup_global_overlay(ask: wire.SetupGlobalOverlay, context: OperationContext) -> wire.BridgeName:
-    """Take over deployment, ranges and port; leases stay, at a repeat and at a change (contract 8).
+    """Apply deployment, ranges and port. Leases stay, both when the request is repeated and when it changes (contract
+    8).
 
-    The answer is the name the device has by the rule, whether or not there is one yet: ZLayer's client keeps it, and
-    re-establishes after a lost connection only if it got one (contract 3.3). `status` names an interface only if it is
-    there. Raises Refusal when a range changes that somebody has addresses of.
+    The reply is the device's name by the naming rule, whether or not the device exists yet: ZLayer's client keeps the
+    name, and re-establishes after a lost connection only if it got one (contract 3.3). `status` names an interface only
+    if it exists. Raises OperationRefused if a range changes while addresses of it are in use.
     """
     with context.locks.holding(NODE):
         state = context.state
         held = {each.name: each.networks(4) + each.networks(6) for each in list(state.services.values())}
         owned = [lease.address for lease in list(state.leases.values()) if lease.service == ""]
-        own = ask.slice_cidr if context.service.settings.cluster is None else None  # a cluster has given it one
+        own = ask.slice_cidr if context.service.settings.cluster is None else None  # in a cluster the node has its own
         ranges = judge_ranges(state.node, ask.cluster_cidr, own, held, owned)
         if ranges["cluster_cidr"] not in state.cidrs or context.service.ranges.refusal:
             context.service.ranges.judge([cidr for cidr in (ranges["cluster_cidr"], ranges["cluster_cidr6"]) if cidr])
@@ -74,9 +76,10 @@ def judge_ranges(
 ) -> dict[str, str | None]:
     """The node's ranges after such a setup: `cluster_cidr`, `cluster_cidr6`, `slice_cidr`.
 
-    `held` are the services' subnets, `owned` the addresses of the slice in use. Without a slice the node keeps the one
-    it has, if that is in the cluster. A cluster too small for services is taken over: they are refused when they are
-    set up (contract 6.4). Raises Refusal for what is no range, and for a change under addresses in use.
+    `held`: the services' subnets by name; `owned`: the addresses of the slice in use. Without `slice_cidr` the node
+    keeps its slice if that is in the cluster's range. A cluster range too small for services is accepted: services are
+    refused when they are set up (contract 6.4). Raises OperationRefused for an invalid range, and for a change while
+    addresses are in use.
     """
     cluster = _network("cluster", cluster_cidr)
     if cluster.prefixlen == cluster.max_prefixlen:
@@ -102,7 +105,7 @@ def judge_ranges(
 def _refuse_under(
     node: Node, ranges: Mapping[str, str | None], held: Mapping[str, Sequence[Network]], owned: Collection[str]
 ) -> None:
-    """Raise Refusal if a change of ranges would pull addresses from under somebody."""
+    """Raises OperationRefused if the ranges change while services have subnets, or while slice addresses are in use."""
     cluster, own = ranges["cluster_cidr"], ranges["slice_cidr"]
     users = sorted(name for name, subnets in held.items() if subnets)
     if users and (cluster, ranges["cluster_cidr6"]) != (node.cluster_cidr, node.cluster_cidr6):
@@ -134,10 +137,11 @@ def _network(what: str, text: str) -> Network:
 
 
 def teardown_global_overlay(_: wire.TeardownGlobalOverlay, context: OperationContext) -> wire.Ok:
-    """What came through this door goes: its containers, guests, edge peers and idle services. Idempotent.
+    """Remove the containers, guests and edge peers that were made over the overlay socket, and idle services.
+    Idempotent.
 
-    What a container runtime attached through the other door stays connected: that is not this agent's to cut off. Peers
-    and names are remembered, as by ZLayer's daemon; a later setup finds everything as after the first (contract 6.3).
+    Containers that a runtime attached over the CNI socket stay connected: the agent does not own them. Peers and names
+    stay recorded, as in ZLayer's daemon; a later setup finds the same state as after the first (contract 6.3).
     """
     with context.locks.holding(NODE):
         containers.detach_all(context)
@@ -151,7 +155,7 @@ def teardown_global_overlay(_: wire.TeardownGlobalOverlay, context: OperationCon
 
 
 def status(_: wire.StatusRequest, context: OperationContext) -> wire.Status:
-    """How the node stands. `server` says who answers, so that a client knows what it may ask (contract 8)."""
+    """The node's status. `server` is program and version, which tell a client the supported operations (contract 8)."""
     node = context.state.node
     edges.sweep(context)
     peers = _peers(context)
@@ -171,19 +175,20 @@ def status(_: wire.StatusRequest, context: OperationContext) -> wire.Status:
 
 
 def _peers(context: OperationContext) -> tuple[wire.PeerStatus, ...]:
-    """The peers of the global device: where they were last heard of, and when, in Unix seconds (0: never)."""
+    """The peers of the global device, with the last endpoint and the time of the last handshake in Unix seconds (0:
+    never)."""
     if context.mesh is None:
         book = peer_table.of_device(context.registry.peers.all(), None)
         return tuple(_peer_status(peer.public_key, peer.endpoint, peer.allowed_ips, 0) for peer in book)
     targets, device = context.mesh.targets(), context.mesh.device()
     seen = device.peers if device is not None else {}
-    found = []
+    statuses = []
     for key, target in targets.items():
-        there = seen.get(key)
-        endpoint = (there.endpoint if there is not None else "") or next(iter(target.endpoints), "")
-        handshake = there.last_handshake if there is not None else 0
-        found.append(_peer_status(key, endpoint, target.allowed_ips, handshake))
-    return tuple(found)
+        peer = seen.get(key)
+        endpoint = (peer.endpoint if peer is not None else "") or next(iter(target.endpoints), "")
+        handshake = peer.last_handshake if peer is not None else 0
+        statuses.append(_peer_status(key, endpoint, target.allowed_ips, handshake))
+    return tuple(statuses)
 
 
 def _peer_status(key: str, endpoint: str, allowed_ips: Sequence[str], handshake: int) -> wire.PeerStatus:

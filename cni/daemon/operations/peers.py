@@ -1,6 +1,6 @@
-"""Peers, names and NAT (contract 6.11 and 6.13): kept, and told back; what is put on a device is read from here.
+"""Peers, names and NAT (contract 6.11 and 6.13): recorded and reported; the mesh reads its devices' peers from here.
 
-Peers of the global scope are remembered whether or not the overlay is up; those of a service need it to be dedicated.
+Peers of the global scope are recorded whether or not the overlay is up; peers of a service need a dedicated service.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from cni.overlay import wire
 from cni.overlay.address import join_host_port
 
 PEERS = "peers"
-"""The name of the lock of the book of peers."""
+"""The name of the lock on the table of peers."""
 HOST_PRIORITY = 100
 
 
 def add_peer(ask: wire.AddPeer, context: OperationContext) -> wire.Ok:
-    """A peer, in place of an earlier one of its key. `allowed_ips` may be a comma list. Raises InvalidConfig."""
+    """Add a peer, or replace the one with the same key. `allowed_ips` may be a comma-separated list. Raises
+    InvalidConfig."""
     service = _scope(ask.scope, context)
     peer = peer_table.of_request(ask, service)
     with context.locks.holding(PEERS):
@@ -30,7 +31,7 @@ def add_peer(ask: wire.AddPeer, context: OperationContext) -> wire.Ok:
 
 
 def remove_peer(ask: wire.RemovePeer, context: OperationContext) -> wire.Ok:
-    """No such peer; an unknown key is fine, and so is what is no key at all: nobody has it."""
+    """Remove the peer; an unknown key, or a text that is no key, is no error."""
     service = _scope(ask.scope, context)
     if _is_key(ask.pubkey):
         with context.locks.holding(PEERS):
@@ -40,23 +41,23 @@ def remove_peer(ask: wire.RemovePeer, context: OperationContext) -> wire.Ok:
 
 
 def add_allowed_ip(ask: wire.AddAllowedIp, context: OperationContext) -> wire.Ok:
-    """One more CIDR for a peer. Raises InvalidConfig for a bad CIDR, Refusal for a peer that is not there."""
+    """Add a CIDR to a peer. Raises InvalidConfig for an invalid CIDR, OperationRefused for an unknown peer."""
     service = _scope(ask.scope, context)
     peer_table.cidr(ask.cidr)
     with context.locks.holding(PEERS):
-        book = context.registry.peers.all()
-        if not _is_key(ask.pubkey) or peer_table.key_of(service, peer_table.public(ask.pubkey)) not in book:
+        peers = context.registry.peers.all()
+        if not _is_key(ask.pubkey) or peer_table.key_of(service, peer_table.public(ask.pubkey)) not in peers:
             raise OperationRefused(
                 "overlay engine error: add_allowed_ip failed: "
                 f"cannot add allowed_ip {ask.cidr} to unknown peer {ask.pubkey}"
             )
-        context.registry.peers.apply(peer_table.allow(book, service, ask.pubkey, ask.cidr))
+        context.registry.peers.apply(peer_table.allow(peers, service, ask.pubkey, ask.cidr))
     context.refresh()
     return wire.Ok()
 
 
 def remove_allowed_ip(ask: wire.RemoveAllowedIp, context: OperationContext) -> wire.Ok:
-    """One CIDR less; an unknown peer is fine. Raises InvalidConfig for a bad CIDR."""
+    """Remove a CIDR from a peer; an unknown peer is no error. Raises InvalidConfig for an invalid CIDR."""
     service = _scope(ask.scope, context)
     peer_table.cidr(ask.cidr)
     if _is_key(ask.pubkey):
@@ -77,7 +78,8 @@ def _is_key(text: str) -> bool:
 
 
 def _scope(scope: wire.AnyScope, context: OperationContext) -> str | None:
-    """The service that the scope names, None for the global one. Raises Refusal where there is no such device."""
+    """The service that the scope names, None for the global scope. Raises OperationRefused if the service has no
+    device."""
     if isinstance(scope, wire.GlobalScope):
         return None
     known = context.state.services.get(scope.service)
@@ -87,19 +89,20 @@ def _scope(scope: wire.AnyScope, context: OperationContext) -> str | None:
 
 
 def register_dns(ask: wire.RegisterDns, context: OperationContext) -> wire.Ok:
-    """A name, for an address; the last one said counts."""
+    """Record a DNS name and its address; the most recent request wins."""
     context.registry.names.put(ask.name, RegisteredName(ask.name, ask.ip))
     return wire.Ok()
 
 
 def unregister_dns(ask: wire.UnregisterDns, context: OperationContext) -> wire.Ok:
-    """No such name."""
+    """Remove a DNS name; an unknown one is no error."""
     context.registry.names.drop(ask.name)
     return wire.Ok()
 
 
 def nat_tick(_: wire.NatTick, context: OperationContext) -> wire.Ok:
-    """Look where this node can be reached, unless NAT is off. Asks nobody outside, and so never waits."""
+    """Read the addresses at which this node can be reached, unless NAT is off. Contacts no other machine, and so never
+    waits."""
     config = context.registry.nat.get("nat")
     node = context.state.node
     if node.set_up and (config is None or config.enabled):  # absent means on (contract 2.6)
@@ -117,6 +120,6 @@ def nat_tick(_: wire.NatTick, context: OperationContext) -> wire.Ok:
 
 
 def nat_status(_: wire.NatStatusRequest, context: OperationContext) -> wire.NatStatus:
-    """What the last tick found."""
+    """The results of the last NAT tick."""
     seen = context.registry.nat_seen.get("seen") or NatSeen()
     return wire.NatStatus(seen.candidates, seen.peers, seen.last_refresh)

@@ -16,11 +16,12 @@ log = logging.getLogger(__name__)
 
 
 def setup_service_overlay(ask: wire.SetupServiceOverlay, context: OperationContext) -> wire.ServiceOverlay:
-    """The service has a bridge; it keeps it until torn down or pruned. Repeating mends what is missing.
+    """Set up the service's bridge, which stays until the service is torn down or pruned. Repeating the request repairs
+    what is missing.
 
     An isolated service is answered as `auto`, as ZLayer's daemon does: only an attach says which network is joined. A
-    dedicated one has its key and port from now on; `name` is the bridge's, every time. `auto` for a dedicated one
-    changes nothing of it: its key must last, for other nodes know it. Raises CniError.
+    dedicated service gets its key and port; `name` is always the bridge's. `auto` leaves a dedicated service
+    unchanged: its key must last, because other nodes know it. Raises CniError.
     """
     rename(ask.service, ask.mode, context)
     before = context.state.services.get(ask.service)
@@ -40,7 +41,8 @@ def setup_service_overlay(ask: wire.SetupServiceOverlay, context: OperationConte
 
 
 def rename(service: str, mode: str, context: OperationContext) -> None:
-    """A service that nobody uses takes the name that today's deployment gives its bridge; one in use keeps its own."""
+    """Tear down an unused service whose bridge has a name of an earlier deployment, so that its next bridge has the
+    current name; a service in use keeps its bridge."""
     known, node = context.state.services.get(service), context.state.node
     if mode == "shared" or known is None or known.mode == "shared" or context.state.in_use(service):
         return
@@ -51,7 +53,7 @@ def rename(service: str, mode: str, context: OperationContext) -> None:
 
 
 def teardown_service_overlay(ask: wire.TeardownServiceOverlay, context: OperationContext) -> wire.Ok:
-    """No bridge, subnet, fence or record of the service; its containers are cut off first. Idempotent.
+    """Remove the service's bridge, subnet, fence and record; its containers are detached first. Idempotent.
 
     The shared bridge stays, and so do the containers on it.
     """
@@ -75,7 +77,7 @@ def _teardown(service: str, context: OperationContext) -> None:
 
 
 def teardown_idle(context: OperationContext) -> None:
-    """Every service that nobody uses goes, the shared bridge too if nobody is on it."""
+    """Tear down every unused service, and the shared bridge if it has no attachment."""
     for service in _own(context):
         if not context.state.in_use(service.name):
             _teardown(service.name, context)
@@ -87,10 +89,10 @@ def teardown_idle(context: OperationContext) -> None:
 
 
 def prune_orphan_bridges(ask: wire.PruneOrphanBridges, context: OperationContext) -> wire.PrunedBridges:
-    """Remove our bridges that nobody uses and the list does not name; answers their names.
+    """Remove the daemon's unused bridges that the list does not name; the reply has their names.
 
-    Ours are those of our records: unlike ZLayer's daemon it takes no other daemon's, nor counts users by /sys (contract
-    5.3/28, 6.13). Bridges of ours that no record knows are removed when the daemon starts.
+    The daemon's bridges are those of its records: unlike ZLayer's daemon it removes no other daemon's bridges, and does
+    not count users by /sys (contract 5.3/28, 6.13). Its bridges without a record are removed when the daemon starts.
     """
     live = set(ask.live_bridge_names)
     return wire.PrunedBridges(
@@ -103,13 +105,13 @@ def _prune(service: Service, context: OperationContext) -> bool:
         if context.state.in_use(service.name) or context.state.services.get(service.name) != service:
             return False
         log.info("pruning the idle bridge %s of service %s", service.bridge, service.name)
-        # Key, port and peers of a dedicated service are its device's, and no bridge: a later setup finds them again.
+        # Key, port and peers of a dedicated service belong to its device, not to the bridge: a later setup uses them.
         context.service.services.teardown(service.name)
         return True
 
 
 def _own(context: OperationContext) -> list[Service]:
-    """The services with a bridge of their own."""
+    """The services that have a bridge of their own."""
     return [
         service
         for service in list(context.state.services.values())
@@ -118,7 +120,7 @@ def _own(context: OperationContext) -> list[Service]:
 
 
 def count(context: OperationContext) -> int:
-    """How many services are set up, each of those on the shared bridge counted."""
+    """How many services are set up, those on the shared bridge included."""
     return len(set(context.state.services) - {naming.SHARED_BRIDGE_KEY})
 
 
