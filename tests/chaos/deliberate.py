@@ -11,7 +11,7 @@ from typing import Any
 class AddressNeverGivenBack:
     """DEL forgets the record and not, in memory, the address: the pool leaks."""
 
-    MODULE, NAME = "cni.daemon.state.address_pool", "AddressPool.let_go"
+    MODULE, NAME = "cni.daemon.state.address_pool", "AddressPool.release_hold"
 
     @staticmethod
     def instead(real, self, texts):

@@ -1,1 +1,1 @@
-"""The books: what the daemon holds (node, services, attachments, addresses, keys), in memory and in SQLite."""
+"""The daemon's state (node, services, attachments, addresses, keys), in memory and in SQLite."""

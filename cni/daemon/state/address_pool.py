@@ -1,6 +1,7 @@
-"""The node's book of addresses: which are held and how often, and since when others rest. In memory; the caller saves.
+"""The node's addresses: which are held and how often, and since when others are in cooldown. In memory; the caller
+saves.
 
-The choices themselves are `ipam.py`'s.
+`ipam.py` makes the choices.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from cni.errors import AddressUnavailable
 Address = ipam.Address
 Network = ipam.Network
 
-KIND = "released"  # the records of addresses that rest: since when, on the boot clock
-MANY = 4096  # resting addresses beyond which the long rested ones are forgotten
+KIND = "released"  # the kind of the records of addresses in cooldown: since when, in seconds of the boot clock
+MANY = 4096  # released addresses beyond which those released longer than `LONG` ago are forgotten
 LONG = 300.0  # seconds
 
 
@@ -28,7 +29,7 @@ def boot_clock() -> float:
 
 
 class NeedsSlot(AddressUnavailable):
-    """Internal to the daemon: the subnets the service has are full; `version` is the family."""
+    """Internal to the daemon: the service's subnets of IP version `version` are full."""
 
     def __init__(self, version: int) -> None:
         super().__init__(f"the service's IPv{version} subnets are full")
@@ -36,7 +37,8 @@ class NeedsSlot(AddressUnavailable):
 
 
 class AddressPool:
-    """Who holds what, as counts: the same address may be in an attachment's old and new record for a moment."""
+    """The held addresses with the number of their holders, and the released ones. An address may have two holders for
+    a moment: an attachment's old and new record."""
 
     def __init__(self, cooldown: float) -> None:
         self.cooldown = cooldown
@@ -45,17 +47,17 @@ class AddressPool:
         self._last: dict[Address, str] = {}
 
     def rest(self, now: float | None = None) -> ipam.Cooldown:
-        """What is resting, as of now."""
+        """The cooldown as of `now` (seconds of the boot clock; None for the present)."""
         return ipam.Cooldown(self.released, boot_clock() if now is None else now, self.cooldown)
 
     def hold(self, texts: Iterable[str]) -> None:
-        """These addresses have one more holder."""
+        """Count one more holder for each of these addresses."""
         for text in texts:
             ip = ipaddress.ip_address(text)
             self.held[ip] = self.held.get(ip, 0) + 1
 
-    def let_go(self, texts: Iterable[str]) -> None:
-        """These addresses have one holder less."""
+    def release_hold(self, texts: Iterable[str]) -> None:
+        """Count one holder less for each of these addresses."""
         for text in texts:
             ip = ipaddress.ip_address(text)
             self.held[ip] = self.held.get(ip, 0) - 1
@@ -63,7 +65,8 @@ class AddressPool:
                 del self.held[ip]
 
     def locked(self, texts: Collection[str], now: float) -> list[Change]:
-        """The records that say these addresses rest from now on. Call `cool` once they are written."""
+        """The records for the cooldown of these addresses, which starts at `now` (seconds of the boot clock). Call
+        `cool` once the records are written."""
         changes: list[Change] = [(KIND, text, str(now).encode()) for text in texts]
         if len(self.released) >= MANY:
             old = [a for a, since in self.released.items() if now - since > max(self.cooldown, LONG)]
@@ -74,21 +77,23 @@ class AddressPool:
         return changes
 
     def cool(self, texts: Iterable[str], now: float, owner: str = "") -> None:
-        """These addresses rest from now on. `owner` may have them back at once, if it asks for them by name."""
+        """Start the cooldown of these addresses. `owner` may have an address back at once if it requests that very
+        address."""
         for text in texts:
             address = ipaddress.ip_address(text)
             self.released[address] = now
             self._last[address] = owner
 
     def own(self, ips: Iterable[str], owner: str, asked: Iterable[Address]) -> list[Address]:
-        """What is `owner`'s own: the addresses `ips` that it holds, and those it asks for that it had last."""
+        """The addresses that `owner` may have without cooldown: `ips`, which it holds, and those of `asked` that it
+        had last and that are free."""
         rested = [a for a in asked if owner and self._last.get(a) == owner and a not in self.held]
         return [*map(ipaddress.ip_address, ips), *rested]
 
     def pick(
         self, version: int, subnets: list[Network], asked: Address | None = None, own: Collection[Address] = ()
     ) -> AssignedAddress:
-        """An address of `subnets`: the one `asked` for, else one of `own` (what the asker holds), else a free one.
+        """An address of `subnets`: `asked` if given, else one of `own` (the requester's), else a free one.
 
         Raises AddressUnavailable, TryAgainLater, NeedsSlot.
         """
@@ -106,17 +111,17 @@ class AddressPool:
         raise NeedsSlot(version)
 
     def cooling(self, subnets: list[Network]) -> int:
-        """How many addresses of `subnets` are cooling down."""
+        """How many addresses of `subnets` are in cooldown."""
         rest = self.rest()
         return sum(1 for a in self.released if rest.cooling(a) and any(a in s for s in subnets))
 
     def has_free(self, subnets: list[Network]) -> bool:
-        """Whether one of `subnets` has an address that could be given out now."""
+        """Whether one of `subnets` has an address that can be given out now."""
         rest = self.rest()
         return any(ipam.choose(subnet, self.held, rest) is not None for subnet in subnets)
 
     def any_in(self, network: Network) -> bool:
-        """Whether anybody holds an address of `network`."""
+        """Whether an address of `network` is held."""
         return any(address.version == network.version and address in network for address in self.held)
 
 

@@ -1,8 +1,8 @@
-"""What the node is beyond this boot: its WireGuard key, key and port of each service with a device of its own, and the
-key that it signs with in a cluster.
+"""The node's identity, which outlives a boot: its WireGuard key, key and port of each service with a device of its own,
+and the key that it signs with in a cluster.
 
-One file below the data directory, root's alone, replaced by rename and synced: a node that lost its key in a power cut
-would be a stranger to every peer.
+One file below the data directory, readable by root alone, replaced by rename and synced: a node that lost its key in a
+power cut would be unknown to every peer.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from cni.daemon.model import keys
 from cni.errors import InputOutput, PoolExhausted, StateUnusable
 
 FILE = "identity.json"
-SIGNING_FILE = "signing.json"  # the signing key again: an earlier version writes FILE without it
-SEQUENCES = 1 << 16  # that are set aside by one write of the file
+SIGNING_FILE = "signing.json"  # a second copy of the signing key: an earlier version writes FILE without it
+SEQUENCES = 1 << 16  # sequence numbers that one write of the file reserves
 
 
-_public_of = functools.lru_cache(512)(keys.public_of)  # a millisecond each, and asked for with every change
+_public_of = functools.lru_cache(512)(keys.public_of)  # 1 ms per key, and needed at every change
 
 
 class KeyPair(msgspec.Struct, frozen=True):
-    """Key and port of one WireGuard device of ours."""
+    """Private key (base64) and port of one of this node's WireGuard devices."""
 
     private_key: str
     port: int = 0
 
     def __repr__(self) -> str:
-        return f"Own(port={self.port})"  # the key is in nobody's log
+        return f"Own(port={self.port})"  # without the key: a repr may reach a log
 
     @property
     def public_key(self) -> str:
@@ -44,8 +44,8 @@ class KeyPair(msgspec.Struct, frozen=True):
 
 
 class Member(msgspec.Struct, frozen=True):
-    """What the node is to the cluster: a name of its own for ever, and the id, slices and WireGuard key it has claimed
-    (0, none, "": not yet)."""
+    """The node's membership in the cluster: its permanent identity, and the id, slices and WireGuard key that it has
+    claimed (0, (), "": not yet)."""
 
     identity: str
     node_id: int = 0
@@ -54,8 +54,8 @@ class Member(msgspec.Struct, frozen=True):
 
 
 class Signing(msgspec.Struct, frozen=True):
-    """The key that an identity signs with, base64. `announced`: its signature has stood in the store, so the others
-    know it; `ceiling`: no sequence as high as this was given out."""
+    """The key that an identity signs with, base64. `announced`: its signature has been in the store, so the other nodes
+    know it; `ceiling`: every sequence number used so far is below it."""
 
     identity: str
     private_key: str
@@ -73,7 +73,7 @@ class IdentityFile(msgspec.Struct, frozen=True):
 
 
 class Identity:
-    """The file, read when first needed. Safe from any thread."""
+    """The identity file, read at the first use. Thread-safe."""
 
     def __init__(self, data_dir: str) -> None:
         self._path = Path(data_dir) / FILE
@@ -84,7 +84,7 @@ class Identity:
         self._sequence = 0
 
     def public_key(self) -> str:
-        """The node's public key, base64; a private one is made if there is none. Raises InputOutput, StateUnusable."""
+        """The node's public key, base64; a key is generated if there is none. Raises InputOutput, StateUnusable."""
         with self._lock:
             if self._public is None:
                 known = self._load()
@@ -95,7 +95,7 @@ class Identity:
             return self._public
 
     def own(self) -> KeyPair:
-        """The node's own key; made if there is none. Raises InputOutput, StateUnusable."""
+        """The node's own key; generated if there is none. Raises InputOutput, StateUnusable."""
         self.public_key()
         with self._lock:
             node = self._load().node
@@ -103,14 +103,15 @@ class Identity:
             return node
 
     def rotate(self) -> str:
-        """A new key for the node in place of the old one; returns the new public key. Raises InputOutput."""
+        """Replace the node's key by a new one; returns the new public key. Raises InputOutput."""
         with self._lock:
             self._save(msgspec.structs.replace(self._load(), node=KeyPair(keys.generate())))
             self._public = None
         return self.public_key()
 
     def member(self) -> Member:
-        """What the node is to the cluster. Raises InputOutput, StateUnusable."""
+        """The node's membership; identity and signing key are generated if there are none. Raises InputOutput,
+        StateUnusable."""
         with self._lock:
             known = self._load()
             if known.member is None:
@@ -123,8 +124,8 @@ class Identity:
             return known.member
 
     def signer(self) -> Signer:
-        """The key that the node signs with; an identity from before there were signatures gets one. Raises InputOutput,
-        StateUnusable."""
+        """The signer of the node's documents; an identity from a version without signatures gets a key. Raises
+        InputOutput, StateUnusable."""
         member = self.member()
         with self._lock:
             if self._signer is None:
@@ -137,22 +138,22 @@ class Identity:
             return self._signer
 
     def is_known(self) -> bool:
-        """Whether the others can know this node by its signature: its identity was made with the key, or its signature
-        has stood in the store. A record of another's making under this identity is then overwritten."""
+        """Whether other nodes can verify this node's signature: its identity derives from the key, or its signature has
+        been in the store. If so, a record under this identity that another node has written is overwritten."""
         identity, signer = self.member().identity, self.signer()
         if signing.must_sign(identity):
             return signing.may_sign(identity, signer.name)
         return self._signing().announced
 
     def announced(self) -> None:
-        """This node's signature stands in the store. Raises InputOutput."""
+        """Record that this node's signature is in the store. Raises InputOutput."""
         known = self._signing()
         if not known.announced:
             self._keep_signing(msgspec.structs.replace(known, announced=True))
 
     def next_sequence(self) -> int:
-        """A number higher than any before, also before a restart, and in wall-clock order where the file was put back
-        to an earlier one. Raises InputOutput."""
+        """A number higher than any earlier one, across restarts; if the file was restored from an older copy, the wall
+        clock orders the numbers. Raises InputOutput."""
         known = self._signing()
         if not self._sequence or self._sequence + 1 >= known.ceiling:
             first = max(known.ceiling, int(time.time()) * SEQUENCES)
@@ -173,7 +174,7 @@ class Identity:
             self._save(msgspec.structs.replace(self._load(), signing=fresh))
 
     def keep_member(self, member: Member) -> None:
-        """Remember what was claimed. Raises InputOutput."""
+        """Save the membership. Raises InputOutput."""
         with self._lock:
             known = self._load()
             if known.member != member:
@@ -182,18 +183,18 @@ class Identity:
     def dedicated(self, service: str) -> KeyPair:
         """Key and port of a service's own device, the same at every call until `forget`.
 
-        Raises PoolExhausted when all 256 ports are taken, InputOutput, StateUnusable.
+        Raises PoolExhausted if all 256 ports are taken, InputOutput, StateUnusable.
         """
         with self._lock:
             known = self._load()
-            found = known.dedicated.get(service)
-            if found is None:
-                found = KeyPair(keys.generate(), lowest_free({own.port for own in known.dedicated.values()}))
-                self._save(msgspec.structs.replace(known, dedicated={**known.dedicated, service: found}))
-            return found
+            pair = known.dedicated.get(service)
+            if pair is None:
+                pair = KeyPair(keys.generate(), lowest_free({own.port for own in known.dedicated.values()}))
+                self._save(msgspec.structs.replace(known, dedicated={**known.dedicated, service: pair}))
+            return pair
 
     def forget(self, service: str) -> None:
-        """No key and no port of the service any more."""
+        """Remove key and port of the service. Raises InputOutput, StateUnusable."""
         with self._lock:
             known = self._load()
             if service in known.dedicated:
@@ -210,13 +211,13 @@ class Identity:
             except OSError as error:
                 raise InputOutput(f"cannot read the node's keys: {error}") from error
             except msgspec.DecodeError as error:
-                # Making new keys over the old ones would cut the node off from every peer: a person must look.
+                # New keys in place of the old ones would cut the node off from every peer: an operator must decide.
                 raise StateUnusable(f"cannot use the node's keys in {self._path}: {error}") from error
         return self._known
 
     def _with_signing(self, known: IdentityFile) -> IdentityFile:
-        """With the signing key that an earlier version has dropped, if there is one of this identity. Raises OSError,
-        msgspec.DecodeError."""
+        """`known` with the signing key of `SIGNING_FILE`, if that key is of this identity: an earlier version has
+        dropped it from the identity file. Raises OSError, msgspec.DecodeError."""
         try:
             kept = msgspec.json.decode(self._path.with_name(SIGNING_FILE).read_bytes(), type=Signing)
         except FileNotFoundError:
@@ -241,7 +242,7 @@ def _text(seed: bytes) -> str:
 
 
 def lowest_free(taken: set[int]) -> int:
-    """The lowest port of the band that nobody has. Raises PoolExhausted."""
+    """The lowest free port of the range for dedicated devices. Raises PoolExhausted."""
     for port in range(defaults.FIRST_PORT, defaults.LAST_PORT + 1):
         if port not in taken:
             return port

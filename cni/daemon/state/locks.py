@@ -1,4 +1,4 @@
-"""Locks for longer work than a look into the books: one for each resource, for as long as anybody wants it."""
+"""Locks for work that takes longer than a lookup in the state: one lock per resource, while a thread uses it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 class Locks:
-    """A lock per name, made when first wanted and forgotten when nobody wants it."""
+    """A lock per name, created at its first use and removed when no thread holds it or waits for it."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()

@@ -1,7 +1,7 @@
-"""What an earlier daemon of this boot wrote down, read back as values.
+"""Reads the records of an earlier daemon of this boot as values.
 
-A record that cannot be read, or says what cannot be, is set aside under another kind and reported: somebody's hand in
-the file must not keep the daemon from starting.
+A record that cannot be decoded, or is inconsistent, is set aside under another kind and logged: a file that was changed
+from outside must not keep the daemon from starting.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 OWN_ADDRESS = "own address"
-NOTES_BEGUN = "begun"  # the key of the record that says that such notes are kept
+NOTES_BEGUN = "begun"  # the key of the record that marks that own addresses are recorded
 
 
 def node(store: Records) -> Node | None:
-    """What an agent told of the node; None if none did."""
-    return next((found for _, found in read(store, "node", _node)), None)
+    """The node as an agent set it; None if no agent did."""
+    return next((record for _, record in read(store, "node", _node)), None)
 
 
 def attachments(store: Records) -> list[Attachment]:
-    """Every attachment, in the order they were made."""
-    return [found for _, found in read(store, "attachment", _attachment)]
+    """Every attachment, oldest first."""
+    return [record for _, record in read(store, "attachment", _attachment)]
 
 
 def leases(store: Records) -> dict[str, Lease]:
-    """The bare leases by address."""
+    """The leases without a container, by address."""
     return dict(read(store, "lease", _lease))
 
 
 def released(store: Records) -> dict[str, float]:
-    """The addresses that rest, and since when on the boot clock."""
+    """The released addresses, with the seconds of the boot clock at their release."""
     return dict(read(store, KIND, _since))
 
 
 def own_addresses(store: Records) -> frozenset[ipaddress.IPv4Address | ipaddress.IPv6Address]:
-    """The addresses that this daemon or an earlier one put on lo."""
+    """The overlay's addresses that this daemon or an earlier one has added to lo."""
     return frozenset(ipaddress.ip_address(key) for key, _ in read(store, OWN_ADDRESS, _own) if key != NOTES_BEGUN)
 
 
@@ -64,12 +64,12 @@ def read(store: Records, kind: str, decode: Callable[[str, bytes], T]) -> Iterat
     """The records of a kind by key. `decode` gets key and document, and raises ValueError for what it cannot read."""
     for key, body in store.load(kind):
         try:
-            found = decode(key, body)
+            record = decode(key, body)
         except (ValueError, msgspec.DecodeError) as error:  # before 0.21 msgspec's error is no ValueError
             log.error("the record %s %s cannot be read and is set aside: %s", kind, key, error)
             store.apply([(kind, key, None), (f"unreadable {kind}", key, body)])
         else:
-            yield key, found
+            yield key, record
 
 
 def _node(_: str, body: bytes) -> Node:
@@ -77,13 +77,13 @@ def _node(_: str, body: bytes) -> Node:
 
 
 def _attachment(key: str, body: bytes) -> Attachment:
-    found = msgspec.json.decode(body, type=Attachment)
-    if encode_key(found.key) != key:
-        raise ValueError(f"it is another's: {encode_key(found.key)}")
-    for held in found.addresses:
+    attachment = msgspec.json.decode(body, type=Attachment)
+    if encode_key(attachment.key) != key:
+        raise ValueError(f"it is another's: {encode_key(attachment.key)}")
+    for held in attachment.addresses:
         ipaddress.ip_interface(held.address)
         ipaddress.ip_address(held.gateway)
-    return found
+    return attachment
 
 
 def _lease(key: str, body: bytes) -> Lease:
@@ -100,9 +100,9 @@ def _since(key: str, body: bytes) -> float:
 
 
 def _service(key: str, body: bytes) -> Service:
-    found = msgspec.json.decode(body, type=Service)
-    if found.name != key:
-        raise ValueError(f"it is another's: {found.name}")
-    for subnet in found.subnets:
+    service = msgspec.json.decode(body, type=Service)
+    if service.name != key:
+        raise ValueError(f"it is another's: {service.name}")
+    for subnet in service.subnets:
         ipaddress.ip_network(subnet)
-    return found
+    return service

@@ -1,6 +1,7 @@
-"""The services on record, the slots they hold, and the node whose ranges these are: one half of the daemon's state.
+"""The recorded services, the slots they hold, and the node that has the ranges: one half of the daemon's state.
 
-Every change is written before it counts. The other half, who is attached, is `state.py`'s, under the same lock.
+Every change is written to the store before it takes effect. `state.py` has the other half, the attachments, under the
+same lock.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from cni.daemon.state.store import Records
 
 
 class ServiceBook:
-    """What the node is, and which service has which slots. Reads give values; writes go to the store first."""
+    """The node, and the slots of each service. Reads return values; writes go to the store first."""
 
     def __init__(self, store: Records, settings: Settings) -> None:
         self._store = store
@@ -29,10 +30,10 @@ class ServiceBook:
         self.addresses = AddressPool(settings.address_cooldown)
         self.service_cidr = settings.service_cidr
         self._foreign: list[Network] = []
-        self.lost: frozenset[str] = frozenset()  # subnets on record here that are another node's now (membership.py)
-        self.connected: tuple[Network, ...] = ()  # networks of the host's own that lie over the cluster's ranges
+        self.lost: frozenset[str] = frozenset()  # recorded subnets that another node has now (membership.py)
+        self.connected: tuple[Network, ...] = ()  # the host's own networks that overlap the cluster's ranges
         self.own_addresses = restore.own_addresses(store)
-        """Those that an earlier daemon or this one put on lo, until they are taken off it."""
+        """The overlay's addresses that this daemon or an earlier one has added to lo, until they are removed."""
         self.notes_own_addresses = store.fresh or bool(store.load(restore.OWN_ADDRESS))
         self.changed: Callable[[], None] = lambda: None  # called after every change of attachments and services
         self.services: dict[str, Service] = restore.services(store)
@@ -51,7 +52,8 @@ class ServiceBook:
         self._segments = self._segments_of(self.node)
 
     def _segments_of(self, node: Node) -> dict[int, SubnetRegistry]:
-        """The slot registries with a node's ranges. Raises InvalidConfig if a service holds what is no slot of them."""
+        """The slot registries of a node's ranges, by IP version. Raises InvalidConfig if a service holds a subnet that
+        is no slot of them."""
         taken = [*self._foreign, *self.connected]
         return slots.registries(node, self.services.values(), self.addresses.held, taken, self.service_cidr)
 
@@ -62,7 +64,7 @@ class ServiceBook:
 
     @property
     def cidrs(self) -> tuple[str, ...]:
-        """The cluster's ranges, the first family first."""
+        """The cluster's ranges, the primary IP version first."""
         return self.node.cidrs
 
     def node_address(self, version: int) -> Address:
@@ -74,9 +76,9 @@ class ServiceBook:
         return [self.node_address(ipaddress.ip_network(cidr).version) for cidr in self.cidrs]
 
     def update_node(self, **changes: object) -> Node:
-        """Change what the node is. What services hold, they keep.
+        """Change the node's record. Services keep their subnets.
 
-        Raises InvalidConfig, with nothing changed, if a service holds what would be no slot of the new range.
+        Raises InvalidConfig, with nothing changed, if a service holds a subnet that is no slot of the new range.
         """
         with self._lock:
             node = msgspec.structs.replace(self.node, **changes)
@@ -86,31 +88,31 @@ class ServiceBook:
             return node
 
     def note_own_addresses(self, addresses: Collection[Address]) -> None:
-        """These are on lo by this daemon. Raises InputOutput."""
+        """Record the overlay's addresses on lo. Raises InputOutput."""
         with self._lock:
             fresh = frozenset(addresses)
             if fresh == self.own_addresses and self.notes_own_addresses:
                 return
-            gone = [(restore.OWN_ADDRESS, str(each), None) for each in self.own_addresses - fresh]
-            noted = [(restore.OWN_ADDRESS, str(each), b"") for each in fresh]
+            gone = [(restore.OWN_ADDRESS, str(address), None) for address in self.own_addresses - fresh]
+            noted = [(restore.OWN_ADDRESS, str(address), b"") for address in fresh]
             self._store.apply([(restore.OWN_ADDRESS, restore.NOTES_BEGUN, b""), *noted, *gone])
             self.own_addresses, self.notes_own_addresses = fresh, True
 
     def set_foreign(self, networks: Sequence[Network]) -> None:
-        """Slots that other nodes hold: no service of this one gets them from now on."""
+        """Set the slots that other nodes hold: no service of this node gets them from now on."""
         with self._lock:
             if list(networks) != self._foreign:
                 self._foreign = list(networks)
                 self._rebuild_segments()
 
     def set_lost(self, cidrs: Collection[str]) -> None:
-        """Subnets of services here that another node has: nobody new gets an address in them."""
+        """Set the subnets of this node's services that another node has: no new address is given out in them."""
         with self._lock:
             self.lost = frozenset(cidrs)
 
     def set_connected(self, networks: Sequence[Network]) -> bool:
-        """The host's own networks over the cluster's ranges: no service gets a slot that touches them from now on, and
-        nothing new gets an address there. Returns whether they are others than before."""
+        """Set the host's own networks that overlap the cluster's ranges: from now on no service gets a slot that
+        overlaps them, and no new address is given out in them. Returns whether they changed."""
         with self._lock:
             if tuple(networks) == self.connected:
                 return False
@@ -119,25 +121,26 @@ class ServiceBook:
             return True
 
     def is_usable(self, network: Network) -> bool:
-        """Whether something new may get an address in a subnet of a service."""
+        """Whether a new address may be given out in this subnet."""
         return str(network) not in self.lost and not any(
             network.version == other.version and network.overlaps(other) for other in self.connected
         )
 
     def usable(self, service: Service, version: int) -> list[Network]:
-        """The subnets of a service in which somebody new may get an address."""
+        """The subnets of a service in which a new address may be given out."""
         return [network for network in service.networks(version) if self.is_usable(network)]
 
     # --- services and their slots --------------------------------------------------------------------------------
 
     def lacks(self, name: str) -> list[int]:
-        """The families of which the service has no subnet yet."""
+        """The IP versions of which the service has no subnet yet."""
         with self._lock:
-            found = self.services.get(name)
-            return [version for version in self._segments if found is None or not found.networks(version)]
+            service = self.services.get(name)
+            return [version for version in self._segments if service is None or not service.networks(version)]
 
     def propose(self, name: str, version: int, n: int, refused: Sequence[Network] = ()) -> Network:
-        """The slot that the service would get as its `n`th (0: its first), if those in `refused` are others'.
+        """The slot that the service would get as its `n`th (0: its first), without those in `refused`, which other
+        nodes have.
 
         Raises PoolExhausted.
         """
@@ -153,8 +156,8 @@ class ServiceBook:
             return n
 
     def check_slots(self) -> None:
-        """Whether services can have subnets here at all. Raises InvalidConfig, in the contract's words, where one of
-        the cluster's ranges is no larger than such a subnet (contract 6.4)."""
+        """Raises InvalidConfig, with the contract's text, if one of the cluster's ranges is no larger than a service's
+        subnet, so that services cannot have subnets (contract 6.4)."""
         for cidr in self.cidrs:
             SubnetRegistry.over(slots.part_of(cidr, self.service_cidr))
 
@@ -166,33 +169,34 @@ class ServiceBook:
         granted: Mapping[int, Network] | None = None,
         passing: bool | None = None,
     ) -> Service:
-        """The record of a service, with a slot of each family; made, or completed.
+        """Create or complete the record of a service, with a slot of each IP version.
 
-        `granted`: the very slots to take, by family; `passing`: what the record says of that from now on (None: as
-        before). Raises PoolExhausted, InvalidConfig if such a slot is taken and where there are none.
+        `granted`: the slots to take, by IP version; `passing`: whether the service may be released when it is empty
+        (None: as before). Raises PoolExhausted, InvalidConfig if a granted slot is taken, or if the ranges have no
+        slots.
         """
         with self._lock:
             self.check_slots()
-            found = self.services.get(name, Service(name=name, mode=mode, bridge=bridge))
-            subnets, segments = list(found.subnets), dict(self._segments)
+            before = self.services.get(name, Service(name=name, mode=mode, bridge=bridge))
+            subnets, segments = list(before.subnets), dict(self._segments)
             for version, registry in self._segments.items():
-                if not found.networks(version):
+                if not before.networks(version):
                     if granted and version in granted:
                         segments[version] = registry.hold(name, self._node_key(0), granted[version])
                         network = granted[version]
                     else:
                         network, segments[version] = registry.assign(name, self._node_key(0))
                     subnets.append(str(network))
-            kind = found.passing if passing is None else passing
-            wanted = msgspec.structs.replace(found, mode=mode, subnets=tuple(subnets), passing=kind)
-            if self.services.get(name) != wanted:
-                self._save_service(wanted)
+            kind = before.passing if passing is None else passing
+            service = msgspec.structs.replace(before, mode=mode, subnets=tuple(subnets), passing=kind)
+            if self.services.get(name) != service:
+                self._save_service(service)
                 self._segments = segments
-            return wanted
+            return service
 
     def grow_service(self, name: str, version: int, granted: Network | None = None) -> Service:
-        """The service with one more slot of a family; `granted`: that very one. Raises PoolExhausted when the cluster
-        has none left, InvalidConfig if the slot is taken."""
+        """Give the service one more slot of an IP version; `granted`: the slot to take. Raises PoolExhausted if the
+        cluster has none left, InvalidConfig if the slot is taken."""
         with self._lock:
             service = self.services[name]
             n = self.next_slot(name, version)
@@ -206,7 +210,8 @@ class ServiceBook:
             return grown
 
     def idle_slots(self, name: str) -> tuple[Network, ...]:
-        """The further slots of a service in which nobody holds an address, and a first one that is not to be used."""
+        """The further slots of a service without a held address, and its first slot if that is empty, unusable and not
+        its only one."""
         with self._lock:
             service = self.services.get(name)
             if service is None:
@@ -217,7 +222,7 @@ class ServiceBook:
             return tuple(network for network in (*unusable, *further) if not self.addresses.any_in(network))
 
     def shrink_service(self, name: str, only: Sequence[Network] | None = None) -> tuple[Network, ...]:
-        """Give back the further slots that are idle (of those in `only`, if given); returns them."""
+        """Release the idle slots (of those in `only`, if given); returns them."""
         with self._lock:
             idle = tuple(n for n in self.idle_slots(name) if only is None or n in only)
             if idle:
@@ -228,7 +233,7 @@ class ServiceBook:
             return idle
 
     def empty_service(self, name: str) -> None:
-        """The service has no subnet any more; it gets one when it is set up again."""
+        """Release all subnets of the service; it gets others when it is set up again."""
         with self._lock:
             service = self.services.get(name)
             if service is not None and service.subnets:
@@ -236,7 +241,7 @@ class ServiceBook:
                 self._rebuild_segments()
 
     def drop_service(self, name: str) -> Service | None:
-        """Forget a service; its slots are free as soon as nobody has an address in them."""
+        """Delete a service's record; its slots are free as soon as they have no held address."""
         with self._lock:
             service = self.services.get(name)
             if service is not None:
@@ -247,7 +252,7 @@ class ServiceBook:
             return service
 
     def note_service(self, service: Service) -> Service:
-        """Record a service that has no segment of its own (mode `shared`)."""
+        """Save the record of a service without a segment of its own (mode `shared`)."""
         with self._lock:
             return service if self.services.get(service.name) == service else self._save_service(service)
 

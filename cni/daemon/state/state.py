@@ -1,7 +1,7 @@
-"""The node's state in memory, with its copy in the store: who is attached, which service has which slots, what rests.
+"""The node's state in memory, with its copy in the store: attachments, the services' slots, addresses in cooldown.
 
-Every change is written before it counts. One lock guards the whole: it is held for lookups and a SQLite write (some
-0.1 ms), never for anything the kernel does. Locks for longer work are handed out by `Locks`, one per resource.
+Every change is written to the store before it takes effect. One lock guards the whole state: it is held for lookups and
+a SQLite write (some 0.1 ms), never for work of the kernel. `Locks` has the locks for longer work, one per resource.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["Locks", "NeedsSlot", "State", "boot_clock"]
 
 
 def name_taken(host_veth: str, owner: str) -> InterfaceExists:
-    """The error for a host end whose name is another's; `owner` says whose."""
+    """The error for a host end whose name `owner` has."""
     return InterfaceExists(
         f"the host interface {host_veth} belongs to {owner}",
         "two attachments may not share one: nothing of the other was touched; attach under another container ID",
@@ -37,12 +37,12 @@ def name_taken(host_veth: str, owner: str) -> InterfaceExists:
 
 
 class State(ServiceBook):
-    """Everything the daemon knows. Reads give values; writes go to the store first."""
+    """The daemon's whole state. Reads return values; writes go to the store first."""
 
     def __init__(self, store: Records, settings: Settings) -> None:
         super().__init__(store, settings)
         self.attachments: dict[AttachmentKey, Attachment] = {}
-        self._ports: dict[str, AttachmentKey] = {}  # whose a host end's name is
+        self._ports: dict[str, AttachmentKey] = {}  # the owner of each host end's name
         for attachment in restore.attachments(store):
             self.attachments[attachment.key] = attachment
             self._ports.setdefault(attachment.host_veth, attachment.key)
@@ -55,8 +55,8 @@ class State(ServiceBook):
         self._rebuild_segments()
 
     def _drop_empty_misfits(self) -> None:
-        """A service without users gives back subnets that are none of the ranges which the node has now: other ranges
-        in the YAML must not keep the daemon from starting for the sake of what is not used."""
+        """Drop services without users whose subnets are outside the node's present ranges: an unused service must not
+        keep the daemon from starting after the ranges in the YAML changed."""
         for service in list(self.services.values()):
             fits_in = slots.holds_slots(self.node, service, self.service_cidr)
             if not fits_in and not self.in_use(service.name):
@@ -67,20 +67,22 @@ class State(ServiceBook):
     # --- attachments and addresses -------------------------------------------------------------------------------
 
     def reserve(self, attachment: Attachment, segment: str, wanted: Sequence[Address]) -> Attachment:
-        """Save `attachment` as an intent, with one address of each family of the service `segment`, and with the MAC
-        that follows from the first if it has none.
+        """Save `attachment` as an intent, with one address of each IP version of the service `segment`, and, if it has
+        no MAC, with the MAC that follows from the first address.
 
-        `wanted` are addresses it asked for, at most one a family; else it keeps those that its earlier record has, if
-        they fit. Raises AddressUnavailable, also for a MAC, InterfaceExists where the host end's name is another's,
-        TryAgainLater while what would serve is cooling, NeedsSlot.
+        `wanted`: the requested addresses, at most one per IP version; without them the attachment keeps the addresses
+        of its earlier record, if they fit. Raises AddressUnavailable (for an address or a MAC), InterfaceExists if
+        another attachment has the host end's name, TryAgainLater while the only fitting addresses are in cooldown,
+        NeedsSlot.
         """
         with self._lock:
             self.refuse_port(attachment.host_veth, attachment.key)
             service = self.services[segment]
-            strange = [a for a in wanted if a.version not in self._segments]
-            if strange:
+            other_family = [a for a in wanted if a.version not in self._segments]
+            if other_family:
                 raise AddressUnavailable(
-                    f"the requested address {strange[0]} is not to be had: this overlay has no IPv{strange[0].version}"
+                    f"the requested address {other_family[0]} is not to be had: "
+                    f"this overlay has no IPv{other_family[0].version}"
                 )
             before = self.attachments.get(attachment.key)
             own = self.addresses.own(before.ips if before is not None else (), attachment.container, wanted)
@@ -92,30 +94,30 @@ class State(ServiceBook):
             if mac != macs.of_address(picked[0].ip):
                 self._refuse_taken(mac, attachment)
             intent = msgspec.structs.replace(attachment, state="intent", addresses=tuple(picked), mac=mac)
-            self.save(intent)  # whole: a daemon that finds it must be able to undo it
+            self.save(intent)  # complete: a daemon that restarts must be able to undo it
             return intent
 
     def owner_of_port(self, host_veth: str) -> AttachmentKey | None:
-        """The attachment whose host end has that name by its record; None where no record names it."""
+        """The attachment whose record has that host end's name; None if there is none."""
         with self._lock:
             return self._ports.get(host_veth)
 
     def refuse_port(self, host_veth: str, key: AttachmentKey) -> None:
-        """Raises InterfaceExists (101) where the host end's name is another attachment's. Such a name is 40 bits of a
-        hash without a secret: two attachments that share one are found in about a second."""
+        """Raises InterfaceExists (101) if another attachment has the host end's name. The name is 40 bits of a hash
+        without a secret: a collision is computed in about a second."""
         owner = self.owner_of_port(host_veth)
         if owner is not None and owner != key:
             raise name_taken(host_veth, "/".join(owner))
 
     def check_mac(self, mac: str, attachment: Attachment) -> None:
-        """Whether the attachment may have that MAC, which is not the one it was given. Raises AddressUnavailable."""
+        """Raises AddressUnavailable if the attachment may not have that MAC, which is not its recorded one."""
         with self._lock:
             if mac not in [macs.of_address(ip) for ip in attachment.ips]:
                 self._refuse_taken(mac, attachment)
 
     def _refuse_taken(self, mac: str, wanted: Attachment) -> None:
-        """Raises AddressUnavailable for a MAC that is, or may become, another's on the bridge, or the node's own there:
-        whoever shares one hears what the bridge has for the other."""
+        """Raises AddressUnavailable for a MAC that another attachment of the bridge has or may get, or that the node
+        has there: two ports with one MAC receive each other's frames."""
         taken = {macs.of_bridge(wanted.bridge), wanted.host_mac}
         for other in self.attachments.values():
             if other.bridge == wanted.bridge and other.key != wanted.key:
@@ -127,7 +129,8 @@ class State(ServiceBook):
             )
 
     def full(self, service: str, version: int) -> TryAgainLater | PoolExhausted:
-        """The error for a service that finds no address and no further slot: passing while something is cooling."""
+        """The error for a service that finds no address and no further slot: TryAgainLater while addresses are in
+        cooldown, else PoolExhausted."""
         with self._lock:
             subnets = self.services[service].networks(version)
             cooling = self.addresses.cooling(subnets)
@@ -137,7 +140,7 @@ class State(ServiceBook):
         return PoolExhausted("no IP addresses available: every one is in use", where)
 
     def has_room(self, service: str) -> bool:
-        """Whether an attach to the service would find an address of every family now."""
+        """Whether an attach to the service would find an address of every IP version now."""
         with self._lock:
             if not all(fits(slots.part_of(cidr, self.service_cidr)) for cidr in self.cidrs):
                 return False
@@ -152,7 +155,8 @@ class State(ServiceBook):
             return True
 
     def save(self, attachment: Attachment) -> None:
-        """Write an attachment's record, new or changed. Addresses it had before and has no more begin to cool."""
+        """Write an attachment's record, new or changed. The cooldown begins for addresses that only the earlier record
+        has."""
         with self._lock:
             before = self.attachments.get(attachment.key)
             lost = [ip for ip in before.ips if ip not in attachment.ips] if before is not None else []
@@ -166,11 +170,12 @@ class State(ServiceBook):
             self.changed()
             self.addresses.hold(attachment.ips)
             if before is not None:
-                self.addresses.let_go(before.ips)
+                self.addresses.release_hold(before.ips)
                 self.addresses.cool(lost, now)
 
     def drop(self, key: AttachmentKey, used: bool = True) -> None:
-        """Forget an attachment; its addresses begin to cool, unless they were never `used`. Twice changes nothing."""
+        """Delete an attachment's record; its addresses begin their cooldown, unless they were never `used`.
+        Idempotent."""
         with self._lock:
             attachment = self.attachments.get(key)
             if attachment is None:
@@ -181,10 +186,10 @@ class State(ServiceBook):
             del self.attachments[key]
             self._forget_port(attachment)
             self.changed()
-            self.addresses.let_go(attachment.ips)
+            self.addresses.release_hold(attachment.ips)
             self.addresses.cool(cooling, now, attachment.container)
             if attachment.service not in self.services:
-                self._rebuild_segments()  # its slot was kept for it
+                self._rebuild_segments()  # the attachment had kept the dropped service's slot
 
     def _forget_port(self, attachment: Attachment) -> None:
         if self._ports.get(attachment.host_veth) == attachment.key:
@@ -196,21 +201,21 @@ class State(ServiceBook):
             return [a for a in self.attachments.values() if a.bridge == bridge]
 
     def snapshot(self) -> list[Attachment]:
-        """Every attachment, in the order they were made."""
+        """Every attachment, oldest first."""
         with self._lock:
             return list(self.attachments.values())
 
-    # --- bare leases -----------------------------------------------------------------------------------------------
+    # --- leases without a container --------------------------------------------------------------------------------
 
     def lease(self, service: str, owner: str = "") -> AssignedAddress:
-        """An address of the segment `service` that no container has (contract 6.7, 6.10); `owner` says whose it is,
-        empty for allocate_ip's. Raises NeedsSlot, KeyError for no such service."""
+        """Lease an address of the segment `service` without a container (contract 6.7, 6.10); `owner`: "" for
+        allocate_ip. Raises NeedsSlot, KeyError for an unknown service."""
         with self._lock:
             version = ipaddress.ip_network(self.node.cluster_cidr).version
             return self._lease(version, self.usable(self.services[service], version), service, owner)
 
     def lease_home(self, owner: str = "") -> AssignedAddress:
-        """An address of the node's own slice, for what belongs to no service. Raises PoolExhausted."""
+        """Lease an address of the node's own slice, without a service. Raises PoolExhausted."""
         with self._lock:
             home = self.node.home(ipaddress.ip_network(self.node.cluster_cidr).version)
             if not self.is_usable(home):
@@ -229,7 +234,7 @@ class State(ServiceBook):
         return held
 
     def release(self, address: str, owner: str = "") -> Lease | None:
-        """Give back a lease of that owner and return it; None if there is none (an attachment's is not touched)."""
+        """Return a lease of that owner to the pool; None if there is none. An attachment's address is not touched."""
         with self._lock:
             lease = self.leases.get(address)
             if lease is None or lease.owner != owner:
@@ -237,24 +242,24 @@ class State(ServiceBook):
             now = boot_clock()
             self._store.apply([("lease", address, None), *self.addresses.locked([address], now)])
             del self.leases[address]
-            self.addresses.let_go([address])
+            self.addresses.release_hold([address])
             self.addresses.cool([address], now)
             return lease
 
     def idle_services(self) -> list[Service]:
-        """The services that an ADD made and that have a subnet and nobody in it. O(attachments and services): not for
+        """The services that an ADD made and that have a subnet without a user. O(attachments and services): not for
         every attach."""
         with self._lock:
-            bridges = {each.bridge for each in self.attachments.values()}
+            bridges = {attachment.bridge for attachment in self.attachments.values()}
             leased = {lease.service for lease in self.leases.values()}
-            found = [s for s in self.services.values() if s.passing and s.subnets]
-            return [s for s in found if s.bridge not in bridges and s.name not in leased]
+            candidates = [s for s in self.services.values() if s.passing and s.subnets]
+            return [s for s in candidates if s.bridge not in bridges and s.name not in leased]
 
     def in_use(self, segment: str) -> bool:
-        """Whether anybody has an address of the segment: a container on its bridge, a guest, or a bare lease."""
+        """Whether an address of the segment is in use: by a container on its bridge, a guest, or another lease."""
         with self._lock:
             service = self.services.get(segment)
             if service is None:
                 return False
             leased = any(lease.service == segment for lease in self.leases.values())
-            return leased or any(each.bridge == service.bridge for each in self.attachments.values())
+            return leased or any(attachment.bridge == service.bridge for attachment in self.attachments.values())

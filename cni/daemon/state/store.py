@@ -1,11 +1,12 @@
-"""The daemon's records on disk: SQLite in the run directory, for as long as this boot lasts.
+"""The daemon's records on disk: SQLite in the run directory, valid for this boot.
 
-Namespaces, veths and rules end with the boot, so records of an earlier one describe nothing: they are discarded by
-boot id, whether or not the run directory was wiped. For the same reason nothing is synced to the platter: what the
-kernel's page cache holds survives a kill -9, and a power cut ends the boot.
+Namespaces, veths and rules end with the boot, so records of an earlier boot describe nothing: they are discarded by
+boot id, whether or not the run directory was wiped. For the same reason nothing is synced to the disk: the kernel's
+page cache survives a kill -9, and a power cut ends the boot.
 
-What the file should say is in memory too. Somebody who deletes it, replaces it or writes into it while we run finds it
-written anew (`intact`, `rewrite`): the next daemon must not learn from his file who has which address.
+The store keeps every record in memory as well. If the file is deleted, replaced or written to from outside while the
+daemon runs, the store writes it anew (`intact`, `rewrite`): the next daemon must not read address owners from a foreign
+file.
 """
 
 from __future__ import annotations
@@ -24,17 +25,18 @@ from cni.errors import InputOutput, StateUnusable
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 1  # raised when an older program could misread what a newer one writes
+SCHEMA = 1  # incremented when an older program could misread the records of a newer one
 
 Change = tuple[str, str, bytes | None]
 """(kind, key, document), or None in place of the document to delete the record."""
 
 _Files = tuple[tuple[int, int, int, int], ...]
-"""What tells whether anybody but us has written: device, inode, size and time of the file, and of its log."""
+"""Device, inode, size and mtime (ns) of the file and of its write-ahead log: a change that the store did not make tells
+that another program has written."""
 
 
 class Records(Protocol):
-    """What the books need of a store. `fresh`: there were no records of this boot."""
+    """What the state needs of a store. `fresh`: there were no records of this boot."""
 
     fresh: bool
 
@@ -43,10 +45,10 @@ class Records(Protocol):
 
 
 class Copy:
-    """The records of this boot as another daemon has written them, read once; changes stay in memory."""
+    """The records that another daemon of this boot has written, read once; changes stay in memory."""
 
     def __init__(self, path: Path) -> None:
-        """Empty where there are none that can be read. Raises StateUnusable when a newer version wrote them."""
+        """Read the records; empty if none can be read. Raises StateUnusable if a newer version wrote them."""
         self._records: dict[tuple[str, str], bytes] = {}
         self.fresh = True
         if not path.is_file():
@@ -54,10 +56,10 @@ class Copy:
         try:
             with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
                 db.text_factory = _text
-                found = _meaning(db)
-                if found.get("boot") != proc.boot_id():
+                meta = _read_meta(db)
+                if meta.get("boot") != proc.boot_id():
                     return
-                if found.get("schema", SCHEMA) > SCHEMA:
+                if meta.get("schema", SCHEMA) > SCHEMA:
                     raise StateUnusable(f"{path} was written by a newer version of zlayer-cni", "upgrade this program")
                 rows = db.execute("SELECT kind, key, body FROM record ORDER BY rowid").fetchall()
         except sqlite3.Error as error:
@@ -84,29 +86,29 @@ class Copy:
 
 
 class Store:
-    """Records by (kind, key). Safe to use from any thread; every `apply` is one transaction."""
+    """Records by (kind, key). Thread-safe; every `apply` is one transaction."""
 
     def __init__(self, path: Path, boot_id: str | None = None) -> None:
-        """Open or begin the store at `path`.
+        """Open or create the store at `path`.
 
-        A file that is damaged, or of another boot, is set aside (`.damaged`) or discarded and begun anew. Raises
-        StateUnusable when a newer version wrote it, InputOutput when the file cannot be opened or written.
+        A damaged file is set aside (`.damaged`), a file of another boot is discarded; then a new one is created. Raises
+        StateUnusable if a newer version wrote the file, InputOutput if it cannot be opened or written.
         """
         self.path = path
         self._lock = threading.Lock()
         boot = boot_id if boot_id is not None else proc.boot_id()
-        self._db, found = self._open_or_set_aside()
-        self.fresh = found.get("boot") != boot
-        if self.fresh and found:
-            # Of another boot, in whatever schema: it describes nothing.
+        self._db, meta = self._open_or_set_aside()
+        self.fresh = meta.get("boot") != boot
+        if self.fresh and meta:
+            # Of another boot, in any schema: the records describe nothing.
             self._db.close()
             self._remove("", "-wal", "-shm")
-            self._db, found = self._open_or_set_aside()
-        if found.get("schema", SCHEMA) > SCHEMA:
+            self._db, meta = self._open_or_set_aside()
+        if meta.get("schema", SCHEMA) > SCHEMA:
             self._db.close()
             raise StateUnusable(
                 f"{path} was written by a newer version of zlayer-cni",
-                f"it has schema {found['schema']}, this program knows up to {SCHEMA}: upgrade, or reboot the node",
+                f"it has schema {meta['schema']}, this program knows up to {SCHEMA}: upgrade, or reboot the node",
             )
         self._boot = boot
         try:
@@ -115,15 +117,17 @@ class Store:
                 self._records = dict(self._readable(self._db))
         except sqlite3.Error as error:
             raise InputOutput(f"cannot write the records at {path}: {error}") from error
-        self._files = self._look()
+        self._files = self._file_state()
 
     def _readable(self, db: sqlite3.Connection) -> Iterator[tuple[tuple[str, str], bytes]]:
-        """The records as they were written; what only somebody else's hand can have put there goes."""
+        """The records; a row whose types this program never writes is deleted."""
         for row, kind, key, body in db.execute("SELECT rowid, kind, key, body FROM record ORDER BY rowid").fetchall():
             if isinstance(kind, str) and isinstance(key, str) and isinstance(body, bytes | str):
                 yield (kind, key), body.encode() if isinstance(body, str) else body
             else:
-                log.error("the records at %s have one that is none of ours, and it goes: %r %r", self.path, kind, key)
+                log.error(
+                    "the records at %s have a row of a foreign type, which is deleted: %r %r", self.path, kind, key
+                )
                 db.execute("DELETE FROM record WHERE rowid = ?", (row,))
 
     def _describe(self, db: sqlite3.Connection) -> None:
@@ -131,9 +135,10 @@ class Store:
         db.execute("REPLACE INTO meta VALUES ('boot', ?)", (self._boot,))
 
     def _open_or_set_aside(self) -> tuple[sqlite3.Connection, dict[str, Any]]:
-        """The database and what it says of itself; a damaged file, or what is none, is set aside and begun anew."""
+        """The database and its meta table; a damaged file, or anything that is no file, is set aside, and a new file is
+        created."""
         if (self.path.exists() or self.path.is_symlink()) and not self.path.is_file():
-            log.error("what is at %s is no file: set aside, beginning anew", self.path)
+            log.error("%s is not a file: set aside, beginning anew", self.path)
             self._set_aside()
         try:
             return self._open()
@@ -151,22 +156,22 @@ class Store:
         aside = self.path.with_name(self.path.name + ".damaged")
         try:
             self.path.replace(aside)
-        except OSError:  # a directory is in the way, or is what goes
+        except OSError:  # the target or the source is a directory
             self.path.replace(f"{aside}-{time.time_ns()}")
         self._remove("-wal", "-shm")
 
     def load(self, kind: str) -> list[tuple[str, bytes]]:
-        """Every record of a kind, in the order they were first written."""
+        """Every record of a kind, in the order of the first writes."""
         with self._lock:
-            return [(key, body) for (each, key), body in self._records.items() if each == kind]
+            return [(key, body) for (record_kind, key), body in self._records.items() if record_kind == kind]
 
     def apply(self, changes: Iterable[Change]) -> None:
         """Write and delete records, all or none. Raises InputOutput (disk full, read-only, ...)."""
         changes = list(changes)
         with self._lock:
             try:
-                if self._look() != self._files:
-                    self._rewrite()  # else the change would go to a file that nobody will read
+                if self._file_state() != self._files:
+                    self._rewrite()  # else the change would go to a file that the next daemon does not read
                 self._write(changes)
             except (sqlite3.Error, OSError) as error:
                 raise InputOutput(f"cannot write the records at {self.path}: {error}") from error
@@ -175,7 +180,7 @@ class Store:
                     self._records.pop((kind, key), None)
                 else:
                     self._records[kind, key] = body
-            self._files = self._look()
+            self._files = self._file_state()
 
     def _write(self, changes: Iterable[Change]) -> None:
         with self._db:
@@ -189,30 +194,30 @@ class Store:
                         (kind, key, body),
                     )
 
-    # --- somebody else's hands --------------------------------------------------------------------------------------
+    # --- changes from outside ---------------------------------------------------------------------------------------
 
     def intact(self) -> bool:
-        """Whether the file at our path is the one we write to, and nobody else has written to it."""
+        """Whether the file at `path` is the one that the store writes to, and no other program has written to it."""
         with self._lock:
-            return self._look() == self._files
+            return self._file_state() == self._files
 
     def rewrite(self) -> None:
-        """Write every record anew, as we know them, to a new file. Raises InputOutput."""
+        """Write every record from memory to a new file. Raises InputOutput."""
         with self._lock:
             try:
                 self._rewrite()
             except (sqlite3.Error, OSError) as error:
                 raise InputOutput(f"cannot write the records at {self.path}: {error}") from error
-            self._files = self._look()
+            self._files = self._file_state()
 
     def _rewrite(self) -> None:
-        """Beside the old file first, so that one which cannot be written changes nothing."""
+        """Write beside the old file first, so that a failed write changes nothing."""
         fresh = self.path.with_name(self.path.name + ".new")
         try:
             self._remove(".new", ".new-journal")
             with contextlib.closing(sqlite3.connect(fresh)) as db, db:
                 fresh.chmod(0o600)
-                _lay_out(db)
+                _create_tables(db)
                 self._describe(db)
                 rows = [(kind, key, body) for (kind, key), body in self._records.items()]
                 db.executemany("INSERT INTO record VALUES (?, ?, ?)", rows)
@@ -224,15 +229,15 @@ class Store:
             self._remove(".new", ".new-journal")
         self._db, _ = self._open()
 
-    def _look(self) -> _Files:
-        found = []
+    def _file_state(self) -> _Files:
+        identities = []
         for path in (self.path, self.path.with_name(self.path.name + "-wal")):
             try:
                 status = path.stat()
-                found.append((status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
+                identities.append((status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
             except OSError:
-                found.append((0, 0, 0, 0))
-        return tuple(found)
+                identities.append((0, 0, 0, 0))
+        return tuple(identities)
 
     def close(self) -> None:
         with self._lock:
@@ -244,38 +249,38 @@ class Store:
         try:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = OFF")
-            said = [row[0] for row in db.execute("PRAGMA quick_check")]
-            if said != ["ok"]:
-                raise sqlite3.DatabaseError(f"malformed: {said[0]}")
-            _lay_out(db)
-            found = _meaning(db)
+            check = [row[0] for row in db.execute("PRAGMA quick_check")]
+            if check != ["ok"]:
+                raise sqlite3.DatabaseError(f"malformed: {check[0]}")
+            _create_tables(db)
+            meta = _read_meta(db)
         except sqlite3.Error:
             db.close()
             raise
         self.path.chmod(0o600)
-        return db, found
+        return db, meta
 
     def _remove(self, *suffixes: str) -> None:
         for suffix in suffixes:
             self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
 
 
-def _lay_out(db: sqlite3.Connection) -> None:
+def _create_tables(db: sqlite3.Connection) -> None:
     db.execute("CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value)")
     db.execute("CREATE TABLE IF NOT EXISTS record (kind TEXT, key TEXT, body BLOB NOT NULL, PRIMARY KEY (kind, key))")
 
 
-def _meaning(db: sqlite3.Connection) -> dict[str, Any]:
-    """What the file says of itself. Raises sqlite3.DatabaseError for tables that are not ours, in no schema."""
+def _read_meta(db: sqlite3.Connection) -> dict[str, Any]:
+    """The meta table. Raises sqlite3.DatabaseError if the tables are not this program's, or the schema is no number."""
     if _columns(db, "meta") != [("name", 1), ("value", 0)]:
         raise sqlite3.DatabaseError("malformed: the table meta is not ours")
-    found = dict(db.execute("SELECT name, value FROM meta"))
-    schema = found.get("schema", SCHEMA)
+    meta = dict(db.execute("SELECT name, value FROM meta"))
+    schema = meta.get("schema", SCHEMA)
     if not isinstance(schema, int):
         raise sqlite3.DatabaseError(f"malformed: it has schema {schema!r}")
     if schema <= SCHEMA and _columns(db, "record") != [("kind", 1), ("key", 2), ("body", 0)]:
         raise sqlite3.DatabaseError("malformed: the table record is not ours")
-    return found
+    return meta
 
 
 def _columns(db: sqlite3.Connection, table: str) -> list[tuple[str, int]]:
@@ -287,5 +292,5 @@ def _text(raw: bytes) -> str:
 
 
 def _is_damage(error: sqlite3.Error) -> bool:
-    """An error that means a damaged file rather than a full disk or a missing permission."""
+    """Whether the error means a damaged file, and not a full disk or a missing permission."""
     return "malformed" in str(error) or "not a database" in str(error)

@@ -1,7 +1,7 @@
-"""What agents told the daemon and want back, beside containers and services: peers, guests, edge peers, names, NAT.
+"""The records of agents' requests, apart from containers and services: peers, guests, edge peers, names, NAT.
 
-Kept in the boot-scoped store, so that a restarted daemon still knows. The store is root's alone (0600): a guest's
-private key lies in it, because a client that lost its connection asks again and must get the same guest.
+They are in the boot-scoped store, so that a restarted daemon has them. The store is readable by root alone (0600): it
+has the guests' private keys, because a client that lost its connection asks again and must get the same guest.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ R = TypeVar("R")
 
 
 class Guest(msgspec.Struct, frozen=True, kw_only=True):
-    """A virtual machine that brings up WireGuard itself. Its address is leased under `owner_of("guest", id)`.
-    `isolation`: the network it is a member of; None: of the flat mesh."""
+    """A virtual machine with a WireGuard device of its own. Its address is leased under `owner_of("guest", id)`.
+    `isolation`: its isolation network; None: the flat mesh."""
 
     id: str
     service: str
@@ -35,8 +35,8 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Edge(msgspec.Struct, frozen=True, kw_only=True):
-    """An edge peer. Its private key went to who minted it and is not kept. Wall-clock times are for people to read;
-    it ends at `deadline` on the boot clock, which nobody sets back."""
+    """An edge peer. Its private key was returned to the client that minted it and is not kept. Wall-clock times (Unix
+    seconds) are for display; the edge peer expires at `deadline`, in seconds of the boot clock, which is never set."""
 
     name: str
     held: AssignedAddress
@@ -63,7 +63,7 @@ class RegisteredName(msgspec.Struct, frozen=True):
 
 
 class NatSeen(msgspec.Struct, frozen=True):
-    """What the last NAT tick found; `last_refresh` in Unix seconds, 0 for never."""
+    """The results of the last NAT tick; `last_refresh` in Unix seconds, 0 for never."""
 
     candidates: tuple[Candidate, ...] = ()
     peers: tuple[NatPeer, ...] = ()
@@ -71,15 +71,15 @@ class NatSeen(msgspec.Struct, frozen=True):
 
 
 class DeviceRecord(msgspec.Struct, frozen=True):
-    """A WireGuard device of ours, and the endpoint each of its peers was last given, by key. `ahead`: by how many
-    seconds the wall clock was ahead of the boot clock, to a minute; 0 for not known."""
+    """A WireGuard device of this node, and the endpoint that each of its peers was last given, by key. `ahead`: how far
+    the wall clock was ahead of the boot clock, in seconds, rounded to a minute; 0 if unknown."""
 
     endpoints: dict[str, str]
     ahead: float = 0.0
 
 
 class Table(Generic[R]):
-    """The records of one kind, by key. Written before they count; safe from any thread."""
+    """The records of one kind, by key. A change is written before it takes effect. Thread-safe."""
 
     def __init__(self, store: Store, kind: str, shape: type[R]) -> None:
         self._store = store
@@ -88,11 +88,11 @@ class Table(Generic[R]):
         self._records = dict(restore.read(store, kind, lambda _, body: msgspec.json.decode(body, type=shape)))
 
     def get(self, key: str) -> R | None:
-        """The record of that key."""
+        """The record of that key; None if there is none."""
         return self._records.get(key)
 
     def all(self) -> dict[str, R]:
-        """Every record, in the order they came."""
+        """Every record, oldest first."""
         with self._lock:
             return dict(self._records)
 
@@ -115,10 +115,10 @@ class Table(Generic[R]):
 
     def drop(self, key: str) -> R | None:
         """Delete the record and return it; None if there was none."""
-        found = self.get(key)
-        if found is not None:
+        record = self.get(key)
+        if record is not None:
             self.apply({key: None})
-        return found
+        return record
 
 
 class Tables:
@@ -138,5 +138,5 @@ class Tables:
 
 
 def owner_of(kind: str, name: str) -> str:
-    """Whose a lease or a peer is, where no client may give it back by its address or key alone."""
+    """The owner of a lease or peer that a client must not be able to release by its address or key alone."""
     return f"{kind}:{name}"
