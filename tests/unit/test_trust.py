@@ -12,7 +12,7 @@ from cni.daemon.cluster import signing, store_records
 from cni.daemon.cluster.claim_table import LINGERS
 from cni.daemon.cluster.signing import Signer
 from cni.daemon.cluster.store_records import MOST, Dedicated, SignedSlot, publishable
-from cni.daemon.cluster.trust import TOLD, Trust
+from cni.daemon.cluster.trust import REPORT_TIME, Trust
 from cni.daemon.cluster.view import ClusterView, NodeDocument
 from cni.daemon.model import keys
 from cni.daemon.state.identity import FILE, SIGNING_FILE, Identity
@@ -110,9 +110,9 @@ def test_it_is_told_for_some_time_after_it_was_put_right(view: ClusterView, a: M
     assert a.key in view.strangers.texts(), "as long as it stands"
     view.put(a.key, a.document(), 12)
     view.settle(1e6)
-    view.settle(1e6 + TOLD - 1)
+    view.settle(1e6 + REPORT_TIME - 1)
     assert a.key in view.strangers.texts()
-    view.settle(1e6 + TOLD)
+    view.settle(1e6 + REPORT_TIME)
     assert view.strangers.texts() == {}
 
 

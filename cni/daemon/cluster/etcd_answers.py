@@ -1,7 +1,7 @@
-"""Which peers answer by their tunnels, told by what a device has received from each. Values alone.
+"""Decides which peers answer through their tunnels, from the bytes that a device has received from each. Pure.
 
-The cluster's store may be wrong about a node: it may have lost the node's word, or refuse a new one. A peer that is
-sent a packet answers within ten seconds, with one of its own or with a keepalive (WireGuard's paper, section 6.5).
+The cluster's store may lack the document of a running node: the store may have lost it, or refuse a new one. A peer
+that receives a packet answers within ten seconds, with a packet or a keepalive (WireGuard's paper, section 6.5).
 """
 
 from __future__ import annotations
@@ -13,27 +13,26 @@ SILENT = 15.0  # seconds without a byte after which a peer that is probed does n
 
 
 @dataclass(frozen=True, slots=True)
-class _Heard:
+class _Received:
     received: int
     at: float
 
 
 class Answers:
-    """Of one device. Times in seconds on a clock that is never set. One thread at a time."""
+    """The answers on one device. Times in seconds on a monotonic clock. For one thread at a time."""
 
     def __init__(self) -> None:
-        self._heard: dict[str, _Heard] = {}
+        self._last: dict[str, _Received] = {}
 
     def note(self, received: Mapping[str, int], now: float) -> None:
-        """The bytes that the device has received from each peer, by key. The first look counts as an answer."""
-        self._heard = {
-            key: known
-            if (known := self._heard.get(key)) is not None and known.received == count
-            else _Heard(count, now)
+        """Take in the bytes that the device has received from each peer, by key. A peer's first reading counts as an
+        answer."""
+        self._last = {
+            key: last if (last := self._last.get(key)) is not None and last.received == count else _Received(count, now)
             for key, count in received.items()
         }
 
     def answers(self, key: str, now: float) -> bool:
-        """Whether the peer was heard of within `SILENT` seconds."""
-        known = self._heard.get(key)
-        return known is not None and now - known.at < SILENT
+        """Whether the peer has sent anything within `SILENT` seconds."""
+        last = self._last.get(key)
+        return last is not None and now - last.at < SILENT

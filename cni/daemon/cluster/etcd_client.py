@@ -1,8 +1,8 @@
 """A small client of etcd v3, by the JSON gateway that every etcd serves beside gRPC (etcd's API reference, v3.4 on).
 
-It hides which endpoint answered and that a token ran out, and nothing else. Keys are text, values bytes. Any thread may
-use one `EtcdClient`: each thread has a connection of its own. The caller keeps the lease and the revision that it has
-seen.
+The client selects the endpoint and renews the token, and does nothing else on its own. Keys are text, values bytes.
+Any thread may use one `EtcdClient`: each thread has its own connection. The caller keeps the lease and the last
+revision.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 5.0  # seconds for one exchange
-QUIET = 60.0  # seconds without a word on a watch after which it is begun anew: it costs nothing, and a dead one shows
+PATIENCE = 5.0  # seconds: the time-out of one exchange
+QUIET = 60.0  # seconds of silence after which a watch is restarted: that is cheap, and reveals a dead connection
 PAGE = 1000  # keys in one answer
 LONGEST = 8 << 20  # bytes of one answer, or of one line of a watch
 MOST = 200_000  # keys below one prefix
@@ -72,13 +72,13 @@ class EtcdClient:
     # --- keys --------------------------------------------------------------------------------------------------------
 
     def read(self, prefix: str, revision: int = 0, most: int = MOST) -> tuple[list[KeyValue], int]:
-        """Every key below the prefix as of one moment (0: now), and the revision of that moment. Raises EtcdError.
+        """Every key below the prefix as of one revision (0: the present one), and that revision. Raises EtcdError.
 
-        Where there are more than `most`, or more than `MOST_BYTES` of values, the rest is left out, and the last item
-        is the prefix itself, cut.
+        If there are more than `most` keys, or more than `MOST_BYTES` of values, the rest is left out, and the last item
+        is the prefix itself with `cut` set.
         """
         start, end, limit = prefix.encode(), after(prefix.encode()), PAGE
-        found: list[KeyValue] = []
+        items: list[KeyValue] = []
         size = 0
         while True:
             try:
@@ -90,73 +90,75 @@ class EtcdClient:
                 page, now, more = self._page(start, end, revision, 1, keys_only=True)
                 page = [replace(item, cut=True) for item in page]
             revision = revision or now
-            found += page
+            items += page
             size += sum(len(item.value) for item in page)
             if not more or not page:
-                return found, revision
-            if len(found) >= most or size >= MOST_BYTES:
-                return [*found, KeyValue(prefix, b"", cut=True)], revision
+                return items, revision
+            if len(items) >= most or size >= MOST_BYTES:
+                return [*items, KeyValue(prefix, b"", cut=True)], revision
             start = page[-1].raw + b"\0"
 
     def _page(
         self, start: bytes, end: bytes, revision: int, limit: int, keys_only: bool = False
     ) -> tuple[list[KeyValue], int, bool]:
-        ask: dict[str, Any] = {"key": b64(start), "range_end": b64(end), "limit": str(limit), "keys_only": keys_only}
+        body: dict[str, Any] = {"key": b64(start), "range_end": b64(end), "limit": str(limit), "keys_only": keys_only}
         if revision:
-            ask["revision"] = str(revision)
-        return read_page(self._call("/v3/kv/range", ask))
+            body["revision"] = str(revision)
+        return read_page(self._call("/v3/kv/range", body))
 
     def transact(
         self, when: Sequence[Compare], then: Sequence[Step], other: Sequence[Step] = ()
     ) -> tuple[bool, list[KeyValue]]:
-        """Do `then` if every condition holds, else `other`, as one. Returns which, and what its `Get`s found."""
-        said = self._call(
+        """Do `then` if every condition holds, else `other`, atomically. Returns whether the conditions held, and what
+        the `Get`s found. Raises EtcdError."""
+        answer = self._call(
             "/v3/kv/txn",
             {
-                "compare": [compare(each) for each in when],
-                "success": [step(each) for each in then],
-                "failure": [step(each) for each in other],
+                "compare": [compare(condition) for condition in when],
+                "success": [step(operation) for operation in then],
+                "failure": [step(operation) for operation in other],
             },
         )
-        return read_transaction(said)
+        return read_transaction(answer)
 
     def put(self, key: str, value: bytes, lease: int = 0) -> None:
-        """Raises EtcdError; with code 5 if the lease is gone."""
+        """Write a key, under a lease unless it is 0. Raises EtcdError, with code 5 if the lease has ended."""
         self._call("/v3/kv/put", {"key": b64(key.encode()), "value": b64(value), "lease": str(lease)})
 
     # --- leases ------------------------------------------------------------------------------------------------------
 
     def grant(self, seconds: int) -> int:
-        """A new lease. Raises EtcdError."""
+        """A new lease with a life of `seconds`. Raises EtcdError."""
         return read_lease(self._call("/v3/lease/grant", {"TTL": str(seconds)}))[0]
 
     def keep_alive(self, lease: int) -> bool:
-        """Whether the lease lives; if so it lives its whole time again. Raises EtcdError."""
+        """Renew the lease for its full life; False if it has ended. Raises EtcdError."""
         return read_lease(self._call("/v3/lease/keepalive", {"ID": str(lease)}))[1] > 0
 
     def revoke(self, lease: int) -> None:
-        """The lease ends now, and its keys with it. A lease that is gone is fine."""
+        """End the lease and delete its keys. Errors are ignored: a lease that is not revoked expires."""
         with contextlib.suppress(EtcdError):
             self._call("/v3/lease/revoke", {"ID": str(lease)})
 
     # --- watching ----------------------------------------------------------------------------------------------------
 
     def watch(self, prefix: str, revision: int) -> Iterator[tuple[int, list[Event]]]:
-        """What happens below the prefix from `revision` on: (revision, events), also without events, to say that all
-        is well. Ends after a silence; begin again one after the last revision. Raises Compacted, EtcdError.
+        """The changes below the prefix from `revision` on, as (revision, events); an item without events reports
+        progress. Ends after `QUIET` seconds of silence; the caller continues one after the last revision. Raises
+        Compacted, EtcdError.
         """
-        ask = {
+        body = {
             "create_request": {
                 "key": b64(prefix.encode()),
                 "range_end": b64(after(prefix.encode())),
                 "start_revision": str(revision),
                 "progress_notify": True,
-                "fragment": True,  # else one line may have the events of a thousand keys
+                "fragment": True,  # otherwise one line may hold the events of a thousand keys
             }
         }
         with contextlib.closing(self._connect(self._urls[self._first], QUIET)) as connection:
             try:
-                connection.request("POST", "/v3/watch", json.dumps(ask), self._headers())
+                connection.request("POST", "/v3/watch", json.dumps(body), self._headers())
                 response = connection.getresponse()
                 while line := response.readline(LONGEST):
                     if not line.endswith(b"\n"):
@@ -170,18 +172,18 @@ class EtcdClient:
     # --- the wire ----------------------------------------------------------------------------------------------------
 
     def _call(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """One exchange, with whichever endpoint answers. Raises EtcdError."""
+        """One exchange with the first endpoint that answers. Raises EtcdError."""
         problems = []
         for n in range(len(self._urls)):
             at = (self._first + n) % len(self._urls)
             beat(2 * PATIENCE)
             try:
-                said = self._authenticated(at, path, body)
+                answer = self._authenticated(at, path, body)
             except Unreachable as error:
                 problems.append(f"{self._urls[at].netloc.rpartition('@')[2]}: {error}")
                 continue
             self._first = at
-            return said
+            return answer
         raise Unreachable("; ".join(problems))
 
     def _authenticated(self, at: int, path: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -205,14 +207,15 @@ class EtcdClient:
             except ValueError:
                 raise EtcdError(UNAUTHENTICATED, "the password of etcd in password_file is no text") from None
         self._token = ""
-        said = self._exchange(at, "/v3/auth/authenticate", {"name": self._where.user, "password": password})
-        self._token = read_token(said)
+        answer = self._exchange(at, "/v3/auth/authenticate", {"name": self._where.user, "password": password})
+        self._token = read_token(answer)
 
     def _headers(self) -> dict[str, str]:
         return {"Content-Type": "application/json"} | ({"Authorization": self._token} if self._token else {})
 
     def _exchange(self, at: int, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """One request and its answer, on this thread's connection; a kept one that went stale is made anew, once."""
+        """One request and its answer on this thread's connection. A reused connection that is stale is replaced
+        once."""
         kept: dict[int, http.client.HTTPConnection] = self._local.__dict__.setdefault("kept", {})
         data = json.dumps(body)
         while True:

@@ -1,4 +1,4 @@
-"""What is said to etcd v3 and what it says, as values and as the JSON of its gateway: values in, values out."""
+"""Requests to etcd v3 and its answers, as values and as the JSON of its gateway. Pure."""
 
 from __future__ import annotations
 
@@ -11,45 +11,45 @@ from dataclasses import dataclass
 from typing import Any, Literal, ParamSpec, TypeVar
 
 NOT_FOUND, UNAUTHENTICATED = 5, 16  # gRPC codes
-LARGEST = 256 << 10  # bytes of a value that is kept; etcd takes 1.5 MB for one
+LARGEST = 256 << 10  # bytes: a larger value is left out; etcd accepts 1.5 MB
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class EtcdError(Exception):
-    """etcd refused; `code` is gRPC's."""
+    """etcd refused a request; `code` is gRPC's."""
 
-    def __init__(self, code: int, words: str) -> None:
-        super().__init__(words)
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
         self.code = code
 
 
 class Unreachable(EtcdError):
-    """No endpoint answers, or none has a leader: nothing is known to have been done, or not to have been."""
+    """No endpoint answers, or none has a leader: whether the request was carried out is unknown."""
 
-    def __init__(self, words: str) -> None:
-        super().__init__(14, words)
+    def __init__(self, text: str) -> None:
+        super().__init__(14, text)
 
 
 class Unreadable(Unreachable, ValueError):
-    """What answers is no etcd, or not in its right mind."""
+    """The answer does not have the form of an answer of etcd."""
 
 
 class TooLarge(EtcdError):
-    """The answer is larger than what is read of one."""
+    """The answer is larger than the limit."""
 
 
 class Compacted(EtcdError):
-    """What happened since the asked revision is no longer known: everything must be read again."""
+    """The changes since the requested revision are no longer available: all keys must be read again."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeyValue:
-    """A key, its value, the revision that made it (`created`) and last changed it, its lease (0: none).
+    """A key, its value, the revisions that created and last changed it, and its lease (0: none).
 
-    A key that is not UTF-8 has each odd byte as a lone surrogate, so that `raw` is what etcd has. `cut`: the value was
-    larger than `LARGEST` and is left out.
+    In a key that is not UTF-8, each invalid byte is a lone surrogate, so that `raw` is what etcd has. `cut`: the value
+    is larger than `LARGEST` and is left out.
     """
 
     key: str
@@ -67,7 +67,7 @@ class KeyValue:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A key was put, or is gone."""
+    """A key was written, or deleted (`gone`)."""
 
     item: KeyValue
     gone: bool
@@ -75,7 +75,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Compare:
-    """A condition: what the key's `what` must be for the transaction to go one way. A key that is not there has 0."""
+    """A condition of a transaction: the key's `what` equals `value`. A missing key has 0."""
 
     key: str
     what: Literal["CREATE", "MOD", "LEASE", "VALUE"]
@@ -84,7 +84,7 @@ class Compare:
 
 @dataclass(frozen=True, slots=True)
 class Put:
-    """Give the key this value, for as long as the lease lives (0: for good)."""
+    """Write the key, for the life of the lease (0: without a lease)."""
 
     key: str
     value: bytes
@@ -93,7 +93,7 @@ class Put:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """No such key."""
+    """Delete the key."""
 
     key: str
 
@@ -109,7 +109,7 @@ Step = Put | Delete | Get
 
 
 def _answer(read: Callable[P, T]) -> Callable[P, T]:
-    """Decorates what reads an answer: one that has not the shape of etcd's is Unreadable, whatever is wrong with it."""
+    """Decorates a reader of answers: any error about the form of the answer becomes Unreadable."""
 
     @functools.wraps(read)
     def reading(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -123,18 +123,18 @@ def _answer(read: Callable[P, T]) -> Callable[P, T]:
 
 @_answer
 def read_answer(status: int, body: bytes) -> dict[str, Any]:
-    """What an exchange brought. Raises EtcdError."""
-    said = json.loads(body)
-    if not isinstance(said, dict):
+    """The answer of an exchange as a JSON object. Raises EtcdError."""
+    answer = json.loads(body)
+    if not isinstance(answer, dict):
         raise TypeError("it is no object")
-    if status == http.HTTPStatus.OK and "error" not in said:
-        return said
-    error = said.get("error", said)
+    if status == http.HTTPStatus.OK and "error" not in answer:
+        return answer
+    error = answer.get("error", answer)
     if isinstance(error, dict):
         error = error.get("message", str(error))
-    code = int(said.get("code", 0) or 0)
+    code = int(answer.get("code", 0) or 0)
     if status == http.HTTPStatus.SERVICE_UNAVAILABLE or code in (4, 14):
-        raise Unreachable(str(error))  # no leader, or too slow for its own time-out
+        raise Unreachable(str(error))  # etcd has no leader, or its own time-out has passed
     if "invalid auth token" in str(error) or "auth: revision" in str(error) or status == http.HTTPStatus.UNAUTHORIZED:
         code = UNAUTHENTICATED
     raise EtcdError(code, str(error))
@@ -142,12 +142,12 @@ def read_answer(status: int, body: bytes) -> dict[str, Any]:
 
 @_answer
 def read_watch(line: bytes) -> tuple[int, list[Event]]:
-    """A line of a watch: the revision, and what happened. Raises Compacted, EtcdError."""
-    said = json.loads(line)
-    if "error" in said:
-        error = said["error"]
+    """A line of a watch: the revision and the events. Raises Compacted, EtcdError."""
+    answer = json.loads(line)
+    if "error" in answer:
+        error = answer["error"]
         raise EtcdError(int(error.get("grpc_code", error.get("code", 0)) or 0), str(error.get("message", error)))
-    result = said["result"]
+    result = answer["result"]
     if int(result.get("compact_revision", 0) or 0):
         raise Compacted(11, f"compacted at revision {result['compact_revision']}")
     if result.get("canceled"):
@@ -157,37 +157,38 @@ def read_watch(line: bytes) -> tuple[int, list[Event]]:
 
 
 @_answer
-def read_page(said: dict[str, Any]) -> tuple[list[KeyValue], int, bool]:
-    """One page of a range: its keys, the revision, whether there are more. Raises Unreadable."""
-    return [read_item(each) for each in said.get("kvs", ())], int(said["header"]["revision"]), bool(said.get("more"))
+def read_page(answer: dict[str, Any]) -> tuple[list[KeyValue], int, bool]:
+    """One page of a range: its keys, the revision, and whether there are more keys. Raises Unreadable."""
+    items = [read_item(kv) for kv in answer.get("kvs", ())]
+    return items, int(answer["header"]["revision"]), bool(answer.get("more"))
 
 
 @_answer
-def read_transaction(said: dict[str, Any]) -> tuple[bool, list[KeyValue]]:
+def read_transaction(answer: dict[str, Any]) -> tuple[bool, list[KeyValue]]:
     """Whether the conditions held, and what the `Get`s found. Raises Unreadable."""
-    done = said.get("responses", ())
-    found = [read_item(kv) for each in done for kv in each.get("response_range", {}).get("kvs", ())]
-    return bool(said.get("succeeded")), found
+    responses = answer.get("responses", ())
+    items = [read_item(kv) for response in responses for kv in response.get("response_range", {}).get("kvs", ())]
+    return bool(answer.get("succeeded")), items
 
 
 @_answer
-def read_lease(said: dict[str, Any]) -> tuple[int, int]:
-    """A lease's number, and for how many seconds it lives yet; etcd leaves a zero out. Raises Unreadable."""
-    said = said.get("result", said)
-    return int(said["ID"]), int(said.get("TTL", 0))
+def read_lease(answer: dict[str, Any]) -> tuple[int, int]:
+    """A lease's number and its remaining seconds; etcd omits a zero. Raises Unreadable."""
+    lease = answer.get("result", answer)
+    return int(lease["ID"]), int(lease.get("TTL", 0))
 
 
 @_answer
-def read_token(said: dict[str, Any]) -> str:
-    """The token of a log-in, to be said as it is in a header. Raises Unreadable."""
-    token = said["token"]
+def read_token(answer: dict[str, Any]) -> str:
+    """The token of a log-in, which is sent in a header unchanged. Raises Unreadable."""
+    token = answer["token"]
     if not isinstance(token, str) or not token.isprintable() or not token.isascii():
         raise ValueError("the token is no plain text")
     return token
 
 
 def read_item(raw: dict[str, Any]) -> KeyValue:
-    """A key as an answer has it."""
+    """A key in an answer."""
     cut = len(raw.get("value", "")) > (LARGEST + 2) // 3 * 4
     return KeyValue(
         base64.b64decode(raw["key"]).decode(errors="surrogateescape"),
@@ -200,14 +201,14 @@ def read_item(raw: dict[str, Any]) -> KeyValue:
 
 
 def compare(each: Compare) -> dict[str, Any]:
-    """A condition as a transaction has it."""
+    """A condition in the form of the gateway."""
     field = {"CREATE": "create_revision", "MOD": "mod_revision", "LEASE": "lease", "VALUE": "value"}[each.what]
     value = b64(each.value) if isinstance(each.value, bytes) else str(each.value)
     return {"key": b64(each.key.encode()), "target": each.what, "result": "EQUAL", field: value}
 
 
 def step(each: Step) -> dict[str, Any]:
-    """A step as a transaction has it."""
+    """An operation of a transaction in the form of the gateway."""
     key = b64(each.key.encode())
     if isinstance(each, Put):
         return {"request_put": {"key": key, "value": b64(each.value), "lease": str(each.lease)}}
@@ -217,7 +218,7 @@ def step(each: Step) -> dict[str, Any]:
 
 
 def b64(data: bytes) -> str:
-    """Bytes as the gateway has them."""
+    """Bytes in the form of the gateway."""
     return base64.b64encode(data).decode()
 
 

@@ -1,4 +1,4 @@
-"""What this node says of itself in the cluster: where it can be called, what is behind it, who is a member of what."""
+"""Builds this node's document: its endpoints, the subnets behind it, and the members of its isolation networks."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from cni.daemon.state.identity import Identity
 from cni.daemon.state.tables import Tables
 from cni.host import netns, underlay
 
-STALE = 10.0  # seconds for which the underlay's addresses are believed
+STALE = 10.0  # seconds for which the underlay's addresses are cached
 
 
 class NodeDocumentBuilder:
-    """Of one node."""
+    """Builds the document of one node."""
 
     def __init__(
         self, service: OverlayService, identity: Identity, registry: Tables, etcd: EtcdClient, claims: Claims
@@ -33,7 +33,7 @@ class NodeDocumentBuilder:
         self._seen_at = -STALE
 
     def document(self) -> tuple[NodeDocument, tuple[str, ...]]:
-        """As it is now, and what is left out of it, since the other nodes would refuse the whole."""
+        """The present document, and the parts left out because the other nodes would otherwise refuse the document."""
         return publishable(self._whole())
 
     def _whole(self) -> NodeDocument:
@@ -41,14 +41,14 @@ class NodeDocumentBuilder:
         lost = state.lost
         subnets: list[str] = []
         dedicated = {}
-        for each in list(state.services.values()):
-            if each.mode == "dedicated":
-                own = self._identity.dedicated(each.name)
-                held = tuple(cidr for cidr in each.subnets if cidr not in lost)
-                dedicated[each.name] = Dedicated(own.public_key, own.port, held)
+        for service in list(state.services.values()):
+            if service.mode == "dedicated":
+                own = self._identity.dedicated(service.name)
+                held = tuple(cidr for cidr in service.subnets if cidr not in lost)
+                dedicated[service.name] = Dedicated(own.public_key, own.port, held)
             else:
-                # A shared service has none: the shared bridge has.
-                subnets += (cidr for cidr in each.subnets if cidr not in lost)
+                # A shared service has no subnets: the record of the shared bridge has them.
+                subnets += (cidr for cidr in service.subnets if cidr not in lost)
         members: dict[str, set[str]] = {}
         for attachment in state.snapshot():
             if attachment.isolation is not None:
@@ -69,30 +69,31 @@ class NodeDocumentBuilder:
             slices=member.slices,
             subnets=tuple(sorted(subnets)),
             dedicated=dedicated,
-            members={network: tuple(sorted(found)) for network, found in sorted(members.items())},
+            members={network: tuple(sorted(addresses)) for network, addresses in sorted(members.items())},
             version=__version__,
             signer=self._identity.signer().name,
         )
 
     def _reached_at(self) -> tuple[int, tuple[str, ...]]:
-        """The port and the hosts at which others can call this node."""
-        advertised = [split_endpoint(each) for each in self._service.settings.advertise]
+        """The port and the hosts at which other nodes can call this node."""
+        advertised = [split_endpoint(endpoint) for endpoint in self._service.settings.advertise]
         if advertised:
             return advertised[0][1], tuple(host for host, _ in advertised)
         towards_etcd = self._etcd.local_address
-        found = [] if not towards_etcd or ipaddress.ip_address(towards_etcd).is_loopback else [towards_etcd]
-        found += self._underlay()
-        return self._service.state.node.wg_port, tuple(dict.fromkeys(found))
+        hosts = [] if not towards_etcd or ipaddress.ip_address(towards_etcd).is_loopback else [towards_etcd]
+        hosts += self._underlay()
+        return self._service.state.node.wg_port, tuple(dict.fromkeys(hosts))
 
     def _underlay(self) -> list[str]:
-        """The underlay's addresses, looked for now and then only: it means to read all routes."""
+        """The underlay's addresses, cached for `STALE` seconds: reading them means reading all routes."""
         if time.monotonic() - self._seen_at >= STALE:
             self._underlay_seen = [str(address) for address in underlay.addresses()]
             self._seen_at = time.monotonic()
         return self._underlay_seen
 
     def place(self) -> str:
-        """This machine since its last start, and this daemon's place on it."""
+        """A digest of the machine's boot, the network namespace and the run directory. It distinguishes this daemon
+        from one with a copy of its data directory."""
         boot = proc.boot_id()
-        here = f"{boot} {netns.own()} {Path(self._service.settings.run_dir).resolve()}"
-        return hashlib.sha256(here.encode()).hexdigest()[:16]
+        text = f"{boot} {netns.own()} {Path(self._service.settings.run_dir).resolve()}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16]

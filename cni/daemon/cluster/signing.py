@@ -1,16 +1,16 @@
-"""The key with which a node signs what it writes into the cluster's store, and how a record is signed.
+"""The key with which a node signs its records in the cluster's store, and the form of a signed record.
 
 A signed record is JSON whose first member is the signature:
 
     {"signature":"<base64>","signer":"<64 hexadecimal digits>", ...}
 
-What is signed is, as bytes: the line `zlayer-cni record 1`, the line with the record's whole key, and the value
-without its first member: `{` and all that follows the comma. Nothing is serialised anew to verify it, so fields that a
-later version adds are covered, and an earlier one skips them.
+The signed bytes are the line `zlayer-cni record 1`, the line with the record's whole key, and the value without its
+first member: `{` and everything after the comma. Verification serialises nothing again, so fields that a later version
+adds are covered, and an earlier version skips them.
 
 An identity that was made together with its key is `k` and the first 40 hexadecimal digits of the SHA-256 of the public
-key: no other key can speak for it. An identity from before there were signatures belongs to the first key that signed
-for it, as long as the node is known.
+key: no other key can sign for it. An identity from before the introduction of signatures belongs to the first key that
+signs for it, for as long as the node is known.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _CERTIFIED = re.compile(r"k[0-9a-f]{40}")
 
 
 class Engine(Protocol):
-    """Who computes: libcrypto, or Python."""
+    """An implementation of Ed25519: libcrypto or Python."""
 
     def public_of(self, seed: bytes) -> bytes: ...
     def sign(self, seed: bytes, message: bytes) -> bytes: ...
@@ -39,7 +39,7 @@ class Engine(Protocol):
 
 
 class Python:
-    """RFC 8032 in Python: what a machine without libcrypto has."""
+    """RFC 8032 in Python, for a machine without libcrypto."""
 
     public_of = staticmethod(ed25519.public_of)
     sign = staticmethod(ed25519.sign)
@@ -48,27 +48,28 @@ class Python:
 
 @functools.cache
 def engine() -> Engine:
-    """libcrypto where it can be had and knows the key type, else Python. Chosen once, when first needed."""
+    """libcrypto if it is available and supports Ed25519, else Python. Chosen once, at first use."""
     try:
-        found = Libcrypto()
-        found.public_of(bytes(SEED))
+        libcrypto = Libcrypto()
+        libcrypto.public_of(bytes(SEED))
     except OSError:
         return Python()
-    return found
+    return libcrypto
 
 
 def generate() -> bytes:
-    """A fresh private key."""
+    """A new private key of `SEED` bytes."""
     return os.urandom(SEED)
 
 
 def identity_of(public: bytes) -> str:
-    """The identity that belongs to a public key."""
+    """The identity of a public key."""
     return "k" + hashlib.sha256(public).hexdigest()[:40]
 
 
 def may_sign(identity: str, signer: str) -> bool:
-    """Whether the key (hexadecimal) can be that of an identity. Any can, of an identity from before there were any."""
+    """Whether the key (hexadecimal) can belong to an identity. Any key can, if the identity is older than
+    signatures."""
     if not _CERTIFIED.fullmatch(identity):
         return True
     try:
@@ -78,12 +79,12 @@ def may_sign(identity: str, signer: str) -> bool:
 
 
 def must_sign(identity: str) -> bool:
-    """Whether an identity is one that was made with its key, so that an unsigned record cannot be its own."""
+    """Whether an identity was made together with its key, so that an unsigned record cannot be its own."""
     return _CERTIFIED.fullmatch(identity) is not None
 
 
 class Signer:
-    """A node's own key."""
+    """Signs with a node's own key."""
 
     def __init__(self, seed: bytes) -> None:
         self._seed = seed
@@ -91,11 +92,12 @@ class Signer:
 
     @property
     def name(self) -> str:
-        """The public key in hexadecimal digits, as records name it."""
+        """The public key in hexadecimal digits, as in records."""
         return self.public.hex()
 
     def sealed(self, key: str, value: bytes) -> bytes:
-        """The JSON object `value`, signed for the place `key`. Raises ValueError for what is no object."""
+        """The JSON object `value`, signed for the key `key` of the store. Raises ValueError if it is no object with a
+        member."""
         if not value.startswith(b"{") or value == b"{}":
             raise ValueError("only a JSON object with a member can be signed")
         signature = base64.b64encode(engine().sign(self._seed, _message(key, value))).decode()
@@ -103,12 +105,12 @@ class Signer:
 
 
 def is_signed(value: bytes) -> bool:
-    """Whether the record has a signature, right or not."""
+    """Whether the record has a signature, valid or not."""
     return _HEAD.match(value) is not None
 
 
 def verify(key: str, value: bytes, signer: str) -> bool:
-    """Whether the record at `key` was signed by that public key (hexadecimal)."""
+    """Whether the record at `key` has a valid signature of the public key `signer` (hexadecimal)."""
     head = _HEAD.match(value)
     if head is None:
         return False

@@ -332,7 +332,7 @@ class ClusterSync:
         )
         self._note("word-too-long", text if left_out else "")
         with self._lock:
-            watched = self._view.own_word
+            watched = self._view.own_record
         if self._publisher.is_current(doc, watched):
             return
         other = self._publisher.publish(doc)

@@ -1,8 +1,8 @@
-"""Whether a record is its node's own: signed by the key that belongs to the identity, and not an older one again.
+"""Checks that a record was written by its node: it is signed by the identity's key and is no replay of an older record.
 
-Anyone with the store's credentials can write any record. Only the node itself can make its signature
-(cni/daemon/cluster/signing.py): a record whose signature is wrong, or is another key's, is not believed, and the record
-before it stays in force.
+Any holder of the store's credentials can write any record, but only the node itself can sign
+(cni/daemon/cluster/signing.py). A record with a wrong signature, or another key's, is not used, and the record before
+it stays in force.
 """
 
 from __future__ import annotations
@@ -12,30 +12,28 @@ from dataclasses import dataclass
 from cni.daemon.cluster import signing
 from cni.daemon.cluster.store_records import NodeDocument, SignedSlot
 
-MOST_VERIFIED = 500_000  # records that are remembered as verified: reading everything anew costs no signature again
-
-
-TOLD = 300.0  # seconds for which a record of another's making is told after it was put right
-MOST_TOLD = 100  # such records that are told at once
+MOST_VERIFIED = 500_000  # records that are remembered as verified, so that a full read verifies nothing twice
+REPORT_TIME = 300.0  # seconds for which a forged record is reported after it was corrected
+MOST_REPORTED = 100  # forged records that are reported at the same time
 FOREVER = float("inf")
 
 
 class NotItsOwn(ValueError):
-    """The record was not written by the node that it is about."""
+    """The record was not written by the node that it describes."""
 
 
 class Trust:
-    """Of one node in one cluster. One thread at a time."""
+    """The checks of one node in one cluster. For one thread at a time."""
 
     def __init__(self, unsigned: bool, own: str, own_signer: str) -> None:
-        """`unsigned`: records of versions that do not sign are accepted; `own`, `own_signer`: this node's identity and
+        """`unsigned`: unsigned records of earlier versions are accepted; `own`: this node's identity; `own_signer`: its
         public key in hexadecimal digits."""
         self._unsigned, self._own, self._own_signer = unsigned, own, own_signer
         self._verified: set[int] = set()
 
     def check_node(self, key: str, value: bytes, doc: NodeDocument, known: NodeDocument | None) -> str:
-        """Who signed the document at `key`, "" for nobody. `known`: what was last believed of that node. Raises
-        NotItsOwn, ValueError."""
+        """The key that signed the document at `key`; "" if it is unsigned and accepted. `known`: the document last
+        accepted of that node. Raises NotItsOwn, ValueError."""
         expected = self._own_signer if doc.identity == self._own else (known.signer if known is not None else "")
         if doc.identity == self._own and not signing.is_signed(value):
             raise ValueError("it is not signed: an earlier version of this node has published it")
@@ -45,10 +43,11 @@ class Trust:
         return signer
 
     def check_slot(self, key: str, value: bytes, slot: SignedSlot, known: NodeDocument | None) -> None:
-        """`known`: what was last believed of the slot's owner. Raises NotItsOwn, ValueError."""
+        """Check the slot's record at `key`. `known`: the document last accepted of the slot's owner. Raises NotItsOwn,
+        ValueError."""
         own = self._own_signer if slot.owner == self._own else ""
         expected = own or (known.signer if known is not None else "")
-        # A claim from before its holder signed stays until the holder signs it.
+        # An unsigned claim from before its holder signed counts until the holder signs it.
         self._check(key, value, slot.owner, slot.signer, expected if signing.is_signed(value) else "")
 
     def _check(self, key: str, value: bytes, identity: str, signer: str, expected: str) -> str:
@@ -73,38 +72,43 @@ class Trust:
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
+class _Reported:
     text: str
-    until: float | None  # None: put right since the last `settle`
+    until: float | None  # None: corrected since the last `settle`
 
 
 class Strangers:
-    """The records that were not written by the node that they are about: told while they stand, and some time after."""
+    """The records that were not written by the node that they describe: reported while they exist, and for
+    `REPORT_TIME` seconds after."""
 
     def __init__(self) -> None:
-        self._told: dict[str, _Told] = {}
+        self._reported: dict[str, _Reported] = {}
 
     def note(self, key: str, text: str) -> None:
-        """Such a record stands at `key`."""
-        if key in self._told or len(self._told) < MOST_TOLD:
-            self._told[key] = _Told(text, FOREVER)
+        """Report the record at `key`."""
+        if key in self._reported or len(self._reported) < MOST_REPORTED:
+            self._reported[key] = _Reported(text, FOREVER)
 
     def is_right(self, key: str) -> None:
-        """There is none at `key` any more."""
-        told = self._told.get(key)
-        if told is not None and told.until == FOREVER:
-            self._told[key] = _Told(told.text, None)
+        """Note that the record at `key` was corrected or deleted."""
+        reported = self._reported.get(key)
+        if reported is not None and reported.until == FOREVER:
+            self._reported[key] = _Reported(reported.text, None)
 
     def look_again(self) -> None:
-        """Everything is read anew: whatever stands still is noted again."""
-        for key in list(self._told):
+        """Prepare for a full read, which notes every record again that still exists."""
+        for key in list(self._reported):
             self.is_right(key)
 
     def settle(self, now: float) -> None:
-        """`now`: seconds on a clock that nobody sets."""
-        timed = {key: _Told(t.text, now + TOLD if t.until is None else t.until) for key, t in self._told.items()}
-        self._told = {key: told for key, told in timed.items() if told.until is not None and told.until > now}
+        """Start the report time of records corrected since the last call, and drop the reports whose time is over.
+        `now`: seconds on a monotonic clock."""
+        timed = {
+            key: _Reported(t.text, now + REPORT_TIME if t.until is None else t.until)
+            for key, t in self._reported.items()
+        }
+        self._reported = {key: each for key, each in timed.items() if each.until is not None and each.until > now}
 
     def texts(self) -> dict[str, str]:
         """A sentence for each, by key."""
-        return {key: told.text for key, told in self._told.items()}
+        return {key: reported.text for key, reported in self._reported.items()}

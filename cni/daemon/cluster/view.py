@@ -74,7 +74,7 @@ class ClusterView:
         self.nodes: dict[str, NodeDocument] = {}
         self._sizes: dict[str, int] = {}  # bytes of the documents in `nodes`
         self._bytes = 0
-        self.own_word = b""  # what stands in the store as this node's document
+        self.own_record = b""  # what stands in the store as this node's document
         self.lost: dict[str, float] = {}  # since when a node in `nodes` is not heard of
         self._published: dict[str, int] = {}  # the store's revision at which each node's document was made
         self.claims = ClaimBook(own, grace, self.nodes, self.lost, self._published)
@@ -124,7 +124,7 @@ class ClusterView:
         for identity in self.nodes.keys() - heard:
             self.lost.setdefault(identity, now)
         self.claims.begin(now, not again)
-        self.faults, self.more_faults, self.own_word = {}, 0, b""
+        self.faults, self.more_faults, self.own_record = {}, 0, b""
         self.strangers.look_again()
         for key, value, created in every:
             self.put(key, value, created)
@@ -138,7 +138,7 @@ class ClusterView:
         if kind not in store_records.LARGEST:
             return
         if key == self._own_key:
-            self.own_word = value or b""
+            self.own_record = value or b""
         try:
             self._put(kind, name, value, created)
         except NotItsOwn as error:
@@ -209,7 +209,7 @@ class ClusterView:
         self.faults.pop(key, None)
         self.strangers.is_right(key)
         if key == self._own_key:
-            self.own_word = b""
+            self.own_record = b""
         match kind:
             case "node":
                 if name in self.nodes:
