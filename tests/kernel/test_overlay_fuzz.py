@@ -253,7 +253,7 @@ def test_mutated_frames_leave_the_daemon_serving(seed: int) -> None:
             grown = resident(daemon) - memory
             assert grown < (16 << 20) + kept * 4096, f"{grown} bytes more after {FRAMES} frames, {kept} records"
             assert "internal error" not in made.log.read_text()
-            assert "unforeseen" not in made.log.read_text(), made.log.read_text()[-4000:]
+            assert "unexpected error" not in made.log.read_text(), made.log.read_text()[-4000:]
         finally:
             outer.kill()
             outer.wait(10)

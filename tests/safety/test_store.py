@@ -104,7 +104,7 @@ def test_no_record_stops_or_slows_another_node(
     assert one.serves()
     assert resident(one) < 200, "megabytes"
     for node in (one, two, three):
-        assert "stumbled" not in node.log.read_text()
+        assert "unexpected error" not in node.log.read_text()
 
 
 def resident(node: Node) -> float:

@@ -1,1 +1,1 @@
-"""The doors: how plugins, the operator's tool (both at the CNI door) and ZLayer's agents speak to the daemon."""
+"""The daemon's sockets: the CNI socket for plugins and the operator's tool, the overlay socket for ZLayer's agents."""

@@ -1,7 +1,7 @@
-"""The CNI door: plugins knock, hand over a call and a namespace, and print what comes back.
+"""The CNI socket: a plugin connects, sends a call and a namespace, and prints the reply.
 
-`cni/plugin/client.py`, which writes the frame, describes it. Only root may connect. If a client hangs up before its ADD
-is committed, the ADD is undone.
+`cni/plugin/client.py` writes the frame and describes it. Only root may connect. If a client closes its connection
+before its ADD is committed, the ADD is undone.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ log = logging.getLogger(__name__)
 MAGIC = b"zcni1"
 LIMIT = 8 << 20  # bytes of a request's body
 CHUNK = 1 << 16
-PATIENCE = 10.0  # seconds a client may take to hand over its request, and to take its answer
-MOST_DESCRIPTORS = 4  # at a time; the first is meant, the rest are closed at once
-WAITING = 4096  # clients at once; more wait in the socket's backlog
+PATIENCE = 10.0  # seconds that a client may take to send its request, and to read its reply
+MOST_DESCRIPTORS = 4  # descriptors per message; the first one received is used, the rest are closed at once
+WAITING = 4096  # clients at a time; further ones wait in the socket's backlog
 
 
 @dataclass(frozen=True)
 class CniRequest:
-    """One request: the plugin's environment (and what it added), its stdin, and the namespace's descriptor."""
+    """One request: the plugin's environment and the variables it added, its stdin, and the namespace's descriptor.
+    `wanted` returns False when the client has closed its connection."""
 
     env: dict[str, str]
     stdin: bytes
@@ -40,7 +41,7 @@ class CniRequest:
 
 @dataclass(frozen=True)
 class Reply:
-    """What the plugin prints and exits with."""
+    """The plugin's exit code and output."""
 
     code: int
     stdout: bytes = b""
@@ -59,11 +60,11 @@ class CniSocket:
         handler: Handler,
         workers: Executor,
         quick: Executor,
-        unheard: Callable[[str], None] = lambda _: None,
+        undo: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`quick` serves STATUS alone, so that a node busy with slow work still says so in time. `unheard` is told
-        the attempt of an ADD that succeeded, and whose plugin was killed before its runtime had the result."""
-        self._unheard = unheard
+        """`quick` serves STATUS alone, so that STATUS does not wait behind slow calls. `undo` is called with the
+        attempt of an ADD that succeeded and whose plugin was killed before its runtime had the result."""
+        self._undo = undo
         self._listener = listener
         self._handler = handler
         self._workers = workers
@@ -72,7 +73,7 @@ class CniSocket:
         self._slots = asyncio.Semaphore(WAITING)
 
     async def serve(self) -> None:
-        """Accept until cancelled."""
+        """Accept connections until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             await self._slots.acquire()
@@ -92,7 +93,7 @@ class CniSocket:
         self._slots.release()
 
     async def finish(self, seconds: float) -> None:
-        """Let the calls that are being served come to their end."""
+        """Wait up to `seconds` for the running calls to finish."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=seconds)
 
@@ -121,20 +122,21 @@ class CniSocket:
         reply = await loop.run_in_executor(pool, self._handler, request)
         head = f"{reply.code} {len(reply.stdout)}\n".encode()
         answer = head + reply.stdout + reply.stderr
-        heard = reply.code != 0 or "TELLS" not in request.env
+        delivered = reply.code != 0 or "TELLS" not in request.env
         try:
             await asyncio.wait_for(loop.sock_sendall(client, struct.pack(">I", len(answer)) + answer), PATIENCE)
-            heard = heard or await asyncio.wait_for(_told(client), PATIENCE)
+            delivered = delivered or await asyncio.wait_for(_confirmed(client), PATIENCE)
         except TimeoutError:
-            heard = True  # alive and slow: its runtime may have the result, or get it yet
+            delivered = True  # the plugin is alive and slow: its runtime may have the result, or may still get it
         except OSError:
-            log.debug("a plugin hung up before it had its answer")
-        if not heard:
-            await loop.run_in_executor(pool, self._unheard, request.env.get("ATTEMPT", ""))
+            log.debug("a plugin closed its connection before it had its reply")
+        if not delivered:
+            await loop.run_in_executor(pool, self._undo, request.env.get("ATTEMPT", ""))
 
 
 async def _receive(client: socket.socket, fds: list[int]) -> bytes | None:
-    """The body of one request, None if the client closed early or sends too much. Descriptors go to `fds`."""
+    """The body of one request, None if the client closed early or sends more than `LIMIT`. The first descriptor is
+    appended to `fds`."""
     data = bytearray()
     while len(data) < 4 or len(data) < 4 + int.from_bytes(data[:4], "big"):
         await _readable(client)
@@ -156,8 +158,8 @@ async def _receive(client: socket.socket, fds: list[int]) -> bytes | None:
     return bytes(data[4:])
 
 
-async def _told(client: socket.socket) -> bool:
-    """Wait for the plugin's word that its runtime has the answer; False when it ends without."""
+async def _confirmed(client: socket.socket) -> bool:
+    """Wait for the plugin's byte that confirms that its runtime has the result; False if the plugin ends without it."""
     await _readable(client)
     try:
         return client.recv(1) != b""
@@ -181,11 +183,11 @@ def _wake(ready: asyncio.Future[None]) -> None:
 
 
 def parse(body: bytes, fd: int | None, wanted: Callable[[], bool]) -> CniRequest | None:
-    """The request in `body`, None if it is none. Bytes that are not UTF-8 survive as surrogates."""
-    head, found, stdin = body.partition(b"\0\0")
+    """The request in `body`, None if it is malformed. Bytes that are not UTF-8 are kept as surrogates."""
+    head, separator, stdin = body.partition(b"\0\0")
     lines = head.split(b"\0")
-    if not found or lines[0] != MAGIC:
-        log.warning("a client of the CNI door does not speak its language")
+    if not separator or lines[0] != MAGIC:
+        log.warning("malformed request on the CNI socket")
         return None
     env = {}
     for line in lines[1:]:
@@ -195,7 +197,7 @@ def parse(body: bytes, fd: int | None, wanted: Callable[[], bool]) -> CniRequest
 
 
 def _still_there(client: socket.socket) -> bool:
-    """Whether the client still waits for its answer. May be asked from any thread."""
+    """Whether the client still waits for its reply. May be called from any thread."""
     try:
         return client.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
     except BlockingIOError:

@@ -1,8 +1,8 @@
-"""The overlay door: ZLayer's protocol on a socket, for agents (contract 1).
+"""The overlay socket: ZLayer's protocol on a Unix socket, for agents (contract 1).
 
-One answer per request, in order, on each connection; connections are served side by side. A frame that is none closes
-its own connection and no other; a failed operation is an `err`, and the connection goes on. Reading and writing happen
-on the event loop, work in threads; who sends half a frame, or does not read, costs one waiting task.
+Each connection gets one reply per request, in order; connections are served concurrently. A malformed frame closes its
+own connection and no other; a failed operation is an `err` reply, and the connection stays open. The event loop reads
+and writes, threads carry out operations; a client that sends half a frame, or does not read, costs one waiting task.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ log = logging.getLogger(__name__)
 
 MODE = 0o660
 CHUNK = 1 << 16
-LARGE = 1 << 16  # bytes of a frame above which it is decoded in a thread: the loop has others to serve
-STALLED = 60.0  # seconds without a byte inside a frame, or of an answer nobody reads, after which a client is given up
-MOST_PENDING = 1 << 28  # bytes of unfinished frames that all clients together may have lying here
-MOST_CLIENTS = 1 << 14  # connections at a time, where that leaves half of our descriptors for everything else
-MOST_EVENTS = 1 << 16  # bytes of events that may wait for a client; further ones are dropped
+LARGE = 1 << 16  # bytes: a larger frame is decoded in a thread, so that the event loop serves other clients
+STALLED = 60.0  # seconds without progress of a frame, or of an unread reply, after which a connection is closed
+MOST_PENDING = 1 << 28  # bytes of unfinished frames that all clients together may have buffered
+MOST_CLIENTS = 1 << 14  # connections at a time, and at most half of the daemon's descriptors
+MOST_EVENTS = 1 << 16  # bytes of events that may be buffered for a client; further events are dropped
 
 Handler = Callable[[wire.AnyRequest], wire.AnyReply]
 
 
 def socket_of(settings: Settings) -> str:
-    """Where the door is: as the settings say, else by ZLayer's rule for the data directory (contract 1.3), with our own
-    default directory standing for ZLayer's."""
+    """The socket's path: the settings' value, else ZLayer's rule for the data directory (contract 1.3). zlayer-cni's
+    default data directory counts as ZLayer's default there."""
     if settings.overlay_socket is not None:
         return settings.overlay_socket
     if settings.data_dir == defaults.DATA_DIR:
@@ -48,7 +48,7 @@ def socket_of(settings: Settings) -> str:
 
 
 class OverlaySocket:
-    """Serves one listening socket. Everything but the handler runs on the event loop it is started on."""
+    """Serves one listening socket. Everything except the handler runs on the event loop that calls `open`."""
 
     def __init__(
         self,
@@ -60,8 +60,8 @@ class OverlaySocket:
         quick_requests: tuple[type, ...] = (),
         end: Callable[[], None] = lambda: None,
     ) -> None:
-        """`quick` carries out `quick_requests`, so that they do not wait behind attaches; `end` is called after a
-        shutdown has been answered."""
+        """`quick` carries out `quick_requests`, so that they do not wait behind attaches. `end` is called after the
+        reply to a shutdown."""
         self._listener = listener
         self._handler = handler
         self._workers = workers
@@ -78,7 +78,7 @@ class OverlaySocket:
         self._full = False
 
     async def open(self) -> None:
-        """Accept from now on."""
+        """Start accepting connections."""
         self._loop = asyncio.get_running_loop()
         self._most = min(MOST_CLIENTS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
         self._server = await asyncio.start_unix_server(
@@ -86,7 +86,7 @@ class OverlaySocket:
         )
 
     async def close(self, seconds: float) -> None:
-        """Let nobody in any more, give running requests `seconds` to be answered, and hang up on everybody."""
+        """Stop accepting, wait up to `seconds` for the replies to running requests, and close every connection."""
         self._closing = True
         self._listener.remove()
         if self._server is not None:
@@ -105,9 +105,9 @@ class OverlaySocket:
     # --- events ------------------------------------------------------------------------------------------------------
 
     def push(self, event: wire.AnyEvent) -> None:
-        """Tell every client. Never waits: who does not read loses it. May be called from any thread."""
+        """Send the event to every client. Never blocks: a client that does not read loses the event. Thread-safe."""
         if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended, and with it every client
+            with contextlib.suppress(RuntimeError):  # the event loop has ended, and every connection with it
                 self._loop.call_soon_threadsafe(self._push, frame(wire.encode(event)))
 
     def _push(self, data: bytes) -> None:
@@ -123,7 +123,7 @@ class OverlaySocket:
         assert task is not None
         try:
             if not sockets.may_enter(_socket_of(writer)):
-                log.warning("a client that is neither root nor of group %s was turned away", sockets.GROUP)
+                log.warning("refused a client that is neither root nor in group %s", sockets.GROUP)
                 return
             if not self._has_room():
                 return
@@ -143,10 +143,10 @@ class OverlaySocket:
             _hang_up(writer)
 
     def _has_room(self) -> bool:
-        """Whether one more client may stay: the runtimes' door lives on the same descriptors."""
+        """Whether one more client may connect: the CNI socket needs descriptors of the same limit."""
         full = len(self._clients) >= self._most
         if full and not self._full:
-            log.warning("clients are turned away: there are %d connections", self._most)
+            log.warning("refusing clients: there are %d connections", self._most)
         self._full = full
         return not full
 
@@ -154,7 +154,7 @@ class OverlaySocket:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, task: asyncio.Task[None]
     ) -> None:
         framer = Framer()
-        pending = 0  # bytes of a frame that is not whole yet
+        pending = 0  # bytes of an incomplete frame
         try:
             while not self._closing:
                 data = await asyncio.wait_for(reader.read(CHUNK), STALLED if pending else None)
@@ -174,30 +174,30 @@ class OverlaySocket:
                         return
                 self._busy.discard(task)
                 if self._pending > MOST_PENDING:
-                    log.warning("a connection was closed: too many unfinished frames lie here")
+                    log.warning("a connection was closed: too many bytes of unfinished frames are buffered")
                     return
         finally:
             self._pending -= pending
 
     async def _answer(self, body: bytes, writer: asyncio.StreamWriter) -> bool:
-        """Carry out one frame and write the answer; True if it was a shutdown."""
+        """Carry out one frame and write the reply; True if it was a shutdown."""
         loop = asyncio.get_running_loop()
         if len(body) > LARGE:
             asked = await loop.run_in_executor(self._workers, wire.decode_request_frame, body)
         else:
             asked = wire.decode_request_frame(body)
         if asked is None:
-            log.info("a client sent a frame that is no request; ignored")
+            log.info("ignored a frame that is no request")
             return False
         pool = self._quick if isinstance(asked.request, self._quick_requests) else self._workers
         reply = await loop.run_in_executor(pool, self._handler, asked.request)
-        writer.write(_spell(asked.id, reply))
+        writer.write(_encode(asked.id, reply))
         await asyncio.wait_for(writer.drain(), STALLED)
         return isinstance(asked.request, wire.Shutdown)
 
 
-def _spell(number: int, reply: wire.AnyReply) -> bytes:
-    """The answer's frame; one that cannot be sent is told as an error, for every request has its answer."""
+def _encode(number: int, reply: wire.AnyReply) -> bytes:
+    """The reply's frame; a reply that cannot be encoded becomes an error reply, because every request gets a reply."""
     try:
         return frame(wire.encode(wire.ResponseFrame(number, reply)))
     except (CodecError, FrameTooLarge) as error:
@@ -205,13 +205,13 @@ def _spell(number: int, reply: wire.AnyReply) -> bytes:
 
 
 def _socket_of(writer: asyncio.StreamWriter) -> socket.socket:
-    # asyncio hands out a view of the socket; options can be read through it.
-    found: socket.socket = writer.get_extra_info("socket")
-    return found
+    # asyncio returns a view of the socket; options can be read through it.
+    sock: socket.socket = writer.get_extra_info("socket")
+    return sock
 
 
 def _hang_up(writer: asyncio.StreamWriter) -> None:
-    """Close; what has been written still goes out, unless the client does not read."""
+    """Close; buffered data is still sent, unless the client does not read for `STALLED` seconds."""
     if writer.transport.get_write_buffer_size() > 0:
         asyncio.get_running_loop().call_later(STALLED, writer.transport.abort)
     writer.close()

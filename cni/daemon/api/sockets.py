@@ -1,8 +1,9 @@
-"""Listening on a Unix socket: who may come in, and whose file it is.
+"""Listening on a Unix socket: ownership of the socket file, and the clients that may connect.
 
-A dead daemon's socket file is replaced, a living one's never is; two daemons that start at once are kept apart by a
-lock. A socket is made only where root alone can replace it; in a directory that is every user's (/tmp), what another
-user has put in its place goes. Whoever comes in is known by the kernel (SO_PEERCRED), not only by the file's mode.
+The socket file of a dead daemon is replaced, that of a running daemon never is; a lock serializes two daemons that
+start at once. A socket is made only in a directory where root alone can replace it; in a directory that every user may
+write (/tmp), a file of another user at the socket's path is removed. The kernel identifies a client (SO_PEERCRED), in
+addition to the file's mode.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ log = logging.getLogger(__name__)
 
 BACKLOG = 4096
 GROUP = "zlayer"
-"""Members of this group may use the overlay door, as with ZLayer's own daemon (contract 1.4)."""
+"""Members of this group may use the overlay socket, as with ZLayer's own daemon (contract 1.4)."""
 
 _SO_PEERGROUPS = 59  # not in Python's socket module
-_LONGEST = 107  # bytes of path in a sockaddr_un
+_LONGEST = 107  # bytes of a path in a sockaddr_un
 
 
 class Listener:
-    """A listening socket and the file it has; `remove` takes the file away, unless it is another's by now."""
+    """A listening socket and its file; `remove` deletes the file, unless another file is at the path now."""
 
     def __init__(self, sock: socket.socket, path: str) -> None:
         self.sock = sock
@@ -42,7 +43,7 @@ class Listener:
         self._file = (status.st_dev, status.st_ino)
 
     def is_there(self) -> bool:
-        """Whether the file at the path is ours still: only then does anybody find us."""
+        """Whether the file at the path is still this socket's: only then can clients connect."""
         try:
             status = os.stat(self.path)  # noqa: PTH116
         except OSError:
@@ -56,22 +57,23 @@ class Listener:
 
 
 def listen(path: str, mode: int, group: str | None = None) -> Listener:
-    """Listen at `path`, whose directories are made where they are missing. `group` gets the file if it exists.
+    """Listen at `path`; missing directories are made. The file gets the mode `mode`, and the group `group` if that
+    exists.
 
-    Raises OSError; EADDRINUSE if somebody answers there already, EPERM where another user could replace the socket.
+    Raises OSError: EADDRINUSE if another process listens at the path, EPERM if another user could replace the socket.
     """
     directory = Path(path).parent
     _ensure_directory(directory)
     _refuse_others(directory)
     with _held(path):
-        _make_way(path)
+        _clear_path(path)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         fresh = f"{path}.{_mark()}"
         if len(os.fsencode(fresh)) > _LONGEST:
             fresh = str(directory / f".{_mark()}")
         try:
             listener.bind(fresh)
-            _give(fresh, mode, group)  # before anybody can find it under its name
+            _give(fresh, mode, group)  # before the rename: clients cannot connect yet
             listener.listen(BACKLOG)
             Path(fresh).rename(path)
             return Listener(listener, path)
@@ -83,11 +85,12 @@ def listen(path: str, mode: int, group: str | None = None) -> Listener:
 
 
 def _ensure_directory(directory: Path) -> None:
-    """The directory, to be entered by everybody whatever our umask is: the socket's own mode says who may connect."""
-    missing = [each for each in (directory, *directory.parents) if not each.exists()]
-    for each in reversed(missing):
-        each.mkdir(exist_ok=True)
-        each.chmod(0o755)
+    """Make the directory, with mode 0755 regardless of the umask: the socket's own mode decides which users may
+    connect."""
+    missing = [path for path in (directory, *directory.parents) if not path.exists()]
+    for path in reversed(missing):
+        path.mkdir(exist_ok=True)
+        path.chmod(0o755)
 
 
 def _refuse_others(directory: Path) -> None:
@@ -98,46 +101,48 @@ def _refuse_others(directory: Path) -> None:
 
 
 def _mark() -> str:
-    """What tells a file that is being made from all others: not to be foreseen in a directory that is everyone's."""
+    """A random suffix for a temporary file: in a directory that every user may write, its name must not be
+    predictable."""
     return os.urandom(4).hex()
 
 
 @contextlib.contextmanager
 def _held(path: str) -> Iterator[None]:
-    """The path's lock: what is found dead by one daemon is not replaced by two.
+    """Hold the path's lock, so that two daemons do not both replace a dead socket.
 
-    It is in a directory of root's alone: a file beside the socket, and the directory itself (/run), can be locked by
-    any user, and the daemon would wait for ever.
+    The lock is in a directory of root alone: any user can lock a file beside the socket, or the directory itself
+    (/run), and the daemon would wait for ever.
     """
     status = Path(path).parent.stat()
     name = f"socket-{status.st_dev}-{status.st_ino}-{fnv1a64(os.fsencode(Path(path).name)):016x}"
     fd = locks.hold(name, wait=True)
-    assert fd is not None  # it waited
+    assert fd is not None  # `wait=True` blocks until it is taken
     try:
         yield
     finally:
         locks.release(fd, name)
 
 
-def _make_way(path: str) -> None:
-    """Raises OSError where a daemon listens at the path already, or something else is there. What another user has put
-    there goes, in a directory in which every user may: a socket or link is removed, the rest moved aside."""
-    there, directory = Path(path), Path(path).parent
+def _clear_path(path: str) -> None:
+    """Make the path free for a socket. In a directory that every user may write, another user's file is cleared: a
+    socket or link is removed, anything else is moved aside. Raises OSError if a daemon listens at the path, or if a
+    file other than a socket is there."""
+    existing, directory = Path(path), Path(path).parent
     try:
-        status = there.lstat()
+        status = existing.lstat()
     except FileNotFoundError:
         return
     if status.st_uid in locks.trusted_users() or not locks.is_shared(directory):
-        _refuse_the_living(path)
+        _refuse_listening(path)
         return
-    log.warning("%s was put there by user %d, and gives way to the daemon's socket", path, status.st_uid)
+    log.warning("%s is a file of user %d and is replaced by the daemon's socket", path, status.st_uid)
     if stat.S_ISSOCK(status.st_mode) or stat.S_ISLNK(status.st_mode):
-        there.unlink()
+        existing.unlink()
     else:
-        there.rename(f"{path}.{_mark()}.moved")
+        existing.rename(f"{path}.{_mark()}.moved")
 
 
-def _refuse_the_living(path: str) -> None:
+def _refuse_listening(path: str) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
         probe.settimeout(1.0)
         try:
@@ -154,7 +159,8 @@ def _refuse_the_living(path: str) -> None:
 
 
 def _give(path: str, mode: int, group: str | None) -> None:
-    """The mode, and the group where there is one of that name; without it the file stays the owner's (contract 1.4)."""
+    """Set the file's group, if a group of that name exists, and its mode. Without the group the file keeps its owner's
+    (contract 1.4)."""
     gid = group_id(group) if group is not None else None
     if gid is not None:
         try:
@@ -165,7 +171,7 @@ def _give(path: str, mode: int, group: str | None) -> None:
 
 
 def group_id(name: str) -> int | None:
-    """The number of a group, None if there is none of that name."""
+    """The gid of a group, None if there is no group of that name."""
     try:
         return grp.getgrnam(name).gr_gid
     except KeyError:
@@ -178,19 +184,19 @@ def peer_groups(client: socket.socket) -> frozenset[int]:
     try:
         raw = client.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 1024)
     except OSError:
-        return frozenset((gid,))  # more groups than Python's getsockopt has room for (256): judged by the first alone
+        return frozenset((gid,))  # more groups than fit 1024 bytes (256): only the primary group counts
     return frozenset((gid, *(number for (number,) in struct.iter_unpack("=I", raw))))
 
 
 def is_root(client: socket.socket) -> bool:
-    """Whether the client runs as root, or as whoever we are. The socket's mode says so too; this holds when someone
-    loosens the mode."""
+    """Whether the client runs as root, or as the daemon's own user. The socket's mode says the same; this check still
+    holds if the mode is loosened."""
     uid = Peer(client).uid
     return uid in (0, os.geteuid())
 
 
 def may_enter(client: socket.socket, group: str = GROUP) -> bool:
-    """Whether the client is root or of `group`."""
+    """Whether the client is root or in `group`."""
     if is_root(client):
         return True
     gid = group_id(group)

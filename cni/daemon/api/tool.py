@@ -1,7 +1,7 @@
-"""What the operator's tool asks the daemon: answered as values, printed by `cni/cli`.
+"""The requests of the operator's tool: the daemon answers with values, `cni/cli` prints them.
 
-It comes by the CNI door (root only) as a request whose environment has TOOL instead of CNI_COMMAND. The shapes below
-are what `--json` prints and are documented in docs/cli.md: fields are added, never renamed.
+A request comes over the CNI socket (root only) with TOOL in its environment instead of CNI_COMMAND. `--json` prints the
+shapes below, and docs/cli.md documents them: fields are added, never renamed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 
 
 def answer(env: Mapping[str, str], service: OverlayService) -> tuple[int, bytes]:
-    """(exit code, JSON) for one question. An unknown one is an error object, as for a plugin's call."""
+    """Exit code and JSON for one request. An unknown request gets an error object, like a plugin's call. Never
+    raises."""
     try:
         ask = QUESTIONS.get(env["TOOL"])
         if ask is None:
@@ -36,13 +37,13 @@ def answer(env: Mapping[str, str], service: OverlayService) -> tuple[int, bytes]
     except CniError as error:
         return 1, msgspec.json.encode({"code": error.code, "msg": error.msg, "details": error.details})
     except Exception as error:
-        log.exception("the question %s failed in an unforeseen way", env["TOOL"])
-        said = f"internal error: {type(error).__name__}: {error}"
-        return 1, msgspec.json.encode({"code": CniError.code, "msg": said, "details": "the daemon's log has the rest"})
+        log.exception("unexpected error in the request %s", env["TOOL"])
+        text = f"internal error: {type(error).__name__}: {error}"
+        return 1, msgspec.json.encode({"code": CniError.code, "msg": text, "details": "the daemon's log has the rest"})
 
 
 def status(service: OverlayService, _: Mapping[str, str]) -> Answer:
-    """The node at a glance, and what is wrong with it."""
+    """A summary of the node, and its problems."""
     state, settings = service.state, service.settings
     attachments = state.snapshot()
     problems = service.problems()
@@ -64,7 +65,7 @@ def status(service: OverlayService, _: Mapping[str, str]) -> Answer:
         "fence": {"in_force": not service.barrier.trouble(), "trouble": service.barrier.trouble()},
         "services": [_service(service, name) for name in sorted(state.services)],
         "attachments": len(attachments),
-        "unfinished": sum(1 for each in attachments if each.state != "live"),
+        "unfinished": sum(1 for attachment in attachments if attachment.state != "live"),
         "problems": [problem.text for problem in problems],
         "problem_details": [problem.describe() for problem in problems],
         "notes": [*hidden(settings, state.node), *unencrypted(settings)],
@@ -72,35 +73,37 @@ def status(service: OverlayService, _: Mapping[str, str]) -> Answer:
 
 
 def hidden(settings: Settings, node: Node) -> list[str]:
-    """What the YAML says of this node and something else counts: an agent's word, or the cluster's, until a reboot."""
+    """The settings of the YAML that are not in effect because an agent or the cluster has set another value, until a
+    reboot."""
     defaults = Settings()
     return [
-        f"the YAML says {key}: {said}, but {counts} counts, which an agent or the cluster said: until the next boot"
+        f"the YAML says {key}: {stated}, but {counts} counts, which an agent or the cluster said: until the next boot"
         for key in ("deployment", "instance_id", "node_id", "cluster_cidr", "cluster_cidr6", "slice_cidr", "wg_port")
-        if (said := getattr(settings, key)) != getattr(defaults, key) and str(said) != str(counts := getattr(node, key))
+        if (stated := getattr(settings, key)) != getattr(defaults, key)
+        and str(stated) != str(counts := getattr(node, key))
     ]
 
 
 def unencrypted(settings: Settings) -> list[str]:
-    """What the operator chose and should be reminded of."""
-    said = "underlay: routed: the host's routes carry the overlay, and traffic between nodes is not encrypted"
-    return [said] if settings.underlay == "routed" else []
+    """A reminder if the operator chose an underlay without encryption."""
+    note = "underlay: routed: the host's routes carry the overlay, and traffic between nodes is not encrypted"
+    return [note] if settings.underlay == "routed" else []
 
 
 def _service(service: OverlayService, name: str) -> Answer:
-    known = service.state.services[name]
+    record = service.state.services[name]
     return {
         "service": name,
-        "mode": known.mode,
-        "bridge": known.bridge,
-        "subnets": list(known.subnets),
-        "attachments": sum(1 for each in service.state.members(known.bridge) if each.service == name),
+        "mode": record.mode,
+        "bridge": record.bridge,
+        "subnets": list(record.subnets),
+        "attachments": sum(1 for member in service.state.members(record.bridge) if member.service == name),
     }
 
 
 def attachments(service: OverlayService, _: Mapping[str, str]) -> list[Answer]:
-    """Every attachment of the node, in the order they were made."""
-    return [describe(each) for each in service.state.snapshot()]
+    """Every attachment of the node, oldest first."""
+    return [describe(attachment) for attachment in service.state.snapshot()]
 
 
 def describe(attachment: Attachment) -> Answer:
@@ -127,7 +130,7 @@ def describe(attachment: Attachment) -> Answer:
 
 
 def teardown(service: OverlayService, _: Mapping[str, str]) -> Answer:
-    """Take the data path away, for `uninstall`."""
+    """Remove the data path, for `uninstall`."""
     service.tear_down()
     return {"done": True}
 

@@ -1,4 +1,4 @@
-"""The tool's questions about the fence: who is in which network, what was dropped, who may reach whom."""
+"""The tool's requests about the fence: members, drop counters, reachability, garbage collection."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ Drops = Mapping[tuple[str, str, str], tuple[int, int]]
 
 
 def networks(service: OverlayService, _: Mapping[str, str]) -> Answer:
-    """Every network with its members, the flat mesh first, and what each rule has dropped since it was loaded."""
+    """Every network with its members, the flat mesh first, and the drops of each rule since it was loaded."""
     wanted, drops = service.barrier.wanted, _drops()
     members: dict[str | None, list[Attachment]] = {name: [] for name in (None, *wanted.networks())}
-    for each in service.state.snapshot():
-        members.setdefault(each.isolation, []).append(each)
+    for attachment in service.state.snapshot():
+        members.setdefault(attachment.isolation, []).append(attachment)
     remotes = {remote.network: remote.addresses for remote in wanted.remotes}
     chains = {chain_of(name): name for name in members}
     return {
@@ -41,11 +41,11 @@ def networks(service: OverlayService, _: Mapping[str, str]) -> Answer:
         "networks": [
             {
                 "isolation_network": name,
-                "members": [_member(each) for each in found],
+                "members": [_member(attachment) for attachment in attachments],
                 "remote_members": sorted(remotes.get(name, ()), key=by_address),
                 "dropped": _sum(drops, chain_of(name)),
             }
-            for name, found in members.items()
+            for name, attachments in members.items()
         ],
         "drops": [
             {
@@ -76,19 +76,20 @@ def _member(attachment: Attachment) -> Answer:
 
 
 def by_address(text: str) -> tuple[int, int]:
-    """Addresses in their order, IPv4 first (of two families neither is the smaller)."""
+    """A sort key for addresses: IPv4 before IPv6, then by number (Python does not compare addresses of two
+    versions)."""
     address = ip_address(text)
     return address.version, int(address)
 
 
 def _sum(drops: Drops, chain: str) -> Answer:
-    counts = [count for (_, where, _), count in drops.items() if where == chain]
+    counts = [count for (_, drop_chain, _), count in drops.items() if drop_chain == chain]
     return {"packets": sum(packets for packets, _ in counts), "bytes": sum(octets for _, octets in counts)}
 
 
 @contextmanager
 def _nft() -> Iterator[Nft]:
-    """A context of our own: the barrier's is busy when an attach is."""
+    """An nftables context of its own: the fence controller's is locked during an attach."""
     nft = Nft()
     try:
         yield nft
@@ -97,7 +98,7 @@ def _nft() -> Iterator[Nft]:
 
 
 def _drops() -> Drops:
-    """The counters as they are; empty where there are no tables."""
+    """The drop counters by family, chain and rule; empty if there are no tables."""
     try:
         with _nft() as nft:
             return compare.drops({family: nft.list_table(family, TABLE) for family in FAMILIES})
@@ -109,38 +110,41 @@ def _drops() -> Drops:
 
 
 def may_reach(service: OverlayService, env: Mapping[str, str]) -> Answer:
-    """Whether SRC may open a flow to DST, and which rule says so. Raises InvalidConfig for a word that is unclear."""
+    """Whether SRC may open a flow to DST, and which rule decides. Raises InvalidConfig if SRC or DST is unknown or
+    ambiguous."""
     view = view_of(service)
     wanted = _service_of(env.get("PORT", ""))
     try:
         sources, destinations = (endpoints.resolve(view, env.get(word, "")) for word in ("SRC", "DST"))
-        asked = why.pairs(sources, destinations)
-        view = replace(view, ways=_ways(service, [place for _, place in asked], (*view.published, *view.balanced)))
-        found = [(a, b, why.decide(view, a, b, wanted)) for a, b in asked]
+        pairs = why.pairs(sources, destinations)
+        view = replace(view, ways=_ways(service, [dst for _, dst in pairs], (*view.published, *view.balanced)))
+        paths = [(src, dst, why.decide(view, src, dst, wanted)) for src, dst in pairs]
     except endpoints.Ambiguous as error:
         raise InvalidConfig(str(error)) from error
-    if not found:
+    if not paths:
         raise InvalidConfig(f"{env['SRC']} and {env['DST']} have no address of one family")
     return {
         "src": env["SRC"],
         "dst": env["DST"],
         "port": {"number": wanted.number, "protocol": wanted.protocol} if wanted else None,
-        "allowed": all(verdict.allowed for _, _, verdict in found),
-        "paths": [_path(*each) for each in found],
-        "warnings": _warnings(service, [verdict for _, _, verdict in found]),
+        "allowed": all(verdict.allowed for _, _, verdict in paths),
+        "paths": [_path(*path) for path in paths],
+        "warnings": _warnings(service, [verdict for _, _, verdict in paths]),
     }
 
 
 def _ways(
     service: OverlayService, asked: Iterable[endpoints.Endpoint], published: Iterable[endpoints.HostPort]
 ) -> dict[str, str]:
-    """By which device packets leave for what is not on this node; also for what a published port leads to."""
+    """The device through which packets leave, by destination address: for endpoints that are not on this node, and for
+    the targets of published ports."""
     far = {place.address for place in asked if place.is_far or place.kind is endpoints.EndpointKind.UNKNOWN}
-    return {each: service.kernel.way_out(ip_address(each)) for each in far | {p.address for p in published}}
+    targets = far | {port.address for port in published}
+    return {address: service.kernel.way_out(ip_address(address)) for address in targets}
 
 
 def _service_of(text: str) -> why.PortSpec | None:
-    """PORT, PORT/tcp or PORT/udp."""
+    """The port of a text PORT, PORT/tcp or PORT/udp; None for "". Raises InvalidConfig."""
     if not text:
         return None
     number, _, protocol = text.partition("/")
@@ -176,53 +180,56 @@ def _place(place: endpoints.Endpoint) -> Answer:
 
 
 def _warnings(service: OverlayService, verdicts: Sequence[Verdict]) -> list[str]:
-    """What may make it otherwise: a fence that is not there, and what others' firewalls take away."""
-    found = []
+    """The reasons why the packets' fate may differ from the verdicts: a fence that is not in force, other firewalls."""
+    warnings = []
     if service.barrier.trouble():
-        found.append(f"the fence is not in force, so this is what it would say: {service.barrier.trouble()}")
+        warnings.append(f"the fence is not in force, so this is what it would say: {service.barrier.trouble()}")
     if any(verdict.allowed for verdict in verdicts):
-        found += [
-            f"the nftables chain {chain} of somebody else drops by policy, and may drop this too"
+        warnings += [
+            f"the nftables chain {chain} of another program drops by policy, and may drop this too"
             for chain in service.barrier.foreign()
         ]
-    return found
+    return warnings
 
 
 def view_of(service: OverlayService) -> endpoints.FenceView:
-    """The node as it is now, for `places` and `why`."""
+    """The node's present state as values, for the resolver of endpoints and `why`."""
     names = {link.index: link.name for link in service.kernel.all_links()}
     host = service.kernel.all_addresses()
     return endpoints.FenceView(
         wanted=service.barrier.wanted,
         guests=tuple(
             endpoints.GuestEndpoint(
-                each.container, each.pod, port_of(each), tuple(held.address for held in each.addresses)
+                attachment.container,
+                attachment.pod,
+                port_of(attachment),
+                tuple(held.address for held in attachment.addresses),
             )
-            for each in service.state.snapshot()
+            for attachment in service.state.snapshot()
         ),
-        host=tuple((names.get(index, ""), str(address)) for index, found in host.items() for address in found),
+        host=tuple((names.get(index, ""), str(address)) for index, addresses in host.items() for address in addresses),
         leases={
             lease.address: f"leased{' to ' + lease.owner if lease.owner else ''}, and no container's"
             for lease in list(service.state.leases.values())
         },
         published=_published(),
         balanced=tuple(
-            endpoints.Balanced(each.protocol, each.virtual_port, each.address, each.port, each.virtual, each.translated)
-            for each in ipvs.real_servers()
+            endpoints.Balanced(s.protocol, s.virtual_port, s.address, s.port, s.virtual, s.translated)
+            for s in ipvs.real_servers()
         ),
         behind=tool_mesh.behind(service),
     )
 
 
 def _published() -> tuple[endpoints.HostPort, ...]:
-    found = [each for text in published.iptables_rules() for each in published.from_iptables(text)]
+    ports = [port for text in published.iptables_rules() for port in published.from_iptables(text)]
     try:
         with _nft() as nft:
-            found += published.from_nft(nft.list_table("inet", published.TABLE))
+            ports += published.from_nft(nft.list_table("inet", published.TABLE))
     except FenceFailed:
         pass
     return tuple(
-        endpoints.HostPort(each.protocol, each.host_port, each.address, each.port, each.host_address) for each in found
+        endpoints.HostPort(port.protocol, port.host_port, port.address, port.port, port.host_address) for port in ports
     )
 
 
@@ -230,20 +237,22 @@ def _published() -> tuple[endpoints.HostPort, ...]:
 
 
 def collect_garbage(service: OverlayService, env: Mapping[str, str]) -> Answer:
-    """What the daemon's own garbage collection is about to release; released at once unless DRY_RUN is given.
+    """Release the attachments that the daemon's own garbage collection would release; with DRY_RUN only list them.
 
-    The daemon does the same by itself, after two looks in a row (`reconcile/node.py`). Links of our making that no
-    record knows are reported, and go when a daemon starts: while calls are running none is certainly a stray.
+    The daemon releases them by itself after two comparisons in a row (`reconcile/node.py`). Links that this program
+    made and that no record has are reported, and removed when a daemon starts: while calls are running, such a link may
+    belong to an attach that is under way.
     """
     dry = bool(env.get("DRY_RUN"))
-    links = service.kernel.all_links()  # before the records: what has a link now had its record before
-    names, known = {link.name for link in links}, service.state.snapshot()
-    dead = [each for each in known if each.host_veth not in names]
+    links = service.kernel.all_links()  # before the records: a link that exists now had its record before
+    names, attachments = {link.name for link in links}, service.state.snapshot()
+    dead = [attachment for attachment in attachments if attachment.host_veth not in names]
+    released = [] if dry else [_dead(attachment) for attachment in dead if service.attacher.release_dead(attachment)]
     return {
         "dry_run": dry,
-        "released": [] if dry else [_dead(each) for each in dead if service.attacher.release_dead(each)],
-        "candidates": [_dead(each) for each in dead] if dry else [],
-        "strays": _strays(service, links, known),
+        "released": released,
+        "candidates": [_dead(attachment) for attachment in dead] if dry else [],
+        "strays": _strays(service, links, attachments),
     }
 
 
@@ -258,8 +267,9 @@ def _dead(attachment: Attachment) -> Answer:
     }
 
 
-def _strays(service: OverlayService, links: Sequence[Link], known: Sequence[Attachment]) -> list[str]:
-    ports, kept = {each.host_veth for each in known}, set(bridges(list(service.state.services.values())))
+def _strays(service: OverlayService, links: Sequence[Link], attachments: Sequence[Attachment]) -> list[str]:
+    ports = {attachment.host_veth for attachment in attachments}
+    kept = set(bridges(list(service.state.services.values())))
     return sorted(
         link.name
         for link in links

@@ -1,4 +1,4 @@
-"""The tool's questions about the mesh: who the peers are and how they fare, tokens, configurations, the picture."""
+"""The tool's requests about the mesh: peers and their state, tokens, departed nodes, configurations, the graph."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def _mesh(service: OverlayService) -> Mesh:
 
 
 def peers(service: OverlayService, _: Mapping[str, str]) -> list[Answer]:
-    """Every peer of every device, as it should be and as it is."""
+    """Every peer of every device, with its configured and its actual state."""
     mesh = _mesh(service)
-    found = []
+    answers = []
     for of_service in mesh.services():
         device = mesh.device(of_service)
         seen = device.peers if device is not None else {}
         ages = mesh.ages(device) if device is not None else {}
         for key, target in mesh.targets(of_service).items():
-            found.append(_peer(mesh, of_service, target, seen.get(key), ages.get(key, math.inf)))
-    return found
+            answers.append(_peer(mesh, of_service, target, seen.get(key), ages.get(key, math.inf)))
+    return answers
 
 
 def _peer(mesh: Mesh, of_service: str, target: Target, seen: PeerSeen | None, age: float) -> Answer:
@@ -67,19 +67,19 @@ def _peer(mesh: Mesh, of_service: str, target: Target, seen: PeerSeen | None, ag
 
 
 def behind(service: OverlayService) -> tuple[TunnelRoute, ...]:
-    """What leads into the tunnels, for `why`."""
+    """The CIDRs that are routed into tunnels, for `why`."""
     if not isinstance(service.mesh, Mesh):
         return ()
     mesh = service.mesh
     return tuple(
-        TunnelRoute(cidr, _who(target), target.owner.partition(":")[2])
-        for each in mesh.services()
-        for target in mesh.targets(each).values()
+        TunnelRoute(cidr, _label(target), target.owner.partition(":")[2])
+        for of_service in mesh.services()
+        for target in mesh.targets(of_service).values()
         for cidr in target.led()
     )
 
 
-def _who(target: Target) -> str:
+def _label(target: Target) -> str:
     kind, _, name = target.owner.partition(":")
     if name:
         return f"{kind} {name}"
@@ -90,7 +90,8 @@ def _who(target: Target) -> str:
 
 
 def token(service: OverlayService, _: Mapping[str, str]) -> Answer:
-    """What another node needs to have this one as a peer. Raises InvalidConfig if that is not settled."""
+    """A token with which another node adds this one as a peer. Raises InvalidConfig in a cluster, and if the addresses
+    behind this node are not configured."""
     mesh, state = _mesh(service), service.state
     if service.settings.cluster is not None:
         raise InvalidConfig("this node is in a cluster: give the other node the same `cluster` in its YAML instead")
@@ -116,20 +117,21 @@ def _invitation(service: OverlayService, mesh: Mesh) -> joined_peers.Invitation:
 
 
 def _own(service: OverlayService) -> tuple[str, ...]:
-    """What is behind this node, as far as it is settled."""
+    """The CIDRs behind this node, as far as they are configured."""
     node = service.state.node
     return tuple(cidr for cidr in (node.slice_cidr, service.settings.service_cidr) if cidr)
 
 
 def join(service: OverlayService, env: Mapping[str, str]) -> Answer:
-    """Take another node's token: it is a peer from now on, over reboots. Says what that node needs of this one."""
+    """Add the node of the token as a peer, which stays one across reboots. Returns this node's token, which the other
+    node needs. Raises InvalidConfig."""
     mesh = _mesh(service)
     own = token(service, env)
     invitation = joined_peers.decode(env.get("TOKEN", ""))
     joined_peers.judge(invitation, service.state.node, mesh.public_key(), _own(service))
-    known = [each for each in mesh.joined.all() if not joined_peers.is_again(each, invitation)]
-    others = [(each.name, each.public_key, each.allowed_ips) for each in known]
-    others += [(each.name, each.public_key, each.allowed_ips) for each in service.settings.peers]
+    joined = [peer for peer in mesh.joined.all() if not joined_peers.is_again(peer, invitation)]
+    others = [(peer.name, peer.public_key, peer.allowed_ips) for peer in joined]
+    others += [(peer.name, peer.public_key, peer.allowed_ips) for peer in service.settings.peers]
     joined_peers.judge_beside(invitation, others)
     mesh.joined.add(invitation)
     mesh.sync()
@@ -137,7 +139,7 @@ def join(service: OverlayService, env: Mapping[str, str]) -> Answer:
 
 
 def remove(service: OverlayService, env: Mapping[str, str]) -> Answer:
-    """A node that was joined is a peer no more."""
+    """Remove a peer that was joined by token. Raises InvalidConfig for any other peer."""
     mesh = _mesh(service)
     target = _find(mesh, env.get("PEER", ""))
     if not mesh.joined.remove(target.public_key):
@@ -147,18 +149,18 @@ def remove(service: OverlayService, env: Mapping[str, str]) -> Answer:
 
 
 def rotate(service: OverlayService, _: Mapping[str, str]) -> Answer:
-    """A new key for this node. With a cluster the others follow by themselves; else they must be told."""
+    """Replace this node's key. In a cluster the other nodes follow by themselves; else they need the new key."""
     mesh = _mesh(service)
     return {"public_key": mesh.rotate(), "cluster": service.settings.cluster is not None}
 
 
 def gone(service: OverlayService, _: Mapping[str, str]) -> list[Answer]:
-    """The nodes that hold something in etcd and are not heard of. Raises InvalidConfig without a cluster."""
-    return [_departed(each) for each in _cluster(service).departed()]
+    """The nodes that hold claims in etcd and are offline. Raises InvalidConfig without a cluster."""
+    return [_departed(node) for node in _cluster(service).departed()]
 
 
 def forget(service: OverlayService, env: Mapping[str, str]) -> Answer:
-    """What such a node holds is nobody's any more."""
+    """Delete the claims of such a node from etcd. Raises InvalidConfig."""
     return _departed(_cluster(service).forget(env.get("PEER", "")))
 
 
@@ -171,15 +173,21 @@ def _cluster(service: OverlayService) -> Cluster:
     return cluster
 
 
-def _departed(who: DepartedNode) -> Answer:
-    return {"identity": who.identity, "node_id": who.node_id or None, "name": who.name or None, "holds": len(who.keys)}
+def _departed(node: DepartedNode) -> Answer:
+    return {
+        "identity": node.identity,
+        "node_id": node.node_id or None,
+        "name": node.name or None,
+        "holds": len(node.keys),
+    }
 
 
-# --- configurations and pictures ------------------------------------------------------------------------------------
+# --- configurations and the graph -----------------------------------------------------------------------------------
 
 
 def showconf(service: OverlayService, env: Mapping[str, str]) -> Answer:
-    """A wg-quick configuration for the other end of a peer: a guest, an edge, any machine with plain WireGuard."""
+    """A wg-quick configuration for the machine of a peer: a guest, an edge peer, or any machine with plain WireGuard.
+    Raises InvalidConfig for an unknown peer."""
     mesh, node = _mesh(service), service.state.node
     target = _find(mesh, env.get("PEER", ""))
     guest = next((g for g in mesh.registry.guests.all().values() if g.public_key == target.public_key), None)
@@ -208,17 +216,18 @@ def _is_one(cidr: str) -> bool:
 
 
 def _find(mesh: Mesh, word: str) -> Target:
-    """The peer that a word means: a name, a guest or edge, a key, the beginning of one. Raises InvalidConfig."""
-    everybody = list(mesh.targets().values())
-    exact = [t for t in everybody if word in (t.name, t.owner, t.owner.partition(":")[2], t.public_key) and word]
-    found = exact or [t for t in everybody if len(word) >= 4 and t.public_key.startswith(word)]
-    if len(found) != 1:
-        raise InvalidConfig(f"{word!r} is {'no peer' if not found else 'more than one peer'} (`zlayer-cni peers`)")
-    return found[0]
+    """The peer that `word` names: by its name, guest or edge name, key, or the first 4 or more characters of its key.
+    Raises InvalidConfig if that is no peer, or more than one."""
+    targets = list(mesh.targets().values())
+    exact = [t for t in targets if word in (t.name, t.owner, t.owner.partition(":")[2], t.public_key) and word]
+    matches = exact or [t for t in targets if len(word) >= 4 and t.public_key.startswith(word)]
+    if len(matches) != 1:
+        raise InvalidConfig(f"{word!r} is {'no peer' if not matches else 'more than one peer'} (`zlayer-cni peers`)")
+    return matches[0]
 
 
 def graph(service: OverlayService, env: Mapping[str, str]) -> Answer:
-    """This node, its services, its tunnels and what is behind them."""
+    """This node, its services, and its peers with the CIDRs behind them."""
     state = service.state
     return {
         "node": {
@@ -226,9 +235,9 @@ def graph(service: OverlayService, env: Mapping[str, str]) -> Answer:
             "node_id": state.node.node_id,
             "addresses": [str(address) for address in state.node_addresses()],
             "services": [
-                {"service": each.name, "mode": each.mode, "subnets": list(each.subnets)}
-                for each in list(state.services.values())
-                if each.subnets
+                {"service": segment.name, "mode": segment.mode, "subnets": list(segment.subnets)}
+                for segment in list(state.services.values())
+                if segment.subnets
             ],
         },
         "peers": peers(service, env),
