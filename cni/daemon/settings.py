@@ -1,7 +1,7 @@
-"""The daemon's YAML, read once into a typed value. Every key is optional; an unknown one is an error.
+"""The daemon's YAML, read once into a typed value. Every key is optional; an unknown key is an error.
 
-Where it is looked for: `--config FILE`; else `overlayd.yaml` in the data directory; else, for the default data
-directory only, /etc/zlayer-cni/overlayd.yaml; else the defaults below. The keys are documented in conf/overlayd.yaml.
+The file is the one of `--config FILE`; else `overlayd.yaml` in the data directory; else, for the default data directory
+only, /etc/zlayer-cni/overlayd.yaml; else the defaults below apply. conf/overlayd.yaml documents the keys.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from cni.secret import Secret
 SYSTEM_FILE = "/etc/zlayer-cni/overlayd.yaml"
 
 NOT_QUOTED = ("cluster",)
-"""Below these keys no value is quoted in an error: a secret may stand in the wrong place there."""
+"""Below these keys no error quotes a value: it may be a secret in the wrong place."""
 
 Unsigned = Literal["accept", "refuse"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -37,7 +37,7 @@ Network = addresses.Network
 
 
 class Dns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What every result carries as `dns`, unless the conflist says otherwise."""
+    """The `dns` of every result, unless the conflist has its own."""
 
     nameservers: tuple[str, ...] = ()
     search: tuple[str, ...] = ()
@@ -46,8 +46,8 @@ class Dns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class StaticPeer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One peer of this node's WireGuard device, for people with two machines. `endpoint`: `host:port`, a name is looked
-    up again and again; without one the peer calls. `keepalive` in seconds, 0 for none."""
+    """One peer of this node's WireGuard device, for meshes without a cluster. `endpoint`: `host:port`, a name is
+    resolved repeatedly; without an endpoint the peer sends the first handshake. `keepalive`: seconds, 0 for none."""
 
     public_key: str
     endpoint: str = ""
@@ -57,7 +57,8 @@ class StaticPeer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class Etcd(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where the cluster's etcd is, and how long a node that is not heard of counts. Times in seconds."""
+    """The access to the cluster's etcd. `lease`: how long a node document lasts without renewal; `grace`: how long an
+    offline node stays a peer afterwards. Times in seconds."""
 
     endpoints: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
     user: str = ""
@@ -72,7 +73,8 @@ class Etcd(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class Cluster(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What the nodes agree by. `unsigned_nodes`: whether nodes of versions that do not sign are believed."""
+    """The store of the cluster. `unsigned_nodes`: whether documents of nodes whose version does not sign are
+    accepted."""
 
     etcd: Etcd
     unsigned_nodes: Unsigned = "accept"
@@ -108,12 +110,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     @property
     def cidrs(self) -> tuple[str, ...]:
-        """The cluster's ranges, the first family first."""
+        """The cluster's ranges, the primary IP version first."""
         return (self.cluster_cidr, self.cluster_cidr6) if self.cluster_cidr6 else (self.cluster_cidr,)
 
 
 def load(path: str) -> Settings:
-    """The settings in the file `path`. Raises InvalidConfig naming the file and what is wrong with it."""
+    """The settings in the file `path`. Raises InvalidConfig that names the file and the fault."""
     try:
         text = Path(path).read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
@@ -122,7 +124,7 @@ def load(path: str) -> Settings:
 
 
 def find(config: str | None, data_dir: str | None) -> Settings:
-    """The settings of a daemon started with these options (see the module's docstring)."""
+    """The settings of a daemon started with these options (see the module's docstring). Raises InvalidConfig."""
     if config is not None:
         return load(config)
     candidates = [Path(data_dir or defaults.DATA_DIR, "overlayd.yaml")]
@@ -135,11 +137,11 @@ def find(config: str | None, data_dir: str | None) -> Settings:
 
 
 def parse(text: str, name: str = "settings") -> Settings:
-    """The settings that the YAML `text` states. Raises InvalidConfig naming key and value, or the line, on one line."""
+    """The settings of the YAML `text`. Raises InvalidConfig that names key and value, or the line, on one line."""
     try:
         return _parse(text, name)
     except InvalidConfig as error:
-        # A quoted value may hold line breaks and escapes: they would be lines of a log that the daemon never wrote.
+        # A quoted value may have line breaks and escapes, which would forge lines of the log.
         raise InvalidConfig(printable(error.msg), error.details) from error
 
 
@@ -164,7 +166,7 @@ def _parse(text: str, name: str) -> Settings:
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain YAML, in which no key stands twice: by itself the library takes the last one."""
+    """Plain YAML that refuses duplicate keys: the library alone takes the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -187,14 +189,14 @@ def _on_one_line(error: Exception) -> str:
 
 
 def _unquoted(text: str) -> str:
-    """What the YAML reader says, without the words of the file that it quotes: they may be a password. A character by
-    itself and the name of a token stay."""
+    """The YAML reader's message without its quotations of the file, which may be a password. A single character and
+    the name of a token stay."""
     quoted = r" ?(?:'([^']*)'|\"([^\"]*)\")"
     return re.sub(quoted, lambda m: m[0] if re.fullmatch(r"\\?.|<[a-z ]+>", m[1] or m[2] or "") else "", text)
 
 
 def _secret(kind: type, value: object) -> object:
-    """For msgspec: a value of a type of ours. Raises ValueError without the value."""
+    """The decoder that msgspec calls for custom types. Raises ValueError whose text does not have the value."""
     if kind is Secret and isinstance(value, str):
         return Secret(value)
     raise ValueError("Expected `str`")
@@ -207,22 +209,22 @@ def _kind(value: object) -> str:
 
 
 def _name(key: object) -> str:
-    """A key of the file, for a message: as much of it as can be one of ours."""
-    found = re.match(r"[A-Za-z0-9_.-]{1,40}", str(key))
-    return found[0] if found else "a key"
+    """A key of the file for a message, cut after the characters that a valid key can have (40 at most)."""
+    match = re.match(r"[A-Za-z0-9_.-]{1,40}", str(key))
+    return match[0] if match else "a key"
 
 
 def _explain(message: str, document: Any) -> str:
-    """msgspec's message with the offending value, which it leaves out; of a mapping none, for it may hold secrets."""
-    found = re.search(r" - at `(?:key` in `)?\$\.?(.*)`$", message, re.DOTALL)
-    where, text = (found[1], message[: found.start()]) if found else ("", message)
+    """msgspec's message with the offending value added; a mapping is not quoted, because it may have secrets."""
+    location = re.search(r" - at `(?:key` in `)?\$\.?(.*)`$", message, re.DOTALL)
+    where, text = (location[1], message[: location.start()]) if location else ("", message)
     at = f"{where}." if where else ""
     named = re.fullmatch(r"Object (contains unknown|missing required) field `(.*)`", text, re.DOTALL)
     if named:
         return f"{at}{_name(named[2])}: " + (
             f"unknown key{_nearest(where, named[2])}" if "unknown" in named[1] else "is missing"
         )
-    if found and "at `key` in" in found[0]:
+    if location and "at `key` in" in location[0]:
         return f"{at or 'the file: '}a key that is no name"
     value: Any = document
     for step in re.findall(r"[^.\[\]]+", where):
@@ -239,18 +241,18 @@ def _explain(message: str, document: Any) -> str:
 
 
 def _nearest(where: str, key: str) -> str:
-    """What was probably meant by an unknown key of the mapping there."""
+    """A hint at the valid key that resembles an unknown key of the mapping `where`; empty if none does."""
     mappings: dict[str, type] = {"dns": Dns, "peers": StaticPeer, "cluster": Cluster, "cluster.etcd": Etcd}
-    known = [field.name for field in msgspec.structs.fields(mappings.get(where.partition("[")[0], Settings))]
-    near = difflib.get_close_matches(key, known, n=1)
+    valid = [field.name for field in msgspec.structs.fields(mappings.get(where.partition("[")[0], Settings))]
+    near = difflib.get_close_matches(key, valid, n=1)
     return f"; {near[0]} is meant?" if near else ""
 
 
 def _check_mesh(settings: Settings, families: list[Network]) -> None:
-    """Peers, endpoints, the node's part of the range. Raises ValueError naming key and value."""
+    """Check peers, endpoints, and the node's part of the range. Raises ValueError that names key and value."""
     if settings.service_cidr is not None:
         own = _network("service_cidr", settings.service_cidr)
-        if not any(own.version == each.version and own.subnet_of(each) for each in families):  # type: ignore[arg-type]
+        if not any(own.version == n.version and own.subnet_of(n) for n in families):  # type: ignore[arg-type]
             raise ValueError(f"service_cidr: {own} is not inside the cluster's range")
         if own.prefixlen >= defaults.SLOT_PREFIX[own.version]:
             raise ValueError(f"service_cidr: {own} is too small: it must hold more than one service subnet")
@@ -260,7 +262,7 @@ def _check_mesh(settings: Settings, families: list[Network]) -> None:
             for cidr in peer.allowed_ips:
                 _network("allowed_ips", cidr, strict=False)
             if peer.endpoint:
-                split_endpoint(peer.endpoint, LONGEST_NAME)  # a name that cannot be looked up costs that peer alone
+                split_endpoint(peer.endpoint, LONGEST_NAME)  # a name that cannot be resolved affects that peer alone
         except ValueError as error:
             raise ValueError(f"peers[{n}] ({peer.public_key}): {error}") from error
     for endpoint in settings.advertise:
@@ -271,19 +273,19 @@ def _check_mesh(settings: Settings, families: list[Network]) -> None:
     if settings.cluster is not None:
         for url in settings.cluster.etcd.endpoints:
             if not re.fullmatch(r"https?://[^/\s@]+/?", url):
-                shown = re.sub(r"//[^/]*@", "//...@", url)  # a password may stand there
+                shown = re.sub(r"//[^/]*@", "//...@", url)  # the URL may have a password
                 raise ValueError(f"cluster.etcd.endpoints: {shown!r} is not http://host:port or https://host:port")
 
 
 def _check_extra_routes(settings: Settings) -> None:
-    """Raises ValueError naming key and value."""
+    """Check `extra_routes`. Raises ValueError that names key and value."""
     for cidr in settings.extra_routes:
         if _network("extra_routes", cidr).prefixlen == 0:
             raise ValueError(f"extra_routes: {cidr} is everything, which no peer gets a route for")
 
 
 def _network(key: str, value: str, strict: bool = True) -> Network:
-    """The CIDR of a key, if `strict` without host bits. Raises ValueError naming key and value."""
+    """The CIDR of a key; `strict` refuses host bits. Raises ValueError that names key and value."""
     try:
         return network_of(value, strict)
     except ValueError as error:
@@ -291,7 +293,7 @@ def _network(key: str, value: str, strict: bool = True) -> Network:
 
 
 def _check(settings: Settings) -> None:
-    """What the types do not say. Raises ValueError naming key and value."""
+    """Check what the types do not express. Raises ValueError that names key and value."""
     if not 0 <= settings.node_id < 1 << 64:
         raise ValueError(f"node_id: {settings.node_id} is not between 0 and {(1 << 64) - 1}")
     families = []
