@@ -1,4 +1,4 @@
-"""The plugin process: what a runtime execs. Standard library only, and nothing imported that can be avoided.
+"""The plugin's process, which a runtime starts. Standard library only, with as few imports as possible.
 
-`main` serves the call while a daemon answers at the door; `closed` is for when none does.
+`main` serves the call while a daemon answers on the CNI socket; `no_daemon` is used if none does.
 """

@@ -1,8 +1,9 @@
-"""Starts our daemon when a plugin finds its door closed: once, however many plugins come at the same time.
+"""Starts our daemon if a plugin cannot connect to the CNI socket: once, however many plugins run at the same time.
 
-The lock file `<run directory>/autostart.lock` is held by the plugin that starts the daemon until the door opens.
-It says which process was started ("started PID STARTTIME"), so that a successor waits for that one, or why the
-start failed ("failed NANOSECONDS TEXT"), so that those who waited meanwhile say the same instead of trying in turn.
+The plugin that starts the daemon holds the lock file `<run directory>/autostart.lock` until the CNI socket accepts
+connections. The file names the process that was started ("started PID STARTTIME"), so that the next holder of the lock
+waits for that process; or the reason why the start failed ("failed NANOSECONDS TEXT"), so that the plugins that waited
+meanwhile report the same error instead of starting the daemon one after another.
 """
 
 import _socket
@@ -17,23 +18,24 @@ from cni.plugin.client import Location
 
 LOG_NAME = "overlayd.log"
 _LOCK_NAME = "autostart.lock"
-_SYSTEMD = "/run/systemd/system"  # is there if and only if systemd is the init (sd_booted(3))
+_SYSTEMD = "/run/systemd/system"  # exists if and only if systemd is the init (sd_booted(3))
 _UNIT = "/etc/systemd/system/multi-user.target.wants/zlayer-overlayd.service"
-_SYSTEMD_GRACE = 5.0  # seconds that systemd has to start the daemon before we do; the unit's RestartSec is 1
-_STEP = 0.01  # seconds between two looks at the door
+_SYSTEMD_GRACE = 5.0  # seconds for systemd to start the daemon before the plugin does; the unit's RestartSec is 1 s
+_STEP = 0.01  # seconds between two attempts to connect
 _SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/current-system/sw/bin"
 
 _KEPT = ("HOME", "TZ")
-"""All that the daemon inherits of a runtime's environment: proxies, libraries and paths are the runtime's own."""
+"""The variables that the daemon inherits from a runtime: its proxies, libraries and paths do not apply to the
+daemon."""
 _OF_SOURCE = ("PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
-"""What it inherits besides where the program is not frozen."""
+"""The variables that the daemon inherits in addition if the program is not frozen."""
 
 
 def open_door(place: Location, waiter: plugin_door.Waiter) -> _socket.socket:
-    """The door of our daemon, started if it has to be.
+    """A connection to our daemon, which is started if it does not run.
 
-    Raises plugin_door.Closed when it cannot be started or ends before it opens its door, OutOfTime when it takes
-    too long.
+    Raises plugin_door.Closed if the daemon cannot be started or ends before it listens, OutOfTime if that takes longer
+    than the call may wait.
     """
     since = time.monotonic_ns()
     try:
@@ -54,7 +56,7 @@ def open_door(place: Location, waiter: plugin_door.Waiter) -> _socket.socket:
 
 
 def _start_and_wait(place: Location, waiter: plugin_door.Waiter, lock: int, since: int) -> _socket.socket:
-    """With the lock held: the door, whoever opened it."""
+    """With the lock held: the connection to the daemon, started by this plugin, by systemd or by another plugin."""
     child = 0
     grace = 0.0
     if _systemd_starts_it(place):
@@ -64,7 +66,7 @@ def _start_and_wait(place: Location, waiter: plugin_door.Waiter, lock: int, sinc
         try:
             return plugin_door.connect(place.run_dir, waiter)
         except plugin_door.Closed:
-            pass  # Not yet.
+            pass  # The daemon does not listen yet.
         if not child and time.monotonic() >= grace and not _is_starting(lock):
             _raise_recent_failure(lock, since)
             last_words.clear(place.run_dir)
@@ -72,7 +74,7 @@ def _start_and_wait(place: Location, waiter: plugin_door.Waiter, lock: int, sinc
         ended = child and os.waitpid(child, os.WNOHANG)[0] == child
         if ended:
             try:
-                return plugin_door.connect(place.run_dir, waiter)  # another one was faster
+                return plugin_door.connect(place.run_dir, waiter)  # another daemon serves
             except plugin_door.Closed:
                 pass
             raise _failure(lock, f"the overlay daemon ended at its start: {_last_words(place)}")
@@ -80,7 +82,7 @@ def _start_and_wait(place: Location, waiter: plugin_door.Waiter, lock: int, sinc
 
 
 def _systemd_starts_it(place: Location) -> bool:
-    """Whether a unit is enabled for this run directory: it restarts, or was stopped, and systemd opens the door."""
+    """Whether a systemd unit is enabled for this run directory: systemd then starts the daemon, also after a stop."""
     if not os.path.isdir(_SYSTEMD):
         return False
     try:
@@ -91,16 +93,17 @@ def _systemd_starts_it(place: Location) -> bool:
 
 
 def _tell_systemd() -> None:
-    """Have systemd start the unit, unless it is about to stop it: a daemon in its own cgroup outlives its runtime's.
+    """Let systemd start the unit, unless systemd is about to stop it: a daemon in its own control group outlives that
+    of the runtime.
 
-    Nobody waits for the answer: if the door stays closed, the daemon is started from here.
+    The answer is not awaited: if the daemon does not listen in time, this plugin starts it.
     """
-    words = ["systemctl", "--no-block", "--no-ask-password", "--job-mode=fail", "start", os.path.basename(_UNIT)]
+    argv = ["systemctl", "--no-block", "--no-ask-password", "--job-mode=fail", "start", os.path.basename(_UNIT)]
     quiet = [(os.POSIX_SPAWN_OPEN, number, "/dev/null", os.O_RDWR, 0) for number in (0, 1, 2)]
     try:
-        os.posix_spawn("/bin/systemctl", words, environment(), file_actions=quiet)
+        os.posix_spawn("/bin/systemctl", argv, environment(), file_actions=quiet)
     except OSError:
-        return  # It may be elsewhere, as on NixOS.
+        return  # systemctl may be in another directory, as on NixOS.
 
 
 def _start(place: Location, waiter: plugin_door.Waiter, lock: int) -> int:
@@ -122,39 +125,39 @@ def _note(lock: int, text: str) -> None:
         os.ftruncate(lock, 0)
         os.pwrite(lock, os.fsencode(text), 0)
     except OSError:
-        return  # A full disk costs the others a try of their own, no more.
+        return  # The disk is full: each of the other plugins then starts the daemon itself.
 
 
 def _noted(lock: int) -> list[str]:
     try:
         return os.pread(lock, 4096, 0).decode("utf-8", "replace").split(" ", 2)
     except OSError:
-        return []  # No file: nothing was ever noted.
+        return []  # There is no record.
 
 
 def _is_starting(lock: int) -> bool:
-    """Whether a daemon that another plugin started is alive and has not opened its door yet."""
-    words = _noted(lock)
-    if len(words) != 3 or words[0] != "started" or not words[1].isdigit():
+    """Whether a daemon that another plugin started is alive; it does not listen yet."""
+    fields = _noted(lock)
+    if len(fields) != 3 or fields[0] != "started" or not fields[1].isdigit():
         return False
-    since = proc.alive_since(int(words[1]))
-    return since != 0 and str(since) == words[2]
+    since = proc.alive_since(int(fields[1]))
+    return since != 0 and str(since) == fields[2]
 
 
 def _raise_recent_failure(lock: int, since: int) -> None:
-    words = _noted(lock)
-    if len(words) == 3 and words[0] == "failed" and words[1].isdigit() and int(words[1]) > since:
-        raise plugin_door.Closed(words[2])
+    fields = _noted(lock)
+    if len(fields) == 3 and fields[0] == "failed" and fields[1].isdigit() and int(fields[1]) > since:
+        raise plugin_door.Closed(fields[2])
 
 
 def _last_words(place: Location) -> str:
-    """Why the daemon ended, in its own words for people; never its log, which may quote anything."""
-    said = last_words.read(place.run_dir) or "it gave no reason"
-    return f"{said} (log: {os.path.join(place.run_dir, LOG_NAME)})"
+    """Why the daemon ended, as it reported; never text of its log, which may quote any input."""
+    reason = last_words.read(place.run_dir) or "it gave no reason"
+    return f"{reason} (log: {os.path.join(place.run_dir, LOG_NAME)})"
 
 
 def program(place: Location, waiter: plugin_door.Waiter) -> list[str]:
-    """The command line of the daemon. Raises OSError when the single file cannot lay its program down."""
+    """The command line of the daemon. Raises OSError if the single file cannot extract its program."""
     options = ["overlayd", "--run-dir", place.run_dir, "--data-dir", place.data_dir]
     if not getattr(sys, "frozen", False):
         return [sys.executable, "-m", "cni", *options]
@@ -166,7 +169,7 @@ def program(place: Location, waiter: plugin_door.Waiter) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """The daemon's environment: a fixed PATH, a locale, and hardly anything of this process's."""
+    """The daemon's environment: a fixed PATH, a locale, and the variables in _KEPT (and _OF_SOURCE)."""
     frozen = getattr(sys, "frozen", False)
     kept = _KEPT if frozen else _KEPT + _OF_SOURCE
     env = {name: os.environ[name] for name in kept if name in os.environ}
@@ -178,9 +181,9 @@ def environment() -> dict[str, str]:
 
 
 def spawn(argv: list[str], run_dir: str) -> int:
-    """Run `argv` as a daemon: own session, `/` as directory, no descriptor of ours, output to the log.
+    """Run `argv` as a daemon: its own session, `/` as directory, no inherited descriptor, output to the log.
 
-    Returns its process id. Raises OSError when it cannot be executed.
+    Returns its PID. Raises OSError if it cannot be executed.
     """
     env = environment()
     reader, writer = os.pipe2(os.O_CLOEXEC)
@@ -188,7 +191,7 @@ def spawn(argv: list[str], run_dir: str) -> int:
     if child == 0:
         number = errno.EIO
         try:
-            _become_daemon(writer, os.path.join(run_dir, LOG_NAME))
+            _detach(writer, os.path.join(run_dir, LOG_NAME))
             os.execve(argv[0], argv, env)
         except OSError as error:
             number = error.errno or errno.EIO
@@ -205,8 +208,8 @@ def spawn(argv: list[str], run_dir: str) -> int:
     return child
 
 
-def _become_daemon(report: int, log: str) -> None:
-    """In the new process. Only standard descriptors and `report`, which becomes number 3, are left."""
+def _detach(report: int, log: str) -> None:
+    """Runs in the new process. Closes all descriptors but the standard ones and `report`, which becomes number 3."""
     os.setsid()
     os.chdir("/")
     os.umask(0o022)
@@ -214,7 +217,7 @@ def _become_daemon(report: int, log: str) -> None:
         os.dup2(report, 3, inheritable=False)
     null = os.open("/dev/null", os.O_RDWR)
     try:
-        # Not to wait for a reader, should somebody have put a FIFO there.
+        # O_NONBLOCK: the open does not wait for a reader if the path is a FIFO.
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o600)
     except OSError:
         output = null
@@ -226,4 +229,4 @@ def _become_daemon(report: int, log: str) -> None:
             try:
                 os.close(int(name))
             except OSError:
-                continue  # The listing's own descriptor.
+                continue  # The descriptor of the listing itself.

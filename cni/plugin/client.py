@@ -1,13 +1,14 @@
-"""The plugin's end of the CNI door: connect, ask, wait; never longer than the verb may take, never for a dead runtime.
+"""The plugin's end of the CNI socket: connects, asks and waits, at most until the verb's deadline and only while the
+runtime waits.
 
-One request, one answer, then the daemon closes (docs/architecture.md, "Two doors"):
+One request, one answer, then the daemon closes the connection (docs/architecture.md, "Two doors"):
 
-    request  u32 big-endian length, b"zcni1\\0" (KEY=VALUE\\0)* \\0 stdin; the netns descriptor rides on the first byte
-    answer   u32 big-endian length, b"<exit code> <length of stdout>\\n" stdout stderr
-    told     one byte, if the request had TELLS=1: the runtime has the answer. Who ends without it was killed over it
+    request  u32 big-endian length, b"zcni1\\0" (KEY=VALUE\\0)* \\0 stdin; the netns descriptor is sent with the first
+    byte answer   u32 big-endian length, b"<exit code> <length of stdout>\\n" stdout stderr told     one byte, if the
+    request had TELLS=1: the runtime has the answer. A plugin that ends without it was killed
 
-Nothing here blocks except in `Waiter`, which knows the deadline and watches the process that the runtime started.
-Like `main` it uses `posix`, which the interpreter has loaded, and not `os`, whose import takes a tenth of a call.
+Only `Waiter` blocks; it has the deadline and watches the process that the runtime started. Like `main` this module uses
+`posix`, which the interpreter has already loaded, instead of `os`, whose import takes a tenth of a call.
 """
 
 import _socket
@@ -21,27 +22,28 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
 SUPPORTED_VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
-"""The CNI versions this plugin speaks, oldest first."""
+"""The CNI versions that the plugin supports, oldest first."""
 
 MAGIC = b"zcni1\0"
 PARENT_VARIABLE = b"ZLAYER_CNI_PARENT"
-"""Names the process that the runtime started, where that is not the one that serves the call."""
+"""The variable with the PID of the process that the runtime started, if another process serves the call."""
 SOCKET_NAME = "cni.sock"
 TOLD = b"+"
 LARGEST = 8 * 1024 * 1024
-"""The largest body either side may send, in bytes."""
+"""The largest body that either side may send, in bytes."""
 
 
 class OutOfTime(Exception):
-    """The deadline of the verb has come."""
+    """The deadline of the verb has passed."""
 
 
 class Closed(Exception):
-    """Nobody listens at the door; the argument is the reason for a person."""
+    """No daemon listens on the CNI socket; the argument is the reason, as text for the operator."""
 
 
 class NoAnswer(Exception):
-    """The daemon hung up without an answer: it died, or it is being replaced. `read`: it may have begun."""
+    """The daemon closed the connection without an answer: it ended, or it is being replaced. `read`: it may have read
+    the request and begun to carry it out."""
 
     def __init__(self, why: str, *, read: bool = True) -> None:
         super().__init__(why)
@@ -49,26 +51,26 @@ class NoAnswer(Exception):
 
 
 class Waiter:
-    """Waits, until a deadline, and notices when the process that the runtime started is gone.
+    """Waits until a deadline, and ends this process when the process that the runtime started has ended.
 
-    In the single file that process is the bootloader, our parent: a runtime that gives up kills it and not us, and
-    we would carry out an ADD for nobody. Its end is ours, and its temporary directory, which it can no longer
-    remove, goes with us.
+    In the single file that process is the bootloader, our parent. A runtime that gives up kills only the bootloader,
+    and this process would carry out an ADD whose result no process reads. So this process ends too, and removes the
+    bootloader's temporary directory.
     """
 
     def __init__(self, seconds: float, *, whole_call: bool = False) -> None:
-        """`seconds` from now; with `whole_call` from when the runtime started the program, which on a busy machine
-        is noticeably earlier."""
+        """The deadline is `seconds` from now; with `whole_call` from the time at which the runtime started the program,
+        which is noticeably earlier on a busy machine."""
         self.seconds = seconds
         self.deadline = time.monotonic() + seconds
         self._parent = -1
         self._pidfd = -1
-        # The unpacked program, when it took the place of the single file's child, was told of its bootloader.
-        told = posix.environ.get(PARENT_VARIABLE, b"")
-        if extraction_directory() or told.isdigit():
-            self._watch_parent(int(told) if told.isdigit() else bootloader())
+        # The single file's child passes its bootloader's PID in the variable when it executes the unpacked program.
+        bootloader_pid = posix.environ.get(PARENT_VARIABLE, b"")
+        if extraction_directory() or bootloader_pid.isdigit():
+            self._watch_parent(int(bootloader_pid) if bootloader_pid.isdigit() else bootloader())
         self.whose = (self._parent if self._parent > 0 else posix.getpid(), 0)
-        """The process that the runtime started, and when, in ticks since boot; 0 if that cannot be told."""
+        """The process that the runtime started: PID and start time in clock ticks since the boot (0: unknown)."""
         if whole_call:
             self.whose = (self.whose[0], _start_time(self.whose[0]))
             self.deadline -= min(_age(self.whose[1]), seconds / 2)
@@ -78,7 +80,7 @@ class Waiter:
         try:
             self._pidfd = posix.pidfd_open(self._parent)
         except OSError:
-            self._pidfd = -1  # An old kernel, a strict seccomp filter, or gone already: `_alive` decides.
+            self._pidfd = -1  # An old kernel, a strict seccomp filter, or the process has ended: see `_alive`.
         if not self._alive():
             die_with_parent()
 
@@ -90,9 +92,9 @@ class Waiter:
         return max(0.0, self.deadline - time.monotonic())
 
     def wait(self, fd: int, events: int, seconds: float | None = None) -> bool:
-        """Wait until `fd` is ready for `events` (poll's numbers).
+        """Wait until `fd` is ready for `events` (the constants of poll(2)).
 
-        False when `seconds` were given and have passed; OutOfTime when the deadline has come.
+        False if `seconds` were given and have passed. Raises OutOfTime at the deadline.
         """
         until = self.deadline if seconds is None else min(self.deadline, time.monotonic() + seconds)
         poll = select.poll()
@@ -103,7 +105,7 @@ class Waiter:
         while True:
             left = until - time.monotonic()
             if self._parent >= 0 and self._pidfd < 0:
-                left = min(left, 0.1)  # No descriptor tells of the parent's end: look at it now and then.
+                left = min(left, 0.1)  # No pidfd reports the end of the parent: poll for it.
             ready = poll.poll(max(0, int(left * 1000 + 0.999)))
             if self._parent >= 0 and (not ready or any(f == self._pidfd for f, _ in ready)) and not self._alive():
                 die_with_parent()
@@ -116,12 +118,13 @@ class Waiter:
                 return False
 
     def pause(self, seconds: float) -> None:
-        """Sleep for `seconds`; OutOfTime when the deadline comes first."""
+        """Sleep for `seconds`. Raises OutOfTime if the deadline is earlier."""
         self.wait(-1, 0, seconds)
 
 
 class Location:
-    """Which daemon a configuration means: its directories, whether to start it, or a foreign overlayd's socket."""
+    """The daemon that a configuration names: its directories, whether the plugin starts it, or the socket of ZLayer's
+    overlayd (`foreign`)."""
 
     __slots__ = ("autostart", "data_dir", "foreign", "run_dir")
 
@@ -133,12 +136,12 @@ class Location:
 
     @property
     def socket(self) -> str:
-        """The CNI door's path, for messages."""
+        """The path of the CNI socket, for messages."""
         return socket_of(self.run_dir)
 
 
 class PluginCall:
-    """One call of the runtime: the verb, the environment as raw bytes, stdin, the deadline, and an id of its own."""
+    """One call of the runtime: the verb, the environment as bytes, stdin, the deadline, and an id of the call."""
 
     __slots__ = ("attempt", "command", "door", "env", "stdin", "waiter")
 
@@ -148,15 +151,15 @@ class PluginCall:
         self.stdin = stdin
         self.waiter = waiter
         self.attempt = posix.urandom(16).hex().encode()
-        """Tells the daemon our own retry from a second ADD of the runtime's."""
+        """Lets the daemon distinguish the plugin's retry from a second ADD of the runtime."""
         self.door: _socket.socket | None = None
-        """The connection on which an ADD was answered: open until the runtime has the result."""
+        """The connection on which an ADD was answered; open until the runtime has the result."""
 
 
 def _start_time(pid: int) -> int:
-    """When process `pid` was started, in ticks since boot; 0 when that cannot be told.
+    """The start time of process `pid`, in clock ticks since the boot; 0 if it is unknown.
 
-    A copy of what cni/proc.py has: a module more on the path of every call costs 0.1 ms, this line nothing.
+    Repeats code of cni/proc.py: a further module on the path of every call costs 0.1 ms.
     """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
@@ -166,43 +169,45 @@ def _start_time(pid: int) -> int:
 
 
 def _age(started: int) -> float:
-    """Seconds since then, at a resolution of 10 ms."""
+    """Seconds since `started` (clock ticks since the boot), with a resolution of 10 ms; 0 if `started` is 0."""
     if not started:
         return 0.0
     return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started / posix.sysconf("SC_CLK_TCK"))
 
 
 def extraction_directory() -> str:
-    """Where the single file's bootloader has unpacked us; empty in the unpacked form and from source."""
+    """The directory into which the single file's bootloader unpacked this program; empty in the unpacked form and from
+    source."""
     directory: str = getattr(sys, "_MEIPASS", "")
     return directory if _last(directory).startswith("_MEI") else ""
 
 
 def bootloader() -> int:
-    """The process that unpacked us and waits for our end: PyInstaller puts its number into the directory's name.
+    """The PID of the bootloader, which waits for the end of this process: PyInstaller puts it into the directory's
+    name.
 
-    Asking for our parent would not do: when the bootloader is dead, that is whoever adopts orphans here.
+    getppid() would be wrong if the bootloader has ended: it returns the process that adopts orphans.
     """
     return int(_last(extraction_directory())[4:12], 16)
 
 
 def die_with_parent() -> None:
-    """The runtime has killed the call: leave nothing, say nothing."""
+    """End this process without output, after the runtime has killed the call; removes the extraction directory."""
     remove_tree(extraction_directory())
     posix._exit(137)
 
 
 def remove_tree(directory: str, *, itself: bool = True) -> None:
-    """Remove a directory of files (or all that is in it); what is gone already, or cannot go, stays."""
+    """Remove a directory with its contents, or only its contents if not `itself`. Ignores errors."""
     if not directory:
         return
-    import os  # the call is over: time does not matter
+    import os  # imported here: the call is over, so its time does not matter
 
-    for here, directories, files in os.walk(directory, topdown=False):
+    for parent, directories, files in os.walk(directory, topdown=False):
         for name in files:
-            _quietly(os.unlink, os.path.join(here, name))
+            _quietly(os.unlink, os.path.join(parent, name))
         for name in directories:
-            _quietly(os.rmdir, os.path.join(here, name))
+            _quietly(os.rmdir, os.path.join(parent, name))
     if itself:
         _quietly(os.rmdir, directory)
 
@@ -215,7 +220,7 @@ def _quietly(remove: "Callable[[str], None]", path: str) -> None:
 
 
 def socket_of(run_dir: str) -> str:
-    """The path of the door of `run_dir`."""
+    """The path of the CNI socket in `run_dir`."""
     return f"{run_dir.rstrip('/')}/{SOCKET_NAME}"
 
 
@@ -224,9 +229,9 @@ def _last(path: str) -> str:
 
 
 def connect(run_dir: str, waiter: Waiter) -> _socket.socket:
-    """The connected door of `run_dir`.
+    """A connection to the CNI socket in `run_dir`.
 
-    Raises Closed when no process of root's (or of this user's) listens there, OutOfTime while its queue is full.
+    Raises Closed if no process of root (or of this user) listens on it, OutOfTime if its queue stays full.
     """
     sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
     sock.setblocking(False)
@@ -249,9 +254,10 @@ def connect(run_dir: str, waiter: Waiter) -> _socket.socket:
 
 
 def _refuse_strangers(sock: _socket.socket, address: str) -> None:
-    """The run directory may be one in which other users write: what listens there is root's, or hears nothing.
+    """Raise Closed if the process that listens belongs to another user than root or this one: other users may be able
+    to write to the run directory.
 
-    As cni/peer_credentials.py has it, which would be a module more on the path of every call.
+    Repeats code of cni/peer_credentials.py, which would be a further module on the path of every call.
     """
     credentials = sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)  # struct ucred: process, user, group
     user = int.from_bytes(credentials[4:8], sys.byteorder)
@@ -267,12 +273,12 @@ def request(pairs: "Mapping[bytes, bytes]", stdin: bytes) -> bytes:
 def ask(sock: _socket.socket, body: bytes, fds: "Iterable[int]", waiter: Waiter) -> tuple[int, bytes, bytes]:
     """Send `body` with the descriptors, and wait for exit code, stdout and stderr.
 
-    Raises NoAnswer when the daemon hangs up first, OutOfTime when the deadline comes first.
+    Raises NoAnswer if the daemon closes the connection first, OutOfTime if the deadline passes first.
     """
     try:
         _send(sock, len(body).to_bytes(4, "big") + body, fds, waiter)
     except ConnectionError:
-        pass  # A daemon that refuses from the header answers and closes while we are still sending.
+        pass  # A daemon that refuses the request by its header answers and closes before all is sent.
     size = int.from_bytes(_receive(sock, 4, waiter), "big")
     if size > LARGEST:
         raise NoAnswer(f"an answer of {size} bytes")
@@ -285,11 +291,12 @@ def ask(sock: _socket.socket, body: bytes, fds: "Iterable[int]", waiter: Waiter)
 
 
 def tell(sock: _socket.socket) -> None:
-    """Tell the daemon that the runtime has the answer: from now on our end undoes nothing. Never fails, never waits."""
+    """Tell the daemon that the runtime has the answer: the daemon then keeps the attachment when this process ends.
+    Never fails, never waits."""
     try:
         sock.send(TOLD)
     except OSError:
-        return  # The daemon is gone, or an older one that does not listen any more.
+        return  # The daemon has ended, or is an older one that has closed the connection.
 
 
 def _send(sock: _socket.socket, data: bytes, fds: "Iterable[int]", waiter: Waiter) -> None:
@@ -314,7 +321,7 @@ def _receive(sock: _socket.socket, size: int, waiter: Waiter) -> bytes:
             waiter.wait(sock.fileno(), select.POLLIN)
             continue
         except ConnectionError as error:
-            waiter.pause(0.02)  # for the dead to be gone
+            waiter.pause(0.02)  # until the process that reset the connection has exited
             raise NoAnswer(str(error), read=False) from error
         if not part:
             raise NoAnswer("the connection was closed")

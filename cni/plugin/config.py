@@ -1,7 +1,8 @@
-"""The few configuration keys the plugin itself must understand, read as Go would: any case, the last one wins.
+"""The configuration keys that the plugin itself reads, as Go reads them: case is ignored, the last of equal keys
+counts.
 
-Imported only when the bytes of stdin may hold one of them, or when an error needs the configuration's version.
-Everything else in the configuration is the business of the verbs.
+Imported only if the bytes of stdin may hold one of these keys, or if an error needs the configuration's version. The
+verbs (cni/verbs.py) read all other keys.
 """
 
 from cni.errors import CniError, InvalidConfig, UndecodableContent
@@ -9,13 +10,13 @@ from cni.plugin.client import Location
 
 _BLANKS = " \t\n\r"
 _LIMITS = {"runDir": 80, "dataDir": 1024, "socket": 107}
-"""Bytes of each path, as in `cni.netconf.values`, which costs too much to import here."""
+"""The longest path in bytes, by key; as in `cni.netconf.values`, whose import takes too long here."""
 
 
 def parse(stdin: bytes) -> dict[str, object]:
-    """The configuration with its keys folded to lower case. `null` is empty, as in Go.
+    """The configuration with its keys in lower case. `null` is an empty configuration, as in Go.
 
-    Raises UndecodableContent (code 6) for what is not a JSON object.
+    Raises UndecodableContent (code 6) if it is not a JSON object.
     """
     try:
         config = _decode(stdin.decode())
@@ -31,8 +32,8 @@ def parse(stdin: bytes) -> dict[str, object]:
 
 
 def _decode(text: str) -> object:
-    """The JSON value in `text`, by the scanner inside json: the package around it takes longer to import than the rest
-    of a call. Raises ValueError."""
+    """The JSON value in `text`, by the scanner of the json package: to import the package takes longer than the rest of
+    a call. Raises ValueError."""
     start = len(text) - len(text.lstrip(_BLANKS))
     try:
         from _json import make_scanner
@@ -41,7 +42,7 @@ def _decode(text: str) -> object:
         if not text[end:].strip(_BLANKS):
             return value
     except (ImportError, StopIteration, SystemError):
-        pass  # No scanner here, or it could not find the words for what is wrong: json has them.
+        pass  # There is no scanner, or it failed without an error text: json gives one.
     import json
 
     return json.loads(text, object_pairs_hook=_folded, parse_constant=_refuse)
@@ -56,7 +57,7 @@ def _refuse(text: str) -> object:
 
 
 class _Scanning:
-    """What json's scanner asks of its caller."""
+    """The attributes that json's scanner reads from its caller."""
 
     __slots__ = ("memo",)
     strict = True
@@ -71,39 +72,40 @@ class _Scanning:
 
 
 def version(stdin: bytes, absent: str = "0.1.0") -> str:
-    """The configuration's `cniVersion`; `absent` where it says none (CNI means 0.1.0). Raises as `parse` does."""
+    """The configuration's `cniVersion`; `absent` if it has none (0.1.0 by the specification). Raises as `parse`
+    does."""
     value = parse(stdin).get("cniversion")
     return value if isinstance(value, str) and value else absent
 
 
 def place(stdin: bytes, command: bytes) -> Location:
-    """Which daemon the configuration means.
+    """The daemon that the configuration names.
 
-    Raises UndecodableContent (code 6) for a wrong type and InvalidConfig (code 7) for a value that cannot be. DEL
-    takes the default for either: somebody broke the conflist, but the container must be able to go.
+    Raises UndecodableContent (code 6) for a wrong type and InvalidConfig (code 7) for an invalid value. DEL uses the
+    default instead: a container must be removable also after its conflist was broken.
     """
-    found = Location()
+    location = Location()
     config = parse(stdin)
     problems: list[CniError] = []
-    found.run_dir = _path(config, "runDir", problems) or found.run_dir
-    found.data_dir = _path(config, "dataDir", problems) or found.data_dir
+    location.run_dir = _path(config, "runDir", problems) or location.run_dir
+    location.data_dir = _path(config, "dataDir", problems) or location.data_dir
     autostart = config.get("autostart")
     if isinstance(autostart, bool):
-        found.autostart = autostart
+        location.autostart = autostart
     elif autostart is not None:
         problems.append(_wrong_type("autostart", "true or false", autostart))
     overlayd = config.get("overlayd")
     if isinstance(overlayd, dict):
-        found.foreign = _path(overlayd, "socket", problems, "overlayd.")
+        location.foreign = _path(overlayd, "socket", problems, "overlayd.")
     elif overlayd is not None:
         problems.append(_wrong_type("overlayd", "an object", overlayd))
     if problems and command != b"DEL":
         raise problems[0]
-    return found
+    return location
 
 
 def _path(config: dict[str, object], key: str, problems: list[CniError], where: str = "") -> str:
-    """An absolute path, as written but for doubled slashes; empty when there is none, or none that will do."""
+    """The absolute path under `key`, normalised; empty if there is none, or if it is invalid (see `problems`)."""
     value = config.get(key.casefold())
     if value is None or value == "":
         return ""
@@ -121,7 +123,7 @@ def _path(config: dict[str, object], key: str, problems: list[CniError], where: 
 
 
 def _plain(path: str) -> str:
-    """`path` without doubled slashes, dots, and a slash at its end. Most have none, and need no import."""
+    """`path` without doubled slashes, dot segments and a trailing slash. Most paths have none and need no import."""
     if not ("//" in path or "/." in path or path.endswith("/")):
         return path
     import os
@@ -129,13 +131,13 @@ def _plain(path: str) -> str:
     return os.path.normpath(path)
 
 
-def _wrong_type(where: str, wanted: str, value: object) -> UndecodableContent:
-    return UndecodableContent(f"{where}: expected {wanted}, found {_shown(value)}")
+def _wrong_type(where: str, expected: str, value: object) -> UndecodableContent:
+    return UndecodableContent(f"{where}: expected {expected}, found {_shown(value)}")
 
 
 def _shown(value: object) -> str:
-    """A value for a message, cut to what a person reads."""
-    import json  # an error is being written: time does not matter
+    """A value as JSON for a message, truncated to 80 characters."""
+    import json  # imported here: only an error needs it
 
     text = json.dumps(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

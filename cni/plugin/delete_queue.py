@@ -1,14 +1,15 @@
-"""Deletions that no daemon was there to carry out: files in `<run directory>/deletions`, written whole or not at all.
+"""The queue of deletions that no daemon was running to carry out: files in `<run directory>/deletions`, written
+atomically.
 
-The attachments they are about live in the run directory and end with the boot, so the queue lives there too and
-survives exactly as long. A file's name is a hash of (network, container, interface), so a repeated DEL is one
-entry; its content is the body of the door's request, replayed by the daemon, plus three keys:
+The records of attachments are in the run directory and do not survive a reboot, so the queue is there too and has the
+same lifetime. A file's name is a hash of (network, container, interface), so a repeated DEL is one entry. Its content
+is the body of the request on the CNI socket, which the daemon replays, plus three keys:
 
-    NETNS_ERROR=ESTALE     the namespace was not kept; its path may be another container's by now
-    QUEUED_NS=<ns>         CLOCK_BOOTTIME when it was written: an attachment made later is not meant
-    BOOT_ID=<uuid>         the boot it belongs to: a deletion of an earlier one is void
+    NETNS_ERROR=ESTALE     the namespace was not kept; its path may belong to another container when it is replayed
+    QUEUED_NS=<ns>         CLOCK_BOOTTIME of the entry in ns: it does not apply to an attachment that was made later
+    BOOT_ID=<uuid>         the boot of the entry: an entry of an earlier boot is dropped
 
-Plugins share the directory's lock; the daemon takes it whole while it drains. Writers and readers agree by rename.
+Plugins take the directory's lock shared; the daemon takes it exclusively while it drains. Entries appear by rename.
 """
 
 import os
@@ -20,24 +21,24 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LIMIT = 256
-"""The most deletions that are kept. Beyond that DEL still succeeds, and garbage collection has the rest to do."""
+"""The largest number of entries. Beyond it DEL still succeeds, and garbage collection removes the attachment."""
 
-HOPELESS = (1, 2, 4, 6, 7, 8)
-"""Error codes that say that a request is wrong in itself (cni/errors.py): every later try would fail like the first."""
+PERMANENT_ERRORS = (1, 2, 4, 6, 7, 8)
+"""Codes of errors in the request itself (cni/errors.py): every later attempt would fail with the same error."""
 
 _LOCK = ".lock"
 _LEFT = (".new", ".tmp")  # ends of names that are being written; the second is an earlier version's
-_PATIENCE = 0.5  # seconds a plugin waits while the daemon drains; rename makes writing without the lock safe as well
+_PATIENCE = 0.5  # seconds that a plugin waits while the daemon drains; a write without the lock is safe too, by rename
 
 
 class QueueFull(Exception):
-    """There are LIMIT deletions already."""
+    """The queue has LIMIT entries."""
 
 
 class Lock:
-    """The queue's lock, as a context: whole for the daemon, shared for a plugin, given back at the end.
+    """The queue's lock, a context manager: exclusive for the daemon (`whole`), shared for a plugin.
 
-    `held` tells whether it was got within `patience` seconds.
+    `held`: whether the lock was taken within `patience` seconds.
     """
 
     def __init__(self, run_dir: str, *, whole: bool, patience: float) -> None:
@@ -46,7 +47,7 @@ class Lock:
         try:
             self.held = lock_files.take(self._fd, shared=not whole, patience=patience)
         except OSError:
-            self.held = False  # A file system without locks: rename makes it safe as well.
+            self.held = False  # A file system without locks: the rename is safe without one.
 
     def __enter__(self) -> "Lock":
         return self
@@ -56,12 +57,12 @@ class Lock:
 
 
 def directory(run_dir: str) -> str:
-    """Where the queue of a run directory is."""
+    """The directory of the queue of a run directory."""
     return os.path.join(run_dir, "deletions")
 
 
 def key(attachment: tuple[str, str, str]) -> str:
-    """The entry's name: FNV-1a, 128 bits, over the three parts, each with its length before it."""
+    """The entry's name: the 128-bit FNV-1a hash of the three parts, each preceded by its length."""
     value = 0x6C62272E07BB014262B821756295C58D
     for part in attachment:
         raw = part.encode("utf-8", "surrogateescape")
@@ -71,9 +72,9 @@ def key(attachment: tuple[str, str, str]) -> str:
 
 
 def add(run_dir: str, attachment: tuple[str, str, str], body: bytes) -> str:
-    """Write a deletion down, durably; returns its name. Writing it again replaces it.
+    """Write an entry durably; returns its name. An entry of the same attachment is replaced.
 
-    Raises QueueFull, and OSError when it cannot be written; then no trace of it stays.
+    Raises QueueFull, and OSError if it cannot be written; then no part of it stays.
     """
     name = key(attachment)
     with Lock(run_dir, whole=False, patience=_PATIENCE):
@@ -85,7 +86,7 @@ def add(run_dir: str, attachment: tuple[str, str, str], body: bytes) -> str:
 
 
 def names(run_dir: str) -> list[str]:
-    """The names of all entries; none when there is no queue."""
+    """The names of all entries; empty if there is no queue."""
     try:
         return sorted(name for name in os.listdir(directory(run_dir)) if len(name) == 32 and "." not in name)
     except FileNotFoundError:
@@ -93,21 +94,21 @@ def names(run_dir: str) -> list[str]:
 
 
 def entries(run_dir: str) -> "Iterator[tuple[str, bytes]]":
-    """(name, request body) of every entry, oldest first; one that vanishes meanwhile is left out."""
-    found = []
+    """(name, request body) of every entry, oldest first; an entry that is removed meanwhile is left out."""
+    by_age = []
     for name in names(run_dir):
         path = os.path.join(directory(run_dir), name)
         try:
             with open(path, "rb") as file:
-                found.append((os.fstat(file.fileno()).st_mtime_ns, name, file.read()))
+                by_age.append((os.fstat(file.fileno()).st_mtime_ns, name, file.read()))
         except FileNotFoundError:
             continue
-    for _, name, body in sorted(found):
+    for _, name, body in sorted(by_age):
         yield name, body
 
 
 def remove(run_dir: str, name: str) -> None:
-    """The deletion is done. Safe to repeat."""
+    """Remove an entry that was carried out. Safe to repeat."""
     try:
         os.unlink(os.path.join(directory(run_dir), name))
     except FileNotFoundError:
@@ -115,12 +116,12 @@ def remove(run_dir: str, name: str) -> None:
 
 
 def sweep(run_dir: str) -> None:
-    """Remove what writers that were killed half-way left. Only with the whole lock held."""
+    """Remove the temporary files of killed writers. Requires the exclusive lock."""
     try:
-        left = [
+        leftovers = [
             name for name in os.listdir(directory(run_dir)) if name.endswith((".new", ".tmp"))
         ]  # .tmp: an earlier version's
     except FileNotFoundError:
         return
-    for name in left:
+    for name in leftovers:
         remove(run_dir, name)

@@ -1,8 +1,8 @@
-"""What the runtime execs: environment and stdin in, the daemon's answer out, unread.
+"""The plugin's process: passes environment and stdin to the daemon, and the daemon's answer to the runtime unchanged.
 
-The doormat: while a daemon answers, nothing is imported but what the interpreter has already, `_socket`, `select`
-and our two small modules, not even `os`; start-up is most of what a call costs. tests/unit/test_plugin_imports.py
-holds the list of what must not come back, with the reasons. What happens when no daemon answers is in `closed`.
+While a daemon answers, only modules that the interpreter has loaded, `_socket`, `select` and two small modules of ours
+are imported, not even `os`: start-up takes most of the time of a call. tests/unit/test_plugin_imports.py lists the
+modules that must not be imported, with the reasons. If no daemon answers, `no_daemon` is used.
 """
 
 import posix
@@ -13,10 +13,10 @@ from cni.plugin import client as plugin_door
 from cni.plugin.client import Location, PluginCall
 
 DEADLINES = {b"ADD": 38.0, b"CHECK": 9.0, b"STATUS": 1.7, b"GC": 30.0, b"DEL": 8.0}
-"""Seconds a verb may take, all told. Runtimes wait longer (minutes for ADD, 10 s for DEL and CHECK, 2 s for STATUS):
-an answer of ours says more than their time-out."""
+"""Seconds that a verb may take in all. Runtimes wait longer (minutes for ADD, 10 s for DEL and CHECK, 2 s for STATUS):
+the plugin's error is more specific than the runtime's time-out."""
 
-_UNREAD = 0.2  # of a death: a door that only ever hangs up is given up too
+_UNREAD_WEIGHT = 0.2  # a connection closed before the request was read counts as 1/5 of a daemon's end; the limit is 2
 
 _SENT = (
     b"CNI_COMMAND",
@@ -28,7 +28,7 @@ _SENT = (
     b"CNI_NETNS_OVERRIDE",
 )
 _DECIDING_KEYS = (b"rundir", b"datadir", b"overlayd", b"autostart", b"\\u")
-"""One of these among the (lower-cased) bytes: the configuration may say where to connect. An escape may hide one."""
+"""If the lower-cased configuration holds one of these, it may name the daemon. An escape may hide such a key."""
 
 
 def main() -> int:
@@ -43,8 +43,8 @@ def main() -> int:
 
             return 0 if write_all(1, messages.version_answer(waiter, open_descriptors[0])) else 1
         if not open_descriptors[1] and command == b"ADD":
-            # Nobody could ever read the result: better nothing done than an interface nobody knows of. The other
-            # verbs have no result to lose, and a DEL is owed.
+            # No process could read the result, and the runtime would not know the interface. The other verbs have no
+            # result to lose, and a DEL must be carried out.
             write_all(2, b"zlayer-cni: stdout is closed\n")
             return 1
         stdin = _read_stdin(waiter, open_descriptors[0])
@@ -61,22 +61,22 @@ def main() -> int:
 
 
 def serve(call: PluginCall) -> tuple[int, bytes, bytes]:
-    """Have the daemon carry out `call`: exit code, stdout, stderr. Raises CniError when there is no answer to print."""
-    place = Location()
+    """Let the daemon carry out `call`; returns exit code, stdout, stderr. Raises CniError if there is no answer."""
+    location = Location()
     if _may_decide(call.stdin):
         from cni.plugin import config
 
         try:
-            place = config.place(call.stdin, call.command)
+            location = config.place(call.stdin, call.command)
         except Exception:
             from cni.plugin import no_daemon
 
-            no_daemon.judge(call)  # Other faults come first, as they would from a daemon.
+            no_daemon.validate(call)  # Other errors take precedence, as in the daemon.
             raise
-    if place.foreign:
+    if location.foreign:
         from cni.plugin import no_daemon
 
-        return no_daemon.foreign(call, place)
+        return no_daemon.foreign(call, location)
     netns, pairs = _netns(call)
     pairs = {**call.env, b"ATTEMPT": call.attempt, **pairs}
     if call.command == b"ADD":
@@ -90,27 +90,30 @@ def serve(call: PluginCall) -> tuple[int, bytes, bytes]:
 
         raise InvalidConfig(f"the request is {len(body)} bytes long, at most {plugin_door.LARGEST} are accepted")
     try:
-        return _ask_until_answered(call, place, body, netns)
+        return _ask_until_answered(call, location, body, netns)
     finally:
         for fd in netns:
             posix.close(fd)
 
 
-def _ask_until_answered(call: PluginCall, place: Location, body: bytes, netns: list[int]) -> tuple[int, bytes, bytes]:
-    """Ask, and once more when the daemon dies over it: the attempt id tells the next one what is done already.
+def _ask_until_answered(
+    call: PluginCall, location: Location, body: bytes, netns: list[int]
+) -> tuple[int, bytes, bytes]:
+    """Send the request, and repeat it if the daemon ends meanwhile: by the attempt id the next daemon recognises what
+    is done already.
 
-    A call that was never read does not count: a dying daemon's door takes some until the last of its threads has come
-    out of the kernel.
+    A request that was not read counts less (_UNREAD_WEIGHT): the socket of a daemon that ends accepts connections until
+    its last thread has left the kernel.
     """
     why, died = "", 0.0
     while died < 2:
         try:
             try:
-                sock = plugin_door.connect(place.run_dir, call.waiter)
+                sock = plugin_door.connect(location.run_dir, call.waiter)
             except plugin_door.Closed as error:
                 from cni.plugin import no_daemon
 
-                sock = no_daemon.open_door(call, place, str(error))
+                sock = no_daemon.open_door(call, location, str(error))
             try:
                 answer = plugin_door.ask(sock, body, netns, call.waiter)
                 if call.command == b"ADD":
@@ -118,23 +121,23 @@ def _ask_until_answered(call: PluginCall, place: Location, body: bytes, netns: l
                 elif call.command == b"DEL" and answer[0]:
                     from cni.plugin import no_daemon
 
-                    return no_daemon.never_fails(call, place, answer)
+                    return no_daemon.answer_failed_delete(call, location, answer)
                 return answer
             finally:
                 if call.door is not sock:
                     sock.close()
         except plugin_door.NoAnswer as error:
-            died += 1 if error.read else _UNREAD
-            why = f"the overlay daemon at {place.socket} hung up without an answer: {error}"
+            died += 1 if error.read else _UNREAD_WEIGHT
+            why = f"the overlay daemon at {location.socket} hung up without an answer: {error}"
         except plugin_door.OutOfTime:
-            why = f"the overlay daemon at {place.socket} did not answer within {call.waiter.seconds:g} s"
+            why = f"the overlay daemon at {location.socket} did not answer within {call.waiter.seconds:g} s"
             break
         except plugin_door.Closed as error:
             why = str(error)
             break
     from cni.plugin import no_daemon
 
-    return no_daemon.without_answer(call, place, why)
+    return no_daemon.queue_or_fail(call, location, why)
 
 
 def _may_decide(stdin: bytes) -> bool:
@@ -143,17 +146,17 @@ def _may_decide(stdin: bytes) -> bool:
 
 
 def _netns(call: PluginCall) -> tuple[list[int], dict[bytes, bytes]]:
-    """CNI_NETNS as an open descriptor (none or one), and the keys that go with it.
+    """CNI_NETNS as an open descriptor (none or one), and the keys of the request about it.
 
-    Only a regular file is opened, which a namespace's is: opening a FIFO waits for ever, and some devices act on it.
-    The daemon finds out whether it is a network namespace.
+    Only a regular file is opened, as a namespace's file is: to open a FIFO blocks forever, and to open some devices has
+    side effects. The daemon checks that it is a network namespace.
     """
     pairs: dict[bytes, bytes] = {}
     try:
         own = posix.stat("/proc/self/ns/net")
         pairs[b"OWN_NETNS"] = b"%d:%d" % (own.st_dev, own.st_ino)
     except OSError:
-        pass  # Without /proc the daemon compares with its own.
+        pass  # Without /proc the daemon compares with its own namespace.
     path = call.env.get(b"CNI_NETNS", b"")
     if not path:
         return [], pairs
@@ -170,7 +173,8 @@ def _netns(call: PluginCall) -> tuple[list[int], dict[bytes, bytes]]:
 
 
 def _standard_descriptors() -> tuple[bool, bool]:
-    """Whether stdin and stdout are open. A closed one is filled, or a socket of ours would take its number."""
+    """Whether stdin and stdout are open. A closed descriptor is opened on /dev/null; otherwise a socket would get its
+    number."""
     is_open = []
     for fd in (0, 1, 2):
         try:
@@ -186,7 +190,7 @@ def _standard_descriptors() -> tuple[bool, bool]:
 
 
 def _read_stdin(waiter: plugin_door.Waiter, is_open: bool) -> bytes:
-    """All of stdin. Raises InputOutput (code 5) when it cannot be read, InvalidConfig when it is too long."""
+    """All of stdin. Raises InputOutput (code 5) if it cannot be read, InvalidConfig if it is too long."""
     parts: list[bytes] = []
     size = 0
     try:
@@ -211,7 +215,7 @@ def _read_stdin(waiter: plugin_door.Waiter, is_open: bool) -> bytes:
 
 
 def _print(call: PluginCall, code: int, out: bytes, err: bytes) -> int:
-    """Hand the answer to the runtime; an ADD whose result nobody can read is undone."""
+    """Print the answer; an ADD whose result cannot be written is undone."""
     printed = write_all(1, out)
     write_all(2, err)
     if printed:
@@ -227,7 +231,7 @@ def _print(call: PluginCall, code: int, out: bytes, err: bytes) -> int:
 
 
 def write_all(fd: int, data: bytes) -> bool:
-    """Write all of `data`, also to a pipe somebody made non-blocking; False when it cannot be written."""
+    """Write all of `data`, also to a non-blocking pipe; False if it cannot be written."""
     rest = memoryview(data)
     while rest:
         try:

@@ -1,7 +1,7 @@
-"""What the plugin says by itself: the VERSION result, and errors that no daemon worded.
+"""The plugin's own output: the VERSION result, and errors that no daemon has rendered.
 
-Plain string work: json would cost more than the rest of the call. It is imported only where a version has to be found
-in a configuration that is out of the ordinary.
+Builds JSON by string operations: to import json takes longer than the rest of the call. The parser is imported only if
+the version cannot be found in the configuration without it.
 """
 
 import posix
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 
 def version_answer(waiter: plugin_door.Waiter, is_open: bool) -> bytes:
-    """The VERSION result. It echoes the input's version (SPEC), but never waits for an input (libcni gives none)."""
+    """The VERSION result. It repeats the input's version (specification), but never waits for input (libcni sends
+    none)."""
     version = SUPPORTED_VERSIONS[-1]
     stdin = b""
     try:
@@ -26,7 +27,7 @@ def version_answer(waiter: plugin_door.Waiter, is_open: bool) -> bytes:
                 break
             stdin += part
     except OSError:
-        pass  # Nothing to echo, then.
+        pass  # There is no input version to repeat.
     if stdin:
         version = _plain_version(stdin) or _config_version(stdin, version, absent=version)
     supported = ",".join(f'"{v}"' for v in SUPPORTED_VERSIONS)
@@ -34,7 +35,7 @@ def version_answer(waiter: plugin_door.Waiter, is_open: bool) -> bytes:
 
 
 def _plain_version(stdin: bytes) -> str:
-    """The version where it can be told without parsing: named once, outermost, and one of ours. Else empty."""
+    """The version if it can be read without parsing: given once, at the top level, and supported. Else empty."""
     before, key, after = stdin.partition(b'"cniVersion"')
     parts = after.split(b'"', 2)
     outermost = before.count(b"{") == 1 and b"}" not in before
@@ -45,12 +46,12 @@ def _plain_version(stdin: bytes) -> str:
 
 
 def _config_version(stdin: bytes, otherwise: str, absent: str = SUPPORTED_VERSIONS[0]) -> str:
-    """The `cniVersion` of a configuration, `absent` where it has none, `otherwise` where it cannot be read."""
+    """The `cniVersion` of a configuration; `absent` if it has none, `otherwise` if it cannot be read."""
     try:
         from cni.plugin import config
 
         return config.version(stdin, absent)
-    except Exception:  # noqa: BLE001 - it decorates an error that must come out whatever this one is
+    except Exception:  # noqa: BLE001 - the error to be printed must be printed in any case
         return otherwise
 
 
@@ -63,13 +64,13 @@ def error_answer(error: "Exception | CniError", stdin: bytes) -> bytes:
         code, msg, details = 999, f"internal error: {type(error).__name__}: {error}", ""
     version = _config_version(stdin, SUPPORTED_VERSIONS[-1])
     if version not in SUPPORTED_VERSIONS:
-        version = SUPPORTED_VERSIONS[-1]  # An answer in a version that nobody speaks helps nobody.
+        version = SUPPORTED_VERSIONS[-1]  # The runtime could not read an answer in an unknown version.
     more = f',"details":{quote(details)}' if details else ""
     return f'{{"cniVersion":{quote(version)},"code":{code},"msg":{quote(msg)}{more}}}\n'.encode()
 
 
 def quote(text: str) -> str:
-    """`text` as a JSON string of plain ASCII, whatever is in it; json would cost five times the rest of the call."""
+    """`text` as a JSON string in ASCII; to import json takes five times as long as the rest of the call."""
     if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
         return f'"{text}"'
     out = []

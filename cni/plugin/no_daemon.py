@@ -1,7 +1,7 @@
-"""When no daemon answers: judge the call first, then start our daemon, or say so, or write the deletion down.
+"""If no daemon answers: validates the call, then starts our daemon, returns an error, or queues the deletion.
 
-Design 3: an obviously invalid call never starts a daemon; STATUS starts one too, since a runtime that waits for
-STATUS would never call ADD; a DEL always succeeds, and is never lost while there is a place to write to.
+An invalid call never starts a daemon. STATUS starts a daemon too, because a runtime that waits for STATUS would never
+call ADD. A DEL always succeeds, and is never lost while its entry can be written.
 """
 
 import _socket
@@ -26,36 +26,36 @@ _VERBS = (b"ADD", b"CHECK", b"DEL", b"GC", b"STATUS")
 
 
 def open_door(call: PluginCall, place: Location, why: str) -> _socket.socket:
-    """Our daemon's door, after starting it if we may.
+    """A connection to our daemon, which is started if the configuration allows it.
 
-    Raises CniError for a call that no daemon would accept, plugin_door.Closed when there is no daemon and none can
-    be started, plugin_door.OutOfTime when it did not open its door in time.
+    Raises CniError for a call that no daemon would accept, plugin_door.Closed if there is no daemon and none can be
+    started, plugin_door.OutOfTime if the daemon does not listen in time.
     """
-    judge(call)
+    validate(call)
     if os.geteuid() != 0:
         raise plugin_door.Closed(f"zlayer-cni needs root and runs as user {os.geteuid()}: {why}")
     if not place.autostart:
         from cni import last_words
 
-        said = last_words.read(place.run_dir)
-        failed = f"; its last start failed: {said}" if said else ""
+        last_error = last_words.read(place.run_dir)
+        failed = f"; its last start failed: {last_error}" if last_error else ""
         raise plugin_door.Closed(f"no overlay daemon: {why} (autostart is off){failed}")
     from cni.plugin import autostart
 
     return autostart.open_door(place, call.waiter)
 
 
-def without_answer(call: PluginCall, place: Location, why: str) -> tuple[int, bytes, bytes]:
-    """What the runtime hears when nobody carried out the call, and `why`.
+def queue_or_fail(call: PluginCall, place: Location, why: str) -> tuple[int, bytes, bytes]:
+    """The answer to a call that no daemon carried out, for the reason `why`.
 
-    DEL succeeds with a note on stderr, and is queued; STATUS raises NotAvailable (50), everything else
-    TryAgainLater (11).
+    DEL is queued and succeeds with a note on stderr. STATUS raises NotAvailable (50), every other verb TryAgainLater
+    (11).
     """
     if call.command == b"STATUS":
         raise NotAvailable(why)
     if call.command != b"DEL":
         raise TryAgainLater(why)
-    judge(call)
+    validate(call)
     from cni.plugin import delete_queue
 
     what = attachment(call)
@@ -69,38 +69,40 @@ def without_answer(call: PluginCall, place: Location, why: str) -> tuple[int, by
     return 0, b"", f"zlayer-cni: {why}; {note}; {_remove_link(what)}\n".encode()
 
 
-def never_fails(call: PluginCall, place: Location, answer: tuple[int, bytes, bytes]) -> tuple[int, bytes, bytes]:
-    """What the runtime hears of a DEL that the daemon could not carry out: what is wrong with the request itself, else
-    success. A runtime would only repeat it, and its pod would not end meanwhile; the queue and the daemon do better.
+def answer_failed_delete(
+    call: PluginCall, place: Location, answer: tuple[int, bytes, bytes]
+) -> tuple[int, bytes, bytes]:
+    """The answer to a DEL that the daemon could not carry out: the error if the request itself is wrong, else success,
+    and the deletion is queued. A runtime would only repeat a failed DEL, and its pod would not end meanwhile.
     """
     from cni.plugin import delete_queue
 
     try:
-        said = config.parse(answer[1])
+        error = config.parse(answer[1])
     except UndecodableContent:
-        said = {}
-    if said.get("code") in delete_queue.HOPELESS:
+        error = {}
+    if error.get("code") in delete_queue.PERMANENT_ERRORS:
         return answer
-    return without_answer(
-        call, place, f"the overlay daemon could not delete it now: {said.get('msg', 'no reason given')}"
+    return queue_or_fail(
+        call, place, f"the overlay daemon could not delete it now: {error.get('msg', 'no reason given')}"
     )
 
 
-def _remove_link(what: tuple[str, str, str]) -> str:
-    """Take the container off the network now, whenever the rest will be done; what became of it, for stderr.
+def _remove_link(key: tuple[str, str, str]) -> str:
+    """Remove the container's link at once, before the queued deletion is carried out; returns the result for stderr.
 
-    The link says itself whose it is: its name is a hash that another attachment may have too. One that says nothing was
-    made by an older version, whose daemon marks it as soon as this one starts. An overlay daemon runs in the namespace
-    that its plugins run in.
+    The alias of the link names its owner: the name is a hash that another attachment may share. A link without an alias
+    was created by an older version; a daemon of this version sets the alias when it starts. An overlay daemon runs in
+    the same network namespace as its plugins.
     """
     from cni import naming
     from cni.host import links, netlink
 
-    name = naming.attachment_veth(*what)
+    name = naming.attachment_veth(*key)
     try:
         with netlink.Netlink(timeout=1.0) as socket:
             link = links.find_link(socket, name)
-            if link is not None and link.alias.startswith(naming.OWNER) and link.alias != naming.owner_mark(*what):
+            if link is not None and link.alias.startswith(naming.OWNER) and link.alias != naming.owner_mark(*key):
                 return f"the link {name} is another attachment's and stays"
             links.remove_link(socket, name)
     except OSError as error:
@@ -109,13 +111,13 @@ def _remove_link(what: tuple[str, str, str]) -> str:
 
 
 def foreign(call: PluginCall, place: Location) -> tuple[int, bytes, bytes]:
-    """Serve the call in this process, in front of a foreign overlayd at `place.foreign`.
+    """Serve the call in this process, in front of ZLayer's overlayd at `place.foreign`.
 
-    Raises InvalidConfig where this build has no such client.
+    Raises InvalidConfig if this build has no such client.
     """
     from cni import unpack
 
-    judge(call)
+    validate(call)
     if unpack.is_single_file():
         try:
             unpack.exec_plugin(call.stdin, place.data_dir, place.run_dir, call.waiter)
@@ -129,22 +131,22 @@ def foreign(call: PluginCall, place: Location) -> tuple[int, bytes, bytes]:
     return run_foreign(call.env, call.stdin, place.foreign, place.run_dir, call.waiter.left())
 
 
-def judge(call: PluginCall) -> None:
+def validate(call: PluginCall) -> None:
     """Raise the CniError that any daemon would answer.
 
-    The verbs' own judgement where it is at hand, which is everywhere but in the single file: that has the part of
-    it that costs nothing, and leaves the rest to the daemon it starts.
+    Uses the validation of the verbs if it can be imported. The single file has only the checks below, which need no
+    import; the daemon that it starts makes the other checks.
     """
     try:
         from cni.netconf.request import read_request
     except ImportError:
-        _judge_cheaply(call)
+        _validate_without_imports(call)
     else:
         read_request({key.decode(): os.fsdecode(value) for key, value in call.env.items()}, call.stdin)
 
 
-def _judge_cheaply(call: PluginCall) -> None:
-    """In the reference's order (conformance E1, V1 to V8): what is missing, the configuration, values, the verb."""
+def _validate_without_imports(call: PluginCall) -> None:
+    """Checks in the order of the reference: missing variables, the configuration, values, the verb."""
     missing = [name for name in _REQUIRED.get(call.command, ()) if not call.env.get(name)]
     if missing:
         raise InvalidEnvironment(f"required env variables [{b','.join(missing).decode()}] missing")
@@ -152,13 +154,13 @@ def _judge_cheaply(call: PluginCall) -> None:
     if not _is_plain(network.encode("utf-8", "surrogatepass")):
         raise InvalidConfig("invalid characters found in network name", network)
     if _REQUIRED.get(call.command):
-        _judge_attachment(call.env[b"CNI_CONTAINERID"], call.env[b"CNI_IFNAME"])
+        _validate_attachment(call.env[b"CNI_CONTAINERID"], call.env[b"CNI_IFNAME"])
     if call.command not in _VERBS:
         raise InvalidEnvironment(f"unknown CNI_COMMAND: {_text(call.command)}")
-    _judge_version(call)
+    _validate_version(call)
 
 
-def _judge_attachment(container: bytes, ifname: bytes) -> None:
+def _validate_attachment(container: bytes, ifname: bytes) -> None:
     if not _is_plain(container):
         raise InvalidEnvironment("CNI_CONTAINERID: invalid characters in containerID", _text(container))
     if len(ifname) > 15:
@@ -170,21 +172,21 @@ def _judge_attachment(container: bytes, ifname: bytes) -> None:
         raise InvalidEnvironment(msg, _text(ifname))
 
 
-def _judge_version(call: PluginCall) -> None:
+def _validate_version(call: PluginCall) -> None:
     from cni.errors import IncompatibleVersion
 
     version = config.version(call.stdin)
-    known = version in SUPPORTED_VERSIONS
+    is_supported = version in SUPPORTED_VERSIONS
     since = _SINCE.get(call.command, "")
-    if known and since and SUPPORTED_VERSIONS.index(version) < SUPPORTED_VERSIONS.index(since):
+    if is_supported and since and SUPPORTED_VERSIONS.index(version) < SUPPORTED_VERSIONS.index(since):
         raise IncompatibleVersion(f"config version does not allow {_text(call.command)}")
-    if not known and not since:
-        ours = " ".join(f'"{each}"' for each in SUPPORTED_VERSIONS)
+    if not is_supported and not since:
+        ours = " ".join(f'"{supported}"' for supported in SUPPORTED_VERSIONS)
         raise IncompatibleVersion("incompatible CNI versions", f'config is "{version}", plugin supports [{ours}]')
 
 
 def attachment(call: PluginCall) -> tuple[str, str, str]:
-    """(network, container, interface): what a deletion is about."""
+    """(network, container, interface) of the attachment to delete."""
     return _network(call.stdin), _text(call.env[b"CNI_CONTAINERID"]), _text(call.env[b"CNI_IFNAME"])
 
 
@@ -198,7 +200,7 @@ def _network(stdin: bytes) -> str:
 
 
 def _is_plain(value: bytes) -> bool:
-    """Whether the whole of it matches `[a-zA-Z0-9][a-zA-Z0-9_.-]*` (conformance V1, V5)."""
+    """Whether all of `value` matches `[a-zA-Z0-9][a-zA-Z0-9_.-]*`."""
     return value[:1].isalnum() and not value.strip(_NAME_CHARACTERS + b"_.-")
 
 
@@ -207,11 +209,11 @@ def _text(value: bytes) -> str:
 
 
 def _queued_body(call: PluginCall) -> bytes:
-    """The door's request for later: no descriptor, since the path may be another container's namespace by then."""
+    """The request to queue: without a descriptor, because the path may name another container's namespace later."""
     pairs = {**call.env, b"ATTEMPT": call.attempt, b"NETNS_ERROR": errno.errorcode[errno.ESTALE].encode()}
     pairs[b"QUEUED_NS"] = b"%d" % time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     try:
         pairs[b"BOOT_ID"] = proc.boot_id().encode()
     except OSError:
-        pass  # The run directory goes with the boot anyway where it is a tmpfs.
+        pass  # A run directory on a tmpfs does not survive a reboot anyway.
     return plugin_door.request(pairs, call.stdin)

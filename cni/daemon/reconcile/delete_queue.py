@@ -40,7 +40,7 @@ def _may_pass(stdout: bytes) -> bool:
         code = json.loads(stdout)["code"]
     except (ValueError, KeyError, TypeError):
         return False
-    return code not in delete_queue.HOPELESS
+    return code not in delete_queue.PERMANENT_ERRORS
 
 
 def _is_void(request: cni_socket.CniRequest, state: State) -> bool:
