@@ -1,14 +1,15 @@
-"""The records in the cluster's store as values: where each stands, what it may hold, and how large it may be.
+"""The records of the cluster's store as values: their keys, their contents and their limits.
 
 Below `<prefix>/<deployment>/`:
 
-    id/<number>        who has that node id
-    slot/<cidr>        who has that slot of the overlay's range, and for what
-    key/<hex>          who has that WireGuard key
-    node/<identity>    what a node says of itself, for as long as its lease lives
+    id/<number>        the identity that has this node id
+    slot/<cidr>        the identity that has this slot of the overlay's range, and its use
+    key/<hex>          the identity that has this WireGuard key
+    node/<identity>    the node's document, under the node's lease
 
-Every key and value is another machine's word. A parser here raises ValueError for what is not in its one canonical
-form: two keys that mean the same slot, id or key would let the second overrule the first.
+Every key and value is untrusted input from another machine. The parsers raise ValueError for a record that is not in
+its one canonical form: if two keys could mean the same slot, id or WireGuard key, the second record would override the
+first.
 """
 
 from __future__ import annotations
@@ -29,15 +30,15 @@ from cni.overlay.address import canonical_ip
 from cni.overlay.address import network as network_of
 
 T = TypeVar("T")
-GLOBAL = ""  # the node's own device among those of services
-SLICE = "slice"  # what a slot is used for, if not for a service
+GLOBAL = ""  # the node's own device, in mappings by service
+SLICE = "slice"  # the uses of a slot
 SERVICE = "service:"
 SPARE = "spare"
 
-LONGEST_KEY = 512  # bytes of a key below the base; the longest of ours has 64 + 5
+LONGEST_KEY = 512  # bytes of a key below the base; the longest that this program writes has 64 + 5
 LARGEST = {"node": 256 << 10, "slot": 1024, "id": 64, "key": 64}  # bytes of a value, by kind
-DEEPEST = 16  # levels of JSON; a node's document has 4
-MOST = {  # in one node's document
+DEEPEST = 16  # levels of JSON; a node document has 4
+MOST = {  # in one node document
     "hosts": 32,
     "slices": 8,
     "subnets": 1024,
@@ -63,10 +64,10 @@ class Dedicated(msgspec.Struct, frozen=True):
 
 
 class NodeDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """What a node publishes. `place` tells one machine's daemon from a copy of its data directory elsewhere;
-    `hosts` are addresses or names, without a port; `members` are the addresses of each isolation network's members.
-    `signer` is the key that signed it, in hexadecimal digits, "" for a version that does not sign; `sequence` grows
-    with everything that the node says."""
+    """What a node publishes about itself. `place` distinguishes a daemon from one with a copy of its data directory;
+    `hosts` are addresses or names without a port; `members` are the addresses of each isolation network's members.
+    `signer` is the signing key in hexadecimal digits, "" for a version that does not sign; `sequence` grows with every
+    document that the node publishes."""
 
     identity: str
     name: str
@@ -85,14 +86,14 @@ class NodeDocument(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Slot(msgspec.Struct, frozen=True):
-    """Whose a slot is, and what for: `slice`, `spare`, or `service:<name>`."""
+    """The holder of a slot and its use: `slice`, `spare`, or `service:<name>`."""
 
     owner: str
     use: str
 
 
 class SignedSlot(msgspec.Struct, frozen=True):
-    """A slot as the store has it; `signer` as in `NodeDocument`."""
+    """A slot's record in the store; `signer` as in `NodeDocument`."""
 
     owner: str
     use: str
@@ -101,7 +102,7 @@ class SignedSlot(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class StoreKeys:
-    """Where things are in etcd."""
+    """The keys of the records in etcd, below `base`."""
 
     base: str
 
@@ -115,7 +116,7 @@ class StoreKeys:
         return self.named_key(hexadecimal(public_key))
 
     def named_key(self, name: str) -> str:
-        """By the key's hexadecimal digits."""
+        """The key of the claim of a WireGuard key, given in hexadecimal digits."""
         return f"{self.base}key/{name}"
 
     def node(self, identity: str) -> str:
@@ -123,34 +124,34 @@ class StoreKeys:
 
 
 def every_cidr(doc: NodeDocument) -> tuple[str, ...]:
-    """All that a node says is behind it."""
-    apart = (cidr for each in doc.dedicated.values() for cidr in each.subnets)
-    return tuple(dict.fromkeys((*doc.slices, *doc.subnets, *apart)))
+    """All CIDRs that a document places behind the node."""
+    dedicated = (cidr for device in doc.dedicated.values() for cidr in device.subnets)
+    return tuple(dict.fromkeys((*doc.slices, *doc.subnets, *dedicated)))
 
 
 def claims_of(doc: NodeDocument) -> tuple[str, ...]:
-    """What a node must have claimed for all that it says: CIDRs, and keys in hexadecimal digits."""
+    """The claims that a document requires: CIDRs, and keys in hexadecimal digits."""
     return (*every_cidr(doc), *map(hexadecimal, every_key(doc)))
 
 
 def hexadecimal(public_key: str) -> str:
-    """A WireGuard key as the store names it. Raises ValueError."""
+    """A WireGuard key in hexadecimal digits, as in the store. Raises ValueError."""
     return keys.decode(public_key).hex()
 
 
 def every_key(doc: NodeDocument) -> tuple[str, ...]:
-    """All the WireGuard keys that a node says are its own."""
-    return (doc.public_key, *(each.public_key for each in doc.dedicated.values()))
+    """All WireGuard keys in a document."""
+    return (doc.public_key, *(device.public_key for device in doc.dedicated.values()))
 
 
 @functools.lru_cache(1 << 16)
 def is_slot(cidr: str, ranges: tuple[str, ...] = ()) -> bool:
-    """Whether the CIDR is exactly a slot: of a slot's size, and inside one of the ranges if there are any."""
+    """Whether the CIDR is exactly a slot: it has a slot's size, and is inside one of the ranges if any are given."""
     network = ipaddress.ip_network(cidr)
     if network.prefixlen != SLICE_PREFIX[network.version]:
         return False
-    within = [ipaddress.ip_network(each) for each in ranges]
-    return not within or any(network.version == each.version and network.subnet_of(each) for each in within)  # type: ignore[arg-type]
+    outer = [ipaddress.ip_network(each) for each in ranges]
+    return not outer or any(network.version == each.version and network.subnet_of(each) for each in outer)  # type: ignore[arg-type]
 
 
 def read_id(name: str, value: bytes) -> tuple[int, str]:
@@ -192,7 +193,7 @@ def read_node(name: str, value: bytes) -> NodeDocument:
 
 
 def decoded(kind: str, value: bytes, shape: type[T]) -> T:
-    """The JSON of a record of a kind. Raises ValueError for what is too large, too deep, or not of that shape."""
+    """The decoded JSON of a record. Raises ValueError if it is too large, nested too deep, or not of that shape."""
     check_size(kind, value)
     check_depth(value)
     try:
@@ -202,41 +203,41 @@ def decoded(kind: str, value: bytes, shape: type[T]) -> T:
 
 
 def check_size(kind: str, value: bytes) -> None:
-    """Raises ValueError for a value that is larger than any of its kind."""
+    """Raises ValueError if the value is larger than the limit of its kind."""
     if len(value) > LARGEST[kind]:
         raise ValueError(f"{len(value)} bytes, of a {kind} at most {LARGEST[kind]} are read")
 
 
 def check_depth(value: bytes) -> None:
-    """Raises ValueError for JSON with more levels than any of ours."""
+    """Raises ValueError for JSON with more than `DEEPEST` levels."""
     if value.count(b"[") + value.count(b"{") <= DEEPEST:
         return
     level = 0
-    for found in _NESTING.finditer(value):
-        if found[1]:
+    for token in _NESTING.finditer(value):
+        if token[1]:
             level += 1
             if level > DEEPEST:
                 raise ValueError(f"JSON of more than {DEEPEST} levels")
-        elif found[0] in (b"]", b"}"):
+        elif token[0] in (b"]", b"}"):
             level -= 1
 
 
 def read_identity(value: bytes) -> str:
-    """The identity that a claim consists of. Raises ValueError."""
+    """The identity that is the value of a claim. Raises ValueError."""
     if len(value) > LARGEST["id"] or not value.isascii():
         raise ValueError("the value is no identity")
     return check_identity(value.decode("ascii"))
 
 
 def check_identity(text: str) -> str:
-    """`text`, if it can be an identity. Raises ValueError."""
+    """Returns `text` if it is a valid identity. Raises ValueError."""
     if not _IDENTITY.fullmatch(text):
         raise ValueError("the value is no identity: letters, digits, `.`, `_` and `-` are wanted, at most 64")
     return text
 
 
 def check_name(what: str, text: str, longest: int = LONGEST_NAME) -> None:
-    """Raises ValueError for a name that is too long, or holds what cannot be printed on a line."""
+    """Raises ValueError for a name that is too long or contains unprintable characters."""
     if len(text) > longest:
         raise ValueError(f"{what}: {len(text)} characters, at most {longest}")
     if not text.isprintable():
@@ -244,11 +245,11 @@ def check_name(what: str, text: str, longest: int = LONGEST_NAME) -> None:
 
 
 def check_node(doc: NodeDocument) -> None:
-    """Raises ValueError, naming the field, unless everything in the document is what it should be."""
+    """Check every field of a document. Raises ValueError, which names the field."""
     for what, count in (
         ("hosts", len(doc.hosts)),
         ("slices", len(doc.slices)),
-        ("subnets", len(doc.subnets) + sum(len(each.subnets) for each in doc.dedicated.values())),
+        ("subnets", len(doc.subnets) + sum(len(device.subnets) for device in doc.dedicated.values())),
         ("dedicated services", len(doc.dedicated)),
         ("networks", len(doc.members)),
         ("members", sum(map(len, doc.members.values()))),
@@ -273,8 +274,8 @@ def check_node(doc: NodeDocument) -> None:
 
 
 def publishable(doc: NodeDocument) -> tuple[NodeDocument, tuple[str, ...]]:
-    """The document as other nodes read it, and what must be left out for that: what is too much, and names that are too
-    long or cannot be printed."""
+    """The document within the limits of `check_node`, and the parts left out: what exceeds a limit, and names that are
+    too long or unprintable."""
     left: list[str] = []
     members: dict[str, tuple[str, ...]] = {}
     room = MOST["members"]
@@ -284,9 +285,9 @@ def publishable(doc: NodeDocument) -> tuple[NodeDocument, tuple[str, ...]]:
             continue
         members[network] = addresses
         room -= len(addresses)
-    dedicated = {name: each for name, each in doc.dedicated.items() if _is_name(name)}
+    dedicated = {name: device for name, device in doc.dedicated.items() if _is_name(name)}
     left += [f"the service {name[:40]!a}" for name in doc.dedicated.keys() - dedicated.keys()]
-    room = max(0, MOST["subnets"] - sum(len(each.subnets) for each in dedicated.values()))
+    room = max(0, MOST["subnets"] - sum(len(device.subnets) for device in dedicated.values()))
     left += [f"the subnet {cidr}" for cidr in doc.subnets[room:]]
     hosts = doc.hosts[: MOST["hosts"]]
     left += [f"the endpoint {host[:40]!a}" for host in doc.hosts[len(hosts) :]]
@@ -305,7 +306,7 @@ def _is_name(text: str) -> bool:
 
 
 def _check_devices(doc: NodeDocument) -> None:
-    for port in (doc.port, *(each.port for each in doc.dedicated.values())):
+    for port in (doc.port, *(device.port for device in doc.dedicated.values())):
         if not 0 < port < 65536:
             raise ValueError(f"port: {port} is not between 1 and 65535")
     public = every_key(doc)
@@ -317,7 +318,7 @@ def _check_devices(doc: NodeDocument) -> None:
 
 
 def _check_host(host: str) -> None:
-    """An address in its canonical form, or a name that a resolver takes."""
+    """Raises ValueError unless the host is an address in canonical form or a name that a resolver accepts."""
     if ":" in host:
         canonical_ip(host)
     try:
@@ -327,7 +328,8 @@ def _check_host(host: str) -> None:
 
 
 def _check_members(networks: Iterable[Collection[str]]) -> None:
-    """Addresses in their canonical form, each in one network: a fence has one verdict for an address."""
+    """Raises ValueError unless the addresses are in canonical form and each is in one network only: the fence has one
+    verdict for an address."""
     seen: set[str] = set()
     for addresses in networks:
         for address in addresses:

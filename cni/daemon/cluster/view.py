@@ -1,8 +1,8 @@
-"""What the cluster's store holds, as one node sees it: who is there, and who holds what.
+"""One node's view of the cluster's store: the node documents and the claims.
 
-The first three kinds of records (store_records.py) are claimed by transaction and stay until they are given back: a
-node that returns finds what it had. A claim that a store has lost, with this node's own, counts on until its holder
-or another node claims it again.
+The records of ids, slots and keys (store_records.py) are claimed by transaction and stay until they are released, so a
+node that returns finds its claims. If the store has lost a claim together with this node's own claims, the claim stays
+in force until its holder or another node makes it again.
 """
 
 from __future__ import annotations
@@ -46,36 +46,36 @@ __all__ = [
 ]
 
 MOST_RECORDS = 400_000  # in the whole view: 10,000 nodes with 36 slots each
-MOST_BYTES = 256 << 20  # of nodes' documents in the whole view
-MOST_FAULTS = 1000  # refused records that are named; of the rest only the number is kept
+MOST_BYTES = 256 << 20  # of node documents in the whole view
+MOST_FAULTS = 1000  # refused records that are kept by name; the rest is only counted
 
 
 @dataclass(frozen=True)
 class Fleet:
-    """The other nodes, for the mesh: the peers of each device (`GLOBAL` or a service), and who of those behind them is
-    a member of which isolation network."""
+    """The other nodes, for the mesh: the peers of each device (`GLOBAL` or a service), and the addresses behind them
+    that are members of each isolation network."""
 
     peers: Mapping[str, tuple[Target, ...]] = field(default_factory=dict)
     members: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
 Record = tuple[str, bytes | None, int] | tuple[str, bytes]
-"""A key, its value (None: too large to be read), and the revision that made it."""
+"""A key, its value (None: larger than the limit), and its creation revision."""
 
 
 class ClusterView:
-    """Everything below the base, kept in step. `now` is seconds on a clock that nobody sets."""
+    """The records below the base, updated from reads and watch events. `now` is in seconds on a monotonic clock."""
 
     def __init__(self, base: str, own: str = "", grace: float = 0.0, trust: Trust | None = None) -> None:
-        """`own`: this node's identity; `grace`: seconds for which a claim counts that was not there at a `load`;
-        `trust`: whose records are believed, None for everybody's."""
+        """`own`: this node's identity; `grace`: seconds for which a claim counts that was missing in a `load`;
+        `trust`: checks signatures; None accepts every record."""
         self.keys = StoreKeys(base)
         self._own_key, self._trust = self.keys.node(own), trust
         self.nodes: dict[str, NodeDocument] = {}
         self._sizes: dict[str, int] = {}  # bytes of the documents in `nodes`
         self._bytes = 0
-        self.own_record = b""  # what stands in the store as this node's document
-        self.lost: dict[str, float] = {}  # since when a node in `nodes` is not heard of
+        self.own_record = b""  # the record of this node's document in the store
+        self.lost: dict[str, float] = {}  # nodes in `nodes` without a document, and since when
         self._published: dict[str, int] = {}  # the store's revision at which each node's document was made
         self.claims = ClaimBook(own, grace, self.nodes, self.lost, self._published)
         self.unsigned: set[str] = set()  # slots whose record is not signed
@@ -85,43 +85,43 @@ class ClusterView:
 
     @property
     def slots(self) -> dict[str, Slot]:
-        """Whose each slot is, by CIDR."""
+        """The slots, by CIDR."""
         return self.claims.slots
 
     @property
     def ids(self) -> dict[int, str]:
-        """Whose each node id is."""
+        """The holder of each node id."""
         return self.claims.ids
 
     @property
     def holders(self) -> dict[str, str]:
-        """Whose each WireGuard key is, by its hexadecimal digits."""
+        """The holder of each WireGuard key, by its hexadecimal digits."""
         return self.claims.holders
 
     def with_slots_alone(self) -> ClusterView:
-        """A copy that has the slots, for one who decides about them in another thread."""
-        made = ClusterView(self.keys.base)
-        made.claims.slots.update(self.slots)
-        return made
+        """A copy with the slots only, for decisions about slots in another thread."""
+        copy = ClusterView(self.keys.base)
+        copy.claims.slots.update(self.slots)
+        return copy
 
     # --- what the store says -----------------------------------------------------------------------------------------
 
     def restore(self, docs: Iterable[NodeDocument]) -> None:
-        """What an earlier daemon of this node believed, with the claims that it rested on."""
+        """Load the documents that an earlier daemon of this node used, and the claims that they list."""
         for doc in docs:
             try:
                 store_records.check_node(doc)
             except ValueError:
-                continue  # an earlier version was less strict
+                continue  # an earlier version accepted more
             self.nodes[doc.identity] = doc
         self.claims.restore(self.nodes.values())
 
     def load(self, items: Iterable[Record], now: float, again: bool = True) -> None:
-        """All there is: keys, values, and the revisions at which they were made. Who was known and is not there counts
-        as lost from now on, not as gone. `again`: of the same store, which has only gone on since."""
+        """Take in a full read of the store. A known node without a document counts as lost from now on, not as gone.
+        `again`: the store is the one read before, at the same or a later revision."""
         every = [(each[0], each[1], each[2] if len(each) > 2 else 0) for each in items]
-        heard = {key.rpartition("/")[2] for key, _, _ in every if key.startswith(self.keys.node(""))}
-        for identity in self.nodes.keys() - heard:
+        published = {key.rpartition("/")[2] for key, _, _ in every if key.startswith(self.keys.node(""))}
+        for identity in self.nodes.keys() - published:
             self.lost.setdefault(identity, now)
         self.claims.begin(now, not again)
         self.faults, self.more_faults, self.own_record = {}, 0, b""
@@ -132,8 +132,8 @@ class ClusterView:
         self.settle(now)
 
     def put(self, key: str, value: bytes | None, created: int = 0) -> None:
-        """A key has this value (None: one that is too large), and was made at that revision. What cannot be read, or is
-        not believed, is noted, and what stood there before counts on."""
+        """Take in a record: its value (None: larger than the limit) and its creation revision. A record that is
+        unreadable or not accepted is noted, and the record before it stays in force."""
         kind, _, name = key.removeprefix(self.keys.base).partition("/")
         if kind not in store_records.LARGEST:
             return
@@ -145,7 +145,7 @@ class ClusterView:
             of = self.name_of(name) if kind == "node" else name
             self.strangers.note(key, f"the record {_shown(key)} of {_shown(of)} is not that node's own: {error}")
             return
-        except Exception as error:  # noqa: BLE001 - another machine's words: whatever they raise, the others are read
+        except Exception as error:  # noqa: BLE001 - untrusted input: no error in one record stops the reading of others
             self._refuse(key, kind, name, error)
             return
         self.faults.pop(key, None)
@@ -190,7 +190,7 @@ class ClusterView:
         self.lost.pop(name, None)
 
     def _check_room(self, known: bool) -> None:
-        """Raises ValueError where the view is full and this record is a further one."""
+        """Raises ValueError if the view is full and this record is a new one."""
         if not known and len(self.nodes) + len(self.claims) >= MOST_RECORDS:
             raise ValueError(f"there are more than {MOST_RECORDS} records")
 
@@ -204,7 +204,7 @@ class ClusterView:
         self.faults[key] = printable(f"the record {_shown(key)}{of} is not used: {reason}")
 
     def gone(self, key: str, now: float) -> None:
-        """There is no such key any more."""
+        """Take in the deletion of a key."""
         kind, _, name = key.removeprefix(self.keys.base).partition("/")
         self.faults.pop(key, None)
         self.strangers.is_right(key)
@@ -222,37 +222,37 @@ class ClusterView:
                 self.claims.gone(name, now)
 
     def settle(self, now: float) -> None:
-        """After a `load`, after some `put` and `gone`, and now and then: decide which claims count on."""
+        """Decide which missing claims stay in force: after a `load`, after `put` and `gone`, and periodically."""
         for claim, each in self.claims.settle(now):
             self.put(self.key_of(claim), each.value, each.created)
         for identity in self.lost.keys() - self.claims.everyone() if self.lost else ():
-            self.drop(identity)  # an operator has released it
+            self.drop(identity)  # an operator has released its claims
         self.strangers.settle(now)
 
     def is_waiting(self) -> bool:
-        """Whether something changes as time goes by, without a word of the store."""
+        """Whether the view can change with time alone, without a change in the store."""
         return bool(self.lost or self.claims.past or self.claims.contested or self.strangers.texts())
 
     # --- what follows from it ----------------------------------------------------------------------------------------
 
     def overdue(self, now: float, grace: float) -> list[NodeDocument]:
-        """Who has been lost for at least `grace` seconds."""
+        """The nodes that have been lost for at least `grace` seconds."""
         over = [identity for identity, since in self.lost.items() if now - since >= grace]
         return [self.nodes[identity] for identity in over if identity in self.nodes]
 
     def drop(self, identity: str) -> None:
-        """Forget a node that is not heard of."""
+        """Remove a node's document."""
         self.lost.pop(identity, None)
         self._published.pop(identity, None)
         self._bytes -= self._sizes.pop(identity, 0)
         self.nodes.pop(identity, None)
 
     def owner_of(self, cidr: str) -> str | None:
-        """Who has claimed a slot; None for nobody."""
+        """The identity that has claimed a slot; None if it is free."""
         return self.claims.owner(cidr)
 
     def holder_of(self, public_key: str) -> str | None:
-        """Who has claimed a WireGuard key; None for nobody."""
+        """The identity that has claimed a WireGuard key; None if it is not claimed."""
         return self.claims.owner(hexadecimal(public_key))
 
     def foreign(self, own: str) -> list[Network]:
@@ -262,8 +262,8 @@ class ClusterView:
         return [network_of(cidr) for cidr in sorted(held | lost)]
 
     def overwritten(self, own: str) -> list[tuple[str, str, str, bytes]]:
-        """The claims of this node that another record stands in place of: claim, key in the store, use of a slot, and
-        the record."""
+        """The claims of this node that were overwritten: claim, key in the store, use of a slot, and the record that is
+        there instead."""
         mine = [(claim, each) for claim, each in self.claims.contested.items() if each.holder == own]
         return [
             (claim, self.key_of(claim), self.slots[claim].use if claim in self.slots else SPARE, each.value)
@@ -271,7 +271,7 @@ class ClusterView:
         ]
 
     def knows(self, own: str, node_id: int, public_key: str, slices: Iterable[str]) -> bool:
-        """Whether the claims that make this node a member are all there."""
+        """Whether the store has all the claims that make this node a member."""
         return (
             self.ids.get(node_id) == own
             and self.holders.get(hexadecimal(public_key)) == own
@@ -279,7 +279,7 @@ class ClusterView:
         )
 
     def refused(self, most: int) -> dict[str, str]:
-        """The records that are not used, by key: at most so many sentences, the last of which counts the rest."""
+        """A sentence for each record that is not used, by key: at most `most`, the last of which counts the rest."""
         if len(self.faults) + self.more_faults <= most:
             return dict(self.faults)
         shown = dict(sorted(self.faults.items())[: most - 1])
@@ -289,17 +289,17 @@ class ClusterView:
         }
 
     def key_of(self, claim: str) -> str:
-        """Where a claim stands in the store."""
+        """The key of a claim in the store."""
         if claim.startswith("#"):
             return self.keys.id(int(claim[1:]))
         return self.keys.slot(claim) if "/" in claim else self.keys.named_key(claim)
 
     def name_of(self, identity: str | None) -> str:
-        """A node, for a sentence."""
+        """A node's name and identity, for a sentence."""
         doc = self.nodes.get(identity or "")
         return f"{doc.name} ({identity})" if doc is not None else (identity or "nobody")
 
 
 def _shown(name: str) -> str:
-    """A key or an identity of another's making, for a sentence."""
+    """An untrusted key or identity in printable form, for a sentence."""
     return printable(name[:128])

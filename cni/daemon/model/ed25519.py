@@ -1,6 +1,6 @@
 """Ed25519 (RFC 8032, section 5.1) in Python, for a machine without OpenSSL's libcrypto (cni/host/libcrypto.py).
 
-It is not constant in time: it signs what the node itself publishes, a few times a minute at most.
+It is not constant-time: it signs only what the node itself publishes, a few times a minute at most.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ Point = tuple[int, int, int, int]  # extended coordinates (X, Y, Z, T): x = X/Z,
 
 
 def public_of(seed: bytes) -> bytes:
-    """The public key of a private one, 32 bytes each."""
+    """The public key of a private key, 32 bytes each."""
     scalar, _ = _expanded(seed)
     return _encode(_times(scalar, _BASE))
 
 
 def sign(seed: bytes, message: bytes) -> bytes:
-    """The signature, 64 bytes."""
+    """The signature of the message, 64 bytes. Raises ValueError if `seed` is not 32 bytes."""
     scalar, prefix = _expanded(seed)
     public = _encode(_times(scalar, _BASE))
     r = _number(prefix + message) % _L
@@ -32,7 +32,7 @@ def sign(seed: bytes, message: bytes) -> bytes:
 
 
 def verify(public: bytes, message: bytes, signature: bytes) -> bool:
-    """Whether the signature of the message is that key's."""
+    """Whether `signature` is the signature of the message by the key `public`."""
     if len(public) != 32 or len(signature) != 64:
         return False
     key, point = _decode(public), _decode(signature[:32])
@@ -44,7 +44,7 @@ def verify(public: bytes, message: bytes, signature: bytes) -> bool:
 
 
 def _expanded(seed: bytes) -> tuple[int, bytes]:
-    """The scalar, and the secret that nonces are made from."""
+    """The scalar, and the secret from which nonces are derived."""
     if len(seed) != 32:
         raise ValueError(f"{len(seed)} bytes, not 32")
     digest = hashlib.sha512(seed).digest()
@@ -66,13 +66,13 @@ def _add(one: Point, two: Point) -> Point:
 
 
 def _times(scalar: int, point: Point) -> Point:
-    found: Point = (0, 1, 1, 0)
+    product: Point = (0, 1, 1, 0)
     while scalar:
         if scalar & 1:
-            found = _add(found, point)
+            product = _add(product, point)
         point = _add(point, point)
         scalar >>= 1
-    return found
+    return product
 
 
 def _same(one: Point, two: Point) -> bool:
@@ -86,7 +86,7 @@ def _encode(point: Point) -> bytes:
 
 
 def _decode(raw: bytes) -> Point | None:
-    """The point; None for what is none."""
+    """The point; None if `raw` encodes no point."""
     number = int.from_bytes(raw, "little")
     y, sign_ = number & ((1 << 255) - 1), number >> 255
     x = _x_of(y, sign_) if y < _P else None

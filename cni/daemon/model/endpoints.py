@@ -1,4 +1,4 @@
-"""Where a peer can be called: `host:port`, the host an address or a name."""
+"""Endpoints of peers: `host:port`, the host an address or a name."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _NAME = re.compile(rf"(?=.{{1,{LONGEST_NAME}}}$){_LABEL}(\.{_LABEL})*\.?")
 
 
 def split_endpoint(text: str, longest: int = LONGEST_LABEL) -> tuple[str, int]:
-    """(host, port). Raises ValueError for what is neither an address nor a name with a port, and for a name with more
-    than `longest` characters between two dots."""
+    """(host, port). Raises ValueError if the text is neither an address nor a name with a port, and for a name with
+    more than `longest` characters between two dots."""
     try:
         return split_socket_address(text)
     except ValueError:
@@ -22,7 +22,7 @@ def split_endpoint(text: str, longest: int = LONGEST_LABEL) -> tuple[str, int]:
         number = int(port) if port.isascii() and port.isdigit() and len(port) < 6 else 0
         last = host.rstrip(".").rpartition(".")[2]
         if not (colon and 0 < number < 65536 and _NAME.fullmatch(host)) or last.isdigit():
-            raise  # `1.2.3:5` is a bad address, not a name
+            raise  # `1.2.3:5` is an invalid address, not a name
         if any(len(label) > longest for label in host.split(".")):
             raise ValueError(f"a name has at most {longest} characters between two dots") from None
         return host, number
@@ -38,7 +38,7 @@ def can_be_called(text: str) -> bool:
 
 
 def is_name(host: str) -> bool:
-    """Whether a host must be looked up."""
+    """Whether a host is a name that must be looked up, not an address."""
     try:
         ipaddress.ip_address(host)
     except ValueError:

@@ -1,7 +1,7 @@
-"""Which address an attachment gets. Pure: takes what is held and what is cooling, returns a choice.
+"""Chooses the address of an attachment from the held addresses and those in cooldown. Pure.
 
-An address that was given back cools down before it is given out again, and the one that rested longest goes first, so
-that a neighbour's stale entry, or a connection tracked somewhere, does not meet a new owner.
+A released address is not given out again during its cooldown, and the address that was released longest ago is chosen
+first. Stale neighbour entries and tracked connections therefore do not reach a new owner.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Address = addresses.Address
 
 @dataclass(frozen=True)
 class Cooldown:
-    """Since when addresses are free again (seconds on the boot clock), now, and how long they must rest."""
+    """When addresses were released and the present time, in seconds on the boot clock, and the cooldown in seconds."""
 
     released: Mapping[Address, float]
     now: float
@@ -35,7 +35,8 @@ def gateway_of(subnet: Network) -> Address:
 
 
 def usable(subnet: Network, address: Address) -> bool:
-    """Whether a container may have `address`: inside, and not network, gateway or IPv4 broadcast."""
+    """Whether a container may have `address`: it is inside the subnet, and not its network, gateway or IPv4 broadcast
+    address."""
     if address.version != subnet.version or address not in subnet:
         return False
     last = subnet.version == 4 and address == subnet.broadcast_address
@@ -43,7 +44,7 @@ def usable(subnet: Network, address: Address) -> bool:
 
 
 def choose(subnet: Network, held: Container[Address], rest: Cooldown) -> Address | None:
-    """A free address of `subnet`: the lowest that was never used, else the one that rested longest; None if none."""
+    """A free address of `subnet`: the lowest that was never used, else the one released longest ago; None if none."""
     top = subnet.num_addresses - (1 if subnet.version == 4 else 0)
     rested: list[tuple[float, Address]] = []
     for offset in range(2, top):
@@ -61,7 +62,7 @@ def choose(subnet: Network, held: Container[Address], rest: Cooldown) -> Address
 def claim(subnets: list[Network], wanted: Address, held: Container[Address], rest: Cooldown) -> Network:
     """The subnet in which the requested address `wanted` is free.
 
-    Raises AddressUnavailable if it is held or no container may have it, TryAgainLater while it is cooling.
+    Raises AddressUnavailable if it is held or no container may have it, TryAgainLater during its cooldown.
     """
     for subnet in subnets:
         if not usable(subnet, wanted):

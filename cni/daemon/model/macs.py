@@ -1,4 +1,4 @@
-"""Hardware addresses of our own making: each follows from what it is for, so it is the same every time."""
+"""Generated MAC addresses. Each is derived from the name or address of its owner, so it is the same every time."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ import ipaddress
 from cni import naming
 
 OF_ADDRESSES = "0a:58:"
-"""How the MACs begin that follow from an address: nobody else's do."""
+"""The prefix of MACs that are derived from an IP address; no other MAC has it."""
 
 
 def stable(what: bytes) -> str:
-    """A locally administered unicast MAC that follows from `what`."""
+    """A locally administered unicast MAC derived from `what`."""
     return "02:" + naming.siphash13(what).to_bytes(8, "big")[:5].hex(":")
 
 
 def of_bridge(name: str) -> str:
-    """A bridge's: fixed from its creation, so neighbours' entries stay right when ports come and go."""
+    """The MAC of a bridge. It is set at creation, so neighbour entries stay valid when ports are added or removed."""
     return stable(b"bridge\xff" + name.encode())
 
 
 def of_host_end(veth: str) -> str:
-    """That of the host's end of a veth: set by us, so that no policy of udev's changes it later."""
+    """The MAC of the host's end of a veth. It is set explicitly, so that udev's policy does not change it later."""
     return stable(b"port\xff" + veth.encode())
 
 
 def of_address(address: str) -> str:
-    """That of a container without a wish of its own: it follows from its address, so that whoever gets the address
-    next answers to the neighbours' old entries too."""
+    """The MAC of a container that requests none, derived from its IP address. The next owner of the address has the
+    same MAC, so that neighbours' old entries stay valid."""
     ip = ipaddress.ip_address(address)
     tail = ip.packed if ip.version == 4 else bytes.fromhex(stable(ip.packed).replace(":", ""))[2:]
     return OF_ADDRESSES + tail.hex(":")

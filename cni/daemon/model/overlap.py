@@ -1,9 +1,9 @@
-"""Whether the overlay's ranges lie over networks that the host is on already. Pure: readings in, overlaps out.
+"""Finds overlaps of the overlay's ranges with networks of the host. Pure: readings in, overlaps out.
 
-What counts is what the host would lose: the network of each of its addresses, each route that leads to a link without a
-gateway, in whatever table or VRF, each gateway, each resolver. What does not count: devices and addresses of the
-overlay itself; routes by a gateway, which an operator may use to carry the range; blackhole, unreachable and prohibit
-routes, which are set for the range on purpose; routes as short as a default route.
+Counted are the networks that the host would lose: the network of each of its addresses, each route to a link without a
+gateway, in any table or VRF, each gateway, and each resolver. Not counted are devices and addresses of the overlay
+itself; routes by a gateway, which an operator may use to carry the range; blackhole, unreachable and prohibit routes,
+which are set for the range on purpose; and routes as short as a default route.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from cni.host.own_networks import HeldAddress, RouteSeen, Surroundings
 
 LOOPBACK = "lo"
-SLOT = defaults.SLOT_PREFIX  # a node address is the first of a range that is as long as a slot, or shorter
-# A VPN that takes the whole traffic sets halves or quarters of the address space in place of a default route.
-DEFAULT_LIKE = {4: 7, 6: 6}  # the longest prefix that still stands for "everything"; 10.0.0.0/8 and fc00::/7 do not
+SLOT = defaults.SLOT_PREFIX  # a node address is the first of a range with a slot's prefix length, or a shorter one
+# A VPN for all traffic installs halves or quarters of the address space in place of a default route.
+DEFAULT_LIKE = {4: 7, 6: 6}  # the longest prefix that counts as a default route; 10.0.0.0/8 and fc00::/7 do not
 OURS = re.compile(r"zl-.+|veth-[0-9]{1,10}-[sg]")
 """Links of an overlay daemon: bridges, WireGuard devices, host ends of containers (docs/architecture.md)."""
 RESERVED = tuple(
@@ -42,7 +42,7 @@ RESERVED = tuple(
 
 @dataclass(frozen=True, slots=True)
 class HostNetwork:
-    """A network that the host is on or needs, and how it is known, for people."""
+    """A network that the host is on or needs. `what`: where it was found, for messages."""
 
     network: Network
     what: str
@@ -50,7 +50,7 @@ class HostNetwork:
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """A range of the overlay over a network of the host's."""
+    """A range of the overlay that overlaps a network of the host."""
 
     range: Network
     host: HostNetwork
@@ -60,13 +60,13 @@ class Overlap:
 
 
 def is_ours(link: str) -> bool:
-    """Whether a link is an overlay daemon's, by its name."""
+    """Whether the name of a link is one that an overlay daemon gives."""
     return OURS.fullmatch(link) is not None
 
 
 def host_networks(seen: Surroundings, own: Collection[Address]) -> tuple[HostNetwork, ...]:
-    """What the host is on, each network once. `own`: the addresses on lo that are the overlay's."""
-    found: dict[Network, HostNetwork] = {}
+    """The networks of the host, each once. `own`: the addresses on lo that belong to the overlay."""
+    networks: dict[Network, HostNetwork] = {}
     held = {each.address.ip for each in seen.addresses}
     resolvers = [_single(address, "a resolver of the host") for address in seen.resolvers if address not in own]
     for each in (
@@ -75,8 +75,8 @@ def host_networks(seen: Surroundings, own: Collection[Address]) -> tuple[HostNet
         *resolvers,
     ):
         if not _is_reserved(each.network):
-            found.setdefault(each.network, each)
-    return tuple(found.values())
+            networks.setdefault(each.network, each)
+    return tuple(networks.values())
 
 
 def _of_address(held: HeldAddress, own: Collection[Address]) -> list[HostNetwork]:
@@ -114,43 +114,44 @@ def _is_reserved(network: Network) -> bool:
 
 
 def overlaps(ranges: Iterable[str], networks: Iterable[HostNetwork]) -> list[Overlap]:
-    """Every overlap, the ranges in their order."""
-    every = list(networks)
+    """Every overlap, in the order of the ranges."""
+    hosts = list(networks)
     return [
         Overlap(range_, host)
         for range_ in map(ipaddress.ip_network, ranges)
-        for host in every
+        for host in hosts
         if range_.version == host.network.version and range_.overlaps(host.network)
     ]
 
 
 def reserved(ranges: Iterable[str]) -> list[Overlap]:
-    """The ranges that hold addresses which can be no container's: loopback, link-local, multicast."""
+    """The overlaps of the ranges with reserved addresses, which no container can have: loopback, link-local,
+    multicast."""
     return overlaps(ranges, (HostNetwork(network, what) for network, what in RESERVED))
 
 
 def told(found: Iterable[Overlap], most: int = 5) -> str:
     """The overlaps in one line."""
-    every = [str(each) for each in found]
-    more = f", and {len(every) - most} more" if len(every) > most else ""
-    return "; ".join(every[:most]) + more
+    texts = [str(overlap) for overlap in found]
+    more = f", and {len(texts) - most} more" if len(texts) > most else ""
+    return "; ".join(texts[:most]) + more
 
 
 def of_ours(
     held: Iterable[HeldAddress], noted: Collection[Address], marked: bool, by_shape: Collection[str] = ()
 ) -> set[Address]:
-    """The addresses on lo that this daemon, or an earlier one, put there. `marked`: IFA_PROTO counts; `by_shape`: the
-    ranges in which one that has the shape of a node address counts too."""
+    """The addresses on lo that this daemon, or an earlier one, has set. `noted`: the recorded ones; `marked`: IFA_PROTO
+    counts; `by_shape`: the ranges in which an address of the shape of a node address counts too."""
     ranges = [ipaddress.ip_network(cidr) for cidr in by_shape]
-    found = set()
+    ours = set()
     for each in held:
         address = each.address
         if each.link != LOOPBACK or address.network.prefixlen != address.max_prefixlen:
             continue
         shaped = any(_is_first(address.ip, range_) for range_ in ranges)
         if shaped or address.ip in noted or (marked and each.proto == OUR_PROTO):
-            found.add(address.ip)
-    return found
+            ours.add(address.ip)
+    return ours
 
 
 def _is_first(address: Address, range_: Network) -> bool:

@@ -1,8 +1,8 @@
-"""The peers of each WireGuard device, as values: what a change to one of them makes of all.
+"""The peers of each WireGuard device as values, and the changes that one request makes to them.
 
-It follows what a WireGuard device does: a CIDR belongs to one peer of it, so giving it to another takes it from the
-first, and removing that one does not give it back. Adding a peer that is there replaces it (contract 8).
-Keys of the book are `key_of(scope, public key)`; a change is a mapping of them, with None for a peer that goes.
+The rules are those of a WireGuard device: a CIDR belongs to one peer of a device. Giving it to another peer takes it
+from the first, and removing the other peer does not return it. Adding a peer that exists replaces it (contract 8).
+The keys of the book are `key_of(scope, public key)`; a change maps such keys to peers, with None for a removed peer.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from cni.overlay.nested import Candidate
 from cni.overlay.requests import AddPeer
 
 CANDIDATE_TYPES = ("host", "server-reflexive", "relay")
-LONGEST_KEEPALIVE = 65535  # seconds: the kernel has 16 bits for it
+LONGEST_KEEPALIVE = 65535  # seconds: the kernel stores 16 bits
 
 
 class Peer(msgspec.Struct, frozen=True, kw_only=True):
-    """One peer of one device. `service` None: of the global one. `owner`: the guest or edge peer that it is."""
+    """One peer of one device. `service` None: the global device. `owner`: the guest or edge peer, if it is one."""
 
     service: str | None = None
     public_key: str
@@ -46,9 +46,9 @@ def key_of(service: str | None, public_key: str) -> str:
 
 
 def of_request(ask: AddPeer, service: str | None) -> Peer:
-    """A peer as an agent describes it, in canonical form; candidates that cannot be read are dropped (contract 6.11).
+    """A peer as an agent describes it, in canonical form; unreadable candidates are dropped (contract 6.11).
 
-    Raises InvalidConfig, in the contract's words where it has any.
+    Raises InvalidConfig, with the contract's text where the contract has one.
     """
     try:
         split_endpoint(ask.endpoint)
@@ -64,7 +64,7 @@ def of_request(ask: AddPeer, service: str | None) -> Peer:
         endpoint=ask.endpoint,
         allowed_ips=cidr_list(ask.allowed_ips),
         keepalive=ask.persistent_keepalive_secs,
-        candidates=tuple(each for each in ask.candidates if _usable(each)),
+        candidates=tuple(candidate for candidate in ask.candidates if _usable(candidate)),
     )
 
 
@@ -77,7 +77,7 @@ def _usable(candidate: Candidate) -> bool:
 
 
 def public(key: str) -> str:
-    """A public key in its one spelling. Raises InvalidConfig."""
+    """A public key in its canonical spelling. Raises InvalidConfig."""
     try:
         return keys.canonical(key)
     except ValueError as error:
@@ -85,7 +85,7 @@ def public(key: str) -> str:
 
 
 def cidr(text: str) -> str:
-    """A CIDR in canonical form, host bits dropped as a device drops them. Raises InvalidConfig."""
+    """A CIDR in canonical form; host bits are cleared, as a device clears them. Raises InvalidConfig."""
     try:
         return str(network_of(text.strip()))
     except ValueError as error:
@@ -98,12 +98,12 @@ def cidr_list(text: str) -> tuple[str, ...]:
 
 
 def put(book: Book, peer: Peer) -> Changes:
-    """`peer` is on its device, in place of an earlier one of its key, and has its CIDRs to itself."""
+    """Put `peer` on its device, in place of an earlier peer with its key, and take its CIDRs from other peers."""
     return {**_taken_from_others(book, peer, peer.allowed_ips), key_of(peer.service, peer.public_key): peer}
 
 
 def allow(book: Book, service: str | None, public_key: str, wanted: str) -> Changes:
-    """The peer has `wanted` too. Raises InvalidConfig for a bad CIDR and for a peer that is not there."""
+    """Add the CIDR `wanted` to the peer. Raises InvalidConfig for an invalid CIDR and for an unknown peer."""
     network, peer = cidr(wanted), book.get(key_of(service, public(public_key)))
     if peer is None:
         raise InvalidConfig(f"overlay engine error: cannot add allowed_ip {wanted} to unknown peer {public_key}")
@@ -113,13 +113,13 @@ def allow(book: Book, service: str | None, public_key: str, wanted: str) -> Chan
 
 
 def disallow(book: Book, service: str | None, public_key: str, unwanted: str) -> Changes:
-    """The peer, if it is there, has `unwanted` no more. Raises InvalidConfig for a bad CIDR."""
+    """Remove the CIDR `unwanted` from the peer, if the peer exists. Raises InvalidConfig for an invalid CIDR."""
     network = cidr(unwanted)
     key = key_of(service, public(public_key))
     peer = book.get(key)
     if peer is None or network not in peer.allowed_ips:
         return {}
-    kept = tuple(each for each in peer.allowed_ips if each != network)
+    kept = tuple(held for held in peer.allowed_ips if held != network)
     return {key: msgspec.structs.replace(peer, allowed_ips=kept)}
 
 

@@ -1,4 +1,4 @@
-"""What the daemon knows: plain values, each saved as one JSON document (`cni/daemon/state/store.py`)."""
+"""The daemon's records: plain values, each saved as one JSON document (`cni/daemon/state/store.py`)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 from cni import defaults
 
 AttachmentKey = tuple[str, str, str]
-"""(network, container id, interface name): what CNI calls an attachment."""
+"""(network, container id, interface name): identifies an attachment, as in the CNI specification."""
 
 
 class AssignedAddress(msgspec.Struct, frozen=True):
@@ -25,14 +25,15 @@ class AssignedAddress(msgspec.Struct, frozen=True):
 
 
 class StaticRoute(msgspec.Struct, frozen=True):
-    """A route we put into the container; `via` empty means the gateway of the route's family."""
+    """A route in the container; an empty `via` means the gateway of the route's family."""
 
     dst: str
     via: str
 
 
 class Attachment(msgspec.Struct, frozen=True, kw_only=True):
-    """One interface of one container. `intent` = being made or unmade; `live` = answered for."""
+    """One interface of one container. `state`: `intent` while it is set up or removed, `live` once the ADD was
+    answered."""
 
     network: str
     container: str
@@ -49,12 +50,12 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
     addresses: tuple[AssignedAddress, ...]
     routes: tuple[StaticRoute, ...] = ()
     mtu: int
-    mtu_chosen: bool = False  # by the configuration: it does not follow the underlay
+    mtu_chosen: bool = False  # the configuration sets the MTU: it does not follow the underlay
     netns: tuple[int, int]
     sandbox: str
     attempt: str = ""
-    created: float = 0.0  # Unix seconds, for people
-    made_at: float = 0.0  # seconds on the boot clock, for comparing
+    created: float = 0.0  # Unix seconds, for display
+    made_at: float = 0.0  # seconds on the boot clock, for comparison
     ephemeral: bool = False
     pid: int = 0
     start_time: int = 0
@@ -73,8 +74,9 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
 class Service(msgspec.Struct, frozen=True, kw_only=True):
     """One service's segment on this node: its bridge and the slots it holds, the first slot of each family first.
 
-    `shared` services use the node's one shared bridge: that has a record under its reserved key, and so do they,
-    without subnets. `passing`: it was made by an ADD, not set up by an agent, so it may be given back when it is empty.
+    `shared` services use the node's one shared bridge. The bridge has a record under its reserved key, and each such
+    service has a record without subnets. `passing`: an ADD created it, not an agent, so it may be released when it is
+    empty.
     """
 
     name: str
@@ -84,14 +86,14 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     passing: bool = False
 
     def networks(self, version: int) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
-        """The subnets of one family, in the order they were taken."""
-        found = [ipaddress.ip_network(subnet) for subnet in self.subnets]
-        return [network for network in found if network.version == version]
+        """The subnets of one family, in the order in which they were taken."""
+        networks = [ipaddress.ip_network(subnet) for subnet in self.subnets]
+        return [network for network in networks if network.version == version]
 
 
 class Lease(msgspec.Struct, frozen=True):
-    """An address that is no attachment's: handed out by allocate_ip (no owner; only release_ip returns it), or held for
-    a guest, an edge peer or a process of the host. `service` is the segment it is of, empty for the node's slice."""
+    """An address that belongs to no attachment: given out by allocate_ip (no owner; only release_ip returns it), or
+    held for a guest, an edge peer or a process of the host. `service`: its segment, empty for the node's slice."""
 
     address: str
     service: str
@@ -99,7 +101,7 @@ class Lease(msgspec.Struct, frozen=True):
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):
-    """What an agent told this daemon about itself (contract 6.2), on top of the YAML."""
+    """The node's settings as agents have set them (contract 6.2), on top of the YAML."""
 
     deployment: str
     instance_id: str
@@ -110,7 +112,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     wg_port: int
     wg_public_key: str | None = None
     set_up: bool = False
-    slice_cidr6: str | None = None  # of the other family; only a cluster gives one
+    slice_cidr6: str | None = None  # the slice of the other family; only a cluster sets it
 
     @property
     def cidrs(self) -> tuple[str, ...]:
@@ -118,7 +120,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
         return (self.cluster_cidr, self.cluster_cidr6) if self.cluster_cidr6 else (self.cluster_cidr,)
 
     def address(self, version: int) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-        """The node's own address of a family: the first of its slice, else of the cluster (contract 6.2)."""
+        """The node's own address of a family: the first of its slice, else of the cluster's range (contract 6.2)."""
         ranges = [ipaddress.ip_network(c) for c in (self.slice_cidr, self.slice_cidr6, *self.cidrs) if c]
         return next(n.network_address + 1 for n in ranges if n.version == version)
 
@@ -135,5 +137,5 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def encode_key(key: AttachmentKey) -> str:
-    """The key as one string: the parts cannot hold a slash (CNI's own rules), so none is ambiguous."""
+    """The key as one string. It is unambiguous: by CNI's rules no part contains a slash."""
     return "/".join(key)

@@ -1,6 +1,6 @@
-"""What of a peer can be used, whoever described it: pure.
+"""Removes the unusable parts of a peer, whatever its source. Pure.
 
-One endpoint that cannot be called, or one CIDR that is none, must not keep the other peers from their device.
+One invalid endpoint or CIDR must not keep the other peers from their device.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from cni.daemon.model.wireguard import Target, network_of
 
 
 def usable(target: Target) -> tuple[Target, tuple[str, ...]]:
-    """The target without what cannot be used, and what that is. The very same target where nothing is wrong."""
-    bad = {each for each in target.endpoints if not _is_endpoint(each)}
-    bad |= {each for each in (*target.allowed_ips, *target.led()) if not _is_network(each)}
+    """The target without its unusable endpoints and CIDRs, and those. Returns the same object if all are usable."""
+    bad = {endpoint for endpoint in target.endpoints if not _is_endpoint(endpoint)}
+    bad |= {cidr for cidr in (*target.allowed_ips, *target.led()) if not _is_network(cidr)}
     if not bad:
         return target, ()
     kept = replace(
         target,
-        endpoints=tuple(each for each in target.endpoints if each not in bad),
-        allowed_ips=tuple(each for each in target.allowed_ips if each not in bad),
-        routes=None if target.routes is None else tuple(each for each in target.routes if each not in bad),
+        endpoints=tuple(endpoint for endpoint in target.endpoints if endpoint not in bad),
+        allowed_ips=tuple(cidr for cidr in target.allowed_ips if cidr not in bad),
+        routes=None if target.routes is None else tuple(cidr for cidr in target.routes if cidr not in bad),
     )
     return kept, tuple(sorted(bad))
 
