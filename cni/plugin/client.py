@@ -1,7 +1,7 @@
 """The plugin's end of the CNI socket: connects, asks and waits, at most until the verb's deadline and only while the
 runtime waits.
 
-One request, one answer, then the daemon closes the connection (docs/architecture.md, "Two doors"):
+One request, one answer, then the daemon closes the connection (docs/architecture.md, "Two sockets"):
 
     request  u32 big-endian length, b"zcni1\\0" (KEY=VALUE\\0)* \\0 stdin; the netns descriptor is sent with the first
     byte answer   u32 big-endian length, b"<exit code> <length of stdout>\\n" stdout stderr told     one byte, if the

@@ -162,7 +162,7 @@ DOING = {
     "urllib",
 }
 
-# What a plugin call loads only when it is needed (docs/architecture.md, "One program, three faces").
+# What a plugin call loads only when it is needed (docs/architecture.md, "One program, three roles").
 HEAVY = {
     "argparse",
     "asyncio",
