@@ -1,4 +1,4 @@
-"""Asking the running daemon, over the CNI door."""
+"""Requests to the running daemon, over the CNI socket."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ PATIENCE = 10.0  # seconds
 
 
 class NoDaemon(Exception):
-    """No daemon answers on that run directory; the text says which socket, and why."""
+    """No daemon answers on the run directory; the text names the socket and the reason."""
 
 
 class Refused(Exception):
-    """The daemon answered with an error; the text is its own."""
+    """The daemon answered with an error; the text is the daemon's."""
 
 
 def ask(run_dir: str, question: str, **more: str) -> Any:

@@ -1,4 +1,4 @@
-"""`zlayer-cni attachments`: who is attached. Exit code 0, or 3 without a daemon."""
+"""`zlayer-cni attachments`: the attached containers. Exit code 0, or 3 without a daemon."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ SHORT_ID = 12  # characters of a container id, as the runtimes' own tools show i
 
 def run(run_dir: str, as_json: bool) -> int:
     """Print the attachments; raises NoDaemon, Refused."""
-    found = ask(run_dir, "attachments")
+    attachments = ask(run_dir, "attachments")
     if as_json:
-        sys.stdout.write(json.dumps(found, indent=2) + "\n")
+        sys.stdout.write(json.dumps(attachments, indent=2) + "\n")
         return 0
     rows = [
         (
-            each["network"],
-            each["container_id"][:SHORT_ID],
-            each["interface"],
-            ", ".join(each["addresses"]),
-            each["service"],
-            "-" if each["isolation_network"] is None else each["isolation_network"] or '""',
-            each["state"],
-            each["pod"] or "-",
+            attachment["network"],
+            attachment["container_id"][:SHORT_ID],
+            attachment["interface"],
+            ", ".join(attachment["addresses"]),
+            attachment["service"],
+            "-" if attachment["isolation_network"] is None else attachment["isolation_network"] or '""',
+            attachment["state"],
+            attachment["pod"] or "-",
         )
-        for each in table.harmless(found)
+        for attachment in table.escape_control(attachments)
     ]
     head = ("NETWORK", "CONTAINER", "INTERFACE", "ADDRESSES", "SERVICE", "ISOLATION", "STATE", "POD")
     sys.stdout.write(table.render(head, rows))

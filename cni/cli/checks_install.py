@@ -17,15 +17,15 @@ RUNTIMES = {
 }
 RUNTIME_UNITS = ("containerd", "crio", "docker", "podman", "kubelet", "k3s", "k3s-agent", "rke2-server", "rke2-agent")
 PLUGIN = "zlayer-cni"
-LITTLE, TIGHT = 1 << 20, 64 << 20  # bytes: below the first nothing works for long, below the second it soon may not
-ERA = 1_735_689_600  # 2025-01-01: a clock before this was never set
-SKEW = 120.0  # seconds a file may be from the future
+LITTLE, TIGHT = 1 << 20, 64 << 20  # free bytes: below the first the check fails, below the second it warns
+ERA = 1_735_689_600  # 2025-01-01 in Unix seconds: an earlier clock was never set
+SKEW = 120.0  # seconds that the time of a file may be ahead of the clock
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file or directory: mode as stat gives it, owner, and last change in Unix seconds."""
+    """A file or directory: mode as in stat(2), owner, and last change in Unix seconds."""
 
     path: str
     mode: int
@@ -35,7 +35,7 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """The file system that a directory is on: bytes and inodes left (None: they are not counted), flags."""
+    """The file system of a directory: free bytes, free inodes (None: the file system has no limit), flags."""
 
     path: str
     free: int
@@ -53,7 +53,7 @@ class Daemon:
 
 
 def runtimes(sockets: Mapping[str, bool]) -> Finding:
-    """Which container runtimes listen; `sockets` says whether each path is one."""
+    """Which container runtimes listen; `sockets` tells for each path whether it is a socket."""
     there = [name for name, paths in RUNTIMES.items() if any(sockets.get(path) for path in paths)]
     if there:
         return Finding("runtime", "ok", f"{' and '.join(there)} listens")
@@ -63,7 +63,7 @@ def runtimes(sockets: Mapping[str, bool]) -> Finding:
 
 @dataclass(frozen=True, slots=True)
 class Conflist:
-    """The first network list of the runtime's directory: its plugins, and what `validate` has against it."""
+    """The first network list of the runtime's directory: its plugins, and the errors that `validate` finds."""
 
     path: str
     types: tuple[str, ...]
@@ -71,7 +71,7 @@ class Conflist:
 
 
 def conflist(directory: str, first: Conflist | None) -> Finding:
-    """Whether the list a runtime takes (the first by name) is one of ours, and good."""
+    """Whether the list that a runtime uses (the first by name) names our plugin, and is valid."""
     if first is None:
         return Finding("conflist", "fail", f"there is no network list in {directory}", "run `zlayer-cni install`")
     if PLUGIN not in first.types:
@@ -83,7 +83,7 @@ def conflist(directory: str, first: Conflist | None) -> Finding:
 
 
 def plugin(path: str, said: str | None, version: str) -> Finding:
-    """The plugin in the runtime's directory: `said` is its `--version`, None if it is not there."""
+    """The plugin in the runtime's directory: `said` is the output of its `--version`, None if it does not exist."""
     if said is None:
         directory = path.rpartition("/")[0]
         at = "" if directory == defaults.BIN_DIR else f" --bin-dir {directory}"
@@ -95,7 +95,7 @@ def plugin(path: str, said: str | None, version: str) -> Finding:
 
 
 def chained(types: Sequence[str], missing: Sequence[str], bin_dir: str) -> list[Finding]:
-    """The plugins that the list chains after ours."""
+    """The plugins that the network list chains after ours."""
     found = [
         Finding(
             "plugin",
@@ -115,7 +115,8 @@ def chained(types: Sequence[str], missing: Sequence[str], bin_dir: str) -> list[
 
 
 def permissions(files: Sequence[File]) -> list[Finding]:
-    """The run and data directories and what is in them: root's, written and (files) read by nobody else."""
+    """The run and data directories and their files: they belong to root, and other users can neither write nor (files)
+    read them."""
     found = []
     for file in files:
         mode = stat.S_IMODE(file.mode)
@@ -131,7 +132,7 @@ def permissions(files: Sequence[File]) -> list[Finding]:
 
 
 def disk(disks: Sequence[Disk], unpacks: bool) -> list[Finding]:
-    """Room to write. `unpacks`: whether the plugin is the single file, which unpacks itself into the data directory."""
+    """Free disk space. `unpacks`: whether the plugin is the single file, which extracts into the data directory."""
     found = []
     for each in disks:
         if each.read_only:
@@ -153,7 +154,7 @@ def disk(disks: Sequence[Disk], unpacks: bool) -> list[Finding]:
 
 
 def daemons(seen: Sequence[Daemon]) -> Finding:
-    """One overlay daemon in a network namespace is right; two undo each other's work."""
+    """Whether only one overlay daemon works in the network namespace; two revert each other's changes."""
     if len(seen) > 1:
         who = "; ".join(f"process {each.pid}: {each.command}" for each in seen)
         fix = "end all but one: neither clears up strays while the other is there, and both write the same tables"
@@ -162,7 +163,7 @@ def daemons(seen: Sequence[Daemon]) -> Finding:
 
 
 def overlay_socket(path: str, holder: int | None, daemon: int | None) -> list[Finding]:
-    """Who listens on the agents' socket: process ids, None for nobody."""
+    """The processes that listen on the agents' socket, as PIDs; None for no process."""
     if daemon is None:
         if holder is None:
             return []
@@ -171,14 +172,14 @@ def overlay_socket(path: str, holder: int | None, daemon: int | None) -> list[Fi
         return [Finding("agents' socket", "ok", f"the daemon listens on {path}")]
     fix = "end that process and restart ours, or give ours another overlay_socket"
     if holder is None:
-        text, fix = f"nobody listens on {path}: agents cannot reach the daemon", "see the daemon's log; restart it"
+        text, fix = f"no process listens on {path}: agents cannot reach the daemon", "see the daemon's log; restart it"
     else:
         text = f"process {holder}, not our daemon, listens on {path}: agents talk to that one"
     return [Finding("agents' socket", "warn", text, fix)]
 
 
 def clock(now: float, newest: File | None, boot_id: str) -> list[Finding]:
-    """Wall clock (Unix seconds) and boot id: records are kept by boot, handshakes and leases go by time."""
+    """Wall clock (Unix seconds) and boot id: records are valid for one boot, handshakes and leases use the clock."""
     found = []
     if not _UUID.fullmatch(boot_id):
         fix = "mount /proc: without a boot id, records cannot be told from those of an earlier boot"
@@ -194,7 +195,7 @@ def clock(now: float, newest: File | None, boot_id: str) -> list[Finding]:
 
 
 def cgroup(pid: int, lines: Sequence[str]) -> list[Finding]:
-    """Whose control group the daemon is in, by /proc/PID/cgroup (cgroups(7)): a runtime's may take it along."""
+    """Whether the daemon is in a runtime's control group, by /proc/PID/cgroup (cgroups(7)): it may end with that."""
     for path in (line.split(":", 2)[2] for line in lines if line.count(":") >= 2):
         for name in path.split("/"):
             if name.removesuffix(".service") in RUNTIME_UNITS or name.startswith("kubepods"):
@@ -213,7 +214,7 @@ def daemon_status(
     *,
     failed: str = "",
 ) -> list[Finding]:
-    """What the daemon says of itself; `problems` None if it does not answer. `failed`: why its last start failed."""
+    """The daemon's own status; `problems` is None if it does not answer. `failed`: why its last start failed."""
     if problems is None and failed:
         return [Finding("daemon", "fail", f"{unreachable}; its last start failed: {failed}", "repair that, start it")]
     if problems is None:

@@ -1,7 +1,7 @@
-"""The doctor's checks of the machine: what kernel, firewalls and routes say. Pure: readings in, findings out.
+"""The doctor's checks of the machine: kernel, firewalls and routes. Pure: readings in, findings out.
 
-The readings are `cni/host/probe.py`'s, put together by `cni/cli/doctor.py`; what was installed is judged in
-`checks_install.py`. A finding that is not `ok` says what to do about it.
+The readings come from `cni/host/probe.py`, collected by `cni/cli/doctor.py`; `checks_install.py` checks the
+installation. A finding that is not `ok` names the remedy.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 Level = Literal["ok", "warn", "fail"]
 
-# What the unit file grants (conf/zlayer-overlayd.service says what for): name, number (capabilities(7)), needed always?
+# Capabilities in the unit file (conf/zlayer-overlayd.service gives reasons): name, number (capabilities(7)), required?
 CAPABILITIES = (
     ("CAP_NET_ADMIN", 12, True),
     ("CAP_SYS_ADMIN", 21, True),
@@ -21,7 +21,7 @@ CAPABILITIES = (
 )
 _CHAIN = "add table {0} t\nadd chain {0} t c {{ type filter hook {1} priority -310; policy accept; }}\n"
 _INET, _BRIDGE = _CHAIN.format("inet", "forward"), _CHAIN.format("bridge", "forward")
-# What the fence is made of, each tried by itself: nft text, and what a kernel needs for it.
+# The nftables features that the fence uses, each tried by itself: nft text, and the kernel option that it needs.
 NFTABLES = {
     "nftables, family inet": (_INET, "CONFIG_NF_TABLES_INET (modprobe nf_tables)"),
     "nftables, family bridge": (_BRIDGE, "CONFIG_NF_TABLES_BRIDGE (modprobe nf_tables)"),
@@ -51,7 +51,7 @@ LINKS = {"bridge": "CONFIG_BRIDGE (modprobe bridge)", "veth": "CONFIG_VETH (modp
 _OPTIONS = LINKS | {name: option for name, (_, option) in NFTABLES.items()}
 OURS = ("zl-", "veth-")  # devices of ours (contract 4.2)
 
-# Who is known by its tables and chains: (name, families' tables, beginnings of chains' names).
+# Programs recognised by their tables and chains: (name, tables of the families, prefixes of chain names).
 FIREWALLS = (
     ("firewalld", ("firewalld",), ("FWDI_", "FORWARD_direct")),
     ("ufw", (), ("ufw-", "ufw6-")),
@@ -62,7 +62,7 @@ FIREWALLS = (
 
 
 class Finding(NamedTuple):
-    """What one check says: the check, `ok`, `warn` or `fail`, a sentence, and what to do (empty if nothing)."""
+    """The result of one check: the check's name, `ok`, `warn` or `fail`, a sentence, and the remedy (or "")."""
 
     check: str
     level: Level
@@ -71,7 +71,7 @@ class Finding(NamedTuple):
 
 
 def privileges(who: str, euid: int, effective: int) -> Finding:
-    """Whether a process may do what the daemon does; `effective` is CapEff of /proc/PID/status."""
+    """Whether a process has the daemon's capabilities; `effective` is CapEff of /proc/PID/status."""
     missing = [(name, needed) for name, number, needed in CAPABILITIES if not effective >> number & 1]
     if not missing:
         return Finding("privileges", "ok", f"{who} has every capability it needs")
@@ -84,7 +84,7 @@ def privileges(who: str, euid: int, effective: int) -> Finding:
 
 
 def kernel(tried: Mapping[str, str]) -> list[Finding]:
-    """One finding for each feature that was tried: empty if it works, else what the kernel said."""
+    """One finding for each tried feature; `tried` holds the kernel's error, or "" if the feature works."""
     return [
         Finding("kernel", "ok", f"{feature} works")
         if not said
@@ -123,7 +123,8 @@ def forward_policy(denies: bool, let_through: bool, said: str = "") -> Finding:
 
 
 def foreign_chains(denying: Mapping[str, str]) -> list[Finding]:
-    """Native nftables chains of others that drop by policy, with their hooks: no other table can overrule them."""
+    """Native nftables chains of other programs that drop by policy, with their hooks: no other table can override a
+    drop."""
     found = [
         Finding(
             "foreign firewall",
@@ -139,7 +140,7 @@ def foreign_chains(denying: Mapping[str, str]) -> list[Finding]:
 
 
 def input_policy(rules: Mapping[str, Sequence[str]]) -> Finding:
-    """iptables' INPUT, as `-S INPUT` prints it for each tool: whether it may close the node address to containers."""
+    """iptables' INPUT, as printed by `-S INPUT` of each command: whether it may deny containers the node address."""
     closed = [tool for tool, lines in rules.items() if _denies(lines)]
     if not closed:
         return Finding("input", "ok", "iptables' INPUT does not deny: containers reach the node address")
@@ -154,7 +155,7 @@ def _denies(lines: Sequence[str]) -> bool:
 
 
 def recognised(chains: Collection[tuple[str, str, str]]) -> list[Finding]:
-    """Whose rules are on this machine, by (family, table, chain): for people who look for who it was."""
+    """The programs whose rules are on this machine, by (family, table, chain)."""
     names = [
         name
         for name, tables, beginnings in FIREWALLS
@@ -170,7 +171,7 @@ def recognised(chains: Collection[tuple[str, str, str]]) -> list[Finding]:
 
 
 def forwarding(values: Mapping[int, bool], daemon: bool) -> list[Finding]:
-    """Whether the node forwards each IP version of the overlay. The daemon turns it on when it starts."""
+    """Whether the node forwards each IP version of the overlay. The daemon enables forwarding when it starts."""
     found = []
     for version, on in values.items():
         key = "net.ipv4.ip_forward" if version == 4 else "net.ipv6.conf.all.forwarding"
@@ -185,7 +186,7 @@ def forwarding(values: Mapping[int, bool], daemon: bool) -> list[Finding]:
 
 
 def rp_filter(values: Mapping[str, int]) -> Finding:
-    """Reverse path filtering of the uplinks and tunnels, by link; the larger of `all` and the link's own counts."""
+    """Reverse path filtering of the uplinks and tunnels, by link; the larger value of `all` and the link applies."""
     everywhere = values.get("all", 0)
     strict = sorted(
         link for link, own in values.items() if link not in ("all", "default") and max(own, everywhere) == 1
@@ -199,7 +200,7 @@ def rp_filter(values: Mapping[str, int]) -> Finding:
 
 
 def overlaps(clusters: Iterable[str], found: Iterable[str]) -> list[Finding]:
-    """The overlay's ranges beside the host's networks; `found`: each overlap, as a sentence."""
+    """Overlaps of the overlay's ranges with the host's networks; `found`: each overlap, as a sentence."""
     fix = "give the overlay another cluster_cidr (the same on every node), or that network another range"
     return [Finding("routes", "fail", each, fix) for each in found] or [
         Finding("routes", "ok", f"no network of the host overlaps {', '.join(clusters) or 'the overlay'}")

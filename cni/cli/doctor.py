@@ -1,6 +1,6 @@
-"""`zlayer-cni doctor`: look over the node and say what to do. Exit code 0 if nothing fails (warnings allowed), else 1.
+"""`zlayer-cni doctor`: checks the node and names remedies. Exit code 0 if no check fails (warnings allowed), else 1.
 
-It reads the machine itself, so it works while no daemon runs; where one answers, what it says of itself is added.
+It reads the machine itself, so it works without a daemon; if a daemon answers, its own status is added.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MARKS = {"ok": "ok   ", "warn": "WARN ", "fail": "FAIL "}
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the findings; the exit code says whether one fails."""
+    """Print the findings; returns 1 if one fails, else 0."""
     runtime = runtimes.containerd() or runtimes.DEFAULT
     places = [*runtime.bin_dirs, defaults.BIN_DIR]
     there = [place for place in places if Path(place, installed.PLUGIN).exists()]
@@ -48,11 +48,11 @@ def run(options: argparse.Namespace) -> int:
 
 def _line(finding: Finding) -> str:
     fix = f"\n{'':24}-> {finding.fix}" if finding.fix else ""
-    return f"{MARKS[finding.level]} {finding.check:<17} {table.harmless(finding.text)}{fix}\n"
+    return f"{MARKS[finding.level]} {finding.check:<17} {table.escape_control(finding.text)}{fix}\n"
 
 
 def examine(options: argparse.Namespace) -> Iterator[Finding]:
-    """Every finding, in the order in which things stand on each other."""
+    """Every finding; a check comes after those of the things that it depends on."""
     status, unreachable = _status(options.run_dir)
     settings = _settings(options.data_dir)
     clusters = tuple(status["node"]["cluster_cidrs"]) if status else settings.clusters
@@ -72,7 +72,7 @@ def examine(options: argparse.Namespace) -> Iterator[Finding]:
 
 
 def _carefully(look: Callable[[], list[Finding]]) -> list[Finding]:
-    """What cannot be read is a finding too, and the rest goes on."""
+    """Run checks; a reading that fails becomes a finding, and the other checks continue."""
     try:
         return look()
     except (OSError, CniError) as error:
@@ -81,7 +81,7 @@ def _carefully(look: Callable[[], list[Finding]]) -> list[Finding]:
 
 
 def _status(run_dir: str) -> tuple[dict[str, Any] | None, str]:
-    """The daemon's status, or why there is none."""
+    """The daemon's status (None if it does not answer), and the reason."""
     try:
         return ask.ask(run_dir, "status"), ""
     except (ask.NoDaemon, ask.Refused) as error:
@@ -89,7 +89,7 @@ def _status(run_dir: str) -> tuple[dict[str, Any] | None, str]:
 
 
 class Settings(NamedTuple):
-    """What of the daemon's YAML matters here: the overlay's ranges, the agents' socket, and what is wrong with it."""
+    """The settings that the checks need: the overlay's ranges, the agents' socket, and findings about the YAML."""
 
     clusters: tuple[str, ...]
     socket: str
@@ -97,7 +97,7 @@ class Settings(NamedTuple):
 
 
 def _settings(data_dir: str) -> Settings:
-    """As a daemon on that data directory would have them; the defaults where it would refuse to start."""
+    """The settings that a daemon on the data directory would use; the defaults if it would refuse to start."""
     from cni.daemon import settings
 
     found, complaints = settings.Settings(), []
@@ -124,7 +124,7 @@ def _privileges(daemon: int | None) -> list[Finding]:
 
 
 def _kernel() -> list[Finding]:
-    """Each thing the data path is made of, tried in a namespace of their own."""
+    """The kernel features of the data path, each tried in a new namespace."""
     texts = {name: text for name, (text, _) in checks.NFTABLES.items()}
     tried = probe.try_kernel([*checks.LINKS, "wireguard"], texts)
     if not tried:
@@ -164,7 +164,7 @@ def _overlaps(clusters: tuple[str, ...]) -> list[str]:
 
     host = own_networks.read()
     networks = overlap.host_networks(host, overlap.of_ours(host.addresses, (), marked=True, by_shape=clusters))
-    return [str(each) for each in (*overlap.reserved(clusters), *overlap.overlaps(clusters, networks))]
+    return [str(overlap_text) for overlap_text in (*overlap.reserved(clusters), *overlap.overlaps(clusters, networks))]
 
 
 # --- what is installed ------------------------------------------------------------------------------------------------
@@ -191,7 +191,7 @@ def _runtime(conf_dir: str, bin_dir: str) -> list[Finding]:
 
 
 def _first_list(conf_dir: str) -> installed.Conflist | None:
-    """The network list a runtime takes: the first by name with a suffix it loads."""
+    """The network list that a runtime uses: the first by name with a suffix that it loads."""
     try:
         names = sorted(path for path in Path(conf_dir).iterdir() if path.suffix in SUFFIXES)
     except OSError:
@@ -209,7 +209,7 @@ def _first_list(conf_dir: str) -> installed.Conflist | None:
 
 
 def _version_of(plugin: Path) -> str | None:
-    """The first line of the plugin's `--version`; None if it is not there or does not run."""
+    """The first line of the plugin's `--version`; None if it does not exist or does not run."""
     try:
         code, out, _ = program.run_once([str(plugin), "--version"], {"PATH": os.environ.get("PATH", "")}, b"")
     except OSError:
@@ -228,7 +228,7 @@ def _files(options: argparse.Namespace) -> list[Finding]:
 
 
 def _keys(data_dir: Path) -> list[Path]:
-    """What is secret or ours alone in the data directory."""
+    """The secret files in the data directory, and those that only the daemon uses."""
     with contextlib.suppress(OSError):
         return [path for path in data_dir.iterdir() if path.suffix in (".key", ".json") and path.is_file()]
     return []
@@ -240,15 +240,15 @@ def _file(path: Path) -> installed.File:
 
 
 def _disk(path: Path) -> installed.Disk:
-    """The file system of a directory, or of where it will be made."""
-    there = next(each for each in (path, *path.parents) if each.exists())
-    found = os.statvfs(there)
+    """The file system of a directory, or of its first existing parent."""
+    existing = next(each for each in (path, *path.parents) if each.exists())
+    filesystem = os.statvfs(existing)
     return installed.Disk(
         str(path),
-        free=found.f_bavail * found.f_frsize,
-        inodes=found.f_favail if found.f_files else None,
-        read_only=bool(found.f_flag & os.ST_RDONLY),
-        noexec=bool(found.f_flag & os.ST_NOEXEC) and path == there,
+        free=filesystem.f_bavail * filesystem.f_frsize,
+        inodes=filesystem.f_favail if filesystem.f_files else None,
+        read_only=bool(filesystem.f_flag & os.ST_RDONLY),
+        noexec=bool(filesystem.f_flag & os.ST_NOEXEC) and path == existing,
     )
 
 
@@ -270,7 +270,7 @@ def _processes(path: str, data_dir: str, daemon: int | None) -> list[Finding]:
 
 
 def is_daemon(words: list[str]) -> bool:
-    """Whether a command is an overlay daemon's, ours or ZLayer's."""
+    """Whether a command line belongs to an overlay daemon, ours or ZLayer's."""
     if not words:
         return False
     name = words[0].rpartition("/")[2]

@@ -1,4 +1,4 @@
-"""Files and links put in place at once: whoever looks sees the old one or the new one, never half of either."""
+"""Atomic replacement of files and links: a reader sees the old one or the new one, never a part."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from cni import files
 
 
 def write(path: Path, text: str, mode: int = 0o644) -> None:
-    """`path` holds `text`: written beside it under a name no runtime loads, synced, renamed."""
+    """Replace `path` by a file with `text`: written beside it under a name that no runtime loads, synced, renamed."""
     path.parent.mkdir(0o755, parents=True, exist_ok=True)
     _clean(path)
     files.write(str(path), text.encode(), mode, alone=False)
 
 
 def link(path: Path, target: Path) -> None:
-    """`path` is a symbolic link to `target`; a program that runs from the old one goes on undisturbed."""
+    """Replace `path` by a symbolic link to `target`; a program started by the old link keeps running."""
     path.parent.mkdir(0o755, parents=True, exist_ok=True)
     _clean(path)
     fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
@@ -26,6 +26,6 @@ def link(path: Path, target: Path) -> None:
 
 
 def _clean(path: Path) -> None:
-    """What a process that was killed left beside it goes."""
+    """Remove the temporary file of a killed process."""
     for left in path.parent.glob(f".{path.name}.*.new"):
         left.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""`zlayer-cni gc`: release what is dead, or say what would be. Exit code 0, or 3 without a daemon."""
+"""`zlayer-cni gc`: releases dead attachments, or lists them. Exit code 0, or 3 without a daemon."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from cni.cli.attachments import SHORT_ID
 
 
 def run(run_dir: str, dry_run: bool, as_json: bool) -> int:
-    """Print what was found; raises NoDaemon, Refused."""
+    """Print the released attachments, or those that would be; raises NoDaemon, Refused."""
     found = ask(run_dir, "gc", **({"dry_run": "1"} if dry_run else {}))
-    sys.stdout.write(json.dumps(found, indent=2) + "\n" if as_json else as_text(table.harmless(found)))
+    sys.stdout.write(json.dumps(found, indent=2) + "\n" if as_json else as_text(table.escape_control(found)))
     return 0
 
 
 def as_text(found: dict[str, Any]) -> str:
-    """A line for each attachment, and one for each link that nobody knows."""
+    """A line for each attachment, and one for each link without a record."""
     rows = [
         (
             each["network"],

@@ -1,4 +1,4 @@
-"""`zlayer-cni graph`: this node, its tunnels and services as a picture: DOT for Graphviz, or SVG as it is."""
+"""`zlayer-cni graph`: this node, its tunnels and services as a picture: DOT for Graphviz, or SVG."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         sys.stdout.write(json.dumps(found, indent=2) + "\n")
     else:
-        found = table.harmless(found)
+        found = table.escape_control(found)
         sys.stdout.write(as_svg(found) if options.svg else as_dot(found))
     return 0
 
@@ -44,7 +44,7 @@ def _other(peer: dict[str, Any]) -> list[str]:
 
 
 def as_dot(found: dict[str, Any]) -> str:
-    """Graphviz' language."""
+    """The picture in Graphviz' DOT language."""
 
     def label(lines: Sequence[str]) -> str:
         return "\\n".join(line.replace("\\", "\\\\").replace('"', '\\"') for line in lines)
@@ -61,7 +61,7 @@ def as_dot(found: dict[str, Any]) -> str:
 
 
 def as_svg(found: dict[str, Any]) -> str:
-    """A picture that any browser shows: this node in the middle, its peers around it."""
+    """The picture as SVG: this node in the middle, its peers around it."""
     boxes = [_own(found), *(_other(peer) for peer in found["peers"])]
     tallest = max(len(lines) for lines in boxes) * LINE + 20
     radius = max(320, int(len(found["peers"]) * max(BOX, tallest) * 1.2 / (2 * math.pi)))

@@ -1,9 +1,9 @@
-"""Puts the program, the daemon's service and the network list in place, in that order.
+"""Installs the program, the daemon's service and the network list, in that order.
 
-The network list comes last and whole, because a runtime uses it the moment it is there. The program goes into a
-directory of its own version, and the plugin in the runtime's directory becomes a link to it, swapped by rename: an
-upgrade disturbs no call that is running. The version before stays; older ones go, unless somebody runs them. Safe to
-repeat, and to be interrupted.
+The network list is written last and atomically, because a runtime uses it as soon as it exists. The program goes into a
+directory of its own version, and the plugin in the runtime's directory becomes a link to it, replaced by rename: an
+upgrade does not disturb running calls. The previous version stays; older ones are removed, unless a process runs them.
+Safe to repeat and to interrupt.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _serves(run_dir: str) -> tuple[str, ...]:
 
 
 def _why(error: Exception) -> str:
-    """One line, with what to do where that is known."""
+    """The error on one line, with the remedy if it is known."""
     if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
         _, target, reason = error.args[0][0]
         return str(reason) if str(target) in str(reason) else f"{target}: {reason}"
@@ -90,7 +90,7 @@ def _why(error: Exception) -> str:
 
 
 def _put_in_place(options: argparse.Namespace, home: Path) -> None:
-    """Links, service, and last the network list."""
+    """Install the links, the service, and last the network list."""
     seen = Path("/") / home.relative_to(options.root) / NAME  # as programs see it when `--root` is their root directory
     plugin = under(options.root, options.bin_dir) / NAME
     files.link(plugin, seen)
@@ -103,14 +103,14 @@ def _put_in_place(options: argparse.Namespace, home: Path) -> None:
 
 
 def _prove(binary: Path) -> None:
-    """The program runs where it lies now: answers VERSION as a runtime would ask it."""
+    """Check that the program runs in its directory: it must answer VERSION to a call like a runtime's."""
     code, out, err = program.run_once([str(binary)], {"CNI_COMMAND": "VERSION"}, b'{"cniVersion":"1.0.0"}')
     if code != 0 or b"supportedVersions" not in out:
         raise ServiceError(f"{binary} does not run here: exit code {code}: {err.decode(errors='replace').strip()}")
 
 
 def _sweep(options: argparse.Namespace, home: Path, source: Path) -> None:
-    """Older versions go, here and where the single file lays itself down; but not what somebody runs or points to."""
+    """Remove older versions, here and in the single file's directory, unless a process runs or a link names them."""
     used = set()
     for directory in {*BIN_DIRS, options.bin_dir, TOOL_DIR}:
         link = under(options.root, directory) / NAME
@@ -130,7 +130,7 @@ def _sweep(options: argparse.Namespace, home: Path, source: Path) -> None:
 
 
 def _conflist(options: argparse.Namespace) -> None:
-    """The network list, unless there is one that a person changed."""
+    """Write the network list, unless there is one that was changed by hand."""
     path = under(options.root, options.conf_dir) / CONFLIST
     text = conflist_text(options)
     if path.exists() and path.read_text() != text and not options.force:
@@ -144,7 +144,7 @@ def _conflist(options: argparse.Namespace) -> None:
 
 
 def conflist_text(options: argparse.Namespace) -> str:
-    """The network list for these options. portmap is left out where the runtime has none: every ADD would fail."""
+    """The network list for these options. portmap is left out if it is not installed: every ADD would fail."""
     name = CONFLIST if options.cni_version == "1.0.0" else f"cni-{options.cni_version[:3]}/{CONFLIST}"
     conflist = json.loads(resources.conf(name))
     conflist["name"] = options.network

@@ -1,4 +1,4 @@
-"""The operator's tool: one word, one file. The answer goes to stdout, talk to stderr, `--json` is for programs."""
+"""The operator's tool: a file for each command. Results go to stdout, messages to stderr; `--json` is for programs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
         sys.stderr.write(f"zlayer-cni: {error}{'' if os.geteuid() == 0 else ' (this needs root)'}\n")
         return 1
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # `| head` has seen enough; so have we
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader of the pipe has ended, as with `| head`
         return 0
 
 
@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def absolute(path: str) -> str:
-    """A directory as a daemon can have it, whatever directory it is started in. Raises argparse.ArgumentTypeError."""
+    """An absolute path, because a daemon is started in another directory. Raises argparse.ArgumentTypeError."""
     if not path.startswith("/"):
         raise argparse.ArgumentTypeError(f"{path!r} is not an absolute path")
     return path
@@ -167,7 +167,7 @@ def _places(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    """One branch for each command, which imports what it needs."""
+    """Run one command; each branch imports only its own module."""
     run_dir = getattr(options, "run_dir", defaults.RUN_DIR)
     match options.command:
         case "status":

@@ -1,5 +1,5 @@
-"""`zlayer-cni networks`: isolation networks, their members, and what the fence dropped. Exit code 0, or 3 without a
-daemon."""
+"""`zlayer-cni networks`: isolation networks, their members, and packets that the fence dropped. Exit code 0, or 3
+without a daemon."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ FLAT = "(flat mesh)"
 def run(run_dir: str, as_json: bool) -> int:
     """Print the networks; raises NoDaemon, Refused."""
     found = ask(run_dir, "networks")
-    sys.stdout.write(json.dumps(found, indent=2) + "\n" if as_json else as_text(table.harmless(found)))
+    sys.stdout.write(json.dumps(found, indent=2) + "\n" if as_json else as_text(table.escape_control(found)))
     return 0
 
 
 def name_of(network: str | None) -> str:
-    """A network's name as people see it; the empty name is shown as such."""
+    """A network's name for display; the empty name is shown in quotes."""
     return FLAT if network is None else network or '""'
 
 
 def as_text(found: dict[str, Any]) -> str:
-    """Members by network, then the rules that dropped something."""
+    """Members by network, then the rules that dropped packets."""
     text = "" if found["fence"]["in_force"] else f"the fence is NOT IN FORCE: {found['fence']['trouble']}\n\n"
     rows: list[tuple[object, ...]] = []
     for network in found["networks"]:

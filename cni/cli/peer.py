@@ -1,4 +1,4 @@
-"""`zlayer-cni peer token|rotate|remove|gone|forget`, `join TOKEN`, `showconf PEER`: who is with whom, by hand."""
+"""`zlayer-cni peer token|rotate|remove|gone|forget`, `join TOKEN`, `showconf PEER`: manual changes of peers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cni.cli.ask import ask
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do what the word after `peer` says; raises NoDaemon, Refused."""
+    """Run the subcommand after `peer`; raises NoDaemon, Refused."""
     if options.what in ("remove", "forget") and not options.peer:
         sys.stderr.write(f"zlayer-cni: peer {options.what}: which PEER? `zlayer-cni peers` and `peer gone` name them\n")
         return 2
@@ -49,7 +49,7 @@ def _who(gone: dict[str, Any]) -> str:
 
 
 def join(options: argparse.Namespace) -> int:
-    """Take a token; say what to do on the other node."""
+    """Join by a token; print the command for the other node."""
     token = sys.stdin.read() if options.token == "-" else options.token
     found = ask(options.run_dir, "join", token=token)
     text = f"joined {found['name']} ({found['public_key']})\n"
@@ -61,7 +61,7 @@ def join(options: argparse.Namespace) -> int:
 
 
 def showconf(options: argparse.Namespace) -> int:
-    """Print a configuration for wg-quick. A guest's holds its private key: keep it to yourself."""
+    """Print a configuration for wg-quick. That of a guest holds the guest's private key: it must be kept secret."""
     found = ask(options.run_dir, "showconf", peer=options.peer)
     _print(options, found, found["text"])
     return 0

@@ -1,4 +1,4 @@
-"""`zlayer-cni peers`: every WireGuard peer of this node, and how it fares. Exit code 0, or 3 without a daemon."""
+"""`zlayer-cni peers`: every WireGuard peer of this node, and its state. Exit code 0, or 3 without a daemon."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 from cni.cli import table
 from cni.cli.ask import ask
 
-SHORT_KEY = 10  # characters of a key that people compare
+SHORT_KEY = 10  # characters of a key that are shown
 HEAD = ("PEER", "KEY", "ENDPOINT", "HANDSHAKE", "RECEIVED", "SENT", "PATH MTU", "WAY", "ALLOWED IPS")
 
 
 def run(run_dir: str, as_json: bool) -> int:
     """Print the peers; raises NoDaemon, Refused."""
     found = ask(run_dir, "peers")
-    sys.stdout.write(json.dumps(found, indent=2) + "\n" if as_json else as_text(table.harmless(found)))
+    sys.stdout.write(json.dumps(found, indent=2) + "\n" if as_json else as_text(table.escape_control(found)))
     return 0
 
 
 def as_text(found: list[dict[str, Any]]) -> str:
-    """A line for each peer, those of services with devices of their own under these."""
+    """A line for each peer; peers of a service with its own device carry its name."""
     if not found:
         return "this node has no peers\n"
     return table.render(HEAD, [_row(peer) for peer in found])
@@ -44,7 +44,7 @@ def _row(peer: dict[str, Any]) -> tuple[object, ...]:
 
 
 def way(peer: dict[str, Any]) -> str:
-    """How it is reached: where it said, elsewhere (behind NAT, or on the move), or not."""
+    """How the peer is reached: at a configured endpoint, at another one (behind NAT, or moved), or not."""
     if not peer["on_device"]:
         return "no device"
     if not peer["alive"]:

@@ -1,4 +1,4 @@
-"""The files of `conf/` that travel with the program, and where the program itself is."""
+"""The files of `conf/` that are part of the program, and the directory of the program itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where containerd looks for plugins and network lists, as its configuration says."""
+"""The directories in which containerd looks for plugins and network lists, by its configuration."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TABLES = ("io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime")  # confi
 
 
 class Directories(NamedTuple):
-    """Where a runtime looks, and what says so."""
+    """The directories of a runtime, and the source of that information."""
 
     bin_dirs: tuple[str, ...]
     conf_dir: str
@@ -24,7 +24,7 @@ DEFAULT = Directories((defaults.BIN_DIR,), defaults.CONF_DIR, "its defaults")
 
 
 def containerd(root: str = "/") -> Directories | None:
-    """What the configuration says, defaults where it says nothing; None if there is none that can be read."""
+    """The directories in the configuration, or the defaults; None if there is no readable configuration."""
     path = Path(root) / CONFIG.lstrip("/")
     try:
         return directories(tomllib.loads(path.read_text()), str(path))
@@ -45,19 +45,21 @@ def directories(config: dict[str, Any], source: str) -> Directories:
 
 
 def complaints(found: Directories | None, bin_dir: str, conf_dir: str) -> list[str]:
-    """What a runtime that looks in `found` would not find in these directories; sentences with the remedy."""
-    said = []
+    """The directories that a runtime which uses `found` would not search; sentences with the remedy."""
+    sentences = []
     if found is not None and not any(same(bin_dir, each) for each in found.bin_dirs):
         where = found.bin_dirs[0]
-        said.append(f"containerd looks for plugins in {where}, not in {bin_dir} ({found.source}): --bin-dir {where}")
+        sentences.append(
+            f"containerd looks for plugins in {where}, not in {bin_dir} ({found.source}): --bin-dir {where}"
+        )
     if found is not None and not same(conf_dir, found.conf_dir):
         where = found.conf_dir
-        said.append(
+        sentences.append(
             f"containerd looks for network lists in {where}, not in {conf_dir} ({found.source}): --conf-dir {where}"
         )
-    return said
+    return sentences
 
 
 def same(one: str, other: str) -> bool:
-    """Whether two paths are one directory."""
+    """Whether two paths name the same directory."""
     return Path(one).resolve() == Path(other).resolve()

@@ -1,4 +1,4 @@
-"""`zlayer-cni status`: the node at a glance. Exit code 0 if all is well, 1 if something is wrong, 3 if none runs."""
+"""`zlayer-cni status`: a summary of the node. Exit code 0 without a problem, 1 with one, 3 without a daemon."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cni.cli.ask import ask
 def run(run_dir: str, as_json: bool) -> int:
     """Print the status; raises NoDaemon, Refused."""
     status = ask(run_dir, "status")
-    sys.stdout.write(json.dumps(status, indent=2) + "\n" if as_json else _as_text(table.harmless(status)))
+    sys.stdout.write(json.dumps(status, indent=2) + "\n" if as_json else _as_text(table.escape_control(status)))
     return 1 if status["problems"] else 0
 
 
@@ -41,7 +41,7 @@ def _as_text(status: dict[str, Any]) -> str:
 
 
 def _problems(status: dict[str, Any]) -> list[str]:
-    """A line a problem: its code and text. A daemon before 0.2 tells texts alone."""
+    """A line for each problem: its code and text. A daemon before 0.2 reports texts only."""
     details = status.get("problem_details")
     return status["problems"] if details is None else [f"{each['code']}: {each['text']}" for each in details]
 
@@ -53,7 +53,7 @@ def _wireguard(of: dict[str, Any]) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """Seconds as a person says them: 42 s, 3 min, 5 h, 12 d."""
+    """Seconds in the largest suitable unit: 42 s, 3 min, 5 h, 12 d."""
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= size:
             return f"{seconds / size:.0f} {unit}"

@@ -1,4 +1,4 @@
-"""Tables for people, and words that do no harm on a terminal."""
+"""Text tables, and text that is safe to print on a terminal."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def _cut(cell: str) -> str:
     return cell if len(cell) <= WIDEST else cell[: WIDEST - 3] + "..."
 
 
-def harmless(answer: T) -> T:
-    """The daemon's answer with what no eye sees written out (`\\x1b`): line breaks, escapes, marks that turn a line
-    round. Names of pods, networks and services are what tenants made of them."""
+def escape_control(answer: T) -> T:
+    """The daemon's answer with characters that cannot be printed escaped (`\\x1b`): line breaks, escapes, bidirectional
+    marks. Tenants choose the names of pods, networks and services."""
     found: object = answer
     if isinstance(answer, str):
         found = printable(answer)
     elif isinstance(answer, dict):
-        found = {key: harmless(value) for key, value in answer.items()}
+        found = {key: escape_control(value) for key, value in answer.items()}
     elif isinstance(answer, list):
-        found = [harmless(value) for value in answer]
+        found = [escape_control(value) for value in answer]
     return found  # type: ignore[return-value]

@@ -1,7 +1,7 @@
-"""Takes away what install put there, in the opposite order: network list, data path, daemon, program.
+"""Removes what `install` installed, in the opposite order: network list, data path, daemon, program.
 
-Refuses while containers are attached, because they would lose their network; `--force` detaches them first. Where no
-daemon runs, one is started for it: only a daemon knows what is attached, and takes bridges and tables away.
+Refuses while containers are attached, because they would lose their network; `--force` detaches them first. If no
+daemon runs, one is started: only a daemon can list the attachments, and remove bridges and tables.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _daemon(run_dir: str, options: argparse.Namespace) -> Daemon | None:
-    """The daemon, started where only its records are there; None where there is nothing. Raises Trouble, NoDaemon."""
+    """The daemon, which is started if only its records exist; None if there are none. Raises ServiceError, NoDaemon."""
     try:
         status = ask.ask(run_dir, "status")
         return Daemon(int(status["pid"]), str(status["version"]))
@@ -75,7 +75,7 @@ def _daemon(run_dir: str, options: argparse.Namespace) -> Daemon | None:
         if options.root != "/" or not Path(run_dir, RECORDS).exists():
             return None
         if process.is_daemon(_holder(run_dir)):
-            raise  # it is there, and does not answer
+            raise  # the daemon runs, and does not answer
     if os.geteuid():
         raise upkeep.ServiceError("no daemon runs, and only root can start one")
     say("note      no daemon runs: one is started, which knows what is attached")
@@ -88,7 +88,7 @@ def _daemon(run_dir: str, options: argparse.Namespace) -> Daemon | None:
 
 
 def _holder(run_dir: str) -> int:
-    """The process that has the run directory, as it says; -1 if none does."""
+    """The PID of the process that holds the run directory's lock; -1 if there is none."""
     try:
         return int(Path(run_dir, "overlayd.pid").read_text())
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The daemon, for those who install: its unit where systemd is, and the one that runs, renewed or started."""
+"""The daemon during an installation: writes its systemd unit, and restarts or starts the daemon."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from cni.plugin import autostart
 
 UNIT = "zlayer-overlayd.service"
 UNIT_DIR = "/etc/systemd/system"
-# What ProtectSystem=full and ProtectHome= make read-only (systemd.exec(5)).
+# The directories that ProtectSystem=full and ProtectHome= make read-only (systemd.exec(5)).
 PROTECTED = ("/usr/", "/boot/", "/efi/", "/etc/", "/home/", "/root/", "/run/user/")
 READY_WITHIN = 30.0  # seconds until a daemon that was started must answer
 GONE_WITHIN = 20.0  # seconds until one that is asked to end is killed
 
 
 class ServiceError(Exception):
-    """It cannot go on; the text says why and what to do."""
+    """The installation cannot continue; the text names the reason and the remedy."""
 
 
 class Daemon(NamedTuple):
-    """One that answers: its process, and its version."""
+    """A daemon that answers: its PID and its version."""
 
     pid: int
     version: str
 
 
 def say(text: str) -> None:
-    """Progress, for the person watching."""
+    """Print a line of progress."""
     sys.stderr.write(f"{text}\n")
 
 
@@ -43,7 +43,7 @@ def under(root: str, path: str) -> Path:
 
 
 def running(run_dir: str) -> Daemon | None:
-    """The daemon that answers on that run directory."""
+    """The daemon that answers on the run directory; None if none does."""
     try:
         status = ask.ask(run_dir, "status")
     except (ask.NoDaemon, ask.Refused):
@@ -52,7 +52,7 @@ def running(run_dir: str) -> Daemon | None:
 
 
 def await_daemon(run_dir: str, where: str) -> Daemon:
-    """The daemon, as soon as it answers; `where` to look if it does not. Raises Trouble."""
+    """Wait until the daemon answers. Raises ServiceError, which names `where` to look, after READY_WITHIN seconds."""
     end = time.monotonic() + READY_WITHIN
     while True:
         try:
@@ -67,7 +67,8 @@ def await_daemon(run_dir: str, where: str) -> Daemon:
 
 
 def renew(options: argparse.Namespace, binary: Path) -> None:
-    """The daemon of this machine is `binary`: by a unit where systemd is, else where one runs. Raises Trouble."""
+    """Make `binary` the daemon of this machine: by a systemd unit, else by replacing a running one. Raises
+    ServiceError."""
     if options.root != "/":
         say("service   none: the plugin starts the daemon when it is first needed")
     elif options.no_service or not systemd.is_running():
@@ -79,7 +80,7 @@ def renew(options: argparse.Namespace, binary: Path) -> None:
 def _with_systemd(options: argparse.Namespace, binary: Path) -> None:
     text = unit_text(binary, options.run_dir, options.data_dir)
     for directory in protected(options.run_dir, options.data_dir):
-        Path(directory).mkdir(parents=True, exist_ok=True)  # systemd opens to the daemon only what is there
+        Path(directory).mkdir(parents=True, exist_ok=True)  # systemd makes only existing directories writable
     unit, before = Path(UNIT_DIR) / UNIT, running(options.run_dir)
     unchanged = unit.exists() and unit.read_text() == text
     files.write(unit, text)
@@ -99,7 +100,7 @@ def _with_systemd(options: argparse.Namespace, binary: Path) -> None:
 
 
 def unit_text(binary: Path, run_dir: str, data_dir: str) -> str:
-    """The unit's file for a program and its directories."""
+    """The text of the unit file for a program and its directories."""
     text = resources.conf(UNIT).replace("@PROGRAM@", str(binary))
     text = text.replace("@RUN_DIR@", run_dir).replace("@DATA_DIR@", data_dir)
     opened = "".join(f"ReadWritePaths={directory}\n" for directory in protected(run_dir, data_dir))
@@ -107,13 +108,13 @@ def unit_text(binary: Path, run_dir: str, data_dir: str) -> str:
 
 
 def protected(*directories: str) -> list[str]:
-    """Those of the directories that lie where the unit makes everything read-only."""
+    """Those of the directories that the unit would make read-only."""
     return [each for each in directories if each.startswith(PROTECTED)]
 
 
 def check(options: argparse.Namespace, binary: Path) -> None:
-    """Whether `binary` could start with the YAML and the records that are there, asked before the daemon that runs is
-    ended for it. Raises Trouble."""
+    """Check that `binary` can start with the present YAML and records, before the running daemon is ended. Raises
+    ServiceError."""
     words = [str(binary), "overlayd", "--check", "--run-dir", options.run_dir, "--data-dir", options.data_dir]
     try:
         code, _, said = program.run_once(words, autostart.environment(), b"")
@@ -125,7 +126,7 @@ def check(options: argparse.Namespace, binary: Path) -> None:
 
 
 def _control(*words: str, run_dir: str = "") -> None:
-    """`run_dir`: where a daemon that is started by it leaves its last words."""
+    """Run systemctl. `run_dir`: the directory in which a daemon that fails to start writes the reason."""
     said = systemd.control(*words)
     if said:
         last = last_words.read(run_dir) if run_dir else ""
@@ -134,7 +135,7 @@ def _control(*words: str, run_dir: str = "") -> None:
 
 
 def _without_systemd(options: argparse.Namespace, binary: Path) -> None:
-    """One that a plugin started gives way to the new version; one that somebody looks after is his."""
+    """A daemon started by a plugin is replaced; a daemon started by an administrator is left running and reported."""
     before = running(options.run_dir)
     if before is None:
         say("service   none: the plugin starts the daemon when it is first needed")
@@ -159,7 +160,7 @@ def _instead_of(before: Daemon | None, now: Daemon) -> str:
 
 
 def runs(pid: int, binary: Path) -> bool:
-    """Whether the process runs that very program."""
+    """Whether the process runs that program file."""
     try:
         return Path(f"/proc/{pid}/exe").samefile(binary)
     except OSError:
@@ -167,7 +168,7 @@ def runs(pid: int, binary: Path) -> bool:
 
 
 def is_plugins(pid: int, run_dir: str) -> bool:
-    """Whether the daemon was started by a plugin, in our network namespace: only that one has its log there."""
+    """Whether the daemon was started by a plugin, in our network namespace: only such a daemon has its log there."""
     try:
         log = Path(f"/proc/{pid}/fd/2").samefile(Path(run_dir, autostart.LOG_NAME))
         return log and Path(f"/proc/{pid}/ns/net").samefile("/proc/self/ns/net")

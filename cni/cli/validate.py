@@ -1,6 +1,6 @@
-"""`zlayer-cni validate FILE`: what the code really makes of a network list, an entry of one, or daemon settings.
+"""`zlayer-cni validate FILE`: checks a network list, an entry of one, or daemon settings.
 
-The plugin's own parser judges, so that there is no second opinion to go stale; beyond it, an unknown key is an error
+It uses the plugin's own parser, so the check cannot differ from the plugin. In addition an unknown key is an error
 here, with the key that was probably meant.
 """
 
@@ -29,7 +29,7 @@ ENTRY_KEYS = (*c.OWN_KEYS, *c.PLACE_KEYS, "type", "capabilities", "args")
 
 
 class Report(msgspec.Struct):
-    """What was found out about one file."""
+    """The result of checking one file."""
 
     kind: str  # conflist, entry, overlayd
     errors: list[str] = []
@@ -41,7 +41,7 @@ class Report(msgspec.Struct):
 
 
 def run(path: str, as_json: bool) -> int:
-    """Check the file and say so on stdout: 0 if it is good, 1 if it is not, 2 if it cannot be read."""
+    """Check the file and print the result: 0 if it is valid, 1 if not, 2 if it cannot be read."""
     try:
         data = Path(path).read_bytes()
     except OSError as error:
@@ -53,7 +53,7 @@ def run(path: str, as_json: bool) -> int:
 
 
 def examine(path: str, data: bytes) -> Report:
-    """Judge `data`; `path` matters for its suffix, and because the daemon reads its settings from there."""
+    """Check `data`. `path` is used for its suffix, and because the daemon reads its settings from it."""
     if not _looks_like_json(path, data):
         return _settings(path)
     report = Report("conflist")
@@ -95,7 +95,7 @@ def _settings(path: str) -> Report:
 
 def _examine_list(raw: dict[str, object], report: Report) -> None:
     fields = Fields(raw)
-    # Of a list the runtimes read the keys to the letter; only inside the entries letter case does not matter.
+    # The runtimes read the keys of a list exactly; case is ignored only inside the entries.
     for key in raw:
         if key not in LIST_KEYS:
             report.errors.append(f"{key}: unknown key{_nearest(key, LIST_KEYS)}")
@@ -121,7 +121,7 @@ def _examine_list(raw: dict[str, object], report: Report) -> None:
 
 
 def _examine_member(entry: Fields, name: str, version: str, report: Report) -> bool:
-    """Judge one plugin of a list; whether it is ours. Of others only the type is ours to judge."""
+    """Check one plugin of a list; returns whether it is ours. For other plugins only the type is checked."""
     kind = entry.raw_value("type")
     if not isinstance(kind, str) or not kind:
         report.errors.append(f"{entry.where('type')}: expected the name of a plugin, found {json.dumps(kind)}")
@@ -150,7 +150,7 @@ def _examine_entry(raw: dict[str, object], at: str, name: str, version: str, rep
     )
     for path in conf.unknown:
         report.errors.append(f"{at}{path}: unknown key{_nearest(path.rpartition('.')[2], _known_beside(path))}")
-    # The parser has warned of unknown keys in its own words.
+    # The parser has warned of unknown keys already.
     report.warnings += [at + text for text in conf.warnings if not text.endswith(c.UNKNOWN_KEY)]
     capabilities = fields.raw_value("capabilities")
     if isinstance(capabilities, dict):
@@ -161,7 +161,7 @@ def _examine_entry(raw: dict[str, object], at: str, name: str, version: str, rep
 
 
 def _known_beside(path: str) -> Iterable[str]:
-    """The keys that may stand where an unknown one was found."""
+    """The keys that are valid in the place of an unknown one."""
     if path.startswith("routes["):
         return sorted(ROUTE_KEYS)
     inside = {

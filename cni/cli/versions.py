@@ -1,4 +1,4 @@
-"""The versions of the program on this machine: a directory each, laid down whole, taken away when nobody uses it."""
+"""The versions of the program on this machine: a directory for each, installed atomically, removed when unused."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pathlib import Path
 
 from cni import files, lock_files
 
-FRESH, STALE = ".new-", ".old-"  # beginnings of names: being laid down, being taken away
+FRESH, STALE = ".new-", ".old-"  # prefixes of directories that are being installed or removed
 LOCK = ".lock"
 
 
 class Busy(Exception):
-    """Another installation is going on; the text says where."""
+    """Another installation is in progress; the text names the directory."""
 
 
 @contextlib.contextmanager
 def locked(target: Path) -> Iterator[None]:
-    """Nobody else lays versions down in `target` meanwhile; what killed installations left there goes. Raises Busy."""
+    """A context that excludes other installations into `target`, and removes what killed ones left. Raises Busy."""
     target.mkdir(0o755, parents=True, exist_ok=True)
     fd = lock_files.opened(str(target / LOCK))
     try:
@@ -36,8 +36,8 @@ def locked(target: Path) -> Iterator[None]:
 
 
 def extract(source: Path, home: Path, prove: Callable[[Path], None]) -> bool:
-    """`home` holds what `source` does: copied beside it, proved there by `prove`, synced, renamed. Whether it was not
-    there yet, or not whole. Whatever is raised, nothing half is left. Raises OSError, and what `prove` raises.
+    """Copy `source` to `home`: copied beside it, tested there by `prove`, synced, renamed. Returns False if `home` is
+    complete already. After an error no partial copy is left. Raises OSError, and what `prove` raises.
     """
     if source.resolve() == home.resolve() or (home.is_dir() and digest(home) == digest(source)):
         prove(home)
@@ -49,7 +49,7 @@ def extract(source: Path, home: Path, prove: Callable[[Path], None]) -> bool:
         prove(fresh)
         files.sync_tree(str(fresh))
         if home.is_dir():  # damaged
-            take_away(home)
+            remove_version(home)
         fresh.rename(home)
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
@@ -61,25 +61,25 @@ def extract(source: Path, home: Path, prove: Callable[[Path], None]) -> bool:
 
 def digest(program: Path) -> str:
     """Twelve hex digits that change with the program's files."""
-    found = hashlib.blake2b(digest_size=6)
+    hasher = hashlib.blake2b(digest_size=6)
     for path in sorted(p for p in program.rglob("*") if p.is_file()):
-        found.update(str(path.relative_to(program)).encode() + b"\0" + path.read_bytes())
-    return found.hexdigest()
+        hasher.update(str(path.relative_to(program)).encode() + b"\0" + path.read_bytes())
+    return hasher.hexdigest()
 
 
-def superfluous(laid_down: Mapping[str, float], current: str, used: Collection[str]) -> list[str]:
-    """Which versions may go: neither the current one, nor the one before it, nor one that somebody uses.
+def removable(laid_down: Mapping[str, float], current: str, used: Collection[str]) -> list[str]:
+    """The versions to remove: neither the current one, nor the previous one, nor one that is in use.
 
-    `laid_down` has their names, and when each was last installed.
+    `laid_down` maps their names to the time at which each was last installed.
     """
     others = sorted((name for name in laid_down if name != current), key=lambda name: laid_down[name], reverse=True)
     return sorted(name for name in others[1:] if name not in used)
 
 
 def sweep(target: Path, current: str, executable: str, used: Collection[Path]) -> list[Path]:
-    """Take superfluous versions out of `target`: directories with an `executable`. `used` are paths below some of them.
+    """Remove unused versions from `target`: directories with an `executable`. `used` are paths below some of them.
 
-    Returns what went. Raises OSError.
+    Returns the removed directories. Raises OSError.
     """
     with contextlib.suppress(FileNotFoundError):
         running = executed()
@@ -89,15 +89,15 @@ def sweep(target: Path, current: str, executable: str, used: Collection[Path]) -
                 homes[home.name] = home.stat().st_mtime
                 if identity(home / executable) in running:
                     in_use.add(home.name)
-        gone = [target / name for name in superfluous(homes, current, in_use)]
+        gone = [target / name for name in removable(homes, current, in_use)]
         for home in gone:
-            take_away(home)
+            remove_version(home)
         return gone
     return []
 
 
-def take_away(home: Path) -> None:
-    """By rename, so that nobody finds half of it."""
+def remove_version(home: Path) -> None:
+    """Remove a version: renamed first, so that no process finds a part of it."""
     stale = home.with_name(f"{STALE}{home.name}")
     shutil.rmtree(stale, ignore_errors=True)
     home.rename(stale)
@@ -105,15 +105,15 @@ def take_away(home: Path) -> None:
 
 
 def executed() -> set[tuple[int, int]]:
-    """The programs that processes of this machine run from, whatever path they know them by."""
-    found = set()
+    """The (device, inode) of the programs that processes of this machine run."""
+    programs = set()
     for link in Path("/proc").glob("[0-9]*/exe"):
         with contextlib.suppress(OSError):
-            found.add(identity(link))
-    return found
+            programs.add(identity(link))
+    return programs
 
 
 def identity(path: Path) -> tuple[int, int]:
-    """Which file is there. Raises OSError."""
+    """The (device, inode) of the file at a path. Raises OSError."""
     status = path.stat()
     return status.st_dev, status.st_ino

@@ -1,5 +1,5 @@
-"""`zlayer-cni why SRC DST [PORT]`: may it, and which rule says so. Exit code 0 if it may, 1 if not, 2 if a word is
-unclear, 3 without a daemon."""
+"""`zlayer-cni why SRC DST [PORT]`: whether a flow is allowed, and by which rule. Exit code 0 if it is, 1 if not, 2 if
+an argument is unclear, 3 without a daemon."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def run(run_dir: str, src: str, dst: str, port: str, as_json: bool) -> int:
     except ask.Refused as error:
         sys.stderr.write(f"zlayer-cni: {error}\n")
         return UNCLEAR
-    sys.stdout.write(json.dumps(found, indent=2) + "\n" if as_json else as_text(table.harmless(found)))
+    sys.stdout.write(json.dumps(found, indent=2) + "\n" if as_json else as_text(table.escape_control(found)))
     return 0 if found["allowed"] else 1
 
 

@@ -1,12 +1,12 @@
-"""Attach through a daemon that takes a PID: by way of a scratch namespace, into the container's.
+"""Attach through ZLayer's daemon, which attaches a PID: into a temporary namespace, then into the container's.
 
-Such a daemon always makes `eth0`, fails where there is one or a default route, and wants a process that lives as long
-as the attachment (contract 7.2, 7.4), while a runtime makes the namespace before any process. So every attachment has
-a holder process in a namespace of its own; the daemon attaches that; what it made there is read, moved on under its
-final name, and given its addresses and routes again, which a move drops.
+ZLayer's daemon always creates `eth0`, fails if there is an `eth0` or a default route, and needs a process that lives as
+long as the attachment (contract 7.2, 7.4), but a runtime creates the namespace before any process. So every attachment
+has a holder process in a namespace of its own, which the daemon attaches. The plugin reads the interface, moves it into
+the container under its final name, and sets its addresses and routes again, because a move drops them.
 
-Decide, save, make it true, answer: the holder is written down before the daemon hears of it, and one removal undoes
-whatever was done, however far it came.
+The order is: decide, save the record, change the kernel, answer. The holder is recorded before the daemon is asked, and
+one removal undoes a partial attach, however many steps were done.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from cni.verbs import AttachCall, Target
 log = logging.getLogger(__name__)
 
 MTU = 1420
-"""Bytes an interface carries unless told otherwise: what fits through the daemon's device. The daemon itself leaves
-bridges and veths at 1500, and large packets are lost (contract 6.5 and 9)."""
+"""The default MTU of an interface in bytes: that of the daemon's device. The daemon itself leaves bridges and veths at
+1500, and large packets are lost (contract 6.5 and 9)."""
 
-KEPT = 8.0  # seconds of an ADD kept for what follows the daemon's answer, and for undoing it
-SCRATCH_NAME = "eth0"  # what the daemon calls an interface, wherever it makes it
+KEPT = 8.0  # seconds of an ADD reserved for the steps after the daemon's answer, and for undoing them
+SCRATCH_NAME = "eth0"  # the name that the daemon gives to every interface
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """One attach, decided: what is asked for, and where."""
+    """The parameters of one attach: the request and the container's namespace."""
 
     asked: AttachCall
     wish: Intent
@@ -59,7 +59,7 @@ class Wanted:
 
 
 class Attacher:
-    """Makes attachments on one daemon, within one deadline."""
+    """Creates attachments on one daemon, within one deadline."""
 
     def __init__(self, daemon: Daemon, records: Records, remover: Remover, deadline: Deadline) -> None:
         self._daemon = daemon
@@ -68,12 +68,12 @@ class Attacher:
         self._deadline = deadline
 
     def attach(self, wanted: Wanted) -> Record:
-        """The attachment, live. Raises InterfaceExists, TryAgainLater, AttachFailed; then nothing of it is left, or
-        what is left is written down as owed to the daemon."""
+        """Create the attachment; returns its record, live. Raises InterfaceExists, TryAgainLater, AttachFailed; then
+        the attachment is removed, and a detach that the daemon did not carry out is recorded as owed."""
         self._refuse(wanted)
         service, mode = wanted.wish.service, wanted.wish.mode
         bridge = self._daemon.set_up_service(service, mode, KEPT)
-        # Before the attachment's lock: it takes those of others.
+        # Before the attachment's lock is taken: this step takes the locks of other attachments.
         Leases(self._daemon, self._records, self._deadline).put_in_order(service, mode, bridge)
         with self._records.locked(wanted.key, self._deadline):
             before = self._records.load(wanted.key)
@@ -86,7 +86,7 @@ class Attacher:
                 raise attach_rules.attach_failed(wanted.key[2], service, error) from error
 
     def _refuse(self, wanted: Wanted) -> None:
-        """Raises InterfaceExists where the container has such an interface, unless it is an earlier attempt's."""
+        """Raises InterfaceExists if the container has such an interface, unless an earlier attempt created it."""
         ifname = wanted.key[2]
         if not ports.has_interface(wanted.target.fd, ifname):
             return
@@ -97,7 +97,7 @@ class Attacher:
             raise attach_rules.already_attached(wanted.key)
 
     def _stands(self, before: Record, wanted: Wanted) -> bool:
-        """Whether the recorded attachment is whole, in this very namespace: only then is a second ADD an error."""
+        """Whether the recorded attachment is complete and in this namespace: only then a second ADD is an error."""
         return attach_rules.stands(
             before.state,
             before.netns == wanted.identity,
@@ -153,9 +153,10 @@ class Attacher:
 
 
 def read_back(intent: Record, inside: ports.ContainerView, ip: str) -> tuple[Record, int]:
-    """What the daemon made, read off the kernel (contract 7.3); with it the index of the container's end.
+    """The record of what the daemon created, as read from the kernel (contract 7.3), and the index of the container's
+    end.
 
-    Raises AttachFailed where that is not what it said, or not in this network namespace.
+    Raises AttachFailed if that differs from the daemon's answer, or is not in this network namespace.
     """
     link = inside.link
     if link is None or ip not in {str(each.ip) for each in inside.addresses}:
@@ -193,7 +194,7 @@ def gateway_of(address: links.Interface, routes: tuple[links.Route, ...]) -> str
 
 
 def plugged(record: Record, target: int, inside: links.Link, asked: tuple[Route, ...]) -> Record:
-    """The interface up in the container, with its addresses and routes; the record of it, live."""
+    """Bring the interface up in the container, with its addresses and routes; returns its record, live."""
     plan = attach_rules.planned_routes(record.addresses, ((route.dst, route.gw) for route in asked))
     routes = [links.Route(ipaddress.ip_network(dst), ipaddress.ip_address(via), inside.index) for dst, via in plan]
     addresses = [ipaddress.ip_interface(address) for address, _ in record.addresses]
@@ -203,14 +204,14 @@ def plugged(record: Record, target: int, inside: links.Link, asked: tuple[Route,
 
 
 def title(key: tuple[str, str, str]) -> str:
-    """What `ps` shows for a holder."""
+    """The command line of a holder, as shown by `ps`."""
     network, container, ifname = key
     return f"zlayer-cni: holds {ifname} of {container} on {network}"
 
 
 @contextmanager
 def opened(path: str) -> Iterator[int]:
-    """A namespace's descriptor. Raises OSError."""
+    """A context with a descriptor of the namespace at `path`. Raises OSError."""
     fd = netns.open_path(path)
     try:
         yield fd

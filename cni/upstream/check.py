@@ -1,8 +1,8 @@
-"""CHECK in front of a foreign daemon: is the attachment what ADD left? By kernel facts alone, for the daemon has no
-question for it (contract 7.1), and may hang.
+"""CHECK in front of ZLayer's daemon: compares the attachment with what ADD created. Uses the state of the kernel only,
+because the daemon has no operation for it (contract 7.1), and may hang.
 
-What every overlay has is judged in cni/attach_rules.py; here is what is of such a daemon alone. Pure: what the kernel
-holds comes in as a value.
+The comparisons for every overlay are in cni/attach_rules.py; this module has those for ZLayer's daemon only. Pure: the
+state of the kernel is passed in as a value.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from cni.upstream.records import Record
 
 @dataclass(frozen=True)
 class Facts:
-    """What the kernel holds: the namespace's identity, the holder, the host end and its bridge, the container's end."""
+    """The state of the kernel: the namespace's identity, the holder, the host end and its bridge, the container's
+    end."""
 
     netns: tuple[int, int]
     holder_alive: bool
@@ -31,10 +32,10 @@ class Facts:
 
 
 def faults(record: Record, previous: Result, sandbox: str, facts: Facts) -> list[str]:
-    """What is wrong, the gravest first; nothing for a good attachment."""
-    found = attach_rules.not_the_same(record.state, sandbox, facts.netns == record.netns)
-    if found:
-        return found
+    """The differences, the most severe first; empty for an intact attachment."""
+    differences = attach_rules.not_the_same(record.state, sandbox, facts.netns == record.netns)
+    if differences:
+        return differences
     if facts.host is None or facts.host.index != record.host_index:
         return [f"the host interface {record.host_veth} is missing: did the overlay daemon end, or sweep it?"]
     expected = _expected(record, sandbox)
@@ -46,7 +47,7 @@ def faults(record: Record, previous: Result, sandbox: str, facts: Facts) -> list
 
 
 def sought(record: Record, previous: Result, sandbox: str) -> Sought:
-    """What to look for in the container's namespace."""
+    """The addresses and routes to look for in the container's namespace."""
     return attach_rules.sought(_expected(record, sandbox), previous)
 
 

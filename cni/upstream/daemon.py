@@ -1,8 +1,8 @@
-"""The conversation with a foreign overlayd: in time, and in words that help when it does not go well.
+"""Calls to ZLayer's overlayd, each with a time limit, and errors that name the remedy.
 
-Every call has its share of the verb's time, for such a daemon has no time-outs of its own and one that is wedged never
-answers again (contract 5.3/22, 7.5). A plugin never sets the global overlay up: that renames bridges and forgets
-leases, and belongs to whoever owns the daemon (7.1).
+Every call has a part of the verb's time, because ZLayer's daemon has no time-outs of its own, and a wedged one never
+answers again (contract 5.3/22, 7.5). A plugin never sets up the global overlay: that renames bridges and drops leases,
+and is the task of the agent that runs the daemon (7.1).
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from cni.peer_credentials import Peer
 T = TypeVar("T")
 
 OURS = "zlayer-cni/"
-"""How a daemon of ours begins what it says of itself in a status (contract 8)."""
+"""The prefix by which the status identifies our own daemon (contract 8)."""
 
-_SHORTEST = 0.05  # seconds: a call without any time left is tried all the same
+_SHORTEST = 0.05  # seconds for a call if no time is left
 _WEDGED = "if it stays so it is wedged, and only SIGKILL ends it; find it with: ss -xlp | grep {}"
 
 
 class Daemon:
-    """One overlayd, for the length of one verb."""
+    """One overlayd, for the duration of one verb."""
 
     def __init__(self, socket: str, deadline: Deadline) -> None:
         self.socket = socket
@@ -44,28 +44,30 @@ class Daemon:
         return OverlayManager("", "", socket=self.socket)
 
     def hang_up(self) -> None:
-        """Drop the connection: a late answer on it is nobody's. The next call dials."""
+        """Close the connection, so that a late answer is dropped. The next call connects again."""
         self._manager.close()
         self._manager = self._fresh()
 
     def status(self, keep: float = 0.0) -> wire.Status:
-        """Raises TryAgainLater, AttachFailed (as all calls do); `keep` seconds of the deadline are left for later."""
+        """The daemon's status. Raises TryAgainLater, AttachFailed (as all calls do). `keep` seconds of the deadline are
+        reserved for later steps."""
         return self._call(OverlayManager.status, keep)
 
     def is_ours(self, keep: float = 0.0) -> bool:
-        """Whether it is a daemon of this project, whose fences hold."""
+        """Whether the daemon is zlayer-cni's own, which enforces isolation networks."""
         return (self.status(keep).server or "").startswith(OURS)
 
     def set_up_service(self, service: str, mode: str, keep: float) -> str:
-        """The service's bridge is there; its name, as the daemon says it."""
+        """Ensure the service's bridge; returns its name as reported by the daemon."""
         kind = cast(wire.Mode, mode)  # the same four words in the configuration and on the wire
         return self._call(lambda manager: manager.setup_service_overlay(service, kind).name, keep)
 
     def attach(self, pid: int, wish: Intent, keep: float) -> str:
-        """Attach the namespace of process `pid`; its address. What the daemon has lost meanwhile is set up again.
+        """Attach the namespace of process `pid`; returns its address. Sets the service up again if the daemon has lost
+        it.
 
         `no service bridge`: another client pruned it, or the last ephemeral member left. `link ... not found`: the
-        bridge is gone though the daemon thinks it is there, which only a teardown makes it forget (contract 7.1).
+        bridge is gone but the daemon still has a record of it, which only a teardown removes (contract 7.1).
         """
 
         def attach(manager: OverlayManager) -> str:
@@ -85,7 +87,7 @@ class Daemon:
         return self._call(attach, keep)
 
     def detach(self, pid: int, seconds: float) -> None:
-        """Undo an attach; an unknown PID is fine. Takes at most `seconds`."""
+        """Undo an attach; an unknown PID is no error. Takes at most `seconds`."""
         self._call(lambda manager: manager.detach_container(pid), 0.0, seconds)
 
     def allocate(self, service: str, keep: float) -> str:
@@ -93,17 +95,17 @@ class Daemon:
         return self._call(lambda manager: manager.allocate_ip(service), keep)
 
     def release(self, ip: str, keep: float) -> None:
-        """Give a leased address back."""
+        """Release a leased address."""
         self._call(lambda manager: manager.release_ip(ip), keep)
 
     def life(self) -> str:
-        """Which process listens: what it remembers, it remembers since that process began. "" if that is not known."""
+        """The PID and start time of the process that listens: its leases date from its start. "" if unknown."""
         with suppress(OSError), sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM) as probe:
             probe.settimeout(max(_SHORTEST, min(1.0, self._deadline.left())))
             probe.connect(self.socket)
             pid = Peer(probe).pid
-            who = Process(pid, proc.alive_since(pid))
-            return f"{who.pid}:{who.start_time}" if who.start_time else ""
+            listener = Process(pid, proc.alive_since(pid))
+            return f"{listener.pid}:{listener.start_time}" if listener.start_time else ""
         return ""
 
     def _call(self, work: Callable[[OverlayManager], T], keep: float, most: float = 30.0) -> T:
@@ -122,14 +124,14 @@ class Daemon:
 
 
 class Hung(TryAgainLater):
-    """The daemon took the request and did not answer in time; it may do it yet."""
+    """The daemon accepted the request and did not answer in time; it may still carry it out."""
 
 
 def lacks_bridge(message: str) -> bool:
-    """Whether a refusal says that the service has to be set up first (contract 6.8, step 1)."""
+    """Whether a refusal means that the service has to be set up first (contract 6.8, step 1)."""
     return "no service bridge" in message or "no shared bridge" in message
 
 
 def is_stale(message: str) -> bool:
-    """Whether a refusal says that the bridge the daemon remembers is gone (contract 6.3)."""
+    """Whether a refusal means that the bridge in the daemon's records is gone (contract 6.3)."""
     return "enslave" in message and "link '" in message and "not found" in message

@@ -1,8 +1,8 @@
-"""Taking attachments on a foreign overlayd away, whether or not the daemon answers.
+"""Removes attachments on ZLayer's overlayd, whether or not the daemon answers.
 
-The kernel's side needs no daemon: the host end goes, and with it the container's, wherever that is; then the holder.
-What the daemon holds (an address, a membership, the ephemeral service) it lets go when it is told; a daemon that is
-down or hangs is told later, by whichever call reaches it first.
+The kernel's part needs no daemon: the host end is deleted, and with it the container's end, in whatever namespace; then
+the holder is ended. The daemon releases its part (an address, a membership, the ephemeral service) on a detach. If the
+daemon is down or hangs, the detach is recorded as owed, and the first later call that reaches the daemon sends it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from cni.upstream.records import Key, Record, Records
 
 log = logging.getLogger(__name__)
 
-CALL = 3.0  # seconds the daemon gets for one detach
-KEPT = 2.0  # seconds of a DEL kept for the kernel's side, which the daemon's may not use up
-MOST_OWED = 64  # debts settled in one call: the rest waits for the next
+CALL = 3.0  # seconds for one detach of the daemon
+KEPT = 2.0  # seconds of a DEL reserved for the kernel's part
+MOST_OWED = 64  # owed detaches sent in one call: the others wait for the next
 
 
 class Remover:
@@ -32,17 +32,18 @@ class Remover:
         self._deadline = deadline
 
     def detach(self, key: Key) -> None:
-        """DEL's part: no trace of the attachment afterwards, or a debt to the daemon. Fine when there is none."""
+        """DEL: remove the attachment; a detach that the daemon does not carry out is recorded as owed. No error if
+        there is no attachment."""
         if self._records.load(key) is None:
             return
         with self._records.locked(key, self._deadline):
             record = self._records.load(key)
             if record is not None and self.remove(record):
-                self.settle()
+                self.send_owed()
 
     def remove(self, record: Record) -> bool:
-        """Take it away, with its lock held; whether the daemon knows. Never raises: what cannot be done is logged and
-        stays written down."""
+        """Remove the attachment, with its lock held; returns whether the daemon carried out the detach. Never raises: a
+        failed step is logged, and the record stays."""
         told = self._told(record)
         try:
             host_end.remove(record)
@@ -50,24 +51,24 @@ class Remover:
             if told:
                 self._records.drop(record.key)
             else:
-                self._records.owe(record)
+                self._records.add_owed(record)
         except (OSError, CniError) as error:
             log.warning("%s of %s: %s; a later DEL or GC will try again", record.ifname, record.container, error)
         return told
 
-    def settle(self) -> None:
-        """Tell the daemon what it was not told when it was down. Stops at the first failure; never raises."""
+    def send_owed(self) -> None:
+        """Send the owed detaches to the daemon. Stops at the first failure; never raises."""
         for record in self._records.owed()[:MOST_OWED]:
             if record.socket != self._daemon.socket:
                 continue
             if not self._told(record):
                 return
-            self._records.settle(record)
+            self._records.drop_owed(record)
 
     def _told(self, record: Record) -> bool:
-        """Whether the daemon knows that the attachment is gone."""
+        """Detach on the daemon; returns whether it carried the detach out."""
         if host_end.is_anothers(record):
-            # A detach deletes `veth-<pid>-s` whoever made it (contract 5.3/13, 7.2).
+            # A detach deletes `veth-<pid>-s` also if it belongs to another process (contract 5.3/13, 7.2).
             log.warning("process %d is another's now: the daemon is not told to detach it", record.pid)
             return True
         daemon = self._daemon

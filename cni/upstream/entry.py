@@ -1,4 +1,4 @@
-"""How the plugin gets here: one call of the runtime, carried out in this process in front of a foreign overlayd."""
+"""The entry point of the plugin in front of ZLayer's overlayd: carries out one call of the runtime in this process."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from cni.upstream.service import ForeignOverlay
 def run_foreign(
     env: Mapping[bytes, bytes], stdin: bytes, socket: str, run_dir: str, seconds: float
 ) -> tuple[int, bytes, bytes]:
-    """Serve the call: exit code, stdout, stderr. Never raises a CniError: it is rendered.
+    """Serve the call; returns exit code, stdout, stderr. Never raises a CniError: it is rendered.
 
-    `env` are the CNI_* variables as the runtime gave them, `socket` is where the daemon listens, `run_dir` where
-    attachments are remembered, `seconds` what the verb may still take.
+    `env` are the CNI_* variables as set by the runtime, `socket` is the daemon's socket, `run_dir` the directory of the
+    records, `seconds` the time that is left for the verb.
     """
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="zlayer-cni: %(message)s")
     logging.getLogger("cni.overlay").setLevel(logging.ERROR)
@@ -40,8 +40,8 @@ def run_foreign(
 
 
 def open_netns(path: str) -> tuple[int | None, dict[str, str]]:
-    """The container's namespace, and the variables the verbs read beside it: what was wrong with it, and which is the
-    plugin's own (`cni/verbs.py`, `_target`)."""
+    """A descriptor of the container's namespace, and the variables that the verbs read about it: the error of opening
+    it, and the plugin's own namespace (`cni/verbs.py`, `_target`)."""
     own = netns.own()
     more = {"OWN_NETNS": f"{own.dev}:{own.ino}"}
     if not path:
@@ -54,6 +54,7 @@ def open_netns(path: str) -> tuple[int | None, dict[str, str]]:
 
 
 def wanted() -> Callable[[], bool]:
-    """Whether the runtime still waits. In the single file, what it started (and kills) is our parent."""
+    """Returns a function: whether the runtime still waits. In the single file the runtime started (and kills) the
+    parent of this process."""
     parent = os.environ.get("ZLAYER_CNI_PARENT", "")
     return lambda: not parent.isdigit() or os.getppid() == int(parent)

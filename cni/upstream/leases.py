@@ -1,9 +1,9 @@
-"""Addresses after a foreign daemon's death.
+"""Restores the leases of ZLayer's daemon after it was killed.
 
-A daemon that was killed leaves bridges and veths, and its successor knows nothing of the leases: it begins again at
-the lowest address, which a living container has (contract 6.14, seen on the real one). So the first attach to a
-service in a new life of the daemon leases again, one by one, what living attachments have; the daemon hands out the
-lowest free address, so what comes on the way and is nobody's is given back at the end.
+A killed daemon leaves bridges and veths, and its successor has no leases: it begins again at the lowest address, which
+a living container has (contract 6.14, observed on ZLayer's daemon). So the first attach to a service after a restart of
+the daemon leases again, one by one, the addresses of living attachments. The daemon leases the lowest free address, so
+the addresses in between that no attachment has are released at the end.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from cni.upstream.records import Record, Records
 
 log = logging.getLogger(__name__)
 
-MOST = 256  # leases tried: a subnet of the daemon's is a /26
-KEPT = 12.0  # seconds of the ADD kept for the attach that follows
+MOST = 256  # the most leases that are requested: a subnet of the daemon is a /26
+KEPT = 12.0  # seconds of the ADD reserved for the attach that follows
 
 
 class Leases:
-    """The leases of one daemon, as far as our attachments go."""
+    """The leases of our attachments on one daemon."""
 
     def __init__(self, daemon: Daemon, records: Records, deadline: Deadline) -> None:
         self._daemon = daemon
@@ -36,9 +36,9 @@ class Leases:
         self._deadline = deadline
 
     def put_in_order(self, service: str, mode: str, bridge: str) -> None:
-        """The daemon will not give the service's next container an address that a living one has.
+        """Ensure that the daemon does not lease the address of a living container to the service's next container.
 
-        Costs a look at one file, and at all records only after the daemon was restarted. Raises what its calls raise.
+        Reads one file, and all records only after a restart of the daemon. Raises what the daemon's calls raise.
         """
         socket, life = self._daemon.socket, self._daemon.life()
         if not life or self._records.life(socket, bridge) == life:
@@ -52,7 +52,7 @@ class Leases:
             self._records.set_life(socket, bridge, life)
 
     def _stranded(self, service: str, mode: str, life: str) -> Iterator[Record]:
-        """Living attachments that share the service's subnet and whose leases an earlier life of the daemon had."""
+        """Living attachments in the service's subnet whose addresses were leased before the daemon's restart."""
         for record in self._records.every():
             same = record.mode == mode and (mode == SHARED or record.service == service)
             ours = record.socket == self._daemon.socket and record.state == "live" and same
@@ -60,7 +60,7 @@ class Leases:
                 yield record
 
     def _lease_again(self, service: str, life: str, held: dict[str, Record]) -> None:
-        """Lease every address in `held`, and note whose it is: the detach by PID will not give it back."""
+        """Lease every address in `held`, and record that the lease is ours: the detach by PID does not release it."""
         missing, spare = dict(held), []
         try:
             for _ in range(MOST):
@@ -78,7 +78,7 @@ class Leases:
             log.warning("the overlay daemon was restarted: %d addresses of living containers leased again", count)
 
     def _note(self, before: Record, life: str) -> bool:
-        """Write down that the lease is ours to give back; False if the attachment is gone meanwhile."""
+        """Record that the plugin has to release the lease; False if the attachment was removed meanwhile."""
         with self._records.locked(before.key, self._deadline):
             record = self._records.load(before.key)
             if record is None or record.pid != before.pid:
@@ -88,5 +88,5 @@ class Leases:
 
 
 def same_subnet(record: Record, ip: str) -> bool:
-    """Whether the attachment's address is of the subnet that `ip` came out of: else it will never come out."""
+    """Whether the attachment's address is in the subnet of `ip`: otherwise the daemon never leases it."""
     return ipaddress.ip_address(ip) in ipaddress.ip_interface(record.addresses[0][0]).network

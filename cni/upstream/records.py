@@ -1,12 +1,12 @@
-"""What the plugin remembers of its attachments on a foreign overlayd: one small file each, below the run directory.
+"""The plugin's records of its attachments on ZLayer's overlayd: one small file each, below the run directory.
 
-    <run directory>/foreign/<16 digits>.json       an attachment, being made or live
-    <run directory>/foreign/owed/<digits>-<pid>    one that is gone, but that the daemon has not been told of yet
-    <run directory>/foreign/daemon/<16 digits>     the life of the daemon in which a bridge's leases are in order
+    <run directory>/foreign/<16 digits>.json       an attachment, in progress or live
+    <run directory>/foreign/owed/<digits>-<pid>    a removed attachment whose detach the daemon has not carried out
+    <run directory>/foreign/daemon/<16 digits>     the instance of the daemon in which a bridge's leases were restored
 
-Such a daemon knows a PID and nothing else, so whoever attached must remember it. Written whole or not at all (by
-rename), for root alone, and void after a boot, as are the processes and links they speak of. Plugins take turns per
-attachment by a byte-range lock, which ends with the process that holds it and is not inherited by a holder.
+ZLayer's daemon knows only the PID, so the plugin keeps the rest. The files are written atomically (by rename), readable
+by root only, and void after a reboot, as are the processes and links that they name. Plugins exclude each other for
+each attachment by a byte-range lock, which ends with its process and is not inherited by a holder.
 """
 
 from __future__ import annotations
@@ -31,14 +31,15 @@ from cni.overlay.client import Deadline
 
 log = logging.getLogger(__name__)
 
-_STEP = 0.01  # seconds between two tries for a lock
+_STEP = 0.01  # seconds between two attempts at a lock
 
 Key = tuple[str, str, str]
 """(network, container id, interface name)."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """One attachment. `intent` = being made or unmade; `live` = answered for; `owed` = gone but for the daemon."""
+    """One attachment. Its state is `intent` (an attach or detach is in progress), `live` (ADD has succeeded) or `owed`
+    (removed, but not detached on the daemon)."""
 
     network: str
     container: str
@@ -63,8 +64,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     sandbox: str = ""
     attempt: str = ""
     ephemeral: bool = False
-    life: str = ""  # the life of the daemon that has leased the address
-    by_hand: bool = False  # leased again by us after a restart, so that the detach does not give it back
+    life: str = ""  # the instance of the daemon that leased the address
+    by_hand: bool = False  # leased again by the plugin after a restart, so the detach does not release the address
 
     @property
     def key(self) -> Key:
@@ -92,64 +93,64 @@ class Records:
 
     def load(self, key: Key) -> Record | None:
         """The attachment's record, or None."""
-        found = self._read(self._home / f"{digits(*key)}.json")
-        return found if found is not None and found.key == key else None
+        record = self._read(self._home / f"{digits(*key)}.json")
+        return record if record is not None and record.key == key else None
 
     def save(self, record: Record) -> None:
-        """Remember it, whole or not at all. Raises InputOutput (5), InterfaceExists (101) where the file, whose name is
-        a hash of the key, is another attachment's."""
-        there = self._read(self._home / f"{digits(*record.key)}.json")
-        if there is not None and there.key != record.key:
+        """Write the record atomically. Raises InputOutput (5); InterfaceExists (101) if the file, whose name is a hash
+        of the key, belongs to another attachment."""
+        existing = self._read(self._home / f"{digits(*record.key)}.json")
+        if existing is not None and existing.key != record.key:
             raise InterfaceExists(
-                f"the record {digits(*record.key)} of this attachment is that of {'/'.join(there.key)}",
+                f"the record {digits(*record.key)} of this attachment is that of {'/'.join(existing.key)}",
                 "nothing of the other was touched; attach under another container ID",
             )
         self._write(self._home / f"{digits(*record.key)}.json", msgspec.json.encode(record))
 
     def drop(self, key: Key) -> None:
-        """Forget it. Safe to repeat; another attachment's record of that file name stays."""
+        """Remove the record. Safe to repeat; the record of another attachment in that file stays."""
         if self.load(key) is None:
             return
         (self._home / f"{digits(*key)}.json").unlink(missing_ok=True)
 
     def every(self) -> list[Record]:
-        """All attachments: O(attachments), never on the path of an ADD or DEL but after a daemon's death."""
+        """All attachments: O(attachments), used by an ADD or DEL only after a restart of the daemon."""
         return self._all("*.json")
 
     # --- what the daemon has still to be told -----------------------------------------------------------------------
 
-    def owe(self, record: Record) -> None:
-        """The attachment is gone; the daemon will have to be told when it answers again. Raises InputOutput."""
+    def add_owed(self, record: Record) -> None:
+        """Record that the attachment is removed and its detach is owed to the daemon. Raises InputOutput."""
         name = f"owed/{digits(*record.key)}-{record.pid}.json"
         self._write(self._home / name, msgspec.json.encode(msgspec.structs.replace(record, state="owed")))
         self.drop(record.key)
 
     def owed(self) -> list[Record]:
-        """What daemons have still to be told."""
+        """The owed detaches, of all daemons."""
         return self._all("owed/*.json")
 
-    def settle(self, record: Record) -> None:
-        """The daemon has been told. Safe to repeat."""
+    def drop_owed(self, record: Record) -> None:
+        """Remove an owed detach that the daemon has carried out. Safe to repeat."""
         (self._home / f"owed/{digits(*record.key)}-{record.pid}.json").unlink(missing_ok=True)
 
     # --- the life of a daemon ---------------------------------------------------------------------------------------
 
     def life(self, socket: str, bridge: str) -> str:
-        """The life of the daemon in which the bridge's leases were last in order; "" if none is known."""
+        """The instance of the daemon in which the bridge's leases were last restored; "" if unknown."""
         try:
             return (self._home / "daemon" / digits(socket, bridge)).read_text()
         except FileNotFoundError:
             return ""
 
     def set_life(self, socket: str, bridge: str, life: str) -> None:
-        """The bridge's leases are in order in this life of the daemon. Raises InputOutput."""
+        """Record that the bridge's leases are restored in this instance of the daemon. Raises InputOutput."""
         self._write(self._home / "daemon" / digits(socket, bridge), life.encode())
 
     # --- locks ------------------------------------------------------------------------------------------------------
 
     @contextmanager
     def locked(self, what: tuple[str, ...], deadline: Deadline) -> Iterator[None]:
-        """The block, while no other plugin is at the same thing. Raises TryAgainLater (11) when that takes too long."""
+        """A context that excludes other plugins from `what`. Raises TryAgainLater (11) if the lock takes too long."""
         at = int(digits(*what), 16) >> 2
         while not self._lock_byte(fcntl.LOCK_EX | fcntl.LOCK_NB, at):
             if not deadline.left():
@@ -162,7 +163,7 @@ class Records:
 
     def _lock_byte(self, how: int, at: int) -> bool:
         if self._lock < 0:
-            # Never closed: closing any descriptor of the file would give back every lock this process has on it.
+            # Never closed: closing any descriptor of the file releases every lock of this process on the file.
             self._mkdir(self._home)
             self._lock = os.open(self._home / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -176,8 +177,8 @@ class Records:
     # --- files ------------------------------------------------------------------------------------------------------
 
     def _all(self, pattern: str) -> list[Record]:
-        found = (self._read(path) for path in sorted(self._home.glob(pattern)))
-        return [record for record in found if record is not None]
+        records = (self._read(path) for path in sorted(self._home.glob(pattern)))
+        return [record for record in records if record is not None]
 
     def _read(self, path: Path) -> Record | None:
         try:
@@ -188,7 +189,7 @@ class Records:
             log.warning("%s: %s; taken as absent", path, error)
             return None
         if record.boot != self.boot:
-            path.unlink(missing_ok=True)  # its processes and links ended with that boot
+            path.unlink(missing_ok=True)  # its processes and links ended with the earlier boot
             return None
         return record
 
@@ -202,11 +203,11 @@ class Records:
         self._mkdir(self._home)
         self._mkdir(path.parent)
         try:
-            files.write(str(path), data, durable=False, alone=False)  # the directory ends with the boot
+            files.write(str(path), data, durable=False, alone=False)  # the directory does not survive a reboot
         except OSError as error:
             raise InputOutput(f"cannot write {path}: {error.strerror}") from error
 
 
 def digits(*parts: str) -> str:
-    """The name of what belongs to `parts`: 16 hexadecimal digits."""
+    """The file name for `parts`: 16 hexadecimal digits of a hash."""
     return f"{name_hash(parts, 'foreign'):016x}"

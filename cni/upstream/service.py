@@ -1,4 +1,4 @@
-"""The `Overlay` of `cni/verbs.py` in front of a foreign overlayd: the verbs run in the plugin's process."""
+"""The `Overlay` of `cni/verbs.py` in front of ZLayer's overlayd: the verbs run in the plugin's process."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ from cni.verbs import AttachCall, Attached, Target
 
 log = logging.getLogger(__name__)
 
-SAYING = 0.2  # seconds of a STATUS kept for saying that the daemon does not answer
+SAYING = 0.2  # seconds of a STATUS reserved for the error that the daemon does not answer
 UNFENCED = "ZLayer's overlayd does not keep isolation networks apart once its global overlay is up"
 INSTEAD = "leave the network out, or let this node's containers be attached by zlayer-cni's own daemon"
 
 
 class ForeignOverlay:
-    """One overlayd that speaks only ZLayer's protocol, for one call."""
+    """One overlayd that has only ZLayer's protocol, for one call."""
 
     def __init__(self, socket: str, run_dir: str, seconds: float) -> None:
-        """`socket` is where it listens, `run_dir` where attachments are remembered; all is done within `seconds`."""
+        """`socket`: the daemon's socket; `run_dir`: the directory of the records; `seconds`: the time for the call."""
         self._deadline = Deadline(seconds)
         self._records = Records(run_dir)
         self._daemon = Daemon(socket, self._deadline)
         self._remover = Remover(self._daemon, self._records, self._deadline)
 
     def attach(self, asked: AttachCall, wish: Intent, target: Target) -> Attached:
-        """ADD's part. Raises FenceFailed, UnsupportedField, AddressUnavailable, and what `Attacher.attach` raises."""
+        """ADD. Raises FenceFailed, UnsupportedField, AddressUnavailable, and what `Attacher.attach` raises."""
         wanted = Wanted(asked, wish, target, netns.identify_sandbox(target.fd, target.path))
         self._refuse(wanted)
-        self._remover.settle()
+        self._remover.send_owed()
         try:
             record = Attacher(self._daemon, self._records, self._remover, self._deadline).attach(wanted)
         except Refused as refusal:
@@ -70,7 +70,7 @@ class ForeignOverlay:
         )
 
     def _refuse(self, wanted: Wanted) -> None:
-        """Refuse what such a daemon cannot do, before anything is done."""
+        """Refuse requests that ZLayer's daemon cannot fulfil, before any change."""
         wish, target = wanted.wish, wanted.target
         if wanted.identity in target.forbidden:
             raise InvalidNetns(
@@ -95,40 +95,39 @@ class ForeignOverlay:
             )
 
     def detach(self, network: str, container: str, ifname: str) -> None:
-        """DEL's part: fine when there is nothing, and when the daemon does not answer. Raises TryAgainLater only
-        where another call for the same attachment does not come to its end."""
+        """DEL: succeeds also if there is no attachment, or if the daemon does not answer. Raises TryAgainLater only if
+        another call for the same attachment does not end."""
         self._remover.detach((network, container, ifname))
 
     def check(self, call: Call, network: str, previous: Result, target: Target) -> None:
-        """CHECK's part: reads only. Raises CheckFailed with everything that is wrong."""
+        """CHECK: reads only. Raises CheckFailed with all differences."""
         record = self._records.load((network, call.container_id, call.ifname))
         if record is None:
             raise CheckFailed(f"container {call.container_id} has no {call.ifname} on network {network}")
-        found = faults(record, previous, target.path, look(record, target, sought(record, previous, target.path)))
-        if found:
-            raise CheckFailed(f"{call.ifname} of {call.container_id}: {found[0]}", "; ".join(found[1:]))
+        differences = faults(record, previous, target.path, look(record, target, sought(record, previous, target.path)))
+        if differences:
+            raise CheckFailed(f"{call.ifname} of {call.container_id}: {differences[0]}", "; ".join(differences[1:]))
 
     def collect(self, network: str, valid: set[tuple[str, str]] | None) -> list[str]:
-        """GC's part: frees what the runtime does not list and what is dead, and settles debts; tells what it kept.
+        """GC: removes the attachments that are dead and not listed, and sends owed detaches; returns notes.
 
-        As with our own daemon, an attachment that is alive is kept though it is not listed: another runtime may have
-        it (conformance G4).
+        As with our own daemon, a living attachment that is not listed is kept: it may belong to another runtime.
         """
         notes = []
         for record in self._records.every() if valid is not None else ():
             if record.network != network or (record.container, record.ifname) in (valid or ()):
                 continue
-            who = f"{record.ifname} of {record.container}"
+            name = f"{record.ifname} of {record.container}"
             if record.state == "live" and host_end.is_there(record):
-                notes.append(f"GC: {who} is not listed but alive, kept")
+                notes.append(f"GC: {name} is not listed but alive, kept")
                 continue
             self._remover.detach(record.key)
-            notes.append(f"GC: {who} released {', '.join(record.ips) or 'what it had'}")
-        self._remover.settle()
+            notes.append(f"GC: {name} released {', '.join(record.ips) or 'what it had'}")
+        self._remover.send_owed()
         return notes
 
     def ready(self, service: str, mode: str) -> list[str]:
-        """STATUS: raises NotAvailable (50) when an ADD would fail now. Nothing else is known of this daemon."""
+        """STATUS: raises NotAvailable (50) if an ADD would fail now. ZLayer's daemon reports nothing else."""
         try:
             ours = self._daemon.is_ours(SAYING)
         except CniError as error:
@@ -139,15 +138,15 @@ class ForeignOverlay:
 
 
 def refused(socket: str, service: str, refusal: Refused) -> CniError:
-    """The daemon's refusal, for the runtime: PoolExhausted (104) for a full service, else AttachFailed (100)."""
-    words = refusal.message.removeprefix("overlay engine error: ")
-    if "exhausted" in words:  # contract 6.4
-        return PoolExhausted(f"no IP addresses available for service {service}", words)
-    return AttachFailed(f"the overlay daemon at {socket} does not attach it: {words}")
+    """The error for the daemon's refusal: PoolExhausted (104) for a full service, else AttachFailed (100)."""
+    reason = refusal.message.removeprefix("overlay engine error: ")
+    if "exhausted" in reason:  # contract 6.4
+        return PoolExhausted(f"no IP addresses available for service {service}", reason)
+    return AttachFailed(f"the overlay daemon at {socket} does not attach it: {reason}")
 
 
 def look(record: Record, target: Target, wanted: ports.Sought) -> Facts:
-    """What the kernel holds of the attachment."""
+    """Read the kernel's state of the attachment."""
     seen = netns.identify_sandbox(target.fd, target.path)
     with Netlink() as socket:
         host = links.find_link(socket, record.host_veth)

@@ -106,13 +106,13 @@ def test_a_debt(tmp_path):
     records = Records(str(tmp_path))
     records.save(record())
     for _ in range(2):
-        records.owe(record())
+        records.add_owed(record())
     assert records.every() == []
     assert records.owed() == [record(state="owed")]
-    records.owe(record(pid=5000))
+    records.add_owed(record(pid=5000))
     assert len(records.owed()) == 2, "another attempt for the same container has a debt of its own"
     for _ in range(2):
-        records.settle(record())
+        records.drop_owed(record())
     assert [each.pid for each in records.owed()] == [5000]
 
 

@@ -32,7 +32,7 @@ version = 3
     ],
 )
 def test_the_current_version_the_one_before_and_used_ones_stay(laid_down, used, gone):
-    assert versions.superfluous(laid_down, "c", used) == gone
+    assert versions.removable(laid_down, "c", used) == gone
 
 
 @pytest.mark.parametrize(
