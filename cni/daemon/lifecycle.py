@@ -24,14 +24,14 @@ class Lifecycle:
         mesh: Mesh,
         cluster: ClusterSync | None,
         *,
-        keeper: Reconciler,
-        tuned: MacWatcher,
+        reconciler: Reconciler,
+        mac_watcher: MacWatcher,
         fence_watch: Watch,
         drain: Callable[[], None],
     ) -> None:
         """`drain` carries out the deletions that plugins queued while no daemon ran."""
         self._service, self._mesh, self._cluster = service, mesh, cluster
-        self._keeper, self._tuned, self._drain = keeper, tuned, drain
+        self._reconciler, self._mac_watcher, self._drain = reconciler, mac_watcher, drain
         self._fence_watch = fence_watch
 
     def begin(self) -> None:
@@ -40,13 +40,13 @@ class Lifecycle:
             ("the cluster", self._cluster.prepare if self._cluster is not None else None),
             ("the tunnels' fence", self._mesh.prepare),
             ("the node", self._service.start),
-            ("what an earlier daemon left", self._keeper.adopt),
+            ("the state of an earlier daemon", self._reconciler.adopt),
             ("the mesh", self._mesh.start),
             ("the cluster's threads", self._cluster.start if self._cluster is not None else None),
-            ("what plugins left behind", self._drain),
-            ("the repeated look", self._keeper.start),
+            ("the queued deletions", self._drain),
+            ("the reconciler", self._reconciler.start),
             ("the watch on the fence", self._fence_watch.start),
-            ("the look at new attachments", self._tuned.start),
+            ("the MAC watcher", self._mac_watcher.start),
         ):
             beat(STEP)
             if work is not None:
@@ -66,8 +66,8 @@ class Lifecycle:
     def stop(self) -> None:
         """Stop the threads that maintain the node; the data path stays."""
         self._fence_watch.stop()
-        self._keeper.stop()
-        self._tuned.stop()
+        self._reconciler.stop()
+        self._mac_watcher.stop()
         if self._cluster is not None:
             self._cluster.stop()
         self._mesh.stop()

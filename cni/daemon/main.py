@@ -111,7 +111,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--data-dir", metavar="DIR", help=f"identity and keys ({defaults.DATA_DIR})")
     parser.add_argument("--socket", metavar="PATH", help="the overlay protocol's socket (by the data directory)")
     parser.add_argument("--take-over", action="store_true", help="end the daemon that runs on that run directory")
-    parser.add_argument("--check", action="store_true", help="tell whether a daemon could start with these settings")
+    parser.add_argument("--check", action="store_true", help="check whether a daemon could start with these settings")
     parser.add_argument(DEPUTY, type=int, default=0, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
@@ -171,11 +171,13 @@ async def _run(settings: Settings, run_dir_lock: RunDirLock) -> None:
         operations.sweep(context)
         process.trim_memory()
 
-    keeper, tuned = Reconciler(service, presence.alone, drain), MacWatcher(service)
-    service.followers.append(tuned.watch)
+    reconciler, mac_watcher = Reconciler(service, presence.alone, drain), MacWatcher(service)
+    service.followers.append(mac_watcher.watch)
 
     fence_watch = Watch(barrier, service.look_for_obstacles, service.repair_forwarding, service.note_repairs, crew=crew)
-    lifecycle = Lifecycle(service, mesh, cluster, keeper=keeper, tuned=tuned, fence_watch=fence_watch, drain=drain)
+    lifecycle = Lifecycle(
+        service, mesh, cluster, reconciler=reconciler, mac_watcher=mac_watcher, fence_watch=fence_watch, drain=drain
+    )
     watch = RangeWatch(ranges, lifecycle.begin, lifecycle.stand_down, lifecycle.apply_ranges, board=board, crew=crew)
     await asyncio.to_thread(watch.start)
     supervisor.start()

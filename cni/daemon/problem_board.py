@@ -60,7 +60,7 @@ class ProblemBoard:
     def subjects(self, code: str) -> frozenset[str]:
         """The subjects that have a problem of this code now."""
         with self._lock:
-            return frozenset(subject for held, subject in self._noted if held == code)
+            return frozenset(subject for noted, subject in self._noted if noted == code)
 
     @contextlib.contextmanager
     def step(self, code: str, subject: str, what: str) -> Iterator[None]:

@@ -111,7 +111,7 @@ class RunDirLock:
         return True
 
     def held(self) -> bool:
-        """Whether the lock and the number at our path are ours still."""
+        """Whether the lock file and the pid file in the run directory are still this daemon's."""
         return (
             file_identity(self.run_dir / LOCK_NAME) == self._ident and _holder(self.run_dir / PID_NAME) == os.getpid()
         )

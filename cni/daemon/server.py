@@ -79,8 +79,8 @@ class Server:
         for listener, _, accepting in self._cni_sockets:
             accepting.cancel()
             listener.remove()
-        finishing = [door.finish(SHUTDOWN_GRACE) for _, door, _ in self._cni_sockets]
-        await asyncio.gather(*finishing, *(door.close(SHUTDOWN_GRACE) for _, door in self._overlay_sockets))
+        finishing = [cni.finish(SHUTDOWN_GRACE) for _, cni, _ in self._cni_sockets]
+        await asyncio.gather(*finishing, *(overlay.close(SHUTDOWN_GRACE) for _, overlay in self._overlay_sockets))
         self._workers.shutdown(wait=False, cancel_futures=True)
         self._quick.shutdown(wait=False, cancel_futures=True)
         self._exit_watcher.close()
@@ -90,8 +90,8 @@ class Server:
     def _open_cni_socket(self) -> None:
         """Open the socket that plugins and the operator's tool connect to. Raises OSError."""
         listener = sockets.listen(str(self._path), 0o600)
-        door = cni_socket.CniSocket(listener.sock, self.answer, self._workers, self._quick, self._service.take_back)
-        self._cni_sockets.append((listener, door, asyncio.get_running_loop().create_task(door.serve())))
+        cni = cni_socket.CniSocket(listener.sock, self.answer, self._workers, self._quick, self._service.take_back)
+        self._cni_sockets.append((listener, cni, asyncio.get_running_loop().create_task(cni.serve())))
 
     async def _open_overlay_socket(self) -> None:
         """Open the overlay socket for agents. If another daemon has a socket at that path, that socket stays, and
@@ -103,7 +103,7 @@ class Server:
             self._set_closed_problem(f"the overlay door is closed: {path}: {error.strerror}")
             return
         self._set_closed_problem("")
-        door = overlay_socket.OverlaySocket(
+        overlay = overlay_socket.OverlaySocket(
             listener,
             lambda request: operations.carry_out(request, self._context),
             self._agent_workers,
@@ -111,14 +111,14 @@ class Server:
             quick_requests=operations.QUICK,
             end=self.stop.set,
         )
-        await door.open()
-        self._overlay_sockets.append((listener, door))
+        await overlay.open()
+        self._overlay_sockets.append((listener, overlay))
         log.info("agents are served at %s", path)
 
     def push(self, event: wire.AnyEvent) -> None:
         """Send the event to every connected agent. Never blocks; may be called from any thread."""
-        for _, door in tuple(self._overlay_sockets):
-            door.push(event)
+        for _, overlay in tuple(self._overlay_sockets):
+            overlay.push(event)
 
     def _set_closed_problem(self, note: str) -> None:
         self._service.board.set("overlay-door-closed", "", note)

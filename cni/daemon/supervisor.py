@@ -40,8 +40,8 @@ class Verdict:
 def judge(pulses: list[Pulse], started: dict[str, float], now: float) -> Verdict:
     """The actions that the threads' state calls for. Pure. `started`: when threads were started again, by name. Times
     are seconds of the monotonic clock."""
-    ended = [each.name for each in pulses if each.ended and now - started.get(each.name, now - AGAIN) >= AGAIN]
-    overdue = {each.name: now - each.due for each in pulses if not each.ended}
+    ended = [pulse.name for pulse in pulses if pulse.ended and now - started.get(pulse.name, now - AGAIN) >= AGAIN]
+    overdue = {pulse.name: now - pulse.due for pulse in pulses if not pulse.ended}
     hangs = tuple(name for name, seconds in overdue.items() if seconds >= LATE)
     worst = max(hangs, key=lambda name: overdue[name], default="")
     return Verdict(tuple(ended), hangs, worst if worst and overdue[worst] >= REPLACE else "")
@@ -57,14 +57,14 @@ class Supervisor:
         is called at every check at which no thread hangs."""
         self._crew, self._board, self._replace, self._alive = crew, board, replace, alive
         self._stop = threading.Event()
-        self._looked = time.monotonic()
+        self._last_check = time.monotonic()
         self._started: dict[str, float] = {}
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         self._own = Worker("supervisor", self._run)
 
     def start(self) -> None:
         """Start watching."""
-        self._looked = time.monotonic()
+        self._last_check = time.monotonic()
         self._own.start()
 
     def stop(self) -> None:
@@ -84,14 +84,14 @@ class Supervisor:
 
     def look(self, now: float) -> None:
         """Check every thread once. `now`: seconds of the monotonic clock."""
-        workers = {each.name: each for each in self._crew.all()}
-        if now - self._looked > STOPPED:
-            for each in workers.values():
-                each.forgive(now)
-        self._looked = now
-        pulses = [each.pulse() for each in workers.values()]
+        workers = {worker.name: worker for worker in self._crew.all()}
+        if now - self._last_check > STOPPED:
+            for worker in workers.values():
+                worker.forgive(now)
+        self._last_check = now
+        pulses = [worker.pulse() for worker in workers.values()]
         verdict = judge(pulses, self._started, now)
-        reasons = {each.name: each.failure for each in pulses}
+        reasons = {pulse.name: pulse.failure for pulse in pulses}
         for name in verdict.start:
             self._board.note("thread-ended", name, f"the thread {name} ended and was started again: {reasons[name]}")
             self._started[name] = now
@@ -100,16 +100,16 @@ class Supervisor:
             if now - since >= SETTLED and name not in verdict.start:
                 del self._started[name]
                 self._board.clear("thread-ended", name)
-        self._tell(verdict, workers)
+        self._report(verdict, workers)
         if verdict.replace:
             where = workers[verdict.replace].where()
             self._replace(f"the thread {verdict.replace} gave no sign of life for {REPLACE:.0f} s (at {where})")
         elif not verdict.hangs:
             self._alive()
 
-    def _tell(self, verdict: Verdict, workers: dict[str, Worker]) -> None:
-        for name in set(verdict.hangs) - self._told:
+    def _report(self, verdict: Verdict, workers: dict[str, Worker]) -> None:
+        for name in set(verdict.hangs) - self._reported:
             log.error("the thread %s hangs at %s", name, workers[name].where())
-        self._told = set(verdict.hangs)
-        said = f"gives no sign of life; the daemon replaces itself when that lasts {REPLACE:.0f} s"
-        self._board.set_all("thread-hangs", {name: f"the thread {name} {said}" for name in verdict.hangs})
+        self._reported = set(verdict.hangs)
+        text = f"gives no sign of life; the daemon replaces itself when that lasts {REPLACE:.0f} s"
+        self._board.set_all("thread-hangs", {name: f"the thread {name} {text}" for name in verdict.hangs})

@@ -386,7 +386,7 @@ def test_the_socket_is_for_owner_and_group(served: Served) -> None:
 
 
 def test_a_living_daemons_socket_is_not_taken(served: Served) -> None:
-    with pytest.raises(OSError, match="somebody is listening"):
+    with pytest.raises(OSError, match="another process is listening"):
         sockets.listen(served.path, 0o660)
     assert served.client().ask(wire.StatusRequest()) == wire.Ok()
     assert [each.name for each in Path(served.path).parent.iterdir()] == ["overlayd.sock"]

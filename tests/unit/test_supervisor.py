@@ -88,7 +88,7 @@ def test_a_thread_that_raises_is_told_and_started_again(watched: Watched) -> Non
         "the thread once ended and was started again: ValueError: of no use"
     ]
     until(lambda: len(runs) == 2)
-    watched.supervisor._looked = now + SETTLED
+    watched.supervisor._last_check = now + SETTLED
     watched.supervisor.look(now + SETTLED)
     assert "thread-ended" not in watched.codes()
 
@@ -104,7 +104,7 @@ def test_a_thread_that_was_told_to_end_is_not_missed(watched: Watched) -> None:
 
 def test_a_worker_that_has_not_begun_is_not_missed(watched: Watched) -> None:
     watched.crew.worker("later", lambda: None)
-    watched.supervisor._looked = time.monotonic() + 1000
+    watched.supervisor._last_check = time.monotonic() + 1000
     watched.supervisor.look(time.monotonic() + 1000)
     assert watched.codes() == []
 
@@ -119,12 +119,12 @@ def test_a_thread_that_hangs_is_told_and_then_the_daemon_is_replaced(watched: Wa
     watched.worker("stuck", work)
     assert begun.wait(5)
     now = time.monotonic()
-    watched.supervisor._looked = now + LATE
+    watched.supervisor._last_check = now + LATE
     watched.supervisor.look(now + LATE + 1)
     assert watched.codes() == ["thread-hangs"]
     assert not watched.replaced
     assert watched.alive == 0
-    watched.supervisor._looked = now + REPLACE
+    watched.supervisor._last_check = now + REPLACE
     watched.supervisor.look(now + REPLACE + 1)
     assert "stuck" in watched.replaced[0]
     assert "test_supervisor.py" in watched.replaced[0], "where it hangs"
@@ -141,7 +141,7 @@ def test_an_announced_wait_is_no_hang(watched: Watched) -> None:
     watched.worker("patient", work)
     waiting.wait(5)
     now = time.monotonic()
-    watched.supervisor._looked = now + 500
+    watched.supervisor._last_check = now + 500
     watched.supervisor.look(now + 500)
     assert watched.codes() == []
     assert watched.alive == 1

@@ -154,8 +154,8 @@ def _refuse_listening(path: str) -> None:
                 raise FileExistsError(errno.EEXIST, "not a socket, and not replaced", path) from None
             return
         except OSError as error:
-            raise OSError(errno.EADDRINUSE, f"somebody may be listening: {error}", path) from error
-    raise OSError(errno.EADDRINUSE, "somebody is listening", path)
+            raise OSError(errno.EADDRINUSE, f"another process may be listening: {error}", path) from error
+    raise OSError(errno.EADDRINUSE, "another process is listening", path)
 
 
 def _give(path: str, mode: int, group: str | None) -> None:

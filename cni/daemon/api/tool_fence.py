@@ -113,12 +113,12 @@ def may_reach(service: OverlayService, env: Mapping[str, str]) -> Answer:
     """Whether SRC may open a flow to DST, and which rule decides. Raises InvalidConfig if SRC or DST is unknown or
     ambiguous."""
     view = view_of(service)
-    wanted = _service_of(env.get("PORT", ""))
+    port = _service_of(env.get("PORT", ""))
     try:
         sources, destinations = (endpoints.resolve(view, env.get(word, "")) for word in ("SRC", "DST"))
         pairs = why.pairs(sources, destinations)
         view = replace(view, ways=_ways(service, [dst for _, dst in pairs], (*view.published, *view.balanced)))
-        paths = [(src, dst, why.decide(view, src, dst, wanted)) for src, dst in pairs]
+        paths = [(src, dst, why.decide(view, src, dst, port)) for src, dst in pairs]
     except endpoints.Ambiguous as error:
         raise InvalidConfig(str(error)) from error
     if not paths:
@@ -126,7 +126,7 @@ def may_reach(service: OverlayService, env: Mapping[str, str]) -> Answer:
     return {
         "src": env["SRC"],
         "dst": env["DST"],
-        "port": {"number": wanted.number, "protocol": wanted.protocol} if wanted else None,
+        "port": {"number": port.number, "protocol": port.protocol} if port else None,
         "allowed": all(verdict.allowed for _, _, verdict in paths),
         "paths": [_path(*path) for path in paths],
         "warnings": _warnings(service, [verdict for _, _, verdict in paths]),
@@ -138,7 +138,7 @@ def _ways(
 ) -> dict[str, str]:
     """The device through which packets leave, by destination address: for endpoints that are not on this node, and for
     the targets of published ports."""
-    far = {place.address for place in asked if place.is_far or place.kind is endpoints.EndpointKind.UNKNOWN}
+    far = {endpoint.address for endpoint in asked if endpoint.is_far or endpoint.kind is endpoints.EndpointKind.UNKNOWN}
     targets = far | {port.address for port in published}
     return {address: service.kernel.way_out(ip_address(address)) for address in targets}
 
@@ -167,15 +167,15 @@ def _path(src: endpoints.Endpoint, dst: endpoints.Endpoint, verdict: Verdict) ->
     }
 
 
-def _place(place: endpoints.Endpoint) -> Answer:
-    in_network = place.kind in (endpoints.EndpointKind.CONTAINER, endpoints.EndpointKind.REMOTE)
+def _place(endpoint: endpoints.Endpoint) -> Answer:
+    in_network = endpoint.kind in (endpoints.EndpointKind.CONTAINER, endpoints.EndpointKind.REMOTE)
     return {
-        "kind": place.kind.value,
-        "address": place.address or None,
-        "label": place.label,
-        "container_id": place.guest.container if place.guest else None,
-        "isolation_network": place.network if in_network else None,
-        "on_flat_mesh": in_network and place.network is None,
+        "kind": endpoint.kind.value,
+        "address": endpoint.address or None,
+        "label": endpoint.label,
+        "container_id": endpoint.guest.container if endpoint.guest else None,
+        "isolation_network": endpoint.network if in_network else None,
+        "on_flat_mesh": in_network and endpoint.network is None,
     }
 
 

@@ -287,7 +287,7 @@ class OverlayService:
     def _note_conditions(self) -> None:
         """Update the problems whose conditions are only read on request."""
         note = self.board.set
-        shared = "another daemon of ours works in this network namespace: they share tables and bridges"
+        shared = "another zlayer-cni daemon works in this network namespace: they share tables and bridges"
         note("second-daemon", "", "" if self._alone() else shared)
         trouble = "" if self.ranges.refusal else self.barrier.trouble()
         note("fence-not-in-force", "", trouble and f"the isolation fence is not in force: {trouble}")
@@ -374,7 +374,7 @@ class OverlayService:
     def look_for_obstacles(self) -> None:
         """Find other firewalls that drop forwarded traffic of containers: open iptables' FORWARD for the overlay, and
         note the nftables chains of other programs as problems. Never raises."""
-        with self.board.step("look-incomplete", "firewalls", "the host's firewalls could not be looked at"):
+        with self.board.step("look-incomplete", "firewalls", "the host's firewalls could not be read"):
             self._note_obstacles()
 
     def _note_obstacles(self) -> None:

@@ -111,13 +111,13 @@ class Segments:
                 self._refuse_same_device(name)
             granted = {version: self._claim(segment, version, 0) for version in self._unclaimed(segment)}
             passing = False if keep else True if fresh and segment != SHARED else None
-            known = self._state.take_service(segment, mode, self._bridge_name(segment), granted, passing)
+            record = self._state.take_service(segment, mode, self._bridge_name(segment), granted, passing)
             self._board.clear("service-incomplete", f"{segment} subnets")
             if segment == SHARED:
-                self._state.note_service(Service(name=name, mode=mode, bridge=known.bridge))
-            if known.bridge not in self._ready or self._kernel.find(known.bridge) is None:
-                self._build_or_forget(known, fresh)
-            return known
+                self._state.note_service(Service(name=name, mode=mode, bridge=record.bridge))
+            if record.bridge not in self._ready or self._kernel.find(record.bridge) is None:
+                self._build_or_forget(record, fresh)
+            return record
 
     def _unclaimed(self, segment: str) -> list[int]:
         """The IP versions of which the segment needs a subnet that must be claimed in the store."""
@@ -128,8 +128,8 @@ class Segments:
         first. Raises PoolExhausted, TryAgainLater."""
         assert self.claims is not None
         refused: list[Network] = []
-        known = self._state.services.get(segment)
-        own = [] if known is None else known.networks(version)
+        record = self._state.services.get(segment)
+        own = [] if record is None else record.networks(version)
         try:
             for network in self.claims.held(segment, version):
                 usable = network not in own and self._state.is_usable(network)
@@ -167,16 +167,16 @@ class Segments:
         bridge = self._bridge_name(segment)
         if not USABLE.fullmatch(bridge):
             raise InvalidConfig(f"service: {name!r} does not make an interface name ({bridge!r})")
-        known = self._state.services.get(name)
-        if known is None or (known.mode == "shared") == (mode == "shared"):
+        record = self._state.services.get(name)
+        if record is None or (record.mode == "shared") == (mode == "shared"):
             return
-        if known.mode == "shared":
+        if record.mode == "shared":
             self._state.drop_service(name)
             return
-        with self.holding(name, known.mode):
+        with self.holding(name, record.mode):
             if self._state.in_use(name):
                 raise InvalidConfig(
-                    f"service: {name!r} is in mode {known.mode} and has addresses in use: it cannot become shared now"
+                    f"service: {name!r} is in mode {record.mode} and has addresses in use: it cannot become shared now"
                 )
             self.teardown(name)
 

@@ -108,10 +108,10 @@ def _identify(fd: int, pid: int, context: OperationContext) -> NetnsId:
 
 
 def _mode(service: str, context: OperationContext) -> str:
-    known = context.state.services.get(service)
-    if known is None or service == naming.SHARED_BRIDGE_KEY:
+    record = context.state.services.get(service)
+    if record is None or service == naming.SHARED_BRIDGE_KEY:
         raise OperationRefused(f"no service bridge for service {service}; call setup_service_overlay() first")
-    return known.mode
+    return record.mode
 
 
 def _key(pid: int) -> AttachmentKey:

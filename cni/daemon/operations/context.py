@@ -75,11 +75,11 @@ class OperationContext:
 
         A full segment grows. Raises PoolExhausted, TryAgainLater while the free addresses are in cooldown.
         """
-        known = self.state.services.get(service)
-        if known is None:
+        record = self.state.services.get(service)
+        if record is None:
             return self.lease_home(owner)
         services = self.service.services
-        with services.holding(service, known.mode) as segment:
+        with services.holding(service, record.mode) as segment:
             while segment in self.state.services:
                 try:
                     return self.state.lease(segment, owner)
@@ -108,6 +108,6 @@ class OperationContext:
     def release(self, address: str, owner: str = "") -> None:
         """Return a leased address; nothing happens if `owner` does not have it."""
         lease = self.state.release(address, owner)
-        known = self.state.services.get(lease.service) if lease is not None else None
-        if known is not None:
-            self.service.services.shrink(known.name, known.mode)
+        record = self.state.services.get(lease.service) if lease is not None else None
+        if record is not None:
+            self.service.services.shrink(record.name, record.mode)

@@ -140,15 +140,15 @@ def _cidr(entry: str) -> tuple[str, ...]:
 
 
 def _subnets(service: str, context: OperationContext) -> tuple[str, ...]:
-    known = context.state.services.get(service)
-    if known is not None and known.mode == "shared":
+    record = context.state.services.get(service)
+    if record is not None and record.mode == "shared":
         return tuple(
             str(ipaddress.ip_network(held.ip))
-            for attachment in context.state.members(known.bridge)
+            for attachment in context.state.members(record.bridge)
             if attachment.service == service
             for held in attachment.addresses
         )
-    return known.subnets if known is not None else ()
+    return record.subnets if record is not None else ()
 
 
 def revoke(ask: wire.RevokeEdgePeer, context: OperationContext) -> wire.Ok:

@@ -140,64 +140,64 @@ def attach_host(handle: wire.HostShared, ask: wire.AttachContainer, context: Ope
     _need_overlay(context, "host-shared attach")
     _need_no_fence(ask)
     with context.locks.holding(("host", handle.id)):
-        known = context.registry.hosts.get(handle.id)
-        if known is None:
+        process = context.registry.hosts.get(handle.id)
+        if process is None:
             owner = owner_of("host", handle.id)
             ip = context.lease_home(owner).ip
-            known = HostProcess(id=handle.id, service=ask.service, ip=ip)
+            process = HostProcess(id=handle.id, service=ask.service, ip=ip)
             try:
-                context.registry.hosts.put(handle.id, known)
+                context.registry.hosts.put(handle.id, process)
             except CniError:
                 context.release(ip, owner)
                 raise
-        _put_on_lo(known, context)
-    return wire.Attached(known.ip)
+        _put_on_lo(process, context)
+    return wire.Attached(process.ip)
 
 
-def _put_on_lo(known: HostProcess, context: OperationContext) -> None:
+def _put_on_lo(process: HostProcess, context: OperationContext) -> None:
     try:
-        context.service.kernel.ensure_node_address(ipaddress.ip_address(known.ip))
+        context.service.kernel.ensure_node_address(ipaddress.ip_address(process.ip))
     except OSError as error:
-        _drop_host(known, context)
-        raise OperationRefused(f"overlay engine error: cannot give the host {known.ip}: {error}") from error
+        _drop_host(process, context)
+        raise OperationRefused(f"overlay engine error: cannot give the host {process.ip}: {error}") from error
 
 
 def detach_host(handle: wire.HostShared, context: OperationContext) -> wire.Ok:
     """Remove the address from the host. Idempotent."""
     with context.locks.holding(("host", handle.id)):
-        known = context.registry.hosts.get(handle.id)
-        if known is not None:
-            _drop_host(known, context)
+        process = context.registry.hosts.get(handle.id)
+        if process is not None:
+            _drop_host(process, context)
     return wire.Ok()
 
 
-def _drop_host(known: HostProcess, context: OperationContext) -> None:
+def _drop_host(process: HostProcess, context: OperationContext) -> None:
     try:
-        context.service.kernel.remove_node_address(ipaddress.ip_address(known.ip))
+        context.service.kernel.remove_node_address(ipaddress.ip_address(process.ip))
     except OSError as error:
-        raise OperationRefused(f"overlay engine error: cannot take {known.ip} from the host: {error}") from error
-    context.registry.hosts.drop(known.id)
-    context.release(known.ip, owner_of("host", known.id))
+        raise OperationRefused(f"overlay engine error: cannot take {process.ip} from the host: {error}") from error
+    context.registry.hosts.drop(process.id)
+    context.release(process.ip, owner_of("host", process.id))
 
 
 def detach_all(context: OperationContext) -> None:
     """Detach every guest and every process of the host."""
     for guest in context.registry.guests.all():
         detach_guest(wire.GuestManaged(guest), context)
-    for known in context.registry.hosts.all():
-        detach_host(wire.HostShared(known), context)
+    for process in context.registry.hosts.all():
+        detach_host(wire.HostShared(process), context)
 
 
 def restore(context: OperationContext) -> None:
     """Put the addresses of host processes back on lo if they were removed."""
     for name in context.registry.hosts.all():
         with context.locks.holding(("host", name)):
-            known = context.registry.hosts.get(name)
-            if known is not None:
+            process = context.registry.hosts.get(name)
+            if process is not None:
                 try:
-                    context.service.kernel.ensure_node_address(ipaddress.ip_address(known.ip))
+                    context.service.kernel.ensure_node_address(ipaddress.ip_address(process.ip))
                 except OSError as error:
-                    log.warning("cannot give the host %s: %s", known.ip, error)
+                    log.warning("cannot give the host %s: %s", process.ip, error)
 
 
 def _need_overlay(context: OperationContext, what: str) -> None:

@@ -51,7 +51,7 @@ def setup_global_overlay(ask: wire.SetupGlobalOverlay, context: OperationContext
     """
     with context.locks.holding(NODE):
         state = context.state
-        held = {each.name: each.networks(4) + each.networks(6) for each in list(state.services.values())}
+        held = {service.name: service.networks(4) + service.networks(6) for service in list(state.services.values())}
         owned = [lease.address for lease in list(state.leases.values()) if lease.service == ""]
         own = ask.slice_cidr if context.service.settings.cluster is None else None  # in a cluster the node has its own
         ranges = judge_ranges(state.node, ask.cluster_cidr, own, held, owned)

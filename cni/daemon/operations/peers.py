@@ -82,8 +82,8 @@ def _scope(scope: wire.AnyScope, context: OperationContext) -> str | None:
     device."""
     if isinstance(scope, wire.GlobalScope):
         return None
-    known = context.state.services.get(scope.service)
-    if known is None or known.mode != "dedicated":
+    record = context.state.services.get(scope.service)
+    if record is None or record.mode != "dedicated":
         raise OperationRefused(f"no dedicated overlay for service {scope.service}")
     return scope.service
 

@@ -25,30 +25,30 @@ def setup_service_overlay(ask: wire.SetupServiceOverlay, context: OperationConte
     """
     rename(ask.service, ask.mode, context)
     before = context.state.services.get(ask.service)
-    known = context.service.services.ensure(ask.service, ask.mode, keep=True)
+    record = context.service.services.ensure(ask.service, ask.mode, keep=True)
     if ask.mode == "dedicated":
         own = context.identity.dedicated(ask.service)
         context.refresh()
-        subnet = known.networks(4) + known.networks(6)
+        subnet = record.networks(4) + record.networks(6)
         return wire.ServiceOverlay(
-            known.bridge, ask.mode, own.public_key, own.port, str(subnet[0].network_address + 1), str(subnet[0])
+            record.bridge, ask.mode, own.public_key, own.port, str(subnet[0].network_address + 1), str(subnet[0])
         )
-    if before is not None and before.mode == "dedicated" and known.mode != "dedicated":
+    if before is not None and before.mode == "dedicated" and record.mode != "dedicated":
         context.identity.forget(ask.service)
         context.refresh()
     mode = "shared" if ask.mode == "shared" else "auto"
-    return wire.ServiceOverlay(known.bridge, cast(wire.Mode, mode))
+    return wire.ServiceOverlay(record.bridge, cast(wire.Mode, mode))
 
 
 def rename(service: str, mode: str, context: OperationContext) -> None:
     """Tear down an unused service whose bridge has a name of an earlier deployment, so that its next bridge has the
     current name; a service in use keeps its bridge."""
-    known, node = context.state.services.get(service), context.state.node
-    if mode == "shared" or known is None or known.mode == "shared" or context.state.in_use(service):
+    record, node = context.state.services.get(service), context.state.node
+    if mode == "shared" or record is None or record.mode == "shared" or context.state.in_use(service):
         return
     with context.service.services.holding(service, mode):
         by_rule = naming.service_bridge(node.deployment, node.instance_id, service)
-        if known.bridge != by_rule and not context.state.in_use(service):
+        if record.bridge != by_rule and not context.state.in_use(service):
             context.service.services.teardown(service)
 
 
@@ -64,9 +64,9 @@ def teardown_service_overlay(ask: wire.TeardownServiceOverlay, context: Operatio
 def _teardown(service: str, context: OperationContext) -> None:
     if service == naming.SHARED_BRIDGE_KEY:
         return
-    known = context.state.services.get(service)
-    if known is not None and known.mode != "shared":
-        for attachment in context.state.members(known.bridge):
+    record = context.state.services.get(service)
+    if record is not None and record.mode != "shared":
+        for attachment in context.state.members(record.bridge):
             context.service.attacher.detach(attachment.key)
     context.service.services.teardown(service)
     context.identity.forget(service)

@@ -73,7 +73,7 @@ class Reconciler:
             if self._stop.is_set():
                 return
             self.look()
-            with self._step("queue", "what plugins left behind could not be carried out"):
+            with self._step("queue", "queued deletions could not be carried out"):
                 self._also()
 
     def _step(self, subject: str, what: str) -> AbstractContextManager[None]:
@@ -135,7 +135,7 @@ class Reconciler:
         with self._step("links", "the links could not be read"):
             names = {link.name: link for link in service.kernel.all_links()}
         if names is not None:
-            with self._step("names", "renamed ports could not be looked for"):
+            with self._step("names", "renamed ports could not be searched for"):
                 self._repair_names(names)
             with self._step("bridges", "the bridges could not be compared"):
                 self._repair_bridges(names)

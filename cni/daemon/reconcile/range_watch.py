@@ -54,7 +54,7 @@ class RangeWatch:
             self._serving = True
         else:
             log.error("the node is not in service: %s", self._ranges.refusal)
-            what = "what an earlier daemon left could not be taken away"
+            what = "the data path of an earlier daemon could not be removed"
             with self._board.step("start-incomplete", "standing down", what):
                 self._stand_down()
         self._worker.start()

@@ -87,11 +87,11 @@ class Identity:
         """The node's public key, base64; a key is generated if there is none. Raises InputOutput, StateUnusable."""
         with self._lock:
             if self._public is None:
-                known = self._load()
-                if known.node is None:
-                    known = self._save(msgspec.structs.replace(known, node=KeyPair(keys.generate())))
-                assert known.node is not None
-                self._public = known.node.public_key
+                content = self._load()
+                if content.node is None:
+                    content = self._save(msgspec.structs.replace(content, node=KeyPair(keys.generate())))
+                assert content.node is not None
+                self._public = content.node.public_key
             return self._public
 
     def own(self) -> KeyPair:
@@ -113,15 +113,15 @@ class Identity:
         """The node's membership; identity and signing key are generated if there are none. Raises InputOutput,
         StateUnusable."""
         with self._lock:
-            known = self._load()
-            if known.member is None:
+            content = self._load()
+            if content.member is None:
                 seed = signing.generate()
                 name = signing.identity_of(Signer(seed).public)
-                known = self._save(
-                    msgspec.structs.replace(known, member=Member(name), signing=Signing(name, _text(seed)))
+                content = self._save(
+                    msgspec.structs.replace(content, member=Member(name), signing=Signing(name, _text(seed)))
                 )
-            assert known.member is not None
-            return known.member
+            assert content.member is not None
+            return content.member
 
     def signer(self) -> Signer:
         """The signer of the node's documents; an identity from a version without signatures gets a key. Raises
@@ -129,12 +129,12 @@ class Identity:
         member = self.member()
         with self._lock:
             if self._signer is None:
-                known = self._load()
-                if known.signing is msgspec.UNSET or known.signing.identity != member.identity:
+                content = self._load()
+                if content.signing is msgspec.UNSET or content.signing.identity != member.identity:
                     fresh = Signing(member.identity, _text(signing.generate()))
-                    known = self._save(msgspec.structs.replace(known, signing=fresh))
-                assert known.signing is not msgspec.UNSET
-                self._signer = Signer(base64.b64decode(known.signing.private_key))
+                    content = self._save(msgspec.structs.replace(content, signing=fresh))
+                assert content.signing is not msgspec.UNSET
+                self._signer = Signer(base64.b64decode(content.signing.private_key))
             return self._signer
 
     def is_known(self) -> bool:
@@ -147,17 +147,17 @@ class Identity:
 
     def announced(self) -> None:
         """Record that this node's signature is in the store. Raises InputOutput."""
-        known = self._signing()
-        if not known.announced:
-            self._keep_signing(msgspec.structs.replace(known, announced=True))
+        content = self._signing()
+        if not content.announced:
+            self._keep_signing(msgspec.structs.replace(content, announced=True))
 
     def next_sequence(self) -> int:
         """A number higher than any earlier one, across restarts; if the file was restored from an older copy, the wall
         clock orders the numbers. Raises InputOutput."""
-        known = self._signing()
-        if not self._sequence or self._sequence + 1 >= known.ceiling:
-            first = max(known.ceiling, int(time.time()) * SEQUENCES)
-            self._keep_signing(msgspec.structs.replace(known, ceiling=first + SEQUENCES))
+        content = self._signing()
+        if not self._sequence or self._sequence + 1 >= content.ceiling:
+            first = max(content.ceiling, int(time.time()) * SEQUENCES)
+            self._keep_signing(msgspec.structs.replace(content, ceiling=first + SEQUENCES))
             self._sequence = first
         self._sequence += 1
         return self._sequence
@@ -165,9 +165,9 @@ class Identity:
     def _signing(self) -> Signing:
         self.signer()
         with self._lock:
-            known = self._load().signing
-            assert known is not msgspec.UNSET
-            return known
+            content = self._load().signing
+            assert content is not msgspec.UNSET
+            return content
 
     def _keep_signing(self, fresh: Signing) -> None:
         with self._lock:
@@ -176,9 +176,9 @@ class Identity:
     def keep_member(self, member: Member) -> None:
         """Save the membership. Raises InputOutput."""
         with self._lock:
-            known = self._load()
-            if known.member != member:
-                self._save(msgspec.structs.replace(known, member=member))
+            content = self._load()
+            if content.member != member:
+                self._save(msgspec.structs.replace(content, member=member))
 
     def dedicated(self, service: str) -> KeyPair:
         """Key and port of a service's own device, the same at every call until `forget`.
@@ -186,26 +186,26 @@ class Identity:
         Raises PoolExhausted if all 256 ports are taken, InputOutput, StateUnusable.
         """
         with self._lock:
-            known = self._load()
-            pair = known.dedicated.get(service)
+            content = self._load()
+            pair = content.dedicated.get(service)
             if pair is None:
-                pair = KeyPair(keys.generate(), lowest_free({own.port for own in known.dedicated.values()}))
-                self._save(msgspec.structs.replace(known, dedicated={**known.dedicated, service: pair}))
+                pair = KeyPair(keys.generate(), lowest_free({own.port for own in content.dedicated.values()}))
+                self._save(msgspec.structs.replace(content, dedicated={**content.dedicated, service: pair}))
             return pair
 
     def forget(self, service: str) -> None:
         """Remove key and port of the service. Raises InputOutput, StateUnusable."""
         with self._lock:
-            known = self._load()
-            if service in known.dedicated:
-                rest = {name: own for name, own in known.dedicated.items() if name != service}
-                self._save(msgspec.structs.replace(known, dedicated=rest))
+            content = self._load()
+            if service in content.dedicated:
+                rest = {name: own for name, own in content.dedicated.items() if name != service}
+                self._save(msgspec.structs.replace(content, dedicated=rest))
 
     def _load(self) -> IdentityFile:
         if self._known is None:
             try:
-                known = msgspec.json.decode(self._path.read_bytes(), type=IdentityFile)
-                self._known = known if known.signing is not msgspec.UNSET else self._with_signing(known)
+                content = msgspec.json.decode(self._path.read_bytes(), type=IdentityFile)
+                self._known = content if content.signing is not msgspec.UNSET else self._with_signing(content)
             except FileNotFoundError:
                 self._known = IdentityFile()
             except OSError as error:
@@ -215,26 +215,26 @@ class Identity:
                 raise StateUnusable(f"cannot use the node's keys in {self._path}: {error}") from error
         return self._known
 
-    def _with_signing(self, known: IdentityFile) -> IdentityFile:
-        """`known` with the signing key of `SIGNING_FILE`, if that key is of this identity: an earlier version has
+    def _with_signing(self, content: IdentityFile) -> IdentityFile:
+        """`content` with the signing key of `SIGNING_FILE`, if that key is of this identity: an earlier version has
         dropped it from the identity file. Raises OSError, msgspec.DecodeError."""
         try:
             kept = msgspec.json.decode(self._path.with_name(SIGNING_FILE).read_bytes(), type=Signing)
         except FileNotFoundError:
-            return known
-        same = known.member is not None and known.member.identity == kept.identity
-        return msgspec.structs.replace(known, signing=kept) if same else known
+            return content
+        same = content.member is not None and content.member.identity == kept.identity
+        return msgspec.structs.replace(content, signing=kept) if same else content
 
-    def _save(self, known: IdentityFile) -> IdentityFile:
+    def _save(self, content: IdentityFile) -> IdentityFile:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            if known.signing is not msgspec.UNSET and (self._known is None or known.signing != self._known.signing):
-                files.write(str(self._path.with_name(SIGNING_FILE)), msgspec.json.encode(known.signing))
-            files.write(str(self._path), msgspec.json.encode(known))
+            if content.signing is not msgspec.UNSET and (self._known is None or content.signing != self._known.signing):
+                files.write(str(self._path.with_name(SIGNING_FILE)), msgspec.json.encode(content.signing))
+            files.write(str(self._path), msgspec.json.encode(content))
         except OSError as error:
             raise InputOutput(f"cannot write the node's keys: {error}") from error
-        self._known = known
-        return known
+        self._known = content
+        return content
 
 
 def _text(seed: bytes) -> str:

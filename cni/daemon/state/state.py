@@ -115,12 +115,12 @@ class State(ServiceBook):
             if mac not in [macs.of_address(ip) for ip in attachment.ips]:
                 self._refuse_taken(mac, attachment)
 
-    def _refuse_taken(self, mac: str, wanted: Attachment) -> None:
+    def _refuse_taken(self, mac: str, attachment: Attachment) -> None:
         """Raises AddressUnavailable for a MAC that another attachment of the bridge has or may get, or that the node
         has there: two ports with one MAC receive each other's frames."""
-        taken = {macs.of_bridge(wanted.bridge), wanted.host_mac}
+        taken = {macs.of_bridge(attachment.bridge), attachment.host_mac}
         for other in self.attachments.values():
-            if other.bridge == wanted.bridge and other.key != wanted.key:
+            if other.bridge == attachment.bridge and other.key != attachment.key:
                 taken |= {other.mac, other.host_mac}
         if mac in taken or mac.startswith(macs.OF_ADDRESSES):
             raise AddressUnavailable(
@@ -144,9 +144,9 @@ class State(ServiceBook):
         with self._lock:
             if not all(fits(slots.part_of(cidr, self.service_cidr)) for cidr in self.cidrs):
                 return False
-            known = self.services.get(service)
+            record = self.services.get(service)
             for version, registry in self._segments.items():
-                if known is not None and self.addresses.has_free(self.usable(known, version)):
+                if record is not None and self.addresses.has_free(self.usable(record, version)):
                     continue
                 try:
                     registry.assign_further(service, str(self.node.node_id), len(registry.held) + 1)

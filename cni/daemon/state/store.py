@@ -73,8 +73,8 @@ class Copy:
         self.fresh = False
 
     def load(self, kind: str) -> list[tuple[str, bytes]]:
-        """Every record of a kind, in the order they were first written."""
-        return [(key, body) for (each, key), body in self._records.items() if each == kind]
+        """Every record of a kind, in the order of the first writes."""
+        return [(key, body) for (record_kind, key), body in self._records.items() if record_kind == kind]
 
     def apply(self, changes: Iterable[Change]) -> None:
         """Change the copy."""
