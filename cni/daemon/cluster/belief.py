@@ -49,18 +49,18 @@ def believe(
     for identity, doc in view.nodes.items():
         if identity == own:
             continue
-        who = f"{doc.name} (node {doc.node_id}, {identity})"
+        node = f"{doc.name} (node {doc.node_id}, {identity})"
         reason = _key_conflict(view, identity, doc.public_key, own_keys)
         if reason:
             conflicts[identity] = (
-                f"{who} uses the WireGuard key of {reason}: it is not a peer; give it a key of its own"
+                f"{node} uses the WireGuard key of {reason}: it is not a peer; give it a key of its own"
             )
             continue
         docs[identity], refused = _covered_part(view, doc, seen, ranges)
         seen.update(device.public_key for device in docs[identity].dedicated.values())
         if refused:
             unclaimed[identity] = (
-                f"{who} says of itself what it has not claimed, and is not believed: {'; '.join(refused)}"
+                f"{node} says of itself what it has not claimed, and is not believed: {'; '.join(refused)}"
             )
     for identity, networks in _surplus_networks(docs).items():
         doc = docs[identity]

@@ -83,8 +83,8 @@ class Carrier:
         kept = {}
         for doc in self._view.overdue(now, self._grace):
             if doc.public_key in answering:
-                who = f"{doc.name} (node {doc.node_id}, {doc.identity})"
-                kept[doc.identity] = f"{who} is not heard of in etcd, but its tunnel answers: it stays a peer"
+                node = f"{doc.name} (node {doc.node_id}, {doc.identity})"
+                kept[doc.identity] = f"{node} is not heard of in etcd, but its tunnel answers: it stays a peer"
                 continue
             log.warning("node %s (%d) is gone: removing its tunnels", doc.name, doc.node_id)
             self._view.drop(doc.identity)

@@ -31,22 +31,24 @@ class Trust:
         self._unsigned, self._own, self._own_signer = unsigned, own, own_signer
         self._verified: set[int] = set()
 
-    def check_node(self, key: str, value: bytes, doc: NodeDocument, known: NodeDocument | None) -> str:
-        """The key that signed the document at `key`; "" if it is unsigned and accepted. `known`: the document last
+    def check_node(self, key: str, value: bytes, doc: NodeDocument, earlier: NodeDocument | None) -> str:
+        """The key that signed the document at `key`; "" if it is unsigned and accepted. `earlier`: the document last
         accepted of that node. Raises NotItsOwn, ValueError."""
-        expected = self._own_signer if doc.identity == self._own else (known.signer if known is not None else "")
+        expected = self._own_signer if doc.identity == self._own else (earlier.signer if earlier is not None else "")
         if doc.identity == self._own and not signing.is_signed(value):
             raise ValueError("it is not signed: an earlier version of this node has published it")
         signer = self._check(key, value, doc.identity, doc.signer, expected)
-        if signer and known is not None and known.signer == signer and doc.sequence < known.sequence:
-            raise NotItsOwn(f"an older one of the node's again (sequence {doc.sequence} after {known.sequence})")
+        if signer and earlier is not None and earlier.signer == signer and doc.sequence < earlier.sequence:
+            raise NotItsOwn(f"an older one of the node's again (sequence {doc.sequence} after {earlier.sequence})")
         return signer
 
-    def check_slot(self, key: str, value: bytes, slot: SignedSlot, known: NodeDocument | None) -> None:
-        """Check the slot's record at `key`. `known`: the document last accepted of the slot's owner. Raises NotItsOwn,
-        ValueError."""
+    def check_slot(self, key: str, value: bytes, slot: SignedSlot, earlier: NodeDocument | None) -> None:
+        """Check the slot's record at `key`. `earlier`: the document last accepted of the slot's owner.
+
+        Raises NotItsOwn, ValueError.
+        """
         own = self._own_signer if slot.owner == self._own else ""
-        expected = own or (known.signer if known is not None else "")
+        expected = own or (earlier.signer if earlier is not None else "")
         # An unsigned claim from before its holder signed counts until the holder signs it.
         self._check(key, value, slot.owner, slot.signer, expected if signing.is_signed(value) else "")
 

@@ -179,9 +179,9 @@ class ClusterView:
             self.unsigned.add(claim)
 
     def _put_node(self, name: str, value: bytes) -> None:
-        doc, known = store_records.read_node(name, value), self.nodes.get(name)
-        signer = self._trust.check_node(self.keys.node(name), value, doc, known) if self._trust is not None else ""
-        self._check_room(known is not None)
+        doc, earlier = store_records.read_node(name, value), self.nodes.get(name)
+        signer = self._trust.check_node(self.keys.node(name), value, doc, earlier) if self._trust is not None else ""
+        self._check_room(earlier is not None)
         total = self._bytes - self._sizes.get(name, 0) + len(value)
         if total > MOST_BYTES:
             raise ValueError(f"the documents of all nodes have more than {MOST_BYTES} bytes")
@@ -297,7 +297,7 @@ class ClusterView:
     def name_of(self, identity: str | None) -> str:
         """A node's name and identity, for a sentence."""
         doc = self.nodes.get(identity or "")
-        return f"{doc.name} ({identity})" if doc is not None else (identity or "nobody")
+        return f"{doc.name} ({identity})" if doc is not None else (identity or "no node")
 
 
 def _shown(name: str) -> str:

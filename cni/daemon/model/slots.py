@@ -1,6 +1,6 @@
-"""Which slots of the cluster's ranges are whose, as the node's and the services' records say.
+"""Builds the registries of the slots of the cluster's ranges from the records of the node and the services.
 
-The registries themselves, and the rule by which a service gets its slot, are `segments.py`'s.
+The registry itself, and the rule by which a service gets its slot, are in `subnets.py`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ def registries(
     foreign: Sequence[Network] = (),
     service_cidr: str | None = None,
 ) -> dict[int, SubnetRegistry]:
-    """The slot registries by family. `held`: every address that anybody has; `foreign`: other nodes' slots.
+    """The slot registries by family. `held`: every address in use; `foreign`: other nodes' slots.
 
-    A slot whose service is gone stays nobody's for as long as anyone has an address in it. A range that is too
-    small for slots has none. Raises InvalidConfig if a service holds what is no slot of the ranges.
+    A slot whose service is gone stays reserved while an address in it is in use. A range that is too small for slots
+    has no registry. Raises InvalidConfig if a service holds a subnet that is no slot of the ranges.
     """
-    found: dict[int, SubnetRegistry] = {}
+    by_family: dict[int, SubnetRegistry] = {}
     for cidr in node.cidrs:
         version = ipaddress.ip_network(cidr).version
         own = part_of(cidr, service_cidr)
@@ -37,12 +37,12 @@ def registries(
                 segments = segments.hold(service.name, further(str(node.node_id), n), network)
         for address in homeless(version, services, held):
             segments = segments.reserve(address)
-        found[version] = segments
-    return found
+        by_family[version] = segments
+    return by_family
 
 
 def holds_slots(node: Node, service: Service, service_cidr: str | None = None) -> bool:
-    """Whether everything that a service holds, of the families that the node has, is a slot of the node's ranges."""
+    """Whether all subnets of a service, of the families that the node has, are slots of the node's ranges."""
     for cidr in node.cidrs:
         own = part_of(cidr, service_cidr)
         held = service.networks(ipaddress.ip_network(cidr).version)
@@ -56,7 +56,7 @@ def holds_slots(node: Node, service: Service, service_cidr: str | None = None) -
 
 
 def part_of(cidr: str, service_cidr: str | None) -> str:
-    """The part of a cluster range that this node's services get their subnets from."""
+    """The part of a cluster range from which this node's services get their subnets."""
     own = ipaddress.ip_network(service_cidr) if service_cidr else None
     cluster = ipaddress.ip_network(cidr)
     if own is not None and own.version == cluster.version and own.subnet_of(cluster):  # type: ignore[arg-type]
@@ -65,7 +65,7 @@ def part_of(cidr: str, service_cidr: str | None) -> str:
 
 
 def homeless(version: int, services: Collection[Service], held: Collection[Address]) -> list[Address]:
-    """Addresses of a family that are held but in no service's subnet."""
+    """The held addresses of a family that are in no service's subnet."""
     networks = [network for service in services for network in service.networks(version)]
     mine = [address for address in held if address.version == version]
     return [address for address in mine if not any(address in network for network in networks)]

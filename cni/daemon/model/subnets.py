@@ -1,12 +1,12 @@
-"""Which subnet a service gets on a node: the slot rule that ZLayer's daemons follow too (contract 6.4).
+"""Chooses the subnet of a service on a node by the slot rule of ZLayer's daemons (contract 6.4).
 
-The cluster's range is cut into slots of one size (/26, or /120 for IPv6). A service's key, (service, node
-id), hashes to a slot; if that one is taken or reserved, the next free one after it is used, wrapping at the
+The cluster's range is divided into slots of one size (/26, or /120 for IPv6). A service's key, (service, node
+id), hashes to a slot; if that slot is taken or reserved, the next free one after it is used, wrapping at the
 end. Two daemons that assign the same services in the same order therefore choose the same subnets without
-asking each other.
+communication.
 
-A service that outgrew its subnet gets a further slot, under a key no ZLayer daemon uses: (service,
-"<node>#<n>"), n from 1. A node id is a number, so the "#" cannot meet another node's key.
+A service whose subnet is full gets a further slot, under a key that no ZLayer daemon uses: (service,
+"<node>#<n>"), n from 1. A node id is a number, so a key with "#" equals no other node's key.
 
 Everything here is a value: each change returns a new `SubnetRegistry`. Slots are kept as numbers, never as a list
 of all of them, so that an IPv6 range with 2^64 slots costs the same as an IPv4 /16 with 1024.
@@ -27,15 +27,15 @@ from cni.naming import fnv1a64
 Network = addresses.Network
 Address = addresses.Address
 Key = tuple[str, str]
-"""(service, node id as decimal text, with `#n` behind it for a further slot)."""
+"""(service, node id in decimal digits, followed by `#n` for a further slot)."""
 
 SLICE_PREFIX = defaults.SLOT_PREFIX
 _MOST_SLOTS = (1 << 64) - 1
-"""Where ZLayer's slot count stops: it is kept in 64 bits, and the hash is taken modulo this."""
+"""The largest slot count in ZLayer, which stores it in 64 bits; the hash is taken modulo the count."""
 
 
 def fits(cluster: str) -> bool:
-    """Whether the range `cluster` is larger than one of ZLayer's slots. Raises ValueError for what is no CIDR."""
+    """Whether the range `cluster` is larger than one of ZLayer's slots. Raises ValueError if it is no CIDR."""
     network = ipaddress.ip_network(cluster, strict=False)
     return network.prefixlen < SLICE_PREFIX[network.version]
 
@@ -47,14 +47,14 @@ def further(node: str, n: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SubnetRegistry:
-    """The slots of one cluster range, who holds which, and which are kept free. Built by `SubnetRegistry.over`."""
+    """The slots of one cluster range, their holders, and the reserved slots. Built by `SubnetRegistry.over`."""
 
     cluster: Network
     slice_prefix: int
     held: Mapping[Key, int] = field(default_factory=lambda: MappingProxyType({}))
     """Slot numbers by key, in the order they were assigned."""
     reserved: tuple[tuple[int, int], ...] = ()
-    """Ranges of slot numbers, both ends included, in order and apart."""
+    """Ranges of slot numbers, both ends included, sorted, that neither overlap nor touch."""
 
     @staticmethod
     def over(cluster: str, slice_prefix: int | None = None) -> SubnetRegistry:
@@ -77,11 +77,11 @@ class SubnetRegistry:
 
     @property
     def slots(self) -> int:
-        """How many slots there are, at most 2^64 - 1."""
+        """The number of slots, at most 2^64 - 1."""
         return min(1 << (self.slice_prefix - self.cluster.prefixlen), _MOST_SLOTS)
 
     def get(self, service: str, node: str) -> Network | None:
-        """The subnet `service` holds on `node`, if it holds one."""
+        """The first subnet that `service` holds on `node`; None if it holds none."""
         slot = self.held.get((service, node))
         return None if slot is None else self._network(slot)
 
@@ -91,9 +91,9 @@ class SubnetRegistry:
         return tuple(self._network(slot) for _, slot in sorted(mine))
 
     def assign(self, service: str, node: str) -> tuple[Network, SubnetRegistry]:
-        """The subnet of (service, node), and the registry that remembers it. Asking twice changes nothing.
+        """The subnet of (service, node), and the registry that contains it. Idempotent.
 
-        Raises PoolExhausted, in ZLayer's words, when every slot is taken or reserved.
+        Raises PoolExhausted, with ZLayer's text, when every slot is taken or reserved.
         """
         if (slot := self.held.get((service, node))) is not None:
             return self._network(slot), self
@@ -111,7 +111,7 @@ class SubnetRegistry:
         return self.assign(service, further(node, n))
 
     def hold(self, service: str, node: str, subnet: Network) -> SubnetRegistry:
-        """The registry in which (service, node) holds this very subnet: a saved one, or another node's claim.
+        """The registry in which (service, node) holds the given subnet: a saved one, or another node's claim.
 
         Raises InvalidConfig if `subnet` is not one of the slots, or another key holds it.
         """
@@ -130,17 +130,17 @@ class SubnetRegistry:
         return self._holding({key: slot for key, slot in self.held.items() if key != (service, node)})
 
     def reserve(self, what: Address | Network | str) -> SubnetRegistry:
-        """The registry that gives out no slot touching this address or CIDR from now on.
+        """The registry that assigns no slot which overlaps this address or CIDR.
 
-        Who holds such a slot already keeps it. What lies outside the cluster's range, or is of the other
-        family, changes nothing. Reserving twice changes nothing.
+        A present holder of such a slot keeps it. An address outside the cluster's range, or of the other family,
+        changes nothing. Idempotent.
         """
         network = ipaddress.ip_network(str(what), strict=False)
         if network.version != self.cluster.version or not network.overlaps(self.cluster):
             return self
         first = max(self._slot(int(network.network_address)), 0)
         last = min(self._slot(int(network.broadcast_address)), self.slots - 1)
-        # Beyond the last of 2^64 - 1 slots there are addresses that no slot holds.
+        # Addresses beyond the last of 2^64 - 1 slots are in no slot.
         return replace(self, reserved=_merged([*self.reserved, (first, last)])) if first <= last else self
 
     def reserve_all(self, what: Iterable[Network]) -> SubnetRegistry:
@@ -155,7 +155,7 @@ class SubnetRegistry:
         return replace(self, reserved=_merged(spans))
 
     def _first_free(self, start: int) -> int | None:
-        """The first slot from `start` on, wrapping, that nobody holds and no reservation covers."""
+        """The first slot from `start` on, wrapping, that is neither held nor reserved; None if there is none."""
         taken = frozenset(self.held.values())
         slot, left = start, self.slots
         while left > 0:
@@ -167,7 +167,7 @@ class SubnetRegistry:
         return None
 
     def _reserved_from(self, slot: int) -> int:
-        """How many slots from `slot` on are reserved: 0 if it is not."""
+        """The number of consecutive reserved slots from `slot` on; 0 if `slot` is not reserved."""
         at = bisect_right(self.reserved, slot, key=lambda span: span[0]) - 1
         return max(0, self.reserved[at][1] - slot + 1) if at >= 0 else 0
 
@@ -200,11 +200,11 @@ def _number(key: Key, node: str) -> int:
 
 
 def _merged(spans: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """The same slot numbers as ranges in order that neither overlap nor touch."""
-    out: list[tuple[int, int]] = []
+    """The same slot numbers as sorted ranges that neither overlap nor touch."""
+    merged: list[tuple[int, int]] = []
     for first, last in sorted(spans):
-        if out and first <= out[-1][1] + 1:
-            out[-1] = (out[-1][0], max(out[-1][1], last))
+        if merged and first <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], last))
         else:
-            out.append((first, last))
-    return tuple(out)
+            merged.append((first, last))
+    return tuple(merged)

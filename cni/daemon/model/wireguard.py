@@ -1,8 +1,8 @@
-"""What a WireGuard device should have, as values, and what makes it so: peer by peer, never all anew.
+"""Computes the wanted peers of a WireGuard device and the changes that lead to them, peer by peer. Pure.
 
-Replacing a peer would end its session, and replacing all would end everybody's; so each is compared and only what
-differs is changed. Where a peer was last heard of is the device's to know: an endpoint is set again only when another
-one is configured, or when nobody has answered at the learned one for as long as a session can live.
+Replacing a peer ends its session, so each peer is compared and only differences are changed. The device learns the
+endpoints of peers: an endpoint is set again only when another one is configured, or when the peer has not answered at
+the learned one for as long as a session can live.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from cni.host.wg_types import PeerChange, PeerSeen
 DEAD = 180  # seconds: REJECT_AFTER_TIME, no session is older (WireGuard's paper, section 6.1)
 OVERHEAD = {4: 60, 6: 80}  # bytes: outer IP header, UDP (8), WireGuard's header and tag (32)
 LEAST_INSIDE = 1280  # bytes: RFC 8200, section 5
-BLOCK = 16  # bytes: what a packet is padded to a multiple of, but never beyond the device's MTU
+BLOCK = 16  # bytes: packets are padded to a multiple of this, but never beyond the device's MTU
 
 Network = addresses.Network
-network_of = functools.lru_cache(1 << 16)(ipaddress.ip_network)  # the same ones are asked for at every look
+network_of = functools.lru_cache(1 << 16)(ipaddress.ip_network)  # cached: every pass parses the same CIDRs
 Address = addresses.Address
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A peer as it should be. `endpoints`: where it may be called, best first, `host:port`; empty: it calls.
-    `allowed_ips`: whose packets are taken from it and sent to it. `routes`: those of them that lead to this device;
-    None for all. `name`: for people. `owner`: the guest or edge that it is. `published`: the peer itself said where it
-    is called (by the cluster, or a token), not this node's operator or an agent."""
+    """A wanted peer. `endpoints`: `host:port`, best first; empty: the peer initiates. `allowed_ips`: the addresses that
+    it may send from and receive for. `routes`: those of them that are routed to this device; None for all. `keepalive`:
+    seconds, 0 for none. `name`: for display. `owner`: the guest or edge, if it is one. `published`: the peer itself has
+    published its endpoints (by the cluster, or a token), not this node's operator or an agent."""
 
     public_key: str
     endpoints: tuple[str, ...] = ()
@@ -45,13 +45,13 @@ class Target:
     published: bool = False
 
     def led(self) -> tuple[str, ...]:
-        """The CIDRs that are routed to the device for it."""
+        """The CIDRs that are routed to the device for this peer."""
         return self.allowed_ips if self.routes is None else self.routes
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A target with its one endpoint, an address and a port, or "" where none is known yet."""
+    """A target with one endpoint, an address and a port; "" while none is known."""
 
     public_key: str
     endpoint: str
@@ -60,18 +60,18 @@ class Peer:
 
 
 def merged(books: Iterable[Iterable[Target]], own: str) -> dict[str, Target]:
-    """The peers of a device by key, of several books. A later one has its key and its CIDRs from an earlier one, as on
-    a device itself, where a CIDR belongs to one peer. `own` is nobody's peer."""
-    found: dict[str, Target] = {}
+    """The peers of a device by key, from several lists. A later entry takes its key and its CIDRs from earlier ones, as
+    on a device, where a CIDR belongs to one peer. The key `own` is left out: a device is no peer of itself."""
+    peers: dict[str, Target] = {}
     holders: dict[str, str] = {}
     for target in (target for book in books for target in book if target.public_key != own):
         for cidr in target.allowed_ips:
-            loser = found.get(holders.get(cidr, ""))
+            loser = peers.get(holders.get(cidr, ""))
             if loser is not None and loser.public_key != target.public_key:
-                found[loser.public_key] = _without(loser, cidr)
+                peers[loser.public_key] = _without(loser, cidr)
             holders[cidr] = target.public_key
-        found[target.public_key] = target
-    return found
+        peers[target.public_key] = target
+    return peers
 
 
 def _without(target: Target, cidr: str) -> Target:
@@ -83,12 +83,12 @@ def _without(target: Target, cidr: str) -> Target:
 
 
 def called_as(targets: Iterable[Target], others: Iterable[Target]) -> tuple[Target, ...]:
-    """The targets, each called first where the one of `others` with its key says."""
-    known = {other.public_key: other.endpoints for other in others}
-    if not known:
+    """The targets, each with the endpoints of the entry of `others` with its key in front of its own."""
+    preferred = {other.public_key: other.endpoints for other in others}
+    if not preferred:
         return tuple(targets)
     return tuple(
-        replace(target, endpoints=tuple(dict.fromkeys((*known.get(target.public_key, ()), *target.endpoints))))
+        replace(target, endpoints=tuple(dict.fromkeys((*preferred.get(target.public_key, ()), *target.endpoints))))
         for target in targets
     )
 
@@ -96,10 +96,10 @@ def called_as(targets: Iterable[Target], others: Iterable[Target]) -> tuple[Targ
 def changes(
     seen: Mapping[str, PeerSeen], wanted: Mapping[str, Peer], configured: Mapping[str, str], ages: Mapping[str, float]
 ) -> list[PeerChange]:
-    """What makes a device with the peers `seen` have those `wanted`.
+    """The changes that turn the peers `seen` of a device into those `wanted`.
 
-    `configured`: the endpoint each peer was last given; `ages`: seconds since each was heard of. New and changed ones
-    come first and the removals last, so a CIDR that moves is never without its peer.
+    `configured`: the endpoint last set for each peer; `ages`: seconds since each peer's last handshake. New and changed
+    peers come first and removals last, so that a CIDR that moves always has a peer.
     """
     found = []
     for key, peer in wanted.items():
@@ -130,24 +130,24 @@ def _must_call(seen: PeerSeen, wanted: str, configured: str | None, age: float) 
 
 
 def delta(before: Mapping[str, Peer], after: Mapping[str, Peer]) -> list[PeerChange]:
-    """`changes` for a device that is as `before` says, without asking it."""
+    """`changes` for a device whose peers are known to be `before`, without a reading of the device."""
     found = []
     for key, peer in after.items():
-        was = before.get(key)
-        if was == peer:
+        earlier = before.get(key)
+        if earlier == peer:
             continue
-        if was is None:
+        if earlier is None:
             found.append(_change(None, peer, None, math.inf))
             continue
-        gone, fresh = was.allowed_ips - peer.allowed_ips, peer.allowed_ips - was.allowed_ips
+        gone, fresh = earlier.allowed_ips - peer.allowed_ips, peer.allowed_ips - earlier.allowed_ips
         found.append(
             PeerChange(
                 key,
                 False,
-                peer.endpoint if peer.endpoint != was.endpoint else "",
+                peer.endpoint if peer.endpoint != earlier.endpoint else "",
                 _order(peer.allowed_ips if gone else fresh),
                 bool(gone),
-                peer.keepalive if peer.keepalive != was.keepalive else None,
+                peer.keepalive if peer.keepalive != earlier.keepalive else None,
             )
         )
     return [c for c in found if c is not None] + [PeerChange(key, remove=True) for key in before if key not in after]
@@ -160,7 +160,8 @@ def renewed(
     ages: Mapping[str, float],
     forgotten: Collection[str],
 ) -> list[PeerChange]:
-    """`changes`, with the peers `forgotten` taken off the device first, and given anew at the endpoint they had."""
+    """`changes`, with the peers `forgotten` first removed from the device and then added again with the endpoint that
+    they had."""
     kept = {key: each for key, each in seen.items() if key not in forgotten}
     again = {
         key: replace(peer, endpoint=seen[key].endpoint or peer.endpoint) if key in forgotten and key in seen else peer
@@ -177,23 +178,24 @@ def _order(cidrs: Iterable[str]) -> tuple[str, ...]:
 def leads(
     targets: Iterable[Target], endpoints: Collection[Address], kept_out: Collection[Network] = ()
 ) -> dict[Network, str]:
-    """The destinations that are routed to a device, each with the key of the peer behind it.
+    """The destinations that are routed to a device, each with the key of its peer.
 
-    Never everything (a default route would take the node's own way out), and nothing that a peer is called at: its
-    packets would go round in a circle (`circles`). Nothing in one of the networks `kept_out`, which are the host's own.
+    Left out are a default route, which would replace the node's own; a CIDR that contains the endpoint of a peer, whose
+    packets would be routed into their own tunnel (`circles`); and CIDRs in one of the networks `kept_out`, which are
+    the host's own.
     """
     inside = _InOrder(endpoints)
-    found: dict[Network, str] = {}
+    destinations: dict[Network, str] = {}
     for target in targets:
         for cidr in target.led():
             network = network_of(cidr)
             if network.prefixlen > 0 and not inside.any_in(network) and not _is_in(network, kept_out):
-                found[network] = target.public_key
-    return found
+                destinations[network] = target.public_key
+    return destinations
 
 
 def circles(targets: Iterable[Target], endpoints: Collection[Address]) -> tuple[str, ...]:
-    """The CIDRs that `leads` leaves out because a peer is called inside of them, each with its peer's name."""
+    """The CIDRs that `leads` leaves out because they contain a peer's endpoint, each with its peer's name."""
     inside = _InOrder(endpoints)
     return tuple(
         f"{cidr} of {target.name or target.public_key}"
@@ -204,7 +206,7 @@ def circles(targets: Iterable[Target], endpoints: Collection[Address]) -> tuple[
 
 
 class _InOrder:
-    """Addresses, asked for those inside a network."""
+    """Sorted addresses, to find whether any of them is inside a network."""
 
     def __init__(self, addresses: Collection[Address]) -> None:
         self._sorted = {v: sorted(int(each) for each in addresses if each.version == v) for v in (4, 6)}
@@ -218,9 +220,9 @@ class _InOrder:
 def is_callable(address: Address, ranges: Iterable[str], published: bool, others: Iterable[Network]) -> bool:
     """Whether a peer may be called at an address.
 
-    Never inside the overlay's `ranges`: what is sent there goes into tunnels. Where the peer has `published` it, it
-    must be another machine's unicast address, and not in `others`, what this node's operator has put behind other
-    peers: a peer's word about itself costs no other one its route.
+    The address must be outside the overlay's `ranges`, because packets to these go into tunnels. If the peer itself has
+    `published` it, it must also be another machine's unicast address, and outside the networks `others`, which this
+    node's operator has put behind other peers: what a peer publishes must not take another peer's route.
     """
     if any(address in network_of(each) for each in ranges):
         return False
@@ -231,7 +233,7 @@ def is_callable(address: Address, ranges: Iterable[str], published: bool, others
 
 
 def held_to(targets: Iterable[Target], ranges: Iterable[str]) -> list[Target]:
-    """The targets, routed to only inside these ranges. What they are allowed stays as it is."""
+    """The targets with routes only inside these ranges. The allowed CIDRs are unchanged."""
     inside = tuple(network_of(each) for each in ranges)
 
     def led(target: Target) -> Target:
@@ -242,16 +244,16 @@ def held_to(targets: Iterable[Target], ranges: Iterable[str]) -> list[Target]:
 
 
 def kept_off(targets: Iterable[Target]) -> dict[str, str]:
-    """What is allowed to peers and not routed to them, as sentences by public key."""
-    found = {}
+    """The CIDRs that are allowed to peers but not routed to them, as sentences by public key."""
+    sentences = {}
     for target in targets:
-        left = [cidr for cidr in target.allowed_ips if cidr not in target.led()]
-        if left:
-            who = target.name or target.owner or target.public_key
-            found[target.public_key] = (
-                f"no route leads to the peer {who} for {', '.join(left)}: that is outside the cluster's ranges"
+        unrouted = [cidr for cidr in target.allowed_ips if cidr not in target.led()]
+        if unrouted:
+            peer = target.name or target.owner or target.public_key
+            sentences[target.public_key] = (
+                f"no route leads to the peer {peer} for {', '.join(unrouted)}: that is outside the cluster's ranges"
             )
-    return found
+    return sentences
 
 
 def _is_in(network: Network, ranges: Iterable[Network]) -> bool:
@@ -259,7 +261,7 @@ def _is_in(network: Network, ranges: Iterable[Network]) -> bool:
 
 
 def behind(targets: Iterable[Target], clusters: Iterable[str]) -> tuple[str, ...]:
-    """The overlay's CIDRs that lie behind tunnels, apart from each other, in order."""
+    """The parts of the overlay's CIDRs that are behind tunnels, merged and sorted."""
     ranges = [ipaddress.ip_network(each) for each in clusters]
     nets = {network_of(cidr) for target in targets for cidr in target.allowed_ips}
     inside: dict[int, list[Network]] = {4: [], 6: []}
@@ -271,20 +273,21 @@ def behind(targets: Iterable[Target], clusters: Iterable[str]) -> tuple[str, ...
 
 
 def believed(way: UnderlayRoute, version: int) -> int:
-    """The bytes that a path by outer IP `version` is taken to carry.
+    """The MTU in bytes that is assumed for a path by outer IP `version`.
 
-    What was learned from an ICMP message is bounded below: a forged "fragmentation needed" counts for ten minutes. The
-    bound leaves 1,280 bytes inside, which IPv6 needs. Where the path is narrower indeed the node sends fragments.
+    An MTU that the kernel learned from an ICMP message has a lower bound, because a forged "fragmentation needed"
+    counts for ten minutes. The bound leaves 1,280 bytes inside the tunnel, which IPv6 needs. If the path is in fact
+    narrower, the node sends fragments.
     """
     return min(max(way.mtu, LEAST_INSIDE + OVERHEAD[version]), way.widest) if way.learned else way.mtu
 
 
 def route_mtu(path: int, version: int, device: int) -> int:
-    """The MTU of the route to a peer whose path carries `path` bytes (0: not known) by outer IP `version`; 0 for the
-    device's own.
+    """The MTU of the route to a peer whose path carries `path` bytes (0: unknown) by outer IP `version`; 0 means the
+    MTU of the device, `device`.
 
-    On a device that is wider than the path, padding counts: the packet must be a whole number of blocks to be sure to
-    fit when it is padded (95 bytes of overhead in the worst case).
+    If the device's MTU exceeds the path, padding counts: the MTU is a whole number of blocks, so that a padded packet
+    fits (95 bytes of overhead in the worst case).
     """
     room = path - OVERHEAD[version]
     return 0 if room >= device or path == 0 else max(room // BLOCK * BLOCK, 1280 if version == 6 else 576)
