@@ -1,6 +1,6 @@
-"""Addresses, prefixes and hardware addresses, read the way the runtimes' own parser reads them.
+"""Addresses, prefixes and hardware addresses, parsed as the runtimes' own parser does.
 
-All raise `ValueError` with a few words on what is wrong; the caller adds key, value and code.
+All functions raise `ValueError` with a short reason; the caller adds key, value and code.
 """
 
 from ipaddress import IPv6Address, ip_address, ip_interface
@@ -12,20 +12,20 @@ Interface = addresses.Interface
 
 
 def parse_ip(text: str) -> Address:
-    """A bare address: no prefix, no zone, and not an IPv4 address in IPv6 clothes."""
+    """An address without prefix length and zone; IPv4-mapped IPv6 addresses are refused."""
     if "%" in text:
         raise ValueError("an address with a zone cannot be used here")
     try:
-        found = ip_address(text)
+        address = ip_address(text)
     except ValueError:
         raise ValueError("not an IP address") from None
-    if isinstance(found, IPv6Address) and found.ipv4_mapped is not None:
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
         raise ValueError("write an IPv4-mapped address as IPv4")
-    return found
+    return address
 
 
 def parse_cidr(text: str) -> Interface:
-    """An address and its prefix length, `10.1.2.3/24`; the host bits stay."""
+    """An address with its prefix length, `10.1.2.3/24`; the host bits are kept."""
     address, slash, length = text.partition("/")
     if not slash or not (length.isascii() and length.isdigit() and len(length) <= 3):
         raise ValueError("not an address with a prefix length")
@@ -37,14 +37,14 @@ def parse_cidr(text: str) -> Interface:
 
 def parse_network(text: str) -> Interface:
     """A destination, `10.1.2.0/24`: a prefix without host bits."""
-    found = parse_cidr(text)
-    if found.ip != found.network.network_address:
-        raise ValueError(f"has host bits set; {found.network} is meant?")
-    return found
+    interface = parse_cidr(text)
+    if interface.ip != interface.network.network_address:
+        raise ValueError(f"has host bits set; {interface.network} is meant?")
+    return interface
 
 
 def parse_mac(text: str) -> str:
-    """A unicast Ethernet address as `02:00:5e:10:00:01`; dashes and Cisco's dots are read too."""
+    """A unicast Ethernet address as `02:00:5e:10:00:01`; dashes and Cisco's dots are accepted too."""
     for mark, groups, digits in ((":", 6, 2), ("-", 6, 2), (".", 3, 4)):
         parts = text.split(mark)
         if len(parts) == groups and all(len(part) == digits for part in parts):

@@ -1,7 +1,7 @@
-"""What the runtime adds to a configuration for one call: `runtimeConfig` and `args` (CNI's CONVENTIONS.md).
+"""The keys that the runtime adds to a configuration for one call: `runtimeConfig` and `args` (CNI's CONVENTIONS.md).
 
-Only what we implement is read, with its types checked; the values of what has several sources are judged in
-`cni.netconf.intent`, where it is known which source wins.
+Only implemented keys are read, with their types checked. Values with several sources are validated in
+`cni.netconf.intent`, which decides on the source.
 """
 
 import msgspec
@@ -31,7 +31,7 @@ RUNTIME_KEYS = fold(*IMPLEMENTED, *WITHOUT_EFFECT, "cgroupPath", "io.kubernetes.
 
 
 class RuntimeConfig(msgspec.Struct, frozen=True):
-    """`runtimeConfig`; an `ips` of None was not sent, while () asks for nothing in particular."""
+    """`runtimeConfig`. `ips` is None if it was not sent, () if it requests no particular address."""
 
     ips: tuple[str, ...] | None = None
     mac: str | None = None
@@ -61,7 +61,7 @@ def read_runtime_config(fields: Fields) -> RuntimeConfig:
 
 
 def read_args(fields: Fields) -> ConventionArgs:
-    """`args`, of which we know the member `cni`; raises `UndecodableContent` for a wrong type."""
+    """The member `cni` of `args`; raises `UndecodableContent` for a wrong type."""
     cni = fields.inner("cni")
     if cni is None:
         return ConventionArgs()
@@ -69,11 +69,11 @@ def read_args(fields: Fields) -> ConventionArgs:
 
 
 def _labels(fields: Fields) -> dict[str, str]:
-    """The conventions say a list of {key, value}; a plain object is read too."""
+    """The labels: a list of {key, value} by the conventions; a plain object is accepted too."""
     value = fields.get("labels")
     if isinstance(value, dict):
         return fields.mapping("labels")
-    found = {}
+    labels = {}
     for index, item in enumerate(fields.items("labels") or []):
         where = f"{fields.where('labels')}[{index}]"
         label = as_object(item, where)
@@ -82,5 +82,5 @@ def _labels(fields: Fields) -> dict[str, str]:
         key = label.text("key")
         if not key:
             raise InvalidConfig(f"{where}: a label needs a key")
-        found[key] = label.text("value") or ""
-    return found
+        labels[key] = label.text("value") or ""
+    return labels

@@ -1,11 +1,11 @@
 """The network configuration of one call: bytes on standard input become a `NetConf`.
 
-It goes in three steps, because other checks come between them: `decode_document` (is it JSON, which network,
-which version), `check_version`, and `interpret` (our own keys). `cni.netconf.request` does all in order.
+There are three steps, because other checks come between them: `decode_document` (JSON, network, version),
+`check_version`, and `interpret` (our own keys). `cni.netconf.request` calls all in order.
 
-A wrong type is code 6 and a wrong value code 7, and both name key and value. An unknown key is a warning, so that
-a newer configuration survives going back to an older plugin. DEL takes every fault of our own keys as a
-warning: a configuration broken after the ADD must not keep a container from being taken down.
+A wrong type is code 6 and a wrong value code 7; both name key and value. An unknown key is a warning, so that a newer
+configuration works with an older plugin after a downgrade. For DEL every error in our own keys is a warning: a
+container must be removable also if its configuration was broken after the ADD.
 """
 
 from collections.abc import Callable
@@ -52,7 +52,7 @@ Tolerate = Callable[[CniError], None]
 
 
 class NetConf(msgspec.Struct, frozen=True, kw_only=True):
-    """One plugin's configuration for one call. What is None was not given."""
+    """One plugin's configuration for one call. A member that was not given is None."""
 
     name: str
     version: str = OLDEST
@@ -80,7 +80,7 @@ class NetConf(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Document(msgspec.Struct, frozen=True):
-    """A configuration of which only the outermost facts are known to be sound."""
+    """A decoded configuration; only its name and the type of its version are validated."""
 
     fields: Fields
     name: str
@@ -88,7 +88,7 @@ class Document(msgspec.Struct, frozen=True):
 
 
 def decode_document(stdin: bytes) -> Document:
-    """Decode, and judge name and version's type; codes and words are those of the reference's `pkg/skel`."""
+    """Decode, and validate the name and the version's type; codes and texts are those of the reference's `pkg/skel`."""
     try:
         raw = decode_json(stdin)
         if raw is not None and not isinstance(raw, dict):
@@ -107,7 +107,7 @@ def decode_document(stdin: bytes) -> Document:
 def interpret(document: Document, verb: str, tolerate: Tolerate | None = None) -> NetConf:
     """Read our own keys; raises `UndecodableContent` for a wrong type, `InvalidConfig` for a wrong value.
 
-    With `tolerate` every fault goes there and the key counts as absent.
+    With `tolerate` every error is passed to it and the key counts as absent.
     """
     unknown = unknown_keys(document.fields)
     warnings = [f"{path}: {UNKNOWN_KEY}" for path in unknown]
@@ -137,9 +137,9 @@ def interpret(document: Document, verb: str, tolerate: Tolerate | None = None) -
 
 
 def unknown_keys(fields: Fields) -> tuple[str, ...]:
-    """The paths of the keys that neither we nor the specification know, down to the members of ours.
+    """The paths of the keys that neither zlayer-cni nor the specification defines, including members of our keys.
 
-    What others may add to is not searched: `args` (the conventions forbid objecting to it), `ipam`, results.
+    Objects that other programs may extend are not searched: `args` (by the conventions), `ipam`, results.
     """
     known = [path for path in fields.unknown(KNOWN_KEYS) if not path.casefold().startswith("cni.dev/")]
     inner = {"overlayd": OVERLAYD_KEYS, "dns": DNS_KEYS, "runtimeConfig": RUNTIME_KEYS, "annotations": ANNOTATIONS_KEYS}
@@ -158,7 +158,7 @@ def _unknown_inside(fields: Fields, key: str, members: frozenset[str]) -> tuple[
 
 
 def _readers(document: Document, verb: str) -> dict[str, Callable[[], object]]:
-    """How each member of NetConf is read, in the order in which faults are reported."""
+    """The reader of each member of NetConf, in the order in which errors are reported."""
     fields = document.fields
     return {
         "type": lambda: fields.text("type"),
@@ -197,7 +197,7 @@ def _prev_result(document: Document) -> Result | None:
 
 
 def _without_effect(fields: Fields, conf: NetConf) -> list[str]:
-    """Warnings about what was asked for and is not done by us."""
+    """Warnings about requested features that are not implemented."""
     ours = [key for key in IGNORED_KEYS if fields.raw_value(key) not in (None, {})]
     return [
         *(f"{key}: has no effect here, the overlay daemon sees to addresses and masquerade" for key in ours),

@@ -1,8 +1,7 @@
-"""Bytes become JSON objects here, strictly, and objects become typed values, key by key.
+"""Decodes bytes to JSON objects, strictly, and objects to typed values, key by key.
 
-Keys are found without regard to letter case, as the runtimes' own decoder finds them (containerd sends
-`Servers` where the conventions say `servers`), and JSON `null` is the same as an absent key. A wrong type is
-code 6.
+Case is ignored in keys, as in the runtimes' own decoder (containerd sends `Servers`, the conventions say `servers`).
+JSON `null` is equal to an absent key. A wrong type is code 6.
 """
 
 import json
@@ -14,7 +13,7 @@ MAX_BYTES = 16 << 20
 
 
 class Repeated(dict[str, object]):
-    """A JSON object that gave a key more than once, letter case aside; the last one stayed."""
+    """A JSON object with a repeated key, case ignored; it holds the last value."""
 
     keys_given_twice: frozenset[str]
 
@@ -35,8 +34,8 @@ def _refuse_constant(text: str) -> object:
 def decode_json(data: bytes) -> object:
     """Any JSON document, decoded strictly.
 
-    Refused with `UndecodableContent`: bytes that are not UTF-8, a byte order mark, NaN and Infinity, lone
-    surrogates, trailing data, nesting beyond what Python can follow, and more than MAX_BYTES.
+    Raises `UndecodableContent` for bytes that are not UTF-8, a byte order mark, NaN and Infinity, lone surrogates,
+    trailing data, nesting beyond Python's limit, and more than MAX_BYTES.
     """
     if len(data) > MAX_BYTES:
         raise UndecodableContent(f"{len(data)} bytes, at most {MAX_BYTES} are read")
@@ -54,7 +53,7 @@ def decode_json(data: bytes) -> object:
 
 
 def show(value: object) -> str:
-    """`value` as JSON, shortened, for a message that has to name it."""
+    """`value` as JSON, shortened, for a message."""
     try:
         text = json.dumps(value)
     except RecursionError:
@@ -63,7 +62,7 @@ def show(value: object) -> str:
 
 
 class Fields:
-    """One JSON object, read key by key; `path` is how messages call it, empty for the outermost."""
+    """One JSON object, read key by key; `path` is its name in messages, empty for the outermost object."""
 
     def __init__(self, raw: dict[str, object], path: str = "") -> None:
         self.raw = raw
@@ -75,17 +74,17 @@ class Fields:
         return f"{self.path}.{key}" if self.path else key
 
     def has(self, key: str) -> bool:
-        """Whether the key is there at all, be it with `null`."""
+        """Whether the key is present, also with `null`."""
         return key.casefold() in self._by_key
 
     def get(self, key: str) -> object:
-        """The value, `None` where it is absent or null; code 6 where the key is given twice."""
+        """The value, `None` if it is absent or null; code 6 if the key is given twice."""
         if key.casefold() in self._twice:
             raise UndecodableContent(f"{self.where(key)} is given more than once")
         return self._by_key.get(key.casefold())
 
     def raw_value(self, key: str) -> object:
-        """The value whatever it is, without complaint; of several the last."""
+        """The value without any check; the last one of a repeated key."""
         return self._by_key.get(key.casefold())
 
     def text(self, key: str) -> str | None:
@@ -118,7 +117,7 @@ class Fields:
         return None if found is None else texts_of(found, self.where(key))
 
     def objects(self, key: str) -> list["Fields"]:
-        """A list of objects; empty where it is absent."""
+        """A list of objects; empty if it is absent."""
         found = []
         for index, item in enumerate(self.items(key) or []):
             path = f"{self.where(key)}[{index}]"
@@ -129,7 +128,7 @@ class Fields:
         return found
 
     def mapping(self, key: str) -> dict[str, str]:
-        """An object from strings to strings, its keys as they are; empty where it is absent."""
+        """An object from strings to strings, its keys unchanged; empty if it is absent."""
         fields = self.inner(key)
         return {} if fields is None else fields.as_mapping()
 
@@ -137,7 +136,7 @@ class Fields:
         return {key: as_text(value, self.where(key)) or "" for key, value in self.raw.items()}
 
     def unknown(self, known: frozenset[str]) -> tuple[str, ...]:
-        """The paths of the keys that are not in `known`, which holds keys already case-folded."""
+        """The paths of the keys that are not in `known`, a set of case-folded keys."""
         return tuple(self.where(key) for key in self.raw if key.casefold() not in known)
 
 
@@ -169,5 +168,5 @@ def wrong_type(path: str, wanted: str, value: object) -> UndecodableContent:
 
 
 def fold(*keys: str) -> frozenset[str]:
-    """The keys as `Fields.unknown` wants them."""
+    """The keys, case-folded, as `Fields.unknown` needs them."""
     return frozenset(key.casefold() for key in keys)

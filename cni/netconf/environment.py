@@ -1,7 +1,7 @@
 """The CNI_* variables of one call (CNI 1.1.0, section 2, and the reference's `pkg/skel` and `pkg/utils`).
 
-Reading and judging are apart, because the configuration is judged in between: first missing variables, then
-the configuration on standard input, then the values, then the verb.
+Reading and validation are separate steps, because the configuration is validated in between: first missing variables,
+then the configuration on standard input, then the values, then the verb.
 """
 
 from collections.abc import Iterable, Mapping
@@ -41,7 +41,7 @@ KNOWN_ARGS = frozenset(
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
-    """One call by a runtime, as its environment tells it."""
+    """One call by a runtime, as read from its environment."""
 
     command: str
     container_id: str = ""
@@ -74,7 +74,7 @@ def parse_call(env: Mapping[str, str]) -> Call:
 
 
 def validate_call(call: Call) -> None:
-    """Judge the values of the variables the verb requires, then the verb; raises `InvalidEnvironment`."""
+    """Validate the values of the variables that the verb requires, then the verb; raises `InvalidEnvironment`."""
     required = REQUIRED.get(call.command, ())
     if "CNI_CONTAINERID" in required and not is_plain_name(call.container_id):
         raise InvalidEnvironment("CNI_CONTAINERID: invalid characters in containerID", call.container_id)
@@ -89,7 +89,7 @@ def validate_call(call: Call) -> None:
 
 
 def check_ifname(name: str) -> None:
-    """Refuse what the kernel refuses as an interface's name, with the reference's words."""
+    """Refuse interface names that the kernel refuses, with the reference's error texts."""
     if len(name.encode(errors="surrogateescape")) > IFNAME_LIMIT:
         details = f"at most {IFNAME_LIMIT} bytes: {name}"
         raise InvalidEnvironment("CNI_IFNAME: interface name is too long", details)
@@ -102,20 +102,19 @@ def check_ifname(name: str) -> None:
 
 
 def check_new_ifname(name: str) -> None:
-    """Refuse, for an interface that is to be made, what the kernel takes for something else than a name.
+    """Refuse names with a special meaning to the kernel, for a new interface.
 
-    A `%d` asks it to choose a number, so that the interface would have another name than the runtime knows; `all`
-    and `default` are no interfaces in /proc/sys/net/*/conf. The other verbs let them be: nothing is there to find.
+    With `%d` the kernel chooses a number, so the interface would have another name than the runtime expects; `all` and
+    `default` are not interfaces in /proc/sys/net/*/conf. The other verbs accept them: no such interface exists.
     """
     if "%" in name or name in ("all", "default"):
         raise InvalidEnvironment("CNI_IFNAME: interface name has a meaning of its own to the kernel", name)
 
 
 def check_args(call: Call, known: Iterable[str] = ()) -> None:
-    """Judge CNI_ARGS: `K=V;K=V`, and only keys that mean something here unless `IgnoreUnknown` is set.
+    """Validate CNI_ARGS: `K=V;K=V`, with known keys only unless `IgnoreUnknown` is set.
 
-    `known` are keys beyond KNOWN_ARGS that the configuration uses. Raises `InvalidEnvironment`; DEL does not
-    ask.
+    `known` are keys besides KNOWN_ARGS that the configuration uses. Raises `InvalidEnvironment`; not called for DEL.
     """
     if not call.raw_args:
         return
@@ -137,12 +136,12 @@ def check_args(call: Call, known: Iterable[str] = ()) -> None:
 
 
 def is_plain_name(text: str) -> bool:
-    """Whether `text` can be a container id or a network's name: all of it `[a-zA-Z0-9][a-zA-Z0-9_.-]*`."""
+    """Whether `text` is a valid container id or network name: all of it matches `[a-zA-Z0-9][a-zA-Z0-9_.-]*`."""
     return text[:1] in ALNUM and not text.strip(NAME_CHARACTERS)
 
 
 def is_utf8(text: str) -> bool:
-    """Whether `text` came from UTF-8; the bytes of the environment that do not are surrogates in Python."""
+    """Whether `text` was valid UTF-8; Python represents other bytes of the environment as surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:

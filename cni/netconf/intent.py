@@ -1,4 +1,4 @@
-"""What an ADD is asked to do: every source looked at, and the one that wins chosen.
+"""The request of an ADD: reads every source and chooses by precedence.
 
 For what says where a container belongs (service, mode, isolation network) a pod annotation wins over a label in
 `args.cni.labels`, and that over the configuration, as far as the configuration lets it (`policy.py`). For address and
@@ -21,14 +21,14 @@ from cni.netconf.values import check_line, check_service
 
 
 class Requested(msgspec.Struct, frozen=True):
-    """An address that was asked for; it is given or the ADD fails."""
+    """A requested address; if it is not available the ADD fails."""
 
     address: str  # in its canonical form
     prefix: int | None = None  # the length that was written with it, which need not be the subnet's
 
 
 class Intent(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be attached, and how."""
+    """The parameters of the attachment to make."""
 
     service: str
     mode: str
@@ -66,7 +66,7 @@ def intent(conf: NetConf, call: Call) -> Intent:
 
 
 def merge_dns(configured: DNS | None, runtime: DNS) -> DNS | None:
-    """The configuration's DNS with every list the runtime gave put in place of its own."""
+    """The configuration's DNS, with each list that the runtime gave in place of the configured one."""
     if not runtime:
         return configured
     base = configured or DNS()
@@ -111,7 +111,7 @@ def _service(conf: NetConf, call: Call, labels: dict[str, str]) -> str:
 
 
 def _mac(conf: NetConf, call: Call) -> str:
-    """The hardware address asked for; an empty one, as some runtimes send, asks for nothing."""
+    """The requested hardware address; an empty one, which some runtimes send, requests none."""
     sources: list[tuple[str, str | None, type[CniError]]] = [
         ("runtimeConfig.mac", conf.runtime.mac, InvalidConfig),
         ("args.cni.mac", conf.args.mac, InvalidConfig),
@@ -137,15 +137,15 @@ def _addresses(conf: NetConf, call: Call) -> tuple[Requested, ...]:
 
 
 def _requested(texts: tuple[str, ...], where: str, error: type[CniError]) -> tuple[Requested, ...]:
-    found: dict[int, Requested] = {}
+    by_version: dict[int, Requested] = {}
     for text in texts:
         address, prefix = parsed(_with_or_without_prefix, text, where, error)
         if address.is_unspecified or address.is_multicast or address.is_loopback or address.is_link_local:
             raise error(f"{where}: {show(text)} cannot be a container's address")
-        if address.version in found:
+        if address.version in by_version:
             raise error(f"{where}: {show(text)} is a second address of its family, an interface gets one")
-        found[address.version] = Requested(str(address), prefix)
-    return tuple(found.values())
+        by_version[address.version] = Requested(str(address), prefix)
+    return tuple(by_version.values())
 
 
 def _with_or_without_prefix(text: str) -> tuple[Address, int | None]:

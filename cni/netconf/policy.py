@@ -1,8 +1,8 @@
-"""What a pod may decide by its annotations, and what the list decides for it. Pure.
+"""Which settings a pod may choose by its annotations, and which the network list fixes. Pure.
 
-An annotation (or a label in `args.cni.labels`) is the word of the pod's author, the list that of the node's operator.
-So an annotation decides nothing that the list gives a value for, unless the list's `annotations` says that it may; and
-what network a container is in counts as given also where it follows from the list's mode and service.
+The pod's author writes an annotation (or a label in `args.cni.labels`); the node's operator writes the list. So an
+annotation cannot replace a value in the list, unless the list's `annotations` allows it. The isolation network counts
+as given also if it follows from the list's mode and service.
 """
 
 import msgspec
@@ -18,7 +18,7 @@ ANNOTATIONS_KEYS = fold("allow", "networks", "services")
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """`annotations` of a list. What is None was not given."""
+    """`annotations` of a list. A member that was not given is None."""
 
     allow: tuple[str, ...] | None = None  # of DECIDABLE; None: those that the list gives no value
     networks: tuple[str, ...] | None = None  # isolation networks that annotations may lead to; None: any
@@ -26,7 +26,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where a container belongs. A `network` of None is none; "" is a network of that name."""
+    """The service, mode and isolation network of a container. `network` None is none; "" is a network of that name."""
 
     service: str
     mode: str
@@ -47,7 +47,7 @@ def read_policy(fields: Fields) -> Policy:
 
 
 def check_network(name: str, where: str) -> None:
-    """An isolation network is any text of one line, but for the fences of edge peers."""
+    """An isolation network is any text of one line, except the reserved names for edge peers."""
     check_line(name, where)
     if name.startswith(EDGE_FENCE):
         raise InvalidConfig(f"{where}: {show(name)} is reserved: such names are the fences of edge peers")
@@ -62,8 +62,8 @@ def allowed(policy: Policy, pinned: frozenset[str], listed: Place) -> frozenset[
 
 
 def refuse(policy: Policy, pinned: frozenset[str], labels: dict[str, str], listed: Place, wished: Place) -> None:
-    """Raises InvalidConfig where the annotations `labels` decide what they may not: the container belongs to `listed`
-    without them, and to `wished` with them."""
+    """Raises InvalidConfig if the annotations `labels` decide something that they may not: the container belongs to
+    `listed` without them, and to `wished` with them."""
     may = allowed(policy, pinned, listed)
     if wished.service != listed.service:
         _refuse_key(SERVICE_LABEL, "service", labels, may, listed.service)

@@ -1,4 +1,4 @@
-"""One call, whole: environment and standard input, judged in the order in which the reference judges them."""
+"""One complete call: environment and standard input, validated in the order of the reference."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ from cni.netconf.versions import NEWEST, OLDEST, check_version
 
 
 def read_request(env: Mapping[str, str], stdin: bytes) -> tuple[Call, NetConf]:
-    """The call and its configuration, for any verb but VERSION, which has no configuration to judge.
+    """The call and its configuration, for any verb but VERSION, which has no configuration.
 
     Missing variables come first, then the configuration's frame, the variables' values, the verb, the version,
     and our own keys last. Raises `InvalidEnvironment`, `UndecodableContent`, `InvalidConfig` or
@@ -24,9 +24,9 @@ def read_request(env: Mapping[str, str], stdin: bytes) -> tuple[Call, NetConf]:
 
 
 def version_of(stdin: bytes) -> str:
-    """The `cniVersion` to answer in, whatever else is wrong; our newest if it cannot be told.
+    """The `cniVersion` of the answer, also to an invalid call; our newest if the version cannot be read.
 
-    May be a version we do not speak: `render_error` knows what to do with it.
+    May be an unsupported version: `render_error` handles it.
     """
     try:
         raw = decode_json(stdin)

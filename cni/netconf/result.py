@@ -1,6 +1,6 @@
-"""One result type inside, seven shapes outside (CNI 0.1.0 to 1.1.0): reading, joining and writing them.
+"""One result type, and its seven JSON formats (CNI 0.1.0 to 1.1.0): reads, merges and writes them.
 
-Everything written is one line of ASCII JSON, so that it fits a log line and survives any locale.
+The output is one line of ASCII JSON, so that it fits a log line and does not depend on the locale.
 """
 
 import json
@@ -28,7 +28,7 @@ Json = dict[str, object]
 def render(result: Result, version: str) -> str:
     """The result as JSON in the shape of `version`, which must be one of SUPPORTED.
 
-    0.1.0 and 0.2.0 can say one address of each family; without any they cannot say the result at all, and
+    0.1.0 and 0.2.0 hold one address of each family; a result without an address cannot be written, and
     `IncompatibleVersion` is raised.
     """
     if not at_least(version, "0.3.0"):
@@ -45,7 +45,7 @@ def render(result: Result, version: str) -> str:
 
 
 def merge(previous: Result, ours: Result) -> Result:
-    """Our result after an earlier plugin's: everything of theirs, then ours with its indexes moved up.
+    """An earlier plugin's result with ours appended; the interface indexes of ours are shifted.
 
     Nothing of theirs is dropped (CNI 1.1.0, section 2, ADD). Of DNS, lists are joined and the first domain
     stays.
@@ -71,9 +71,9 @@ def merge(previous: Result, ours: Result) -> Result:
 def parse_result(version: str, value: object, path: str = "prevResult") -> Result:
     """A decoded result in the shape of `version`.
 
-    Raises `UndecodableContent` where it is no such thing, and `InvalidConfig` where an address belongs to an
-    interface that is not there. A result that says it is of a version with other members is not read as empty:
-    what an earlier plugin made would be lost.
+    Raises `UndecodableContent` if it is not such a result, and `InvalidConfig` if an address names an interface that
+    does not exist. A result of a version with other members is refused instead of read as empty: the interfaces of an
+    earlier plugin would be lost.
     """
     fields = as_object(value, path)
     if fields is None:
@@ -87,7 +87,7 @@ def parse_result(version: str, value: object, path: str = "prevResult") -> Resul
 
 
 def render_error(error: CniError, version: str = NEWEST) -> str:
-    """The error object (CNI 1.1.0, section 5); a version that is not ours is written as our newest."""
+    """The error object (CNI 1.1.0, section 5); our newest version replaces an unsupported one."""
     spoken = version if version in SUPPORTED else NEWEST
     found: Json = {"cniVersion": spoken, "code": error.code, "msg": error.msg}
     if error.details:

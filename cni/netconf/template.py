@@ -1,4 +1,4 @@
-"""`${NAME}` in a configured text stands for what CNI_ARGS says about NAME; a lone `$` is itself."""
+"""`${NAME}` in a configured text stands for the value of NAME in CNI_ARGS; any other `$` is literal."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ from cni.errors import InvalidConfig
 
 
 def placeholders(template: str, where: str) -> tuple[str, ...]:
-    """The names used in `template`; raises `InvalidConfig` where a `${` is empty or never closed."""
+    """The names used in `template`; raises `InvalidConfig` if a `${` is empty or not closed."""
     return tuple(name for _, name in _pieces(template, where) if name)
 
 
@@ -23,11 +23,11 @@ def substitute(template: str, values: Mapping[str, str], where: str) -> str:
 def _pieces(template: str, where: str) -> list[tuple[str, str]]:
     """The template as (text, name after it); the name of the last piece is empty."""
     text, *rest = template.split("${")
-    found = []
+    pieces = []
     for part in rest:
         name, brace, after = part.partition("}")
         if not (name and brace):
             raise InvalidConfig(f'{where}: "{template}" has a "${{" that names nothing or is never closed')
-        found.append((text, name))
+        pieces.append((text, name))
         text = after
-    return [*found, (text, "")]
+    return [*pieces, (text, "")]

@@ -1,7 +1,7 @@
-"""What a result is made of, in the shape of CNI 1.1.0, and how its members are read from JSON.
+"""The members of a result, as in CNI 1.1.0, and their readers from JSON.
 
-Addresses stay text: they cross to the daemon and to the runtime as text, and a chained plugin's must come out
-as it went in.
+Addresses stay text: they are passed to the daemon and to the runtime as text, and those of a chained plugin must be
+written as they were read.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Interface(msgspec.Struct, frozen=True):
-    """One network device. On the host `sandbox` is empty; inside it is CNI_NETNS as given."""
+    """One network device. `sandbox` is empty on the host, and CNI_NETNS as given inside the container."""
 
     name: str
     mac: str = ""
@@ -28,7 +28,7 @@ class Interface(msgspec.Struct, frozen=True):
 
 
 class IP(msgspec.Struct, frozen=True):
-    """One address. `interface` counts from 0 in the result's interfaces; None is unknown."""
+    """One address. `interface` is an index from 0 into the result's interfaces; None is unknown."""
 
     address: str  # with its prefix length and its host bits: 10.1.2.3/24
     gateway: str = ""
@@ -36,7 +36,7 @@ class IP(msgspec.Struct, frozen=True):
 
 
 class Route(msgspec.Struct, frozen=True):
-    """One route inside the container. Without `gw` the address's gateway is meant."""
+    """One route inside the container. Without `gw` the gateway of the address applies."""
 
     dst: str
     gw: str = ""
@@ -48,7 +48,7 @@ class Route(msgspec.Struct, frozen=True):
 
 
 class DNS(msgspec.Struct, frozen=True):
-    """What the runtime may write into resolv.conf."""
+    """DNS settings that the runtime may write into resolv.conf."""
 
     nameservers: tuple[str, ...] = ()
     domain: str = ""
@@ -60,7 +60,7 @@ class DNS(msgspec.Struct, frozen=True):
 
 
 class Result(msgspec.Struct, frozen=True):
-    """What an ADD answers, whatever the version it is written in."""
+    """The result of an ADD, independent of the version in which it is written."""
 
     interfaces: tuple[Interface, ...] = ()
     ips: tuple[IP, ...] = ()
@@ -99,7 +99,7 @@ def read_route(fields: Fields, error: type[CniError] = InvalidConfig) -> Route:
     if not dst:
         raise error(f"{fields.where('dst')}: a route needs a destination")
     gw = fields.text("gw") or ""
-    # A chained plugin's route is not ours to judge; ours has to be one the kernel takes.
+    # A route of a chained plugin is not validated; one of ours must be acceptable to the kernel.
     network = parsed(parse_network if error is InvalidConfig else parse_cidr, dst, fields.where("dst"), error)
     if gw and parsed(parse_ip, gw, fields.where("gw"), error).version != network.version:
         raise error(f"{fields.where('gw')}: {show(gw)} is not of the family of {dst}")

@@ -1,4 +1,4 @@
-"""What the values of our own keys may be. A value that may not is `InvalidConfig`, naming key and value."""
+"""Validates the values of our own keys. An invalid value raises `InvalidConfig`, which names key and value."""
 
 import msgspec
 
@@ -21,14 +21,14 @@ PATH_LIMIT = 1024  # bytes: a quarter of PATH_MAX, so that what is put below fit
 
 
 class Attachment(msgspec.Struct, frozen=True):
-    """One attachment that the runtime still knows, in the list that GC gets."""
+    """One entry of the list of valid attachments that GC receives."""
 
     container_id: str
     ifname: str
 
 
 def read_mode(fields: Fields) -> str:
-    """`mode`, one of MODES to the letter: a slip of the pen must not open what was meant to be fenced."""
+    """`mode`, exactly one of MODES: a typing error must not disable isolation."""
     mode = fields.text("mode")
     if mode is not None and mode not in MODES:
         raise InvalidConfig(f"mode: {show(mode)} is not one of {', '.join(MODES)}")
@@ -36,7 +36,7 @@ def read_mode(fields: Fields) -> str:
 
 
 def read_service(fields: Fields) -> str | None:
-    """`service`, with its placeholders well formed and still in it."""
+    """`service`, with its placeholders validated but not replaced."""
     service = fields.text("service")
     if service is not None:
         placeholders(service, fields.where("service"))
@@ -45,7 +45,7 @@ def read_service(fields: Fields) -> str | None:
 
 
 def check_service(service: str, where: str) -> None:
-    """A service is any text that is not empty, fits SERVICE_LIMIT and has no control characters."""
+    """A service is any non-empty text of at most SERVICE_LIMIT bytes without control characters."""
     check_line(service, where)
     if not service:
         raise InvalidConfig(f'{where}: "" cannot be the name of a service')
@@ -54,13 +54,13 @@ def check_service(service: str, where: str) -> None:
 
 
 def check_line(text: str, where: str) -> None:
-    """Refuse control characters, NUL first of all, and what cannot be written as UTF-8."""
+    """Refuse control characters, NUL included, and text that cannot be encoded as UTF-8."""
     if any(char < " " or char == "\x7f" or "\ud800" <= char <= "\udfff" for char in text):
         raise InvalidConfig(f"{where}: {show(text)} holds a control character")
 
 
 def read_isolation_network(fields: Fields) -> str | None:
-    """`isolationNetwork`; the empty text is a name like any other."""
+    """`isolationNetwork`; the empty text is a valid name."""
     network = fields.text("isolationNetwork")
     if network is not None:
         check_line(network, fields.where("isolationNetwork"))
@@ -93,8 +93,8 @@ def read_dns_option(fields: Fields) -> DNS | None:
 def read_runtime_dns(fields: Fields) -> DNS:
     """The capability `dns`, whose members have other names (`servers`, `searches`, `options`).
 
-    Judged like the configuration's own, but for empty words, which are dropped: of a node whose resolv.conf says
-    `search .` some kubelets hand on "".
+    Validated like the configuration's own DNS, except that empty words are dropped: some kubelets send "" on a node
+    whose resolv.conf has `search .`.
     """
     found = {}
     for key in ("servers", "searches", "options"):
@@ -124,9 +124,9 @@ def check_word(text: str, where: str) -> None:
 
 
 def read_routes(fields: Fields) -> tuple[Route, ...]:
-    """`routes`, each to be put inside the container, in the main table and without metrics.
+    """`routes`, each to be set inside the container, in the main table and without metrics.
 
-    What a result may say of a route beyond that is refused (`UnsupportedField`) where it asks for something.
+    Other members of a route that a result may have are refused (`UnsupportedField`) if they request something.
     """
     return tuple(_plain_route(each) for each in fields.objects("routes"))
 
@@ -161,11 +161,11 @@ def read_socket(fields: Fields) -> str | None:
 
 
 def read_attachments(fields: Fields, keys: tuple[str, ...]) -> tuple[Attachment, ...] | None:
-    """The list of valid attachments under the first of `keys` that is there, be it null.
+    """The list of valid attachments under the first of `keys` that is present, also with null.
 
-    None means that no list came, so nothing may be judged by it; () means that none is valid (the runtimes send
-    an empty list as `null`). Raises `UndecodableContent` for a wrong type, `InvalidConfig` for an entry that
-    names nothing: nothing may be freed by a list that is only half understood.
+    None means that no list was sent, so GC removes nothing; () means that no attachment is valid (the runtimes send an
+    empty list as `null`). Raises `UndecodableContent` for a wrong type, `InvalidConfig` for an entry without a name: GC
+    must not act on a list that is only partly understood.
     """
     for key in keys:
         if fields.has(key):
@@ -174,16 +174,16 @@ def read_attachments(fields: Fields, keys: tuple[str, ...]) -> tuple[Attachment,
 
 
 def _attachment(fields: Fields) -> Attachment:
-    found = Attachment(fields.text("containerID") or "", fields.text("ifname") or "")
-    if not is_plain_name(found.container_id):
-        raise InvalidConfig(f"{fields.where('containerID')}: {show(found.container_id)} names no container")
-    if not found.ifname:
-        raise InvalidConfig(f"{fields.where('ifname')}: {show(found.ifname)} names no interface")
-    return found
+    attachment = Attachment(fields.text("containerID") or "", fields.text("ifname") or "")
+    if not is_plain_name(attachment.container_id):
+        raise InvalidConfig(f"{fields.where('containerID')}: {show(attachment.container_id)} names no container")
+    if not attachment.ifname:
+        raise InvalidConfig(f"{fields.where('ifname')}: {show(attachment.ifname)} names no interface")
+    return attachment
 
 
 def read_capabilities(fields: Fields) -> None:
-    """`capabilities` is for the runtime; what reaches us only has to be true and false."""
+    """`capabilities` is for the runtime; only the types of its values (true or false) are checked here."""
     capabilities = fields.inner("capabilities")
     for key, value in (capabilities.raw if capabilities else {}).items():
         if value is not None and not isinstance(value, bool):

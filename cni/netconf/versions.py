@@ -1,4 +1,4 @@
-"""The CNI versions we speak, and which verb may come with which of them (CNI 1.1.0, sections 2 and 4)."""
+"""The supported CNI versions, and the verbs of each (CNI 1.1.0, sections 2 and 4)."""
 
 from cni.errors import CniError, IncompatibleVersion, UndecodableContent
 
@@ -12,7 +12,7 @@ SINCE = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}
 
 
 def parse_version(text: str) -> tuple[int, int, int]:
-    """One to three whole numbers with dots between; missing ones are 0, an empty text is 0.1.0.
+    """One to three whole numbers separated by dots; missing ones are 0, an empty text is 0.1.0.
 
     Raises `UndecodableContent` for anything else.
     """
@@ -29,11 +29,11 @@ def at_least(version: str, other: str) -> bool:
 
 
 def check_version(version: str, verb: str) -> None:
-    """Pass if a configuration of this version may come with this verb.
+    """Raise an error unless a configuration of this version may be used with this verb.
 
-    The version must be one of SUPPORTED to the letter, but CHECK, GC and STATUS compare it first, so that
-    an unreadable one is code 6 there (`UndecodableContent`) and code 1 (`IncompatibleVersion`) elsewhere; and
-    one that is too old or too new for the verb says so (the reference's `pkg/skel`).
+    The version must be exactly one of SUPPORTED. CHECK, GC and STATUS compare it first, so an unreadable version is
+    code 6 (`UndecodableContent`) there and code 1 (`IncompatibleVersion`) elsewhere, and a version that is too old or
+    too new for the verb has its own text (as in the reference's `pkg/skel`).
     """
     if verb in SINCE:
         if not at_least(version, SINCE[verb]):
@@ -45,7 +45,7 @@ def check_version(version: str, verb: str) -> None:
 
 
 def incompatible(version: str) -> CniError:
-    """The error for a version we do not speak; its details say which we do."""
+    """The error for an unsupported version; its details list the supported ones."""
     ours = " ".join(f'"{each}"' for each in SUPPORTED)
     details = f'config is "{version}", plugin supports [{ours}]'
     return IncompatibleVersion("incompatible CNI versions", details)
