@@ -53,10 +53,10 @@ class Lifecycle:
                 with self._service.board.step("start-incomplete", subject, f"{subject} could not be set up"):
                     work()
 
-    def stand_down(self) -> None:
+    def remove_data_path(self) -> None:
         """Remove an earlier daemon's data path from the kernel: this node may not go into service."""
         self._mesh.withdraw()
-        self._service.stand_down()
+        self._service.remove_data_path()
 
     def apply_ranges(self) -> None:
         """Adapt fence, subnets and peers to the host's networks, which may have changed."""

@@ -178,7 +178,9 @@ async def _run(settings: Settings, run_dir_lock: RunDirLock) -> None:
     lifecycle = Lifecycle(
         service, mesh, cluster, reconciler=reconciler, mac_watcher=mac_watcher, fence_watch=fence_watch, drain=drain
     )
-    watch = RangeWatch(ranges, lifecycle.begin, lifecycle.stand_down, lifecycle.apply_ranges, board=board, crew=crew)
+    watch = RangeWatch(
+        ranges, lifecycle.begin, lifecycle.remove_data_path, lifecycle.apply_ranges, board=board, crew=crew
+    )
     await asyncio.to_thread(watch.start)
     supervisor.start()
     loop = asyncio.get_running_loop()

@@ -22,7 +22,7 @@ from cni.plugin import delete_queue
 
 log = logging.getLogger(__name__)
 
-AUTOSTART_NAME = "autostart.lock"  # cni/plugin/autostart.py says what it holds
+AUTOSTART_NAME = "autostart.lock"  # cni/plugin/autostart.py documents its contents
 DEPUTY = "--deputy-of"  # option: pid of the daemon that this process replaces if that daemon does not come back
 COMING_BACK = 5.0  # seconds that the daemon has to come back
 REPLACED = "ZLAYER_CNI_REPLACED"  # environment: why the previous daemon replaced itself
@@ -60,7 +60,7 @@ class RunDirLock:
         try:
             self._take()
         except BaseException:
-            self.leave()
+            self.release()
             raise
 
     def _take(self) -> None:
@@ -141,7 +141,7 @@ class RunDirLock:
             (self.run_dir / SOCKET_NAME).unlink()
         process.execute_again({REPLACED: reason}, DEPUTY)
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Release both locks. Idempotent."""
         if self._lock >= 0:
             with contextlib.suppress(OSError):
@@ -157,7 +157,7 @@ class RunDirLock:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.leave()
+        self.release()
 
 
 def _refuse_others(run_dir: Path) -> None:

@@ -90,7 +90,7 @@ class Server:
     def _open_cni_socket(self) -> None:
         """Open the socket that plugins and the operator's tool connect to. Raises OSError."""
         listener = sockets.listen(str(self._path), 0o600)
-        cni = cni_socket.CniSocket(listener.sock, self.answer, self._workers, self._quick, self._service.take_back)
+        cni = cni_socket.CniSocket(listener.sock, self.answer, self._workers, self._quick, self._service.undo_attempt)
         self._cni_sockets.append((listener, cni, asyncio.get_running_loop().create_task(cni.serve())))
 
     async def _open_overlay_socket(self) -> None:
@@ -198,7 +198,7 @@ class Server:
         pid, _, started = request.env.get("WHOSE", "").partition(":")
         if pid.isdigit() and started.isdigit() and int(started):
             attempt = request.env.get("ATTEMPT", "")
-            self._exit_watcher.watch(int(pid), int(started), lambda: self._service.take_back(attempt))
+            self._exit_watcher.watch(int(pid), int(started), lambda: self._service.undo_attempt(attempt))
 
 
 def netns_mismatch(env: Mapping[str, str], own: netns.NetnsId) -> InvalidConfig | None:

@@ -104,7 +104,7 @@ class UnfinishedIsAdopted:
 class UnheardIsKept:
     """The daemon lets an ADD stand whose plugin was killed over it."""
 
-    MODULE, NAME = "cni.daemon.attachments.overlay", "OverlayService.take_back"
+    MODULE, NAME = "cni.daemon.attachments.overlay", "OverlayService.undo_attempt"
 
     @staticmethod
     def instead(real, self, attempt):

@@ -1,4 +1,4 @@
-"""CHECK: compares an attachment with what ADD made. Pure; the kernel's answers come in as values.
+"""CHECK: compares an attachment with its record and ADD's result. Pure; the kernel's answers are passed as values.
 
 cni/attach_rules.py has the comparisons that every overlay shares. This module adds those of this daemon: its bridge by
 name, the node's forwarding, the fence.

@@ -177,7 +177,7 @@ class OverlayService:
         veth = naming.attachment_veth(network, container, ifname)
         self.attacher.detach((network, container, ifname), veth)
 
-    def take_back(self, attempt: str) -> None:
+    def undo_attempt(self, attempt: str) -> None:
         """Undo the attach of that attempt: its plugin was killed before the runtime had the result. Never raises."""
         for attachment in self.state.snapshot():
             if attempt and attachment.attempt == attempt:
@@ -315,7 +315,7 @@ class OverlayService:
         self.own.remove_all()
         self.barrier.unload()
 
-    def stand_down(self) -> None:
+    def remove_data_path(self) -> None:
         """Remove an earlier daemon's bridges, addresses and tables, which would disturb the host: no container is
         attached. The records stay. Raises OSError, CniError."""
         for service in list(self.state.services.values()):

@@ -160,8 +160,8 @@ class Segments:
             raise
 
     def _accept(self, name: str, mode: str, segment: str) -> None:
-        """Validate name and mode. A service that changes to the shared bridge loses its own segment; one that leaves it
-        gets a segment of its own. Raises InvalidConfig."""
+        """Validate name and mode. A service that changes to the shared bridge loses its own segment; a service that
+        leaves the shared bridge gets a segment of its own. Raises InvalidConfig."""
         if name == SHARED:
             raise InvalidConfig(f"service: {name!r} is a reserved name")
         bridge = self._bridge_name(segment)
@@ -267,7 +267,7 @@ class Segments:
         try:
             self.shrink(name, mode)
             if ephemeral or name in self._leaving:
-                self.leave(name, mode)
+                self.teardown_if_empty(name, mode)
             self._leaving.discard(name)
             self._idle.note(name, self._state.in_use(name), time.monotonic())
         except (OSError, CniError) as error:
@@ -333,9 +333,9 @@ class Segments:
             if now - since >= EMPTY:
                 beat()
                 log.info("service %s has had no user for %g s: it gives its subnets back", name, EMPTY)
-                self.leave(name, "auto")
+                self.teardown_if_empty(name, "auto")
 
-    def leave(self, name: str, mode: str) -> None:
+    def teardown_if_empty(self, name: str, mode: str) -> None:
         """After an ephemeral attachment was removed: tear the service down if it has no user. The shared bridge
         stays."""
         if mode == "shared":

@@ -25,7 +25,7 @@ class Rate:
         left = min(self._most, left + (now - since) * self._most / MINUTE)
         allowed = left >= 1
         if len(self._left) >= MOST_ASKERS:
-            del self._left[next(iter(self._left))]  # the one that asked longest ago
+            del self._left[next(iter(self._left))]  # the asker whose last request is the oldest
         self._left[asker] = (left - 1 if allowed else left, now)
         return 0.0 if allowed else (1 - left) * MINUTE / self._most
 

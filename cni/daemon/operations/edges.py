@@ -193,7 +193,7 @@ def listed(_: wire.ListEdgePeers, context: OperationContext) -> wire.EdgePeers:
 
 
 def sweep(context: OperationContext) -> None:
-    """Remove edge peers that expired, never had a handshake, or have none any more (contract 6.12).
+    """Remove edge peers that expired, never had a handshake, or had the last one too long ago (contract 6.12).
 
     The boot clock decides: it is never set, unlike the wall clock, and it counts while the machine sleeps. A
     handshake's own time is the wall clock's: only a change of it counts, and the boot clock at that change.

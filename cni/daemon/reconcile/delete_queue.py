@@ -17,8 +17,8 @@ PATIENCE = 5.0  # seconds to wait for plugins that are writing to the queue
 
 
 def drain(run_dir: str, state: State, handler: cni_socket.Handler) -> None:
-    """Carry out the queued deletions. One that failed and may succeed later stays queued; a void or unreadable one is
-    removed."""
+    """Carry out the queued deletions. A deletion that failed and may succeed later stays queued; a void or unreadable
+    deletion is removed."""
     with delete_queue.Lock(run_dir, whole=True, patience=PATIENCE) as lock:
         if not lock.held:
             return

@@ -29,16 +29,16 @@ class RangeWatch:
         self,
         ranges: Ranges,
         begin: Callable[[], None],
-        stand_down: Callable[[], None],
+        remove_data_path: Callable[[], None],
         changed: Callable[[], None],
         *,
         board: ProblemBoard,
         crew: Crew,
     ) -> None:
-        """`begin` starts the node. `stand_down` removes an earlier daemon's data path if the node may not start.
+        """`begin` starts the node. `remove_data_path` removes an earlier daemon's data path if the node may not start.
         `changed` is called at each comparison while the node is in service."""
         self._board, self._crew = board, crew
-        self._ranges, self._begin, self._stand_down, self._changed = ranges, begin, stand_down, changed
+        self._ranges, self._begin, self._remove_data_path, self._changed = ranges, begin, remove_data_path, changed
         self._serving = False
         self._ended = threading.Event()
         self._wake = ranges.news
@@ -56,7 +56,7 @@ class RangeWatch:
             log.error("the node is not in service: %s", self._ranges.refusal)
             what = "the data path of an earlier daemon could not be removed"
             with self._board.step("start-incomplete", "standing down", what):
-                self._stand_down()
+                self._remove_data_path()
         self._worker.start()
 
     def _step(self) -> AbstractContextManager[None]:
