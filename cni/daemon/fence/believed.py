@@ -1,7 +1,7 @@
-"""What the fence takes of what other nodes and agents say. Pure.
+"""Validates what other nodes and agents publish, before the fence loads it. Pure.
 
-The views that call this check their own sources; this is the fence's own check, so that nothing it is handed can keep
-its tables from being loaded or put text into them.
+The callers' views check their own sources; this is the fence's own check. No published value can prevent the tables
+from being loaded, or insert text into them.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from cni.daemon.fence.model import FenceEdge, RemoteMember
 
 MAX_NETWORKS = 4096  # isolation networks with members elsewhere: each costs the kernel two chains and three sets
 MAX_ADDRESSES = 1 << 16  # members elsewhere
-TOLD = 16  # refusals that are told at once
-_EDGE = "\0edge"  # owns an address like a network does; no network is called so
+TOLD = 16  # refusals that are reported at a time
+_EDGE = "\0edge"  # the owner of an edge peer's address, in place of a network; no network has this name
 
 
 def believed(beyond: RemoteView, clusters: Iterable[str]) -> tuple[RemoteView, dict[str, str]]:
-    """What of it the fence can hold, whatever it was handed, and why not the rest, by subject.
+    """The part of `beyond` that the fence accepts, and by subject why it leaves out the rest.
 
-    CIDRs lie inside the overlay's; an address is written as the kernel writes it, lies behind a tunnel, and is in one
-    network. Everything is written anew from its value, so that no text of others gets into a transaction.
+    CIDRs lie inside the overlay's; an address is spelled as the kernel spells it, lies behind a tunnel, and is in one
+    network. Every CIDR is printed anew from its parsed value, so that no published text gets into a transaction.
     """
     refused: dict[str, str] = {}
     far = _far(beyond.far, clusters, refused)
@@ -34,7 +34,7 @@ def believed(beyond: RemoteView, clusters: Iterable[str]) -> tuple[RemoteView, d
     ]
     remotes: list[RemoteMember] = []
     spaces = [ip_network(cidr) for cidr in far]
-    for remote in sorted(beyond.remotes, key=lambda each: each.network or ""):
+    for remote in sorted(beyond.remotes, key=lambda remote: remote.network or ""):
         if len(remotes) >= MAX_NETWORKS or not _is_name(remote.network):
             refused[f"network {remote.network!r:.80}"] = (
                 f"isolation network {remote.network!r:.80} of other nodes is left out: "
@@ -66,13 +66,13 @@ def _also(owner: str | None) -> str:
 
 
 def without(beyond: RemoteView, taken: frozenset[str]) -> tuple[RemoteMember, ...]:
-    """The members elsewhere but those that have an address of this node's: its own word counts here."""
-    found = (RemoteMember(remote.network, remote.addresses - taken) for remote in beyond.remotes)
-    return tuple(remote for remote in found if remote.addresses)
+    """The remote members without addresses of this node: for these the node's own records count."""
+    remotes = (RemoteMember(remote.network, remote.addresses - taken) for remote in beyond.remotes)
+    return tuple(remote for remote in remotes if remote.addresses)
 
 
 def _far(cidrs: Iterable[str], clusters: Iterable[str], refused: dict[str, str]) -> tuple[str, ...]:
-    """The CIDRs apart from each other, those outside the overlay's left out."""
+    """The CIDRs without overlaps, and without those outside the overlay's."""
     ranges, good4, good6 = [ip_network(cidr) for cidr in clusters], [], []
     for cidr in cidrs:
         try:
@@ -81,10 +81,10 @@ def _far(cidrs: Iterable[str], clusters: Iterable[str], refused: dict[str, str])
             refused[f"{cidr!r:.80}"] = f"{cidr!r:.80} behind a tunnel is left out: it is no CIDR"
             continue
         if isinstance(network, IPv4Network):
-            if any(isinstance(each, IPv4Network) and network.subnet_of(each) for each in ranges):
+            if any(isinstance(overlay, IPv4Network) and network.subnet_of(overlay) for overlay in ranges):
                 good4.append(network)
                 continue
-        elif any(isinstance(each, IPv6Network) and network.subnet_of(each) for each in ranges):
+        elif any(isinstance(overlay, IPv6Network) and network.subnet_of(overlay) for overlay in ranges):
             good6.append(network)
             continue
         refused[str(network)] = f"{network} behind a tunnel is left out: it is outside the overlay's range"
@@ -93,17 +93,17 @@ def _far(cidrs: Iterable[str], clusters: Iterable[str], refused: dict[str, str])
 
 @functools.lru_cache(1 << 16)
 def _parsed(text: str) -> IPv4Address | IPv6Address | None:
-    """The address, if the text is the one that the kernel would print."""
+    """The address, if the text is what the kernel would print."""
     try:
-        found = ip_address(text)
+        address = ip_address(text)
     except ValueError:
         return None
-    scoped = isinstance(found, IPv6Address) and (found.scope_id is not None or found.ipv4_mapped is not None)
-    return found if str(found) == text and not scoped else None
+    scoped = isinstance(address, IPv6Address) and (address.scope_id is not None or address.ipv4_mapped is not None)
+    return address if str(address) == text and not scoped else None
 
 
 def _wrong(text: str, spaces: list[IPv4Network | IPv6Network]) -> str:
-    """Why an address is none of a member elsewhere; empty if it may be."""
+    """Why the address cannot be a remote member's; empty if it can."""
     address = _parsed(text)
     if address is None:
         return "it is no address in its usual form"

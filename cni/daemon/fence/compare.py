@@ -1,8 +1,8 @@
-"""What the kernel has beside what it should have: faults to report, and what mends them in place.
+"""Compares the kernel's tables with the desired ones: the faults to report, and the transactions that repair them.
 
-A listing is what `Nft.list_table` gave for each family: `{"bridge": ... or None, "inet": ... or None}`, as
-libnftables-json(5) describes. Rules are compared by their names in order, and all their text by the tables' marker
-(texts.py); sets and maps by element.
+A listing is what `Nft.list_table` returned for each family: `{"bridge": ... or None, "inet": ... or None}`, as
+libnftables-json(5) describes. Rules are compared by their names in order, and their whole text by the tables' marker
+(ruleset.py); sets and maps by element.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from cni.daemon.fence.model import (
 from cni.daemon.fence.rules import NETWORK_SETS, SETS, Chain, edge_chain, network_chains
 from cni.host.nft_elements import Change, Element
 
-# The length in octets of the raw part of a set's key, where it has one.
+# The length in octets of the raw part of a set's key, for sets that have one.
 OCTETS = {name: int(bits) // 8 for *_, name, of in SETS for bits in re.findall(r"@\w+,\d+,(\d+)", of)}
 
 Listing: TypeAlias = Mapping[str, Mapping[str, Any] | None]
@@ -36,7 +36,7 @@ RANGES = frozenset(name for _, _, name, of in SETS if "interval" in of)
 
 @dataclass(frozen=True, slots=True)
 class DesiredState:
-    """Everything the fence should be: the node, and whoever is behind it."""
+    """Everything that the fence should hold: the node, its bridges and ports, remote members and edge peers."""
 
     node: FenceNode
     bridges: tuple[FenceBridge, ...] = ()
@@ -45,63 +45,64 @@ class DesiredState:
     edges: tuple[FenceEdge, ...] = ()
 
     def local(self) -> DesiredState:
-        """Without what other nodes and agents say: the part that isolation on this node rests on."""
+        """Without what other nodes and agents publish: the part that isolation on this node depends on."""
         return replace(self, remotes=(), edges=())
 
     def networks(self) -> list[str]:
-        """The networks that have members, here or elsewhere, by name."""
+        """The networks that have members, on this node or elsewhere, sorted by name."""
         of_all = [*(port.network for port in self.ports), *(remote.network for remote in self.remotes)]
         return sorted({network for network in of_all if network is not None})
 
     def chains(self) -> list[Chain]:
-        """Every chain there should be."""
+        """Every desired chain."""
         ours = [*ruleset.chains(self.node), *(c for name in self.networks() for c in network_chains(name))]
         return ours + [edge_chain(edge) for edge in self.edges]
 
     def elements(self) -> list[Element]:
-        """Every element there should be."""
-        found = elements.of_node(self.node)
+        """Every desired element."""
+        desired = elements.of_node(self.node)
         for bridge in self.bridges:
-            found += elements.of_bridge(bridge)
+            desired += elements.of_bridge(bridge)
         for port in self.ports:
-            found += elements.of_port(port)
+            desired += elements.of_port(port)
         for remote in self.remotes:
-            found += elements.of_remote(remote.network, remote.addresses)
+            desired += elements.of_remote(remote.network, remote.addresses)
         for edge in self.edges:
-            found += elements.of_edge(edge)
-        return found
+            desired += elements.of_edge(edge)
+        return desired
 
 
 def faults(listing: Listing, wanted: DesiredState, alone: bool = True) -> list[str]:
-    """What is wrong with tables, chains and rules, a line each; empty: they are in force.
+    """What is wrong with tables, chains and rules, one line each; empty if they are in force.
 
-    Elements are not looked at, so a terse listing is enough; `Nft.absent` asks the kernel for those of one port.
-    Not `alone` (two daemons of ours in one network namespace) the markers say nothing: if each insisted on its own,
-    they would load their rules over each other's for ever.
+    Elements are not compared, so a terse listing is enough; `Nft.absent` asks the kernel for those of one port.
+    Without `alone` (two daemons of ours in one network namespace) the markers are ignored: if each daemon insisted on
+    its own, each would replace the other's rules for ever.
     """
     gone = [f"table {family} {TABLE} is gone" for family in ruleset.FAMILIES if listing.get(family) is None]
     if gone:
         return gone
     have, chains = _rules(listing), wanted.chains()
-    ours, theirs = {(c.family, c.name) for c in chains}, _markers(listing)
+    desired, markers = {(c.family, c.name) for c in chains}, _markers(listing)
     others = [
         f"table {family} {TABLE} has the rules of another version or other CIDRs"
         for family in ruleset.FAMILIES
-        if alone and {m for m in theirs if m[0] == family} != {m for m in ours if _is_marker(m) and m[0] == family}
+        if alone and {m for m in markers if m[0] == family} != {m for m in desired if _is_marker(m) and m[0] == family}
     ]
     return [
-        f"chain {chain.family} {TABLE} {chain.name} is " + ("gone" if found is None else "changed")
+        f"chain {chain.family} {TABLE} {chain.name} is " + ("gone" if actual is None else "changed")
         for chain in chains
-        if (found := have.get(place := (chain.family, chain.name))) != (chain.hook_key(), chain.rule_names())
-        and not _is_marker(place)
+        if (actual := have.get(key := (chain.family, chain.name))) != (chain.hook_key(), chain.rule_names())
+        and not _is_marker(key)
     ] + others
 
 
 def compare(listing: Listing, wanted: DesiredState, ours: DesiredState | None = None) -> list[str | Change]:
-    """What makes the kernel as `wanted` says, the parts of one transaction; none if it is so already.
+    """The parts of one transaction that makes the kernel hold `wanted`; empty if it does already.
 
     Needs a full listing. What is right is left alone, so nothing is open meanwhile and no flow of a member ends.
-    With `ours` only that part of `wanted` is added, and `records` gives the rest; what is not wanted goes all the same.
+    With `ours` only that part of `wanted` is added, and `records` gives the rest; what is not in `wanted` is deleted
+    all the same.
     """
     ours = ours or wanted
     if _must_rebuild(listing):
@@ -110,10 +111,10 @@ def compare(listing: Listing, wanted: DesiredState, ours: DesiredState | None = 
     too_many, too_few = _difference(listing, wanted.elements())
     if ours is not wanted:
         added = frozenset(ours.elements())
-        too_few = [each for each in too_few if each in added]
+        too_few = [element for element in too_few if element in added]
     if lines:
-        too_many = [each for each in too_many if each.set not in ruleset.REFILLED]
-        too_few = [each for each in too_few if each.set not in ruleset.REFILLED]
+        too_many = [element for element in too_many if element.set not in ruleset.REFILLED]
+        too_few = [element for element in too_few if element.set not in ruleset.REFILLED]
     have = _rules(listing)
     chains = [(edge, edge_chain(edge)) for edge in ours.edges]
     if not lines:
@@ -129,7 +130,7 @@ def compare(listing: Listing, wanted: DesiredState, ours: DesiredState | None = 
 
 
 class Record(NamedTuple):
-    """What others say, in a transaction of its own: whose it is, the chains it needs, and its members."""
+    """What others publish, loaded in a transaction of its own: its subject, the chains it needs, and its members."""
 
     whose: str
     rules: str
@@ -137,54 +138,53 @@ class Record(NamedTuple):
 
 
 def records(listing: Listing | None, wanted: DesiredState) -> list[Record]:
-    """What is missing of each network's members elsewhere and of each edge peer. Without a listing all of it is."""
-    here = {port.network for port in wanted.ports}
+    """What is missing of each network's remote members and of each edge peer. Without a listing all of it is
+    missing.
+    """
+    local = {port.network for port in wanted.ports}
     missing, rules = None, {}
     if listing is not None:
         missing, rules = frozenset(_difference(listing, wanted.elements())[1]), _rules(listing)
-    found = []
+    published = []
     for remote in wanted.remotes:
         chain = chain_of(remote.network)
-        there = all((family, chain) in rules for family in ruleset.FAMILIES)
-        made = (
-            "" if remote.network is None or remote.network in here or there else ruleset.create_network(remote.network)
-        )
+        exists = remote.network is None or remote.network in local
+        exists = exists or all((family, chain) in rules for family in ruleset.FAMILIES)
+        text = "" if exists or remote.network is None else ruleset.create_network(remote.network)
         members = _missing(elements.of_remote(remote.network, remote.addresses), missing)
-        found.append(Record(f"network {remote.network!r}", made, members))
+        published.append(Record(f"network {remote.network!r}", text, members))
     for edge in wanted.edges:
         own = edge_chain(edge)
-        there = rules.get(("inet", own.name)) == (None, own.rule_names())
-        made = "" if there else ruleset.create_edge(edge)
-        found.append(Record(f"edge peer {edge.address}", made, _missing(elements.of_edge(edge), missing)))
-    return [each for each in found if each.rules or each.members]
+        exists = rules.get(("inet", own.name)) == (None, own.rule_names())
+        text = "" if exists else ruleset.create_edge(edge)
+        published.append(Record(f"edge peer {edge.address}", text, _missing(elements.of_edge(edge), missing)))
+    return [record for record in published if record.rules or record.members]
 
 
 def _missing(some: Iterable[Element], missing: frozenset[Element] | None) -> Change:
-    return elements.change(add=(each for each in some if missing is None or each in missing))
+    return elements.change(add=(element for element in some if missing is None or element in missing))
 
 
 def mend_sets(listing: Listing, wanted: DesiredState, sets: frozenset[tuple[str, str]]) -> Change:
-    """What makes these sets, as (family, name), hold what they should; the listing has no others."""
-    return elements.change(
-        *_difference(listing, [each for each in wanted.elements() if (each.family, each.set) in sets])
-    )
+    """What makes these sets, as (family, name), hold what they should; the listing contains only these sets."""
+    return elements.change(*_difference(listing, [e for e in wanted.elements() if (e.family, e.set) in sets]))
 
 
 def reload(listing: Listing, wanted: DesiredState) -> str:
-    """Every rule anew, in one transaction, and no membership lost; whose rules they were before is forgotten."""
+    """The text that loads every rule anew in one transaction and keeps every membership; it deletes stale markers."""
     stale = sorted(_markers(listing) - {(chain.family, chain.name) for chain in wanted.chains()})
     return "".join(
         [
             ruleset.base(wanted.node),
             *(ruleset.create_network(name) for name in wanted.networks()),
             *(ruleset.create_edge(edge) for edge in wanted.edges),
-            *(ruleset.forget_marker(*each) for each in stale),
+            *(ruleset.forget_marker(*marker) for marker in stale),
         ]
     )
 
 
 def whole(wanted: DesiredState) -> str:
-    """Everything anew, whatever was there, in one transaction: the old rules hold until the new ones do."""
+    """The text that replaces everything in one transaction: the old rules are in force until the new ones are."""
     return "".join(
         [
             ruleset.uninstall(),
@@ -197,15 +197,15 @@ def whole(wanted: DesiredState) -> str:
 
 
 def drops(listing: Listing) -> dict[tuple[str, str, str], tuple[int, int]]:
-    """(family, chain, rule's name): packets and bytes dropped. A network's chain is `chain_of` its name."""
-    found = {}
+    """Packets and bytes dropped, by (family, chain, rule name). A network's chain is `chain_of` its name."""
+    counts = {}
     for family, kind, what in _objects(listing):
         if kind == "rule":
             for expression in what.get("expr", ()):
                 if isinstance(counter := expression.get("counter"), Mapping):
-                    place = (family, what["chain"], what.get("comment", ""))
-                    found[place] = (counter["packets"], counter["bytes"])
-    return found
+                    key = (family, what["chain"], what.get("comment", ""))
+                    counts[key] = (counter["packets"], counter["bytes"])
+    return counts
 
 
 def _objects(listing: Listing) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
@@ -217,7 +217,7 @@ def _objects(listing: Listing) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
 
 
 def _rules(listing: Listing) -> dict[tuple[str, str], tuple[tuple[str, int] | None, tuple[str, ...]]]:
-    """Per chain: its hook, and its rules' names."""
+    """For each chain its hook and the names of its rules."""
     hooks: dict[tuple[str, str], tuple[str, int] | None] = {}
     names: dict[tuple[str, str], list[str]] = {}
     for family, kind, what in _objects(listing):
@@ -225,35 +225,35 @@ def _rules(listing: Listing) -> dict[tuple[str, str], tuple[tuple[str, int] | No
             hooks[family, what["name"]] = (what["hook"], what["prio"]) if "hook" in what else None
         elif kind == "rule":
             names.setdefault((family, what["chain"]), []).append(what.get("comment", ""))
-    return {place: (hook, tuple(names.get(place, ()))) for place, hook in hooks.items()}
+    return {key: (hook, tuple(names.get(key, ()))) for key, hook in hooks.items()}
 
 
-def _is_marker(place: tuple[str, str]) -> bool:
-    return place[1].startswith(ruleset.MARKER)
+def _is_marker(key: tuple[str, str]) -> bool:
+    return key[1].startswith(ruleset.MARKER)
 
 
 def _markers(listing: Listing) -> set[tuple[str, str]]:
-    """The markers the kernel has: family and name."""
-    found = {(family, what["name"]) for family, kind, what in _objects(listing) if kind == "chain"}
-    return set(filter(_is_marker, found))
+    """The kernel's markers, as (family, name)."""
+    chains = {(family, what["name"]) for family, kind, what in _objects(listing) if kind == "chain"}
+    return set(filter(_is_marker, chains))
 
 
 def _must_rebuild(listing: Listing) -> bool:
-    """A table is gone, or a set has another type than we would give it (another version of us made it)."""
+    """Whether a table is gone, or a set has another type than the desired one (another version created it)."""
     if any(listing.get(family) is None for family in ruleset.FAMILIES):
         return True
     ours = {(family, name): of.partition(";")[0] for family, _, name, of in SETS if of.startswith("type ")}
     for family, kind, what in _objects(listing):
         if kind in ("set", "map") and (of := ours.get((family, what["name"]))) is not None:
             types = what["type"] if isinstance(what["type"], list) else [what["type"]]
-            there = f"type {' . '.join(types)}" + (f" : {what['map']}" if kind == "map" else "")
-            if there != of:
+            actual = f"type {' . '.join(types)}" + (f" : {what['map']}" if kind == "map" else "")
+            if actual != of:
                 return True
     return False
 
 
 def _difference(listing: Listing, wanted: Iterable[Element]) -> tuple[list[Element], list[Element]]:
-    """Elements to take away and elements to add; a map's with another verdict are both."""
+    """Elements to delete and elements to add; a map element with another verdict is in both."""
     have: dict[tuple[str, str, Key], tuple[str, str]] = {}
     for family, kind, what in _objects(listing):
         if kind in ("set", "map"):
@@ -264,16 +264,18 @@ def _difference(listing: Listing, wanted: Iterable[Element]) -> tuple[list[Eleme
                 have[family, what["name"], _canonical(key)] = (key, verdict)
     want = {(e.family, e.set, _canonical(e.key)): e for e in wanted}
     too_many = [
-        Element(place[0], place[1], key)
-        for place, (key, verdict) in have.items()
-        if place not in want or want[place].verdict != verdict
+        Element(canonical[0], canonical[1], key)
+        for canonical, (key, verdict) in have.items()
+        if canonical not in want or want[canonical].verdict != verdict
     ]
-    too_few = [e for place, e in want.items() if place not in have or have[place][1] != e.verdict]
+    too_few = [e for canonical, e in want.items() if canonical not in have or have[canonical][1] != e.verdict]
     return too_many, too_few
 
 
 def _read(item: Any, kind: str, octets: int) -> tuple[str, str]:
-    """An element of a listing: its key in nft text, and its verdict. Raw parts of the set are so many octets long."""
+    """An element of a listing: its key in nft text, and its verdict. `octets` is the length of the set's raw key
+    part.
+    """
     value, data = item if kind == "map" and isinstance(item, list) else (item, None)
     while isinstance(value, Mapping) and "elem" in value:
         value = value["elem"]["val"]
@@ -282,10 +284,10 @@ def _read(item: Any, kind: str, octets: int) -> tuple[str, str]:
 
 
 def _part(part: Any, octets: int) -> str:
-    """One part of a key, as we write it.
+    """One part of a key, spelled as `elements` spells it.
 
-    A number is printed in its whole length: the kernel finds no shorter key. Interface names are the only parts that
-    must be quoted, and quoting an address would make it one.
+    A number is printed in its full length: the kernel finds no key by a shorter one. Interface names are the only parts
+    that are quoted; a quoted address would be an interface name.
     """
     if isinstance(part, Mapping) and "prefix" in part:
         return f"{part['prefix']['addr']}/{part['prefix']['len']}"
@@ -297,7 +299,7 @@ def _part(part: Any, octets: int) -> str:
 
 
 def _range(key: str) -> str:
-    """A CIDR as we write it; nft leaves the length out where it is the whole."""
+    """A CIDR as `elements` spells it; nft omits the length of a single address."""
     return key if "/" in key or "-" in key else f"{key}/{128 if ':' in key else 32}"
 
 
@@ -309,15 +311,15 @@ def _verdict(data: Any) -> str:
 
 
 def _canonical(key: str) -> Key:
-    """The same for the same key, however it was written."""
+    """Equal for equal keys, however they are spelled."""
     parts = (part.strip('"') for part in key.split(" . "))
     return tuple(int(part, 16) if part.startswith("0x") else part for part in parts)
 
 
 def _network_chains(listing: Listing) -> set[str]:
-    """The networks the kernel knows, by chain."""
+    """The chain names of the networks in the kernel."""
     stems = {f"_{stem}" for _, stem, _ in NETWORK_SETS}
     chains = {what["name"] for _, kind, what in _objects(listing) if kind == "chain"}
     sets = {what["name"] for _, kind, what in _objects(listing) if kind == "set"}
-    known = {name[: -len(stem)] for name in sets for stem in stems if name.endswith(stem)}
-    return {name for name in chains | known if name.startswith("net_")}
+    of_sets = {name[: -len(stem)] for name in sets for stem in stems if name.endswith(stem)}
+    return {name for name in chains | of_sets if name.startswith("net_")}

@@ -1,11 +1,11 @@
-"""Puts right at once what others change of what isolation and forwarding stand on.
+"""Repairs at once what other programs change of the tables and settings that isolation and forwarding depend on.
 
-nftables and the kernel's settings announce changes by netlink: what is about our tables, about iptables' FORWARD, and
-about forwarding is acted on within milliseconds. iptables-legacy announces nothing and is looked at every second. The
-keeper's look every ten seconds goes over everything all the same.
+nftables and the kernel's settings announce changes by netlink. A change to our tables, to iptables' FORWARD or to
+forwarding is acted on within milliseconds. iptables-legacy announces nothing and is polled every second. The
+reconciler, every ten seconds, compares everything all the same.
 
-Transactions of our own need no look: they are known by their netlink port and by their numbers. A program that changes
-the tables again and again costs the daemon no more than `SHARE` of a CPU; it has to be found by its name in the log.
+The daemon's own transactions need no check: they are recognized by their netlink port and their generations. A program
+that changes the tables again and again costs the daemon at most `SHARE` of a CPU; the log names that program.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from cni.host.worker import IDLE, Crew, beat
 
 log = logging.getLogger(__name__)
 
-LEGACY = 1.0  # seconds between two looks at iptables-legacy
-SHARE, CREDIT = 0.1, 1.0  # of one CPU, and seconds of work that never wait: what one thread may use
-PATIENCE = 5.0  # seconds that a repair may take at the daemon's end
+LEGACY = 1.0  # seconds between two polls of iptables-legacy
+SHARE, CREDIT = 0.1, 1.0  # the limit of one thread: share of one CPU, and seconds of work that never wait
+PATIENCE = 5.0  # seconds that a repair may take at the daemon's shutdown
 FORWARD = frozenset({"FORWARD", iptables.CHAIN})
 VERSIONS = (4, 6)
 
 
 class Watch:
-    """Watches for one barrier, in two threads: one hears and puts the tables right, the other runs iptables.
+    """Watches for one controller, in two threads: one reads the events and repairs the tables, the other runs iptables.
 
-    `forward`: looks at what stands in the way of forwarding, and removes what may be removed. `settings`: puts the
-    node's forwarding back. `told`: called after a repair.
+    `forward`: checks what blocks forwarding, and removes what may be removed. `settings`: restores the node's
+    forwarding. `told`: called after a repair.
     """
 
     def __init__(
@@ -54,39 +54,44 @@ class Watch:
         self._barrier, self._forward, self._settings, self._told = barrier, forward, settings, told
         self._end, self._stop = socket.socketpair()
         self._ended = False
-        self._ears: list[tuple[Ear | SettingsEar, Callable[[], None]]] = []
-        self._stands_in_the_way = threading.Event()  # something that forwards, or keeps from it, was changed
+        self._sockets: list[tuple[Ear | SettingsEar, Callable[[], None]]] = []
+        self._forwarding_changed = threading.Event()  # a rule or chain that permits or denies forwarding was changed
         made_by = crew or Crew()
-        self._workers = [made_by.worker("fence-watch", self._hear), made_by.worker("forward-watch", self._clear)]
+        self._workers = [
+            made_by.worker("fence-watch", self._run_events),
+            made_by.worker("forward-watch", self._run_forwarding),
+        ]
 
     def start(self) -> None:
-        """Begin. What the kernel does not announce is left to the keeper's looks, and that is logged."""
+        """Starts both threads. Changes that the kernel does not announce are left to the reconciler, and that is
+        logged.
+        """
         try:
             ear = Ear(Interest(TABLE, FORWARD), self._barrier.portid)
-            self._ears.append((ear, lambda: self._heard(ear.read())))
+            self._sockets.append((ear, lambda: self._on_nft_events(ear.read())))
             settings_ear = SettingsEar()
-            self._ears.append((settings_ear, lambda: self._switched(settings_ear.read())))
+            self._sockets.append((settings_ear, lambda: self._on_forwarding_disabled(settings_ear.read())))
         except OSError as error:
-            log.warning("the kernel announces no changes: they are looked for every ten seconds: %s", error)
+            log.warning("the kernel announces no changes: the daemon checks every ten seconds instead: %s", error)
         for worker in self._workers:
             worker.start()
 
     def stop(self) -> None:
-        """Hear no more; a repair that is going on is waited for."""
+        """Stops both threads; waits for a repair in progress."""
         for worker in self._workers:
             worker.retire()
         self._ended = True
         self._stop.close()
-        self._stands_in_the_way.set()
+        self._forwarding_changed.set()
         for worker in self._workers:
             worker.join(PATIENCE)
 
     # --- what is announced -------------------------------------------------------------------------------------------
 
-    def _hear(self) -> None:
+    def _run_events(self) -> None:
         pace, poll = Pace(SHARE, CREDIT), select.poll()
-        for each in (self._end, *(ear for ear, _ in self._ears)):
-            poll.register(each, select.POLLIN)
+        for sock in (self._end, *(ear for ear, _ in self._sockets)):
+            poll.register(sock, select.POLLIN)
         while True:
             beat(IDLE)
             ready = {fd for fd, _ in poll.poll(IDLE * 1000)}
@@ -94,43 +99,45 @@ class Watch:
             if self._end.fileno() in ready:
                 return
             began = time.thread_time()
-            for ear, work in self._ears:
+            for ear, work in self._sockets:
                 if ear.fileno() in ready:
-                    _step(work)
+                    _attempt(work)
             pause = pace.worked(time.thread_time() - began)
             beat(pause)
             if pause and select.select([self._end], [], [], pause)[0]:
                 return
 
-    def _heard(self, news: News) -> None:
+    def _on_nft_events(self, news: News) -> None:
         if news.lost and self._barrier.is_settled():
-            return  # what was lost was about changes of our own
+            return  # the lost events were about the daemon's own changes
         changed = news.ours() and self._barrier.restore(frozenset(news.sets), news.generations, news.by)
         if news.lost and not self._barrier.is_settled():
             changed = self._barrier.load() or changed
         if changed:
             self._told()
         if news.forward or news.hooks or news.lost:
-            self._stands_in_the_way.set()
+            self._forwarding_changed.set()
 
-    def _switched(self, links: set[int]) -> None:
-        """Forwarding was switched off there; what is on is left alone, so this wakes nothing again."""
+    def _on_forwarding_disabled(self, links: set[int]) -> None:
+        """Forwarding was switched off on these links. Links where it is on are left alone, so the repair causes no new
+        event.
+        """
         if links:
             self._settings()
 
-    # --- what stands in the way --------------------------------------------------------------------------------------
+    # --- what blocks forwarding --------------------------------------------------------------------------------------
 
-    def _clear(self) -> None:
+    def _run_forwarding(self) -> None:
         pace, legacy = Pace(SHARE, CREDIT), _legacy()
         while not self._ended:
             beat(LEGACY)
-            heard = self._stands_in_the_way.wait(LEGACY)
-            self._stands_in_the_way.clear()
-            _step(self._barrier.prime)
-            if self._ended or (not heard and _legacy() == legacy):
+            announced = self._forwarding_changed.wait(LEGACY)
+            self._forwarding_changed.clear()
+            _attempt(self._barrier.prime)
+            if self._ended or (not announced and _legacy() == legacy):
                 continue
             began = time.monotonic()
-            _step(self._forward)
+            _attempt(self._forward)
             legacy = _legacy()
             pause = pace.worked(time.monotonic() - began)
             beat(pause)
@@ -142,11 +149,11 @@ def _legacy() -> tuple[bytes, ...]:
     return tuple(map(xtables.forward, VERSIONS))
 
 
-def _step(work: Callable[[], None]) -> None:
-    """What cannot be done now is left to the keeper's look."""
+def _attempt(work: Callable[[], None]) -> None:
+    """What fails now is left to the reconciler."""
     try:
         work()
     except (CniError, OSError) as error:
-        log.warning("what was heard of a change could not be acted on: %s", error)
+        log.warning("an announced change could not be repaired at once: %s", error)
     except Exception:
-        log.exception("what was heard of a change could not be acted on")
+        log.exception("an announced change could not be repaired at once")
