@@ -2,7 +2,7 @@
 
 The kernel's encoding of our nft text is read from a table in a scratch network namespace (host/nft.py, `rules_of`):
 once for the rules of the node with one template network, from which the rules of every other network follow by
-replacing the name. So a rule that was rewritten under its own name is faults, also by a daemon that has just started.
+replacing the name. So a rule that was rewritten under its own name is found, also by a daemon that has just started.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""The places a packet may come from or go to, as this node knows them, and what a word of the operator's means.
+"""The endpoints that a packet may come from or go to, as this node knows them, and how an operator's argument names
+them.
 
-Pure. A view is a picture of one moment: containers, the host's addresses, members on other nodes, published ports.
+Pure. A view is a snapshot: containers, the host's addresses, members on other nodes, published ports.
 """
 
 from __future__ import annotations
@@ -14,16 +15,18 @@ from cni.daemon.fence.compare import DesiredState
 from cni.daemon.fence.model import FencePort, link_local
 
 NODE, OUTSIDE = "node", "outside"
-"""Words that stand for the node address, and for whatever is not of the overlay."""
+"""The arguments that stand for the node address, and for any address outside the overlay."""
 
 
 class Ambiguous(Exception):
-    """A word that means no place, or several; the text says which."""
+    """An argument that names no endpoint, or several; the text says which."""
 
 
 class EndpointKind(enum.Enum):
-    """What a place is to the fence. A remote is a container of another node, or that node; a caller is a machine behind
-    this node's own tunnel: a guest, or an edge peer without a list, which is of the flat mesh; an edge has a list."""
+    """What an endpoint is to the fence. REMOTE is a container of another node, or that node. CALLER is a machine behind
+    this node's own tunnel: a guest, or an edge peer without a list, which belongs to the flat mesh. EDGE is an edge
+    peer with a list.
+    """
 
     CONTAINER = "container"
     REMOTE = "remote"
@@ -37,7 +40,9 @@ class EndpointKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class GuestEndpoint:
-    """One attachment of a container: its port as the fence has it, its addresses with prefix, what people call it."""
+    """One attachment of a container: its port in the fence, its addresses with prefix, its container id and pod
+    name.
+    """
 
     container: str
     pod: str
@@ -47,11 +52,11 @@ class GuestEndpoint:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One place. `address` is empty for the outside at large; `network` is of containers, remote members, guests and
-    edges.
+    """One endpoint. `address` is empty for the outside as a whole. `network` is set for containers, remote members,
+    guests and edge peers.
 
-    `listed`: a remote or a guest that the fence knows by its address, and not only as somebody behind a tunnel.
-    `allowed`: what an edge may reach.
+    `listed`: a remote or a guest whose address the fence has as a member's, and not only as one behind a tunnel.
+    `allowed`: the CIDRs that an edge peer may reach.
     """
 
     kind: EndpointKind
@@ -59,37 +64,37 @@ class Endpoint:
     label: str
     network: str | None = None
     guest: GuestEndpoint | None = None
-    family: int = 0  # of the outside at large, once it is asked for one
+    family: int = 0  # 4 or 6 for the outside as a whole, once one IP version is selected; else 0
     listed: bool = False
     allowed: tuple[str, ...] = ()
 
     @property
     def is_far(self) -> bool:
-        """Whether it is behind a tunnel."""
+        """Whether the endpoint is behind a tunnel."""
         return self.kind in (EndpointKind.REMOTE, EndpointKind.CALLER, EndpointKind.EDGE)
 
     @property
     def version(self) -> int:
-        """4 or 6."""
+        """The IP version, 4 or 6; 0 for the outside as a whole before one is selected."""
         return ip_address(self.address).version if self.address else self.family
 
     def known(self) -> GuestEndpoint:
-        """The attachment of a place that is a container."""
+        """The attachment of an endpoint that is a container."""
         assert self.guest is not None
         return self.guest
 
     def speaks(self, version: int) -> bool:
-        """Whether it is of that IP version; the outside at large is of both."""
+        """Whether the endpoint has that IP version; the outside as a whole has both."""
         return not self.address or self.version == version
 
     def of_version(self, version: int) -> Endpoint:
-        """The same place, for one IP version."""
+        """The same endpoint, for one IP version."""
         return self if self.address else replace(self, family=version)
 
 
 @dataclass(frozen=True, slots=True)
 class HostPort:
-    """A port of the host's that leads into a container. `host_address` empty: on every address of the host."""
+    """A port of the host's that leads into a container. `host_address` is empty for every address of the host."""
 
     protocol: str
     host_port: int
@@ -100,16 +105,18 @@ class HostPort:
 
 @dataclass(frozen=True, slots=True)
 class Balanced(HostPort):
-    """A real server of an IPVS service at a port of the host's. `translated`: it is sent the packet with its own
-    address; else the virtual one stays in it, or is inside of a tunnel's."""
+    """A real server of an IPVS service at a port of the host's. `translated`: the packet arrives with the real server's
+    address; else the virtual address stays in it, or is inside a tunnel packet.
+    """
 
     translated: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class TunnelRoute:
-    """What is routed into a tunnel, and who is there, for people. `name`: by which a guest or an edge peer can be asked
-    for; empty for a node."""
+    """A CIDR that is routed into a tunnel, and a label of the peer there. `name`: the name of a guest or an edge peer;
+    empty for a node.
+    """
 
     cidr: str
     label: str
@@ -118,8 +125,9 @@ class TunnelRoute:
 
 @dataclass(frozen=True, slots=True)
 class FenceView:
-    """What the node knows. `host`: its own addresses with prefix, by the link that has them; `ways`: by address, the
-    device by which a packet there leaves now, empty for none; only of the addresses that were asked for."""
+    """What the node knows. `host`: pairs of link and the link's own address with prefix. `ways`: by address, the device
+    by which a packet to it leaves now, empty for none; only for the addresses that were looked up.
+    """
 
     wanted: DesiredState
     guests: tuple[GuestEndpoint, ...] = ()
@@ -131,18 +139,22 @@ class FenceView:
     balanced: tuple[Balanced, ...] = ()
 
     def segments(self) -> Iterator[IPv4Network | IPv6Network]:
-        """The subnets on our bridges, by their gateways."""
+        """The subnets on the overlay's bridges, from their gateways."""
         bridges = {bridge.name for bridge in self.wanted.bridges}
         for link, address in self.host:
             if link in bridges:
                 yield ip_interface(address).network
 
     def place_of(self, text: str) -> Endpoint:
-        """The place that has an address. Raises Unclear for what is nobody's: a group, another link's."""
+        """The endpoint that has an address. Raises Ambiguous for a group address, or another link's link-local
+        address.
+        """
         value = ip_address(text.partition("%")[0])
         text = str(value)
         if value.is_multicast or value.is_unspecified or text == "255.255.255.255":
-            raise Ambiguous(f"{text} is no one place: it stays on its bridge, and in its network there")
+            raise Ambiguous(
+                f"{text} is not the address of one endpoint: it stays on its bridge, and in its network there"
+            )
         if value.is_loopback:
             return Endpoint(EndpointKind.LOOPBACK, text, "the host's loopback")
         for guest in self.guests:
@@ -155,7 +167,7 @@ class FenceView:
         return self._far(value)
 
     def _far(self, value: IPv4Address | IPv6Address) -> Endpoint:
-        """The place of an address that is not of this node."""
+        """The endpoint of an address that is not this node's."""
         text, tunnel = str(value), self._tunnel(value)
         label = tunnel.label if tunnel is not None else ""
         for edge in self.wanted.edges:
@@ -163,21 +175,24 @@ class FenceView:
                 return Endpoint(EndpointKind.EDGE, text, label or "an edge peer", edge.network, allowed=edge.allowed)
         for remote in self.wanted.remotes:
             if text in remote.addresses:
-                there = label or "a member on another node"
+                label = label or "a member on another node"
                 kind = EndpointKind.CALLER if tunnel is not None and tunnel.name else EndpointKind.REMOTE
-                return Endpoint(kind, text, there, remote.network, listed=True)
+                return Endpoint(kind, text, label, remote.network, listed=True)
         if value.is_link_local:
-            raise Ambiguous(f"{text} is a link-local address that nobody on this node has")
+            raise Ambiguous(f"{text} is a link-local address of no endpoint on this node")
         if not any(value in ip_network(cluster) for cluster in self.wanted.node.clusters):
             return Endpoint(EndpointKind.OUTSIDE, text, label or "outside the overlay")
         if tunnel is not None:
             return Endpoint(EndpointKind.CALLER if tunnel.name else EndpointKind.REMOTE, text, label)
-        return Endpoint(EndpointKind.UNKNOWN, text, (self.leases or {}).get(text, "an overlay address nobody here has"))
+        label = (self.leases or {}).get(text, "an overlay address not in use on this node")
+        return Endpoint(EndpointKind.UNKNOWN, text, label)
 
     def _tunnel(self, value: IPv4Address | IPv6Address) -> TunnelRoute | None:
-        """What a packet to the address would be sent into, by the longest prefix; None for a bridge, or no tunnel."""
-        found = [(net.prefixlen, each) for each in self.behind if value in (net := ip_network(each.cidr))]
-        length, tunnel = max(found, key=lambda pair: pair[0], default=(-1, None))
+        """The route of a packet to the address, by the longest prefix; None if it leads to a bridge, or to no
+        tunnel.
+        """
+        routes = [(net.prefixlen, route) for route in self.behind if value in (net := ip_network(route.cidr))]
+        length, tunnel = max(routes, key=lambda pair: pair[0], default=(-1, None))
         own = (segment.prefixlen for segment in self.segments() if value in segment)
         return tunnel if length > max(own, default=-1) else None
 
@@ -189,10 +204,10 @@ class FenceView:
 
 
 def resolve(view: FenceView, word: str) -> list[Endpoint]:
-    """What `word` means: an address, `node`, `outside`, a container's id or the beginning of one, a pod namespace/name,
-    a guest's or an edge peer's name.
+    """The endpoints that `word` names: an address, `node`, `outside`, a container's id or the beginning of one, a pod
+    as namespace/name, a guest's or an edge peer's name.
 
-    A container has a place for each of its addresses. Raises Unclear.
+    A container has one endpoint for each of its addresses. Raises Ambiguous.
     """
     if word == NODE:
         return [Endpoint(EndpointKind.HOST, address, "the node address") for address in view.wanted.node.addresses]
@@ -200,9 +215,9 @@ def resolve(view: FenceView, word: str) -> list[Endpoint]:
         return [Endpoint(EndpointKind.OUTSIDE, "", "outside the overlay")]
     if _is_address(word):
         return [view.place_of(word)]
-    found = _guests(view.guests, word)
-    containers = sorted({guest.container for guest in found})
-    callers = [each.cidr.partition("/")[0] for each in view.behind if each.name and each.name == word]
+    guests = _guests(view.guests, word)
+    containers = sorted({guest.container for guest in guests})
+    callers = [route.cidr.partition("/")[0] for route in view.behind if route.name and route.name == word]
     if not containers and callers:
         return [view.place_of(address) for address in callers]
     if not containers:
@@ -210,12 +225,12 @@ def resolve(view: FenceView, word: str) -> list[Endpoint]:
             f"{word!r} is no address, no container or pod of this node (`zlayer-cni attachments`), guest or edge"
         )
     if len(containers) > 1:
-        raise Ambiguous(f"{word!r} could be {', '.join(name[:20] for name in containers[:5])}: say more of it")
-    return [_of_guest(guest, str(ip_interface(address).ip)) for guest in found for address in guest.addresses]
+        raise Ambiguous(f"{word!r} could be {', '.join(name[:20] for name in containers[:5])}: give a longer name")
+    return [_of_guest(guest, str(ip_interface(address).ip)) for guest in guests for address in guest.addresses]
 
 
 def _guests(guests: Sequence[GuestEndpoint], word: str) -> list[GuestEndpoint]:
-    """By whole id, else by pod, else by the beginning of an id."""
+    """By the whole id, else by pod, else by the beginning of an id."""
     return (
         [guest for guest in guests if guest.container == word]
         or [guest for guest in guests if guest.pod and guest.pod == word]

@@ -1,7 +1,7 @@
-"""`why`, for what comes by a tunnel: containers of other nodes, guests and edge peers. Pure.
+"""`why`, for packets that come by a tunnel: from containers of other nodes, guests and edge peers. Pure.
 
-Where the sender's own node has a fence of ours too, both have a say, and the answer is what becomes of the packet: a
-member elsewhere never gets as far as this node's address, whatever this node would say to it.
+Where the sender's own node has a fence too, the verdict covers both fences: a remote member's packet never arrives at
+this node's address, whatever this node's rules say.
 """
 
 from __future__ import annotations
@@ -12,13 +12,11 @@ from cni.daemon.fence.explain.endpoints import Endpoint, EndpointKind, FenceView
 from cni.daemon.fence.explain.verdict import HOST_FIREWALL, RuleRef, Verdict, describe, named
 from cni.daemon.fence.model import chain_of
 
-ITS_OWN_FENCE = (
-    "the other node's fence has a say too: whom it holds in a network that this node knows nothing of is closed"
-)
+ITS_OWN_FENCE = "the other node's fence decides too: a member there of a network that this node does not know is closed"
 
 
 def from_far(view: FenceView, src: Endpoint, dst: Endpoint, tunnel: bool) -> Verdict:
-    """The verdict on the first packet from somebody behind a tunnel. `tunnel`: it is for a port of a host's tunnels."""
+    """The verdict on the first packet of a sender behind a tunnel. `tunnel`: it is for a tunnel port of the host's."""
     if dst.kind is EndpointKind.LOOPBACK:
         spot = RuleRef("inet", "from_tunnel", "loopback of the host") if dst.version == 4 else None
         return Verdict(False, spot, "the host's loopback is not reached from a tunnel")
@@ -34,14 +32,15 @@ def from_remote(view: FenceView, src: Endpoint, dst: Endpoint) -> Verdict:
     """From a container of another node."""
     match dst.kind:
         case EndpointKind.HOST if not _in_overlay(view, dst):
-            reason = "that is outside the overlay: it leaves its own node, and comes with that node's address"
+            reason = "the address is outside the overlay: the packet leaves the sender's node with that node's address"
             return Verdict(True, None, reason, (HOST_FIREWALL,))
         case EndpointKind.HOST if src.network is not None:
-            return Verdict(False, None, "its own node refuses: a member reaches the address of its own node alone")
+            return Verdict(False, None, "its own node refuses: a member reaches only the address of its own node")
         case EndpointKind.HOST:
             return Verdict(True, None, "the flat mesh reaches the overlay's addresses of a node", (HOST_FIREWALL,))
         case EndpointKind.OUTSIDE:
-            return Verdict(True, None, "it leaves by its own node, and outside the overlay is open to every container")
+            reason = "the packet leaves by its own node; every container may reach addresses outside the overlay"
+            return Verdict(True, None, reason)
         case _:
             return by_address(src, dst)
 
@@ -54,39 +53,38 @@ def from_caller(view: FenceView, src: Endpoint, dst: Endpoint) -> Verdict:
             return Verdict(True, spot, "the node address is open to every member", (HOST_FIREWALL,))
         case EndpointKind.HOST if src.network is not None:
             spot = RuleRef("inet", "closed_to_host", "host address, from elsewhere")
-            return Verdict(False, spot, "a member of a network reaches the node address alone")
+            return Verdict(False, spot, "a member of a network reaches only the node address")
         case EndpointKind.HOST:
-            return Verdict(True, None, "it is of the flat mesh", (HOST_FIREWALL,))
+            return Verdict(True, None, "the sender is in the flat mesh", (HOST_FIREWALL,))
         case EndpointKind.OUTSIDE:
             spot = RuleRef("inet", "tunnel_out", "tunnel to the outside")
-            return Verdict(False, spot, "who calls this node by WireGuard does not leave the overlay by it")
+            return Verdict(False, spot, "a machine behind this node's tunnel does not leave the overlay by this node")
         case _:
             return by_address(src, dst)
 
 
 def by_address(src: Endpoint, dst: Endpoint) -> Verdict:
-    """Among overlay addresses: by membership, in the chain of the sender's network."""
+    """Between overlay addresses: by membership, in the chain of the sender's network."""
     chain, same = (
         chain_of(src.network),
         src.network == dst.network and dst.kind not in (EndpointKind.UNKNOWN, EndpointKind.EDGE),
     )
     name = "between networks" if not same else named(same_network(dst), dst.version)
     other = {
-        EndpointKind.UNKNOWN: "is known to nobody here",
-        EndpointKind.EDGE: "is an edge peer's: nobody opens a flow to that",
-    }.get(dst.kind, f"is of {describe(dst.network)}")
-    return Verdict(
-        same, RuleRef("inet", chain, name, src.network), f"it is of {describe(src.network)}, and {dst.address} {other}"
-    )
+        EndpointKind.UNKNOWN: "is unknown to this node",
+        EndpointKind.EDGE: "is an edge peer's: no flow to an edge peer may be opened",
+    }.get(dst.kind, f"is in {describe(dst.network)}")
+    reason = f"the sender is in {describe(src.network)}, and {dst.address} {other}"
+    return Verdict(same, RuleRef("inet", chain, name, src.network), reason)
 
 
 def same_network(dst: Endpoint) -> str:
-    """The rule by which somebody is reached who is of the sender's own network."""
+    """The rule by which a member of the sender's own network is reached."""
     return "flat mesh elsewhere" if dst.is_far and not dst.listed else "same network"
 
 
 def from_edge(view: FenceView, src: Endpoint, dst: Endpoint) -> Verdict:
-    """From an edge peer with a list of what it may reach."""
+    """From an edge peer with a list of the CIDRs that it may reach."""
     if dst.kind is EndpointKind.HOST and dst.address in view.wanted.node.addresses:
         spot = RuleRef("inet", "closed_to_host", named("node address, from elsewhere", dst.version))
         return Verdict(True, spot, "the node address is open to every edge peer", (HOST_FIREWALL,))
@@ -94,19 +92,18 @@ def from_edge(view: FenceView, src: Endpoint, dst: Endpoint) -> Verdict:
     cidr = _allowed(src, dst)
     if cidr is None:
         spot = RuleRef("inet", chain, "not allowed to an edge peer", src.network)
-        return Verdict(False, spot, f"it may reach {', '.join(src.allowed)} and the node address, and no more")
+        return Verdict(False, spot, f"the edge peer may reach only {', '.join(src.allowed)} and the node address")
     if dst.kind is EndpointKind.UNKNOWN:
-        return Verdict(
-            False, unknown_port(view, dst), f"it may reach {cidr}, but nobody this node knows has {dst.address}"
-        )
+        reason = f"the edge peer may reach {cidr}, but {dst.address} is unknown to this node"
+        return Verdict(False, unknown_port(view, dst), reason)
     if dst.kind is EndpointKind.REMOTE and dst.network is not None:
-        reason = f"to other nodes it is of the flat mesh, and {dst.address} is of {describe(dst.network)}"
+        reason = f"for other nodes the edge peer is in the flat mesh, and {dst.address} is in {describe(dst.network)}"
         return Verdict(False, None, reason)
-    return Verdict(True, RuleRef("inet", chain, f"edge to {cidr}", src.network), f"it may reach {cidr}")
+    return Verdict(True, RuleRef("inet", chain, f"edge to {cidr}", src.network), f"the edge peer may reach {cidr}")
 
 
 def unknown_port(view: FenceView, dst: Endpoint) -> RuleRef | None:
-    """Where a packet from the node itself ends for which there is nobody."""
+    """The rule that drops a packet of the node itself to an unknown address; None if the address is on no bridge."""
     on_bridge = any(ip_address(dst.address) in network for network in view.segments())
     return RuleRef("bridge", "postrouting", "gateway to unknown port") if on_bridge else None
 

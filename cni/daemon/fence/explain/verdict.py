@@ -1,15 +1,15 @@
-"""What `why` answers with: a verdict, and the rule that gave it."""
+"""The result of `why`: a verdict, and the rule that gave it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-HOST_FIREWALL = "the host's own INPUT rules have the last word"
+HOST_FIREWALL = "the host's own INPUT rules decide last"
 
 
 @dataclass(frozen=True, slots=True)
 class RuleRef:
-    """A rule by its place in the tables: family, chain, name. `network` for the chains that are one network's."""
+    """A rule by its family, chain and name. `network` is set for the chains of one network."""
 
     family: str
     chain: str
@@ -19,7 +19,7 @@ class RuleRef:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """May it? `spot` is None where no rule of ours has a say."""
+    """Whether a flow may be opened. `spot` is the rule that decided, None where no rule of the fence did."""
 
     allowed: bool
     spot: RuleRef | None
@@ -28,10 +28,10 @@ class Verdict:
 
 
 def describe(network: str | None) -> str:
-    """A network, for a sentence."""
+    """A network, as a phrase in a sentence."""
     return "the flat mesh" if network is None else f"network {network!r}"
 
 
 def named(name: str, version: int) -> str:
-    """A rule that comes once for each family, by its name."""
+    """The name, for one IP version, of a rule that exists once for each."""
     return name + (", IPv6" if version == 6 else "")

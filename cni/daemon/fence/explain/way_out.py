@@ -1,4 +1,6 @@
-"""`why`, for the way out: what is for the overlay leaves by a bridge or a tunnel of ours, or is dropped. Pure."""
+"""`why`, for the way out: a packet for the overlay leaves by one of the overlay's bridges or tunnels, or is dropped.
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,9 @@ from cni.daemon.fence.leaving import CONNECTED, NO_TUNNEL, ROUTED
 
 
 def by_its_way(view: FenceView, src: Endpoint, dst: Endpoint, verdict: Verdict) -> Verdict:
-    """The verdict on a packet for `dst`, with the device by which it leaves (`FenceView.ways`).
+    """The verdict on a packet to `dst`, given the device by which it leaves (`FenceView.ways`).
 
-    Where the device was not asked for, or an earlier rule closed the way, the verdict stays as it was.
+    Where the device was not looked up, or an earlier rule dropped the packet, the verdict is unchanged.
     """
     if not _is_judged(view, src, dst, verdict):
         return verdict
@@ -25,15 +27,15 @@ def by_its_way(view: FenceView, src: Endpoint, dst: Endpoint, verdict: Verdict) 
     if src.kind in (EndpointKind.HOST, EndpointKind.LOOPBACK) and _inside(dst.address, node.connected):
         return Verdict(True, RuleRef("inet", chain, CONNECTED), f"the node itself is on the network of {dst.address}")
     if node.routed:
-        note = f"it leaves by {device}, unencrypted (underlay: routed)"
+        note = f"the packet leaves by {device}, unencrypted (underlay: routed)"
         spot = verdict.spot or (RuleRef("inet", chain, ROUTED) if verdict.allowed else None)
         return replace(verdict, spot=spot, notes=(*verdict.notes, note))
-    reason = f"it would leave by {device}, which is no tunnel of ours: what is for the overlay is not sent unencrypted"
+    reason = f"the packet would leave by {device}, which is no tunnel of ours: overlay packets are not sent unencrypted"
     return Verdict(False, RuleRef("inet", chain, NO_TUNNEL), reason)
 
 
 def _is_judged(view: FenceView, src: Endpoint, dst: Endpoint, verdict: Verdict) -> bool:
-    """Whether the packet comes as far as the way out. The node's own does, to whatever address."""
+    """Whether the packet reaches the hook postrouting. The node's own packets do, to every address."""
     if dst.address not in view.ways or not _inside(dst.address, view.wanted.node.clusters):
         return False
     return verdict.allowed or (src.kind in (EndpointKind.HOST, EndpointKind.LOOPBACK) and verdict.spot is None)

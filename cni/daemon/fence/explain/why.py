@@ -1,7 +1,7 @@
-"""Whether one place may open a flow to another, and which rule of the fence says so. Pure: values in, a verdict out.
+"""Whether one endpoint may open a flow to another, and which rule of the fence decides. Pure: values in, a verdict out.
 
-It walks the chains of `fence_bridge` and `fence_inet` for one pair, as the kernel would for the first packet, and names
-the rule where the walk ends. tests/kernel/test_tool.py holds it to real packets and to the rules' counters.
+It walks the chains of bridge.py and inet.py for one pair, as the kernel would for the first packet, and names the rule
+where the walk ends. tests/kernel/test_tool.py compares it with real packets and with the rules' counters.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from cni.daemon.fence.explain.endpoints import Endpoint, EndpointKind, FenceView
 from cni.daemon.fence.explain.verdict import HOST_FIREWALL, RuleRef, Verdict, describe, named
 from cni.daemon.fence.model import chain_of
 
-# The rules "tunnel to the node" (fence_inet) have the same ports: tests/unit/test_why.py compares them.
+# The rules "tunnel to the node" (inet.py) have the same ports: tests/unit/test_why.py compares them.
 TUNNEL_PORTS = frozenset({1701, 2152, 2268, 4754, 4789, 4790, 5555, 6080, 6081, 6118, 6635, 8472})
 
 
 @dataclass(frozen=True, slots=True)
 class PortSpec:
-    """What is asked for at the destination: a port, 1 to 65535, of tcp or udp."""
+    """The destination port: its number, 1 to 65535, and its protocol, tcp or udp."""
 
     number: int
     protocol: str = "tcp"
@@ -32,7 +32,7 @@ class PortSpec:
 
 
 def decide(view: FenceView, src: Endpoint, dst: Endpoint, service: PortSpec | None = None) -> Verdict:
-    """The verdict on the first packet of a flow from `src` to `dst`, which are of one family."""
+    """The verdict on the first packet of a flow from `src` to `dst`, which have the same IP version."""
     if service is not None and (found := handed_on.servers(view, dst, service.number, service.protocol)):
         return handed_on.decide(view, src, dst, found, decide)
     return way_out.by_its_way(view, src, dst, _decide(view, src, dst, service))
@@ -58,14 +58,16 @@ def _from_unknown(view: FenceView, src: Endpoint, dst: Endpoint) -> Verdict:
     if connected.is_connected(view, src):
         return connected.from_connected(view, src, dst, translated=False)
     spot = RuleRef("inet", "prerouting", f"overlay IPv{src.version} source from elsewhere")
-    return Verdict(False, spot, f"nobody this node knows has {src.address}: whoever claims it is not believed")
+    return Verdict(False, spot, f"{src.address} is unknown to this node, so the fence drops packets from it")
 
 
 # --- published ports ----------------------------------------------------------------------------------------------
 
 
 def _published(view: FenceView, dst: Endpoint, service: PortSpec | None) -> tuple[Endpoint, str] | None:
-    """Where a port of the host's that is published leads to, and a note that says so."""
+    """The endpoint that a published port of the host's leads to, and a note about it; None if the port is not
+    published.
+    """
     if dst.kind is not EndpointKind.HOST or service is None:
         return None
     for port in view.published:
@@ -77,7 +79,7 @@ def _published(view: FenceView, dst: Endpoint, service: PortSpec | None) -> tupl
 
 
 def _translated(view: FenceView, src: Endpoint, dst: Endpoint, note: str) -> Verdict:
-    """DNAT comes before the fence's decision on forwarding, so that decides on the container."""
+    """DNAT comes before the fence's decision on forwarding, so the verdict is on the container."""
     if connected.is_connected(view, src):
         verdict = connected.from_connected(view, src, dst, translated=True)
     else:
@@ -92,7 +94,7 @@ def _from_container(view: FenceView, src: Endpoint, dst: Endpoint, service: Port
     guest = src.known()
     match dst.kind:
         case EndpointKind.CONTAINER if dst.known().container == guest.container:
-            return Verdict(True, None, "it is one container: nothing leaves it")
+            return Verdict(True, None, "source and destination are one container: the packet does not leave it")
         case EndpointKind.CONTAINER | EndpointKind.UNKNOWN:
             return _to_overlay(src, dst)
         case EndpointKind.REMOTE | EndpointKind.CALLER | EndpointKind.EDGE:
@@ -105,13 +107,13 @@ def _from_container(view: FenceView, src: Endpoint, dst: Endpoint, service: Port
             return replace(verdict, notes=notes)
         case EndpointKind.LOOPBACK:
             spot = RuleRef("inet", "to_host", "loopback of the host") if dst.version == 4 else None
-            return Verdict(False, spot, "its loopback is its own; the host's is never reached from a container")
+            return Verdict(False, spot, "a container has its own loopback, and never reaches the host's")
         case EndpointKind.HOST:
             return _to_host(view.wanted, src, dst, service)
         case EndpointKind.OUTSIDE:
             spot = RuleRef("inet", "forward", "to the outside")
-            leave = ("it leaves with the node's address (masquerade)",) if view.wanted.node.masquerade else ()
-            return Verdict(True, spot, "what lies outside the overlay is open to every container", leave)
+            notes = ("the packet leaves with the node's address (masquerade)",) if view.wanted.node.masquerade else ()
+            return Verdict(True, spot, "every container may reach addresses outside the overlay", notes)
 
 
 def _to_overlay(src: Endpoint, dst: Endpoint) -> Verdict:
@@ -119,19 +121,19 @@ def _to_overlay(src: Endpoint, dst: Endpoint) -> Verdict:
     guest, chain = src.known(), chain_of(src.network)
     bridged = _on_link(guest, src.version, dst)
     if ip_address(dst.address).is_link_local and not bridged:
-        return Verdict(False, None, "a link-local address is not routed, and they are on different bridges")
+        return Verdict(False, None, "a link-local address is not routed, and the two are on different bridges")
     family = "bridge" if bridged else "inet"
     if dst.kind is not EndpointKind.UNKNOWN and dst.network == src.network:
         name = "same network" if bridged else named("same network", dst.version)
-        return Verdict(True, RuleRef(family, chain, name, src.network), f"both are of {describe(src.network)}")
+        return Verdict(True, RuleRef(family, chain, name, src.network), f"both are in {describe(src.network)}")
     spot = RuleRef(family, chain, "between networks", src.network)
     if dst.kind is EndpointKind.UNKNOWN:
-        return Verdict(False, spot, f"nobody this node knows has {dst.address}, and what is unknown is closed")
-    return Verdict(False, spot, f"it is of {describe(src.network)}, the other of {describe(dst.network)}")
+        return Verdict(False, spot, f"{dst.address} is unknown to this node, and unknown addresses are closed")
+    return Verdict(False, spot, f"the source is in {describe(src.network)}, the destination in {describe(dst.network)}")
 
 
 def _on_link(guest: GuestEndpoint, version: int, dst: Endpoint) -> bool:
-    """Whether the container sends to `dst` itself, by its bridge, and not by its gateway."""
+    """Whether the container sends to `dst` directly on its bridge, and not by its gateway."""
     address = ip_address(dst.address)
     if dst.kind is EndpointKind.CONTAINER and dst.known().port.bridge != guest.port.bridge:
         return False
@@ -145,10 +147,10 @@ def _to_host(wanted: DesiredState, src: Endpoint, dst: Endpoint, service: PortSp
         return RuleRef("inet", "to_host", name + (", IPv6" if dst.version == 6 and name != "host address" else ""))
 
     if src.network is None:
-        return Verdict(True, spot("flat mesh to the host"), "it is on the flat mesh", (HOST_FIREWALL,))
+        return Verdict(True, spot("flat mesh to the host"), "the container is on the flat mesh", (HOST_FIREWALL,))
     if dst.address not in wanted.node.addresses:
         which = f"{dst.address} is an address of the host ({dst.label})"
-        return Verdict(False, spot("host address"), f"{which}; a member of a network reaches the node address alone")
+        return Verdict(False, spot("host address"), f"{which}; a member of a network reaches only the node address")
     if _is_tunnel(service):
         return Verdict(
             False, RuleRef("inet", "to_host", "tunnel to the node"), "no tunnel into the host from a network"
@@ -171,11 +173,11 @@ def _from_host(view: FenceView, dst: Endpoint) -> Verdict:
         case EndpointKind.UNKNOWN if connected.is_connected(view, dst):
             return Verdict(True, None, f"{dst.address} is on a network of the host's own")
         case EndpointKind.UNKNOWN:
-            return Verdict(False, remote.unknown_port(view, dst), f"nobody this node knows has {dst.address}")
+            return Verdict(False, remote.unknown_port(view, dst), f"{dst.address} is unknown to this node")
         case EndpointKind.HOST | EndpointKind.LOOPBACK:
-            return Verdict(True, None, "it is the node itself")
+            return Verdict(True, None, "source and destination are the node itself")
         case _:
-            return Verdict(True, None, "what the node itself sends is not the fence's to judge")
+            return Verdict(True, None, "the fence does not filter what the node itself sends there")
 
 
 def _from_outside(dst: Endpoint, translated: bool) -> Verdict:
@@ -185,7 +187,7 @@ def _from_outside(dst: Endpoint, translated: bool) -> Verdict:
         case EndpointKind.HOST:
             return Verdict(True, None, "the node's own addresses are not fenced to the outside", (HOST_FIREWALL,))
         case EndpointKind.OUTSIDE:
-            return Verdict(True, None, "neither is of the overlay: the fence has no say")
+            return Verdict(True, None, "neither is in the overlay: the fence does not filter it")
         case _:
             return _into_overlay(dst, translated)
 
@@ -193,25 +195,25 @@ def _from_outside(dst: Endpoint, translated: bool) -> Verdict:
 def _into_overlay(dst: Endpoint, translated: bool) -> Verdict:
     chain = f"to_overlay{dst.version}"
     if (dst.kind is EndpointKind.CONTAINER or dst.listed) and dst.network is None:
-        notes = () if translated else ("whoever is outside needs a route to the overlay by this node",)
+        notes = () if translated else ("a sender outside needs a route to the overlay by this node",)
         return Verdict(True, RuleRef("inet", chain, "to the flat mesh"), "the flat mesh is open to the outside", notes)
     if dst.kind is not EndpointKind.CONTAINER:
-        reason = f"from outside, {dst.address} is not reached by way of this node"
+        reason = f"from outside, {dst.address} is not reached by this node"
         return Verdict(False, RuleRef("inet", chain, "to an unknown overlay address"), reason)
     if translated:
         return Verdict(True, RuleRef("inet", chain, "published port"), "a published port is open to the outside")
-    reason = f"nobody outside opens a flow to a member of {describe(dst.network)}"
+    reason = f"no flow may be opened from outside to a member of {describe(dst.network)}"
     note = "a port that portmap publishes is open, at the host's address"
     return Verdict(False, RuleRef("inet", chain, "stranger to a member"), reason, (note,))
 
 
 def pairs(sources: Sequence[Endpoint], destinations: Sequence[Endpoint]) -> list[tuple[Endpoint, Endpoint]]:
-    """Which of them are of one family, IPv4 first; `outside` without an address goes with any."""
-    found = [
+    """The pairs of one IP version, IPv4 first; `outside` without an address is paired with either version."""
+    matching = [
         (src.of_version(version), dst.of_version(version))
         for version in (4, 6)
         for src in sources
         for dst in destinations
         if src.speaks(version) and dst.speaks(version)
     ]
-    return found[:1] if all(not src.address and not dst.address for src, dst in found) else found
+    return matching[:1] if all(not src.address and not dst.address for src, dst in matching) else matching
