@@ -1,8 +1,8 @@
-"""Connection tracking: forget every flow of an address, so that its next owner inherits none.
+"""Connection tracking: deletes every flow of an address, so that the address's next owner inherits none.
 
-ctnetlink, packed by hand: the kernel hands over only the flows of the address (filters: Linux 5.8; an older one hands
-over all, and we pick), and each is deleted by what names it. A walk of the kernel's whole hash table costs about 10 ms,
-two for an address, one for all of a family when there are many: not for the event loop.
+ctnetlink, packed by hand: the kernel lists only the flows of the address (filters: Linux 5.8; an older one lists all,
+and this module selects), and each is deleted by its identifying attributes. A walk of the kernel's whole hash table
+costs about 10 ms; two walks for an address, one for all of a family when there are many: too long for the event loop.
 """
 
 from __future__ import annotations
@@ -18,39 +18,41 @@ _SUBSYSTEM = 1  # NFNL_SUBSYS_CTNETLINK
 _NEW, _GET, _DELETE = 0, 1, 2
 _TUPLE_ORIG, _TUPLE_REPLY, _FILTER = 1, 2, 25  # CTA_...
 _TUPLE_IP, _ZONE, _ID = 1, 18, 12
-_DIRECTIONS = (_TUPLE_ORIG, _TUPLE_REPLY)  # who opened it is the first's source; who answers, the second's
-_FEW = 2  # addresses of a family to look for one by one, two walks each
-_NAMES = (_TUPLE_ORIG, _ZONE, _ID)  # an id is a flow's own: a new flow of the same addresses is not deleted by it
+_DIRECTIONS = (_TUPLE_ORIG, _TUPLE_REPLY)  # the initiator is the source of the first, the responder of the second
+_FEW = 2  # addresses of a family up to which each is listed by itself, with two walks
+_NAMES = (_TUPLE_ORIG, _ZONE, _ID)  # the id is unique to a flow: it does not delete a new flow of the same addresses
 _FILTER_ORIG_FLAGS, _FILTER_REPLY_FLAGS = 1, 2
 _IP_SRC = 1 << 0  # CTA_FILTER_FLAG(CTA_IP_SRC)
 _GONE = frozenset({errno.ENOENT})
 
 
 class Conntrack:
-    """A ctnetlink socket of the calling thread's namespace; afterwards any thread may use it, one at a time."""
+    """A ctnetlink socket of the constructing thread's namespace; any thread may use it, one at a time."""
 
     def __init__(self) -> None:
         self._socket = netlink.Netlink(5.0, netlink.NETFILTER)
 
     def close(self) -> None:
-        """Give the socket back."""
+        """Closes the socket."""
         self._socket.close()
 
     def forget(self, addresses: Iterable[str]) -> int:
-        """Delete every flow that one of `addresses` opened or answers, translated or not; how many there were.
+        """Deletes every flow that one of `addresses` opened or answers, translated or not; returns how many.
 
-        Twice is the same as once. Raises OSError.
+        Idempotent. Raises OSError.
         """
         count = 0
-        asked = {str(ip_address(address)) for address in addresses}
+        canonical = {str(ip_address(address)) for address in addresses}
         for version in (4, 6):
-            mine = {address for address in asked if ip_address(address).version == version}
-            flows = dict.fromkeys(flow for found in self._dumps(mine) for flow in found)
+            of_version = {address for address in canonical if ip_address(address).version == version}
+            flows = dict.fromkeys(flow for dump in self._dumps(of_version) for flow in dump)
             count += sum(self._delete(flow, version) for flow in flows)
         return count
 
     def _dumps(self, addresses: set[str]) -> Iterator[list[bytes]]:
-        """The flows of these addresses of one family: by the kernel's filter for a few, by one look at all for many."""
+        """The flows of these addresses of one family: by the kernel's filter for few addresses, by one full dump for
+        many.
+        """
         wanted = {ip_address(address).packed for address in addresses}
         version = 6 if any(":" in address for address in addresses) else 4
         if len(addresses) <= _FEW:
@@ -61,16 +63,16 @@ class Conntrack:
             yield list(self._flows(version, wanted, b""))
 
     def _flows(self, version: int, wanted: set[bytes], attributes: bytes) -> Iterator[bytes]:
-        """What names each flow that one of `wanted` is the first source of, in either direction."""
-        ask = netlink.Message(_SUBSYSTEM << 8 | _GET, 0, _head(version) + attributes, "list tracked flows")
-        for answer in self._socket.stream(ask):
-            found = nlmsg.attributes(answer.body, nlmsg.NFGEN)
-            if any(_source_of(found.get(direction, b"")) in wanted for direction in _DIRECTIONS):
-                yield b"".join(nlmsg.attribute(kind, found[kind]) for kind in _NAMES if kind in found)
+        """The identifying attributes of each flow whose source, in either direction, is in `wanted`."""
+        request = netlink.Message(_SUBSYSTEM << 8 | _GET, 0, _head(version) + attributes, "list tracked flows")
+        for answer in self._socket.stream(request):
+            flow = nlmsg.attributes(answer.body, nlmsg.NFGEN)
+            if any(_source_of(flow.get(direction, b"")) in wanted for direction in _DIRECTIONS):
+                yield b"".join(nlmsg.attribute(kind, flow[kind]) for kind in _NAMES if kind in flow)
 
     def _delete(self, flow: bytes, version: int) -> int:
-        ask = netlink.Message(_SUBSYSTEM << 8 | _DELETE, 0, _head(version) + flow, "forget a tracked flow", _GONE)
-        return int(self._socket.send([ask]).errors == [0])
+        request = netlink.Message(_SUBSYSTEM << 8 | _DELETE, 0, _head(version) + flow, "forget a tracked flow", _GONE)
+        return int(self._socket.send([request]).errors == [0])
 
 
 def _head(version: int) -> bytes:
@@ -78,7 +80,7 @@ def _head(version: int) -> bytes:
 
 
 def _filter(address: str, direction: int) -> bytes:
-    """Only flows whose source in `direction` is `address`."""
+    """The request attributes that select the flows whose source in `direction` is `address`."""
     asked, other = (
         (_FILTER_ORIG_FLAGS, _FILTER_REPLY_FLAGS)
         if direction == _TUPLE_ORIG

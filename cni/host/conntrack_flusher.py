@@ -1,7 +1,7 @@
-"""Forgets the tracked flows of released addresses, behind the back of whoever released them.
+"""Deletes the tracked flows of released addresses in the background.
 
-A walk of the kernel's table of flows takes about 10 ms, too long for a DEL to wait for; and an address rests before its
-next owner gets it, so there is time.
+A walk of the kernel's table of flows takes about 10 ms, too long for a DEL to wait for; and an address is in cooldown
+before its next owner gets it, so there is time.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from cni.host.worker import IDLE, Crew, beat
 
 log = logging.getLogger(__name__)
 
-GATHER = 0.2  # seconds: addresses released together are forgotten together
+GATHER = 0.2  # seconds in which released addresses are collected into one batch
 
 
 class ConntrackFlusher:
-    """Works in a thread of its own, in the network namespace it was made in. `forget` may be called from any thread."""
+    """Works in its own thread, in the network namespace it was constructed in. `forget` may be called from any
+    thread.
+    """
 
     def __init__(self, crew: Crew | None = None) -> None:
         self._queue: queue.SimpleQueue[str | None] = queue.SimpleQueue()
@@ -29,12 +31,12 @@ class ConntrackFlusher:
         self._worker.start()
 
     def forget(self, addresses: Iterable[str]) -> None:
-        """Have every flow of these addresses forgotten soon."""
+        """Queues these addresses; every flow of theirs is deleted soon."""
         for address in addresses:
             self._queue.put(address)
 
     def close(self) -> None:
-        """Finish what was asked, then stop."""
+        """Finishes the queued addresses, then stops."""
         self._worker.retire()
         self._queue.put(None)
         self._worker.join(5.0)

@@ -1,12 +1,13 @@
-"""The one thing we write outside our tables: a chain and a jump in iptables' filter table.
+"""The only rules outside our tables: a chain and a jump in iptables' filter table.
 
 On a host whose FORWARD policy denies (Docker, ufw), no table of ours can let a container's packet through; only a rule
-in that table can. So one chain accepts what comes from or goes to our devices with an overlay address, and one jump
-leads to it from the top of FORWARD. By interface and address both: an overlay address on the uplink is nobody's.
-By the devices' prefix, so that it is written once. It opens nothing the fence closes: a drop in any table is final.
+in that table can. So one chain accepts packets from or to the overlay's devices that have an overlay address, and one
+jump leads to it from the top of FORWARD. It matches interface and address both: an overlay address on the uplink is
+accepted for no device. It matches the devices' name prefix, so that it is written once. It opens nothing that the fence
+closes: a drop in any table is final.
 
-Written through `iptables` and `ip6tables`, whichever kind (nft or legacy) the host uses for its own rules, and through
-the other kind where that denies as well; where there is none, there is no such policy to overrule.
+The rules are written through `iptables` and `ip6tables`, whichever kind (nft or legacy) the host uses for its own
+rules, and through the other kind where that denies as well. Without iptables there is no such policy to override.
 """
 
 from __future__ import annotations
@@ -23,20 +24,20 @@ from cni.errors import FenceFailed
 from cni.host import xtables
 
 CHAIN = "ZLAYER-CNI"
-DEVICES = ("zl-+",)  # every bridge and WireGuard device of ours (contract 4.2)
+DEVICES = ("zl-+",)  # every bridge and WireGuard device of the overlay (contract 4.2)
 _COMMENT = "zlayer-cni: containers of the overlay"
-_DENY_ALL = ("-A FORWARD -j DROP", "-A FORWARD -j REJECT")  # how Red Hat's old firewalls end
-_WAIT = "5"  # seconds for the lock that every iptables on the machine takes
+_DENY_ALL = ("-A FORWARD -j DROP", "-A FORWARD -j REJECT")  # the last rule of Red Hat's old firewalls
+_WAIT = "5"  # seconds to wait for the lock that every iptables on the machine takes
 
 
 class IptablesError(FenceFailed):
-    """iptables refused; `details` is what it said."""
+    """iptables refused; `details` is its message."""
 
 
 def forward_rules(cluster: str, devices: Sequence[str] = DEVICES) -> list[str]:
-    """The chain's rules for one family: what enters or leaves the overlay's devices with an overlay address.
+    """The chain's rules for one family: packets that enter or leave the overlay's devices with an overlay address.
 
-    `devices` as iptables has them: `+` at the end is any rest. Pure.
+    `devices` in iptables' spelling: a `+` at the end matches any suffix. Pure.
     """
     cluster, rules = str(ip_network(cluster)), []
     for device in devices:
@@ -46,9 +47,9 @@ def forward_rules(cluster: str, devices: Sequence[str] = DEVICES) -> list[str]:
 
 
 def ensure_forward_accept(clusters: Iterable[str], devices: Sequence[str] = DEVICES) -> bool:
-    """Make the chain and the jump so in each family of `clusters`; whether anything had to be written.
+    """Creates or corrects chain and jump in each family of `clusters`; True if anything had to be written.
 
-    Safe to repeat; a host without iptables is left alone. Raises IptablesError.
+    Idempotent; a host without iptables is left alone. Raises IptablesError.
     """
     wrote = False
     for cluster in clusters:
@@ -61,7 +62,7 @@ def ensure_forward_accept(clusters: Iterable[str], devices: Sequence[str] = DEVI
 
 
 def remove_forward_accept() -> None:
-    """Away with jump and chain, in both families. Safe to repeat. Raises IptablesError."""
+    """Deletes jump and chain, in both families. Idempotent. Raises IptablesError."""
     for tool in (*_tools("0.0.0.0/0"), *_tools("::/0")):
         while _succeeds(tool, "-C", "FORWARD", *_jump()):
             _run(tool, "-D", "FORWARD", *_jump())
@@ -71,7 +72,7 @@ def remove_forward_accept() -> None:
 
 
 def forward_in_place(clusters: Iterable[str], devices: Sequence[str] = DEVICES) -> bool:
-    """Whether `ensure_forward_accept` would have nothing to do. Raises IptablesError."""
+    """Whether `ensure_forward_accept` would have nothing to write. Raises IptablesError."""
     return all(
         shutil.which(tool := _tool(cluster)) is None or _saved(tool) == (forward_rules(cluster, devices), True)
         for cluster in clusters
@@ -79,7 +80,8 @@ def forward_in_place(clusters: Iterable[str], devices: Sequence[str] = DEVICES) 
 
 
 def forward_denies(clusters: Iterable[str]) -> bool:
-    """Whether iptables' FORWARD drops what no rule accepts, by policy or by a last rule, in a family of `clusters`.
+    """Whether iptables' FORWARD drops packets that no rule accepts, by policy or by a last rule, in a family of
+    `clusters`.
 
     Raises IptablesError.
     """
@@ -87,10 +89,11 @@ def forward_denies(clusters: Iterable[str]) -> bool:
 
 
 def denying_chains(listing: Mapping[str, Any]) -> list[str]:
-    """Native nftables chains of others that drop forwarded or incoming packets by policy, as `family table chain`.
+    """Other programs' native nftables chains that drop forwarded or incoming packets by policy, as `family table
+    chain`.
 
-    `listing` is `Nft.list_base_chains()`. Nobody can overrule these from another table: they are for `status` and
-    `doctor` to name. iptables' own chains (tables `filter` of family ip and ip6) are not among them.
+    `listing` is `Nft.list_base_chains()`. No other table can override such a chain: `status` and `doctor` name them.
+    iptables' own chains (tables `filter` of family ip and ip6) are not among them.
     """
     chains = [item["chain"] for item in listing.get("nftables", ()) if "chain" in item]
     return sorted(
@@ -103,22 +106,23 @@ def denying_chains(listing: Mapping[str, Any]) -> list[str]:
 
 
 def rules(tool: str, chain: str = "", table: str = "filter") -> list[str]:
-    """What `tool -S` lists: the rules of a chain, or of the whole table, as options that would make them. Raises
-    IptablesError where the tool is missing or refuses."""
+    """The output of `tool -S`: the rules of a chain, or of the whole table, as options that would create them. Raises
+    IptablesError where the tool is missing or refuses.
+    """
     return _run(tool, "-t", table, "-S", *([chain] if chain else ())).splitlines()
 
 
 def of_both_families(chain: str = "", table: str = "filter") -> dict[str, list[str]]:
-    """`rules` of iptables and of ip6tables, as far as they are there and answer."""
-    found = {}
+    """`rules` of iptables and of ip6tables, where they exist and answer."""
+    listed = {}
     for tool in ("iptables", "ip6tables"):
         with contextlib.suppress(IptablesError):
-            found[tool] = rules(tool, chain, table)
-    return found
+            listed[tool] = rules(tool, chain, table)
+    return listed
 
 
 def _fill(tool: str, rules: Sequence[str]) -> None:
-    """One transaction for the chain (iptables-restore), then the jump, first in FORWARD."""
+    """Writes the chain in one transaction (iptables-restore), then the jump, as the first rule of FORWARD."""
     text = "\n".join(["*filter", f":{CHAIN} - [0:0]", *rules, "COMMIT", ""])
     _run(f"{tool}-restore", "--noflush", stdin=text)
     if not _succeeds(tool, "-C", "FORWARD", *_jump()):
@@ -126,7 +130,7 @@ def _fill(tool: str, rules: Sequence[str]) -> None:
 
 
 def _saved(tool: str) -> tuple[list[str], bool]:
-    """The chain's rules as they are, and whether the jump is there."""
+    """The chain's present rules, and whether the jump exists."""
     lines = rules(tool)
     return (
         [line for line in lines if line.startswith(f"-A {CHAIN} ")],
@@ -144,16 +148,16 @@ def _denies(tool: str) -> bool:
 
 
 def _tools(cluster: str) -> list[str]:
-    """The host's own tool for the family of `cluster`, and the other kind, where that has a FORWARD of its own."""
+    """The host's own tool for the family of `cluster`, and the other kind, if that has a FORWARD of its own."""
     own = _tool(cluster)
     path = shutil.which(own)
-    found = [own] if path is not None else []
+    tools = [own] if path is not None else []
     legacy = path is not None and "legacy" in Path(path).resolve().name
     if not legacy and xtables.present(6 if own == "ip6tables" else 4):
-        found.append(f"{own}-legacy")
+        tools.append(f"{own}-legacy")
     if legacy:
-        found.append(f"{own}-nft")
-    return [tool for tool in found if shutil.which(tool) is not None]
+        tools.append(f"{own}-nft")
+    return [tool for tool in tools if shutil.which(tool) is not None]
 
 
 def _tool(cluster: str) -> str:

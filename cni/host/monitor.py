@@ -1,4 +1,4 @@
-"""Hearing of changes to links, addresses and routes, from whoever made them."""
+"""Notifications of changes to links, addresses and routes, made by any program."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from cni.host.worker import IDLE, Crew, beat
 
 GROUPS = 0x1 | 0x10 | 0x100  # RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
 ALL_GROUPS = GROUPS | 0x40 | 0x400  # and RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_ROUTE
-_OVERRUN = -1  # stands for "something was missed": more happened than the socket could hold
+_OVERRUN = -1  # stands for lost notifications: the socket's buffer was full
 
 
 class Monitor:
-    """Calls `heard(message type, link name)` in a thread of its own; the name is empty for addresses and overruns."""
+    """Calls `heard(message type, link name)` in its own thread; the name is empty for addresses, routes and
+    overruns.
+    """
 
     def __init__(
         self,
@@ -32,7 +34,7 @@ class Monitor:
         self._worker.start()
 
     def close(self) -> None:
-        """Hear no more."""
+        """Stops the thread and closes the sockets."""
         self._worker.retire()
         self._stop.close()
         self._worker.join(2.0)
@@ -56,9 +58,9 @@ class Monitor:
             except OSError:
                 self._heard(_OVERRUN, "")
                 continue
-            self._tell(data)
+            self._report(data)
 
-    def _tell(self, data: bytes) -> None:
+    def _report(self, data: bytes) -> None:
         for kind, _, _, _, start, end in nlmsg.messages(data):
             name = ""
             if kind in (netlink.RTM_NEWLINK, netlink.RTM_DELLINK):
@@ -68,7 +70,7 @@ class Monitor:
 
 
 def is_loss(kind: int) -> bool:
-    """Whether a message type says that a link or an address went, or that something was missed."""
+    """Whether a message type says that a link or an address was deleted, or that notifications were lost."""
     return kind in (netlink.RTM_DELLINK, netlink.RTM_DELADDR, _OVERRUN)
 
 

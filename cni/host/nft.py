@@ -1,8 +1,8 @@
-"""nftables: carry out rules (text) and elements (values) as one transaction, and read a table back.
+"""nftables: carries out rules (text) and elements (values) as one transaction, and reads tables back.
 
-`Nft` is libnftables by ctypes: nft(8)'s own library, 0.2 ms a call where starting the program costs 4. Elements
-alone go to the kernel without it (nft_elements). Texts are written elsewhere; nothing here knows what a rule means.
-Never `flush ruleset`: other tables are other people's.
+`Nft` is libnftables by ctypes: nft(8)'s own library, 0.2 ms per call where starting the program costs 4 ms. Changes of
+elements alone go to the kernel without it (nft_elements). The fence writes the texts; this module does not interpret
+rules. It never runs `flush ruleset`: other tables belong to other programs.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ _JSON_OUTPUT, _TERSE = 1 << 4, 1 << 11  # NFT_CTX_OUTPUT_... (nftables/libnftabl
 
 
 class NftError(FenceFailed):
-    """The kernel or libnftables refused a text; `details` is what it said. Nothing of the text was applied."""
+    """The kernel or libnftables refused a text; `details` is its message. Nothing of the text was applied."""
 
 
 class NftUnavailable(NftError):
-    """libnftables cannot be loaded, or does not come up: no fence can be put in force on this machine."""
+    """libnftables cannot be loaded or initialized: no fence can be put in force on this machine."""
 
 
 class Nft:
-    """nftables of the namespace the constructing thread was in, from whatever thread it is called.
+    """nftables of the constructing thread's network namespace, usable from any thread.
 
-    Changes wait for changes and listings for listings, but neither for the other: a listing of a full fence takes a
-    third of a second. Raises NftUnavailable if the library is missing.
+    Changes wait for changes and listings for listings, but neither waits for the other: a listing of a full fence takes
+    a third of a second. Raises NftUnavailable if the library is missing.
     """
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class Nft:
         self._open = True
 
     def close(self) -> None:
-        """Give contexts and sockets back. Twice is the same as once."""
+        """Frees contexts and sockets. Idempotent."""
         with self._changing.lock, self._reading.lock, self._elements_lock:
             if self._open:
                 self._open = False
@@ -62,9 +62,10 @@ class Nft:
                 os.close(self._home)
 
     def run(self, *parts: str | Change) -> None:
-        """Carry out the parts, in order, whole or not at all; empty ones change nothing.
+        """Carries out the parts, in order, all or none; empty parts change nothing.
 
-        Beside another part, what a change takes away must be there. Raises NftError with the refusal's words.
+        If there is more than one part, an element that a change deletes must exist. Raises NftError with the refusal's
+        text.
         """
         todo = [part for part in parts if part]
         if len(todo) == 1 and isinstance(todo[0], Change):
@@ -73,9 +74,9 @@ class Nft:
             self._changing.call("".join(part.text() if isinstance(part, Change) else part for part in todo))
 
     def apply(self, change: Change) -> None:
-        """Carry out a change of elements, whole or not at all; what is taken away need not be there.
+        """Carries out a change of elements, all or none; an element that it deletes need not exist.
 
-        With ranges libnftables does it, and refuses to take away what is not there. Raises NftError.
+        A change with ranges goes through libnftables, which refuses to delete what does not exist. Raises NftError.
         """
         if change.has_ranges:
             self._changing.call(change.text())
@@ -83,9 +84,10 @@ class Nft:
             self._change(change)
 
     def absent(self, change: Change) -> list[str]:
-        """What `change` adds and is not in force, as lines of nft's language; a missing table misses it all.
+        """The elements that `change` adds and that are not in force, as lines of nft's language; all of them if the
+        table is missing.
 
-        The cost does not grow with what else there is. Raises NftError.
+        The cost does not depend on what else the tables hold. Raises NftError.
         """
         with self._elements_lock:
             self._ensure_open()
@@ -95,7 +97,7 @@ class Nft:
                 raise NftError("nftables could not be read", str(error)) from error
 
     def generation(self) -> int:
-        """A number that changes with every change anybody makes to nftables here; costs next to nothing.
+        """The number of nftables' last transaction, which any program's change increases; costs next to nothing.
 
         Raises NftError.
         """
@@ -107,9 +109,9 @@ class Nft:
                 raise NftError("nftables could not be read", str(error)) from error
 
     def shape(self, table: str) -> tuple[bytes, ...] | None:
-        """Which chains, rules and sets the tables of that name have; equal as long as every rule is what it was.
+        """Which chains, rules and sets the tables of that name have; equal as long as every rule is unchanged.
 
-        None while somebody changes them. Raises NftError.
+        None while another program changes them. Raises NftError.
         """
         with self._elements_lock:
             self._ensure_open()
@@ -119,9 +121,9 @@ class Nft:
                 raise NftError("nftables could not be read", str(error)) from error
 
     def rules(self, table: str) -> nft_rules.Tables | None:
-        """What the tables of that name say, of family inet and bridge: hooks, policies, the body of every rule.
+        """The content of the tables of that name, of family inet and bridge: hooks, policies, the body of every rule.
 
-        None while somebody changes them. Raises NftError.
+        None while another program changes them. Raises NftError.
         """
         with self._elements_lock:
             self._ensure_open()
@@ -131,17 +133,18 @@ class Nft:
                 raise NftError("nftables could not be read", str(error)) from error
 
     def list_set(self, kind: str, family: str, table: str, name: str) -> dict[str, Any] | None:
-        """One set or map (`kind`) with its elements, as libnftables-json(5) has it; None if it is not there. Raises
-        NftError."""
+        """One set or map (`kind`) with its elements, as in libnftables-json(5); None if it does not exist. Raises
+        NftError.
+        """
         return self._list(f"list {kind} {family} {table} {name}")
 
     @property
     def portid(self) -> int:
-        """The netlink port that changes of elements are sent from: their notifications carry it."""
+        """The netlink port that changes of elements are sent from; their notifications carry it."""
         return self._elements.portid
 
     def refill(self, packed: Iterable[bytes]) -> None:
-        """Make all elements so that `pack` packed, in one transaction; those that are there stay. Raises NftError."""
+        """Adds all elements that `pack` packed, in one transaction; those that exist stay. Raises NftError."""
         with self._elements_lock:
             self._ensure_open()
             try:
@@ -150,14 +153,14 @@ class Nft:
                 raise NftError("nftables refused elements", str(error)) from error
 
     def list_table(self, family: str, name: str, *, terse: bool = False) -> dict[str, Any] | None:
-        """The table as libnftables-json(5) has it, counters included; None if there is no such table.
+        """The table as in libnftables-json(5), including counters; None if it does not exist.
 
-        `terse` leaves the elements of sets out. Raises NftError for any other refusal.
+        `terse` omits the elements of sets. Raises NftError for any other refusal.
         """
         return self._list(f"list table {family} {name}", _TERSE if terse else 0)
 
     def list_base_chains(self) -> dict[str, Any]:
-        """Every chain of every table on the machine (`list chains`): who else filters here. Raises NftError."""
+        """Every chain of every table on the machine (`list chains`), also of other programs. Raises NftError."""
         return self._list("list chains") or {"nftables": []}
 
     def _change(self, change: Change) -> None:
@@ -183,15 +186,15 @@ class Nft:
             raise
         try:
             listing: dict[str, Any] = json.loads(answer) if answer.strip() else {"nftables": []}
-        except ValueError as error:  # nft 1.0.6 writes half a document for a table with flags: not one of ours
+        except ValueError as error:  # nft 1.0.6 prints truncated JSON for a table with flags, which ours do not have
             raise NftError("nftables could not be read", f"{command}: {error}") from error
         return listing
 
 
 def rules_of(text: str, table: str) -> nft_rules.Tables:
-    """What the kernel makes of a text: loaded in a network namespace of its own, which is gone afterwards.
+    """The kernel's encoding of a text, loaded into a scratch network namespace that is deleted afterwards.
 
-    What `Nft.rules` reads here can be compared with it. Costs some 10 ms. Raises NftError, OSError.
+    The result is comparable with that of `Nft.rules`. Costs some 10 ms. Raises NftError, OSError.
     """
     with ThreadPoolExecutor(1, "scratch") as pool:  # the namespace ends with the thread and its sockets
         return pool.submit(_rules_of, text, table).result()
@@ -202,15 +205,15 @@ def _rules_of(text: str, table: str) -> nft_rules.Tables:
     nft = Nft()
     try:
         nft.run(text)
-        found = nft.rules(table)
-        assert found is not None, "nothing else is in this namespace"
-        return found
+        tables = nft.rules(table)
+        assert tables is not None, "no other program changes this namespace"
+        return tables
     finally:
         nft.close()
 
 
 class _Context:
-    """One libnftables context and its lock, at home in one namespace."""
+    """One libnftables context and its lock, bound to one network namespace."""
 
     def __init__(self, lib: ctypes.CDLL, home: int) -> None:
         self.lock = threading.Lock()
@@ -222,12 +225,12 @@ class _Context:
         lib.nft_ctx_buffer_error(self._ctx)
 
     def free(self) -> None:
-        """Give it back; nobody may call it afterwards. The caller holds the lock."""
+        """Frees the context; no call may follow. The caller holds the lock."""
         self._lib.nft_ctx_free(self._ctx)
         self._ctx = None
 
     def call(self, text: str, flags: int = 0) -> str:
-        """Run a text; its output. Raises NftError with the library's words."""
+        """Runs a text and returns its output. Raises NftError with the library's message."""
         with self.lock:
             if not self._ctx:
                 raise NftUnavailable("nftables cannot be used", "the context is closed")
@@ -235,14 +238,14 @@ class _Context:
             with self._at_home():
                 refused = self._lib.nft_run_cmd_from_buffer(self._ctx, text.encode())
             output: bytes = self._lib.nft_ctx_get_output_buffer(self._ctx) or b""
-            said: bytes = self._lib.nft_ctx_get_error_buffer(self._ctx) or b""
+            errors: bytes = self._lib.nft_ctx_get_error_buffer(self._ctx) or b""
         if refused:
-            raise NftError("nftables refused a change", said.decode(errors="replace").strip())
+            raise NftError("nftables refused a change", errors.decode(errors="replace").strip())
         return output.decode(errors="replace")
 
     @contextlib.contextmanager
     def _at_home(self) -> Iterator[None]:
-        """Hold the calling thread in our namespace: the library may open its socket anew in mid-call."""
+        """Keeps the calling thread in the context's namespace: the library may reopen its socket during a call."""
         if netns.own() == netns.identify(self._home):
             yield
         else:
@@ -251,22 +254,22 @@ class _Context:
 
 
 def _load() -> ctypes.CDLL:
-    """libnftables: the copy beside the frozen program if it brought one, else the system's."""
+    """Loads libnftables: the copy in the frozen program if there is one, else the system's."""
     bundle: str | None = getattr(sys, "_MEIPASS", None)
-    places = [str(Path(bundle, SONAME))] if bundle and Path(bundle, SONAME).exists() else []
-    said = []
-    for place in [*places, SONAME]:
+    bundled = [str(Path(bundle, SONAME))] if bundle and Path(bundle, SONAME).exists() else []
+    errors = []
+    for library in [*bundled, SONAME]:
         try:
-            return _declare(ctypes.CDLL(place))
+            return _declare(ctypes.CDLL(library))
         except (OSError, AttributeError) as error:
-            said.append(f"{place}: {error}")
-    raise NftUnavailable("nftables cannot be used: install libnftables (Debian: libnftables1)", "; ".join(said))
+            errors.append(f"{library}: {error}")
+    raise NftUnavailable("nftables cannot be used: install libnftables (Debian: libnftables1)", "; ".join(errors))
 
 
 def _declare(lib: ctypes.CDLL) -> ctypes.CDLL:
-    """Say what the functions take and give; a pointer taken for an int loses its upper half."""
+    """Declares the functions' argument and result types; ctypes would truncate a pointer that it takes for an int."""
     ctx = ctypes.c_void_p
-    for name, gives, takes in (
+    for name, result, arguments in (
         ("nft_ctx_new", ctx, [ctypes.c_uint32]),
         ("nft_ctx_free", None, [ctx]),
         ("nft_ctx_buffer_output", ctypes.c_int, [ctx]),
@@ -277,5 +280,5 @@ def _declare(lib: ctypes.CDLL) -> ctypes.CDLL:
         ("nft_run_cmd_from_buffer", ctypes.c_int, [ctx, ctypes.c_char_p]),
     ):
         function = getattr(lib, name)
-        function.restype, function.argtypes = gives, takes
+        function.restype, function.argtypes = result, arguments
     return lib

@@ -1,12 +1,12 @@
 """Set and map elements of nftables, packed by hand: what an attach changes, at a cost that does not grow.
 
 libnftables reads every set and chain on the machine before it adds one element (1.5 ms with 200 networks, and other
-people's tables count as well); the kernel's own message needs nothing but names (0.05 to 0.25 ms). A `Change` goes to
-nfnetlink from here, as one transaction.
+programs' tables count as well); the kernel's own message needs only names (0.05 to 0.25 ms). This module sends a
+`Change` to nfnetlink as one transaction.
 
-A key is parts joined by " . "; a part says by its form what it is: "name" an interface, a MAC, an IPv4 or IPv6 address,
-0x... raw bytes. `destroy` is `delete` that forgives what is not there (nft 1.0.7 and Linux 6.3 have it; on older
-kernels we do it in two steps).
+A key is parts joined by " . "; a part's form gives its type: "name" an interface, a MAC, an IPv4 or IPv6 address,
+0x... raw bytes. `destroy` is a `delete` that ignores elements that do not exist (nft 1.0.7 and Linux 6.3 have it; on
+older kernels it takes two steps).
 """
 
 from __future__ import annotations
@@ -32,11 +32,13 @@ _SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
 _BEGIN, _END = 0x10, 0x11
 _IFNAME = 16
 
-_MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")  # six groups are no IPv6 address; `fd00:200:0:77::50` is one
+_MAC = re.compile(
+    r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}"
+)  # no IPv6 address has this form: `fd00:200:0:77::50` does not match
 
 
 class Refused(OSError):
-    """The kernel took none of the transaction; `line` is the first change it refused, as nft would write it."""
+    """The kernel refused the transaction; `line` is the first refused change, in nft's language."""
 
     def __init__(self, code: int, line: str) -> None:
         super().__init__(code, os.strerror(code))
@@ -44,7 +46,7 @@ class Refused(OSError):
 
 
 class Element(NamedTuple):
-    """One element of a set or map: its key, and for a map where it leads ("goto CHAIN", "drop")."""
+    """One element of a set or map: its key, and for a map its verdict ("goto CHAIN", "drop")."""
 
     family: str
     set: str
@@ -53,18 +55,20 @@ class Element(NamedTuple):
 
     @property
     def place(self) -> tuple[str, str, str]:
-        """What two elements cannot share."""
+        """Family, set and key: no two elements share all three."""
         return self[:3]
 
     @property
     def is_range(self) -> bool:
-        """Whether it is a network or a range, which is two elements to the kernel."""
+        """Whether the key is a CIDR or a range, which is two elements in the kernel."""
         return not self.key.startswith('"') and ("/" in self.key or "-" in self.key)
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Elements of one table's sets, in each family: `take` away, present or not, then `add`. One transaction."""
+    """Elements of one table's sets, in each family: deletes `take`, present or not, then adds `add`. One
+    transaction.
+    """
 
     table: str
     take: tuple[Element, ...] = ()
@@ -75,16 +79,16 @@ class Change:
 
     @property
     def has_ranges(self) -> bool:
-        """Whether libnftables must do it."""
+        """Whether the change must go through libnftables."""
         return any(element.is_range for element in (*self.take, *self.add))
 
     def text(self) -> str:
-        """The same in nft's language, where what is taken away must be there: not every version has `destroy`."""
+        """The change in nft's language, where a deleted element must exist: not every nft version has `destroy`."""
         lines = [_line("delete", self.table, element) for element in self.take]
         return "".join(f"{line}\n" for line in [*lines, *map(self.adding, self.add)])
 
     def adding(self, element: Element) -> str:
-        """The line of an element that is added."""
+        """The line that adds an element."""
         return _line("add", self.table, element)
 
 
@@ -94,7 +98,7 @@ def _line(verb: str, table: str, element: Element) -> str:
 
 
 def pack_key(key: str) -> bytes:
-    """A key as the kernel holds it: every part padded to four bytes. Raises ValueError for a part of no known form."""
+    """A key as the kernel stores it: every part padded to four bytes. Raises ValueError for a part of no known form."""
     parts = [_pack_part(part) for part in key.split(" . ")]
     if len(parts) == 1:
         return parts[0]
@@ -118,9 +122,9 @@ def _pack_part(part: str) -> bytes:
 
 
 class Elements:
-    """An nfnetlink socket of the calling thread's namespace; afterwards any thread may use it, one at a time.
+    """An nfnetlink socket of the constructing thread's namespace; any thread may use it, one at a time.
 
-    `destroys` says whether the kernel knows `destroy element`; None: find out.
+    `destroys`: whether the kernel knows `destroy element`; None to find out at the first use.
     """
 
     def __init__(self, destroys: bool | None = None) -> None:
@@ -130,11 +134,11 @@ class Elements:
         self._room = 0
 
     def close(self) -> None:
-        """Give the socket back."""
+        """Closes the socket."""
         self._socket.close()
 
     def apply(self, change: Change) -> None:
-        """Make all of it so, or none; `change` has no ranges. Raises Refused, ValueError."""
+        """Carries out a change, all or none; `change` has no ranges. Raises Refused, ValueError."""
         if self._destroys is not False:
             todo = [*((DESTROYSETELEM, e) for e in change.take), *((NEWSETELEM, e) for e in change.add)]
             errors = self._send(change.table, todo)
@@ -151,7 +155,7 @@ class Elements:
         return port
 
     def refill(self, packed: Iterable[bytes]) -> None:
-        """Send what `pack` packed as one transaction. Raises OSError, EEXIST for a map's key with another verdict."""
+        """Sends what `pack` packed as one transaction. Raises OSError; EEXIST for a map's key with another verdict."""
         body = b"".join(packed)
         if not body:
             return
@@ -164,7 +168,7 @@ class Elements:
             raise nlmsg.failed(next(iter(errors.values())))
 
     def has(self, table: str, element: Element) -> bool:
-        """Whether the element is in force, a map's with its verdict. Raises Refused for anything but "not there"."""
+        """Whether the element is in force, a map's with its verdict. Raises Refused for any answer but "not found"."""
         self._socket.send(_request(GETSETELEM, nlmsg.ACK, 1, table, element))
         code, answer = 0, b""
         for data in nlmsg.at_hand(self._socket):
@@ -178,7 +182,7 @@ class Elements:
         return not code and (not element.verdict or _verdict(element.verdict) in answer)
 
     def generation(self) -> int:
-        """A number that changes with every change anybody makes to nftables in this namespace. Raises OSError."""
+        """The number of the last transaction of any program in this namespace. Raises OSError."""
         self._socket.send(message(_SUBSYSTEM << 8 | GETGEN, 0, 1, nfgen(0)))
         data = self._socket.recv(nlmsg.RECEIVE)
         for kind, _, _, _, start, end in nlmsg.messages(data):
@@ -187,22 +191,26 @@ class Elements:
         raise OSError(errno.EPROTO, "the kernel does not tell nftables' generation")
 
     def _apply_without_destroy(self, change: Change) -> None:
-        """For Linux before 6.3: leave out what is not there, and take out of the way only what is in the way."""
+        """For Linux before 6.3: skips elements that do not exist, and deletes only entries that conflict with an added
+        one.
+        """
         added = {e.place for e in change.add}
         todo = [(DELSETELEM, e) for e in change.take if e.place not in added]
         todo += [(NEWSETELEM, e) for e in change.add]
-        for _ in range(3):  # each round a transaction of its own kind of surprise: missing, in the way, both
+        for _ in range(3):  # one more transaction for each kind of refusal: missing, conflicting, both
             errors = self._send(change.table, todo)
             refused = [(i, code, *todo[i]) for i, code in sorted(errors.items()) if i >= 0]
             missing = {i for i, code, kind, _ in refused if code == errno.ENOENT and kind == DELSETELEM}
-            in_the_way = [(DELSETELEM, e) for _, code, _, e in refused if code == errno.EEXIST and e.verdict]
-            if not (missing or in_the_way):
+            conflicting = [(DELSETELEM, e) for _, code, _, e in refused if code == errno.EEXIST and e.verdict]
+            if not (missing or conflicting):
                 return _raise_first(errors, change.table, todo)
-            todo = in_the_way + [each for i, each in enumerate(todo) if i not in missing]
+            todo = conflicting + [step for i, step in enumerate(todo) if i not in missing]
         return _raise_first(errors, change.table, todo)
 
     def _send(self, table: str, todo: list[tuple[int, Element]]) -> dict[int, int]:
-        """One batch; what the kernel refused, by position (-1: the batch as a whole). Empty: it is in force."""
+        """Sends one batch. Returns the refusals' error codes by position (-1: the whole batch); empty if it is in
+        force.
+        """
         if not todo:
             return {}
         last = len(todo) - 1
@@ -223,7 +231,7 @@ class Elements:
             self._socket.setsockopt(socket.SOL_SOCKET, nlmsg.RCVBUFFORCE, self._room)  # an error for each message
 
     def _errors(self) -> dict[int, int]:
-        """The kernel answers before `send` returns, so what is to be read is there."""
+        """The refusals' error codes. The kernel answers before `send` returns, so all answers are readable now."""
         errors: dict[int, int] = {}
         for data in nlmsg.at_hand(self._socket):
             for kind, _, seq, _, start, _ in nlmsg.messages(data):

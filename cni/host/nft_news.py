@@ -1,6 +1,6 @@
-"""Hearing what others change in nftables: the notifications of NFNLGRP_NFTABLES, read as what they are about.
+"""Notifications of changes to nftables (NFNLGRP_NFTABLES), summarized by what they are about.
 
-The kernel sends what a transaction changed, and then the number it got (the generation) with the name of the process.
+The kernel sends the changes of a transaction, and then its number (the generation) with the name of the process.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ _SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
 _TABLES, _CHAINS, _RULES, _SETS, _ELEMENTS, _GEN = (0, 2), (3, 5), (6, 8), (9, 11), (12, 14), 15  # NEW..., DEL...
 _NAMES = {1: "inet", 7: "bridge"}
 _IPTABLES = {2: ("filter", "nat", "mangle", "raw", "security"), 10: ("filter", "nat", "mangle", "raw", "security")}
-ROOM = 1 << 21  # bytes the kernel keeps for us; what does not fit is lost, and that is told
-AT_ONCE = 1 << 19  # bytes that are looked into at a time; with more, all counts as changed
+ROOM = 1 << 21  # bytes of the socket's receive buffer; the kernel drops what does not fit, and reports that
+AT_ONCE = 1 << 19  # bytes that are parsed per call; beyond it, everything counts as changed
 
 
 @dataclass
 class News:
-    """What was heard, of the tables of one name in family inet and bridge, and of what else filters.
+    """The changes announced, to the tables of one name in family inet and bridge, and to other programs' filters.
 
-    `rules`: chains, rules or sets came or went; `sets`: (family, name) whose elements did; `generations`: of the
-    transactions that did that; `forward`: iptables' FORWARD or a chain it may lead to changed; `hooks`: chains of
-    others that the kernel calls did; `lost`: some of it was not heard; `by`: the process, as far as it is known.
+    `rules`: chains, rules or sets were added or deleted. `sets`: (family, name) of sets whose elements were.
+    `generations`: of the transactions that did that. `forward`: iptables' FORWARD or a chain it may lead to changed.
+    `hooks`: other programs' base chains changed. `lost`: some notifications were dropped. `by`: the process's name, if
+    known.
     """
 
     rules: bool = False
@@ -39,37 +40,39 @@ class News:
     by: str = ""
 
     def ours(self) -> bool:
-        """Whether it is about our tables, or may be."""
+        """Whether the changes are about our tables, or may be."""
         return self.rules or bool(self.sets) or self.lost
 
 
 class Interest(NamedTuple):
-    """The name of our tables, and the chains of iptables' filter table that matter."""
+    """The name of our tables, and the relevant chains of iptables' filter table."""
 
     table: str
     chains: frozenset[str]
 
 
 class Ear:
-    """A socket that hears the namespace of the constructing thread. One thread at a time. Raises OSError."""
+    """A socket that receives notifications of the constructing thread's namespace. One thread at a time. Raises
+    OSError.
+    """
 
     def __init__(self, interest: Interest, own: Callable[[], int]) -> None:
-        """`own`: the netlink port whose changes are ours."""
+        """`own` returns the netlink port whose changes are the daemon's own."""
         self._interest, self._own = interest, own
         self._socket = nlmsg.opened(nlmsg.NETFILTER)
         self._socket.setsockopt(socket.SOL_SOCKET, nlmsg.RCVBUFFORCE, ROOM)
         self._socket.setsockopt(nlmsg.SOL_NETLINK, nlmsg.ADD_MEMBERSHIP, _GROUP)
 
     def fileno(self) -> int:
-        """For poll."""
+        """The file descriptor, for poll."""
         return self._socket.fileno()
 
     def close(self) -> None:
-        """Hear no more."""
+        """Closes the socket."""
         self._socket.close()
 
     def read(self) -> News:
-        """All that was heard since the last time. Never waits."""
+        """All changes announced since the last call. Never waits."""
         news, size, own = News(), 0, self._own()
         while size < 4 * ROOM:
             try:
@@ -88,7 +91,7 @@ class Ear:
 
 
 def gather(news: News, data: bytes, interest: Interest, own: int) -> None:
-    """Add what one datagram says to `news`. Pure but for that."""
+    """Adds the changes in one datagram to `news`. Pure except for that."""
     for what, _, _, port, start, end in nlmsg.messages(data):
         if what >> 8 == _SUBSYSTEM and start + nlmsg.NFGEN <= len(data):
             if what & 0xFF == _GEN:
@@ -98,10 +101,10 @@ def gather(news: News, data: bytes, interest: Interest, own: int) -> None:
 
 
 def _generation(news: News, data: bytes) -> None:
-    told = nlmsg.attributes(data)
-    if news.ours() and len(told.get(1, b"")) == 4:
-        news.generations.append(int.from_bytes(told[1], "big"))
-        name = nlmsg.string(told.get(3, b""))
+    attributes = nlmsg.attributes(data)
+    if news.ours() and len(attributes.get(1, b"")) == 4:
+        news.generations.append(int.from_bytes(attributes[1], "big"))
+        name = nlmsg.string(attributes.get(3, b""))
         news.by = "".join(c if c.isprintable() else "?" for c in name)
 
 

@@ -1,9 +1,10 @@
-"""What nftables tables say: flags, chains with their hooks and policies, every rule's body, and the types of sets.
+"""The content of nftables tables: flags, chains with their hooks and policies, every rule's body, and the types of
+sets.
 
-Read from the kernel's own dump, in its own encoding, so that two dumps of the same rules are equal and no other are:
-text is no measure, for the kernel tells rules back in other words than they were given in. Left out is what changes by
-itself (counters, handles, reference counts, members of named sets). A set without a name, which a rule like
-`tcp dport { 80, 443 }` makes, stands in the rule's body by what it holds: its number depends on what else was loaded.
+It is read from the kernel's dump in the kernel's encoding, so that the dumps of two tables are equal exactly if their
+rules are. Text cannot be compared: the kernel lists rules in other words than they were loaded in. Omitted is what
+changes by itself (counters, handles, reference counts, members of named sets). An anonymous set, which a rule like
+`tcp dport { 80, 443 }` creates, appears in the rule's body by its content: its number depends on what else was loaded.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from cni.host.nlmsg import string as _text
 
 _DORMANT = 0x1  # NFT_TABLE_F_DORMANT
 _ANONYMOUS = 0x1  # NFT_SET_ANONYMOUS
-_SET_TOLD = (3, 4, 5, 6, 7, 9, 11, 17, 18)  # flags, types and lengths, description, timeout, statements of elements
-_NAMELESS = re.compile(rb"__(?:set|map)\d+\0")
+# flags, types and lengths, description, timeout, statements of elements
+_SET_ATTRIBUTES = (3, 4, 5, 6, 7, 9, 11, 17, 18)
+_ANONYMOUS_NAME = re.compile(rb"__(?:set|map)\d+\0")
 
 
 @dataclass(frozen=True, slots=True)
 class RuleSeen:
-    """One rule: its comment, and its expressions and user data as the kernel has them."""
+    """One rule: its comment, and its expressions and user data in the kernel's encoding."""
 
     name: str
     body: bytes
@@ -33,7 +35,7 @@ class RuleSeen:
 
 @dataclass(frozen=True, slots=True)
 class ChainSeen:
-    """One chain. `hook`: hook, priority and type as the kernel has them, empty for a chain that others call."""
+    """One chain. `hook`: hook, priority and type in the kernel's encoding, empty for a chain that other chains call."""
 
     hook: bytes = b""
     policy: bytes = b""
@@ -42,7 +44,7 @@ class ChainSeen:
 
 @dataclass(frozen=True, slots=True)
 class TableSeen:
-    """One table. `sets`: what each named set is, without what it holds."""
+    """One table. `sets`: the type of each named set, without its content."""
 
     flags: int = 0
     chains: Mapping[str, ChainSeen] = field(default_factory=dict)
@@ -55,11 +57,11 @@ class TableSeen:
 
 
 Tables = Mapping[str, TableSeen | None]
-"""Per family ("inet", "bridge") the table; None where there is none."""
+"""The table of each family ("inet", "bridge"); None where it does not exist."""
 
 
 def read(dumper: nft_dump.Dumper, table: str) -> Tables | None:
-    """The tables of that name; None if something was changed meanwhile. Raises OSError."""
+    """The tables of that name; None if a transaction was committed during the dump. Raises OSError."""
     try:
         return {family: _table(dumper, number, table) for family, number in FAMILIES.items()}
     except nft_dump.Disturbed:
@@ -67,48 +69,49 @@ def read(dumper: nft_dump.Dumper, table: str) -> Tables | None:
 
 
 def _table(dumper: nft_dump.Dumper, family: int, table: str) -> TableSeen | None:
-    found = [attributes(data) for data in dumper.dump(TABLES, family, table)]
-    if not found:
+    tables = [attributes(data) for data in dumper.dump(TABLES, family, table)]
+    if not tables:
         return None
-    sets, nameless = {}, {}
+    sets, anonymous = {}, {}
     for data in dumper.dump(SETS, family, table):
-        told = attributes(data)
-        name, what = told[2].rstrip(b"\0"), b"".join(bytes([kind]) + told[kind] for kind in _SET_TOLD if kind in told)
-        if int.from_bytes(told.get(3, b""), "big") & _ANONYMOUS:
-            nameless[name] = what
+        attrs = attributes(data)
+        name = attrs[2].rstrip(b"\0")
+        what = b"".join(bytes([kind]) + attrs[kind] for kind in _SET_ATTRIBUTES if kind in attrs)
+        if int.from_bytes(attrs.get(3, b""), "big") & _ANONYMOUS:
+            anonymous[name] = what
         else:
             sets[name.decode(errors="replace")] = what
-    for name, what in nameless.items():
-        nameless[name] = what + _elements(dumper, family, table, name.decode())
+    for name, what in anonymous.items():
+        anonymous[name] = what + _elements(dumper, family, table, name.decode())
     chains: dict[str, tuple[bytes, bytes, list[RuleSeen]]] = {}
     for data in dumper.dump(CHAINS, family, table):
-        told = attributes(data)
-        hook = b"".join(told.get(kind, b"") for kind in (4, 7, 10)) if 4 in told else b""
-        chains[_text(told[3])] = (hook, told.get(5, b"") if hook else b"", [])
+        attrs = attributes(data)
+        hook = b"".join(attrs.get(kind, b"") for kind in (4, 7, 10)) if 4 in attrs else b""
+        chains[_text(attrs[3])] = (hook, attrs.get(5, b"") if hook else b"", [])
     for data in dumper.dump(RULES, family, table):
-        told = attributes(data)
-        if (chain := chains.get(_text(told[2]))) is not None:
-            chain[2].append(RuleSeen(_comment(told.get(7, b"")), _body(told, nameless)))
+        attrs = attributes(data)
+        if (chain := chains.get(_text(attrs[2]))) is not None:
+            chain[2].append(RuleSeen(_comment(attrs.get(7, b"")), _body(attrs, anonymous)))
     return TableSeen(
-        int.from_bytes(found[0].get(2, b""), "big"),
+        int.from_bytes(tables[0].get(2, b""), "big"),
         {name: ChainSeen(hook, policy, tuple(rules)) for name, (hook, policy, rules) in chains.items()},
         sets,
     )
 
 
 def _elements(dumper: nft_dump.Dumper, family: int, table: str, name: str) -> bytes:
-    """What a set without a name holds, in an order of our own: the kernel's is that of a hash."""
-    found = []
+    """The content of an anonymous set, sorted: the kernel's order is that of a hash table."""
+    elements = []
     for data in dumper.dump(ELEMENTS, family, table, name):
         for kind, value in items(data):
             if kind == 3:
-                found += [element for _, element in items(value)]
-    return b"".join(sorted(found))
+                elements += [element for _, element in items(value)]
+    return b"".join(sorted(elements))
 
 
-def _body(told: Mapping[int, bytes], nameless: Mapping[bytes, bytes]) -> bytes:
+def _body(attrs: Mapping[int, bytes], anonymous: Mapping[bytes, bytes]) -> bytes:
     parts = []
-    for _, expression in items(told.get(4, b"")):
+    for _, expression in items(attrs.get(4, b"")):
         name, data = b"", b""
         for kind, value in items(expression):
             if kind == 1:
@@ -118,13 +121,13 @@ def _body(told: Mapping[int, bytes], nameless: Mapping[bytes, bytes]) -> bytes:
         if name == b"counter\0":
             data = b""
         elif b"__" in data:
-            data = _NAMELESS.sub(lambda found: nameless.get(found.group().rstrip(b"\0"), found.group()), data)
+            data = _ANONYMOUS_NAME.sub(lambda match: anonymous.get(match.group().rstrip(b"\0"), match.group()), data)
         parts.append(name + len(data).to_bytes(4, "big") + data)
-    return b"".join(parts) + b"\0" + told.get(7, b"")
+    return b"".join(parts) + b"\0" + attrs.get(7, b"")
 
 
 def _comment(data: bytes) -> str:
-    """A rule's comment: the first kind (NFTNL_UDATA_RULE_COMMENT) of what nft keeps beside a rule."""
+    """A rule's comment: the first type (NFTNL_UDATA_RULE_COMMENT) of the user data that nft stores with a rule."""
     at = 0
     while at + 2 <= len(data):
         kind, length = data[at], data[at + 1]

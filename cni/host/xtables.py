@@ -1,7 +1,7 @@
-"""Whether iptables-legacy's FORWARD changed. The kernel announces nothing about it, so it is looked at.
+"""Whether iptables-legacy's FORWARD changed. The kernel announces no change of it, so it is polled.
 
-Read by getsockopt(2), some 50 microseconds a look, where starting iptables costs 4 ms. A table is looked at only if
-it is there: to ask for one makes it, with its hooks.
+It is read by getsockopt(2), some 50 microseconds per poll, where starting iptables costs 4 ms. A table is read only if
+it exists: reading a missing one would create it, with its hooks.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ _FORWARD = 2  # NF_INET_FORWARD
 _GET_INFO, _GET_ENTRIES = 64, 65  # IPT_SO_..., IP6T_SO_...
 _INFO = struct.Struct("=32sI5I5III")
 _LISTS = {4: Path("/proc/thread-self/net/ip_tables_names"), 6: Path("/proc/thread-self/net/ip6_tables_names")}
-# Of struct ipt_entry and ip6t_entry: where its size is, and what the kernel changes by itself (comefrom, counters).
-_NEXT = {4: 90, 6: 142}
-_OWN = {4: (92, 112), 6: (144, 168)}
+# Offsets in struct ipt_entry and ip6t_entry: its size, and what the kernel changes by itself (comefrom, counters).
+_SIZE_AT = {4: 90, 6: 142}
+_VOLATILE = {4: (92, 112), 6: (144, 168)}
 _LEVELS = {4: (socket.AF_INET, 0), 6: (socket.AF_INET6, 41)}
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def present(version: int) -> bool:
-    """Whether iptables-legacy's filter table is there, for IP version 4 or 6."""
+    """Whether iptables-legacy's filter table exists, for IP version 4 or 6."""
     try:
         return "filter" in _LISTS[version].read_text().split()
     except OSError:
@@ -32,15 +32,15 @@ def present(version: int) -> bool:
 
 
 def forward(version: int) -> bytes:
-    """What stands for the FORWARD chain and the size of the rest; empty without such a table. Never raises."""
+    """A fingerprint of the FORWARD chain and the size of the rest; empty if the table does not exist. Never raises."""
     if not present(version):
         return b""
     family, level = _LEVELS[version]
     try:
         with socket.socket(family, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_RAW) as sock:
             info = _ask(sock, level, _GET_INFO, b"filter".ljust(_INFO.size, b"\0"))
-            said = _INFO.unpack(info)
-            size, entry, underflow = said[-1], said[2 + _FORWARD], said[7 + _FORWARD]
+            fields = _INFO.unpack(info)
+            size, entry, underflow = fields[-1], fields[2 + _FORWARD], fields[7 + _FORWARD]
             blob = _ask(
                 sock, level, _GET_ENTRIES, b"filter".ljust(32, b"\0") + struct.pack("=II", size, 0) + bytes(size)
             )
@@ -50,15 +50,15 @@ def forward(version: int) -> bytes:
 
 
 def masked(entries: bytes, start: int, last: int, version: int) -> bytes:
-    """The entries from one offset to another, that one included, without what the kernel changes by itself. Pure."""
-    found, at, (low, high) = [], start, _OWN[version]
+    """The entries from offset `start` to offset `last`, inclusive, without what the kernel changes by itself. Pure."""
+    parts, at, (low, high) = [], start, _VOLATILE[version]
     while start <= at <= last and at + high <= len(entries):
-        size = int.from_bytes(entries[at + _NEXT[version] : at + _NEXT[version] + 2], sys.byteorder)
+        size = int.from_bytes(entries[at + _SIZE_AT[version] : at + _SIZE_AT[version] + 2], sys.byteorder)
         if size < high:
             break
-        found.append(entries[at : at + low] + entries[at + high : at + size])
+        parts.append(entries[at : at + low] + entries[at + high : at + size])
         at += size
-    return b"".join(found)
+    return b"".join(parts)
 
 
 def _ask(sock: socket.socket, level: int, option: int, asked: bytes) -> bytes:
