@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
         attached = len(ask.ask(run_dir, "attachments")) if daemon else 0
     except (upkeep.ServiceError, ask.NoDaemon) as error:
         if not options.force:
-            say(f"zlayer-cni: {error}; nobody knows what is attached. --force goes on all the same")
+            say(f"zlayer-cni: {error}; the attachments are unknown. --force continues anyway")
             return 1
         say(f"note      {error}: nothing of its data path is taken down")
         daemon, attached = None, 0

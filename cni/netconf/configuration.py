@@ -76,7 +76,7 @@ class NetConf(msgspec.Struct, frozen=True, kw_only=True):
     pinned: frozenset[str] = frozenset()  # of policy.DECIDABLE: the keys that were given
     valid_attachments: tuple[Attachment, ...] | None = None  # GC: None judges nothing, () keeps nothing
     warnings: tuple[str, ...] = ()
-    unknown: tuple[str, ...] = ()  # paths of keys nobody knows; `warnings` speaks of them already
+    unknown: tuple[str, ...] = ()  # paths of unknown keys; `warnings` names them already
 
 
 class Document(msgspec.Struct, frozen=True):
