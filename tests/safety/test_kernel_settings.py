@@ -76,8 +76,9 @@ def test_links_forward_whatever_the_default_is(frozen: Callable[..., Node]) -> N
     assert web.pings(db.address)
     assert web.pings(db.address6)
     assert node.tool("status")["problems"] == []
+    bridge = bridge_of(node, "web")
     node.end()
-    sysctl(node, **{f"ipv4__conf__{bridge_of(node, 'web')}__forwarding": 0})
+    sysctl(node, **{f"ipv4__conf__{bridge}__forwarding": 0})
     assert not web.pings(db.address, wait=0.3)
     node.start()
     assert web.pings(db.address)
