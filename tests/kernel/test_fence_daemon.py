@@ -34,7 +34,8 @@ pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="ne
 PORTMAP = Path("/usr/lib/cni/portmap")
 MENDED = 40.0  # seconds: the keeper waits 0.5 after a loss, or 10 without one, and a busy machine takes its time
 SELDOM = (
-    "import sys; from cni.daemon import keeper, main; from cni.daemon.fence import watch; keeper.INTERVAL = 3600.0; "
+    "import sys; from cni.daemon import main; from cni.daemon.reconcile import node; "
+    "from cni.daemon.fence import watch; node.INTERVAL = 3600.0; "
     "watch.Watch.start = lambda self: None; sys.exit(main.main(sys.argv[2:]))"
 )
 TENTATIVE = 0x40

@@ -47,7 +47,7 @@ def test_a_holder_is_a_few_instructions_without_privileges(held):
 
 def test_nor_does_it_keep_any_where_the_bounding_set_cannot_be_lowered():
     """A runtime's unit may have no CAP_SETPCAP, which it takes to lower it."""
-    script = f"from cni.host import holder; print(holder.start({TITLE!r}, lambda _: None).pid)"
+    script = f"from cni.host import netns_holder; print(netns_holder.start({TITLE!r}, lambda _: None).pid)"
     words = ["setpriv", "--bounding-set", "-setpcap", sys.executable, "-c", script]
     pid = int(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
     try:
@@ -93,12 +93,12 @@ def test_it_ends_when_it_cannot_be_written_down():
 
 MAKE_ONE = """
 import os, sys
-from cni.host import holder
+from cni.host import netns_holder
 def save(process):
     print(process.pid, process.start_time, flush=True)
     if sys.argv[1] == "die":
         os.kill(os.getpid(), 9)
-holder.start("zlayer-cni: holds zlt0 of a test", save)
+netns_holder.start("zlayer-cni: holds zlt0 of a test", save)
 """
 
 
