@@ -29,12 +29,6 @@ class Rate:
         self._left[asker] = (left - 1 if allowed else left, now)
         return 0.0 if allowed else (1 - left) * MINUTE / self._most
 
-    def give_back(self, asker: str) -> None:
-        """Return the token that was taken last, because it was not used."""
-        if asker in self._left:
-            left, since = self._left[asker]
-            self._left[asker] = (min(self._most, left + 1), since)
-
 
 class Idle:
     """When services became empty, in seconds of the monotonic clock."""
