@@ -8,17 +8,15 @@ file as well.
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from cni.host import wg_engine
-from tests.mesh.etcds import PROGRAM, Clustered
-from tests.mesh.fleet import ROOT, Fleet, Node
+from tests.mesh.fixtures import FORMS, clustered, engine, fleet, program
+from tests.mesh.fleet import Fleet, Node
 
-FORMS = {"unpacked": ROOT / "dist/zlayer-cni.d/zlayer-cni", "single": ROOT / "dist/zlayer-cni"}
+__all__ = ["clustered", "engine", "fleet", "program"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -27,49 +25,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs root"))
 
 
-@pytest.fixture
-def program() -> tuple[str, ...]:
-    """The frozen program's command."""
-    path = Path(os.environ.get("ZLAYER_PROGRAM", FORMS["unpacked"]))
-    assert path.exists(), f"{path} is not there: scripts/build makes it"
-    return (str(path),)
-
-
 @pytest.fixture(params=["unpacked", "single"])
 def either_form(request: pytest.FixtureRequest) -> tuple[str, ...]:
     """The frozen program's command, in both forms."""
     path = FORMS[request.param]
     assert path.exists(), f"{path} is not there: scripts/build makes it"
     return (str(path),)
-
-
-@pytest.fixture
-def fleet() -> Iterator[Fleet]:
-    """Nodes on one underlay, taken away in the end. Their programs are set by `frozen`."""
-    made = Fleet("s")
-    try:
-        yield made
-    finally:
-        made.clean()
-
-
-@pytest.fixture
-def clustered() -> Iterator[Clustered]:
-    """Nodes on one underlay with a real etcd."""
-    if PROGRAM is None:
-        pytest.skip("no etcd here (apt-get install etcd-server)")
-    made = Clustered("s")
-    try:
-        yield made
-    finally:
-        made.clean()
-
-
-@pytest.fixture
-def engine() -> None:
-    """For tests that need WireGuard between nodes."""
-    if not wg_engine.find() or shutil.which("wg") is None:
-        pytest.skip("no WireGuard engine here (apt-get install wireguard-go wireguard-tools)")
 
 
 @pytest.fixture

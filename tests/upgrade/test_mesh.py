@@ -21,7 +21,7 @@ def meets(one: Container, two: Container) -> None:
 
 @pytest.mark.parametrize("older_nodes", [{1, 2}, {3}], ids=["two-older-one-newer", "one-older-two-newer"])
 def test_a_mixed_mesh(
-    clustered: Clustered, before: tuple[str, ...], now: tuple[str, ...], older_nodes: set[int]
+    engine: None, clustered: Clustered, before: tuple[str, ...], now: tuple[str, ...], older_nodes: set[int]
 ) -> None:
     for number in (1, 2, 3):
         node = clustered.member(number, start=False)
