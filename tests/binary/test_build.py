@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PyInstaller.archive.readers import CArchiveReader
 
 from tests.binary.conftest import FROZEN
 
@@ -79,6 +80,15 @@ def test_a_library_that_changes_is_a_reason_to_build_again(elsewhere: Path, tmp_
     lock = "-".join(said.get(key, "").strip('"') for key in ("ID", "VERSION_ID"))
     (elsewhere / "requirements" / f"{lock}-another.txt").write_text("# of another machine\n")
     assert build(elsewhere, "--check").returncode == 1
+
+
+@pytest.mark.parametrize("form", sorted(FROZEN))
+def test_only_locked_distributions_travel_with_the_program(form: str) -> None:
+    """What else the virtual environment holds (mypy's typing_extensions was one) has no part in the program."""
+    archive = CArchiveReader(str(FROZEN[form]))
+    (modules,) = (archive.open_embedded_archive(name).toc for name in archive.toc if name.startswith("PYZ"))
+    allowed = {*sys.stdlib_module_names, "cni", "msgspec", "yaml", "_yaml"}
+    assert {name.partition(".")[0] for name in modules} <= allowed
 
 
 def test_the_bill_of_materials_names_all_that_is_in_the_program() -> None:
