@@ -84,7 +84,8 @@ class Attacher:
     # --- attach ----------------------------------------------------------------------------------------------------
 
     def attach(self, request: AttachRequest) -> Attachment:
-        """Make the attachment and return it, live. Repeating an attempt gives the same answer.
+        """Make the attachment and return it, live. Repeating an attempt gives the same answer; `ephemeral` of the most
+        recent request counts.
 
         Raises InvalidNetns, InterfaceExists, AddressUnavailable, PoolExhausted, TryAgainLater, FenceFailed,
         AttachFailed; each of them leaves nothing of this attempt behind.
@@ -101,7 +102,7 @@ class Attacher:
             try:
                 if before is not None and self._is_whole(before, request):
                     if before.attempt and before.attempt == request.attempt:
-                        return before
+                        return self._with_ephemeral(before, request.ephemeral)
                     raise attach_rules.already_attached(request.key)
                 return self._make(request, before)
             except OSError as error:
@@ -116,6 +117,14 @@ class Attacher:
             lambda: self._has_port(before),
             lambda: self._kernel.has_interface(request.netns_fd, request.ifname),
         )
+
+    def _with_ephemeral(self, attachment: Attachment, ephemeral: bool) -> Attachment:
+        """The attachment with that `ephemeral`, recorded if it differs. The caller holds the attachment's lock."""
+        if attachment.ephemeral == ephemeral:
+            return attachment
+        changed = msgspec.structs.replace(attachment, ephemeral=ephemeral)
+        self._state.save(changed)
+        return changed
 
     def _make(self, request: AttachRequest, before: Attachment | None) -> Attachment:
         if before is not None:

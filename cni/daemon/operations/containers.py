@@ -9,8 +9,6 @@ from __future__ import annotations
 import ipaddress
 import os
 
-import msgspec
-
 from cni import naming
 from cni.daemon.attachments.attach import AttachRequest
 from cni.daemon.model.records import Attachment, AttachmentKey
@@ -52,21 +50,12 @@ def attach(handle: wire.LinuxPid, ask: wire.AttachContainer, context: OperationC
             request = _request(handle.pid, started, fd, ask, context)
             _detach_previous(request, context)
             _refuse_second_default_route(request, context)
-            done = _with_ephemeral(context.service.attacher.attach(request), ask, context)
+            done = context.service.attacher.attach(request)
         except InterfaceExists as error:
             raise OperationRefused(f"overlay engine error: container netns ops: {IFNAME}: {FILE_EXISTS}") from error
         finally:
             os.close(fd)
     return wire.Attached(done.addresses[0].ip)
-
-
-def _with_ephemeral(done: Attachment, ask: wire.AttachContainer, context: OperationContext) -> Attachment:
-    """`ephemeral` of the most recent attach request wins: update the record when it differs."""
-    if done.ephemeral == ask.ephemeral:
-        return done
-    changed = msgspec.structs.replace(done, ephemeral=ask.ephemeral)
-    context.state.save(changed)
-    return changed
 
 
 def _request(pid: int, started: int, fd: int, ask: wire.AttachContainer, context: OperationContext) -> AttachRequest:
