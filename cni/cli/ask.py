@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 from cni.plugin import client as plugin_door
@@ -19,8 +20,12 @@ class Refused(Exception):
     """The daemon answered with an error; the text is the daemon's."""
 
 
+class NeedsRoot(Refused):
+    """The daemon's socket is not open to this user, so whether a daemon runs is unknown."""
+
+
 def ask(run_dir: str, question: str, **more: str) -> Any:
-    """The daemon's answer to `question`, decoded. Raises NoDaemon, Refused."""
+    """The daemon's answer to `question`, decoded. Raises NoDaemon, Refused, NeedsRoot."""
     waiter = plugin_door.Waiter(PATIENCE)
     pairs = {b"TOOL": question.encode(), **{k.upper().encode(): v.encode() for k, v in more.items()}}
     try:
@@ -30,6 +35,8 @@ def ask(run_dir: str, question: str, **more: str) -> Any:
         finally:
             sock.close()
     except plugin_door.Closed as error:
+        if os.geteuid() and isinstance(error.__cause__, PermissionError):
+            raise NeedsRoot(f"this needs root, and runs as user {os.geteuid()}: {error}") from error
         raise NoDaemon(f"no overlay daemon answers at {error}") from error
     except plugin_door.NoAnswer as error:
         raise NoDaemon(f"the overlay daemon on {run_dir} hung up: {error}") from error

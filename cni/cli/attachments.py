@@ -8,8 +8,6 @@ import sys
 from cni.cli import table
 from cni.cli.ask import ask
 
-SHORT_ID = 12  # characters of a container id, as the runtimes' own tools show it
-
 
 def run(run_dir: str, as_json: bool) -> int:
     """Print the attachments; raises NoDaemon, Refused."""
@@ -17,10 +15,12 @@ def run(run_dir: str, as_json: bool) -> int:
     if as_json:
         sys.stdout.write(json.dumps(attachments, indent=2) + "\n")
         return 0
+    attachments = table.escape_control(attachments)
+    ids = table.short_ids(attachment["container_id"] for attachment in attachments)
     rows = [
         (
             attachment["network"],
-            attachment["container_id"][:SHORT_ID],
+            ids[attachment["container_id"]],
             attachment["interface"],
             ", ".join(attachment["addresses"]),
             attachment["service"],
@@ -28,7 +28,7 @@ def run(run_dir: str, as_json: bool) -> int:
             attachment["state"],
             attachment["pod"] or "-",
         )
-        for attachment in table.escape_control(attachments)
+        for attachment in attachments
     ]
     head = ("NETWORK", "CONTAINER", "INTERFACE", "ADDRESSES", "SERVICE", "ISOLATION", "STATE", "POD")
     sys.stdout.write(table.render(head, rows))

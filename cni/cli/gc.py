@@ -8,7 +8,6 @@ from typing import Any
 
 from cni.cli import table
 from cni.cli.ask import ask
-from cni.cli.attachments import SHORT_ID
 
 
 def run(run_dir: str, dry_run: bool, as_json: bool) -> int:
@@ -20,16 +19,18 @@ def run(run_dir: str, dry_run: bool, as_json: bool) -> int:
 
 def as_text(found: dict[str, Any]) -> str:
     """A line for each attachment, and one for each link without a record."""
+    dead = found["candidates"] or found["released"]
+    ids = table.short_ids(each["container_id"] for each in dead)
     rows = [
         (
             each["network"],
-            each["container_id"][:SHORT_ID],
+            ids[each["container_id"]],
             each["interface"],
             ", ".join(each["addresses"]),
             each["pod"] or "-",
             each["reason"],
         )
-        for each in found["candidates"] or found["released"]
+        for each in dead
     ]
     if not rows:
         text = "there is nothing to release\n"

@@ -24,6 +24,9 @@ A container runtime runs this same program with CNI_COMMAND set; `zlayer-cni ove
 def main(argv: Sequence[str]) -> int:
     """Run one command of the tool; returns its exit code."""
     options = _parser().parse_args(argv)
+    if options.command in ("install", "uninstall") and options.root == "/" and os.geteuid():
+        sys.stderr.write(f"zlayer-cni: {options.command} needs root, and runs as user {os.geteuid()}\n")
+        return 1
     try:
         return _run(options)
     except ask.NoDaemon as error:
@@ -84,7 +87,7 @@ def absolute(path: str) -> str:
 
 
 def _why_options(parser: argparse.ArgumentParser) -> None:
-    place = "an address, a container's id or the beginning of one, a pod's namespace/name, `node`, or `outside`"
+    place = "an address, a container, pod, guest, edge peer or node by name or by a part of it, `node`, or `outside`"
     parser.add_argument("src", metavar="SRC", help=place)
     parser.add_argument("dst", metavar="DST", help="the same")
     parser.add_argument("port", metavar="PORT[/tcp|udp]", nargs="?", default="", help="at DST; default: tcp")

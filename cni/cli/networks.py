@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from cni.cli import table
 from cni.cli.ask import ask
-from cni.cli.attachments import SHORT_ID
 
 FLAT = "(flat mesh)"
 
@@ -30,9 +30,10 @@ def as_text(found: dict[str, Any]) -> str:
     """Members by network, then the rules that dropped packets."""
     text = "" if found["fence"]["in_force"] else f"the fence is NOT IN FORCE: {found['fence']['trouble']}\n\n"
     rows: list[tuple[object, ...]] = []
+    ids = table.short_ids(m["container_id"] for network in found["networks"] for m in network["members"])
     for network in found["networks"]:
         name = name_of(network["isolation_network"])
-        rows += [_member(name, member) for member in network["members"]]
+        rows += [_member(name, ids, member) for member in network["members"]]
         rows += [(name, "(another node)", "-", address, "-", "-") for address in network["remote_members"]]
         if not network["members"] and not network["remote_members"]:
             rows.append((name, "-", "-", "-", "-", "-"))
@@ -43,10 +44,10 @@ def as_text(found: dict[str, Any]) -> str:
     return text + "\n" + table.render(("DROPPED PACKETS", "BYTES", "RULE", "WHERE"), dropped)
 
 
-def _member(name: str, member: dict[str, Any]) -> tuple[object, ...]:
+def _member(name: str, ids: Mapping[str, str], member: dict[str, Any]) -> tuple[object, ...]:
     return (
         name,
-        member["container_id"][:SHORT_ID],
+        ids[member["container_id"]],
         member["interface"],
         ", ".join(member["addresses"]),
         member["service"],

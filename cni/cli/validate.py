@@ -6,6 +6,7 @@ here, with the key that was probably meant.
 
 import difflib
 import json
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -45,7 +46,8 @@ def run(path: str, as_json: bool) -> int:
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        sys.stderr.write(f"{path}: {error.strerror}\n")
+        root = " (this needs root)" if isinstance(error, PermissionError) and os.geteuid() else ""
+        sys.stderr.write(f"{path}: {error.strerror}{root}\n")
         return UNREADABLE
     report = examine(path, data)
     sys.stdout.write(_as_json(path, report) if as_json else _as_text(path, report))

@@ -14,9 +14,11 @@ UNCLEAR = 2
 
 
 def run(run_dir: str, src: str, dst: str, port: str, as_json: bool) -> int:
-    """Print the answer; raises NoDaemon."""
+    """Print the answer; raises NoDaemon, NeedsRoot."""
     try:
         found = ask.ask(run_dir, "why", src=src, dst=dst, port=port)
+    except ask.NeedsRoot:
+        raise
     except ask.Refused as error:
         sys.stderr.write(f"zlayer-cni: {error}\n")
         return UNCLEAR
@@ -28,7 +30,7 @@ def as_text(found: dict[str, Any]) -> str:
     """A paragraph for each pair of addresses."""
     lines = []
     for path in found["paths"]:
-        lines.append(f"{'yes' if path['allowed'] else 'NO '}  {_place(path['from'])} -> {_place(path['to'])}")
+        lines.append(f"{_answer(path)}  {_place(path['from'])} -> {_place(path['to'])}")
         lines.append(f"     {path['reason']}")
         if path["rule"]:
             rule = path["rule"]
@@ -40,10 +42,17 @@ def as_text(found: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _answer(path: dict[str, Any]) -> str:
+    if not path["allowed"]:
+        return "NO "
+    certain = path.get("certain", True)  # a daemon before this version does not say
+    return "yes" if certain else "yes, by this node's fence alone:"
+
+
 def _place(place: dict[str, Any]) -> str:
     text: str = place["address"] or place["label"]
     if place["address"] and place["label"]:
-        text += f" ({place['label'][:40]}"
+        text += f" ({place['label']}"
         if place["isolation_network"] is not None or place["on_flat_mesh"]:
             text += f", {name_of(place['isolation_network'])}"
         text += ")"

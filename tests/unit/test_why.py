@@ -18,8 +18,8 @@ from cni.daemon.fence.explain.endpoints import (
     GuestEndpoint,
     HostPort,
     TunnelRoute,
-    resolve,
 )
+from cni.daemon.fence.explain.operands import resolve
 from cni.daemon.fence.model import FenceBridge, FenceEdge, FenceNode, FencePort, RemoteMember, link_local
 from cni.host import hostports
 
@@ -505,3 +505,91 @@ def test_a_network_of_the_hosts_own_in_the_range(src, dst, service, allowed, rul
     if rule:
         chains = {chain.name: chain.rule_names() for chain in view.wanted.chains() if chain.family == found.spot.family}
         assert rule in chains[found.spot.chain]
+
+
+# --- what an operator calls them --------------------------------------------------------------------------------------
+
+A, B = "3a" * 32, "3b" * 32
+NAMED = replace(
+    VIEW,
+    guests=(
+        guest(f"default-{A}", WEB, (5, 21), None, "shop/front-6c8d9-x7k2p"),
+        guest(f"default-{B}", WEB, (5, 22), None, "shop/front-6c8d9-q9z4m"),
+        guest("default-newc1", WEB, (5, 23), None),
+        guest("default-newc2", WEB, (5, 24), None),
+        guest("pod-a", WEB, (5, 25), None, "shop/db"),
+        guest("pod-b", WEB, (5, 26), None, "test/db"),
+    ),
+    behind=(
+        TunnelRoute("10.200.64.0/26", "behind worker-2", node="worker-2", peer="k2"),
+        TunnelRoute("10.200.65.0/26", "behind worker-2", node="worker-2", peer="k2"),
+        TunnelRoute("10.200.66.0/26", "behind twin", node="twin", peer="k3"),
+        TunnelRoute("10.200.67.0/26", "behind twin", node="twin", peer="k4"),
+        TunnelRoute("10.200.5.50/32", "guest laptop", name="laptop", peer="k5"),
+    ),
+    node_name="worker-1",
+)
+
+
+@pytest.mark.parametrize(
+    ("word", "address"),
+    [
+        ("newc1", "10.200.5.23"),
+        (f"default-{A[:12]}", "10.200.5.21"),
+        ("front-6c8d9-x7k2p", "10.200.5.21"),
+        ("q9z4m", "10.200.5.22"),
+        ("shop/db", "10.200.5.25"),
+        ("shop/front-6c8d9-q", "10.200.5.22"),
+        (A, "10.200.5.21"),
+        (B[:12], "10.200.5.22"),
+        ("worker-1", "10.200.0.1"),
+        ("worker-2", "10.200.64.1"),
+        ("laptop", "10.200.5.50"),
+    ],
+)
+def test_a_name_may_be_a_part_that_only_one_has(word, address):
+    assert resolve(NAMED, word)[0].address == address
+
+
+@pytest.mark.parametrize(
+    ("word", "candidates"),
+    [
+        ("newc", ["default-newc1", "default-newc2"]),
+        ("default-newc", ["default-newc1", "default-newc2"]),
+        ("db", ["shop/db", "test/db"]),
+        ("front", ["shop/front-6c8d9-x7k2p", "shop/front-6c8d9-q9z4m"]),
+        ("twin", ["10.200.66.1", "10.200.67.1"]),
+        ("worker", ["worker-1", "worker-2"]),
+    ],
+)
+def test_a_name_that_several_have_is_answered_with_all_of_them(word, candidates):
+    with pytest.raises(Ambiguous) as error:
+        resolve(NAMED, word)
+    for candidate in candidates:
+        assert candidate in str(error.value)
+
+
+# --- peers that publish no networks -----------------------------------------------------------------------------------
+
+TOKEN = replace(VIEW, behind=(TunnelRoute("10.200.64.0/20", "behind far", node="far", peer="k", certain=False),))
+
+
+def verdict(view, src, dst):
+    ((a, b),) = why.pairs(resolve(view, src), resolve(view, dst))
+    return why.decide(view, a, b)
+
+
+@pytest.mark.parametrize(("src", "dst"), [("flat-a", "10.200.64.9"), ("10.200.64.9", "flat-a")])
+def test_what_a_peer_by_token_does_not_say_is_not_told_as_a_fact(src, dst):
+    found = verdict(TOKEN, src, dst)
+    assert (found.allowed, found.certain) == (True, False)
+    assert "publishes no networks to this node" in found.reason
+    assert any("only the fence there knows" in note for note in found.notes)
+    told = verdict(replace(TOKEN, behind=(replace(TOKEN.behind[0], certain=True),)), src, dst)
+    assert (told.allowed, told.certain) == (True, True)
+
+
+def test_what_the_own_fence_drops_is_certain():
+    found = verdict(TOKEN, "red-a", "10.200.64.9")
+    assert (found.allowed, found.certain) == (False, True)
+    assert "10.200.64.9 is in the flat mesh" not in found.reason

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,7 +13,7 @@ from cni.daemon.api import tool_mesh
 from cni.daemon.attachments.overlay import OverlayService
 from cni.daemon.fence import compare
 from cni.daemon.fence.controller import bridges, port_of
-from cni.daemon.fence.explain import endpoints, why
+from cni.daemon.fence.explain import endpoints, operands, why
 from cni.daemon.fence.explain.verdict import Verdict
 from cni.daemon.fence.model import TABLE, chain_of
 from cni.daemon.fence.ruleset import FAMILIES
@@ -115,7 +116,7 @@ def may_reach(service: OverlayService, env: Mapping[str, str]) -> Answer:
     view = view_of(service)
     port = _service_of(env.get("PORT", ""))
     try:
-        sources, destinations = (endpoints.resolve(view, env.get(word, "")) for word in ("SRC", "DST"))
+        sources, destinations = (operands.resolve(view, env.get(word, "")) for word in ("SRC", "DST"))
         pairs = why.pairs(sources, destinations)
         view = replace(view, ways=_ways(service, [dst for _, dst in pairs], (*view.published, *view.balanced)))
         paths = [(src, dst, why.decide(view, src, dst, port)) for src, dst in pairs]
@@ -161,6 +162,7 @@ def _path(src: endpoints.Endpoint, dst: endpoints.Endpoint, verdict: Verdict) ->
         "from": _place(src),
         "to": _place(dst),
         "allowed": verdict.allowed,
+        "certain": verdict.certain,
         "rule": spot and {"name": spot.name, "family": spot.family, "chain": spot.chain},
         "reason": verdict.reason,
         "notes": list(verdict.notes),
@@ -175,7 +177,7 @@ def _place(endpoint: endpoints.Endpoint) -> Answer:
         "label": endpoint.label,
         "container_id": endpoint.guest.container if endpoint.guest else None,
         "isolation_network": endpoint.network if in_network else None,
-        "on_flat_mesh": in_network and endpoint.network is None,
+        "on_flat_mesh": in_network and endpoint.network is None and endpoint.certain,
     }
 
 
@@ -218,6 +220,7 @@ def view_of(service: OverlayService) -> endpoints.FenceView:
             for s in ipvs.real_servers()
         ),
         behind=tool_mesh.behind(service),
+        node_name=socket.gethostname(),
     )
 
 

@@ -6,6 +6,7 @@ import ipaddress
 import math
 import socket
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from cni import defaults
@@ -70,13 +71,20 @@ def behind(service: OverlayService) -> tuple[TunnelRoute, ...]:
     """The CIDRs that are routed into tunnels, for `why`."""
     if not isinstance(service.mesh, Mesh):
         return ()
-    mesh = service.mesh
-    return tuple(
-        TunnelRoute(cidr, _label(target), target.owner.partition(":")[2])
-        for of_service in mesh.services()
-        for target in mesh.targets(of_service).values()
-        for cidr in target.led()
-    )
+    mesh, routes = service.mesh, []
+    for of_service in mesh.services():
+        in_cluster = mesh.cluster_keys(of_service)
+        for target in mesh.targets(of_service).values():
+            route = TunnelRoute(
+                cidr="",
+                label=_label(target),
+                name=target.owner.partition(":")[2],
+                node="" if target.owner or of_service else target.name,
+                peer=target.public_key,
+                certain=bool(target.owner) or target.public_key in in_cluster,
+            )
+            routes += [replace(route, cidr=cidr) for cidr in target.led()]
+    return tuple(routes)
 
 
 def _label(target: Target) -> str:

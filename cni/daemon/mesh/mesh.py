@@ -240,6 +240,11 @@ class Mesh:
         own = self._identity.public_key() if service == GLOBAL else self._identity.dedicated(service).public_key
         return wireguard.merged(self._sources.of(service, self._fleet), own)
 
+    def cluster_keys(self, service: str = GLOBAL) -> frozenset[str]:
+        """The peers that are nodes of the cluster, which publish the members of their isolation networks."""
+        peers = self._fleet.peers.get(service, ()) if self._fleet is not None else ()
+        return frozenset(target.public_key for target in peers)
+
     # --- the thread --------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:

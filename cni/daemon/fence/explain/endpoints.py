@@ -1,5 +1,4 @@
-"""The endpoints that a packet may come from or go to, as this node knows them, and how an operator's argument names
-them.
+"""The endpoints that a packet may come from or go to, as this node knows them.
 
 Pure. A view is a snapshot: containers, the host's addresses, members on other nodes, published ports.
 """
@@ -7,7 +6,7 @@ Pure. A view is a snapshot: containers, the host's addresses, members on other n
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_interface, ip_network
 
@@ -57,6 +56,8 @@ class Endpoint:
 
     `listed`: a remote or a guest whose address the fence has as a member's, and not only as one behind a tunnel.
     `allowed`: the CIDRs that an edge peer may reach.
+    `certain`: whether the node knows which network the endpoint is in. It is not known of what is behind a node that
+    publishes no members to this one: a peer by token, of the YAML, or of an agent.
     """
 
     kind: EndpointKind
@@ -67,6 +68,7 @@ class Endpoint:
     family: int = 0  # 4 or 6 for the outside as a whole, once one IP version is selected; else 0
     listed: bool = False
     allowed: tuple[str, ...] = ()
+    certain: bool = True
 
     @property
     def is_far(self) -> bool:
@@ -115,18 +117,23 @@ class Balanced(HostPort):
 @dataclass(frozen=True, slots=True)
 class TunnelRoute:
     """A CIDR that is routed into a tunnel, and a label of the peer there. `name`: the name of a guest or an edge peer;
-    empty for a node.
+    empty for a node. `node`: the name of a node, if it has one. `peer`: the peer's public key. `certain`: as in
+    `Endpoint`.
     """
 
     cidr: str
     label: str
     name: str = ""
+    node: str = ""
+    peer: str = ""
+    certain: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class FenceView:
-    """What the node knows. `host`: pairs of link and the link's own address with prefix. `ways`: by address, the device
-    by which a packet to it leaves now, empty for none; only for the addresses that were looked up.
+    """What the node knows. `node_name`: the host's name. `host`: pairs of link and the link's own address with prefix.
+    `ways`: by address, the device by which a packet to it leaves now, empty for none; only for the addresses that were
+    looked up.
     """
 
     wanted: DesiredState
@@ -137,6 +144,7 @@ class FenceView:
     behind: tuple[TunnelRoute, ...] = ()
     ways: Mapping[str, str] = field(default_factory=dict)
     balanced: tuple[Balanced, ...] = ()
+    node_name: str = ""
 
     def segments(self) -> Iterator[IPv4Network | IPv6Network]:
         """The subnets on the overlay's bridges, from their gateways."""
@@ -160,7 +168,7 @@ class FenceView:
         for guest in self.guests:
             own = {str(ip_interface(a).ip) for a in guest.addresses} | {str(link_local(guest.port.mac))}
             if text in own:
-                return _of_guest(guest, text)
+                return of_guest(guest, text)
         for link, address in self.host:
             if str(ip_interface(address).ip) == text:
                 return Endpoint(EndpointKind.HOST, text, self._host_label(text, link))
@@ -183,7 +191,8 @@ class FenceView:
         if not any(value in ip_network(cluster) for cluster in self.wanted.node.clusters):
             return Endpoint(EndpointKind.OUTSIDE, text, label or "outside the overlay")
         if tunnel is not None:
-            return Endpoint(EndpointKind.CALLER if tunnel.name else EndpointKind.REMOTE, text, label)
+            kind = EndpointKind.CALLER if tunnel.name else EndpointKind.REMOTE
+            return Endpoint(kind, text, label, certain=tunnel.certain)
         label = (self.leases or {}).get(text, "an overlay address not in use on this node")
         return Endpoint(EndpointKind.UNKNOWN, text, label)
 
@@ -203,48 +212,6 @@ class FenceView:
         return f"{'gateway on' if is_bridge else 'on'} {link}"
 
 
-def resolve(view: FenceView, word: str) -> list[Endpoint]:
-    """The endpoints that `word` names: an address, `node`, `outside`, a container's id or the beginning of one, a pod
-    as namespace/name, a guest's or an edge peer's name.
-
-    A container has one endpoint for each of its addresses. Raises Ambiguous.
-    """
-    if word == NODE:
-        return [Endpoint(EndpointKind.HOST, address, "the node address") for address in view.wanted.node.addresses]
-    if word == OUTSIDE:
-        return [Endpoint(EndpointKind.OUTSIDE, "", "outside the overlay")]
-    if _is_address(word):
-        return [view.place_of(word)]
-    guests = _guests(view.guests, word)
-    containers = sorted({guest.container for guest in guests})
-    callers = [route.cidr.partition("/")[0] for route in view.behind if route.name and route.name == word]
-    if not containers and callers:
-        return [view.place_of(address) for address in callers]
-    if not containers:
-        raise Ambiguous(
-            f"{word!r} is no address, no container or pod of this node (`zlayer-cni attachments`), guest or edge"
-        )
-    if len(containers) > 1:
-        raise Ambiguous(f"{word!r} could be {', '.join(name[:20] for name in containers[:5])}: give a longer name")
-    return [_of_guest(guest, str(ip_interface(address).ip)) for guest in guests for address in guest.addresses]
-
-
-def _guests(guests: Sequence[GuestEndpoint], word: str) -> list[GuestEndpoint]:
-    """By the whole id, else by pod, else by the beginning of an id."""
-    return (
-        [guest for guest in guests if guest.container == word]
-        or [guest for guest in guests if guest.pod and guest.pod == word]
-        or [guest for guest in guests if word and guest.container.startswith(word)]
-    )
-
-
-def _of_guest(guest: GuestEndpoint, address: str) -> Endpoint:
+def of_guest(guest: GuestEndpoint, address: str) -> Endpoint:
+    """The endpoint of one address of a container."""
     return Endpoint(EndpointKind.CONTAINER, address, guest.pod or guest.container, guest.port.network, guest)
-
-
-def _is_address(word: str) -> bool:
-    try:
-        ip_address(word.partition("%")[0])
-    except ValueError:
-        return False
-    return True

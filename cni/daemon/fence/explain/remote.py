@@ -12,6 +12,7 @@ from cni.daemon.fence.explain.endpoints import Endpoint, EndpointKind, FenceView
 from cni.daemon.fence.explain.verdict import HOST_FIREWALL, RuleRef, Verdict, describe, named
 from cni.daemon.fence.model import chain_of
 
+UNKNOWN_THERE = "which containers are there, and in which networks, this node is not told: only the fence there knows"
 ITS_OWN_FENCE = "the other node's fence decides too: a member there of a network that this node does not know is closed"
 
 
@@ -71,11 +72,17 @@ def by_address(src: Endpoint, dst: Endpoint) -> Verdict:
     )
     name = "between networks" if not same else named(same_network(dst), dst.version)
     other = {
-        EndpointKind.UNKNOWN: "is unknown to this node",
-        EndpointKind.EDGE: "is an edge peer's: no flow to an edge peer may be opened",
-    }.get(dst.kind, f"is in {describe(dst.network)}")
-    reason = f"the sender is in {describe(src.network)}, and {dst.address} {other}"
-    return Verdict(same, RuleRef("inet", chain, name, src.network), reason)
+        EndpointKind.UNKNOWN: f"{dst.address} is unknown to this node",
+        EndpointKind.EDGE: f"{dst.address} is an edge peer's: no flow to an edge peer may be opened",
+    }.get(dst.kind, membership(dst.address, dst))
+    return Verdict(same, RuleRef("inet", chain, name, src.network), f"{membership('the sender', src)}, and {other}")
+
+
+def membership(name: str, endpoint: Endpoint) -> str:
+    """The network of an endpoint, as a sentence about `name`."""
+    if endpoint.certain:
+        return f"{name} is in {describe(endpoint.network)}"
+    return f"{name} counts here as one of the flat mesh, because its node publishes no networks to this node"
 
 
 def same_network(dst: Endpoint) -> str:

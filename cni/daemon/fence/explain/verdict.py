@@ -19,12 +19,14 @@ class RuleRef:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a flow may be opened. `spot` is the rule that decided, None where no rule of the fence did."""
+    """Whether a flow may be opened. `spot` is the rule that decided, None where no rule of the fence did.
+    `certain`: the answer does not depend on another node's fence whose networks this node is not told."""
 
     allowed: bool
     spot: RuleRef | None
     reason: str
     notes: tuple[str, ...] = ()
+    certain: bool = True
 
 
 def describe(network: str | None) -> str:

@@ -35,7 +35,11 @@ def decide(view: FenceView, src: Endpoint, dst: Endpoint, service: PortSpec | No
     """The verdict on the first packet of a flow from `src` to `dst`, which have the same IP version."""
     if service is not None and (found := handed_on.servers(view, dst, service.number, service.protocol)):
         return handed_on.decide(view, src, dst, found, decide)
-    return way_out.by_its_way(view, src, dst, _decide(view, src, dst, service))
+    verdict = way_out.by_its_way(view, src, dst, _decide(view, src, dst, service))
+    if src.certain and dst.certain:
+        return verdict
+    # What this node's fence drops is dropped, whatever the other node's fence says.
+    return replace(verdict, certain=not verdict.allowed, notes=(*verdict.notes, remote.UNKNOWN_THERE))
 
 
 def _decide(view: FenceView, src: Endpoint, dst: Endpoint, service: PortSpec | None) -> Verdict:
@@ -84,7 +88,7 @@ def _translated(view: FenceView, src: Endpoint, dst: Endpoint, note: str) -> Ver
         verdict = connected.from_connected(view, src, dst, translated=True)
     else:
         verdict = _from_outside(dst, translated=True) if src.kind is EndpointKind.OUTSIDE else decide(view, src, dst)
-    return Verdict(verdict.allowed, verdict.spot, verdict.reason, (note, *verdict.notes))
+    return replace(verdict, notes=(note, *verdict.notes))
 
 
 # --- from a container -----------------------------------------------------------------------------------------------
@@ -101,7 +105,7 @@ def _from_container(view: FenceView, src: Endpoint, dst: Endpoint, service: Port
             verdict = remote.by_address(src, dst)
             notes = (
                 (remote.ITS_OWN_FENCE,)
-                if verdict.allowed and not dst.listed and dst.kind is EndpointKind.REMOTE
+                if verdict.allowed and dst.certain and not dst.listed and dst.kind is EndpointKind.REMOTE
                 else ()
             )
             return replace(verdict, notes=notes)
