@@ -218,6 +218,10 @@ class Kernel:
         """Have the conntrack entries of released addresses deleted, soon."""
         self._conntrack_flusher.forget(addresses)
 
+    def finish_flows(self, addresses: Sequence[str]) -> None:
+        """Return when the conntrack entries of those of `addresses` that `forget_flows` had queued are deleted."""
+        self._conntrack_flusher.finish(addresses)
+
     def close(self) -> None:
         """End the threads after they have finished their queues."""
         self._conntrack_flusher.close()

@@ -30,7 +30,7 @@ POINTS = {
     ],
     "cni.host.kernel": [
         "Kernel.create_port", "Kernel.configure_inside", "Kernel.raise_port", "Kernel.remove_link",
-        "Kernel.forget_neighbour", "Kernel.forget_flows",
+        "Kernel.forget_neighbour", "Kernel.forget_flows", "Kernel.finish_flows",
     ],
     "cni.host.ports": ["configure"],
     "cni.daemon.reconcile.node": ["Reconciler.adopt", "Reconciler.look"],

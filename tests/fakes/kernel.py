@@ -106,6 +106,7 @@ class FakeKernel:
         self.own_addresses: set[Address] = set()
         self.routed: set[int] = set()
         self.underlay = 1500
+        self.flows_queued: set[str] = set()
         self.complaint = ""  # what `trouble` says
         self.log: list[str] = []
         self.dead = False
@@ -262,7 +263,11 @@ class FakeKernel:
 
     @quiet_call
     def forget_flows(self, addresses: Sequence[str]) -> None:
-        """No flows are tracked here."""
+        self.flows_queued |= set(addresses)
+
+    @quiet_call
+    def finish_flows(self, addresses: Sequence[str]) -> None:
+        self.flows_queued -= set(addresses)
 
     @call
     def forget_neighbour(self, bridge: int, address: str) -> None:

@@ -223,6 +223,34 @@ def test_a_healed_attachment_may_ask_for_the_address_it_has(nodes):
     assert node.add(fd=12, addresses=[address]).addresses[0].ip == str(address)
 
 
+def test_an_address_is_in_use_again_only_after_its_last_owners_flows_and_neighbours_are_forgotten(nodes):
+    node = nodes(address_cooldown=10.0)
+    address = node.add().addresses[0].ip
+    node.delete()
+    assert node.kernel.flows_queued == {address}
+    node.kernel.log.clear()
+    node.add("c2", 12, addresses=[ipaddress.ip_address(address)])
+    assert node.kernel.flows_queued == set()
+    steps = [c for c in node.kernel.log if c in ("forget_neighbour", "forget_flows", "finish_flows", "create_port")]
+    assert steps == ["forget_neighbour", "forget_flows", "finish_flows", "create_port"]
+
+
+def test_an_address_of_no_last_owner_costs_no_deletion(node):
+    node.add()
+    assert "forget_neighbour" not in node.kernel.log
+    assert node.kernel.flows_queued == set()
+
+
+def test_a_daemon_that_begins_forgets_the_flows_of_what_was_released(nodes):
+    node = nodes(address_cooldown=10.0)
+    address = node.add().addresses[0].ip
+    node.delete()
+    node.kernel.flows_queued.clear()  # the daemon was killed before it deleted them
+    node.restart()
+    node.keeper.adopt()
+    assert node.kernel.flows_queued == {address}
+
+
 # --- failing ---
 
 

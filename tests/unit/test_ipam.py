@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cni.daemon.model import ipam
 from cni.daemon.model.ipam import Cooldown
-from cni.errors import AddressUnavailable, TryAgainLater
+from cni.errors import AddressUnavailable
 
 V4 = ipaddress.ip_network("10.200.1.64/26")
 V6 = ipaddress.ip_network("fd00:200::100/120")
@@ -113,7 +113,7 @@ def test_a_choice_is_one_that_could_have_been_claimed_and_the_best_of_them(pool)
         assert candidates == []
         return
     assert chosen in candidates
-    assert ipam.claim([subnet], chosen, held, resting) == subnet
+    assert ipam.claim([subnet], chosen, held) == subnet
     never = -1.0
     best = min(resting.released.get(a, never) for a in candidates)
     assert resting.released.get(chosen, never) == best
@@ -133,25 +133,20 @@ def test_a_pool_gives_every_usable_address_once(subnet):
 
 def test_a_free_address_is_claimed_in_its_own_subnet():
     other = ipaddress.ip_network("10.200.9.0/26")
-    assert ipam.claim([other, V4], ip("10.200.1.100"), set(), NOTHING) == V4
+    assert ipam.claim([other, V4], ip("10.200.1.100"), set()) == V4
 
 
 def test_a_held_address_cannot_be_claimed():
     with pytest.raises(AddressUnavailable, match=r"10\.200\.1\.100 is in use"):
-        ipam.claim([V4], ip("10.200.1.100"), {ip("10.200.1.100")}, NOTHING)
-
-
-def test_a_cooling_address_is_for_later():
-    with pytest.raises(TryAgainLater, match=r"10\.200\.1\.100"):
-        ipam.claim([V4], ip("10.200.1.100"), set(), rest({"10.200.1.100": 995.0}))
+        ipam.claim([V4], ip("10.200.1.100"), {ip("10.200.1.100")})
 
 
 @pytest.mark.parametrize("text", ["10.200.1.64", "10.200.1.65", "10.200.1.127", "10.200.2.5", "fd00:200::102"])
 def test_what_no_container_may_have_cannot_be_claimed(text):
     with pytest.raises(AddressUnavailable, match=text.replace(".", r"\.")):
-        ipam.claim([V4], ip(text), set(), NOTHING)
+        ipam.claim([V4], ip(text), set())
 
 
 def test_a_service_without_subnets_says_so():
     with pytest.raises(AddressUnavailable, match="no subnet of that family"):
-        ipam.claim([], ip("10.200.1.100"), set(), NOTHING)
+        ipam.claim([], ip("10.200.1.100"), set())

@@ -342,14 +342,22 @@ def test_a_released_address_cools_across_a_restart_and_comes_last(daemons, clock
     state = daemons()
     first = ip_of(attach(state))
     state.drop(("blue", "c1", "eth0"))
-    with pytest.raises(TryAgainLater):
-        attach(state, "c2", first)
     state = daemons()
-    with pytest.raises(TryAgainLater):
-        attach(state, "c2", first)
+    assert state.addresses.in_cooldown([first]) == [first]
     assert ip_of(attach(state, "c3")) != first
     clock.now += 10
+    assert state.addresses.in_cooldown([first]) == []
     assert ip_of(attach(state, "c2", first)) == first
+
+
+def test_an_address_that_is_requested_by_name_has_no_cooldown(daemons):
+    state = daemons()
+    first = ip_of(attach(state))
+    state.drop(("blue", "c1", "eth0"))
+    assert state.addresses.left_behind() == [first]
+    assert ip_of(attach(state, "c2", first)) == first
+    assert state.addresses.left_behind() == []
+    assert state.addresses.in_cooldown([first]) == [first], "the caller deletes what the last owner left"
 
 
 def test_a_reservation_that_was_never_used_does_not_cool(daemons):
@@ -443,8 +451,7 @@ def test_a_lease_is_nobodys_address_until_it_is_released(daemons, clock):
         attach(state, "c2", lease)
     assert state.release(lease)
     assert not state.release(lease)
-    with pytest.raises(TryAgainLater):
-        attach(state, "c2", lease)
+    assert ip_of(attach(state, "c2", lease)) == lease
 
 
 def test_releasing_does_not_take_an_attachments_address(daemons):

@@ -208,6 +208,7 @@ class Attacher:
         bridge = self._kernel.find(intent.bridge)
         if bridge is None:
             raise AttachFailed(f"the bridge {intent.bridge} of service {intent.service} vanished")
+        self._forget_last_owner(intent.ips, bridge.index)
         port = links.Port(intent.host_veth, intent.host_mac, bridge.index, intent.mtu, intent.ifname, intent.mac)
         host, inside = self._create(port, request)
         routes = planned_routes(intent)
@@ -219,6 +220,16 @@ class Attacher:
         self._kernel.raise_port(host, naming.owner_mark(*intent.key))
         kept = tuple(r for r, k in zip(routes, kernel_routes, strict=True) if k not in skipped)
         return msgspec.structs.replace(intent, routes=kept, bridge_mac=bridge.mac)
+
+    def _forget_last_owner(self, addresses: Sequence[str], bridge: int) -> None:
+        """Delete the flows and neighbour entries that the last owners of these addresses left, before the addresses are
+        in use again. Those of an address in cooldown are deleted again: packets of other containers may have made more
+        of them since."""
+        cooling = self._state.addresses.in_cooldown(addresses)
+        for address in cooling:
+            self._kernel.forget_neighbour(bridge, address)
+        self._kernel.forget_flows(cooling)
+        self._kernel.finish_flows(addresses)
 
     def _create(self, port: links.Port, request: AttachRequest) -> tuple[int, int]:
         """Create the veth; returns the interface indexes of the host end and the container's end.

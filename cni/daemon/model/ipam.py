@@ -1,7 +1,8 @@
 """Chooses the address of an attachment from the held addresses and those in cooldown. Pure.
 
-A released address is not given out again during its cooldown, and the address that was released longest ago is chosen
-first. Stale neighbour entries and tracked connections therefore do not reach a new owner.
+A released address is not chosen during its cooldown, and the address that was released longest ago is chosen first.
+Stale neighbour entries and tracked connections therefore do not reach a new owner. An address that is requested by name
+has no cooldown: the caller deletes what the last owner left.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 from cni import addresses
-from cni.errors import AddressUnavailable, TryAgainLater
+from cni.errors import AddressUnavailable
 
 Network = addresses.Network
 Address = addresses.Address
@@ -59,18 +60,16 @@ def choose(subnet: Network, held: Container[Address], rest: Cooldown) -> Address
     return min(rested)[1] if rested else None
 
 
-def claim(subnets: list[Network], wanted: Address, held: Container[Address], rest: Cooldown) -> Network:
-    """The subnet in which the requested address `wanted` is free.
+def claim(subnets: list[Network], wanted: Address, held: Container[Address]) -> Network:
+    """The subnet in which the requested address `wanted` is free, in cooldown or not.
 
-    Raises AddressUnavailable if it is held or no container may have it, TryAgainLater during its cooldown.
+    Raises AddressUnavailable if it is held or no container may have it.
     """
     for subnet in subnets:
         if not usable(subnet, wanted):
             continue
         if wanted in held:
             raise AddressUnavailable(f"the requested address {wanted} is in use")
-        if rest.cooling(wanted):
-            raise TryAgainLater(f"the requested address {wanted} was released less than {rest.cooldown:g} s ago")
         return subnet
     where = ", ".join(map(str, subnets)) or "no subnet of that family"
     raise AddressUnavailable(f"the requested address {wanted} is not to be had: the service has {where}")

@@ -75,9 +75,14 @@ class OperationContext:
 
         A full segment grows. Raises PoolExhausted, TryAgainLater while the free addresses are in cooldown.
         """
+        held = self._lease(service, owner)
+        self.service.kernel.finish_flows([held.ip])
+        return held
+
+    def _lease(self, service: str, owner: str) -> AssignedAddress:
         record = self.state.services.get(service)
         if record is None:
-            return self.lease_home(owner)
+            return self._lease_home(owner)
         services = self.service.services
         with services.holding(service, record.mode) as segment:
             while segment in self.state.services:
@@ -88,11 +93,16 @@ class OperationContext:
                         services.grow(segment, full.version)
                     except PoolExhausted as exhausted:
                         raise self.state.full(segment, full.version) from exhausted
-        return self.lease_home(owner)
+        return self._lease_home(owner)
 
     def lease_home(self, owner: str = "") -> AssignedAddress:
         """Lease an address of the node's slice. If the slice is full, raises PoolExhausted, or TryAgainLater while some
         of its addresses are in cooldown; the message is the contract's (6.4)."""
+        held = self._lease_home(owner)
+        self.service.kernel.finish_flows([held.ip])
+        return held
+
+    def _lease_home(self, owner: str) -> AssignedAddress:
         try:
             return self.state.lease_home(owner)
         except PoolExhausted as full:
@@ -107,6 +117,10 @@ class OperationContext:
 
     def release(self, address: str, owner: str = "") -> None:
         """Return a leased address; nothing happens if `owner` does not have it."""
+        held = self.state.leases.get(address)
+        if held is not None and held.owner == owner:
+            # Before another attach can have the address: it waits for the deletions that are queued.
+            self.service.kernel.forget_flows([address])
         lease = self.state.release(address, owner)
         record = self.state.services.get(lease.service) if lease is not None else None
         if record is not None:

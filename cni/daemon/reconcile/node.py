@@ -97,6 +97,8 @@ class Reconciler:
                 self._release(attachment, "was never finished")
         self._mark_ports()
         self._sweep_strays()
+        # The earlier daemon may have been killed before it deleted them.
+        self._service.kernel.forget_flows(self._service.state.addresses.left_behind())
 
     def _mark_ports(self) -> None:
         """Write the owner mark on ports that an older version made without one."""

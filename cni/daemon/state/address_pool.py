@@ -44,7 +44,6 @@ class AddressPool:
         self.cooldown = cooldown
         self.held: dict[Address, int] = {}
         self.released: dict[Address, float] = {}
-        self._last: dict[Address, str] = {}
 
     def rest(self, now: float | None = None) -> ipam.Cooldown:
         """The cooldown as of `now` (seconds of the boot clock; None for the present)."""
@@ -73,36 +72,33 @@ class AddressPool:
             changes += [(KIND, str(address), None) for address in old]
             for address in old:
                 del self.released[address]
-                self._last.pop(address, None)
         return changes
 
-    def cool(self, texts: Iterable[str], now: float, owner: str = "") -> None:
-        """Start the cooldown of these addresses. `owner` may have an address back at once if it requests that very
-        address."""
+    def cool(self, texts: Iterable[str], now: float) -> None:
+        """Start the cooldown of these addresses."""
         for text in texts:
-            address = ipaddress.ip_address(text)
-            self.released[address] = now
-            self._last[address] = owner
+            self.released[ipaddress.ip_address(text)] = now
 
-    def own(self, ips: Iterable[str], owner: str, asked: Iterable[Address]) -> list[Address]:
-        """The addresses that `owner` may have without cooldown: `ips`, which it holds, and those of `asked` that it
-        had last and that are free."""
-        rested = [a for a in asked if owner and self._last.get(a) == owner and a not in self.held]
-        return [*map(ipaddress.ip_address, ips), *rested]
+    def in_cooldown(self, texts: Iterable[str]) -> list[str]:
+        """Those of these addresses that are in cooldown, held again or not."""
+        rest = self.rest()
+        return [text for text in texts if rest.cooling(ipaddress.ip_address(text))]
+
+    def left_behind(self) -> list[str]:
+        """The released addresses without a holder."""
+        return [str(address) for address in self.released if address not in self.held]
 
     def pick(
         self, version: int, subnets: list[Network], asked: Address | None = None, own: Collection[Address] = ()
     ) -> AssignedAddress:
         """An address of `subnets`: `asked` if given, else one of `own` (the requester's), else a free one.
 
-        Raises AddressUnavailable, TryAgainLater, NeedsSlot.
+        Raises AddressUnavailable, NeedsSlot.
         """
         rest = self.rest()
         if asked is not None:
-            if asked in own:
-                rest = ipam.Cooldown({}, rest.now, rest.cooldown)
             held: Mapping[Address, int] = {a: n for a, n in self.held.items() if a == asked and a not in own}
-            subnet = ipam.claim(subnets, asked, held, rest)
+            subnet = ipam.claim(subnets, asked, held)
             return _held(asked, subnet)
         for subnet in subnets:
             address = next((a for a in own if ipam.usable(subnet, a)), None) or ipam.choose(subnet, self.held, rest)

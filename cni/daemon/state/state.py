@@ -72,8 +72,7 @@ class State(ServiceBook):
 
         `wanted`: the requested addresses, at most one per IP version; without them the attachment keeps the addresses
         of its earlier record, if they fit. Raises AddressUnavailable (for an address or a MAC), InterfaceExists if
-        another attachment has the host end's name, TryAgainLater while the only fitting addresses are in cooldown,
-        NeedsSlot.
+        another attachment has the host end's name, NeedsSlot.
         """
         with self._lock:
             self.refuse_port(attachment.host_veth, attachment.key)
@@ -85,7 +84,7 @@ class State(ServiceBook):
                     f"this overlay has no IPv{other_family[0].version}"
                 )
             before = self.attachments.get(attachment.key)
-            own = self.addresses.own(before.ips if before is not None else (), attachment.container, wanted)
+            own = [ipaddress.ip_address(ip) for ip in before.ips] if before is not None else []
             picked = []
             for version in self._segments:
                 asked = next((a for a in wanted if a.version == version), None)
@@ -187,7 +186,7 @@ class State(ServiceBook):
             self._forget_port(attachment)
             self.changed()
             self.addresses.release_hold(attachment.ips)
-            self.addresses.cool(cooling, now, attachment.container)
+            self.addresses.cool(cooling, now)
             if attachment.service not in self.services:
                 self._rebuild_segments()  # the attachment had kept the dropped service's slot
 
