@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cni.daemon.fence import compare as fence_compare
+from cni.daemon.fence import replacement
 from cni.daemon.fence import ruleset as fence
-from cni.daemon.fence.compare import DesiredState
+from cni.daemon.fence.desired import DesiredState
 from cni.daemon.fence.elements import of_port
 from cni.daemon.fence.model import (
     FLAT,
@@ -190,7 +191,7 @@ def test_the_whole_is_the_old_ones_end_and_the_new_ones_beginning() -> None:
     wanted = DesiredState(
         NODE, (FenceBridge("b", "02:00:00:00:00:01"),), (PORT,), (RemoteMember("blue", frozenset({"10.200.40.2"})),)
     )
-    text = fence_compare.whole(wanted)
+    text = replacement.whole(wanted)
     lines = text.splitlines()
     assert text.startswith(fence.uninstall())
     for element in wanted.elements():

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from cni.daemon.fence import compare, elements, expected, ruleset
+from cni.daemon.fence import compare, elements, expected, replacement, ruleset
 from cni.daemon.fence.believed import MAX_NETWORKS, believed, without
+from cni.daemon.fence.desired import DesiredState
 from cni.daemon.fence.from_records import RemoteView, change_of_remotes
 from cni.daemon.fence.model import TABLE, FenceEdge, FenceNode, FencePort, RemoteMember, chain_of
 from cni.daemon.fence.repairs import BRIEF, LASTS, Pace, Repairs
@@ -131,7 +132,7 @@ def test_an_address_that_changes_networks_is_never_in_none():
 # --- this node first ------------------------------------------------------------------------------------------------
 
 PORT = FencePort("zl-0123456789-v", "zl-a-b", "02:00:00:00:00:05", ("10.200.5.2",), "red")
-WANTED = compare.DesiredState(
+WANTED = DesiredState(
     FenceNode(CLUSTERS, far=FAR),
     (),
     (PORT,),
@@ -140,7 +141,7 @@ WANTED = compare.DesiredState(
 
 
 def test_what_others_say_is_in_no_transaction_of_this_node():
-    assert "10.200.64.3" not in compare.whole(WANTED.local())
+    assert "10.200.64.3" not in replacement.whole(WANTED.local())
     said = {record.whose: record for record in compare.records(None, WANTED)}
     assert set(said) == {"network 'red'", "network 'far'"}
     assert said["network 'far'"].rules == ruleset.create_network("far")
@@ -218,7 +219,7 @@ def test_what_a_network_or_a_version_left_opens_nothing():
     have = seen(chains={**EXPECTED["inet"].chains, chain_of("old"): ChainSeen(), "base_00000000": ChainSeen()})
     found = expected.differences(have, EXPECTED)
     assert len(found) == 2
-    assert all(expected.is_stale(fault) and not fault.rebuild for fault in found)
+    assert all(expected.is_stale(fault) and not fault.structure for fault in found)
 
 
 # --- what is heard --------------------------------------------------------------------------------------------------

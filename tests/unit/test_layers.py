@@ -119,6 +119,9 @@ DECIDERS = (
     "cni.daemon.fence.bridge",
     "cni.daemon.fence.ruleset",
     "cni.daemon.fence.compare",
+    "cni.daemon.fence.desired",
+    "cni.daemon.fence.fault",
+    "cni.daemon.fence.replacement",
     "cni.daemon.cluster.etcd_protocol",
     "cni.upstream.check",
 )

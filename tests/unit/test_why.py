@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from cni.daemon.fence.compare import DesiredState
+from cni.daemon.fence.desired import DesiredState
 from cni.daemon.fence.explain import why
 from cni.daemon.fence.explain.endpoints import (
     Ambiguous,

@@ -9,21 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
-from cni.daemon.fence import elements, ruleset
-from cni.daemon.fence.model import (
-    TABLE,
-    FenceBridge,
-    FenceEdge,
-    FenceNode,
-    FencePort,
-    RemoteMember,
-    chain_of,
-    raw,
-)
-from cni.daemon.fence.rules import NETWORK_SETS, SETS, Chain, edge_chain, network_chains
+from cni.daemon.fence import elements, replacement, ruleset
+from cni.daemon.fence.desired import DesiredState
+from cni.daemon.fence.model import TABLE, chain_of, raw
+from cni.daemon.fence.rules import NETWORK_SETS, SETS, edge_chain
 from cni.host.nft_elements import Change, Element
 
 # The length in octets of the raw part of a set's key, for sets that have one.
@@ -32,44 +24,6 @@ OCTETS = {name: int(bits) // 8 for *_, name, of in SETS for bits in re.findall(r
 Listing: TypeAlias = Mapping[str, Mapping[str, Any] | None]
 Key: TypeAlias = tuple[str | int, ...]
 RANGES = frozenset(name for _, _, name, of in SETS if "interval" in of)
-
-
-@dataclass(frozen=True, slots=True)
-class DesiredState:
-    """Everything that the fence should hold: the node, its bridges and ports, remote members and edge peers."""
-
-    node: FenceNode
-    bridges: tuple[FenceBridge, ...] = ()
-    ports: tuple[FencePort, ...] = ()
-    remotes: tuple[RemoteMember, ...] = ()
-    edges: tuple[FenceEdge, ...] = ()
-
-    def local(self) -> DesiredState:
-        """Without what other nodes and agents publish: the part that isolation on this node depends on."""
-        return replace(self, remotes=(), edges=())
-
-    def networks(self) -> list[str]:
-        """The networks that have members, on this node or elsewhere, sorted by name."""
-        of_all = [*(port.network for port in self.ports), *(remote.network for remote in self.remotes)]
-        return sorted({network for network in of_all if network is not None})
-
-    def chains(self) -> list[Chain]:
-        """Every desired chain."""
-        ours = [*ruleset.chains(self.node), *(c for name in self.networks() for c in network_chains(name))]
-        return ours + [edge_chain(edge) for edge in self.edges]
-
-    def elements(self) -> list[Element]:
-        """Every desired element."""
-        desired = elements.of_node(self.node)
-        for bridge in self.bridges:
-            desired += elements.of_bridge(bridge)
-        for port in self.ports:
-            desired += elements.of_port(port)
-        for remote in self.remotes:
-            desired += elements.of_remote(remote.network, remote.addresses)
-        for edge in self.edges:
-            desired += elements.of_edge(edge)
-        return desired
 
 
 def faults(listing: Listing, wanted: DesiredState, alone: bool = True) -> list[str]:
@@ -105,8 +59,8 @@ def compare(listing: Listing, wanted: DesiredState, ours: DesiredState | None = 
     all the same.
     """
     ours = ours or wanted
-    if _must_rebuild(listing):
-        return [whole(ours)]
+    if must_rebuild(listing):
+        return [replacement.whole(ours)]
     lines = [reload(listing, ours)] if faults(listing, replace(ours, edges=())) else []
     too_many, too_few = _difference(listing, wanted.elements())
     if ours is not wanted:
@@ -183,19 +137,6 @@ def reload(listing: Listing, wanted: DesiredState) -> str:
     )
 
 
-def whole(wanted: DesiredState) -> str:
-    """The text that replaces everything in one transaction: the old rules are in force until the new ones are."""
-    return "".join(
-        [
-            ruleset.uninstall(),
-            ruleset.base(wanted.node),
-            *(ruleset.create_network(name) for name in wanted.networks()),
-            *(ruleset.create_edge(edge) for edge in wanted.edges),
-            elements.change(add=wanted.elements()).text(),
-        ]
-    )
-
-
 def drops(listing: Listing) -> dict[tuple[str, str, str], tuple[int, int]]:
     """Packets and bytes dropped, by (family, chain, rule name). A network's chain is `chain_of` its name."""
     counts = {}
@@ -238,7 +179,7 @@ def _markers(listing: Listing) -> set[tuple[str, str]]:
     return set(filter(_is_marker, chains))
 
 
-def _must_rebuild(listing: Listing) -> bool:
+def must_rebuild(listing: Listing) -> bool:
     """Whether a table is gone, or a set has another type than the desired one (another version created it)."""
     if any(listing.get(family) is None for family in ruleset.FAMILIES):
         return True

@@ -16,6 +16,7 @@ from dataclasses import replace
 
 from cni.daemon.fence import compare, elements, ruleset
 from cni.daemon.fence.believed import believed, without
+from cni.daemon.fence.desired import DesiredState
 from cni.daemon.fence.from_records import (
     Network,
     RemoteView,
@@ -219,16 +220,16 @@ class FenceController:
         return changed
 
     @property
-    def wanted(self) -> compare.DesiredState:
+    def wanted(self) -> DesiredState:
         """What the tables should hold now."""
         with self._lock:
             return self._wanted()
 
-    def _wanted(self) -> compare.DesiredState:
+    def _wanted(self) -> DesiredState:
         node = self._node()
         ports = tuple(self._ports.values())
         taken = frozenset([*node.addresses, *(address for port in ports for address in port.addresses)])
-        return compare.DesiredState(
+        return DesiredState(
             node=node,
             bridges=tuple(bridge_of(name) for name in self._bridges),
             ports=ports,

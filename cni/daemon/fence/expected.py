@@ -8,27 +8,15 @@ replacing the name. So a rule that was rewritten under its own name is found, al
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from cni.daemon.fence import ruleset
+from cni.daemon.fence.fault import Fault
 from cni.daemon.fence.model import TABLE, FenceEdge, FenceNode, chain_of
 from cni.daemon.fence.rules import NETWORK_SETS, edge_chain
 from cni.host.nft_rules import ChainSeen, RuleSeen, Tables, TableSeen
 
 _TEMPLATE = "\0template"  # no network has this name: no configuration contains NUL
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """One difference. `place`: its chain or set, empty for the table. `rebuild`: loading the rules again does not
-    repair it. `hook`: the chain is at another hook, and must be deleted before it is created again.
-    """
-
-    family: str
-    place: str
-    text: str
-    rebuild: bool = False
-    hook: bool = False
 
 
 def scratch_text(node: FenceNode, edges: Iterable[FenceEdge]) -> str:
@@ -73,7 +61,7 @@ def differences(seen: Tables | None, expected: Mapping[str, TableSeen]) -> list[
     for family, table in expected.items():
         have = seen.get(family)
         if have is None:
-            faults.append(Fault(family, "", f"table {family} {TABLE} is gone"))
+            faults.append(Fault(family, "", f"table {family} {TABLE} is gone", missing=True))
             continue
         if have.flags != table.flags:
             state = "dormant" if have.dormant else f"flagged {have.flags:#x}"
@@ -100,7 +88,7 @@ def _chains(family: str, have: TableSeen, table: TableSeen) -> list[Fault]:
             )
     for name in have.chains.keys() - table.chains.keys():
         known = name.startswith(("net_", ruleset.MARKER))  # of a network without members, or another version's marker
-        faults.append(Fault(family, name, f"chain {family} {TABLE} {name} is none of ours", rebuild=not known))
+        faults.append(Fault(family, name, f"chain {family} {TABLE} {name} is none of ours", structure=not known))
     return faults
 
 
@@ -121,12 +109,12 @@ def _sets(family: str, have: TableSeen, table: TableSeen) -> list[Fault]:
     faults = []
     for name, what in table.sets.items():
         if name not in have.sets:
-            faults.append(Fault(family, name, f"set {family} {TABLE} {name} is gone"))
+            faults.append(Fault(family, name, f"set {family} {TABLE} {name} is gone", structure=True, missing=True))
         elif have.sets[name] != what:
-            faults.append(Fault(family, name, f"set {family} {TABLE} {name} is of another kind", rebuild=True))
+            faults.append(Fault(family, name, f"set {family} {TABLE} {name} is of another kind", structure=True))
     for name in have.sets.keys() - table.sets.keys():
         known = name.startswith("net_") and name.endswith(tuple(f"_{stem}" for _, stem, _ in NETWORK_SETS))
-        faults.append(Fault(family, name, f"set {family} {TABLE} {name} is none of ours", rebuild=not known))
+        faults.append(Fault(family, name, f"set {family} {TABLE} {name} is none of ours", structure=not known))
     return faults
 
 

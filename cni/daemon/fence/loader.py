@@ -14,9 +14,10 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
 
-from cni.daemon.fence import compare, elements, expected, ruleset
-from cni.daemon.fence.compare import DesiredState, Listing
-from cni.daemon.fence.expected import Fault
+from cni.daemon.fence import compare, elements, expected, replacement, ruleset
+from cni.daemon.fence.compare import Listing
+from cni.daemon.fence.desired import DesiredState
+from cni.daemon.fence.fault import Fault
 from cni.daemon.fence.model import TABLE, FenceBridge, FenceNode, FencePort, chain_of
 from cni.daemon.fence.rules import SETS
 from cni.errors import FenceFailed
@@ -104,12 +105,13 @@ class Loader:
         if shape is not None and shape == self._shape:
             self._rules_at = generation
             return []
-        faults = [fault for fault in self._differences(wanted) if not expected.is_stale(fault)]
+        faults = [fault for fault in self._differences(wanted)[0] if not expected.is_stale(fault)]
         if not faults and self.nft.generation() == generation:
             self._rules_at, self._shape = generation, shape
         return faults
 
-    def _differences(self, wanted: DesiredState) -> list[Fault]:
+    def _differences(self, wanted: DesiredState) -> tuple[list[Fault], Tables | None]:
+        """What is wrong with the rules, and the tables as they are; None if they could not be read."""
         seen = None
         for _ in range(READS):
             seen = self.nft.rules(TABLE)
@@ -118,8 +120,9 @@ class Loader:
         should = self._should(wanted)
         if should is None:  # without a scratch namespace, the rules are compared by name only
             listing: Listing = {family: self.nft.list_table(family, TABLE, terse=True) for family in ruleset.FAMILIES}
-            return [Fault("", "", text) for text in compare.faults(listing, wanted)]
-        return expected.differences(seen, should)
+            gone = any(table is None for table in listing.values())
+            return [Fault("", "", text, missing=gone) for text in compare.faults(listing, wanted)], seen
+        return expected.differences(seen, should), seen
 
     def _should(self, wanted: DesiredState) -> dict[str, TableSeen] | None:
         """The tables as they should be; None where the kernel's encoding of the rules cannot be obtained."""
@@ -135,54 +138,81 @@ class Loader:
         return self._expected[2]
 
     def mend_rules(self, wanted: DesiredState) -> bool:
-        """Repairs the rules, this node's first and without what others publish; True if anything had to be changed.
+        """Repairs the rules; True if anything had to be changed.
 
-        Where a table was gone its elements are added as well. Until then every port is closed, and the CIDRs behind the
-        tunnels are added last: an address there that is in no set would count as the flat mesh's.
+        Where tables of another version are in force, one transaction changes them into this version's with all that is
+        known. Otherwise this node's rules come first, without what others publish. Where a table is gone every port is
+        closed until its elements are added, and the CIDRs behind the tunnels come last: an address there that is in no
+        set would count as the flat mesh's.
         Raises FenceFailed; what could not be loaded of others' records is in `refused`.
         """
         since = self.mark()
-        faults = self._differences(wanted)
+        faults, seen = self._differences(wanted)
         real = [fault for fault in faults if not expected.is_stale(fault)]
         if not real:
             self._rules_at = self.nft.generation()
             return self._forget_markers(faults)
-        local = wanted.local()
-        far = frozenset(chain_of(remote.network) for remote in wanted.remotes) - {
-            chain_of(network) for network in (None, *local.networks())
-        } | expected.chains_of_edges(wanted.edges)
-        ours = [fault for fault in real if not fault.place.startswith(tuple(far) or ("\0",))]
-        empty = any(fault.text.endswith(" is gone") and not _is_chain(fault) for fault in ours)
-        if any(fault.rebuild for fault in ours):
-            self.run(compare.whole(replace(local, node=_near(local.node))))
-        elif ours:
-            node = _near(local.node) if empty else local.node
-            self._reload(replace(local, node=node), ours)
+        ours = _of_this_node(real, wanted)
+        if any(fault.structure for fault in ours):
+            complete = self._replace(wanted, seen, ours)
+        elif any(fault.missing for fault in ours):
+            complete = self._create(wanted, ours)
         else:
-            empty = False
-        filled = any(fault.rebuild for fault in ours) or (empty and self._refill(local))
-        if empty or filled or len(ours) < len(real):
-            self.add_records(compare.records(None, wanted))
-            self.run(_far(wanted.node))
-        if filled and not self.refused:
+            complete = self._reload(wanted, ours, others=len(ours) < len(real))
+        if complete and not self.refused:
             self.settle(since)
         self._forget_markers(faults)
         return True
 
-    def _reload(self, local: DesiredState, faults: list[Fault]) -> None:
-        """Loads the rules anew, keeping every membership; where that is refused, loads everything anew."""
-        hooks = [
-            f"flush chain {f.family} {TABLE} {f.place}\ndelete chain {f.family} {TABLE} {f.place}\n"
-            for f in faults
-            if f.hook
-        ]
-        text = "".join([*hooks, ruleset.base(local.node), *(ruleset.create_network(name) for name in local.networks())])
+    def _replace(self, wanted: DesiredState, seen: Tables | None, faults: list[Fault]) -> bool:
+        """Turns tables of another version into this version's; True if no element of theirs is left."""
+        chains = {family: tuple(table.chains) for family, table in (seen or {}).items() if table is not None}
+        text = replacement.in_place(wanted, chains, faults) if chains else ""
+        if not text or not self._accepts(text):
+            return self._rebuild(wanted)
+        self.refused = {}
+        return False
+
+    def _create(self, wanted: DesiredState, faults: list[Fault]) -> bool:
+        """Creates a table that is gone: rules, this node's elements, others' records, the CIDRs behind the tunnels."""
+        local = wanted.local()
+        if not self._accepts(replacement.rules(replace(local, node=_near(local.node)), faults)):
+            return self._rebuild(wanted)
+        filled = self._refill(local)
+        self._add_others(wanted)
+        return filled
+
+    def _reload(self, wanted: DesiredState, faults: list[Fault], others: bool) -> bool:
+        """Loads this node's rules anew, and with `others` what others publish; True if all of it was made anew."""
+        if faults and not self._accepts(replacement.rules(wanted.local(), faults)):
+            return self._rebuild(wanted)
+        if others:
+            self._add_others(wanted)
+        return False
+
+    def _rebuild(self, wanted: DesiredState) -> bool:
+        """Deletes the tables and makes them anew with all they hold in one transaction. Where that is refused, this
+        node's part alone, then what others publish. Always True.
+        """
+        self.refused = {}
+        if not self._accepts(replacement.whole(wanted)):
+            local = wanted.local()
+            self.run(replacement.whole(replace(local, node=_near(local.node))))
+            self._add_others(wanted)
+        return True
+
+    def _accepts(self, text: str) -> bool:
+        """Runs the text; False if it is refused."""
         try:
             self.run(text)
         except FenceFailed as error:
-            log.debug("the fence's tables are deleted and loaded anew: %s: %s", error.msg, error.details)
-            self.run(compare.whole(replace(local, node=_near(local.node))))
-            self.run(_far(local.node))
+            log.debug("the fence's tables are loaded in another way: %s: %s", error.msg, error.details)
+            return False
+        return True
+
+    def _add_others(self, wanted: DesiredState) -> None:
+        self.add_records(compare.records(None, wanted))
+        self.run(_far(wanted.node))
 
     def _forget_markers(self, faults: list[Fault]) -> bool:
         stale = [f for f in faults if expected.is_stale(f) and f.place.startswith(ruleset.MARKER)]
@@ -231,6 +261,9 @@ class Loader:
 
     def mend_elements(self, listing: Listing, wanted: DesiredState) -> bool:
         """Makes all elements right, this node's first; True if anything had to be changed. Raises FenceFailed."""
+        if compare.must_rebuild(listing):
+            self._rebuild(wanted)
+            return True
         parts = compare.compare(listing, wanted, wanted.local())
         self.run(*parts)
         anew = any(isinstance(part, str) and "add table " in part for part in parts)  # the rules were loaded again
@@ -270,5 +303,9 @@ def _far(node: FenceNode) -> Change:
     return elements.change(add=(element for element in elements.of_node(node) if element.set.startswith("far")))
 
 
-def _is_chain(fault: Fault) -> bool:
-    return fault.text.startswith("chain ")
+def _of_this_node(faults: list[Fault], wanted: DesiredState) -> list[Fault]:
+    """The faults but those of the chains that only others' records need."""
+    local = {chain_of(network) for network in (None, *wanted.local().networks())}
+    others = {chain_of(remote.network) for remote in wanted.remotes} - local
+    names = (*others, *expected.chains_of_edges(wanted.edges))
+    return [fault for fault in faults if not (names and fault.place.startswith(names))]

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from cni.daemon.fence import compare, ruleset
-from cni.daemon.fence.compare import DesiredState
+from cni.daemon.fence import compare, replacement, ruleset
+from cni.daemon.fence.desired import DesiredState
 from cni.daemon.fence.loader import Loader
 from cni.daemon.fence.model import TABLE, FenceBridge, FenceEdge, FenceNode, FencePort, RemoteMember, chain_of
 from cni.host.nft import Nft
@@ -52,6 +52,19 @@ def is_right(loader: Loader, wanted: DesiredState = WANTED) -> bool:
         and compare.compare(found, wanted, wanted.local()) == []
         and compare.records(found, wanted) == []
     )
+
+
+def transactions(loader: Loader) -> list[str]:
+    """The texts of the transactions that the loader runs from now on."""
+    texts: list[str] = []
+    run = loader.nft.run
+
+    def recorded(*parts: str | Change) -> None:
+        texts.append("".join(part.text() if isinstance(part, Change) else part for part in parts))
+        run(*parts)
+
+    loader.nft.run = recorded  # type: ignore[method-assign]
+    return texts
 
 
 RANGES = [f"10.128.0.0/{n}" for n in range(9, 27)] + ["10.0.0.0/8"]
@@ -144,19 +157,64 @@ def test_one_bad_record_keeps_no_other_out(loader: Loader, space: Space) -> None
 
 def test_what_lies_behind_the_tunnels_is_known_last(loader: Loader, space: Space) -> None:
     """Otherwise a member elsewhere would count as one of the flat mesh, until its network is known."""
-    said: list[str] = []
-    run = loader.nft.run
-
-    def told(*parts: str | Change) -> None:
-        said.append("".join(part.text() if isinstance(part, Change) else part for part in parts))
-        run(*parts)
-
-    loader.nft.run = told  # type: ignore[method-assign]
+    texts = transactions(loader)
     loader.mend_rules(WANTED)
-    first_far = next(n for n, text in enumerate(said) if "far4 { 10.200.64.0/18 }" in text)
-    last_closed = max(n for n, text in enumerate(said) if "closed4 { 10.200.64.3 }" in text)
+    first_far = next(n for n, text in enumerate(texts) if "far4 { 10.200.64.0/18 }" in text)
+    last_closed = max(n for n, text in enumerate(texts) if "closed4 { 10.200.64.3 }" in text)
     assert last_closed < first_far
-    assert "10.200.64" not in said[0]
+    assert "10.200.64" not in texts[0]
+
+
+def test_tables_of_another_version_are_replaced_with_all_they_hold_in_one_transaction(
+    loader: Loader, space: Space
+) -> None:
+    """Until the transaction is done the old tables are in force, so no packet through a tunnel is lost."""
+    loader.mend_rules(WANTED)
+    space.run("nft", f"add set inet {TABLE} earlier {{ type ipv4_addr; }}")
+    texts = transactions(loader)
+    assert loader.mend_rules(WANTED)
+    (text,) = texts
+    assert "delete table" not in text
+    for part in ("far4 { 10.200.64.0/18 }", "closed4 { 10.200.64.3 }", "edges4 { 10.200.64.9 }", "tunnels { "):
+        assert part in text
+    assert is_right(loader)
+
+
+def test_a_set_that_an_earlier_version_lacks_is_added_with_all_that_is_known(loader: Loader) -> None:
+    """The tables are changed in place: an address behind a tunnel stays known in every moment."""
+    whole = replacement.whole(WANTED).splitlines()
+    loader.nft.run("".join(f"{line}\n" for line in whole if "@edges" not in line and " edges" not in line))
+    texts = transactions(loader)
+    assert loader.mend_rules(WANTED)
+    (text,) = texts
+    assert "delete table" not in text
+    for part in ("far4 { 10.200.64.0/18 }", "closed4 { 10.200.64.3 }", "edges4 { 10.200.64.9 }"):
+        assert part in text
+    assert is_right(loader)
+
+
+def test_a_set_of_another_kind_is_replaced_in_one_transaction(loader: Loader) -> None:
+    loader.nft.run(
+        replacement.whole(WANTED).replace("closed4 { type ipv4_addr;", "closed4 { type ipv4_addr; flags timeout;")
+    )
+    texts = transactions(loader)
+    assert loader.mend_rules(WANTED)
+    assert len(texts) == 1
+    assert is_right(loader)
+
+
+def test_what_others_publish_keeps_no_table_of_this_version_out(loader: Loader, space: Space) -> None:
+    """The one transaction is refused: this node's part is loaded alone, then the other records one by one."""
+    loader.mend_rules(WANTED)
+    space.run("nft", f"add set inet {TABLE} earlier {{ type ipv4_addr; }}")
+    bad = replace(WANTED, remotes=(*REMOTES, RemoteMember("zzz", frozenset({"10.200.64.3"}))))
+    texts = transactions(loader)
+    assert loader.mend_rules(bad)
+    assert set(loader.refused) == {"network 'zzz'"}
+    assert "earlier" not in space.run("nft", "list", "table", "inet", TABLE)
+    assert "10.200.64.3" in space.run("nft", "list", "set", "inet", TABLE, "closed4")
+    assert "far4 { 10.200.64.0/18 }" not in "".join(texts[2:-1])
+    assert "far4 { 10.200.64.0/18 }" in texts[-1]
 
 
 def test_transactions_of_our_own_are_known(loader: Loader, space: Space) -> None:

@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from cni.daemon.fence import ruleset as fence
-from cni.daemon.fence.compare import DesiredState, compare, whole
+from cni.daemon.fence.compare import compare
+from cni.daemon.fence.desired import DesiredState
 from cni.daemon.fence.explain.endpoints import FenceView, GuestEndpoint
 from cni.daemon.fence.explain.why import decide
 from cni.daemon.fence.model import FencePort, RemoteMember
+from cni.daemon.fence.replacement import whole
 from cni.host import iptables
 from cni.host.conntrack import Conntrack
 from cni.host.nft_elements import Change

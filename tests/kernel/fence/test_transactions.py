@@ -11,8 +11,10 @@ from dataclasses import replace
 import pytest
 
 from cni.daemon.fence import ruleset as fence
-from cni.daemon.fence.compare import DesiredState, compare, drops, faults, reload, whole
+from cni.daemon.fence.compare import compare, drops, faults, reload
+from cni.daemon.fence.desired import DesiredState
 from cni.daemon.fence.model import FenceBridge, FenceNode, FencePort, RemoteMember, chain_of
+from cni.daemon.fence.replacement import whole
 from cni.host import nft as nft_module
 from cni.host import nft_elements
 from cni.host.nft import Nft, NftError, NftUnavailable

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_interface, ip_network
 
-from cni.daemon.fence.compare import DesiredState
+from cni.daemon.fence.desired import DesiredState
 from cni.daemon.fence.model import FencePort, link_local
 
 NODE, OUTSIDE = "node", "outside"

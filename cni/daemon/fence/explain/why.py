@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_interface
 
-from cni.daemon.fence.compare import DesiredState
+from cni.daemon.fence.desired import DesiredState
 from cni.daemon.fence.explain import connected, handed_on, remote, way_out
 from cni.daemon.fence.explain.endpoints import Endpoint, EndpointKind, FenceView, GuestEndpoint
 from cni.daemon.fence.explain.verdict import HOST_FIREWALL, RuleRef, Verdict, describe, named
