@@ -38,12 +38,6 @@ class Problem:
         """The row of the registry. Raises KeyError for an unknown code."""
         return REGISTRY[self.code]
 
-    def describe(self) -> dict[str, str]:
-        """The problem as `status --json` prints it in `problem_details`."""
-        kind = self.kind()
-        fields = {"code": self.code, "area": kind.area, "severity": kind.severity}
-        return {**fields, "text": self.text, "action": kind.action}
-
 
 _KINDS = (
     # --- the node ---

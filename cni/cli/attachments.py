@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
+from cni import answers
 from cni.cli import table
-from cni.cli.ask import ask
+from cni.cli.ask import ask, print_json
 
 
 def run(run_dir: str, as_json: bool) -> int:
     """Print the attachments; raises NoDaemon, Refused."""
-    attachments = ask(run_dir, "attachments")
+    attachments = ask(run_dir, "attachments", list[answers.Attachment])
     if as_json:
-        sys.stdout.write(json.dumps(attachments, indent=2) + "\n")
-        return 0
-    attachments = table.escape_control(attachments)
-    ids = table.short_ids(attachment["container_id"] for attachment in attachments)
+        print_json(attachments)
+    else:
+        sys.stdout.write(as_text(table.escape_control(attachments)))
+    return 0
+
+
+def as_text(attachments: list[answers.Attachment]) -> str:
+    """A line for each attachment."""
+    ids = table.short_ids(attachment.container_id for attachment in attachments)
     rows = [
         (
-            attachment["network"],
-            ids[attachment["container_id"]],
-            attachment["interface"],
-            ", ".join(attachment["addresses"]),
-            attachment["service"],
-            "-" if attachment["isolation_network"] is None else attachment["isolation_network"] or '""',
-            attachment["state"],
-            attachment["pod"] or "-",
+            attachment.network,
+            ids[attachment.container_id],
+            attachment.interface,
+            ", ".join(attachment.addresses),
+            attachment.service,
+            "-" if attachment.isolation_network is None else attachment.isolation_network or '""',
+            attachment.state,
+            attachment.pod or "-",
         )
         for attachment in attachments
     ]
     head = ("NETWORK", "CONTAINER", "INTERFACE", "ADDRESSES", "SERVICE", "ISOLATION", "STATE", "POD")
-    sys.stdout.write(table.render(head, rows))
-    return 0
+    return table.render(head, rows)

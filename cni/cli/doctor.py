@@ -13,9 +13,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from cni import __version__, defaults, last_words, proc
+from cni import __version__, answers, defaults, last_words, proc
 from cni.cli import ask, runtimes, table, validate
 from cni.cli import checks_install as installed
 from cni.cli import checks_machine as checks
@@ -55,8 +55,8 @@ def examine(options: argparse.Namespace) -> Iterator[Finding]:
     """Every finding; a check comes after those of the things that it depends on."""
     status, unreachable = _status(options.run_dir)
     settings = _settings(options.data_dir)
-    clusters = tuple(status["node"]["cluster_cidrs"]) if status else settings.clusters
-    daemon = status["pid"] if status else None
+    clusters = tuple(status.node.cluster_cidrs) if status else settings.clusters
+    daemon = status.pid if status else None
     for look in (
         lambda: _privileges(daemon),
         _kernel,
@@ -80,10 +80,10 @@ def _carefully(look: Callable[[], list[Finding]]) -> list[Finding]:
         return [Finding("doctor", "warn", f"something could not be read: {error}", fix)]
 
 
-def _status(run_dir: str) -> tuple[dict[str, Any] | None, str]:
+def _status(run_dir: str) -> tuple[answers.Status | None, str]:
     """The daemon's status (None if it does not answer), and the reason."""
     try:
-        return ask.ask(run_dir, "status"), ""
+        return ask.ask(run_dir, "status", answers.Status), ""
     except (ask.NoDaemon, ask.Refused) as error:
         return None, str(error)
 
@@ -278,13 +278,13 @@ def is_daemon(words: list[str]) -> bool:
     return name == "zlayer-overlayd" or ours or words[1:4] == ["-m", "cni", "overlayd"]
 
 
-def _told(status: dict[str, Any] | None, unreachable: str, failed: str) -> list[Finding]:
-    problems = status["problems"] if status else None
-    version = status["version"] if status else ""
+def _told(status: answers.Status | None, unreachable: str, failed: str) -> list[Finding]:
+    problems = status.problems if status else None
+    version = status.version if status else ""
     found = installed.daemon_status(
-        problems, unreachable, version, __version__, status.get("notes", ()) if status else (), failed=failed
+        problems, unreachable, version, __version__, status.notes if status else (), failed=failed
     )
-    return found + (_cgroup(status["pid"]) if status else [])
+    return found + (_cgroup(status.pid) if status else [])
 
 
 def _cgroup(daemon: int) -> list[Finding]:

@@ -2,40 +2,42 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from typing import Any
 
+from cni import answers
 from cni.cli import table
-from cni.cli.ask import ask
+from cni.cli.ask import ask, print_json
 
 
 def run(run_dir: str, dry_run: bool, as_json: bool) -> int:
     """Print the released attachments, or those that would be; raises NoDaemon, Refused."""
-    found = ask(run_dir, "gc", **({"dry_run": "1"} if dry_run else {}))
-    sys.stdout.write(json.dumps(found, indent=2) + "\n" if as_json else as_text(table.escape_control(found)))
+    garbage = ask(run_dir, "gc", answers.Garbage, **({"dry_run": "1"} if dry_run else {}))
+    if as_json:
+        print_json(garbage)
+    else:
+        sys.stdout.write(as_text(table.escape_control(garbage)))
     return 0
 
 
-def as_text(found: dict[str, Any]) -> str:
+def as_text(garbage: answers.Garbage) -> str:
     """A line for each attachment, and one for each link without a record."""
-    dead = found["candidates"] or found["released"]
-    ids = table.short_ids(each["container_id"] for each in dead)
+    dead = garbage.candidates or garbage.released
+    ids = table.short_ids(attachment.container_id for attachment in dead)
     rows = [
         (
-            each["network"],
-            ids[each["container_id"]],
-            each["interface"],
-            ", ".join(each["addresses"]),
-            each["pod"] or "-",
-            each["reason"],
+            attachment.network,
+            ids[attachment.container_id],
+            attachment.interface,
+            ", ".join(attachment.addresses),
+            attachment.pod or "-",
+            attachment.reason,
         )
-        for each in dead
+        for attachment in dead
     ]
     if not rows:
         text = "there is nothing to release\n"
     else:
-        text = "would release:\n" if found["dry_run"] else "released:\n"
+        text = "would release:\n" if garbage.dry_run else "released:\n"
         text += table.render(("NETWORK", "CONTAINER", "INTERFACE", "ADDRESSES", "POD", "WHY"), rows)
-    strays = [f"{name}: a link that no record knows; it goes when the daemon next starts\n" for name in found["strays"]]
+    strays = [f"{name}: a link without a record; the daemon removes it at its next start\n" for name in garbage.strays]
     return text + "".join(strays)

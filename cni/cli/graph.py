@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Sequence
 from html import escape
-from typing import Any
 
+from cni import answers
 from cni.cli import table
-from cni.cli.ask import ask
+from cni.cli.ask import ask, print_json
 from cni.cli.peers import way
 
 WIDTH, BOX, LINE = 1000, 250, 17  # pixels
@@ -20,30 +19,29 @@ COLOURS = {"direct": "#2b8a3e", "learned": "#1971c2", "silent": "#c92a2a", "no d
 
 def run(options: argparse.Namespace) -> int:
     """Print the picture; raises NoDaemon, Refused."""
-    found = ask(options.run_dir, "graph")
+    graph = ask(options.run_dir, "graph", answers.Graph)
     if options.json:
-        sys.stdout.write(json.dumps(found, indent=2) + "\n")
+        print_json(graph)
     else:
-        found = table.escape_control(found)
-        sys.stdout.write(as_svg(found) if options.svg else as_dot(found))
+        graph = table.escape_control(graph)
+        sys.stdout.write(as_svg(graph) if options.svg else as_dot(graph))
     return 0
 
 
-def _own(found: dict[str, Any]) -> list[str]:
-    node = found["node"]
-    head = [f"{node['name']} (node {node['node_id']})", ", ".join(node["addresses"])]
-    return head + [f"{each['service']} ({each['mode']}) {', '.join(each['subnets'])}" for each in node["services"]]
+def _own(node: answers.GraphNode) -> list[str]:
+    head = [f"{node.name} (node {node.node_id})", ", ".join(node.addresses)]
+    return head + [f"{service.service} ({service.mode}) {', '.join(service.subnets)}" for service in node.services]
 
 
-def _other(peer: dict[str, Any]) -> list[str]:
-    name = peer["name"] or peer["public_key"][:10]
-    of = [f"for service {peer['service']}"] if peer["service"] else []
-    allowed = peer["allowed_ips"]
+def _other(peer: answers.Peer) -> list[str]:
+    name = peer.name or peer.public_key[:10]
+    of = [f"for service {peer.service}"] if peer.service else []
+    allowed = peer.allowed_ips
     more = [f"and {len(allowed) - 8} more"] if len(allowed) > 8 else []
-    return [name, peer["endpoint"] or "(it calls)", *of, *allowed[:8], *more]
+    return [name, peer.endpoint or "(it calls)", *of, *allowed[:8], *more]
 
 
-def as_dot(found: dict[str, Any]) -> str:
+def as_dot(graph: answers.Graph) -> str:
     """The picture in Graphviz' DOT language."""
 
     def label(lines: Sequence[str]) -> str:
@@ -52,24 +50,24 @@ def as_dot(found: dict[str, Any]) -> str:
     text = [
         "graph overlay {",
         '  layout="circo"; node [shape="box", style="rounded"];',
-        f'  own [label="{label(_own(found))}"];',
+        f'  own [label="{label(_own(graph.node))}"];',
     ]
-    for n, peer in enumerate(found["peers"]):
+    for n, peer in enumerate(graph.peers):
         text.append(f'  p{n} [label="{label(_other(peer))}"];')
         text.append(f'  own -- p{n} [label="{way(peer)}", color="{COLOURS[way(peer)]}"];')
     return "\n".join([*text, "}"]) + "\n"
 
 
-def as_svg(found: dict[str, Any]) -> str:
+def as_svg(graph: answers.Graph) -> str:
     """The picture as SVG: this node in the middle, its peers around it."""
-    boxes = [_own(found), *(_other(peer) for peer in found["peers"])]
+    boxes = [_own(graph.node), *(_other(peer) for peer in graph.peers)]
     tallest = max(len(lines) for lines in boxes) * LINE + 20
-    radius = max(320, int(len(found["peers"]) * max(BOX, tallest) * 1.2 / (2 * math.pi)))
+    radius = max(320, int(len(graph.peers) * max(BOX, tallest) * 1.2 / (2 * math.pi)))
     side = 2 * radius + BOX + tallest
     middle = side / 2
     lines, drawn = [], [_box(boxes[0], middle, middle)]
-    for n, peer in enumerate(found["peers"]):
-        angle = 2 * math.pi * n / len(found["peers"]) - math.pi / 2
+    for n, peer in enumerate(graph.peers):
+        angle = 2 * math.pi * n / len(graph.peers) - math.pi / 2
         x, y = middle + radius * math.cos(angle), middle + radius * math.sin(angle)
         colour = COLOURS[way(peer)]
         lines.append(

@@ -15,7 +15,7 @@ import os
 import shutil
 from pathlib import Path
 
-from cni import __version__, defaults
+from cni import __version__, answers, defaults
 from cni.cli import ask, files, resources, runtimes, upkeep, versions
 from cni.cli.upkeep import UNIT, UNIT_DIR, ServiceError, say, under
 from cni.daemon import settings
@@ -69,10 +69,10 @@ def _refuse_overlap(run_dir: str, found: settings.Settings) -> None:
 def _serves(run_dir: str) -> tuple[str, ...]:
     """The ranges of the daemon that serves; empty if none does."""
     try:
-        status = ask.ask(run_dir, "status")
+        status = ask.ask(run_dir, "status", answers.Status)
     except (ask.NoDaemon, ask.Refused):
         return ()
-    return tuple(status["node"]["cluster_cidrs"]) if status["fence"]["in_force"] else ()
+    return tuple(status.node.cluster_cidrs) if status.fence.in_force else ()
 
 
 def _why(error: Exception) -> str:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from typing import Any
 
-from cni.cli.ask import ask
+from cni import answers
+from cni.cli.ask import ask, print_json
 
 
 def run(options: argparse.Namespace) -> int:
@@ -17,55 +16,57 @@ def run(options: argparse.Namespace) -> int:
         return 2
     match options.what:
         case "token":
-            found = ask(options.run_dir, "token")
-            _print(options, found, found["token"] + "\n")
+            token = ask(options.run_dir, "token", answers.Token)
+            _print(options, token, token.token + "\n")
         case "rotate":
-            found = ask(options.run_dir, "peer-rotate")
-            _print(options, found, found["public_key"] + "\n")
-            if not found["cluster"] and not options.json:
-                sys.stderr.write("the other nodes must be told: take a new `peer token` to each\n")
+            key = ask(options.run_dir, "peer-rotate", answers.RotatedKey)
+            _print(options, key, key.public_key + "\n")
+            if not key.cluster and not options.json:
+                sys.stderr.write("the other nodes need the new key: run `zlayer-cni join` there with a new token\n")
         case "gone":
-            found = ask(options.run_dir, "peer-gone")
-            _print(options, found, _gone(found))
+            departed = ask(options.run_dir, "peer-gone", list[answers.DepartedNode])
+            _print(options, departed, _gone(departed))
         case "forget":
-            found = ask(options.run_dir, "peer-forget", peer=options.peer)
-            _print(options, found, f"forgot {_who(found)}: {found['holds']} claims are free\n")
+            node = ask(options.run_dir, "peer-forget", answers.DepartedNode, peer=options.peer)
+            _print(options, node, f"forgot {_label(node)}: {node.holds} claims are released\n")
         case _:
-            found = ask(options.run_dir, "peer-remove", peer=options.peer)
-            _print(options, found, f"removed {found['public_key']}\n")
+            removed = ask(options.run_dir, "peer-remove", answers.RemovedPeer, peer=options.peer)
+            _print(options, removed, f"removed {removed.public_key}\n")
     return 0
 
 
-def _gone(found: list[dict[str, Any]]) -> str:
-    if not found:
-        return "every node that holds something in etcd is heard of\n"
-    lines = [f"{_who(each)}  {each['holds']} claims" for each in found]
-    return "\n".join(lines) + "\n"
+def _gone(departed: list[answers.DepartedNode]) -> str:
+    if not departed:
+        return "every node with claims in etcd publishes a document\n"
+    return "".join(f"{_label(node)}  {node.holds} claims\n" for node in departed)
 
 
-def _who(gone: dict[str, Any]) -> str:
-    name = f" {gone['name']}" if gone["name"] else ""
-    return f"node {gone['node_id'] or '-'}{name} ({gone['identity']})"
+def _label(node: answers.DepartedNode) -> str:
+    name = f" {node.name}" if node.name else ""
+    return f"node {node.node_id or '-'}{name} ({node.identity})"
 
 
 def join(options: argparse.Namespace) -> int:
     """Join by a token; print the command for the other node."""
     token = sys.stdin.read() if options.token == "-" else options.token
-    found = ask(options.run_dir, "join", token=token)
-    text = f"joined {found['name']} ({found['public_key']})\n"
+    joined = ask(options.run_dir, "join", answers.Joined, token=token)
+    text = f"joined {joined.name} ({joined.public_key})\n"
     if not options.json:
-        sys.stderr.write("now on the other node, unless that is done:\n")
-        text += f"zlayer-cni join {found['token']}\n"
-    _print(options, found, text)
+        sys.stderr.write("run this on the other node, unless it has joined already:\n")
+        text += f"zlayer-cni join {joined.token}\n"
+    _print(options, joined, text)
     return 0
 
 
 def showconf(options: argparse.Namespace) -> int:
     """Print a configuration for wg-quick. That of a guest holds the guest's private key: it must be kept secret."""
-    found = ask(options.run_dir, "showconf", peer=options.peer)
-    _print(options, found, found["text"])
+    configuration = ask(options.run_dir, "showconf", answers.PeerConfiguration, peer=options.peer)
+    _print(options, configuration, configuration.text)
     return 0
 
 
-def _print(options: argparse.Namespace, found: object, text: str) -> None:
-    sys.stdout.write(json.dumps(found, indent=2) + "\n" if options.json else text)
+def _print(options: argparse.Namespace, answer: object, text: str) -> None:
+    if options.json:
+        print_json(answer)
+    else:
+        sys.stdout.write(text)

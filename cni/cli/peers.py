@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from typing import Any
 
+from cni import answers
 from cni.cli import table
-from cni.cli.ask import ask
+from cni.cli.ask import ask, print_json
 
 SHORT_KEY = 10  # characters of a key that are shown
 HEAD = ("PEER", "KEY", "ENDPOINT", "HANDSHAKE", "RECEIVED", "SENT", "PATH MTU", "WAY", "ALLOWED IPS")
@@ -15,41 +14,44 @@ HEAD = ("PEER", "KEY", "ENDPOINT", "HANDSHAKE", "RECEIVED", "SENT", "PATH MTU", 
 
 def run(run_dir: str, as_json: bool) -> int:
     """Print the peers; raises NoDaemon, Refused."""
-    found = ask(run_dir, "peers")
-    sys.stdout.write(json.dumps(found, indent=2) + "\n" if as_json else as_text(table.escape_control(found)))
+    peers = ask(run_dir, "peers", list[answers.Peer])
+    if as_json:
+        print_json(peers)
+    else:
+        sys.stdout.write(as_text(table.escape_control(peers)))
     return 0
 
 
-def as_text(found: list[dict[str, Any]]) -> str:
+def as_text(peers: list[answers.Peer]) -> str:
     """A line for each peer; peers of a service with its own device carry its name."""
-    if not found:
+    if not peers:
         return "this node has no peers\n"
-    return table.render(HEAD, [_row(peer) for peer in found])
+    return table.render(HEAD, [_row(peer) for peer in peers])
 
 
-def _row(peer: dict[str, Any]) -> tuple[object, ...]:
-    of = f" ({peer['service']})" if peer["service"] else ""
+def _row(peer: answers.Peer) -> tuple[object, ...]:
+    of = f" ({peer.service})" if peer.service else ""
+    more = len(peer.allowed_ips) - 4
     return (
-        (peer["name"] or "-") + of,
-        peer["public_key"][:SHORT_KEY],
-        peer["endpoint"] or ", ".join(peer["configured_endpoints"]) or "(it calls)",
-        _ago(peer["last_handshake_seconds_ago"]),
-        _size(peer["rx_bytes"]),
-        _size(peer["tx_bytes"]),
-        peer["path_mtu"] or "-",
+        (peer.name or "-") + of,
+        peer.public_key[:SHORT_KEY],
+        peer.endpoint or ", ".join(peer.configured_endpoints) or "(it calls)",
+        _ago(peer.last_handshake_seconds_ago),
+        _size(peer.rx_bytes),
+        _size(peer.tx_bytes),
+        peer.path_mtu or "-",
         way(peer),
-        ", ".join(peer["allowed_ips"][:4])
-        + (f" and {more} more" if (more := len(peer["allowed_ips"]) - 4) > 0 else ""),
+        ", ".join(peer.allowed_ips[:4]) + (f" and {more} more" if more > 0 else ""),
     )
 
 
-def way(peer: dict[str, Any]) -> str:
+def way(peer: answers.Peer) -> str:
     """How the peer is reached: at a configured endpoint, at another one (behind NAT, or moved), or not."""
-    if not peer["on_device"]:
+    if not peer.on_device:
         return "no device"
-    if not peer["alive"]:
+    if not peer.alive:
         return "silent"
-    return "direct" if peer["direct"] else "learned"
+    return "direct" if peer.direct else "learned"
 
 
 def _ago(since: float | None) -> str:

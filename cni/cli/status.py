@@ -2,54 +2,52 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from typing import Any
 
+from cni import answers
 from cni.cli import table
-from cni.cli.ask import ask
+from cni.cli.ask import ask, print_json
 
 
 def run(run_dir: str, as_json: bool) -> int:
     """Print the status; raises NoDaemon, Refused."""
-    status = ask(run_dir, "status")
-    sys.stdout.write(json.dumps(status, indent=2) + "\n" if as_json else _as_text(table.escape_control(status)))
-    return 1 if status["problems"] else 0
+    status = ask(run_dir, "status", answers.Status)
+    if as_json:
+        print_json(status)
+    else:
+        sys.stdout.write(_as_text(table.escape_control(status)))
+    return 1 if status.problems else 0
 
 
-def _as_text(status: dict[str, Any]) -> str:
-    node = status["node"]
+def _as_text(status: answers.Status) -> str:
+    node = status.node
     lines = [
-        f"daemon     version {status['version']}, pid {status['pid']}, up {_duration(status['uptime_seconds'])}",
-        f"node       {node['node_id']} of {node['deployment']}/{node['instance_id']},"
-        f" {', '.join(node['cluster_cidrs'])}, MTU {status['mtu']}",
-        f"wireguard  {_wireguard(status['wireguard'])}",
-        f"fence      {'in force' if status['fence']['in_force'] else 'NOT IN FORCE: ' + status['fence']['trouble']}",
-        f"containers {status['attachments']} attached"
-        + (f", {status['unfinished']} unfinished" if status["unfinished"] else ""),
+        f"daemon     version {status.version}, pid {status.pid}, up {_duration(status.uptime_seconds)}",
+        f"node       {node.node_id} of {node.deployment}/{node.instance_id},"
+        f" {', '.join(node.cluster_cidrs)}, MTU {status.mtu}",
+        f"wireguard  {_wireguard(status.wireguard)}",
+        f"fence      {'in force' if status.fence.in_force else 'NOT IN FORCE: ' + status.fence.trouble}",
+        f"containers {status.attachments} attached{f', {status.unfinished} unfinished' if status.unfinished else ''}",
     ]
     lines += [f"PROBLEM    {problem}" for problem in _problems(status)]
-    lines += [f"NOTE       {note}" for note in status.get("notes", ())]  # a daemon before this version has none
+    lines += [f"NOTE       {note}" for note in status.notes]
     text = "\n".join(lines) + "\n"
-    if status["services"]:
-        rows = [
-            (s["service"], s["mode"], s["bridge"], ", ".join(s["subnets"]) or "-", s["attachments"])
-            for s in status["services"]
-        ]
+    if status.services:
+        rows = [(s.service, s.mode, s.bridge, ", ".join(s.subnets) or "-", s.attachments) for s in status.services]
         text += "\n" + table.render(("SERVICE", "MODE", "BRIDGE", "SUBNETS", "CONTAINERS"), rows)
     return text
 
 
-def _problems(status: dict[str, Any]) -> list[str]:
+def _problems(status: answers.Status) -> list[str]:
     """A line for each problem: its code and text. A daemon before 0.2 reports texts only."""
-    details = status.get("problem_details")
-    return status["problems"] if details is None else [f"{each['code']}: {each['text']}" for each in details]
+    details = status.problem_details
+    return status.problems if details is None else [f"{problem.code}: {problem.text}" for problem in details]
 
 
-def _wireguard(of: dict[str, Any]) -> str:
-    if not of["interface"]:
-        return str(of["note"])
-    return f"{of['interface']} ({of['engine']}), port {of['port']}, {of['alive']} of {of['peers']} peers answer"
+def _wireguard(device: answers.WireGuard) -> str:
+    if not device.interface:
+        return device.note
+    return f"{device.interface} ({device.engine}), port {device.port}, {device.alive} of {device.peers} peers answer"
 
 
 def _duration(seconds: float) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import TypeVar
 
+import msgspec
+
 from cni.printable import printable
 
 T = TypeVar("T")
@@ -56,11 +58,12 @@ def _alike(one: str, other: str) -> int:
 def escape_control(answer: T) -> T:
     """The daemon's answer with characters that cannot be printed escaped (`\\x1b`): line breaks, escapes, bidirectional
     marks. Tenants choose the names of pods, networks and services."""
-    found: object = answer
+    escaped: object = answer
     if isinstance(answer, str):
-        found = printable(answer)
-    elif isinstance(answer, dict):
-        found = {key: escape_control(value) for key, value in answer.items()}
+        escaped = printable(answer)
     elif isinstance(answer, list):
-        found = [escape_control(value) for value in answer]
-    return found  # type: ignore[return-value]
+        escaped = [escape_control(value) for value in answer]
+    elif isinstance(answer, msgspec.Struct):
+        fields = {name: escape_control(getattr(answer, name)) for name in answer.__struct_fields__}
+        escaped = msgspec.structs.replace(answer, **fields)
+    return escaped  # type: ignore[return-value]

@@ -11,6 +11,7 @@ import os
 import shutil
 from pathlib import Path
 
+from cni import answers
 from cni.cli import ask, upkeep
 from cni.cli.install import BIN_DIRS, CONFLIST, NAME, TOOL_DIR
 from cni.cli.upkeep import GONE_WITHIN, UNIT, UNIT_DIR, Daemon, say, under
@@ -25,7 +26,7 @@ def run(options: argparse.Namespace) -> int:
     run_dir = str(under(options.root, options.run_dir))
     try:
         daemon = _daemon(run_dir, options)
-        attached = len(ask.ask(run_dir, "attachments")) if daemon else 0
+        attached = len(ask.ask(run_dir, "attachments", list[answers.Attachment])) if daemon else 0
     except (upkeep.ServiceError, ask.NoDaemon) as error:
         if not options.force:
             say(f"zlayer-cni: {error}; the attachments are unknown. --force continues anyway")
@@ -37,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
         return 1
     _remove(under(options.root, options.conf_dir) / CONFLIST)
     if daemon:
-        ask.ask(run_dir, "teardown")
+        ask.ask(run_dir, "teardown", answers.Done)
         say("removed   bridges, interfaces and tables")
     unit = under(options.root, UNIT_DIR) / UNIT
     if options.root == "/" and systemd.is_running() and unit.exists():
@@ -69,8 +70,8 @@ def run(options: argparse.Namespace) -> int:
 def _daemon(run_dir: str, options: argparse.Namespace) -> Daemon | None:
     """The daemon, which is started if only its records exist; None if there are none. Raises ServiceError, NoDaemon."""
     try:
-        status = ask.ask(run_dir, "status")
-        return Daemon(int(status["pid"]), str(status["version"]))
+        status = ask.ask(run_dir, "status", answers.Running)
+        return Daemon(status.pid, status.version)
     except ask.NoDaemon:
         if options.root != "/" or not Path(run_dir, RECORDS).exists():
             return None

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from cni import last_words
+from cni import answers, last_words
 from cni.cli import ask, files, resources
 from cni.host import process, program, systemd
 from cni.plugin import autostart
@@ -45,10 +45,10 @@ def under(root: str, path: str) -> Path:
 def running(run_dir: str) -> Daemon | None:
     """The daemon that answers on the run directory; None if none does."""
     try:
-        status = ask.ask(run_dir, "status")
+        status = ask.ask(run_dir, "status", answers.Running)
     except (ask.NoDaemon, ask.Refused):
         return None
-    return Daemon(int(status["pid"]), str(status["version"]))
+    return Daemon(status.pid, status.version)
 
 
 def await_daemon(run_dir: str, where: str) -> Daemon:
@@ -56,7 +56,7 @@ def await_daemon(run_dir: str, where: str) -> Daemon:
     end = time.monotonic() + READY_WITHIN
     while True:
         try:
-            ask.ask(run_dir, "status")
+            ask.ask(run_dir, "status", answers.Running)
         except ask.NoDaemon as error:
             if time.monotonic() > end:
                 raise ServiceError(f"{error}; see {where}") from error

@@ -3,10 +3,9 @@ an argument is unclear, 3 without a daemon."""
 
 from __future__ import annotations
 
-import json
 import sys
-from typing import Any
 
+from cni import answers
 from cni.cli import ask, table
 from cni.cli.networks import name_of
 
@@ -16,44 +15,46 @@ UNCLEAR = 2
 def run(run_dir: str, src: str, dst: str, port: str, as_json: bool) -> int:
     """Print the answer; raises NoDaemon, NeedsRoot."""
     try:
-        found = ask.ask(run_dir, "why", src=src, dst=dst, port=port)
+        answer = ask.ask(run_dir, "why", answers.Reachability, src=src, dst=dst, port=port)
     except ask.NeedsRoot:
         raise
     except ask.Refused as error:
         sys.stderr.write(f"zlayer-cni: {error}\n")
         return UNCLEAR
-    sys.stdout.write(json.dumps(found, indent=2) + "\n" if as_json else as_text(table.escape_control(found)))
-    return 0 if found["allowed"] else 1
+    if as_json:
+        ask.print_json(answer)
+    else:
+        sys.stdout.write(as_text(table.escape_control(answer)))
+    return 0 if answer.allowed else 1
 
 
-def as_text(found: dict[str, Any]) -> str:
+def as_text(answer: answers.Reachability) -> str:
     """A paragraph for each pair of addresses."""
     lines = []
-    for path in found["paths"]:
-        lines.append(f"{_answer(path)}  {_place(path['from'])} -> {_place(path['to'])}")
-        lines.append(f"     {path['reason']}")
-        if path["rule"]:
-            rule = path["rule"]
-            lines.append(f'     rule "{rule["name"]}" in chain {rule["chain"]} of table {rule["family"]} zlayer_cni')
+    for path in answer.paths:
+        lines.append(f"{_answer(path)}  {_endpoint(path.source)} -> {_endpoint(path.to)}")
+        lines.append(f"     {path.reason}")
+        if path.rule:
+            rule = path.rule
+            lines.append(f'     rule "{rule.name}" in chain {rule.chain} of table {rule.family} zlayer_cni')
         else:
-            lines.append("     no rule of the fence has a say in it")
-        lines += [f"     note: {note}" for note in path["notes"]]
-    lines += [f"warning: {warning}" for warning in found["warnings"]]
+            lines.append("     no rule of the fence applies")
+        lines += [f"     note: {note}" for note in path.notes]
+    lines += [f"warning: {warning}" for warning in answer.warnings]
     return "\n".join(lines) + "\n"
 
 
-def _answer(path: dict[str, Any]) -> str:
-    if not path["allowed"]:
+def _answer(path: answers.Path) -> str:
+    if not path.allowed:
         return "NO "
-    certain = path.get("certain", True)  # a daemon before this version does not say
-    return "yes" if certain else "yes, by this node's fence alone:"
+    return "yes" if path.certain else "yes, by this node's fence alone:"
 
 
-def _place(place: dict[str, Any]) -> str:
-    text: str = place["address"] or place["label"]
-    if place["address"] and place["label"]:
-        text += f" ({place['label']}"
-        if place["isolation_network"] is not None or place["on_flat_mesh"]:
-            text += f", {name_of(place['isolation_network'])}"
+def _endpoint(endpoint: answers.Endpoint) -> str:
+    text = endpoint.address or endpoint.label
+    if endpoint.address and endpoint.label:
+        text += f" ({endpoint.label}"
+        if endpoint.isolation_network is not None or endpoint.on_flat_mesh:
+            text += f", {name_of(endpoint.isolation_network)}"
         text += ")"
     return text

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from cni import __version__, naming
+from cni import __version__, answers, naming
 from cni.cli.ask import ask as ask_tool
 from cni.overlay import wire
 from tests.kernel.overlayd import A_KEY, B_KEY, Agent, Node, address_inside, inside, node, reaches, wait_for
@@ -610,8 +610,8 @@ def test_a_guest_is_in_one_network(agent: Agent, here: Node) -> None:
 
 def members(node: Node) -> dict[str, list[str]]:
     """The members of isolation networks that are behind tunnels."""
-    told = ask_tool(str(node.directory / "run"), "networks")["networks"]
-    return {each["isolation_network"]: each["remote_members"] for each in told if each["isolation_network"] is not None}
+    networks = ask_tool(str(node.directory / "run"), "networks", answers.Networks).networks
+    return {each.isolation_network: each.remote_members for each in networks if each.isolation_network is not None}
 
 
 def test_a_guest_without_a_service_here_is_of_the_slice(agent: Agent) -> None:

@@ -11,8 +11,10 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from cni import answers
 from cni.cli import ask
 from cni.cli import doctor as doctor_cli
 from cni.cli import gc as gc_cli
@@ -193,7 +195,7 @@ def test_drops_are_counted_for_the_network_that_sent(node: Node) -> None:
     before = dropped()
     with knock(node.boxes["red3"], node.address("blue1"), 18099, socket.SOCK_STREAM, None):
         assert until(lambda: (dropped()["red"] or 0) > (before["red"] or 0), 15)
-    text = networks_cli.as_text(node.ask("networks"))
+    text = networks_cli.as_text(ask.ask(node.run_dir, "networks", answers.Networks))
     assert "between networks" in text
     assert "red1" in text
 
@@ -208,7 +210,7 @@ def test_gc_says_then_does(node: Node, spaces: Callable[[], Space]) -> None:
     node.host.ip(f"link del {veth}")
     found = node.ask("gc", dry_run="1")
     assert [each["container_id"] for each in found["candidates"]] == ["dead1"]
-    assert "dead1" in gc_cli.as_text(found)
+    assert "dead1" in gc_cli.as_text(msgspec.convert(found, answers.Garbage))
     assert "dead1" in {each["container_id"] for each in node.ask("attachments")}
     assert [each["container_id"] for each in node.ask("gc")["released"]] == ["dead1"]
     assert node.ask("gc")["released"] == []
@@ -232,7 +234,7 @@ def test_the_commands(node: Node) -> None:
             assert out
             if more:
                 json.loads(out)
-    assert "NO " in why_cli.as_text(node.why("red1", "blue1"))
+    assert "NO " in why_cli.as_text(msgspec.convert(node.why("red1", "blue1"), answers.Reachability))
 
 
 def test_without_a_daemon(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -138,7 +138,8 @@ class Node:
         return process.returncode, out.decode()
 
     def ask(self, question: str, **more: str) -> Any:
-        return ask.ask(self.run_dir, question, **more)
+        """The daemon's answer, as `--json` has it."""
+        return json.loads(ask.request(self.run_dir, question, **more))
 
     def why(self, src: str, dst: str, port: str = "") -> Any:
         return self.ask("why", src=src, dst=dst, port=port)

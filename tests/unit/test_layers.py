@@ -57,6 +57,7 @@ RULES = [
         "start-up is most of what an ADD costs: what is heavy is imported where the door is closed, or not at all",
         later=("cni.upstream.entry", "cni.netconf.request", "cni.host.links", "cni.host.netlink"),
     ),
+    Rule(("cni.answers",), (), "values that cross from the daemon to the tool"),
     Rule(("cni.netconf*",), ("cni.netconf*", *PURE_NAMES), "a configuration and a result are values"),
     Rule(("cni.overlay*",), ("cni.overlay*", *PURE_NAMES), "the client serves any overlayd, so it knows none of ours"),
     Rule(("cni.host*",), ("cni.host*", *PURE_NAMES), "host/ has verbs and no opinions"),
@@ -75,6 +76,7 @@ RULES = [
         ("cni.daemon*",),
         (
             "cni.daemon*",
+            "cni.answers",
             "cni.attach_rules",
             "cni.verbs",
             "cni.netconf*",
@@ -87,7 +89,16 @@ RULES = [
     ),
     Rule(
         ("cni.cli*",),
-        ("cni.cli*", "cni.netconf*", "cni.overlay*", "cni.host*", "cni.plugin.client", "cni.unpack", *PURE_NAMES),
+        (
+            "cni.cli*",
+            "cni.answers",
+            "cni.netconf*",
+            "cni.overlay*",
+            "cni.host*",
+            "cni.plugin.client",
+            "cni.unpack",
+            *PURE_NAMES,
+        ),
         "the tool asks the running daemon: of the daemon's own code it reads the settings and how ranges are judged",
         later=("cni.daemon.settings", "cni.daemon.model.overlap"),
     ),

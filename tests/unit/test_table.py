@@ -2,6 +2,7 @@
 
 import hashlib
 
+from cni import answers
 from cni.cli import attachments, table
 
 ONE = hashlib.sha256(b"1").hexdigest()
@@ -37,13 +38,10 @@ def test_long_cells_lose_their_middle_unless_that_would_make_two_alike():
     assert len(table.render(("NAME",), [(cell,) for cell in ends]).splitlines()[1]) <= table.WIDEST
 
 
-def test_the_attachments_of_ctr_can_be_told_apart(monkeypatch, capsys):
-    def answer(run_dir, question):
-        row = {"network": "n", "interface": "eth0", "addresses": [], "service": "s", "isolation_network": None}
-        return [{**row, "container_id": f"default-newc{n}", "state": "live", "pod": ""} for n in "12"]
-
-    monkeypatch.setattr(attachments, "ask", answer)
-    assert attachments.run("", False) == 0
-    printed = capsys.readouterr().out
+def test_the_attachments_of_ctr_can_be_told_apart():
+    rest = dict.fromkeys(("gateways", "mode", "bridge", "host_interface", "mac", "mtu", "netns", "pid", "created_unix"))
+    row = {"network": "n", "interface": "eth0", "addresses": [], "service": "s", "isolation_network": None, **rest}
+    row |= {"state": "live", "pod": ""}
+    printed = attachments.as_text([answers.Attachment(**row, container_id=f"default-newc{n}") for n in "12"])
     assert "default-newc1" in printed
     assert "default-newc2" in printed

@@ -6,6 +6,7 @@ import socket
 
 import pytest
 
+from cni import answers
 from cni.cli import (
     ask,
     attachments,  # noqa: F401 - loaded here: after setuid the sources may be unreadable
@@ -71,4 +72,4 @@ def test_a_command_that_changes_the_machine(words):
 
 def test_whether_a_daemon_runs_is_told_where_it_can_be_seen(tmp_path):
     with pytest.raises(ask.NoDaemon):
-        ask.ask(str(tmp_path), "status")
+        ask.ask(str(tmp_path), "status", answers.Status)

@@ -1,7 +1,6 @@
-"""The requests of the operator's tool: the daemon answers with values, `cni/cli` prints them.
+"""The requests of the operator's tool: the daemon answers with the types of cni/answers.py, `cni/cli` prints them.
 
-A request comes over the CNI socket (root only) with TOOL in its environment instead of CNI_COMMAND. `--json` prints the
-shapes below, and docs/cli.md documents them: fields are added, never renamed.
+A request comes over the CNI socket (root only) with TOOL in its environment instead of CNI_COMMAND.
 """
 
 from __future__ import annotations
@@ -9,19 +8,17 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from cni import __version__
+from cni import __version__, answers
 from cni.daemon.api import tool_fence, tool_mesh
 from cni.daemon.attachments.overlay import OverlayService
 from cni.daemon.model.records import Attachment, Node
 from cni.daemon.settings import Settings
 from cni.errors import CniError, InvalidConfig
-
-Answer = dict[str, Any]
+from cni.problems import Problem
 
 log = logging.getLogger(__name__)
 
@@ -35,41 +32,49 @@ def answer(env: Mapping[str, str], service: OverlayService) -> tuple[int, bytes]
             raise InvalidConfig(f"the running daemon (version {__version__}) does not know {env['TOOL']!r}")
         return 0, msgspec.json.encode(ask(service, env))
     except CniError as error:
-        return 1, msgspec.json.encode({"code": error.code, "msg": error.msg, "details": error.details})
+        return 1, msgspec.json.encode(answers.Failure(code=error.code, msg=error.msg, details=error.details))
     except Exception as error:
         log.exception("unexpected error in the request %s", env["TOOL"])
         text = f"internal error: {type(error).__name__}: {error}"
-        return 1, msgspec.json.encode({"code": CniError.code, "msg": text, "details": "the daemon's log has the rest"})
+        failure = answers.Failure(code=CniError.code, msg=text, details="the daemon's log has the rest")
+        return 1, msgspec.json.encode(failure)
 
 
-def status(service: OverlayService, _: Mapping[str, str]) -> Answer:
+def status(service: OverlayService, _: Mapping[str, str]) -> answers.Status:
     """A summary of the node, and its problems."""
     state, settings = service.state, service.settings
     attachments = state.snapshot()
     problems = service.problems()
-    return {
-        "version": __version__,
-        "pid": os.getpid(),
-        "uptime_seconds": round(time.monotonic() - service.started, 1),
-        "run_dir": settings.run_dir,
-        "data_dir": settings.data_dir,
-        "node": {
-            "deployment": state.node.deployment,
-            "instance_id": state.node.instance_id,
-            "node_id": state.node.node_id,
-            "cluster_cidrs": list(state.cidrs),
-            "slice_cidr": state.node.slice_cidr,
-        },
-        "mtu": service.services.mtu(),
-        "wireguard": service.mesh.describe() if service.mesh is not None else {"interface": None, "peers": 0},
-        "fence": {"in_force": not service.barrier.trouble(), "trouble": service.barrier.trouble()},
-        "services": [_service(service, name) for name in sorted(state.services)],
-        "attachments": len(attachments),
-        "unfinished": sum(1 for attachment in attachments if attachment.state != "live"),
-        "problems": [problem.text for problem in problems],
-        "problem_details": [problem.describe() for problem in problems],
-        "notes": [*hidden(settings, state.node), *unencrypted(settings)],
-    }
+    return answers.Status(
+        version=__version__,
+        pid=os.getpid(),
+        uptime_seconds=round(time.monotonic() - service.started, 1),
+        run_dir=settings.run_dir,
+        data_dir=settings.data_dir,
+        node=answers.NodeSummary(
+            deployment=state.node.deployment,
+            instance_id=state.node.instance_id,
+            node_id=state.node.node_id,
+            cluster_cidrs=list(state.cidrs),
+            slice_cidr=state.node.slice_cidr,
+        ),
+        mtu=service.services.mtu(),
+        wireguard=service.mesh.describe() if service.mesh is not None else answers.WireGuard(),
+        fence=tool_fence.in_force(service),
+        services=[_service(service, name) for name in sorted(state.services)],
+        attachments=len(attachments),
+        unfinished=sum(1 for attachment in attachments if attachment.state != "live"),
+        problems=[problem.text for problem in problems],
+        problem_details=[_problem(problem) for problem in problems],
+        notes=[*hidden(settings, state.node), *unencrypted(settings)],
+    )
+
+
+def _problem(problem: Problem) -> answers.ProblemDetail:
+    kind = problem.kind()
+    return answers.ProblemDetail(
+        code=problem.code, area=kind.area, severity=kind.severity, text=problem.text, action=kind.action
+    )
 
 
 def hidden(settings: Settings, node: Node) -> list[str]:
@@ -90,52 +95,51 @@ def unencrypted(settings: Settings) -> list[str]:
     return [note] if settings.underlay == "routed" else []
 
 
-def _service(service: OverlayService, name: str) -> Answer:
+def _service(service: OverlayService, name: str) -> answers.ServiceSummary:
     record = service.state.services[name]
-    return {
-        "service": name,
-        "mode": record.mode,
-        "bridge": record.bridge,
-        "subnets": list(record.subnets),
-        "attachments": sum(1 for member in service.state.members(record.bridge) if member.service == name),
-    }
+    return answers.ServiceSummary(
+        service=name,
+        mode=record.mode,
+        bridge=record.bridge,
+        subnets=list(record.subnets),
+        attachments=sum(1 for member in service.state.members(record.bridge) if member.service == name),
+    )
 
 
-def attachments(service: OverlayService, _: Mapping[str, str]) -> list[Answer]:
+def attachments(service: OverlayService, _: Mapping[str, str]) -> list[answers.Attachment]:
     """Every attachment of the node, oldest first."""
-    return [describe(attachment) for attachment in service.state.snapshot()]
+    return [_attachment(attachment) for attachment in service.state.snapshot()]
 
 
-def describe(attachment: Attachment) -> Answer:
-    """One attachment, as `attachments --json` prints it."""
-    return {
-        "network": attachment.network,
-        "container_id": attachment.container,
-        "interface": attachment.ifname,
-        "addresses": [held.address for held in attachment.addresses],
-        "gateways": sorted({held.gateway for held in attachment.addresses}, key=tool_fence.by_address),
-        "service": attachment.service,
-        "mode": attachment.mode,
-        "isolation_network": attachment.isolation,
-        "state": attachment.state,
-        "bridge": attachment.bridge,
-        "host_interface": attachment.host_veth,
-        "mac": attachment.mac,
-        "mtu": attachment.mtu,
-        "netns": attachment.sandbox,
-        "pid": attachment.pid or None,
-        "pod": attachment.pod,
-        "created_unix": round(attachment.created, 3),
-    }
+def _attachment(attachment: Attachment) -> answers.Attachment:
+    return answers.Attachment(
+        network=attachment.network,
+        container_id=attachment.container,
+        interface=attachment.ifname,
+        addresses=[address.address for address in attachment.addresses],
+        gateways=sorted({address.gateway for address in attachment.addresses}, key=tool_fence.by_address),
+        service=attachment.service,
+        mode=attachment.mode,
+        isolation_network=attachment.isolation,
+        state=attachment.state,
+        bridge=attachment.bridge,
+        host_interface=attachment.host_veth,
+        mac=attachment.mac,
+        mtu=attachment.mtu,
+        netns=attachment.sandbox,
+        pid=attachment.pid or None,
+        pod=attachment.pod,
+        created_unix=round(attachment.created, 3),
+    )
 
 
-def teardown(service: OverlayService, _: Mapping[str, str]) -> Answer:
+def teardown(service: OverlayService, _: Mapping[str, str]) -> answers.Done:
     """Remove the data path, for `uninstall`."""
     service.tear_down()
-    return {"done": True}
+    return answers.Done(done=True)
 
 
-QUESTIONS: dict[str, Callable[[OverlayService, Mapping[str, str]], Any]] = {
+QUESTIONS: dict[str, Callable[[OverlayService, Mapping[str, str]], answers.Answer | Sequence[answers.Answer]]] = {
     "status": status,
     "attachments": attachments,
     "networks": tool_fence.networks,

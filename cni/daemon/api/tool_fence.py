@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from ipaddress import ip_address
-from typing import Any
 
+from cni import answers
 from cni.daemon.api import tool_mesh
 from cni.daemon.attachments.overlay import OverlayService
 from cni.daemon.fence import compare
@@ -25,11 +25,16 @@ from cni.host import ipvs
 from cni.host.links import Link
 from cni.host.nft import Nft
 
-Answer = dict[str, Any]
 Drops = Mapping[tuple[str, str, str], tuple[int, int]]
 
 
-def networks(service: OverlayService, _: Mapping[str, str]) -> Answer:
+def in_force(service: OverlayService) -> answers.Fence:
+    """Whether the fence is in force."""
+    trouble = service.barrier.trouble()
+    return answers.Fence(in_force=not trouble, trouble=trouble)
+
+
+def networks(service: OverlayService, _: Mapping[str, str]) -> answers.Networks:
     """Every network with its members, the flat mesh first, and the drops of each rule since it was loaded."""
     wanted, drops = service.barrier.wanted, _drops()
     members: dict[str | None, list[Attachment]] = {name: [] for name in (None, *wanted.networks())}
@@ -37,43 +42,43 @@ def networks(service: OverlayService, _: Mapping[str, str]) -> Answer:
         members.setdefault(attachment.isolation, []).append(attachment)
     remotes = {remote.network: remote.addresses for remote in wanted.remotes}
     chains = {chain_of(name): name for name in members}
-    return {
-        "fence": {"in_force": not service.barrier.trouble(), "trouble": service.barrier.trouble()},
-        "networks": [
-            {
-                "isolation_network": name,
-                "members": [_member(attachment) for attachment in attachments],
-                "remote_members": sorted(remotes.get(name, ()), key=by_address),
-                "dropped": _sum(drops, chain_of(name)),
-            }
+    return answers.Networks(
+        fence=in_force(service),
+        networks=[
+            answers.Network(
+                isolation_network=name,
+                members=[_member(attachment) for attachment in attachments],
+                remote_members=sorted(remotes.get(name, ()), key=by_address),
+                dropped=_sum(drops, chain_of(name)),
+            )
             for name, attachments in members.items()
         ],
-        "drops": [
-            {
-                "rule": rule,
-                "family": family,
-                "chain": chain,
-                "isolation_network": chains.get(chain),
-                "of_a_network": chain in chains,
-                "packets": packets,
-                "bytes": octets,
-            }
+        drops=[
+            answers.Drop(
+                rule=rule,
+                family=family,
+                chain=chain,
+                isolation_network=chains.get(chain),
+                of_a_network=chain in chains,
+                packets=packets,
+                bytes=octets,
+            )
             for (family, chain, rule), (packets, octets) in drops.items()
         ],
-    }
+    )
 
 
-def _member(attachment: Attachment) -> Answer:
-    return {
-        "container_id": attachment.container,
-        "interface": attachment.ifname,
-        "addresses": [held.address for held in attachment.addresses],
-        "service": attachment.service,
-        "bridge": attachment.bridge,
-        "host_interface": attachment.host_veth,
-        "pod": attachment.pod,
-        "state": attachment.state,
-    }
+def _member(attachment: Attachment) -> answers.Member:
+    return answers.Member(
+        container_id=attachment.container,
+        interface=attachment.ifname,
+        addresses=[address.address for address in attachment.addresses],
+        service=attachment.service,
+        bridge=attachment.bridge,
+        host_interface=attachment.host_veth,
+        pod=attachment.pod,
+        state=attachment.state,
+    )
 
 
 def by_address(text: str) -> tuple[int, int]:
@@ -83,9 +88,9 @@ def by_address(text: str) -> tuple[int, int]:
     return address.version, int(address)
 
 
-def _sum(drops: Drops, chain: str) -> Answer:
+def _sum(drops: Drops, chain: str) -> answers.Counts:
     counts = [count for (_, drop_chain, _), count in drops.items() if drop_chain == chain]
-    return {"packets": sum(packets for packets, _ in counts), "bytes": sum(octets for _, octets in counts)}
+    return answers.Counts(packets=sum(packets for packets, _ in counts), bytes=sum(octets for _, octets in counts))
 
 
 @contextmanager
@@ -110,7 +115,7 @@ def _drops() -> Drops:
 # --- why ------------------------------------------------------------------------------------------------------------
 
 
-def may_reach(service: OverlayService, env: Mapping[str, str]) -> Answer:
+def may_reach(service: OverlayService, env: Mapping[str, str]) -> answers.Reachability:
     """Whether SRC may open a flow to DST, and which rule decides. Raises InvalidConfig if SRC or DST is unknown or
     ambiguous."""
     view = view_of(service)
@@ -124,14 +129,14 @@ def may_reach(service: OverlayService, env: Mapping[str, str]) -> Answer:
         raise InvalidConfig(str(error)) from error
     if not paths:
         raise InvalidConfig(f"{env['SRC']} and {env['DST']} have no address of one family")
-    return {
-        "src": env["SRC"],
-        "dst": env["DST"],
-        "port": {"number": port.number, "protocol": port.protocol} if port else None,
-        "allowed": all(verdict.allowed for _, _, verdict in paths),
-        "paths": [_path(*path) for path in paths],
-        "warnings": _warnings(service, [verdict for _, _, verdict in paths]),
-    }
+    return answers.Reachability(
+        src=env["SRC"],
+        dst=env["DST"],
+        port=answers.Port(number=port.number, protocol=port.protocol) if port else None,
+        allowed=all(verdict.allowed for _, _, verdict in paths),
+        paths=[_path(*path) for path in paths],
+        warnings=_warnings(service, [verdict for _, _, verdict in paths]),
+    )
 
 
 def _ways(
@@ -155,30 +160,30 @@ def _service_of(text: str) -> why.PortSpec | None:
     return why.PortSpec(int(number), protocol)
 
 
-def _path(src: endpoints.Endpoint, dst: endpoints.Endpoint, verdict: Verdict) -> Answer:
-    spot = verdict.spot
-    return {
-        "family": src.version or dst.version,
-        "from": _place(src),
-        "to": _place(dst),
-        "allowed": verdict.allowed,
-        "certain": verdict.certain,
-        "rule": spot and {"name": spot.name, "family": spot.family, "chain": spot.chain},
-        "reason": verdict.reason,
-        "notes": list(verdict.notes),
-    }
+def _path(src: endpoints.Endpoint, dst: endpoints.Endpoint, verdict: Verdict) -> answers.Path:
+    rule = verdict.spot
+    return answers.Path(
+        family=src.version or dst.version,
+        source=_endpoint(src),
+        to=_endpoint(dst),
+        allowed=verdict.allowed,
+        certain=verdict.certain,
+        rule=answers.Rule(name=rule.name, family=rule.family, chain=rule.chain) if rule else None,
+        reason=verdict.reason,
+        notes=list(verdict.notes),
+    )
 
 
-def _place(endpoint: endpoints.Endpoint) -> Answer:
+def _endpoint(endpoint: endpoints.Endpoint) -> answers.Endpoint:
     in_network = endpoint.kind in (endpoints.EndpointKind.CONTAINER, endpoints.EndpointKind.REMOTE)
-    return {
-        "kind": endpoint.kind.value,
-        "address": endpoint.address or None,
-        "label": endpoint.label,
-        "container_id": endpoint.guest.container if endpoint.guest else None,
-        "isolation_network": endpoint.network if in_network else None,
-        "on_flat_mesh": in_network and endpoint.network is None and endpoint.certain,
-    }
+    return answers.Endpoint(
+        kind=endpoint.kind.value,
+        address=endpoint.address or None,
+        label=endpoint.label,
+        container_id=endpoint.guest.container if endpoint.guest else None,
+        isolation_network=endpoint.network if in_network else None,
+        on_flat_mesh=in_network and endpoint.network is None and endpoint.certain,
+    )
 
 
 def _warnings(service: OverlayService, verdicts: Sequence[Verdict]) -> list[str]:
@@ -239,7 +244,7 @@ def _published() -> tuple[endpoints.HostPort, ...]:
 # --- gc -------------------------------------------------------------------------------------------------------------
 
 
-def collect_garbage(service: OverlayService, env: Mapping[str, str]) -> Answer:
+def collect_garbage(service: OverlayService, env: Mapping[str, str]) -> answers.Garbage:
     """Release the attachments that the daemon's own garbage collection would release; with DRY_RUN only list them.
 
     The daemon releases them by itself after two comparisons in a row (`reconcile/node.py`). Links that this program
@@ -251,23 +256,23 @@ def collect_garbage(service: OverlayService, env: Mapping[str, str]) -> Answer:
     names, attachments = {link.name for link in links}, service.state.snapshot()
     dead = [attachment for attachment in attachments if attachment.host_veth not in names]
     released = [] if dry else [_dead(attachment) for attachment in dead if service.attacher.release_dead(attachment)]
-    return {
-        "dry_run": dry,
-        "released": released,
-        "candidates": [_dead(attachment) for attachment in dead] if dry else [],
-        "strays": _strays(service, links, attachments),
-    }
+    return answers.Garbage(
+        dry_run=dry,
+        released=released,
+        candidates=[_dead(attachment) for attachment in dead] if dry else [],
+        strays=_strays(service, links, attachments),
+    )
 
 
-def _dead(attachment: Attachment) -> Answer:
-    return {
-        "network": attachment.network,
-        "container_id": attachment.container,
-        "interface": attachment.ifname,
-        "addresses": [held.address for held in attachment.addresses],
-        "pod": attachment.pod,
-        "reason": "has no interface any more" if attachment.state == "live" else "was never finished",
-    }
+def _dead(attachment: Attachment) -> answers.DeadAttachment:
+    return answers.DeadAttachment(
+        network=attachment.network,
+        container_id=attachment.container,
+        interface=attachment.ifname,
+        addresses=[address.address for address in attachment.addresses],
+        pod=attachment.pod,
+        reason="has no interface any more" if attachment.state == "live" else "was never finished",
+    )
 
 
 def _strays(service: OverlayService, links: Sequence[Link], attachments: Sequence[Attachment]) -> list[str]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import ipaddress
 import math
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
-from cni import defaults
+from cni import answers, defaults
 from cni.daemon.attachments.overlay import OverlayService
 from cni.daemon.cluster.departed_nodes import DepartedNode
 from cni.daemon.fence.explain.endpoints import TunnelRoute
@@ -22,49 +21,47 @@ from cni.host import underlay
 from cni.host.wg_types import PeerSeen
 from cni.overlay.address import join_host_port
 
-Answer = dict[str, Any]
-
 
 def _mesh(service: OverlayService) -> Mesh:
     assert isinstance(service.mesh, Mesh)
     return service.mesh
 
 
-def peers(service: OverlayService, _: Mapping[str, str]) -> list[Answer]:
+def peers(service: OverlayService, _: Mapping[str, str]) -> list[answers.Peer]:
     """Every peer of every device, with its configured and its actual state."""
     mesh = _mesh(service)
-    answers = []
+    listed = []
     for of_service in mesh.services():
         device = mesh.device(of_service)
         seen = device.peers if device is not None else {}
         ages = mesh.ages(device) if device is not None else {}
         for key, target in mesh.targets(of_service).items():
-            answers.append(_peer(mesh, of_service, target, seen.get(key), ages.get(key, math.inf)))
-    return answers
+            listed.append(_peer(mesh, of_service, target, seen.get(key), ages.get(key, math.inf)))
+    return listed
 
 
-def _peer(mesh: Mesh, of_service: str, target: Target, seen: PeerSeen | None, age: float) -> Answer:
+def _peer(mesh: Mesh, of_service: str, target: Target, seen: PeerSeen | None, age: float) -> answers.Peer:
     endpoint = seen.endpoint if seen is not None else ""
     shaken = seen.last_handshake if seen is not None else 0
     alive = age < wireguard.DEAD
-    return {
-        "device": mesh.device_name(of_service),
-        "service": of_service or None,
-        "name": target.name or target.owner,
-        "public_key": target.public_key,
-        "endpoint": endpoint or None,
-        "configured_endpoints": list(target.endpoints),
-        "last_handshake_unix": shaken or None,
-        "last_handshake_seconds_ago": None if math.isinf(age) else round(age, 1),
-        "alive": alive,
-        "direct": alive and endpoint in mesh.called_at(target),
-        "rx_bytes": seen.received if seen is not None else 0,
-        "tx_bytes": seen.sent if seen is not None else 0,
-        "allowed_ips": list(target.allowed_ips),
-        "keepalive": target.keepalive,
-        "path_mtu": mesh.path_mtu(endpoint) if endpoint else None,
-        "on_device": seen is not None,
-    }
+    return answers.Peer(
+        device=mesh.device_name(of_service),
+        service=of_service or None,
+        name=target.name or target.owner,
+        public_key=target.public_key,
+        endpoint=endpoint or None,
+        configured_endpoints=list(target.endpoints),
+        last_handshake_unix=shaken or None,
+        last_handshake_seconds_ago=None if math.isinf(age) else round(age, 1),
+        alive=alive,
+        direct=alive and endpoint in mesh.called_at(target),
+        rx_bytes=seen.received if seen is not None else 0,
+        tx_bytes=seen.sent if seen is not None else 0,
+        allowed_ips=list(target.allowed_ips),
+        keepalive=target.keepalive,
+        path_mtu=mesh.path_mtu(endpoint) if endpoint else None,
+        on_device=seen is not None,
+    )
 
 
 def behind(service: OverlayService) -> tuple[TunnelRoute, ...]:
@@ -97,7 +94,7 @@ def _label(target: Target) -> str:
 # --- tokens ---------------------------------------------------------------------------------------------------------
 
 
-def token(service: OverlayService, _: Mapping[str, str]) -> Answer:
+def token(service: OverlayService, _: Mapping[str, str]) -> answers.Token:
     """A token with which another node adds this one as a peer. Raises InvalidConfig in a cluster, and if the addresses
     behind this node are not configured."""
     mesh, state = _mesh(service), service.state
@@ -108,7 +105,7 @@ def token(service: OverlayService, _: Mapping[str, str]) -> Answer:
             "it is not settled which addresses are behind this node",
             "set slice_cidr and service_cidr in its YAML, other ones on each node",
         )
-    return {"token": joined_peers.encode(_invitation(service, mesh)), "public_key": mesh.public_key()}
+    return answers.Token(token=joined_peers.encode(_invitation(service, mesh)), public_key=mesh.public_key())
 
 
 def _invitation(service: OverlayService, mesh: Mesh) -> joined_peers.Invitation:
@@ -130,7 +127,7 @@ def _own(service: OverlayService) -> tuple[str, ...]:
     return tuple(cidr for cidr in (node.slice_cidr, service.settings.service_cidr) if cidr)
 
 
-def join(service: OverlayService, env: Mapping[str, str]) -> Answer:
+def join(service: OverlayService, env: Mapping[str, str]) -> answers.Joined:
     """Add the node of the token as a peer, which stays one across reboots. Returns this node's token, which the other
     node needs. Raises InvalidConfig."""
     mesh = _mesh(service)
@@ -143,31 +140,31 @@ def join(service: OverlayService, env: Mapping[str, str]) -> Answer:
     joined_peers.judge_beside(invitation, others)
     mesh.joined.add(invitation)
     mesh.sync()
-    return {"name": invitation.name, "public_key": invitation.public_key, "token": own["token"]}
+    return answers.Joined(name=invitation.name, public_key=invitation.public_key, token=own.token)
 
 
-def remove(service: OverlayService, env: Mapping[str, str]) -> Answer:
+def remove(service: OverlayService, env: Mapping[str, str]) -> answers.RemovedPeer:
     """Remove a peer that was joined by token. Raises InvalidConfig for any other peer."""
     mesh = _mesh(service)
     target = _find(mesh, env.get("PEER", ""))
     if not mesh.joined.remove(target.public_key):
         raise InvalidConfig(f"{target.name or target.public_key} was not joined by token: remove it where it was added")
     mesh.sync()
-    return {"public_key": target.public_key}
+    return answers.RemovedPeer(public_key=target.public_key)
 
 
-def rotate(service: OverlayService, _: Mapping[str, str]) -> Answer:
+def rotate(service: OverlayService, _: Mapping[str, str]) -> answers.RotatedKey:
     """Replace this node's key. In a cluster the other nodes follow by themselves; else they need the new key."""
     mesh = _mesh(service)
-    return {"public_key": mesh.rotate(), "cluster": service.settings.cluster is not None}
+    return answers.RotatedKey(public_key=mesh.rotate(), cluster=service.settings.cluster is not None)
 
 
-def gone(service: OverlayService, _: Mapping[str, str]) -> list[Answer]:
+def gone(service: OverlayService, _: Mapping[str, str]) -> list[answers.DepartedNode]:
     """The nodes that hold claims in etcd and are offline. Raises InvalidConfig without a cluster."""
     return [_departed(node) for node in _cluster(service).departed()]
 
 
-def forget(service: OverlayService, env: Mapping[str, str]) -> Answer:
+def forget(service: OverlayService, env: Mapping[str, str]) -> answers.DepartedNode:
     """Delete the claims of such a node from etcd. Raises InvalidConfig."""
     return _departed(_cluster(service).forget(env.get("PEER", "")))
 
@@ -181,19 +178,16 @@ def _cluster(service: OverlayService) -> Cluster:
     return cluster
 
 
-def _departed(node: DepartedNode) -> Answer:
-    return {
-        "identity": node.identity,
-        "node_id": node.node_id or None,
-        "name": node.name or None,
-        "holds": len(node.keys),
-    }
+def _departed(node: DepartedNode) -> answers.DepartedNode:
+    return answers.DepartedNode(
+        identity=node.identity, node_id=node.node_id or None, name=node.name or None, holds=len(node.keys)
+    )
 
 
 # --- configurations and the graph -----------------------------------------------------------------------------------
 
 
-def showconf(service: OverlayService, env: Mapping[str, str]) -> Answer:
+def showconf(service: OverlayService, env: Mapping[str, str]) -> answers.PeerConfiguration:
     """A wg-quick configuration for the machine of a peer: a guest, an edge peer, or any machine with plain WireGuard.
     Raises InvalidConfig for an unknown peer."""
     mesh, node = _mesh(service), service.state.node
@@ -215,7 +209,7 @@ def showconf(service: OverlayService, env: Mapping[str, str]) -> Answer:
         f"AllowedIPs = {allowed}",
         f"PersistentKeepalive = {target.keepalive or defaults.KEEPALIVE}",
     ]
-    return {"public_key": target.public_key, "text": "\n".join(lines) + "\n"}
+    return answers.PeerConfiguration(public_key=target.public_key, text="\n".join(lines) + "\n")
 
 
 def _is_one(cidr: str) -> bool:
@@ -234,25 +228,24 @@ def _find(mesh: Mesh, word: str) -> Target:
     return matches[0]
 
 
-def graph(service: OverlayService, env: Mapping[str, str]) -> Answer:
+def graph(service: OverlayService, env: Mapping[str, str]) -> answers.Graph:
     """This node, its services, and its peers with the CIDRs behind them."""
     state = service.state
-    return {
-        "node": {
-            "name": socket.gethostname(),
-            "node_id": state.node.node_id,
-            "addresses": [str(address) for address in state.node_addresses()],
-            "services": [
-                {"service": segment.name, "mode": segment.mode, "subnets": list(segment.subnets)}
-                for segment in list(state.services.values())
-                if segment.subnets
-            ],
-        },
-        "peers": peers(service, env),
-    }
+    services = [
+        answers.GraphService(service=record.name, mode=record.mode, subnets=list(record.subnets))
+        for record in list(state.services.values())
+        if record.subnets
+    ]
+    node = answers.GraphNode(
+        name=socket.gethostname(),
+        node_id=state.node.node_id,
+        addresses=[str(address) for address in state.node_addresses()],
+        services=services,
+    )
+    return answers.Graph(node=node, peers=peers(service, env))
 
 
-QUESTIONS = {
+QUESTIONS: dict[str, Callable[[OverlayService, Mapping[str, str]], answers.Answer | Sequence[answers.Answer]]] = {
     "peers": peers,
     "token": token,
     "join": join,

@@ -11,9 +11,10 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 from cni import naming
+from cni.answers import WireGuard
 from cni.daemon.attachments import check as checking
 from cni.daemon.attachments.attach import Attacher, AttachRequest
 from cni.daemon.attachments.segments import Segments
@@ -56,7 +57,7 @@ DYING = 0.5  # seconds: the kernel removes the links of a network namespace some
 class Mesh(Protocol):
     """The part of the node's mesh that the service uses (mesh.py)."""
 
-    def describe(self) -> dict[str, Any]: ...
+    def describe(self) -> WireGuard: ...
 
 
 class OverlayService:

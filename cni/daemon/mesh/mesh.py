@@ -14,9 +14,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 from cni import naming
+from cni.answers import WireGuard
 from cni.daemon.attachments.overlay import OverlayService
 from cni.daemon.cluster.departed_nodes import DepartedNode
 from cni.daemon.cluster.etcd_answers import Answers
@@ -155,20 +156,20 @@ class Mesh:
         configured = settings.peers or settings.cluster or self.joined.all()
         return bool(self._service.state.node.set_up or configured)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> WireGuard:
         """A summary of the global device, for the tool."""
         interface, device = self.interface(), self.device()
         alive = [age for age in self.ages(device).values() if age < wireguard.DEAD] if device else []
         note = "" if interface else self._without_device()
-        return {
-            "interface": interface,
-            "engine": device.engine if device else None,
-            "public_key": self._identity.public_key() if self.wanted() else None,
-            "port": self._service.state.node.wg_port,
-            "peers": len(self.targets()) if self.wanted() else 0,
-            "alive": len(alive),
-            "note": note,
-        }
+        return WireGuard(
+            interface=interface,
+            engine=device.engine if device else None,
+            public_key=self._identity.public_key() if self.wanted() else None,
+            port=self._service.state.node.wg_port,
+            peers=len(self.targets()) if self.wanted() else 0,
+            alive=len(alive),
+            note=note,
+        )
 
     def _without_device(self) -> str:
         if self._service.settings.underlay == "routed":

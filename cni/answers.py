@@ -1,0 +1,352 @@
+"""What the daemon answers to the operator's tool, one type for each request.
+
+The daemon encodes these types and the tool decodes them; `--json` prints them. docs/cli.md has a row for every field,
+and a test compares the two. Fields are added, never renamed or removed. A field that is added needs a default: a daemon
+of an earlier version does not send it.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """An answer, or a part of one."""
+
+
+# --- status ---------------------------------------------------------------------------------------------------------
+
+
+class NodeSummary(Answer, frozen=True, kw_only=True):
+    """The identity of the node, and the overlay's ranges."""
+
+    deployment: str
+    instance_id: str
+    node_id: int
+    cluster_cidrs: list[str]
+    slice_cidr: str | None
+
+
+class WireGuard(Answer, frozen=True, kw_only=True):
+    """The node's own WireGuard device. `interface` is None without one, and `note` then has the reason."""
+
+    interface: str | None = None
+    engine: str | None = None
+    public_key: str | None = None
+    port: int | None = None
+    peers: int = 0
+    alive: int = 0
+    note: str = ""
+
+
+class Fence(Answer, frozen=True, kw_only=True):
+    """Whether the fence is in force, and the reason if it is not."""
+
+    in_force: bool
+    trouble: str
+
+
+class ServiceSummary(Answer, frozen=True, kw_only=True):
+    """One service of the node; `attachments` is a number."""
+
+    service: str
+    mode: str
+    bridge: str
+    subnets: list[str]
+    attachments: int
+
+
+class ProblemDetail(Answer, frozen=True, kw_only=True):
+    """A problem of the registry (cni/problems.py)."""
+
+    code: str
+    area: str
+    severity: str
+    text: str
+    action: str
+
+
+class Status(Answer, frozen=True, kw_only=True):
+    """The summary of the node. `problem_details` is None from a daemon before 0.2."""
+
+    version: str
+    pid: int
+    uptime_seconds: float
+    run_dir: str
+    data_dir: str
+    node: NodeSummary
+    mtu: int
+    wireguard: WireGuard
+    fence: Fence
+    services: list[ServiceSummary]
+    attachments: int
+    unfinished: int
+    problems: list[str]
+    problem_details: list[ProblemDetail] | None = None
+    notes: list[str] = []
+
+
+class Running(Answer, frozen=True, kw_only=True):
+    """The part of `Status` that daemons of all versions have: what `install` needs to know of the one it replaces."""
+
+    version: str
+    pid: int
+
+
+# --- attachments, gc ------------------------------------------------------------------------------------------------
+
+
+class Attachment(Answer, frozen=True, kw_only=True):
+    """One interface of one container."""
+
+    network: str
+    container_id: str
+    interface: str
+    addresses: list[str]
+    gateways: list[str]
+    service: str
+    mode: str
+    isolation_network: str | None
+    state: str
+    bridge: str
+    host_interface: str
+    mac: str
+    mtu: int
+    netns: str
+    pid: int | None
+    pod: str
+    created_unix: float
+
+
+class DeadAttachment(Answer, frozen=True, kw_only=True):
+    """An attachment that garbage collection released, or would release."""
+
+    network: str
+    container_id: str
+    interface: str
+    addresses: list[str]
+    pod: str
+    reason: str
+
+
+class Garbage(Answer, frozen=True, kw_only=True):
+    """What garbage collection did, or would do."""
+
+    dry_run: bool
+    released: list[DeadAttachment]
+    candidates: list[DeadAttachment]
+    strays: list[str]
+
+
+# --- networks -------------------------------------------------------------------------------------------------------
+
+
+class Member(Answer, frozen=True, kw_only=True):
+    """An attachment as a member of an isolation network or of the flat mesh."""
+
+    container_id: str
+    interface: str
+    addresses: list[str]
+    service: str
+    bridge: str
+    host_interface: str
+    pod: str
+    state: str
+
+
+class Counts(Answer, frozen=True, kw_only=True):
+    """A counter of the fence."""
+
+    packets: int
+    bytes: int
+
+
+class Network(Answer, frozen=True, kw_only=True):
+    """An isolation network; `isolation_network` is None for the flat mesh."""
+
+    isolation_network: str | None
+    members: list[Member]
+    remote_members: list[str]
+    dropped: Counts
+
+
+class Drop(Answer, frozen=True, kw_only=True):
+    """A rule that drops, and its counter since it was loaded."""
+
+    rule: str
+    family: str
+    chain: str
+    isolation_network: str | None
+    of_a_network: bool
+    packets: int
+    bytes: int
+
+
+class Networks(Answer, frozen=True, kw_only=True):
+    """All networks of the node, the flat mesh first."""
+
+    fence: Fence
+    networks: list[Network]
+    drops: list[Drop]
+
+
+# --- why ------------------------------------------------------------------------------------------------------------
+
+
+class Port(Answer, frozen=True, kw_only=True):
+    """The port that was asked for."""
+
+    number: int
+    protocol: str
+
+
+class Rule(Answer, frozen=True, kw_only=True):
+    """A rule of the fence."""
+
+    name: str
+    family: str
+    chain: str
+
+
+class Endpoint(Answer, frozen=True, kw_only=True):
+    """One end of a flow."""
+
+    kind: str
+    address: str | None
+    label: str
+    container_id: str | None
+    isolation_network: str | None
+    on_flat_mesh: bool
+
+
+class Path(Answer, frozen=True, kw_only=True):
+    """The verdict on one pair of addresses; `from` in JSON is `source` here."""
+
+    family: int
+    source: Endpoint = msgspec.field(name="from")
+    to: Endpoint
+    allowed: bool
+    certain: bool = True
+    rule: Rule | None
+    reason: str
+    notes: list[str]
+
+
+class Reachability(Answer, frozen=True, kw_only=True):
+    """Whether a flow is allowed."""
+
+    src: str
+    dst: str
+    port: Port | None
+    allowed: bool
+    paths: list[Path]
+    warnings: list[str]
+
+
+# --- peers, graph ---------------------------------------------------------------------------------------------------
+
+
+class Peer(Answer, frozen=True, kw_only=True):
+    """A WireGuard peer: its configured and its actual state."""
+
+    device: str
+    service: str | None
+    name: str
+    public_key: str
+    endpoint: str | None
+    configured_endpoints: list[str]
+    last_handshake_unix: int | None
+    last_handshake_seconds_ago: float | None
+    alive: bool
+    direct: bool
+    rx_bytes: int
+    tx_bytes: int
+    allowed_ips: list[str]
+    keepalive: int | None
+    path_mtu: int | None
+    on_device: bool
+
+
+class GraphService(Answer, frozen=True, kw_only=True):
+    """A service of the node, in the graph."""
+
+    service: str
+    mode: str
+    subnets: list[str]
+
+
+class GraphNode(Answer, frozen=True, kw_only=True):
+    """This node, in the graph."""
+
+    name: str
+    node_id: int
+    addresses: list[str]
+    services: list[GraphService]
+
+
+class Graph(Answer, frozen=True, kw_only=True):
+    """This node, its services and its peers."""
+
+    node: GraphNode
+    peers: list[Peer]
+
+
+class DepartedNode(Answer, frozen=True, kw_only=True):
+    """A node that holds claims in etcd and publishes no document."""
+
+    identity: str
+    node_id: int | None
+    name: str | None
+    holds: int
+
+
+# --- peers added and removed by hand --------------------------------------------------------------------------------
+
+
+class Token(Answer, frozen=True, kw_only=True):
+    """The token with which another node adds this one as a peer."""
+
+    token: str
+    public_key: str
+
+
+class Joined(Answer, frozen=True, kw_only=True):
+    """The node that was added, and this node's token, which that node needs."""
+
+    name: str
+    public_key: str
+    token: str
+
+
+class RemovedPeer(Answer, frozen=True, kw_only=True):
+    """The peer that was removed."""
+
+    public_key: str
+
+
+class RotatedKey(Answer, frozen=True, kw_only=True):
+    """This node's new key; `cluster`: whether the other nodes learn of it from etcd."""
+
+    public_key: str
+    cluster: bool
+
+
+class PeerConfiguration(Answer, frozen=True, kw_only=True):
+    """A configuration for wg-quick. It holds the private key of a guest."""
+
+    public_key: str
+    text: str
+
+
+class Done(Answer, frozen=True, kw_only=True):
+    """A request without a result was carried out."""
+
+    done: bool
+
+
+class Failure(Answer, frozen=True, kw_only=True):
+    """The answer to a request that failed, with exit code 1: an error of cni/errors.py."""
+
+    code: int
+    msg: str
+    details: str = ""
