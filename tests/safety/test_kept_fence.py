@@ -148,6 +148,7 @@ def members(frozen: MADE) -> tuple[Node, Container, Container, Container]:
     return node, *made, other
 
 
+@pytest.mark.long
 def test_a_flush_is_undone_within_100_ms_with_500_ports(members: tuple[Node, Container, Container, Container]) -> None:
     """The other network hears something for less than that, a member's stream is silent for less, and no flow ends."""
     node, red, fellow, blue = members
@@ -277,6 +278,7 @@ def rules_or_none(node: Node) -> list[str] | None:
         return None
 
 
+@pytest.mark.long
 def test_a_repair_wakes_no_other_and_a_loop_costs_little(
     members: tuple[Node, Container, Container, Container],
 ) -> None:

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import yaml
 
 from tests.mesh.fleet import Node, wait_for
@@ -105,6 +106,7 @@ def test_a_daemon_that_cannot_start_leaves_its_last_words(frozen: Callable[..., 
     assert "10.200.0.0/33" in found[0]["text"]
 
 
+@pytest.mark.long
 def test_a_service_without_users_gives_its_subnet_back(frozen: Callable[..., Node]) -> None:
     node = frozen(1)
     node.remove(node.container("web"))

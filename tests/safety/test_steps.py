@@ -53,6 +53,7 @@ def looks_go_on(node: Node) -> None:
     arrives(node.container("web"), stays)
 
 
+@pytest.mark.long
 def test_ipv6_switched_off_later_costs_ipv4_nothing(frozen: Callable[..., Node]) -> None:
     node = frozen(1, **SIX)
     one, two = node.container("web"), node.container("web")
@@ -64,6 +65,7 @@ def test_ipv6_switched_off_later_costs_ipv4_nothing(frozen: Callable[..., Node])
     wait_for(lambda: not codes(node), f"the end of {node.tool('status')['problem_details']}", 15)
 
 
+@pytest.mark.long
 def test_ipv6_switched_off_before_the_start_costs_ipv4_nothing(frozen: Callable[..., Node]) -> None:
     node = frozen(1, start=False, **SIX)
     set_six(node, off=True)
@@ -162,6 +164,7 @@ def _was_replaced(node: Node) -> bool:
     return "takes the place of" in node.log.read_text() and node.serves()
 
 
+@pytest.mark.long
 def test_a_thread_that_hangs_is_told_and_the_daemon_replaces_itself(frozen: Callable[..., Node]) -> None:
     """Where the thread goes when it is killed the process stays, with its number; where not another takes its place."""
     nodes = frozen(1), frozen(2)

@@ -63,6 +63,7 @@ def identity_of(store: Clustered, node: Node) -> str:
     return str(store.document(node)["identity"])
 
 
+@pytest.mark.long
 def test_no_record_stops_or_slows_another_node(
     clustered: Clustered, join: Callable[..., Node], pair: tuple[Container, Container]
 ) -> None:

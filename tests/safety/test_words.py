@@ -68,6 +68,7 @@ def routes(node: Node) -> set[str]:
     return {route["dst"] for route in node.ip("route", "show", "dev", node.device)}
 
 
+@pytest.mark.long
 def test_an_endpoint_inside_another_nodes_subnet_costs_that_node_nothing(trio: Clustered) -> None:
     """A subnet of node 2 is where node 3 says that it is called; an address, and then a whole list."""
     one, two, three = trio.nodes.values()
@@ -149,6 +150,7 @@ def stays(store: Clustered, pairs: list[tuple[Container, Container]], seconds: f
         time.sleep(1)
 
 
+@pytest.mark.long
 def test_a_store_that_takes_nothing_more_costs_no_node_its_place(trio: Clustered) -> None:
     """The NOSPACE alarm: leases are renewed, and every put is refused."""
     one, two, three = trio.nodes.values()
@@ -166,6 +168,7 @@ def test_a_store_that_takes_nothing_more_costs_no_node_its_place(trio: Clustered
     arrives(two.container("held-in-advance", isolationNetwork="red"), fresh)
 
 
+@pytest.mark.long
 def test_a_peer_whose_tunnel_answers_is_not_pruned(trio: Clustered) -> None:
     """A daemon that is stopped renews no lease, and another's words are deleted over and over: the tunnels stay."""
     one, two, three = trio.nodes.values()
