@@ -205,6 +205,13 @@ _KINDS = (
         "Give the peer an endpoint outside the subnets that are behind peers.",
     ),
     ProblemKind(
+        "underlay-narrow",
+        "mesh",
+        "warning",
+        "The underlay's MTU is too small for the least MTU of containers (1280 bytes with IPv6) inside WireGuard.",
+        "Raise the underlay's MTU if its links allow it: fragments cost throughput, and some networks drop them.",
+    ),
+    ProblemKind(
         "path-mtu-doubted",
         "mesh",
         "warning",

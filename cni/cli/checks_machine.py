@@ -170,18 +170,25 @@ def recognised(chains: Collection[tuple[str, str, str]]) -> list[Finding]:
 # --- forwarding and routes ------------------------------------------------------------------------------------------
 
 
-def forwarding(values: Mapping[int, bool], daemon: bool) -> list[Finding]:
-    """Whether the node forwards each IP version of the overlay. The daemon enables forwarding when it starts."""
+def forwarding(values: Mapping[int, bool], closed: Collection[str], daemon: bool) -> list[Finding]:
+    """Whether the node forwards each IP version of the overlay. The daemon enables forwarding when it starts. `closed`:
+    the links of the overlay, and those to other networks, that forward no IPv4 packet though the node does."""
     found = []
     for version, on in values.items():
         key = "net.ipv4.ip_forward" if version == 4 else "net.ipv6.conf.all.forwarding"
-        if on:
+        shut = [f"net.ipv4.conf.{link}.forwarding" for link in closed] if version == 4 and on else []
+        if on and not shut:
             found.append(Finding("forwarding", "ok", f"{key} is 1"))
         elif daemon:
-            fix = f"sysctl -w {key}=1, and look for what turns it off (/etc/sysctl.d, a hardening tool)"
-            found.append(Finding("forwarding", "fail", f"{key} is 0: containers reach only their own bridge", fix))
+            keys = shut or [key]
+            effect = "no packet that comes in there is forwarded" if shut else "containers reach only their own bridge"
+            fix = f"sysctl -w {' '.join(f'{each}=1' for each in keys)}, and look for what turns it off (/etc/sysctl.d,"
+            text = f"{', '.join(keys)} is 0: {effect}"
+            found.append(Finding("forwarding", "fail", text, f"{fix} a hardening tool)"))
         else:
-            found.append(Finding("forwarding", "warn", f"{key} is 0", "the daemon turns it on when it starts"))
+            text = f"{', '.join(shut or [key])} is 0"
+            fix = "the daemon turns it on for the node and the overlay's links; other links need it in /etc/sysctl.d"
+            found.append(Finding("forwarding", "warn", text, fix))
     return found
 
 

@@ -153,7 +153,9 @@ def _network(clusters: tuple[str, ...], daemon: bool) -> list[Finding]:
     routes = probe.routes()
     uplinks = sorted({device for destination, device in routes if destination == "0.0.0.0/0" and device})
     return [
-        *checks.forwarding({version: sysctl.read(keys[version]) == "1" for version in versions}, daemon),
+        *checks.forwarding(
+            {version: sysctl.read(keys[version]) == "1" for version in versions}, probe.not_forwarding(), daemon
+        ),
         checks.rp_filter(probe.rp_filters([*uplinks, *probe.tunnels()])),
         *checks.overlaps(clusters, _overlaps(clusters)),
     ]

@@ -174,7 +174,9 @@ async def _run(settings: Settings, run_dir_lock: RunDirLock) -> None:
     reconciler, mac_watcher = Reconciler(service, presence.alone, drain), MacWatcher(service)
     service.followers.append(mac_watcher.watch)
 
-    fence_watch = Watch(barrier, service.look_for_obstacles, service.repair_forwarding, service.note_repairs, crew=crew)
+    fence_watch = Watch(
+        barrier, service.look_for_obstacles, service.node.repair_forwarding, service.note_repairs, crew=crew
+    )
     lifecycle = Lifecycle(
         service, mesh, cluster, reconciler=reconciler, mac_watcher=mac_watcher, fence_watch=fence_watch, drain=drain
     )

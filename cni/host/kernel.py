@@ -10,16 +10,13 @@ import ipaddress
 import threading
 from collections.abc import Sequence
 
-from cni.host import addressing, links, netns, own_networks, ports, sysctl
+from cni.host import addressing, advertisements, forwarding, links, netns, own_networks, ports, sysctl
 from cni.host.conntrack_flusher import ConntrackFlusher
+from cni.host.forwarding import OURS, OUTSIDE, is_routed
 from cni.host.link_deleter import LinkDeleter
 from cni.host.netlink import Netlink
 from cni.host.worker import Crew
 
-OURS = ("zl-", "veth-")  # prefixes of the names of our bridges, devices and ports
-ROUTED = ("bridge", "tun", "wireguard")  # the kinds of our links whose incoming packets the node routes
-# Documentation addresses (RFC 5737, RFC 3849): only a default route covers them.
-OUTSIDE = (ipaddress.ip_address("192.0.2.1"), ipaddress.ip_address("2001:db8::1"))
 DEFAULT_UNDERLAY_MTU = 1500  # bytes; used if no default route names the link that carries the overlay
 
 
@@ -28,6 +25,7 @@ class Kernel:
 
     def __init__(self, crew: Crew | None = None) -> None:
         self.own = netns.own()
+        self._hears_routers = False
         self._local = threading.local()
         self._link_deleter = LinkDeleter(crew)
         self._conntrack_flusher = ConntrackFlusher(crew)
@@ -50,13 +48,25 @@ class Kernel:
         if 4 in versions:
             sysctl.ensure("ipv4/ip_forward", "1")
         if 6 in versions and sysctl.read("ipv6/conf/all/forwarding") == "0":
+            self._hears_routers = True
             for link in links.list_links(self._socket):
-                if sysctl.read(f"ipv6/conf/{link.name}/accept_ra") == "1" and not link.name.startswith(OURS):
-                    sysctl.ensure(f"ipv6/conf/{link.name}/accept_ra", "2")
+                if not link.name.startswith(OURS):
+                    advertisements.keep(link)
             sysctl.ensure("ipv6/conf/all/forwarding", "1")
         for link in links.list_links(self._socket):
-            if link.name.startswith(OURS) and link.kind in ROUTED:
+            if is_routed(link):
                 sysctl.forward(link.name)
+
+    def keep_advertisements(self) -> list[str]:
+        """Let the host's links accept router advertisements although the node forwards IPv6; returns the names of the
+        links that were changed. Only on a host that accepts them anyway: this daemon switched forwarding on, or
+        accept_ra is 2 on a link. Raises OSError."""
+        uplinks = advertisements.uplinks(self._socket, OURS)
+        self._hears_routers = self._hears_routers or any(advertisements.accepts(link.name) == "2" for link in uplinks)
+        changed = [link for link in uplinks if self._hears_routers and advertisements.keep(link)]
+        for link in changed:
+            advertisements.solicit(link)
+        return [link.name for link in changed]
 
     def ensure_node_address(self, address: links.Address) -> None:
         """Put `address` on lo, so that the node answers to it without any bridge; only this host routes it."""
@@ -71,12 +81,10 @@ class Kernel:
         return sysctl.read("ipv4/ip_forward" if version == 4 else "ipv6/conf/all/forwarding") == "1"
 
     def not_forwarding(self) -> list[str]:
-        """The links of the default routes from which the kernel forwards no IPv4 packet. IPv4 reads the setting of the
-        link by which a packet came in (IN_DEV_FORWARD), whatever ip_forward is. IPv6 reads only that of `all`."""
-        route = addressing.route_to(self._socket, OUTSIDE[0])
-        link = links.find_link(self._socket, index=route.oif) if route is not None and route.oif else None
-        off = link is not None and sysctl.read(f"ipv4/conf/{link.name}/forwarding") == "0"
-        return [link.name] if link is not None and off else []
+        """The links from which the kernel forwards no IPv4 packet and should: the overlay's, and those by which the
+        host reaches other networks. The kernel reads the setting of the link by which a packet came in
+        (IN_DEV_FORWARD), whatever ip_forward is; for IPv6 it reads only that of `all`. Raises OSError."""
+        return forwarding.not_forwarding(self._socket)
 
     def arp_ignore(self) -> int:
         """The effective arp_ignore of our bridges: the larger of their own value, 1, and the value of `all`."""

@@ -1,12 +1,14 @@
-"""Notifications that forwarding was switched off, for the node or for a link (RTM_NEWNETCONF)."""
+"""Which links forward packets, and notifications that forwarding was switched off (RTM_NEWNETCONF)."""
 
 from __future__ import annotations
 
 import struct
 
 from cni.host import nlmsg
+from cni.host.netlink import Message, Netlink
 
-_RTM_NEWNETCONF = 80
+_RTM_NEWNETCONF, _RTM_GETNETCONF = 80, 82
+_AF_INET = 2
 _GROUPS = (24, 25)  # RTNLGRP_IPV4_NETCONF, RTNLGRP_IPV6_NETCONF
 _IFINDEX, _FORWARDING = 1, 2  # NETCONFA_...
 _INT = struct.Struct("=i")
@@ -44,12 +46,23 @@ class SettingsEar:
                 indices.add(ALL)
 
 
+def not_forwarding(socket: Netlink) -> set[int]:
+    """The indices of the links whose own IPv4 forwarding is off. Raises OSError."""
+    ask = Message(_RTM_GETNETCONF, 0, bytes([_AF_INET, 0, 0, 0]), "list the settings of links")
+    return {index for answer in socket.dump(ask) for index in _closed(answer.body[_HEADER:]) if index > 0}
+
+
 def switched_off(data: bytes) -> set[int]:
     """The indices of the links that do not forward, according to a datagram. Pure."""
     indices = set()
     for kind, _, _, _, start, end in nlmsg.messages(data):
         if kind == _RTM_NEWNETCONF:
-            attrs = nlmsg.attributes(data[start + _HEADER : end])
-            if len(attrs.get(_IFINDEX, b"")) == 4 and attrs.get(_FORWARDING) == bytes(4):
-                indices.add(_INT.unpack(attrs[_IFINDEX])[0])
+            indices |= _closed(data[start + _HEADER : end])
     return indices
+
+
+def _closed(body: bytes) -> set[int]:
+    """The index in a message if its forwarding is 0, else nothing."""
+    attrs = nlmsg.attributes(body)
+    off = len(attrs.get(_IFINDEX, b"")) == 4 and attrs.get(_FORWARDING) == bytes(4)
+    return {_INT.unpack(attrs[_IFINDEX])[0]} if off else set()

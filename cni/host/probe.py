@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from cni import proc
 from cni.errors import FenceFailed
-from cni.host import addressing, iptables, links, netns, sysctl
+from cni.host import addressing, forwarding, iptables, links, netns, sysctl
 from cni.host import netlink as nl
 from cni.host.nft import Nft
 from cni.peer_credentials import Peer
@@ -140,6 +140,12 @@ def _route(body: bytes, names: dict[int, str]) -> tuple[str, str] | None:
     else:
         text = f"{ipaddress.ip_address(destination)}/{prefix}"
     return text, names.get(int.from_bytes(raw.get(addressing.RTA_OIF, b""), sys.byteorder), "")
+
+
+def not_forwarding() -> list[str]:
+    """The links that forward no IPv4 packet and should. Raises OSError."""
+    with nl.Netlink() as sock:
+        return forwarding.not_forwarding(sock)
 
 
 def rp_filters(devices: list[str]) -> dict[str, int]:

@@ -191,6 +191,10 @@ class FakeKernel:
         return tuple(HeldAddress("lo", ip_interface(address)) for address in self.own_addresses)
 
     @call
+    def keep_advertisements(self) -> list[str]:
+        return []
+
+    @call
     def not_forwarding(self) -> list[str]:
         return []
 

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import socket
+import struct
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
 
 from tests.mesh.fleet import Container, Node, inside, run, wait_for
 
@@ -32,6 +40,20 @@ def gateways(node: Node, box: Container) -> list[str]:
 def problem(node: Node, code: str) -> str:
     """The text of the problem of that code; empty if there is none."""
     return next((each["text"] for each in node.tool("status")["problem_details"] if each["code"] == code), "")
+
+
+def daemon_of(node: Node) -> int:
+    """The process id of the node's daemon."""
+    return int((node.directory / "run" / "overlayd.pid").read_text())
+
+
+def answer(node: Node, verb: str, box: Container, code: int) -> dict[str, Any]:
+    """What a verb answers; it must have this code (0: success)."""
+    box.conf = {**box.conf, "prevResult": box.result}
+    done = node.call(verb, box, check=False)
+    found: dict[str, Any] = json.loads(done.stdout or "{}")
+    assert found.get("code", 0) == code and (done.returncode != 0) == bool(code), done
+    return found
 
 
 def redirected(box: Container, address: str, gateway: str) -> bool:
@@ -90,10 +112,71 @@ def test_an_uplink_that_forwards_nothing_is_told(frozen: Callable[..., Node]) ->
     sysctl(node, ipv4__conf__eth0__forwarding=0)
     box = node.container("web")
     assert not box.pings("198.51.100.254", wait=0.3)
-    assert "net.ipv4.conf.eth0.forwarding is 0" in problem(node, "forwarding-off")
+    key = "net.ipv4.conf.eth0.forwarding"
+    assert f"{key} is 0" in problem(node, "forwarding-off")
+    assert key in answer(node, "CHECK", box, 102)["msg"]
+    assert key in answer(node, "STATUS", box, 51)["msg"]
+    assert f"{key}=1" in node.cli("doctor", "--run-dir", str(node.directory / "run")).stdout
     sysctl(node, ipv4__conf__eth0__forwarding=1)
     assert node.tool("status")["problems"] == []
+    for verb in ("CHECK", "STATUS"):
+        answer(node, verb, box, 0)
     assert box.pings("198.51.100.254")
+
+
+def test_forwarding_that_cannot_be_restored_is_told(frozen: Callable[..., Node]) -> None:
+    """Each link is what counts: a bridge that forwards nothing, while ip_forward is 1."""
+    node = frozen(1)
+    web, db = node.container("web"), node.container("db")
+    shut = f"net.ipv4.conf.{bridge_of(node, 'web')}.forwarding"
+    os.kill(daemon_of(node), signal.SIGSTOP)  # it would switch it on again within milliseconds
+    sysctl(node, **{shut.removeprefix("net.").replace(".", "__"): 0})
+    assert not web.pings(db.address, wait=0.3)
+    found = node.cli("doctor", "--run-dir", str(node.directory / "run")).stdout
+    os.kill(daemon_of(node), signal.SIGCONT)
+    assert f"{shut} is 0" in found
+    wait_for(lambda: web.pings(db.address, wait=0.3), "the bridge forwards again")
+
+
+@pytest.mark.parametrize("hears", [True, False], ids=["a host that hears routers", "a router"])
+def test_a_network_card_that_comes_later_hears_routers(frozen: Callable[..., Node], hears: bool) -> None:
+    """With IPv6 forwarding on, the kernel ignores router advertisements where accept_ra is not 2."""
+    node = frozen(1, start=False, cluster_cidr6=RANGE6)
+    sysctl(node, ipv6__conf__all__forwarding=int(not hears))
+    node.start()
+    underlay = node.fleet.underlay
+    run("ip", "-n", node.name, "link", "add", "foreign0", "type", "bridge")
+    run("ip", "-n", node.name, "link", "add", "foreign1", "master", "foreign0", "type", "veth")
+    run("ip", "-n", node.name, "link", "add", "eth1", "type", "veth", "peer", "name", "router1", "netns", underlay)
+    for name, link in ((node.name, "eth1"), (underlay, "router1")):
+        run("ip", "-n", name, "link", "set", link, "addrgenmode", "eui64")
+        run("ip", "-n", name, "link", "set", link, "up")
+
+    def has_route() -> bool:
+        with suppress(OSError):  # the router's link-local address is tentative
+            advertise(underlay, "router1")
+        return bool(node.ip("-6", "route", "show", "default", "dev", "eth1"))
+
+    if hears:
+        wait_for(has_route, "a default route by the new card", 10, 0.1)
+    else:
+        end = time.monotonic() + 3
+        assert not any(has_route() or time.sleep(0.1) for _ in iter(lambda: time.monotonic() < end, False))
+    for link in ("foreign0", "foreign1"):
+        path = f"/proc/sys/net/ipv6/conf/{link}/accept_ra"
+        assert run("ip", "netns", "exec", node.name, "cat", path).strip() == "1"
+
+
+def advertise(underlay: str, link: str) -> None:
+    """Send a router advertisement from a link of the underlay (RFC 4861, section 4.2), for half an hour."""
+
+    def send() -> None:
+        with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as mouth:
+            mouth.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+            message = struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0)
+            mouth.sendto(message, ("ff02::1", 0, 0, socket.if_nametoindex(link)))
+
+    inside(f"/run/netns/{underlay}", send)
 
 
 def test_no_address_of_a_bridge_waits_for_duplicate_detection(frozen: Callable[..., Node]) -> None:

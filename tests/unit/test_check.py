@@ -57,7 +57,6 @@ GOOD = Observed(
     gateways=frozenset({"10.9.0.65", "fd00::101"}),
     inside=INSIDE,
     netns=(4, 99),
-    forwarding={4: True, 6: True},
 )
 RESULT = Result(
     interfaces=(
@@ -109,7 +108,7 @@ def test_what_add_made_is_good():
         (changed(GOOD, bridge=None), "bridge zl-br is missing"),
         (changed(GOOD, bridge=changed(BRIDGE, up=False)), "bridge zl-br is down"),
         (changed(GOOD, gateways=frozenset({"10.9.0.65"})), "gateway address fd00::101"),
-        (changed(GOOD, forwarding={4: False, 6: True}), "does not forward IPv4"),
+        (changed(GOOD, stopped=("the node does not forward IPv4",)), "does not forward IPv4"),
         (changed(GOOD, inside=ContainerView(None)), "interface eth0 is missing"),
         (with_link(up=False), "interface eth0 is down"),
         (with_link(peer=22), "not the peer of zl-port-v"),

@@ -94,9 +94,12 @@ def test_others_are_recognised(chain, name):
 
 
 def test_forwarding():
-    assert level(machine.forwarding({4: True, 6: True}, daemon=True)) == "ok"
-    assert level(machine.forwarding({4: True, 6: False}, daemon=True)) == "fail"
-    assert level(machine.forwarding({4: False}, daemon=False)) == "warn"
+    assert level(machine.forwarding({4: True, 6: True}, [], daemon=True)) == "ok"
+    assert level(machine.forwarding({4: True, 6: False}, [], daemon=True)) == "fail"
+    assert level(machine.forwarding({4: False}, [], daemon=False)) == "warn"
+    (shut,) = machine.forwarding({4: True}, ["eth0"], daemon=True)
+    assert shut.level == "fail" and "net.ipv4.conf.eth0.forwarding=1" in shut.fix
+    assert level(machine.forwarding({6: True}, ["eth0"], daemon=True)) == "ok"
 
 
 @pytest.mark.parametrize(

@@ -180,7 +180,7 @@ def test_what_is_behind_tunnels_is_told_without_overlap_and_within_the_overlay()
         (1400, 4, 1420, 1328),
         (9000, 4, 1420, 0),
         (600, 4, 1420, 576),
-        (1300, 6, 1420, 1280),
+        (1300, 6, 1420, 1216),
     ],
 )
 def test_the_mtu_of_a_narrow_path(path: int, version: int, device_mtu: int, mtu: int) -> None:

@@ -6,7 +6,6 @@ name, the node's forwarding, the fence.
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass
 
 from cni import attach_rules
@@ -20,14 +19,14 @@ from cni.netconf.types import Result
 @dataclass(frozen=True)
 class Observed:
     """What the kernel has: host end, bridge and its addresses, container's end, the namespace's (device, inode),
-    forwarding by IP version, and what is missing in the fence."""
+    why the node does not forward the packets of the bridge, and what is missing in the fence."""
 
     host: Link | None
     bridge: Link | None
     gateways: frozenset[str]
     inside: ContainerView
     netns: tuple[int, int]
-    forwarding: dict[int, bool]
+    stopped: tuple[str, ...] = ()
     unfenced: tuple[str, ...] = ()
 
 
@@ -75,6 +74,4 @@ def _node_side(attachment: Attachment, expected: Expected, seen: Observed) -> li
     if host.master != bridge.index:
         faults.append(f"the host interface {attachment.host_veth} is not on the bridge {attachment.bridge}")
     faults += attach_rules.bridge_side(bridge, expected, seen.gateways)
-    versions = dict.fromkeys(ipaddress.ip_address(held.gateway).version for held in attachment.addresses)
-    off = [version for version in versions if not seen.forwarding.get(version, True)]
-    return faults + [f"the node does not forward IPv{version}" for version in off]
+    return [*faults, *seen.stopped]

@@ -21,10 +21,11 @@ from cni.daemon.attachments.segments import Segments
 from cni.daemon.attachments.service_limits import Rate
 from cni.daemon.fence.controller import FenceController
 from cni.daemon.fence.from_records import on_the_hosts_networks
+from cni.daemon.model import sizes
 from cni.daemon.model.records import Attachment, AttachmentKey, StaticRoute
 from cni.daemon.problem_board import ProblemBoard
-from cni.daemon.reconcile import kernel_settings
 from cni.daemon.reconcile.node_addresses import OwnAddresses
+from cni.daemon.reconcile.node_settings import NodeSettings
 from cni.daemon.reconcile.ranges import Ranges
 from cni.daemon.settings import Settings
 from cni.daemon.state.state import State
@@ -82,6 +83,7 @@ class OverlayService:
         self._alone = alone
         self.own = own or OwnAddresses(state, kernel, alone)
         self.ranges = ranges or Ranges(state, kernel, self.own, self.board)
+        self.node = NodeSettings(settings, state, kernel, self.own, self.board)
         self.teardown_hooks: list[Callable[[], None]] = []
         self.followers: list[Callable[[Attachment], None]] = []
         """Called with every attachment that CNI made."""
@@ -100,6 +102,7 @@ class OverlayService:
         """ADD: make the attachment. Raises what `Attacher.attach` raises, and InvalidConfig while the node is not in
         service."""
         self.ranges.refuse()
+        self._refuse_mtu(wish.mtu)
         call, network = asked.call, asked.conf.name
         request = AttachRequest(
             network=network,
@@ -126,6 +129,12 @@ class OverlayService:
         for follower in self.followers:
             follower(attachment)
         return self._attached(attachment)
+
+    def _refuse_mtu(self, mtu: int) -> None:
+        """Raises InvalidConfig for an MTU of the network list that is too small for an IP version of the overlay."""
+        least = sizes.least(6 in self.state.versions())
+        if mtu and mtu < least:
+            raise InvalidConfig(f"mtu: {mtu} is below {least}", "each container has an IPv6 address, which needs that")
 
     def _attach_within_bounds(self, request: AttachRequest, asker: str) -> Attachment:
         """Attach. A new service counts against `asker`'s rate limit, and empty services give their subnets back for it.
@@ -218,7 +227,7 @@ class OverlayService:
             gateways=frozenset(str(address.ip) for address in addresses),
             inside=self.kernel.inspect(target.fd, attachment.ifname, sought) if same else ContainerView(None),
             netns=identity_now,
-            forwarding={version: self.kernel.forwarding(version) for version in (4, 6)},
+            stopped=tuple(self.node.stopped(attachment.bridge).values()),
             unfenced=(*self.barrier.faults(), *self.barrier.missing(attachment)),
         )
 
@@ -260,6 +269,9 @@ class OverlayService:
         faults = self.barrier.faults()
         if faults:
             raise NotAvailableLimited(f"the isolation fence is not in force: {faults[0]}", "; ".join(faults[1:]))
+        stopped = list(self.node.stopped().values())
+        if stopped:
+            raise NotAvailableLimited(stopped[0], "; ".join(stopped[1:]))
         if no_room(self.settings.run_dir):
             raise NotAvailable(f"the disk with {self.settings.run_dir} is full", "no record can be written there")
         try:
@@ -292,13 +304,7 @@ class OverlayService:
         note("second-daemon", "", "" if self._alone() else shared)
         trouble = "" if self.ranges.refusal else self.barrier.trouble()
         note("fence-not-in-force", "", trouble and f"the isolation fence is not in force: {trouble}")
-        versions: set[int] = {ipaddress.ip_network(cidr).version for cidr in self.state.cidrs}
-        forwards = {version: self.kernel.forwarding(version) for version in versions}
-        closed = self.kernel.not_forwarding()
-        if self.ranges.refusal:
-            forwards, closed = {}, []
-        self.board.set_all("forwarding-off", kernel_settings.forwarding_off(forwards, closed))
-        self.board.set_all("kernel-setting", kernel_settings.overruled(self.kernel.arp_ignore()))
+        self.node.note(serving=not self.ranges.refusal)
         self.note_repairs()
 
     def tear_down(self) -> None:
@@ -334,12 +340,6 @@ class OverlayService:
         self._apply_node()
         self.services.restore()
 
-    def repair_forwarding(self) -> None:
-        """Enable forwarding for each family separately; a failure becomes a problem. Never raises."""
-        for version in sorted({ipaddress.ip_network(cidr).version for cidr in self.state.cidrs}):
-            with self.board.step("node-setting", f"forwarding {version}", f"forwarding of IPv{version} cannot be set"):
-                self.kernel.enable_forwarding([version])
-
     def note_repairs(self) -> None:
         """Update the problems about repairs of the fence's tables."""
         self.board.set("fence-repaired", "", self.barrier.repaired())
@@ -348,24 +348,14 @@ class OverlayService:
     def repair_node(self) -> None:
         """Restore the node's settings and addresses; a failure becomes a problem. Update the problems about the fence
         and about other firewalls. Never raises."""
-        self._repair_settings()
+        self.node.repair()
         self.note_repairs()
         self.look_for_obstacles()
-
-    def _repair_settings(self) -> None:
-        """Restore forwarding and the node's own addresses, each family separately; a failure becomes a problem. Never
-        raises."""
-        self.repair_forwarding()
-        with self.board.step("look-incomplete", "own addresses", "the node's own addresses could not be compared"):
-            faults = self.own.ensure()
-            texts = {
-                address: f"the node cannot have its own address {address}: {why}" for address, why in faults.items()
-            }
-            self.board.set_all("node-address", texts)
 
     def apply_ranges(self) -> bool:
         """Apply the host's current networks: the fence excepts those in the overlay's ranges, and subnets in them are
         released with their last container. Returns whether the networks changed. Raises OSError, CniError."""
+        self.node.keep_advertisements()
         before = self.state.connected, self.ranges.inside()
         if on_the_hosts_networks(self.ranges.networks(), self.state.cidrs) != self.state.connected:
             self.barrier.load()
@@ -391,7 +381,7 @@ class OverlayService:
 
     def _apply_node(self) -> None:
         """Apply forwarding, the node's own addresses and the tables, which services and attachments need."""
-        self._repair_settings()
+        self.node.repair()
         self.barrier.load()
         self.look_for_obstacles()
 

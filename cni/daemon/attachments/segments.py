@@ -16,7 +16,7 @@ from typing import Protocol
 from cni import naming
 from cni.daemon.attachments.service_limits import Idle
 from cni.daemon.fence.controller import FenceController
-from cni.daemon.model import ipam, macs
+from cni.daemon.model import ipam, macs, sizes
 from cni.daemon.model.records import Service
 from cni.daemon.problem_board import ProblemBoard
 from cni.daemon.state.state import Locks, State
@@ -25,7 +25,6 @@ from cni.host.kernel import Kernel
 from cni.host.links import Interface, Link, Network
 from cni.host.worker import beat
 
-WIREGUARD_OVERHEAD = 80  # bytes: outer IPv6 (40), UDP (8), WireGuard's header and tag (32); IPv4 underlays use 60
 SHARED = naming.SHARED_BRIDGE_KEY
 EMPTY = 60.0  # seconds that an empty service keeps its bridge, so that the service's next pod finds it
 USABLE = re.compile(r"[^\s/:%\"\\*\x00-\x1f\x7f]+")
@@ -78,8 +77,8 @@ class Segments:
         self._leaving: set[str] = set()  # ephemeral services that could not be taken down at once
 
     def mtu(self) -> int:
-        """The MTU that containers get, in bytes: the YAML's, else the underlay's less `WIREGUARD_OVERHEAD`."""
-        return self._mtu or self._kernel.underlay_mtu() - WIREGUARD_OVERHEAD
+        """The MTU that containers get, in bytes: the YAML's, else what fits into a tunnel over the underlay."""
+        return self._mtu or sizes.inside(self._kernel.underlay_mtu(), 6 in self._state.versions())
 
     @contextmanager
     def holding(self, service: str, mode: str) -> Iterator[str]:

@@ -35,7 +35,7 @@ from cni.daemon.state.identity import Identity
 from cni.daemon.state.state import boot_clock
 from cni.daemon.state.tables import Tables
 from cni.errors import CniError
-from cni.host.kernel import OUTSIDE
+from cni.host.forwarding import OUTSIDE
 from cni.host.monitor import Monitor, is_loss
 from cni.host.netlink import RTM_NEWLINK
 from cni.host.tunnels import Device, Tunnels

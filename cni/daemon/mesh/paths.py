@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, TypeVarTuple, cast
 
 from cni.daemon.mesh.resolver import Resolver
-from cni.daemon.model import wireguard
+from cni.daemon.model import sizes, wireguard
 from cni.daemon.model.endpoints import is_name, split_endpoint
 from cni.daemon.model.wireguard import Address, Network, Peer, Target
 from cni.host.tunnel_routes import TunnelRoute
@@ -197,7 +197,14 @@ class _Allowed:
 
 
 def _routes(routed: Mapping[Network, str], mtus: Mapping[str, int], sources: Mapping[int, Address]) -> Routes:
-    return {dst: TunnelRoute(dst, mtus.get(key, 0), sources.get(dst.version)) for dst, key in routed.items()}
+    return {
+        dst: TunnelRoute(dst, _size(dst, mtus.get(key, 0)), sources.get(dst.version)) for dst, key in routed.items()
+    }
+
+
+def _size(dst: Network, mtu: int) -> int:
+    """The MTU of a route in bytes, 0 for that of the device. IPv6 has no smaller packet than `sizes.LEAST6`."""
+    return max(mtu, sizes.least(dst.version == 6)) if mtu else 0
 
 
 def _behind(targets: Mapping[str, Mapping[str, Target]], cidrs: tuple[str, ...]) -> tuple[str, ...]:

@@ -15,12 +15,12 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from cni import addresses
+from cni.daemon.model import sizes
 from cni.host.tunnel_routes import UnderlayRoute
 from cni.host.wg_types import PeerChange, PeerSeen
 
 DEAD = 180  # seconds: REJECT_AFTER_TIME, no session is older (WireGuard's paper, section 6.1)
 OVERHEAD = {4: 60, 6: 80}  # bytes: outer IP header, UDP (8), WireGuard's header and tag (32)
-LEAST_INSIDE = 1280  # bytes: RFC 8200, section 5
 BLOCK = 16  # bytes: packets are padded to a multiple of this, but never beyond the device's MTU
 
 Network = addresses.Network
@@ -279,15 +279,15 @@ def believed(way: UnderlayRoute, version: int) -> int:
     counts for ten minutes. The bound leaves 1,280 bytes inside the tunnel, which IPv6 needs. If the path is in fact
     narrower, the node sends fragments.
     """
-    return min(max(way.mtu, LEAST_INSIDE + OVERHEAD[version]), way.widest) if way.learned else way.mtu
+    return min(max(way.mtu, sizes.LEAST6 + OVERHEAD[version]), way.widest) if way.learned else way.mtu
 
 
 def route_mtu(path: int, version: int, device: int) -> int:
-    """The MTU of the route to a peer whose path carries `path` bytes (0: unknown) by outer IP `version`; 0 means the
-    MTU of the device, `device`.
+    """The MTU of the IPv4 routes to a peer whose path carries `path` bytes (0: unknown) by outer IP `version`; 0 means
+    the MTU of the device, `device`. That of IPv6 routes is `sizes.LEAST6` at least.
 
     If the device's MTU exceeds the path, padding counts: the MTU is a whole number of blocks, so that a padded packet
     fits (95 bytes of overhead in the worst case).
     """
     room = path - OVERHEAD[version]
-    return 0 if room >= device or path == 0 else max(room // BLOCK * BLOCK, 1280 if version == 6 else 576)
+    return 0 if room >= device or path == 0 else max(room // BLOCK * BLOCK, sizes.LEAST)

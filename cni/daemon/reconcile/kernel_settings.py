@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+from cni.host.forwarding import OURS
+
+BLIND = "no answer from there reaches a container"
 ARP_SILENT = 8  # arp_ignore: the host answers for none of its addresses
 ARP_STRICTEST = 2  # arp_ignore: the largest value that answers for the gateway, and for no address of another link
 
@@ -16,18 +19,24 @@ ARP_STRICTEST = 2  # arp_ignore: the largest value that answers for the gateway,
 def forwarding_off(forwards: Mapping[int, bool], closed: Collection[str]) -> dict[str, str]:
     """The settings that keep packets from being forwarded: problem text by subject.
 
-    `forwards`: whether the node forwards, by IP version that the overlay uses. `closed`: the links towards the
-    underlay whose own IPv4 forwarding is 0.
+    `forwards`: whether ip_forward and its counterpart of IPv6 are 1, by IP version that the overlay uses. `closed`: the
+    links of the overlay, and those towards other networks, whose own IPv4 forwarding is 0.
     """
-    problems = {
-        str(version): f"the node does not forward IPv{version}: containers reach only their own bridge"
-        for version, on in sorted(forwards.items())
-        if not on
-    }
-    if forwards.get(4):
+    problems = {}
+    if not forwards.get(6, True):
+        problems["6"] = "the node does not forward IPv6: containers reach only their own bridge"
+    if 4 in forwards and closed and not forwards[4]:
+        problems["4"] = "the node does not forward IPv4: containers reach only their own bridge"
+    elif 4 in forwards:
         for link in closed:
-            problems[link] = f"net.ipv4.conf.{link}.forwarding is 0: no answer from there reaches a container"
+            effect = "containers there reach only their own bridge" if is_ours(link) else BLIND
+            problems[link] = f"net.ipv4.conf.{link}.forwarding is 0: {effect}"
     return problems
+
+
+def is_ours(link: str) -> bool:
+    """Whether a link's name is one of the overlay's."""
+    return link.startswith(OURS)
 
 
 def overruled(arp_ignore: int) -> dict[str, str]:

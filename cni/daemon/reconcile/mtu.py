@@ -15,6 +15,7 @@ from collections.abc import Iterable
 import msgspec
 
 from cni.daemon.attachments.overlay import OverlayService
+from cni.daemon.model import sizes
 from cni.daemon.model.records import Attachment, AttachmentKey
 from cni.host import links
 from cni.host import mtu as mtu_changes
@@ -24,15 +25,13 @@ from cni.host.netns import NetnsId
 
 log = logging.getLogger(__name__)
 
-LEAST6 = 1280  # bytes: an interface with a smaller MTU loses IPv6 (RFC 8200, section 5)
-
 
 def size_for(attachment: Attachment, mtu: int) -> int:
     """The MTU, in bytes, that a running attachment gets when a new one gets `mtu`."""
     if attachment.mtu_chosen:
         return attachment.mtu
     six = any(ipaddress.ip_address(ip).version == 6 for ip in attachment.ips)
-    return max(mtu, LEAST6) if six else mtu
+    return max(mtu, sizes.least(six))
 
 
 def bridge_sizes(attachments: Iterable[Attachment], mtu: int) -> dict[str, int]:

@@ -67,6 +67,10 @@ class ServiceBook:
         """The cluster's ranges, the primary IP version first."""
         return self.node.cidrs
 
+    def versions(self) -> list[int]:
+        """The IP versions of the cluster's ranges, sorted."""
+        return sorted({ipaddress.ip_network(cidr).version for cidr in self.cidrs})
+
     def node_address(self, version: int) -> Address:
         """The node's own overlay address of a family (contract 6.2)."""
         return self.node.address(version)
