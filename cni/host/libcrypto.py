@@ -1,8 +1,8 @@
-"""Ed25519 by OpenSSL's libcrypto, which the frozen program contains for TLS to etcd.
+"""Ed25519 and X25519 by OpenSSL's libcrypto, which the frozen program contains for TLS to etcd.
 
-The library is opened when a node of a cluster first signs or verifies. It is already mapped then, because Python's
-asyncio imports TLS. `Libcrypto` raises OSError if there is no library, or if it has no Ed25519 (before 1.1.1); the pure
-Python of cni/daemon/model/ed25519.py is used then.
+The library is opened when a node first needs its public key, or first signs or verifies. It is already mapped then,
+because Python's asyncio imports TLS. `Libcrypto` raises OSError if there is no library, or if it has no raw keys
+(before 1.1.1); the pure Python of cni/daemon/model/ed25519.py and keys.py is used then.
 """
 
 from __future__ import annotations
@@ -12,16 +12,19 @@ import sys
 from pathlib import Path
 
 _NAMES = ("libcrypto.so.3", "libcrypto.so.1.1")
-_ED25519 = 1087  # NID_ED25519 (openssl/obj_mac.h), the same in every version
+_X25519, _ED25519 = 1034, 1087  # NID_X25519, NID_ED25519 (openssl/obj_mac.h), the same in every version
+_NAMES_OF_KINDS = {_X25519: "X25519", _ED25519: "Ed25519"}
 KEY, SIGNATURE = 32, 64  # bytes
 
 
 class Libcrypto:
-    """Ed25519 signatures. Safe from any thread: the library is its only state."""
+    """Ed25519 signatures and X25519 public keys. Safe from any thread: the library is its only state."""
 
     def __init__(self) -> None:
-        """Raises OSError if no library with Ed25519 can be opened."""
+        """Raises OSError if no library with raw keys can be opened."""
         self._lib = _open()
+        self.name = str(self._lib._name)
+        """The library's file, or its name if the dynamic linker found it."""
         pointer, size, data = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p
         for name, result, arguments in (
             ("EVP_PKEY_new_raw_private_key", pointer, (ctypes.c_int, pointer, data, size)),
@@ -43,8 +46,15 @@ class Libcrypto:
             function.restype, function.argtypes = result, arguments
 
     def public_of(self, seed: bytes) -> bytes:
-        """The public key of a private one, 32 bytes each. Raises OSError, ValueError."""
-        key = self._private(seed)
+        """The Ed25519 public key of a private one, 32 bytes each. Raises OSError, ValueError."""
+        return self._public(_ED25519, seed)
+
+    def x25519_public(self, private: bytes) -> bytes:
+        """The X25519 public key of a private one, 32 bytes each, in constant time. Raises OSError, ValueError."""
+        return self._public(_X25519, private)
+
+    def _public(self, kind: int, private: bytes) -> bytes:
+        key = self._private(kind, private)
         try:
             public, length = ctypes.create_string_buffer(KEY), ctypes.c_size_t(KEY)
             self._check(self._lib.EVP_PKEY_get_raw_public_key(key, public, ctypes.byref(length)))
@@ -53,8 +63,8 @@ class Libcrypto:
             self._lib.EVP_PKEY_free(key)
 
     def sign(self, seed: bytes, message: bytes) -> bytes:
-        """The signature, 64 bytes. Raises OSError, ValueError."""
-        key = self._private(seed)
+        """The Ed25519 signature, 64 bytes. Raises OSError, ValueError."""
+        key = self._private(_ED25519, seed)
         context = self._lib.EVP_MD_CTX_new()
         try:
             self._check(self._lib.EVP_DigestSignInit(context, None, None, None, key))
@@ -68,7 +78,7 @@ class Libcrypto:
             self._lib.EVP_PKEY_free(key)
 
     def verify(self, public: bytes, message: bytes, signature: bytes) -> bool:
-        """Whether the signature of the message was made with the private key of `public`."""
+        """Whether the Ed25519 signature of the message was made with the private key of `public`."""
         if len(public) != KEY or len(signature) != SIGNATURE:
             return False
         key = self._lib.EVP_PKEY_new_raw_public_key(_ED25519, None, public, KEY)
@@ -85,19 +95,19 @@ class Libcrypto:
             self._lib.EVP_MD_CTX_free(context)
             self._lib.EVP_PKEY_free(key)
 
-    def _private(self, seed: bytes) -> int:
-        if len(seed) != KEY:
-            raise ValueError(f"{len(seed)} bytes, not {KEY}")
-        key = self._lib.EVP_PKEY_new_raw_private_key(_ED25519, None, seed, KEY)
+    def _private(self, kind: int, raw: bytes) -> int:
+        if len(raw) != KEY:
+            raise ValueError(f"{len(raw)} bytes, not {KEY}")
+        key = self._lib.EVP_PKEY_new_raw_private_key(kind, None, raw, KEY)
         if not key:
             self._lib.ERR_clear_error()
-            raise OSError("libcrypto cannot use an Ed25519 key (in FIPS mode, perhaps)")
+            raise OSError(f"libcrypto cannot use an {_NAMES_OF_KINDS[kind]} key (in FIPS mode, perhaps)")
         return int(key)
 
     def _check(self, result: int) -> None:
         if result != 1:
             self._lib.ERR_clear_error()
-            raise OSError("libcrypto cannot sign with Ed25519")
+            raise OSError("libcrypto refuses an operation with a key")
 
 
 def _open() -> ctypes.CDLL:

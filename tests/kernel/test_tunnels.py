@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from cni.daemon import public_keys
 from cni.daemon.model import keys
 from cni.host import wg_engine, wg_tuning
 from cni.host.tunnel_routes import TunnelRoute
@@ -34,7 +35,7 @@ pytestmark = [
 NAME = f"zlt{os.getpid()}"
 PORT = 51999
 KEY, OTHER = keys.generate(), keys.generate()
-PEER, SECOND = keys.public_of(keys.generate()), keys.public_of(keys.generate())
+PEER, SECOND = public_keys.public_of(keys.generate()), public_keys.public_of(keys.generate())
 NODE = ipaddress.ip_interface("10.200.0.17/32")
 
 
@@ -98,7 +99,7 @@ def lab(request: pytest.FixtureRequest, host: Any, tmp_path: Path) -> Iterator[L
 def test_a_device_is_what_was_asked_for(lab: Lab) -> None:
     seen = lab.ensure()
     assert (seen.name, seen.engine, seen.port, seen.peers) == (NAME, lab.engine, PORT, {})
-    assert lab.wg("public-key") == keys.public_of(KEY)
+    assert lab.wg("public-key") == public_keys.public_of(KEY)
     assert lab.wg("listen-port") == str(PORT)
     link = lab.space.link(NAME)
     assert link is not None
@@ -124,7 +125,7 @@ def test_what_is_wrong_is_put_right_in_place(lab: Lab) -> None:
     other = ipaddress.ip_interface("10.200.9.1/32")
     seen = lab.ensure(key=OTHER, port=PORT + 1, mtu=1380, addresses=[other])
     assert seen.port == PORT + 1
-    assert lab.wg("public-key") == keys.public_of(OTHER)
+    assert lab.wg("public-key") == public_keys.public_of(OTHER)
     link = lab.space.link(NAME)
     assert (link["index"], link["mtu"]) == (index, 1380)
     assert lab.space.addresses(NAME) & {str(NODE), str(other)} == {str(other)}
@@ -194,7 +195,7 @@ def test_an_engine_that_was_killed_is_started_again(lab: Lab) -> None:
     assert lab(lambda t: t.read(NAME)) is None
     seen = lab.ensure()
     assert seen.pid not in (0, pid)
-    assert lab.wg("public-key") == keys.public_of(KEY)
+    assert lab.wg("public-key") == public_keys.public_of(KEY)
 
 
 def test_an_engine_is_in_a_session_of_its_own(lab: Lab) -> None:
@@ -336,7 +337,7 @@ def test_an_engine_of_another_namespace_is_not_ours(lab: Lab, container: Any, tm
     other = container.inside(lambda: Tunnels(str(tmp_path), lab.engine))
     with pytest.raises(OSError, match="another network namespace"):
         container.inside(lambda: other.ensure(Device(NAME, KEY, PORT, 1420)))
-    assert lab.wg("public-key") == keys.public_of(KEY)
+    assert lab.wg("public-key") == public_keys.public_of(KEY)
 
 
 def _ip(lab: Lab, *words: str) -> str:

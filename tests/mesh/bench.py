@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from cni.daemon import public_keys
 from cni.daemon import settings as settings_module
 from cni.daemon.cluster.etcd_client import EtcdClient
 from cni.daemon.cluster.etcd_protocol import Put
@@ -129,7 +130,7 @@ def by_hand(made: Fleet, one: Node, two: Node) -> tuple[str, str, str]:
         node.wg("set", node.device, "private-key", str(made.directory / f"hand{number}"), "listen-port", "51420")
         run("ip", "-n", node.name, "address", "add", f"10.250.0.{number}/24", "dev", node.device)
         run("ip", "-n", node.name, "link", "set", node.device, "mtu", "1420", "up")
-        ends.append((node, keys.public_of(private)))
+        ends.append((node, public_keys.public_of(private)))
     for (node, _), (other, key) in (ends, reversed(ends)):
         peer = ("peer", key, "endpoint", f"{other.underlay}:51420", "allowed-ips", f"10.250.0.{other.number}/32")
         node.wg("set", node.device, *peer)

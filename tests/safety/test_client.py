@@ -130,3 +130,7 @@ def test_a_restarted_daemon_is_set_up_from_the_current_settings(engine: None) ->
         assert manager.status().node_ip == "10.200.0.17"
         wait_for(lambda: node.tool("status")["wireguard"]["port"] == PORT + 7, "the port of the current settings")
         assert node.tool("status")["node"]["node_id"] == 9
+        log = node.log.read_text()
+    carried = re.findall(r"public keys are computed by libcrypto: library=(\S+)", log)
+    assert [Path(library).name for library in carried] == ["libcrypto.so.3"] * 2, "both daemons, once each"
+    assert {Path(library).parent.name for library in carried} == {"_internal"}, "the library of the frozen program"

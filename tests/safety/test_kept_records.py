@@ -6,6 +6,7 @@ import json
 
 import msgspec
 
+from cni.daemon import public_keys
 from cni.daemon import settings as settings_module
 from cni.daemon.cluster.etcd_client import EtcdClient
 from cni.daemon.cluster.etcd_protocol import Put
@@ -23,7 +24,7 @@ def write(fleet: Clustered, node: Node, number: int, slot: str, members: dict[st
     """A node that is only words in the store: its claims, and what it says of its members."""
     client = EtcdClient(settings_module.Etcd(endpoints=(fleet.etcd.url,)))
     names = StoreKeys(f"/zlayer-cni/{node.settings['deployment']}/")
-    identity, key = f"{number:x}" * 8, keys.public_of(keys.generate())
+    identity, key = f"{number:x}" * 8, public_keys.public_of(keys.generate())
     doc = {
         "identity": identity,
         "name": f"words{number}",

@@ -16,7 +16,8 @@ import pytest
 
 from cni.daemon.cluster.etcd_client import EtcdClient
 from cni.daemon.cluster.view import NodeDocument
-from cni.daemon.model.keys import generate, public_of
+from cni.daemon.model.keys import generate
+from cni.daemon.public_keys import public_of
 from cni.daemon.settings import Etcd as Where
 from tests.mesh.etcds import Clustered
 from tests.mesh.fleet import Fleet, Node, arrives, inside, link, run, wait_for

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from cni.daemon import public_keys
 from cni.daemon.model import keys
 from tests.mesh.etcds import GRACE, LEASE, PROGRAM, Clustered
 from tests.mesh.fleet import PORT, Container, Node, arrives, wait_for
@@ -39,7 +40,7 @@ def told(node: Node, code: str) -> str:
 
 def stranger(store: Clustered, node: Node, identity: str, **words: Any) -> dict[str, Any]:
     """A further machine with the store's credentials: it claims a key and says something of itself."""
-    public = keys.public_of(keys.generate())
+    public = public_keys.public_of(keys.generate())
     doc = {
         "identity": identity,
         "name": f"host-{identity[:4]}",

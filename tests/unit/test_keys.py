@@ -8,11 +8,17 @@ import threading
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cni import defaults
+from cni.daemon import public_keys
 from cni.daemon.model import keys
 from cni.daemon.state import identity
 from cni.errors import PoolExhausted, StateUnusable
+from cni.host.libcrypto import Libcrypto
+
+ENGINES = (Libcrypto().x25519_public, keys.x25519_public)
 
 
 def b64(hexadecimal: str) -> str:
@@ -33,7 +39,52 @@ def b64(hexadecimal: str) -> str:
     ],
 )
 def test_public_keys_of_rfc_7748(private: str, public: str) -> None:
-    assert keys.public_of(b64(private)) == b64(public)
+    for engine in ENGINES:
+        assert engine(bytes.fromhex(private)).hex() == public
+    assert public_keys.public_of(b64(private)) == b64(public)
+
+
+def test_the_base_point_as_a_private_key() -> None:
+    """RFC 7748, section 5.2, after one iteration: 9 times the base point. The key is not clamped, so both clamp it."""
+    for engine in ENGINES:
+        public = engine((9).to_bytes(32, "little"))
+        assert public.hex() == "422c8e7a6227d7bca1350b3e2bb7279f7897b87bb6854b783c60e80311ae3079"
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(min_size=32, max_size=32))
+def test_libcrypto_and_python_agree(private: bytes) -> None:
+    one, two = ENGINES
+    assert one(private) == two(private)
+
+
+def test_public_keys_come_from_libcrypto(caplog: pytest.LogCaptureFixture) -> None:
+    public_keys.engine.cache_clear()
+    with caplog.at_level("INFO"):
+        assert isinstance(getattr(public_keys.engine(), "__self__", None), Libcrypto)
+    assert "computed by libcrypto: library=libcrypto.so" in caplog.text
+
+
+def test_without_libcrypto_they_come_from_python_and_the_log_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def missing() -> None:
+        raise OSError("no such library")
+
+    monkeypatch.setattr(public_keys, "Libcrypto", missing)
+    public_keys.engine.cache_clear()
+    try:
+        assert public_keys.engine() is keys.x25519_public
+    finally:
+        public_keys.engine.cache_clear()
+    assert "not in constant time" in caplog.text
+    assert "no such library" in caplog.text
+
+
+@pytest.mark.parametrize("private", ["", "AAAA", b64("00" * 31), b64("00" * 33), "!"])
+def test_what_is_no_private_key_has_no_public_key(private: str) -> None:
+    with pytest.raises(ValueError, match="not"):
+        public_keys.public_of(private)
 
 
 def test_the_ladder_of_rfc_7748() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from cni.daemon import public_keys
 from cni.daemon.cluster import signing, store_records
 from cni.daemon.cluster.claim_table import LINGERS
 from cni.daemon.cluster.signing import Signer
@@ -28,7 +29,7 @@ class Machine:
     def __init__(self, name: str, number: int, earlier: bool = False) -> None:
         self.signer, self.name, self.number = Signer(signing.generate()), name, number
         self.identity = name * 32 if earlier else signing.identity_of(self.signer.public)
-        self.public_key = keys.public_of(keys.generate())
+        self.public_key = public_keys.public_of(keys.generate())
         self.key, self.sequence = f"{BASE}node/{self.identity}", 0
 
     def document(self, sequence: int = 0, signed: bool = True, **words: Any) -> bytes:
@@ -308,7 +309,10 @@ def test_what_would_be_refused_is_left_out(a: Machine) -> None:
     much = msgspec.structs.replace(
         doc,
         members={"a\nb": ("10.200.5.1",), **{f"n{n:04}": (f"10.200.{n >> 8}.{n & 255}",) for n in range(600)}},
-        dedicated={"x" * 300: Dedicated(a.public_key, 1, ()), "db": Dedicated(keys.public_of(keys.generate()), 1, ())},
+        dedicated={
+            "x" * 300: Dedicated(a.public_key, 1, ()),
+            "db": Dedicated(public_keys.public_of(keys.generate()), 1, ()),
+        },
         subnets=tuple(f"10.{n >> 8}.{n & 255}.0/26" for n in range(1100)),
         hosts=tuple(f"192.0.2.{n}" for n in range(40)),
     )

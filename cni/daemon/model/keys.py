@@ -1,7 +1,5 @@
-"""WireGuard keys: generation, derivation and encoding. X25519 (RFC 7748, section 5) in Python: keys are made rarely.
-
-The code is not constant-time. A key is generated in about a millisecond when a request on the daemon's own socket asks
-for it, so there is no remote observer who could time it.
+"""WireGuard keys: generation and encoding; and X25519 (RFC 7748, section 5) in Python, for a machine without OpenSSL's
+libcrypto (cni/daemon/public_keys.py chooses). The Python code is not constant-time, and takes a millisecond a key.
 """
 
 from __future__ import annotations
@@ -26,11 +24,6 @@ def clamp(raw: bytes) -> bytes:
     return bytes([raw[0] & 248]) + raw[1:31] + bytes([raw[31] & 127 | 64])
 
 
-def public_of(private: str) -> str:
-    """The public key of a private key, both base64. Raises ValueError if `private` is not a key."""
-    return base64.b64encode(x25519(decode(private), _BASE)).decode("ascii")
-
-
 def decode(key: str) -> bytes:
     """The 32 bytes of a base64 key. Raises ValueError if `key` is not base64 or not 32 bytes."""
     try:
@@ -45,6 +38,11 @@ def decode(key: str) -> bytes:
 def canonical(key: str) -> str:
     """The canonical spelling of a base64 key: unused bits at its end do not make a different key. Raises ValueError."""
     return base64.b64encode(decode(key)).decode("ascii")
+
+
+def x25519_public(private: bytes) -> bytes:
+    """The public key of a private key, 32 bytes each."""
+    return x25519(private, _BASE)
 
 
 def x25519(scalar: bytes, u: int) -> bytes:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from cni import defaults
+from cni.daemon import public_keys
 from cni.daemon.model import keys
 from cni.daemon.operations.context import OperationContext, OperationRefused
 from cni.daemon.operations.guests import add_own_peer, drop_own_peer
@@ -52,7 +53,7 @@ def _mint(name: str, ask: wire.MintEdgePeer, allowed: tuple[str, ...], context: 
     edge = Edge(
         name=name,
         held=held,
-        public_key=keys.public_of(private),
+        public_key=public_keys.public_of(private),
         minted_at_unix=now,
         expires_at_unix=min(now + ask.ttl_secs, _MOST),
         deadline=boot_clock() + ask.ttl_secs,

@@ -6,6 +6,7 @@ import ipaddress
 import logging
 
 from cni import defaults
+from cni.daemon import public_keys
 from cni.daemon.model import keys, peer_table
 from cni.daemon.operations.context import OperationContext, OperationRefused
 from cni.daemon.state.tables import Guest, HostProcess, owner_of
@@ -50,7 +51,7 @@ def _new_guest(name: str, ask: wire.AttachContainer, context: OperationContext) 
             service=ask.service,
             held=held,
             private_key=private,
-            public_key=keys.public_of(private),
+            public_key=public_keys.public_of(private),
             isolation=ask.isolation_network,
         )
     except BaseException:

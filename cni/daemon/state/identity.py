@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from cni import defaults, files
+from cni.daemon import public_keys
 from cni.daemon.cluster import signing
 from cni.daemon.cluster.signing import Signer
 from cni.daemon.model import keys
@@ -26,7 +27,7 @@ SIGNING_FILE = "signing.json"  # a second copy of the signing key: an earlier ve
 SEQUENCES = 1 << 16  # sequence numbers that one write of the file reserves
 
 
-_public_of = functools.lru_cache(512)(keys.public_of)  # 1 ms per key, and needed at every change
+_public_of = functools.lru_cache(512)(public_keys.public_of)  # needed at every change
 
 
 class KeyPair(msgspec.Struct, frozen=True):
