@@ -263,6 +263,21 @@ _KINDS = (
         "Check etcd, the network to it and the certificates named in the text.",
     ),
     ProblemKind(
+        "store-not-etcd",
+        "cluster",
+        "warning",
+        "What answers at etcd's endpoints is not the JSON gateway of etcd; the text has endpoint, status and type.",
+        "Name etcd's client port in cluster.etcd.endpoints, with https if it has TLS; start etcd with its gateway"
+        " (--enable-grpc-gateway=true), and no proxy before it that redirects, compresses or answers itself.",
+    ),
+    ProblemKind(
+        "store-certificates",
+        "cluster",
+        "warning",
+        "The certificate files for etcd cannot be used. Connections are made with those that were read before, if any.",
+        "Replace the files named in the text; key and certificate must belong together. No restart is needed.",
+    ),
+    ProblemKind(
         "store-writes-refused",
         "cluster",
         "warning",

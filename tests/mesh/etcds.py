@@ -9,17 +9,19 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 from cni.daemon import settings as settings_module
 from cni.daemon.cluster.etcd_client import EtcdClient
 
-from .fleet import Fleet, Node, inside, wait_for
+from .fleet import Fleet, Node, inside, run, wait_for
 
 T = TypeVar("T")
 PROGRAM = shutil.which("etcd")
 ADDRESS = "198.51.100.254"  # of the cluster's etcd, on the underlay
+MORE_ADDRESSES = ("198.51.100.253", "198.51.100.252")  # of its other members, where it has three
 LEASE, GRACE = 5, 4  # seconds; so that a node's end can be watched
 
 
@@ -56,6 +58,11 @@ class EtcdServer:
         words += ["timeout", "1", "bash", "-c", f"exec 3<>/dev/tcp/{self.address}/2379"]
         return subprocess.run(words, capture_output=True, check=False).returncode == 0
 
+    def send(self, number: int) -> None:
+        """Send it a signal."""
+        assert self.process is not None
+        self.process.send_signal(number)
+
     def end(self, number: int = signal.SIGTERM) -> None:
         """End it by a signal; its data stays."""
         if self.process is not None:
@@ -67,6 +74,19 @@ class EtcdServer:
     def forget(self) -> None:
         """Its data is gone, as after a disaster."""
         shutil.rmtree(self.data)
+
+
+def three_members(directory: Path, netns: str, addresses: tuple[str, ...]) -> list[EtcdServer]:
+    """An etcd of three members, each at one of the addresses for clients and at 127.0.0.<n> for the others. Started."""
+    peers = [f"http://127.0.0.{n}:2380" for n in range(1, 4)]
+    all_of_them = ",".join(f"m{n}={url}" for n, url in enumerate(peers))
+    members = []
+    for n, (address, url) in enumerate(zip(addresses, peers, strict=True)):
+        own = ("--name", f"m{n}", "--listen-peer-urls", url, "--initial-advertise-peer-urls", url)
+        members.append(EtcdServer(directory, address, netns, *own, "--initial-cluster", all_of_them))
+    with ThreadPoolExecutor() as threads:  # none serves before it has met another one
+        list(threads.map(EtcdServer.start, members))
+    return members
 
 
 def certificates(directory: Path, address: str) -> dict[str, str]:
@@ -99,15 +119,21 @@ def ask_for_passwords(client: EtcdClient) -> None:
 class Clustered(Fleet):
     """A fleet with an etcd on its underlay."""
 
-    def __init__(self, tag: str, *more: str) -> None:
-        """`more`: etcd's own options."""
+    def __init__(self, tag: str, *more: str, members: int = 1) -> None:
+        """`more`: etcd's own options; `members`: of the etcd, 1 or 3."""
         super().__init__(tag)
-        self.etcd = EtcdServer(self.directory, ADDRESS, self.underlay, *more)
-        self.etcd.start()
+        if members == 1:
+            self.etcds = [EtcdServer(self.directory, ADDRESS, self.underlay, *more)]
+            self.etcds[0].start()
+        else:
+            for address in MORE_ADDRESSES:
+                run("ip", "-n", self.underlay, "address", "add", f"{address}/24", "dev", "under0")
+            self.etcds = three_members(self.directory, self.underlay, (ADDRESS, *MORE_ADDRESSES))
+        self.etcd = self.etcds[0]
 
     def member(self, number: int, start: bool = True, **more: object) -> Node:
         """A node that knows where etcd is, and nothing else."""
-        etcd = {"endpoints": [self.etcd.url], "lease": LEASE, "grace": GRACE}
+        etcd = {"endpoints": [etcd.url for etcd in self.etcds], "lease": LEASE, "grace": GRACE}
         free = {"node_id": 0, "slice_cidr": None, "service_cidr": None}
         return self.node(number, start, **{**free, "cluster": {"etcd": etcd}, **more})
 
@@ -137,4 +163,5 @@ class Clustered(Fleet):
 
     def clean(self) -> None:
         super().clean()
-        self.etcd.end(signal.SIGKILL)
+        for etcd in self.etcds:
+            etcd.end(signal.SIGKILL)

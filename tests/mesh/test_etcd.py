@@ -5,7 +5,10 @@ from __future__ import annotations
 import ipaddress
 import os
 import shutil
+import signal
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +18,7 @@ import pytest
 from cni.daemon import settings
 from cni.daemon.cluster.claims import Claims
 from cni.daemon.cluster.etcd_client import EtcdClient
-from cni.daemon.cluster.etcd_protocol import Compacted, Compare, Delete, EtcdError, Get, Put, Unreachable
+from cni.daemon.cluster.etcd_protocol import Compacted, Compare, Delete, EtcdError, Get, NotEtcd, Put, Unreachable
 from cni.daemon.cluster.view import ClusterView
 from cni.daemon.state.identity import Member
 from cni.daemon.state.store import Store
@@ -23,7 +26,7 @@ from cni.daemon.state.tables import Tables
 from cni.errors import PoolExhausted
 from cni.secret import Secret
 
-from .etcds import PROGRAM, EtcdServer, ask_for_passwords, certificates
+from .etcds import PROGRAM, EtcdServer, ask_for_passwords, certificates, three_members
 from .fleet import PREFIX, inside, run, wait_for
 
 pytestmark = [
@@ -242,7 +245,7 @@ def test_a_user_and_a_password(tmp_path: Path) -> None:
         secret.write_text("secret\n")
         client = made.client(user="root", password_file=str(secret))
         made(lambda: client.put("/x/a", b"1"))
-        client._token = "stale.1"  # as after etcd's own restart, or the token's end
+        client._transport._token = "stale.1"  # as after etcd's own restart, or the token's end
         assert made(lambda: client.read("/x/"))[0][0].value == b"1"
         heard = made(lambda: next(iter(client.watch("/x/", 1))))
         assert heard is not None
@@ -269,5 +272,154 @@ def test_certificates_both_ways(tmp_path: Path) -> None:
         made.close()
 
 
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make certificates with")
+def test_renewed_certificates_are_read_again(tmp_path: Path) -> None:
+    """Swapped by a symbolic link, as in a Kubernetes volume; a half of a new pair leaves the last good one in use."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    for directory in (old, new):
+        directory.mkdir()
+        certificates(directory, "127.0.0.1")
+    current = tmp_path / "current"
+    current.symlink_to(old)
+    noted: dict[str, str] = {}
+    served = {"--cert-file": "server.pem", "--key-file": "server.key", "--trusted-ca-file": "ca.pem"}
+    options = [word for option, name in served.items() for word in (option, str(current / name))]
+    made = Lab(tmp_path, f"{PREFIX}{os.getpid()}-r", *options, "--client-cert-auth")
+    try:
+        files = {"ca_file": "ca.pem", "cert_file": "node.pem", "key_file": "node.key"}
+        where = settings.Etcd(endpoints=(made.server.url,), **{k: str(current / name) for k, name in files.items()})
+        client = EtcdClient(where, noted.__setitem__)
+        made(lambda: client.put("/x", b"1"))
+
+        swap(current, new)
+        made.server.end()
+        made.server.start()
+        made(lambda: client.put("/x", b"2"))
+        assert noted == {"store-certificates": ""}
+
+        key = (new / "node.key").read_bytes()
+        (new / "node.key").write_bytes((old / "node.key").read_bytes())
+        made(lambda: client.put("/x", b"3"))  # each call is a new thread, so a new connection
+        assert "node.key" in noted["store-certificates"]
+        (new / "node.key").unlink()
+        made(lambda: client.check("/x"))
+        assert "No such file" in noted["store-certificates"]
+        (new / "node.key").write_bytes(key)
+        made(lambda: client.check("/x"))
+        assert noted == {"store-certificates": ""}
+    finally:
+        made.close()
+
+
+def swap(link: Path, target: Path) -> None:
+    fresh = link.with_name("fresh")
+    fresh.symlink_to(target)
+    fresh.replace(link)
+
+
+class Members:
+    """An etcd of three members, and the watch of a client on the first of them."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self.name = name
+        run("ip", "netns", "add", name)
+        run("ip", "-n", name, "link", "set", "lo", "up")
+        self.servers = three_members(directory, name, ("127.0.0.1", "127.0.0.2", "127.0.0.3"))
+        self.client = EtcdClient(settings.Etcd(endpoints=tuple(server.url for server in self.servers)))
+
+    def __call__(self, work: Callable[[], T]) -> T:
+        return inside(f"/run/netns/{self.name}", work)
+
+    def seconds_until_the_watch_ends(self, fault: Callable[[], None]) -> float:
+        """Watch, cause the fault, check the endpoint once a second; how long it takes until the watch raises."""
+        watching = threading.Event()
+        ended = threading.Event()
+
+        def watch() -> None:
+            try:
+                for _ in self.client.watch("/w/", 1):
+                    watching.set()
+            except Unreachable:
+                ended.set()
+
+        threading.Thread(target=lambda: self(watch), daemon=True).start()
+        assert watching.wait(10)
+        fault()
+        began = time.monotonic()
+        while not ended.wait(0.5) and time.monotonic() - began < 20:
+            self(lambda: self.client.check("/w/"))
+        return time.monotonic() - began
+
+    def nft(self, text: str) -> None:
+        run("ip", "netns", "exec", self.name, "nft", text)
+
+    def close(self) -> None:
+        for server in self.servers:
+            server.end(9)
+        run("ip", "netns", "delete", self.name, check=False)
+
+
+@pytest.fixture(scope="module")
+def members(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Members]:
+    made = Members(tmp_path_factory.mktemp("members"), f"{PREFIX}{os.getpid()}-m")
+    yield made
+    made.close()
+
+
+def test_a_member_that_is_cut_off_from_the_others_ends_the_watch(members: Members) -> None:
+    """It serves what it has, and hears of no change."""
+    members(lambda: members.client.put("/w/a", b"1"))
+    text = "table inet cut { chain out { type filter hook output priority 0; ip daddr 127.0.0.1 tcp dport 2380 drop; "
+    text += "ip saddr 127.0.0.1 tcp sport 2380 drop; ip daddr { 127.0.0.2, 127.0.0.3 } tcp dport 2380 drop; "
+    text += "ip saddr { 127.0.0.2, 127.0.0.3 } tcp sport 2380 ip daddr 127.0.0.1 drop; }; }"
+    assert members.seconds_until_the_watch_ends(lambda: members.nft(text)) < 8
+    members.nft("delete table inet cut")
+
+
+def test_a_member_that_hangs_ends_the_watch_and_no_write_waits_long(members: Members) -> None:
+    members(lambda: members.client.put("/w/a", b"2"))
+    at = next(server for server in members.servers if server.url == members.client.endpoint)
+    assert members.seconds_until_the_watch_ends(lambda: at.send(signal.SIGSTOP)) < 6
+    began = time.monotonic()
+    members(lambda: members.client.put("/w/a", b"3"))
+    assert time.monotonic() - began < 6
+    at.send(signal.SIGCONT)
+
+
+def html(connection: socket.socket, body: bytes, head: bytes) -> None:
+    connection.recv(1 << 16)
+    connection.sendall(b"HTTP/1.1 " + head + b"\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("head", "body", "expected"),
+    [
+        (b"200 OK\r\nContent-Type: text/html", b"<html>Welcome</html>", "HTTP 200 with text/html.*Welcome"),
+        (b"302 Found\r\nLocation: https://login.example/", b"", "HTTP 302.*which leads to https://login.example/"),
+        (b"200 OK\r\nContent-Type: application/json\r\nContent-Encoding: gzip", b"\x1f\x8b\x08", "encoded as gzip"),
+        (b"200 OK\r\nContent-Type: application/json", b'{"status":"ok"}', "not as etcd: KeyError: 'header'"),
+        (b"200 OK\r\nContent-Type: application/json", b"[]", "not as etcd"),
+        (b"403 Forbidden\r\nContent-Type: application/json", b'{"kind":"Status","code":403}', "HTTP 403 with"),
+    ],
+    ids=["html", "redirect", "gzip", "other-json", "a-list", "another-api"],
+)
+def test_what_is_not_etcd_is_named(head: bytes, body: bytes, expected: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        threading.Thread(target=lambda: html(server.accept()[0], body, head), daemon=True).start()
+        with pytest.raises(NotEtcd, match=f"127.0.0.1:{server.getsockname()[1]}: .*{expected}"):
+            EtcdClient(settings.Etcd(endpoints=(url,))).read("/x/")
+
+
+def test_an_etcd_without_its_gateway_is_named(tmp_path: Path) -> None:
+    made = Lab(tmp_path, f"{PREFIX}{os.getpid()}-g", "--enable-grpc-gateway=false")
+    try:
+        with pytest.raises(NotEtcd, match=r"127\.0\.0\.1:2379: it answers HTTP 404 with text/plain.*page not found"):
+            made(lambda: made.client().read("/x/"))
+    finally:
+        made.close()
+
+
 def test_the_namespaces_are_gone_afterwards() -> None:
-    wait_for(lambda: not list(Path("/run/netns").glob(f"{PREFIX}{os.getpid()}-[ut]")), "the namespaces")
+    wait_for(lambda: not list(Path("/run/netns").glob(f"{PREFIX}{os.getpid()}-[utrg]")), "the namespaces")

@@ -53,7 +53,7 @@ def pair(tmp_path: Path) -> Iterator[Clustered]:
         made.clean()
 
 
-def test_the_frozen_program_with_etcd_by_tls_and_password(pair: Clustered) -> None:
+def test_the_frozen_program_with_etcd_by_tls_and_password(pair: Clustered, tmp_path: Path) -> None:
     assert pair.etcd.url.startswith("https://")
     one, two = pair.nodes.values()
     for node in (one, two):
@@ -67,6 +67,7 @@ def test_the_frozen_program_with_etcd_by_tls_and_password(pair: Clustered) -> No
     pair.etcd.end(signal.SIGKILL)
     wait_for(lambda: any("etcd" in words for words in one.tool("status")["problems"]), "the problem is told", 60)
     assert a.pings(b.address)
+    certificates(tmp_path, ADDRESS)  # renewed, by another CA
     pair.etcd.start()
     for node in (one, two):
         wait_for(lambda node=node: node.tool("status")["problems"] == [], "all is well", 60)  # type: ignore[misc]

@@ -32,7 +32,11 @@ class Unreachable(EtcdError):
         super().__init__(14, text)
 
 
-class Unreadable(Unreachable, ValueError):
+class NotEtcd(Unreachable):
+    """What answers at the endpoint is not etcd's JSON gateway."""
+
+
+class Unreadable(NotEtcd, ValueError):
     """The answer does not have the form of an answer of etcd."""
 
 
@@ -115,8 +119,10 @@ def _answer(read: Callable[P, T]) -> Callable[P, T]:
     def reading(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return read(*args, **kwargs)
+        except EtcdError:
+            raise
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-            raise Unreadable(f"not an answer of etcd: {type(error).__name__}: {error}"[:200]) from error
+            raise Unreadable(f"it answers, but not as etcd: {type(error).__name__}: {error}"[:200]) from error
 
     return reading
 
@@ -129,9 +135,12 @@ def read_answer(status: int, body: bytes) -> dict[str, Any]:
         raise TypeError("it is no object")
     if status == http.HTTPStatus.OK and "error" not in answer:
         return answer
-    error = answer.get("error", answer)
+    error = answer.get("error") or answer.get("message")
     if isinstance(error, dict):
         error = error.get("message", str(error))
+    # gRPC's gateway answers with code and message; 404 and "Not Found" alone mean that it does not know the path.
+    if not error or not isinstance(answer.get("code", 0), int) or (status == 404 and error == "Not Found"):
+        raise NotEtcd(f"it answers HTTP {status} with {body[:100]!a}, not with an answer of etcd's gateway")
     code = int(answer.get("code", 0) or 0)
     if status == http.HTTPStatus.SERVICE_UNAVAILABLE or code in (4, 14):
         raise Unreachable(str(error))  # etcd has no leader, or its own time-out has passed
@@ -164,8 +173,15 @@ def read_page(answer: dict[str, Any]) -> tuple[list[KeyValue], int, bool]:
 
 
 @_answer
+def read_done(answer: dict[str, Any]) -> None:
+    """An answer without a content of interest. Raises Unreadable."""
+    int(answer["header"]["revision"])
+
+
+@_answer
 def read_transaction(answer: dict[str, Any]) -> tuple[bool, list[KeyValue]]:
     """Whether the conditions held, and what the `Get`s found. Raises Unreadable."""
+    read_done(answer)
     responses = answer.get("responses", ())
     items = [read_item(kv) for response in responses for kv in response.get("response_range", {}).get("kvs", ())]
     return bool(answer.get("succeeded")), items

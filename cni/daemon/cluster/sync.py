@@ -1,10 +1,10 @@
 """This node's part in the cluster: its claims, its node document, and the records of the other nodes.
 
-Four threads: one watches etcd, one renews the lease, one publishes and claims, one applies changes to the mesh. No
-thread waits for another: the lease is renewed even when etcd refuses what is published. While etcd is down the node
-works with what it holds; only a service that needs a new subnet must take one that was claimed in advance. A node is
-removed from a device only when all three hold: it is missing after a full read, it stays missing for the grace period,
-and its tunnel does not answer.
+Five threads: one watches etcd, one checks that the watched endpoint answers, one renews the lease, one publishes and
+claims, one applies changes to the mesh. No thread waits for another: the lease is renewed even when etcd refuses what
+is published. While etcd is down the node works with what it holds; only a service that needs a new subnet must take one
+that was claimed in advance. A node is removed from a device only when all three hold: it is missing after a full read,
+it stays missing for the grace period, and its tunnel does not answer.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from cni.daemon.attachments.overlay import OverlayService
 from cni.daemon.cluster.carrier import Carrier
 from cni.daemon.cluster.claims import Claims
 from cni.daemon.cluster.departed_nodes import DepartedNode, DepartedNodes
-from cni.daemon.cluster.etcd_client import QUIET, EtcdClient
-from cni.daemon.cluster.etcd_protocol import Compacted, EtcdError, Event, Unreachable
+from cni.daemon.cluster.etcd_client import EtcdClient
+from cni.daemon.cluster.etcd_protocol import Compacted, EtcdError, Event, NotEtcd, Unreachable
+from cni.daemon.cluster.etcd_transport import PATIENCE, QUIET
 from cni.daemon.cluster.membership import Membership
 from cni.daemon.cluster.node_document import NodeDocumentBuilder
 from cni.daemon.cluster.publisher import Publisher
@@ -42,9 +43,11 @@ GATHER = 0.03  # seconds in which changes are collected before they are publishe
 BACKOFF = (0.5, 5.0)  # seconds between two attempts to reach etcd: first and largest pause
 FIRST = 10.0  # seconds for which the start waits for etcd when the node has no id yet
 HOUSEKEEPING = 10.0  # seconds between two checks of this node's claims
+PROBE = 2.0  # seconds between two checks that the watched endpoint answers
 RETRY = 1.0  # seconds until a failed renewal is tried again; a lease lives for at least 5
 STEPS = {
     "watch": "following the cluster's store",
+    "probe": "checking the endpoint of the cluster's store",
     "lease": "keeping this node's lease",
     "publish": "publishing this node's document and claims",
     "carry": "applying the cluster's changes to the mesh",
@@ -71,7 +74,7 @@ class ClusterSync:
         own, signer = identity.member().identity, identity.signer()
         trust = Trust(accept_unsigned, own, signer.name)
         self._view = ClusterView(base, own, where.grace, trust)
-        self._etcd = EtcdClient(where)
+        self._etcd = EtcdClient(where, self._note)
         self._lock = threading.RLock()  # guards the view
         self.claims = Claims(self._etcd, self._view.keys, registry, identity.member(), signer)
         self._membership = Membership(
@@ -111,10 +114,11 @@ class ClusterSync:
                 return
 
     def start(self) -> None:
-        """Start the four threads."""
+        """Start the threads."""
         self._service.state.changed = self._dirty.set
         for name, work, code in (
             ("watch", self._watch_store, "store-unreachable"),
+            ("probe", self._probe, "store-unreachable"),
             ("lease", self._renew_lease, "store-unreachable"),
             ("publish", self._publish_and_claim, "store-writes-refused"),
             ("carry", self._apply_pending, "store-unreachable"),
@@ -193,9 +197,7 @@ class ClusterSync:
                 self._clear_step(name)
                 pause = BACKOFF[0]
             except EtcdError as error:
-                code = "store-unreachable" if isinstance(error, Unreachable) else refused
-                what = "refuses this node's writes" if code == "store-writes-refused" else "cannot be asked"
-                self._note(code, f"etcd {what}, and the node goes on with what it holds: {error}")
+                self._note_store(error, refused)
                 self._stop.wait(pause * random.uniform(0.8, 1.2))
                 pause = min(pause * 2, BACKOFF[1])
             except CniError as error:
@@ -206,6 +208,20 @@ class ClusterSync:
                 log.exception("unexpected error in the thread cluster-%s", name)
                 self._service.board.note("cluster-step", STEPS[name], text)
                 self._stop.wait(BACKOFF[1])
+
+    def _note_store(self, error: EtcdError, refused: str) -> None:
+        """Note why the store cannot be used. `refused`: the problem's code when etcd answers with a refusal."""
+        if isinstance(error, NotEtcd):
+            code, other = "store-not-etcd", "store-unreachable"
+        else:
+            code, other = ("store-unreachable" if isinstance(error, Unreachable) else refused), "store-not-etcd"
+        what = "refuses this node's writes" if code == "store-writes-refused" else "cannot be asked"
+        self._note(code, f"etcd {what}, and the node goes on with what it holds: {error}")
+        self._note(other, "")
+
+    def _note_reached(self) -> None:
+        for code in ("store-unreachable", "store-not-etcd"):
+            self._note(code, "")
 
     def _clear_step(self, name: str) -> None:
         self._service.board.clear("cluster-step", STEPS[name])
@@ -219,29 +235,40 @@ class ClusterSync:
             self._view.load(as_records(items), time.monotonic(), again=revision >= self._revision)
         self._revision = revision
         self._synced = True
-        self._note("store-unreachable", "")
+        self._note_reached()
         self._clear_step("watch")
         self._pending.set()
         self._dirty.set()
         while not self._stop.is_set():
             try:
-                beat(QUIET)
+                began = time.monotonic()
+                beat(QUIET + PATIENCE)
                 for now, events in self._etcd.watch(self._view.keys.base, revision + 1):
                     if now < revision:
                         log.info("reading all cluster records again: etcd was restored to an earlier revision")
                         return
                     self._apply_events(events)
                     self._revision = revision = max(revision, now) if events else revision
-                    self._note("store-unreachable", "")
-                    beat(QUIET)
+                    self._note_reached()
+                    beat(QUIET + PATIENCE)
                     if self._stop.is_set():
                         return
             except Compacted as error:
                 log.info("reading all cluster records again: %s", error)
                 return
-            except EtcdError:
+            except EtcdError as error:
                 self._synced = False
+                if isinstance(error, Unreachable) and time.monotonic() - began > PATIENCE:
+                    log.warning("reading all cluster records again: %s", error)
+                    return  # another endpoint may answer at once
                 raise
+
+    def _probe(self) -> None:
+        """Check the endpoint of the watch: an etcd that hangs leaves the connection open and reports no change."""
+        beat(PROBE)
+        if not self._stop.wait(PROBE):
+            self._etcd.check(self._view.keys.base)
+            self._clear_step("probe")
 
     def _apply_events(self, events: list[Event]) -> None:
         own = self._view.keys.node(self.claims.member.identity)
@@ -316,7 +343,7 @@ class ClusterSync:
                 raise failed
             self._note("store-writes-refused", "")
             if self._synced:
-                self._note("store-unreachable", "")
+                self._note_reached()
             self._clear_step("publish")
             beat(HOUSEKEEPING)
             if self._dirty.wait(HOUSEKEEPING):

@@ -1,0 +1,304 @@
+"""Connections to etcd's endpoints: one request and its answer, or a stream of lines.
+
+An exchange goes to the endpoint that answered last. An endpoint that is silent is given up after `HASTE` seconds while
+another one is left to try, after `PATIENCE` seconds if it is the last. A request that is not the last try asks for a
+leader, so a member that is cut off from the others answers with an error at once; the last try waits for an election.
+Each thread has its own connections.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import SplitResult, urlsplit
+
+from cni.daemon import settings as settings_module
+from cni.daemon.cluster.etcd_certificates import Certificates
+from cni.daemon.cluster.etcd_protocol import (
+    UNAUTHENTICATED,
+    Compacted,
+    EtcdError,
+    NotEtcd,
+    TooLarge,
+    Unreachable,
+    read_answer,
+    read_token,
+)
+from cni.host.worker import beat
+
+T = TypeVar("T")
+
+PATIENCE = 5.0  # seconds: the time-out of one exchange
+HASTE = 2.0  # seconds: the same while another endpoint is left to try
+QUIET = 20.0  # seconds of silence after which a stream is ended: that is cheap, and bounds what a proxy can hide
+LONGEST = 8 << 20  # bytes of one answer, or of one line of a stream
+EXCERPT = 300  # bytes of an answer that is not etcd's that are read, to describe it
+_ALIVE = ((socket.TCP_KEEPIDLE, 5), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
+
+
+class Transport:
+    """The connections of one client. Any thread may use it."""
+
+    def __init__(self, where: settings_module.Etcd, note: Callable[[str, str], None]) -> None:
+        """`note`: sets the problem of a code to a text, or clears it with an empty text."""
+        self._where = where
+        self._urls = [urlsplit(url) for url in where.endpoints]
+        self._first = 0  # the endpoint that is asked first
+        self._token = ""
+        self._local = threading.local()
+        self._failed: dict[tuple[int, str], float] = {}  # endpoint and address that did not answer, and when
+        self._streams: dict[socket.socket, tuple[int, str]] = {}  # the open streams: endpoint and address of each
+        self._lock = threading.Lock()  # guards `_streams`
+        self.certificates = Certificates(where, note)
+        self.local_address = ""
+
+    def call(self, path: str, body: dict[str, Any], read: Callable[[dict[str, Any]], T]) -> T:
+        """One exchange with the first endpoint that answers; `read` turns the answer into a value. Raises EtcdError."""
+        failures: list[Unreachable] = []
+        for n in range(len(self._urls)):
+            at = (self._first + n) % len(self._urls)
+            haste = n < len(self._urls) - 1
+            beat(4 * PATIENCE)
+            try:
+                answer = read(self._authenticated(at, path, body, haste))
+            except Unreachable as error:
+                failures.append(self._named(at, error))
+                continue
+            self._first = at
+            return answer
+        kind = NotEtcd if any(isinstance(error, NotEtcd) for error in failures) else Unreachable
+        raise kind("; ".join(map(str, failures)))
+
+    def _named(self, at: int, error: Unreachable) -> Unreachable:
+        """The error with the name of its endpoint."""
+        return type(error)(f"{self._urls[at].netloc.rpartition('@')[2]}: {error}")
+
+    def lines(self, path: str, body: dict[str, Any]) -> Iterator[bytes]:
+        """The lines of a streaming answer of the endpoint that answered last. Ends after `QUIET` seconds without a
+        line. The first line must come within `PATIENCE` seconds. Raises EtcdError."""
+        at = self._first
+        try:
+            with contextlib.closing(self._connect(at, PATIENCE)) as connection:
+                yield from self._lines_on(connection, at, path, body)
+        except Unreachable as error:
+            self._pass_on(at)
+            raise self._named(at, error) from error
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            self._pass_on(at)
+            raise self._named(at, _unreachable(error)) from error
+
+    def _lines_on(
+        self, connection: http.client.HTTPConnection, at: int, path: str, body: dict[str, Any]
+    ) -> Iterator[bytes]:
+        stream = connection.sock
+        connection.request("POST", path, json.dumps(body), self._headers(needs_leader=True))
+        response = connection.getresponse()
+        _check_form(response)
+        if response.status != http.HTTPStatus.OK:
+            read_answer(response.status, response.read(LONGEST))
+        yield _line(response)
+        stream.settimeout(QUIET)
+        with self._lock:
+            self._streams[stream] = at, stream.getpeername()[0]
+        try:
+            while True:
+                try:
+                    line = _line(response)
+                except TimeoutError:
+                    return
+                yield line
+        finally:
+            with self._lock:
+                self._streams.pop(stream, None)
+
+    def probe_streams(self, path: str, body: dict[str, Any]) -> None:
+        """Make one exchange with the endpoint of every open stream. If it is not answered, end the stream, which raises
+        Unreachable in the thread that reads the stream."""
+        with self._lock:
+            streams = dict(self._streams)
+        for stream, (at, address) in streams.items():
+            beat(4 * PATIENCE)
+            try:
+                self._authenticated(at, path, body, len(self._urls) > 1, address)
+            except Unreachable:
+                self._note_address(at, address)
+                self._pass_on(at)
+                with self._lock, contextlib.suppress(OSError):
+                    if stream in self._streams:
+                        # Of the base class: that of TLS changes the object while the other thread reads.
+                        socket.socket.shutdown(stream, socket.SHUT_RDWR)
+            except EtcdError:
+                pass  # it answers
+
+    def first(self) -> str:
+        """The endpoint that is asked first."""
+        return self._where.endpoints[self._first]
+
+    def _pass_on(self, at: int) -> None:
+        """Ask another endpoint first, if that one was the first."""
+        if self._first == at:
+            self._first = (at + 1) % len(self._urls)
+
+    # --- users -------------------------------------------------------------------------------------------------------
+
+    def _authenticated(
+        self, at: int, path: str, body: dict[str, Any], haste: bool, address: str = ""
+    ) -> dict[str, Any]:
+        """An exchange with one endpoint, at one address of it if `address` is given, after a log-in if it is due."""
+        if self._where.user and not self._token:
+            self._log_in(at, haste)
+        try:
+            return self._exchange(at, path, body, haste, address)
+        except EtcdError as error:
+            if error.code != UNAUTHENTICATED or not self._where.user:
+                raise
+        self._log_in(at, haste)
+        return self._exchange(at, path, body, haste, address)
+
+    def _log_in(self, at: int, haste: bool) -> None:
+        password = self._where.password.reveal()
+        if self._where.password_file:
+            try:
+                password = Path(self._where.password_file).read_text().strip()
+            except OSError as error:
+                raise EtcdError(UNAUTHENTICATED, f"cannot read the password of etcd: {error}") from error
+            except ValueError:
+                raise EtcdError(UNAUTHENTICATED, "the password of etcd in password_file is no text") from None
+        self._token = ""
+        question = {"name": self._where.user, "password": password}
+        self._token = read_token(self._exchange(at, "/v3/auth/authenticate", question, haste))
+
+    def _headers(self, needs_leader: bool) -> dict[str, str]:
+        headers = {"Content-Type": "application/json"}
+        if needs_leader:  # etcd's rpctypes.MetadataRequireLeaderKey, by the gateway's prefix for metadata
+            headers["Grpc-Metadata-hasleader"] = "true"
+        return headers | ({"Authorization": self._token} if self._token else {})
+
+    # --- the wire ----------------------------------------------------------------------------------------------------
+
+    def _exchange(self, at: int, path: str, body: dict[str, Any], haste: bool, address: str = "") -> dict[str, Any]:
+        """One request and its answer on this thread's connection. A reused connection that is stale is replaced
+        once. `haste`: another endpoint is left to try."""
+        patience = HASTE if haste else PATIENCE
+        kept: dict[tuple[int, str], http.client.HTTPConnection] = self._local.__dict__.setdefault("kept", {})
+        data, which = json.dumps(body), (at, address)
+        while True:
+            fresh = which not in kept or kept[which].sock is None
+            if fresh:
+                kept[which] = self._connect(at, patience, address)
+            connection = kept[which]
+            try:
+                connection.sock.settimeout(patience)
+                connection.request("POST", path, data, self._headers(needs_leader=haste))
+                response = connection.getresponse()
+                _check_form(response)
+                answer = response.read(LONGEST)
+                if len(answer) == LONGEST:
+                    kept.pop(which).close()
+                    raise TooLarge(8, f"an answer of more than {LONGEST} bytes")
+                return read_answer(response.status, answer)
+            except Unreachable:
+                kept.pop(which).close()
+                raise
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                with contextlib.suppress(OSError, AttributeError):
+                    self._note_address(at, connection.sock.getpeername()[0])
+                kept.pop(which).close()
+                stale = isinstance(error, ConnectionError | http.client.HTTPException) and not fresh
+                if not stale:
+                    raise _unreachable(error) from error
+
+    def _note_address(self, at: int, address: str) -> None:
+        """Remember that an address of an endpoint did not answer: the next connection goes to another one of the
+        name."""
+        self._failed[at, address] = time.monotonic()
+
+    def _connect(self, at: int, patience: float, address: str = "") -> http.client.HTTPConnection:
+        """A connection to the first address of the endpoint's host that accepts one, those that failed last at the end;
+        or to the given address. Raises EtcdError."""
+        url = self._urls[at]
+        host, port = url.hostname or "", url.port or 2379
+        try:
+            found = socket.getaddrinfo(address or host, port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            raise Unreachable(f"cannot look up {host}: {error}") from error
+        addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
+        addresses.sort(key=lambda each: self._failed.get((at, each), 0.0))
+        failures: dict[str, None] = {}
+        for n, each in enumerate(addresses):
+            seconds = patience if n == len(addresses) - 1 else min(patience, HASTE)
+            try:
+                connection = self._connect_to(url, each, port, seconds)
+            except OSError as error:
+                self._note_address(at, each)
+                failures[str(_unreachable(error))] = None
+                continue
+            self._failed.pop((at, each), None)
+            return connection
+        raise Unreachable("; ".join(failures))
+
+    def _connect_to(self, url: SplitResult, address: str, port: int, patience: float) -> http.client.HTTPConnection:
+        """A connection to one address. Raises OSError, EtcdError."""
+        raw = socket.create_connection((address, port), timeout=patience)
+        try:
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, value in _ALIVE:
+                raw.setsockopt(socket.IPPROTO_TCP, option, value)
+            self.local_address = raw.getsockname()[0]
+            if url.scheme == "https":
+                raw = self.certificates.context().wrap_socket(raw, server_hostname=url.hostname or "")
+        except BaseException:
+            raw.close()
+            raise
+        connection = http.client.HTTPConnection(url.hostname or "", port, timeout=patience)
+        connection.auto_open = 0  # it would connect again without TLS
+        connection.sock = raw
+        return connection
+
+
+def _check_form(response: http.client.HTTPResponse) -> None:
+    """Raises NotEtcd for an answer that is not plain JSON, as a proxy or another server gives; its status, its type and
+    its beginning are in the text. Raises Unreachable if a proxy says that etcd does not answer."""
+    kind = response.headers.get_content_type() if "content-type" in response.headers else "no content type"
+    coding = response.headers.get("content-encoding", "identity")
+    if kind == "application/json" and coding == "identity":
+        return
+    coded = "" if coding == "identity" else f", encoded as {coding[:40]}"
+    where = f", which leads to {response.headers['location'][:200]}" if "location" in response.headers else ""
+    text = f"it answers HTTP {response.status} with {kind[:80]}{coded}{where}"
+    if response.status in (502, 503, 504):
+        raise Unreachable(f"{text}: a proxy before etcd")
+    begins = " ".join(response.read(EXCERPT).decode("ascii", "replace").split())[:100] if not coded else ""
+    raise NotEtcd(f"{text}, not with the JSON of etcd's gateway" + (f": {begins!a}" if begins else ""))
+
+
+def _line(response: http.client.HTTPResponse) -> bytes:
+    """The next line. Raises Compacted if it is longer than `LONGEST`, ConnectionError at the end, OSError."""
+    line = response.readline(LONGEST)
+    if not line:
+        raise ConnectionError("etcd has ended it")
+    if not line.endswith(b"\n"):
+        raise (
+            Compacted(11, f"a change of more than {LONGEST} bytes")
+            if len(line) >= LONGEST
+            else ConnectionError("it was cut off")
+        )
+    return line
+
+
+def _unreachable(error: Exception) -> Unreachable:
+    if isinstance(error, Unreachable):
+        return error
+    if isinstance(error, http.client.BadStatusLine) and not isinstance(error, ConnectionError):
+        return NotEtcd(f"it does not answer with HTTP: {str(error)[:100]}")
+    if isinstance(error, TimeoutError):
+        return Unreachable("no answer in time")
+    return Unreachable(str(error) or type(error).__name__)
