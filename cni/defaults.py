@@ -7,6 +7,8 @@ DATA_DIR = "/var/lib/zlayer-cni"
 """Identity and settings."""
 BIN_DIR, CONF_DIR = "/opt/cni/bin", "/etc/cni/net.d"
 """The directories in which container runtimes look for plugins and for network lists."""
+PROGRAM_DIR = "/opt/zlayer-cni"
+"""Where `install` puts the program, a directory for each version."""
 
 WG_PORT = 51420
 """UDP port of a node's device (contract 3.4)."""

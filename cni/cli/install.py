@@ -10,20 +10,19 @@ from __future__ import annotations
 
 import argparse
 import errno
-import json
 import os
 import shutil
 from pathlib import Path
 
 from cni import __version__, answers, defaults
-from cni.cli import ask, files, resources, runtimes, upkeep, versions
+from cni.cli import ask, conflist, files, record, resources, runtimes, upkeep, versions
+from cni.cli.record import Record
 from cni.cli.upkeep import UNIT, UNIT_DIR, ServiceError, say, under
 from cni.daemon import settings
 from cni.daemon.model import overlap
 from cni.errors import CniError, InvalidConfig
 from cni.host import own_networks, program
 
-CONFLIST = "10-zlayer.conflist"
 TOOL_DIR = "/usr/local/bin"
 NAME = "zlayer-cni"
 CONF_SUFFIXES = (".conf", ".conflist", ".json")  # what containerd and CRI-O load
@@ -36,15 +35,20 @@ def run(options: argparse.Namespace) -> int:
         source = resources.unpacked_program()
         if source is None:
             raise ServiceError("this runs from source: build it with scripts/build, then run `dist/zlayer-cni install`")
+        target = under(options.root, options.program_dir)
+        before, given = record.load(target) or conflist.earlier(options), record.given(options)
+        for words in record.as_before(options, before):
+            say(f"as before {words}")
+        options = record.completed(options, before)
         if options.root == "/":
             _refuse_overlap(options.run_dir, settings.find(None, options.data_dir))
-        target = under(options.root, options.program_dir)
+        plan = conflist.plan(options, given, before)
         with versions.locked(target):
             home = target / f"{__version__}-{versions.digest(source)}"
             laid_down = versions.extract(source, home, lambda place: _prove(place / NAME))
             say(f"program   {home}{'' if laid_down else ' is there already'}")
-            _put_in_place(options, home)
-            _sweep(options, home, source)
+            _put_in_place(options, home, plan, before)
+            _sweep(options, home, source, before.links)
     except (ServiceError, versions.Busy, CniError, OSError) as error:
         say(f"zlayer-cni: install failed: {_why(error)}")
         return 1
@@ -89,17 +93,38 @@ def _why(error: Exception) -> str:
     return str(error)
 
 
-def _put_in_place(options: argparse.Namespace, home: Path) -> None:
+def _put_in_place(options: argparse.Namespace, home: Path, plan: conflist.Plan, before: Record) -> None:
     """Install the links, the service, and last the network list."""
     seen = Path("/") / home.relative_to(options.root) / NAME  # as programs see it when `--root` is their root directory
     plugin = under(options.root, options.bin_dir) / NAME
     files.link(plugin, seen)
     files.link(under(options.root, TOOL_DIR) / NAME, seen)
     say(f"plugin    {plugin} -> {home / NAME}")
-    upkeep.renew(options, home / NAME)
-    _conflist(options)
+    _renew_others(options, seen, before)
+    upkeep.renew(options, home / NAME, seen)
+    _remember(options, plan, before)
+    _conflist(plan, options)
     for complaint in runtimes.complaints(runtimes.containerd(options.root), options.bin_dir, options.conf_dir):
         say(f"warning   {complaint}")
+
+
+def _renew_others(options: argparse.Namespace, seen: Path, before: Record) -> None:
+    """Bring the plugin in other directories to this version: links of earlier installations. A file that is no such
+    link is reported."""
+    found = runtimes.containerd(options.root)
+    directories = dict.fromkeys((*before.links, *BIN_DIRS, *(found.bin_dirs if found else ())))
+    done = {under(options.root, options.bin_dir).resolve()}
+    for directory in directories:
+        place = under(options.root, directory)
+        plugin = place / NAME
+        if place.resolve() in done:
+            continue
+        done.add(place.resolve())
+        if plugin.is_symlink() and plugin.readlink().is_relative_to(seen.parents[1]):
+            files.link(plugin, seen)
+            say(f"plugin    {plugin} too")
+        elif plugin.is_symlink() or plugin.exists():
+            say(f"warning   {plugin} is not a link of `install`, and stays as it is: --bin-dir {directory} replaces it")
 
 
 def _prove(binary: Path) -> None:
@@ -109,10 +134,10 @@ def _prove(binary: Path) -> None:
         raise ServiceError(f"{binary} does not run here: exit code {code}: {err.decode(errors='replace').strip()}")
 
 
-def _sweep(options: argparse.Namespace, home: Path, source: Path) -> None:
+def _sweep(options: argparse.Namespace, home: Path, source: Path, links: tuple[str, ...]) -> None:
     """Remove older versions, here and in the single file's directory, unless a process runs or a link names them."""
     used = set()
-    for directory in {*BIN_DIRS, options.bin_dir, TOOL_DIR}:
+    for directory in {*BIN_DIRS, *links, options.bin_dir, TOOL_DIR}:
         link = under(options.root, directory) / NAME
         if link.is_symlink():
             used.add(Path(options.root, str(link.readlink()).lstrip("/")))
@@ -129,40 +154,37 @@ def _sweep(options: argparse.Namespace, home: Path, source: Path) -> None:
 # --- the network list ---------------------------------------------------------------------------------------------
 
 
-def _conflist(options: argparse.Namespace) -> None:
-    """Write the network list, unless there is one that was changed by hand."""
-    path = under(options.root, options.conf_dir) / CONFLIST
-    text = conflist_text(options)
-    if path.exists() and path.read_text() != text and not options.force:
-        say(f"conflist  {path} differs from ours and is kept (--force replaces it)")
-    else:
-        files.write(path, text)
-        say(f"conflist  {path} (network {options.network}, CNI {options.cni_version})")
-    others = sorted(p.name for p in path.parent.iterdir() if p.suffix in CONF_SUFFIXES and p.name < path.name)
-    if others:
-        say(f"warning   {path.parent / others[0]} sorts before ours: the runtime uses that one")
-
-
-def conflist_text(options: argparse.Namespace) -> str:
-    """The network list for these options. portmap is left out if it is not installed: every ADD would fail."""
-    name = CONFLIST if options.cni_version == "1.0.0" else f"cni-{options.cni_version[:3]}/{CONFLIST}"
-    conflist = json.loads(resources.conf(name))
-    conflist["name"] = options.network
-    ours = conflist["plugins"][0]
-    for key, value, default in (
-        ("runDir", options.run_dir, defaults.RUN_DIR),
-        ("dataDir", options.data_dir, defaults.DATA_DIR),
-    ):
-        if value != default:
-            ours[key] = value
-    bin_dir = under(options.root, options.bin_dir)
-    missing = [p["type"] for p in conflist["plugins"][1:] if not (bin_dir / p["type"]).exists()]
-    for name in missing:
+def _conflist(plan: conflist.Plan, options: argparse.Namespace) -> None:
+    """Write the network list, or say why not, and what is wrong with what it says."""
+    for name in plan.missing:
+        bin_dir = under(options.root, options.bin_dir)
         say(f"warning   no {name} in {bin_dir}: left out of the list, so what it does (host ports) is not done")
         for other in BIN_DIRS:
             there = under(options.root, other) / name
             if there.exists():
-                say(f"          to have it: ln -s {there} {bin_dir}/, and install --force")
+                say(f"          to have it: ln -s {there} {bin_dir}/, and install again")
                 break
-    conflist["plugins"] = [p for p in conflist["plugins"] if p["type"] not in missing]
-    return json.dumps(conflist, indent=2) + "\n"
+    if plan.action == "kept":
+        say(f"conflist  {plan.path} was changed by hand and is kept (--force replaces it)")
+    else:
+        files.write(plan.path, plan.text)
+        again = " is there already" if plan.action == "unchanged" else ""
+        say(f"conflist  {plan.path}{again} (network {options.network}, CNI {options.cni_version})")
+    others = sorted(p.name for p in plan.path.parent.iterdir() if p.suffix in CONF_SUFFIXES and p.name < plan.path.name)
+    if others:
+        say(f"warning   {plan.path.parent / others[0]} sorts before ours: the runtime uses that one")
+
+
+def _remember(options: argparse.Namespace, plan: conflist.Plan, before: Record) -> None:
+    """Write the record of this installation, before the list. A list that was changed by hand keeps its checksums."""
+    path, lists = str(Path(options.conf_dir, conflist.FILE)), before.lists
+    if plan.action != "kept":
+        texts = dict.fromkeys((*lists.get(path, ()), record.checksum(plan.text)))
+        lists = {**lists, path: tuple(texts)[-2:]}
+    for other in lists:
+        if other != path and under(options.root, other).exists():
+            stays = "of an earlier installation, stays: remove it if no runtime reads it"
+            say(f"note      {under(options.root, other)}, {stays}")
+    links = dict.fromkeys((*before.links, options.bin_dir))
+    values = {name: getattr(options, name) for name in record.FLAGS}
+    record.save(under(options.root, options.program_dir), Record(**values, links=tuple(links), lists=lists))

@@ -20,27 +20,39 @@ exit codes:
 A container runtime runs this same program with CNI_COMMAND set; `zlayer-cni overlayd --help` is about the daemon.
 """
 
+NEED_ROOT = ("install", "uninstall", "start", "restart")
+
 
 def main(argv: Sequence[str]) -> int:
     """Run one command of the tool; returns its exit code."""
     options = _parser().parse_args(argv)
-    if options.command in ("install", "uninstall") and options.root == "/" and os.geteuid():
+    if options.command in NEED_ROOT and options.root == "/" and os.geteuid():
         sys.stderr.write(f"zlayer-cni: {options.command} needs root, and runs as user {os.geteuid()}\n")
         return 1
     try:
         return _run(options)
     except ask.NoDaemon as error:
-        sys.stderr.write(f"zlayer-cni: {error}\n")
+        sys.stderr.write(f"zlayer-cni: {error}\n{_why_absent(options.run_dir, error)}")
         return ask.NOT_RUNNING
     except ask.Refused as error:
         sys.stderr.write(f"zlayer-cni: {error}\n")
         return 1
-    except PermissionError as error:
-        sys.stderr.write(f"zlayer-cni: {error}{'' if os.geteuid() == 0 else ' (this needs root)'}\n")
-        return 1
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader of the pipe has ended, as with `| head`
         return 0
+    except OSError as error:
+        root = " (this needs root)" if isinstance(error, PermissionError) and os.geteuid() else ""
+        sys.stderr.write(f"zlayer-cni: {options.command} failed: {error}{root}\n")
+        return 1
+
+
+def _why_absent(run_dir: str, error: ask.NoDaemon) -> str:
+    from cni.cli import absent
+
+    if not absent.is_silent(error):
+        return ""
+    absence = absent.explain(absent.look(run_dir))
+    return f"{absence.text}{f' -> {absence.fix}' if absence.fix else ''}\n"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -76,6 +88,13 @@ def _parser() -> argparse.ArgumentParser:
     validate.add_argument("--json", action="store_true", help="for programs: a stable JSON document")
     _install_options(commands.add_parser("install", help="put the program, the conflist and the service in place"))
     _uninstall_options(commands.add_parser("uninstall", help="take away what install put there"))
+    for word, text in (
+        ("start", "start the daemon, by systemd if it has a unit, unless it runs"),
+        ("restart", "start the daemon anew, if a new one can start; running containers stay connected"),
+    ):
+        command = commands.add_parser(word, help=text, description=text)
+        _places(command, "--run-dir", "--data-dir", "--program-dir")
+        command.set_defaults(root="/", conf_dir=None)
     return parser
 
 
@@ -141,11 +160,18 @@ def _install_options(parser: argparse.ArgumentParser) -> None:
 
     parser.description = install.__doc__
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = (
+        "An option that is not given means what it was at the last installation; the default is in brackets."
+    )
     _places(parser)
-    parser.add_argument("--cni-version", choices=("1.0.0", "1.1.0"), default="1.0.0", help="default: %(default)s")
-    parser.add_argument("--network", default="zlayer", metavar="NAME", help="the network's name (%(default)s)")
-    parser.add_argument("--no-service", action="store_true", help="no systemd unit: the plugin starts the daemon")
-    parser.add_argument("--force", action="store_true", help="replace a conflist that was changed by hand")
+    parser.add_argument("--cni-version", choices=("1.0.0", "1.1.0"), help="of the network list (1.0.0)")
+    parser.add_argument("--network", metavar="NAME", help="the network's name (zlayer)")
+    parser.add_argument(
+        "--service",
+        action=argparse.BooleanOptionalAction,
+        help="a systemd unit; without one the plugin starts the daemon",
+    )
+    parser.add_argument("--force", action="store_true", help="replace a network list that was changed by hand")
 
 
 def _uninstall_options(parser: argparse.ArgumentParser) -> None:
@@ -156,17 +182,21 @@ def _uninstall_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _places(parser: argparse.ArgumentParser) -> None:
+def _places(parser: argparse.ArgumentParser, *only: str) -> None:
+    """The options for directories; `only` these, if there are any."""
     for option, default, text in (
         ("--bin-dir", defaults.BIN_DIR, "where the runtime looks for plugins"),
         ("--conf-dir", defaults.CONF_DIR, "where the runtime looks for network lists"),
-        ("--program-dir", "/opt/zlayer-cni", "where the unpacked program goes, a directory for each version"),
+        ("--program-dir", defaults.PROGRAM_DIR, "where the unpacked program goes, a directory for each version"),
         ("--run-dir", defaults.RUN_DIR, "sockets and records"),
         ("--data-dir", defaults.DATA_DIR, "identity and settings"),
         ("--root", "/", "prefix for all of them: an image, or a test"),
     ):
+        if only and option not in only:
+            continue
         kind = os.path.abspath if option == "--root" else absolute
-        parser.add_argument(option, metavar="DIR", type=kind, default=default, help=f"{text} (%(default)s)")
+        kept = default if option in ("--root", "--program-dir") else None  # the record of the installation has the rest
+        parser.add_argument(option, metavar="DIR", type=kind, default=kept, help=f"{text} ({default})")
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -213,12 +243,22 @@ def _run(options: argparse.Namespace) -> int:
             from cni.cli import validate
 
             code = validate.run(options.file, options.json)
+        case _:
+            code = _of_installation(options)
+    return code
+
+
+def _of_installation(options: argparse.Namespace) -> int:
+    match options.command:
         case "install":
             from cni.cli import install
 
-            code = install.run(options)
-        case _:
+            return install.run(options)
+        case "uninstall":
             from cni.cli import uninstall
 
-            code = uninstall.run(options)
-    return code
+            return uninstall.run(options)
+        case _:
+            from cni.cli import start
+
+            return start.run(options)

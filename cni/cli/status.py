@@ -1,17 +1,27 @@
-"""`zlayer-cni status`: a summary of the node. Exit code 0 without a problem, 1 with one, 3 without a daemon."""
+"""`zlayer-cni status`: a summary of the node. Exit code 0 without a problem, 1 with one, 3 without a daemon that
+should run."""
 
 from __future__ import annotations
 
+import json
 import sys
 
 from cni import answers
-from cni.cli import table
-from cni.cli.ask import ask, print_json
+from cni.cli import absent, table
+from cni.cli.ask import NoDaemon, ask, print_json
 
 
 def run(run_dir: str, as_json: bool) -> int:
-    """Print the status; raises NoDaemon, Refused."""
-    status = ask(run_dir, "status", answers.Status)
+    """Print the status; raises NoDaemon, Refused. A daemon that is not needed yet is no problem."""
+    try:
+        status = ask(run_dir, "status", answers.Status)
+    except NoDaemon as error:
+        absence = absent.explain(absent.look(run_dir)) if absent.is_silent(error) else None
+        if absence is None or absence.state != "not started":
+            raise
+        document = {"state": absence.state, "run_dir": run_dir, "reason": absence.text, "problems": []}
+        sys.stdout.write(json.dumps(document, indent=2) + "\n" if as_json else f"{absence.text}\n")
+        return 0
     if as_json:
         print_json(status)
     else:

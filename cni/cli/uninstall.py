@@ -12,9 +12,10 @@ import shutil
 from pathlib import Path
 
 from cni import answers
-from cni.cli import ask, upkeep
-from cni.cli.install import BIN_DIRS, CONFLIST, NAME, TOOL_DIR
-from cni.cli.upkeep import GONE_WITHIN, UNIT, UNIT_DIR, Daemon, say, under
+from cni.cli import ask, conflist, record, upkeep
+from cni.cli.install import BIN_DIRS, NAME, TOOL_DIR
+from cni.cli.upkeep import GONE_WITHIN, UNIT, UNIT_DIR, WANTED, Daemon, say, under
+from cni.daemon import settings
 from cni.host import locks, process, systemd
 from cni.plugin import autostart, client
 
@@ -23,6 +24,9 @@ RECORDS = "state.db"
 
 def run(options: argparse.Namespace) -> int:
     """Uninstall; returns the exit code. Safe to repeat."""
+    programs = under(options.root, options.program_dir)
+    before = record.load(programs) or conflist.earlier(options)
+    options = record.completed(options, before)
     run_dir = str(under(options.root, options.run_dir))
     try:
         daemon = _daemon(run_dir, options)
@@ -36,25 +40,28 @@ def run(options: argparse.Namespace) -> int:
     if attached and not options.force:
         say(f"zlayer-cni: {attached} containers are attached; stop them first, or use --force")
         return 1
-    _remove(under(options.root, options.conf_dir) / CONFLIST)
+    for path in dict.fromkeys((str(Path(options.conf_dir, conflist.FILE)), *before.lists)):
+        _remove(under(options.root, path))
     if daemon:
         ask.ask(run_dir, "teardown", answers.Done)
         say("removed   bridges, interfaces and tables")
-    unit = under(options.root, UNIT_DIR) / UNIT
-    if options.root == "/" and systemd.is_running() and unit.exists():
-        systemd.control("disable", "--now", UNIT)
-        _remove(unit)
-        systemd.control("daemon-reload")
+    _remove_unit(options.root)
     if daemon:
         ended = process.end_daemon(daemon.pid, GONE_WITHIN)
         say("ended     the overlay daemon" if ended else f"warning   process {daemon.pid} does not end")
+    _remove_programs(options, programs, before.links)
+    _tell_what_stays(options)
+    return 0
+
+
+def _remove_programs(options: argparse.Namespace, programs: Path, links: tuple[str, ...]) -> None:
+    """The links, the versions of the program, and the daemon's directories."""
     _remove(under(options.root, options.bin_dir) / NAME)
-    programs = under(options.root, options.program_dir)
-    for place in (*BIN_DIRS, TOOL_DIR):
+    for place in (*links, *BIN_DIRS, TOOL_DIR):
         link = under(options.root, place) / NAME
         if link.is_symlink() and Path(options.root, str(link.readlink()).lstrip("/")).is_relative_to(programs):
             _remove(link)
-    directories = [programs, Path(run_dir)]
+    directories = [programs, under(options.root, options.run_dir)]
     data = under(options.root, options.data_dir)
     for directory in [*directories, data] if options.purge else [*directories, data / "program"]:
         if directory.exists():
@@ -62,9 +69,27 @@ def run(options: argparse.Namespace) -> int:
             say(f"removed   {directory}")
     if options.root == "/" and locks.sweep():
         say(f"removed   {locks.default_directory()}")
+
+
+def _tell_what_stays(options: argparse.Namespace) -> None:
+    data, system_file = under(options.root, options.data_dir), under(options.root, settings.SYSTEM_FILE)
     if data.exists():
         say(f"kept      {data}: the node's identity (--purge removes it)")
-    return 0
+    if system_file.exists():
+        say(f"kept      {system_file}: the daemon's settings, which `install` did not write")
+    if options.root == "/":
+        say("kept      net.ipv4.ip_forward and other settings of the kernel, as they are")
+
+
+def _remove_unit(root: str) -> None:
+    unit = under(root, UNIT_DIR) / UNIT
+    running = root == "/" and systemd.is_running()
+    if running and unit.exists():
+        systemd.control("disable", "--now", UNIT)
+    _remove(under(root, WANTED) / UNIT)
+    _remove(unit)
+    if running:
+        systemd.control("daemon-reload")
 
 
 def _daemon(run_dir: str, options: argparse.Namespace) -> Daemon | None:

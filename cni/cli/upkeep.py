@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ from cni.plugin import autostart
 
 UNIT = "zlayer-overlayd.service"
 UNIT_DIR = "/etc/systemd/system"
+WANTED = f"{UNIT_DIR}/multi-user.target.wants"
+SYSTEMD = ("/usr/lib/systemd/systemd", "/lib/systemd/systemd")
 # The directories that ProtectSystem=full and ProtectHome= make read-only (systemd.exec(5)).
 PROTECTED = ("/usr/", "/boot/", "/efi/", "/etc/", "/home/", "/root/", "/run/user/")
 READY_WITHIN = 30.0  # seconds until a daemon that was started must answer
@@ -66,22 +69,37 @@ def await_daemon(run_dir: str, where: str) -> Daemon:
                 return found
 
 
-def renew(options: argparse.Namespace, binary: Path) -> None:
-    """Make `binary` the daemon of this machine: by a systemd unit, else by replacing a running one. Raises
-    ServiceError."""
+def renew(options: argparse.Namespace, binary: Path, seen: Path) -> None:
+    """Make `binary` the daemon of this machine: by a systemd unit, else by replacing a running one. `seen`: its path
+    inside `--root`. Raises ServiceError."""
     if options.root != "/":
-        say("service   none: the plugin starts the daemon when it is first needed")
-    elif options.no_service or not systemd.is_running():
+        _in_image(options, seen)
+    elif not options.service or not systemd.is_running():
         _without_systemd(options, binary)
     else:
         _with_systemd(options, binary)
 
 
+def _in_image(options: argparse.Namespace, seen: Path) -> None:
+    """The unit in an image that has systemd, enabled as systemctl does it. The image's next boot starts the daemon."""
+    has_systemd = any(under(options.root, program).exists() for program in SYSTEMD)
+    if not options.service or not has_systemd:
+        why = "--no-service" if not options.service else "the image has no systemd"
+        say(f"service   none ({why}): the plugin starts the daemon when it is first needed")
+        return
+    for directory in protected(options.run_dir, options.data_dir):
+        under(options.root, directory).mkdir(parents=True, exist_ok=True)
+    unit = under(options.root, UNIT_DIR) / UNIT
+    files.write(unit, unit_text(seen, options.run_dir, options.data_dir))
+    files.link(under(options.root, WANTED) / UNIT, Path(UNIT_DIR, UNIT))
+    say(f"service   {unit} is enabled: the image's next boot starts the daemon")
+
+
 def _with_systemd(options: argparse.Namespace, binary: Path) -> None:
-    text = unit_text(binary, options.run_dir, options.data_dir)
+    unit, text = Path(UNIT_DIR) / UNIT, unit_text(binary, options.run_dir, options.data_dir)
+    before = running(options.run_dir)
     for directory in protected(options.run_dir, options.data_dir):
         Path(directory).mkdir(parents=True, exist_ok=True)  # systemd makes only existing directories writable
-    unit, before = Path(UNIT_DIR) / UNIT, running(options.run_dir)
     unchanged = unit.exists() and unit.read_text() == text
     files.write(unit, text)
     _control("daemon-reload")
@@ -89,14 +107,33 @@ def _with_systemd(options: argparse.Namespace, binary: Path) -> None:
     if unchanged and before and runs(before.pid, binary) and not systemd.control("is-active", UNIT):
         say(f"service   {UNIT} is enabled, and runs version {before.version} already")
         return
-    check(options, binary)
-    _control("restart", UNIT, run_dir=options.run_dir)
-    now = await_daemon(options.run_dir, f"`journalctl -u {UNIT}`")
+    check(options, [str(binary)])
+    now = restart_unit(options.run_dir)
     if not runs(now.pid, binary):
         raise ServiceError(
             f"process {now.pid}, not {UNIT}, is the daemon on {options.run_dir}: end it and install again"
         )
     say(f"service   {UNIT} is enabled and running{_instead_of(before, now)}")
+
+
+def has_unit(run_dir: str) -> bool:
+    """Whether there is a unit file for the run directory."""
+    try:
+        return f"--run-dir {run_dir} " in Path(UNIT_DIR, UNIT).read_text()
+    except OSError:
+        return False
+
+
+def start_unit(run_dir: str) -> Daemon:
+    """Start the unit; its daemon. Raises ServiceError."""
+    _control("start", UNIT, run_dir=run_dir)
+    return await_daemon(run_dir, f"`journalctl -u {UNIT}`")
+
+
+def restart_unit(run_dir: str) -> Daemon:
+    """Restart the unit; the new daemon. Raises ServiceError."""
+    _control("restart", UNIT, run_dir=run_dir)
+    return await_daemon(run_dir, f"`journalctl -u {UNIT}`")
 
 
 def unit_text(binary: Path, run_dir: str, data_dir: str) -> str:
@@ -112,10 +149,10 @@ def protected(*directories: str) -> list[str]:
     return [each for each in directories if each.startswith(PROTECTED)]
 
 
-def check(options: argparse.Namespace, binary: Path) -> None:
-    """Check that `binary` can start with the present YAML and records, before the running daemon is ended. Raises
-    ServiceError."""
-    words = [str(binary), "overlayd", "--check", "--run-dir", options.run_dir, "--data-dir", options.data_dir]
+def check(options: argparse.Namespace, command: Sequence[str]) -> None:
+    """Check that `command overlayd` can start with the present YAML and records, before the running daemon is ended.
+    Raises ServiceError."""
+    words = [*command, "overlayd", "--check", "--run-dir", options.run_dir, "--data-dir", options.data_dir]
     try:
         code, _, said = program.run_once(words, autostart.environment(), b"")
     except OSError as error:
@@ -138,19 +175,25 @@ def _without_systemd(options: argparse.Namespace, binary: Path) -> None:
     """A daemon started by a plugin is replaced; a daemon started by an administrator is left running and reported."""
     before = running(options.run_dir)
     if before is None:
-        say("service   none: the plugin starts the daemon when it is first needed")
+        say("service   none: the plugin starts the daemon when it is first needed, or `zlayer-cni start` does now")
     elif runs(before.pid, binary):
         say(f"daemon    version {before.version} runs already (process {before.pid})")
     elif not is_plugins(before.pid, options.run_dir):
         say(f"note      the daemon (process {before.pid}) is version {before.version} until you restart it")
     else:
-        check(options, binary)
-        if not process.end_daemon(before.pid, GONE_WITHIN):
-            raise ServiceError(f"the daemon of version {before.version} (process {before.pid}) does not end")
-        words = ["overlayd", "--run-dir", options.run_dir, "--data-dir", options.data_dir]
-        autostart.spawn([str(binary), *words], options.run_dir)
-        now = await_daemon(options.run_dir, f"{options.run_dir}/{autostart.LOG_NAME}")
+        now = replace_daemon(options, [str(binary)], before)
         say(f"daemon    running{_instead_of(before, now)}")
+
+
+def replace_daemon(options: argparse.Namespace, command: Sequence[str], before: Daemon) -> Daemon:
+    """End a daemon that a plugin or `zlayer-cni start` started, and start `command overlayd`; the new daemon. Raises
+    ServiceError."""
+    check(options, command)
+    if not process.end_daemon(before.pid, GONE_WITHIN):
+        raise ServiceError(f"the daemon of version {before.version} (process {before.pid}) does not end")
+    words = ["overlayd", "--run-dir", options.run_dir, "--data-dir", options.data_dir]
+    autostart.spawn([*command, *words], options.run_dir)
+    return await_daemon(options.run_dir, f"{options.run_dir}/{autostart.LOG_NAME}")
 
 
 def _instead_of(before: Daemon | None, now: Daemon) -> str:

@@ -113,7 +113,7 @@ def test_older_versions_go_unless_somebody_runs_them(root):
         finally:
             running.kill()
     assert done.returncode == 0, done.stderr
-    left = {path.name for path in programs.iterdir()} - {".lock"}
+    left = {path.name for path in programs.iterdir()} - {".lock", "installed.json"}
     assert left == {home(root).name, "0.0.3-c", "0.0.0-used", "somebody's"}
     assert "0.0.2-b, an older version" in done.stderr
 
@@ -144,6 +144,95 @@ def test_a_changed_list_is_kept_and_said(root):
     assert (root / LIST).read_text() == '{"mine": true}'
     assert install(root, "--force").returncode == 0
     assert "mine" not in (root / LIST).read_text()
+
+
+# --- what an earlier installation leaves ----------------------------------------------------------------------------
+
+
+def listed(root: Path) -> tuple[str, str, list[str]]:
+    """The network list: its name, its version, and the plugins."""
+    document = json.loads((root / LIST).read_text())
+    return document["name"], document["cniVersion"], [plugin["type"] for plugin in document["plugins"]]
+
+
+def test_an_option_counts_though_the_list_of_an_earlier_installation_is_there(root):
+    (root / "usr/lib/cni").mkdir(parents=True)
+    (root / "usr/lib/cni/portmap").symlink_to("/bin/true")
+    install(root)
+    assert listed(root) == ("zlayer", "1.0.0", ["zlayer-cni"])
+    changed = install(root, "--network", "blue", "--cni-version", "1.1.0", "--bin-dir", "/usr/lib/cni")
+    assert changed.returncode == 0, changed.stderr
+    assert listed(root) == ("blue", "1.1.0", ["zlayer-cni", "portmap"])
+    again = install(root)
+    assert again.returncode == 0, again.stderr
+    assert "as before --network blue" in again.stderr
+    assert listed(root) == ("blue", "1.1.0", ["zlayer-cni", "portmap"])
+    assert tool("uninstall", "--root", root).returncode == 0
+    assert [path.name for path in root.rglob("*") if not path.is_dir()] == ["portmap"]
+
+
+def test_an_option_that_a_list_changed_by_hand_contradicts_is_refused(root):
+    install(root)
+    mine = (root / LIST).read_text().replace('"zlayer"', '"mine"')
+    (root / LIST).write_text(mine)
+    before = home(root)
+    refused = install(root, "--network", "blue")
+    assert refused.returncode == 1
+    assert "changed by hand" in refused.stderr
+    assert "--network blue" in refused.stderr
+    assert "--force" in refused.stderr
+    assert ((root / LIST).read_text(), home(root)) == (mine, before)
+    assert install(root, "--network", "mine").returncode == 0
+    assert (root / LIST).read_text() == mine
+    assert install(root, "--network", "blue", "--force").returncode == 0
+    assert listed(root)[0] == "blue"
+
+
+def test_the_list_of_a_version_that_kept_no_record_is_recognised(root):
+    install(root, "--network", "blue", "--run-dir", "/run/other")
+    (root / "opt/zlayer-cni/installed.json").unlink()
+    done = install(root, "--cni-version", "1.1.0")
+    assert done.returncode == 0, done.stderr
+    assert listed(root)[:2] == ("blue", "1.1.0")
+    assert '"runDir": "/run/other"' in (root / LIST).read_text()
+
+
+def test_the_plugin_is_of_one_version_in_every_directory(root):
+    earlier = root / "opt/zlayer-cni/0.0.1-a"
+    earlier.mkdir(parents=True)
+    shutil.copy("/bin/true", earlier / "zlayer-cni")
+    for directory in ("opt/cni/bin", "usr/lib/cni", "usr/libexec/cni"):
+        (root / directory).mkdir(parents=True)
+    (root / "usr/lib/cni/zlayer-cni").symlink_to("/opt/zlayer-cni/0.0.1-a/zlayer-cni")
+    (root / "usr/libexec/cni/zlayer-cni").write_text("a copy")
+    done = install(root)
+    assert done.returncode == 0, done.stderr
+    assert (root / "usr/lib/cni/zlayer-cni").readlink() == (root / PLUGIN).readlink()
+    assert f"{root}/usr/libexec/cni/zlayer-cni is not a link of `install`" in done.stderr
+
+
+@pytest.mark.parametrize(("words", "unit"), [((), True), (("--no-service",), False)])
+def test_an_image_with_systemd_gets_the_unit(root, words, unit):
+    (root / "usr/lib/systemd").mkdir(parents=True)
+    (root / "usr/lib/systemd/systemd").write_text("")
+    assert install(root, "--run-dir", "/run/other", *words).returncode == 0
+    place = root / "etc/systemd/system/zlayer-overlayd.service"
+    wanted = place.parent / "multi-user.target.wants" / place.name
+    assert (place.exists(), wanted.is_symlink()) == (unit, unit)
+    if unit:
+        assert f"{(root / PLUGIN).readlink()} overlayd --run-dir /run/other " in place.read_text()
+        assert wanted.readlink() == Path("/etc/systemd/system", place.name)
+    assert tool("uninstall", "--root", root).returncode == 0
+    assert not place.exists()
+    assert not wanted.is_symlink()
+
+
+def test_uninstall_tells_which_settings_stay(root):
+    install(root)
+    (root / "etc/zlayer-cni").mkdir()
+    (root / "etc/zlayer-cni/overlayd.yaml").write_text("node_id: 1\n")
+    done = tool("uninstall", "--root", root, "--purge")
+    assert f"kept      {root}/etc/zlayer-cni/overlayd.yaml" in done.stderr
 
 
 def test_two_installations_at_once(root):
@@ -209,3 +298,51 @@ def test_a_daemon_that_would_not_start_is_told_before_anything_is_touched(machin
     done = machine("install")
     assert done.returncode == 1 and "cluster_cdir" in done.stderr and "overlayd.yaml" in done.stderr
     assert not (tmp_path / "programs").exists() and not (tmp_path / "net.d").exists()
+
+
+# --- a node whose daemon no call has needed yet ---------------------------------------------------------------------
+
+BARE = """
+mount -t tmpfs tmpfs /run
+mkdir /run/over
+mount -t tmpfs tmpfs /run/over
+for place in etc opt var usr/local/bin; do
+    mkdir -p /run/over/$place /run/over/work/$place
+    mount -t overlay -o lowerdir=/$place,upperdir=/run/over/$place,workdir=/run/over/work/$place overlay /$place
+done
+rm -rf /etc/cni /etc/containerd /opt/zlayer-cni /var/lib/zlayer-cni
+trap 'test ! -e /run/zlayer-cni/overlayd.pid || kill $(cat /run/zlayer-cni/overlayd.pid)' EXIT
+"""
+
+
+def test_a_node_without_systemd_before_and_after_the_daemon_is_started(netns):  # noqa: F811
+    """Steps on one machine that has nothing of ours, with directories that are those of the defaults."""
+    steps = {
+        "missing": f"{FROZEN['unpacked']} status",
+        "install": f"{FROZEN['unpacked']} install",
+        "fresh": "zlayer-cni status",
+        "fresh-json": "zlayer-cni status --json",
+        "start": "zlayer-cni start",
+        "again": "zlayer-cni start",
+        "status": "zlayer-cni status",
+        "restart": "zlayer-cni restart",
+        "kill": "kill -9 $(cat /run/zlayer-cni/overlayd.pid); sleep 0.2",
+        "ended": "zlayer-cni status",
+        "uninstall": "zlayer-cni uninstall --purge",
+    }
+    lines = [f"echo '== {name}'; {words} 2>&1 || echo \"exit code $?\"" for name, words in steps.items()]
+    argv = ["nsenter", f"--net=/run/netns/{netns}", "unshare", "--mount", "/bin/sh", "-ec", BARE + "\n".join(lines)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+    said = dict(part.split("\n", 1) for part in done.stdout.split("== ")[1:])
+    assert list(said) == list(steps), done.stdout + done.stderr
+    assert "exit code 3" in said["missing"]
+    assert "run `zlayer-cni install`" in said["missing"]
+    assert said["fresh"] == "the daemon is not started: the first ADD starts it (or `zlayer-cni start`)\n"
+    assert json.loads(said["fresh-json"])["state"] == "not started"
+    assert "runs (process" in said["start"]
+    assert "runs already" in said["again"]
+    assert "fence      in force" in said["status"]
+    assert "in place of process" in said["restart"]
+    assert "exit code 3" in said["ended"]
+    assert "the daemon has ended; the next call of the plugin starts it again" in said["ended"]
+    assert "exit code" not in said["uninstall"]

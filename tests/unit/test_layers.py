@@ -103,7 +103,7 @@ RULES = [
         later=("cni.daemon.settings", "cni.daemon.model.overlap"),
     ),
     Rule(
-        ("cni.cli.main", "cni.cli.install", "cni.cli.uninstall", "cni.cli.upkeep"),
+        ("cni.cli.main", "cni.cli.install", "cni.cli.uninstall", "cni.cli.upkeep", "cni.cli.start"),
         ("cni.*",),
         "they show the settings' defaults, and start a daemon as the plugin does",
     ),
