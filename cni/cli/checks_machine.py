@@ -47,6 +47,17 @@ NFTABLES = {
         "nftables of Linux 4.14 or later",
     ),
 }
+# Features that the fence does without: nft text, the kernel option, and what is missing then.
+OPTIONAL = {
+    "nftables, a frame by its bridge": (
+        "add table bridge t\nadd set bridge t b { type ifname; }\n"
+        "add chain bridge t c { type filter hook prerouting priority -310; policy accept; }\n"
+        "add rule bridge t c meta ibrname @b counter drop\n",
+        "CONFIG_NFT_BRIDGE_META (modprobe nft_meta_bridge)",
+        "a port that another program adds to an overlay bridge under a name that does not begin with zl- is closed to"
+        " containers, and not to other such ports",
+    ),
+}
 LINKS = {"bridge": "CONFIG_BRIDGE (modprobe bridge)", "veth": "CONFIG_VETH (modprobe veth)"}
 _OPTIONS = LINKS | {name: option for name, (_, option) in NFTABLES.items()}
 OURS = ("zl-", "veth-")  # devices of ours (contract 4.2)
@@ -85,13 +96,21 @@ def privileges(who: str, euid: int, effective: int) -> Finding:
 
 def kernel(tried: Mapping[str, str]) -> list[Finding]:
     """One finding for each tried feature; `tried` holds the kernel's error, or "" if the feature works."""
-    return [
+    needed = [
         Finding("kernel", "ok", f"{feature} works")
         if not said
         else Finding("kernel", "fail", f"{feature} does not work: {said}", f"the kernel needs {option}")
         for feature, option in _OPTIONS.items()
         if (said := tried.get(feature)) is not None
     ]
+    optional = [
+        Finding("kernel", "ok", f"{feature} works")
+        if not said
+        else Finding("kernel", "warn", f"{feature} does not work: {said}; {without}", f"the kernel needs {option}")
+        for feature, (_, option, without) in OPTIONAL.items()
+        if (said := tried.get(feature)) is not None
+    ]
+    return needed + optional
 
 
 def wireguard(said: str | None, engines: Sequence[str]) -> list[Finding]:

@@ -125,7 +125,7 @@ def _privileges(daemon: int | None) -> list[Finding]:
 
 def _kernel() -> list[Finding]:
     """The kernel features of the data path, each tried in a new namespace."""
-    texts = {name: text for name, (text, _) in checks.NFTABLES.items()}
+    texts = {name: text for name, (text, *_) in (*checks.NFTABLES.items(), *checks.OPTIONAL.items())}
     tried = probe.try_kernel([*checks.LINKS, "wireguard"], texts)
     if not tried:
         return [Finding("kernel", "warn", "the kernel could not be tried", "run it as root")]

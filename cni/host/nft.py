@@ -200,6 +200,27 @@ def rules_of(text: str, table: str) -> nft_rules.Tables:
         return pool.submit(_rules_of, text, table).result()
 
 
+def accepts(text: str) -> bool:
+    """Whether this kernel and libnftables accept a text; tried in a scratch network namespace. Raises OSError."""
+    with ThreadPoolExecutor(1, "scratch") as pool:
+        return pool.submit(_accepts, text).result()
+
+
+def _accepts(text: str) -> bool:
+    netns.leave()
+    try:
+        nft = Nft()
+    except NftUnavailable:
+        return False
+    try:
+        nft.run(text)
+    except NftError:
+        return False
+    finally:
+        nft.close()
+    return True
+
+
 def _rules_of(text: str, table: str) -> nft_rules.Tables:
     netns.leave()
     nft = Nft()

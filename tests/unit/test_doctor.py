@@ -30,12 +30,16 @@ def test_privileges(effective, expected):
 
 
 def test_kernel_features():
-    good = dict.fromkeys((*machine.LINKS, *machine.NFTABLES), "")
+    good = dict.fromkeys((*machine.LINKS, *machine.NFTABLES, *machine.OPTIONAL), "")
     assert level(machine.kernel(good)) == "ok"
     assert len(machine.kernel(good)) == len(good)
     (bad,) = [each for each in machine.kernel(good | {"veth": "Operation not supported"}) if each.level == "fail"]
     assert "veth" in bad.text
     assert "CONFIG_VETH" in bad.fix
+    (feature,) = machine.OPTIONAL
+    (lacking,) = [each for each in machine.kernel(good | {feature: "No such file"}) if each.level != "ok"]
+    assert lacking.level == "warn"
+    assert "CONFIG_NFT_BRIDGE_META" in lacking.fix
     assert machine.kernel({}) == []
 
 

@@ -4,15 +4,22 @@ chains.
 
 from __future__ import annotations
 
-from cni.daemon.fence.model import FenceNode
-from cni.daemon.fence.rules import EARLY, HAS_OPTIONS, Chain, Rule, base_chain, ipv4_options, plain_chain
+from cni.daemon.fence.model import TABLE, FenceNode
+from cni.daemon.fence.rules import EARLY, HAS_OPTIONS, Chain, Rule, base_chain, declare, ipv4_options, plain_chain
 
+_BY_BRIDGE = Rule("meta ibrname @bridges", "drop", "unknown port")
 _CONTROL = "01:80:c2:00:00:00"  # to 0f: frames for the bridge itself (IEEE 802.1D, 7.12.6)
+
+
+def trial_of_bridge_names() -> str:
+    """A text that the kernel accepts if it has `meta ibrname` (CONFIG_NFT_BRIDGE_META)."""
+    chain = base_chain("bridge", "prerouting", EARLY, _BY_BRIDGE)
+    lines = [f"add table bridge {TABLE}", f"add set bridge {TABLE} bridges {{ type ifname; }}", *declare([chain])]
+    return "\n".join(lines) + "\n"
 
 
 def bridge_chains(node: FenceNode) -> list[Chain]:
     """The chains for every port of the overlay's bridges."""
-    by_name = [Rule("meta ibrname @bridges", "drop", "unknown port")] if node.bridge_names else []
     return [
         base_chain(
             "bridge",
@@ -21,7 +28,7 @@ def bridge_chains(node: FenceNode) -> list[Chain]:
             Rule("iifname @ports", "goto port", "port"),
             Rule('iifname "zl-*"', "drop", "port of our name"),
             Rule("ether daddr @gateways", "drop", "unknown port to gateway"),
-            *by_name,
+            *((_BY_BRIDGE,) if node.bridge_names else ()),
         ),
         plain_chain(
             "bridge",

@@ -26,7 +26,7 @@ from cni.daemon.fence.from_records import (
     on_the_hosts_networks,
     port_of,
 )
-from cni.daemon.fence.loader import Loader
+from cni.daemon.fence.loader import Loader, has_bridge_names
 from cni.daemon.fence.model import TABLE, FenceNode, FencePort
 from cni.daemon.fence.repairs import Repairs
 from cni.daemon.model.records import Attachment
@@ -66,6 +66,7 @@ class FenceController:
         self._state = state
         self._settings = settings
         self._alone = alone
+        self._bridge_names = has_bridge_names()
         self._lock = threading.Lock()
         self._forwarding = threading.Lock()  # for iptables' FORWARD; `_lock` is not held while iptables runs
         self._loader: Loader | None = None
@@ -247,6 +248,7 @@ class FenceController:
             routed=self._settings.underlay == "routed",
             tunnels=self._beyond.tunnels,
             far=self._beyond.far,
+            bridge_names=self._bridge_names,
         )
 
     def refused(self) -> dict[str, str]:

@@ -199,6 +199,12 @@ def _to_overlay(v: str, ip: str, cluster: str, routed: bool) -> Chain:
         Rule(f"{ip} saddr @far{v}", f"goto {FLAT}", "from the flat mesh elsewhere"),
         Rule(f"{ip} saddr {cluster}", "drop", "unknown overlay source"),
         Rule(f"{ip} daddr @{FLAT}_m{v}", "accept", "to the flat mesh"),
+        # A NodePort whose pod is on another node; which member of a network has a published port is known there only.
+        Rule(
+            f"ct direction original ct status dnat oifname != @inside {ip} daddr @far{v} {ip} daddr != @closed{v}",
+            "accept",
+            "published port of the flat mesh elsewhere",
+        ),
         Rule(f"{ip} daddr . {ip} daddr != @same{v}", "drop", "to an unknown overlay address"),
         Rule("ct direction reply ct state established,related", "accept", "reply to a member"),
         Rule("ct status dnat", "accept", "published port"),

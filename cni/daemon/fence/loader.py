@@ -15,13 +15,14 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from cni.daemon.fence import compare, elements, expected, replacement, ruleset
+from cni.daemon.fence.bridge import trial_of_bridge_names
 from cni.daemon.fence.compare import Listing
 from cni.daemon.fence.desired import DesiredState
 from cni.daemon.fence.fault import Fault
 from cni.daemon.fence.model import TABLE, FenceBridge, FenceNode, FencePort, chain_of
 from cni.daemon.fence.rules import SETS
 from cni.errors import FenceFailed
-from cni.host import nft_elements
+from cni.host import nft, nft_elements
 from cni.host.nft import Nft, rules_of
 from cni.host.nft_elements import Change
 from cni.host.nft_rules import Tables, TableSeen
@@ -32,6 +33,17 @@ OWN = 4096  # own generations that are remembered: a notification comes within m
 _NAME = re.compile(r"\w{1,64}", re.ASCII)  # our set names; a notified name may be any text, and other programs chose it
 _KINDS = {(family, name): kind for family, kind, name, _ in SETS}
 READS = 5  # attempts to read the rules while other programs change them, before the rules count as changed
+
+
+def has_bridge_names() -> bool:
+    """Whether the kernel's nftables can match a frame by its bridge, so that a port of no attachment is closed whatever
+    its name is.
+    """
+    try:
+        return nft.accepts(trial_of_bridge_names())
+    except OSError as error:
+        log.warning("ports of other names on the overlay's bridges are not closed: %s", error)
+        return False
 
 
 class Loader:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Callable
+from dataclasses import replace
+
+from cni.daemon.fence import ruleset as fence
 
 from . import packets as p
 from .attacks import EVIL, GATEWAY_MAC, HONEST, Case, Ear, a, attack, datagram, eth, gateway, send, x
 from .attacks_neighbours import travelled_routes
-from .lab import HOST4, LAN4, LAN6, LEG, NODE4, NODE6, OUTSIDE4, OUTSIDE6, TUNNEL, Lab, Place
+from .lab import HOST4, HOST6, LAN4, LAN6, LEG, NODE4, NODE6, OUTSIDE4, OUTSIDE6, TUNNEL, Lab, Place
 
 PUBLISHED = 8081
 
@@ -98,6 +102,69 @@ def _published_unknown(name: str, to: str) -> None:
 
 _published_unknown("published_port_of_an_unknown_address", LAN4)
 _published_unknown("published_port_of_an_unknown_address_ipv6", LAN6)
+
+
+FAR = ("10.200.40.0/26", "fd00:200:0:40::/64")
+
+
+def _behind_the_tunnel(lab: Lab, place: Place) -> Callable[[], None]:
+    """Publish the port for a container of another node; returns what undoes it."""
+    lab.run(fence.base(replace(lab.node, far=FAR)))
+    publish(lab, place)
+
+    def undo() -> None:
+        unpublish(lab)
+        lab.run(fence.base(lab.node))
+
+    return undo
+
+
+def _published_elsewhere(name: str, to: str) -> None:
+    def from_outside(lab: Lab) -> Case:
+        """A NodePort leads to a pod of the flat mesh on another node; the pod's address stays closed."""
+        far, out = lab.places["remote-unknown"], lab.places["outside"].space
+        undo = _behind_the_tunnel(lab, far)
+        evil = [_from_outside(lab, far.six if ":" in to else far.four, 80, EVIL, sport=995)]
+        honest = [_from_outside(lab, to, PUBLISHED, HONEST, sport=996)]  # a flow of its own: translated anew
+        ear = Ear(far.space, "wg0")
+        return Case(out, evil, [ear], honest, ear, undo=undo)
+
+    def from_a_pod(lab: Lab) -> Case:
+        """From the flat mesh too, and not from a member of a network."""
+        far, flat, member = lab.places["remote-unknown"], lab.places["flat-web"], a(lab)
+        undo = _behind_the_tunnel(lab, far)
+        ear = Ear(far.space, "wg0")
+
+        def frames(place: Place, marker: bytes) -> list[bytes]:
+            src, host = (place.six, HOST6) if ":" in to else (place.four, HOST4)
+            packet = p.ip(src, host, p.UDP, p.udp(src, host, 997, PUBLISHED, marker))
+            return [p.frame(GATEWAY_MAC, place.mac, p.ethertype(host), packet)]
+
+        return Case(
+            flat.space,
+            [],
+            [ear],
+            frames(flat, HONEST),
+            ear,
+            before=lambda: send(member.space, "eth0", frames(member, EVIL)),
+            undo=undo,
+        )
+
+    def of_a_member(lab: Lab) -> Case:
+        """Only the flat mesh: who has a member's published port is known to its own node alone."""
+        far, flat = lab.places["remote-red"], lab.places["flat-web"]
+        undo = _behind_the_tunnel(lab, far)
+        honest = [_from_outside(lab, flat.six if ":" in to else flat.four, 9, HONEST)]
+        evil = [_from_outside(lab, to, PUBLISHED, EVIL, sport=994)]
+        return Case(lab.places["outside"].space, evil, [Ear(far.space, "wg0")], honest, eth(flat), undo=undo)
+
+    for work, what in ((from_outside, "arrives"), (from_a_pod, "from_a_pod"), (of_a_member, "of_a_member")):
+        work.__name__ = f"published_port_elsewhere_{what}{name}"
+        attack(work)
+
+
+_published_elsewhere("", LAN4)
+_published_elsewhere("_ipv6", LAN6)
 
 
 @attack

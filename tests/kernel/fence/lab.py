@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from cni.daemon.fence import ruleset as fence
+from cni.daemon.fence.loader import has_bridge_names
 from cni.daemon.fence.model import FenceBridge, FenceNode, FencePort
 from cni.host.nft import Nft
 from cni.host.nft_elements import Change
@@ -75,7 +76,7 @@ class Lab:
         self.places: dict[str, Place] = {}
         self.host = self._space("host")
         self.bridges = {key: FenceBridge(name, mac) for key, (name, mac, _) in BRIDGES.items()}
-        self.node = FenceNode((CLUSTER4, CLUSTER6), (NODE4, NODE6), (TUNNEL,))
+        self.node = FenceNode((CLUSTER4, CLUSTER6), (NODE4, NODE6), (TUNNEL,), bridge_names=has_bridge_names())
         self.nft = self.host.inside(Nft)
         self._build_host()
         self._build_outside()
@@ -156,7 +157,8 @@ class Lab:
         """A container on a bridge; not admitted yet."""
         space = self._space(name)
         mac = f"02:c0:00:00:{subnet:02x}:{number:02x}"
-        host_end = f"zl-{number:010x}-v" if name != "unknown-sh" else "tap-other"
+        foreign = {"unknown-sh": "tap-other", "unknown-tap": "tap-more"}
+        host_end = foreign.get(name, f"zl-{number:010x}-v")
         veth((self.host, host_end), (space, "eth0"), mac, BRIDGES[bridge][0])
         space.sysctl(net__ipv6__conf__eth0__accept_dad=0, net__ipv6__conf__eth0__accept_ra=0)
         space.ip("link set eth0 up")

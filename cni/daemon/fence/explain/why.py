@@ -201,6 +201,10 @@ def _into_overlay(dst: Endpoint, translated: bool) -> Verdict:
     if (dst.kind is EndpointKind.CONTAINER or dst.listed) and dst.network is None:
         notes = () if translated else ("a sender outside needs a route to the overlay by this node",)
         return Verdict(True, RuleRef("inet", chain, "to the flat mesh"), "the flat mesh is open to the outside", notes)
+    if translated and dst.kind in (EndpointKind.REMOTE, EndpointKind.CALLER) and dst.network is None:
+        spot = RuleRef("inet", chain, "published port of the flat mesh elsewhere")
+        notes = (remote.ITS_OWN_FENCE,) if dst.kind is EndpointKind.REMOTE else ()
+        return Verdict(True, spot, "a published port of the flat mesh is open, on other nodes too", notes)
     if dst.kind is not EndpointKind.CONTAINER:
         reason = f"from outside, {dst.address} is not reached by this node"
         return Verdict(False, RuleRef("inet", chain, "to an unknown overlay address"), reason)
