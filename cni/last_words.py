@@ -10,6 +10,7 @@ from cni import files
 
 NAME = "overlayd.failed"
 LONGEST = 2000  # characters
+_EARLIER_LOG = "overlayd.log.1"  # cni/log_files.py
 
 
 def write(run_dir: str, text: str) -> None:
@@ -19,7 +20,11 @@ def write(run_dir: str, text: str) -> None:
     try:
         os.makedirs(run_dir, 0o755, exist_ok=True)
         content = f"{line}\n".encode("utf-8", "backslashreplace")
-        files.write(os.path.join(run_dir, NAME), content, durable=False, alone=False)
+        try:
+            files.write(os.path.join(run_dir, NAME), content, durable=False, alone=False)
+        except OSError:
+            os.unlink(os.path.join(run_dir, _EARLIER_LOG))  # the disk is full: the reason is worth more
+            files.write(os.path.join(run_dir, NAME), content, durable=False, alone=False)
     except OSError:
         return
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import msgspec
 
-from cni import defaults, last_words, tempdir_sweeper
+from cni import defaults, last_words, log_files, tempdir_sweeper
 from cni.daemon import log_lines, operations, precheck
 from cni.daemon import settings as settings_module
 from cni.daemon.attachments.overlay import OverlayService
@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         settings = _settings(options)
         run_dir = settings.run_dir
-        log_lines.begin(settings.log_level)
+        log_lines.begin(settings.log_level, run_dir)
         if options.check or options.take_over:
             precheck.check(settings)  # first: a serving daemon must not be ended for one that cannot start
         if options.check:
@@ -168,6 +168,7 @@ async def _run(settings: Settings, run_dir_lock: RunDirLock) -> None:
         process.reap(inherited)
         delete_queue.drain(settings.run_dir, state, server.answer)
         tempdir_sweeper.sweep()
+        log_files.bound_all(settings.run_dir)
         operations.sweep(context)
         process.trim_memory()
 

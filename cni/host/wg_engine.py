@@ -11,6 +11,7 @@ import subprocess
 import time
 from pathlib import Path
 
+from cni import log_files
 from cni.host import netns, privileges
 from cni.host.wg_uapi import Uapi, remove_socket
 
@@ -45,7 +46,9 @@ class Engines:
         directory = Path(self._uapi.directory)
         directory.mkdir(0o755, parents=True, exist_ok=True)
         log_path = Path(self._log_dir, f"{name}.log")
-        with log_path.open("wb") as log:
+        with contextlib.suppress(FileNotFoundError):
+            log_path.replace(f"{log_path}{log_files.EARLIER}")
+        with log_path.open("ab") as log:  # appending, so that the file can be emptied under the engine
             child = privileges.lowered(
                 CAPABILITIES,
                 lambda: subprocess.Popen(

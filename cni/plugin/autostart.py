@@ -12,7 +12,7 @@ import os
 import sys
 import time
 
-from cni import last_words, lock_files, proc
+from cni import last_words, lock_files, log_files, proc
 from cni.plugin import client as plugin_door
 from cni.plugin.client import Location
 
@@ -186,12 +186,17 @@ def spawn(argv: list[str], run_dir: str) -> int:
     Returns its PID. Raises OSError if it cannot be executed.
     """
     env = environment()
+    log = os.path.join(run_dir, LOG_NAME)
+    try:
+        log_files.bound(log)  # also if no daemon gets so far that it bounds its own log
+    except OSError:
+        pass  # There is no log yet, or it cannot be written.
     reader, writer = os.pipe2(os.O_CLOEXEC)
     child = os.fork()
     if child == 0:
         number = errno.EIO
         try:
-            _detach(writer, os.path.join(run_dir, LOG_NAME))
+            _detach(writer, log)
             os.execve(argv[0], argv, env)
         except OSError as error:
             number = error.errno or errno.EIO

@@ -171,3 +171,27 @@ def test_another_daemon_starting_is_waited_for(inside, run_dir, conf):
         os.kill(pid, signal.SIGCONT)
     process.communicate(timeout=60)
     assert daemons(run_dir) == [pid]
+
+
+def test_the_log_of_an_autostarted_daemon_is_bounded(inside, run_dir, conf, tmp_path):
+    """By the daemon while it runs, and by the plugin if no daemon gets that far."""
+    run_dir.mkdir()
+    log, earlier = run_dir / "overlayd.log", run_dir / "overlayd.log.1"
+    log.write_text("an earlier line\n" * (3 << 16))  # 3 MiB
+    begun(inside, conf(autostart=True))
+    assert log.stat().st_size < 1 << 20 and earlier.stat().st_size <= 1 << 20
+    with log.open("a") as file:
+        file.write("a line of today\n" * (1 << 16))
+    (pid,) = daemons(run_dir)
+    os.kill(pid, signal.SIGTERM)  # its last record goes to the log
+    until = time.monotonic() + 20
+    while daemons(run_dir):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    (tmp_path / "data").mkdir(exist_ok=True)
+    (tmp_path / "data" / "overlayd.yaml").write_text("log_level: [\n")
+    with log.open("a") as file:
+        file.write("a line of today\n" * (1 << 16))
+    assert json.loads(inside.run("STATUS", conf(autostart=True)).stdout)["code"] == 50
+    assert log.stat().st_size < 1 << 20
+    assert "a line of today" in earlier.read_text()

@@ -17,6 +17,7 @@ PURE_NAMES = (
     "cni.problems",
     "cni.printable",
     "cni.last_words",
+    "cni.log_files",
     "cni.secret",
     "cni.files",
     "cni.lock_files",
