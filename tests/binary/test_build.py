@@ -102,4 +102,4 @@ def test_the_bill_of_materials_names_all_that_is_in_the_program() -> None:
     for path in (DIST / "zlayer-cni.d/_internal").rglob("*.so*"):
         listed = any(name.startswith(path.name) for name in files)
         of_python_package = path.parent.name in ("msgspec", "yaml") and any(each in path.name for each in own)
-        assert listed or of_python_package, f"{path.name} is in the program, and nobody says where from"
+        assert listed or of_python_package, f"{path.name} is in the program, and its origin is not listed"

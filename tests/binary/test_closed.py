@@ -160,7 +160,7 @@ def test_a_deletion_takes_the_containers_link_away_at_once(program, run_dir, con
 
 def test_a_foreign_overlayd_is_served_in_this_process(program, run_dir, conf, tmp_path):
     """The single file hands the call, with its stdin, to the unpacked program, which has the client."""
-    stdin = conf(overlayd={"socket": str(tmp_path / "nobody.sock")}, more="x" * 100_000, cniVersion="0.4.0")
+    stdin = conf(overlayd={"socket": str(tmp_path / "absent.sock")}, more="x" * 100_000, cniVersion="0.4.0")
     data = tmp_path / "data"
     assert json.loads(program.run("ADD", stdin, CNI_NETNS="").stdout)["code"] == 4
     assert not data.exists()  # An obviously invalid call unpacks nothing.

@@ -106,7 +106,7 @@ def test_older_versions_go_unless_somebody_runs_them(root):
         (programs / name).mkdir(parents=True)
         shutil.copy("/bin/sleep", programs / name / "zlayer-cni")
         os.utime(programs / name, (1_700_000_000 - age, 1_700_000_000 - age))
-    (programs / "somebody's").mkdir()
+    (programs / "foreign").mkdir()
     with subprocess.Popen([programs / "0.0.0-used/zlayer-cni", "600"]) as running:
         try:
             done = install(root)
@@ -114,7 +114,7 @@ def test_older_versions_go_unless_somebody_runs_them(root):
             running.kill()
     assert done.returncode == 0, done.stderr
     left = {path.name for path in programs.iterdir()} - {".lock", "installed.json"}
-    assert left == {home(root).name, "0.0.3-c", "0.0.0-used", "somebody's"}
+    assert left == {home(root).name, "0.0.3-c", "0.0.0-used", "foreign"}
     assert "0.0.2-b, an older version" in done.stderr
 
 

@@ -32,7 +32,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def users(temporary: Path) -> list[int]:
-    """The processes that were given this temporary directory, whoever's children they are."""
+    """The processes that were given this temporary directory, with any parent."""
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with suppress(OSError):
@@ -127,7 +127,7 @@ def test_a_kill_while_it_waits_for_stdin(temporary):
     reader, writer = os.pipe()
     process = program.start("ADD", b"", stdin=reader)
     os.write(writer, b" ")
-    wait_until(lambda: unread(reader) == 0)  # somebody reads, and goes on reading
+    wait_until(lambda: unread(reader) == 0)  # the plugin reads, and goes on reading
     _, child = descendants(process.pid)
     process.kill()
     process.communicate()

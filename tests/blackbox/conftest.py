@@ -153,7 +153,7 @@ def cni_path(plugin: list[str]) -> str:
 
 @pytest.fixture(scope="session")
 def build(session: Session, plugin: list[str], template: Template, cni_path: str) -> Lab:
-    """Makes a world of a variant; whoever asks closes it."""
+    """Makes a world of a variant; the caller closes it."""
 
     def make(variant: str) -> World:
         if not template.has(variant):

@@ -132,7 +132,7 @@ def test_k06_the_host_side(checked: Checked, what: str) -> None:
 
 
 def test_k06_the_bridges_address(fresh: Lab, at: At, need: Need) -> None:
-    """In a world of its own: the bridge is everybody's."""
+    """In a world of its own: all containers share the bridge."""
     need("check")
     world = fresh("base")
     box, conf = world.container(), world.conf(at("1.0.0"))

@@ -96,7 +96,7 @@ def test_a9_interfaces_of_one_container_at_once(world: World, at: At) -> None:
 
 
 def test_two_adds_of_one_interface_at_once(world: World, at: At) -> None:
-    """At most one wins; whoever loses leaves the winner's attachment alone."""
+    """At most one succeeds; the other leaves that attachment alone."""
     box, conf = world.container(), world.conf(at("1.0.0"))
     answers = at_once([lambda: box.add(conf)] * 3)
     winners = [answer.ok() for answer in answers if answer.rc == 0]

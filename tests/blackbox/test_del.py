@@ -103,7 +103,7 @@ def test_l16_del_without_previous_result(world: World, version: str) -> None:
 
 
 def test_l17_add_where_the_name_is_taken(world: World, version: str) -> None:
-    """By somebody else's link: an error, and the link is as it was."""
+    """By another program's link: an error, and the link is as it was."""
     box, conf = world.container(), world.conf(version)
     box.sh("ip link add eth0 type bridge; ip addr add 192.0.2.9/24 dev eth0; ip link set eth0 up")
     link = box.link()
@@ -207,7 +207,7 @@ def test_d3_an_empty_path_does_not_free_what_still_lives(world: World, conf: Jso
 
 
 def test_d7_a_configuration_gone_wrong_does_not_stop_del(lab: Lab, at: At) -> None:
-    """Somebody broke the conflist while containers ran: they can still be removed."""
+    """The conflist was broken while containers ran: they can still be removed."""
     world = lab("base")
     box, good = world.container(), world.conf(at("1.0.0"))
     result = box.attach(good)

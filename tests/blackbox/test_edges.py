@@ -160,7 +160,7 @@ def test_l26_a_mac_that_a_later_plugin_sets_does_not_cut_the_container_off(fresh
 
 
 def test_a_mac_of_another_is_not_taken_over(fresh: Lab, at: At, need: Need) -> None:
-    """Whoever shares a neighbour's, or the gateway's, would hear what is meant for it."""
+    """A container with a neighbour's MAC, or the gateway's, would receive that one's frames."""
     need("daemon")
     world = fresh("base")
     conf = world.conf(at("1.0.0"))

@@ -1,4 +1,4 @@
-"""Deliberate faults: each is a mistake somebody could make in the daemon, put into a copy of the program.
+"""Deliberate faults: each is a mistake that a change of the daemon could make, put into a copy of the program.
 
 `test_can_fail.py` runs the storm with each and expects it to be caught. A fault is a class: the docstring says which
 mistake, MODULE and NAME what is replaced, and `instead(real, ...)` is the replacement.
@@ -122,7 +122,7 @@ class TheEndIsNotFollowed:
 
 
 class TheDirectoryIsNotTakenBack:
-    """Nobody looks whether the run directory is still there."""
+    """The daemon does not check whether the run directory still exists."""
 
     MODULE, NAME = "cni.daemon.server", "Server._restore_files"
 
@@ -163,7 +163,7 @@ class DeletionIsNotRecorded:
 
 
 class DeadAreNeverCollected:
-    """Nobody looks whether a recorded container still has its link."""
+    """The daemon does not check whether a recorded container still has its link."""
 
     MODULE, NAME = "cni.daemon.attachments.attach", "Attacher.release_dead"
 

@@ -4,8 +4,8 @@ The program itself has no hook for this, and a release none that could be set of
 which this file is executed before the first module of ours is imported (CONTROL, a directory, is defined before the
 first line): it wraps functions as their modules come in. Standard library only, and quick: every plugin call pays.
 
-    CONTROL/armed    "POINT ACTION [SECONDS]": whoever passes POINT next takes the file and does ACTION: kill, stop,
-                     sleep, fail
+    CONTROL/armed    "POINT ACTION [SECONDS]": the next thread that passes POINT takes the file and does ACTION: kill,
+                     stop, sleep, fail
     CONTROL/fired    a line for each point that was taken
     CONTROL/faults   names of the deliberate faults that are in force from the start (`deliberate.py`)
     CONTROL/tuning   "module.NAME value" lines: constants of time made shorter

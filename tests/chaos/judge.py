@@ -43,7 +43,7 @@ def faults(on: Machine, live: Mapping[str, Live]) -> list[str]:
     except sqlite3.Error as error:
         found.append(f"the records cannot be read: {error}")
     if memory["locks"]:
-        found.append(f"{memory['locks']} locks are held, and nobody works")
+        found.append(f"{memory['locks']} locks are held, and no call runs")
     found += [f"a deletion waits: {path.name}" for path in sorted((on.run_dir / "deletions").glob("*"))
               if path.name != ".lock"]  # fmt: skip
     return found

@@ -127,7 +127,7 @@ class Machine:
 
     @property
     def path(self) -> str:
-        """The network namespace, for whoever wants a path (of this process)."""
+        """The path of the network namespace, valid in this process."""
         return f"/proc/{os.getpid()}/fd/{self._net}"
 
     # --- asking ----------------------------------------------------------------------------------------------------
@@ -277,7 +277,7 @@ def _is_dead(pid: int) -> bool:
 
 
 def _without_numbers(view: snapshot.Snapshot) -> snapshot.Snapshot:
-    """Interface indexes, and the file of whoever happens to run, are not the same after a restart."""
+    """Without interface indexes and PID files, which differ after a restart."""
     numbers = ("ifindex", "link_index", "designated_bridge", "bridge_id", "root_id")
     for section in ("links", "addresses"):
         for key, text in view[section].items():

@@ -131,7 +131,7 @@ class Program:
     # --- steering --------------------------------------------------------------------------------------------------
 
     def arm(self, point: str, action: str, seconds: float = 0.0) -> None:
-        """Whoever passes `point` next does `action`: kill, stop, sleep, fail."""
+        """The next thread that passes `point` does `action`: kill, stop, sleep, fail."""
         fresh = self.control / "armed.new"
         fresh.write_text(f"{point}|{action}|{seconds}")
         fresh.rename(self.control / "armed")

@@ -1,6 +1,6 @@
 """Scenes: one thing goes wrong at one moment, and what must hold then. Short, and always the same.
 
-Each takes a machine whose daemon runs, with nobody attached, and leaves it so. `test_scenes.py` plays them;
+Each takes a machine whose daemon runs without attachments, and leaves it so. `test_scenes.py` plays them;
 `test_can_fail.py` plays them with a deliberate fault in the daemon.
 """
 
@@ -21,8 +21,8 @@ from .machine import Json, Machine, Space
 
 LEFT_NOTHING = 3.0  # seconds after which nothing is left of a failed ADD
 BUSY = 1.5  # seconds more for a busy machine
-SOON = 1.5  # seconds in which the daemon undoes what it does for nobody: sooner than its keeper looks twice
-QUICKLY = 0.3  # seconds from the start of a daemon in which nobody but itself can have done anything
+SOON = 1.5  # seconds in which the daemon undoes a call whose caller has ended: less than two rounds of its reconciler
+QUICKLY = 0.3  # seconds from the start of a daemon in which only the daemon itself can have changed anything
 
 
 def attached(on: Machine, cid: str, **conf: object) -> tuple[Live, Space]:
@@ -37,7 +37,7 @@ def live(said: Json, cid: str, space: Space) -> Live:
 
 
 def in_order(on: Machine, *who: Live, within: float = LEFT_NOTHING + BUSY) -> None:
-    """Soon everything tells that these are attached, and nobody else. Raises AssertionError."""
+    """Soon records and kernel agree that exactly these are attached. Raises AssertionError."""
     end = time.monotonic() + within
     while left := judge.faults(on, {each.cid: each for each in who}):
         assert time.monotonic() < end, "\n".join([*left, on.log_tail()])
@@ -61,10 +61,10 @@ def started(on: Machine, verb: str, cid: str, space: Space, **conf: object) -> s
 
 
 def passed(on: Machine, point: str, within: float = 10.0) -> None:
-    """Wait until somebody has passed the armed `point`."""
+    """Wait until a thread has passed the armed `point`."""
     end = time.monotonic() + within
     while on.program.armed:
-        assert time.monotonic() < end, f"nobody came by {point}"
+        assert time.monotonic() < end, f"no thread passed {point}"
         time.sleep(0.002)
 
 
@@ -221,7 +221,7 @@ def a_namespace_goes(on: Machine) -> None:
 
 
 def the_records_are_damaged(on: Machine) -> None:
-    """They are set aside and begun anew; links that nobody remembers go, and the container may come again."""
+    """They are set aside and begun anew; links without a record are removed, and the container can be attached anew."""
     _, space = attached(on, "forgotten")
     on.signal_daemon(signal.SIGKILL)
     for suffix in ("-wal", "-shm"):
@@ -238,7 +238,7 @@ def the_records_are_damaged(on: Machine) -> None:
 
 
 def a_reboot(on: Machine) -> None:
-    """With the run directory kept: nothing that was before is believed, and a late DEL touches nobody."""
+    """With the run directory kept: no earlier record is believed, and a late DEL touches no attachment."""
     old, _ = attached(on, "before")
     on.power_cut(wiped=False)
     on.start_daemon()

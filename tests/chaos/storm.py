@@ -27,7 +27,7 @@ from .machine import Json, Machine, Space, busy
 WORKERS = 8
 CONTAINERS = 100
 SETTLE = 6.0  # seconds until everything must be in order: 3 for a failed ADD, and what a busy machine takes longer
-WAITING = 4.0  # seconds a fault point waits for somebody to pass it before another has its turn
+WAITING = 4.0  # seconds a fault point waits for a thread to pass it before another has its turn
 LATE = 3.0  # seconds a busy machine may add to what a call may take
 MOST = {"ADD": 40.0, "DEL": 10.0, "CHECK": 10.0, "STATUS": 2.0, "GC": 32.0}
 SERVICES = (
@@ -50,7 +50,7 @@ class Box:
     generation: int = 0
     live: Live | None = None
     prev: Json | None = None
-    spent: bool = False  # an ADD failed, and nobody will ever call DEL: it must be gone by itself
+    spent: bool = False  # an ADD failed, and no DEL follows: it must be gone by itself
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -197,7 +197,7 @@ class Storm:
             self.fault(f"ADD of {box.cid}: {code} {said}")
 
     def attached(self, box: Box, result: Json) -> None:
-        """The runtime has a result: nobody else may have these addresses."""
+        """The runtime has a result: no other container may have these addresses."""
         mine = tuple(ip["address"] for ip in result["ips"])
         live = Live(box.cid, box.space.path, mine, result["interfaces"][1]["name"])
         with self._guard:
@@ -215,7 +215,7 @@ class Storm:
         if code == 0:
             return self.attached(box, said)
         time.sleep(0.4)
-        # Where plugin and daemon died together nobody is left who could know: that takes a DEL, or the end of the
+        # If plugin and daemon died together, no process knows of the attachment until a DEL, or the end of the
         # namespace. Else nothing stays, even if the result was out already.
         unknowable = daemon == 0 or self.on.daemon() != daemon
         return self._given_up(box, unknowable or dice.random() < 0.3)
@@ -335,9 +335,9 @@ class Storm:
         self._notice(points)
 
     def pass_by(self, points: list[str], rounds: int = 200) -> None:
-        """Ordinary operations until everybody has been killed at each of `points`, which is empty then. Where nobody
-        comes by, the daemon is killed: some points are passed only where none answers. (A look takes a daemon that
-        lives for a while.)"""
+        """Ordinary operations until a process has been killed at each of `points`, which is empty then. If no thread
+        passes a point, the daemon is killed: some points are passed only while no daemon answers. (A round of the
+        reconciler takes a daemon that lives for a while.)"""
         for _ in range(rounds):
             if not points:
                 return
@@ -394,7 +394,7 @@ class Storm:
     # --- quiet -----------------------------------------------------------------------------------------------------
 
     def quiet(self) -> None:
-        """Nobody calls: what must hold, holds soon. Raises AssertionError with the seed and all that is wrong."""
+        """Without calls all invariants hold soon. Raises AssertionError with the seed and all that is wrong."""
         self._raise_wrong()
         self.on.inside(self._calm)
         live = {box.cid: box.live for box in self.boxes if box.live}

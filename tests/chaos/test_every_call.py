@@ -48,7 +48,7 @@ def places(on: Machine, verb: str, space: Space, seed: int, every: bool) -> list
         """One somewhere in each of as many equal parts."""
         return [begin + (n * (end - begin) + dice.randrange(end - begin)) // (PLACES // 2) for n in range(PLACES // 2)]
 
-    assert whole.door, "nobody knocked"
+    assert whole.door, "no connection was made"
     return spread(1, whole.stops + 1) + spread(whole.door, whole.stops + 1)
 
 
@@ -63,7 +63,7 @@ def swept(on: Machine) -> None:
 def test_an_add_killed_anywhere_leaves_nothing(
     on: Machine, seed: int, pytestconfig: pytest.Config, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without any DEL: whoever was killed has failed, even if the result was out already."""
+    """Without any DEL: a plugin that was killed has failed, even if the result was out already."""
     space, every = Space(on), bool(pytestconfig.getoption("--longer", default=False))
     where = places(on, "ADD", space, seed, every)
     on.call("DEL", on.conf(), "traced", space.path).ok()

@@ -126,7 +126,7 @@ def test_idle_connections(on: Machine) -> None:
 
 @pytest.mark.timeout(600)
 def test_half_frames_and_slow_clients(on: Machine) -> None:
-    """Lengths without a body, bodies without an end, one byte at a time, answers nobody reads."""
+    """Lengths without a body, bodies without an end, one byte at a time, answers that the client does not read."""
     first, second = doors(on)
     with knocking(first, 200) as plugins, knocking(second, 200) as agents:
         for n, sock in enumerate(plugins):
@@ -230,7 +230,7 @@ def test_plugins_that_are_killed(on: Machine) -> None:
 
 @pytest.mark.timeout(600)
 def test_a_daemon_that_was_asleep_does_nothing_for_nobody(on: Machine) -> None:
-    """Two hundred ADDs are sent to a daemon that hangs, and nobody waits for them: it wakes, and attaches none."""
+    """Two hundred ADDs are sent to a stopped daemon, and their plugins end: it continues, and attaches none."""
     space = Space(on)
     pairs = {b"CNI_COMMAND": b"ADD", b"CNI_IFNAME": b"eth0", b"CNI_NETNS": space.path.encode(), b"TELLS": b"1"}
     fd = on.inside(lambda: os.open(space.path, os.O_RDONLY))
@@ -245,4 +245,4 @@ def test_a_daemon_that_was_asleep_does_nothing_for_nobody(on: Machine) -> None:
     written = len(on.stored("released"))
     on.signal_daemon(signal.SIGCONT, wait=False)
     assert come_and_go(on) < 8
-    assert len(on.stored("released")) - written <= 1, "addresses were taken for calls that nobody waits for"
+    assert len(on.stored("released")) - written <= 1, "addresses were taken for calls whose plugins had ended"

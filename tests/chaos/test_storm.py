@@ -39,4 +39,4 @@ def test_nothing_is_lost_and_nothing_left(
     assert extraction_directories(on) == []
     with capsys.disabled():
         print(f"\n{form}, seed {seed}: {storm.told()}")  # noqa: T201
-    assert todo == [], "fault points that nobody passed"
+    assert todo == [], "fault points that no thread passed"

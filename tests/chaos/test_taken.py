@@ -1,6 +1,6 @@
 """What the daemon stands on is taken from it: its directory, socket, lock, records; what it was asked is taken back.
 
-Somebody cleans /run, a disk goes read-only, a runtime kills a plugin that has just said that all is well. Each on each
+/run is emptied, a disk goes read-only, a runtime kills a plugin that has just printed its result. Each on each
 form of the program.
 """
 
@@ -41,7 +41,7 @@ def on(form: str, boot: Callable[..., Machine]) -> Machine:
 
 
 def at_once(crew: list[Callable[[], object]]) -> None:
-    """Everybody works at the same time."""
+    """All of them run at the same time."""
     threads = [threading.Thread(target=each) for each in crew]
     for each in threads:
         each.start()
@@ -345,7 +345,7 @@ def test_one_container_added_by_several_at_once(on: Machine) -> None:
 
 @pytest.mark.timeout(600)
 def test_a_collection_during_additions_takes_none_of_them(on: Machine) -> None:
-    """GC that lists nobody, again and again, while containers come: who is attached stays attached."""
+    """Repeated GC with an empty list while containers are added: each attachment that was added stays."""
     done = threading.Event()
 
     def collect() -> None:

@@ -67,7 +67,7 @@ def test_a_daemon_that_hangs(one_form: str, boot: Callable[..., Machine]) -> Non
 
 @pytest.mark.timeout(600)
 def test_a_daemon_that_never_opens_its_door(one_form: str, boot: Callable[..., Machine]) -> None:
-    """It was started, is alive, and does not come up: the same times, and nobody starts a second."""
+    """It was started, is alive, and does not come up: the same times, and no plugin starts a second."""
     on = boot(one_form, "address_cooldown: 1")
     on.program.tune(**QUICK)
     on.program.arm("daemon Barrier.load before", "stop")

@@ -29,8 +29,8 @@ _libc.ptrace.restype = ctypes.c_long
 
 @dataclass(frozen=True)
 class Traced:
-    """What came of it: stops counted, the one at which somebody connected last (0 for none), whether it was killed, the
-    first process's exit code, what it printed."""
+    """The result: stops counted, the stop of the last connect(2) (0 for none), whether it was killed, the exit code of
+    the first process, what it printed."""
 
     stops: int
     door: int
@@ -49,7 +49,7 @@ def _let_go(pid: int, request: int, number: int = 0) -> None:
     try:
         _ptrace(request, pid, number)
     except ProcessLookupError:
-        return  # somebody has killed it in the meantime
+        return  # it was killed in the meantime
 
 
 def run(command: list[str], stdin: bytes, env: dict[str, str], kill_at: int = 0) -> Traced:

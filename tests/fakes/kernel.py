@@ -29,7 +29,7 @@ NSFS = 4  # the device number of our namespaces
 
 
 class Killed(BaseException):
-    """The daemon died here: nothing after this call happens. No error of the daemon's own, so nobody handles it."""
+    """The daemon died here: nothing after this call happens. It is no error of the daemon, so no handler catches it."""
 
 
 @dataclass
@@ -355,7 +355,7 @@ class FakeKernel:
     # --- cni.daemon.fence.controller.Barrier --------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Nobody is known from before."""
+        """Forget all ports and routes of an earlier daemon."""
 
     @quiet_call
     def load(self) -> bool:

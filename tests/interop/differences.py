@@ -166,7 +166,7 @@ DIFFERENCES = {
         GUEST | DOMAINS,
         GUEST,
         "6.8",
-        "upstream keeps the DNS names of the last attach, whoever's it was, for every guest that names none",
+        "upstream gives the DNS names of the last attach of any guest to every guest that names none",
     ),
     "add_a_cidr_that_folds": Difference(
         alpha("10.200.0.32/27"),
@@ -200,10 +200,10 @@ DIFFERENCES = {
     ),
     "mint_for_an_unknown_target": Difference(
         refused(
-            "edge --allow target `nobody` is neither an overlay CIDR/IP nor a service set up on this node; pass a CIDR "
+            "edge --allow target `absent` is neither an overlay CIDR/IP nor a service set up on this node; pass a CIDR "
             "(e.g. `10.200.0.0/16`), an overlay IP, or a known service name"
         ),
-        refused("edge --allow target `nobody` is neither a CIDR, an IP address nor a service known here"),
+        refused("edge --allow target `absent` is neither a CIDR, an IP address nor a service known here"),
         "6.12",
         "the same refusal in other words",
     ),

@@ -86,7 +86,7 @@ class Machine:
         return process.pid
 
     def netns(self) -> str:
-        """A named namespace with nobody in it, as runtimes make them; returns its path on the machine."""
+        """A named namespace without a process, as runtimes make them; returns its path on the machine."""
         self._namespaces += 1
         name = f"zlt-{self._namespaces}"
         self.run("ip", "netns", "add", name)

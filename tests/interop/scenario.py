@@ -265,7 +265,7 @@ def a_released_address_is_the_next(stage: Stage) -> Any:
 
 @step
 def allocate_ip_of_no_service(stage: Stage) -> Any:
-    ip = stage.manager.allocate_ip("nobody")
+    ip = stage.manager.allocate_ip("absent")
     stage.manager.release_ip(ip)
     return ip
 
@@ -339,7 +339,7 @@ def attach_to_an_isolation_network(stage: Stage) -> Any:
 
 @step
 def attach_to_no_service(stage: Stage) -> Any:
-    return stage.manager.attach_container(stage.container("c7"), "nobody")
+    return stage.manager.attach_container(stage.container("c7"), "absent")
 
 
 @step
@@ -428,7 +428,7 @@ def windows_container_leaves(stage: Stage) -> Any:
 
 
 def peer(name: str, *cidrs: str, port: int = 51420) -> PeerInfo:
-    """A peer that nobody plays."""
+    """A peer for which there is no machine."""
     return PeerInfo(KEYS[name], f"203.0.113.7:{port}", ",".join(cidrs), 25)
 
 
@@ -526,7 +526,7 @@ def mint_without_a_port(stage: Stage) -> Any:
 
 @step
 def mint_for_an_unknown_target(stage: Stage) -> Any:
-    return stage.manager.mint_edge_peer("ci", 600, "192.0.2.1:51420", ["nobody"])
+    return stage.manager.mint_edge_peer("ci", 600, "192.0.2.1:51420", ["absent"])
 
 
 @step
@@ -597,7 +597,7 @@ def bridges_after_the_prune(stage: Stage) -> Any:
 
 @step
 def teardown_service(stage: Stage) -> Any:
-    for name in ("kept", "nobody"):
+    for name in ("kept", "absent"):
         stage.manager.teardown_service_overlay(name)
     return stage.bridges()
 

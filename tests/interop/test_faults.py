@@ -144,7 +144,7 @@ def test_addresses_begin_again_after_a_kill(kind: type[Daemon], make_daemon: Mak
 
 @BOTH
 def test_prune_takes_what_is_anothers(kind: type[Daemon], make_daemon: Make) -> None:
-    """6.13: any idle bridge whose name looks like one, whoever made it."""
+    """6.13: any idle bridge whose name looks like one, of other programs too."""
     daemon = make_daemon(kind)
     daemon.machine.run("ip", "link", "add", "zl-other-b", "type", "bridge")
     pruned = daemon.manager().prune_orphan_bridges([])

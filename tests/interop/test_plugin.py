@@ -395,7 +395,7 @@ def test_a_daemon_that_was_killed_and_came_back(runtime: Runtime) -> None:
     runtime.daemon.manager().setup_global_overlay()
     assert runtime.call("CHECK", "c0", spaces[0]).code == 0
     again = runtime.address(runtime.add("c3", spaces[3]))
-    assert again == living[1], "the lowest that nobody has"
+    assert again == living[1], "the lowest free one"
     assert runtime.pings(spaces[0], living[2])
     for number in (0, 2, 3):
         runtime.delete(f"c{number}", spaces[number])
@@ -456,7 +456,7 @@ def test_a_holder_costs_little_and_holds_nothing_of_the_runtimes(runtime: Runtim
 
 
 def test_a_number_that_became_another_process_is_not_touched(one: Runtime) -> None:
-    """The holder died, its PID is somebody else's now: neither killed, nor detached under its name."""
+    """The holder died, its PID is another process's now: neither killed, nor detached under its name."""
     netns = one.daemon.machine.netns()
     one.add("c1", netns)
     (holder,) = one.holders()
@@ -480,7 +480,7 @@ def test_a_plugin_that_is_killed_leaves_what_del_can_find(one: Runtime) -> None:
 
     with at_the_gate(one, kill):
         calls.append(one.start("ADD", "c1", netns))
-        wait_until(lambda: len(one.veths()) == 1, "the daemon's attach, with nobody to hear of it")
+        wait_until(lambda: len(one.veths()) == 1, "the daemon's attach, whose answer no process receives")
         assert (len(one.holders()), [record["state"] for record in one.records()]) == (1, ["intent"])
         one.delete("c1", netns)
     one.nothing_left()

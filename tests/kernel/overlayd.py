@@ -171,7 +171,7 @@ class Node:
         return {link["ifname"] for link in self.ip("link")}
 
     def held(self) -> set[str]:
-        """The addresses that the daemon's records say are somebody's."""
+        """The addresses that are leased in the daemon's records."""
         with contextlib.closing(sqlite3.connect(self.directory / "run/state.db")) as records:
             rows = records.execute(
                 "SELECT kind, key, body FROM record WHERE kind IN ('lease', 'attachment')"

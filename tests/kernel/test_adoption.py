@@ -1,4 +1,5 @@
-"""Records and kernel, kept in agreement: by a new daemon at its start, and by a running one when somebody interferes.
+"""Records and kernel, kept in agreement: by a new daemon at its start, and by a running one when another program
+interferes.
 
 A machine of its own with real containers (tests/chaos/machine.py), the program from source; the keeper looks every
 two seconds, and right after what it hears of.
@@ -28,7 +29,7 @@ NEXT_LOOK = 60.0  # seconds until what only a look finds is mended, there
 
 
 def in_order(on: Machine, *who: Live, within: float = NEXT_LOOK) -> None:
-    """Soon everything tells that these are attached, and nobody else."""
+    """Soon records and kernel agree that exactly these are attached."""
     scenes.in_order(on, *who, within=within)
 
 
@@ -52,7 +53,7 @@ class Node:
             attached(on, "c", service="db", isolationNetwork="blue"),
         )
         self.bridge, self.other_bridge = (str(self.record(who)["bridge"]) for who in "ac")
-        self.everybody = (self.a, self.b, self.c)
+        self.all = (self.a, self.b, self.c)
         assert self.whole()
 
     def record(self, cid: str) -> dict[str, object]:
@@ -74,7 +75,7 @@ class Node:
         while not self.whole():
             assert time.monotonic() < end, f"not mended\n{self.on.log_tail()}"
             time.sleep(0.2)
-        in_order(self.on, *self.everybody, within=max(10.0, end - time.monotonic()))
+        in_order(self.on, *self.all, within=max(10.0, end - time.monotonic()))
         assert self.on.daemon() == self.pid
         ready(self.on)
         attached(self.on, "new")
@@ -110,7 +111,7 @@ def test_a_new_daemon_touches_nothing_that_is_right(node: Node, number: int) -> 
     assert node.whole(), "containers go on without a daemon"
     node.on.start_daemon()
     assert snapshot.diff(before, view()) == []
-    in_order(node.on, *node.everybody)
+    in_order(node.on, *node.all)
 
 
 def test_a_new_daemon_mends_both_ways(node: Node) -> None:
@@ -127,7 +128,7 @@ def test_a_new_daemon_mends_both_ways(node: Node) -> None:
     while not node.whole():
         assert time.monotonic() < end, on.log_tail()
         time.sleep(0.2)
-    in_order(on, *node.everybody, within=NEXT_LOOK)
+    in_order(on, *node.all, within=NEXT_LOOK)
 
 
 def test_a_link_of_ours_that_no_record_knows_goes_and_others_stay(node: Node) -> None:
@@ -138,7 +139,7 @@ def test_a_link_of_ours_that_no_record_knows_goes_and_others_stay(node: Node) ->
     assert "zl-0123456789-v" in on.sh("ip -o link"), "the name is ours, the MAC is not: whose is it?"
     on.sh("ip link del zl-0123456789-v")
     assert "br0" in on.sh("ip -o link")
-    in_order(on, *node.everybody)
+    in_order(on, *node.all)
 
 
 def test_two_daemons_never_run_on_one_run_directory(node: Node) -> None:
@@ -146,7 +147,7 @@ def test_two_daemons_never_run_on_one_run_directory(node: Node) -> None:
     words = [*on.program.daemon, "overlayd", "--run-dir", str(on.run_dir), "--data-dir", str(on.data_dir)]
     said = on.sh(f"PYTHONPATH={on.program.env['PYTHONPATH']} {' '.join(words)} 2>&1 || echo code $?")
     assert "another overlay daemon runs on" in said and said.strip().endswith("code 1")
-    in_order(node.on, *node.everybody)
+    in_order(node.on, *node.all)
 
 
 def test_a_daemon_that_may_takes_another_ones_place(node: Node) -> None:
@@ -161,10 +162,10 @@ def test_a_daemon_that_may_takes_another_ones_place(node: Node) -> None:
         time.sleep(0.05)
     assert not os.path.exists(f"/proc/{node.pid}/exe"), "the one before has ended"
     ready(on)
-    in_order(on, *node.everybody)
+    in_order(on, *node.all)
 
 
-# --- somebody interferes ------------------------------------------------------------------------------------------
+# --- another program interferes -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -187,7 +188,7 @@ def test_a_daemon_that_may_takes_another_ones_place(node: Node) -> None:
     ],
 )  # fmt: skip
 def test_what_somebody_took_away_comes_back(node: Node, what: str, within: float) -> None:
-    """In the machine's own namespace, where nobody else's rules are."""
+    """In the machine's own namespace, which has no rules of other programs."""
     before = addresses(node.on)
     node.on.sh(what.format(bridge=node.bridge, other_bridge=node.other_bridge, port=node.a.host_end))
     node.mended(within)
@@ -204,7 +205,7 @@ def addresses(on: Machine) -> set[tuple[str, str]]:
 
 
 def test_a_deleted_veth_is_a_dead_container(node: Node) -> None:
-    """Nobody can mend it from outside; it is released, and its runtime's DEL is fine."""
+    """It cannot be repaired from outside; it is released, and its runtime's DEL succeeds."""
     node.on.sh(f"ip link del {node.b.host_end}")
     in_order(node.on, node.a, node.c, within=NEXT_LOOK)
     node.on.call("DEL", node.on.conf(), "b", node.b.path).ok()
@@ -218,7 +219,7 @@ def test_a_renamed_port_gets_its_name_back(node: Node) -> None:
         while not node.reaches(node.b):
             assert time.monotonic() < end, node.on.log_tail()
         assert "renamed0" not in {link["ifname"] for link in node.on.ip("link")}
-        in_order(node.on, *node.everybody)
+        in_order(node.on, *node.all)
 
 
 def test_a_renamed_port_goes_with_its_attachment(node: Node) -> None:
@@ -245,7 +246,7 @@ def test_a_changed_container_is_told_by_check(node: Node) -> None:
     space.sh("ip addr flush dev eth0")
     on.call("CHECK", conf, "d", space.path).failed(102, says=["address"])
     on.call("DEL", on.conf(), "d", space.path).ok()
-    in_order(on, *node.everybody)
+    in_order(on, *node.all)
 
 
 # --- the disk -----------------------------------------------------------------------------------------------------

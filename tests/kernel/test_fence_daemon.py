@@ -106,11 +106,11 @@ class Fenced(Node):
         self.host.ip("addr add 198.18.0.1/32 dev up0", "addr del 198.18.0.1/32 dev up0")
 
     def quiet(self) -> None:
-        """The keeper has looked, and does not look again until somebody wakes it (`seldom`). Twice, since the first
+        """The keeper has looked, and does not look again until it is woken (`seldom`). Twice, since the first
         look may have been woken by something earlier; the last thing it does is to take what is unreadable out of the
         queue of deletions."""
         for _ in range(2):
-            delete_queue.add(self.run_dir, ("nobody", "nothing", "nowhere"), b"unreadable")
+            delete_queue.add(self.run_dir, ("absent", "nothing", "nowhere"), b"unreadable")
             self.wake()
             assert until(lambda: not delete_queue.names(self.run_dir), MENDED)
 
@@ -338,7 +338,7 @@ def test_the_jump_is_looked_after(node: Fenced, how: str) -> None:
     try:
         assert not node.reaches("flat1", OUTSIDE4, wait=0.3)
         if "DROP" in how:
-            return  # a rule that somebody put before ours is theirs
+            return  # a rule before ours is another program's
         node.wake()
         assert until(lambda: node.reaches("flat1", OUTSIDE4, wait=0.3), MENDED)
         assert until(lambda: node.reaches("flat1", OUTSIDE6, wait=0.3), MENDED)
@@ -371,7 +371,7 @@ def test_uninstall_leaves_nothing_of_it(tmp_path: Path, policy: str) -> None:
         assert node.reaches("red1", OUTSIDE4)
         assert jumps(node) == ([1, 1] if policy == "DROP" else [0, 0])
         assert node.process is not None
-        reaper = threading.Thread(target=node.process.wait)  # `uninstall` waits until the daemon is nobody's child
+        reaper = threading.Thread(target=node.process.wait)  # `uninstall` waits for the daemon's end
         reaper.start()
         words = ("uninstall", "--force", "--root", str(tmp_path), "--run-dir", "/run", "--data-dir", "/data")
         with node.program(*words) as process:

@@ -1,5 +1,5 @@
 """What the fence lets through and looks after on a real node: SCTP, path MTU discovery, other people's rulesets while
-it runs, a single rule that somebody deletes, and an INPUT that closes the node address. The daemon and the plugin run
+it runs, a single rule that is deleted, and an INPUT that closes the node address. The daemon and the plugin run
 from source, in namespaces `zlt-tool*`."""
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ IP_MTU_DISCOVER, IP_MTU, IPV6_MTU_DISCOVER, IPV6_MTU, PMTUDISC_DO = 10, 14, 23, 
 
 @pytest.fixture(scope="module")
 def fenced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Fenced, Make]]:
-    """Two networks on two bridges; nobody else's rules."""
+    """Two networks on two bridges; no rules of other programs."""
     with noded(tmp_path_factory.mktemp("p")) as (node, make):
         with ThreadPoolExecutor(2) as pool:
             jobs = [pool.submit(node.add, name, make(), *how) for name, how in BOXES.items()]

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="ne
 
 UNAVAILABLE = 103
 ARP = 0x0806
-NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+AS_USER = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
 Make = Callable[[], Space]
 
 
@@ -48,7 +48,7 @@ def macs(node: Fenced, name: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("whose", ["its own", "host end", "bridge", "a future member's"])
 def test_a_mac_that_is_anothers_is_refused(hosting: tuple[Fenced, Make], whose: str) -> None:
-    """Whoever shares a MAC on a bridge hears what is for the other, and nothing of it is left."""
+    """A container with another's MAC on a bridge would receive its frames; nothing of the attach is left."""
     node, make = hosting
     wanted = "0a:58:0a:c8:01:07" if whose == "a future member's" else macs(node, "blue1")[whose]
     known, space = node.ask("attachments"), make()
@@ -75,7 +75,7 @@ def test_a_lock_on_the_sockets_directory_keeps_nobody_out(tmp_path: Path) -> Non
     tmp_path.chmod(0o755)
     for parent in list(tmp_path.parents)[:3]:
         parent.chmod(parent.stat().st_mode | 0o055)
-    holder = subprocess.Popen([*NOBODY, "flock", "-x", str(tmp_path), "sh", "-c", "echo held; exec sleep infinity"],
+    holder = subprocess.Popen([*AS_USER, "flock", "-x", str(tmp_path), "sh", "-c", "echo held; exec sleep infinity"],
                               stdout=subprocess.PIPE, text=True)  # fmt: skip
     try:
         assert holder.stdout is not None
@@ -94,7 +94,15 @@ def squat(space: Space, *called: str) -> subprocess.Popen[str]:
         "import socket, sys, time\nheld = [socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in sys.argv[1:]]\n"
     )
     script += "[each.bind('\\0' + name) for each, name in zip(held, sys.argv[1:])]\nprint('held', flush=True)\n"
-    command = ["nsenter", f"--net={space.path}", *NOBODY, "/usr/bin/python3", "-c", script + "time.sleep(600)", *called]
+    command = [
+        "nsenter",
+        f"--net={space.path}",
+        *AS_USER,
+        "/usr/bin/python3",
+        "-c",
+        script + "time.sleep(600)",
+        *called,
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
@@ -157,7 +165,7 @@ def test_names_do_no_harm_on_a_terminal(hosting: tuple[Fenced, Make]) -> None:
 
 
 def test_the_host_answers_arp_for_its_gateway_alone(hosting: tuple[Fenced, Make]) -> None:
-    """Which other addresses it has is nobody's business on a bridge."""
+    """The host's other addresses are not visible on a bridge."""
     node, _ = hosting
     node_address = node.why("red1", "node")["paths"][0]["to"]["address"]
     mac = bytes.fromhex(macs(node, "red1")["its own"].replace(":", ""))

@@ -114,7 +114,7 @@ def test_a_link_is_found_by_name_and_by_index(host, netlink):
 
 
 def test_what_is_not_there_is_none(netlink):
-    assert links.find_link(netlink, "nobody") is None
+    assert links.find_link(netlink, "absent") is None
     assert links.find_link(netlink, index=9999) is None
 
 
@@ -321,11 +321,11 @@ def test_a_service_bridge_gets_a_second_family_later(host, kernel):
 
 def test_gateways_come_and_go_and_a_missing_bridge_has_none(host, kernel):
     host.inside(lambda: kernel.ensure_bridge("zb-1", MAC, 1420, [iface("10.9.0.65/26")]))
-    for name in ("zb-1", "nobody"):
+    for name in ("zb-1", "absent"):
         for _ in range(2):
             host.inside(lambda name=name: kernel.ensure_gateway(name, iface("10.9.1.1/26")))
     assert host.addresses("zb-1") == {"10.9.0.65/26", "10.9.1.1/26"}
-    for name in ("zb-1", "nobody"):
+    for name in ("zb-1", "absent"):
         for _ in range(2):
             host.inside(lambda name=name: kernel.remove_gateway(name, iface("10.9.1.1/26")))
     assert host.addresses("zb-1") == {"10.9.0.65/26"}

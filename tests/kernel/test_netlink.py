@@ -106,7 +106,7 @@ def test_answers_to_an_earlier_request_are_passed_over(netlink):
     (late,) = [bridge("lo")]
     netlink._seq += 1
     request = nlmsg.message(late.type, nlmsg.ACK | late.flags, netlink._seq, late.body)
-    netlink._sock.send(request)  # answered with EEXIST, which nobody reads
+    netlink._sock.send(request)  # answered with EEXIST, which stays unread
     assert links.find_link(netlink, "lo").name == "lo"
 
 

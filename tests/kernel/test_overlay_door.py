@@ -575,7 +575,7 @@ def test_a_guest_gets_its_configuration_once_and_again(agent: Agent, here: Node)
     again = agent.ask(guest())
     assert isinstance(again, wire.GuestConfig)
     assert (again.private_key, again.overlay_ip) == (first.private_key, first.overlay_ip)
-    assert again.dns_server is None  # nobody's DNS is another's
+    assert again.dns_server is None  # a guest's DNS names are its own
     for _ in range(2):
         agent.ok(wire.DetachContainer(wire.GuestManaged("vm-1")))
     assert agent.status().peer_count == 0
@@ -593,7 +593,7 @@ def test_a_guest_is_in_one_network(agent: Agent, here: Node) -> None:
     assert (again.private_key, again.overlay_ip) == (first.private_key, first.overlay_ip)
     moved = agent.ask(guest(isolation_network=""))
     assert isinstance(moved, wire.GuestConfig)
-    assert moved.private_key != first.private_key, "whoever had the first key is in no network any more"
+    assert moved.private_key != first.private_key, "the holder of the first key is in no network any more"
     assert members(here) == {"": [moved.overlay_ip]}
     here.end(signal.SIGKILL)
     here.start()

@@ -2,7 +2,7 @@
 
 ZLAYER_FUZZ_FRAMES says how many frames (3,000 by default; a thorough run takes 100,000), ZLAYER_FUZZ_SEED which (the
 same in every run by default). The
-daemon runs in a PID namespace of its own, so that a mutated PID is nobody's on this machine.
+daemon runs in a PID namespace of its own, so that a mutated PID is no process of this machine.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ SCRIPT: list[dict[str, Any]] = [
     {"op": "status"},
     {"op": "nat_tick"},
 ]
-"""What takes effect on a fresh daemon: the golden frames mostly name services that nobody set up."""
+"""What takes effect on a fresh daemon: the golden frames mostly name services that were not set up."""
 
 GOLDEN = json.loads((ROOT / "tests/vectors/golden-frames.json").read_text("utf-8"))
 SEEDS = SCRIPT + [

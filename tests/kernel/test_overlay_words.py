@@ -33,8 +33,8 @@ def agent(here: Node) -> Iterator[Agent]:
 
 @pytest.mark.parametrize("pid", [0, 4194300, os.getpid(), 2**32 - 1])
 def test_a_service_that_is_not_there_is_named_before_the_process_is_looked_at(agent: Agent, pid: int) -> None:
-    assert agent.error(wire.AttachContainer(wire.LinuxPid(pid), "nobody", False)) == (
-        "no service bridge for service nobody; call setup_service_overlay() first"
+    assert agent.error(wire.AttachContainer(wire.LinuxPid(pid), "absent", False)) == (
+        "no service bridge for service absent; call setup_service_overlay() first"
     )
 
 
@@ -47,14 +47,14 @@ def test_peers_that_are_not_there(agent: Agent) -> None:
         )
     for ask in (wire.AddAllowedIp(B_KEY, "nonsense"), wire.RemoveAllowedIp("no key", "nonsense")):
         assert agent.error(ask).startswith("invalid CIDR nonsense: ")
-    scope = wire.ServiceScope("nobody")
+    scope = wire.ServiceScope("absent")
     for scoped in (
         wire.AddPeer(A_KEY, "203.0.113.7:51420", "10.200.9.0/26", 25, scope=scope),
         wire.RemovePeer("no key at all", scope),
         wire.AddAllowedIp(A_KEY, "10.200.9.0/26", scope),
         wire.RemoveAllowedIp(A_KEY, "10.200.9.0/26", scope),
     ):
-        assert agent.error(scoped) == "no dedicated overlay for service nobody"
+        assert agent.error(scoped) == "no dedicated overlay for service absent"
     assert agent.error(wire.AddPeer(A_KEY, "nonsense", "10.200.9.0/26", 25)) == (
         "invalid peer endpoint nonsense: invalid socket address syntax"
     )
@@ -62,17 +62,17 @@ def test_peers_that_are_not_there(agent: Agent) -> None:
 
 def test_a_slice_has_thirteen_addresses_and_then_says_so(agent: Agent) -> None:
     agent.setup_global()
-    leased = [agent.ask(wire.AllocateIp("nobody", False)) for _ in range(13)]
+    leased = [agent.ask(wire.AllocateIp("absent", False)) for _ in range(13)]
     assert leased == [wire.IpReply(f"10.200.0.{n}") for n in range(18, 31)]
     exhausted = "overlay engine error: IP allocator exhausted: next address 10.200.0.31 is outside slice 10.200.0.16/28"
-    assert agent.error(wire.AllocateIp("nobody", False)) == exhausted
+    assert agent.error(wire.AllocateIp("absent", False)) == exhausted
     assert agent.error(wire.MintEdgePeer(name="ci", ttl_secs=60, node_endpoint="192.0.2.1:51420")) == exhausted
-    assert agent.error(wire.AttachContainer(wire.HostShared("p"), "nobody", True)) == exhausted
+    assert agent.error(wire.AttachContainer(wire.HostShared("p"), "absent", True)) == exhausted
     for reply in leased:
         assert isinstance(reply, wire.IpReply)
         agent.ok(wire.ReleaseIp(reply.ip))
-    # They are nobody's, but they rest: that passes, and is said.
-    assert agent.error(wire.AllocateIp("nobody", False)) == f"{exhausted}; 13 of it rest for 600 s after use"
+    # They are free, but in their cooldown: it ends, and the error says so.
+    assert agent.error(wire.AllocateIp("absent", False)) == f"{exhausted}; 13 of it rest for 600 s after use"
 
 
 def test_a_cluster_has_so_many_services_and_then_says_so(agent: Agent) -> None:
@@ -118,9 +118,9 @@ def test_a_cluster_too_small_for_services_says_so_when_one_is_set_up(
     assert here.plugin("DEL", "web", pid) == {}
     assert here.plugin("STATUS", "web")["code"] == 50
 
-    leased = [agent.ask(wire.AllocateIp("nobody", False)) for _ in range(last - 1)]
+    leased = [agent.ask(wire.AllocateIp("absent", False)) for _ in range(last - 1)]
     assert leased[-1] == wire.IpReply(str(first + last)), "all of the range but the node's own address, and no more"
-    assert "IP allocator exhausted" in agent.error(wire.AllocateIp("nobody", False))
+    assert "IP allocator exhausted" in agent.error(wire.AllocateIp("absent", False))
     for reply in leased:
         assert isinstance(reply, wire.IpReply)
         agent.ok(wire.ReleaseIp(reply.ip))

@@ -66,7 +66,7 @@ def destinations(node: Node, src: str) -> Iterator[tuple[str, bool]]:
         yield from ((node.gateway(name, version), True) for name in ("red1", "red3"))
     yield from ((address, True) for address in (LAN4, LAN6) if src != "outside" or address)
     yield from (("node", True), ("outside", True))
-    yield from (("10.200.250.9", True), ("fd00:200:0:fa::9", True))  # nobody's, and by the gateway
+    yield from (("10.200.250.9", True), ("fd00:200:0:fa::9", True))  # without an owner, and by the gateway
 
 
 @pytest.mark.parametrize("src", [*CONTAINERS, "node", "outside"])
@@ -77,7 +77,7 @@ def test_why_agrees_with_packets(node: Node, src: str) -> None:
             continue
         for path in node.why(src, dst)["paths"]:
             if src == "node" and path["to"]["kind"] in ("host", "unknown"):
-                continue  # to itself; and to nobody, where no packet leaves for want of an owner
+                continue  # to itself; and to an address without an owner, where no packet leaves
             asked += 1
             path["rule"] = path["rule"] if counted else None
             if said := agrees(node, path, src, 18099, socket.SOCK_STREAM):
@@ -150,7 +150,7 @@ def test_a_published_port(node: Node) -> None:
 
 
 def test_words_that_mean_no_place(node: Node) -> None:
-    code, out = node.tool("why", "nobody", "node")
+    code, out = node.tool("why", "absent", "node")
     assert (code, out) == (2, "")
     for words in (("red", "node"), ("red1", "224.0.0.1"), ("red1", "fe80::1234"), ("red1", "node", "70000")):
         with pytest.raises(ask.Refused):

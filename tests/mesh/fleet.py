@@ -538,7 +538,7 @@ def link(one: Node, *others: Node) -> None:
 
 
 def hidden(path: str) -> tuple[str, ...]:
-    """The beginning of a command line: what follows runs in a mount namespace in which nobody can run that file."""
+    """The beginning of a command line: what follows runs in a mount namespace in which that file cannot be executed."""
     return ("unshare", "-m", "sh", "-c", f'mount --bind /dev/null {path} && exec "$@"', "sh")
 
 

@@ -1,6 +1,6 @@
 """The wall clock is set, forward and back, under two nodes with etcd, kernel WireGuard and traffic.
 
-Only where it harms nobody: in the emulated machine that `scripts/test vm` boots, which says so in the environment. All
+Only in the emulated machine that `scripts/test vm` boots, which says so in the environment. All
 nodes there share one clock, and that is the worse case: where one node's alone is set back, its peers begin the next
 handshake. A tunnel made by hand beside them shows what WireGuard does by itself.
 """
@@ -77,7 +77,7 @@ def set_clock(by: int) -> None:
 
 
 class ByHand:
-    """A tunnel between two nodes that nobody looks after."""
+    """A tunnel between two nodes that no daemon maintains."""
 
     def __init__(self, one: Node, two: Node) -> None:
         self.one, ends = one, ((one, "192.168.77.1"), (two, "192.168.77.2"))
@@ -148,7 +148,7 @@ def _forward(one: Node, traffic: Asking, measured: Measured) -> None:
     mint(one, "long", 3600)
     traffic.begin()
     set_clock(DAY)
-    time.sleep(40)  # more than lease and grace, and a look of everybody
+    time.sleep(40)  # more than lease and grace, and a round of every reconciler
     assert _edges(one) == {"long"}, "an edge peer's time is not the wall clock's"
     assert one.status().peer_count == 2, "the other node, and the edge"
     (peer,) = [p for p in one.tool("peers") if not p["name"].startswith("edge")]
@@ -167,7 +167,7 @@ def _back(one: Node, two: Node, traffic: Asking, plain: ByHand, measured: Measur
     wait_for(lambda: "short" not in _edges(one), "the end of an edge peer, by its own time", 120, 2.0)
     assert one.tool("status")["problems"] == []
     log.info("the edge peer has ended")
-    wait_for(lambda: not plain.passes(), "the end of a session that nobody can begin anew", 20, 2.0)
+    wait_for(lambda: not plain.passes(), "the end of a session that cannot be renewed", 20, 2.0)
     log.info("the tunnel made by hand is dead")
     wait_for(lambda: time.monotonic() - traffic.last < 2, "traffic, though the clock is behind", 6, 0.5)
     time.sleep(30)

@@ -100,7 +100,7 @@ def test_networks_span_nodes_and_nobody_else_gets_in(trio: Clustered) -> None:
     wait_for(lambda: members_elsewhere(one, "blue") == blue, "what is said of blue")
     two.remove(red2)
     wait_for(lambda: members_elsewhere(one, "red") == set(), "red is alone")
-    flat2 = two.container("iso-b")  # whoever comes after a member is none
+    flat2 = two.container("iso-b")  # a container that gets a member's address later is no member
     assert is_cut_off(flat2, red1)
     assert is_cut_off(red1, flat2)
 

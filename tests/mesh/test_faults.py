@@ -1,4 +1,4 @@
-"""What goes wrong between nodes, one by one: what it does to traffic, for how long, and that nobody has to help."""
+"""What goes wrong between nodes, one by one: the effect on traffic, how long it lasts, and that it ends by itself."""
 
 from __future__ import annotations
 
@@ -255,7 +255,7 @@ def test_the_underlay_is_cut_and_healed(trio: Clustered, stream: Stream, measure
 def test_two_of_three_cannot_see_each_other(
     trio: Clustered, stream: Stream, pods: list[Container], measured: Measured
 ) -> None:
-    """Only those two are apart; both still see etcd and the third, so nobody is taken down."""
+    """Only those two are apart; both still see etcd and the third, so no peer is removed."""
     one, two = trio.nodes[1], trio.nodes[2]
     trio.part(one, two)
     time.sleep(LEASE + GRACE)

@@ -122,7 +122,7 @@ def test_a_container_that_cannot_be_entered_keeps_its_bridge_at_its_size(node: N
 
 
 def test_a_moment_without_a_way_out_changes_nothing(node: Node) -> None:
-    """Without a default route nobody knows how wide the underlay is."""
+    """Without a default route the underlay's MTU is unknown."""
     underlay(node, JUMBO)
     a = node.container("web")
     becomes(a, JUMBO - OVERHEAD)

@@ -135,7 +135,7 @@ def test_a_narrower_underlay_is_followed(pair: Fleet) -> None:
 
 
 def test_a_narrow_path_to_one_peer(pair: Fleet) -> None:
-    """Its routes are narrower, nobody else's; who sends too much is told at once."""
+    """Its routes alone are narrower; a sender of larger packets gets an ICMP error at once."""
     one, two = pair.nodes.values()
     a, b = one.container(), two.container()
     run("ip", "-n", one.name, "route", "add", f"{two.underlay}/32", "dev", "eth0", "mtu", "1400")
@@ -153,8 +153,8 @@ def test_a_narrow_path_to_one_peer(pair: Fleet) -> None:
 
 
 def test_a_member_is_closed_to_nodes_that_no_cluster_tells_of_it(pair: Fleet) -> None:
-    """Static peers tell nobody who is in which network: what comes from there is of the flat mesh, and so is what goes
-    there. A member reaches neither, of a network of that name or not, and nobody there reaches it."""
+    """Static peers do not publish their members: containers behind them count as the flat mesh, in both directions. A
+    member reaches none of them, also of a network of the same name, and none of them reaches it."""
     one, two = pair.nodes.values()
     red, flat = one.container("fence", isolationNetwork="red"), one.container("fence")
     far_red, far_flat = two.container("fence", isolationNetwork="red"), two.container("fence")
@@ -165,7 +165,7 @@ def test_a_member_is_closed_to_nodes_that_no_cluster_tells_of_it(pair: Fleet) ->
             assert not a.pings(b.address, wait=0.4), f"{a.name} -> {b.name}"
             assert not b.pings(a.address, wait=0.4), f"{b.name} -> {a.name}"
     for a, b in itertools.product((red, flat), (far_red, far_flat)):
-        assert one.why(b.address, a.address) == (a is flat), "whoever comes from there is of the flat mesh"
+        assert one.why(b.address, a.address) == (a is flat), "containers from there count as the flat mesh"
         assert one.why(a.address, b.address) == (a is flat)
         assert two.why(a.address, b.address) == (b is far_flat)
     (path,) = one.tool("why", flat.address, far_red.address)["paths"]
@@ -212,7 +212,7 @@ def test_agents_bring_nodes_together(told: Fleet) -> None:
     with contextlib.closing(one.agent()) as to_one, contextlib.closing(two.agent()) as to_two:
         to_one.ok(peer_of(two, f"{two.status().node_ip}/32"))
         to_one.ok(wire.AddAllowedIp(str(two.status().public_key), nets[2]))
-        to_two.ok(peer_of(one, f"{one.status().node_ip}/32,{nets[1]}", "node-one.invalid:51420"))  # a name nobody knows
+        to_two.ok(peer_of(one, f"{one.status().node_ip}/32,{nets[1]}", "node-one.invalid:51420"))  # unresolvable
         wait_for(lambda: a.pings(b.address), "the way")
         assert b.pings(a.address)
         # Replacing a peer, with other networks; the session goes on.
@@ -280,7 +280,7 @@ def test_agents_are_told_what_becomes_of_peers(told: Fleet) -> None:
             assert told_of() == expected
 
         run("ip", "-n", told.underlay, "link", "set", port, "down")
-        # As if nobody had been heard of for three minutes: a peer that the device has never heard of.
+        # As after three minutes without a handshake: a peer without any handshake on the device.
         allowed = ",".join(one.wg("show", device, "allowed-ips").split()[1:])
         one.wg("set", device, "peer", key, "remove", "peer", key, "endpoint", where, "allowed-ips", allowed)
         hears(wire.PeerHealthChanged(key, False))
@@ -345,7 +345,7 @@ class Machine:
         return subprocess.run(words, capture_output=True, check=False).returncode == 0
 
     def finds_closed(self, address: str, port: int) -> bool:
-        """Whether the host at an address says within a second that nobody listens at that UDP port."""
+        """Whether the host at an address says within a second that the UDP port is closed."""
 
         def knock() -> bool:
             with socket.socket(socket.AF_INET, DGRAM) as sock:
@@ -432,7 +432,7 @@ def test_a_guest_in_an_isolation_network_reaches_its_members_and_no_one_else(tol
     apart()
     gateway = str(ipaddress.ip_interface(f"{red.address}/26").network.network_address + 1)
     assert not in_red.pings(gateway, wait=0.4), "of the host it has the node's address"
-    wait_for(lambda: in_red.finds_closed(node_address, 9), "the answer of a port that nobody listens at")
+    wait_for(lambda: in_red.finds_closed(node_address, 9), "the answer of a closed port")
     assert not in_red.finds_closed(node_address, 4789), "no VXLAN into the host"
     wait_for(lambda: in_none.finds_closed(node_address, 4789), "the same for the flat mesh")
     expected = {red.name: True, other.name: True, "vm-12": True, "node": True, flat.name: False, blue.name: False}
@@ -465,7 +465,7 @@ def test_an_edge_reaches_what_it_is_allowed_and_no_more(told: Fleet) -> None:
     wait_for(lambda: edge.pings(red.address), "the edge's way")
     assert edge.pings(str(one.status().node_ip))
     assert not edge.pings(web.address, wait=0.4)
-    assert not web.pings(config.overlay_ip, wait=0.4), "nobody opens a flow to it"
+    assert not web.pings(config.overlay_ip, wait=0.4), "no container opens a flow to it"
     gateway = str(ipaddress.ip_interface(f"{web.address}/26").network.network_address + 1)
     assert not edge.pings(gateway, wait=0.4)
     asked = {"node": True, red.name: True, red.address: True, web.name: False, gateway: False, "outside": False}

@@ -35,7 +35,7 @@ def one_cidr(number: int) -> dict[str, str]:
 
 
 def outside(fleet: Fleet, theirs: UpstreamNode, stem: str) -> str:
-    """A service name whose subnet on ZLayer's node is in nobody's range: it takes one without asking (5.3/26)."""
+    """A service name whose subnet on ZLayer's node is in no node's range: it takes one without asking (5.3/26)."""
     taken = [ipaddress.ip_network(n.settings["service_cidr"]) for n in fleet.nodes.values() if n is not theirs]
     names = (f"{stem}{n}" for n in itertools.count())
     return next(name for name in names if not any(_net(theirs.subnet(name)).overlaps(each) for each in taken))
@@ -105,7 +105,7 @@ def test_containers_of_all_three_reach_each_other(mixed: Fleet, theirs: Upstream
 
 def test_what_the_fence_says_to_a_node_that_has_none(mixed: Fleet, theirs: UpstreamNode) -> None:
     """What comes from ZLayer's node is of the flat mesh to us, whatever it says itself: its own fence lets everything
-    through (5.3/1) and its members are told to nobody (5.3/8). So a member here is closed to all of it, both ways."""
+    through (5.3/1) and its members are not published (5.3/8). So a member here is closed to all of it, both ways."""
     one = mixed.nodes[1]
     flat, red = one.container("fence"), one.container("fence", isolationNetwork="red")
     lonely = one.container("fence-lonely", mode="isolated")

@@ -78,7 +78,7 @@ class UpstreamNode(Node):
         return made
 
     def subnet(self, service: str) -> str:
-        """The subnet that it gives a service, by the rule (contract 6.4): it tells nobody."""
+        """The subnet that it gives a service, by the rule (contract 6.4): it does not publish the subnet."""
         slot = ipaddress.ip_network(f"{self.settings['slice_cidr']}").supernet(new_prefix=26)
         network, _ = SubnetRegistry.over(CLUSTER).reserve_all([slot]).assign(service, str(self.number))
         return str(network)

@@ -201,7 +201,7 @@ class Machine:
         }
 
     def settled(self) -> dict[str, Any]:
-        """The state, once it stands still: the kernel takes links and namespaces down behind everybody's back."""
+        """The state, once it stands still: the kernel removes links and namespaces asynchronously."""
         seen = [self.state()]
 
         def still() -> bool:

@@ -115,7 +115,7 @@ class Pod:
         self.library.call("stop", Pod=self.fields if netns is None else self.fields | {"NetNS": netns})
 
     def vanish(self) -> None:
-        """Take the namespace away behind everybody's back."""
+        """Delete the namespace without a call of the library."""
         self.library.machine.must("ip", "netns", "delete", Path(self.fields["NetNS"]).name)
 
     def remove(self) -> None:

@@ -27,7 +27,7 @@ def built(machine: Machine, plugin: Plugin) -> Cnitool:
     """cnitool and its networks: the conflist; it again at CNI 1.1.0; and what only our plugin reads."""
     newer = plugin.with_first() | {"cniVersion": "1.1.0", "name": NEW}
     by_namespace = plugin.with_first(service="${K8S_POD_NAMESPACE}-svc") | {"name": BY_NAMESPACE}
-    alone = plugin.with_first(autostart=False, runDir="/run/zlt/nobody") | {"name": NO_DAEMON, "cniVersion": "1.1.0"}
+    alone = plugin.with_first(autostart=False, runDir="/run/zlt/absent") | {"name": NO_DAEMON, "cniVersion": "1.1.0"}
     for conflist in (newer, alone):
         del conflist["plugins"][1:]  # Debian's chained plugins do not speak 1.1.0
     return Cnitool(machine, cnitool(), plugin.conflist, newer, by_namespace, alone)

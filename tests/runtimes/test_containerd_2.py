@@ -82,7 +82,7 @@ def test_a_pod_whose_namespace_vanished_is_taken_down(cri: Cri, machine: Machine
 
 
 def test_the_node_is_ready_when_the_daemon_is(plugin: Plugin, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Without autostart, STATUS fails until somebody starts the daemon, and the node says why it is not ready."""
+    """Without autostart, STATUS fails until the daemon is started, and the node says why it is not ready."""
     if not plugin.is_ours:
         pytest.skip("a daemon behind the plugin is zlayer-cni's own")
     machine = Machine(plugin.path)

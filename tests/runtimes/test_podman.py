@@ -46,7 +46,7 @@ def container(podman: Podman) -> Container:
 
 
 def free_address(container: Container) -> str:
-    """An address of the container's subnet that nobody has."""
+    """A free address of the container's subnet."""
     return container.network.gateway.rpartition(".")[0] + f".{int(container.network.gateway.rpartition('.')[2]) + 40}"
 
 
@@ -245,7 +245,7 @@ class TestTrouble:
     ) -> None:
         """podman then makes no DEL at all, and leaves libcni's cached result: the daemon itself has to see it."""
         if not plugin.is_ours:
-            pytest.skip("the reference has nobody who would look")
+            pytest.skip("the reference has no daemon that would notice")
         path = container.inspected["NetworkSettings"]["SandboxKey"]
         machine.must("umount", path)
         machine.must("rm", path)

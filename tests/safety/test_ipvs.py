@@ -1,4 +1,5 @@
-"""IPVS hands packets on from the hook output: who may reach a real server is whoever may reach it without IPVS.
+"""IPVS hands packets on from the hook output: a container reaches a real server by IPVS exactly if it may reach it
+without.
 
 It needs a kernel with IPVS (`scripts/test vm` boots one) and ipvsadm.
 """

@@ -19,8 +19,8 @@ from cni.plugin import delete_queue
 from tests.mesh.fleet import Container, Node, run, wait_for
 from tests.safety.test_owners import unattached
 
-NOBODY = 65534
-AS_NOBODY = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "/usr/bin/python3", "-c")
+USER = 65534
+AS_USER = ("setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "/usr/bin/python3", "-c")
 
 IN_FLIGHT = """
 import array, socket, sys, time
@@ -57,10 +57,10 @@ while True:
 
 
 @contextlib.contextmanager
-def as_nobody(script: str, *words: str, netns: str = "") -> Iterator[subprocess.Popen[str]]:
-    """The script, run by the user nobody, once it says `held`."""
+def as_user(script: str, *words: str, netns: str = "") -> Iterator[subprocess.Popen[str]]:
+    """The script, run by an unprivileged user, once it says `held`."""
     inside = ("nsenter", f"--net={netns}") if netns else ()
-    process = subprocess.Popen([*inside, *AS_NOBODY, script, *words], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([*inside, *AS_USER, script, *words], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
@@ -86,14 +86,14 @@ def test_a_name_left_in_flight_keeps_no_daemon_out(frozen: Callable[..., Node]) 
     node = frozen(1, start=False)
     status = node.directory.stat()
     place = delete_queue.key((str(status.st_dev), str(status.st_ino), "run"))
-    with as_nobody(IN_FLIGHT, f"zlayer-cni.run-dir/{place}", netns=node.path):
+    with as_user(IN_FLIGHT, f"zlayer-cni.run-dir/{place}", netns=node.path):
         node.start()
         assert problems(node) == []
 
 
 def test_a_running_daemon_does_not_believe_in_a_second_one(frozen: Callable[..., Node]) -> None:
     node = frozen(1)
-    with as_nobody(IN_FLIGHT, "zlayer-cni.overlayd/1", netns=node.path):
+    with as_user(IN_FLIGHT, "zlayer-cni.overlayd/1", netns=node.path):
         run("ip", "netns", "exec", node.name, "nft", "add element inet zlayer_cni inside { theirs0 }")
         node.end()
         node.start()  # alone, it takes out of its tables what it does not know
@@ -136,7 +136,7 @@ def test_a_socket_that_a_user_made_first_gives_way_to_the_daemons(frozen: Callab
     node = frozen(1, start=False)
     node.socket = in_tmp(node)
     try:
-        with as_nobody(LISTEN, node.socket):
+        with as_user(LISTEN, node.socket):
             node.start()
             wait_for(lambda: peer(node.socket) == 0, "the daemon's socket")
             assert isinstance(node.ask(wire.StatusRequest()), wire.Status)
@@ -153,7 +153,7 @@ def test_what_is_no_socket_is_moved_aside_where_every_user_may_write(frozen: Cal
     there = Path(node.socket)
     there.mkdir()
     (there / "kept").write_text("theirs")
-    os.chown(there, NOBODY, NOBODY)
+    os.chown(there, USER, USER)
     try:
         node.start()
         assert peer(node.socket) == 0
@@ -181,9 +181,9 @@ def test_a_client_sends_nothing_to_another_users_process(frozen: Callable[..., N
     container.conf = {"overlayd": {"socket": path}}
     node.log.touch()
     try:
-        with as_nobody(LISTEN, path) as user:
+        with as_user(LISTEN, path) as user:
             said = refused(node, container)
-            assert said["code"] == 11 and f"user {NOBODY}" in str(said)
+            assert said["code"] == 11 and f"user {USER}" in str(said)
             assert heard(user) == ""
     finally:
         for each in (path, f"{path}.lock"):
@@ -194,16 +194,16 @@ def test_the_plugin_sends_nothing_to_another_users_process(frozen: Callable[...,
     node = frozen(1, start=False)
     theirs = node.directory / "run"
     theirs.mkdir()
-    os.chown(theirs, NOBODY, NOBODY)
+    os.chown(theirs, USER, USER)
     container = unattached(node, "c1")
     node.log.touch()
-    with as_nobody(LISTEN, str(theirs / "cni.sock")) as user:
+    with as_user(LISTEN, str(theirs / "cni.sock")) as user:
         said = refused(node, container)
-        assert said["code"] == 11 and f"user {NOBODY}" in str(said)
+        assert said["code"] == 11 and f"user {USER}" in str(said)
         assert heard(user) == ""
 
 
-@pytest.mark.parametrize(("user", "mode"), [(NOBODY, 0o755), (0, 0o777)])
+@pytest.mark.parametrize(("user", "mode"), [(USER, 0o755), (0, 0o777)])
 def test_a_run_directory_of_others_is_refused(frozen: Callable[..., Node], user: int, mode: int) -> None:
     node = frozen(1, start=False)
     theirs = node.directory / "run"
@@ -219,7 +219,7 @@ def test_a_socket_is_not_made_where_others_may_replace_it(frozen: Callable[..., 
     node = frozen(1, start=False)
     theirs = node.directory / "theirs"
     theirs.mkdir()
-    os.chown(theirs, NOBODY, NOBODY)
+    os.chown(theirs, USER, USER)
     own = node.socket
     node.settings["overlay_socket"] = node.socket = str(theirs / "overlayd.sock")
     node.serves = (node.directory / "run/cni.sock").exists  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""What the programs beside the daemon may do: no more than they use, whoever started the daemon."""
+"""What the programs beside the daemon may do: no more than they use, however the daemon was started."""
 
 from __future__ import annotations
 

@@ -201,7 +201,7 @@ def test_no_slot_inside_a_later_network_is_used(fleet: Fleet, frozen: Frozen) ->
 
 
 def test_containers_keep_a_subnet_that_a_later_network_covers(fleet: Fleet, frozen: Frozen) -> None:
-    """Until they end; whoever comes after them is elsewhere, and the problem names the service."""
+    """Until they end; later containers get another subnet, and the problem names the service."""
     node = frozen(1, slice_cidr="10.200.1.0/26", service_cidr="10.200.5.0/24")
     first = node.container("web")
     (subnet,) = next(each["subnets"] for each in node.tool("status")["services"])

@@ -27,7 +27,7 @@ DROP = re.compile(r'counter packets (\d+) .*comment "overlay without a tunnel"')
 
 @dataclass
 class Senders:
-    """Datagrams to one port, again and again, from whoever was added. A context manager."""
+    """Datagrams to one port, again and again, from all containers that were added. A context manager."""
 
     sockets: list[tuple[socket.socket, list[str]]] = field(default_factory=list)
     sent: int = 0

@@ -56,7 +56,7 @@ def _in_a_thread(work: Callable[[], None]) -> threading.Thread:
 @contextlib.contextmanager
 def stopped(tid: int, lets_go: bool = True) -> Iterator[None]:
     """The thread hangs for as long as the block lasts; the others of its process go on. `lets_go`: when it is killed
-    it goes, which whoever traces it can delay."""
+    it ends, which a tracer can delay."""
     ready, over = threading.Event(), threading.Event()
 
     def hold() -> None:

@@ -25,6 +25,6 @@ def booted() -> Iterator[Machine]:
 
 @pytest.fixture
 def on(booted: Machine) -> Machine:
-    """The machine with the program installed, and nobody attached."""
+    """The machine with the program installed, without attachments."""
     booted.sh("systemctl stop containerd 2>/dev/null; /root/zlayer-cni install 2>&1")
     return booted

@@ -51,7 +51,7 @@ def hard(on: Machine) -> Iterator[Machine]:
             on.sh(f"ln -sf /usr/sbin/{tool}-legacy{more} /usr/local/sbin/{tool}{more}")
     on.sh(f"systemctl stop {UNIT}; pkill wireguard-go; iptables -P FORWARD DROP; mkdir -p /etc/zlayer-cni")
     on.sh(f"cat >/etc/zlayer-cni/overlayd.yaml <<'END'\n{YAML}END")
-    on.sh("rm -rf /var/lib/zlayer-cni; install -d -m 700 -o nobody /var/lib/zlayer-cni")
+    on.sh("rm -rf /var/lib/zlayer-cni; install -d -m 700 -o 65534 /var/lib/zlayer-cni")
     try:
         yield on
     finally:
@@ -114,7 +114,7 @@ def test_it_can_do_all_it_must_and_needs_each_capability_for_it(hard: Machine) -
     hard.sh(f"mkdir -p $(dirname {drop_in})")
     for capability, (_, needs) in NEEDED.items():
         hard.sh(f"systemctl stop {UNIT}; pkill wireguard-go; iptables -F; iptables -X; ip link del zl-zlayer-0-g || :")
-        hard.sh("rm -rf /var/lib/zlayer-cni; install -d -m 700 -o nobody /var/lib/zlayer-cni; rm -rf /run/zlayer-cni")
+        hard.sh("rm -rf /var/lib/zlayer-cni; install -d -m 700 -o 65534 /var/lib/zlayer-cni; rm -rf /run/zlayer-cni")
         hard.sh(f"printf '[Service]\nCapabilityBoundingSet=~{capability}\n' >{drop_in}; systemctl daemon-reload")
         hard.run(f"systemctl start --no-block {UNIT}")
         restarts = f"systemctl show -p NRestarts --value {UNIT}"

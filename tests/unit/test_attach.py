@@ -387,7 +387,7 @@ def test_a_detach_leaves_nothing_and_may_be_repeated(node):
 
 
 def test_a_detach_of_what_was_never_attached(node):
-    assert node.delete("nobody") is None
+    assert node.delete("absent") is None
 
 
 def test_a_detach_without_a_record_removes_the_link_of_that_name(node):

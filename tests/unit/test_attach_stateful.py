@@ -223,7 +223,7 @@ class ServiceLayer(RuleBasedStateMachine):
         )
 
     def fresh_enough(self, made, before):
-        """Nobody gets an address that somebody else had less than a cool-down ago."""
+        """No container gets an address that another one had less than a cooldown ago."""
         own = {held.ip for held in before.addresses} if before is not None else set()
         for held in made.addresses:
             rested = self.now - self.vacated.get(held.ip, self.now - COOLDOWN)

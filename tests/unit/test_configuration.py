@@ -179,7 +179,7 @@ READ = NetConf(
 
 
 def recased(value, change, exact=("io.kubernetes.cri.pod-annotations",)):
-    """The value with every key changed, but for the keys that are somebody's data."""
+    """The value with every key changed, but for the keys that are a user's data."""
     if isinstance(value, dict):
         return {change(key): item if key in exact else recased(item, change, exact) for key, item in value.items()}
     return [recased(item, change, exact) for item in value] if isinstance(value, list) else value

@@ -216,7 +216,7 @@ def test_a_route_of_a_family_without_an_address_is_left_out():
 def test_whose_pid_it_is():
     me = os.getpid()
     assert not host_end.is_anothers(record(pid=me, start_time=start_time(me), host_veth="lo")), "the holder itself"
-    assert not host_end.is_anothers(record(pid=4194300, host_veth="lo")), "nobody has the number"
+    assert not host_end.is_anothers(record(pid=4194300, host_veth="lo")), "no process has the number"
     assert not host_end.is_anothers(record(pid=me, start_time=1, host_veth="zlt-no-such")), "without such a link"
     assert host_end.is_anothers(record(pid=me, start_time=1, host_veth="lo", host_index=999))
     assert host_end.is_free(4194300)

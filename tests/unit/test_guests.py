@@ -61,7 +61,7 @@ def test_a_guest_is_not_let_in_where_the_fence_is_not_in_force(
     attach(desk, None)  # who asks for no network asks for no fence
     node.kernel.complaint = ""
     first = attach(desk, network)
-    node.kernel.complaint = "somebody took the tables"
+    node.kernel.complaint = "the tables were deleted"
     with pytest.raises(FenceFailed):
         attach(desk, network)
     assert desk.registry.guests.all()["vm"].public_key == first.public_key, "it is there already, and stays"
@@ -97,7 +97,7 @@ def test_guests_join_the_members_elsewhere(desk: OperationContext) -> None:
 def test_the_address_is_free_only_when_nothing_knows_it_as_a_members(
     desk: OperationContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever gets it next must not be of the network by it."""
+    """The next container with the address must not be in the network because of it."""
     attach(desk)
     done: list[str] = []
 

@@ -1,4 +1,4 @@
-"""Records and kernel agree again after a restart, and after somebody changed something (on the fake kernel)."""
+"""Records and kernel agree again after a restart, and after another program changed the kernel (on the fake kernel)."""
 
 import logging
 

@@ -51,7 +51,7 @@ class Rule:
 
 
 RULES = [
-    Rule(PURE_NAMES[1:], ("cni.files",), "names, errors and isolation are at the bottom: everybody imports them"),
+    Rule(PURE_NAMES[1:], ("cni.files",), "names, errors and isolation are at the bottom: all modules import them"),
     Rule(
         PLUGIN,
         (*PLUGIN, *PURE_NAMES),

@@ -49,7 +49,7 @@ def test_a_clock_that_was_set_does_not_make_a_living_one_dead(
 
 
 def test_a_directory_from_the_future_stays_for_now(tmp_path: Path) -> None:
-    """The clock was put back: when that was made nobody can tell."""
+    """The clock was set back: the time at which it was made is unknown."""
     path = directory_of(0x7FFFFFFF, tmp_path, -3600)
     assert tempdir_sweeper.sweep((str(tmp_path),)) == []
     os.utime(path, (time.time() - 60, time.time() - 60))

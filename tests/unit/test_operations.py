@@ -107,7 +107,7 @@ def test_a_range_too_small_for_services_is_taken_over(cluster: str) -> None:
     ranges = judge_ranges(before, cluster, None, {}, [])
     assert ranges["cluster_cidr"] == cluster
     after, version = node(**ranges), ipaddress.ip_network(cluster).version
-    assert after.home(version) == ipaddress.ip_network(cluster), "what is beyond the range is nobody's here"
+    assert after.home(version) == ipaddress.ip_network(cluster), "what is beyond the range belongs to no node here"
     assert after.address(version) in ipaddress.ip_network(cluster)
 
 

@@ -506,9 +506,9 @@ def test_who_may_not_enter_hears_nothing_and_the_rest_go_on() -> None:
 @pytest.mark.root
 @pytest.mark.parametrize(("mine", "allowed"), [([], False), ([1], False), ([0], True), ([2, 0, 1], True)])
 def test_only_root_and_the_group_may_enter(mine: list[int], allowed: bool) -> None:
-    """A child that is nobody connects with these supplementary groups, by their place in `groups`."""
+    """A child of user 65534 connects with these supplementary groups, by their place in `groups`."""
     groups = [each for each in grp.getgrall() if each.gr_gid not in (0, 65534)][:3]
-    path = f"/tmp/zlt-door-{os.getpid()}.sock"  # below tmp_path nobody could reach it
+    path = f"/tmp/zlt-door-{os.getpid()}.sock"  # that user could not reach a path below tmp_path
     listener = sockets.listen(path, 0o666)
     child = os.fork()
     if child == 0:

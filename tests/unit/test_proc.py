@@ -45,7 +45,7 @@ def test_a_zombie_has_ended_and_is_still_the_same_process():
     assert proc.command(child.pid)[0] == os.fsencode(sys.executable)
     assert not process.is_ending(child.pid)
     child.stdin.close()
-    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and nobody has asked yet
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and was not waited for yet
     found = proc.stat(child.pid)
     assert (found.is_zombie, found.ended, found.start_time) == (True, True, started)
     assert os.waitstatus_to_exitcode(found.exit_code) == 7

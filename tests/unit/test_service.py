@@ -210,7 +210,7 @@ def test_two_addresses_of_one_family(texts):
     assert "a second address of its family" in error.msg
 
 
-# --- CNI_ARGS that nobody can read ---
+# --- CNI_ARGS that cannot be read ---
 
 
 @pytest.mark.parametrize("args", ["rubbish", "A=b", "IgnoreUnknown=1;A"])

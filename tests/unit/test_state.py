@@ -258,7 +258,7 @@ def test_growing_takes_a_slot_and_shrinking_gives_back_only_what_is_idle(daemons
     state.drop(("blue", "c2", "eth0"))
     assert state.shrink_service("web") == (ipaddress.ip_network(third),)
     assert state.shrink_service("web") == ()
-    assert state.shrink_service("nobody") == ()
+    assert state.shrink_service("absent") == ()
 
 
 def test_the_first_slot_is_kept_also_when_idle(daemons):
@@ -463,7 +463,7 @@ def test_releasing_does_not_take_an_attachments_address(daemons):
 
 def test_a_lease_of_no_service_is_a_key_error(daemons):
     with pytest.raises(KeyError):
-        daemons().lease("nobody")
+        daemons().lease("absent")
 
 
 # --- room ---

@@ -294,7 +294,7 @@ def test_a_newer_versions_records_of_an_earlier_boot_are_discarded(opened, path)
     assert opened("boot-2").load("thing") == []
 
 
-# --- files that somebody else laid hands on while we run ---
+# --- files that another program changes while the store is open ---
 
 
 def replaced(path):

@@ -20,7 +20,7 @@ from cni.cli import (
     why,  # noqa: F401
 )
 
-NOBODY = 65534
+UNPRIVILEGED = 65534
 COMMANDS = "status, attachments, networks, why node outside, gc, peers, peer token, join zlnode1.x, showconf x, graph"
 
 
@@ -33,7 +33,7 @@ def as_user(work) -> tuple[int, str]:
         try:
             if os.geteuid() == 0:
                 os.setgroups([])
-                os.setresuid(NOBODY, NOBODY, NOBODY)
+                os.setresuid(UNPRIVILEGED, UNPRIVILEGED, UNPRIVILEGED)
             with os.fdopen(writer, "w") as text, contextlib.redirect_stderr(text):
                 code = work()
         finally:

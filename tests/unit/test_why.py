@@ -426,7 +426,7 @@ def test_what_a_word_means(word, kind, addresses):
     assert [place.address for place in found] == addresses
 
 
-@pytest.mark.parametrize("word", ["red", "nobody", "", "224.0.0.1", "ff02::1", "255.255.255.255", "0.0.0.0", "fe80::9"])
+@pytest.mark.parametrize("word", ["red", "absent", "", "224.0.0.1", "ff02::1", "255.255.255.255", "0.0.0.0", "fe80::9"])
 def test_a_word_that_is_unclear(word):
     with pytest.raises(Ambiguous):
         resolve(VIEW, word)

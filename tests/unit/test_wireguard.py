@@ -1,4 +1,4 @@
-"""What a WireGuard device is told: as little as makes it right, and in an order that leaves nobody without a way."""
+"""What a WireGuard device is told: as little as makes it right, and in an order that leaves no peer without a route."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_network_that_moves_is_with_its_new_peer_before_the_old_one_goes() -> 
         (seen(endpoint=THERE), peer(), {"A": HERE}, ""),  # it roamed: the device knows better
         (seen(endpoint=THERE), peer(), {}, ""),  # a new daemon that adopts: the same
         (seen(endpoint=THERE), peer(endpoint=NEW), {"A": HERE}, NEW),  # configuration changed
-        (seen(endpoint=THERE, age=181), peer(), {"A": HERE}, HERE),  # nobody answers there any more
+        (seen(endpoint=THERE, age=181), peer(), {"A": HERE}, HERE),  # no peer answers there any more
         (seen(endpoint=THERE, age=-1), peer(), {"A": HERE}, HERE),  # never did
         (seen(endpoint=THERE, age=-30), peer(), {"A": HERE}, HERE),
         (seen(endpoint=""), peer(), {}, HERE),

@@ -1,4 +1,4 @@
-"""Everybody gets the same address."""
+"""Every container gets the same address."""
 
 import wrap
 

@@ -30,7 +30,7 @@ COMMON: dict[str, str] = {
     "test_l18_the_hosts_own_namespace[DEL]": "deletes the host's eth0, then says code 8 (15)",
     "test_l18_the_plugins_own_namespace_by_proc[*": "a result and an error, and veth and lease stay (15)",
     "test_d2_a_namespace_that_another_container_has_now": "deletes the other container's eth0 (15)",
-    "test_d2_somebody_elses_interface_of_the_name": "deletes by name, whoever made it (15)",
+    "test_d2_somebody_elses_interface_of_the_name": "deletes by name any link, whichever program made it (15)",
     "test_d3_an_empty_path_does_not_free_what_still_lives": "frees the address of a live link (15)",
     "test_d7_a_configuration_gone_wrong_does_not_stop_del": "repeats configuration errors for ever (15)",
     "test_v9_a_field_with_a_wrong_value": "999 for a wrong value of a field of its own",
@@ -62,7 +62,7 @@ COMMON: dict[str, str] = {
     "test_pr4_a_previous_result_that_cannot_be_read": "does not look at a previous result in ADD (PR4)",
     # test_recordings
     **{
-        f"test_a_call_alone[{call}]": "deletes by name, whoever made it, `lo` too (15)"
+        f"test_a_call_alone[{call}]": "deletes any link by name, `lo` too (15)"
         for call in (
             "containerd-1.6-add-times-out-3-loopback-DEL",
             "containerd-1.6-capabilities-5-loopback-DEL",
@@ -79,7 +79,7 @@ COMMON: dict[str, str] = {
     "test_a6_stdout_that_nobody_reads": "the attachment stays when the result cannot be written (15)",
 }
 
-# Races: whoever runs into one fails, others pass; so these are not strict.
+# Races: a run that meets one fails, others pass; so these are not strict.
 REFERENCE_RACES: dict[str, str] = {
     "test_f01_check_after_a_parallel_start": "parallel first ADDs report a bridge MAC that then changes (15)",
     "test_f03_several_dels_of_one_container_at_once[*": "DELs at once fail (15)",

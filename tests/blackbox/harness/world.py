@@ -57,7 +57,7 @@ class World:
         self._uplink()
 
     def _uplink(self) -> None:
-        """eth0 to the outside, a default route; a real machine's first interface, which nobody may touch."""
+        """eth0 to the outside, a default route; a real machine's first interface, which no plugin may touch."""
         self.sh(
             "ip link set lo up",
             f"ip link add eth0 type veth peer name up0 netns {self.outside.name}",

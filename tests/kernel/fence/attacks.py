@@ -127,7 +127,7 @@ def listening(ears: list[Ear]) -> Iterator[Callable[[Ear], list[bytes]]]:
 def _sockets(ear: Ear) -> list[socket.socket]:
     if ear.device:
         made = ear.space.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))  # ETH_P_ALL
-        made.setsockopt(socket.SOL_SOCKET, 33, 1 << 25)  # SO_RCVBUFFORCE: nothing is lost while nobody looks
+        made.setsockopt(socket.SOL_SOCKET, 33, 1 << 25)  # SO_RCVBUFFORCE: nothing is lost between two reads
         made.bind((ear.device, 3))
         return [made]
     four = [ear.space.socket(socket.AF_INET, socket.SOCK_RAW, n) for n in STACK]
@@ -293,7 +293,7 @@ def theft_of_macs_by_an_unknown_port(lab: Lab) -> Case:
 
 
 def from_unknown(lab: Lab, name: str, frames: list[bytes], victims: list[Ear], **more: object) -> Case:
-    """A port nobody admitted may do nothing, so the control is a member's."""
+    """A port that was not admitted may send nothing, so the control is a member's."""
     honest = [datagram(a(lab), b(lab), HONEST)]
     case = Case(lab.places[name].space, frames, victims, honest, eth(b(lab)), **more)  # type: ignore[arg-type]
     case.honest = a(lab).space

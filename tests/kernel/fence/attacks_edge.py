@@ -88,7 +88,7 @@ def published_port_from_the_node_arrives(lab: Lab) -> Case:
 
 def _published_unknown(name: str, to: str) -> None:
     def work(lab: Lab) -> Case:
-        """Whoever publishes it: an overlay address nobody knows is closed."""
+        """Whichever program publishes it: an overlay address without an owner is closed."""
         flat, far = lab.places["flat-web"], lab.places["remote-unknown"]
         publish(lab, far)
         honest = [_from_outside(lab, flat.four, 9, HONEST)]

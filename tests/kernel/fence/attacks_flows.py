@@ -113,7 +113,7 @@ def _own_by_tunnel(six: bool) -> None:
         me, fellow, far, flat = a(lab), lab.places["red-db"], lab.places["remote-red"], lab.places["flat-web"]
         pick = (lambda place: place.six) if six else (lambda place: place.four)
         host, node = Ear(lab.host), NODE6 if six else NODE4
-        lies = [  # those of the node's address are refused whoever speaks: nobody is admitted with it
+        lies = [  # those of the node's address are refused from any port: no port is admitted with it
             (pick(fellow), pick(me)),
             (pick(lab.places["flat-db"]), pick(flat)),
             (pick(fellow), node),

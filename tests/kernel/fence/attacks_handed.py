@@ -16,7 +16,7 @@ ELSEWHERE = {False: "203.0.113.77", True: "2001:db8:77::77"}  # an address that 
 
 
 def _hand_on(lab: Lab, *packets: bytes) -> None:
-    """The host sends these, whoever they are from."""
+    """The host sends these, with any source address."""
     for packet in packets:
         six = packet[0] >> 4 == 6
         to = (

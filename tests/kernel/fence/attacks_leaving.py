@@ -72,7 +72,7 @@ def _register(six: bool) -> None:
         return Case(me.space, [evil], [out], [honest], out, undo=lambda: by_the_tunnel(lab))
 
     def node_without_a_tunnel(lab: Lab) -> Case:
-        """To a member elsewhere, and to an overlay address that nobody has."""
+        """To a member elsewhere, and to an overlay address without an owner."""
         out = eth(lab.places["outside"])
         no_tunnel(lab)
 

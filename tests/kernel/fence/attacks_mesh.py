@@ -120,7 +120,7 @@ def _register_edges(six: bool) -> None:
         return Case(far.space, [evil], [eth(flat)], [honest], eth(me), device="wg0", undo=undo)
 
     def edge_is_answered(lab: Lab) -> Case:
-        """By a member of a network too, if it is allowed that; nobody opens a flow to it."""
+        """By a member of a network too, if it is allowed that; no container opens a flow to it."""
         me, flat = a(lab), lab.places["flat-web"]
         far, undo = _edge(lab, _own(me))
         src, to = pick(me.four, me.six), pick(far.four, far.six)
@@ -175,7 +175,7 @@ def _register_edges(six: bool) -> None:
         return Case(red.space, evil, [host], [_to(lab, red, node, HONEST)], host, device="wg0")
 
     def tunnel_to_the_outside(lab: Lab) -> Case:
-        """This node is nobody else's way out; an edge may be allowed a part of it."""
+        """No other node reaches the outside through this one; an edge may be allowed a part of it."""
         far, undo = _edge(lab, (f"{OUTSIDE4}/32", f"{OUTSIDE6}/128"))
         red, out = lab.places["remote-red"], eth(lab.places["outside"])
         send_evil = [_to(lab, red, pick(OUTSIDE4, OUTSIDE6), EVIL)]

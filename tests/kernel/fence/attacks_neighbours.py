@@ -270,7 +270,7 @@ def advertisement_without_option_arrives(lab: Lab) -> Case:
 
 @attack
 def link_local_source_arrives(lab: Lab) -> Case:
-    """To a fellow member's other address: that is no route's business, whoever shows it to ip6tables."""
+    """To a fellow member's other address: it is not routed, even if the bridge hands frames to ip6tables."""
     me, it = a(lab), b(lab)
     own = p.link_local(me.mac)
     case = to_neighbour(lab)

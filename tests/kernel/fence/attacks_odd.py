@@ -48,7 +48,7 @@ def other_transports_to_another_network(lab: Lab) -> Case:
 
 
 def _queries(place: Place, marker: bytes) -> list[bytes]:
-    """Who asks for a bridge's groups may have those pruned that nobody answers for."""
+    """A querier on a bridge can have the groups pruned for which no port answers."""
     own = p.link_local(place.mac)
     igmp = struct.pack("!BBH4s", 0x11, 100, 0, bytes(4)) + marker
     igmp = igmp[:2] + struct.pack("!H", p.checksum(igmp)) + igmp[4:]

@@ -59,7 +59,7 @@ def flat_mesh_to_a_network_on_the_bridge(lab: Lab) -> Case:
 
 @attack
 def port_whose_network_was_lost(lab: Lab) -> Case:
-    """Known, but of no network: somebody took its element away."""
+    """A known port without a network: its element was deleted by hand."""
     me = lab.places["flat-web2"]
     assert me.port is not None
     key = f'element bridge zlayer_cni net {{ "{me.port.name}"'
@@ -73,7 +73,7 @@ def port_whose_network_was_lost(lab: Lab) -> Case:
 
 @attack
 def group_frames_to_another_network(lab: Lab) -> Case:
-    """Broadcast and multicast reach fellow members and nobody else; ARP and discovery are group frames too."""
+    """Broadcast and multicast reach fellow members only; ARP and discovery are group frames too."""
     me = a(lab)
     case = to_other(lab)
     for marker in (EVIL, HONEST):
@@ -234,7 +234,7 @@ def loopback_of_the_host_from_the_flat_mesh(lab: Lab) -> Case:
 
 @attack
 def loopback_of_the_host_by_translation(lab: Lab) -> Case:
-    """Somebody's DNAT leads to 127.0.0.1."""
+    """A DNAT rule of another program leads to 127.0.0.1."""
     _loopback(lab, 1)
     lab.host.run(
         "nft",
@@ -515,7 +515,7 @@ def members_speak_to_unknown_ports(lab: Lab) -> Case:
 
 @attack
 def the_node_speaks_to_unknown_ports(lab: Lab) -> Case:
-    """Closed to the node as well: a port is somebody only when it was admitted."""
+    """Closed to the node as well, until the port is admitted."""
     frames = []
     for name, mac, four in (("unknown-sh", "02:42:00:00:00:08", "10.200.8.1"), ("unknown-web", GATEWAY_MAC, GATEWAY4)):
         it = lab.places[name]

@@ -183,7 +183,7 @@ class Lab:
         return Place("leg", space, four, six, "red", port=FencePort(LEG, None, mac, (four, six), "red"), mac=mac)
 
     def load(self) -> None:
-        """The fence, and everybody who is to be admitted."""
+        """Load the fence and admit all ports of the lab that are not `unknown`."""
         self.run(fence.base(self.node))
         for network in NETWORKS:
             self.run(fence.create_network(network))

@@ -1,4 +1,4 @@
-"""Who reaches whom, before, during and after changes, whoever else has written firewall rules."""
+"""Who reaches whom, before, during and after changes, beside firewall rules of other programs."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_why_says_what_packets_do(lab: Lab, ears: Ears) -> None:
     view = view_of(lab, fine)
     for (src, dst), may in matrix.expected(lab.places).items():
         if src == "node" and lab.places[dst].kind == "unknown":
-            continue  # closed for being nobody's port, which an address does not tell
+            continue  # closed because the port was not admitted, which an address does not tell
         for one, other in ((lab.places[src].four, lab.places[dst].four), (lab.places[src].six, lab.places[dst].six)):
             said = decide(view, view.place_of(one), view.place_of(other))
             if (matrix.row_of(lab.places[src]), dst) == ("remote-member", "node"):
@@ -118,7 +118,7 @@ def wanted(lab: Lab) -> DesiredState:
 DAMAGE: dict[str, str | Change] = {
     "an element lost": 'delete element bridge zlayer_cni net { "zl-0000000002-v" }',
     "a member too many": "add element inet zlayer_cni net_flat_m4 { 10.200.5.2 }",
-    "a port of nobody's": fence.add_port(
+    "a port without an attachment": fence.add_port(
         FencePort("zl-00000000ff-v", "zl-t-1-web-b", "00:00:00:00:01:0a", ("10.200.5.50", "::a:b"), None)
     ),
     "a map that leads elsewhere": "delete element inet zlayer_cni net4 { 10.200.5.2 }\n"
@@ -221,7 +221,7 @@ def _flow(src: Place, dst: Place) -> tuple[socket.socket, socket.socket]:
 def test_a_leaving_members_flows_end_at_once(lab: Lab, partner: str, opened_by_the_leaver: bool) -> None:
     me, other = lab.places["red-web"], lab.places[partner]
     if partner == "outside" and not opened_by_the_leaver:
-        return  # nobody outside opens one
+        return  # no machine outside opens one
     near, far = _flow(me, other) if opened_by_the_leaver else _flow(other, me)
     lab.remove_port("red-web")
     for speaker, hearer in ((near, far), (far, near)):
@@ -310,7 +310,7 @@ def to_the_host(_src: Place, dst: Place) -> bool:
 
 
 def routed(src: Place, dst: Place) -> bool:
-    """Pairs whose packets somebody's FORWARD sees: where it denies, nobody can overrule it."""
+    """Pairs whose packets pass FORWARD: if a chain of another program denies there, no table can overrule it."""
     return src.kind != "node" and not to_the_host(src, dst)
 
 

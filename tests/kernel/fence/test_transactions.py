@@ -1,4 +1,4 @@
-"""Texts and the kernel: all or nothing, twice as once, whoever calls, and closed when it cannot be."""
+"""Texts and the kernel: all or nothing, twice as once, from any thread, and closed when it cannot be."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def test_a_closed_context_is_refused(space: Space) -> None:
 
 
 def test_a_refused_transaction_changes_nothing(space: Space, nft: Nft) -> None:
-    """Somebody else owns a table of our name: every write of ours is refused, and it is said."""
+    """Another process owns a table of our name: every write of ours is refused, and is reported."""
 
     def start() -> subprocess.Popen[str]:
         return subprocess.Popen(["nft", "-i"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
@@ -286,7 +286,7 @@ def older(text: str, marker: str) -> str:
 
 @pytest.mark.parametrize("marker", ["", "base_00000000"])
 def test_rules_of_another_version_are_replaced(nft: Nft, space: Space, marker: str) -> None:
-    """Though they have the names of ours, or no marker at all. Nobody's membership is touched."""
+    """Though they have the names of ours, or no marker at all. No membership is touched."""
     nft.run(older(whole(WANTED), marker))
     said = faults(listing(nft, terse=True), WANTED)  # type: ignore[arg-type]
     assert len(said) == 2
