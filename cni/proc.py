@@ -7,6 +7,7 @@ in use and its exit status can be read. `start_time` and `is_same` include zombi
 
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _ENDED = (b"Z", b"X")
+_STOPPED = (b"T", b"t")
 _START_TIME, _EXIT_CODE = 22, 52  # field numbers; the split in Stat begins with field 3
 
 
@@ -50,6 +51,15 @@ def alive_since(pid: int) -> int:
     except OSError:
         return 0
     return 0 if status.ended else status.start_time
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a signal has stopped the process (SIGSTOP), or a debugger holds it. False if it does not exist."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] in _STOPPED
+    except OSError:
+        return False
 
 
 def command(pid: int) -> list[bytes]:

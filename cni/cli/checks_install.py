@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cni import defaults
-from cni.cli.checks_machine import Finding
+from cni.cli.checks_machine import Finding, Level
 
 RUNTIMES = {
     "containerd": ("/run/containerd/containerd.sock", "/run/k3s/containerd/containerd.sock"),
@@ -63,17 +63,25 @@ def runtimes(sockets: Mapping[str, bool]) -> Finding:
 
 @dataclass(frozen=True, slots=True)
 class Conflist:
-    """The first network list of the runtime's directory: its plugins, and the errors that `validate` finds."""
+    """The first network list of the runtime's directory: its plugins, and the errors that `validate` finds. `broken`:
+    why it cannot be read at all; then `ours` tells whether it seems to be a list of this plugin."""
 
     path: str
     types: tuple[str, ...]
     errors: tuple[str, ...] = ()
+    broken: str = ""
+    ours: bool = False
 
 
 def conflist(directory: str, first: Conflist | None) -> Finding:
     """Whether the list that a runtime uses (the first by name) names our plugin, and is valid."""
     if first is None:
         return Finding("conflist", "fail", f"there is no network list in {directory}", "run `zlayer-cni install`")
+    if first.broken:
+        repair = f"repair it (`zlayer-cni validate {first.path}`)"
+        fix = f"{repair}, or `zlayer-cni install --force` writes it anew" if first.ours else f"{repair}, or remove it"
+        whose = ", seems to be ours," if first.ours else ""
+        return Finding("conflist", "fail", f"{first.path} comes first{whose} and cannot be used: {first.broken}", fix)
     if PLUGIN not in first.types:
         fix = f"remove it, or give ours a name before it: a runtime takes the first by name (in {directory})"
         return Finding("conflist", "fail", f"{first.path} comes first, and does not name {PLUGIN}", fix)
@@ -162,17 +170,21 @@ def daemons(seen: Sequence[Daemon]) -> Finding:
     return Finding("daemons", "ok", "no second overlay daemon works in this network namespace")
 
 
-def overlay_socket(path: str, holder: int | None, daemon: int | None) -> list[Finding]:
-    """The processes that listen on the agents' socket, as PIDs; None for no process."""
+def overlay_socket(path: str, holder: int | None, daemon: int | None, silent: int | None = None) -> list[Finding]:
+    """The processes that listen on the agents' socket, as PIDs; None for no process. `silent`: our daemon that does not
+    answer."""
     if daemon is None:
-        if holder is None:
+        if holder in (None, silent):
             return []
         return [Finding("agents' socket", "warn", f"process {holder}, and no daemon of ours, listens on {path}", "")]
     if holder == daemon:
         return [Finding("agents' socket", "ok", f"the daemon listens on {path}")]
-    fix = "end that process and restart ours, or give ours another overlay_socket"
+    fix = "end that process and `zlayer-cni restart`, or give ours another overlay_socket"
     if holder is None:
-        text, fix = f"no process listens on {path}: agents cannot reach the daemon", "see the daemon's log; restart it"
+        text, fix = (
+            f"no process listens on {path}: agents cannot reach the daemon",
+            "see the daemon's log; `zlayer-cni restart`",
+        )
     else:
         text = f"process {holder}, not our daemon, listens on {path}: agents talk to that one"
     return [Finding("agents' socket", "warn", text, fix)]
@@ -205,27 +217,34 @@ def cgroup(pid: int, lines: Sequence[str]) -> list[Finding]:
     return []
 
 
+def absent_daemon(state: str, text: str, fix: str, unreachable: str) -> Finding:
+    """No daemon: fine if none is needed yet; without an installation that is another check's failure."""
+    if state == "not started":
+        return Finding("daemon", "ok", text)
+    level: Level = "warn" if state == "not installed" else "fail"
+    return Finding("daemon", level, f"{unreachable}; {text}", fix)
+
+
+def silent_daemon(pid: int, stopped: bool) -> Finding:
+    """A daemon that runs and does not answer. `stopped`: by a signal (SIGSTOP)."""
+    text = f"process {pid} is the daemon of this run directory, and does not answer"
+    if stopped:
+        return Finding(
+            "daemon", "fail", f"{text}: a signal has stopped it", f"kill -CONT {pid}, or `zlayer-cni restart`"
+        )
+    return Finding("daemon", "fail", text, "see its log, then `zlayer-cni restart`")
+
+
 def daemon_status(
-    problems: Sequence[str] | None,
-    unreachable: str,
-    version: str,
-    ours: str,
-    notes: Sequence[str] = (),
-    *,
-    failed: str = "",
+    problems: Sequence[str], version: str, ours: str, notes: Sequence[str] = (), *, failed: str = ""
 ) -> list[Finding]:
-    """The daemon's own status; `problems` is None if it does not answer. `failed`: why its last start failed."""
-    if problems is None and failed:
-        return [Finding("daemon", "fail", f"{unreachable}; its last start failed: {failed}", "repair that, start it")]
-    if problems is None:
-        fix = "systemctl start zlayer-overlayd; without systemd the plugin starts it when it is first needed"
-        return [Finding("daemon", "warn", unreachable, fix)]
+    """The daemon's own status. `failed`: why the last start of a daemon failed."""
     found = [Finding("daemon", "fail", problem, "`zlayer-cni status`; docs/errors.md") for problem in problems]
     if failed:
         said = f"a daemon that was to take this one's place could not start: {failed}"
         found.append(Finding("daemon", "warn", said, "repair that, and try again: this one goes on as it is"))
     if version != ours:
-        fix = "restart the daemon: systemctl restart zlayer-overlayd; running containers stay connected"
+        fix = "`zlayer-cni restart`; running containers stay connected"
         found.append(Finding("daemon", "warn", f"the daemon is version {version}, this is {ours}", fix))
     found += [Finding("settings", "warn", note, "what was said last counts; a reboot begins anew") for note in notes]
     return found or [Finding("daemon", "ok", f"version {version} answers and has no complaint")]

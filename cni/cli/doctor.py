@@ -11,14 +11,15 @@ import json
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from cni import __version__, answers, defaults, last_words, proc
-from cni.cli import ask, runtimes, table, validate
+from cni import __version__, defaults, proc
 from cni.cli import checks_install as installed
 from cni.cli import checks_machine as checks
+from cni.cli import conflist, doctor_daemon, runtimes, table, validate
 from cni.cli.checks_machine import Finding
 from cni.errors import CniError, FenceFailed
 from cni.host import iptables, own_networks, probe, program, sysctl
@@ -42,8 +43,15 @@ def run(options: argparse.Namespace) -> int:
         document = {"ok": ok, "version": __version__, "findings": [finding._asdict() for finding in found]}
         sys.stdout.write(json.dumps(document, indent=2) + "\n")
     else:
-        sys.stdout.write("".join(_line(finding) for finding in found))
+        sys.stdout.write("".join(_line(finding) for finding in found) + _sum(found))
     return 0 if ok else 1
+
+
+def _sum(found: list[Finding]) -> str:
+    """The last line: how many findings of each level."""
+    levels = Counter(finding.level for finding in found)
+    verdict = "not good" if levels["fail"] else "good"
+    return f"\n{verdict}: {levels['fail']} failed, {levels['warn']} warnings, {levels['ok']} ok\n"
 
 
 def _line(finding: Finding) -> str:
@@ -53,7 +61,7 @@ def _line(finding: Finding) -> str:
 
 def examine(options: argparse.Namespace) -> Iterator[Finding]:
     """Every finding; a check comes after those of the things that it depends on."""
-    status, unreachable = _status(options.run_dir)
+    status, error = doctor_daemon.status(options.run_dir)
     settings = _settings(options.data_dir)
     clusters = tuple(status.node.cluster_cidrs) if status else settings.clusters
     daemon = status.pid if status else None
@@ -65,8 +73,9 @@ def examine(options: argparse.Namespace) -> Iterator[Finding]:
         lambda: _runtime(options.conf_dir, options.bin_dir),
         lambda: settings.complaints,
         lambda: _files(options),
-        lambda: _processes(settings.socket, options.data_dir, daemon),
-        lambda: _told(status, unreachable, last_words.read(options.run_dir)),
+        lambda: doctor_daemon.sockets(settings.socket, options.run_dir, daemon),
+        lambda: installed.clock(time.time(), _newest_key(Path(options.data_dir)), _boot_id()),
+        lambda: doctor_daemon.told(options, status, error),
     ):
         yield from _carefully(look)
 
@@ -78,14 +87,6 @@ def _carefully(look: Callable[[], list[Finding]]) -> list[Finding]:
     except (OSError, CniError) as error:
         fix = "run it as root" if os.geteuid() else "see the message"
         return [Finding("doctor", "warn", f"something could not be read: {error}", fix)]
-
-
-def _status(run_dir: str) -> tuple[answers.Status | None, str]:
-    """The daemon's status (None if it does not answer), and the reason."""
-    try:
-        return ask.ask(run_dir, "status", answers.Status), ""
-    except (ask.NoDaemon, ask.Refused) as error:
-        return None, str(error)
 
 
 class Settings(NamedTuple):
@@ -200,14 +201,19 @@ def _first_list(conf_dir: str) -> installed.Conflist | None:
         return None
     if not names:
         return None
-    data = names[0].read_bytes()
+    path = str(names[0])
+    try:
+        data = names[0].read_bytes()
+    except OSError as error:
+        return installed.Conflist(path, (), broken=error.strerror or str(error), ours=installed.PLUGIN in path)
+    errors = tuple(validate.examine(path, data).errors)
     try:
         document = json.loads(data)
-        entries = document.get("plugins", [document])
-        types = tuple(str(entry.get("type", "")) for entry in entries)
-    except (ValueError, TypeError, AttributeError):
-        types = ()
-    return installed.Conflist(str(names[0]), types, tuple(validate.examine(str(names[0]), data).errors))
+        types = tuple(str(entry.get("type", "")) for entry in document.get("plugins", [document]))
+    except (ValueError, TypeError, AttributeError) as error:
+        ours = installed.PLUGIN.encode() in data or path.endswith(conflist.FILE)
+        return installed.Conflist(path, (), broken=(*errors, str(error))[0], ours=ours)
+    return installed.Conflist(path, types, errors)
 
 
 def _version_of(plugin: Path) -> str | None:
@@ -236,6 +242,16 @@ def _keys(data_dir: Path) -> list[Path]:
     return []
 
 
+def _newest_key(data_dir: Path) -> installed.File | None:
+    return max((_file(path) for path in _keys(data_dir)), key=lambda file: file.mtime, default=None)
+
+
+def _boot_id() -> str:
+    with contextlib.suppress(OSError):
+        return proc.boot_id()
+    return ""
+
+
 def _file(path: Path) -> installed.File:
     status = path.stat()
     return installed.File(str(path), status.st_mode, status.st_uid, status.st_mtime)
@@ -252,42 +268,3 @@ def _disk(path: Path) -> installed.Disk:
         read_only=bool(filesystem.f_flag & os.ST_RDONLY),
         noexec=bool(filesystem.f_flag & os.ST_NOEXEC) and path == existing,
     )
-
-
-# --- what runs --------------------------------------------------------------------------------------------------------
-
-
-def _processes(path: str, data_dir: str, daemon: int | None) -> list[Finding]:
-    seen = [installed.Daemon(pid, " ".join(words)[:120]) for pid, words in probe.commands() if is_daemon(words)]
-    keys = [_file(each) for each in _keys(Path(data_dir))]
-    newest = max(keys, key=lambda file: file.mtime, default=None)
-    boot_id = ""
-    with contextlib.suppress(OSError):
-        boot_id = proc.boot_id()
-    return [
-        installed.daemons(seen),
-        *installed.overlay_socket(path, probe.listener(path), daemon),
-        *installed.clock(time.time(), newest, boot_id),
-    ]
-
-
-def is_daemon(words: list[str]) -> bool:
-    """Whether a command line belongs to an overlay daemon, ours or ZLayer's."""
-    if not words:
-        return False
-    name = words[0].rpartition("/")[2]
-    ours = name == "zlayer-cni" and words[1:2] == ["overlayd"]
-    return name == "zlayer-overlayd" or ours or words[1:4] == ["-m", "cni", "overlayd"]
-
-
-def _told(status: answers.Status | None, unreachable: str, failed: str) -> list[Finding]:
-    problems = status.problems if status else None
-    version = status.version if status else ""
-    found = installed.daemon_status(
-        problems, unreachable, version, __version__, status.notes if status else (), failed=failed
-    )
-    return found + (_cgroup(status.pid) if status else [])
-
-
-def _cgroup(daemon: int) -> list[Finding]:
-    return installed.cgroup(daemon, Path(f"/proc/{daemon}/cgroup").read_text().splitlines())

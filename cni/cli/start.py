@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
+from itertools import pairwise
 from pathlib import Path
 
-from cni import answers
+from cni import proc
 from cni.cli import ask, conflist, record, upkeep
 from cni.cli.upkeep import Daemon, ServiceError, say
 from cni.host import systemd
@@ -18,7 +20,9 @@ def run(options: argparse.Namespace) -> int:
     """Start or restart the daemon."""
     given = record.given(options)
     options = record.completed(options, record.load(Path(options.program_dir)) or conflist.earlier(options))
-    before = upkeep.running(options.run_dir)
+    before, holder = upkeep.running(options.run_dir), upkeep.holder(options.run_dir)
+    if before is None and holder is not None:
+        before = Daemon(holder, "that does not answer")
     try:
         if before is None:
             now = _start(options)
@@ -26,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
         elif options.command == "start":
             say(f"daemon    version {before.version} runs already (process {before.pid})")
         else:
-            now = _restart(options if "data_dir" in given else _as_it_runs(options), before)
+            now = _restart(options if "data_dir" in given else _as_it_runs(options, before), before)
             say(f"daemon    version {now.version} runs (process {now.pid}), in place of process {before.pid}")
     except (ServiceError, ask.NoDaemon, ask.Refused, OSError) as error:
         say(f"zlayer-cni: {options.command} failed: {error}")
@@ -59,10 +63,12 @@ def _restart(options: argparse.Namespace, before: Daemon) -> Daemon:
     )
 
 
-def _as_it_runs(options: argparse.Namespace) -> argparse.Namespace:
-    """The options with the data directory of the running daemon: another one would be another node."""
-    status = ask.ask(options.run_dir, "status", answers.Status)
-    return argparse.Namespace(**{**vars(options), "data_dir": status.data_dir})
+def _as_it_runs(options: argparse.Namespace, before: Daemon) -> argparse.Namespace:
+    """The options with the data directory of the running daemon, by its command line: another one would be another
+    node."""
+    words = [os.fsdecode(word) for word in proc.command(before.pid)]
+    data_dir = dict(pairwise(words)).get("--data-dir", options.data_dir)
+    return argparse.Namespace(**{**vars(options), "data_dir": data_dir})
 
 
 def _command(options: argparse.Namespace) -> list[str]:

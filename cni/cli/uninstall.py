@@ -100,7 +100,7 @@ def _daemon(run_dir: str, options: argparse.Namespace) -> Daemon | None:
     except ask.NoDaemon:
         if options.root != "/" or not Path(run_dir, RECORDS).exists():
             return None
-        if process.is_daemon(_holder(run_dir)):
+        if upkeep.holder(run_dir) is not None:
             raise  # the daemon runs, and does not answer
     if os.geteuid():
         raise upkeep.ServiceError("no daemon runs, and only root can start one")
@@ -111,14 +111,6 @@ def _daemon(run_dir: str, options: argparse.Namespace) -> Daemon | None:
         return upkeep.await_daemon(run_dir, f"`journalctl -u {UNIT}`")
     autostart.spawn(autostart.program(place, client.Waiter(upkeep.READY_WITHIN)), run_dir)
     return upkeep.await_daemon(run_dir, f"{run_dir}/{autostart.LOG_NAME}")
-
-
-def _holder(run_dir: str) -> int:
-    """The PID of the process that holds the run directory's lock; -1 if there is none."""
-    try:
-        return int(Path(run_dir, "overlayd.pid").read_text())
-    except (OSError, ValueError):
-        return -1
 
 
 def _remove(path: Path) -> None:

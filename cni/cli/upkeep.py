@@ -54,6 +54,15 @@ def running(run_dir: str) -> Daemon | None:
     return Daemon(status.pid, status.version)
 
 
+def holder(run_dir: str) -> int | None:
+    """The PID of the daemon that holds the run directory, whether it answers or not; None if there is none."""
+    try:
+        pid = int(Path(run_dir, "overlayd.pid").read_text())
+    except (OSError, ValueError):
+        return None
+    return pid if process.is_daemon(pid) else None
+
+
 def await_daemon(run_dir: str, where: str) -> Daemon:
     """Wait until the daemon answers. Raises ServiceError, which names `where` to look, after READY_WITHIN seconds."""
     end = time.monotonic() + READY_WITHIN

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 
 from cni import answers
 from cni.cli import ask
-from cni.cli import doctor as doctor_cli
+from cni.cli import doctor_daemon as doctor_cli
 from cni.cli import gc as gc_cli
 from cni.cli import main as cli
 from cni.cli import networks as networks_cli
@@ -279,7 +280,7 @@ def test_doctor_finds_nothing_on_a_good_node(node: Node, installation: Path) -> 
     code, found = doctor(node, installation)
     bad = [each for some in found.values() for each in some if each["level"] == "fail"]
     assert (code, bad) == (0, [])
-    for check in ("privileges", "kernel", "forward", "forwarding", "routes", "conflist", "plugin", "permissions"):
+    for check in ("privileges", "forward", "forwarding", "routes", "conflist", "plugin", "permissions"):
         assert levels(found, check) == {"ok"}, check
     assert levels(found, "daemon") == {"ok"}
 
@@ -314,6 +315,29 @@ def test_doctor_without_a_daemon(installation: Path, spaces: Callable[[], Space]
     assert (code, levels(found, "daemon"), levels(found, "forwarding")) == (0, {"warn"}, {"warn"})
     assert alone.host.links() == set()
     assert "zlayer_cni" not in alone.host.nft("list tables")
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"), [("10-zlayer.conflist", True), ("05-other.conflist", False), ("05-dir.conf", False)]
+)
+def test_doctor_tells_of_a_list_that_is_no_json(
+    installation: Path, spaces: Callable[[], Space], name: str, ours: bool
+) -> None:
+    alone = Node(installation, spaces(), spaces())
+    (installation / "net.d" / name).unlink(missing_ok=True)
+    if name.endswith(".conf"):
+        (installation / "net.d" / name).mkdir()
+    else:
+        (installation / "net.d" / name).write_text('{"plugins": [')
+    code, found = doctor(alone, installation)
+    (finding,) = found["conflist"]
+    assert (code, finding["level"]) == (1, "fail")
+    assert "does not name" not in finding["text"]
+    assert "cannot be used" in finding["text"]
+    assert ("remove it" in finding["fix"]) != ours
+    assert "doctor" not in found, "the other checks of the runtime are made"
+    _, text = alone.tool("doctor", "--conf-dir", str(installation / "net.d"))
+    assert re.fullmatch(r"not good: \d+ failed, \d+ warnings, \d+ ok", text.splitlines()[-1])
 
 
 def test_who_is_a_daemon() -> None:

@@ -1,6 +1,7 @@
 """The doctor's checks, over values: what is fine, what is not, and that whatever is not fine says what to do."""
 
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -142,7 +143,7 @@ def test_runtimes():
         (None, "fail"),
         (installed.Conflist("/x/10-zlayer.conflist", ("zlayer-cni", "portmap")), "ok"),
         (installed.Conflist("/x/05-calico.conflist", ("calico",)), "fail"),
-        (installed.Conflist("/x/05-broken.conflist", ()), "fail"),
+        (installed.Conflist("/x/05-broken.conflist", (), broken="this is not JSON"), "fail"),
         (installed.Conflist("/x/10-zlayer.conflist", ("zlayer-cni",), ("mtu: 1 is too small",)), "fail"),
     ],
 )
@@ -236,10 +237,38 @@ def test_clock(now, mtime, boot, expected):
 
 
 def test_what_the_daemon_says():
-    assert level(installed.daemon_status([], "", "1", "1")) == "ok"
-    assert level(installed.daemon_status([], "", "1", "2")) == "warn"
-    assert level(installed.daemon_status(["the fence is not in force"], "", "1", "1")) == "fail"
-    assert level(installed.daemon_status(None, "no overlay daemon answers", "", "1")) == "warn"
+    assert level(installed.daemon_status([], "1", "1")) == "ok"
+    assert level(installed.daemon_status([], "1", "2")) == "warn"
+    assert level(installed.daemon_status(["the fence is not in force"], "1", "1")) == "fail"
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [("not started", "ok"), ("not installed", "warn"), ("stopped", "fail"), ("ended", "fail"), ("failed", "fail")],
+)
+def test_a_daemon_that_is_not_there(state, expected):
+    assert level(installed.absent_daemon(state, "text", "fix", "nothing answers")) == expected
+
+
+def test_a_daemon_that_does_not_answer_is_our_own():
+    assert "kill -CONT 7" in installed.silent_daemon(7, stopped=True).fix
+    assert level(installed.silent_daemon(7, stopped=False)) == "fail"
+    assert installed.overlay_socket("/s", holder=7, daemon=None, silent=7) == []
+
+
+def test_a_broken_list_of_ours_is_not_to_be_removed():
+    found = installed.conflist("/x", installed.Conflist("/x/10-zlayer.conflist", (), broken="not JSON", ours=True))
+    assert "seems to be ours" in found.text
+    assert "remove" not in found.fix
+    assert "does not name" not in found.text
+    other = installed.conflist("/x", installed.Conflist("/x/05-a.conflist", (), broken="not JSON"))
+    assert "does not name" not in other.text
+    assert "or remove it" in other.fix
+
+
+def test_no_remedy_speaks_of_a_service_manager_that_may_not_run():
+    sources = Path(installed.__file__).parent.glob("checks_*.py")
+    assert [path.name for path in sources if "systemctl" in path.read_text()] == []
 
 
 @pytest.mark.parametrize(
@@ -275,5 +304,5 @@ def test_yaml_that_does_not_count_is_told():
     assert tool.hidden(Settings(node_id=7, cluster_cidr="10.9.0.0/16"), told) == []
     (said,) = tool.hidden(Settings(node_id=8, cluster_cidr="10.9.0.0/16"), told)
     assert "node_id: 8" in said and "7 counts" in said
-    found = installed.daemon_status([], "", "1", "1", [said])
+    found = installed.daemon_status([], "1", "1", [said])
     assert level(found) == "warn" and found[0].text == said

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -88,3 +89,14 @@ def test_there_is_one_reader(what):
     root = Path(cni.__file__).parent
     found = {str(path.relative_to(root)) for path in root.rglob("*.py") if re.search(what, path.read_text())}
     assert found <= READERS[what]
+
+
+def test_a_process_that_a_signal_has_stopped():
+    with subprocess.Popen(["/bin/sleep", "60"]) as process:
+        try:
+            assert not proc.is_stopped(process.pid)
+            process.send_signal(signal.SIGSTOP)
+            os.waitpid(process.pid, os.WUNTRACED)
+            assert proc.is_stopped(process.pid)
+        finally:
+            process.kill()
