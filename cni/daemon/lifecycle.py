@@ -1,14 +1,17 @@
-"""The order in which the parts of a daemon start and stop."""
+"""The order in which the parts of a daemon start, stop, and are torn down."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from cni.daemon.attachments.overlay import OverlayService
+from cni.daemon import operations
 from cni.daemon.cluster.sync import ClusterSync
 from cni.daemon.fence.watch import Watch
 from cni.daemon.mesh.mesh import Mesh
+from cni.daemon.problem_board import ProblemBoard
+from cni.daemon.reconcile.data_path import DataPath
 from cni.daemon.reconcile.mac import MacWatcher
+from cni.daemon.reconcile.mesh import MeshReconciler
 from cni.daemon.reconcile.node import Reconciler
 from cni.host.worker import beat
 
@@ -20,28 +23,32 @@ class Lifecycle:
 
     def __init__(
         self,
-        service: OverlayService,
+        *,
+        data_path: DataPath,
         mesh: Mesh,
         cluster: ClusterSync | None,
-        *,
+        operation_context: operations.OperationContext,
         reconciler: Reconciler,
+        mesh_reconciler: MeshReconciler,
         mac_watcher: MacWatcher,
         fence_watch: Watch,
         drain: Callable[[], None],
+        board: ProblemBoard,
     ) -> None:
         """`drain` carries out the deletions that plugins queued while no daemon ran."""
-        self._service, self._mesh, self._cluster = service, mesh, cluster
-        self._reconciler, self._mac_watcher, self._drain = reconciler, mac_watcher, drain
-        self._fence_watch = fence_watch
+        self._data_path, self._mesh, self._cluster = data_path, mesh, cluster
+        self._operation_context, self._drain, self._board = operation_context, drain, board
+        self._reconciler, self._mesh_reconciler = reconciler, mesh_reconciler
+        self._mac_watcher, self._fence_watch = mac_watcher, fence_watch
 
     def begin(self) -> None:
         """Put the node into service. A step that fails becomes a problem, and the next steps run. Never raises."""
         for subject, work in (
             ("the cluster", self._cluster.prepare if self._cluster is not None else None),
             ("the tunnels' fence", self._mesh.prepare),
-            ("the node", self._service.start),
+            ("the node", self._data_path.start),
             ("the state of an earlier daemon", self._reconciler.adopt),
-            ("the mesh", self._mesh.start),
+            ("the mesh", self._mesh_reconciler.start),
             ("the cluster's threads", self._cluster.start if self._cluster is not None else None),
             ("the queued deletions", self._drain),
             ("the reconciler", self._reconciler.start),
@@ -50,17 +57,17 @@ class Lifecycle:
         ):
             beat(STEP)
             if work is not None:
-                with self._service.board.step("start-incomplete", subject, f"{subject} could not be set up"):
+                with self._board.step("start-incomplete", subject, f"{subject} could not be set up"):
                     work()
 
     def remove_data_path(self) -> None:
         """Remove an earlier daemon's data path from the kernel: this node may not go into service."""
         self._mesh.withdraw()
-        self._service.remove_data_path()
+        self._data_path.remove()
 
     def apply_ranges(self) -> None:
         """Adapt fence, subnets and peers to the host's networks, which may have changed."""
-        if self._service.apply_ranges():
+        if self._data_path.apply_ranges():
             self._mesh.sync()
 
     def stop(self) -> None:
@@ -70,4 +77,13 @@ class Lifecycle:
         self._mac_watcher.stop()
         if self._cluster is not None:
             self._cluster.stop()
-        self._mesh.stop()
+        self._mesh_reconciler.stop()
+
+    def tear_down(self) -> None:
+        """Remove everything that the daemon made: guests, edge peers, devices, this node's records in the store, and
+        the data path. Only `uninstall` calls it."""
+        operations.tear_down(self._operation_context)
+        self._mesh.tear_down()
+        if self._cluster is not None:
+            self._cluster.leave()
+        self._data_path.tear_down()

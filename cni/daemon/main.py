@@ -20,37 +20,14 @@ from pathlib import Path
 
 import msgspec
 
-from cni import defaults, last_words, log_files, tempdir_sweeper
-from cni.daemon import log_lines, operations, precheck
+from cni import defaults, last_words
+from cni.daemon import app, log_lines, precheck
 from cni.daemon import settings as settings_module
-from cni.daemon.attachments.overlay import OverlayService
-from cni.daemon.cluster.sync import ClusterSync
-from cni.daemon.fence.controller import FenceController
-from cni.daemon.fence.watch import Watch
-from cni.daemon.lifecycle import Lifecycle
-from cni.daemon.mesh.joined_peers import JoinedPeers
-from cni.daemon.mesh.mesh import Mesh
-from cni.daemon.precheck import STORE_NAME
-from cni.daemon.problem_board import ProblemBoard
-from cni.daemon.reconcile import delete_queue
-from cni.daemon.reconcile.mac import MacWatcher
-from cni.daemon.reconcile.node import Reconciler
-from cni.daemon.reconcile.node_addresses import OwnAddresses
-from cni.daemon.reconcile.range_watch import RangeWatch
-from cni.daemon.reconcile.ranges import Ranges
 from cni.daemon.run_dir import COMING_BACK, DEPUTY, REPLACED, Occupied, RunDirLock
-from cni.daemon.server import Server, raise_limits
+from cni.daemon.server import raise_limits
 from cni.daemon.settings import Settings
-from cni.daemon.state.identity import Identity
-from cni.daemon.state.state import State
-from cni.daemon.state.store import Store
-from cni.daemon.state.tables import Tables
-from cni.daemon.supervisor import Supervisor
 from cni.errors import CniError, InvalidConfig
-from cni.host import netns, process
-from cni.host.kernel import Kernel
-from cni.host.tunnels import Tunnels
-from cni.host.worker import Crew
+from cni.host import process
 from cni.printable import one_line
 
 log = logging.getLogger("overlayd")
@@ -135,68 +112,14 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 async def _run(settings: Settings, run_dir_lock: RunDirLock) -> None:
     raise_limits()
-    store, board, crew = Store(run_dir_lock.run_dir / STORE_NAME), ProblemBoard(), Crew()
-    kernel = Kernel(crew)
-    state = State(store, settings)
-    presence = netns.Presence()
-    own = OwnAddresses(state, kernel, presence.alone)
-    ranges = Ranges(state, kernel, own, board)
-    barrier = FenceController(state, settings, presence.alone, ranges.networks)
-    service = OverlayService(
-        settings, state, kernel, barrier, alone=presence.alone, board=board, own=own, ranges=ranges, crew=crew
-    )
-    registry, identity = Tables(store), Identity(settings.data_dir)
-    tunnels = Tunnels(settings.run_dir, settings.wireguard_engine)
-    mesh = Mesh(service, registry, identity, tunnels, JoinedPeers(settings.data_dir))
-    service.mesh = mesh
-    context = operations.OperationContext(service, registry, identity, mesh)
-    service.teardown_hooks += [lambda: operations.tear_down(context), mesh.tear_down]
-    cluster = None
-    if settings.cluster is not None:
-        accept = settings.cluster.unsigned_nodes == "accept"
-        cluster = ClusterSync(service, identity, registry, mesh, settings.cluster.etcd, accept_unsigned=accept)
-        service.services.claims = cluster.claims
-        service.teardown_hooks.append(cluster.leave)
-
-    supervisor = Supervisor(crew, board, run_dir_lock.replace_daemon, lambda: _notify("WATCHDOG=1"))
-    server = Server(context, run_dir_lock, store, supervisor)
-    mesh.tell = server.push
-
-    inherited = process.children()
-
-    def drain() -> None:
-        process.reap(inherited)
-        delete_queue.drain(settings.run_dir, state, server.answer)
-        tempdir_sweeper.sweep()
-        log_files.bound_all(settings.run_dir)
-        operations.sweep(context)
-        process.trim_memory()
-
-    reconciler, mac_watcher = Reconciler(service, presence.alone, drain), MacWatcher(service)
-    service.followers.append(mac_watcher.watch)
-
-    fence_watch = Watch(
-        barrier, service.look_for_obstacles, service.node.repair_forwarding, service.note_repairs, crew=crew
-    )
-    lifecycle = Lifecycle(
-        service, mesh, cluster, reconciler=reconciler, mac_watcher=mac_watcher, fence_watch=fence_watch, drain=drain
-    )
-    watch = RangeWatch(
-        ranges, lifecycle.begin, lifecycle.remove_data_path, lifecycle.apply_ranges, board=board, crew=crew
-    )
-    await asyncio.to_thread(watch.start)
-    supervisor.start()
+    daemon = app.build(settings, run_dir_lock, lambda: _notify("WATCHDOG=1"))
+    await asyncio.to_thread(daemon.start)
     loop = asyncio.get_running_loop()
     hangup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
     for number in (signal.SIGTERM, signal.SIGINT, *hangup):
-        loop.add_signal_handler(number, server.stop.set)
-    await server.run(functools.partial(_serves, settings.run_dir))
-    supervisor.stop()
-    watch.stop()
-    lifecycle.stop()
-    presence.close()
-    kernel.close()
-    store.close()
+        loop.add_signal_handler(number, daemon.server.stop.set)
+    await daemon.server.run(functools.partial(_serves, settings.run_dir))
+    daemon.stop()
 
 
 def _serves(run_dir: str) -> None:

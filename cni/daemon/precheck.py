@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cni.daemon.events import Events
 from cni.daemon.settings import Settings
 from cni.daemon.state.state import State
 from cni.daemon.state.store import Copy
@@ -16,4 +17,4 @@ STORE_NAME = "state.db"
 
 def check(settings: Settings) -> None:
     """Raises CniError with the reason if a daemon with these settings could not start."""
-    State(Copy(Path(settings.run_dir) / STORE_NAME), settings)
+    State(Copy(Path(settings.run_dir) / STORE_NAME), settings, Events())

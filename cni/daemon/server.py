@@ -9,25 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import resource
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from cni import __version__, tempdir_sweeper, verbs
+from cni import __version__
 from cni.daemon import operations
 from cni.daemon.api import cni_socket, overlay_socket, sockets, tool
-from cni.daemon.attachments.overlay import OverlayService
+from cni.daemon.api.plugin_calls import PluginCalls
+from cni.daemon.api.tool_context import ToolContext
+from cni.daemon.events import PeerChanged
+from cni.daemon.problem_board import ProblemBoard
 from cni.daemon.run_dir import SOCKET_NAME, RunDirLock, file_identity
+from cni.daemon.settings import Settings
 from cni.daemon.state.store import Store
 from cni.daemon.supervisor import Supervisor
-from cni.errors import CniError, InvalidConfig, StateUnusable
-from cni.host import netns
-from cni.host.process_exit import ExitWatcher
-from cni.netconf.request import version_of
-from cni.netconf.result import render_error
-from cni.overlay import wire
+from cni.errors import CniError, StateUnusable
+from cni.host.worker import Crew
 
 log = logging.getLogger(__name__)
 
@@ -38,15 +37,25 @@ DESCRIPTORS = 65536  # many times the connection limits of both sockets together
 
 
 class Server:
-    """Connects the sockets to the service. Runs on the event loop; `answer` is called in threads."""
+    """Connects the sockets to what answers their requests. Runs on the event loop; requests are answered in threads."""
 
     def __init__(
-        self, context: operations.OperationContext, lock: RunDirLock, store: Store, supervisor: Supervisor
+        self,
+        *,
+        settings: Settings,
+        plugin_calls: PluginCalls,
+        tool_context: ToolContext,
+        operation_context: operations.OperationContext,
+        lock: RunDirLock,
+        store: Store,
+        supervisor: Supervisor,
+        board: ProblemBoard,
+        crew: Crew,
     ) -> None:
-        self._context = context
+        self._settings, self._board = settings, board
+        self._plugin_calls, self._tool_context, self._operation_context = plugin_calls, tool_context, operation_context
         self._supervisor = supervisor
-        self._loop_worker = context.service.crew.worker("event-loop", None)
-        self._service: OverlayService = context.service
+        self._loop_worker = crew.worker("event-loop", None)
         self._lock = lock
         self._store = store
         self._path = lock.run_dir / SOCKET_NAME
@@ -56,7 +65,6 @@ class Server:
         self._agent_quick = ThreadPoolExecutor(2, "ask")
         self._cni_sockets: list[tuple[sockets.Listener, cni_socket.CniSocket, asyncio.Task[None]]] = []
         self._overlay_sockets: list[tuple[sockets.Listener, overlay_socket.OverlaySocket]] = []
-        self._exit_watcher = ExitWatcher(context.service.crew)
         self._last_error = ""
         self.stop = asyncio.Event()
 
@@ -83,20 +91,19 @@ class Server:
         await asyncio.gather(*finishing, *(overlay.close(SHUTDOWN_GRACE) for _, overlay in self._overlay_sockets))
         self._workers.shutdown(wait=False, cancel_futures=True)
         self._quick.shutdown(wait=False, cancel_futures=True)
-        self._exit_watcher.close()
 
     # --- sockets -----------------------------------------------------------------------------------------------------
 
     def _open_cni_socket(self) -> None:
         """Open the socket that plugins and the operator's tool connect to. Raises OSError."""
         listener = sockets.listen(str(self._path), 0o600)
-        cni = cni_socket.CniSocket(listener.sock, self.answer, self._workers, self._quick, self._service.undo_attempt)
+        cni = cni_socket.CniSocket(listener.sock, self._answer, self._workers, self._quick, self._plugin_calls.undo)
         self._cni_sockets.append((listener, cni, asyncio.get_running_loop().create_task(cni.serve())))
 
     async def _open_overlay_socket(self) -> None:
         """Open the overlay socket for agents. If another daemon has a socket at that path, that socket stays, and
         `status` reports the problem."""
-        path = overlay_socket.socket_of(self._service.settings)
+        path = overlay_socket.socket_of(self._settings)
         try:
             listener = sockets.listen(path, overlay_socket.MODE, sockets.GROUP)
         except OSError as error:
@@ -105,7 +112,7 @@ class Server:
         self._set_closed_problem("")
         overlay = overlay_socket.OverlaySocket(
             listener,
-            lambda request: operations.carry_out(request, self._context),
+            lambda request: operations.carry_out(request, self._operation_context),
             self._agent_workers,
             self._agent_quick,
             quick_requests=operations.QUICK,
@@ -115,13 +122,19 @@ class Server:
         self._overlay_sockets.append((listener, overlay))
         log.info("agents are served at %s", path)
 
-    def push(self, event: wire.AnyEvent) -> None:
-        """Send the event to every connected agent. Never blocks; may be called from any thread."""
+    def on_peer_changed(self, event: PeerChanged) -> None:
+        """Tell every connected agent. Never blocks; may be called from any thread."""
         for _, overlay in tuple(self._overlay_sockets):
-            overlay.push(event)
+            overlay.push(event.message)
+
+    def _answer(self, request: cni_socket.CniRequest) -> cni_socket.Reply:
+        """Carry out one request of a plugin or of the operator's tool."""
+        if "TOOL" in request.env:
+            return cni_socket.Reply(*tool.answer(request.env, self._tool_context))
+        return self._plugin_calls.answer(request)
 
     def _set_closed_problem(self, note: str) -> None:
-        self._service.board.set("overlay-door-closed", "", note)
+        self._board.set("overlay-door-closed", "", note)
 
     async def _beat(self) -> None:
         """Send the event loop's heartbeat to the supervisor, and restart the supervisor's thread if it ended."""
@@ -169,50 +182,9 @@ class Server:
             await asyncio.wait([accepting])
             listener.sock.close()
         if not self._overlay_sockets or not self._overlay_sockets[-1][0].is_there():
-            path = overlay_socket.socket_of(self._service.settings)
+            path = overlay_socket.socket_of(self._settings)
             if file_identity(Path(path)) is None:
                 await self._open_overlay_socket()
-
-    # --- one call ----------------------------------------------------------------------------------------------------
-
-    def answer(self, request: cni_socket.CniRequest) -> cni_socket.Reply:
-        """Carry out one request of a plugin or of the operator's tool."""
-        if "TOOL" in request.env:
-            code, output = tool.answer(request.env, self._service)
-            return cni_socket.Reply(code, output)
-        tempdir_sweeper.note(request.env.get("UNPACKED", ""))
-        refusal = netns_mismatch(request.env, self._service.kernel.own)
-        if refusal is not None:
-            return cni_socket.Reply(1, f"{render_error(refusal, version_of(request.stdin))}\n".encode())
-        result = verbs.serve(request.env, request.stdin, request.netns_fd, self._service, request.wanted)
-        if request.env.get("CNI_COMMAND") == "ADD" and result.code == 0:
-            self._watch_plugin_exit(request)
-        return cni_socket.Reply(result.code, result.stdout.encode(), result.stderr.encode("utf-8", "replace"))
-
-    def _watch_plugin_exit(self, request: cni_socket.CniRequest) -> None:
-        """Undo the ADD if its plugin process exits with an error.
-
-        An ADD succeeds only if the process that the runtime started exits with 0. A plugin that was killed after it
-        printed its result has failed, and the runtime need not call DEL (CNI 1.1.0, section 2).
-        """
-        pid, _, started = request.env.get("WHOSE", "").partition(":")
-        if pid.isdigit() and started.isdigit() and int(started):
-            attempt = request.env.get("ATTEMPT", "")
-            self._exit_watcher.watch(int(pid), int(started), lambda: self._service.undo_attempt(attempt))
-
-
-def netns_mismatch(env: Mapping[str, str], own: netns.NetnsId) -> InvalidConfig | None:
-    """The error (7) for a call whose plugin runs in another network namespace than this daemon: the container would be
-    attached to the daemon's network, not to its runtime's. None for a call from the daemon's own namespace, from a
-    plugin that could not determine its namespace, and for DEL, which only removes. Pure."""
-    plugin_netns = env.get("OWN_NETNS", "")
-    if plugin_netns in ("", f"{own.dev}:{own.ino}") or env.get("CNI_COMMAND") == "DEL":
-        return None
-    return InvalidConfig(
-        f"the plugin runs in the network namespace net:[{plugin_netns.partition(':')[2]}], the overlay daemon in "
-        f"net:[{own.ino}] (process {os.getpid()}): a container would be attached to another host's network",
-        "run both in one network namespace, or set runDir and dataDir to those of a daemon in the plugin's",
-    )
 
 
 def raise_limits() -> None:

@@ -42,7 +42,7 @@ class NothingIsRolledBack:
 class QueueIsNeverDrained:
     """Deletions that plugins wrote down stay where they are."""
 
-    MODULE, NAME = "cni.daemon.reconcile.delete_queue", "drain"
+    MODULE, NAME = "cni.daemon.api.delete_queue", "drain"
 
     @staticmethod
     def instead(real, *args):
@@ -52,7 +52,7 @@ class QueueIsNeverDrained:
 class QueueIsEmptiedUnread:
     """Deletions that plugins wrote down are thrown away."""
 
-    MODULE, NAME = "cni.daemon.reconcile.delete_queue", "_is_void"
+    MODULE, NAME = "cni.daemon.api.delete_queue", "_is_void"
 
     @staticmethod
     def instead(real, *args):
@@ -104,7 +104,7 @@ class UnfinishedIsAdopted:
 class UnheardIsKept:
     """The daemon lets an ADD stand whose plugin was killed over it."""
 
-    MODULE, NAME = "cni.daemon.attachments.overlay", "OverlayService.undo_attempt"
+    MODULE, NAME = "cni.daemon.attachments.overlay", "NodeOverlay.undo_attempt"
 
     @staticmethod
     def instead(real, self, attempt):
@@ -114,7 +114,7 @@ class UnheardIsKept:
 class TheEndIsNotFollowed:
     """The daemon takes a result that was printed for one that was heard, however its plugin ended."""
 
-    MODULE, NAME = "cni.daemon.server", "Server._watch_plugin_exit"
+    MODULE, NAME = "cni.daemon.api.plugin_calls", "PluginCalls._watch_plugin_exit"
 
     @staticmethod
     def instead(real, self, knock):
@@ -208,7 +208,7 @@ class DirectoriesAreNotSwept:
 class SlowStatus:
     """STATUS waits behind everything else."""
 
-    MODULE, NAME = "cni.daemon.attachments.overlay", "OverlayService.ready"
+    MODULE, NAME = "cni.daemon.attachments.overlay", "NodeOverlay.ready"
 
     @staticmethod
     def instead(real, self, *args):

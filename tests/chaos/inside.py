@@ -18,7 +18,8 @@ CONTROL = globals().get("CONTROL", "/nonexistent")
 
 # Where the daemon may die: before and after each of these. Between two of them it changes nothing outside itself.
 POINTS = {
-    "cni.daemon.attachments.segments": ["Segments.ensure", "Segments.release_unused"],
+    "cni.daemon.attachments.segments": ["Segments.ensure"],
+    "cni.daemon.attachments.segment_release": ["SegmentRelease.release_unused"],
     "cni.daemon.state.state": [
         "State.take_service", "State.reserve", "State.save", "State.drop", "State.grow_service",
         "State.shrink_service",
@@ -34,7 +35,7 @@ POINTS = {
     ],
     "cni.host.ports": ["configure"],
     "cni.daemon.reconcile.node": ["Reconciler.adopt", "Reconciler.look"],
-    "cni.daemon.reconcile.delete_queue": ["drain"],
+    "cni.daemon.api.delete_queue": ["drain"],
     "cni.verbs": ["serve"],
     "cni.plugin.delete_queue": ["add", "remove"],
     "cni.files": ["write"],

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from cni import naming
-from cni.daemon.attachments.attach import AttachRequest
-from cni.daemon.attachments.overlay import OverlayService
+from cni.daemon import app
+from cni.daemon.attachments.request import AttachRequest
+from cni.daemon.fence.controller import FenceController
 from cni.daemon.model.records import Attachment
+from cni.daemon.operations import OperationContext
 from cni.daemon.reconcile.node import Reconciler
 from cni.daemon.settings import Settings
-from cni.daemon.state.state import State
 from cni.daemon.state.store import Store
+from cni.host.kernel import Kernel
+from cni.host.worker import Crew
 from tests.fakes.kernel import FakeKernel
 
 NET = "blue"
@@ -24,7 +29,9 @@ class Node:
 
     def __init__(self, path: Path, **settings: Any) -> None:
         self.path = path
-        self.settings = Settings(**{"cluster_cidr": "10.9.0.0/23", "address_cooldown": 0.0, **settings})
+        self.settings = Settings(
+            **{"cluster_cidr": "10.9.0.0/23", "address_cooldown": 0.0, "data_dir": str(path.parent), **settings}
+        )
         self.kernel = FakeKernel()
         self.store: Store | None = None
         self.restart()
@@ -36,14 +43,36 @@ class Node:
         self.settings = Settings(**{k: settings.get(k, getattr(self.settings, k)) for k in Settings.__struct_fields__})
         self.kernel.heal()
         self.store = Store(self.path, "boot")
-        self.state = State(self.store, self.settings)
-        self.service = OverlayService(self.settings, self.state, self.kernel, self.kernel)  # type: ignore[arg-type]
-        self.keeper = Reconciler(self.service, alone=lambda: True)
-        self.service.start()
+        base = app.build_base(self.settings, self.store, cast(Kernel, self.kernel), Crew(), lambda: True)
+        self.base = replace(base, fence=cast(FenceController, self.kernel))
+        self.parts = app.build_node(self.base, None)
+        self.state, self.overlay, self.attacher = self.base.state, self.parts.overlay, self.parts.attacher
+        self.segments, self.release, self.data_path = self.parts.segments, self.parts.release, self.parts.data_path
+        self.keeper = self.reconciler(lambda: True)
+        self.data_path.start()
         self.kernel.log.clear()
 
+    def reconciler(self, alone: Callable[[], bool]) -> Reconciler:
+        """A reconciler of this node, not started."""
+        return Reconciler(
+            state=self.state,
+            kernel=self.base.kernel,
+            fence=self.base.fence,
+            segments=self.segments,
+            release=self.release,
+            attacher=self.attacher,
+            conditions=self.parts.conditions,
+            board=self.base.board,
+            crew=self.base.crew,
+            alone=alone,
+        )
+
+    def operations(self) -> OperationContext:
+        """The context of the overlay socket's operations, without WireGuard devices."""
+        return app.build_operations(self.base, self.parts, None)
+
     def request(self, container: str = "c1", fd: int = 11, ifname: str = "eth0", **more: Any) -> AttachRequest:
-        """What the service would ask of the attacher for this container."""
+        """The request that a socket would make for this container."""
         space = self.kernel.space(fd)
         return AttachRequest(
             **{
@@ -62,10 +91,10 @@ class Node:
         )
 
     def add(self, *args: Any, **kwargs: Any) -> Attachment:
-        return self.service.attacher.attach(self.request(*args, **kwargs))
+        return self.attacher.attach(self.request(*args, **kwargs))
 
     def delete(self, container: str = "c1", ifname: str = "eth0") -> None:
-        self.service.detach(NET, container, ifname)
+        self.overlay.detach(NET, container, ifname)
 
     def ips(self) -> list[str]:
         """The addresses of all attachments."""

@@ -114,8 +114,8 @@ class Claimant:
     def __init__(self, lab: Lab, directory: Path, identity: str, cluster: str) -> None:
         self.lab, self.cluster, self.client, self.view = lab, cluster, lab.client(), ClusterView("/claims/z/")
         self.registry = Tables(Store(directory / f"{identity}.db"))
-        member = Member(identity, 0, ())
-        self.claims = Claims(self.client, self.view.keys, self.registry, member)
+        self.member = Member(identity, 0, ())
+        self.claims = Claims(self.client, self.view.keys, self.registry, lambda: self.member)
 
     def look(self) -> None:
         items, _ = self.client.read(self.view.keys.base)
@@ -124,7 +124,7 @@ class Claimant:
     def join(self) -> str:
         self.look()
         number = self.claims.take_id(0, self.view.ids)
-        self.claims.member = Member(self.claims.member.identity, number, ())
+        self.member = Member(self.member.identity, number, ())
         return self.claims.take_slice(self.cluster, number, self.view, None)
 
     def reconcile(self) -> int:

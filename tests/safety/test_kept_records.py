@@ -10,9 +10,10 @@ from cni.daemon import public_keys
 from cni.daemon import settings as settings_module
 from cni.daemon.cluster.etcd_client import EtcdClient
 from cni.daemon.cluster.etcd_protocol import Put
-from cni.daemon.cluster.view import Slot, StoreKeys
+from cni.daemon.cluster.store_records import StoreKeys
 from cni.daemon.fence.model import chain_of
 from cni.daemon.model import keys
+from cni.daemon.model.cluster_records import Slot
 from tests.mesh.etcds import Clustered
 from tests.mesh.fleet import Node, inside, run, wait_for
 

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from cni.daemon.cluster.etcd_client import EtcdClient
-from cni.daemon.cluster.view import NodeDocument
+from cni.daemon.model.cluster_records import NodeDocument
 from cni.daemon.model.keys import generate
 from cni.daemon.public_keys import public_of
 from cni.daemon.settings import Etcd as Where

@@ -7,7 +7,8 @@ import threading
 
 import pytest
 
-from cni.daemon.attachments.attach import ClientGone, planned_routes
+from cni.daemon.attachments.attach import planned_routes
+from cni.daemon.attachments.request import ClientGone
 from cni.daemon.model.records import AssignedAddress, Attachment, StaticRoute
 from cni.errors import (
     AddressUnavailable,
@@ -514,7 +515,7 @@ def test_a_gateway_that_cannot_be_removed_is_removed_at_the_next_look(node):
     node.kernel.fail(only="remove_gateway")
     node.delete("c2")
     assert len(node.kernel.gateways(made.bridge)) == 2
-    node.service.services.shrink_all()
+    node.release.shrink_all()
     assert len(node.kernel.gateways(made.bridge)) == 1
 
 
@@ -575,7 +576,7 @@ def test_a_bridge_that_cannot_be_made_at_start_keeps_its_service(node):
     node.kernel.remove_link(made.bridge)
     node.kernel.fail(only="ensure_bridge")
     with contextlib.suppress(AttachFailed):
-        node.service.services.restore()
+        node.segments.restore()
     node.restart()
     assert "web" in node.state.services
 
@@ -603,14 +604,14 @@ def test_a_service_with_containers_does_not_change_to_the_shared_bridge(node):
 
 def test_taking_the_node_down_removes_the_shared_bridge(node):
     node.add(mode="shared")
-    node.service.tear_down()
+    node.data_path.tear_down()
     assert node.kernel.links == {}
 
 
 def test_taking_the_node_down_leaves_nothing(node):
     node.add()
     node.add("c2", 12, service="db")
-    node.service.tear_down()
+    node.data_path.tear_down()
     assert (node.left(), node.kernel.links, node.state.services) == (NOTHING, {}, {})
     assert not node.kernel.loaded
 
@@ -628,7 +629,7 @@ def test_gc_frees_what_is_not_listed_and_dead(node):
     for n, container in enumerate(("kept", "dead", "alive"), start=11):
         node.add(container, n)
     node.kernel.destroy_space(12)
-    notes = node.service.collect(NET, {("kept", "eth0")})
+    notes = node.overlay.collect(NET, {("kept", "eth0")})
     assert [each.container for each in node.state.snapshot()] == ["kept", "alive"]
     assert [("alive" in note, "dead" in note) for note in notes] == [(False, True), (True, False)]
     assert "kept" in notes[1]
@@ -637,7 +638,7 @@ def test_gc_frees_what_is_not_listed_and_dead(node):
 def test_gc_without_a_list_judges_nothing(node):
     node.add()
     node.kernel.destroy_space(11)
-    assert node.service.collect(NET, None) == []
+    assert node.overlay.collect(NET, None) == []
     assert len(node.state.snapshot()) == 1
 
 
@@ -645,10 +646,10 @@ def test_gc_leaves_other_networks_alone_and_may_be_repeated(node):
     node.add()
     node.kernel.destroy_space(11)
     for _ in range(2):
-        assert node.service.collect("other", set()) == []
+        assert node.overlay.collect("other", set()) == []
     assert len(node.state.snapshot()) == 1
-    assert len(node.service.collect(NET, set())) == 1
-    assert node.service.collect(NET, set()) == []
+    assert len(node.overlay.collect(NET, set())) == 1
+    assert node.overlay.collect(NET, set()) == []
 
 
 def test_gc_goes_on_after_an_error(node, caplog):
@@ -658,7 +659,7 @@ def test_gc_goes_on_after_an_error(node, caplog):
         node.kernel.destroy_space(n)
     node.kernel.fail(only="remove_link")
     with pytest.raises(CleanupFailed, match="1 attachments"):
-        node.service.collect(NET, set())
+        node.overlay.collect(NET, set())
     assert [each.container for each in node.state.snapshot()] == ["one"]
 
 
@@ -668,7 +669,7 @@ def test_gc_goes_on_after_a_failing_look(node):
         node.kernel.destroy_space(n)
     node.kernel.fail(only="find")
     with pytest.raises(CleanupFailed):
-        node.service.collect(NET, set())
+        node.overlay.collect(NET, set())
     assert len(node.state.snapshot()) == 1
 
 
@@ -676,7 +677,7 @@ def test_gc_does_not_take_down_an_attach_that_is_under_way(node):
     create, collected = node.kernel.create_port, []
 
     def create_while_collecting(*args):
-        thread = threading.Thread(target=lambda: collected.append(node.service.collect(NET, set())))
+        thread = threading.Thread(target=lambda: collected.append(node.overlay.collect(NET, set())))
         thread.start()
         thread.join(0.3)
         collected.append(thread)
@@ -768,6 +769,6 @@ def test_a_service_whose_bridge_is_anothers_is_refused(node):
         node.add("c2", 12, service="service-975070")
     assert [each.name for each in node.state.services.values()] == ["service-87537"]
     node.delete()
-    node.service.services.teardown("service-87537")
+    node.segments.teardown("service-87537")
     assert first.bridge not in node.kernel.links
     assert node.add("c2", 12, service="service-975070").bridge == first.bridge

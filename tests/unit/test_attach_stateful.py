@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from cni.daemon.attachments import overlay as service_module
-from cni.daemon.attachments.attach import ClientGone
+from cni.daemon.attachments.request import ClientGone
+from cni.daemon.events import Events
 from cni.daemon.model import ipam
 from cni.daemon.state import address_pool as book
 from cni.daemon.state import state as state_module
@@ -79,7 +80,7 @@ class ServiceLayer(RuleBasedStateMachine):
         request = self.node.request(who, self.fd_of(who), service=name, mode=mode, ephemeral=ephemeral, attempt=attempt)
         with self.trouble(fault):
             try:
-                made = self.node.service.attacher.attach(request)
+                made = self.node.attacher.attach(request)
             except InterfaceExists:
                 assert before is not None
                 assert self.node.state.attachments[before.key] == before, "a second ADD touches nothing"
@@ -106,7 +107,7 @@ class ServiceLayer(RuleBasedStateMachine):
         )
         before = self.node.state.attachments.get(request.key)
         with contextlib.suppress(InterfaceExists, PoolExhausted, TryAgainLater), pytest.raises(ClientGone):
-            self.node.service.attacher.attach(request)
+            self.node.attacher.attach(request)
         if before is None:
             assert request.key not in self.node.state.attachments
 
@@ -130,7 +131,7 @@ class ServiceLayer(RuleBasedStateMachine):
         }
         with self.trouble(fault):
             try:
-                self.node.service.collect(NET, valid if valid is None else {(who, "eth0") for who in valid})
+                self.node.overlay.collect(NET, valid if valid is None else {(who, "eth0") for who in valid})
             except CleanupFailed:
                 assert fault is not None
             assert kept <= self.node.state.attachments.keys(), "who is alive is kept"
@@ -272,7 +273,7 @@ class ServiceLayer(RuleBasedStateMachine):
 
     @invariant()
     def what_is_written_is_what_is_known(self):
-        again = State(self.node.store, self.node.settings)
+        again = State(self.node.store, self.node.settings, Events())
         for part in ("node", "attachments", "services", "leases"):
             assert getattr(again, part) == getattr(self.node.state, part)
         assert again.addresses.held == self.node.state.addresses.held
@@ -305,7 +306,7 @@ class ServiceLayer(RuleBasedStateMachine):
                 assert len(service.subnets) == len(node.state.cidrs), "further slots go with the last who needed them"
                 gateways = {f"{ipam.gateway_of(n)}/{n.prefixlen}" for v in (4, 6) for n in service.networks(v)}
                 assert node.kernel.gateways(service.bridge) == gateways
-        node.service.tear_down()
+        node.data_path.tear_down()
         assert (node.kernel.links, node.state.services) == ({}, {})
 
 

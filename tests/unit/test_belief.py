@@ -11,9 +11,10 @@ import pytest
 
 from cni.daemon.cluster.belief import MOST_NETWORKS, Belief, believe
 from cni.daemon.cluster.claim_table import LINGERS
-from cni.daemon.cluster.etcd_answers import SILENT, Answers
-from cni.daemon.cluster.view import ClusterView, Dedicated, NodeDocument, Slot
+from cni.daemon.cluster.view import ClusterView
+from cni.daemon.mesh.answers import SILENT, Answers
 from cni.daemon.model import keys, wireguard
+from cni.daemon.model.cluster_records import Dedicated, NodeDocument, Slot
 
 BASE = "/zlayer-cni/prod/"
 RANGES = ("10.200.0.0/16",)

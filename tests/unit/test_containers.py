@@ -11,8 +11,6 @@ import pytest
 
 from cni.daemon.model.records import Attachment
 from cni.daemon.operations import OperationContext, containers
-from cni.daemon.state.identity import Identity
-from cni.daemon.state.tables import Tables
 from cni.host import process
 from cni.overlay import wire
 from tests.fakes.node import NOTHING, Node
@@ -33,10 +31,9 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
 
 
 @pytest.fixture
-def context(node: Node, tmp_path: Path) -> OperationContext:
-    assert node.store is not None
-    made = OperationContext(node.service, Tables(node.store), Identity(str(tmp_path)))
-    node.service.services.ensure("web", "auto", keep=True)
+def context(node: Node) -> OperationContext:
+    made = node.operations()
+    node.segments.ensure("web", "auto", keep=True)
     return made
 
 
@@ -65,7 +62,7 @@ def test_a_second_attach_does_not_bring_back_what_another_connection_tears_down(
 
     def save_beside_a_teardown(attachment: Attachment) -> None:
         if not others:
-            others.append(threading.Thread(target=node.service.attacher.detach, args=(attachment.key,)))
+            others.append(threading.Thread(target=node.attacher.detach, args=(attachment.key,)))
             others[0].start()
             others[0].join(0.3)  # it ends now only if this thread does not hold the attachment's lock
         save(attachment)

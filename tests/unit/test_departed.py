@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from cni.daemon.cluster.departed_nodes import departed, find
-from cni.daemon.cluster.view import NodeDocument, Slot
+from cni.daemon.model.cluster_records import NodeDocument, Slot
 from cni.errors import InvalidConfig
 
 BASE = "/zlayer-cni/prod/"

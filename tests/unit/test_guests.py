@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from cni.daemon.cluster.view import Fleet
+from cni.daemon.events import NodeFactsChanged
 from cni.daemon.mesh.sources import remote_view
+from cni.daemon.model.fleet import Fleet
 from cni.daemon.operations import OperationContext, carry_out, guests
-from cni.daemon.state.identity import Identity
-from cni.daemon.state.tables import Tables
 from cni.errors import FenceFailed
 from cni.overlay import wire
 from tests.fakes.node import Node
@@ -26,16 +25,15 @@ def asked(network: str | None = "red", service: str = "web") -> wire.AttachConta
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[Node]:
     made = Node(tmp_path / "state.db")
-    made.service.change_node(set_up=True)
+    made.data_path.change_node(set_up=True)
     yield made
     assert made.store is not None
     made.store.close()
 
 
 @pytest.fixture
-def desk(node: Node, tmp_path: Path) -> OperationContext:
-    assert node.store is not None
-    return OperationContext(node.service, Tables(node.store), Identity(str(tmp_path)))
+def desk(node: Node) -> OperationContext:
+    return node.operations()
 
 
 def attach(desk: OperationContext, network: str | None = "red") -> wire.GuestConfig:
@@ -78,7 +76,7 @@ def test_another_network_is_another_key_and_address(desk: OperationContext) -> N
 
 def test_others_hear_of_a_member_and_of_its_end(desk: OperationContext) -> None:
     heard: list[dict[str | None, set[str]]] = []
-    desk.state.changed = lambda: heard.append(remotes(desk))
+    desk.events.subscribe(NodeFactsChanged, lambda _: heard.append(remotes(desk)))
     config = attach(desk)
     assert heard[-1] == {"red": {config.overlay_ip}}
     for _ in range(2):

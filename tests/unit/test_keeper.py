@@ -135,7 +135,7 @@ def test_in_company_no_link_is_taken_for_a_stray(node):
     made = node.add()
     node.state.drop(made.key)
     node.restart()
-    keeper.Reconciler(node.service, alone=lambda: False).adopt()
+    node.reconciler(lambda: False).adopt()
     assert node.kernel.veths() == {made.host_veth}
 
 

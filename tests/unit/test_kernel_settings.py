@@ -1,6 +1,6 @@
 """What the kernel's settings come to."""
 
-from cni.daemon.reconcile.kernel_settings import forwarding_off, overruled
+from cni.daemon.node.kernel_settings import forwarding_off, overruled
 
 
 def test_forwarding_is_told_by_family_and_by_link():

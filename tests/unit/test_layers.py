@@ -50,6 +50,30 @@ class Rule:
     later: tuple[str, ...] = ()  # what they may import inside a function besides
 
 
+# The daemon's folders, the lowest first (docs/development.md, "Layout"), each with what it must not know.
+DAEMON_FOLDERS = (
+    ("model", "a value knows neither where it is kept nor who uses it"),
+    ("state", "what is kept is the same whatever is done with it"),
+    ("node", "the node's own addresses and ranges are there before any fence or container"),
+    ("fence", "the fence takes records and remote addresses as values"),
+    ("mesh", "devices carry the peers that they are given, from a cluster or not"),
+    ("cluster", "the store is followed without containers, and what is found goes down to the mesh"),
+    ("attachments", "an attach serves both sockets, and knows neither"),
+    ("reconcile", "the loops repair what the parts below them hold"),
+    ("operations", "an operation does not know the socket that it came in by"),
+    ("api", "what comes in is answered by the parts below; only main, app and server know the sockets"),
+)
+GROUND_NAMES = ("settings", "events", "problem_board", "public_keys")
+GROUND = ("cni.daemon", *(f"cni.daemon.{name}" for name in GROUND_NAMES))
+FOLDERS = tuple(f"cni.daemon.{folder}*" for folder, _ in DAEMON_FOLDERS)
+TOP = tuple(
+    f"cni.daemon.{name}"
+    for name in ("app", "lifecycle", "log_lines", "main", "precheck", "run_dir", "server", "supervisor")
+)
+OUTSIDE_THE_DAEMON = (
+    *("cni.answers", "cni.attach_rules", "cni.verbs", "cni.netconf*", "cni.overlay*", "cni.host*", *QUEUE, *PURE_NAMES),
+)
+
 RULES = [
     Rule(PURE_NAMES[1:], ("cni.files",), "names, errors and isolation are at the bottom: all modules import them"),
     Rule(
@@ -74,19 +98,18 @@ RULES = [
         "in front of a foreign overlayd there is no daemon of ours",
     ),
     Rule(
-        ("cni.daemon*",),
-        (
-            "cni.daemon*",
-            "cni.answers",
-            "cni.attach_rules",
-            "cni.verbs",
-            "cni.netconf*",
-            "cni.overlay*",
-            "cni.host*",
-            *QUEUE,
-            *PURE_NAMES,
-        ),
+        TOP,
+        ("cni.daemon*", *OUTSIDE_THE_DAEMON),
         "the daemon knows neither the plugin that knocks nor the operator's tool",
+    ),
+    Rule(
+        GROUND,
+        (*GROUND, "cni.daemon.model*", *OUTSIDE_THE_DAEMON),
+        "settings, events and problems are under every part of the daemon",
+    ),
+    *(
+        Rule((own,), (*FOLDERS[: number + 1], *(GROUND if number else ()), *OUTSIDE_THE_DAEMON), why)
+        for number, (own, (_, why)) in enumerate(zip(FOLDERS, DAEMON_FOLDERS, strict=True))
     ),
     Rule(
         ("cni.cli*",),
@@ -255,6 +278,12 @@ def is_one_of(name, patterns):
 
 def rules_for(module):
     return [rule for rule in RULES if is_one_of(module, rule.of)]
+
+
+def test_every_module_of_the_daemon_has_its_place():
+    assert {name for name in MODULES if name.startswith("cni.daemon") and not rules_for(name)} == set()
+    folders = {path.name for path in (ROOT / "cni/daemon").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders == {folder for folder, _ in DAEMON_FOLDERS}
 
 
 @pytest.mark.parametrize("module", MODULES)

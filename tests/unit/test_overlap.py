@@ -7,7 +7,7 @@ import ipaddress
 import pytest
 
 from cni.daemon.model import overlap
-from cni.daemon.reconcile.ranges import inside
+from cni.daemon.node.ranges import inside
 from cni.host.links import OUR_PROTO, RTN_LOCAL, RTN_UNICAST
 from cni.host.own_networks import HeldAddress, RouteSeen, Surroundings
 

@@ -51,23 +51,23 @@ def test_two_dedicated_services_never_share_a_device(tmp_path: Path) -> None:
     node = Node(tmp_path / "state.db")
     one, two = DEVICE_TWINS
     assert naming.dedicated_device("zlayer", "0", one) == naming.dedicated_device("zlayer", "0", two)
-    node.service.services.ensure(one, "dedicated")
+    node.segments.ensure(one, "dedicated")
     with pytest.raises(InvalidConfig, match="makes the interface name"):
-        node.service.services.ensure(two, "dedicated")
-    node.service.services.ensure(two, "auto")  # its bridge has a name of its own
+        node.segments.ensure(two, "dedicated")
+    node.segments.ensure(two, "auto")  # its bridge has a name of its own
     with pytest.raises(InvalidConfig, match="makes the interface name"):
-        node.service.services.ensure(two, "dedicated")
+        node.segments.ensure(two, "dedicated")
     node.close()
 
 
 def test_tearing_down_an_unknown_service_leaves_anothers_bridge(tmp_path: Path) -> None:
     node = Node(tmp_path / "state.db")
     one, two = BRIDGE_TWINS
-    bridge = node.service.services.ensure(one, "auto").bridge
+    bridge = node.segments.ensure(one, "auto").bridge
     assert bridge == naming.service_bridge("zlayer", "0", two)
-    node.service.services.teardown(two)
+    node.segments.teardown(two)
     assert bridge in node.kernel.links
-    node.service.services.teardown(one)
+    node.segments.teardown(one)
     assert bridge not in node.kernel.links
     node.close()
 

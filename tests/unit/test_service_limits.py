@@ -45,9 +45,9 @@ def test_the_longest_empty_go_first() -> None:
 
 def test_an_attach_to_a_used_up_range_takes_the_subnets_of_empty_services(tmp_path: Path) -> None:
     node = Node(tmp_path / "state.db", cluster_cidr="10.9.0.0/24")  # four subnets, one of them the node's
-    node.service.services.ensure("agents", "auto", keep=True)
+    node.segments.ensure("agents", "auto", keep=True)
     for n in range(8):
-        made = node.service._attach_within_bounds(node.request(f"c{n}", 11 + n, service=f"s{n}"), "")
+        made = node.parts.admission.attach(node.request(f"c{n}", 11 + n, service=f"s{n}"))
         assert made.state == "live"
         node.delete(f"c{n}")
     assert "agents" in node.state.services
@@ -57,7 +57,7 @@ def test_an_attach_to_a_used_up_range_takes_the_subnets_of_empty_services(tmp_pa
 def test_no_more_empty_services_than_may_be_keep_their_subnets(tmp_path: Path) -> None:
     node = Node(tmp_path / "state.db", idle_services=2)
     for n in range(5):
-        node.service._attach_within_bounds(node.request(f"c{n}", 11 + n, service=f"s{n}"), "")
+        node.parts.admission.attach(node.request(f"c{n}", 11 + n, service=f"s{n}"))
         node.delete(f"c{n}")
     assert sorted(node.state.services) == ["s2", "s3", "s4"]
     node.restart()

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cni.daemon.cluster import signing
-from cni.daemon.cluster.signing import Python, Signer
-from cni.daemon.model import ed25519
+from cni.daemon.model import ed25519, signing
+from cni.daemon.model.signing import Python, Signer
 from cni.host.libcrypto import Libcrypto
 
 # RFC 8032, section 7.1: private key, public key, message, signature.

@@ -7,6 +7,7 @@ import time
 import msgspec
 import pytest
 
+from cni.daemon.events import Events
 from cni.daemon.model.records import AssignedAddress, Attachment, Lease, Service
 from cni.daemon.settings import Settings
 from cni.daemon.state import address_pool as addresses_module
@@ -42,7 +43,8 @@ def daemons(tmp_path, clock):
         if stores:
             stores[-1].close()
         stores.append(Store(tmp_path / "state.db", "boot"))
-        return State(stores[-1], Settings(**{"cluster_cidr": "10.9.0.0/23", "address_cooldown": 10.0, **settings}))
+        ranges = Settings(**{"cluster_cidr": "10.9.0.0/23", "address_cooldown": 10.0, **settings})
+        return State(stores[-1], ranges, Events())
 
     yield start
     stores[-1].close()

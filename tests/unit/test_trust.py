@@ -9,13 +9,14 @@ import msgspec
 import pytest
 
 from cni.daemon import public_keys
-from cni.daemon.cluster import signing, store_records
+from cni.daemon.cluster import store_records
 from cni.daemon.cluster.claim_table import LINGERS
-from cni.daemon.cluster.signing import Signer
-from cni.daemon.cluster.store_records import MOST, Dedicated, SignedSlot, publishable
+from cni.daemon.cluster.store_records import MOST, publishable
 from cni.daemon.cluster.trust import REPORT_TIME, Trust
-from cni.daemon.cluster.view import ClusterView, NodeDocument
-from cni.daemon.model import keys
+from cni.daemon.cluster.view import ClusterView
+from cni.daemon.model import keys, signing
+from cni.daemon.model.cluster_records import Dedicated, NodeDocument, SignedSlot
+from cni.daemon.model.signing import Signer
 from cni.daemon.state.identity import FILE, SIGNING_FILE, Identity
 
 BASE = "/zlayer-cni/prod/"

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 from collections.abc import Iterable
 from typing import Any
 
 import pytest
 
+from cni.daemon.events import Events
 from cni.daemon.mesh.paths import Memo, PathPlanner
+from cni.daemon.mesh.resolver import Resolver
 from cni.daemon.model.wireguard import Target
+from cni.daemon.problem_board import ProblemBoard
 from cni.host.tunnel_routes import UnderlayRoute
+from cni.host.worker import Crew
 
 NEAR, FAR = "192.0.2.7:51420", "198.51.100.9:51420"
 
@@ -30,11 +35,19 @@ def paths():
     return Paths(_192_0_2_7=1500, _198_51_100_9=1400)
 
 
+@contextlib.contextmanager
+def planner(paths, *ranges):
+    resolver = Resolver(Crew(), ProblemBoard(), Events())
+    try:
+        yield PathPlanner(paths, lambda: ranges, tuple, resolver)
+    finally:
+        resolver.stop()
+
+
 @pytest.fixture
 def ways(paths):
-    made = PathPlanner(paths, lambda: None)
-    yield made
-    made.stop()
+    with planner(paths) as made:
+        yield made
 
 
 def target(key="A", endpoints=(NEAR,), allowed=("10.200.1.0/26",)):
@@ -108,8 +121,7 @@ def test_kept_asks_again_only_for_something_else():
 
 def test_a_published_endpoint_costs_no_other_peer_its_route(paths):
     """Inside the overlay's range, or inside what the operator has put behind another peer: it is not called there."""
-    made = PathPlanner(paths, lambda: None, lambda: ("10.200.0.0/16",))
-    try:
+    with planner(paths, "10.200.0.0/16") as made:
         site = target("S", ("203.0.113.1:1",), ("198.51.100.0/24",))
         liar = Target("L", ("10.200.1.5:51420", FAR, NEAR), ("10.200.2.0/26",), published=True, name="liar")
         only = Target("O", ("10.200.1.5:51420",), ("10.200.3.0/26",), published=True)
@@ -127,5 +139,3 @@ def test_a_published_endpoint_costs_no_other_peer_its_route(paths):
         assert made.circles("wg", wanted, peers) == ()
         round_ = {"A": target("A", (NEAR,), ("192.0.2.0/24",))}
         assert made.circles("wg", round_, made.peers("wg", round_)) == ("192.0.2.0/24 of A",)
-    finally:
-        made.stop()

@@ -14,7 +14,7 @@ import msgspec
 
 from cni import __version__, answers
 from cni.daemon.api import tool_fence, tool_mesh
-from cni.daemon.attachments.overlay import OverlayService
+from cni.daemon.api.tool_context import ToolContext
 from cni.daemon.model.records import Attachment, Node
 from cni.daemon.settings import Settings
 from cni.errors import CniError, InvalidConfig
@@ -23,14 +23,14 @@ from cni.problems import Problem
 log = logging.getLogger(__name__)
 
 
-def answer(env: Mapping[str, str], service: OverlayService) -> tuple[int, bytes]:
+def answer(env: Mapping[str, str], context: ToolContext) -> tuple[int, bytes]:
     """Exit code and JSON for one request. An unknown request gets an error object, like a plugin's call. Never
     raises."""
     try:
         ask = QUESTIONS.get(env["TOOL"])
         if ask is None:
             raise InvalidConfig(f"the running daemon (version {__version__}) does not know {env['TOOL']!r}")
-        return 0, msgspec.json.encode(ask(service, env))
+        return 0, msgspec.json.encode(ask(context, env))
     except CniError as error:
         return 1, msgspec.json.encode(answers.Failure(code=error.code, msg=error.msg, details=error.details))
     except Exception as error:
@@ -40,15 +40,15 @@ def answer(env: Mapping[str, str], service: OverlayService) -> tuple[int, bytes]
         return 1, msgspec.json.encode(failure)
 
 
-def status(service: OverlayService, _: Mapping[str, str]) -> answers.Status:
+def status(context: ToolContext, _: Mapping[str, str]) -> answers.Status:
     """A summary of the node, and its problems."""
-    state, settings = service.state, service.settings
+    state, settings = context.state, context.settings
     attachments = state.snapshot()
-    problems = service.problems()
+    problems = context.conditions.problems()
     return answers.Status(
         version=__version__,
         pid=os.getpid(),
-        uptime_seconds=round(time.monotonic() - service.started, 1),
+        uptime_seconds=round(time.monotonic() - context.started, 1),
         run_dir=settings.run_dir,
         data_dir=settings.data_dir,
         node=answers.NodeSummary(
@@ -58,10 +58,10 @@ def status(service: OverlayService, _: Mapping[str, str]) -> answers.Status:
             cluster_cidrs=list(state.cidrs),
             slice_cidr=state.node.slice_cidr,
         ),
-        mtu=service.services.mtu(),
-        wireguard=service.mesh.describe() if service.mesh is not None else answers.WireGuard(),
-        fence=tool_fence.in_force(service),
-        services=[_service(service, name) for name in sorted(state.services)],
+        mtu=context.container_mtu.current(),
+        wireguard=context.mesh.describe(),
+        fence=tool_fence.in_force(context),
+        services=[_service(context, name) for name in sorted(state.services)],
         attachments=len(attachments),
         unfinished=sum(1 for attachment in attachments if attachment.state != "live"),
         problems=[problem.text for problem in problems],
@@ -95,20 +95,20 @@ def unencrypted(settings: Settings) -> list[str]:
     return [note] if settings.underlay == "routed" else []
 
 
-def _service(service: OverlayService, name: str) -> answers.ServiceSummary:
-    record = service.state.services[name]
+def _service(context: ToolContext, name: str) -> answers.ServiceSummary:
+    record = context.state.services[name]
     return answers.ServiceSummary(
         service=name,
         mode=record.mode,
         bridge=record.bridge,
         subnets=list(record.subnets),
-        attachments=sum(1 for member in service.state.members(record.bridge) if member.service == name),
+        attachments=sum(1 for member in context.state.members(record.bridge) if member.service == name),
     )
 
 
-def attachments(service: OverlayService, _: Mapping[str, str]) -> list[answers.Attachment]:
+def attachments(context: ToolContext, _: Mapping[str, str]) -> list[answers.Attachment]:
     """Every attachment of the node, oldest first."""
-    return [_attachment(attachment) for attachment in service.state.snapshot()]
+    return [_attachment(attachment) for attachment in context.state.snapshot()]
 
 
 def _attachment(attachment: Attachment) -> answers.Attachment:
@@ -133,13 +133,13 @@ def _attachment(attachment: Attachment) -> answers.Attachment:
     )
 
 
-def teardown(service: OverlayService, _: Mapping[str, str]) -> answers.Done:
+def teardown(context: ToolContext, _: Mapping[str, str]) -> answers.Done:
     """Remove the data path, for `uninstall`."""
-    service.tear_down()
+    context.tear_down()
     return answers.Done(done=True)
 
 
-QUESTIONS: dict[str, Callable[[OverlayService, Mapping[str, str]], answers.Answer | Sequence[answers.Answer]]] = {
+QUESTIONS: dict[str, Callable[[ToolContext, Mapping[str, str]], answers.Answer | Sequence[answers.Answer]]] = {
     "status": status,
     "attachments": attachments,
     "networks": tool_fence.networks,

@@ -10,7 +10,7 @@ from ipaddress import ip_address
 
 from cni import answers
 from cni.daemon.api import tool_mesh
-from cni.daemon.attachments.overlay import OverlayService
+from cni.daemon.api.tool_context import ToolContext
 from cni.daemon.fence import compare
 from cni.daemon.fence.controller import bridges, port_of
 from cni.daemon.fence.explain import endpoints, operands, why
@@ -28,22 +28,22 @@ from cni.host.nft import Nft
 Drops = Mapping[tuple[str, str, str], tuple[int, int]]
 
 
-def in_force(service: OverlayService) -> answers.Fence:
+def in_force(context: ToolContext) -> answers.Fence:
     """Whether the fence is in force."""
-    trouble = service.barrier.trouble()
+    trouble = context.fence.trouble()
     return answers.Fence(in_force=not trouble, trouble=trouble)
 
 
-def networks(service: OverlayService, _: Mapping[str, str]) -> answers.Networks:
+def networks(context: ToolContext, _: Mapping[str, str]) -> answers.Networks:
     """Every network with its members, the flat mesh first, and the drops of each rule since it was loaded."""
-    wanted, drops = service.barrier.wanted, _drops()
+    wanted, drops = context.fence.wanted, _drops()
     members: dict[str | None, list[Attachment]] = {name: [] for name in (None, *wanted.networks())}
-    for attachment in service.state.snapshot():
+    for attachment in context.state.snapshot():
         members.setdefault(attachment.isolation, []).append(attachment)
     remotes = {remote.network: remote.addresses for remote in wanted.remotes}
     chains = {chain_of(name): name for name in members}
     return answers.Networks(
-        fence=in_force(service),
+        fence=in_force(context),
         networks=[
             answers.Network(
                 isolation_network=name,
@@ -115,15 +115,15 @@ def _drops() -> Drops:
 # --- why ------------------------------------------------------------------------------------------------------------
 
 
-def may_reach(service: OverlayService, env: Mapping[str, str]) -> answers.Reachability:
+def may_reach(context: ToolContext, env: Mapping[str, str]) -> answers.Reachability:
     """Whether SRC may open a flow to DST, and which rule decides. Raises InvalidConfig if SRC or DST is unknown or
     ambiguous."""
-    view = view_of(service)
+    view = view_of(context)
     port = _service_of(env.get("PORT", ""))
     try:
         sources, destinations = (operands.resolve(view, env.get(word, "")) for word in ("SRC", "DST"))
         pairs = why.pairs(sources, destinations)
-        view = replace(view, ways=_ways(service, [dst for _, dst in pairs], (*view.published, *view.balanced)))
+        view = replace(view, ways=_ways(context, [dst for _, dst in pairs], (*view.published, *view.balanced)))
         paths = [(src, dst, why.decide(view, src, dst, port)) for src, dst in pairs]
     except endpoints.Ambiguous as error:
         raise InvalidConfig(str(error)) from error
@@ -135,18 +135,18 @@ def may_reach(service: OverlayService, env: Mapping[str, str]) -> answers.Reacha
         port=answers.Port(number=port.number, protocol=port.protocol) if port else None,
         allowed=all(verdict.allowed for _, _, verdict in paths),
         paths=[_path(*path) for path in paths],
-        warnings=_warnings(service, [verdict for _, _, verdict in paths]),
+        warnings=_warnings(context, [verdict for _, _, verdict in paths]),
     )
 
 
 def _ways(
-    service: OverlayService, asked: Iterable[endpoints.Endpoint], published: Iterable[endpoints.HostPort]
+    context: ToolContext, asked: Iterable[endpoints.Endpoint], published: Iterable[endpoints.HostPort]
 ) -> dict[str, str]:
     """The device through which packets leave, by destination address: for endpoints that are not on this node, and for
     the targets of published ports."""
     far = {endpoint.address for endpoint in asked if endpoint.is_far or endpoint.kind is endpoints.EndpointKind.UNKNOWN}
     targets = far | {port.address for port in published}
-    return {address: service.kernel.way_out(ip_address(address)) for address in targets}
+    return {address: context.kernel.way_out(ip_address(address)) for address in targets}
 
 
 def _service_of(text: str) -> why.PortSpec | None:
@@ -186,25 +186,25 @@ def _endpoint(endpoint: endpoints.Endpoint) -> answers.Endpoint:
     )
 
 
-def _warnings(service: OverlayService, verdicts: Sequence[Verdict]) -> list[str]:
+def _warnings(context: ToolContext, verdicts: Sequence[Verdict]) -> list[str]:
     """The reasons why the packets' fate may differ from the verdicts: a fence that is not in force, other firewalls."""
     warnings = []
-    if service.barrier.trouble():
-        warnings.append(f"the fence is not in force, so this is what it would say: {service.barrier.trouble()}")
+    if context.fence.trouble():
+        warnings.append(f"the fence is not in force, so this is what it would say: {context.fence.trouble()}")
     if any(verdict.allowed for verdict in verdicts):
         warnings += [
             f"the nftables chain {chain} of another program drops by policy, and may drop this too"
-            for chain in service.barrier.foreign()
+            for chain in context.fence.foreign()
         ]
     return warnings
 
 
-def view_of(service: OverlayService) -> endpoints.FenceView:
+def view_of(context: ToolContext) -> endpoints.FenceView:
     """The node's present state as values, for the resolver of endpoints and `why`."""
-    names = {link.index: link.name for link in service.kernel.all_links()}
-    host = service.kernel.all_addresses()
+    names = {link.index: link.name for link in context.kernel.all_links()}
+    host = context.kernel.all_addresses()
     return endpoints.FenceView(
-        wanted=service.barrier.wanted,
+        wanted=context.fence.wanted,
         guests=tuple(
             endpoints.GuestEndpoint(
                 attachment.container,
@@ -212,19 +212,19 @@ def view_of(service: OverlayService) -> endpoints.FenceView:
                 port_of(attachment),
                 tuple(held.address for held in attachment.addresses),
             )
-            for attachment in service.state.snapshot()
+            for attachment in context.state.snapshot()
         ),
         host=tuple((names.get(index, ""), str(address)) for index, addresses in host.items() for address in addresses),
         leases={
             lease.address: f"leased{' to ' + lease.owner if lease.owner else ''}, and no container's"
-            for lease in list(service.state.leases.values())
+            for lease in list(context.state.leases.values())
         },
         published=_published(),
         balanced=tuple(
             endpoints.Balanced(s.protocol, s.virtual_port, s.address, s.port, s.virtual, s.translated)
             for s in ipvs.real_servers()
         ),
-        behind=tool_mesh.behind(service),
+        behind=tool_mesh.behind(context),
         node_name=socket.gethostname(),
     )
 
@@ -244,7 +244,7 @@ def _published() -> tuple[endpoints.HostPort, ...]:
 # --- gc -------------------------------------------------------------------------------------------------------------
 
 
-def collect_garbage(service: OverlayService, env: Mapping[str, str]) -> answers.Garbage:
+def collect_garbage(context: ToolContext, env: Mapping[str, str]) -> answers.Garbage:
     """Release the attachments that the daemon's own garbage collection would release; with DRY_RUN only list them.
 
     The daemon releases them by itself after two comparisons in a row (`reconcile/node.py`). Links that this program
@@ -252,15 +252,15 @@ def collect_garbage(service: OverlayService, env: Mapping[str, str]) -> answers.
     belong to an attach that is under way.
     """
     dry = bool(env.get("DRY_RUN"))
-    links = service.kernel.all_links()  # before the records: a link that exists now had its record before
-    names, attachments = {link.name for link in links}, service.state.snapshot()
+    links = context.kernel.all_links()  # before the records: a link that exists now had its record before
+    names, attachments = {link.name for link in links}, context.state.snapshot()
     dead = [attachment for attachment in attachments if attachment.host_veth not in names]
-    released = [] if dry else [_dead(attachment) for attachment in dead if service.attacher.release_dead(attachment)]
+    released = [] if dry else [_dead(attachment) for attachment in dead if context.attacher.release_dead(attachment)]
     return answers.Garbage(
         dry_run=dry,
         released=released,
         candidates=[_dead(attachment) for attachment in dead] if dry else [],
-        strays=_strays(service, links, attachments),
+        strays=_strays(context, links, attachments),
     )
 
 
@@ -275,9 +275,9 @@ def _dead(attachment: Attachment) -> answers.DeadAttachment:
     )
 
 
-def _strays(service: OverlayService, links: Sequence[Link], attachments: Sequence[Attachment]) -> list[str]:
+def _strays(context: ToolContext, links: Sequence[Link], attachments: Sequence[Attachment]) -> list[str]:
     ports = {attachment.host_veth for attachment in attachments}
-    kept = set(bridges(list(service.state.services.values())))
+    kept = set(bridges(list(context.state.services.values())))
     return sorted(
         link.name
         for link in links

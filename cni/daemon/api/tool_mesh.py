@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from cni import answers, defaults
-from cni.daemon.attachments.overlay import OverlayService
-from cni.daemon.cluster.departed_nodes import DepartedNode
+from cni.daemon.api.tool_context import ToolContext
+from cni.daemon.cluster.departed_nodes import DepartedNode, DepartedNodes
 from cni.daemon.fence.explain.endpoints import TunnelRoute
 from cni.daemon.mesh import joined_peers
-from cni.daemon.mesh.mesh import Cluster, Mesh
+from cni.daemon.mesh.mesh import Mesh
 from cni.daemon.model import wireguard
 from cni.daemon.model.wireguard import Target
 from cni.errors import InvalidConfig
@@ -22,14 +22,9 @@ from cni.host.wg_types import PeerSeen
 from cni.overlay.address import join_host_port
 
 
-def _mesh(service: OverlayService) -> Mesh:
-    assert isinstance(service.mesh, Mesh)
-    return service.mesh
-
-
-def peers(service: OverlayService, _: Mapping[str, str]) -> list[answers.Peer]:
+def peers(context: ToolContext, _: Mapping[str, str]) -> list[answers.Peer]:
     """Every peer of every device, with its configured and its actual state."""
-    mesh = _mesh(service)
+    mesh = context.mesh
     listed = []
     for of_service in mesh.services():
         device = mesh.device(of_service)
@@ -64,11 +59,9 @@ def _peer(mesh: Mesh, of_service: str, target: Target, seen: PeerSeen | None, ag
     )
 
 
-def behind(service: OverlayService) -> tuple[TunnelRoute, ...]:
+def behind(context: ToolContext) -> tuple[TunnelRoute, ...]:
     """The CIDRs that are routed into tunnels, for `why`."""
-    if not isinstance(service.mesh, Mesh):
-        return ()
-    mesh, routes = service.mesh, []
+    mesh, routes = context.mesh, []
     for of_service in mesh.services():
         in_cluster = mesh.cluster_keys(of_service)
         for target in mesh.targets(of_service).values():
@@ -94,88 +87,87 @@ def _label(target: Target) -> str:
 # --- tokens ---------------------------------------------------------------------------------------------------------
 
 
-def token(service: OverlayService, _: Mapping[str, str]) -> answers.Token:
+def token(context: ToolContext, _: Mapping[str, str]) -> answers.Token:
     """A token with which another node adds this one as a peer. Raises InvalidConfig in a cluster, and if the addresses
     behind this node are not configured."""
-    mesh, state = _mesh(service), service.state
-    if service.settings.cluster is not None:
+    mesh, state = context.mesh, context.state
+    if context.settings.cluster is not None:
         raise InvalidConfig("this node is in a cluster: give the other node the same `cluster` in its YAML instead")
-    if state.node.slice_cidr is None or service.settings.service_cidr is None:
+    if state.node.slice_cidr is None or context.settings.service_cidr is None:
         raise InvalidConfig(
             "it is not settled which addresses are behind this node",
             "set slice_cidr and service_cidr in its YAML, other ones on each node",
         )
-    return answers.Token(token=joined_peers.encode(_invitation(service, mesh)), public_key=mesh.public_key())
+    return answers.Token(token=joined_peers.encode(_invitation(context, mesh)), public_key=mesh.public_key())
 
 
-def _invitation(service: OverlayService, mesh: Mesh) -> joined_peers.Invitation:
-    node = service.state.node
+def _invitation(context: ToolContext, mesh: Mesh) -> joined_peers.Invitation:
+    node = context.state.node
     hosts = [join_host_port(str(address), node.wg_port) for address in underlay.addresses()]
     return joined_peers.Invitation(
         name=socket.gethostname(),
         node_id=node.node_id,
         cluster_cidrs=node.cidrs,
         public_key=mesh.public_key(),
-        endpoints=service.settings.advertise or tuple(hosts),
-        allowed_ips=_own(service),
+        endpoints=context.settings.advertise or tuple(hosts),
+        allowed_ips=_own(context),
     )
 
 
-def _own(service: OverlayService) -> tuple[str, ...]:
+def _own(context: ToolContext) -> tuple[str, ...]:
     """The CIDRs behind this node, as far as they are configured."""
-    node = service.state.node
-    return tuple(cidr for cidr in (node.slice_cidr, service.settings.service_cidr) if cidr)
+    node = context.state.node
+    return tuple(cidr for cidr in (node.slice_cidr, context.settings.service_cidr) if cidr)
 
 
-def join(service: OverlayService, env: Mapping[str, str]) -> answers.Joined:
+def join(context: ToolContext, env: Mapping[str, str]) -> answers.Joined:
     """Add the node of the token as a peer, which stays one across reboots. Returns this node's token, which the other
     node needs. Raises InvalidConfig."""
-    mesh = _mesh(service)
-    own = token(service, env)
+    mesh = context.mesh
+    own = token(context, env)
     invitation = joined_peers.decode(env.get("TOKEN", ""))
-    joined_peers.judge(invitation, service.state.node, mesh.public_key(), _own(service))
-    joined = [peer for peer in mesh.joined.all() if not joined_peers.is_again(peer, invitation)]
+    joined_peers.judge(invitation, context.state.node, mesh.public_key(), _own(context))
+    joined = [peer for peer in context.joined.all() if not joined_peers.is_again(peer, invitation)]
     others = [(peer.name, peer.public_key, peer.allowed_ips) for peer in joined]
-    others += [(peer.name, peer.public_key, peer.allowed_ips) for peer in service.settings.peers]
+    others += [(peer.name, peer.public_key, peer.allowed_ips) for peer in context.settings.peers]
     joined_peers.judge_beside(invitation, others)
-    mesh.joined.add(invitation)
+    context.joined.add(invitation)
     mesh.sync()
     return answers.Joined(name=invitation.name, public_key=invitation.public_key, token=own.token)
 
 
-def remove(service: OverlayService, env: Mapping[str, str]) -> answers.RemovedPeer:
+def remove(context: ToolContext, env: Mapping[str, str]) -> answers.RemovedPeer:
     """Remove a peer that was joined by token. Raises InvalidConfig for any other peer."""
-    mesh = _mesh(service)
+    mesh = context.mesh
     target = _find(mesh, env.get("PEER", ""))
-    if not mesh.joined.remove(target.public_key):
+    if not context.joined.remove(target.public_key):
         raise InvalidConfig(f"{target.name or target.public_key} was not joined by token: remove it where it was added")
     mesh.sync()
     return answers.RemovedPeer(public_key=target.public_key)
 
 
-def rotate(service: OverlayService, _: Mapping[str, str]) -> answers.RotatedKey:
+def rotate(context: ToolContext, _: Mapping[str, str]) -> answers.RotatedKey:
     """Replace this node's key. In a cluster the other nodes follow by themselves; else they need the new key."""
-    mesh = _mesh(service)
-    return answers.RotatedKey(public_key=mesh.rotate(), cluster=service.settings.cluster is not None)
+    mesh = context.mesh
+    return answers.RotatedKey(public_key=mesh.rotate(), cluster=context.settings.cluster is not None)
 
 
-def gone(service: OverlayService, _: Mapping[str, str]) -> list[answers.DepartedNode]:
+def gone(context: ToolContext, _: Mapping[str, str]) -> list[answers.DepartedNode]:
     """The nodes that hold claims in etcd and are offline. Raises InvalidConfig without a cluster."""
-    return [_departed(node) for node in _cluster(service).departed()]
+    return [_departed(node) for node in _departures(context).all()]
 
 
-def forget(service: OverlayService, env: Mapping[str, str]) -> answers.DepartedNode:
+def forget(context: ToolContext, env: Mapping[str, str]) -> answers.DepartedNode:
     """Delete the claims of such a node from etcd. Raises InvalidConfig."""
-    return _departed(_cluster(service).forget(env.get("PEER", "")))
+    return _departed(_departures(context).forget(env.get("PEER", "")))
 
 
-def _cluster(service: OverlayService) -> Cluster:
-    cluster = _mesh(service).cluster
-    if cluster is None:
+def _departures(context: ToolContext) -> DepartedNodes:
+    if context.departed is None:
         raise InvalidConfig(
             "this node is in no cluster: `zlayer-cni peer remove` forgets a node that was joined by token"
         )
-    return cluster
+    return context.departed
 
 
 def _departed(node: DepartedNode) -> answers.DepartedNode:
@@ -187,21 +179,21 @@ def _departed(node: DepartedNode) -> answers.DepartedNode:
 # --- configurations and the graph -----------------------------------------------------------------------------------
 
 
-def showconf(service: OverlayService, env: Mapping[str, str]) -> answers.PeerConfiguration:
+def showconf(context: ToolContext, env: Mapping[str, str]) -> answers.PeerConfiguration:
     """A wg-quick configuration for the machine of a peer: a guest, an edge peer, or any machine with plain WireGuard.
     Raises InvalidConfig for an unknown peer."""
-    mesh, node = _mesh(service), service.state.node
+    mesh, node = context.mesh, context.state.node
     target = _find(mesh, env.get("PEER", ""))
-    guest = next((g for g in mesh.registry.guests.all().values() if g.public_key == target.public_key), None)
+    guest = next((g for g in context.registry.guests.all().values() if g.public_key == target.public_key), None)
     hosts = [join_host_port(str(address), node.wg_port) for address in underlay.addresses()]
-    endpoints = service.settings.advertise or tuple(hosts)
+    endpoints = context.settings.advertise or tuple(hosts)
     allowed = ", ".join(node.cidrs)
     lines = [
         f"# {target.name or target.owner or 'peer'} {target.public_key}",
         "[Interface]",
         f"PrivateKey = {guest.private_key if guest else '# its own, which this node does not know'}",
         *(f"Address = {cidr}" for cidr in target.allowed_ips if _is_one(cidr)),
-        f"MTU = {service.services.mtu()}",
+        f"MTU = {context.container_mtu.current()}",
         "",
         "[Peer]",
         f"PublicKey = {mesh.public_key()}",
@@ -228,9 +220,9 @@ def _find(mesh: Mesh, word: str) -> Target:
     return matches[0]
 
 
-def graph(service: OverlayService, env: Mapping[str, str]) -> answers.Graph:
+def graph(context: ToolContext, env: Mapping[str, str]) -> answers.Graph:
     """This node, its services, and its peers with the CIDRs behind them."""
-    state = service.state
+    state = context.state
     services = [
         answers.GraphService(service=record.name, mode=record.mode, subnets=list(record.subnets))
         for record in list(state.services.values())
@@ -242,10 +234,10 @@ def graph(service: OverlayService, env: Mapping[str, str]) -> answers.Graph:
         addresses=[str(address) for address in state.node_addresses()],
         services=services,
     )
-    return answers.Graph(node=node, peers=peers(service, env))
+    return answers.Graph(node=node, peers=peers(context, env))
 
 
-QUESTIONS: dict[str, Callable[[OverlayService, Mapping[str, str]], answers.Answer | Sequence[answers.Answer]]] = {
+QUESTIONS: dict[str, Callable[[ToolContext, Mapping[str, str]], answers.Answer | Sequence[answers.Answer]]] = {
     "peers": peers,
     "token": token,
     "join": join,

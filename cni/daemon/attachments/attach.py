@@ -7,78 +7,50 @@ worked.
 
 from __future__ import annotations
 
-import errno
 import ipaddress
 import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 
 import msgspec
 
 from cni import attach_rules, naming
-from cni.daemon.attachments.ownership import is_port_of
+from cni.daemon.attachments.ports import Ports
+from cni.daemon.attachments.request import AttachRequest, ClientGone
+from cni.daemon.attachments.segment_release import SegmentRelease
 from cni.daemon.attachments.segments import Segments
+from cni.daemon.events import AttachmentGone, AttachmentLive, Events
 from cni.daemon.fence.controller import FenceController
 from cni.daemon.model import macs
 from cni.daemon.model.records import Attachment, AttachmentKey, StaticRoute
-from cni.daemon.state.state import Locks, NeedsSlot, State, boot_clock, name_taken
-from cni.errors import AttachFailed, CleanupFailed, CniError, InterfaceExists, InvalidNetns, PoolExhausted
+from cni.daemon.node.container_mtu import ContainerMtu
+from cni.daemon.state.state import Locks, NeedsSlot, State, boot_clock
+from cni.errors import AttachFailed, CleanupFailed, CniError, InvalidNetns, PoolExhausted
 from cni.host import links
 from cni.host.kernel import Kernel
-from cni.host.netns import NetnsId
 
 log = logging.getLogger(__name__)
-
-
-class ClientGone(CniError):
-    """The client closed its connection before the answer: the work is undone."""
-
-    code = 11
-
-
-@dataclass(frozen=True)
-class AttachRequest:
-    """One attach, fully decided by the caller. The caller closes `netns_fd`. `mtu`: bytes, 0 for the default; `mac`: ""
-    for the one that follows from the address; `forbidden`: the namespaces that must not be attached; `wanted` returns
-    False when the client has closed its connection."""
-
-    network: str
-    container: str
-    ifname: str
-    netns_fd: int
-    netns: NetnsId
-    sandbox: str
-    service: str
-    mode: str
-    host_veth: str
-    isolation: str | None = None
-    ephemeral: bool = False
-    mtu: int = 0
-    mac: str = ""
-    addresses: Sequence[ipaddress.IPv4Address | ipaddress.IPv6Address] = ()
-    routes: Sequence[StaticRoute] = ()
-    attempt: str = ""
-    pid: int = 0
-    start_time: int = 0
-    pod: str = ""
-    forbidden: frozenset[NetnsId] = frozenset()
-    wanted: Callable[[], bool] = lambda: True
-
-    @property
-    def key(self) -> AttachmentKey:
-        return (self.network, self.container, self.ifname)
 
 
 class Attacher:
     """Attaches and detaches. One lock per attachment serializes an ADD and a DEL of one container."""
 
-    def __init__(self, state: State, kernel: Kernel, services: Segments, barrier: FenceController) -> None:
-        self._state = state
-        self._kernel = kernel
-        self._services = services
-        self._barrier = barrier
+    def __init__(
+        self,
+        *,
+        state: State,
+        kernel: Kernel,
+        fence: FenceController,
+        segments: Segments,
+        release: SegmentRelease,
+        ports: Ports,
+        container_mtu: ContainerMtu,
+        events: Events,
+    ) -> None:
+        self._state, self._kernel, self._fence = state, kernel, fence
+        self._segments, self._release, self._ports = segments, release, ports
+        self._container_mtu, self._events = container_mtu, events
         self._locks = Locks()
 
     # --- attach ----------------------------------------------------------------------------------------------------
@@ -114,7 +86,7 @@ class Attacher:
         return attach_rules.stands(
             before.state,
             before.netns == request.netns,
-            lambda: self._has_port(before),
+            lambda: self._ports.exists(before),
             lambda: self._kernel.has_interface(request.netns_fd, request.ifname),
         )
 
@@ -128,22 +100,23 @@ class Attacher:
 
     def _make(self, request: AttachRequest, before: Attachment | None) -> Attachment:
         if before is not None:
-            self._unplug(before)
+            self._ports.remove(before)
         announced = False
         try:
             intent = self._reserve(request)
-            self._barrier.add_port(intent)
+            self._fence.add_port(intent)
             done = self._plug(request, intent)
             announced = True
             if not request.wanted():
                 raise ClientGone("the runtime gave up before the attach was done")
             live = msgspec.structs.replace(done, state="live", created=time.time())
             self._state.save(live)
+            self._events.publish(AttachmentLive(live))
             if before is not None and before.service != live.service:
-                self._services.release_unused(before.service, before.mode, before.ephemeral)
+                self._release.release_unused(before.service, before.mode, before.ephemeral)
         except BaseException:
             self._roll_back(request.key, used=before is not None or announced)
-            self._services.release_unused(request.service, request.mode, request.ephemeral)
+            self._release.release_unused(request.service, request.mode, request.ephemeral)
             raise
         return live
 
@@ -154,15 +127,16 @@ class Attacher:
         if intent is None:
             return
         try:
-            self._unplug(intent)
+            self._ports.remove(intent)
             self._state.drop(key, used)
+            self._events.publish(AttachmentGone(intent))
         except (OSError, CniError):
             log.exception("could not undo the attach of %s; kept for garbage collection", "/".join(key))
 
     def _reserve(self, request: AttachRequest) -> Attachment:
         """Ensure the service's bridge, and save the intent with its addresses."""
-        with self._services.holding(request.service, request.mode) as segment:
-            service = self._services.ensure(request.service, request.mode)
+        with self._segments.holding(request.service, request.mode) as segment:
+            service = self._segments.ensure(request.service, request.mode)
             return self._with_addresses(self._draft(request, service.bridge), segment, request)
 
     def _draft(self, request: AttachRequest, bridge: str) -> Attachment:
@@ -180,7 +154,7 @@ class Attacher:
             mac=request.mac,
             addresses=(),
             routes=tuple(request.routes),
-            mtu=request.mtu or self._services.mtu(),
+            mtu=request.mtu or self._container_mtu.current(),
             mtu_chosen=bool(request.mtu),
             netns=(request.netns.dev, request.netns.ino),
             sandbox=request.sandbox,
@@ -199,7 +173,7 @@ class Attacher:
                 return self._state.reserve(draft, segment, request.addresses)
             except NeedsSlot as full:
                 try:
-                    self._services.grow(segment, full.version)
+                    self._segments.grow(segment, full.version)
                 except PoolExhausted as exhausted:
                     raise self._state.full(segment, full.version) from exhausted
 
@@ -210,7 +184,7 @@ class Attacher:
             raise AttachFailed(f"the bridge {intent.bridge} of service {intent.service} vanished")
         self._forget_last_owner(intent.ips, bridge.index)
         port = links.Port(intent.host_veth, intent.host_mac, bridge.index, intent.mtu, intent.ifname, intent.mac)
-        host, inside = self._create(port, request)
+        host, inside = self._ports.create(port, request)
         routes = planned_routes(intent)
         kernel_routes = [
             links.Route(ipaddress.ip_network(route.dst), ipaddress.ip_address(route.via), inside) for route in routes
@@ -231,33 +205,6 @@ class Attacher:
         self._kernel.forget_flows(cooling)
         self._kernel.finish_flows(addresses)
 
-    def _create(self, port: links.Port, request: AttachRequest) -> tuple[int, int]:
-        """Create the veth; returns the interface indexes of the host end and the container's end.
-
-        An existing link of the port's name is removed if it is a leftover of the same attachment. Raises
-        InterfaceExists if that link is another attachment's, or if the container has an interface of that name.
-        """
-        try:
-            return self._kernel.create_port(port, request.netns_fd)
-        except OSError as error:
-            if error.errno != errno.EEXIST:
-                raise
-        link = self._kernel.find(port.name)
-        if link is None:
-            raise self._taken(request)
-        if not is_port_of(link, request.key, port.mac):
-            raise name_taken(port.name, link.alias.removeprefix(naming.OWNER) or f"a {link.kind or 'plain'} link")
-        self._kernel.remove_link(port.name)
-        try:
-            return self._kernel.create_port(port, request.netns_fd)
-        except OSError as error:
-            if error.errno == errno.EEXIST:
-                raise self._taken(request) from error
-            raise
-
-    def _taken(self, request: AttachRequest) -> InterfaceExists:
-        return attach_rules.name_in_use(request.ifname, request.sandbox)
-
     # --- detach ----------------------------------------------------------------------------------------------------
 
     def detach(self, key: AttachmentKey, fallback_veth: str = "") -> bool:
@@ -271,12 +218,13 @@ class Attacher:
             attachment = self._state.attachments.get(key)
             try:
                 if attachment is None:
-                    return bool(fallback_veth) and self._remove_unrecorded(key, fallback_veth)
-                self._unplug(attachment)
+                    return bool(fallback_veth) and self._ports.remove_unrecorded(key, fallback_veth)
+                self._ports.remove(attachment)
                 self._state.drop(key)
+                self._events.publish(AttachmentGone(attachment))
             except OSError as error:
                 raise CleanupFailed(f"cannot detach {key[2]} of {key[1]} from {key[0]}: {error}") from error
-        self._services.release_unused(attachment.service, attachment.mode, attachment.ephemeral)
+        self._release.release_unused(attachment.service, attachment.mode, attachment.ephemeral)
         return True
 
     def locked(self, key: AttachmentKey) -> AbstractContextManager[object]:
@@ -303,45 +251,10 @@ class Attacher:
         """
         with self._locks.holding(attachment.key):
             current = self._state.attachments.get(attachment.key)
-            alive = current is not None and current.state == "live" and self._has_port(current)
+            alive = current is not None and current.state == "live" and self._ports.exists(current)
             if current != attachment or alive:
                 return False
             return self.detach(attachment.key)
-
-    def _unplug(self, attachment: Attachment) -> None:
-        """Remove the link first and its fence elements afterwards: the fence is in force while the port exists."""
-        link = self._kernel.find(attachment.host_veth)
-        anothers = link is not None and not is_port_of(link, attachment.key, attachment.host_mac)
-        if anothers or not self._kernel.remove_link(attachment.host_veth):
-            self._remove_renamed(attachment)
-        self._barrier.remove_port(attachment)
-        bridge = self._kernel.find(attachment.bridge)
-        if bridge is not None:
-            for held in attachment.addresses:
-                self._kernel.forget_neighbour(bridge.index, held.ip)
-        self._kernel.forget_flows([held.ip for held in attachment.addresses])
-
-    def _remove_renamed(self, attachment: Attachment) -> None:
-        """Remove the host end under another name: it is known by its owner mark, or by its MAC, which follows from the
-        name that it had."""
-        for link in self._kernel.all_links():
-            if link.mac == attachment.host_mac and is_port_of(link, attachment.key, attachment.host_mac):
-                self._kernel.remove_link(link.name)
-
-    def _remove_unrecorded(self, key: AttachmentKey, name: str) -> bool:
-        """Remove the port that `key` would have, if it is `key`'s; False if there is none."""
-        owner = self._state.owner_of_port(name)
-        if owner is not None or self._port_of(key, name, macs.of_host_end(name)) is None:
-            return False
-        return self._kernel.remove_link(name)
-
-    def _has_port(self, attachment: Attachment) -> bool:
-        return self._port_of(attachment.key, attachment.host_veth, attachment.host_mac) is not None
-
-    def _port_of(self, key: AttachmentKey, name: str, host_mac: str) -> links.Link | None:
-        """The link of that name if it is the host end of the attachment `key`."""
-        link = self._kernel.find(name)
-        return link if link is not None and is_port_of(link, key, host_mac) else None
 
 
 def planned_routes(attachment: Attachment) -> list[StaticRoute]:

@@ -14,8 +14,10 @@ from dataclasses import dataclass
 import msgspec
 
 from cni import defaults
-from cni.daemon.cluster.store_records import GLOBAL, Dedicated, NodeDocument, every_cidr, is_slot
-from cni.daemon.cluster.view import ClusterView, Fleet
+from cni.daemon.cluster.store_records import is_slot
+from cni.daemon.cluster.view import ClusterView
+from cni.daemon.model.cluster_records import Dedicated, NodeDocument, every_cidr
+from cni.daemon.model.fleet import GLOBAL, Fleet
 from cni.daemon.model.wireguard import Address, Target
 from cni.daemon.model.wireguard import network_of as known_network
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Mapping
 
-from cni.daemon.attachments.overlay import OverlayService
 from cni.daemon.cluster.belief import believe
-from cni.daemon.cluster.store_records import NodeDocument
 from cni.daemon.cluster.view import ClusterView
 from cni.daemon.mesh.mesh import Mesh
+from cni.daemon.model.cluster_records import NodeDocument
 from cni.daemon.model.wireguard import network_of
+from cni.daemon.problem_board import ProblemBoard
 from cni.daemon.state.identity import Identity
+from cni.daemon.state.state import State
 from cni.daemon.state.tables import Tables
 
 log = logging.getLogger(__name__)
@@ -26,43 +26,43 @@ class Carrier:
 
     def __init__(
         self,
-        service: OverlayService,
+        *,
+        state: State,
         identity: Identity,
         registry: Tables,
         mesh: Mesh,
-        *,
         view: ClusterView,
-        lock: threading.RLock,
+        board: ProblemBoard,
         grace: float,
     ) -> None:
-        """`lock`: guards the view; `grace`: seconds for which a node without a document stays a peer."""
-        self._service, self._identity, self._registry, self._mesh = service, identity, registry, mesh
-        self._view, self._lock, self._grace = view, lock, grace
+        """`grace`: seconds for which a node without a document stays a peer."""
+        self._state, self._identity, self._registry, self._mesh = state, identity, registry, mesh
+        self._view, self._board, self._grace = view, board, grace
         self._own = identity.member().identity
 
     def carry(self, synced: bool) -> None:
         """Apply the view once. `synced`: all records have been read and the watch runs; otherwise no node counts as
         missing."""
         now = time.monotonic()
-        with self._lock:
+        with self._view.lock:
             lost = [self._view.nodes[identity] for identity in self._view.lost] if synced else []
         probes = {doc.public_key: str(network_of(doc.slices[0])[1]) for doc in lost if doc.slices}
         answering = self._mesh.answering(probes) if probes else set()
-        with self._lock:
+        with self._view.lock:
             kept = self._prune(now, answering) if synced else {}
             self._view.settle(now)
-            ranges = tuple(self._service.state.cidrs)
+            ranges = tuple(self._state.cidrs)
             belief = believe(self._view, self._own, self._own_keys(), self._dedicated(), ranges)
             foreign = self._view.foreign(self._own)
             refused, forged = self._view.refused(MOST_REFUSED), self._view.strangers.texts()
-        board = self._service.board
+        board = self._board
         board.set_all("node-unheard", kept)
         board.set_all("record-refused", refused)
         board.set_all("record-not-its-own", forged)
         board.set_all("peer-key-conflict", dict(belief.conflicts))
         board.set_all("claim-missing", dict(belief.unclaimed))
         with board.step("cluster-step", "foreign", "the other nodes' subnets could not be set apart"):
-            self._service.state.set_foreign(foreign)
+            self._state.set_foreign(foreign)
         with board.step("cluster-step", "fleet", "the other nodes could not be made peers"):
             self._mesh.set_fleet(belief.fleet)
         if synced:
@@ -96,4 +96,4 @@ class Carrier:
         return {self._identity.public_key(), *dedicated}
 
     def _dedicated(self) -> list[str]:
-        return [s.name for s in list(self._service.state.services.values()) if s.mode == "dedicated"]
+        return [s.name for s in list(self._state.services.values()) if s.mode == "dedicated"]

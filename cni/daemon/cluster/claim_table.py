@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from cni.daemon.cluster.store_records import NodeDocument, Slot, claims_of
 from cni.daemon.cluster.trust import NotItsOwn
+from cni.daemon.model.cluster_records import NodeDocument, Slot, claims_of
 
 LINGERS = 2.0  # seconds for which a deleted claim counts: the deletion of a whole store arrives in several answers
 FOREVER = float("inf")

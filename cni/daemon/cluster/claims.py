@@ -6,15 +6,17 @@ import ipaddress
 import logging
 import threading
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import msgspec
 
+from cni.addresses import Network
 from cni.daemon.cluster.etcd_client import EtcdClient
 from cni.daemon.cluster.etcd_protocol import Compare, Delete, EtcdError, Get, Put
-from cni.daemon.cluster.signing import Signer
-from cni.daemon.cluster.store_records import SignedSlot
-from cni.daemon.cluster.view import SERVICE, SLICE, SPARE, ClusterView, Network, Slot, StoreKeys
+from cni.daemon.cluster.store_records import StoreKeys
+from cni.daemon.cluster.view import ClusterView
+from cni.daemon.model.cluster_records import SERVICE, SLICE, SPARE, SignedSlot, Slot
+from cni.daemon.model.signing import Signer
 from cni.daemon.model.subnets import SubnetRegistry
 from cni.daemon.state.identity import Member
 from cni.daemon.state.tables import Tables
@@ -33,19 +35,30 @@ class Claims:
     """The claims of this node. Thread-safe."""
 
     def __init__(
-        self, client: EtcdClient, keys: StoreKeys, registry: Tables, member: Member, signer: Signer | None = None
+        self,
+        client: EtcdClient,
+        keys: StoreKeys,
+        registry: Tables,
+        member: Callable[[], Member],
+        signer: Signer | None = None,
     ) -> None:
-        """`signer`: signs the records of slots; None for a tool that claims for no node."""
+        """`member`: this node's membership now; `signer`: signs the records of slots; None for a tool that claims for
+        no node."""
         self._etcd = client
         self._keys = keys
         self._registry = registry  # records what this node holds, for a start without etcd
-        self.member = member
+        self._member = member
         self._signer = signer
         self._lock = threading.Lock()
         self._taking: dict[str, float] = {}
         self._idle: dict[str, float] = {}
 
-    # --- for Services ------------------------------------------------------------------------------------------------
+    @property
+    def member(self) -> Member:
+        """This node's membership now."""
+        return self._member()
+
+    # --- for segments ------------------------------------------------------------------------------------------------
 
     def held(self, service: str, version: int) -> list[Network]:
         """The slots that are already claimed for the service, in order of address."""

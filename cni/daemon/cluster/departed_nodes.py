@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from cni.daemon.cluster.etcd_client import EtcdClient
 from cni.daemon.cluster.etcd_protocol import Compare, Delete, EtcdError
 from cni.daemon.cluster.reading import everything
-from cni.daemon.cluster.view import ClusterView, StoreKeys
+from cni.daemon.cluster.view import ClusterView
+from cni.daemon.state.identity import Identity
 from cni.errors import InvalidConfig, TryAgainLater
 
 log = logging.getLogger(__name__)
@@ -68,22 +69,28 @@ def find(gone: Iterable[DepartedNode], word: str) -> DepartedNode:
 class DepartedNodes:
     """The departed nodes as etcd has them now."""
 
-    def __init__(self, etcd: EtcdClient, keys: StoreKeys, own: str, names: Mapping[str, str]) -> None:
-        """`own`: this node's identity; `names`: of the nodes that this node knows, by identity."""
-        self._etcd, self._keys, self._own, self._names = etcd, keys, own, names
+    def __init__(self, etcd: EtcdClient, view: ClusterView, identity: Identity) -> None:
+        self._etcd, self._view, self._identity = etcd, view, identity
+        self._keys = view.keys
 
-    def all(self) -> tuple[list[DepartedNode], dict[str, bytes]]:
+    def all(self) -> list[DepartedNode]:
+        """The departed nodes. Raises TryAgainLater if etcd does not answer."""
+        return self._read()[0]
+
+    def _read(self) -> tuple[list[DepartedNode], dict[str, bytes]]:
         """The departed nodes, and every record in etcd by key. Raises TryAgainLater if etcd does not answer."""
         try:
             items = {item.key: item.value for item in everything(self._etcd, self._keys.base)[0]}
         except EtcdError as error:
             raise TryAgainLater("etcd cannot be asked", str(error)) from error
-        return departed(items, self._own, self._names, self._keys.base), items
+        with self._view.lock:
+            names = {identity: doc.name for identity, doc in self._view.nodes.items()}
+        return departed(items, self._identity.member().identity, names, self._keys.base), items
 
     def forget(self, word: str) -> DepartedNode:
         """Delete the claims of the departed node that `word` names. Raises InvalidConfig if it is no departed node or
         has just returned; TryAgainLater if etcd does not answer."""
-        gone, items = self.all()
+        gone, items = self._read()
         node = find(gone, word)
         absent = Compare(self._keys.node(node.identity), "CREATE", 0)
         try:

@@ -12,14 +12,16 @@ from collections.abc import Callable
 
 import msgspec
 
-from cni.daemon.attachments.overlay import OverlayService
 from cni.daemon.cluster.claims import Claims
 from cni.daemon.cluster.etcd_client import EtcdClient
 from cni.daemon.cluster.etcd_protocol import Unreachable
 from cni.daemon.cluster.reading import as_records, everything
-from cni.daemon.cluster.store_records import hexadecimal
 from cni.daemon.cluster.view import ClusterView
+from cni.daemon.model.cluster_records import hexadecimal
+from cni.daemon.problem_board import ProblemBoard
+from cni.daemon.settings import Settings
 from cni.daemon.state.identity import Identity, Member
+from cni.daemon.state.state import State
 
 log = logging.getLogger(__name__)
 
@@ -29,85 +31,83 @@ class Membership:
 
     def __init__(
         self,
-        service: OverlayService,
+        *,
+        settings: Settings,
+        state: State,
         identity: Identity,
         claims: Claims,
-        *,
         etcd: EtcdClient,
         view: ClusterView,
-        lock: threading.RLock,
-        note: Callable[[str, str], None],
+        board: ProblemBoard,
+        change_node: Callable[..., None],
     ) -> None:
-        """`lock`: guards the view; `note`: sets the problem of a code to a text, or clears it with an empty text."""
-        self._service, self._identity, self._etcd, self.claims = service, identity, etcd, claims
-        self._view, self._lock, self._note = view, lock, note
+        """`change_node` changes fields of this node's record, and what follows from them."""
+        self._settings, self._state, self._identity, self._claims = settings, state, identity, claims
+        self._etcd, self._view, self._board, self._change_node = etcd, view, board, change_node
         self._claimed = ""  # the public key that etcd has as this node's
         self.joined = threading.Event()
-        self.running = False  # until the start there is no fence that must follow a change of the node
 
     def restore(self) -> None:
         """Apply the recorded id and slices, whether etcd answers or not."""
-        if self.claims.member.node_id:
-            self.apply_member(self.claims.member)
+        if self._identity.member().node_id:
+            self.apply_member(self._identity.member())
             self.joined.set()
 
     def join(self) -> None:
         """Claim id, slices and key. Idempotent. Raises EtcdError, CniError."""
         items, _ = everything(self._etcd, self._view.keys.base)
-        with self._lock:
+        with self._view.lock:
             self._view.load(as_records(items), time.monotonic())
-            view, member = self._view, self.claims.member
+            view, member = self._view, self._identity.member()
         self.claim_key()  # first: a node with another node's key must not join and must hold no claim
-        node_id = self.claims.take_id(self._service.settings.node_id, dict(view.ids))
+        node_id = self._claims.take_id(self._settings.node_id, dict(view.ids))
         slices = []
-        for cluster in self._service.state.cidrs:
+        for cluster in self._state.cidrs:
             range_ = ipaddress.ip_network(cluster)
             before = next((s for s in member.slices if ipaddress.ip_network(s).version == range_.version), None)
-            slices.append(self.claims.take_slice(cluster, node_id, view, before))
-        fresh = msgspec.structs.replace(self.claims.member, node_id=node_id, slices=tuple(slices))
+            slices.append(self._claims.take_slice(cluster, node_id, view, before))
+        fresh = msgspec.structs.replace(self._identity.member(), node_id=node_id, slices=tuple(slices))
         self._identity.keep_member(fresh)
-        self.claims.member = fresh
         self.apply_member(fresh)
-        self._note("not-joined", "")
+        self._board.clear("not-joined")
         self.joined.set()
 
     def apply_member(self, member: Member) -> None:
         """Set the node's id and slices."""
         by_family: dict[int, str] = {ipaddress.ip_network(cidr).version: cidr for cidr in member.slices}
-        first: int = ipaddress.ip_network(self._service.state.cidrs[0]).version
+        first: int = ipaddress.ip_network(self._state.cidrs[0]).version
         wanted = {
             "node_id": member.node_id,
             "slice_cidr": by_family.get(first),
             "slice_cidr6": by_family.get(10 - first),
         }
-        node = self._service.state.node
+        node = self._state.node
         if wanted != {key: getattr(node, key) for key in wanted}:
-            with self._lock:
-                self._service.state.set_foreign(self._view.foreign(member.identity))
-            # Before the start there is no fence that must follow the change.
-            (self._service.change_node if self.running else self._service.state.update_node)(**wanted)
+            with self._view.lock:
+                self._state.set_foreign(self._view.foreign(member.identity))
+            self._change_node(**wanted)
 
     def claim_key(self) -> None:
         """Claim the node's key, and release the key it had before. Raises EtcdError, also if another node has it."""
         key = self._identity.public_key()
-        holder = self.claims.take_key(key)
-        if holder != self.claims.member.identity:
-            with self._lock:
+        holder = self._claims.take_key(key)
+        if holder != self._identity.member().identity:
+            with self._view.lock:
                 holder_name = self._view.name_of(holder)
-            self._note(
+            self._board.note(
                 "key-in-use",
+                "",
                 f"{holder_name} has this node's WireGuard key: one data directory is a copy of the other's; "
                 "make a new key on this node (zlayer-cni peer rotate)",
             )
             raise Unreachable("another node has claimed this node's key")
-        self._note("key-in-use", "")
-        earlier = self.claims.member.public_key
+        self._board.clear("key-in-use")
+        earlier = self._identity.member().public_key
         if earlier and earlier != key:
-            self.claims.drop_key(earlier)
+            self._claims.drop_key(earlier)
         self._claimed = key
         if earlier != key:
-            self.claims.member = msgspec.structs.replace(self.claims.member, public_key=key)
-            self._identity.keep_member(self.claims.member)
+            self._identity.keep_member(msgspec.structs.replace(self._identity.member(), public_key=key))
 
     def has_claimed_its_key(self) -> bool:
         """Whether etcd has the node's present key as its own."""
@@ -115,22 +115,22 @@ class Membership:
 
     def release(self) -> None:
         """Release everything that this node holds, for `uninstall`. Raises EtcdError."""
-        self.claims.release_all(self._view)
-        self.claims.hold_keys(self._held_keys(), set(), ())
-        self.claims.drop_key(self._identity.public_key())
+        self._claims.release_all(self._view)
+        self._claims.hold_keys(self._held_keys(), set(), ())
+        self._claims.drop_key(self._identity.public_key())
 
     def is_complete(self) -> bool:
         """Whether etcd has this node's id, key and slices."""
-        member = self.claims.member
-        with self._lock:
+        member = self._identity.member()
+        with self._view.lock:
             return self._view.knows(member.identity, member.node_id, self._claimed, member.slices)
 
     def note_losses(self) -> None:
         """Note the subnets of this node's services that another node has claimed, after an operator had released this
         node's claims. Their containers stay, but other nodes do not reach them, and no new container gets an address
         there."""
-        own, state = self.claims.member.identity, self._service.state
-        with self._lock:
+        own, state = self._identity.member().identity, self._state
+        with self._view.lock:
             lost = {
                 cidr: (service.name, self._view.name_of(self._view.slots[cidr].owner))
                 for service in list(state.services.values())
@@ -140,34 +140,34 @@ class Membership:
         state.set_lost(lost.keys())
         subnets = ", ".join(f"{cidr} of service {name} is {owner}'s" for cidr, (name, owner) in sorted(lost.items()))
         text = f"other nodes do not reach some containers here, make them anew: the subnet {subnets}"
-        self._note("claims-lost", text if subnets else "")
+        self._board.set("claims-lost", "", text if subnets else "")
 
     def reconcile(self) -> None:
         """Bring this node's claims in etcd up to date. Raises EtcdError."""
-        state = self._service.state
+        state = self._state
         used = {cidr: service.name for service in list(state.services.values()) for cidr in service.subnets}
-        with self._lock:
+        with self._view.lock:
             view = self._view.with_slots_alone()
             unsigned = set(self._view.unsigned)
-        own = [cidr for cidr, slot in view.slots.items() if slot.owner == self.claims.member.identity]
+        own = [cidr for cidr, slot in view.slots.items() if slot.owner == self._identity.member().identity]
         busy = [cidr for cidr in own if state.addresses.any_in(ipaddress.ip_network(cidr))]
-        self.claims.reconcile(view, used, busy, state.cidrs)
+        self._claims.reconcile(view, used, busy, state.cidrs)
         for cidr in unsigned.intersection(own):
-            self.claims.sign(cidr, view.slots[cidr])
+            self._claims.sign(cidr, view.slots[cidr])
         dedicated = [service.name for service in list(state.services.values()) if service.mode == "dedicated"]
         wanted = {hexadecimal(self._identity.dedicated(name).public_key) for name in dedicated}
         kept = {hexadecimal(self._identity.public_key()), hexadecimal(self._claimed)}
-        self.claims.hold_keys(self._held_keys(), wanted, kept)
+        self._claims.hold_keys(self._held_keys(), wanted, kept)
 
     def _held_keys(self) -> list[str]:
-        with self._lock:
-            own = self.claims.member.identity
+        with self._view.lock:
+            own = self._identity.member().identity
             return [name for name, holder in self._view.holders.items() if holder == own]
 
     def repair(self) -> None:
         """Restore the claims of this node that another machine has overwritten. Raises EtcdError."""
-        with self._lock:
-            overwritten = self._view.overwritten(self.claims.member.identity)
+        with self._view.lock:
+            overwritten = self._view.overwritten(self._identity.member().identity)
         for claim, key, use, instead in overwritten:
-            if self.claims.repair(claim, key, use, instead):
+            if self._claims.repair(claim, key, use, instead):
                 log.warning("restored the claim %s, which another machine had overwritten", key)

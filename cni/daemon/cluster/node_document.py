@@ -9,12 +9,13 @@ import time
 from pathlib import Path
 
 from cni import __version__, proc
-from cni.daemon.attachments.overlay import OverlayService
-from cni.daemon.cluster.claims import Claims
 from cni.daemon.cluster.etcd_client import EtcdClient
-from cni.daemon.cluster.store_records import Dedicated, NodeDocument, publishable
+from cni.daemon.cluster.store_records import publishable
+from cni.daemon.model.cluster_records import Dedicated, NodeDocument
 from cni.daemon.model.endpoints import split_endpoint
+from cni.daemon.settings import Settings
 from cni.daemon.state.identity import Identity
+from cni.daemon.state.state import State
 from cni.daemon.state.tables import Tables
 from cni.host import netns, underlay
 
@@ -25,10 +26,10 @@ class NodeDocumentBuilder:
     """Builds the document of one node."""
 
     def __init__(
-        self, service: OverlayService, identity: Identity, registry: Tables, etcd: EtcdClient, claims: Claims
+        self, settings: Settings, state: State, identity: Identity, registry: Tables, etcd: EtcdClient
     ) -> None:
-        self._service, self._identity, self._registry = service, identity, registry
-        self._etcd, self._claims = etcd, claims
+        self._settings, self._state, self._identity = settings, state, identity
+        self._registry, self._etcd = registry, etcd
         self._underlay_seen: list[str] = []
         self._seen_at = -STALE
 
@@ -37,7 +38,7 @@ class NodeDocumentBuilder:
         return publishable(self._whole())
 
     def _whole(self) -> NodeDocument:
-        state = self._service.state
+        state = self._state
         lost = state.lost
         subnets: list[str] = []
         dedicated = {}
@@ -57,7 +58,7 @@ class NodeDocumentBuilder:
             if guest.isolation is not None:
                 members.setdefault(guest.isolation, set()).add(guest.held.ip)
         port, hosts = self._reached_at()
-        member = self._claims.member
+        member = self._identity.member()
         return NodeDocument(
             identity=member.identity,
             name=socket.gethostname(),
@@ -76,13 +77,13 @@ class NodeDocumentBuilder:
 
     def _reached_at(self) -> tuple[int, tuple[str, ...]]:
         """The port and the hosts at which other nodes can call this node."""
-        advertised = [split_endpoint(endpoint) for endpoint in self._service.settings.advertise]
+        advertised = [split_endpoint(endpoint) for endpoint in self._settings.advertise]
         if advertised:
             return advertised[0][1], tuple(host for host, _ in advertised)
         towards_etcd = self._etcd.local_address
         hosts = [] if not towards_etcd or ipaddress.ip_address(towards_etcd).is_loopback else [towards_etcd]
         hosts += self._underlay()
-        return self._service.state.node.wg_port, tuple(dict.fromkeys(hosts))
+        return self._state.node.wg_port, tuple(dict.fromkeys(hosts))
 
     def _underlay(self) -> list[str]:
         """The underlay's addresses, cached for `STALE` seconds: reading them means reading all routes."""
@@ -95,5 +96,5 @@ class NodeDocumentBuilder:
         """A digest of the machine's boot, the network namespace and the run directory. It distinguishes this daemon
         from one with a copy of its data directory."""
         boot = proc.boot_id()
-        text = f"{boot} {netns.own()} {Path(self._service.settings.run_dir).resolve()}"
+        text = f"{boot} {netns.own()} {Path(self._settings.run_dir).resolve()}"
         return hashlib.sha256(text.encode()).hexdigest()[:16]

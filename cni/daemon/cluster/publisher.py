@@ -6,10 +6,10 @@ import logging
 
 import msgspec
 
-from cni.daemon.cluster import signing
 from cni.daemon.cluster.etcd_client import EtcdClient
 from cni.daemon.cluster.etcd_protocol import NOT_FOUND, Compare, EtcdError, Get, KeyValue, Put
-from cni.daemon.cluster.store_records import NodeDocument
+from cni.daemon.model import signing
+from cni.daemon.model.cluster_records import NodeDocument
 from cni.daemon.state.identity import Identity
 
 log = logging.getLogger(__name__)

@@ -24,20 +24,17 @@ from typing import TypeVar
 import msgspec
 
 from cni.daemon.model import keys
+from cni.daemon.model.cluster_records import SERVICE, NodeDocument, SignedSlot, every_cidr, every_key, hexadecimal
 from cni.daemon.model.endpoints import split_endpoint
+from cni.daemon.model.json_depth import check_depth
 from cni.daemon.model.subnets import SLICE_PREFIX
 from cni.overlay.address import canonical_ip
 from cni.overlay.address import network as network_of
 
 T = TypeVar("T")
-GLOBAL = ""  # the node's own device, in mappings by service
-SLICE = "slice"  # the uses of a slot
-SERVICE = "service:"
-SPARE = "spare"
 
 LONGEST_KEY = 512  # bytes of a key below the base; the longest that this program writes has 64 + 5
 LARGEST = {"node": 256 << 10, "slot": 1024, "id": 64, "key": 64}  # bytes of a value, by kind
-DEEPEST = 16  # levels of JSON; a node document has 4
 MOST = {  # in one node document
     "hosts": 32,
     "slices": 8,
@@ -52,52 +49,6 @@ LONGEST_NAME = 253  # characters of a service's, a network's or a host's name
 _NUMBER = re.compile(r"[1-9][0-9]{0,19}")
 _IDENTITY = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.-]{0,63}")
 _HEX = re.compile(r"(?:[0-9a-f]{2}){1,32}")
-_NESTING = re.compile(rb'"(?:[^"\\]|\\.)*"|([\[{])|[\]}]')
-
-
-class Dedicated(msgspec.Struct, frozen=True):
-    """A service's own device on a node."""
-
-    public_key: str
-    port: int
-    subnets: tuple[str, ...]
-
-
-class NodeDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """What a node publishes about itself. `place` distinguishes a daemon from one with a copy of its data directory;
-    `hosts` are addresses or names without a port; `members` are the addresses of each isolation network's members.
-    `signer` is the signing key in hexadecimal digits, "" for a version that does not sign; `sequence` grows with every
-    document that the node publishes."""
-
-    identity: str
-    name: str
-    place: str
-    node_id: int
-    public_key: str
-    port: int
-    hosts: tuple[str, ...]
-    slices: tuple[str, ...] = ()
-    subnets: tuple[str, ...] = ()
-    dedicated: dict[str, Dedicated] = {}
-    members: dict[str, tuple[str, ...]] = {}
-    version: str = ""
-    signer: str = ""
-    sequence: int = 0
-
-
-class Slot(msgspec.Struct, frozen=True):
-    """The holder of a slot and its use: `slice`, `spare`, or `service:<name>`."""
-
-    owner: str
-    use: str
-
-
-class SignedSlot(msgspec.Struct, frozen=True):
-    """A slot's record in the store; `signer` as in `NodeDocument`."""
-
-    owner: str
-    use: str
-    signer: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,27 +72,6 @@ class StoreKeys:
 
     def node(self, identity: str) -> str:
         return f"{self.base}node/{identity}"
-
-
-def every_cidr(doc: NodeDocument) -> tuple[str, ...]:
-    """All CIDRs that a document places behind the node."""
-    dedicated = (cidr for device in doc.dedicated.values() for cidr in device.subnets)
-    return tuple(dict.fromkeys((*doc.slices, *doc.subnets, *dedicated)))
-
-
-def claims_of(doc: NodeDocument) -> tuple[str, ...]:
-    """The claims that a document requires: CIDRs, and keys in hexadecimal digits."""
-    return (*every_cidr(doc), *map(hexadecimal, every_key(doc)))
-
-
-def hexadecimal(public_key: str) -> str:
-    """A WireGuard key in hexadecimal digits, as in the store. Raises ValueError."""
-    return keys.decode(public_key).hex()
-
-
-def every_key(doc: NodeDocument) -> tuple[str, ...]:
-    """All WireGuard keys in a document."""
-    return (doc.public_key, *(device.public_key for device in doc.dedicated.values()))
 
 
 @functools.lru_cache(1 << 16)
@@ -206,20 +136,6 @@ def check_size(kind: str, value: bytes) -> None:
     """Raises ValueError if the value is larger than the limit of its kind."""
     if len(value) > LARGEST[kind]:
         raise ValueError(f"{len(value)} bytes, of a {kind} at most {LARGEST[kind]} are read")
-
-
-def check_depth(value: bytes) -> None:
-    """Raises ValueError for JSON with more than `DEEPEST` levels."""
-    if value.count(b"[") + value.count(b"{") <= DEEPEST:
-        return
-    level = 0
-    for token in _NESTING.finditer(value):
-        if token[1]:
-            level += 1
-            if level > DEEPEST:
-                raise ValueError(f"JSON of more than {DEEPEST} levels")
-        elif token[0] in (b"]", b"}"):
-            level -= 1
 
 
 def read_identity(value: bytes) -> str:

@@ -1,7 +1,7 @@
 """Checks that a record was written by its node: it is signed by the identity's key and is no replay of an older record.
 
 Any holder of the store's credentials can write any record, but only the node itself can sign
-(cni/daemon/cluster/signing.py). A record with a wrong signature, or another key's, is not used, and the record before
+(cni/daemon/model/signing.py). A record with a wrong signature, or another key's, is not used, and the record before
 it stays in force.
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cni.daemon.cluster import signing
-from cni.daemon.cluster.store_records import NodeDocument, SignedSlot
+from cni.daemon.model import signing
+from cni.daemon.model.cluster_records import NodeDocument, SignedSlot
 
 MOST_VERIFIED = 500_000  # records that are remembered as verified, so that a full read verifies nothing twice
 REPORT_TIME = 300.0  # seconds for which a forged record is reported after it was corrected

@@ -7,56 +7,24 @@ in force until its holder or another node makes it again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+import threading
+from collections.abc import Iterable
 
 import msgspec
 
 from cni.addresses import Network
-from cni.daemon.cluster import signing, store_records
+from cni.daemon.cluster import store_records
 from cni.daemon.cluster.claim_table import ClaimBook
-from cni.daemon.cluster.store_records import (
-    GLOBAL,
-    LONGEST_KEY,
-    SERVICE,
-    SLICE,
-    SPARE,
-    Dedicated,
-    NodeDocument,
-    Slot,
-    StoreKeys,
-    hexadecimal,
-)
+from cni.daemon.cluster.store_records import LONGEST_KEY, StoreKeys
 from cni.daemon.cluster.trust import NotItsOwn, Strangers, Trust
-from cni.daemon.model.wireguard import Target, network_of
+from cni.daemon.model import signing
+from cni.daemon.model.cluster_records import SPARE, NodeDocument, Slot, hexadecimal
+from cni.daemon.model.wireguard import network_of
 from cni.printable import printable
-
-__all__ = [
-    "GLOBAL",
-    "SERVICE",
-    "SLICE",
-    "SPARE",
-    "ClusterView",
-    "Dedicated",
-    "Fleet",
-    "Network",
-    "NodeDocument",
-    "Slot",
-    "StoreKeys",
-]
 
 MOST_RECORDS = 400_000  # in the whole view: 10,000 nodes with 36 slots each
 MOST_BYTES = 256 << 20  # of node documents in the whole view
 MOST_FAULTS = 1000  # refused records that are kept by name; the rest is only counted
-
-
-@dataclass(frozen=True)
-class Fleet:
-    """The other nodes, for the mesh: the peers of each device (`GLOBAL` or a service), and the addresses behind them
-    that are members of each isolation network."""
-
-    peers: Mapping[str, tuple[Target, ...]] = field(default_factory=dict)
-    members: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
 Record = tuple[str, bytes | None, int] | tuple[str, bytes]
@@ -69,6 +37,8 @@ class ClusterView:
     def __init__(self, base: str, own: str = "", grace: float = 0.0, trust: Trust | None = None) -> None:
         """`own`: this node's identity; `grace`: seconds for which a claim counts that was missing in a `load`;
         `trust`: checks signatures; None accepts every record."""
+        self.lock = threading.RLock()
+        """Held by a thread while it reads or changes the view together with other threads."""
         self.keys = StoreKeys(base)
         self._own_key, self._trust = self.keys.node(own), trust
         self.nodes: dict[str, NodeDocument] = {}

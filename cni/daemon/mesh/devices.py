@@ -10,9 +10,10 @@ import errno
 import logging
 import os
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from cni.daemon.events import Events, PeerChanged
 from cni.daemon.mesh.handshakes import SET_BACK, Handshakes
 from cni.daemon.mesh.paths import PathPlanner, Routes
 from cni.daemon.mesh.peer_events import PeerEvents
@@ -25,7 +26,6 @@ from cni.host.links import GONE
 from cni.host.tunnels import Device, Tunnels
 from cni.host.wg_types import DeviceSeen, PeerChange
 from cni.host.worker import beat
-from cni.overlay import wire
 
 log = logging.getLogger(__name__)
 
@@ -50,16 +50,15 @@ class Devices:
         registry: Tables,
         tunnels: Tunnels,
         planner: PathPlanner,
-        tell: Callable[[wire.AnyEvent], None],
         board: ProblemBoard,
+        events: Events,
     ) -> None:
-        """`tell`: receives the events about peers; must not block."""
-        self._registry, self._tunnels, self._planner, self._tell = registry, tunnels, planner, tell
+        self._registry, self._tunnels, self._planner, self._events = registry, tunnels, planner, events
         self._applied: dict[str, Applied] = {}
         self._silences: dict[str, int] = {}
         self._faults: dict[str, tuple[str, ...]] = {}  # by device: what could not be repaired in the last pass
         self._handshakes = Handshakes()
-        self._events = PeerEvents()
+        self._peer_events = PeerEvents()
         self._board = board
 
     def start(self) -> None:
@@ -102,7 +101,7 @@ class Devices:
         self._board.clear("wireguard-device", name)
         for code in ("route-conflict", "endpoint-refused", "route-circular"):
             self._board.clear(code, name)
-        self._events.forget(name)
+        self._peer_events.forget(name)
         self._registry.devices.drop(name)
 
     def ensure(
@@ -161,8 +160,8 @@ class Devices:
         changes = wireguard.renewed(seen.peers, peers, record.endpoints, ages, forgotten)
         if not complete:
             changes = [change for change in changes if not change.remove or change.public_key in forgotten]
-        for event in self._events.update(name, seen.peers, ages):
-            self._tell(event)
+        for message in self._peer_events.update(name, seen.peers, ages):
+            self._events.publish(PeerChanged(message))
         self._change(name, changes)
 
     def _ensure_answering(self, device: Device) -> DeviceSeen:
@@ -201,7 +200,7 @@ class Devices:
         for subject in self._board.subjects("wireguard-device"):
             if subject.startswith(f"{name} ") and subject not in refused - done:
                 self._board.clear("wireguard-device", subject)
-        self._events.configured(name, changes)
+        self._peer_events.configured(name, changes)
 
     def _note_paths(self, name: str, targets: Mapping[str, Target], peers: Mapping[str, Peer]) -> None:
         refused, circles = self._planner.refused(name), self._planner.circles(name, targets, peers)

@@ -17,9 +17,9 @@ from pathlib import Path
 import msgspec
 
 from cni import files
-from cni.daemon.cluster.store_records import check_depth
 from cni.daemon.model import keys
 from cni.daemon.model.endpoints import split_endpoint
+from cni.daemon.model.json_depth import check_depth
 from cni.daemon.model.records import Node
 from cni.errors import InputOutput, InvalidConfig, StateUnusable
 from cni.overlay.address import network

@@ -19,7 +19,6 @@ from cni.daemon.model.wireguard import Address, Network, Peer, Target
 from cni.host.tunnel_routes import TunnelRoute
 from cni.host.tunnels import Tunnels
 from cni.host.wg_types import join_endpoint
-from cni.host.worker import Crew
 
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
@@ -48,29 +47,20 @@ class PathPlanner:
     def __init__(
         self,
         tunnels: Tunnels,
-        changed: Callable[[], None],
-        ranges: Callable[[], Iterable[str]] = tuple,
-        host_networks: Callable[[], tuple[Network, ...]] = tuple,
-        *,
-        crew: Crew | None = None,
-        told: Callable[[dict[str, str]], None] = lambda faults: None,
+        ranges: Callable[[], Iterable[str]],
+        host_networks: Callable[[], tuple[Network, ...]],
+        resolver: Resolver,
     ) -> None:
-        """`changed` is called, in another thread, when the addresses of a peer's name change; `told` with the names
-        that cannot be looked up, and why. `ranges`: the overlay's; `host_networks`: the host's own networks, for which
-        no route is planned."""
+        """`ranges`: the overlay's; `host_networks`: the host's own networks, for which no route is planned."""
         self._host_networks = host_networks
         self._tunnels = tunnels
         self._ranges = ranges
-        self._resolver = Resolver(changed, crew, told)
+        self._resolver = resolver
         self._memo = Memo()
         self._mtus: dict[Address, int] = {}
         self._doubted: dict[Address, tuple[int, int]] = {}
         self._peers: dict[str, dict[str, tuple[tuple[Target, str], Peer]]] = {}
         self._refused: dict[str, dict[str, str]] = {}
-
-    def stop(self) -> None:
-        """Stop looking up names."""
-        self._resolver.stop()
 
     def refresh(self, targets: Iterable[Target]) -> None:
         """Read the paths to the targets' endpoints from the kernel again, in one batch."""

@@ -6,8 +6,9 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable
 
+from cni.daemon.events import Events, PeerNamesResolved
+from cni.daemon.problem_board import ProblemBoard
 from cni.host.worker import IDLE, Crew, beat
 
 log = logging.getLogger(__name__)
@@ -21,15 +22,8 @@ FORGET = 600.0  # seconds after which a name that is no longer requested is drop
 class Resolver:
     """The addresses of names, as of the last lookup. Thread-safe."""
 
-    def __init__(
-        self,
-        changed: Callable[[], None],
-        crew: Crew | None = None,
-        told: Callable[[dict[str, str]], None] = lambda faults: None,
-    ) -> None:
-        """`changed` is called when the addresses of a name change; `told` with the names that cannot be looked up, and
-        why. Both are called in the resolver's thread."""
-        self._changed, self._told = changed, told
+    def __init__(self, crew: Crew, board: ProblemBoard, events: Events) -> None:
+        self._board, self._events = board, events
         self._faults: dict[str, str] = {}
         self._lock = threading.Lock()
         self._known: dict[str, tuple[str, ...]] = {}
@@ -37,7 +31,7 @@ class Resolver:
         self._asked: dict[str, float] = {}
         self._wake = threading.Event()
         self._stop = False
-        self._worker = (crew or Crew()).worker("resolver", self._run)
+        self._worker = crew.worker("resolver", self._run)
         self._started = False
 
     def addresses(self, name: str) -> tuple[str, ...]:
@@ -70,7 +64,7 @@ class Resolver:
             for name in due:
                 beat(LOOKUP)
                 self._lookup(name)
-            self._told(dict(self._faults))
+            self._board.set_all("name-not-found", dict(self._faults))
             with self._lock:
                 next_time = min(self._due.values(), default=now + REFRESH)
             beat(IDLE)
@@ -94,4 +88,4 @@ class Resolver:
                 self._known[name] = addresses
         if changed:
             log.info("the peer name %s resolves to %s", name, ", ".join(addresses))
-            self._changed()
+            self._events.publish(PeerNamesResolved())

@@ -7,18 +7,17 @@ import logging
 from collections.abc import Callable, Iterable
 
 from cni import defaults, naming
-from cni.daemon.attachments.overlay import OverlayService
-from cni.daemon.cluster.store_records import GLOBAL
-from cni.daemon.cluster.view import Fleet
 from cni.daemon.fence.controller import RemoteView
 from cni.daemon.fence.model import FenceEdge, RemoteMember
 from cni.daemon.mesh.joined_peers import Invitation, JoinedPeers
 from cni.daemon.model import peer_table, wireguard
 from cni.daemon.model.endpoints import is_name, split_endpoint
+from cni.daemon.model.fleet import GLOBAL, Fleet
 from cni.daemon.model.usable import usable
 from cni.daemon.model.wireguard import Target
 from cni.daemon.problem_board import ProblemBoard
 from cni.daemon.settings import Settings
+from cni.daemon.state.state import State
 from cni.daemon.state.tables import Edge as EdgeRecord
 from cni.daemon.state.tables import Guest, Tables
 from cni.host.tunnels import Tunnels
@@ -43,6 +42,11 @@ class PeerSources:
         self._settings, self._registry, self._joined, self._board = settings, registry, joined, board
         self._clusters = clusters
         self._faults: dict[str, dict[str, str]] = {}  # by service and key
+
+    def configured(self) -> bool:
+        """Whether the YAML names peers or a cluster, or a node was joined by token. Raises InputOutput,
+        StateUnusable."""
+        return bool(self._settings.peers or self._settings.cluster or self._joined.all())
 
     @property
     def complete(self) -> bool:
@@ -154,13 +158,13 @@ class ProxyNeighbours:
     """Makes the node answer neighbour requests for guests. A guest has an address of its service's subnet, so
     containers look for it on their bridge."""
 
-    def __init__(self, service: OverlayService, registry: Tables, tunnels: Tunnels) -> None:
-        self._service, self._registry, self._tunnels = service, registry, tunnels
+    def __init__(self, state: State, registry: Tables, tunnels: Tunnels) -> None:
+        self._state, self._registry, self._tunnels = state, registry, tunnels
         self._proxies: set[tuple[str, str]] = set()
 
     def sync(self) -> None:
         """Bring the proxy entries in line with the present guests. Never raises OSError."""
-        services, wanted = self._service.state.services, set()
+        services, wanted = self._state.services, set()
         for guest in self._registry.guests.all().values():
             service = services.get(guest.service)
             bridge = service.bridge if service is not None else ""

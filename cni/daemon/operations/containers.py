@@ -10,7 +10,7 @@ import ipaddress
 import os
 
 from cni import naming
-from cni.daemon.attachments.attach import AttachRequest
+from cni.daemon.attachments.request import AttachRequest
 from cni.daemon.model.records import Attachment, AttachmentKey
 from cni.daemon.operations.context import OperationContext, OperationRefused
 from cni.errors import CniError, InterfaceExists
@@ -50,7 +50,7 @@ def attach(handle: wire.LinuxPid, ask: wire.AttachContainer, context: OperationC
             request = _request(handle.pid, started, fd, ask, context)
             _detach_previous(request, context)
             _refuse_second_default_route(request, context)
-            done = context.service.attacher.attach(request)
+            done = context.admission.attach(request)
         except InterfaceExists as error:
             raise OperationRefused(f"overlay engine error: container netns ops: {IFNAME}: {FILE_EXISTS}") from error
         finally:
@@ -91,7 +91,7 @@ def _identify(fd: int, pid: int, context: OperationContext) -> NetnsId:
     route of the overlay."""
     status = os.fstat(fd)
     netns = NetnsId(status.st_dev, status.st_ino)
-    if netns == context.service.kernel.own or process.is_hosts(netns):
+    if netns == context.kernel.own or process.is_hosts(netns):
         raise OperationRefused(f"overlay engine error: process {pid} is in the host's own network namespace")
     return netns
 
@@ -112,7 +112,7 @@ def _detach_previous(request: AttachRequest, context: OperationContext) -> None:
     network: a PID has one attachment at a time."""
     before = context.state.attachments.get(request.key)
     if before is not None and _identity(before) != _identity(request):
-        context.service.attacher.detach(before.key)
+        context.attacher.detach(before.key)
 
 
 def _refuse_second_default_route(request: AttachRequest, context: OperationContext) -> None:
@@ -125,7 +125,7 @@ def _refuse_second_default_route(request: AttachRequest, context: OperationConte
     versions = {ipaddress.ip_network(cidr).version for cidr in context.state.cidrs}
     for version in sorted(versions):
         try:
-            has_route = context.service.kernel.has_default_route(request.netns_fd, version)
+            has_route = context.kernel.has_default_route(request.netns_fd, version)
         except OSError as error:
             raise OperationRefused(
                 f"overlay engine error: container netns ops: default route: {error.strerror}"
@@ -143,7 +143,7 @@ def detach(handle: wire.LinuxPid, context: OperationContext) -> wire.Ok:
     with context.locks.holding(("pid", handle.pid)):
         veth = naming.pid_host_veth(handle.pid)
         # A PID whose name is longer than a link's name can be is no process's.
-        context.service.attacher.detach(_key(handle.pid), veth if len(veth) <= naming.NAME_LIMIT else "")
+        context.attacher.detach(_key(handle.pid), veth if len(veth) <= naming.NAME_LIMIT else "")
     return wire.Ok()
 
 

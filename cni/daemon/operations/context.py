@@ -1,17 +1,26 @@
-"""The context of every operation: the node's service, the registry, the node's keys, and locks for resources that have
-none of their own."""
+"""The context of every operation: the parts of the daemon that operations use, and locks for resources without one of
+their own."""
 
 from __future__ import annotations
 
 import ipaddress
 
-from cni.daemon.attachments.overlay import OverlayService
+from cni.daemon.attachments.admission import Admission
+from cni.daemon.attachments.attach import Attacher
+from cni.daemon.attachments.segment_release import SegmentRelease
+from cni.daemon.attachments.segments import Segments
+from cni.daemon.events import Events
+from cni.daemon.fence.controller import FenceController
 from cni.daemon.mesh.mesh import Mesh
 from cni.daemon.model.records import AssignedAddress
+from cni.daemon.node.ranges import Ranges
+from cni.daemon.reconcile.data_path import DataPath
+from cni.daemon.settings import Settings
 from cni.daemon.state.identity import Identity
-from cni.daemon.state.state import Locks, NeedsSlot
+from cni.daemon.state.state import Locks, NeedsSlot, State
 from cni.daemon.state.tables import Tables
 from cni.errors import CniError, PoolExhausted, TryAgainLater
+from cni.host.kernel import Kernel
 
 NODE = "node"
 """The name of the lock on the node's record: its names, its ranges, and whether the global overlay is up."""
@@ -50,15 +59,32 @@ class EdgeClock:
 class OperationContext:
     """The objects that operations work on. Each operation locks only the resource that it changes."""
 
-    def __init__(self, service: OverlayService, registry: Tables, identity: Identity, mesh: Mesh | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        state: State,
+        kernel: Kernel,
+        fence: FenceController,
+        ranges: Ranges,
+        data_path: DataPath,
+        segments: Segments,
+        release: SegmentRelease,
+        attacher: Attacher,
+        admission: Admission,
+        registry: Tables,
+        identity: Identity,
+        events: Events,
+        mesh: Mesh | None,
+    ) -> None:
         """Without a `mesh` peers are recorded but put on no device."""
-        self.service = service
-        self.mesh = mesh
-        self.state = service.state
-        self.registry = registry
-        self.identity = identity
+        self.settings, self.state, self.kernel, self.fence = settings, state, kernel, fence
+        self.ranges, self.data_path, self.segments = ranges, data_path, segments
+        self.attacher, self.admission, self.events = attacher, admission, events
+        self.registry, self.identity, self.mesh = registry, identity, mesh
         self.locks = Locks()
         self.edge_clock = EdgeClock()
+        self._release = release
 
     def refresh(self) -> None:
         """Apply changes to the WireGuard devices. A failure is shown by `status`, and retried."""
@@ -76,21 +102,20 @@ class OperationContext:
         A full segment grows. Raises PoolExhausted, TryAgainLater while the free addresses are in cooldown.
         """
         held = self._lease(service, owner)
-        self.service.kernel.finish_flows([held.ip])
+        self.kernel.finish_flows([held.ip])
         return held
 
     def _lease(self, service: str, owner: str) -> AssignedAddress:
         record = self.state.services.get(service)
         if record is None:
             return self._lease_home(owner)
-        services = self.service.services
-        with services.holding(service, record.mode) as segment:
+        with self.segments.holding(service, record.mode) as segment:
             while segment in self.state.services:
                 try:
                     return self.state.lease(segment, owner)
                 except NeedsSlot as full:
                     try:
-                        services.grow(segment, full.version)
+                        self.segments.grow(segment, full.version)
                     except PoolExhausted as exhausted:
                         raise self.state.full(segment, full.version) from exhausted
         return self._lease_home(owner)
@@ -99,7 +124,7 @@ class OperationContext:
         """Lease an address of the node's slice. If the slice is full, raises PoolExhausted, or TryAgainLater while some
         of its addresses are in cooldown; the message is the contract's (6.4)."""
         held = self._lease_home(owner)
-        self.service.kernel.finish_flows([held.ip])
+        self.kernel.finish_flows([held.ip])
         return held
 
     def _lease_home(self, owner: str) -> AssignedAddress:
@@ -120,8 +145,8 @@ class OperationContext:
         held = self.state.leases.get(address)
         if held is not None and held.owner == owner:
             # Before another attach can have the address: it waits for the deletions that are queued.
-            self.service.kernel.forget_flows([address])
+            self.kernel.forget_flows([address])
         lease = self.state.release(address, owner)
         record = self.state.services.get(lease.service) if lease is not None else None
         if record is not None:
-            self.service.services.shrink(record.name, record.mode)
+            self._release.shrink(record.name, record.mode)

@@ -63,8 +63,8 @@ def _mint(name: str, ask: wire.MintEdgePeer, allowed: tuple[str, ...], context: 
         config = edge_config(edge, private, ask.node_endpoint, context)
         context.registry.edges.put(name, edge)
         add_own_peer(edge.public_key, held.ip, owner_of("edge", name), context)
-        if allowed and context.service.barrier.trouble():
-            raise FenceFailed("the edge peer cannot be held to what it is allowed", context.service.barrier.trouble())
+        if allowed and context.fence.trouble():
+            raise FenceFailed("the edge peer cannot be held to what it is allowed", context.fence.trouble())
     except BaseException:
         _drop(edge, context)
         raise
@@ -74,7 +74,7 @@ def _mint(name: str, ask: wire.MintEdgePeer, allowed: tuple[str, ...], context: 
 def edge_config(edge: Edge, private: str, endpoint: str, context: OperationContext) -> wire.EdgeConfig:
     """The configuration of the edge machine: its one peer is this node, for the allowed targets or, without any, for
     the whole cluster."""
-    node, dns = context.state.node, context.service.settings.dns
+    node, dns = context.state.node, context.settings.dns
     cluster = ipaddress.ip_network(node.cluster_cidr)
     server = dns.nameservers[0] if dns.nameservers else None
     always = [str(ipaddress.ip_network(str(node.address(cluster.version))))]

@@ -7,6 +7,7 @@ import logging
 
 from cni import defaults
 from cni.daemon import public_keys
+from cni.daemon.events import NodeFactsChanged
 from cni.daemon.model import keys, peer_table
 from cni.daemon.operations.context import OperationContext, OperationRefused
 from cni.daemon.state.tables import Guest, HostProcess, owner_of
@@ -65,15 +66,15 @@ def _new_guest(name: str, ask: wire.AttachContainer, context: OperationContext) 
         _drop_guest(guest, context)
         raise
     if guest.isolation is not None:
-        context.state.changed()
+        context.events.publish(NodeFactsChanged())
     return guest
 
 
 def _need_fence(guest: Guest, context: OperationContext) -> None:
-    if guest.isolation is not None and context.service.barrier.trouble():
+    if guest.isolation is not None and context.fence.trouble():
         raise FenceFailed(
             f"guest {guest.id} cannot be held to isolation network {guest.isolation!r}",
-            context.service.barrier.trouble(),
+            context.fence.trouble(),
         )
 
 
@@ -119,7 +120,7 @@ def _drop_guest(guest: Guest, context: OperationContext) -> None:
     context.registry.guests.drop(guest.id)
     if guest.isolation is not None:
         context.refresh()  # the peer is gone: remove the address from the isolation network before it is leased again
-        context.state.changed()
+        context.events.publish(NodeFactsChanged())
     context.release(guest.held.ip, owner_of("guest", guest.id))
 
 
@@ -157,7 +158,7 @@ def attach_host(handle: wire.HostShared, ask: wire.AttachContainer, context: Ope
 
 def _put_on_lo(process: HostProcess, context: OperationContext) -> None:
     try:
-        context.service.kernel.ensure_node_address(ipaddress.ip_address(process.ip))
+        context.kernel.ensure_node_address(ipaddress.ip_address(process.ip))
     except OSError as error:
         _drop_host(process, context)
         raise OperationRefused(f"overlay engine error: cannot give the host {process.ip}: {error}") from error
@@ -174,7 +175,7 @@ def detach_host(handle: wire.HostShared, context: OperationContext) -> wire.Ok:
 
 def _drop_host(process: HostProcess, context: OperationContext) -> None:
     try:
-        context.service.kernel.remove_node_address(ipaddress.ip_address(process.ip))
+        context.kernel.remove_node_address(ipaddress.ip_address(process.ip))
     except OSError as error:
         raise OperationRefused(f"overlay engine error: cannot take {process.ip} from the host: {error}") from error
     context.registry.hosts.drop(process.id)
@@ -196,13 +197,13 @@ def restore(context: OperationContext) -> None:
             process = context.registry.hosts.get(name)
             if process is not None:
                 try:
-                    context.service.kernel.ensure_node_address(ipaddress.ip_address(process.ip))
+                    context.kernel.ensure_node_address(ipaddress.ip_address(process.ip))
                 except OSError as error:
                     log.warning("cannot give the host %s: %s", process.ip, error)
 
 
 def _need_overlay(context: OperationContext, what: str) -> None:
-    context.service.ranges.refuse()
+    context.ranges.refuse()
     if not context.is_up():
         raise OperationRefused(f"{what} requires the global overlay to be set up first (setup_global_overlay)")
 

@@ -24,12 +24,12 @@ def set_local_node_id(ask: wire.SetLocalNodeId, context: OperationContext) -> wi
     in use."""
     with context.locks.holding(NODE):
         node = context.state.node
-        if context.service.settings.cluster is not None:
+        if context.settings.cluster is not None:
             log.info("node id %d is ignored: the cluster gave this node %d", ask.node_id, node.node_id)
         elif ask.node_id != node.node_id:
             if context.state.services:
                 log.warning("node id %d in place of %d; services keep their subnets", ask.node_id, node.node_id)
-            context.service.change_node(node_id=ask.node_id)
+            context.data_path.change_node(node_id=ask.node_id)
     return wire.Ok()
 
 
@@ -37,7 +37,7 @@ def set_local_wg_pubkey(ask: wire.SetLocalWgPubkey, context: OperationContext) -
     """Record the key that the agent takes for this node's. The key in use is the daemon's own (`status`)."""
     with context.locks.holding(NODE):
         if ask.pubkey != context.state.node.wg_public_key:
-            context.service.change_node(wg_public_key=ask.pubkey)
+            context.data_path.change_node(wg_public_key=ask.pubkey)
     return wire.Ok()
 
 
@@ -53,14 +53,14 @@ def setup_global_overlay(ask: wire.SetupGlobalOverlay, context: OperationContext
         state = context.state
         held = {service.name: service.networks(4) + service.networks(6) for service in list(state.services.values())}
         owned = [lease.address for lease in list(state.leases.values()) if lease.service == ""]
-        own = ask.slice_cidr if context.service.settings.cluster is None else None  # in a cluster the node has its own
+        own = ask.slice_cidr if context.settings.cluster is None else None  # in a cluster the node has its own
         ranges = judge_ranges(state.node, ask.cluster_cidr, own, held, owned)
-        if ranges["cluster_cidr"] not in state.cidrs or context.service.ranges.refusal:
-            context.service.ranges.judge([cidr for cidr in (ranges["cluster_cidr"], ranges["cluster_cidr6"]) if cidr])
+        if ranges["cluster_cidr"] not in state.cidrs or context.ranges.refusal:
+            context.ranges.judge([cidr for cidr in (ranges["cluster_cidr"], ranges["cluster_cidr6"]) if cidr])
         context.identity.public_key()
         if ask.nat is not None:
             context.registry.nat.put("nat", ask.nat)
-        context.service.change_node(
+        context.data_path.change_node(
             deployment=ask.deployment, instance_id=ask.instance_id, wg_port=ask.wg_port, set_up=True, **ranges
         )
         context.refresh()
@@ -149,7 +149,7 @@ def teardown_global_overlay(_: wire.TeardownGlobalOverlay, context: OperationCon
         edges.revoke_all(context)
         services.teardown_idle(context)
         if context.state.node.set_up:
-            context.service.change_node(set_up=False)
+            context.data_path.change_node(set_up=False)
             context.refresh()
     return wire.Ok()
 

@@ -25,7 +25,7 @@ def setup_service_overlay(ask: wire.SetupServiceOverlay, context: OperationConte
     """
     rename(ask.service, ask.mode, context)
     before = context.state.services.get(ask.service)
-    record = context.service.services.ensure(ask.service, ask.mode, keep=True)
+    record = context.segments.ensure(ask.service, ask.mode, keep=True)
     if ask.mode == "dedicated":
         own = context.identity.dedicated(ask.service)
         context.refresh()
@@ -46,10 +46,10 @@ def rename(service: str, mode: str, context: OperationContext) -> None:
     record, node = context.state.services.get(service), context.state.node
     if mode == "shared" or record is None or record.mode == "shared" or context.state.in_use(service):
         return
-    with context.service.services.holding(service, mode):
+    with context.segments.holding(service, mode):
         by_rule = naming.service_bridge(node.deployment, node.instance_id, service)
         if record.bridge != by_rule and not context.state.in_use(service):
-            context.service.services.teardown(service)
+            context.segments.teardown(service)
 
 
 def teardown_service_overlay(ask: wire.TeardownServiceOverlay, context: OperationContext) -> wire.Ok:
@@ -67,8 +67,8 @@ def _teardown(service: str, context: OperationContext) -> None:
     record = context.state.services.get(service)
     if record is not None and record.mode != "shared":
         for attachment in context.state.members(record.bridge):
-            context.service.attacher.detach(attachment.key)
-    context.service.services.teardown(service)
+            context.attacher.detach(attachment.key)
+    context.segments.teardown(service)
     context.identity.forget(service)
     gone = {key: None for key, peer in context.registry.peers.all().items() if peer.service == service}
     if gone:
@@ -84,8 +84,8 @@ def teardown_idle(context: OperationContext) -> None:
     if not context.state.in_use(naming.SHARED_BRIDGE_KEY):
         for service in list(context.state.services.values()):
             if service.mode == "shared" and service.name != naming.SHARED_BRIDGE_KEY:
-                context.service.services.teardown(service.name)
-        context.service.services.teardown_shared()
+                context.segments.teardown(service.name)
+        context.segments.teardown_shared()
 
 
 def prune_orphan_bridges(ask: wire.PruneOrphanBridges, context: OperationContext) -> wire.PrunedBridges:
@@ -101,12 +101,12 @@ def prune_orphan_bridges(ask: wire.PruneOrphanBridges, context: OperationContext
 
 
 def _prune(service: Service, context: OperationContext) -> bool:
-    with context.service.services.holding(service.name, service.mode):
+    with context.segments.holding(service.name, service.mode):
         if context.state.in_use(service.name) or context.state.services.get(service.name) != service:
             return False
         log.info("pruning the idle bridge %s of service %s", service.bridge, service.name)
         # Key, port and peers of a dedicated service belong to its device, not to the bridge: a later setup uses them.
-        context.service.services.teardown(service.name)
+        context.segments.teardown(service.name)
         return True
 
 

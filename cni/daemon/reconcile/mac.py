@@ -17,14 +17,17 @@ import time
 
 import msgspec
 
-from cni.daemon.attachments.overlay import OverlayService
+from cni.daemon.attachments.attach import Attacher
+from cni.daemon.events import AttachmentGone, AttachmentLive
+from cni.daemon.fence.controller import FenceController
 from cni.daemon.model.records import Attachment, AttachmentKey
-from cni.daemon.state.state import boot_clock
+from cni.daemon.state.state import State, boot_clock
 from cni.errors import CniError
 from cni.host import process
+from cni.host.kernel import Kernel
 from cni.host.mtu import ContainerNetns
 from cni.host.netns import NetnsId
-from cni.host.worker import IDLE, beat
+from cni.host.worker import IDLE, Crew, beat
 
 log = logging.getLogger(__name__)
 
@@ -36,18 +39,18 @@ LAST = 6.0  # seconds after the attach: the chain has ended by then, and a later
 class MacWatcher:
     """Compares the MACs of new attachments, in a thread of its own."""
 
-    def __init__(self, service: OverlayService) -> None:
-        self._service = service
+    def __init__(self, state: State, kernel: Kernel, fence: FenceController, attacher: Attacher, crew: Crew) -> None:
+        self._state, self._kernel, self._fence, self._attacher = state, kernel, fence, attacher
         self._due: list[tuple[float, float, AttachmentKey, float]] = []  # due, interval, key, made_at
         self._change = threading.Condition()
         self._ended = False
-        self._worker = service.crew.worker("tuned", self._run)
+        self._worker = crew.worker("tuned", self._run)
 
     def start(self) -> None:
         """Start the thread; attachments that an earlier daemon made less than `LAST` seconds ago are watched too."""
-        for attachment in self._service.state.snapshot():
+        for attachment in self._state.snapshot():
             if boot_clock() - attachment.made_at < LAST:
-                self.watch(attachment)
+                self._watch(attachment)
         self._worker.start()
 
     def stop(self) -> None:
@@ -58,8 +61,17 @@ class MacWatcher:
             self._change.notify()
         self._worker.join(PATIENCE)
 
-    def watch(self, attachment: Attachment) -> None:
+    def on_attached(self, event: AttachmentLive) -> None:
         """Watch the attachment's MAC from now on, for about `LAST` seconds."""
+        self._watch(event.attachment)
+
+    def on_detached(self, event: AttachmentGone) -> None:
+        """Drop the checks of the attachment."""
+        with self._change:
+            self._due = [due for due in self._due if due[2] != event.attachment.key]
+            heapq.heapify(self._due)
+
+    def _watch(self, attachment: Attachment) -> None:
         self._push(FIRST, attachment.key, attachment.made_at)
 
     def _push(self, seconds: float, key: AttachmentKey, made_at: float) -> None:
@@ -92,10 +104,10 @@ class MacWatcher:
 
     def _check(self, key: AttachmentKey, made_at: float) -> bool:
         """Make the port's MAC that of the container's end. Returns whether another check is useful."""
-        attachment = self._service.state.attachments.get(key)
+        attachment = self._state.attachments.get(key)
         if attachment is None or attachment.state != "live" or attachment.made_at != made_at:
             return False
-        host = self._service.kernel.find(attachment.host_veth)
+        host = self._kernel.find(attachment.host_veth)
         if host is None:
             return False
         try:
@@ -113,7 +125,7 @@ class MacWatcher:
     def _take_over(self, attachment: Attachment, mac: str) -> None:
         name = f"{attachment.ifname} of {attachment.container}"
         try:
-            self._service.attacher.revise(attachment, lambda: self._with_mac(attachment, mac))
+            self._attacher.revise(attachment, lambda: self._with_mac(attachment, mac))
         except (CniError, OSError) as error:
             log.warning("%s has the MAC %s now, and its port stays closed for it: %s", name, mac, error)
         else:
@@ -122,17 +134,16 @@ class MacWatcher:
     def _with_mac(self, attachment: Attachment, mac: str) -> Attachment:
         """The attachment with the new MAC, admitted by the fence. Raises CniError; the port is then as before, or
         closed."""
-        service = self._service
-        service.state.check_mac(mac, attachment)
-        service.barrier.remove_port(attachment)
+        self._state.check_mac(mac, attachment)
+        self._fence.remove_port(attachment)
         changed = msgspec.structs.replace(attachment, mac=mac)
         try:
-            service.barrier.add_port(changed)
+            self._fence.add_port(changed)
         except CniError:
-            service.barrier.add_port(attachment)
+            self._fence.add_port(attachment)
             raise
-        bridge = service.kernel.find(attachment.bridge)
+        bridge = self._kernel.find(attachment.bridge)
         if bridge is not None:
             for held in attachment.addresses:
-                service.kernel.forget_neighbour(bridge.index, held.ip)
+                self._kernel.forget_neighbour(bridge.index, held.ip)
         return changed

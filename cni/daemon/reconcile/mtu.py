@@ -14,11 +14,13 @@ from collections.abc import Iterable
 
 import msgspec
 
-from cni.daemon.attachments.overlay import OverlayService
+from cni.daemon.attachments.attach import Attacher
 from cni.daemon.model import sizes
 from cni.daemon.model.records import Attachment, AttachmentKey
+from cni.daemon.state.state import State
 from cni.host import links
 from cni.host import mtu as mtu_changes
+from cni.host.kernel import Kernel
 from cni.host.links import Link
 from cni.host.netlink import Netlink
 from cni.host.netns import NetnsId
@@ -47,14 +49,14 @@ def bridge_sizes(attachments: Iterable[Attachment], mtu: int) -> dict[str, int]:
 class MtuFollower:
     """Resizes the bridges and attachments of one node. Used by one thread."""
 
-    def __init__(self, service: OverlayService) -> None:
-        self._service = service
+    def __init__(self, state: State, kernel: Kernel, attacher: Attacher) -> None:
+        self._state, self._kernel, self._attacher = state, kernel, attacher
         self._tried: dict[AttachmentKey, int] = {}  # MTU that an attachment could not get, so it is tried once
 
     def follow(self, mtu: int) -> None:
         """Give bridges and live attachments the MTU that a new container gets, where possible. `mtu`: bytes.
         Idempotent. A link that cannot be resized is logged; never raises OSError."""
-        state, kernel = self._service.state, self._service.kernel
+        state, kernel = self._state, self._kernel
         with Netlink() as socket:
             for attachment in state.snapshot():
                 if self._is_late(attachment, mtu):
@@ -71,7 +73,7 @@ class MtuFollower:
         return attachment.state == "live" and size not in (attachment.mtu, self._tried.get(attachment.key))
 
     def _resize(self, socket: Netlink, attachment: Attachment, mtu: int) -> None:
-        host = self._service.kernel.find(attachment.host_veth)
+        host = self._kernel.find(attachment.host_veth)
         if host is None:
             return  # the reconciler releases it
         name = f"{attachment.ifname} of {attachment.container}"
@@ -87,7 +89,7 @@ class MtuFollower:
             return msgspec.structs.replace(attachment, mtu=mtu)
 
         try:
-            self._service.attacher.revise(attachment, work)
+            self._attacher.revise(attachment, work)
         except OSError as error:
             log.warning("%s keeps the MTU %d in place of %d: %s", name, attachment.mtu, mtu, error)
 

@@ -15,15 +15,21 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from cni import naming
-from cni.daemon.attachments.overlay import OverlayService
+from cni.daemon.attachments.attach import Attacher
 from cni.daemon.attachments.ownership import is_port_of, is_unmarked
-from cni.daemon.fence.controller import bridges
+from cni.daemon.attachments.segment_release import SegmentRelease
+from cni.daemon.attachments.segments import Segments
+from cni.daemon.fence.controller import FenceController, bridges
 from cni.daemon.model import macs
 from cni.daemon.model.records import Attachment, AttachmentKey
+from cni.daemon.problem_board import ProblemBoard
+from cni.daemon.reconcile.conditions import NodeConditions
+from cni.daemon.state.state import State
 from cni.errors import CniError
+from cni.host.kernel import Kernel
 from cni.host.links import Link
 from cni.host.monitor import Monitor, is_loss
-from cni.host.worker import beat
+from cni.host.worker import Crew, beat
 
 log = logging.getLogger(__name__)
 
@@ -37,22 +43,35 @@ class Reconciler:
     """Reconciles one node, in a thread of its own."""
 
     def __init__(
-        self, service: OverlayService, alone: Callable[[], bool], also: Callable[[], None] = lambda: None
+        self,
+        *,
+        state: State,
+        kernel: Kernel,
+        fence: FenceController,
+        segments: Segments,
+        release: SegmentRelease,
+        attacher: Attacher,
+        conditions: NodeConditions,
+        board: ProblemBoard,
+        crew: Crew,
+        alone: Callable[[], bool],
+        also: Callable[[], None] = lambda: None,
     ) -> None:
         """`alone`: whether no other zlayer-cni daemon works in this network namespace. `also` is called after every
         comparison."""
-        self._service = service
-        self._alone = alone
-        self._also = also
+        self._state, self._kernel, self._fence = state, kernel, fence
+        self._segments, self._release_unused, self._attacher = segments, release, attacher
+        self._conditions, self._board, self._crew = conditions, board, crew
+        self._alone, self._also = alone, also
         self._dead: set[AttachmentKey] = set()
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._monitor: Monitor | None = None
-        self._worker = service.crew.worker("keeper", self._run)
+        self._worker = crew.worker("keeper", self._run)
 
     def start(self) -> None:
         """Start comparing: every `INTERVAL`, and `SETTLE` seconds after a bridge or an address was removed."""
-        self._monitor = Monitor(self._on_kernel_event, crew=self._service.crew)
+        self._monitor = Monitor(self._on_kernel_event, crew=self._crew)
         self._worker.start()
 
     def stop(self) -> None:
@@ -79,12 +98,12 @@ class Reconciler:
     def _step(self, subject: str, what: str) -> AbstractContextManager[None]:
         """One step of a comparison: an exception becomes a problem, and the steps after it run."""
         beat()
-        return self._service.board.step("look-incomplete", subject, what)
+        return self._board.step("look-incomplete", subject, what)
 
     def _on_kernel_event(self, kind: int, name: str) -> None:
         """Wake the thread if a bridge of the overlay or an address was removed. Ports are removed all the time, and
         DEL reports those."""
-        if is_loss(kind) and (not name or name in bridges(list(self._service.state.services.values()))):
+        if is_loss(kind) and (not name or name in bridges(list(self._state.services.values()))):
             self._wake.set()
 
     # --- at start ----------------------------------------------------------------------------------------------------
@@ -92,19 +111,19 @@ class Reconciler:
     def adopt(self) -> None:
         """Adopt an earlier daemon's state: undo unfinished attaches, remove links without a record, and leave the rest
         untouched."""
-        for attachment in self._service.state.snapshot():
+        for attachment in self._state.snapshot():
             if attachment.state != "live":
                 self._release(attachment, "was never finished")
         self._mark_ports()
         self._sweep_strays()
         # The earlier daemon may have been killed before it deleted them.
-        self._service.kernel.forget_flows(self._service.state.addresses.left_behind())
+        self._kernel.forget_flows(self._state.addresses.left_behind())
 
     def _mark_ports(self) -> None:
         """Write the owner mark on ports that an older version made without one."""
-        kernel = self._service.kernel
+        kernel = self._kernel
         links = {link.name: link for link in kernel.all_links()}
-        for attachment in self._service.state.snapshot():
+        for attachment in self._state.snapshot():
             link = links.get(attachment.host_veth)
             if link is not None and is_unmarked(link, attachment):
                 try:
@@ -114,7 +133,7 @@ class Reconciler:
 
     def _sweep_strays(self) -> None:
         """Remove links that this program made (name and MAC follow its rules) and that no record has."""
-        state, kernel = self._service.state, self._service.kernel
+        state, kernel = self._state, self._kernel
         ports = {attachment.host_veth for attachment in state.snapshot()}
         kept = set(bridges(state.services.values()))
         strays = [
@@ -132,29 +151,28 @@ class Reconciler:
 
     def look(self) -> None:
         """Compare everything once, and repair the differences."""
-        service = self._service
         names: dict[str, Link] | None = None
         with self._step("links", "the links could not be read"):
-            names = {link.name: link for link in service.kernel.all_links()}
+            names = {link.name: link for link in self._kernel.all_links()}
         if names is not None:
             with self._step("names", "renamed ports could not be searched for"):
                 self._repair_names(names)
             with self._step("bridges", "the bridges could not be compared"):
                 self._repair_bridges(names)
         with self._step("fence", "the fence could not be compared"):
-            if service.barrier.load():
+            if self._fence.load():
                 log.warning("the fence differed from the records and was repaired")
-        service.repair_node()
+        self._conditions.repair()
         with self._step("services", "services could not give back what they need no more"):
-            service.services.shrink_all()
-            service.services.release_empty(time.monotonic())
+            self._release_unused.shrink_all()
+            self._release_unused.release_empty(time.monotonic())
         if names is not None:
             with self._step("collection", "dead attachments could not be collected"):
                 self._collect(names)
 
     def _repair_names(self, names: dict[str, Link]) -> None:
         """Give renamed ports their name back: the fence admits a port under no other name."""
-        state, kernel = self._service.state, self._service.kernel
+        state, kernel = self._state, self._kernel
         foreign_veths = {link.mac: link for link in names.values() if link.kind == "veth" and not is_our_port(link)}
         for attachment in state.snapshot():
             link = foreign_veths.get(attachment.host_mac)
@@ -164,7 +182,7 @@ class Reconciler:
                 continue
             log.warning("%s was renamed to %s: renaming it back", attachment.host_veth, link.name)
             try:
-                with self._service.attacher.locked(attachment.key):
+                with self._attacher.locked(attachment.key):
                     if state.attachments.get(attachment.key) == attachment:
                         kernel.rename_link(link.index, attachment.host_veth)
                         names[attachment.host_veth] = kernel.find(attachment.host_veth) or link
@@ -173,19 +191,18 @@ class Reconciler:
 
     def _repair_bridges(self, names: dict[str, Link]) -> None:
         """Rebuild bridges that were deleted or changed, and put their ports on them again."""
-        service = self._service
-        for name in service.services.broken(names):
+        for name in self._segments.broken(names):
             log.warning("bridge %s is gone, down, or lacks its gateway: setting it up again", name)
-            service.services.rebuild(name)
-        for attachment in service.state.snapshot():
-            port, bridge = names.get(attachment.host_veth), service.kernel.find(attachment.bridge)
+            self._segments.rebuild(name)
+        for attachment in self._state.snapshot():
+            port, bridge = names.get(attachment.host_veth), self._kernel.find(attachment.bridge)
             if attachment.state == "live" and port is not None and bridge is not None and _is_its(port, attachment):
                 self._repair_port(port, bridge)
 
     def _repair_port(self, port: Link, bridge: Link) -> None:
         """Put a port back on its bridge, and set it up. A port that was removed meanwhile is left to the next
         comparison."""
-        kernel = self._service.kernel
+        kernel = self._kernel
         try:
             if port.master != bridge.index:
                 log.warning("%s is not on its bridge %s: putting it back", port.name, bridge.name)
@@ -199,17 +216,17 @@ class Reconciler:
     def _collect(self, names: dict[str, Link]) -> None:
         """Release attachments that are dead at two comparisons in a row: the link is missing, or the attach never
         finished."""
-        records = self._service.state.snapshot()
+        records = self._state.snapshot()
         gone = {a.key: a for a in records if a.state != "live" or not _is_its(names.get(a.host_veth), a)}
         for key, attachment in gone.items():
             if key in self._dead:
                 self._release(attachment, "has no interface any more")
-        self._dead = set(gone) - {key for key in gone if key not in self._service.state.attachments}
+        self._dead = set(gone) - {key for key in gone if key not in self._state.attachments}
 
     def _release(self, attachment: Attachment, why: str) -> None:
         name = f"{attachment.ifname} of {attachment.container} on {attachment.network}"
         try:
-            if self._service.attacher.release_dead(attachment):
+            if self._attacher.release_dead(attachment):
                 log.info("%s %s: released %s", name, why, ", ".join(held.ip for held in attachment.addresses))
         except (CniError, OSError) as error:
             log.warning("%s %s, and could not be released: %s", name, why, error)

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
+from cni.daemon.node.ranges import Ranges
 from cni.daemon.problem_board import ProblemBoard
-from cni.daemon.reconcile.ranges import Ranges
 from cni.host.monitor import ALL_GROUPS, Monitor
 from cni.host.worker import Crew, beat
 

@@ -17,9 +17,8 @@ import msgspec
 
 from cni import defaults, files
 from cni.daemon import public_keys
-from cni.daemon.cluster import signing
-from cni.daemon.cluster.signing import Signer
-from cni.daemon.model import keys
+from cni.daemon.model import keys, signing
+from cni.daemon.model.signing import Signer
 from cni.errors import InputOutput, PoolExhausted, StateUnusable
 
 FILE = "identity.json"

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import ipaddress
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
+from cni.daemon.events import Events, NodeFactsChanged
 from cni.daemon.model import slots
 from cni.daemon.model.records import Node, Service
 from cni.daemon.model.subnets import Address, Network, SubnetRegistry, further
@@ -24,8 +25,9 @@ from cni.daemon.state.store import Records
 class ServiceBook:
     """The node, and the slots of each service. Reads return values; writes go to the store first."""
 
-    def __init__(self, store: Records, settings: Settings) -> None:
+    def __init__(self, store: Records, settings: Settings, events: Events) -> None:
         self._store = store
+        self._events = events
         self._lock = threading.RLock()
         self.addresses = AddressPool(settings.address_cooldown)
         self.service_cidr = settings.service_cidr
@@ -35,7 +37,6 @@ class ServiceBook:
         self.own_addresses = restore.own_addresses(store)
         """The overlay's addresses that this daemon or an earlier one has added to lo, until they are removed."""
         self.notes_own_addresses = store.fresh or bool(store.load(restore.OWN_ADDRESS))
-        self.changed: Callable[[], None] = lambda: None  # called after every change of attachments and services
         self.services: dict[str, Service] = restore.services(store)
         self.node = restore.node(store) or Node(
             deployment=settings.deployment,
@@ -252,7 +253,7 @@ class ServiceBook:
                 self._store.apply([("service", name, None)])
                 del self.services[name]
                 self._rebuild_segments()
-                self.changed()
+                self._events.publish(NodeFactsChanged())
             return service
 
     def note_service(self, service: Service) -> Service:
@@ -263,5 +264,5 @@ class ServiceBook:
     def _save_service(self, service: Service) -> Service:
         self._store.apply([("service", service.name, msgspec.json.encode(service))])
         self.services[service.name] = service
-        self.changed()
+        self._events.publish(NodeFactsChanged())
         return service

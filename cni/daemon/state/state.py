@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from cni.daemon.events import Events, NodeFactsChanged
 from cni.daemon.model import macs, slots
 from cni.daemon.model.records import AssignedAddress, Attachment, AttachmentKey, Lease, Service, encode_key
 from cni.daemon.model.subnets import Address, Network, fits
@@ -39,8 +40,8 @@ def name_taken(host_veth: str, owner: str) -> InterfaceExists:
 class State(ServiceBook):
     """The daemon's whole state. Reads return values; writes go to the store first."""
 
-    def __init__(self, store: Records, settings: Settings) -> None:
-        super().__init__(store, settings)
+    def __init__(self, store: Records, settings: Settings, events: Events) -> None:
+        super().__init__(store, settings, events)
         self.attachments: dict[AttachmentKey, Attachment] = {}
         self._ports: dict[str, AttachmentKey] = {}  # the owner of each host end's name
         for attachment in restore.attachments(store):
@@ -166,7 +167,7 @@ class State(ServiceBook):
             if before is not None and before.host_veth != attachment.host_veth:
                 self._forget_port(before)
             self._ports[attachment.host_veth] = attachment.key
-            self.changed()
+            self._events.publish(NodeFactsChanged())
             self.addresses.hold(attachment.ips)
             if before is not None:
                 self.addresses.release_hold(before.ips)
@@ -184,7 +185,7 @@ class State(ServiceBook):
             self._store.apply([("attachment", encode_key(key), None), *self.addresses.locked(cooling, now)])
             del self.attachments[key]
             self._forget_port(attachment)
-            self.changed()
+            self._events.publish(NodeFactsChanged())
             self.addresses.release_hold(attachment.ips)
             self.addresses.cool(cooling, now)
             if attachment.service not in self.services:

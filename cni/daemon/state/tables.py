@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from cni.daemon.cluster.store_records import NodeDocument, Slot
+from cni.daemon.model.cluster_records import NodeDocument, Slot
 from cni.daemon.model.peer_table import Peer
 from cni.daemon.model.records import AssignedAddress
 from cni.daemon.state import restore

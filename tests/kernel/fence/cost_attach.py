@@ -18,15 +18,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from cni import naming
-from cni.daemon.attachments.attach import AttachRequest
-from cni.daemon.attachments.overlay import OverlayService
-from cni.daemon.fence.controller import FenceController
+from cni.daemon import app
+from cni.daemon.attachments.request import AttachRequest
 from cni.daemon.model.records import AssignedAddress, Attachment
 from cni.daemon.settings import Settings
-from cni.daemon.state.state import State
 from cni.daemon.state.store import Store
 from cni.host import netns
 from cni.host.kernel import Kernel
+from cni.host.worker import Crew
 from tests.interop.daemons import UPSTREAM, Daemon, Ours, Upstream
 from tests.interop.machine import Machine
 
@@ -57,16 +56,16 @@ class Scene:
         ranges = {"cluster_cidr": CLUSTER4, "cluster_cidr6": CLUSTER6}
         settings = Settings(**ranges, run_dir=home, data_dir=home, address_cooldown=0)  # type: ignore[arg-type]
         self._store = Store(Path(home, "state.db"))
-        state = State(self._store, settings)
         self._kernel = Kernel()
-        self._barrier = FenceController(state, settings)
-        self.service = OverlayService(settings, state, self._kernel, self._barrier)
-        self.service.start()
+        base = app.build_base(settings, self._store, self._kernel, Crew(), lambda: True)
+        node, self._barrier = app.build_node(base, None), base.fence
+        self._attacher = node.attacher
+        node.data_path.start()
         if said := self._barrier.trouble():
             raise RuntimeError(said)
         first = self._request()
-        found = self.service.attacher.attach(first)
-        self.service.attacher.detach(first.key)
+        found = self._attacher.attach(first)
+        self._attacher.detach(first.key)
         # Not where the real containers' addresses come from.
         high = 64 if int(found.ips[0].split(".")[2]) >= 128 else 192
         for number in range(self.members):
@@ -103,9 +102,9 @@ class Scene:
     def _once(self) -> tuple[float, float]:
         request = self._request()
         start = time.perf_counter()
-        self.service.attacher.attach(request)
+        self._attacher.attach(request)
         middle = time.perf_counter()
-        self.service.attacher.detach(request.key)
+        self._attacher.detach(request.key)
         return (middle - start) * 1000, (time.perf_counter() - middle) * 1000
 
     def close(self) -> None:

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 
 from cni.daemon.model import overlap
 from cni.daemon.model.overlap import HostNetwork, Overlap
+from cni.daemon.node.own_addresses import OwnAddresses
 from cni.daemon.problem_board import ProblemBoard
-from cni.daemon.reconcile.node_addresses import OwnAddresses
 from cni.daemon.state.state import State
 from cni.errors import InvalidConfig
 from cni.host.kernel import Kernel

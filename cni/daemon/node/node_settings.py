@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 
 from cni.daemon.model import sizes
+from cni.daemon.node import kernel_settings
+from cni.daemon.node.own_addresses import OwnAddresses
 from cni.daemon.problem_board import ProblemBoard
-from cni.daemon.reconcile import kernel_settings
-from cni.daemon.reconcile.node_addresses import OwnAddresses
 from cni.daemon.settings import Settings
 from cni.daemon.state.state import State
 from cni.host.kernel import Kernel

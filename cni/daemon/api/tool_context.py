@@ -1,0 +1,39 @@
+"""The parts of the daemon that the requests of the operator's tool use."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from cni.daemon.attachments.attach import Attacher
+from cni.daemon.cluster.departed_nodes import DepartedNodes
+from cni.daemon.fence.controller import FenceController
+from cni.daemon.mesh.joined_peers import JoinedPeers
+from cni.daemon.mesh.mesh import Mesh
+from cni.daemon.node.container_mtu import ContainerMtu
+from cni.daemon.reconcile.conditions import NodeConditions
+from cni.daemon.settings import Settings
+from cni.daemon.state.state import State
+from cni.daemon.state.tables import Tables
+from cni.host.kernel import Kernel
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolContext:
+    """The context of every request. `departed`: None outside a cluster; `tear_down` removes the whole data path;
+    `started`: when the daemon started, in seconds of the monotonic clock."""
+
+    settings: Settings
+    state: State
+    kernel: Kernel
+    fence: FenceController
+    attacher: Attacher
+    container_mtu: ContainerMtu
+    conditions: NodeConditions
+    registry: Tables
+    joined: JoinedPeers
+    mesh: Mesh
+    departed: DepartedNodes | None
+    tear_down: Callable[[], None]
+    started: float = field(default_factory=time.monotonic)

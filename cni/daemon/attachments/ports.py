@@ -1,0 +1,87 @@
+"""The ports of attachments in the kernel: the host end of each veth, known by its owner, with the fence's elements."""
+
+from __future__ import annotations
+
+import errno
+
+from cni import attach_rules, naming
+from cni.daemon.attachments.ownership import is_port_of
+from cni.daemon.attachments.request import AttachRequest
+from cni.daemon.fence.controller import FenceController
+from cni.daemon.model import macs
+from cni.daemon.model.records import Attachment, AttachmentKey
+from cni.daemon.state.state import State, name_taken
+from cni.errors import InterfaceExists
+from cni.host import links
+from cni.host.kernel import Kernel
+
+
+class Ports:
+    """Creates and removes ports. The caller holds the attachment's lock."""
+
+    def __init__(self, state: State, kernel: Kernel, fence: FenceController) -> None:
+        self._state, self._kernel, self._fence = state, kernel, fence
+
+    def create(self, port: links.Port, request: AttachRequest) -> tuple[int, int]:
+        """Create the veth; returns the interface indexes of the host end and the container's end.
+
+        An existing link of the port's name is removed if it is a leftover of the same attachment. Raises
+        InterfaceExists if that link is another attachment's, or if the container has an interface of that name.
+        """
+        try:
+            return self._kernel.create_port(port, request.netns_fd)
+        except OSError as error:
+            if error.errno != errno.EEXIST:
+                raise
+        link = self._kernel.find(port.name)
+        if link is None:
+            raise _name_in_use(request)
+        if not is_port_of(link, request.key, port.mac):
+            raise name_taken(port.name, link.alias.removeprefix(naming.OWNER) or f"a {link.kind or 'plain'} link")
+        self._kernel.remove_link(port.name)
+        try:
+            return self._kernel.create_port(port, request.netns_fd)
+        except OSError as error:
+            if error.errno == errno.EEXIST:
+                raise _name_in_use(request) from error
+            raise
+
+    def remove(self, attachment: Attachment) -> None:
+        """Remove the link first and its fence elements afterwards: the fence is in force while the port exists."""
+        link = self._kernel.find(attachment.host_veth)
+        anothers = link is not None and not is_port_of(link, attachment.key, attachment.host_mac)
+        if anothers or not self._kernel.remove_link(attachment.host_veth):
+            self._remove_renamed(attachment)
+        self._fence.remove_port(attachment)
+        bridge = self._kernel.find(attachment.bridge)
+        if bridge is not None:
+            for held in attachment.addresses:
+                self._kernel.forget_neighbour(bridge.index, held.ip)
+        self._kernel.forget_flows([held.ip for held in attachment.addresses])
+
+    def _remove_renamed(self, attachment: Attachment) -> None:
+        """Remove the host end under another name: it is known by its owner mark, or by its MAC, which follows from the
+        name that it had."""
+        for link in self._kernel.all_links():
+            if link.mac == attachment.host_mac and is_port_of(link, attachment.key, attachment.host_mac):
+                self._kernel.remove_link(link.name)
+
+    def remove_unrecorded(self, key: AttachmentKey, name: str) -> bool:
+        """Remove the port that `key` would have, if it is `key`'s; False if there is none."""
+        owner = self._state.owner_of_port(name)
+        if owner is not None or self._port_of(key, name, macs.of_host_end(name)) is None:
+            return False
+        return self._kernel.remove_link(name)
+
+    def exists(self, attachment: Attachment) -> bool:
+        """Whether the attachment's host end exists under its name."""
+        return self._port_of(attachment.key, attachment.host_veth, attachment.host_mac) is not None
+
+    def _port_of(self, key: AttachmentKey, name: str, host_mac: str) -> links.Link | None:
+        """The link of that name if it is the host end of the attachment `key`."""
+        link = self._kernel.find(name)
+        return link if link is not None and is_port_of(link, key, host_mac) else None
+
+
+def _name_in_use(request: AttachRequest) -> InterfaceExists:
+    return attach_rules.name_in_use(request.ifname, request.sandbox)

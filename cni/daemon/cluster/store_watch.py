@@ -1,0 +1,112 @@
+"""Keeps this node's view of the cluster's store up to date: one full read, then etcd's watch."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from cni.daemon.cluster.etcd_client import EtcdClient
+from cni.daemon.cluster.etcd_protocol import Compacted, EtcdError, Event, Unreachable
+from cni.daemon.cluster.etcd_transport import PATIENCE, QUIET
+from cni.daemon.cluster.reading import as_records, everything
+from cni.daemon.cluster.view import ClusterView
+from cni.daemon.problem_board import ProblemBoard
+from cni.daemon.state.identity import Identity
+from cni.host.worker import beat
+
+log = logging.getLogger(__name__)
+
+STEP = "following the cluster's store"
+
+
+class Signals:
+    """What the threads of one cluster tell one another."""
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self.dirty = threading.Event()  # there may be a change to publish
+        self.pending = threading.Event()  # there may be a change of the view to apply to the mesh
+
+    def end(self) -> None:
+        """Let every thread end."""
+        for event in (self.stop, self.dirty, self.pending):
+            event.set()
+
+
+class StoreWatch:
+    """Follows the store of one cluster. For one thread; `synced` may be read by others."""
+
+    def __init__(
+        self, etcd: EtcdClient, view: ClusterView, identity: Identity, board: ProblemBoard, signals: Signals
+    ) -> None:
+        self._etcd, self._view, self._identity = etcd, view, identity
+        self._board, self._signals = board, signals
+        self._revision = 0  # of the store, at the last read or watch event
+        self._synced = False
+
+    @property
+    def synced(self) -> bool:
+        """Whether all records have been read and the watch runs."""
+        return self._synced
+
+    def follow(self) -> None:
+        """Read all records, then watch. Returns only when all records must be read again."""
+        items, revision = everything(self._etcd, self._view.keys.base)
+        with self._view.lock:
+            self._view.load(as_records(items), time.monotonic(), again=revision >= self._revision)
+        self._revision = revision
+        self._synced = True
+        self.note_reached()
+        self._board.clear("cluster-step", STEP)
+        self._signals.pending.set()
+        self._signals.dirty.set()
+        while not self._signals.stop.is_set():
+            try:
+                began = time.monotonic()
+                beat(QUIET + PATIENCE)
+                for now, events in self._etcd.watch(self._view.keys.base, revision + 1):
+                    if now < revision:
+                        log.info("reading all cluster records again: etcd was restored to an earlier revision")
+                        return
+                    self._apply_events(events)
+                    self._revision = revision = max(revision, now) if events else revision
+                    self.note_reached()
+                    beat(QUIET + PATIENCE)
+                    if self._signals.stop.is_set():
+                        return
+            except Compacted as error:
+                log.info("reading all cluster records again: %s", error)
+                return
+            except EtcdError as error:
+                self._synced = False
+                if isinstance(error, Unreachable) and time.monotonic() - began > PATIENCE:
+                    log.warning("reading all cluster records again: %s", error)
+                    return  # another endpoint may answer at once
+                raise
+
+    def check(self) -> None:
+        """Check the endpoint of the watch. May be called by another thread. Raises EtcdError."""
+        self._etcd.check(self._view.keys.base)
+
+    def note_reached(self) -> None:
+        """Clear the problems that the store could not be reached. May be called by another thread."""
+        for code in ("store-unreachable", "store-not-etcd"):
+            self._board.clear(code)
+
+    def _apply_events(self, events: list[Event]) -> None:
+        own = self._view.keys.node(self._identity.member().identity)
+        with self._view.lock:
+            for event in events:
+                item = event.item
+                if event.gone:
+                    self._view.gone(item.key, time.monotonic())
+                else:
+                    self._view.put(item.key, None if item.cut else item.value, item.created)
+                if item.key == own:
+                    self._signals.dirty.set()
+            self._view.settle(time.monotonic())
+            if self._view.overwritten(self._identity.member().identity):
+                self._signals.dirty.set()
+        if events:
+            self._signals.pending.set()

@@ -1,0 +1,69 @@
+"""The events of the daemon: one type for each, published and subscribed to here.
+
+The composition root (`app.py`) subscribes; the component in which something happened publishes. A handler runs in the
+thread that publishes, which may hold locks. A handler therefore only notes the event (it sets a flag, or puts the event
+into a queue), calls no other component, and never blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from cni.daemon.model.records import Attachment
+from cni.overlay import wire
+
+E = TypeVar("E", bound="Event")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something happened."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttachmentLive(Event):
+    """An attach was committed, by either socket."""
+
+    attachment: Attachment
+
+
+@dataclass(frozen=True, slots=True)
+class AttachmentGone(Event):
+    """An attachment was removed, with its record."""
+
+    attachment: Attachment
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFactsChanged(Event):
+    """What this node publishes of itself in a cluster may have changed: services, members of networks, keys."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerChanged(Event):
+    """The health or the endpoint of a WireGuard peer changed; `message` is what agents are told."""
+
+    message: wire.AnyEvent
+
+
+@dataclass(frozen=True, slots=True)
+class PeerNamesResolved(Event):
+    """The name of a peer resolves to other addresses than before."""
+
+
+class Events:
+    """Passes each event to the handlers of its type."""
+
+    def __init__(self) -> None:
+        self._handlers: dict[type[Event], list[Callable[[Any], None]]] = {}
+
+    def subscribe(self, kind: type[E], handler: Callable[[E], None]) -> None:
+        """Call `handler` with every event of the type `kind` from now on. Called before the daemon's threads start."""
+        self._handlers.setdefault(kind, []).append(handler)
+
+    def publish(self, event: Event) -> None:
+        """Call the handlers of the event's type, in the order of their subscription. Thread-safe."""
+        for handler in self._handlers.get(type(event), ()):
+            handler(event)

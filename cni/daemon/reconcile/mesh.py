@@ -1,0 +1,87 @@
+"""Compares the WireGuard devices with their wanted state: every ten seconds, and soon after a link or a peer's name
+changed."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from cni.daemon.events import PeerNamesResolved
+from cni.daemon.mesh.mesh import Mesh
+from cni.daemon.mesh.resolver import Resolver
+from cni.daemon.problem_board import ProblemBoard
+from cni.daemon.reconcile.mtu import MtuFollower
+from cni.host.monitor import Monitor, is_loss
+from cni.host.netlink import RTM_NEWLINK
+from cni.host.tunnels import Tunnels
+from cni.host.worker import Crew, beat
+
+PASS_INTERVAL = 10.0  # seconds between two passes
+SETTLE = 0.05  # seconds between a link event and the pass it causes
+
+
+class MeshReconciler:
+    """Reconciles the devices of one node, and the MTU of its containers, in a thread of its own."""
+
+    def __init__(
+        self,
+        *,
+        mesh: Mesh,
+        tunnels: Tunnels,
+        resolver: Resolver,
+        mtu_follower: MtuFollower,
+        board: ProblemBoard,
+        crew: Crew,
+    ) -> None:
+        self._mesh, self._tunnels, self._resolver, self._mtu_follower = mesh, tunnels, resolver, mtu_follower
+        self._board, self._crew = board, crew
+        self._wake = threading.Event()
+        self._ended = threading.Event()
+        self._monitor: Monitor | None = None
+        self._worker = crew.worker("mesh", self._run)
+
+    def start(self) -> None:
+        """Set the devices up, and start the periodic pass."""
+        self._mesh.start()
+        self._follow_mtu()
+        self._monitor = Monitor(self._on_link_event, crew=self._crew, name="monitor-mesh")
+        self._worker.start()
+
+    def stop(self) -> None:
+        """Stop the periodic pass; a running one is waited for. Devices, engines and traffic are not affected."""
+        self._worker.retire()
+        self._ended.set()
+        self._mesh.stop()
+        self._wake.set()
+        self._resolver.stop()
+        if self._monitor is not None:
+            self._monitor.close()
+        self._worker.join(PASS_INTERVAL)
+        self._tunnels.close()
+
+    def on_names_resolved(self, _: PeerNamesResolved) -> None:
+        """Start a pass: peers may have to be called at other addresses."""
+        self._wake.set()
+
+    def _run(self) -> None:
+        while not self._ended.is_set():
+            beat(PASS_INTERVAL)
+            woken = self._wake.wait(PASS_INTERVAL)
+            beat()
+            if woken:
+                time.sleep(SETTLE)
+            self._wake.clear()
+            if not self._ended.is_set():
+                self._mesh.sync(thoroughly=True)
+                self._follow_mtu()
+
+    def _follow_mtu(self) -> None:
+        with self._board.step("look-incomplete", "sizes", "the containers could not follow the underlay's MTU"):
+            self._mtu_follower.follow(self._mesh.mtu())  # without the mesh's lock: it takes the locks of attachments
+
+    def _on_link_event(self, kind: int, name: str) -> None:
+        """Start a pass if a WireGuard device of this node is gone, or a link of the underlay changed, perhaps its
+        MTU."""
+        ours = name.startswith(("zl-", "veth"))
+        if (is_loss(kind) and name.endswith(("-g", "-d"))) or (kind == RTM_NEWLINK and not ours):
+            self._wake.set()
