@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from cni import defaults
-from cni.cli import record, resources
+from cni.cli import chain, record, resources
 from cni.cli.record import FLAGS, Record
 from cni.cli.upkeep import ServiceError, under
 
@@ -30,11 +30,16 @@ class Plan(NamedTuple):
 
 def plan(options: argparse.Namespace, given: Collection[str], before: Record) -> Plan:
     """What to do with the list, for complete options of which `given` are on the command line. Raises ServiceError if
-    the list was changed by hand and says something else than an option that is given."""
+    a chained plugin does not speak the CNI version, and if the list was changed by hand and says something else than an
+    option that is given."""
     path = under(options.root, options.conf_dir) / FILE
     bin_dir = under(options.root, options.bin_dir)
     chained = [str(plugin["type"]) for plugin in _template(options.cni_version)["plugins"][1:]]
-    missing = tuple(kind for kind in chained if not (bin_dir / kind).exists())
+    speak = chain.versions_of(str(bin_dir), chained)
+    missing = tuple(kind for kind in chained if speak[kind] is None)
+    there = {kind: versions for kind, versions in speak.items() if versions}
+    if wrong := chain.version_faults(chained, options.cni_version, there, str(bin_dir)):
+        raise ServiceError(f"--cni-version {options.cni_version} with {bin_dir}: {'; '.join(wrong)}")
     text = text_for(options.network, options.cni_version, options.run_dir, options.data_dir, missing)
     try:
         present = path.read_text()

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cni import __version__, defaults, proc
+from cni.cli import chain, conflist, doctor_daemon, runtimes, table, validate
 from cni.cli import checks_install as installed
 from cni.cli import checks_machine as checks
-from cni.cli import conflist, doctor_daemon, runtimes, table, validate
 from cni.cli.checks_machine import Finding
 from cni.errors import CniError, FenceFailed
 from cni.host import iptables, own_networks, probe, program, sysctl
@@ -175,7 +175,7 @@ def _overlaps(clusters: tuple[str, ...]) -> list[str]:
 
 def _runtime(conf_dir: str, bin_dir: str) -> list[Finding]:
     sockets = {path: Path(path).is_socket() for paths in installed.RUNTIMES.values() for path in paths}
-    first = _first_list(conf_dir)
+    first = _first_list(conf_dir, bin_dir)
     missing = [name for name in first.types if not Path(bin_dir, name).exists()] if first else []
     path = Path(bin_dir, installed.PLUGIN)
     elsewhere = runtimes.complaints(runtimes.containerd(), bin_dir, conf_dir)
@@ -193,7 +193,7 @@ def _runtime(conf_dir: str, bin_dir: str) -> list[Finding]:
     ]
 
 
-def _first_list(conf_dir: str) -> installed.Conflist | None:
+def _first_list(conf_dir: str, bin_dir: str) -> installed.Conflist | None:
     """The network list that a runtime uses: the first by name with a suffix that it loads."""
     try:
         names = sorted(path for path in Path(conf_dir).iterdir() if path.suffix in SUFFIXES)
@@ -213,7 +213,9 @@ def _first_list(conf_dir: str) -> installed.Conflist | None:
     except (ValueError, TypeError, AttributeError) as error:
         ours = installed.PLUGIN.encode() in data or path.endswith(conflist.FILE)
         return installed.Conflist(path, (), broken=(*errors, str(error))[0], ours=ours)
-    return installed.Conflist(path, types, errors)
+    present = {kind: versions for kind, versions in chain.versions_of(bin_dir, types).items() if versions}
+    version = str(document.get("cniVersion", ""))
+    return installed.Conflist(path, types, (*errors, *chain.version_faults(types, version, present, bin_dir)))
 
 
 def _version_of(plugin: Path) -> str | None:

@@ -85,6 +85,8 @@ def _parser() -> argparse.ArgumentParser:
         _OPTIONS.get(word, lambda _: None)(command)
     validate = commands.add_parser("validate", help="check a conflist, an entry of one, or the daemon's YAML")
     validate.add_argument("file", metavar="FILE")
+    where = "where the plugins of a list must be (the runtime's directory, if this program is installed there)"
+    validate.add_argument("--bin-dir", metavar="DIR", type=absolute, help=where)
     validate.add_argument("--json", action="store_true", help="for programs: a stable JSON document")
     _install_options(commands.add_parser("install", help="put the program, the conflist and the service in place"))
     _uninstall_options(commands.add_parser("uninstall", help="take away what install put there"))
@@ -242,7 +244,7 @@ def _run(options: argparse.Namespace) -> int:
         case "validate":
             from cni.cli import validate
 
-            code = validate.run(options.file, options.json)
+            code = validate.run(options.file, options.json, options.bin_dir)
         case _:
             code = _of_installation(options)
     return code

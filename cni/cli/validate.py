@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from cni.cli import chain, runtimes
 from cni.errors import CniError
 from cni.netconf import configuration as c
 from cni.netconf.capabilities import IMPLEMENTED, RUNTIME_KEYS, WITHOUT_EFFECT
@@ -41,21 +42,25 @@ class Report(msgspec.Struct):
         return not self.errors
 
 
-def run(path: str, as_json: bool) -> int:
-    """Check the file and print the result: 0 if it is valid, 1 if not, 2 if it cannot be read."""
+def run(path: str, as_json: bool, bin_dir: str | None = None) -> int:
+    """Check the file and print the result: 0 if it is valid, 1 if not, 2 if it cannot be read. `bin_dir`: the directory
+    of the plugins; None: the runtime's, if this program is installed there."""
     try:
         data = Path(path).read_bytes()
     except OSError as error:
         root = " (this needs root)" if isinstance(error, PermissionError) and os.geteuid() else ""
         sys.stderr.write(f"{path}: {error.strerror}{root}\n")
         return UNREADABLE
-    report = examine(path, data)
+    runtime = runtimes.containerd() or runtimes.DEFAULT
+    here = next((place for place in runtime.bin_dirs if Path(place, PLUGIN).exists()), None)
+    report = examine(path, data, bin_dir or here)
     sys.stdout.write(_as_json(path, report) if as_json else _as_text(path, report))
     return GOOD if report.valid else FAULTY
 
 
-def examine(path: str, data: bytes) -> Report:
-    """Check `data`. `path` is used for its suffix, and because the daemon reads its settings from it."""
+def examine(path: str, data: bytes, bin_dir: str | None = None) -> Report:
+    """Check `data`. `path` is used for its suffix, and because the daemon reads its settings from it. `bin_dir`: the
+    directory in which the plugins of a list must be; None: any."""
     if not _looks_like_json(path, data):
         return _settings(path)
     report = Report("conflist")
@@ -67,7 +72,9 @@ def examine(path: str, data: bytes) -> Report:
     if not isinstance(raw, dict):
         report.errors.append("expected a JSON object")
     elif "plugins" in raw or path.endswith(".conflist"):
-        _examine_list(raw, report)
+        _examine_list(raw, report, bin_dir)
+        if path.endswith((".conf", ".json")) and "plugins" in raw:
+            report.errors.append("the file's name: a runtime reads a list only from a file named *.conflist")
     elif "type" in {key.casefold() for key in raw}:
         report.kind = "entry"
         _examine_entry(raw, "", str(raw.get("name") or "example"), str(raw.get("cniVersion") or NEWEST), report)
@@ -95,7 +102,7 @@ def _settings(path: str) -> Report:
     return report
 
 
-def _examine_list(raw: dict[str, object], report: Report) -> None:
+def _examine_list(raw: dict[str, object], report: Report, bin_dir: str | None) -> None:
     fields = Fields(raw)
     # The runtimes read the keys of a list exactly; case is ignored only inside the entries.
     for key in raw:
@@ -120,6 +127,20 @@ def _examine_list(raw: dict[str, object], report: Report) -> None:
         ours += _examine_member(entry, name, version, report)
     if entries and not ours:
         report.errors.append(f"plugins: none of them is {PLUGIN}")
+    _examine_chain(entries, version, report, bin_dir)
+
+
+def _examine_chain(entries: list[Fields], version: str, report: Report, bin_dir: str | None) -> None:
+    """Check the plugins of a list together."""
+    types = [str(entry.raw_value("type") or "") for entry in entries]
+    report.errors += chain.type_faults(types) + chain.faults(types)
+    others = [{} if kind == PLUGIN else entry.raw for kind, entry in zip(types, entries, strict=True)]
+    report.errors += chain.capability_faults(others)
+    if bin_dir is not None:
+        plain = [kind for kind in types if kind and "/" not in kind]
+        report.errors += chain.version_faults(types, version, chain.versions_of(bin_dir, plain), bin_dir)
+    if len(types) > 1 and version in ("0.1.0", "0.2.0"):
+        report.warnings.append(f"cniVersion: CNI {version} has no lists of plugins, they came with 0.3.0")
 
 
 def _examine_member(entry: Fields, name: str, version: str, report: Report) -> bool:

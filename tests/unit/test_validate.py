@@ -17,7 +17,7 @@ def judged(value, path="x.conflist"):
 
 
 def with_entry(**keys):
-    return {**LIST, "plugins": [{"type": "bridge", "anything": 1}, {"type": "zlayer-cni", **keys}]}
+    return {**LIST, "plugins": [{"type": "loopback", "anything": 1}, {"type": "zlayer-cni", **keys}]}
 
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("**/*.conflist")), ids=lambda path: str(path.relative_to(CONF)))
@@ -79,6 +79,56 @@ def test_faults_of_a_list(raw, said):
     report = judged(raw)
     assert report.kind == "conflist"
     assert any(error.startswith(said) for error in report.errors), report.errors
+
+
+OURS = {"type": "zlayer-cni"}
+
+
+@pytest.mark.parametrize(
+    ("plugins", "said"),
+    [
+        ([OURS, OURS], "plugins[1] (zlayer-cni): every ADD fails, because plugins[0] (zlayer-cni) has made"),
+        ([OURS, {"type": "portmap"}, OURS], "plugins[2] (zlayer-cni): every ADD fails"),
+        ([{"type": "portmap"}, OURS], "plugins[0] (portmap): it changes what an earlier plugin made"),
+        ([{"type": "loopback"}, {"type": "tuning"}, OURS], "plugins[1] (tuning): it changes"),
+        ([{"type": "firewall"}, OURS], "plugins[0] (firewall)"),
+        ([{"type": "bridge"}, OURS], "plugins[1] (zlayer-cni): every ADD fails, because plugins[0] (bridge) has made"),
+        ([OURS, {"type": "macvlan"}], "plugins[1] (macvlan): every ADD fails"),
+        ([OURS, {"type": "host-local"}], "plugins[1] (host-local): it gives out addresses"),
+        ([OURS, {"type": "../portmap"}], "plugins[1].type: '../portmap' is not a file's name"),
+        (
+            [OURS, {"type": "portmap", "capabilities": {"portMappings": 1}}],
+            "plugins[1].capabilities.portMappings: expected",
+        ),
+        ([OURS, {"type": "portmap", "capabilities": ["portMappings"]}], "plugins[1].capabilities: expected an object"),
+    ],
+)
+def test_lists_with_which_every_add_fails(plugins, said):
+    (error,) = judged({**LIST, "plugins": plugins}).errors
+    assert error.startswith(said), error
+
+
+@pytest.mark.parametrize("after", ["portmap", "bandwidth", "firewall", "tuning", "sbr", "vrf", "third-party"])
+def test_what_may_come_after_ours(after):
+    assert judged({**LIST, "plugins": [{"type": "loopback"}, OURS, {"type": after}]}).errors == []
+
+
+def test_a_list_in_a_file_for_a_single_plugin():
+    assert judged(LIST, "10-x.conf").errors == [
+        "the file's name: a runtime reads a list only from a file named *.conflist"
+    ]
+
+
+def test_plugins_that_are_not_installed_or_too_old(tmp_path):
+    for name, versions in (("zlayer-cni", ["1.0.0", "1.1.0"]), ("portmap", ["0.4.0", "1.0.0"])):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho '{json.dumps({'supportedVersions': versions})}'\n")
+        (tmp_path / name).chmod(0o755)
+    old = {**LIST, "plugins": [OURS, {"type": "portmap"}, {"type": "tuning"}]}
+    (missing,) = examine("x.conflist", json.dumps(old).encode(), str(tmp_path)).errors
+    assert missing == f"plugins[2] (tuning): there is no {tmp_path}/tuning, so every ADD fails"
+    new = {**LIST, "cniVersion": "1.1.0"}
+    (too_old,) = examine("x.conflist", json.dumps(new).encode(), str(tmp_path)).errors
+    assert too_old == "plugins[1] (portmap): every ADD fails, because it speaks CNI up to 1.0.0, not 1.1.0"
 
 
 @pytest.mark.parametrize("value", [True, False, "true", "false"])
