@@ -21,7 +21,7 @@ IFF_UP = 1
 AF_INET, AF_INET6 = 2, 10
 RTN_UNICAST, RTN_LOCAL = 1, 2
 BR_STP, BR_MULTI_BOOLOPT, BR_MCAST_SNOOPING, BR_FORWARD_DELAY = 5, 46, 23, 1
-GEN_MODE_NONE = 1
+GEN_MODE_EUI64, GEN_MODE_NONE = 0, 1
 BR_NO_LL_LEARN = 1
 OUR_PROTO = 0x7A  # IFA_PROTO of the addresses that the daemon puts on lo; 1 to 3 are the kernel's own
 LOOPBACK = 1  # the index of lo, in every namespace
@@ -264,17 +264,23 @@ def mark(socket: nl.Netlink, index: int, owner: str) -> None:
     socket.send([nl.Message(nl.RTM_SETLINK, 0, body, f"mark link {index}")])
 
 
+def gen_mode_message(index: int, mode: int) -> nl.Message:
+    """Set which link-local address the kernel gives the link when the link comes up: before that. No error if the link
+    has no IPv6."""
+    body = nl.attribute(IFLA_AF_SPEC, nl.attribute(AF_INET6, nl.u8(8, mode)))  # 8 = IFLA_INET6_ADDR_GEN_MODE
+    no_ipv6 = frozenset({errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EINVAL})
+    return nl.Message(nl.RTM_SETLINK, 0, nl.ifinfo(index) + body, f"set addrgenmode of link {index}", no_ipv6)
+
+
 def raise_port(socket: nl.Netlink, index: int, owner: str = "") -> None:
     """Bring the host end up without an IPv6 address: with one, each new port sends MLD and DAD packets to all ports.
 
     `owner` becomes its alias ("": the alias stays as it is).
     """
     marked = nl.text(IFLA_IFALIAS, owner) if owner else b""
-    quiet = nl.attribute(IFLA_AF_SPEC, nl.attribute(AF_INET6, nl.u8(8, GEN_MODE_NONE)))  # 8 = IFLA_INET6_ADDR_GEN_MODE
-    no_ipv6 = frozenset({errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EINVAL})
     socket.send(
         [
-            nl.Message(nl.RTM_SETLINK, 0, nl.ifinfo(index) + quiet, f"quieten link {index}", no_ipv6),
+            gen_mode_message(index, GEN_MODE_NONE),
             nl.Message(nl.RTM_NEWLINK, 0, nl.ifinfo(index, IFF_UP, IFF_UP) + marked, f"bring up link {index}"),
         ]
     )

@@ -133,7 +133,9 @@ def configure(
         for path, value in SETTINGS:
             sysctl.put(path.format(ifname), value)
     with inner:
-        first: list[Message] = [links.up_message(links.LOOPBACK), links.up_message(index)]
+        # The fence admits the link-local address that the MAC gives (EUI-64), whatever `default` says in the container.
+        own = links.gen_mode_message(index, links.GEN_MODE_EUI64)
+        first: list[Message] = [links.up_message(links.LOOPBACK), own, links.up_message(index)]
         first += [addressing.address_message(index, address) for address in addresses]
         exists = frozenset({errno.EEXIST})
         batch = first + [addressing.route_message(route, exists) for route in routes]
