@@ -26,6 +26,7 @@ RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PREFSRC, RTA_TABLE = 1, 4, 5, 7, 15
 NDA_DST = 1
 IFA_F_NODAD = 0x02
 RT_MAIN, RTPROT_STATIC, RT_UNIVERSE, RT_LINK = 254, 4, 0, 253
+RT_UNSPECIFIED = 256  # the numbers of tables from here on do not fit the header
 
 ADDRESS = struct.Struct("=BBBBI")
 """struct ifaddrmsg: family, prefix length, flags, scope, index."""
@@ -109,9 +110,11 @@ def _interface(raw: bytes, prefix: int) -> Interface:
 # --- routes -------------------------------------------------------------------------------------------------------
 
 
-def _route_body(route: Route) -> bytes:
+def _route_body(route: Route, table: int) -> bytes:
     scope = RT_LINK if route.gateway is None and route.dst.version == 4 and route.oif else RT_UNIVERSE
-    body = ROUTE.pack(family_of(route.dst), route.dst.prefixlen, 0, 0, RT_MAIN, RTPROT_STATIC, scope, route.type, 0)
+    low = table if table < RT_UNSPECIFIED else 0
+    body = ROUTE.pack(family_of(route.dst), route.dst.prefixlen, 0, 0, low, RTPROT_STATIC, scope, route.type, 0)
+    body += b"" if low else nl.u32(RTA_TABLE, table)
     if route.dst.prefixlen:
         body += nl.attribute(RTA_DST, route.dst.network_address.packed)
     if route.gateway is not None:
@@ -119,10 +122,10 @@ def _route_body(route: Route) -> bytes:
     return body + (nl.u32(RTA_OIF, route.oif) if route.oif else b"")
 
 
-def route_message(route: Route, forgive: frozenset[int] = frozenset()) -> nl.Message:
-    """Add a route to the main table. The kernel answers EEXIST if the destination already has a route."""
+def route_message(route: Route, forgive: frozenset[int] = frozenset(), table: int = RT_MAIN) -> nl.Message:
+    """Add a route to a table. The kernel answers EEXIST if the destination already has a route there."""
     what = f"add route {route.dst} via {route.gateway or f'link {route.oif}'}"
-    return nl.Message(nl.RTM_NEWROUTE, nl.F_CREATE | nl.F_EXCL, _route_body(route), what, forgive)
+    return nl.Message(nl.RTM_NEWROUTE, nl.F_CREATE | nl.F_EXCL, _route_body(route, table), what, forgive)
 
 
 def list_routes(socket: nl.Netlink) -> list[Route]:
@@ -134,9 +137,15 @@ def list_routes(socket: nl.Netlink) -> list[Route]:
 
 
 def scan_routes(
-    socket: nl.Netlink, family: int, oif: int, sought: Collection[tuple[Network, Address]] | None, most: int
+    socket: nl.Netlink,
+    family: int,
+    oif: int,
+    sought: Collection[tuple[Network, Address]] | None,
+    most: int,
+    *,
+    tables: Collection[int] = (RT_MAIN,),
 ) -> tuple[list[Route], bool]:
-    """The routes of one family in the main table of a container's namespace, by link `oif` (0: any link): those of
+    """The routes of one family in these tables of a container's namespace, by link `oif` (0: any link): those of
     `sought`, as (destination, gateway), that exist, or all (None). Bound, result and socket as in `scan_addresses`.
     """
     found: dict[Route, None] = {}
@@ -146,7 +155,7 @@ def scan_routes(
     def take(body: bytes) -> bool:
         if body[0] != family or (prefixes is not None and body[1] not in prefixes):
             return False
-        route = _main_route(body)
+        route = _route_in(body, tables)
         if route is not None and oif in (0, route.oif):
             if left is None:
                 found[route] = None
@@ -159,7 +168,8 @@ def scan_routes(
 
     if left is not None and not left:
         return [], True
-    body = ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0) + nl.u32(RTA_TABLE, RT_MAIN)
+    body = ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
+    body += b"".join(nl.u32(RTA_TABLE, table) for table in tables if len(tables) == 1)
     body += nl.u32(RTA_OIF, oif) if oif else b""
     none = GONE | {errno.ENOENT}  # the kernel creates the table with its first route
     whole = socket.scan(nl.Message(nl.RTM_GETROUTE, 0, body, "list routes", none), most, take)
@@ -186,9 +196,14 @@ def find_default(socket: nl.Netlink, family: int, most: int, otherwise: OSError)
 
 def _main_route(body: bytes) -> Route | None:
     """The route in the body of an RTM_NEWROUTE message; None if it is not in the main table."""
+    return _route_in(body, (RT_MAIN,))
+
+
+def _route_in(body: bytes, tables: Collection[int]) -> Route | None:
+    """The route in the body of an RTM_NEWROUTE message; None if it is in no table of these."""
     family, prefix, _, _, table, _, _, kind, _ = ROUTE.unpack_from(body)
     raw = nl.attributes(body[12:])
-    if (number(raw.get(RTA_TABLE)) or table) != RT_MAIN:
+    if (number(raw.get(RTA_TABLE)) or table) not in tables:
         return None
     gateway = raw.get(RTA_GATEWAY)
     return Route(

@@ -10,7 +10,7 @@ import ipaddress
 import threading
 from collections.abc import Sequence
 
-from cni.host import addressing, advertisements, forwarding, links, netns, own_networks, ports, sysctl
+from cni.host import addressing, advertisements, forwarding, links, netns, own_networks, ports, source_routes, sysctl
 from cni.host.conntrack_flusher import ConntrackFlusher
 from cni.host.forwarding import OURS, OUTSIDE, is_routed
 from cni.host.link_deleter import LinkDeleter
@@ -192,6 +192,16 @@ class Kernel:
     ) -> list[links.Route]:
         """Bring the container's end up with its addresses; returns the routes that existed already."""
         return ports.configure(netns_fd, index, ifname, addresses, routes)
+
+    def route_by_source(
+        self, netns_fd: int, index: int, addresses: Sequence[links.Interface], routes: Sequence[links.Route]
+    ) -> None:
+        """Let the container's packets from these addresses leave by this interface of several. Raises OSError."""
+        source_routes.ensure(netns_fd, index, addresses, routes)
+
+    def forget_sources(self, path: str, container: netns.NetnsId, addresses: Sequence[links.Address]) -> None:
+        """Remove the rules of `route_by_source`, if the namespace is still there. Raises OSError."""
+        source_routes.remove(path, container, addresses)
 
     def raise_port(self, index: int, owner: str = "") -> None:
         """Bring the host end up, with its owner as alias; packets flow from then on."""

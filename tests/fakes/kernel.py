@@ -104,6 +104,7 @@ class FakeKernel:
         self.fenced_bridges: set[str] = set()
         self.loaded = False
         self.own_addresses: set[Address] = set()
+        self.sourced: set[Address] = set()
         self.routed: set[int] = set()
         self.underlay = 1500
         self.flows_queued: set[str] = set()
@@ -189,6 +190,16 @@ class FakeKernel:
     @quiet_call
     def held_addresses(self) -> tuple[HeldAddress, ...]:
         return tuple(HeldAddress("lo", ip_interface(address)) for address in self.own_addresses)
+
+    @call
+    def route_by_source(
+        self, netns_fd: int, index: int, addresses: Sequence[Interface], routes: Sequence[Route]
+    ) -> None:
+        self.sourced |= {address.ip for address in addresses}
+
+    @quiet_call
+    def forget_sources(self, path: str, container: NetnsId, addresses: Sequence[Address]) -> None:
+        self.sourced -= set(addresses)
 
     @call
     def keep_advertisements(self) -> list[str]:

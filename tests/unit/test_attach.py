@@ -117,6 +117,20 @@ def test_a_second_network_does_not_take_the_default_route(node):
     assert [r.dst for r in second.routes] == ["192.0.2.0/24"]
 
 
+def test_a_second_interface_is_left_by_its_own_address_and_only_as_long(node):
+    first, second = node.add(), node.add(ifname="eth1")
+    own = {ipaddress.ip_address(ip) for ip in second.ips}
+    assert (first.sourced, second.sourced) == ((), (4,))
+    assert node.kernel.sourced == own
+    node.delete(ifname="eth1")
+    assert node.kernel.sourced == set()
+    for call in ("route_by_source", "raise_port"):
+        node.kernel.fail(only=call, late=True)
+        with pytest.raises(AttachFailed):
+            node.add(ifname="eth2")
+        assert node.kernel.sourced == set()
+
+
 def test_the_hosts_own_namespace_is_refused_before_anything_is_done(node):
     node.kernel.log.clear()
     with pytest.raises(InvalidNetns):

@@ -191,6 +191,12 @@ class Attacher:
         ]
         addresses = [ipaddress.ip_interface(held.address) for held in intent.addresses]
         skipped = self._kernel.configure_inside(request.netns_fd, inside, intent.ifname, addresses, kernel_routes)
+        sourced = tuple(route.dst.version for route in skipped if not route.dst.prefixlen)
+        if sourced:
+            intent = msgspec.structs.replace(intent, sourced=sourced)
+            self._state.save(intent)  # the undo removes the rules
+            own = [address for address in addresses if address.version in sourced]
+            self._kernel.route_by_source(request.netns_fd, inside, own, kernel_routes)
         self._kernel.raise_port(host, naming.owner_mark(*intent.key))
         kept = tuple(r for r, k in zip(routes, kernel_routes, strict=True) if k not in skipped)
         return msgspec.structs.replace(intent, routes=kept, bridge_mac=bridge.mac)
@@ -210,9 +216,10 @@ class Attacher:
     def detach(self, key: AttachmentKey, fallback_veth: str = "") -> bool:
         """Remove the attachment completely; False if there was none.
 
-        Removing the host end removes the container's end as well, wherever that is now. No namespace is entered, so a
-        namespace that is gone, or that another container has now, is neither needed nor touched. `fallback_veth`: the
-        name of the host end if the attachment has no record. Raises CleanupFailed; the record is then kept for a retry.
+        Removing the host end removes the container's end as well, wherever that is now. A namespace that is gone, or
+        that another container has now, is neither needed nor touched; it is entered only to remove the rules of a
+        second interface. `fallback_veth`: the name of the host end if the attachment has no record. Raises
+        CleanupFailed; the record is then kept for a retry.
         """
         with self._locks.holding(key):
             attachment = self._state.attachments.get(key)

@@ -6,6 +6,7 @@ name, the node's forwarding, the fence.
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass
 
 from cni import attach_rules
@@ -56,10 +57,17 @@ def _expected(attachment: Attachment, sandbox: str) -> Expected:
         sandbox,
         attachment.mac,
         tuple((held.address, held.gateway) for held in attachment.addresses),
-        tuple((route.dst, route.via) for route in attachment.routes),
+        (*((route.dst, route.via) for route in attachment.routes), *_sourced(attachment)),
         attachment.host_veth,
         frozenset({attachment.bridge, attachment.host_veth}),
     )
+
+
+def _sourced(attachment: Attachment) -> list[tuple[str, str]]:
+    """The default routes that only packets from the attachment's own addresses take."""
+    gateways = [held.gateway for held in attachment.addresses]
+    versions = [(ipaddress.ip_address(gateway).version, gateway) for gateway in gateways]
+    return [(attach_rules.DEFAULT_ROUTES[v], gateway) for v, gateway in versions if v in attachment.sourced]
 
 
 def _node_side(attachment: Attachment, expected: Expected, seen: Observed) -> list[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
+import logging
 
 from cni import attach_rules, naming
 from cni.daemon.attachments.ownership import is_port_of
@@ -14,6 +16,9 @@ from cni.daemon.state.state import State, name_taken
 from cni.errors import InterfaceExists
 from cni.host import links
 from cni.host.kernel import Kernel
+from cni.host.netns import NetnsId
+
+log = logging.getLogger(__name__)
 
 
 class Ports:
@@ -53,11 +58,22 @@ class Ports:
         if anothers or not self._kernel.remove_link(attachment.host_veth):
             self._remove_renamed(attachment)
         self._fence.remove_port(attachment)
+        if attachment.sourced:
+            self._forget_sources(attachment)
         bridge = self._kernel.find(attachment.bridge)
         if bridge is not None:
             for held in attachment.addresses:
                 self._kernel.forget_neighbour(bridge.index, held.ip)
         self._kernel.forget_flows([held.ip for held in attachment.addresses])
+
+    def _forget_sources(self, attachment: Attachment) -> None:
+        """Remove the rules for the attachment's addresses in the container. Rules that stay lead to an empty table."""
+        addresses = [ipaddress.ip_address(ip) for ip in attachment.ips]
+        own = [address for address in addresses if address.version in attachment.sourced]
+        try:
+            self._kernel.forget_sources(attachment.sandbox, NetnsId(*attachment.netns), own)
+        except OSError as error:
+            log.warning("the rules for %s could not be removed: %s", ", ".join(attachment.ips), error)
 
     def _remove_renamed(self, attachment: Attachment) -> None:
         """Remove the host end under another name: it is known by its owner mark, or by its MAC, which follows from the

@@ -50,6 +50,9 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
     addresses: tuple[AssignedAddress, ...]
     routes: tuple[StaticRoute, ...] = ()
     mtu: int
+    sourced: tuple[int, ...] = ()
+    """The IP versions whose default route is another interface's: rules in the container let packets from this
+    interface's addresses leave by it."""
     mtu_chosen: bool = False  # the configuration sets the MTU: it does not follow the underlay
     netns: tuple[int, int]
     sandbox: str
