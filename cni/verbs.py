@@ -10,7 +10,7 @@ import errno
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_network
 from typing import Protocol
 
@@ -63,55 +63,88 @@ class AttachCall:
     wanted: Callable[[], bool] = lambda: True
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """What an overlay has recorded of an attachment, for the log."""
+
+    pod: str
+    service: str
+    isolation: str
+    addresses: tuple[str, ...]
+
+
 class Overlay(Protocol):
-    """The operations of an overlay daemon that CNI needs. Every method raises CniError."""
+    """The operations of an overlay daemon that CNI needs. Every method raises CniError. `detach` and `check` return
+    what is recorded of the attachment; None if nothing is."""
 
     def attach(self, asked: AttachCall, wish: Intent, target: Target) -> Attached: ...
-    def detach(self, network: str, container: str, ifname: str) -> None: ...
-    def check(self, call: Call, network: str, previous: Result, target: Target) -> None: ...
+    def detach(self, network: str, container: str, ifname: str) -> Recorded | None: ...
+    def check(self, call: Call, network: str, previous: Result, target: Target) -> Recorded | None: ...
     def collect(self, network: str, valid: set[tuple[str, str]] | None) -> list[str]: ...
     def ready(self, service: str, mode: str) -> list[str]: ...
 
 
 @dataclass(frozen=True)
 class PluginOutput:
-    """The plugin's exit code and output."""
+    """The plugin's exit code and output. `facts`: what is known of the attachment, by key, and `error`: both for the
+    log."""
 
     code: int
     stdout: str = ""
     stderr: str = ""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    error: CniError | None = None
 
 
 def serve(
     env: Mapping[str, str], stdin: bytes, netns_fd: int | None, overlay: Overlay, wanted: Callable[[], bool]
 ) -> PluginOutput:
     """Carry out one call. Never raises: every failure becomes a coded error on stdout."""
+    facts = facts_of(env)
     try:
         call, conf = read_request(env, stdin)
+        facts |= {"network": conf.name, "pod": pod_of(call)}
         warnings = list(conf.warnings) if call.command in ("ADD", "CHECK", "DEL") else []
         asked = AttachCall(call, conf, env.get("ATTEMPT", ""), wanted)
-        stdout = _verb(asked, env, netns_fd, overlay, warnings)
-        return PluginOutput(0, stdout, "".join(f"zlayer-cni: {line}\n" for line in warnings))
+        stdout = _verb(asked, env, netns_fd, overlay, warnings=warnings, facts=facts)
+        return PluginOutput(0, stdout, "".join(f"zlayer-cni: {line}\n" for line in warnings), facts)
     except CniError as error:
-        return PluginOutput(1, render_error(error, version_of(stdin)) + "\n")
+        return refused(error, stdin, facts)
     except Exception as error:
         log.exception("a call failed with an unexpected error")
         internal_error = CniError(f"internal error: {type(error).__name__}: {error}")
-        return PluginOutput(1, render_error(internal_error, version_of(stdin)) + "\n")
+        return refused(internal_error, stdin, facts)
+
+
+def refused(error: CniError, stdin: bytes, facts: Mapping[str, str]) -> PluginOutput:
+    """The output of a call that failed with `error`."""
+    return PluginOutput(1, render_error(error, version_of(stdin)) + "\n", "", facts, error)
+
+
+def facts_of(env: Mapping[str, str]) -> dict[str, str]:
+    """What the environment alone tells of the attachment, for the log: the call may be invalid."""
+    return {"attachment": f"{env.get('CNI_CONTAINERID', '')}/{env.get('CNI_IFNAME', '')}"}
 
 
 def _verb(
-    asked: AttachCall, env: Mapping[str, str], netns_fd: int | None, overlay: Overlay, warnings: list[str]
+    asked: AttachCall,
+    env: Mapping[str, str],
+    netns_fd: int | None,
+    overlay: Overlay,
+    *,
+    warnings: list[str],
+    facts: dict[str, str],
 ) -> str:
+    """The output of one verb. `warnings` and `facts` grow."""
     call, conf = asked.call, asked.conf
     if call.command == "ADD":
-        return _add(asked, _target(call, env, netns_fd), overlay, warnings)
+        return _add(asked, _target(call, env, netns_fd), overlay, warnings, facts)
     if call.command == "CHECK":
         assert conf.prev_result is not None  # the configuration was refused otherwise
-        overlay.check(call, conf.name, conf.prev_result, _target(call, env, netns_fd))
+        _note(overlay.check(call, conf.name, conf.prev_result, _target(call, env, netns_fd)), facts)
     elif call.command == "DEL":
         _refuse_own_netns(call, env, netns_fd)
-        overlay.detach(conf.name, call.container_id, call.ifname)
+        _note(overlay.detach(conf.name, call.container_id, call.ifname), facts)
     elif call.command == "GC":
         valid = conf.valid_attachments
         valid_keys = None if valid is None else {(attachment.container_id, attachment.ifname) for attachment in valid}
@@ -123,11 +156,29 @@ def _verb(
     return ""
 
 
-def _add(asked: AttachCall, target: Target, overlay: Overlay, warnings: list[str]) -> str:
+def _note(recorded: Recorded | None, facts: dict[str, str]) -> None:
+    if recorded is not None:
+        facts["pod"] = facts["pod"] or recorded.pod
+        facts |= {
+            "service": recorded.service,
+            "isolation": recorded.isolation,
+            "addresses": ",".join(recorded.addresses),
+        }
+
+
+def pod_of(call: Call) -> str:
+    """namespace/name of the pod; empty if the runtime does not pass it."""
+    name = call.args.get("K8S_POD_NAME", "")
+    return f"{call.args.get('K8S_POD_NAMESPACE', '')}/{name}" if name else ""
+
+
+def _add(asked: AttachCall, target: Target, overlay: Overlay, warnings: list[str], facts: dict[str, str]) -> str:
     call, conf = asked.call, asked.conf
     wish = intent(conf, call)
     warnings += wish.warnings
+    facts |= {"service": wish.service, "isolation": wish.isolation_network or ""}
     attached = overlay.attach(asked, wish, target)
+    facts["addresses"] = ",".join(address.partition("/")[0] for address, _ in attached.addresses)
     warnings += _left_out(wish, attached)
     try:
         ours = result_of(attached, call, wish)

@@ -769,3 +769,35 @@ def test_secrets_are_roots_alone(agent: Agent, here: Node) -> None:
     for path in here.directory.rglob("*"):
         if path.is_file() and path.name not in ("log", "overlayd.yaml"):
             assert path.stat().st_mode & 0o077 == 0, path
+
+
+# --- the log ------------------------------------------------------------------------------------------------------
+
+
+def test_every_call_by_either_socket_writes_one_line(agent: Agent, here: Node) -> None:
+    agent.setup("web")
+    one, two = here.process(), here.process()
+    address = agent.attach(one)
+    agent.detach(one)
+    refused = agent.error(wire.AttachContainer(wire.LinuxPid(two), "other", False))
+    added = here.plugin("ADD", "web", two)["ips"][0]["address"].partition("/")[0]
+    assert here.plugin("ADD", "web", two)["code"] == 101
+    assert here.plugin("CHECK", "web", two)["code"] == 7  # without a prevResult
+    assert here.plugin("DEL", "web", two) == {}
+    of_agents = f"attachment={one}/eth0 network=@overlayd service=web addresses={address} code=0 ms="
+    of_plugins = f"attachment=c{two}/eth0 network=net service=web"
+    lines = [line.partition("call_log: ")[::2] for line in here.log.read_text().splitlines() if "call_log: " in line]
+    expected = [
+        ("INFO", f"verb=ADD door=overlay {of_agents}"),
+        ("INFO", f"verb=DEL door=overlay {of_agents}"),
+        ("WARNING", f"verb=ADD door=overlay attachment={two}/eth0 network=@overlayd service=other code=7 ms="),
+        ("INFO", f"verb=ADD door=cni {of_plugins} addresses={added} code=0 ms="),
+        ("WARNING", f"verb=ADD door=cni {of_plugins} code=101 ms="),
+        ("WARNING", f"verb=CHECK door=cni attachment=c{two}/eth0 code=7 ms="),
+        ("INFO", f"verb=DEL door=cni {of_plugins} addresses={added} code=0 ms="),
+    ]
+    assert len(lines) == len(expected), lines
+    for (head, text), (level, start) in zip(lines, expected, strict=True):
+        assert f" {level} " in head, text
+        assert text.startswith(start), text
+    assert f'msg="{refused}"' in lines[2][1]

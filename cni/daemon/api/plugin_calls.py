@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 
 from cni import tempdir_sweeper, verbs
+from cni.daemon import call_log
 from cni.daemon.api.cni_socket import CniRequest, Reply
 from cni.daemon.attachments.overlay import NodeOverlay
 from cni.errors import InvalidConfig
 from cni.host import netns
 from cni.host.process_exit import ExitWatcher
-from cni.netconf.request import version_of
-from cni.netconf.result import render_error
+
+LOGGED = ("ADD", "DEL", "CHECK")
 
 
 class PluginCalls:
@@ -24,14 +26,20 @@ class PluginCalls:
 
     def answer(self, request: CniRequest) -> Reply:
         """Carry out one call. Never raises."""
+        began, verb = time.monotonic(), request.env.get("CNI_COMMAND", "")
         tempdir_sweeper.note(request.env.get("UNPACKED", ""))
+        result = self._serve(request)
+        if verb == "ADD" and result.code == 0:
+            self._watch_plugin_exit(request)
+        if verb in LOGGED:
+            call_log.write("cni", verb, result.facts, time.monotonic() - began, result.error)
+        return Reply(result.code, result.stdout.encode(), result.stderr.encode("utf-8", "replace"))
+
+    def _serve(self, request: CniRequest) -> verbs.PluginOutput:
         refusal = netns_mismatch(request.env, self._own)
         if refusal is not None:
-            return Reply(1, f"{render_error(refusal, version_of(request.stdin))}\n".encode())
-        result = verbs.serve(request.env, request.stdin, request.netns_fd, self._overlay, request.wanted)
-        if request.env.get("CNI_COMMAND") == "ADD" and result.code == 0:
-            self._watch_plugin_exit(request)
-        return Reply(result.code, result.stdout.encode(), result.stderr.encode("utf-8", "replace"))
+            return verbs.refused(refusal, request.stdin, verbs.facts_of(request.env))
+        return verbs.serve(request.env, request.stdin, request.netns_fd, self._overlay, request.wanted)
 
     def undo(self, attempt: str) -> None:
         """Undo the ADD of that attempt: its plugin was killed before the runtime had the result. Never raises."""

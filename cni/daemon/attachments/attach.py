@@ -213,8 +213,8 @@ class Attacher:
 
     # --- detach ----------------------------------------------------------------------------------------------------
 
-    def detach(self, key: AttachmentKey, fallback_veth: str = "") -> bool:
-        """Remove the attachment completely; False if there was none.
+    def detach(self, key: AttachmentKey, fallback_veth: str = "") -> Attachment | None:
+        """Remove the attachment completely; returns its record, None if there was none.
 
         Removing the host end removes the container's end as well, wherever that is now. A namespace that is gone, or
         that another container has now, is neither needed nor touched; it is entered only to remove the rules of a
@@ -225,14 +225,16 @@ class Attacher:
             attachment = self._state.attachments.get(key)
             try:
                 if attachment is None:
-                    return bool(fallback_veth) and self._ports.remove_unrecorded(key, fallback_veth)
+                    if fallback_veth:
+                        self._ports.remove_unrecorded(key, fallback_veth)
+                    return None
                 self._ports.remove(attachment)
                 self._state.drop(key)
                 self._events.publish(AttachmentGone(attachment))
             except OSError as error:
                 raise CleanupFailed(f"cannot detach {key[2]} of {key[1]} from {key[0]}: {error}") from error
         self._release.release_unused(attachment.service, attachment.mode, attachment.ephemeral)
-        return True
+        return attachment
 
     def locked(self, key: AttachmentKey) -> AbstractContextManager[object]:
         """A context that holds the attachment's lock: no other thread attaches, detaches or changes it."""
@@ -247,7 +249,8 @@ class Attacher:
     def release(self, attachment: Attachment) -> bool:
         """Detach `attachment` unless its record changed meanwhile; False if it was left unchanged."""
         with self._locks.holding(attachment.key):
-            return self._state.attachments.get(attachment.key) == attachment and self.detach(attachment.key)
+            unchanged = self._state.attachments.get(attachment.key) == attachment
+            return unchanged and self.detach(attachment.key) is not None
 
     def release_dead(self, attachment: Attachment) -> bool:
         """Detach `attachment` unless its record changed meanwhile, or it is live and has its link; False if it was left
@@ -261,7 +264,7 @@ class Attacher:
             alive = current is not None and current.state == "live" and self._ports.exists(current)
             if current != attachment or alive:
                 return False
-            return self.detach(attachment.key)
+            return self.detach(attachment.key) is not None
 
 
 def planned_routes(attachment: Attachment) -> list[StaticRoute]:

@@ -34,7 +34,7 @@ from cni.host.ports import ContainerView, Sought
 from cni.netconf.environment import Call
 from cni.netconf.intent import Intent
 from cni.netconf.types import DNS, Result
-from cni.verbs import AttachCall, Attached, Target
+from cni.verbs import AttachCall, Attached, Recorded, Target, pod_of
 
 log = logging.getLogger(__name__)
 
@@ -115,10 +115,11 @@ class NodeOverlay:
             dns=DNS(dns.nameservers, dns.domain, dns.search, dns.options),
         )
 
-    def detach(self, network: str, container: str, ifname: str) -> None:
-        """DEL: remove the attachment; an unknown one is no error. Raises CleanupFailed."""
+    def detach(self, network: str, container: str, ifname: str) -> Recorded | None:
+        """DEL: remove the attachment, and return what was recorded of it; an unknown one is no error. Raises
+        CleanupFailed."""
         veth = naming.attachment_veth(network, container, ifname)
-        self._attacher.detach((network, container, ifname), veth)
+        return _recorded(self._attacher.detach((network, container, ifname), veth))
 
     def undo_attempt(self, attempt: str) -> None:
         """Undo the attach of that attempt: its plugin was killed before the runtime had the result. Never raises."""
@@ -131,8 +132,9 @@ class NodeOverlay:
                 except (CniError, OSError) as error:
                     log.warning("%s: its plugin was killed, and the attach could not be undone: %s", name, error)
 
-    def check(self, call: Call, network: str, previous: Result, target: Target) -> None:
-        """CHECK: compare the attachment; reads only. Raises CheckFailed with every difference."""
+    def check(self, call: Call, network: str, previous: Result, target: Target) -> Recorded | None:
+        """CHECK: compare the attachment, and return what is recorded of it; reads only. Raises CheckFailed with every
+        difference."""
         key = (network, call.container_id, call.ifname)
         differences = self._differences(key, previous, target)
         if differences:
@@ -141,6 +143,7 @@ class NodeOverlay:
                 differences = self._differences(key, previous, target)
         if differences:
             raise CheckFailed(f"{call.ifname} of {call.container_id}: {differences[0]}", "; ".join(differences[1:]))
+        return _recorded(self._state.attachments.get(key))
 
     def _differences(self, key: AttachmentKey, previous: Result, target: Target) -> list[str]:
         attachment = self._state.attachments.get(key)
@@ -227,7 +230,7 @@ def no_room(run_dir: str) -> bool:
     return disk.f_blocks > 0 and disk.f_bfree * disk.f_frsize < ROOM  # a tmpfs without a limit counts no blocks
 
 
-def pod_of(call: Call) -> str:
-    """namespace/name of the pod, for display; empty if the runtime does not pass it."""
-    name = call.args.get("K8S_POD_NAME", "")
-    return f"{call.args.get('K8S_POD_NAMESPACE', '')}/{name}" if name else ""
+def _recorded(attachment: Attachment | None) -> Recorded | None:
+    if attachment is None:
+        return None
+    return Recorded(attachment.pod, attachment.service, attachment.isolation or "", attachment.ips)

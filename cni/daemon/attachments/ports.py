@@ -82,12 +82,11 @@ class Ports:
             if link.mac == attachment.host_mac and is_port_of(link, attachment.key, attachment.host_mac):
                 self._kernel.remove_link(link.name)
 
-    def remove_unrecorded(self, key: AttachmentKey, name: str) -> bool:
-        """Remove the port that `key` would have, if it is `key`'s; False if there is none."""
+    def remove_unrecorded(self, key: AttachmentKey, name: str) -> None:
+        """Remove the port that `key` would have, if it is `key`'s."""
         owner = self._state.owner_of_port(name)
-        if owner is not None or self._port_of(key, name, macs.of_host_end(name)) is None:
-            return False
-        return self._kernel.remove_link(name)
+        if owner is None and self._port_of(key, name, macs.of_host_end(name)) is not None:
+            self._kernel.remove_link(name)
 
     def exists(self, attachment: Attachment) -> bool:
         """Whether the attachment's host end exists under its name."""

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from cni.daemon import call_log
 from cni.daemon.operations import containers, edges, guests, node, peers, services
 from cni.daemon.operations.context import OperationContext, OperationRefused
 from cni.errors import CniError
@@ -26,6 +27,14 @@ Operation = Callable[[Any, OperationContext], wire.AnyReply]
 
 
 def _attach(ask: wire.AttachContainer, context: OperationContext) -> wire.AnyReply:
+    facts = _facts(ask.handle) | {"service": ask.service, "isolation": ask.isolation_network or ""}
+    with call_log.entry("overlay", "ADD", facts):
+        reply = _attach_handle(ask, context)
+        facts["addresses"] = reply.overlay_ip if isinstance(reply, wire.GuestConfig) else reply.ip
+        return reply
+
+
+def _attach_handle(ask: wire.AttachContainer, context: OperationContext) -> wire.Attached | wire.GuestConfig:
     handle = ask.handle
     if isinstance(handle, wire.LinuxPid):
         return containers.attach(handle, ask, context)
@@ -37,14 +46,29 @@ def _attach(ask: wire.AttachContainer, context: OperationContext) -> wire.AnyRep
 
 
 def _detach(ask: wire.DetachContainer, context: OperationContext) -> wire.AnyReply:
-    handle = ask.handle
-    if isinstance(handle, wire.LinuxPid):
-        return containers.detach(handle, context)
-    if isinstance(handle, wire.GuestManaged):
-        return guests.detach_guest(handle, context)
-    if isinstance(handle, wire.HostShared):
-        return guests.detach_host(handle, context)
+    handle, facts = ask.handle, _facts(ask.handle)
+    with call_log.entry("overlay", "DEL", facts):
+        if isinstance(handle, wire.LinuxPid):
+            if (attachment := containers.detach(handle, context)) is not None:
+                isolation = attachment.isolation or ""
+                facts |= {"service": attachment.service, "isolation": isolation, "addresses": ",".join(attachment.ips)}
+        elif isinstance(handle, wire.GuestManaged):
+            if (guest := guests.detach_guest(handle, context)) is not None:
+                facts |= {"service": guest.service, "isolation": guest.isolation or "", "addresses": guest.held.ip}
+        elif isinstance(handle, wire.HostShared) and (process := guests.detach_host(handle, context)) is not None:
+            facts |= {"service": process.service, "addresses": process.ip}
     return wire.Ok()
+
+
+def _facts(handle: wire.AnyHandle) -> dict[str, str]:
+    """What a handle tells of the attachment, for the log."""
+    if isinstance(handle, wire.LinuxPid):
+        return {"attachment": f"{handle.pid}/{containers.IFNAME}", "network": containers.NETWORK}
+    if isinstance(handle, wire.GuestManaged):
+        return {"attachment": f"guest/{handle.id}", "network": containers.NETWORK}
+    if isinstance(handle, wire.HostShared):
+        return {"attachment": f"host/{handle.id}", "network": containers.NETWORK}
+    return {"attachment": f"windows/{handle.container_id}", "network": containers.NETWORK}
 
 
 def _scoped_resolver(_: Any, __: OperationContext) -> wire.AnyReply:

@@ -138,13 +138,12 @@ def _identity(of: AttachRequest | Attachment) -> tuple[object, ...]:
     return (of.start_time, of.service, of.mode == "shared", of.isolation)
 
 
-def detach(handle: wire.LinuxPid, context: OperationContext) -> wire.Ok:
-    """Detach the process's container; an unknown PID is no error. Raises CleanupFailed."""
+def detach(handle: wire.LinuxPid, context: OperationContext) -> Attachment | None:
+    """Detach the process's container, and return its record; an unknown PID is no error. Raises CleanupFailed."""
     with context.locks.holding(("pid", handle.pid)):
         veth = naming.pid_host_veth(handle.pid)
         # A PID whose name is longer than a link's name can be is no process's.
-        context.attacher.detach(_key(handle.pid), veth if len(veth) <= naming.NAME_LIMIT else "")
-    return wire.Ok()
+        return context.attacher.detach(_key(handle.pid), veth if len(veth) <= naming.NAME_LIMIT else "")
 
 
 def _own(context: OperationContext) -> list[Attachment]:

@@ -106,13 +106,13 @@ def guest_config(guest: Guest, ask: wire.AttachContainer, context: OperationCont
     )
 
 
-def detach_guest(handle: wire.GuestManaged, context: OperationContext) -> wire.Ok:
-    """Remove the guest's key, peer and address. Idempotent."""
+def detach_guest(handle: wire.GuestManaged, context: OperationContext) -> Guest | None:
+    """Remove the guest's key, peer and address; returns its record. Idempotent."""
     with context.locks.holding(("guest", handle.id)):
         guest = context.registry.guests.get(handle.id)
         if guest is not None:
             _drop_guest(guest, context)
-    return wire.Ok()
+        return guest
 
 
 def _drop_guest(guest: Guest, context: OperationContext) -> None:
@@ -164,13 +164,13 @@ def _put_on_lo(process: HostProcess, context: OperationContext) -> None:
         raise OperationRefused(f"overlay engine error: cannot give the host {process.ip}: {error}") from error
 
 
-def detach_host(handle: wire.HostShared, context: OperationContext) -> wire.Ok:
-    """Remove the address from the host. Idempotent."""
+def detach_host(handle: wire.HostShared, context: OperationContext) -> HostProcess | None:
+    """Remove the address from the host; returns its record. Idempotent."""
     with context.locks.holding(("host", handle.id)):
         process = context.registry.hosts.get(handle.id)
         if process is not None:
             _drop_host(process, context)
-    return wire.Ok()
+        return process
 
 
 def _drop_host(process: HostProcess, context: OperationContext) -> None:
