@@ -53,14 +53,16 @@ _KINDS = (
         "node",
         "error",
         "iptables' FORWARD chain drops the containers' packets, and the daemon cannot add its rule to the chain.",
-        "Allow the overlay's range in FORWARD, or repair the iptables command named in the text.",
+        "Accept the overlay's range in FORWARD, or repair the iptables command named in the text.",
     ),
     ProblemKind(
         "forward-denied-nftables",
         "node",
         "error",
-        "A native nftables chain of another program drops forwarded packets by policy.",
-        "Allow the overlay's range in that chain: no other table can override a drop.",
+        "A native nftables chain of another program (firewalld, nftables.conf) drops what containers send, by policy or"
+        " by the rule that the text names.",
+        "Accept the overlay's range in that chain: no other table can override a drop. For firewalld the text has the"
+        " command: the range is made a source of the zone trusted.",
     ),
     ProblemKind(
         "kernel-setting",

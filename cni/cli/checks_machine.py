@@ -60,6 +60,7 @@ OPTIONAL = {
 }
 LINKS = {"bridge": "CONFIG_BRIDGE (modprobe bridge)", "veth": "CONFIG_VETH (modprobe veth)"}
 _OPTIONS = LINKS | {name: option for name, (_, option) in NFTABLES.items()}
+SHOWN = 8  # rules that are named each
 OURS = ("zl-", "veth-")  # devices of ours (contract 4.2)
 
 # Programs recognised by their tables and chains: (name, tables of the families, prefixes of chain names).
@@ -141,21 +142,33 @@ def forward_policy(denies: bool, let_through: bool, said: str = "") -> Finding:
     return Finding("forward", "fail", "iptables' FORWARD denies, and containers are not let through", fix)
 
 
-def foreign_chains(denying: Mapping[str, str]) -> list[Finding]:
-    """Native nftables chains of other programs that drop by policy, with their hooks: no other table can override a
-    drop."""
+def conditional_drops(rules: Sequence[str]) -> list[Finding]:
+    """The rules of iptables' FORWARD before our jump that may drop packets of containers. They stay in force."""
+    fix = "nothing, if that is meant; else remove the rule, or accept the overlay's range before it"
+    shown = [Finding("forward", "warn", f"`{rule}` drops what containers send or get", fix) for rule in rules[:SHOWN]]
+    more = len(rules) - len(shown)
+    rest = Finding("forward", "warn", f"{more} more rules of FORWARD drop what containers send or get", fix)
+    return [*shown, *([rest] if more else [])]
+
+
+def foreign_chains(forward: Sequence[str], incoming: Sequence[str]) -> list[Finding]:
+    """Native nftables chains of other programs that drop: no other table can override a drop. `forward`: sentences
+    about what is forwarded; `incoming`: the chains of the hook input that drop by policy.
+    """
     found = [
+        Finding("foreign firewall", "fail", sentence, "accept the overlay's range there, from the interfaces zl-*")
+        for sentence in forward
+    ]
+    found += [
         Finding(
             "foreign firewall",
-            "fail" if hook == "forward" else "warn",
-            f"the nftables chain {chain} ({hook}) drops by policy what it does not know",
-            "allow the overlay's range in it, from and to the interfaces zl-*"
-            if hook == "forward"
-            else "allow what comes in by zl-* to the node address in it, if containers need the node",
+            "warn",
+            f"the nftables chain {chain} (input) drops by policy what it does not know",
+            "allow what comes in by zl-* to the node address in it, if containers need the node",
         )
-        for chain, hook in denying.items()
+        for chain in incoming
     ]
-    return found or [Finding("foreign firewall", "ok", "no nftables chain of others drops by policy")]
+    return found or [Finding("foreign firewall", "ok", "no nftables chain of others drops what containers send")]
 
 
 def input_policy(rules: Mapping[str, Sequence[str]]) -> Finding:

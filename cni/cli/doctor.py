@@ -22,9 +22,10 @@ from cni.cli import checks_install as installed
 from cni.cli import checks_machine as checks
 from cni.cli.checks_machine import Finding
 from cni.errors import CniError, FenceFailed
-from cni.host import iptables, own_networks, probe, program, sysctl
+from cni.host import iptables, nft_forward, own_networks, probe, program, sysctl
 from cni.overlay import sockets as overlay_sockets
 
+OWN_TABLE = "zlayer_cni"  # the nftables tables of the fence
 PRIVATE = ("cni.sock", "state.db", "overlayd.lock")
 SUFFIXES = (".conf", ".conflist", ".json")  # what containerd and CRI-O load
 MARKS = {"ok": "ok   ", "warn": "WARN ", "fail": "FAIL "}
@@ -138,13 +139,14 @@ def _firewalls(clusters: tuple[str, ...]) -> list[Finding]:
     try:
         denies = iptables.forward_denies(clusters)
         found.append(checks.forward_policy(denies, denies and iptables.forward_in_place(clusters)))
+        found += checks.conditional_drops(iptables.forward_drops(clusters))
     except FenceFailed as error:
         found.append(checks.forward_policy(False, False, f"{error.msg}: {error.details}"))
     found.append(checks.input_policy(probe.input_rules()))
     listing = probe.base_chains()
     chains = [item["chain"] for item in listing["nftables"] if "chain" in item]
-    hooks = {f"{each['family']} {each['table']} {each['name']}": str(each.get("hook", "")) for each in chains}
-    found += checks.foreign_chains({chain: hooks[chain] for chain in iptables.denying_chains(listing)})
+    dropping = [obstacle.describe(clusters) for obstacle in probe.obstacles(clusters, OWN_TABLE)]
+    found += checks.foreign_chains(dropping, nft_forward.dropping_input(listing))
     return found + checks.recognised({(each["family"], each["table"], each["name"]) for each in chains})
 
 

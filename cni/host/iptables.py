@@ -1,10 +1,11 @@
 """The only rules outside our tables: a chain and a jump in iptables' filter table.
 
-On a host whose FORWARD policy denies (Docker, ufw), no table of ours can let a container's packet through; only a rule
-in that table can. So one chain accepts packets from or to the overlay's devices that have an overlay address, and one
-jump leads to it from the top of FORWARD. It matches interface and address both: an overlay address on the uplink is
-accepted for no device. It matches the devices' name prefix, so that it is written once. It opens nothing that the fence
-closes: a drop in any table is final.
+On a host whose FORWARD denies (Docker, ufw), no table of ours can let a container's packet through; only a rule in that
+table can. So one chain accepts packets from or to the overlay's devices that have an overlay address, and one jump
+leads to it. It stands directly before the first rule that drops every forwarded packet, whatever that rule's form is,
+else at the chain's end: what a rule before it drops on conditions stays dropped. The chain matches interface and
+address both: an overlay address on the uplink is accepted for no device. It matches the devices' name prefix, so that
+it is written once. It opens nothing that the fence closes: a drop in any table is final.
 
 The rules are written through `iptables` and `ip6tables`, whichever kind (nft or legacy) the host uses for its own
 rules, and through the other kind where that denies as well. Without iptables there is no such policy to override.
@@ -15,18 +16,17 @@ from __future__ import annotations
 import contextlib
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any
 
 from cni.errors import FenceFailed
-from cni.host import xtables
+from cni.host import iptables_rules, xtables
+from cni.host.forward_rules import Flow, Position, denial, drops_before
 
 CHAIN = "ZLAYER-CNI"
 DEVICES = ("zl-+",)  # every bridge and WireGuard device of the overlay (contract 4.2)
 _COMMENT = "zlayer-cni: containers of the overlay"
-_DENY_ALL = ("-A FORWARD -j DROP", "-A FORWARD -j REJECT")  # the last rule of Red Hat's old firewalls
 _WAIT = "5"  # seconds to wait for the lock that every iptables on the machine takes
 
 
@@ -47,62 +47,62 @@ def forward_rules(cluster: str, devices: Sequence[str] = DEVICES) -> list[str]:
 
 
 def ensure_forward_accept(clusters: Iterable[str], devices: Sequence[str] = DEVICES) -> bool:
-    """Creates or corrects chain and jump in each family of `clusters`; True if anything had to be written.
+    """Creates or corrects chain and jump, in each table of FORWARD that denies or has a jump; True if anything had to
+    be written.
 
     Idempotent; a host without iptables is left alone. Raises IptablesError.
     """
     wrote = False
     for cluster in clusters:
-        rules = forward_rules(cluster, devices)
+        accepting = forward_rules(cluster, devices)
         for tool in _tools(cluster):
-            if (tool == _tool(cluster) or _denies(tool)) and _saved(tool) != (rules, True):
-                _fill(tool, rules)
+            lines = rules(tool)
+            if not _is_right(lines, accepting):
+                _run(f"{tool}-restore", "--noflush", stdin=_correction(lines, accepting))
                 wrote = True
     return wrote
 
 
 def remove_forward_accept() -> None:
-    """Deletes jump and chain, in both families. Idempotent. Raises IptablesError."""
+    """Deletes jumps and chain, in both families. Idempotent. Raises IptablesError."""
     for tool in (*_tools("0.0.0.0/0"), *_tools("::/0")):
-        while _succeeds(tool, "-C", "FORWARD", *_jump()):
-            _run(tool, "-D", "FORWARD", *_jump())
-        if _succeeds(tool, "-S", CHAIN):
-            _run(tool, "-F", CHAIN)
-            _run(tool, "-X", CHAIN)
+        lines = rules(tool)
+        if f"-N {CHAIN}" in lines:
+            text = [*_deletions(lines), f"-F {CHAIN}", f"-X {CHAIN}"]
+            _run(f"{tool}-restore", "--noflush", stdin="\n".join(["*filter", *text, "COMMIT", ""]))
 
 
 def forward_in_place(clusters: Iterable[str], devices: Sequence[str] = DEVICES) -> bool:
     """Whether `ensure_forward_accept` would have nothing to write. Raises IptablesError."""
     return all(
-        shutil.which(tool := _tool(cluster)) is None or _saved(tool) == (forward_rules(cluster, devices), True)
-        for cluster in clusters
+        _is_right(rules(tool), forward_rules(cluster, devices)) for cluster in clusters for tool in _tools(cluster)
     )
 
 
 def forward_denies(clusters: Iterable[str]) -> bool:
-    """Whether iptables' FORWARD drops packets that no rule accepts, by policy or by a last rule, in a family of
-    `clusters`.
+    """Whether iptables' FORWARD drops every packet that no rule accepts, by policy or by a rule of whatever form, in a
+    family of `clusters`.
 
     Raises IptablesError.
     """
-    return any(_denies(tool) for cluster in clusters for tool in _tools(cluster))
+    return any(_place(rules(tool))[1] for cluster in clusters for tool in _tools(cluster))
 
 
-def denying_chains(listing: Mapping[str, Any]) -> list[str]:
-    """Other programs' native nftables chains that drop forwarded or incoming packets by policy, as `family table
-    chain`.
+def forward_drops(clusters: Iterable[str], devices: Sequence[str] = DEVICES) -> list[str]:
+    """The rules before our jump that may drop packets of containers, as `tool: rule`. They stay in force.
 
-    `listing` is `Nft.list_base_chains()`. No other table can override such a chain: `status` and `doctor` name them.
-    iptables' own chains (tables `filter` of family ip and ip6) are not among them.
+    Raises IptablesError.
     """
-    chains = [item["chain"] for item in listing.get("nftables", ()) if "chain" in item]
-    return sorted(
-        f"{c['family']} {c['table']} {c['name']}"
-        for c in chains
-        if c.get("hook") in ("forward", "input")
-        and c.get("policy") == "drop"
-        and not (c["family"] in ("ip", "ip6") and c["table"] == "filter" and c["name"] in ("FORWARD", "INPUT"))
-    )
+    found: dict[str, None] = {}
+    for cluster in clusters:
+        for tool in _tools(cluster):
+            table, (place, _) = _foreign(lines := rules(tool)), _place(lines)
+            for device in devices:
+                name = device.replace("+", "*")
+                for flow in (Flow(iif=name, src=cluster), Flow(oif=name, dst=cluster)):
+                    dropping = drops_before(table.rules_of, "FORWARD", flow, place)
+                    found.update(dict.fromkeys(f"{tool} {rule.text}" for rule in dropping))
+    return list(found)
 
 
 def rules(tool: str, chain: str = "", table: str = "filter") -> list[str]:
@@ -121,30 +121,38 @@ def of_both_families(chain: str = "", table: str = "filter") -> dict[str, list[s
     return listed
 
 
-def _fill(tool: str, rules: Sequence[str]) -> None:
-    """Writes the chain in one transaction (iptables-restore), then the jump, as the first rule of FORWARD."""
-    text = "\n".join(["*filter", f":{CHAIN} - [0:0]", *rules, "COMMIT", ""])
-    _run(f"{tool}-restore", "--noflush", stdin=text)
-    if not _succeeds(tool, "-C", "FORWARD", *_jump()):
-        _run(tool, "-I", "FORWARD", "1", *_jump())
+def _foreign(lines: Sequence[str]) -> iptables_rules.Table:
+    return iptables_rules.without(iptables_rules.parse(lines), CHAIN)
 
 
-def _saved(tool: str) -> tuple[list[str], bool]:
-    """The chain's present rules, and whether the jump exists."""
-    lines = rules(tool)
-    return (
-        [line for line in lines if line.startswith(f"-A {CHAIN} ")],
-        any(line.startswith("-A FORWARD ") and line.endswith(f"-j {CHAIN}") for line in lines),
-    )
+def _place(lines: Sequence[str]) -> tuple[Position, bool]:
+    """Where our jump belongs, counted without it, and whether FORWARD denies."""
+    table = _foreign(lines)
+    place = denial(table.rules_of, "FORWARD", Flow(), table.is_only_forwards)
+    at_end = place == Position("FORWARD", len(table.rules_of("FORWARD")), None)
+    return place, place.rule is not None or (at_end and table.denies_by_policy)
 
 
-def _jump() -> tuple[str, ...]:
-    return ("-m", "comment", "--comment", _COMMENT, "-j", CHAIN)
+def _is_right(lines: Sequence[str], accepting: Sequence[str]) -> bool:
+    jumps = iptables_rules.places_of(iptables_rules.parse(lines), CHAIN)
+    place, denies = _place(lines)
+    if not jumps and not denies:
+        return True
+    present = [line for line in lines if line.startswith(f"-A {CHAIN} ")]
+    return present == list(accepting) and [jump[:2] for jump in jumps] == [place[:2]]
 
 
-def _denies(tool: str) -> bool:
-    lines = rules(tool, "FORWARD")
-    return "-P FORWARD DROP" in lines or bool(lines and lines[-1].startswith(_DENY_ALL))
+def _correction(lines: Sequence[str], accepting: Sequence[str]) -> str:
+    """Chain and jump as one transaction of iptables-restore."""
+    place, _ = _place(lines)
+    jump = f'-I {place.chain} {place.at + 1} -m comment --comment "{_COMMENT}" -j {CHAIN}'
+    return "\n".join(["*filter", f":{CHAIN} - [0:0]", *accepting, *_deletions(lines), jump, "COMMIT", ""])
+
+
+def _deletions(lines: Sequence[str]) -> list[str]:
+    """What deletes our jumps."""
+    jumps = iptables_rules.places_of(iptables_rules.parse(lines), CHAIN)
+    return [jump.rule.text.replace("-A ", "-D ", 1) for jump in jumps if jump.rule is not None]
 
 
 def _tools(cluster: str) -> list[str]:
@@ -162,14 +170,6 @@ def _tools(cluster: str) -> list[str]:
 
 def _tool(cluster: str) -> str:
     return "ip6tables" if ":" in cluster else "iptables"
-
-
-def _succeeds(*command: str) -> bool:
-    try:
-        _run(*command)
-    except IptablesError:
-        return False
-    return True
 
 
 def _run(tool: str, *arguments: str, stdin: str = "") -> str:

@@ -23,7 +23,7 @@ from cni.host import netns, nft_dump, nft_elements, nft_rules, nft_shape
 from cni.host.nft_elements import Change
 
 SONAME = "libnftables.so.1"
-_JSON_OUTPUT, _TERSE = 1 << 4, 1 << 11  # NFT_CTX_OUTPUT_... (nftables/libnftables.h)
+_HANDLE, _JSON_OUTPUT, _TERSE = 1 << 3, 1 << 4, 1 << 11  # NFT_CTX_OUTPUT_... (nftables/libnftables.h)
 
 
 class NftError(FenceFailed):
@@ -162,6 +162,17 @@ class Nft:
     def list_base_chains(self) -> dict[str, Any]:
         """Every chain of every table on the machine (`list chains`), also of other programs. Raises NftError."""
         return self._list("list chains") or {"nftables": []}
+
+    def list_chain(self, family: str, table: str, name: str) -> dict[str, Any] | None:
+        """One chain with its rules, also of other programs; None if it does not exist. Raises NftError."""
+        return self._list(f"list chain {family} {table} {name}", _TERSE)
+
+    def rule_text(self, family: str, table: str, chain: str, handle: int) -> str:
+        """A rule in nft's language, also of other programs; empty if it does not exist. Raises NftError."""
+        answer = self._reading.call(f"list chain {family} {table} {chain}", _HANDLE | _TERSE)
+        mark = f"# handle {handle}"
+        found = (line.rpartition("#")[0].strip() for line in answer.splitlines() if line.strip().endswith(mark))
+        return next(found, "")
 
     def _change(self, change: Change) -> None:
         with self._elements_lock:

@@ -11,7 +11,7 @@ import shutil
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from cni.errors import FenceFailed
 from cni.host import addressing, forwarding, iptables, links, netns, sysctl
 from cni.host import netlink as nl
 from cni.host.nft import Nft
+from cni.host.nft_forward import Obstacle, firewall_obstacles
 from cni.peer_credentials import Peer
 
 T = TypeVar("T")
@@ -102,6 +103,15 @@ def engines() -> list[str]:
 
 
 # --- firewalls ------------------------------------------------------------------------------------------------------
+
+
+def obstacles(clusters: Sequence[str], own: str) -> list[Obstacle]:
+    """Other programs' native nftables chains that drop what containers send. `own`: our tables. Raises FenceFailed."""
+    nft = Nft()
+    try:
+        return firewall_obstacles(nft, clusters, own)
+    finally:
+        nft.close()
 
 
 def base_chains() -> dict[str, Any]:

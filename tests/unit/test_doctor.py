@@ -61,9 +61,18 @@ def test_forward_policy(state, expected):
 
 
 def test_foreign_chains():
-    assert level(machine.foreign_chains({})) == "ok"
-    assert level(machine.foreign_chains({"inet x in": "input"})) == "warn"
-    assert level(machine.foreign_chains({"inet x in": "input", "inet x y": "forward"})) == "fail"
+    assert level(machine.foreign_chains([], [])) == "ok"
+    assert level(machine.foreign_chains([], ["inet x in"])) == "warn"
+    assert level(machine.foreign_chains(["the nftables chain inet x y drops"], ["inet x in"])) == "fail"
+
+
+def test_rules_that_drop_on_a_condition_are_named_and_the_rest_counted():
+    assert machine.conditional_drops([]) == []
+    rules = [f"iptables -A DOCKER-USER -d 192.0.2.{n}/32 -j DROP" for n in range(20)]
+    told = machine.conditional_drops(rules)
+    assert level(told) == "warn"
+    assert rules[0] in told[0].text
+    assert "12 more rules" in told[-1].text
 
 
 @pytest.mark.parametrize(

@@ -217,23 +217,6 @@ def test_forward_rules_go_by_interface_and_address() -> None:
     ]
 
 
-def test_chains_that_deny_are_named_and_iptables_own_are_not() -> None:
-    def chain(family: str, table: str, name: str, hook: str, policy: str) -> dict[str, object]:
-        return {"chain": {"family": family, "table": table, "name": name, "hook": hook, "policy": policy}}
-
-    listing = {
-        "nftables": [
-            {"metainfo": {}},
-            chain("ip", "filter", "FORWARD", "forward", "drop"),
-            chain("inet", "mine", "fwd", "forward", "drop"),
-            chain("inet", "mine", "in", "input", "drop"),
-            chain("inet", "mine", "out", "output", "drop"),
-            chain("inet", "mine", "fine", "forward", "accept"),
-        ]
-    }
-    assert iptables.denying_chains(listing) == ["inet mine fwd", "inet mine in"]
-
-
 def markers(node: FenceNode) -> set[str]:
     return {chain.name for chain in fence.chains(node) if chain.name.startswith(fence.MARKER)}
 

@@ -192,10 +192,7 @@ def _warnings(context: ToolContext, verdicts: Sequence[Verdict]) -> list[str]:
     if context.fence.trouble():
         warnings.append(f"the fence is not in force, so this is what it would say: {context.fence.trouble()}")
     if any(verdict.allowed for verdict in verdicts):
-        warnings += [
-            f"the nftables chain {chain} of another program drops by policy, and may drop this too"
-            for chain in context.fence.foreign()
-        ]
+        warnings += [f"{obstacle}; it may drop this too" for obstacle in context.fence.foreign().values()]
     return warnings
 
 

@@ -36,6 +36,7 @@ from cni.errors import FenceFailed
 from cni.host import iptables
 from cni.host.nft import Nft
 from cni.host.nft_elements import Change
+from cni.host.nft_forward import firewall_obstacles
 
 log = logging.getLogger(__name__)
 
@@ -286,28 +287,30 @@ class FenceController:
         return self._trouble
 
     def open_forwarding(self) -> str:
-        """Lets containers through iptables' FORWARD where its policy denies. Returns why that failed, or an empty
+        """Lets containers through iptables' FORWARD where that denies. Returns why that failed, or an empty
         string.
         """
         try:
             with self._forwarding:
-                if self._ended or not iptables.forward_denies(self._state.cidrs):
+                if self._ended:
                     return ""
                 if iptables.ensure_forward_accept(self._state.cidrs):
-                    log.info("iptables' FORWARD denies by policy: one jump lets the overlay's containers through")
+                    log.info("iptables' FORWARD denies: one jump lets the overlay's containers through")
         except FenceFailed as error:
             return f"{error.msg}: {error.details}"
         return ""
 
-    def foreign(self) -> list[str]:
-        """Other programs' native nft chains that drop by policy, which our tables cannot override."""
-        loader = self._loader
+    def foreign(self) -> dict[str, str]:
+        """Other programs' native nft chains that drop what containers send, which our tables cannot override: by chain,
+        what drops and what lets it through.
+        """
+        loader, clusters = self._loader, self._state.cidrs
         if loader is None:
-            return []
+            return {}
         try:
-            return iptables.denying_chains(loader.nft.list_base_chains())
+            return {found.chain: found.describe(clusters) for found in firewall_obstacles(loader.nft, clusters, TABLE)}
         except FenceFailed:
-            return []
+            return {}
 
     # --- bridges and ports -------------------------------------------------------------------------------------------
 

@@ -66,10 +66,4 @@ class NodeConditions:
     def _note_obstacles(self) -> None:
         denial = self._fence.open_forwarding()
         self._board.set("forward-denied-iptables", "", denial and f"iptables' FORWARD: {denial}")
-        self._board.set_all(
-            "forward-denied-nftables",
-            {
-                chain: f"the nftables chain {chain} of another program drops by policy; allow the overlay's range there"
-                for chain in self._fence.foreign()
-            },
-        )
+        self._board.set_all("forward-denied-nftables", self._fence.foreign())

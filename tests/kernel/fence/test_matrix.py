@@ -17,11 +17,12 @@ from cni.daemon.fence.compare import compare
 from cni.daemon.fence.desired import DesiredState
 from cni.daemon.fence.explain.endpoints import FenceView, GuestEndpoint
 from cni.daemon.fence.explain.why import decide
-from cni.daemon.fence.model import FencePort, RemoteMember
+from cni.daemon.fence.model import TABLE, FencePort, RemoteMember
 from cni.daemon.fence.replacement import whole
 from cni.host import iptables
 from cni.host.conntrack import Conntrack
 from cni.host.nft_elements import Change
+from cni.host.nft_forward import Obstacle, firewall_obstacles
 from tests.kernel.fence import remotes
 
 from . import attacks, matrix
@@ -369,11 +370,11 @@ def test_our_forward_chain_comes_and_goes(lab: Lab) -> None:
 
 
 def test_a_native_chain_that_denies_is_named(lab: Lab) -> None:
-    assert iptables.denying_chains(lab.nft.list_base_chains()) == []
+    assert firewall_obstacles(lab.nft, CLUSTERS, TABLE) == []
     load_foreign(lab, "ufw.iptables")
-    assert iptables.denying_chains(lab.nft.list_base_chains()) == []
+    assert firewall_obstacles(lab.nft, CLUSTERS, TABLE) == []
     load_foreign(lab, "policy-drop.nft")
-    assert iptables.denying_chains(lab.nft.list_base_chains()) == ["inet strict forward"]
+    assert firewall_obstacles(lab.nft, CLUSTERS, TABLE) == [Obstacle("inet strict forward", "")]
 
 
 def test_addresses_of_the_lab_are_what_the_matrix_means(lab: Lab) -> None:
