@@ -2,8 +2,45 @@
 
 VENV=${ZLAYER_VENV:-$PWD/.venv}
 
-say() { printf '\033[1m== %s\033[0m\n' "$*" >&2; }
+BOLD='' BLUE='' FAINT='' PLAIN='' # colours are for terminals: of stderr here, the demo asks for stdout
+if [[ -t 2 && -z ${NO_COLOR:-} && ${TERM:-dumb} != dumb ]]; then BOLD=$'\033[1m' PLAIN=$'\033[0m'; fi
+
+say() { printf '%s== %s%s\n' "$BOLD" "$*" "$PLAIN" >&2; }
 die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
+
+# misuse TEXT: the command line is wrong.
+misuse() { printf '%s: %s; --help names the options\n' "${0##*/}" "$*" >&2; exit 2; }
+# usage: the comment at the top of the script.
+usage() { awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "${BASH_SOURCE[0]%/*}/${0##*/}"; }
+
+# at_exit COMMAND: run it when the script ends, the last one first.
+AT_EXIT=()
+at_exit() { AT_EXIT=("$1" "${AT_EXIT[@]}"); }
+leave() {
+    local todo
+    for todo in "${AT_EXIT[@]}"; do eval "$todo" || true; done
+    give_to_owner || true
+}
+trap leave EXIT
+
+# give_to_owner: what root made in another user's clone becomes the owner's, who could neither replace nor remove it.
+# Of files with several links one may lie outside.
+give_to_owner() {
+    [[ $(id -u) == 0 && $(stat -c %u .) != 0 && -e scripts/common.sh ]] || return 0
+    find . -xdev -user 0 \( -type d -o -links 1 \) -exec chown -h --reference=. {} +
+}
+
+# as_owner COMMAND...: in place of this process, as the owner of the clone, if this is root in another user's clone.
+as_owner() {
+    local uid home
+    uid=$(stat -c %u .)
+    [[ $(id -u) == 0 && $uid != 0 ]] || return 0
+    give_to_owner
+    home=$(getent passwd "$uid" | cut -d: -f6)
+    [[ -n $home && -d $home && $(stat -c %u "$home") == "$uid" ]] || home=$PWD/build
+    unset XDG_CACHE_HOME
+    HOME=$home exec setpriv --reuid "$uid" --regid "$(stat -c %g .)" --clear-groups "$@"
+}
 
 # need COMMAND PACKAGE [COMMAND PACKAGE ...]: install the packages of the commands (or files) that are not there.
 need() {
@@ -20,10 +57,14 @@ need() {
     # policy-rc.d: a test machine's packages must not start services of their own.
     local policy=/usr/sbin/policy-rc.d made=
     [[ -e $policy ]] || { printf '#!/bin/sh\nexit 101\n' >$policy && chmod +x $policy && made=1; }
-    apt-get install -y -qq --no-install-recommends "${missing[@]}" >/tmp/zlayer-cni-apt.log 2>&1 ||
-        { apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}"; } \
-            >/tmp/zlayer-cni-apt.log 2>&1 || { cat /tmp/zlayer-cni-apt.log >&2; [[ -z $made ]] || rm -f $policy; return 1; }
+    local log code=0
+    log=$(mktemp -t zlayer-cni-apt.XXXXXX)
+    { apt-get install -y -qq --no-install-recommends "${missing[@]}" ||
+        { apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}"; }; } >"$log" 2>&1 || code=1
+    [[ $code == 0 ]] || cat "$log" >&2
     [[ -z $made ]] || rm -f $policy
+    rm -f "$log"
+    return $code
 }
 
 # need_python: Python with its venv module and the shared library that freezing it takes.
