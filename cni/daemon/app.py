@@ -1,7 +1,7 @@
 """The composition root: builds every object of the daemon once, whole, by its constructor, and subscribes to events.
 
-Each function builds one part from the parts below it, so the graph of constructions has no cycle
-(tests/unit/test_wiring.py). Nothing else in the daemon connects two objects.
+`parts.py` builds the parts from the ground up, this module the threads and sockets on top of them, so the graph of
+constructions has no cycle (tests/unit/test_wiring.py). Nothing else in the daemon connects two objects.
 """
 
 from __future__ import annotations
@@ -14,49 +14,18 @@ from cni.daemon import operations
 from cni.daemon.api import delete_queue
 from cni.daemon.api.plugin_calls import PluginCalls
 from cni.daemon.api.tool_context import ToolContext
-from cni.daemon.attachments.admission import Admission
-from cni.daemon.attachments.attach import Attacher
-from cni.daemon.attachments.overlay import NodeOverlay
-from cni.daemon.attachments.ports import Ports
-from cni.daemon.attachments.segment_release import SegmentRelease
-from cni.daemon.attachments.segments import Segments
-from cni.daemon.attachments.slot_source import SlotSource
-from cni.daemon.cluster.carrier import Carrier
-from cni.daemon.cluster.claims import Claims
 from cni.daemon.cluster.departed_nodes import DepartedNodes
-from cni.daemon.cluster.etcd_client import EtcdClient
-from cni.daemon.cluster.membership import Membership
-from cni.daemon.cluster.node_document import NodeDocumentBuilder
-from cni.daemon.cluster.publisher import Publisher
-from cni.daemon.cluster.store_watch import Signals, StoreWatch
-from cni.daemon.cluster.sync import ClusterSync
-from cni.daemon.cluster.trust import Trust
-from cni.daemon.cluster.view import ClusterView
 from cni.daemon.events import (
     AttachmentGone,
     AttachmentLive,
-    Events,
     NodeFactsChanged,
     PeerChanged,
     PeerNamesResolved,
 )
-from cni.daemon.fence.controller import FenceController
 from cni.daemon.fence.watch import Watch
 from cni.daemon.lifecycle import Lifecycle
-from cni.daemon.mesh.devices import Devices
-from cni.daemon.mesh.joined_peers import JoinedPeers
-from cni.daemon.mesh.mesh import Mesh
-from cni.daemon.mesh.paths import PathPlanner
-from cni.daemon.mesh.resolver import Resolver
-from cni.daemon.mesh.sources import PeerSources, ProxyNeighbours
-from cni.daemon.node.container_mtu import ContainerMtu
-from cni.daemon.node.node_settings import NodeSettings
-from cni.daemon.node.own_addresses import OwnAddresses
-from cni.daemon.node.ranges import Ranges
+from cni.daemon.parts import build_base, build_cluster, build_mesh, build_node, build_operations, build_store_access
 from cni.daemon.precheck import STORE_NAME
-from cni.daemon.problem_board import ProblemBoard
-from cni.daemon.reconcile.conditions import NodeConditions
-from cni.daemon.reconcile.data_path import DataPath
 from cni.daemon.reconcile.mac import MacWatcher
 from cni.daemon.reconcile.mesh import MeshReconciler
 from cni.daemon.reconcile.mtu import MtuFollower
@@ -64,71 +33,13 @@ from cni.daemon.reconcile.node import Reconciler
 from cni.daemon.reconcile.range_watch import RangeWatch
 from cni.daemon.run_dir import RunDirLock
 from cni.daemon.server import Server
-from cni.daemon.settings import Cluster, Settings
-from cni.daemon.state.identity import Identity
-from cni.daemon.state.state import State
+from cni.daemon.settings import Settings
 from cni.daemon.state.store import Store
-from cni.daemon.state.tables import Tables
 from cni.daemon.supervisor import Supervisor
 from cni.host import netns, process
 from cni.host.kernel import Kernel
 from cni.host.process_exit import ExitWatcher
-from cni.host.tunnels import Tunnels
 from cni.host.worker import Crew
-
-
-@dataclass(frozen=True, kw_only=True)
-class Base:
-    """What the other parts are built on. `alone`: whether no other zlayer-cni daemon works in this network
-    namespace."""
-
-    settings: Settings
-    board: ProblemBoard
-    events: Events
-    crew: Crew
-    state: State
-    registry: Tables
-    identity: Identity
-    kernel: Kernel
-    fence: FenceController
-    own: OwnAddresses
-    ranges: Ranges
-    node_settings: NodeSettings
-    container_mtu: ContainerMtu
-    alone: Callable[[], bool]
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoreParts:
-    """The access of one node to the store of its cluster."""
-
-    config: Cluster
-    etcd: EtcdClient
-    view: ClusterView
-    claims: Claims
-
-
-@dataclass(frozen=True, kw_only=True)
-class NodeParts:
-    """The attachments and the data path of one node."""
-
-    segments: Segments
-    release: SegmentRelease
-    attacher: Attacher
-    admission: Admission
-    overlay: NodeOverlay
-    conditions: NodeConditions
-    data_path: DataPath
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeshParts:
-    """The WireGuard devices of one node."""
-
-    tunnels: Tunnels
-    joined: JoinedPeers
-    resolver: Resolver
-    mesh: Mesh
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,181 +179,4 @@ def build(settings: Settings, run_dir_lock: RunDirLock, alive: Callable[[], None
         _presence=presence,
         _kernel=kernel,
         _store=store,
-    )
-
-
-def build_base(settings: Settings, store: Store, kernel: Kernel, crew: Crew, alone: Callable[[], bool]) -> Base:
-    """The records, the fence, and the node's own addresses and ranges."""
-    board, events = ProblemBoard(), Events()
-    state = State(store, settings, events)
-    own = OwnAddresses(state, kernel, alone)
-    ranges = Ranges(state, kernel, own, board)
-    return Base(
-        settings=settings,
-        board=board,
-        events=events,
-        crew=crew,
-        state=state,
-        registry=Tables(store),
-        identity=Identity(settings.data_dir),
-        kernel=kernel,
-        fence=FenceController(state, settings, alone, ranges.networks),
-        own=own,
-        ranges=ranges,
-        node_settings=NodeSettings(settings, state, kernel, own, board),
-        container_mtu=ContainerMtu(state, kernel, settings.mtu),
-        alone=alone,
-    )
-
-
-def build_store_access(base: Base, config: Cluster) -> StoreParts:
-    """The client of the cluster's store, this node's view of the store, and this node's claims in it."""
-    where, board = config.etcd, base.board
-    own, signer = base.identity.member().identity, base.identity.signer()
-    trust = Trust(config.unsigned_nodes == "accept", own, signer.name)
-    view = ClusterView(f"{where.prefix.rstrip('/')}/{base.settings.deployment}/", own, where.grace, trust)
-    etcd = EtcdClient(where, lambda code, text: board.set(code, "", text))
-    claims = Claims(etcd, view.keys, base.registry, base.identity.member, signer)
-    return StoreParts(config=config, etcd=etcd, view=view, claims=claims)
-
-
-def build_node(base: Base, claims: Claims | None) -> NodeParts:
-    """Segments, attachments and the data path. `claims`: None outside a cluster."""
-    settings, state, kernel, fence, ranges = base.settings, base.state, base.kernel, base.fence, base.ranges
-    segments = Segments(
-        state=state,
-        kernel=kernel,
-        fence=fence,
-        slots=SlotSource(state, claims),
-        container_mtu=base.container_mtu,
-        board=base.board,
-        may_begin=ranges.refuse,
-    )
-    release = SegmentRelease(state, kernel, segments)
-    attacher = Attacher(
-        state=state,
-        kernel=kernel,
-        fence=fence,
-        segments=segments,
-        release=release,
-        ports=Ports(state, kernel, fence),
-        container_mtu=base.container_mtu,
-        events=base.events,
-    )
-    admission = Admission(settings, state, attacher, release, ranges.refuse)
-    overlay = NodeOverlay(
-        settings=settings,
-        state=state,
-        kernel=kernel,
-        fence=fence,
-        ranges=ranges,
-        node_settings=base.node_settings,
-        board=base.board,
-        attacher=attacher,
-        admission=admission,
-    )
-    conditions = NodeConditions(
-        fence=fence, ranges=ranges, node_settings=base.node_settings, board=base.board, alone=base.alone
-    )
-    data_path = DataPath(
-        state=state,
-        kernel=kernel,
-        fence=fence,
-        own=base.own,
-        ranges=ranges,
-        node_settings=base.node_settings,
-        segments=segments,
-        release=release,
-        attacher=attacher,
-        conditions=conditions,
-    )
-    return NodeParts(
-        segments=segments,
-        release=release,
-        attacher=attacher,
-        admission=admission,
-        overlay=overlay,
-        conditions=conditions,
-        data_path=data_path,
-    )
-
-
-def build_mesh(base: Base) -> MeshParts:
-    """The WireGuard devices and where their peers come from."""
-    settings, state, registry, board = base.settings, base.state, base.registry, base.board
-    tunnels, joined = Tunnels(settings.run_dir, settings.wireguard_engine), JoinedPeers(settings.data_dir)
-    resolver = Resolver(base.crew, board, base.events)
-    planner = PathPlanner(tunnels, lambda: state.cidrs, base.ranges.inside, resolver)
-    mesh = Mesh(
-        settings=settings,
-        state=state,
-        registry=registry,
-        identity=base.identity,
-        fence=base.fence,
-        ranges=base.ranges,
-        container_mtu=base.container_mtu,
-        tunnels=tunnels,
-        sources=PeerSources(settings, registry, joined, lambda: state.cidrs, board),
-        planner=planner,
-        devices=Devices(registry, tunnels, planner, board, base.events),
-        proxy_neighbours=ProxyNeighbours(state, registry, tunnels),
-        board=board,
-        events=base.events,
-    )
-    return MeshParts(tunnels=tunnels, joined=joined, resolver=resolver, mesh=mesh)
-
-
-def build_cluster(base: Base, store: StoreParts, node: NodeParts, mesh: Mesh) -> ClusterSync:
-    """This node's part in its cluster."""
-    where, etcd, view, identity = store.config.etcd, store.etcd, store.view, base.identity
-    signals = Signals()
-    return ClusterSync(
-        lease=where.lease,
-        view=view,
-        registry=base.registry,
-        membership=Membership(
-            settings=base.settings,
-            state=base.state,
-            identity=identity,
-            claims=store.claims,
-            etcd=etcd,
-            view=view,
-            board=base.board,
-            change_node=node.data_path.change_node,
-        ),
-        document_builder=NodeDocumentBuilder(base.settings, base.state, identity, base.registry, etcd),
-        publisher=Publisher(etcd, view.keys.node(identity.member().identity), where.lease, identity),
-        carrier=Carrier(
-            state=base.state,
-            identity=identity,
-            registry=base.registry,
-            mesh=mesh,
-            view=view,
-            board=base.board,
-            grace=where.grace,
-        ),
-        watch=StoreWatch(etcd, view, identity, base.board, signals),
-        signals=signals,
-        board=base.board,
-        crew=base.crew,
-    )
-
-
-def build_operations(base: Base, node: NodeParts, mesh: Mesh | None) -> operations.OperationContext:
-    """The context of the overlay socket's operations."""
-    return operations.OperationContext(
-        settings=base.settings,
-        state=base.state,
-        kernel=base.kernel,
-        fence=base.fence,
-        ranges=base.ranges,
-        data_path=node.data_path,
-        segments=node.segments,
-        release=node.release,
-        attacher=node.attacher,
-        admission=node.admission,
-        registry=base.registry,
-        identity=base.identity,
-        events=base.events,
-        mesh=mesh,
     )

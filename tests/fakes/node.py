@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from cni import naming
-from cni.daemon import app
+from cni.daemon import parts
 from cni.daemon.attachments.request import AttachRequest
 from cni.daemon.fence.controller import FenceController
 from cni.daemon.model.records import Attachment
@@ -43,9 +43,9 @@ class Node:
         self.settings = Settings(**{k: settings.get(k, getattr(self.settings, k)) for k in Settings.__struct_fields__})
         self.kernel.heal()
         self.store = Store(self.path, "boot")
-        base = app.build_base(self.settings, self.store, cast(Kernel, self.kernel), Crew(), lambda: True)
+        base = parts.build_base(self.settings, self.store, cast(Kernel, self.kernel), Crew(), lambda: True)
         self.base = replace(base, fence=cast(FenceController, self.kernel))
-        self.parts = app.build_node(self.base, None)
+        self.parts = parts.build_node(self.base, None)
         self.state, self.overlay, self.attacher = self.base.state, self.parts.overlay, self.parts.attacher
         self.segments, self.release, self.data_path = self.parts.segments, self.parts.release, self.parts.data_path
         self.keeper = self.reconciler(lambda: True)
@@ -69,7 +69,7 @@ class Node:
 
     def operations(self) -> OperationContext:
         """The context of the overlay socket's operations, without WireGuard devices."""
-        return app.build_operations(self.base, self.parts, None)
+        return parts.build_operations(self.base, self.parts, None)
 
     def request(self, container: str = "c1", fd: int = 11, ifname: str = "eth0", **more: Any) -> AttachRequest:
         """The request that a socket would make for this container."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cni.daemon.events import AttachmentGone, AttachmentLive
 from cni.daemon.model.records import Attachment
 from cni.daemon.operations import OperationContext, containers
 from cni.host import process
@@ -49,6 +50,17 @@ def test_the_most_recent_attach_decides_whether_a_container_is_ephemeral(node: N
         assert attach(context, ephemeral=ephemeral) == first
         assert node.state.attachments[KEY].ephemeral is ephemeral
     assert len(node.kernel.veths()) == 1
+
+
+def test_the_other_parts_hear_of_a_container_that_an_agent_attaches(node: Node, context: OperationContext) -> None:
+    heard: list[tuple[str, Attachment]] = []
+    node.base.events.subscribe(AttachmentLive, lambda event: heard.append(("live", event.attachment)))
+    node.base.events.subscribe(AttachmentGone, lambda event: heard.append(("gone", event.attachment)))
+    attach(context, ephemeral=False)
+    (live,) = node.state.snapshot()
+    attach(context, ephemeral=False)  # the same attachment
+    containers.detach(wire.LinuxPid(PID), context)
+    assert heard == [("live", live), ("gone", live)]
 
 
 def test_a_second_attach_does_not_bring_back_what_another_connection_tears_down(

@@ -57,8 +57,8 @@ class FenceController:
         self,
         state: State,
         settings: Settings,
-        alone: Callable[[], bool] = lambda: True,
-        host_networks: Callable[[], Iterable[Network]] = tuple,
+        alone: Callable[[], bool],
+        host_networks: Callable[[], Iterable[Network]],
     ) -> None:
         """`host_networks` lists the networks of the host's links that are not the overlay's; each `load` calls it
         anew.

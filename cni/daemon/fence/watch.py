@@ -49,17 +49,16 @@ class Watch:
         settings: Callable[[], None],
         told: Callable[[], None],
         *,
-        crew: Crew | None = None,
+        crew: Crew,
     ) -> None:
         self._barrier, self._forward, self._settings, self._told = barrier, forward, settings, told
         self._end, self._stop = socket.socketpair()
         self._ended = False
         self._sockets: list[tuple[Ear | SettingsEar, Callable[[], None]]] = []
         self._forwarding_changed = threading.Event()  # a rule or chain that permits or denies forwarding was changed
-        made_by = crew or Crew()
         self._workers = [
-            made_by.worker("fence-watch", self._run_events),
-            made_by.worker("forward-watch", self._run_forwarding),
+            crew.worker("fence-watch", self._run_events),
+            crew.worker("forward-watch", self._run_forwarding),
         ]
 
     def start(self) -> None:

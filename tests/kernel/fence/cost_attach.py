@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from cni import naming
-from cni.daemon import app
+from cni.daemon import parts
 from cni.daemon.attachments.request import AttachRequest
 from cni.daemon.model.records import AssignedAddress, Attachment
 from cni.daemon.settings import Settings
@@ -57,8 +57,8 @@ class Scene:
         settings = Settings(**ranges, run_dir=home, data_dir=home, address_cooldown=0)  # type: ignore[arg-type]
         self._store = Store(Path(home, "state.db"))
         self._kernel = Kernel()
-        base = app.build_base(settings, self._store, self._kernel, Crew(), lambda: True)
-        node, self._barrier = app.build_node(base, None), base.fence
+        base = parts.build_base(settings, self._store, self._kernel, Crew(), lambda: True)
+        node, self._barrier = parts.build_node(base, None), base.fence
         self._attacher = node.attacher
         node.data_path.start()
         if said := self._barrier.trouble():
