@@ -264,6 +264,7 @@ class Peer(Answer, frozen=True, kw_only=True):
     allowed_ips: list[str]
     keepalive: int | None
     path_mtu: int | None
+    path_mtu_measured: bool = False
     on_device: bool
 
 

@@ -217,8 +217,17 @@ _KINDS = (
         "path-mtu-doubted",
         "mesh",
         "warning",
-        "An ICMP message reported a smaller MTU of the path to a peer than the daemon accepts; it may be forged.",
-        "If the path has that MTU, set mtu in the YAML; if not, look for the sender. Packets are sent in fragments.",
+        "An ICMP message reported a smaller MTU of the path to a peer than was measured; it is ignored. Of a peer that"
+        " answers no echo the path is not measured: then the message counts within bounds.",
+        "Look for the sender: the message may be forged. If the path has that MTU, set mtu in the YAML.",
+    ),
+    ProblemKind(
+        "path-mtu-narrow",
+        "mesh",
+        "warning",
+        "The path to a peer carries smaller packets than its links, and no router says so. The routes to the peer"
+        " follow what was measured, so traffic passes.",
+        "Repair the path, or let ICMP pass; or set mtu in the YAML to the size named in the text less 80.",
     ),
     ProblemKind(
         "peer-routes-kept-off",

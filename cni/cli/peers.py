@@ -39,10 +39,17 @@ def _row(peer: answers.Peer) -> tuple[object, ...]:
         _ago(peer.last_handshake_seconds_ago),
         _size(peer.rx_bytes),
         _size(peer.tx_bytes),
-        peer.path_mtu or "-",
+        _path_mtu(peer),
         way(peer),
         ", ".join(peer.allowed_ips[:4]) + (f" and {more} more" if more > 0 else ""),
     )
+
+
+def _path_mtu(peer: answers.Peer) -> str:
+    """The MTU of the path; `?` if it was not measured (a daemon before this version measures none)."""
+    if not peer.path_mtu:
+        return "-"
+    return str(peer.path_mtu) if peer.path_mtu_measured else f"{peer.path_mtu}?"
 
 
 def way(peer: answers.Peer) -> str:

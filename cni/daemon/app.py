@@ -19,6 +19,7 @@ from cni.daemon.events import (
     AttachmentGone,
     AttachmentLive,
     NodeFactsChanged,
+    PathsMeasured,
     PeerChanged,
     PeerNamesResolved,
 )
@@ -30,6 +31,7 @@ from cni.daemon.reconcile.mac import MacWatcher
 from cni.daemon.reconcile.mesh import MeshReconciler
 from cni.daemon.reconcile.mtu import MtuFollower
 from cni.daemon.reconcile.node import Reconciler
+from cni.daemon.reconcile.path_prober import PathProber
 from cni.daemon.reconcile.range_watch import RangeWatch
 from cni.daemon.run_dir import RunDirLock
 from cni.daemon.server import Server
@@ -112,6 +114,7 @@ def build(settings: Settings, run_dir_lock: RunDirLock, alive: Callable[[], None
         tunnels=mesh_parts.tunnels,
         resolver=mesh_parts.resolver,
         mtu_follower=MtuFollower(state, kernel, node.attacher),
+        path_prober=PathProber(mesh_parts.mesh, mesh_parts.tunnels, mesh_parts.measurements, events, crew),
         board=board,
         crew=crew,
     )
@@ -168,6 +171,7 @@ def build(settings: Settings, run_dir_lock: RunDirLock, alive: Callable[[], None
     events.subscribe(AttachmentGone, mac_watcher.on_detached)
     events.subscribe(PeerChanged, server.on_peer_changed)
     events.subscribe(PeerNamesResolved, mesh_reconciler.on_names_resolved)
+    events.subscribe(PathsMeasured, mesh_reconciler.on_paths_measured)
     if cluster is not None:
         events.subscribe(NodeFactsChanged, cluster.on_node_facts_changed)
     return Daemon(

@@ -53,6 +53,11 @@ class PeerNamesResolved(Event):
     """The name of a peer resolves to other addresses than before."""
 
 
+@dataclass(frozen=True, slots=True)
+class PathsMeasured(Event):
+    """The path to a peer was measured, and carries other sizes than before."""
+
+
 class Events:
     """Passes each event to the handlers of its type."""
 

@@ -29,6 +29,7 @@ from cni.daemon.events import (
 from cni.daemon.fence.controller import FenceController
 from cni.daemon.mesh.devices import Devices
 from cni.daemon.mesh.joined_peers import JoinedPeers
+from cni.daemon.mesh.measured import Measurements
 from cni.daemon.mesh.mesh import Mesh
 from cni.daemon.mesh.paths import PathPlanner
 from cni.daemon.mesh.resolver import Resolver
@@ -101,6 +102,7 @@ class MeshParts:
     tunnels: Tunnels
     joined: JoinedPeers
     resolver: Resolver
+    measurements: Measurements
     mesh: Mesh
 
 
@@ -204,8 +206,8 @@ def build_mesh(base: Base) -> MeshParts:
     """The WireGuard devices and where their peers come from."""
     settings, state, registry, board = base.settings, base.state, base.registry, base.board
     tunnels, joined = Tunnels(settings.run_dir, settings.wireguard_engine), JoinedPeers(settings.data_dir)
-    resolver = Resolver(base.crew, board, base.events)
-    planner = PathPlanner(tunnels, lambda: state.cidrs, base.ranges.inside, resolver)
+    resolver, measurements = Resolver(base.crew, board, base.events), Measurements()
+    planner = PathPlanner(tunnels, lambda: state.cidrs, base.ranges.inside, resolver, measurements)
     mesh = Mesh(
         settings=settings,
         state=state,
@@ -217,12 +219,13 @@ def build_mesh(base: Base) -> MeshParts:
         tunnels=tunnels,
         sources=PeerSources(settings, registry, joined, lambda: state.cidrs, board),
         planner=planner,
+        measurements=measurements,
         devices=Devices(registry, tunnels, planner, board, base.events),
         proxy_neighbours=ProxyNeighbours(state, registry, tunnels),
         board=board,
         events=base.events,
     )
-    return MeshParts(tunnels=tunnels, joined=joined, resolver=resolver, mesh=mesh)
+    return MeshParts(tunnels=tunnels, joined=joined, resolver=resolver, measurements=measurements, mesh=mesh)
 
 
 def build_cluster(base: Base, store: StoreParts, node: NodeParts, mesh: Mesh) -> ClusterSync:

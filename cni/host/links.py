@@ -16,7 +16,8 @@ from cni.host import netlink as nl
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER = 1, 3, 4, 5, 10
 IFLA_LINKINFO, IFLA_GROUP, IFLA_NET_NS_FD, IFLA_AF_SPEC = 18, 27, 28, 26
-IFLA_IFALIAS = 20
+IFLA_IFALIAS, IFLA_STATS64 = 20, 23
+_TX_BYTES = slice(24, 32)  # of struct rtnl_link_stats64
 IFF_UP = 1
 AF_INET, AF_INET6 = 2, 10
 RTN_UNICAST, RTN_LOCAL = 1, 2
@@ -80,6 +81,14 @@ def find_link(socket: nl.Netlink, name: str = "", index: int = 0) -> Link | None
     ask = nl.Message(nl.RTM_GETLINK, 0, body, f"look for link {name or index}", GONE)
     answers = socket.send([ask]).answers
     return _link(answers[0].body) if answers else None
+
+
+def sent_bytes(socket: nl.Netlink, name: str) -> int:
+    """The bytes that a link has sent; 0 if there is no such link."""
+    ask = nl.Message(nl.RTM_GETLINK, 0, nl.ifinfo() + nl.text(IFLA_IFNAME, name), f"look for link {name}", GONE)
+    answers = socket.send([ask]).answers
+    counters = nl.attributes(answers[0].body[16:]).get(IFLA_STATS64, b"") if answers else b""
+    return int.from_bytes(counters[_TX_BYTES], nl.BYTE_ORDER)
 
 
 def list_links(socket: nl.Netlink) -> list[Link]:

@@ -27,13 +27,15 @@ LOOSE = "2"  # rp_filter: an answer may arrive by another of our devices
 
 @dataclass(frozen=True)
 class Device:
-    """The desired state of a device. `private_key` is base64 and never logged; `mtu` in bytes."""
+    """The desired state of a device. `private_key` is base64 and never logged; `mtu` in bytes; `fragments`: whether the
+    datagrams of a userspace engine may be fragmented (those of the kernel always may)."""
 
     name: str
     private_key: str = field(repr=False)
     port: int
     mtu: int
     addresses: tuple[links.Interface, ...] = ()
+    fragments: bool = False
 
 
 @dataclass
@@ -109,7 +111,7 @@ class Tunnels:
                 raise OSError(errno.ENODEV, f"the WireGuard device {device.name} vanished")
             seen = replace(self._seen(device.name, link, reading), faults=faults)
             if seen.pid:
-                wg_tuning.tune(seen.pid, device.name, link.index, seen.port)
+                wg_tuning.tune(seen.pid, device.name, link.index, seen.port, device.fragments)
             return seen
 
     def _create(self, name: str, link: links.Link | None) -> None:
@@ -311,6 +313,11 @@ class Tunnels:
         with self._lock:
             link = links.find_link(self._socket, name)
             return 0 if link is None else link.index
+
+    def sent(self, name: str) -> int:
+        """The bytes that were sent into the device since it was created; 0 if there is no such device."""
+        with self._lock:
+            return links.sent_bytes(self._socket, name)
 
     def proxy(self, bridge: str, address: links.Address, on: bool = True) -> None:
         """Start or stop answering on a bridge for an address behind a tunnel."""

@@ -1,4 +1,5 @@
-"""Tunes a userspace engine from outside: the size of its socket buffers, and receive packet steering of its device.
+"""Tunes a userspace engine from outside: the buffers of its sockets, whether their packets may be fragmented, and
+receive packet steering of its device.
 
 An engine writes each decrypted packet into its device, and the kernel then delivers that packet into the container
 before the engine can read the next one. Meanwhile the engine's socket overflows (15 to 20 of 100 packets are lost at
@@ -6,7 +7,11 @@ full load, measured with wireguard-go 0.0.20220316 and the default of 208 KiB). 
 which newer engines set themselves, and other processors handle the packets of the device (receive packet steering).
 Figures: docs/mesh.md.
 
-Both are optional: if they cannot be set, nothing is reported and nothing fails.
+The engine's datagrams carry the bit "don't fragment", and ignore the kernel's path cache, which any ICMP message can
+change: the daemon measures paths through the tunnel (`cni/daemon/reconcile/path_prober.py`), and that needs packets
+that no node fragments.
+
+All of it is optional: what cannot be set is not reported, and nothing fails.
 """
 
 from __future__ import annotations
@@ -23,34 +28,36 @@ ROOM = 4 << 20
 SYSFS = Path("/sys/class/net")
 _PIDFD_GETFD = 438  # the same number on every architecture (Linux 5.6)
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
+_MTU_DISCOVER = {socket.AF_INET: (socket.IPPROTO_IP, 10), socket.AF_INET6: (socket.IPPROTO_IPV6, 23)}
+_DONT, _PROBE = 0, 3  # IP_PMTUDISC_DONT: packets may be fragmented; IP_PMTUDISC_PROBE: never, and no path cache
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def tune(pid: int, name: str, index: int, port: int) -> None:
-    """Enlarge the buffers of the engine's sockets on UDP `port`, and distribute the packets that device `name` (link
-    `index`) receives over all processors.
+def tune(pid: int, name: str, index: int, port: int, fragments: bool = False) -> None:
+    """Enlarge the buffers of the engine's sockets on UDP `port`, set whether their datagrams may be fragmented, and
+    distribute the packets that device `name` (link `index`) receives over all processors.
 
     Idempotent. Must be repeated: an engine opens new sockets when its port changes.
     """
     with contextlib.suppress(OSError):
-        _widen(pid, port)
+        _each_socket(pid, port, _DONT if fragments else _PROBE)
     with contextlib.suppress(OSError):
         _spread(name, index)
 
 
-def _widen(pid: int, port: int) -> None:
+def _each_socket(pid: int, port: int, discover: int) -> None:
     handle = os.pidfd_open(pid)
     try:
         for entry in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(OSError):
                 if os.readlink(entry).startswith("socket:"):  # noqa: PTH115
-                    _widen_one(handle, int(entry.name), port)
+                    _tune_socket(handle, int(entry.name), port, discover)
     finally:
         os.close(handle)
 
 
-def _widen_one(handle: int, number: int, port: int) -> None:
+def _tune_socket(handle: int, number: int, port: int, discover: int) -> None:
     copy = _libc.syscall(_PIDFD_GETFD, handle, number, 0)
     if copy < 0:
         return
@@ -59,6 +66,9 @@ def _widen_one(handle: int, number: int, port: int) -> None:
             return
         if ours.getsockname()[1] != port:
             return
+        option = _MTU_DISCOVER[ours.family]
+        if ours.getsockopt(*option) != discover:
+            ours.setsockopt(*option, discover)
         for reading, setting in ((socket.SO_RCVBUF, _SO_RCVBUFFORCE), (socket.SO_SNDBUF, _SO_SNDBUFFORCE)):
             if ours.getsockopt(socket.SOL_SOCKET, reading) < ROOM:
                 ours.setsockopt(socket.SOL_SOCKET, setting, ROOM // 2)  # the kernel doubles the value (socket(7))

@@ -466,6 +466,7 @@ class Fleet:
         self.underlay = f"{self.prefix}u"
         self.nodes: dict[int, Node] = {}
         self.outside: list[Node] = []  # machines that are none of the fleet's, on its underlay
+        self.namespaces: list[str] = []  # further ones, such as routers
         run("ip", "netns", "add", self.underlay)
         for words in (
             "link set lo up",
@@ -514,7 +515,8 @@ class Fleet:
         for pid in run("ip", "netns", "pids", self.underlay, check=False).split():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGKILL)
-        run("ip", "netns", "delete", self.underlay, check=False)
+        for name in (*self.namespaces, self.underlay):
+            run("ip", "netns", "delete", name, check=False)
         for node in (*self.nodes.values(), *self.outside):
             for path in UAPI.glob(f"{node.device}.sock"):
                 path.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cni.daemon.events import Events
+from cni.daemon.mesh.measured import Measurements
 from cni.daemon.mesh.paths import Memo, PathPlanner
 from cni.daemon.mesh.resolver import Resolver
 from cni.daemon.model.wireguard import Target
@@ -39,7 +40,7 @@ def paths():
 def planner(paths, *ranges):
     resolver = Resolver(Crew(), ProblemBoard(), Events())
     try:
-        yield PathPlanner(paths, lambda: ranges, tuple, resolver)
+        yield PathPlanner(paths, lambda: ranges, tuple, resolver, Measurements())
     finally:
         resolver.stop()
 

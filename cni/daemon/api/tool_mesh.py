@@ -39,6 +39,7 @@ def _peer(mesh: Mesh, of_service: str, target: Target, seen: PeerSeen | None, ag
     endpoint = seen.endpoint if seen is not None else ""
     shaken = seen.last_handshake if seen is not None else 0
     alive = age < wireguard.DEAD
+    path = mesh.path_mtu(target.public_key, endpoint) if endpoint else None
     return answers.Peer(
         device=mesh.device_name(of_service),
         service=of_service or None,
@@ -54,7 +55,8 @@ def _peer(mesh: Mesh, of_service: str, target: Target, seen: PeerSeen | None, ag
         tx_bytes=seen.sent if seen is not None else 0,
         allowed_ips=list(target.allowed_ips),
         keepalive=target.keepalive,
-        path_mtu=mesh.path_mtu(endpoint) if endpoint else None,
+        path_mtu=path[0] if path is not None else None,
+        path_mtu_measured=path is not None and path[1],
         on_device=seen is not None,
     )
 

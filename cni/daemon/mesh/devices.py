@@ -55,6 +55,7 @@ class Devices:
     ) -> None:
         self._registry, self._tunnels, self._planner, self._events = registry, tunnels, planner, events
         self._applied: dict[str, Applied] = {}
+        self._readings: dict[str, DeviceSeen] = {}
         self._silences: dict[str, int] = {}
         self._faults: dict[str, tuple[str, ...]] = {}  # by device: what could not be repaired in the last pass
         self._handshakes = Handshakes()
@@ -66,6 +67,15 @@ class Devices:
         for record in self._registry.devices.all().values():
             if record.ahead:
                 self._handshakes.remember(record.ahead)
+
+    def sizes(self, name: str) -> dict[str, int]:
+        """The sizes that an earlier daemon of this boot has measured for the device's peers."""
+        record = self._registry.devices.get(name)
+        return record.sizes if record is not None else {}
+
+    def last_reading(self, name: str) -> DeviceSeen | None:
+        """The device as read in the last thorough pass; None if it was not."""
+        return self._readings.get(name)
 
     def is_there(self, name: str) -> bool:
         """Whether the device was set up and still exists."""
@@ -98,6 +108,7 @@ class Devices:
             self._board.note("wireguard-device", name, f"the WireGuard device {name} cannot be removed: {error}")
             return
         self._applied.pop(name, None)
+        self._readings.pop(name, None)
         self._board.clear("wireguard-device", name)
         for code in ("route-conflict", "endpoint-refused", "route-circular"):
             self._board.clear(code, name)
@@ -141,8 +152,9 @@ class Devices:
         self._board.set("wireguard-device", name, text)
         endpoints = {key: peer.endpoint for key, peer in peers.items() if peer.endpoint}
         record, ahead = self._registry.devices.get(name) or DeviceRecord({}), time.time() - boot_clock()
-        if record.endpoints != endpoints or abs(record.ahead - ahead) > SET_BACK:
-            self._registry.devices.put(name, DeviceRecord(endpoints, ahead))
+        sizes = self._planner.sizes(targets)
+        if (record.endpoints, record.sizes) != (endpoints, sizes) or abs(record.ahead - ahead) > SET_BACK:
+            self._registry.devices.put(name, DeviceRecord(endpoints, ahead, sizes))
 
     def _compare(self, device: Device, peers: Mapping[str, Peer], complete: bool) -> None:
         """Read the device, and change what differs from the wanted state."""
@@ -152,6 +164,7 @@ class Devices:
             # Recorded before the device exists, so that a daemon that starts later removes it.
             self._registry.devices.put(name, record)
         seen = self._ensure_answering(device)
+        self._readings[name] = seen
         if name not in self._applied:
             log.info("WireGuard device %s (%s), port %d", name, seen.engine, seen.port)
         ages, forgotten = self.ages(seen), self._handshakes.refused(name, boot_clock())

@@ -19,10 +19,13 @@ from cni.daemon.events import Events, NodeFactsChanged
 from cni.daemon.fence.controller import FenceController, RemoteView
 from cni.daemon.mesh.answers import Answers
 from cni.daemon.mesh.devices import Devices
-from cni.daemon.mesh.paths import PathPlanner, address_of
+from cni.daemon.mesh.measured import Measurements, ProbedPeer
+from cni.daemon.mesh.paths import PathPlanner
 from cni.daemon.mesh.sources import PeerSources, ProxyNeighbours, remote_view
-from cni.daemon.model import wireguard
+from cni.daemon.model import sizes, wireguard
+from cni.daemon.model.endpoints import address_of
 from cni.daemon.model.fleet import GLOBAL, Fleet
+from cni.daemon.model.path_search import Bounds
 from cni.daemon.model.wireguard import Target
 from cni.daemon.node.container_mtu import ContainerMtu
 from cni.daemon.node.ranges import Ranges
@@ -56,6 +59,7 @@ class Mesh:
         tunnels: Tunnels,
         sources: PeerSources,
         planner: PathPlanner,
+        measurements: Measurements,
         devices: Devices,
         proxy_neighbours: ProxyNeighbours,
         board: ProblemBoard,
@@ -64,6 +68,7 @@ class Mesh:
         self._settings, self._state, self._registry, self._identity = settings, state, registry, identity
         self._fence, self._ranges, self._container_mtu, self._tunnels = fence, ranges, container_mtu, tunnels
         self._sources, self._planner, self._devices = sources, planner, devices
+        self._measurements = measurements
         self._proxy_neighbours, self._board, self._events = proxy_neighbours, board, events
         self._lock = threading.RLock()
         self._fleet: Fleet | None = None
@@ -88,6 +93,7 @@ class Mesh:
     def start(self) -> None:
         """Set the devices up."""
         self._devices.start()
+        self._measurements.restore(self._devices.sizes(self.name()))
         self.sync(thoroughly=True)
 
     def stop(self) -> None:
@@ -201,10 +207,17 @@ class Mesh:
         """The addresses with ports that a peer's endpoints resolve to."""
         return [address for endpoint in target.endpoints for address in self._planner.addresses(endpoint)]
 
-    def path_mtu(self, endpoint: str) -> int | None:
-        """The bytes that the underlay carries to an endpoint, as the kernel knows it; None if there is no route."""
-        path = self._tunnels.way_to(address_of(endpoint))
-        return path.mtu if path is not None else None
+    def path_mtu(self, key: str, endpoint: str) -> tuple[int, bool] | None:
+        """The bytes that the path to a peer carries, and whether that was measured; None if there is no route."""
+        address = address_of(endpoint)
+        measured, way = self._measurements.paths().of(key, address), self._tunnels.way_to(address)
+        if way is None:
+            return None
+        if measured is None:
+            return way.mtu, False
+        if measured.is_narrow:
+            return measured.size + wireguard.OVERHEAD[address.version], True
+        return (way.widest if way.learned else way.mtu), True  # what an ICMP message says does not count
 
     def targets(self, service: str = GLOBAL) -> dict[str, Target]:
         """The wanted peers of a device, by public key."""
@@ -215,6 +228,33 @@ class Mesh:
         """The peers that are nodes of the cluster, which publish the members of their isolation networks."""
         peers = self._fleet.peers.get(service, ()) if self._fleet is not None else ()
         return frozenset(target.public_key for target in peers)
+
+    def probed_peers(self, fresh: bool) -> dict[str, ProbedPeer] | None:
+        """The peers of the global device, for measuring their paths; None if the device cannot be read. `fresh`: read
+        the device; otherwise its state in the last thorough pass counts."""
+        device = self.device() if fresh else self._devices.last_reading(self.name())
+        if device is None:
+            return None
+        with self._lock:
+            targets, ages, mtu, least = self.targets(), self.ages(device), self.mtu(), self._least()
+            probed = {}
+            for key, seen in device.peers.items():
+                if key not in targets:
+                    continue
+                address = address_of(seen.endpoint) if seen.endpoint else None
+                probed[key] = ProbedPeer(
+                    addresses=wireguard.answerers(targets[key]),
+                    bounds=Bounds(min(least, mtu), max(least, self._planner.full(address, mtu))),
+                    alive=ages[key] < wireguard.DEAD,
+                    sent=seen.sent,
+                    endpoint=seen.endpoint,
+                    told_at=self._planner.told_at(address) if address is not None else 0.0,
+                )
+            return probed
+
+    def _least(self) -> int:
+        """The smallest MTU, in bytes, that a route in the overlay may have."""
+        return sizes.least(6 in self._state.versions())
 
     # --- making it so ------------------------------------------------------------------------------------------------
 
@@ -254,6 +294,7 @@ class Mesh:
             except (OSError, CniError) as error:
                 self._devices.failed(name, f"the WireGuard device {name} is not as it should be: {error}")
         self._board.set_all("path-mtu-doubted", self._planner.doubted())
+        self._board.set_all("path-mtu-narrow", self._planner.narrow(targets.get(GLOBAL, {}), self._mtu))
 
     def services(self) -> list[str]:
         """The services that need a device: the global one, and those of mode `dedicated` with subnets."""
@@ -284,10 +325,11 @@ class Mesh:
 
     def _wanted_device(self, name: str, service: str) -> Device:
         state, mtu = self._state, self.mtu()
+        fragments = self._planner.needs_fragments(mtu, self._least())
         if service == GLOBAL:
             own = self._identity.own()
             addresses = tuple(ipaddress.ip_interface(address) for address in state.node_addresses())
-            return Device(name, own.private_key, state.node.wg_port, mtu, addresses)
+            return Device(name, own.private_key, state.node.wg_port, mtu, addresses, fragments)
         # No address: the bridge has the gateway's, and the same address on a second device would divert local traffic.
         own = self._identity.dedicated(service)
-        return Device(name, own.private_key, own.port, mtu)
+        return Device(name, own.private_key, own.port, mtu, fragments=fragments)

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import functools
 import ipaddress
-from collections.abc import Callable, Hashable, Iterable, Mapping
+import time
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, TypeVarTuple, cast
 
+from cni.daemon.mesh.measured import MeasuredPath, Measurements
 from cni.daemon.mesh.resolver import Resolver
 from cni.daemon.model import sizes, wireguard
-from cni.daemon.model.endpoints import is_name, split_endpoint
+from cni.daemon.model.endpoints import address_of, is_name, split_endpoint
 from cni.daemon.model.wireguard import Address, Network, Peer, Target
-from cni.host.tunnel_routes import TunnelRoute
+from cni.host.tunnel_routes import TunnelRoute, UnderlayRoute
 from cni.host.tunnels import Tunnels
 from cni.host.wg_types import join_endpoint
 
@@ -24,6 +26,15 @@ T = TypeVar("T")
 Args = TypeVarTuple("Args")
 
 Routes = dict[Network, TunnelRoute]
+
+
+@dataclass(frozen=True, slots=True)
+class _Hint:
+    """An MTU of a path that the kernel was told by an ICMP message, and when that was seen, in seconds of the monotonic
+    clock."""
+
+    mtu: int
+    at: float
 
 
 class Memo:
@@ -50,6 +61,7 @@ class PathPlanner:
         ranges: Callable[[], Iterable[str]],
         host_networks: Callable[[], tuple[Network, ...]],
         resolver: Resolver,
+        measurements: Measurements,
     ) -> None:
         """`ranges`: the overlay's; `host_networks`: the host's own networks, for which no route is planned."""
         self._host_networks = host_networks
@@ -57,31 +69,109 @@ class PathPlanner:
         self._ranges = ranges
         self._resolver = resolver
         self._memo = Memo()
-        self._mtus: dict[Address, int] = {}
-        self._doubted: dict[Address, tuple[int, int]] = {}
+        self._measurements = measurements
+        self._ways: dict[Address, UnderlayRoute | None] = {}
+        self._hints: dict[Address, _Hint] = {}
         self._peers: dict[str, dict[str, tuple[tuple[Target, str], Peer]]] = {}
         self._refused: dict[str, dict[str, str]] = {}
 
     def refresh(self, targets: Iterable[Target]) -> None:
         """Read the paths to the targets' endpoints from the kernel again, in one batch."""
-        self._mtus, self._doubted = {}, {}
         literals = {_literal(endpoint) for target in targets for endpoint in target.endpoints}
-        self._read_paths(address for address in literals if address is not None)
+        asked = {address for address in literals if address is not None} | self._measurements.paths().by_address.keys()
+        self._ways = {}
+        self._hints = {address: hint for address, hint in self._hints.items() if address in asked}
+        self._read_ways(asked)
 
-    def _read_paths(self, addresses: Iterable[Address]) -> None:
-        unknown = [address for address in addresses if address not in self._mtus]
+    def _read_ways(self, addresses: Iterable[Address]) -> None:
+        unknown = [address for address in addresses if address not in self._ways]
         if unknown:
-            for address, path in self._tunnels.ways_to(unknown).items():
-                self._mtus[address] = mtu = wireguard.believed(path, address.version) if path is not None else 0
-                if path is not None and mtu != path.mtu:
-                    self._doubted[address] = (path.mtu, mtu)
+            ways = self._tunnels.ways_to(unknown)
+            self._ways |= ways
+            for address, way in ways.items():
+                hint = self._hints.get(address)
+                if way is not None and way.learned and (hint is None or hint.mtu != way.mtu):
+                    self._hints[address] = _Hint(way.mtu, time.monotonic())
+
+    def told_at(self, address: Address) -> float:
+        """When the kernel was told of the MTU that it assumes for a path; 0 if it was told of none."""
+        way, hint = self._ways.get(address), self._hints.get(address)
+        return hint.at if hint is not None and way is not None and way.learned else 0.0
+
+    def full(self, address: Address | None, device: int) -> int:
+        """The largest size, in bytes, that a tunnel to an address could carry: that of the `device`, or less if the
+        route of the underlay has a smaller MTU than its link."""
+        way = self._ways.get(address) if address is not None else None
+        if address is None or way is None:
+            return device
+        return wireguard.route_mtu(way.widest if way.learned else way.mtu, address.version, device) or device
+
+    def _route_mtu(self, key: str, address: Address | None, device: int) -> int:
+        """The MTU of the routes to a peer; 0 means that of the device. Not measured: what the kernel assumes counts,
+        within bounds."""
+        measured, full = self._measurements.paths().of(key, address), self.full(address, device)
+        if measured is not None and measured.is_narrow and measured.size < full:
+            return measured.size
+        if measured is None and address is not None:
+            return wireguard.route_mtu(self.path(address), address.version, device)
+        return full if full < device else 0
+
+    def sizes(self, targets: Collection[str]) -> dict[str, int]:
+        """The measured sizes of the narrow paths to these peers, by public key."""
+        return {
+            key: path.size
+            for key, path in self._measurements.paths().by_key.items()
+            if key in targets and path.is_narrow
+        }
+
+    def needs_fragments(self, device: int, least: int) -> bool:
+        """Whether a path does not carry packets of `least` bytes, the smallest that must pass, without fragments."""
+        narrow = any(way is not None and self.full(address, device) < least for address, way in self._ways.items())
+        return (
+            narrow
+            or self._measurements.paths().too_narrow
+            or any(measured is None for _, _, measured in self._refuted())
+        )
+
+    def _refuted(self) -> Iterator[tuple[Address, UnderlayRoute, MeasuredPath | None]]:
+        """The paths for which the kernel was told of a smaller MTU than this node uses, with the later measurement."""
+        by_address = self._measurements.paths().by_address
+        for address, way in self._ways.items():
+            if way is None or not way.learned:
+                continue
+            measured = by_address.get(address)
+            if measured is None:
+                if wireguard.believed(way, address.version) != way.mtu:
+                    yield address, way, None
+            elif measured.at > self.told_at(address) and measured.size > way.mtu - wireguard.OVERHEAD[address.version]:
+                yield address, way, measured
 
     def doubted(self) -> dict[str, str]:
-        """The paths for which the kernel has learned a smaller MTU than this node uses, as sentences by address."""
-        return {
-            str(address): f"the kernel was told that the path to {address} carries {learned} bytes; {used} are believed"
-            for address, (learned, used) in self._doubted.items()
-        }
+        """The paths for which the kernel was told of a smaller MTU than this node uses, as sentences by address."""
+        sentences = {}
+        for address, way, measured in self._refuted():
+            if measured is not None:
+                used = f"{measured.size + wireguard.OVERHEAD[address.version]} were measured, and are used"
+            else:
+                used = f"{wireguard.believed(way, address.version)} are believed"
+            sentences[str(address)] = f"the kernel was told that the path to {address} carries {way.mtu} bytes; {used}"
+        return sentences
+
+    def narrow(self, targets: Mapping[str, Target], device: int) -> dict[str, str]:
+        """The peers whose path carries less than its links, and no ICMP message says so, as sentences by public key."""
+        sentences = {}
+        for key, measured in self._measurements.paths().by_key.items():
+            address = address_of(measured.endpoint) if measured.endpoint else None
+            if key not in targets or address is None or not measured.is_narrow:
+                continue
+            overhead, hint = wireguard.OVERHEAD[address.version], self._hints.get(address)
+            if hint is not None and wireguard.route_mtu(hint.mtu, address.version, device) <= measured.size:
+                continue
+            peer, way = targets[key].name or key, self._ways.get(address)
+            link = f", its link {way.widest}" if way is not None else ""
+            carries = f"carries {'less than ' if measured.too_narrow else ''}{measured.size + overhead} bytes{link}"
+            sentences[key] = f"the path to the peer {peer} at {address} {carries}; no router said so, it was measured"
+        return sentences
 
     def peers(self, device: str, targets: Mapping[str, Target]) -> dict[str, Peer]:
         """The targets as peers with one endpoint each."""
@@ -131,8 +221,8 @@ class PathPlanner:
     ) -> Routes:
         """The routes into the device by destination, each with the MTU in bytes that the path to its peer carries."""
         called = {key: address_of(peer.endpoint) for key, peer in peers.items() if peer.endpoint}
-        self._read_paths(called.values())
-        mtus = {key: wireguard.route_mtu(self.path(a), a.version, mtu) for key, a in called.items()}
+        self._read_ways(called.values())
+        mtus = {key: self._route_mtu(key, called.get(key), mtu) for key in peers}
         routed = self._memo((device, "routed"), _routed, dict(targets), called, self._host_networks())
         return self._memo((device, "routes"), _routes, routed, mtus, dict(sources))
 
@@ -146,9 +236,10 @@ class PathPlanner:
         return self._memo("behind", _behind, dict(targets), cidrs)
 
     def path(self, address: Address) -> int:
-        """The bytes that the underlay carries to an address; 0 if there is no path."""
-        self._read_paths([address])
-        return self._mtus[address]
+        """The bytes that the underlay carries to an address as far as the kernel knows; 0 if there is no path."""
+        self._read_ways([address])
+        way = self._ways[address]
+        return wireguard.believed(way, address.version) if way is not None else 0
 
 
 def _peer(target: Target, endpoint: str) -> Peer:
@@ -207,12 +298,6 @@ _split = functools.lru_cache(1 << 16)(split_endpoint)
 @functools.lru_cache(1 << 16)
 def _joined(host: str, port: int) -> str:
     return join_endpoint(ipaddress.ip_address(host), port)
-
-
-@functools.lru_cache(1 << 16)
-def address_of(endpoint: str) -> Address:
-    """The address of an endpoint whose host is an address, not a name."""
-    return ipaddress.ip_address(split_endpoint(endpoint)[0])
 
 
 @functools.lru_cache(1 << 16)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 
+from cni.addresses import Address
 from cni.overlay.address import split_socket_address
 
 _LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?"
@@ -44,3 +46,9 @@ def is_name(host: str) -> bool:
     except ValueError:
         return True
     return False
+
+
+@functools.lru_cache(1 << 16)
+def address_of(endpoint: str) -> Address:
+    """The address of an endpoint whose host is an address, not a name."""
+    return ipaddress.ip_address(split_endpoint(endpoint)[0])

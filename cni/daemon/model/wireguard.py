@@ -21,6 +21,7 @@ from cni.host.wg_types import PeerChange, PeerSeen
 
 DEAD = 180  # seconds: REJECT_AFTER_TIME, no session is older (WireGuard's paper, section 6.1)
 OVERHEAD = {4: 60, 6: 80}  # bytes: outer IP header, UDP (8), WireGuard's header and tag (32)
+MOST_ANSWERERS = 3  # addresses behind a peer that are asked for an echo until one answers
 BLOCK = 16  # bytes: packets are padded to a multiple of this, but never beyond the device's MTU
 
 Network = addresses.Network
@@ -270,6 +271,16 @@ def behind(targets: Iterable[Target], clusters: Iterable[str]) -> tuple[str, ...
             if network.version == cluster.version and network.overlaps(cluster):
                 inside[network.version].append(network if network.prefixlen >= cluster.prefixlen else cluster)
     return tuple(str(each) for version in (4, 6) for each in ipaddress.collapse_addresses(inside[version]))  # type: ignore[type-var]
+
+
+def answerers(target: Target) -> tuple[Address, ...]:
+    """The addresses behind a peer that may answer an echo request: the first ones of its first CIDRs, among them the
+    node's own address."""
+    routed = [network_of(cidr) for cidr in target.led()]
+    return tuple(
+        network[0] if network.prefixlen == network.max_prefixlen else network[1]
+        for network in [network for network in routed if network.prefixlen][:MOST_ANSWERERS]
+    )
 
 
 def believed(way: UnderlayRoute, version: int) -> int:

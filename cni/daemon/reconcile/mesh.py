@@ -6,11 +6,12 @@ from __future__ import annotations
 import threading
 import time
 
-from cni.daemon.events import PeerNamesResolved
+from cni.daemon.events import PathsMeasured, PeerNamesResolved
 from cni.daemon.mesh.mesh import Mesh
 from cni.daemon.mesh.resolver import Resolver
 from cni.daemon.problem_board import ProblemBoard
 from cni.daemon.reconcile.mtu import MtuFollower
+from cni.daemon.reconcile.path_prober import PathProber
 from cni.host.monitor import Monitor, is_loss
 from cni.host.netlink import RTM_NEWLINK
 from cni.host.tunnels import Tunnels
@@ -30,11 +31,12 @@ class MeshReconciler:
         tunnels: Tunnels,
         resolver: Resolver,
         mtu_follower: MtuFollower,
+        path_prober: PathProber,
         board: ProblemBoard,
         crew: Crew,
     ) -> None:
         self._mesh, self._tunnels, self._resolver, self._mtu_follower = mesh, tunnels, resolver, mtu_follower
-        self._board, self._crew = board, crew
+        self._path_prober, self._board, self._crew = path_prober, board, crew
         self._wake = threading.Event()
         self._ended = threading.Event()
         self._monitor: Monitor | None = None
@@ -43,6 +45,7 @@ class MeshReconciler:
     def start(self) -> None:
         """Set the devices up, and start the periodic pass."""
         self._mesh.start()
+        self._path_prober.start()
         self._follow_mtu()
         self._monitor = Monitor(self._on_link_event, crew=self._crew, name="monitor-mesh")
         self._worker.start()
@@ -53,6 +56,7 @@ class MeshReconciler:
         self._ended.set()
         self._mesh.stop()
         self._wake.set()
+        self._path_prober.stop()
         self._resolver.stop()
         if self._monitor is not None:
             self._monitor.close()
@@ -61,6 +65,10 @@ class MeshReconciler:
 
     def on_names_resolved(self, _: PeerNamesResolved) -> None:
         """Start a pass: peers may have to be called at other addresses."""
+        self._wake.set()
+
+    def on_paths_measured(self, _: PathsMeasured) -> None:
+        """Start a pass: routes get another MTU."""
         self._wake.set()
 
     def _run(self) -> None:
@@ -73,7 +81,13 @@ class MeshReconciler:
             self._wake.clear()
             if not self._ended.is_set():
                 self._mesh.sync(thoroughly=True)
+                self._note_peers()
                 self._follow_mtu()
+
+    def _note_peers(self) -> None:
+        peers = self._mesh.probed_peers(fresh=False)
+        if peers is not None:
+            self._path_prober.note(peers)
 
     def _follow_mtu(self) -> None:
         with self._board.step("look-incomplete", "sizes", "the containers could not follow the underlay's MTU"):

@@ -72,10 +72,12 @@ class NatSeen(msgspec.Struct, frozen=True):
 
 class DeviceRecord(msgspec.Struct, frozen=True):
     """A WireGuard device of this node, and the endpoint that each of its peers was last given, by key. `ahead`: how far
-    the wall clock was ahead of the boot clock, in seconds, rounded to a minute; 0 if unknown."""
+    the wall clock was ahead of the boot clock, in seconds, rounded to a minute; 0 if unknown. `sizes`: the largest
+    packets, in bytes, that pass to the peers with a narrow path, as measured, by key."""
 
     endpoints: dict[str, str]
     ahead: float = 0.0
+    sizes: dict[str, int] = {}
 
 
 class Table(Generic[R]):
