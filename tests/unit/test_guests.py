@@ -25,7 +25,7 @@ def asked(network: str | None = "red", service: str = "web") -> wire.AttachConta
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[Node]:
     made = Node(tmp_path / "state.db")
-    made.data_path.change_node(set_up=True)
+    made.data_path.change_node({"set_up": True})
     yield made
     assert made.store is not None
     made.store.close()

@@ -238,6 +238,20 @@ def test_every_event_is_published_and_heard_and_subscribed_to_in_one_place() -> 
     assert published & events == events
 
 
+def test_the_record_of_an_attachment_is_written_where_its_lock_is_held() -> None:
+    """An attachment that another thread has just removed would come back without its link."""
+    writers = {
+        source.name
+        for source in SOURCES
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in ("save", "drop", "reserve")
+        and ast.unparse(node.func.value).rpartition(".")[2] in ("state", "_state")
+    }
+    assert writers == {"attachments/attach.py"}
+
+
 # --- the reading itself ------------------------------------------------------------------------------------------
 
 SAMPLE = """

@@ -18,6 +18,7 @@ from cni.daemon.cluster.etcd_protocol import Unreachable
 from cni.daemon.cluster.reading import as_records, everything
 from cni.daemon.cluster.view import ClusterView
 from cni.daemon.model.cluster_records import hexadecimal
+from cni.daemon.model.records import NodeChanges
 from cni.daemon.problem_board import ProblemBoard
 from cni.daemon.settings import Settings
 from cni.daemon.state.identity import Identity, Member
@@ -39,7 +40,7 @@ class Membership:
         etcd: EtcdClient,
         view: ClusterView,
         board: ProblemBoard,
-        change_node: Callable[..., None],
+        change_node: Callable[[NodeChanges], None],
     ) -> None:
         """`change_node` changes fields of this node's record, and what follows from them."""
         self._settings, self._state, self._identity, self._claims = settings, state, identity, claims
@@ -76,7 +77,7 @@ class Membership:
         """Set the node's id and slices."""
         by_family: dict[int, str] = {ipaddress.ip_network(cidr).version: cidr for cidr in member.slices}
         first: int = ipaddress.ip_network(self._state.cidrs[0]).version
-        wanted = {
+        wanted: NodeChanges = {
             "node_id": member.node_id,
             "slice_cidr": by_family.get(first),
             "slice_cidr6": by_family.get(10 - first),
@@ -85,7 +86,7 @@ class Membership:
         if wanted != {key: getattr(node, key) for key in wanted}:
             with self._view.lock:
                 self._state.set_foreign(self._view.foreign(member.identity))
-            self._change_node(**wanted)
+            self._change_node(wanted)
 
     def claim_key(self) -> None:
         """Claim the node's key, and release the key it had before. Raises EtcdError, also if another node has it."""

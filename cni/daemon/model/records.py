@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Literal
+from typing import Literal, TypedDict
 
 import msgspec
 
@@ -101,6 +101,21 @@ class Lease(msgspec.Struct, frozen=True):
     address: str
     service: str
     owner: str = ""
+
+
+class NodeChanges(TypedDict, total=False):
+    """The fields of a `Node` to change."""
+
+    deployment: str
+    instance_id: str
+    node_id: int
+    cluster_cidr: str
+    cluster_cidr6: str | None
+    slice_cidr: str | None
+    slice_cidr6: str | None
+    wg_port: int
+    wg_public_key: str | None
+    set_up: bool
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):

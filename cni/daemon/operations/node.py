@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from cni import __version__, naming
 from cni.daemon.model import keys, peer_table
-from cni.daemon.model.records import Node
+from cni.daemon.model.records import Node, NodeChanges
 from cni.daemon.model.subnets import Network
 from cni.daemon.operations import containers, edges, guests, services
 from cni.daemon.operations.context import NODE, OperationContext, OperationRefused
@@ -29,7 +29,7 @@ def set_local_node_id(ask: wire.SetLocalNodeId, context: OperationContext) -> wi
         elif ask.node_id != node.node_id:
             if context.state.services:
                 log.warning("node id %d in place of %d; services keep their subnets", ask.node_id, node.node_id)
-            context.data_path.change_node(node_id=ask.node_id)
+            context.data_path.change_node({"node_id": ask.node_id})
     return wire.Ok()
 
 
@@ -37,7 +37,7 @@ def set_local_wg_pubkey(ask: wire.SetLocalWgPubkey, context: OperationContext) -
     """Record the key that the agent takes for this node's. The key in use is the daemon's own (`status`)."""
     with context.locks.holding(NODE):
         if ask.pubkey != context.state.node.wg_public_key:
-            context.data_path.change_node(wg_public_key=ask.pubkey)
+            context.data_path.change_node({"wg_public_key": ask.pubkey})
     return wire.Ok()
 
 
@@ -60,9 +60,8 @@ def setup_global_overlay(ask: wire.SetupGlobalOverlay, context: OperationContext
         context.identity.public_key()
         if ask.nat is not None:
             context.registry.nat.put("nat", ask.nat)
-        context.data_path.change_node(
-            deployment=ask.deployment, instance_id=ask.instance_id, wg_port=ask.wg_port, set_up=True, **ranges
-        )
+        names: NodeChanges = {"deployment": ask.deployment, "instance_id": ask.instance_id, "wg_port": ask.wg_port}
+        context.data_path.change_node({**names, **ranges, "set_up": True})
         context.refresh()
     return wire.BridgeName(naming.global_device(ask.deployment, ask.instance_id))
 
@@ -73,7 +72,7 @@ def judge_ranges(
     slice_cidr: str | None,
     held: Mapping[str, Sequence[Network]],
     owned: Collection[str],
-) -> dict[str, str | None]:
+) -> NodeChanges:
     """The node's ranges after such a setup: `cluster_cidr`, `cluster_cidr6`, `slice_cidr`.
 
     `held`: the services' subnets by name; `owned`: the addresses of the slice in use. Without `slice_cidr` the node
@@ -92,7 +91,7 @@ def judge_ranges(
     second = node.cluster_cidr6 if node.cluster_cidr6 and ipaddress.ip_network(node.cluster_cidr6) != cluster else None
     if second is not None and ipaddress.ip_network(second).version == cluster.version:
         second = None
-    ranges = {
+    ranges: NodeChanges = {
         "cluster_cidr": str(cluster),
         "cluster_cidr6": second,
         "slice_cidr": None if own is None else str(own),
@@ -103,7 +102,7 @@ def judge_ranges(
 
 
 def _refuse_under(
-    node: Node, ranges: Mapping[str, str | None], held: Mapping[str, Sequence[Network]], owned: Collection[str]
+    node: Node, ranges: NodeChanges, held: Mapping[str, Sequence[Network]], owned: Collection[str]
 ) -> None:
     """Raises OperationRefused if the ranges change while services have subnets, or while slice addresses are in use."""
     cluster, own = ranges["cluster_cidr"], ranges["slice_cidr"]
@@ -149,7 +148,7 @@ def teardown_global_overlay(_: wire.TeardownGlobalOverlay, context: OperationCon
         edges.revoke_all(context)
         services.teardown_idle(context)
         if context.state.node.set_up:
-            context.data_path.change_node(set_up=False)
+            context.data_path.change_node({"set_up": False})
             context.refresh()
     return wire.Ok()
 

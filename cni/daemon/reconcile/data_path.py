@@ -10,6 +10,7 @@ from cni.daemon.attachments.segment_release import SegmentRelease
 from cni.daemon.attachments.segments import Segments
 from cni.daemon.fence.controller import FenceController
 from cni.daemon.fence.from_records import on_the_hosts_networks
+from cni.daemon.model.records import NodeChanges
 from cni.daemon.node.node_settings import NodeSettings
 from cni.daemon.node.own_addresses import OwnAddresses
 from cni.daemon.node.ranges import Ranges
@@ -50,7 +51,7 @@ class DataPath:
         self._apply_node()
         self._segments.restore()
 
-    def change_node(self, **changes: object) -> None:
+    def change_node(self, changes: NodeChanges) -> None:
         """Change this node's record, and once the node was started its addresses and tables as well. Raises
         InvalidConfig."""
         before, addresses = self._state.node, self._state.node_addresses()

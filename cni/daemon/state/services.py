@@ -9,12 +9,13 @@ from __future__ import annotations
 import ipaddress
 import threading
 from collections.abc import Collection, Mapping, Sequence
+from typing import Unpack
 
 import msgspec
 
 from cni.daemon.events import Events, NodeFactsChanged
 from cni.daemon.model import slots
-from cni.daemon.model.records import Node, Service
+from cni.daemon.model.records import Node, NodeChanges, Service
 from cni.daemon.model.subnets import Address, Network, SubnetRegistry, further
 from cni.daemon.settings import Settings
 from cni.daemon.state import restore
@@ -80,7 +81,7 @@ class ServiceBook:
         """The node's own addresses, one of each family."""
         return [self.node_address(ipaddress.ip_network(cidr).version) for cidr in self.cidrs]
 
-    def update_node(self, **changes: object) -> Node:
+    def update_node(self, **changes: Unpack[NodeChanges]) -> Node:
         """Change the node's record. Services keep their subnets.
 
         Raises InvalidConfig, with nothing changed, if a service holds a subnet that is no slot of the new range.
