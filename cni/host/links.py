@@ -22,6 +22,7 @@ IFF_UP = 1
 AF_INET, AF_INET6 = 2, 10
 RTN_UNICAST, RTN_LOCAL = 1, 2
 BR_STP, BR_MULTI_BOOLOPT, BR_MCAST_SNOOPING, BR_FORWARD_DELAY = 5, 46, 23, 1
+_SLAVE_KIND, _SLAVE_DATA, _HAIRPIN = 4, 5, 4  # IFLA_INFO_SLAVE_..., IFLA_BRPORT_MODE
 GEN_MODE_EUI64, GEN_MODE_NONE = 0, 1
 BR_NO_LL_LEARN = 1
 OUR_PROTO = 0x7A  # IFA_PROTO of the addresses that the daemon puts on lo; 1 to 3 are the kernel's own
@@ -37,7 +38,8 @@ Address = addresses.Address
 @dataclass(frozen=True)
 class Link:
     """A link as reported by the kernel. `mtu` in bytes; `peer` is the index of the other end of a veth, `alias` the
-    text that was attached to the link ("": none)."""
+    text that was attached to the link ("": none). `hairpin`: whether its bridge sends frames back to the port that they
+    came from."""
 
     index: int
     name: str
@@ -48,6 +50,7 @@ class Link:
     master: int = 0
     peer: int = 0
     alias: str = ""
+    hairpin: bool = False
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,7 @@ def _link(body: bytes) -> Link:
         master=number(attrs.get(IFLA_MASTER)),
         peer=number(attrs.get(IFLA_LINK)),
         alias=_string(attrs.get(IFLA_IFALIAS, b"")),
+        hairpin=any(nl.attributes(info.get(_SLAVE_DATA, b"")).get(_HAIRPIN, b"")),
     )
 
 
@@ -284,9 +288,12 @@ def gen_mode_message(index: int, mode: int) -> nl.Message:
 def raise_port(socket: nl.Netlink, index: int, owner: str = "") -> None:
     """Bring the host end up without an IPv6 address: with one, each new port sends MLD and DAD packets to all ports.
 
-    `owner` becomes its alias ("": the alias stays as it is).
+    The bridge sends frames back to it (hairpin): a container reaches itself by a service's address or a host port,
+    which br_netfilter translates on the bridge. `owner` becomes its alias ("": the alias stays as it is).
     """
     marked = nl.text(IFLA_IFALIAS, owner) if owner else b""
+    port = nl.text(_SLAVE_KIND, "bridge") + nl.attribute(_SLAVE_DATA, nl.u8(_HAIRPIN, 1))
+    marked += nl.attribute(IFLA_LINKINFO, port)
     socket.send(
         [
             gen_mode_message(index, GEN_MODE_NONE),

@@ -322,7 +322,7 @@ class FakeKernel:
     @call
     def raise_port(self, index: int, owner: str = "") -> None:
         name = next(name for name, link in self.links.items() if link.index == index)
-        self.links[name] = replace(self.links[name], up=True, alias=owner or self.links[name].alias)
+        self.links[name] = replace(self.links[name], up=True, hairpin=True, alias=owner or self.links[name].alias)
 
     @call
     def mark(self, index: int, owner: str) -> None:

@@ -206,6 +206,19 @@ def test_without_nftables_nobody_is_attached(tmp_path: Path) -> None:
         assert node.check("late")[0] == 0
 
 
+def test_hairpin_mode_that_is_switched_off_comes_back(node: Fenced) -> None:
+    """CHECK tells of it, and the next comparison switches it on."""
+    port = node.results["red1"]["interfaces"][1]["name"]
+    node.quiet()
+    assert node.check("red1")[0] == 0
+    node.host.ip(f"link set {port} type bridge_slave hairpin off")
+    code, said = node.check("red1")
+    assert code >= 100
+    assert "hairpin" in json.dumps(said)
+    node.wake()
+    assert until(lambda: node.check("red1")[0] == 0, MENDED)
+
+
 @pytest.mark.parametrize("family", ["inet", "bridge"])
 def test_a_table_that_somebody_deletes(fenced: tuple[Fenced, Make], family: str) -> None:
     node, make = fenced

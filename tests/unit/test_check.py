@@ -34,7 +34,7 @@ ATTACHMENT = Attachment(
     netns=(4, 99),
     sandbox=SANDBOX,
 )
-HOST = Link(21, "zl-port-v", True, 1420, "02:00:00:00:00:0a", "veth", 20, 5)
+HOST = Link(21, "zl-port-v", True, 1420, "02:00:00:00:00:0a", "veth", 20, 5, hairpin=True)
 BRIDGE = Link(20, "zl-br", True, 1420, "02:00:00:00:00:01", "bridge")
 LINK = Link(5, "eth0", True, 1420, "0a:58:0a:09:00:42", "veth", 0, 21)
 
@@ -105,6 +105,7 @@ def test_what_add_made_is_good():
         (changed(GOOD, host=changed(HOST, up=False)), "host interface zl-port-v is down"),
         (changed(GOOD, host=changed(HOST, master=0)), "not on the bridge zl-br"),
         (changed(GOOD, host=changed(HOST, master=33)), "not on the bridge zl-br"),
+        (changed(GOOD, host=changed(HOST, hairpin=False)), "not in hairpin mode"),
         (changed(GOOD, bridge=None), "bridge zl-br is missing"),
         (changed(GOOD, bridge=changed(BRIDGE, up=False)), "bridge zl-br is down"),
         (changed(GOOD, gateways=frozenset({"10.9.0.65"})), "gateway address fd00::101"),

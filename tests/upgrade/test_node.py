@@ -56,6 +56,10 @@ def test_attachments_are_taken_over_under_a_stream(
     assert node.tool("status")["problems"] == []
     for container in (flat, other, red, twin):
         check(container)
+    ports = [
+        link["linkinfo"] for link in node.ip("-d", "link", "show", "type", "veth") if link["ifname"].endswith("-v")
+    ]
+    assert [port["info_slave_data"]["hairpin"] for port in ports] == [True] * 4  # the older version sets none
     fresh = node.container()
     assert fresh.address not in addresses.values()
     for container in (flat, other, red, twin, fresh):

@@ -81,5 +81,7 @@ def _node_side(attachment: Attachment, expected: Expected, seen: Observed) -> li
         return [*faults, f"the bridge {attachment.bridge} is missing"]
     if host.master != bridge.index:
         faults.append(f"the host interface {attachment.host_veth} is not on the bridge {attachment.bridge}")
+    elif not host.hairpin:
+        faults.append(f"the host interface {attachment.host_veth} is not in hairpin mode on {attachment.bridge}")
     faults += attach_rules.bridge_side(bridge, expected, seen.gateways)
     return [*faults, *seen.stopped]

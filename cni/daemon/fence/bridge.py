@@ -91,6 +91,12 @@ def bridge_chains(node: FenceNode) -> list[Chain]:
         plain_chain(
             "bridge",
             "between",
+            # Ports are in hairpin mode: a container that heard its own address probe would give the address up.
+            Rule(
+                "ether daddr & 01:00:00:00:00:00 != 00:00:00:00:00:00 iifname . oifname @loops",
+                "drop",
+                "group frame back to its port",
+            ),
             Rule("", "iifname vmap @net", "its network"),
             Rule("", "drop", "port of no network"),
         ),

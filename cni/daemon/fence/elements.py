@@ -92,6 +92,7 @@ def _on_bridge(port: FencePort) -> list[Element]:
         Element("bridge", f"{chain}_p", name),
         Element("bridge", "net", name, f"goto {chain}"),
         Element("bridge", "ports", name),
+        Element("bridge", "loops", f"{name} . {name}"),
         Element("inet", "neighbours", f"{quoted(port.bridge)} . {mac}"),
     ]
     return items

@@ -58,6 +58,7 @@ class Chain:
 
 SETS: tuple[tuple[str, str, str, str], ...] = (
     ("bridge", "set", "ports", "type ifname"),
+    ("bridge", "set", "loops", "type ifname . ifname"),
     ("bridge", "set", "bridges", "type ifname"),
     ("bridge", "set", "gateways", "type ether_addr"),
     ("bridge", "set", "macs", "type ifname . ether_addr"),

@@ -207,8 +207,8 @@ class Reconciler:
             if port.master != bridge.index:
                 log.warning("%s is not on its bridge %s: putting it back", port.name, bridge.name)
                 kernel.enslave(port.index, bridge.index)
-            if not port.up:
-                log.warning("%s is down: bringing it up", port.name)
+            if not port.up or not port.hairpin:
+                log.warning("%s is down, or not in hairpin mode: bringing it up", port.name)
                 kernel.raise_port(port.index)
         except OSError as error:
             log.warning("%s could not be repaired: %s", port.name, error)

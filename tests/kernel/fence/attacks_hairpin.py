@@ -91,3 +91,39 @@ def redirects_by_the_host(lab: Lab) -> Case:
 @attack
 def redirects_by_the_host_ipv6(lab: Lab) -> Case:
     return _redirected(lab, six=True)
+
+
+def _come_back(lab: Lab, kind: bytes, frames: list[bytes]) -> Case:
+    """Ports are in hairpin mode: a container hears none of its own broadcasts and multicasts."""
+    me = a(lab)
+    fellow = lab.places["red-web2"]
+    return Case(me.space, frames, [eth(me)], [datagram(me, fellow, HONEST)], eth(fellow), needle=p.mac(me.mac) + kind)
+
+
+@attack
+def own_arp_requests_come_back(lab: Lab) -> Case:
+    me = a(lab)
+    requests = [(me.mac, me.four), (me.mac, "0.0.0.0")]
+    frames = [p.frame(p.BROADCAST, me.mac, p.ARP, p.arp(1, sender, ("00:" * 5 + "00", me.four))) for sender in requests]
+    return _come_back(lab, b"\x08\x06", frames)
+
+
+def _mdns(me: Place, mac: str, src: str, to: str) -> bytes:
+    return p.frame(mac, me.mac, p.ethertype(to), p.ip(src, to, p.UDP, p.udp(src, to, 5353, 5353, EVIL)))
+
+
+@attack
+def own_ipv4_group_packets_come_back(lab: Lab) -> Case:
+    me = a(lab)
+    places = ((p.BROADCAST, "10.200.5.63"), ("01:00:5e:00:00:fb", "224.0.0.251"))
+    return _come_back(lab, b"\x08\x00", [_mdns(me, mac, me.four, to) for mac, to in places])
+
+
+@attack
+def own_ipv6_group_packets_come_back(lab: Lab) -> Case:
+    """Its own address probe above all: duplicate address detection would take it for another's."""
+    me = a(lab)
+    group, mac = p.solicited_node(me.six)
+    probe = p.frame(mac, me.mac, p.IPV6, p.ip6("::", group, 58, p.solicit("::", group, me.six, None), 255))
+    asking = p.frame(mac, me.mac, p.IPV6, p.ip6(me.six, group, 58, p.solicit(me.six, group, me.six, me.mac), 255))
+    return _come_back(lab, b"\x86\xdd", [probe, asking, _mdns(me, "33:33:00:00:00:fb", me.six, "ff02::fb")])

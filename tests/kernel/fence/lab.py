@@ -160,6 +160,8 @@ class Lab:
         foreign = {"unknown-sh": "tap-other", "unknown-tap": "tap-more"}
         host_end = foreign.get(name, f"zl-{number:010x}-v")
         veth((self.host, host_end), (space, "eth0"), mac, BRIDGES[bridge][0])
+        if kind == "container":
+            self.host.ip(f"link set {host_end} type bridge_slave hairpin on")
         space.sysctl(net__ipv6__conf__eth0__accept_dad=0, net__ipv6__conf__eth0__accept_ra=0)
         space.ip("link set eth0 up")
         slot = 6 if bridge == "db" else subnet
