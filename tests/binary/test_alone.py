@@ -12,6 +12,7 @@ import pytest
 from cni import __version__
 from cni.netconf.versions import SUPPORTED
 from cni.plugin import client as plugin_door
+from tests import covered
 from tests.binary.fake_door import answer, opened
 
 NEWEST = SUPPORTED[-1]
@@ -155,7 +156,7 @@ def unshared(mounts: str) -> list[str]:
 
 @pytest.mark.root
 def test_a_read_only_root(program, conf, in_shared_memory):
-    mounts = "mount -t tmpfs tmpfs /tmp; mount -o remount,bind,ro /"
+    mounts = f"{covered.tmpfs('/tmp')}; mount -o remount,bind,ro /"
     with opened(in_shared_memory, lambda _: answer(0, RESULT)):
         done = subprocess.run(
             [*unshared(mounts), *program.argv],
@@ -171,7 +172,7 @@ def test_a_read_only_root(program, conf, in_shared_memory):
 @pytest.mark.root
 def test_tmp_mounted_noexec(program, conf, in_shared_memory):
     """The unpacked form extracts nothing. The single file must: it needs one directory that allows it, in TMPDIR."""
-    mounts = "mount -t tmpfs -o noexec tmpfs /tmp"
+    mounts = covered.tmpfs("/tmp", "noexec")
     more = {"PATH": "/usr/bin:/bin", "TMPDIR": str(in_shared_memory) if program.form == "single" else "/tmp"}
     with opened(in_shared_memory, lambda _: answer(0, RESULT)):
         done = subprocess.run(

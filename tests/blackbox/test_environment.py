@@ -24,8 +24,13 @@ SHELLS = {
     "fds-open": 'exec 7</dev/null 8</dev/null 9</dev/null; exec "$@"',
 }
 PRIVATE = "mount --make-rprivate /; "
+NOEXEC = (
+    "mount --rbind /tmp /tmp; mount -o remount,bind,noexec,nosuid,nodev /tmp; "
+    'case $1 in /tmp/*) d=$(dirname "$1"); mount --bind "$d" "$d"; mount -o remount,bind,exec "$d" ;; esac'
+)
+"""The plugin's own directory stays executable if it lies below /tmp."""
 MOUNTS = {
-    "tmp-noexec": PRIVATE + 'mount --rbind /tmp /tmp; mount -o remount,bind,noexec,nosuid,nodev /tmp; exec "$@"',
+    "tmp-noexec": PRIVATE + NOEXEC + '; exec "$@"',
     "root-read-only": PRIVATE + 'mount -o remount,bind,ro /; exec "$@"',
 }
 ENVIRONMENTS: dict[str, dict[str, str | None]] = {

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cni.plugin import client as plugin_door
+from tests import covered
 from tests.blackbox import snapshot
 from tests.blackbox.harness import netns
 from tests.blackbox.harness.calls import BARE_ENV, Answer, call
@@ -81,7 +82,12 @@ class Machine:
         """The mount namespace. In a thread that ends: the descriptor keeps it."""
         _must(_libc.unshare(CLONE_NEWNS), "unshare")
         _mount("none", "/", "none", MS_REC | MS_PRIVATE)
+        clone = os.open(covered.ROOT, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         _mount("tmpfs", "/tmp", "tmpfs", 0, "mode=1777")
+        if covered.is_covered("/tmp"):
+            covered.ROOT.mkdir(parents=True)
+            _mount(f"/proc/self/fd/{clone}", str(covered.ROOT), "none", MS_BIND)
+        os.close(clone)
         RUN_NETNS.mkdir(parents=True, exist_ok=True)
         _mount("tmpfs", str(RUN_NETNS), "tmpfs")
         self._mnt = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)

@@ -19,6 +19,7 @@ from pathlib import Path
 REFERENCE = Path("/usr/lib/cni")
 CNI_DIRS = (REFERENCE, Path("/opt/cni/bin"))
 LOOK = Path("/run/zlt")
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(*argv: str) -> None:
@@ -29,6 +30,7 @@ def run(*argv: str) -> None:
 def private_directories(plugin: Path) -> None:
     """Cover what runtimes write to. `plugin` stays reachable, also when it lies below a covered directory."""
     keep = os.open(plugin.parent, os.O_PATH | os.O_DIRECTORY)
+    clone = os.open(ROOT, os.O_PATH | os.O_DIRECTORY)
     run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run")
     for name in ("plugin", "reference", "cgroup", "etc"):
         (LOOK / name).mkdir(parents=True)
@@ -42,7 +44,11 @@ def private_directories(plugin: Path) -> None:
     run("mount", "--bind", str(LOOK / "etc"), "/etc")
     for covered, mode in (("/tmp", "1777"), ("/dev/shm", "1777"), ("/var/lib", "755"), ("/var/log", "755")):
         run("mount", "-t", "tmpfs", "-o", f"mode={mode}", "tmpfs", covered)
+    if not (ROOT / "tests").exists():
+        ROOT.mkdir(parents=True)
+        run("mount", "--no-canonicalize", "--bind", f"/proc/{os.getpid()}/fd/{clone}", str(ROOT))
     os.close(keep)
+    os.close(clone)
     plugin_directories(plugin.name)
 
 

@@ -1,6 +1,7 @@
 """The scripts: help, unknown options, no colours in pipes, and what root leaves in another user's clone."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -47,7 +48,7 @@ def test_an_unknown_option_is_refused(name):
 
 def common(script: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Run lines with scripts/common.sh."""
-    return run("bash", "-euc", f"source {ROOT}/scripts/common.sh\n{script}", "test", cwd=cwd)
+    return run("bash", "-euc", f"source {shlex.quote(str(ROOT))}/scripts/common.sh\n{script}", "test", cwd=cwd)
 
 
 def test_talk_has_no_colours_in_a_pipe():
@@ -77,7 +78,7 @@ def test_what_root_makes_in_a_users_clone_is_the_users():
 def wrapper(directory: Path, lines: str) -> Path:
     """An interpreter that runs `lines` first."""
     path = directory / "python"
-    real = f'{sys.executable} "$@"'
+    real = f'{shlex.quote(sys.executable)} "$@"'
     path.write_text(f"#!/bin/sh\n[ \"$2\" = - ] || exec {real}\n(echo '{lines}'; cat) | {real}\n")
     path.chmod(0o755)
     return path
