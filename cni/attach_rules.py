@@ -8,13 +8,13 @@ MTU and the MAC.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from cni.errors import AttachFailed, InterfaceExists
-from cni.host.links import RTN_UNICAST, Link
+from cni.host.links import RTN_UNICAST, Address, Link, Network, RoutePattern
 from cni.host.ports import ContainerView, Sought
-from cni.netconf.types import Result
+from cni.netconf.types import Result, Route
 
 DEFAULT_ROUTES = {4: "0.0.0.0/0", 6: "::/0"}
 Pairs = tuple[tuple[str, str], ...]
@@ -94,10 +94,11 @@ def not_the_same(state: str, sandbox: str, same_netns: bool) -> list[str]:
 
 def sought(expected: Expected, previous: Result) -> Sought:
     """The addresses and routes to look for in the container's namespace."""
-    addresses = [address for address, _ in expected.addresses] + _promised(expected, previous)
     return Sought(
-        frozenset(ipaddress.ip_interface(address) for address in addresses),
-        frozenset((ipaddress.ip_network(dst), ipaddress.ip_address(via)) for dst, via in expected.routes),
+        frozenset(ipaddress.ip_interface(address) for address in _addresses(expected, previous)),
+        frozenset(_made_routes(expected)),
+        frozenset(_reported_routes(expected, previous)),
+        frozenset(_gateways(expected)),
     )
 
 
@@ -123,22 +124,40 @@ def container_side(expected: Expected, previous: Result, inside: ContainerView, 
     if link.mac not in macs:
         differences.append(f"the interface {ifname} has MAC {link.mac}, not {' or '.join(sorted(macs))}")
     present = {str(address) for address in inside.addresses}
-    promised = dict.fromkeys([*(address for address, _ in expected.addresses), *_promised(expected, previous)])
-    missing = [f"the address {address} is missing" for address in promised if address not in present]
+    missing = [
+        f"the address {address} is missing" for address in _addresses(expected, previous) if address not in present
+    ]
     differences += _unread(ifname, "addresses", inside) or missing
-    return differences + (_unread(ifname, "routes", inside) or _lost_routes(expected, inside, link))
+    differences += _unread(ifname, "routes", inside) or _lost_routes(expected, previous, inside, link)
+    # A missing address, or an interface that is down, reaches no gateway either: that is reported already.
+    own = {address.ip for address in inside.addresses} if link.up else set()
+    gateways = _gateways(expected).items()
+    return differences + [text for pair, text in gateways if pair[0] in own and pair not in inside.gateways]
 
 
-def against_result(expected: Expected, previous: Result) -> list[str]:
-    """Differences between the attachment and its interface in the result that the runtime kept (prevResult)."""
+def against_result(expected: Expected, previous: Result, host_macs: Mapping[str, str]) -> list[str]:
+    """Differences between the attachment and its interfaces in the result that the runtime kept (prevResult).
+    `host_macs`: the MACs of the host's interfaces that ADD created, by name."""
     mine = _mine(expected, previous)
     if previous.interfaces and not mine:
         return [f"prevResult has no interface {expected.ifname} in {expected.sandbox}"]
     host = {interface.name for interface in previous.interfaces if not interface.sandbox}
     if previous.interfaces and not expected.host_names <= host:
         return [f"prevResult has no host interface {', '.join(sorted(expected.host_names - host))}"]
-    reported = {ip.address for ip in previous.ips if ip.interface is None or ip.interface in mine}
-    return [f"prevResult lacks the address {address}" for address, _ in expected.addresses if address not in reported]
+    differences = [
+        f"prevResult has the MAC {interface.mac} for {interface.name}, which has {host_macs[interface.name]}"
+        for interface in previous.interfaces
+        if not interface.sandbox
+        and interface.mac
+        and interface.mac.lower() != host_macs.get(interface.name, interface.mac.lower())
+    ]
+    reported = {ip.address: ip.gateway for ip in previous.ips if ip.interface is None or ip.interface in mine}
+    for address, gateway in expected.addresses:
+        if address not in reported:
+            differences.append(f"prevResult lacks the address {address}")
+        elif reported[address] and ipaddress.ip_address(reported[address]) != ipaddress.ip_address(gateway):
+            differences.append(f"prevResult has the gateway {reported[address]} for {address}, not {gateway}")
+    return differences
 
 
 def _unread(ifname: str, what: str, inside: ContainerView) -> list[str]:
@@ -149,13 +168,11 @@ def _unread(ifname: str, what: str, inside: ContainerView) -> list[str]:
     return [f"the interface {ifname} has more than {bound} {what}, and not all that ADD gave it is among those read"]
 
 
-def _lost_routes(expected: Expected, inside: ContainerView, link: Link) -> list[str]:
+def _lost_routes(expected: Expected, previous: Result, inside: ContainerView, link: Link) -> list[str]:
     present = {(r.dst, r.gateway) for r in inside.routes if r.oif == link.index and r.type == RTN_UNICAST}
-    return [
-        f"the route to {dst} by {via} is missing"
-        for dst, via in expected.routes
-        if (ipaddress.ip_network(dst), ipaddress.ip_address(via)) not in present
-    ]
+    lost = [text for route, text in _made_routes(expected).items() if route not in present]
+    reported = _reported_routes(expected, previous)
+    return lost + [text for pattern, text in reported.items() if pattern not in inside.patterns]
 
 
 def _mine(expected: Expected, previous: Result) -> set[int]:
@@ -164,7 +181,60 @@ def _mine(expected: Expected, previous: Result) -> set[int]:
     return {n for n, interface in enumerate(previous.interfaces) if (interface.name, interface.sandbox) == end}
 
 
-def _promised(expected: Expected, previous: Result) -> list[str]:
-    """The addresses that the result assigns to the container's end, in the kernel's notation."""
+def _addresses(expected: Expected, previous: Result) -> list[str]:
+    """The addresses that ADD gave to the container's end, and those that the result assigns to it, in the kernel's
+    notation."""
     mine = _mine(expected, previous)
-    return [str(ipaddress.ip_interface(ip.address)) for ip in previous.ips if ip.interface in mine]
+    reported = [str(ipaddress.ip_interface(ip.address)) for ip in previous.ips if ip.interface in mine]
+    return list(dict.fromkeys([*(address for address, _ in expected.addresses), *reported]))
+
+
+def _made_routes(expected: Expected) -> dict[tuple[Network, Address], str]:
+    """The routes that ADD made, each with the difference to report if it is missing."""
+    return {
+        (ipaddress.ip_network(dst), ipaddress.ip_address(via)): f"the route to {dst} by {via} is missing"
+        for dst, via in expected.routes
+    }
+
+
+def _gateways(expected: Expected) -> dict[tuple[Address, Address], str]:
+    """(own address, gateway) pairs, each with the difference to report if the interface does not reach the gateway."""
+    return {
+        (ipaddress.ip_interface(address).ip, ipaddress.ip_address(gateway)): f"the interface {expected.ifname} has no "
+        f"route to its gateway {gateway}"
+        for address, gateway in expected.addresses
+    }
+
+
+def _reported_routes(expected: Expected, previous: Result) -> dict[RoutePattern, str]:
+    """The routes of the result besides those that ADD made, each with the difference to report if it is missing."""
+    made = _made_routes(expected)
+    patterns = {}
+    for route in previous.routes:
+        pattern = _pattern(route)
+        plain = pattern == RoutePattern(pattern.dst, pattern.gateway)
+        if not plain or pattern.gateway is None or (pattern.dst, pattern.gateway) not in made:
+            patterns[pattern] = f"prevResult has the route {_text(route)}, which the container lacks"
+    return patterns
+
+
+def _pattern(route: Route) -> RoutePattern:
+    """A route of a result as one to look for. Table 0 is "not given", as in the kernel."""
+    return RoutePattern(
+        ipaddress.ip_interface(route.dst).network,
+        ipaddress.ip_address(route.gw) if route.gw else None,
+        priority=route.priority,
+        mtu=route.mtu,
+        advmss=route.advmss,
+        table=route.table or None,
+        scope=route.scope,
+    )
+
+
+def _text(route: Route) -> str:
+    """A route of a result in the words of `ip route`."""
+    words = [route.dst, *(["via", route.gw] if route.gw else [])]
+    for name in ("mtu", "advmss", "priority", "table", "scope"):
+        value = getattr(route, name)
+        words += [name, str(value)] if value else []
+    return " ".join(words)

@@ -17,19 +17,23 @@ from cni.host.links import (
     Interface,
     Network,
     Route,
+    RoutePattern,
     family_of,
     number,
 )
 
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS, IFA_PROTO = 1, 2, 4, 8, 11
-RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PREFSRC, RTA_TABLE = 1, 4, 5, 7, 15
+RTA_DST, RTA_SRC, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_METRICS, RTA_TABLE = 1, 2, 4, 5, 6, 7, 8, 15
+RTA_MULTIPATH, RTAX_MTU, RTAX_ADVMSS = 9, 2, 8
 NDA_DST = 1
 IFA_F_NODAD = 0x02
-RT_MAIN, RTPROT_STATIC, RT_UNIVERSE, RT_LINK = 254, 4, 0, 253
+RT_MAIN, RT_LOCAL, RTPROT_STATIC, RT_UNIVERSE, RT_LINK = 254, 255, 4, 0, 253
 RT_UNSPECIFIED = 256  # the numbers of tables from here on do not fit the header
 
 ADDRESS = struct.Struct("=BBBBI")
 """struct ifaddrmsg: family, prefix length, flags, scope, index."""
+NEXT_HOP = struct.Struct("=HBBi")
+"""struct rtnexthop: length, flags, hops, link index; attributes follow."""
 ROUTE = struct.Struct("=BBBBBBBBI")
 """struct rtmsg: family, destination's and source's length, tos, table, protocol, scope, type, flags."""
 
@@ -176,6 +180,63 @@ def scan_routes(
     return list(found), whole
 
 
+def find_patterns(
+    socket: nl.Netlink, family: int, patterns: Collection[RoutePattern], most: int
+) -> tuple[list[RoutePattern], bool]:
+    """Those of `patterns`, all of one family, of which a container's namespace has a route, by any link and in any
+    table but `local`. Bound, result and socket as in `scan_addresses`."""
+    left: dict[tuple[int, bytes], list[RoutePattern]] = {}
+    for pattern in patterns:
+        left.setdefault((pattern.dst.prefixlen, pattern.dst.network_address.packed), []).append(pattern)
+    found: list[RoutePattern] = []
+
+    def take(body: bytes) -> bool:
+        if body[0] == family:
+            raw = nl.attributes(body[12:])
+            key = (body[1], raw.get(RTA_DST, bytes(4 if family == AF_INET else 16)))
+            for pattern in [pattern for pattern in left.get(key, ()) if _matches(pattern, body, raw)]:
+                found.append(pattern)
+                left[key].remove(pattern)
+                if not left[key]:
+                    del left[key]
+        return not left
+
+    if not left:
+        return [], True
+    body = ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
+    whole = socket.scan(nl.Message(nl.RTM_GETROUTE, 0, body, "list routes", frozenset({errno.ENOENT})), most, take)
+    return found, whole
+
+
+def _matches(pattern: RoutePattern, body: bytes, raw: dict[int, bytes]) -> bool:
+    """Whether the route in the body of an RTM_NEWROUTE message, with these attributes, fits the pattern."""
+    family, _, _, _, table, _, scope, kind, _ = ROUTE.unpack_from(body)
+    table = number(raw.get(RTA_TABLE)) or table
+    if kind != RTN_UNICAST or table == RT_LOCAL or pattern.table not in (None, table):
+        return False
+    metrics = nl.attributes(raw.get(RTA_METRICS, b""))
+    return (
+        (pattern.gateway is None or pattern.gateway.packed in _gateways(raw))
+        and pattern.priority in (0, number(raw.get(RTA_PRIORITY)))
+        and pattern.mtu in (0, number(metrics.get(RTAX_MTU)))
+        and pattern.advmss in (0, number(metrics.get(RTAX_ADVMSS)))
+        and (family == AF_INET6 or pattern.scope in (None, scope))  # the kernel keeps no scope of an IPv6 route
+    )
+
+
+def _gateways(raw: dict[int, bytes]) -> list[bytes]:
+    """The gateway of each next hop of a route; empty for a next hop without one."""
+    gateways = [raw.get(RTA_GATEWAY, b"")]
+    several = raw.get(RTA_MULTIPATH, b"")
+    while len(several) >= NEXT_HOP.size:
+        size, _, _, _ = NEXT_HOP.unpack_from(several)
+        if size < NEXT_HOP.size:
+            break
+        gateways.append(nl.attributes(several[NEXT_HOP.size : size]).get(RTA_GATEWAY, b""))
+        several = several[(size + 3) & ~3 :]
+    return gateways
+
+
 def find_default(socket: nl.Netlink, family: int, most: int, otherwise: OSError) -> bool:
     """Whether the main table has a default route of that family. Raises `otherwise` if there are more than `most`
     routes and the first `most` hold no default route. The socket cannot serve another request afterwards."""
@@ -214,10 +275,13 @@ def _route_in(body: bytes, tables: Collection[int]) -> Route | None:
     )
 
 
-def route_to(socket: nl.Netlink, address: Address) -> Route | None:
-    """The route that a packet to `address` would take now, or None. The cost is independent of the number of routes."""
+def route_to(socket: nl.Netlink, address: Address, source: Address | None = None) -> Route | None:
+    """The route that a packet to `address`, from the own address `source` if given, would take now, or None. The cost
+    is independent of the number of routes."""
     bits = 8 * len(address.packed)
-    body = ROUTE.pack(family_of(address), bits, 0, 0, 0, 0, 0, 0, 0) + nl.attribute(RTA_DST, address.packed)
+    source_bits = bits if source is not None else 0
+    body = ROUTE.pack(family_of(address), bits, source_bits, 0, 0, 0, 0, 0, 0) + nl.attribute(RTA_DST, address.packed)
+    body += nl.attribute(RTA_SRC, source.packed) if source is not None else b""
     nowhere = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL})
     answers = socket.send([nl.Message(nl.RTM_GETROUTE, 0, body, f"look for a route to {address}", nowhere)]).answers
     if not answers:

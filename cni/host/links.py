@@ -63,6 +63,20 @@ class Route:
     type: int = RTN_UNICAST
 
 
+@dataclass(frozen=True)
+class RoutePattern:
+    """A route to look for: of its destination and, where these are given, with these properties. `gateway`, `table`,
+    `scope`: None for any; `priority`, `mtu`, `advmss`: 0 for any."""
+
+    dst: Network
+    gateway: Address | None = None
+    priority: int = 0
+    mtu: int = 0
+    advmss: int = 0
+    table: int | None = None
+    scope: int | None = None
+
+
 def family_of(value: Interface | Network | Address) -> int:
     return AF_INET if value.version == 4 else AF_INET6
 

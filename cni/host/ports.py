@@ -30,17 +30,20 @@ family. A container may add any number: to read 200,000 routes took 2.6 s and 12
 
 @dataclass(frozen=True)
 class Sought:
-    """What an inspection searches for: addresses of the interface, and routes by it as (destination, gateway), in the
-    main table or in one to which a rule leads the packets from an address of the interface."""
+    """What an inspection searches for: addresses of the interface; routes by it as (destination, gateway), in the main
+    table or in one to which a rule leads the packets from an address of the interface; routes of the namespace; and
+    gateways as (own address, gateway) that the interface reaches directly."""
 
     addresses: frozenset[links.Interface] = frozenset()
     routes: frozenset[tuple[links.Network, links.Address]] = frozenset()
+    patterns: frozenset[links.RoutePattern] = frozenset()
+    gateways: frozenset[tuple[links.Address, links.Address]] = frozenset()
 
 
 @dataclass(frozen=True)
 class ContainerView:
-    """The container's end as read: its link (None: there is none), and those of the sought addresses and routes that
-    exist.
+    """The container's end as read: its link (None: there is none), and those of the sought addresses, routes, patterns
+    and gateways that exist.
 
     `unread` names the kinds that were not read to the end ("addresses", "routes"): there are more than MOST of them,
     and the first MOST did not hold everything that was sought.
@@ -50,6 +53,8 @@ class ContainerView:
     addresses: tuple[links.Interface, ...] = ()
     routes: tuple[links.Route, ...] = ()
     unread: tuple[str, ...] = ()
+    patterns: frozenset[links.RoutePattern] = frozenset()
+    gateways: frozenset[tuple[links.Address, links.Address]] = frozenset()
 
     def bound(self, what: str) -> int:
         """How many of `what` were read, if there are more of them; else 0."""
@@ -70,29 +75,41 @@ def has_interface(netns_fd: int, ifname: str) -> bool:
 
 
 def inspect(netns_fd: int, ifname: str, sought: Sought) -> ContainerView:
-    """The interface `ifname`, and those of the sought addresses and routes that exist. Reads only, and at most MOST
-    entries of a kind."""
-    families = sorted({links.family_of(dst) for dst, _ in sought.routes})
+    """The interface `ifname`, and those of the sought addresses, routes, patterns and gateways that exist. Reads
+    only, and at most MOST entries of a kind."""
+    families = (links.AF_INET, links.AF_INET6)
     with ExitStack() as stack:
         with entered(netns_fd):  # one socket for each scan: a scan may leave its socket unusable
-            first, *others = [stack.enter_context(Netlink(strict=True)) for _ in range(2 + len(families))]
-        link = links.find_link(first, ifname)
+            sockets = [stack.enter_context(Netlink(strict=True)) for _ in range(2 + 2 * len(families))]
+        link = links.find_link(sockets[0], ifname)
         if link is None:
             return ContainerView(None)
-        addresses, whole = addressing.scan_addresses(first, link.index, sought.addresses, MOST["addresses"])
+        addresses, whole = addressing.scan_addresses(sockets[0], link.index, sought.addresses, MOST["addresses"])
         unread = [] if whole else ["addresses"]
         routes: list[links.Route] = []
-        for family, socket in zip(families, others, strict=False):
+        patterns: list[links.RoutePattern] = []
+        for n, family in enumerate(families):
             left = {route for route in sought.routes if links.family_of(route[0]) == family}
-            family_found, whole = addressing.scan_routes(socket, family, link.index, left, MOST["routes"])
-            left -= {(route.dst, route.gateway) for route in family_found if route.gateway is not None}
+            of_port, whole = addressing.scan_routes(sockets[1 + n], family, link.index, left, MOST["routes"])
+            left -= {(route.dst, route.gateway) for route in of_port if route.gateway is not None}
             if left and whole:
                 sources = [address.ip for address in sought.addresses]
                 further, whole = _by_source(netns_fd, family, link.index, left, sources)
-                family_found += further
-            routes += family_found
-            unread += [] if whole else ["routes"]
-        return ContainerView(link, tuple(addresses), tuple(routes), tuple(dict.fromkeys(unread)))
+                of_port += further
+            anywhere = [pattern for pattern in sought.patterns if links.family_of(pattern.dst) == family]
+            matched, all_read = addressing.find_patterns(sockets[3 + n], family, anywhere, MOST["routes"])
+            routes += of_port
+            patterns += matched
+            unread += [] if whole and all_read else ["routes"]
+        gateways = frozenset(pair for pair in sought.gateways if _reaches(sockets[-1], link.index, *pair))
+        kinds = tuple(dict.fromkeys(unread))
+        return ContainerView(link, tuple(addresses), tuple(routes), kinds, frozenset(patterns), gateways)
+
+
+def _reaches(socket: Netlink, index: int, own: links.Address, gateway: links.Address) -> bool:
+    """Whether a packet from the address `own` to `gateway` leaves by the interface, without another gateway."""
+    route = addressing.route_to(socket, gateway, own)
+    return route is not None and (route.oif, route.gateway, route.type) == (index, None, links.RTN_UNICAST)
 
 
 def _by_source(

@@ -127,7 +127,6 @@ def interpret(document: Document, verb: str, tolerate: Tolerate | None = None) -
         else:
             if value is not None:
                 members[member] = value
-    members.pop("capabilities", None)
     if verb == "CHECK" and "prev_result" not in members:
         raise InvalidConfig("Required prevResult missing")
     given = {"service": "service", "mode": "mode", "isolationNetwork": "isolation_network"}
@@ -176,6 +175,7 @@ def _readers(document: Document, verb: str) -> dict[str, Callable[[], object]]:
         "routes": lambda: values.read_routes(fields),
         "annotations": lambda: _inner(fields, "annotations", read_policy),
         "capabilities": lambda: values.read_capabilities(fields),
+        "unused": lambda: values.check_unused(fields),
         "runtime": lambda: _inner(fields, "runtimeConfig", read_runtime_config),
         "args": lambda: _inner(fields, "args", read_args),
         "prev_result": lambda: _prev_result(document),

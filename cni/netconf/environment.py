@@ -18,10 +18,12 @@ REQUIRED = {
     "ADD": ATTACHMENT,
     "CHECK": ATTACHMENT,
     "DEL": ("CNI_CONTAINERID", "CNI_IFNAME"),
+    "GC": ("CNI_PATH",),
 }
-"""What each verb cannot do without, in the order of the specification's table.
+"""The variables that the specification requires for each verb, in the order of its table.
 
-CNI_PATH is not among them: it says where delegated plugins are, and we delegate to none.
+The reference requires CNI_PATH for every verb but VERSION. The specification requires it for GC only: it names the
+directories of delegated plugins, and zlayer-cni delegates to none.
 """
 
 VERBS = ("ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION")

@@ -182,6 +182,20 @@ def _attachment(fields: Fields) -> Attachment:
     return attachment
 
 
+def check_unused(fields: Fields) -> None:
+    """The types of the keys that the specification defines and zlayer-cni does not use. `ipam` may have any members
+    besides its `type`. Runtimes accept the switches of a list as true, false, "true" and "false"."""
+    ipam = fields.inner("ipam")
+    if ipam is not None:
+        ipam.text("type")
+    fields.boolean("ipMasq")
+    fields.texts("cniVersions")
+    fields.items("plugins")
+    for key in ("disableCheck", "disableGC", "loadOnlyInlinedPlugins"):
+        if fields.get(key) not in ("true", "false"):
+            fields.boolean(key)
+
+
 def read_capabilities(fields: Fields) -> None:
     """`capabilities` is for the runtime; only the types of its values (true or false) are checked here."""
     capabilities = fields.inner("capabilities")

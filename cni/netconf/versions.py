@@ -33,13 +33,14 @@ def check_version(version: str, verb: str) -> None:
 
     The version must be exactly one of SUPPORTED. CHECK, GC and STATUS compare it first, so an unreadable version is
     code 6 (`UndecodableContent`) there and code 1 (`IncompatibleVersion`) elsewhere, and a version that is too old or
-    too new for the verb has its own text (as in the reference's `pkg/skel`).
+    too new for the verb has its own text (as in the reference's `pkg/skel`). Every error names the version.
     """
     if verb in SINCE:
         if not at_least(version, SINCE[verb]):
-            raise IncompatibleVersion(f"config version does not allow {verb}")
+            details = f'config is "{version}", {verb} needs {SINCE[verb]} or later'
+            raise IncompatibleVersion(f"config version does not allow {verb}", details)
         if not at_least(NEWEST, version):
-            raise IncompatibleVersion(f"plugin version does not allow {verb}")
+            raise IncompatibleVersion(f"plugin version does not allow {verb}", incompatible(version).details)
     if version not in SUPPORTED:
         raise incompatible(version)
 

@@ -20,6 +20,7 @@ _REQUIRED = {
     b"ADD": (b"CNI_CONTAINERID", b"CNI_NETNS", b"CNI_IFNAME"),
     b"CHECK": (b"CNI_CONTAINERID", b"CNI_NETNS", b"CNI_IFNAME"),
     b"DEL": (b"CNI_CONTAINERID", b"CNI_IFNAME"),
+    b"GC": (b"CNI_PATH",),
 }
 _SINCE = {b"CHECK": "0.4.0", b"GC": "1.1.0", b"STATUS": "1.1.0"}
 _VERBS = (b"ADD", b"CHECK", b"DEL", b"GC", b"STATUS")
@@ -153,7 +154,7 @@ def _validate_without_imports(call: PluginCall) -> None:
     network = _network(call.stdin)
     if not _is_plain(network.encode("utf-8", "surrogatepass")):
         raise InvalidConfig("invalid characters found in network name", network)
-    if _REQUIRED.get(call.command):
+    if call.command in (b"ADD", b"CHECK", b"DEL"):
         _validate_attachment(call.env[b"CNI_CONTAINERID"], call.env[b"CNI_IFNAME"])
     if call.command not in _VERBS:
         raise InvalidEnvironment(f"unknown CNI_COMMAND: {_text(call.command)}")
@@ -175,14 +176,25 @@ def _validate_attachment(container: bytes, ifname: bytes) -> None:
 def _validate_version(call: PluginCall) -> None:
     from cni.errors import IncompatibleVersion
 
-    version = config.version(call.stdin)
-    is_supported = version in SUPPORTED_VERSIONS
-    since = _SINCE.get(call.command, "")
-    if is_supported and since and SUPPORTED_VERSIONS.index(version) < SUPPORTED_VERSIONS.index(since):
-        raise IncompatibleVersion(f"config version does not allow {_text(call.command)}")
-    if not is_supported and not since:
-        ours = " ".join(f'"{supported}"' for supported in SUPPORTED_VERSIONS)
-        raise IncompatibleVersion("incompatible CNI versions", f'config is "{version}", plugin supports [{ours}]')
+    version, verb = config.version(call.stdin), _text(call.command)
+    ours = " ".join(f'"{supported}"' for supported in SUPPORTED_VERSIONS)
+    details = f'config is "{version}", plugin supports [{ours}]'
+    since = _SINCE.get(call.command)
+    if since and _numbers(version) < _numbers(since):
+        needed = f'config is "{version}", {verb} needs {since} or later'
+        raise IncompatibleVersion(f"config version does not allow {verb}", needed)
+    if since and _numbers(version) > _numbers(SUPPORTED_VERSIONS[-1]):
+        raise IncompatibleVersion(f"plugin version does not allow {verb}", details)
+    if version not in SUPPORTED_VERSIONS:
+        raise IncompatibleVersion("incompatible CNI versions", details)
+
+
+def _numbers(version: str) -> list[int]:
+    """The numbers of a version; missing ones are 0. Raises UndecodableContent."""
+    parts = version.split(".")
+    if len(parts) > 3 or not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
+        raise UndecodableContent(f'cniVersion: cannot make sense of "{version}"')
+    return [*map(int, parts), 0, 0][:3]
 
 
 def attachment(call: PluginCall) -> tuple[str, str, str]:

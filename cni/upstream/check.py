@@ -42,7 +42,8 @@ def faults(record: Record, previous: Result, sandbox: str, facts: Facts) -> list
     return [
         *_node(record, expected, facts),
         *attach_rules.container_side(expected, previous, facts.inside, facts.host),
-        *attach_rules.against_result(expected, previous),
+        # The MAC of a bridge of ZLayer's daemon follows its ports.
+        *attach_rules.against_result(expected, previous, {facts.host.name: facts.host.mac}),
     ]
 
 

@@ -80,6 +80,13 @@ def test_g01_keep_what_is_listed_and_free_the_rest(scene: Scene) -> None:
     scene.dead_is_freed()
 
 
+@pytest.mark.parametrize("path", ["", None], ids=["empty", "absent"])
+def test_e2_gc_needs_cni_path(world: World, at: At, need: Need, path: str | None) -> None:
+    need("gc")
+    answer = world.call("GC", world.conf(at("1.1.0")), env={**EMPTY, "CNI_PATH": path})
+    assert "CNI_PATH" in answer.failed(4)["msg"]
+
+
 @pytest.mark.parametrize("nothing", [[], None], ids=["empty", "null"])
 def test_g02_an_empty_list_and_null_free_the_dead(scene: Scene, nothing: list[object] | None) -> None:
     """CRI-O sends null for a network without pods (G3)."""

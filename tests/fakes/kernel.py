@@ -353,7 +353,10 @@ class FakeKernel:
             return ContainerView(None)
         addresses = [each for each in space.addresses.get(link.index, []) if each in sought.addresses]
         routes = [each for each in space.routes if (each.dst, each.gateway) in sought.routes]
-        return ContainerView(link, tuple(addresses), tuple(routes))
+        found = frozenset(
+            p for p in sought.patterns if (p.dst, p.gateway) in {(r.dst, r.gateway) for r in space.routes}
+        )
+        return ContainerView(link, tuple(addresses), tuple(routes), (), found, sought.gateways)
 
     @call
     def has_default_route(self, netns_fd: int, version: int) -> bool:

@@ -10,6 +10,7 @@ import pytest
 
 from cni.host import addressing, links, netns, ports
 from cni.host.links import Port, Route
+from cni.host.links import RoutePattern as Pattern
 from cni.host.netlink import Netlink, NetlinkError
 
 pytestmark = pytest.mark.root
@@ -295,6 +296,50 @@ def test_a_look_finds_what_it_seeks_among_more_than_it_reads(container, netlink,
     seen = ports.inspect(container.fd, "eth0", ports.Sought(frozenset({iface(V4)}), frozenset({default})))
     assert (seen.addresses, seen.unread) == ((iface(V4),), ())
     assert [(r.dst, r.gateway, r.oif) for r in seen.routes] == [(*default, inner)]
+
+
+NET = ipaddress.ip_network("192.0.2.0/24")
+NET6 = ipaddress.ip_network("2001:db8::/32")
+BY = ipaddress.ip_address("10.9.0.65")
+
+
+@pytest.mark.parametrize(
+    ("lines", "pattern", "other"),
+    [
+        ([f"route add {NET} via {BY}"], Pattern(NET, BY), Pattern(NET, BY + 1)),
+        ([f"route add {NET} via {BY}"], Pattern(NET), Pattern(ipaddress.ip_network("192.0.2.0/25"))),
+        ([f"route add {NET} via {BY} mtu 1300"], Pattern(NET, mtu=1300), Pattern(NET, mtu=1301)),
+        ([f"route add {NET} via {BY} advmss 1200"], Pattern(NET, advmss=1200), Pattern(NET, advmss=1)),
+        ([f"route add {NET} via {BY} metric 7"], Pattern(NET, priority=7), Pattern(NET, priority=8)),
+        ([f"route add {NET} via {BY} table 100"], Pattern(NET, table=100), Pattern(NET, table=254)),
+        ([f"route add {NET} via {BY} table 100"], Pattern(NET), Pattern(NET, table=101)),
+        ([f"route add {NET} dev eth0 scope link"], Pattern(NET, scope=253), Pattern(NET, scope=0)),
+        ([f"route add {NET} nexthop via {BY} nexthop via {BY + 5}"], Pattern(NET, BY + 5), Pattern(NET, BY + 6)),
+        ([f"route add {NET} dev lo"], Pattern(NET), Pattern(NET, BY)),
+        ([f"route add {NET} via {BY}", f"route add blackhole {NET} metric 9"], Pattern(NET), Pattern(NET, priority=9)),
+        ([f"-6 route add {NET6} dev eth0 metric 7"], Pattern(NET6, priority=7, scope=0), Pattern(NET6, priority=8)),
+        ([f"-6 route add {NET6} dev eth0 mtu 1300"], Pattern(NET6, mtu=1300), Pattern(NET6, mtu=1301)),
+    ],
+)  # fmt: skip
+def test_a_look_finds_a_route_by_all_its_properties(container, netlink, port, lines, pattern, other):
+    plug(netlink, port, container)
+    container.ip(*lines)
+    seen = ports.inspect(container.fd, "eth0", ports.Sought(patterns=frozenset({pattern, other})))
+    assert seen.patterns == {pattern}
+    assert not seen.unread
+
+
+def test_a_look_finds_out_which_gateways_the_interface_reaches(container, netlink, port):
+    plug(netlink, port, container)
+    pairs = {(iface(V4).ip, BY), (iface(V6).ip, ipaddress.ip_address("fd00:9::101"))}
+    first = ports.inspect(container.fd, "eth0", ports.Sought(gateways=frozenset(pairs)))
+    assert first.gateways == pairs
+    container.ip(f"route del {iface(V4).network}")
+    seen = ports.inspect(container.fd, "eth0", ports.Sought(gateways=frozenset(pairs)))
+    assert {own for own, _ in seen.gateways} == {iface(V6).ip}
+    container.ip(f"route add {iface(V4).network} dev eth0 table 100", f"rule add from {iface(V4).ip} lookup 100")
+    seen = ports.inspect(container.fd, "eth0", ports.Sought(gateways=frozenset(pairs)))
+    assert seen.gateways == pairs, "what a source route says holds"
 
 
 def test_a_look_says_what_it_did_not_read(container, netlink, port, monkeypatch):

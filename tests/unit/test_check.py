@@ -7,9 +7,10 @@ import pytest
 
 from cni.daemon.attachments.check import Observed, differences, sought
 from cni.daemon.model.records import AssignedAddress, Attachment, StaticRoute
-from cni.host.links import Link, Route
+from cni.host.links import Link, Route, RoutePattern
 from cni.host.ports import ContainerView
 from cni.netconf.types import IP, Interface, Result
+from cni.netconf.types import Route as ResultRoute
 
 SANDBOX = "/run/netns/c1"
 ATTACHMENT = Attachment(
@@ -48,8 +49,14 @@ def route(dst, via, oif=5, kind=1):
 
 
 ROUTES = (route("0.0.0.0/0", "10.9.0.65"), route("::/0", "fd00::101"), route("192.0.2.0/24", "10.9.0.65"))
+GATEWAYS = frozenset(
+    (a.ip, ipaddress.ip_address(g.gateway)) for g in ATTACHMENT.addresses for a in addresses(g.address)
+)
 INSIDE = ContainerView(
-    LINK, addresses("10.9.0.66/26", "fd00::102/120", "fe80::1/64"), (*ROUTES, route("10.9.0.64/26", None))
+    LINK,
+    addresses("10.9.0.66/26", "fd00::102/120", "fe80::1/64"),
+    (*ROUTES, route("10.9.0.64/26", None)),
+    gateways=GATEWAYS,
 )
 GOOD = Observed(
     host=HOST,
@@ -89,6 +96,10 @@ def with_routes(*routes):
     return changed(GOOD, inside=changed(INSIDE, routes=routes))
 
 
+def with_patterns(*patterns):
+    return changed(GOOD, inside=changed(INSIDE, patterns=frozenset(patterns)))
+
+
 def with_addresses(*texts):
     return changed(GOOD, inside=changed(INSIDE, addresses=addresses(*texts)))
 
@@ -123,6 +134,8 @@ def test_what_add_made_is_good():
         (with_routes(*ROUTES[:2], route("192.0.2.0/24", "10.9.0.99")), "route to 192.0.2.0/24"),
         (with_routes(*ROUTES[:2], route("192.0.2.0/24", "10.9.0.65", oif=6)), "route to 192.0.2.0/24"),
         (with_routes(*ROUTES[:2], route("192.0.2.0/24", "10.9.0.65", kind=7)), "route to 192.0.2.0/24"),
+        (changed(GOOD, inside=changed(INSIDE, gateways=frozenset())), "eth0 has no route to its gateway 10.9.0.65"),
+        (changed(GOOD, inside=changed(INSIDE, gateways=frozenset())), "eth0 has no route to its gateway fd00::101"),
         (changed(GOOD, unfenced=("its source rule",)), "the fence is not whole: its source rule"),
     ],
 )
@@ -195,6 +208,80 @@ def test_a_result_that_is_not_of_this_attachment_is_told(result):
     assert any("prevResult" in said for said in look(result=result))
 
 
+@pytest.mark.parametrize(
+    ("result", "fault"),
+    [
+        (
+            changed(
+                RESULT, interfaces=(changed(RESULT.interfaces[0], mac="02:00:00:00:00:77"), *RESULT.interfaces[1:])
+            ),
+            "prevResult has the MAC 02:00:00:00:00:77 for zl-br, which has 02:00:00:00:00:01",
+        ),
+        (
+            changed(
+                RESULT,
+                interfaces=(RESULT.interfaces[0], changed(HOST_END, mac="02:00:00:00:00:78"), RESULT.interfaces[2]),
+            ),
+            "prevResult has the MAC 02:00:00:00:00:78 for zl-port-v, which has 02:00:00:00:00:0a",
+        ),
+        (
+            changed(RESULT, ips=(IP("10.9.0.66/26", "10.9.0.99", 2), RESULT.ips[1])),
+            "prevResult has the gateway 10.9.0.99 for 10.9.0.66/26, not 10.9.0.65",
+        ),
+        (
+            changed(RESULT, ips=(RESULT.ips[0], IP("fd00::102/120", "fd00::0999", 2))),
+            "prevResult has the gateway fd00::0999 for fd00::102/120, not fd00::101",
+        ),
+    ],
+)
+def test_a_member_of_the_result_that_differs_is_named(result, fault):
+    assert look(result=result) == [fault]
+
+
+def test_a_mac_and_a_gateway_in_another_spelling_are_good():
+    interfaces = (*RESULT.interfaces[:1], changed(HOST_END, mac=HOST.mac.upper()), RESULT.interfaces[2])
+    ips = (RESULT.ips[0], IP("fd00::102/120", "FD00:0::0101", 2))
+    assert look(result=changed(RESULT, interfaces=interfaces, ips=ips)) == []
+
+
+V4, V6, VIA4 = "198.51.100.0/24", "2001:db8::/32", ipaddress.ip_address("10.9.0.65")
+
+
+@pytest.mark.parametrize(
+    ("reported", "members", "text"),
+    [
+        (ResultRoute(V4), {}, f"{V4}"),
+        (ResultRoute(V6), {}, f"{V6}"),
+        (ResultRoute("198.51.100.7/24", str(VIA4)), {"gateway": VIA4}, f"198.51.100.7/24 via {VIA4}"),
+        (ResultRoute(V4, str(VIA4), mtu=1300), {"gateway": VIA4, "mtu": 1300}, f"{V4} via {VIA4} mtu 1300"),
+        (ResultRoute(V4, advmss=1200), {"advmss": 1200}, f"{V4} advmss 1200"),
+        (ResultRoute(V4, priority=7), {"priority": 7}, f"{V4} priority 7"),
+        (ResultRoute(V4, table=100), {"table": 100}, f"{V4} table 100"),
+        (ResultRoute(V4, table=0), {}, V4),
+        (ResultRoute(V4, scope=0), {"scope": 0}, V4),
+        (ResultRoute(V4, scope=253), {"scope": 253}, f"{V4} scope 253"),
+        (
+            ResultRoute("0.0.0.0/0", str(VIA4), mtu=1300),
+            {"gateway": VIA4, "mtu": 1300},
+            f"0.0.0.0/0 via {VIA4} mtu 1300",
+        ),
+    ],
+)
+def test_a_route_of_the_result_must_be_there_with_all_that_the_result_says_of_it(reported, members, text):
+    result = changed(RESULT, routes=(reported,))
+    pattern = RoutePattern(ipaddress.ip_interface(reported.dst).network, **members)
+    assert sought(ATTACHMENT, result, SANDBOX).patterns == {pattern}
+    assert look(result=result) == [f"prevResult has the route {text}, which the container lacks"]
+    assert look(with_patterns(pattern), result=result) == []
+
+
+def test_a_route_that_add_made_is_not_reported_twice():
+    result = changed(RESULT, routes=tuple(ResultRoute(r.dst, r.via) for r in ATTACHMENT.routes))
+    assert sought(ATTACHMENT, result, SANDBOX).patterns == set()
+    assert look(result=result) == []
+    assert len(look(with_routes(*ROUTES[:2]), result=result)) == 1
+
+
 def test_a_result_with_more_than_ours_is_good():
     more = changed(
         RESULT,
@@ -224,7 +311,7 @@ def test_a_gateway_in_another_spelling_is_good():
 
 @pytest.mark.parametrize(("what", "bound"), [("addresses", 4096), ("routes", 16384)])
 def test_what_could_not_be_read_is_told_instead_of_what_is_missing(what, bound):
-    seen = changed(GOOD, inside=ContainerView(LINK, INSIDE.addresses, INSIDE.routes, (what,)))
+    seen = changed(GOOD, inside=ContainerView(LINK, INSIDE.addresses, INSIDE.routes, (what,), gateways=GATEWAYS))
     (said,) = look(seen)
     assert f"more than {bound} {what}" in said
 
@@ -233,3 +320,4 @@ def test_what_to_look_for_is_what_add_gave_and_what_the_result_promises():
     found = sought(ATTACHMENT, RESULT, SANDBOX)
     assert {str(a) for a in found.addresses} == {h.address for h in ATTACHMENT.addresses}
     assert {(str(dst), str(via)) for dst, via in found.routes} == {(r.dst, r.via) for r in ATTACHMENT.routes}
+    assert {str(gateway) for _, gateway in found.gateways} == {h.gateway for h in ATTACHMENT.addresses}

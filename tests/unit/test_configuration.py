@@ -224,6 +224,13 @@ WRONG_TYPES = {
         *([], "x", {"ips": "10.0.0.1"}, {"ips": [1]}, {"mac": 1}, {"dns": []}, {"dns": {"Servers": "10.0.0.1"}}),
         *({"io.kubernetes.cri.pod-annotations": ["a"]}, {"io.kubernetes.cri.pod-annotations": {"a": 1}}),
     ],
+    "ipam": ["host-local", [], 7, True, {"type": 7}, {"type": ["host-local"]}],
+    "ipMasq": ["true", 1, {}],
+    "cniVersions": ["1.0.0", {}, [1], ["1.0.0", None]],
+    "plugins": [{}, "zlayer-cni"],
+    "disableCheck": ["yes", 1, []],
+    "disableGC": ["True", 0, {}],
+    "loadOnlyInlinedPlugins": ["", 2, ["true"]],
     "args": [[], "a", {"cni": []}, {"cni": {"ips": "10.0.0.1"}}, {"cni": {"mac": 1}}, {"cni": {"labels": ["a"]}}],
     "prevResult": [[], "x", {"interfaces": {}}, {"ips": [{"address": 1}]}, {"ips": [{"address": "10.0.0.1"}]}],
 }

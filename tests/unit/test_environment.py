@@ -30,7 +30,7 @@ NEEDED = {
     "ADD": ["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"],
     "CHECK": ["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"],
     "DEL": ["CNI_CONTAINERID", "CNI_IFNAME"],
-    "GC": [],
+    "GC": ["CNI_PATH"],
     "STATUS": [],
     "VERSION": [],
     "DANCE": [],
@@ -132,7 +132,7 @@ def test_good_interface_names(name):
 
 @pytest.mark.parametrize("command", ["GC", "STATUS"])
 def test_what_a_verb_does_not_need_is_not_judged(command):
-    validate_call(parse_call(env(command, CNI_IFNAME="a/b", CNI_CONTAINERID="%", CNI_ARGS="rubbish")))
+    validate_call(parse_call(env(command, CNI_IFNAME="a/b", CNI_CONTAINERID="%", CNI_ARGS="rubbish", CNI_PATH="x")))
 
 
 def test_a_netns_that_no_result_could_repeat():
@@ -223,6 +223,7 @@ def test_verb_and_version(verb, version):
         return
     error = refusal(check_version, version, verb)
     assert (error.code, error.msg) == (1, f"config version does not allow {verb}")
+    assert error.details == f'config is "{version}", {verb} needs {SUPPORTED[SINCE[verb]]} or later'
 
 
 @pytest.mark.parametrize("version", ["9.8.7", "1", "1.0", "1.1.1", "01.1.0", "1.1.0 "])
@@ -236,7 +237,9 @@ def test_an_unsupported_version(version, verb):
 
 @pytest.mark.parametrize("verb", ["CHECK", "GC", "STATUS"])
 def test_a_version_too_new_for_the_verb(verb):
-    assert refusal(check_version, "9.8.7", verb).msg == f"plugin version does not allow {verb}"
+    error = refusal(check_version, "9.8.7", verb)
+    assert (error.code, error.msg) == (1, f"plugin version does not allow {verb}")
+    assert error.details.startswith('config is "9.8.7", plugin supports [')
 
 
 @pytest.mark.parametrize("version", ["adsfsadf", "1.1.0.0", "1..0", "1.-1", "1.x", "1.\u0661", "9" * 5000])

@@ -242,10 +242,18 @@ BRIDGE = Link(index=5, name="zl-a-b-web-b", up=True, mtu=1420, mac="02:00:00:00:
 LINK = Link(index=3, name="eth0", up=True, mtu=1420, mac="0a:00:00:00:00:01", kind="veth", peer=9)
 ROUTES = (route("0.0.0.0/0", "10.200.1.1"), route("10.96.0.0/12", "10.200.1.1"), route("10.200.1.0/26", None))
 ADDRESSES = (interface("10.200.1.2/26"),)
-GOOD = check.Facts((4, 77), True, HOST, BRIDGE, frozenset({"10.200.1.1"}), ContainerView(LINK, ADDRESSES, ROUTES))
+GATEWAYS = frozenset({(ADDRESSES[0].ip, ipaddress.ip_address("10.200.1.1"))})
+GOOD = check.Facts(
+    (4, 77), True, HOST, BRIDGE, frozenset({"10.200.1.1"}), ContainerView(LINK, ADDRESSES, ROUTES, gateways=GATEWAYS)
+)
 MISSING = "the host interface veth-4242-s is missing: did the overlay daemon end, or sweep it?"
 SWEPT = "the holder process 4242 is gone: the daemon will remove the interface at its next attach"
 RESULT = Result((Interface("eth0", LINK.mac, "/run/netns/a"),), (IP("10.200.1.2/26", "10.200.1.1", 0),))
+
+
+def inside(link, addresses, routes):
+    """A view of a container that reaches its gateway."""
+    return ContainerView(link, addresses, routes, gateways=GATEWAYS)
 
 
 def but(facts=GOOD, **changes):
@@ -265,6 +273,7 @@ def test_more_than_we_made_is_good():
         link(LINK, mtu=1300, mac="0a:00:00:00:00:99"),
         (*ADDRESSES, interface("192.0.2.1/24")),
         (*ROUTES, route("192.0.2.0/24", None)),
+        gateways=GATEWAYS,
     )
     result = Result((Interface("eth0", "0a:00:00:00:00:99", "/run/netns/a"),), RESULT.ips)
     assert check.faults(record(), result, "/run/netns/a", but(inside=more)) == []
@@ -283,13 +292,16 @@ def test_more_than_we_made_is_good():
         (but(bridge=link(BRIDGE, up=False)), "the bridge zl-a-b-web-b is down"),
         (but(gateways=frozenset()), "the bridge zl-a-b-web-b lacks the gateway address 10.200.1.1"),
         (but(inside=ContainerView(None)), "the interface eth0 is missing"),
-        (but(inside=ContainerView(link(LINK, up=False), ADDRESSES, ROUTES)), "the interface eth0 is down"),
-        (but(inside=ContainerView(link(LINK, peer=8), ADDRESSES, ROUTES)),
+        (but(inside=inside(link(LINK, up=False), ADDRESSES, ROUTES)), "the interface eth0 is down"),
+        (but(inside=inside(link(LINK, peer=8), ADDRESSES, ROUTES)),
          "the interface eth0 is not the peer of veth-4242-s"),
-        (but(inside=ContainerView(link(LINK, mac="0a:00:00:00:00:02"), ADDRESSES, ROUTES)),
+        (but(inside=inside(link(LINK, mac="0a:00:00:00:00:02"), ADDRESSES, ROUTES)),
          "the interface eth0 has MAC 0a:00:00:00:00:02, not 0a:00:00:00:00:01"),
-        (but(inside=ContainerView(LINK, (), ROUTES)), "the address 10.200.1.2/26 is missing"),
-        (but(inside=ContainerView(LINK, ADDRESSES, ROUTES[:1])), "the route to 10.96.0.0/12 by 10.200.1.1 is missing"),
+        (but(inside=inside(LINK, (), ROUTES)), "the address 10.200.1.2/26 is missing"),
+        (but(inside=inside(LINK, ADDRESSES, (ROUTES[0], ROUTES[2]))),
+         "the route to 10.96.0.0/12 by 10.200.1.1 is missing"),
+        (but(inside=ContainerView(LINK, ADDRESSES, ROUTES)),
+         "the interface eth0 has no route to its gateway 10.200.1.1"),
     ],
 )  # fmt: skip
 def test_one_thing_wrong(facts, fault):
@@ -302,7 +314,13 @@ def test_one_thing_wrong(facts, fault):
         (Result((Interface("eth1", "", "/run/netns/a"),)), "prevResult has no interface eth0 in /run/netns/a"),
         (Result((Interface("eth0", "", "/run/netns/b"),)), "prevResult has no interface eth0 in /run/netns/a"),
         (Result(RESULT.interfaces), "prevResult lacks the address 10.200.1.2/26"),
-        (Result(RESULT.interfaces, (*RESULT.ips, IP("192.0.2.9/24", "", 0))), "the address 192.0.2.9/24 is missing"),
+        (Result(RESULT.interfaces, (*RESULT.ips, IP("10.200.1.9/26", "", 0))), "the address 10.200.1.9/26 is missing"),
+        (Result(RESULT.interfaces, RESULT.ips, (Asked("192.0.2.0/24", "10.200.1.1"),)),
+         "prevResult has the route 192.0.2.0/24 via 10.200.1.1, which the container lacks"),
+        (Result((*RESULT.interfaces, Interface(HOST.name, "02:00:00:00:00:10")), RESULT.ips),
+         "prevResult has the MAC 02:00:00:00:00:10 for veth-4242-s, which has 02:00:00:00:00:09"),
+        (Result(RESULT.interfaces, (IP("10.200.1.2/26", "10.200.1.9", 0),)),
+         "prevResult has the gateway 10.200.1.9 for 10.200.1.2/26, not 10.200.1.1"),
         (Result((Interface("eth0", "0A:00:00:00:00:99", "/run/netns/a"),), RESULT.ips),
          "the interface eth0 has MAC 0a:00:00:00:00:01, not 0a:00:00:00:00:99"),
     ],

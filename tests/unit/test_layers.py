@@ -167,6 +167,7 @@ SHAPES = {
     "Surroundings",
     "Link",
     "Route",
+    "RoutePattern",
     "ContainerView",
     "Sought",
     "Interface",

@@ -16,7 +16,7 @@ from cni.netconf.versions import SUPPORTED
 from cni.verbs import Attached, serve
 
 NETNS = "/run/netns/c1"
-ENV = {"CNI_CONTAINERID": "c1", "CNI_NETNS": NETNS, "CNI_IFNAME": "eth0"}
+ENV = {"CNI_CONTAINERID": "c1", "CNI_NETNS": NETNS, "CNI_IFNAME": "eth0", "CNI_PATH": "/opt/cni/bin"}
 OURS = ("10.9.0.66/26", "10.9.0.65")
 
 
@@ -327,6 +327,7 @@ def test_check_changes_nothing(fd):
 
 
 VALID = "cni.dev/valid-attachments"
+GC_ENV = {**dict.fromkeys(ENV, ""), "CNI_PATH": "/opt/cni/bin"}
 
 
 @pytest.mark.parametrize(
@@ -342,20 +343,20 @@ VALID = "cni.dev/valid-attachments"
 )
 def test_gc_keeps_what_is_listed_and_without_a_list_judges_nothing(members, keep):
     overlay = FakeOverlay()
-    spoken = run("GC", overlay, None, dict.fromkeys(ENV, ""), **members)
+    spoken = run("GC", overlay, None, GC_ENV, **members)
     assert (spoken.code, spoken.stdout, overlay.calls) == (0, "", [("collect", "blue", keep)])
     assert "is not listed but alive, kept" in spoken.stderr
 
 
 def test_gc_with_a_malformed_list_frees_nothing():
     overlay = FakeOverlay()
-    error = error_of(run("GC", overlay, None, dict.fromkeys(ENV, ""), **{VALID: [{"containerID": 7}]}))
+    error = error_of(run("GC", overlay, None, GC_ENV, **{VALID: [{"containerID": 7}]}))
     assert error["code"] in (6, 7)
     assert overlay.calls == []
 
 
 def test_gc_that_failed_is_told():
-    error = error_of(run("GC", FakeOverlay(error=("collect", CleanupFailed("2 stay"))), None, dict.fromkeys(ENV, "")))
+    error = error_of(run("GC", FakeOverlay(error=("collect", CleanupFailed("2 stay"))), None, GC_ENV))
     assert error["code"] == 106
 
 

@@ -46,7 +46,9 @@ def differences(attachment: Attachment, previous: Result, sandbox: str, seen: Ob
     return [
         *_node_side(attachment, expected, seen),
         *attach_rules.container_side(expected, previous, seen.inside, seen.host),
-        *attach_rules.against_result(expected, previous),
+        *attach_rules.against_result(
+            expected, previous, {link.name: link.mac for link in (seen.host, seen.bridge) if link is not None}
+        ),
         *(f"the fence is not whole: {what}" for what in seen.unfenced),
     ]
 
