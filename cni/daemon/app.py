@@ -6,6 +6,7 @@ constructions has no cycle (tests/unit/test_wiring.py). Nothing else in the daem
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -153,6 +154,9 @@ def build(settings: Settings, run_dir_lock: RunDirLock, alive: Callable[[], None
         joined=mesh_parts.joined,
         mesh=mesh_parts.mesh,
         departed=DepartedNodes(store_parts.etcd, store_parts.view, base.identity) if store_parts is not None else None,
+        rotate=functools.partial(cluster.rotate, mesh_parts.mesh.use_key)
+        if cluster is not None
+        else mesh_parts.mesh.rotate,
         tear_down=lifecycle.tear_down,
     )
     supervisor = Supervisor(crew, board, run_dir_lock.replace_daemon, alive)

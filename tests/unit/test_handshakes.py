@@ -114,7 +114,7 @@ def test_the_forgotten_are_given_anew_where_they_were():
     wanted = {key: Peer(key, "192.0.2.1:5", frozenset({"10.0.0.0/26"}), 25) for key in "AB"}
     seen = {key: PeerSeen(key, "192.0.2.9:7", frozenset({"10.0.0.0/26"}), 25, int(UNIX)) for key in "AB"}
     configured, ages = dict.fromkeys("AB", "192.0.2.1:5"), {"A": 160.0, "B": 5.0}
-    assert wireguard.renewed(seen, wanted, configured, ages, ["A"]) == [
+    assert wireguard.renewed(seen, wanted, configured, ages, learned={}, forgotten=["A"]) == [
         PeerChange("A", remove=True),
         PeerChange("A", False, "192.0.2.9:7", ("10.0.0.0/26",), True, 25),
     ]

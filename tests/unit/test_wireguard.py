@@ -80,6 +80,18 @@ def test_an_endpoint_is_set_only_when_it_must(
     assert [change.endpoint for change in changes] == ([endpoint] if endpoint else [])
 
 
+def test_a_device_made_anew_gets_the_endpoints_that_were_learned() -> None:
+    """Peer A is behind a NAT, B was heard where it is called, C moved, D is no peer any more."""
+    want = {"A": peer("A", ""), "B": peer("B", HERE), "C": peer("C", HERE)}
+    have = {key: seen(key, endpoint) for key, endpoint in (("A", THERE), ("B", HERE), ("C", NEW), ("D", NEW))}
+    learned = wireguard.learned_endpoints(have, want, dict.fromkeys(have, 5.0), {"A": NEW, "D": NEW})
+    assert learned == {"A": THERE, "C": NEW}
+    assert wireguard.learned_endpoints({}, want, {}, learned) == learned
+    assert wireguard.learned_endpoints(have, want, dict.fromkeys(have, 500.0), {}) == {}
+    made = wireguard.renewed({}, want, {"B": HERE, "C": HERE}, {}, learned=learned, forgotten=())
+    assert {change.public_key: change.endpoint for change in made} == {"A": THERE, "B": HERE, "C": NEW}
+
+
 def test_keepalive_is_corrected_alone() -> None:
     assert told([seen()], [peer(keepalive=0)]) == [PeerChange("A", keepalive=0)]
 

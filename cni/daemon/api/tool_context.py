@@ -21,8 +21,9 @@ from cni.host.kernel import Kernel
 
 @dataclass(frozen=True, kw_only=True)
 class ToolContext:
-    """The context of every request. `departed`: None outside a cluster; `tear_down` removes the whole data path;
-    `started`: when the daemon started, in seconds of the monotonic clock."""
+    """The context of every request. `departed`: None outside a cluster; `rotate` replaces this node's key and returns
+    the new public key; `tear_down` removes the whole data path; `started`: when the daemon started, in seconds of the
+    monotonic clock."""
 
     settings: Settings
     state: State
@@ -35,5 +36,6 @@ class ToolContext:
     joined: JoinedPeers
     mesh: Mesh
     departed: DepartedNodes | None
+    rotate: Callable[[], str]
     tear_down: Callable[[], None]
     started: float = field(default_factory=time.monotonic)

@@ -150,8 +150,7 @@ def remove(context: ToolContext, env: Mapping[str, str]) -> answers.RemovedPeer:
 
 def rotate(context: ToolContext, _: Mapping[str, str]) -> answers.RotatedKey:
     """Replace this node's key. In a cluster the other nodes follow by themselves; else they need the new key."""
-    mesh = context.mesh
-    return answers.RotatedKey(public_key=mesh.rotate(), cluster=context.settings.cluster is not None)
+    return answers.RotatedKey(public_key=context.rotate(), cluster=context.settings.cluster is not None)
 
 
 def gone(context: ToolContext, _: Mapping[str, str]) -> list[answers.DepartedNode]:

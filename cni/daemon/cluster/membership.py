@@ -110,6 +110,12 @@ class Membership:
         if earlier != key:
             self._identity.keep_member(msgspec.structs.replace(self._identity.member(), public_key=key))
 
+    def claim_next_key(self, key: str) -> None:
+        """Claim a key that this node is about to use. Raises EtcdError, also if another node has it."""
+        holder = self._claims.take_key(key)
+        if holder != self._identity.member().identity:
+            raise Unreachable(f"{holder} has claimed the new key")
+
     def has_claimed_its_key(self) -> bool:
         """Whether etcd has the node's present key as its own."""
         return self._claimed == self._identity.public_key()

@@ -33,11 +33,12 @@ class NodeDocumentBuilder:
         self._underlay_seen: list[str] = []
         self._seen_at = -STALE
 
-    def document(self) -> tuple[NodeDocument, tuple[str, ...]]:
-        """The present document, and the parts left out because the other nodes would otherwise refuse the document."""
-        return publishable(self._whole())
+    def document(self, public_key: str = "") -> tuple[NodeDocument, tuple[str, ...]]:
+        """The present document, and the parts left out because the other nodes would otherwise refuse the document.
+        `public_key`: the key that the node is about to use; "" for the present one."""
+        return publishable(self._whole(public_key or self._identity.public_key()))
 
-    def _whole(self) -> NodeDocument:
+    def _whole(self, public_key: str) -> NodeDocument:
         state = self._state
         lost = state.lost
         subnets: list[str] = []
@@ -64,7 +65,7 @@ class NodeDocumentBuilder:
             name=socket.gethostname(),
             place=self.place(),
             node_id=member.node_id,
-            public_key=self._identity.public_key(),
+            public_key=public_key,
             port=port,
             hosts=hosts,
             slices=member.slices,

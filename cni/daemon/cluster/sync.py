@@ -12,11 +12,13 @@ from __future__ import annotations
 import functools
 import logging
 import random
+import threading
 import time
 from collections.abc import Callable
 
 from cni.daemon.cluster.carrier import Carrier
 from cni.daemon.cluster.etcd_protocol import EtcdError, NotEtcd, Unreachable
+from cni.daemon.cluster.etcd_transport import PATIENCE
 from cni.daemon.cluster.membership import Membership
 from cni.daemon.cluster.node_document import NodeDocumentBuilder
 from cni.daemon.cluster.publisher import Publisher
@@ -24,8 +26,9 @@ from cni.daemon.cluster.store_watch import STEP, Signals, StoreWatch
 from cni.daemon.cluster.view import ClusterView
 from cni.daemon.events import NodeFactsChanged
 from cni.daemon.problem_board import ProblemBoard
+from cni.daemon.state.identity import KeyPair
 from cni.daemon.state.tables import Tables
-from cni.errors import CniError
+from cni.errors import CniError, TryAgainLater
 from cni.host.worker import Crew, Worker, beat
 
 log = logging.getLogger(__name__)
@@ -70,6 +73,7 @@ class ClusterSync:
         # Apply nothing until this node's key claim and document are committed in etcd: if two machines use the same
         # WireGuard key, each document update redirects the other's traffic.
         self._admitted = False
+        self._publishing = threading.Lock()  # held while claims and document are written
         self._workers: list[Worker] = []
 
     # --- from outside ------------------------------------------------------------------------------------------------
@@ -124,6 +128,29 @@ class ClusterSync:
             self._membership.release()
         except EtcdError as error:
             log.warning("cannot withdraw this node's records from etcd: %s", error)
+
+    def rotate(self, use: Callable[[KeyPair], None]) -> str:
+        """Replace this node's key: claim a new one, publish it, and then have the device `use` it. Returns the public
+        key.
+
+        If etcd is lost on the way, the node keeps its key; if the other nodes have the new one by then, they follow
+        back when etcd returns. Raises TryAgainLater, and what `use` raises.
+        """
+        pair = KeyPair.fresh()
+        with self._publishing:
+            try:
+                self._membership.claim_next_key(pair.public_key)
+                if self._membership.has_claimed_its_key():  # else no other node has a key of this node
+                    other = self._publisher.publish(self._document_builder.document(pair.public_key)[0])
+                    if other is not None:
+                        raise TryAgainLater(f"the key was not replaced: {other} publishes under this node's identity")
+                use(pair)
+            except EtcdError as error:
+                text = "the key was not replaced: the other nodes cannot be told while etcd cannot be asked"
+                raise TryAgainLater(text, str(error)) from error
+            finally:
+                self._signals.dirty.set()  # the publisher writes the document with the key that is in use now
+        return pair.public_key
 
     # --- joining -----------------------------------------------------------------------------------------------------
 
@@ -223,32 +250,40 @@ class ClusterSync:
             return
         last = -HOUSEKEEPING
         while not self._signals.stop.is_set():
-            self._membership.repair()
-            if not self._membership.has_claimed_its_key():
-                self._membership.claim_key()
-            elif self._watch.synced and not self._membership.is_complete():
-                log.warning("this node's claims are missing in etcd: claiming again")
-                self._membership.join()
-                last = -HOUSEKEEPING
-            self._membership.note_losses()
-            failed = None
-            if self._watch.synced and time.monotonic() - last > HOUSEKEEPING:
-                try:
-                    self._membership.reconcile()  # before the document: other nodes believe only what is claimed
-                    last = time.monotonic()
-                except EtcdError as error:
-                    failed = error
-            self._publish()
-            if failed is not None:
-                raise failed
-            self._board.clear("store-writes-refused")
-            if self._watch.synced:
-                self._watch.note_reached()
-            self._clear_step("publish")
+            beat(4 * PATIENCE)  # `rotate` may have the lock
+            with self._publishing:
+                last = self._publish_once(last)
             beat(HOUSEKEEPING)
             if self._signals.dirty.wait(HOUSEKEEPING):
                 self._signals.stop.wait(GATHER)
                 self._signals.dirty.clear()
+
+    def _publish_once(self, last: float) -> float:
+        """One pass. `last`: when the claims were last reconciled, on the monotonic clock; returns it. Raises EtcdError,
+        CniError."""
+        self._membership.repair()
+        if not self._membership.has_claimed_its_key():
+            self._membership.claim_key()
+        elif self._watch.synced and not self._membership.is_complete():
+            log.warning("this node's claims are missing in etcd: claiming again")
+            self._membership.join()
+            last = -HOUSEKEEPING
+        self._membership.note_losses()
+        failed = None
+        if self._watch.synced and time.monotonic() - last > HOUSEKEEPING:
+            try:
+                self._membership.reconcile()  # before the document: other nodes believe only what is claimed
+                last = time.monotonic()
+            except EtcdError as error:
+                failed = error
+        self._publish()
+        if failed is not None:
+            raise failed
+        self._board.clear("store-writes-refused")
+        if self._watch.synced:
+            self._watch.note_reached()
+        self._clear_step("publish")
+        return last
 
     def _publish(self) -> None:
         """Bring this node's document in etcd up to date. Raises EtcdError."""

@@ -13,6 +13,8 @@ import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+import msgspec
+
 from cni.daemon.events import Events, PeerChanged
 from cni.daemon.mesh.handshakes import SET_BACK, Handshakes
 from cni.daemon.mesh.paths import PathPlanner, Routes
@@ -58,6 +60,7 @@ class Devices:
         self._readings: dict[str, DeviceSeen] = {}
         self._silences: dict[str, int] = {}
         self._faults: dict[str, tuple[str, ...]] = {}  # by device: what could not be repaired in the last pass
+        self._learned: dict[str, dict[str, str]] = {}  # by device and key: see `DeviceRecord`
         self._handshakes = Handshakes()
         self._peer_events = PeerEvents()
         self._board = board
@@ -113,6 +116,7 @@ class Devices:
         for code in ("route-conflict", "endpoint-refused", "route-circular"):
             self._board.clear(code, name)
         self._peer_events.forget(name)
+        self._learned.pop(name, None)
         self._registry.devices.drop(name)
 
     def ensure(
@@ -151,10 +155,10 @@ class Devices:
         text = f"the WireGuard device {name} is not as it should be: {faults}" if faults else ""
         self._board.set("wireguard-device", name, text)
         endpoints = {key: peer.endpoint for key, peer in peers.items() if peer.endpoint}
-        record, ahead = self._registry.devices.get(name) or DeviceRecord({}), time.time() - boot_clock()
-        sizes = self._planner.sizes(targets)
-        if (record.endpoints, record.sizes) != (endpoints, sizes) or abs(record.ahead - ahead) > SET_BACK:
-            self._registry.devices.put(name, DeviceRecord(endpoints, ahead, sizes))
+        before, ahead = self._registry.devices.get(name) or DeviceRecord({}), time.time() - boot_clock()
+        record = DeviceRecord(endpoints, ahead, self._planner.sizes(targets), self._learned.get(name, before.learned))
+        if msgspec.structs.replace(record, ahead=before.ahead) != before or abs(before.ahead - ahead) > SET_BACK:
+            self._registry.devices.put(name, record)
 
     def _compare(self, device: Device, peers: Mapping[str, Peer], complete: bool) -> None:
         """Read the device, and change what differs from the wanted state."""
@@ -170,7 +174,12 @@ class Devices:
         ages, forgotten = self.ages(seen), self._handshakes.refused(name, boot_clock())
         if forgotten:
             log.warning("the clock was set back: adding the peers %s of %s again", ", ".join(forgotten), name)
-        changes = wireguard.renewed(seen.peers, peers, record.endpoints, ages, forgotten)
+        changes = wireguard.renewed(
+            seen.peers, peers, record.endpoints, ages, learned=record.learned, forgotten=forgotten
+        )
+        if complete:
+            learned = wireguard.learned_endpoints(seen.peers, peers, ages, record.learned)
+            self._learned[name] = learned
         if not complete:
             changes = [change for change in changes if not change.remove or change.public_key in forgotten]
         for message in self._peer_events.update(name, seen.peers, ages):

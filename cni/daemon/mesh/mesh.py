@@ -31,7 +31,7 @@ from cni.daemon.node.container_mtu import ContainerMtu
 from cni.daemon.node.ranges import Ranges
 from cni.daemon.problem_board import ProblemBoard
 from cni.daemon.settings import Settings
-from cni.daemon.state.identity import Identity
+from cni.daemon.state.identity import Identity, KeyPair
 from cni.daemon.state.state import State, boot_clock
 from cni.daemon.state.tables import Tables
 from cni.errors import CniError
@@ -197,11 +197,16 @@ class Mesh:
 
     def rotate(self) -> str:
         """Make a new key for this node and set it on the device; returns the public key. Raises InputOutput."""
+        pair = KeyPair.fresh()
+        self.use_key(pair)
+        return pair.public_key
+
+    def use_key(self, pair: KeyPair) -> None:
+        """Replace this node's key, on the device too. Raises InputOutput."""
         with self._lock:
-            public_key = self._identity.rotate()
+            self._identity.replace_key(pair)
             self.sync()
         self._events.publish(NodeFactsChanged())
-        return public_key
 
     def called_at(self, target: Target) -> list[str]:
         """The addresses with ports that a peer's endpoints resolve to."""

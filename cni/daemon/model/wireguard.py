@@ -2,7 +2,8 @@
 
 Replacing a peer ends its session, so each peer is compared and only differences are changed. The device learns the
 endpoints of peers: an endpoint is set again only when another one is configured, or when the peer has not answered at
-the learned one for as long as a session can live.
+the learned one for as long as a session can live. A device that is made anew gets the endpoints that the one before had
+learned: a peer behind a NAT has no other.
 """
 
 from __future__ import annotations
@@ -95,7 +96,10 @@ def called_as(targets: Iterable[Target], others: Iterable[Target]) -> tuple[Targ
 
 
 def changes(
-    seen: Mapping[str, PeerSeen], wanted: Mapping[str, Peer], configured: Mapping[str, str], ages: Mapping[str, float]
+    seen: Mapping[str, PeerSeen],
+    wanted: Mapping[str, Peer],
+    configured: Mapping[str, str],
+    ages: Mapping[str, float],
 ) -> list[PeerChange]:
     """The changes that turn the peers `seen` of a device into those `wanted`.
 
@@ -159,17 +163,31 @@ def renewed(
     wanted: Mapping[str, Peer],
     configured: Mapping[str, str],
     ages: Mapping[str, float],
+    *,
+    learned: Mapping[str, str],
     forgotten: Collection[str],
 ) -> list[PeerChange]:
-    """`changes`, with the peers `forgotten` first removed from the device and then added again with the endpoint that
-    they had."""
+    """`changes`, with the peers `forgotten` first removed from the device. A peer that is added has the endpoint at
+    which the device had it, else the one that was `learned` of it, else the wanted one."""
     kept = {key: each for key, each in seen.items() if key not in forgotten}
-    again = {
-        key: replace(peer, endpoint=seen[key].endpoint or peer.endpoint) if key in forgotten and key in seen else peer
-        for key, peer in wanted.items()
-    }
+    known = {**learned, **{key: seen[key].endpoint for key in forgotten if key in seen and seen[key].endpoint}}
+    added = {key: replace(wanted[key], endpoint=known[key]) for key in known if key in wanted and key not in kept}
     off = [PeerChange(key, remove=True) for key in forgotten if key in seen]
-    return off + changes(kept, again, configured, ages)
+    return off + changes(kept, {**wanted, **added}, configured, ages)
+
+
+def learned_endpoints(
+    seen: Mapping[str, PeerSeen], wanted: Mapping[str, Peer], ages: Mapping[str, float], before: Mapping[str, str]
+) -> dict[str, str]:
+    """The endpoints at which the wanted peers were heard last, where they differ from the wanted ones. `before`: the
+    last result; it counts for a peer that does not answer now."""
+    heard = {
+        key: peer.endpoint
+        for key, peer in seen.items()
+        if peer.endpoint and ages.get(key, math.inf) < DEAD and key in wanted
+    }
+    last = {**{key: endpoint for key, endpoint in before.items() if key in wanted}, **heard}
+    return {key: endpoint for key, endpoint in last.items() if endpoint != wanted[key].endpoint}
 
 
 def _order(cidrs: Iterable[str]) -> tuple[str, ...]:

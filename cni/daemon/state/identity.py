@@ -38,6 +38,11 @@ class KeyPair(msgspec.Struct, frozen=True):
     def __repr__(self) -> str:
         return f"Own(port={self.port})"  # without the key: a repr may reach a log
 
+    @classmethod
+    def fresh(cls) -> KeyPair:
+        """A new key, without a port."""
+        return cls(keys.generate())
+
     @property
     def public_key(self) -> str:
         return _public_of(self.private_key)
@@ -89,7 +94,7 @@ class Identity:
             if self._public is None:
                 content = self._load()
                 if content.node is None:
-                    content = self._save(msgspec.structs.replace(content, node=KeyPair(keys.generate())))
+                    content = self._save(msgspec.structs.replace(content, node=KeyPair.fresh()))
                 assert content.node is not None
                 self._public = content.node.public_key
             return self._public
@@ -102,12 +107,11 @@ class Identity:
             assert node is not None
             return node
 
-    def rotate(self) -> str:
-        """Replace the node's key by a new one; returns the new public key. Raises InputOutput."""
+    def replace_key(self, pair: KeyPair) -> None:
+        """Replace the node's key by another one. Raises InputOutput."""
         with self._lock:
-            self._save(msgspec.structs.replace(self._load(), node=KeyPair(keys.generate())))
+            self._save(msgspec.structs.replace(self._load(), node=pair))
             self._public = None
-        return self.public_key()
 
     def member(self) -> Member:
         """The node's membership; identity and signing key are generated if there are none. Raises InputOutput,
