@@ -120,11 +120,11 @@ def _wrap(module, names):
 def _probe(module):
     """One more question for the tool: what is in the daemon's memory that no record shows."""
 
-    def memory(service, _):
-        state = service.state
+    def memory(context, _):
+        state, attacher = context.state, context.attacher
         return {
             "held": {str(address): count for address, count in state.addresses.held.items()},
-            "locks": len(service.attacher._locks._held) + len(service.services._locks._held),
+            "locks": len(attacher._locks._held) + len(attacher._segments._locks._held),
             "fds": len(os.listdir("/proc/self/fd")),
         }
 
