@@ -66,6 +66,13 @@ class ProblemDetail(Answer, frozen=True, kw_only=True):
     action: str
 
 
+class Calls(Answer, frozen=True, kw_only=True):
+    """The calls of plugins since the daemon's start, by what sent them."""
+
+    launcher: int
+    python: int
+
+
 class Status(Answer, frozen=True, kw_only=True):
     """The summary of the node. `problem_details` is None from a daemon before 0.2."""
 
@@ -81,6 +88,7 @@ class Status(Answer, frozen=True, kw_only=True):
     services: list[ServiceSummary]
     attachments: int
     unfinished: int
+    calls: Calls | None = None
     problems: list[str]
     problem_details: list[ProblemDetail] | None = None
     notes: list[str] = []

@@ -5,6 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+PYTHON = "python"
+"""The directory, in the unpacked program, of what PyInstaller froze (plugin.spec, `with_launcher`)."""
+
 
 def conf(name: str) -> str:
     """The text of one file of conf/: beside the frozen program, or in the source tree."""
@@ -15,4 +18,16 @@ def conf(name: str) -> str:
 
 def unpacked_program() -> Path | None:
     """The directory of the unpacked program that is running, or None from source."""
-    return Path(sys.executable).parent if getattr(sys, "frozen", False) else None
+    return program_directory(Path(sys.executable)) if getattr(sys, "frozen", False) else None
+
+
+def program_directory(executable: Path) -> Path:
+    """The directory of the unpacked program to which a Python executable belongs. With the launcher the executable is
+    `python/zlayer-cni` in it, without the launcher `zlayer-cni`."""
+    parent = executable.parent
+    return parent.parent if parent.name == PYTHON and (parent.parent / executable.name).is_file() else parent
+
+
+def executables(program: Path) -> tuple[Path, ...]:
+    """The files that a process of the program at `program` may run: the launcher, and what the launcher executes."""
+    return program, program.parent / PYTHON / program.name

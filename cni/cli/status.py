@@ -39,6 +39,8 @@ def _as_text(status: answers.Status) -> str:
         f"fence      {'in force' if status.fence.in_force else 'NOT IN FORCE: ' + status.fence.trouble}",
         f"containers {status.attachments} attached{f', {status.unfinished} unfinished' if status.unfinished else ''}",
     ]
+    if status.calls is not None:
+        lines.append(f"calls      {status.calls.launcher} by the launcher, {status.calls.python} by Python")
     lines += [f"PROBLEM    {problem}" for problem in _problems(status)]
     lines += [f"NOTE       {note}" for note in status.notes]
     text = "\n".join(lines) + "\n"

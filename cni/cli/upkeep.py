@@ -214,7 +214,7 @@ def _instead_of(before: Daemon | None, now: Daemon) -> str:
 def runs(pid: int, binary: Path) -> bool:
     """Whether the process runs that program file."""
     try:
-        return Path(f"/proc/{pid}/exe").samefile(binary)
+        return any(Path(f"/proc/{pid}/exe").samefile(file) for file in resources.executables(binary) if file.exists())
     except OSError:
         return False
 

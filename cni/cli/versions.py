@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 from cni import files, lock_files
+from cni.cli import resources
 
 FRESH, STALE = ".new-", ".old-"  # prefixes of directories that are being installed or removed
 LOCK = ".lock"
@@ -87,7 +88,8 @@ def sweep(target: Path, current: str, executable: str, used: Collection[Path]) -
         for home in target.iterdir():
             if (home / executable).is_file() and not home.name.startswith("."):
                 homes[home.name] = home.stat().st_mtime
-                if identity(home / executable) in running:
+                files_run = (file for file in resources.executables(home / executable) if file.exists())
+                if any(identity(file) in running for file in files_run):
                     in_use.add(home.name)
         gone = [target / name for name in removable(homes, current, in_use)]
         for home in gone:

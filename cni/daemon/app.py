@@ -157,6 +157,7 @@ def build(settings: Settings, run_dir_lock: RunDirLock, alive: Callable[[], None
         rotate=functools.partial(cluster.rotate, mesh_parts.mesh.use_key)
         if cluster is not None
         else mesh_parts.mesh.rotate,
+        calls=plugin_calls.counts,
         tear_down=lifecycle.tear_down,
     )
     supervisor = Supervisor(crew, board, run_dir_lock.replace_daemon, alive)

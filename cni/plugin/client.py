@@ -27,6 +27,10 @@ SUPPORTED_VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1
 MAGIC = b"zcni1\0"
 PARENT_VARIABLE = b"ZLAYER_CNI_PARENT"
 """The variable with the PID of the process that the runtime started, if another process serves the call."""
+CALL_VARIABLE = b"ZLAYER_CNI_CALL"
+"""The variable by which the launcher hands a call over: `<attempt>:<state>`."""
+STDIN_VARIABLE = b"ZLAYER_CNI_STDIN"
+"""The variable with the descriptor of what the launcher has read of stdin, if stdin has not ended."""
 SOCKET_NAME = "cni.sock"
 TOLD = b"+"
 LARGEST = 8 * 1024 * 1024
@@ -143,7 +147,7 @@ class Location:
 class PluginCall:
     """One call of the runtime: the verb, the environment as bytes, stdin, the deadline, and an id of the call."""
 
-    __slots__ = ("attempt", "command", "door", "env", "stdin", "waiter")
+    __slots__ = ("attempt", "command", "door", "env", "state", "stdin", "waiter")
 
     def __init__(self, command: bytes, env: dict[bytes, bytes], stdin: bytes, waiter: Waiter) -> None:
         self.command = command
@@ -152,6 +156,8 @@ class PluginCall:
         self.waiter = waiter
         self.attempt = posix.urandom(16).hex().encode()
         """Lets the daemon distinguish the plugin's retry from a second ADD of the runtime."""
+        self.state = b""
+        """What came of the call in the launcher, which hands it over: see `hand_over` in cni/launcher/launcher.c."""
         self.door: _socket.socket | None = None
         """The connection on which an ADD was answered; open until the runtime has the result."""
 

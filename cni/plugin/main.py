@@ -49,6 +49,10 @@ def main() -> int:
             return 1
         stdin = _read_stdin(waiter, open_descriptors[0])
         call = PluginCall(command, {k: posix.environ[k] for k in _SENT if k in posix.environ}, stdin, waiter)
+        if handed_over := posix.environ.get(plugin_door.CALL_VARIABLE):
+            call.attempt, _, call.state = handed_over.partition(b":")
+            if call.state == b"undo":
+                return _undo(call)
         code, out, err = serve(call)
         return _print(call, code, out, err)
     except Exception as error:  # noqa: BLE001 - the runtime reads JSON, not tracebacks
@@ -77,6 +81,10 @@ def serve(call: PluginCall) -> tuple[int, bytes, bytes]:
         from cni.plugin import no_daemon
 
         return no_daemon.foreign(call, location)
+    if call.state == b"late":
+        from cni.plugin import no_daemon
+
+        return no_daemon.queue_or_fail(call, location, _late(call, location))
     netns, pairs = _netns(call)
     pairs = {**call.env, b"ATTEMPT": call.attempt, **pairs}
     if call.command == b"ADD":
@@ -105,7 +113,7 @@ def _ask_until_answered(
     A request that was not read counts less (_UNREAD_WEIGHT): the socket of a daemon that ends accepts connections until
     its last thread has left the kernel.
     """
-    why, died = "", 0.0
+    why, died = "", float(call.state == b"unanswered")
     while died < 2:
         try:
             try:
@@ -130,7 +138,7 @@ def _ask_until_answered(
             died += 1 if error.read else _UNREAD_WEIGHT
             why = f"the overlay daemon at {location.socket} hung up without an answer: {error}"
         except plugin_door.OutOfTime:
-            why = f"the overlay daemon at {location.socket} did not answer within {call.waiter.seconds:g} s"
+            why = _late(call, location)
             break
         except plugin_door.Closed as error:
             why = str(error)
@@ -138,6 +146,10 @@ def _ask_until_answered(
     from cni.plugin import no_daemon
 
     return no_daemon.queue_or_fail(call, location, why)
+
+
+def _late(call: PluginCall, location: Location) -> str:
+    return f"the overlay daemon at {location.socket} did not answer within {call.waiter.seconds:g} s"
 
 
 def _may_decide(stdin: bytes) -> bool:
@@ -193,6 +205,10 @@ def _read_stdin(waiter: plugin_door.Waiter, is_open: bool) -> bytes:
     """All of stdin. Raises InputOutput (code 5) if it cannot be read, InvalidConfig if it is too long."""
     parts: list[bytes] = []
     size = 0
+    if begun := posix.environ.get(plugin_door.STDIN_VARIABLE):
+        while part := posix.read(int(begun), 1 << 18):
+            parts.append(part)
+            size += len(part)
     try:
         if not is_open:
             raise OSError(9, "it is closed")
@@ -223,11 +239,17 @@ def _print(call: PluginCall, code: int, out: bytes, err: bytes) -> int:
             plugin_door.tell(call.door)
         return code
     if call.command == b"ADD" and code == 0:
-        write_all(2, b"zlayer-cni: the result could not be written to stdout, so the ADD is undone\n")
-        waiter = plugin_door.Waiter(DEADLINES[b"DEL"])
-        undo = PluginCall(b"DEL", {**call.env, b"CNI_COMMAND": b"DEL"}, call.stdin, waiter)
-        write_all(2, serve(undo)[2])
+        return _undo(call)
     return code or 1
+
+
+def _undo(call: PluginCall) -> int:
+    """Undo an ADD whose result could not be written; returns the exit code of the ADD."""
+    write_all(2, b"zlayer-cni: the result could not be written to stdout, so the ADD is undone\n")
+    waiter = plugin_door.Waiter(DEADLINES[b"DEL"])
+    undo = PluginCall(b"DEL", {**call.env, b"CNI_COMMAND": b"DEL"}, call.stdin, waiter)
+    write_all(2, serve(undo)[2])
+    return 1
 
 
 def write_all(fd: int, data: bytes) -> bool:

@@ -21,7 +21,7 @@ def version_answer(waiter: plugin_door.Waiter, is_open: bool) -> bytes:
     version = SUPPORTED_VERSIONS[-1]
     stdin = b""
     try:
-        while is_open and len(stdin) < 65536 and waiter.wait(0, select.POLLIN, 0.02):
+        while is_open and len(stdin) < 65536 and waiter.wait(0, select.POLLIN, 0.25):
             part = posix.read(0, 65536)
             if not part:
                 break

@@ -1,4 +1,6 @@
-"""The program in its three forms: from source, as the single file, and unpacked. The same tests run on each.
+"""The program in its forms: from source, unpacked, and as the single file with and without the launcher.
+
+The same tests run on each.
 
 `scripts/build` makes the frozen ones; without them their cases are skipped. ZLAYER_DIST says where they are, if not
 in dist/. Every case has a temporary directory of its own, so that what a frozen program leaves there is seen.
@@ -15,7 +17,12 @@ from tests.binary.fake_door import Program
 
 ROOT = Path(__file__).resolve().parents[2]
 DIST = Path(os.environ.get("ZLAYER_DIST", ROOT / "dist"))
-FROZEN = {"single": DIST / "zlayer-cni", "unpacked": DIST / "zlayer-cni.d" / "zlayer-cni"}
+FROZEN = {
+    "single": DIST / "zlayer-cni",
+    "unpacked": DIST / "zlayer-cni.d" / "zlayer-cni",
+    # the single file without the launcher: a frozen plugin (scripts/build --without-launcher)
+    "plain": DIST.parent / "dist-plain" / "zlayer-cni",
+}
 FORMS = ["source", *FROZEN]
 
 

@@ -173,7 +173,7 @@ def test_a_read_only_root(program, conf, in_shared_memory):
 def test_tmp_mounted_noexec(program, conf, in_shared_memory):
     """The unpacked form extracts nothing. The single file must: it needs one directory that allows it, in TMPDIR."""
     mounts = covered.tmpfs("/tmp", "noexec")
-    more = {"PATH": "/usr/bin:/bin", "TMPDIR": str(in_shared_memory) if program.form == "single" else "/tmp"}
+    more = {"PATH": "/usr/bin:/bin", "TMPDIR": str(in_shared_memory) if program.form == "plain" else "/tmp"}
     with opened(in_shared_memory, lambda _: answer(0, RESULT)):
         done = subprocess.run(
             [*unshared(mounts), *program.argv],

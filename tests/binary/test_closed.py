@@ -159,14 +159,15 @@ def test_a_deletion_takes_the_containers_link_away_at_once(program, run_dir, con
 
 
 def test_a_foreign_overlayd_is_served_in_this_process(program, run_dir, conf, tmp_path):
-    """The single file hands the call, with its stdin, to the unpacked program, which has the client."""
+    """The single file hands the call, with its stdin, to the unpacked program, which has the client. Without the
+    launcher an obviously invalid call extracts nothing."""
     stdin = conf(overlayd={"socket": str(tmp_path / "absent.sock")}, more="x" * 100_000, cniVersion="0.4.0")
     data = tmp_path / "data"
     assert json.loads(program.run("ADD", stdin, CNI_NETNS="").stdout)["code"] == 4
-    assert not data.exists()  # An obviously invalid call unpacks nothing.
+    assert data.exists() == (program.form == "single")
     for _ in range(2):
         done = program.run("ADD", stdin, LD_LIBRARY_PATH="/opt/runtime/lib")
         said = json.loads(done.stdout)
         assert (done.returncode, said["cniVersion"]) == (1, "0.4.0")
         assert said["code"] in (7, 8, 11), said
-    assert len(list(data.glob("program/*/zlayer-cni"))) == (1 if program.form == "single" else 0)
+    assert len(list(data.glob("program/*/zlayer-cni"))) == (1 if program.form in ("single", "plain") else 0)

@@ -50,8 +50,10 @@ def test_the_request_holds_what_the_runtime_gave(program, run_dir, conf):
     assert request.pairs.pop(b"TELLS") == b"1"  # an ADD whose plugin is killed before it could print is undone
     assert len(bytes.fromhex(attempt.decode())) == 16
     assert re.fullmatch(rb"\d+:\d+", request.pairs.pop(b"WHOSE"))  # the process that the runtime started, and when
-    assert (b"UNPACKED" in request.pairs) == (program.form == "single")  # what it leaves if it is killed
+    assert (b"UNPACKED" in request.pairs) == (program.form == "plain")  # what it leaves if it is killed
     request.pairs.pop(b"UNPACKED", None)
+    launched = program.form in ("single", "unpacked")
+    assert request.pairs.pop(b"LAUNCHER", None) == (b"1" if launched else None)
     assert request.pairs == {
         b"CNI_COMMAND": b"ADD",
         b"CNI_CONTAINERID": b"cafe01",

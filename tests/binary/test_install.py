@@ -71,7 +71,7 @@ def test_all_is_in_place_and_again_changes_nothing(root):
 def test_a_damaged_program_is_laid_down_anew(root):
     install(root)
     damaged = home(root)
-    (damaged / "_internal/base_library.zip").write_bytes(b"")
+    (damaged / "python/_internal/base_library.zip").write_bytes(b"")
     assert not works(root)
     assert install(root).returncode == 0
     assert works(root) and home(root) == damaged and not leftovers(root)
@@ -275,7 +275,7 @@ def test_a_daemon_that_a_plugin_started_gives_way(machine, netns, run_dir, conf,
     assert done.returncode == 0, done.stderr
     (new,) = daemons(run_dir)
     assert new != old and "in place of" in done.stderr
-    assert Path(f"/proc/{new}/exe").samefile((tmp_path / "bin/zlayer-cni").resolve())
+    assert Path(f"/proc/{new}/exe").samefile((tmp_path / "bin/zlayer-cni").resolve().parent / "python/zlayer-cni")
     again = machine("install")
     assert again.returncode == 0 and "runs already" in again.stderr
     assert daemons(run_dir) == [new]

@@ -1,6 +1,7 @@
 """A killed plugin is dead: nothing goes on for a runtime that has given up, and nothing stays of it.
 
-A runtime kills the process that it started. In the single file that is the bootloader, whose child does the work.
+A runtime kills the process that it started. In the single file without the launcher that is the bootloader, whose child
+does the work.
 """
 
 import fcntl
@@ -70,7 +71,7 @@ def test_a_kill_during_the_call_is_a_hang_up(program, run_dir, conf):
         process = program.start("ADD", conf())
         assert door.arrived.acquire(timeout=60)
         everyone = descendants(process.pid)
-        assert len(everyone) == (2 if program.form == "single" else 1)
+        assert len(everyone) == (2 if program.form == "plain" else 1)
         process.kill()
         assert door.requests[0].hung_up.wait(30)
         decide.set()
@@ -84,7 +85,7 @@ def test_a_kill_during_the_call_is_a_hang_up(program, run_dir, conf):
 @pytest.mark.parametrize("delay", [0.0, 0.002, 0.005, 0.008, 0.011, 0.014, 0.017, 0.02, 0.025, 0.03])
 def test_a_kill_at_any_moment_leaves_no_process_and_next_to_no_directory(temporary, run_dir, conf, delay):
     """Killed while it unpacks, the bootloader has no child yet that could tidy up; the daemon's sweep does then."""
-    program = program_of("single", temporary)
+    program = program_of("plain", temporary)
     waiting = threading.Event()
     with opened(run_dir, lambda _: hang(waiting)):
         process = program.start("ADD", conf())
@@ -101,7 +102,7 @@ def test_a_kill_at_any_moment_leaves_no_process_and_next_to_no_directory(tempora
 
 def test_a_kill_just_after_the_fork_leaves_no_child_waiting(temporary, run_dir, conf):
     """PyInstaller's child waits for a word of its bootloader before it begins; one that is dead never gives it."""
-    program = program_of("single", temporary)
+    program = program_of("plain", temporary)
     waiting = threading.Event()
     with opened(run_dir, lambda _: hang(waiting)):
         for _ in range(20):
@@ -123,7 +124,7 @@ def unread(pipe: int) -> int:
 
 
 def test_a_kill_while_it_waits_for_stdin(temporary):
-    program = program_of("single", temporary)
+    program = program_of("plain", temporary)
     reader, writer = os.pipe()
     process = program.start("ADD", b"", stdin=reader)
     os.write(writer, b" ")
@@ -138,7 +139,7 @@ def test_a_kill_while_it_waits_for_stdin(temporary):
 
 
 def test_a_polite_end_leaves_nothing_either(temporary, run_dir, conf):
-    program = program_of("single", temporary)
+    program = program_of("plain", temporary)
     waiting = threading.Event()
     with opened(run_dir, lambda _: hang(waiting)) as door:
         process = program.start("ADD", conf())
@@ -211,7 +212,7 @@ class TestSweep:
 
 def test_a_file_replaced_while_it_starts_is_no_death(temporary, run_dir, conf, tmp_path):
     """An upgrade by rename under a hundred calls (conformance P9, F11): none of them may take itself for an orphan."""
-    program = program_of("single", temporary)
+    program = program_of("plain", temporary)
     original = Path(program.argv[0])
     program.argv = [str(tmp_path / "zlayer-cni")]
     shutil.copy(original, program.argv[0])

@@ -1,15 +1,23 @@
-"""The program under test, with fault points put into a copy of it: from source, unpacked, or as the single file.
+"""The program under test, with fault points put into a copy of it: from source, unpacked, or as a single file.
 
 A frozen program imports Python's own modules from a zip beside it. In the copy one of those, `encodings`, which every
 Python imports first, also installs what `inside.py` defines. Everything of ours stays byte for byte what was built;
-that the points are there at all is seen by their firing. The single file's daemon is such a copy too, laid down where
-the single file would have laid its own; its plugin cannot be changed, and is killed at random moments instead.
+that the points are there at all is seen by their firing.
+
+| form | the plugin | its fault points |
+| --- | --- | --- |
+| `source`, `unpacked` | Python, without the launcher | those of `inside.py` |
+| `single` | the launcher, built with ZLAYER_FAULT_POINTS; Python where the launcher hands over | LAUNCHER_POINTS |
+| `plain` | the single file without the launcher, which cannot be changed | none: it is killed at random moments |
+
+The daemon of a single file is a copy with fault points too, extracted where the single file would have extracted it.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import zipfile
@@ -20,7 +28,17 @@ from cni import __version__
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 DIST = Path(os.environ.get("ZLAYER_DIST", ROOT / "dist"))
-FORMS = {"single": DIST / "zlayer-cni", "unpacked": DIST / "zlayer-cni.d" / "zlayer-cni"}
+FORMS = {
+    "single": DIST / "zlayer-cni",
+    "unpacked": DIST / "zlayer-cni.d" / "python" / "zlayer-cni",
+    "plain": DIST.with_name(f"{DIST.name}-plain") / "zlayer-cni",
+}
+DEFAULT_FORMS = ("single", "unpacked")
+LAUNCHER = ROOT / "cni" / "launcher"
+LAUNCHER_POINTS = ("read", "connected", "sent-a-part", "sent", "received", "printed", "confirmed")
+"""The fault points of a call that the launcher serves, in their order (cni/launcher)."""
+TRAILER = struct.Struct("<16s32sQQ")
+"""The end of the single file: magic, name, offset of the archive, its size (plugin.spec, `with_launcher`)."""
 FIRST = "encodings/__init__"
 
 DOOR = """
@@ -86,13 +104,28 @@ class Program:
             self.command = [str(copy / FORMS[form].name)]
             self.daemon = self.command
         else:
-            self.command = [str(FORMS["single"])]
+            self.command = [str(FORMS[form] if plain or form == "plain" else self._with_fault_points(place))]
             subprocess.run([*self.command, "overlayd", "--help", "--data-dir", str(data_dir)],
                            check=True, capture_output=True, timeout=60)  # fmt: skip
             (laid,) = (data_dir / "program").glob("*-*/zlayer-cni")
+            home = laid.parent / "python" if form == "single" else laid.parent
             if not plain:
-                self._open_door(laid.parent / "_internal" / "base_library.zip")
-            self.daemon = [str(laid)]
+                self._open_door(home / "_internal" / "base_library.zip")
+            self.daemon = [str(home / "zlayer-cni")]
+
+    def _with_fault_points(self, place: Path) -> Path:
+        """The single file with a launcher that has fault points, and the same archive."""
+        raw = FORMS["single"].read_bytes()
+        magic, name, offset, size = TRAILER.unpack(raw[-TRAILER.size :])
+        launcher, file = place / "launcher", place / "zlayer-cni"
+        sources = sorted(map(str, LAUNCHER.glob("*.c")))
+        subprocess.run(
+            ["gcc", "-std=c11", "-O2", "-DZLAYER_FAULT_POINTS", "-static", "-o", launcher, *sources], check=True
+        )
+        start = launcher.read_bytes()
+        file.write_bytes(start + raw[offset : offset + size] + TRAILER.pack(magic, name, len(start), size))
+        file.chmod(0o755)
+        return file
 
     def _from_source(self, place: Path, plain: bool) -> None:
         self.command = [sys.executable, "-m", "cni"]
@@ -168,6 +201,8 @@ def forms(given: str | None) -> list[str]:
     if given:
         path = Path(given).resolve()
         form = "unpacked" if (path.parent / "_internal").is_dir() else "single"
+        if form == "single" and path.read_bytes()[-TRAILER.size :][:15] != b"zlayer-program\x01":
+            form = "plain"
         FORMS[form] = path
         return [form]
-    return [form for form, path in FORMS.items() if path.exists()]
+    return [form for form in DEFAULT_FORMS if FORMS[form].exists()]

@@ -18,6 +18,7 @@ from pathlib import Path
 from . import judge
 from .judge import Live
 from .machine import Json, Machine, Space
+from .program import LAUNCHER_POINTS
 
 LEFT_NOTHING = 3.0  # seconds after which nothing is left of a failed ADD
 BUSY = 1.5  # seconds more for a busy machine
@@ -44,9 +45,13 @@ def in_order(on: Machine, *who: Live, within: float = LEFT_NOTHING + BUSY) -> No
         time.sleep(0.05)
 
 
-def started(on: Machine, verb: str, cid: str, space: Space, **conf: object) -> subprocess.Popen[bytes]:
-    """A call that has begun, with its stdin at its end."""
+def started(
+    on: Machine, verb: str, cid: str, space: Space, *, fault: str = "", **conf: object
+) -> subprocess.Popen[bytes]:
+    """A call that has begun, with its stdin at its end. `fault`: the launcher kills itself at this point."""
     env = on.environment(verb, CNI_CONTAINERID=cid, CNI_NETNS=space.path, CNI_IFNAME="eth0")
+    if fault:
+        env["ZLAYER_LAUNCHER_FAULT"] = fault
 
     def begin() -> subprocess.Popen[bytes]:
         pipe = subprocess.PIPE
@@ -112,6 +117,8 @@ def a_plugin_is_killed_after_it_printed(on: Machine) -> None:
     """The result is out, and the process that the runtime started is killed before it ends: the ADD has failed, and is
     undone without a DEL. One that was faster than the kill has succeeded, and stays."""
     space, killed = Space(on), 0
+    if on.program.form == "single":
+        return  # the launcher ends too soon after its output; `the_launcher_is_killed_anywhere` has it
     for n in range(40):
         process = started(on, "ADD", "late", space)
         assert process.stdout is not None
@@ -127,6 +134,22 @@ def a_plugin_is_killed_after_it_printed(on: Machine) -> None:
         killed += 1
         in_order(on, within=SOON)
     assert killed, "every kill came too late"
+
+
+def the_launcher_is_killed_anywhere(on: Machine) -> None:
+    """An ADD whose launcher is killed has failed, and is undone without a DEL; a killed DEL is repeated."""
+    if on.program.form != "single":
+        return
+    for point in LAUNCHER_POINTS:
+        space = Space(on)
+        process = started(on, "ADD", "killed", space, fault=point)
+        process.communicate(timeout=10)
+        assert process.returncode == -signal.SIGKILL, f"the launcher does not pass {point}"
+        in_order(on, within=SOON)
+        again, space = attached(on, "again")
+        started(on, "DEL", "again", space, fault=point).communicate(timeout=10)
+        on.call("DEL", on.conf(), again.cid, space.path).ok()
+        in_order(on, within=SOON)
 
 
 def the_run_directory_is_deleted(on: Machine) -> None:
@@ -252,7 +275,7 @@ def a_reboot(on: Machine) -> None:
 
 def a_single_file_is_killed_while_it_unpacks(on: Machine) -> None:
     """What it had unpacked is swept."""
-    if on.program.form != "single":
+    if on.program.form != "plain":
         return
     space, delay, end = Space(on), 0.002, time.monotonic() + 20
     while not extraction_directories(on):
@@ -279,6 +302,7 @@ SCENES: list[Callable[[Machine], None]] = [
     a_plugin_is_killed_in_an_add,
     a_plugin_is_killed_before_it_can_print,
     a_plugin_is_killed_after_it_printed,
+    the_launcher_is_killed_anywhere,
     a_daemon_dies_in_an_add,
     a_daemon_dies_in_an_add_and_nobody_asks_again,
     a_daemon_dies_in_a_del,

@@ -19,8 +19,8 @@ FORM = "unpacked" if program.FORMS["unpacked"].exists() else "source"
 
 
 def form_for(fault: str) -> str:
-    """The single file where the fault is about what only that leaves."""
-    return "single" if fault == "DirectoriesAreNotSwept" and FORM == "unpacked" else FORM
+    """The single file without the launcher where the fault is about what only that leaves."""
+    return "plain" if fault == "DirectoriesAreNotSwept" and FORM == "unpacked" else FORM
 
 
 def short_storm(on: Machine) -> None:

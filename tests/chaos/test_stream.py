@@ -44,7 +44,7 @@ def upgrade(on: Machine) -> None:
     old = on.program
     place = on.dir / "newer"
     place.mkdir()
-    newer = Program(old.form if old.form != "single" else "unpacked", place, on.data_dir, version="9.9.9")
+    newer = Program(old.form if old.form == "source" else "unpacked", place, on.data_dir, version="9.9.9")
     assert on.ask("status")["version"] != "9.9.9"
     for version, program in (("9.9.9", newer), (old.version, old)):
         on.program = program

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Mapping
 
-from cni import tempdir_sweeper, verbs
+from cni import answers, tempdir_sweeper, verbs
 from cni.daemon import call_log
 from cni.daemon.api.cni_socket import CniRequest, Reply
 from cni.daemon.attachments.overlay import NodeOverlay
@@ -23,10 +24,14 @@ class PluginCalls:
     def __init__(self, overlay: NodeOverlay, own: netns.NetnsId, exit_watcher: ExitWatcher) -> None:
         """`own`: the daemon's network namespace."""
         self._overlay, self._own, self._exit_watcher = overlay, own, exit_watcher
+        self._counts = {"launcher": 0, "python": 0}
+        self._counting = threading.Lock()
 
     def answer(self, request: CniRequest) -> Reply:
         """Carry out one call. Never raises."""
         began, verb = time.monotonic(), request.env.get("CNI_COMMAND", "")
+        with self._counting:
+            self._counts["launcher" if "LAUNCHER" in request.env else "python"] += 1
         tempdir_sweeper.note(request.env.get("UNPACKED", ""))
         result = self._serve(request)
         if verb == "ADD" and result.code == 0:
@@ -40,6 +45,11 @@ class PluginCalls:
         if refusal is not None:
             return verbs.refused(refusal, request.stdin, verbs.facts_of(request.env))
         return verbs.serve(request.env, request.stdin, request.netns_fd, self._overlay, request.wanted)
+
+    def counts(self) -> answers.Calls:
+        """The calls so far, by what sent them."""
+        with self._counting:
+            return answers.Calls(**self._counts)
 
     def undo(self, attempt: str) -> None:
         """Undo the ADD of that attempt: its plugin was killed before the runtime had the result. Never raises."""

@@ -64,6 +64,7 @@ def status(context: ToolContext, _: Mapping[str, str]) -> answers.Status:
         services=[_service(context, name) for name in sorted(state.services)],
         attachments=len(attachments),
         unfinished=sum(1 for attachment in attachments if attachment.state != "live"),
+        calls=context.calls(),
         problems=[problem.text for problem in problems],
         problem_details=[_problem(problem) for problem in problems],
         notes=[*hidden(settings, state.node), *unencrypted(settings)],

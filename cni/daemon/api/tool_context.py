@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from cni import answers
 from cni.daemon.attachments.attach import Attacher
 from cni.daemon.cluster.departed_nodes import DepartedNodes
 from cni.daemon.fence.controller import FenceController
@@ -37,5 +38,6 @@ class ToolContext:
     mesh: Mesh
     departed: DepartedNodes | None
     rotate: Callable[[], str]
+    calls: Callable[[], answers.Calls]
     tear_down: Callable[[], None]
     started: float = field(default_factory=time.monotonic)
