@@ -32,6 +32,9 @@ def main(argv: list[str] | None = None) -> int:
         if unpack.is_single_file():
             return unpack.exec_program(argv_given)
         unpack.forget_start()
+    from cni import inherited
+
+    inherited.reset()
     if argv_given[0] == "overlayd":
         from cni.daemon.main import main as daemon
 

@@ -39,6 +39,7 @@ def main(argv: Sequence[str]) -> int:
     options = _options(argv)
     process.clean_environment([REPLACED])
     process.return_freed_memory()
+    raise_limits()
     os.umask(0o077)  # only root reads records, logs and keys; files that others may read set their mode explicitly
     if options.deputy_of and process.has_restarted(options.deputy_of, COMING_BACK):
         return 0
@@ -111,7 +112,6 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 
 async def _run(settings: Settings, run_dir_lock: RunDirLock) -> None:
-    raise_limits()
     daemon = app.build(settings, run_dir_lock, lambda: _notify("WATCHDOG=1"))
     await asyncio.to_thread(daemon.start)
     loop = asyncio.get_running_loop()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import resource
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -188,12 +189,20 @@ class Server:
 
 
 def raise_limits() -> None:
-    """Raise the soft limit of file descriptors to the hard limit, and the hard limit to `DESCRIPTORS` where the
-    process has the privilege (setrlimit(2))."""
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    for limit in (max(hard, DESCRIPTORS), hard):
+    """Raise the limit of file descriptors to `DESCRIPTORS`; and those of processor time, file size and memory, which a
+    runtime may have for itself, unless a service manager has set them for the daemon (setrlimit(2))."""
+    _raise(resource.RLIMIT_NOFILE, DESCRIPTORS)
+    if not os.environ.get("NOTIFY_SOCKET"):
+        for kind in (resource.RLIMIT_CPU, resource.RLIMIT_FSIZE, resource.RLIMIT_AS, resource.RLIMIT_DATA):
+            _raise(kind, resource.RLIM_INFINITY)
+
+
+def _raise(kind: int, wanted: int) -> None:
+    """Raise a soft limit to the hard limit, and the hard limit to `wanted` where the process has the privilege."""
+    hard = resource.getrlimit(kind)[1]
+    for limit in (wanted if wanted == resource.RLIM_INFINITY else max(hard, wanted), hard):
         try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+            resource.setrlimit(kind, (limit, limit))
         except (OSError, ValueError):
             continue
         return

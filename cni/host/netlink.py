@@ -94,7 +94,8 @@ class Netlink:
         if strict:
             with contextlib.suppress(OSError):  # an older kernel dumps everything, and the reader skips the rest
                 self._sock.setsockopt(nlmsg.SOL_NETLINK, nlmsg.STRICT, 1)
-        self._sock.setsockopt(socket.SOL_SOCKET, nlmsg.RCVBUFFORCE, RECEIVE_BUFFER)
+        room = nlmsg.widen(self._sock, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        self._at_once = max(AT_ONCE * min(room, RECEIVE_BUFFER) // RECEIVE_BUFFER, 1)
         self._seq = 0
 
     def close(self) -> None:
@@ -113,10 +114,10 @@ class Netlink:
         removing everything, which is idempotent.
         """
         batch = list(messages)
-        if len(batch) > AT_ONCE:
+        if len(batch) > self._at_once:
             whole = Outcome()
-            for start in range(0, len(batch), AT_ONCE):
-                part = self.send(batch[start : start + AT_ONCE])
+            for start in range(0, len(batch), self._at_once):
+                part = self.send(batch[start : start + self._at_once])
                 whole.answers += part.answers
                 whole.errors += part.errors
             return whole

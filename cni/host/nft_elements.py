@@ -227,8 +227,8 @@ class Elements:
     def _make_room(self, size: int) -> None:
         if size > self._room:
             self._room = max(2 * size, 1 << 18)
-            self._socket.setsockopt(socket.SOL_SOCKET, nlmsg.SNDBUFFORCE, self._room)
-            self._socket.setsockopt(socket.SOL_SOCKET, nlmsg.RCVBUFFORCE, self._room)  # an error for each message
+            nlmsg.widen(self._socket, socket.SO_SNDBUF, self._room)
+            nlmsg.widen(self._socket, socket.SO_RCVBUF, self._room)  # an error for each message
 
     def _errors(self) -> dict[int, int]:
         """The refusals' error codes. The kernel answers before `send` returns, so all answers are readable now."""

@@ -60,7 +60,7 @@ class Ear:
         """`own` returns the netlink port whose changes are the daemon's own."""
         self._interest, self._own = interest, own
         self._socket = nlmsg.opened(nlmsg.NETFILTER)
-        self._socket.setsockopt(socket.SOL_SOCKET, nlmsg.RCVBUFFORCE, ROOM)
+        nlmsg.widen(self._socket, socket.SO_RCVBUF, ROOM)
         self._socket.setsockopt(nlmsg.SOL_NETLINK, nlmsg.ADD_MEMBERSHIP, _GROUP)
 
     def fileno(self) -> int:

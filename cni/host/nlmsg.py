@@ -21,7 +21,7 @@ INTERRUPTED = 0x10  # NLM_F_DUMP_INTR
 NESTED = 0x8000
 KIND = 0x3FFF  # an attribute's type without the flags for "nested" and "network byte order"
 SOL_NETLINK, ADD_MEMBERSHIP, CAP_ACK, EXT_ACK, STRICT = 270, 1, 10, 11, 12
-SNDBUFFORCE, RCVBUFFORCE = 32, 33
+_FORCED = {socket.SO_SNDBUF: 32, socket.SO_RCVBUF: 33}  # SO_SNDBUFFORCE, SO_RCVBUFFORCE
 RECEIVE = 1 << 16  # bytes; a read returns at most 32 KiB of a dump; from 128 KiB on every read maps and unmaps memory
 BYTE_ORDER: Literal["little", "big"] = sys.byteorder
 
@@ -130,6 +130,18 @@ def opened(protocol: int, groups: int = 0) -> socket.socket:
         made.close()
         raise
     return made
+
+
+def widen(sock: socket.socket, buffer: int, size: int) -> int:
+    """Give a socket a buffer (SO_SNDBUF, SO_RCVBUF) of `size` bytes; returns the bytes that the buffer has (socket(7)).
+
+    In a user namespace the kernel refuses a size above net.core.wmem_max or rmem_max: the buffer is that large then.
+    """
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _FORCED[buffer], size)
+    except PermissionError:
+        sock.setsockopt(socket.SOL_SOCKET, buffer, size)
+    return sock.getsockopt(socket.SOL_SOCKET, buffer)
 
 
 def at_hand(source: socket.socket, size: int = RECEIVE) -> Iterator[bytes]:

@@ -22,12 +22,13 @@ import os
 import socket
 from pathlib import Path
 
+from cni.host import nlmsg
+
 ROOM = 4 << 20
 """Bytes of the buffers of an engine's socket, for each direction."""
 
 SYSFS = Path("/sys/class/net")
 _PIDFD_GETFD = 438  # the same number on every architecture (Linux 5.6)
-_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _MTU_DISCOVER = {socket.AF_INET: (socket.IPPROTO_IP, 10), socket.AF_INET6: (socket.IPPROTO_IPV6, 23)}
 _DONT, _PROBE = 0, 3  # IP_PMTUDISC_DONT: packets may be fragmented; IP_PMTUDISC_PROBE: never, and no path cache
 
@@ -69,9 +70,9 @@ def _tune_socket(handle: int, number: int, port: int, discover: int) -> None:
         option = _MTU_DISCOVER[ours.family]
         if ours.getsockopt(*option) != discover:
             ours.setsockopt(*option, discover)
-        for reading, setting in ((socket.SO_RCVBUF, _SO_RCVBUFFORCE), (socket.SO_SNDBUF, _SO_SNDBUFFORCE)):
-            if ours.getsockopt(socket.SOL_SOCKET, reading) < ROOM:
-                ours.setsockopt(socket.SOL_SOCKET, setting, ROOM // 2)  # the kernel doubles the value (socket(7))
+        for buffer in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+            if ours.getsockopt(socket.SOL_SOCKET, buffer) < ROOM:
+                nlmsg.widen(ours, buffer, ROOM // 2)  # the kernel doubles the value (socket(7))
 
 
 def _spread(name: str, index: int) -> None:

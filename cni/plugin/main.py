@@ -5,6 +5,7 @@ are imported, not even `os`: start-up takes most of the time of a call. tests/un
 modules that must not be imported, with the reasons. If no daemon answers, `no_daemon` is used.
 """
 
+import _signal  # type: ignore[import-not-found]  # without the enumerations of `signal`, whose import takes 4 ms
 import posix
 import select
 import sys
@@ -37,6 +38,7 @@ def main() -> int:
     stdin = b""
     try:
         open_descriptors = _standard_descriptors()
+        posix.umask(posix.umask(0o077) & 0o077)  # the owner may use the files that this call creates
         waiter = plugin_door.Waiter(DEADLINES.get(command, 9.0), whole_call=True)
         if command == b"VERSION":
             from cni.plugin import messages
@@ -48,6 +50,8 @@ def main() -> int:
             write_all(2, b"zlayer-cni: stdout is closed\n")
             return 1
         stdin = _read_stdin(waiter, open_descriptors[0])
+        if command == b"ADD":
+            _refuse_lost_exit_code()
         call = PluginCall(command, {k: posix.environ[k] for k in _SENT if k in posix.environ}, stdin, waiter)
         if handed_over := posix.environ.get(plugin_door.CALL_VARIABLE):
             call.attempt, _, call.state = handed_over.partition(b":")
@@ -199,6 +203,18 @@ def _standard_descriptors() -> tuple[bool, bool]:
                 posix.dup2(null, fd)
                 posix.close(null)
     return is_open[0], is_open[1]
+
+
+def _refuse_lost_exit_code() -> None:
+    """Raises InvalidEnvironment if the caller ignores SIGCHLD and this is the single file: the bootloader, which waits
+    for this process, cannot read its exit code then, and exits with 1 whatever it was."""
+    if _signal.getsignal(_signal.SIGCHLD) == _signal.SIG_IGN and plugin_door.extraction_directory():
+        from cni.errors import InvalidEnvironment
+
+        raise InvalidEnvironment(
+            "SIGCHLD is ignored, and the single file can return no exit code then",
+            "restore SIGCHLD in the caller, or use the unpacked program (zlayer-cni install)",
+        )
 
 
 def _read_stdin(waiter: plugin_door.Waiter, is_open: bool) -> bytes:

@@ -18,6 +18,7 @@ PURE_NAMES = (
     "cni.printable",
     "cni.last_words",
     "cni.log_files",
+    "cni.inherited",
     "cni.secret",
     "cni.files",
     "cni.lock_files",
