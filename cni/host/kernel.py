@@ -46,8 +46,9 @@ class Kernel:
         on the links that accept them; otherwise the node would lose its own default route.
         """
         if 4 in versions:
-            sysctl.ensure("ipv4/ip_forward", "1")
+            self._forward_ipv4()
         if 6 in versions and sysctl.read("ipv6/conf/all/forwarding") == "0":
+            sysctl.refuse_read_only("ipv6/conf/all/forwarding", "1")
             self._hears_routers = True
             for link in links.list_links(self._socket):
                 if not link.name.startswith(OURS):
@@ -56,6 +57,14 @@ class Kernel:
         for link in links.list_links(self._socket):
             if is_routed(link):
                 sysctl.forward(link.name)
+
+    def _forward_ipv4(self) -> None:
+        """Let every link forward IPv4; if /proc/sys is read-only, those that matter, by netlink."""
+        try:
+            sysctl.ensure("ipv4/ip_forward", "1")
+        except sysctl.Unwritable:
+            for name in self.not_forwarding():
+                sysctl.ensure(f"ipv4/conf/{name}/forwarding", "1")
 
     def keep_advertisements(self) -> list[str]:
         """Let the host's links accept router advertisements although the node forwards IPv6; returns the names of the
@@ -143,10 +152,10 @@ class Kernel:
             sysctl.ensure(f"ipv6/conf/{name}/disable_ipv6", "1")  # no link-local address of the host
         else:
             sysctl.ensure(f"ipv6/conf/{name}/disable_ipv6", "0")
-            sysctl.ensure(f"ipv6/conf/{name}/accept_ra", "0")
+            sysctl.wish(f"ipv6/conf/{name}/accept_ra", "0")
             # Before the bridge has a port: the host resolves no neighbour while its link-local address is tentative.
             for setting in sysctl.NO_DAD:
-                sysctl.ensure(f"ipv6/conf/{name}/{setting}", "0")
+                sysctl.wish(f"ipv6/conf/{name}/{setting}", "0")
         sysctl.ensure(f"ipv4/conf/{name}/arp_ignore", "1")  # containers cannot probe the host's other addresses
         # Two slots of a service communicate through the gateway, which must not send redirects. If the setting is on
         # for `all`, the fence drops the redirects.

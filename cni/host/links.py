@@ -291,6 +291,20 @@ def mark(socket: nl.Netlink, index: int, owner: str) -> None:
     socket.send([nl.Message(nl.RTM_SETLINK, 0, body, f"mark link {index}")])
 
 
+def set_ipv4(socket: nl.Netlink, name: str, setting: int, value: int) -> None:
+    """Set one of the IPv4 settings of a link by its number (IPV4_DEVCONF_..., linux/ip.h). Raises NetlinkError."""
+    conf = nl.attribute(1, nl.u32(setting, value))  # IFLA_INET_CONF
+    body = nl.ifinfo() + nl.text(IFLA_IFNAME, name) + nl.attribute(IFLA_AF_SPEC, nl.attribute(AF_INET, conf))
+    socket.send([nl.Message(nl.RTM_SETLINK, 0, body, f"set IPv4 setting {setting} of {name} to {value}")])
+
+
+def set_gen_mode(socket: nl.Netlink, name: str, mode: int) -> None:
+    """`gen_mode_message` for the link of that name."""
+    link = find_link(socket, name)
+    if link is not None:
+        socket.send([gen_mode_message(link.index, mode)])
+
+
 def gen_mode_message(index: int, mode: int) -> nl.Message:
     """Set which link-local address the kernel gives the link when the link comes up: before that. No error if the link
     has no IPv6."""

@@ -15,7 +15,6 @@ from cni.host.netns import entered
 # wait for duplicate address detection (1 to 2 s).
 SETTINGS = (
     ("ipv4/conf/{}/arp_notify", "1"),
-    ("ipv6/conf/{}/disable_ipv6", "0"),
     ("ipv6/conf/{}/accept_ra", "0"),
     ("ipv6/conf/{}/autoconf", "0"),
     *(("ipv6/conf/{}/" + setting, "0") for setting in sysctl.NO_DAD),
@@ -171,8 +170,10 @@ def configure(
     """
     with entered(netns_fd):
         inner = Netlink()
+        if any(address.version == 6 for address in addresses):
+            sysctl.put(f"ipv6/conf/{ifname}/disable_ipv6", "0")
         for path, value in SETTINGS:
-            sysctl.put(path.format(ifname), value)
+            sysctl.wish(path.format(ifname), value)
     with inner:
         # The fence admits the link-local address that the MAC gives (EUI-64), whatever `default` says in the container.
         own = links.gen_mode_message(index, links.GEN_MODE_EUI64)

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import errno
+import functools
+import logging
 import os
 from pathlib import Path
+
+from cni.host import links, netlink
+
+log = logging.getLogger(__name__)
 
 ROOT = Path("/proc/sys/net")
 NO_DAD = ("accept_dad", "dad_transmits", "router_solicitation_delay")
 """The settings of a link that are set to 0 so that its addresses do not wait for duplicate address detection.
 accept_dad alone is not enough: the kernel detects if it is on for the link or for `all`. Without a probe to send and
 without a delay before the first, the detection ends at once."""
+
+
+_BY_NETLINK = {"forwarding": 1, "send_redirects": 6, "rp_filter": 8, "arp_ignore": 19, "arp_notify": 22}
+"""The settings of a link that are set by netlink if /proc/sys is read-only: their numbers (linux/ip.h)."""
 
 
 def read(path: str) -> str | None:
@@ -23,16 +34,17 @@ def read(path: str) -> str | None:
 def put(path: str, value: str) -> None:
     """Set `path` to `value` without reading it first: for settings of a new link.
 
-    No error if the kernel has no such setting, or if /proc/sys is read-only and holds the value already. Raises
-    OSError.
+    No error if the kernel has no such setting, or if /proc/sys is read-only and holds the value already, or the kernel
+    takes it by netlink. Raises Unwritable, OSError.
     """
     try:
         fd = os.open(f"/proc/sys/net/{path}", os.O_WRONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return
-    except OSError:
-        if read(path) != value:
-            raise
+    except OSError as error:
+        current = read(path)
+        if current not in (None, value):
+            _otherwise(path, value, error)
         return
     try:
         os.write(fd, value.encode())
@@ -43,21 +55,71 @@ def put(path: str, value: str) -> None:
 def ensure(path: str, value: str) -> bool:
     """Set `path` to `value`; True if the value was changed, False if it was equal or there is no such setting.
 
-    Written only if the value differs: a read-only /proc/sys with the right value is no error. Raises OSError.
+    Written only if the value differs: a read-only /proc/sys with the right value is no error. Raises Unwritable,
+    OSError.
     """
     current = read(path)
     if current is None or current == value:
         return False
-    (ROOT / path).write_text(value)
+    put(path, value)
     return True
 
 
+def wish(path: str, value: str) -> None:
+    """As `put`, for a setting without which the overlay works: that it cannot be written is logged once for each kind.
+    Raises OSError."""
+    try:
+        put(path, value)
+    except Unwritable:
+        _log_once(path.rpartition("/")[2])
+
+
+def refuse_read_only(path: str, value: str) -> None:
+    """Raises Unwritable if `path` cannot be set to `value` because /proc/sys is read-only."""
+    if read(path) not in (None, value) and not os.access(ROOT / path, os.W_OK):
+        raise Unwritable(path, value, errno.EROFS)
+
+
 def forward(link: str) -> None:
-    """Let the kernel forward packets that come in by a link, in both families. Raises OSError.
+    """Let the kernel forward packets that come in by a link, in both families. Raises Unwritable, OSError.
 
     A new link has the setting of `default`, which may be 0 on a host whose ip_forward is 1. IPv4 reads the setting of
     the link; IPv6 reads that of `all`, but answers for proxied neighbours (proxy_ndp) only if the link's own is on.
     """
     ensure(f"ipv4/conf/{link}/forwarding", "1")
     if read(f"ipv6/conf/{link}/disable_ipv6") == "0":
-        ensure(f"ipv6/conf/{link}/forwarding", "1")
+        wish(f"ipv6/conf/{link}/forwarding", "1")
+
+
+# --- a read-only /proc/sys ------------------------------------------------------------------------------------------
+
+
+class Unwritable(OSError):
+    """A setting has another value than the overlay needs, and cannot be written."""
+
+    def __init__(self, path: str, value: str, code: int) -> None:
+        super().__init__(code, os.strerror(code))
+        key = "net." + path.replace(".", "\0").replace("/", ".").replace("\0", "/")  # the notation of sysctl(8)
+        self._text = f"{key} is {read(path)}, must be {value}, and cannot be written: {self.strerror}"
+
+    def __str__(self) -> str:
+        return self._text
+
+
+def _otherwise(path: str, value: str, error: OSError) -> None:
+    """Set a link's setting by netlink, which takes those of IPv4. Raises Unwritable, NetlinkError."""
+    family, _, rest = path.partition("/conf/")
+    link, _, setting = rest.partition("/")
+    if family == "ipv4" and setting in _BY_NETLINK and link not in ("all", "default"):
+        with netlink.Netlink() as socket:
+            links.set_ipv4(socket, link, _BY_NETLINK[setting], int(value))
+    elif (family, setting, value) == ("ipv6", "disable_ipv6", "1"):
+        with netlink.Netlink() as socket:
+            links.set_gen_mode(socket, link, links.GEN_MODE_NONE)  # no link-local address, and so no IPv6
+    else:
+        raise Unwritable(path, value, error.errno or errno.EROFS) from error
+
+
+@functools.lru_cache(64)
+def _log_once(kind: str) -> None:
+    log.warning("/proc/sys is read-only, so %s of the overlay's links keeps its value: the overlay works without", kind)

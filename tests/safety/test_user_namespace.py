@@ -1,4 +1,5 @@
-"""A node in a user namespace, as in a rootless container: the kernel refuses what needs privileges of the machine."""
+"""A node in a user namespace, as in a rootless container, and with a read-only /proc/sys: the kernel refuses what needs
+privileges of the machine, or what is a file."""
 
 from __future__ import annotations
 
@@ -19,9 +20,9 @@ ip link set eth0p up
 ip link set eth0 up
 ip route add default via 198.51.100.254
 %(prepare)s
-conf='{"cniVersion":"1.1.0","name":"n","type":"zlayer-cni","runDir":"'$D/run'","dataDir":"'$D/data'"}'
+conf='{"cniVersion":"1.1.0","name":"n","type":"zlayer-cni","runDir":"'$D/run'","dataDir":"'$D/data'"'
 export CNI_IFNAME=eth0 CNI_PATH=/opt/cni/bin
-call() { CNI_COMMAND=$1 CNI_CONTAINERID=c$2 CNI_NETNS=/proc/$3/ns/net "$PROGRAM" <<<"$conf"; }
+call() { CNI_COMMAND=$1 CNI_CONTAINERID=c$2 CNI_NETNS=/proc/$3/ns/net "$PROGRAM" <<<"$conf,\"service\":\"s$2\"}"; }
 unshare -n sleep 60 >/dev/null 2>&1 & first=$!
 unshare -n sleep 60 >/dev/null 2>&1 & second=$!
 sleep 0.5
@@ -90,3 +91,26 @@ def test_everything_works_without_privileges_of_the_machine(
     assert node.json("status") == {}
     assert node.problems == []
     assert len(node.answered) == 2 and "198.51.100.1" in node.answered, node.answered
+
+
+READ_ONLY = "sysctl -qw net.ipv4.ip_forward=0\nmount --bind /proc/sys /proc/sys\nmount -o remount,bind,ro /proc/sys"
+
+
+def test_a_read_only_proc_sys_takes_nothing_from_ipv4(tmp_path: Path, program: tuple[str, ...], allowed: None) -> None:
+    """The settings of links are set by netlink: two bridges, between which the node forwards."""
+    node = Rootless(tmp_path, program[0], READ_ONLY)
+    assert "code" not in node.json("first"), (node.json("first"), node.done)
+    assert node.json("status") == {}
+    assert node.problems == []
+    assert len(node.answered) == 2, node.answered
+
+
+def test_what_cannot_be_written_is_named_before_anything_is_made(
+    tmp_path: Path, program: tuple[str, ...], allowed: None
+) -> None:
+    node = Rootless(tmp_path, program[0], READ_ONLY, "cluster_cidr6: fd00:200::/48\n")
+    wanted = "net.ipv6.conf.all.forwarding is 0, must be 1, and cannot be written"
+    assert wanted in str(node.json("first")["msg"]), node.json("first")
+    assert node.json("status")["code"] == 51
+    assert any(wanted in text for text in node.problems), node.problems
+    assert not [name for name in node.links if name.startswith("zl-")]

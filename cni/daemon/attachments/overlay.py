@@ -65,6 +65,7 @@ class NodeOverlay:
     def attach(self, asked: AttachCall, wish: Intent, target: Target) -> Attached:
         """ADD: make the attachment. Raises what `Admission.attach` raises."""
         self._ranges.refuse()
+        self._node_settings.refuse()
         self._refuse_mtu(wish.mtu)
         call, network = asked.call, asked.conf.name
         request = AttachRequest(

@@ -10,6 +10,7 @@ from cni.daemon.node.own_addresses import OwnAddresses
 from cni.daemon.problem_board import ProblemBoard
 from cni.daemon.settings import Settings
 from cni.daemon.state.state import State
+from cni.errors import AttachFailed
 from cni.host.kernel import Kernel
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,15 @@ class NodeSettings:
             with self._board.step("node-setting", f"forwarding {version}", f"forwarding of IPv{version} cannot be set"):
                 self._kernel.enable_forwarding([version])
         self.keep_advertisements()
+
+    def refuse(self) -> None:
+        """Raises AttachFailed if the node does not forward IPv6 for the overlay and the setting cannot be written:
+        nothing of an attach is made then."""
+        if 6 in self._state.versions() and not self._kernel.forwarding(6):
+            try:
+                self._kernel.enable_forwarding([6])
+            except OSError as error:
+                raise AttachFailed(str(error)) from error
 
     def keep_advertisements(self) -> None:
         """Let new links of the host accept router advertisements although the node forwards IPv6; a failure becomes a
