@@ -214,6 +214,14 @@ _KINDS = (
         "Raise the underlay's MTU if its links allow it: fragments cost throughput, and some networks drop them.",
     ),
     ProblemKind(
+        "peer-silent",
+        "mesh",
+        "warning",
+        "This node calls a peer, and the peer does not answer: there has been no handshake for 180 s, or never one.",
+        "Check that node, its address, and every firewall between for UDP to its port; `zlayer-cni doctor` on it looks"
+        " at its own. If the node is gone for good: `zlayer-cni peer gone`, `peer remove`.",
+    ),
+    ProblemKind(
         "path-mtu-doubted",
         "mesh",
         "warning",

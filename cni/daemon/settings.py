@@ -47,10 +47,12 @@ class Dns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class StaticPeer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One peer of this node's WireGuard device, for meshes without a cluster. `endpoint`: `host:port`, a name is
-    resolved repeatedly; without an endpoint the peer sends the first handshake. `keepalive`: seconds, 0 for none."""
+    resolved repeatedly; without an endpoint the peer sends the first handshake. `endpoints`: further ones, which are
+    tried in turn while the peer does not answer. `keepalive`: seconds, 0 for none."""
 
     public_key: str
     endpoint: str = ""
+    endpoints: Annotated[tuple[str, ...], msgspec.Meta(max_length=32)] = ()
     allowed_ips: tuple[str, ...]
     keepalive: Annotated[int, msgspec.Meta(ge=0, le=65535)] = defaults.KEEPALIVE
     name: str = ""
@@ -261,8 +263,8 @@ def _check_mesh(settings: Settings, families: list[Network]) -> None:
             keys.decode(peer.public_key)
             for cidr in peer.allowed_ips:
                 _network("allowed_ips", cidr, strict=False)
-            if peer.endpoint:
-                split_endpoint(peer.endpoint, LONGEST_NAME)  # a name that cannot be resolved affects that peer alone
+            for endpoint in (*((peer.endpoint,) if peer.endpoint else ()), *peer.endpoints):
+                split_endpoint(endpoint, LONGEST_NAME)  # a name that cannot be resolved affects that peer alone
         except ValueError as error:
             raise ValueError(f"peers[{n}] ({peer.public_key}): {error}") from error
     for endpoint in settings.advertise:

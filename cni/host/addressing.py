@@ -296,6 +296,16 @@ def route_to(socket: nl.Netlink, address: Address, source: Address | None = None
     )
 
 
+def source_to(socket: nl.Netlink, address: Address) -> Address | None:
+    """The source address that the kernel gives to a packet to `address` now; None without a route."""
+    bits = 8 * len(address.packed)
+    body = ROUTE.pack(family_of(address), bits, 0, 0, 0, 0, 0, 0, 0) + nl.attribute(RTA_DST, address.packed)
+    nowhere = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL})
+    answers = socket.send([nl.Message(nl.RTM_GETROUTE, 0, body, f"look for a route to {address}", nowhere)]).answers
+    source = nl.attributes(answers[0].body[12:]).get(RTA_PREFSRC) if answers else None
+    return ipaddress.ip_address(source) if source else None
+
+
 def remove_neighbour(socket: nl.Netlink, index: int, address: Address) -> None:
     """Remove the neighbour entry of `address` on a link."""
     body = struct.pack("=BBHIHBB", family_of(address), 0, 0, index, 0, 0, 0)

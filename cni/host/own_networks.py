@@ -96,7 +96,7 @@ def _route(body: bytes, names: dict[int, str]) -> RouteSeen | None:
     if family not in (links.AF_INET, links.AF_INET6) or flags & RTM_F_CLONED:
         return None
     raw = nl.attributes(body[12:])
-    hops = [raw, *_next_hops(raw.get(RTA_MULTIPATH, b""))]
+    hops = [raw, *next_hops(raw.get(RTA_MULTIPATH, b""))]
     indices = dict.fromkeys(links.number(hop.get(addressing.RTA_OIF)) for hop in hops)
     return RouteSeen(
         ipaddress.ip_network((raw.get(addressing.RTA_DST, bytes(4 if family == links.AF_INET else 16)), prefix)),
@@ -113,7 +113,8 @@ def _gateway(hop: dict[int, bytes]) -> links.Address | None:
     return ipaddress.ip_address(packed) if len(packed) in (4, 16) else None
 
 
-def _next_hops(data: bytes) -> list[dict[int, bytes]]:
+def next_hops(data: bytes) -> list[dict[int, bytes]]:
+    """The next hops of a route with several (RTA_MULTIPATH), as attributes."""
     hops, at = [], 0
     while at + _NEXT_HOP.size <= len(data):
         size, _, _, index = _NEXT_HOP.unpack_from(data, at)

@@ -80,6 +80,32 @@ def test_a_node_has_what_it_has_claimed(store: Store) -> None:
     assert (belief.conflicts, belief.unclaimed) == ({}, {})
 
 
+def test_a_node_is_called_at_every_endpoint_that_it_publishes(store: Store) -> None:
+    """`hosts` with one `port` are what an earlier version publishes and reads."""
+    endpoints = ("192.0.2.1:51420", "[2001:db8::1]:443", "gate.example:7000")
+    own = Dedicated(key_of("d"), 51421, ("10.200.3.0/26",))
+    store.member(B, "10.200.3.0/26", endpoints=endpoints, dedicated={"db": own})
+    store.items[f"{BASE}key/{keys.decode(own.public_key).hex()}"] = B.encode()
+    store.load()
+    peers = store.belief("db").fleet.peers
+    assert {target.name: target.endpoints for target in peers[""]} == {
+        "host-a": ("192.0.2.1:51420",),
+        "host-b": endpoints,
+    }
+    assert [target.endpoints for target in peers["db"]] == [
+        ("192.0.2.1:51421", "[2001:db8::1]:51421", "gate.example:51421")
+    ]
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["192.0.2.1", "192.0.2.1:0", "[2001:DB8::1]:5", "a b:5", "2001:db8::1:5:", "x:70000"]
+)
+def test_an_endpoint_that_is_not_canonical_is_refused(store: Store, endpoint: str) -> None:
+    store.member(B, "10.200.3.0/26", endpoints=(endpoint,))
+    store.load()
+    assert any("endpoints" in fault for fault in store.view.faults.values())
+
+
 @pytest.mark.parametrize(
     "cidr",
     [

@@ -135,7 +135,7 @@ def may_reach(context: ToolContext, env: Mapping[str, str]) -> answers.Reachabil
         port=answers.Port(number=port.number, protocol=port.protocol) if port else None,
         allowed=all(verdict.allowed for _, _, verdict in paths),
         paths=[_path(*path) for path in paths],
-        warnings=_warnings(context, [verdict for _, _, verdict in paths]),
+        warnings=[*_warnings(context, [verdict for _, _, verdict in paths]), *_silent_ends(context, paths)],
     )
 
 
@@ -194,6 +194,15 @@ def _warnings(context: ToolContext, verdicts: Sequence[Verdict]) -> list[str]:
     if any(verdict.allowed for verdict in verdicts):
         warnings += [f"{obstacle}; it may drop this too" for obstacle in context.fence.foreign().values()]
     return warnings
+
+
+def _silent_ends(
+    context: ToolContext, paths: Iterable[tuple[endpoints.Endpoint, endpoints.Endpoint, Verdict]]
+) -> list[str]:
+    """The ends of the paths that are behind a peer that does not answer."""
+    addresses = dict.fromkeys(end.address for src, dst, _ in paths for end in (src, dst) if end.address)
+    silent = [(address, tool_mesh.silent_peer_of(context, address)) for address in addresses]
+    return [f"{address} is behind the peer {peer}, which does not answer" for address, peer in silent if peer]
 
 
 def view_of(context: ToolContext) -> endpoints.FenceView:

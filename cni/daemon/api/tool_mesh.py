@@ -79,6 +79,16 @@ def behind(context: ToolContext) -> tuple[TunnelRoute, ...]:
     return tuple(routes)
 
 
+def silent_peer_of(context: ToolContext, address: str) -> str:
+    """The peer that does not answer and that packets to the address are routed to, by name or key; "" if there is
+    none."""
+    ip = ipaddress.ip_address(address)
+    for target in context.mesh.silent():
+        if any(ip in wireguard.network_of(cidr) for cidr in target.led()):
+            return target.name or target.public_key
+    return ""
+
+
 def _label(target: Target) -> str:
     kind, _, name = target.owner.partition(":")
     if name:
@@ -105,15 +115,26 @@ def token(context: ToolContext, _: Mapping[str, str]) -> answers.Token:
 
 def _invitation(context: ToolContext, mesh: Mesh) -> joined_peers.Invitation:
     node = context.state.node
-    hosts = [join_host_port(str(address), node.wg_port) for address in underlay.addresses()]
+    hosts = [join_host_port(str(address), node.wg_port) for address in underlay.addresses(node.cidrs)]
     return joined_peers.Invitation(
         name=socket.gethostname(),
         node_id=node.node_id,
         cluster_cidrs=node.cidrs,
         public_key=mesh.public_key(),
-        endpoints=context.settings.advertise or tuple(hosts),
+        endpoints=_called_at(context, hosts),
         allowed_ips=_own(context),
     )
+
+
+def _called_at(context: ToolContext, hosts: list[str]) -> tuple[str, ...]:
+    """The endpoints of this node. Raises InvalidConfig if there is none: the other node could never call."""
+    endpoints = context.settings.advertise or tuple(hosts)
+    if not endpoints:
+        raise InvalidConfig(
+            "no address of this node is known at which the other node could call it",
+            "give the node an address, or set `advertise` in its YAML (host:port)",
+        )
+    return endpoints
 
 
 def _own(context: ToolContext) -> tuple[str, ...]:
@@ -186,7 +207,7 @@ def showconf(context: ToolContext, env: Mapping[str, str]) -> answers.PeerConfig
     mesh, node = context.mesh, context.state.node
     target = _find(mesh, env.get("PEER", ""))
     guest = next((g for g in context.registry.guests.all().values() if g.public_key == target.public_key), None)
-    hosts = [join_host_port(str(address), node.wg_port) for address in underlay.addresses()]
+    hosts = [join_host_port(str(address), node.wg_port) for address in underlay.addresses(node.cidrs)]
     endpoints = context.settings.advertise or tuple(hosts)
     allowed = ", ".join(node.cidrs)
     lines = [

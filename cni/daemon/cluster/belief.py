@@ -17,9 +17,11 @@ from cni import defaults
 from cni.daemon.cluster.store_records import is_slot
 from cni.daemon.cluster.view import ClusterView
 from cni.daemon.model.cluster_records import Dedicated, NodeDocument, every_cidr
+from cni.daemon.model.endpoints import split_endpoint
 from cni.daemon.model.fleet import GLOBAL, Fleet
 from cni.daemon.model.wireguard import Address, Target
 from cni.daemon.model.wireguard import network_of as known_network
+from cni.overlay.address import join_host_port
 
 MOST_NETWORKS = 2048  # of all nodes together: a full load of the fence takes about 4 ms for each
 LISTED = 5  # CIDRs or addresses of one node that a problem names
@@ -170,14 +172,23 @@ def _add(peers: dict[str, list[Target]], doc: NodeDocument, shared: set[str]) ->
     for service, own in doc.dedicated.items():
         if service in shared:
             dedicated_cidrs |= set(own.subnets)
-            peers.setdefault(service, []).append(_target(doc, own.public_key, own.port, cidrs, own.subnets))
+            called = _endpoints(doc, own.port)
+            peers.setdefault(service, []).append(_target(doc, own.public_key, called, cidrs, own.subnets))
     rest = tuple(cidr for cidr in cidrs if cidr not in dedicated_cidrs)
-    peers[GLOBAL].append(_target(doc, doc.public_key, doc.port, cidrs, rest if dedicated_cidrs else None))
+    called = doc.endpoints or _endpoints(doc, doc.port)
+    peers[GLOBAL].append(_target(doc, doc.public_key, called, cidrs, rest if dedicated_cidrs else None))
 
 
-def _target(doc: NodeDocument, key: str, port: int, cidrs: tuple[str, ...], routes: tuple[str, ...] | None) -> Target:
-    hosts = tuple(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host in doc.hosts)
-    return Target(key, hosts, cidrs, defaults.KEEPALIVE, routes, doc.name, published=True)
+def _endpoints(doc: NodeDocument, port: int) -> tuple[str, ...]:
+    """A port at each of the node's hosts."""
+    hosts = dict.fromkeys(split_endpoint(endpoint)[0] for endpoint in doc.endpoints) or doc.hosts
+    return tuple(join_host_port(host, port) for host in hosts)
+
+
+def _target(
+    doc: NodeDocument, key: str, endpoints: tuple[str, ...], cidrs: tuple[str, ...], routes: tuple[str, ...] | None
+) -> Target:
+    return Target(key, endpoints, cidrs, defaults.KEEPALIVE, routes, doc.name, published=True)
 
 
 @functools.lru_cache(1 << 16)

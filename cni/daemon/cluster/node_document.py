@@ -18,6 +18,7 @@ from cni.daemon.state.identity import Identity
 from cni.daemon.state.state import State
 from cni.daemon.state.tables import Tables
 from cni.host import netns, underlay
+from cni.overlay.address import join_host_port
 
 STALE = 10.0  # seconds for which the underlay's addresses are cached
 
@@ -58,7 +59,8 @@ class NodeDocumentBuilder:
         for guest in self._registry.guests.all().values():
             if guest.isolation is not None:
                 members.setdefault(guest.isolation, set()).add(guest.held.ip)
-        port, hosts = self._reached_at()
+        endpoints = self._reached_at()
+        port, hosts = _of_one_port(endpoints, self._state.node.wg_port)
         member = self._identity.member()
         return NodeDocument(
             identity=member.identity,
@@ -74,22 +76,22 @@ class NodeDocumentBuilder:
             members={network: tuple(sorted(addresses)) for network, addresses in sorted(members.items())},
             version=__version__,
             signer=self._identity.signer().name,
+            endpoints=endpoints,
         )
 
-    def _reached_at(self) -> tuple[int, tuple[str, ...]]:
-        """The port and the hosts at which other nodes can call this node."""
-        advertised = [split_endpoint(endpoint) for endpoint in self._settings.advertise]
-        if advertised:
-            return advertised[0][1], tuple(host for host, _ in advertised)
+    def _reached_at(self) -> tuple[str, ...]:
+        """The endpoints at which other nodes can call this node, the best first."""
+        if self._settings.advertise:
+            return tuple(join_host_port(*split_endpoint(endpoint)) for endpoint in self._settings.advertise)
         towards_etcd = self._etcd.local_address
         hosts = [] if not towards_etcd or ipaddress.ip_address(towards_etcd).is_loopback else [towards_etcd]
         hosts += self._underlay()
-        return self._state.node.wg_port, tuple(dict.fromkeys(hosts))
+        return tuple(join_host_port(host, self._state.node.wg_port) for host in dict.fromkeys(hosts))
 
     def _underlay(self) -> list[str]:
         """The underlay's addresses, cached for `STALE` seconds: reading them means reading all routes."""
         if time.monotonic() - self._seen_at >= STALE:
-            self._underlay_seen = [str(address) for address in underlay.addresses()]
+            self._underlay_seen = [str(address) for address in underlay.addresses(self._state.cidrs)]
             self._seen_at = time.monotonic()
         return self._underlay_seen
 
@@ -99,3 +101,10 @@ class NodeDocumentBuilder:
         boot = proc.boot_id()
         text = f"{boot} {netns.own()} {Path(self._settings.run_dir).resolve()}"
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _of_one_port(endpoints: tuple[str, ...], default: int) -> tuple[int, tuple[str, ...]]:
+    """The port of the first endpoint, and the hosts of all endpoints with that port: what earlier versions read."""
+    split = [split_endpoint(endpoint) for endpoint in endpoints]
+    port = split[0][1] if split else default
+    return port, tuple(dict.fromkeys(host for host, of in split if of == port))

@@ -28,7 +28,7 @@ from cni.daemon.model.cluster_records import SERVICE, NodeDocument, SignedSlot, 
 from cni.daemon.model.endpoints import split_endpoint
 from cni.daemon.model.json_depth import check_depth
 from cni.daemon.model.subnets import SLICE_PREFIX
-from cni.overlay.address import canonical_ip
+from cni.overlay.address import canonical_ip, join_host_port
 from cni.overlay.address import network as network_of
 
 T = TypeVar("T")
@@ -37,6 +37,7 @@ LONGEST_KEY = 512  # bytes of a key below the base; the longest that this progra
 LARGEST = {"node": 256 << 10, "slot": 1024, "id": 64, "key": 64}  # bytes of a value, by kind
 MOST = {  # in one node document
     "hosts": 32,
+    "endpoints": 32,
     "slices": 8,
     "subnets": 1024,
     "dedicated services": 256,
@@ -164,6 +165,7 @@ def check_node(doc: NodeDocument) -> None:
     """Check every field of a document. Raises ValueError, which names the field."""
     for what, count in (
         ("hosts", len(doc.hosts)),
+        ("endpoints", len(doc.endpoints)),
         ("slices", len(doc.slices)),
         ("subnets", len(doc.subnets) + sum(len(device.subnets) for device in doc.dedicated.values())),
         ("dedicated services", len(doc.dedicated)),
@@ -186,6 +188,8 @@ def check_node(doc: NodeDocument) -> None:
         network_of(cidr, strict=True)
     for host in doc.hosts:
         _check_host(host)
+    for endpoint in doc.endpoints:
+        _check_endpoint(endpoint)
     _check_members(doc.members.values())
 
 
@@ -206,10 +210,14 @@ def publishable(doc: NodeDocument) -> tuple[NodeDocument, tuple[str, ...]]:
     room = max(0, MOST["subnets"] - sum(len(device.subnets) for device in dedicated.values()))
     left += [f"the subnet {cidr}" for cidr in doc.subnets[room:]]
     hosts = doc.hosts[: MOST["hosts"]]
-    left += [f"the endpoint {host[:40]!a}" for host in doc.hosts[len(hosts) :]]
+    endpoints = doc.endpoints[: MOST["endpoints"]]
+    left += [f"the endpoint {endpoint[:40]!a}" for endpoint in doc.endpoints[len(endpoints) :]]
+    left += [f"the host {host[:40]!a}" for host in doc.hosts[len(hosts) :]]
     if not left:
         return doc, ()
-    short = msgspec.structs.replace(doc, members=members, dedicated=dedicated, subnets=doc.subnets[:room], hosts=hosts)
+    short = msgspec.structs.replace(
+        doc, members=members, dedicated=dedicated, subnets=doc.subnets[:room], hosts=hosts, endpoints=endpoints
+    )
     return short, tuple(left)
 
 
@@ -241,6 +249,16 @@ def _check_host(host: str) -> None:
         split_endpoint(f"[{host}]:1" if ":" in host else f"{host}:1")
     except ValueError:
         raise ValueError(f"hosts: {host[:LONGEST_NAME]!a} is neither an address nor a name") from None
+
+
+def _check_endpoint(endpoint: str) -> None:
+    """Raises ValueError unless the endpoint is the canonical text of an address or a name, with a port."""
+    try:
+        host, port = split_endpoint(endpoint)
+        if not port or join_host_port(canonical_ip(host) if ":" in host else host, port) != endpoint:
+            raise ValueError
+    except ValueError:
+        raise ValueError(f"endpoints: {endpoint[:LONGEST_NAME]!a} is not host:port in canonical form") from None
 
 
 def _check_members(networks: Iterable[Collection[str]]) -> None:

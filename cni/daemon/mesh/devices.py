@@ -19,6 +19,7 @@ from cni.daemon.events import Events, PeerChanged
 from cni.daemon.mesh.handshakes import SET_BACK, Handshakes
 from cni.daemon.mesh.paths import PathPlanner, Routes
 from cni.daemon.mesh.peer_events import PeerEvents
+from cni.daemon.mesh.silence import Silence
 from cni.daemon.model import wireguard
 from cni.daemon.model.wireguard import Address, Network, Peer, Target
 from cni.daemon.problem_board import ProblemBoard
@@ -58,6 +59,7 @@ class Devices:
         self._registry, self._tunnels, self._planner, self._events = registry, tunnels, planner, events
         self._applied: dict[str, Applied] = {}
         self._readings: dict[str, DeviceSeen] = {}
+        self._silence = Silence()
         self._silences: dict[str, int] = {}
         self._faults: dict[str, tuple[str, ...]] = {}  # by device: what could not be repaired in the last pass
         self._learned: dict[str, dict[str, str]] = {}  # by device and key: see `DeviceRecord`
@@ -79,6 +81,10 @@ class Devices:
     def last_reading(self, name: str) -> DeviceSeen | None:
         """The device as read in the last thorough pass; None if it was not."""
         return self._readings.get(name)
+
+    def silent(self, name: str) -> Mapping[str, Target]:
+        """The peers of a device that do not answer, by public key."""
+        return self._silence.of(name)
 
     def is_there(self, name: str) -> bool:
         """Whether the device was set up and still exists."""
@@ -113,7 +119,8 @@ class Devices:
         self._applied.pop(name, None)
         self._readings.pop(name, None)
         self._board.clear("wireguard-device", name)
-        for code in ("route-conflict", "endpoint-refused", "route-circular"):
+        self._silence.forget(name)
+        for code in ("route-conflict", "endpoint-refused", "route-circular", "peer-silent"):
             self._board.clear(code, name)
         self._peer_events.forget(name)
         self._learned.pop(name, None)
@@ -134,11 +141,11 @@ class Devices:
         """
         name = device.name
         applied = self._applied.get(name)
-        peers = self._planner.peers(name, targets)
         if applied is None or applied.device != device or thoroughly:
             applied = None
-            self._compare(device, peers, complete)
+            peers = self._compare(device, targets, complete)
         else:
+            peers = self._planner.peers(name, targets)
             self._change(name, wireguard.delta(applied.peers, peers))
         routes = self._planner.routes(name, targets, peers, device.mtu, sources)
         if applied is None:
@@ -149,6 +156,8 @@ class Devices:
             refused = self._tunnels.change_routes(name, removed, added)
         self._note_refused(name, refused)
         self._note_paths(name, targets, peers)
+        if applied is None:
+            self._note_silence(name, peers)
         done = {dst: route for dst, route in routes.items() if dst not in refused} if refused else routes
         self._applied[name] = Applied(device, peers, done)
         faults = "; ".join((*self._faults.get(name, ()), *_failed_routes(refused)))
@@ -156,12 +165,18 @@ class Devices:
         self._board.set("wireguard-device", name, text)
         endpoints = {key: peer.endpoint for key, peer in peers.items() if peer.endpoint}
         before, ahead = self._registry.devices.get(name) or DeviceRecord({}), time.time() - boot_clock()
-        record = DeviceRecord(endpoints, ahead, self._planner.sizes(targets), self._learned.get(name, before.learned))
+        record = DeviceRecord(
+            endpoints,
+            ahead,
+            self._planner.sizes(targets),
+            self._learned.get(name, before.learned),
+            self._planner.firsts(name),
+        )
         if msgspec.structs.replace(record, ahead=before.ahead) != before or abs(before.ahead - ahead) > SET_BACK:
             self._registry.devices.put(name, record)
 
-    def _compare(self, device: Device, peers: Mapping[str, Peer], complete: bool) -> None:
-        """Read the device, and change what differs from the wanted state."""
+    def _compare(self, device: Device, targets: Mapping[str, Target], complete: bool) -> dict[str, Peer]:
+        """Read the device, and change what differs from the wanted state; returns the wanted peers."""
         name = device.name
         record = self._registry.devices.get(name) or DeviceRecord({})
         if self._registry.devices.get(name) is None:
@@ -172,6 +187,10 @@ class Devices:
         if name not in self._applied:
             log.info("WireGuard device %s (%s), port %d", name, seen.engine, seen.port)
         ages, forgotten = self.ages(seen), self._handshakes.refused(name, boot_clock())
+        self._silence.note(name, targets, seen.peers, ages, boot_clock())
+        self._planner.restore(name, record.firsts, record.endpoints)
+        alive_at = {key: peer.endpoint for key, peer in seen.peers.items() if ages[key] < wireguard.DEAD}
+        peers = self._planner.peers(name, targets, alive_at)
         if forgotten:
             log.warning("the clock was set back: adding the peers %s of %s again", ", ".join(forgotten), name)
         changes = wireguard.renewed(
@@ -185,6 +204,7 @@ class Devices:
         for message in self._peer_events.update(name, seen.peers, ages):
             self._events.publish(PeerChanged(message))
         self._change(name, changes)
+        return peers
 
     def _ensure_answering(self, device: Device) -> DeviceSeen:
         """Set the device up and return its state. An engine that hangs forwards no packet and does not exit, so it is
@@ -236,10 +256,31 @@ class Devices:
         )
         self._board.set("route-circular", name, text if circles else "")
 
+    def _note_silence(self, name: str, peers: Mapping[str, Peer]) -> None:
+        silent = self._silence.of(name)
+        last = {key: seen.last_handshake for key, seen in self._readings[name].peers.items()} if silent else {}
+        texts = [
+            f"{target.name or key} ({_called(peers.get(key))}{_heard(last.get(key, 0))})"
+            for key, target in sorted(silent.items(), key=lambda item: (item[1].name, item[0]))
+        ]
+        text = f"peers of {name} do not answer: {', '.join(texts[:SHOWN])}{_and_rest(silent)}"
+        self._board.set("peer-silent", name, text if silent else "")
+
     def _note_refused(self, name: str, refused: Mapping[Network, int]) -> None:
         taken = [str(dst) for dst, code in refused.items() if code == errno.EEXIST]
         text = f"this node has routes of its own for what is behind {name}: {', '.join(taken)}"
         self._board.set("route-conflict", name, text if taken else "")
+
+
+def _called(peer: Peer | None) -> str:
+    return f"called at {peer.endpoint}, " if peer is not None and peer.endpoint else "called nowhere, "
+
+
+def _heard(last_handshake: int) -> str:
+    """When a peer was last heard: `last_handshake` is in Unix seconds, 0 for never."""
+    if not last_handshake:
+        return "never heard"
+    return f"last handshake {time.strftime('%Y-%m-%d %H:%M', time.gmtime(last_handshake))} UTC"
 
 
 def _and_rest(items: Collection[object]) -> str:

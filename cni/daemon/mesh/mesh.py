@@ -261,6 +261,16 @@ class Mesh:
         """The smallest MTU, in bytes, that a route in the overlay may have."""
         return sizes.least(6 in self._state.versions())
 
+    def silent(self) -> list[Target]:
+        """The peers of every device that do not answer although this node calls them."""
+        return [
+            target for service in self.services() for target in self._devices.silent(self.device_name(service)).values()
+        ]
+
+    def is_in_haste(self) -> bool:
+        """Whether a silent peer has endpoints that should be tried before the next regular pass."""
+        return self._planner.is_in_haste()
+
     # --- making it so ------------------------------------------------------------------------------------------------
 
     def sync(self, thoroughly: bool = False) -> None:

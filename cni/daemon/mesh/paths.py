@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, 
 from dataclasses import dataclass
 from typing import Any, TypeVar, TypeVarTuple, cast
 
+from cni.daemon.mesh.endpoint_turns import EndpointTurns
 from cni.daemon.mesh.measured import MeasuredPath, Measurements
 from cni.daemon.mesh.resolver import Resolver
 from cni.daemon.model import sizes, wireguard
@@ -72,6 +73,7 @@ class PathPlanner:
         self._measurements = measurements
         self._ways: dict[Address, UnderlayRoute | None] = {}
         self._hints: dict[Address, _Hint] = {}
+        self._turns = EndpointTurns()
         self._peers: dict[str, dict[str, tuple[tuple[Target, str], Peer]]] = {}
         self._refused: dict[str, dict[str, str]] = {}
 
@@ -173,36 +175,56 @@ class PathPlanner:
             sentences[key] = f"the path to the peer {peer} at {address} {carries}; no router said so, it was measured"
         return sentences
 
-    def peers(self, device: str, targets: Mapping[str, Target]) -> dict[str, Peer]:
-        """The targets as peers with one endpoint each."""
+    def restore(self, device: str, firsts: Mapping[str, str], endpoints: Mapping[str, str]) -> None:
+        """Take over the endpoints that an earlier daemon called (`EndpointTurns.restore`)."""
+        self._turns.restore(device, firsts, endpoints, time.monotonic())
+
+    def firsts(self, device: str) -> dict[str, str]:
+        """By public key, the endpoint that comes first where another one is called."""
+        return self._turns.firsts(device)
+
+    def is_in_haste(self) -> bool:
+        """Whether a silent peer has endpoints that should be tried before the next regular pass."""
+        return self._turns.is_in_haste()
+
+    def peers(
+        self, device: str, targets: Mapping[str, Target], alive_at: Mapping[str, str] | None = None
+    ) -> dict[str, Peer]:
+        """The targets as peers with one endpoint each. `alive_at`: by public key, where the peer answers now, "" if it
+        answers nowhere; None if the device was not read."""
         before = self._peers.get(device, {})
         peers: dict[str, tuple[tuple[Target, str], Peer]] = {}
         refused: dict[str, str] = {}
         allowed = _Allowed(tuple(self._ranges()), self._memo((device, "wide"), _operator_cidrs, dict(targets)))
         for key, target in targets.items():
-            args = (target, self._choose(target, allowed, refused))
+            candidates = self._candidates(target, allowed, refused)
+            answers_at = alive_at.get(key, "") if alive_at is not None else None
+            chosen = self._turns.choose(device, key, candidates, answers_at, time.monotonic()) if candidates else ""
+            args = (target, chosen)
             last = before.get(key)
             peers[key] = last if last is not None and last[0] == args else (args, _peer(*args))
         self._peers[device], self._refused[device] = peers, refused
+        self._turns.keep(device, targets)
         return {key: peer for key, (_, peer) in peers.items()}
 
     def refused(self, device: str) -> dict[str, str]:
         """The endpoints that may not be used on a device, each with its peer's name."""
         return self._refused.get(device, {})
 
-    def _choose(self, target: Target, allowed: _Allowed, refused: dict[str, str]) -> str:
-        """The first allowed endpoint that this node has a path to, else the first allowed one; "" if none is. An
-        endpoint that is not `allowed` is added to `refused`."""
-        first = ""
-        for candidate in target.endpoints:
-            for endpoint in self.addresses(candidate):
-                if not allowed.endpoint(endpoint, target):
+    def _candidates(self, target: Target, allowed: _Allowed, refused: dict[str, str]) -> list[str]:
+        """The allowed endpoints that this node has a path to, else all allowed ones, the best first. An endpoint that
+        is not `allowed` is added to `refused`."""
+        candidates = []
+        for named in target.endpoints:
+            for endpoint in self.addresses(named):
+                if allowed.endpoint(endpoint, target):
+                    candidates.append(endpoint)
+                else:
                     refused[endpoint] = target.name or target.public_key
-                    continue
-                if len(target.endpoints) == 1 or self.path(address_of(endpoint)):
-                    return endpoint
-                first = first or endpoint
-        return first
+        candidates = list(dict.fromkeys(candidates))
+        if len(candidates) < 2:
+            return candidates
+        return [endpoint for endpoint in candidates if self.path(address_of(endpoint))] or candidates
 
     def addresses(self, endpoint: str) -> tuple[str, ...]:
         """The addresses with ports that an endpoint resolves to, as of the last lookup."""

@@ -11,7 +11,7 @@ from cni.daemon.fence.controller import RemoteView
 from cni.daemon.fence.model import FenceEdge, RemoteMember
 from cni.daemon.mesh.joined_peers import Invitation, JoinedPeers
 from cni.daemon.model import peer_table, wireguard
-from cni.daemon.model.endpoints import is_name, split_endpoint
+from cni.daemon.model.endpoints import address_of, is_name, split_endpoint
 from cni.daemon.model.fleet import GLOBAL, Fleet
 from cni.daemon.model.usable import usable
 from cni.daemon.model.wireguard import Target
@@ -98,7 +98,7 @@ class PeerSources:
     def _static(self) -> list[Target]:
         targets = []
         for peer in self._settings.peers:
-            endpoints = (peer.endpoint,) if peer.endpoint else ()
+            endpoints = tuple(dict.fromkeys((*((peer.endpoint,) if peer.endpoint else ()), *peer.endpoints)))
             allowed = tuple(peer_table.cidr(cidr) for cidr in peer.allowed_ips)
             key = peer_table.public(peer.public_key)
             targets.append(Target(key, endpoints, allowed, peer.keepalive, name=peer.name))
@@ -125,12 +125,25 @@ def _of_record(peer: peer_table.Peer) -> Target:
         nowhere = False  # `usable` leaves the endpoint out and reports it
     return Target(
         peer.public_key,
-        () if nowhere else (peer.endpoint,),
+        tuple(dict.fromkeys((*(() if nowhere else (peer.endpoint,)), *_candidates(peer)))),
         peer.allowed_ips,
         peer.keepalive,
         name=peer.name,
         owner=peer.owner,
     )
+
+
+def _candidates(peer: peer_table.Peer) -> list[str]:
+    """The further endpoints that an agent named, the best first. A relay's is left out, which speaks another protocol,
+    and what is no other machine's unicast address."""
+    named = [each for each in peer.candidates if each.candidate_type != "relay"]
+    named.sort(key=lambda candidate: -candidate.priority)
+    addresses = [(address_of(each.address), each.address) for each in named]
+    return [
+        text
+        for address, text in addresses
+        if not (address.is_loopback or address.is_multicast or address.is_unspecified or address.is_link_local)
+    ]
 
 
 def remote_view(

@@ -21,9 +21,10 @@ class Dedicated(msgspec.Struct, frozen=True):
 
 class NodeDocument(msgspec.Struct, frozen=True, kw_only=True):
     """What a node publishes about itself. `place` distinguishes a daemon from one with a copy of its data directory;
-    `hosts` are addresses or names without a port; `members` are the addresses of each isolation network's members.
-    `signer` is the signing key in hexadecimal digits, "" for a version that does not sign; `sequence` grows with every
-    document that the node publishes."""
+    `endpoints` are where the node can be called, `host:port`, the best first; `port` and `hosts` are those of them that
+    have one port, for versions that know no `endpoints`; `members` are the addresses of each isolation network's
+    members. `signer` is the signing key in hexadecimal digits, "" for a version that does not sign; `sequence` grows
+    with every document that the node publishes."""
 
     identity: str
     name: str
@@ -39,6 +40,7 @@ class NodeDocument(msgspec.Struct, frozen=True, kw_only=True):
     version: str = ""
     signer: str = ""
     sequence: int = 0
+    endpoints: tuple[str, ...] = ()
 
 
 class Slot(msgspec.Struct, frozen=True):

@@ -106,7 +106,7 @@ def nat_tick(_: wire.NatTick, context: OperationContext) -> wire.Ok:
     config = context.registry.nat.get("nat")
     node = context.state.node
     if node.set_up and (config is None or config.enabled):  # absent means on (contract 2.6)
-        addresses = underlay.addresses()
+        addresses = underlay.addresses(node.cidrs)
         candidates = tuple(
             wire.Candidate("host", join_host_port(str(address), node.wg_port), HOST_PRIORITY) for address in addresses
         )

@@ -18,6 +18,7 @@ from cni.host.tunnels import Tunnels
 from cni.host.worker import Crew, beat
 
 PASS_INTERVAL = 10.0  # seconds between two passes
+HASTE = 6.5  # seconds between two passes while the endpoints of a silent peer are tried; more than `TRY` of one
 SETTLE = 0.05  # seconds between a link event and the pass it causes
 
 
@@ -73,8 +74,9 @@ class MeshReconciler:
 
     def _run(self) -> None:
         while not self._ended.is_set():
-            beat(PASS_INTERVAL)
-            woken = self._wake.wait(PASS_INTERVAL)
+            interval = HASTE if self._mesh.is_in_haste() else PASS_INTERVAL
+            beat(interval)
+            woken = self._wake.wait(interval)
             beat()
             if woken:
                 time.sleep(SETTLE)
