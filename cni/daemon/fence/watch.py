@@ -44,14 +44,14 @@ class Watch:
 
     def __init__(
         self,
-        barrier: FenceController,
+        fence: FenceController,
         forward: Callable[[], None],
         settings: Callable[[], None],
         told: Callable[[], None],
         *,
         crew: Crew,
     ) -> None:
-        self._barrier, self._forward, self._settings, self._told = barrier, forward, settings, told
+        self._fence, self._forward, self._settings, self._told = fence, forward, settings, told
         self._end, self._stop = socket.socketpair()
         self._ended = False
         self._sockets: list[tuple[Ear | SettingsEar, Callable[[], None]]] = []
@@ -66,7 +66,7 @@ class Watch:
         logged.
         """
         try:
-            ear = Ear(Interest(TABLE, FORWARD), self._barrier.portid)
+            ear = Ear(Interest(TABLE, FORWARD), self._fence.portid)
             self._sockets.append((ear, lambda: self._on_nft_events(ear.read())))
             settings_ear = SettingsEar()
             self._sockets.append((settings_ear, lambda: self._on_forwarding_disabled(settings_ear.read())))
@@ -107,11 +107,11 @@ class Watch:
                 return
 
     def _on_nft_events(self, news: News) -> None:
-        if news.lost and self._barrier.is_settled():
+        if news.lost and self._fence.is_settled():
             return  # the lost events were about the daemon's own changes
-        changed = news.ours() and self._barrier.restore(frozenset(news.sets), news.generations, news.by)
-        if news.lost and not self._barrier.is_settled():
-            changed = self._barrier.load() or changed
+        changed = news.ours() and self._fence.restore(frozenset(news.sets), news.generations, news.by)
+        if news.lost and not self._fence.is_settled():
+            changed = self._fence.load() or changed
         if changed:
             self._told()
         if news.forward or news.hooks or news.lost:
@@ -132,7 +132,7 @@ class Watch:
             beat(LEGACY)
             announced = self._forwarding_changed.wait(LEGACY)
             self._forwarding_changed.clear()
-            _attempt(self._barrier.prime)
+            _attempt(self._fence.prime)
             if self._ended or (not announced and _legacy() == legacy):
                 continue
             began = time.monotonic()
