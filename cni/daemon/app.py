@@ -83,7 +83,7 @@ def build(settings: Settings, run_dir_lock: RunDirLock, alive: Callable[[], None
     store_parts = build_store_access(base, settings.cluster) if settings.cluster is not None else None
     node = build_node(base, store_parts.claims if store_parts is not None else None)
     mesh_parts = build_mesh(base)
-    cluster = build_cluster(base, store_parts, node, mesh_parts.mesh) if store_parts is not None else None
+    cluster = build_cluster(base, store_parts, node, mesh_parts) if store_parts is not None else None
     context = build_operations(base, node, mesh_parts.mesh)
     exit_watcher = ExitWatcher(crew)
     plugin_calls = PluginCalls(node.overlay, kernel.own, exit_watcher)

@@ -18,6 +18,7 @@ from cni.daemon.cluster.claims import Claims
 from cni.daemon.cluster.etcd_client import EtcdClient
 from cni.daemon.cluster.membership import Membership
 from cni.daemon.cluster.node_document import NodeDocumentBuilder
+from cni.daemon.cluster.publication import Publication
 from cni.daemon.cluster.publisher import Publisher
 from cni.daemon.cluster.store_watch import Signals, StoreWatch
 from cni.daemon.cluster.sync import ClusterSync
@@ -32,6 +33,7 @@ from cni.daemon.mesh.joined_peers import JoinedPeers
 from cni.daemon.mesh.measured import Measurements
 from cni.daemon.mesh.mesh import Mesh
 from cni.daemon.mesh.paths import PathPlanner
+from cni.daemon.mesh.probes import TunnelProbes
 from cni.daemon.mesh.resolver import Resolver
 from cni.daemon.mesh.sources import PeerSources, ProxyNeighbours
 from cni.daemon.node.container_mtu import ContainerMtu
@@ -228,10 +230,12 @@ def build_mesh(base: Base) -> MeshParts:
     return MeshParts(tunnels=tunnels, joined=joined, resolver=resolver, measurements=measurements, mesh=mesh)
 
 
-def build_cluster(base: Base, store: StoreParts, node: NodeParts, mesh: Mesh) -> ClusterSync:
+def build_cluster(base: Base, store: StoreParts, node: NodeParts, mesh: MeshParts) -> ClusterSync:
     """This node's part in its cluster."""
     where, etcd, view, identity = store.config.etcd, store.etcd, store.view, base.identity
     signals = Signals()
+    publisher = Publisher(etcd, view.keys.node(identity.member().identity), where.lease, identity)
+    builder = NodeDocumentBuilder(base.settings, base.state, identity, base.registry, etcd)
     return ClusterSync(
         lease=where.lease,
         view=view,
@@ -246,13 +250,14 @@ def build_cluster(base: Base, store: StoreParts, node: NodeParts, mesh: Mesh) ->
             board=base.board,
             change_node=node.data_path.change_node,
         ),
-        document_builder=NodeDocumentBuilder(base.settings, base.state, identity, base.registry, etcd),
-        publisher=Publisher(etcd, view.keys.node(identity.member().identity), where.lease, identity),
+        publisher=publisher,
+        publication=Publication(builder, publisher, view, base.board, signals),
         carrier=Carrier(
             state=base.state,
             identity=identity,
             registry=base.registry,
-            mesh=mesh,
+            mesh=mesh.mesh,
+            probes=TunnelProbes(mesh.mesh, mesh.tunnels),
             view=view,
             board=base.board,
             grace=where.grace,

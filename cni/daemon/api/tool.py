@@ -59,7 +59,7 @@ def status(context: ToolContext, _: Mapping[str, str]) -> answers.Status:
             slice_cidr=state.node.slice_cidr,
         ),
         mtu=context.container_mtu.current(),
-        wireguard=context.mesh.describe(),
+        wireguard=tool_mesh.wireguard_summary(context),
         fence=tool_fence.in_force(context),
         services=[_service(context, name) for name in sorted(state.services)],
         attachments=len(attachments),

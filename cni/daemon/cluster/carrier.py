@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from cni.daemon.cluster.belief import believe
 from cni.daemon.cluster.view import ClusterView
 from cni.daemon.mesh.mesh import Mesh
+from cni.daemon.mesh.probes import TunnelProbes
 from cni.daemon.model.cluster_records import NodeDocument
 from cni.daemon.model.wireguard import network_of
 from cni.daemon.problem_board import ProblemBoard
@@ -31,13 +32,14 @@ class Carrier:
         identity: Identity,
         registry: Tables,
         mesh: Mesh,
+        probes: TunnelProbes,
         view: ClusterView,
         board: ProblemBoard,
         grace: float,
     ) -> None:
         """`grace`: seconds for which a node without a document stays a peer."""
         self._state, self._identity, self._registry, self._mesh = state, identity, registry, mesh
-        self._view, self._board, self._grace = view, board, grace
+        self._probes, self._view, self._board, self._grace = probes, view, board, grace
         self._own = identity.member().identity
 
     def carry(self, synced: bool) -> None:
@@ -47,7 +49,7 @@ class Carrier:
         with self._view.lock:
             lost = [self._view.nodes[identity] for identity in self._view.lost] if synced else []
         probes = {doc.public_key: str(network_of(doc.slices[0])[1]) for doc in lost if doc.slices}
-        answering = self._mesh.answering(probes) if probes else set()
+        answering = self._probes.answering(probes) if probes else set()
         with self._view.lock:
             kept = self._prune(now, answering) if synced else {}
             self._view.settle(now)

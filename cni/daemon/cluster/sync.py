@@ -20,7 +20,7 @@ from cni.daemon.cluster.carrier import Carrier
 from cni.daemon.cluster.etcd_protocol import EtcdError, NotEtcd, Unreachable
 from cni.daemon.cluster.etcd_transport import PATIENCE
 from cni.daemon.cluster.membership import Membership
-from cni.daemon.cluster.node_document import NodeDocumentBuilder
+from cni.daemon.cluster.publication import Publication
 from cni.daemon.cluster.publisher import Publisher
 from cni.daemon.cluster.store_watch import STEP, Signals, StoreWatch
 from cni.daemon.cluster.view import ClusterView
@@ -58,8 +58,8 @@ class ClusterSync:
         view: ClusterView,
         registry: Tables,
         membership: Membership,
-        document_builder: NodeDocumentBuilder,
         publisher: Publisher,
+        publication: Publication,
         carrier: Carrier,
         watch: StoreWatch,
         signals: Signals,
@@ -68,11 +68,8 @@ class ClusterSync:
     ) -> None:
         """`lease`: the life of this node's lease, in seconds."""
         self._lease, self._view, self._registry, self._membership = lease, view, registry, membership
-        self._document_builder, self._publisher, self._carrier = document_builder, publisher, carrier
+        self._publisher, self._publication, self._carrier = publisher, publication, carrier
         self._watch, self._signals, self._board, self._crew = watch, signals, board, crew
-        # Apply nothing until this node's key claim and document are committed in etcd: if two machines use the same
-        # WireGuard key, each document update redirects the other's traffic.
-        self._admitted = False
         self._publishing = threading.Lock()  # held while claims and document are written
         self._workers: list[Worker] = []
 
@@ -141,7 +138,7 @@ class ClusterSync:
             try:
                 self._membership.claim_next_key(pair.public_key)
                 if self._membership.has_claimed_its_key():  # else no other node has a key of this node
-                    other = self._publisher.publish(self._document_builder.document(pair.public_key)[0])
+                    other = self._publication.publish_key(pair.public_key)
                     if other is not None:
                         raise TryAgainLater(f"the key was not replaced: {other} publishes under this node's identity")
                 use(pair)
@@ -160,7 +157,7 @@ class ClusterSync:
         if documents:
             with self._view.lock:
                 self._view.restore(documents.values())
-            self._admitted = True
+            self._publication.admit()
             self._carrier.carry(self._watch.synced)
 
     # --- the threads -------------------------------------------------------------------------------------------------
@@ -222,7 +219,7 @@ class ClusterSync:
             self._signals.pending.clear()
         elif not self._view.is_waiting():
             return
-        if self._admitted and not self._signals.stop.is_set():
+        if self._publication.admitted and not self._signals.stop.is_set():
             self._carrier.carry(self._watch.synced)
 
     # --- publishing --------------------------------------------------------------------------------------------------
@@ -276,7 +273,7 @@ class ClusterSync:
                 last = time.monotonic()
             except EtcdError as error:
                 failed = error
-        self._publish()
+        self._publication.publish()
         if failed is not None:
             raise failed
         self._board.clear("store-writes-refused")
@@ -284,31 +281,3 @@ class ClusterSync:
             self._watch.note_reached()
         self._clear_step("publish")
         return last
-
-    def _publish(self) -> None:
-        """Bring this node's document in etcd up to date. Raises EtcdError."""
-        doc, left_out = self._document_builder.document()
-        text = (
-            "the other nodes would refuse this node's whole document, "
-            f"so the document leaves out {', '.join(left_out[:5])}"
-        )
-        self._board.set("word-too-long", "", text if left_out else "")
-        with self._view.lock:
-            watched = self._view.own_record
-        if self._publisher.is_current(doc, watched):
-            return
-        other = self._publisher.publish(doc)
-        if other is None:
-            self._admitted = True
-            self._board.clear("identity-in-use")
-            self._signals.pending.set()  # this node's dedicated devices decide which peers it has
-            return
-        # An earlier daemon of this node, whose lease will end, or a machine with a copy of its data directory.
-        self._board.note(
-            "identity-in-use",
-            "",
-            f"{other} speaks as this node: its lease is not over yet, or one data directory is a copy of the other's; "
-            "if it stays so, remove identity.json on one of them",
-        )
-        self._signals.stop.wait(1.0)
-        self._signals.dirty.set()

@@ -14,10 +14,8 @@ import threading
 from collections.abc import Mapping
 
 from cni import naming
-from cni.answers import WireGuard
 from cni.daemon.events import Events, NodeFactsChanged
 from cni.daemon.fence.controller import FenceController, RemoteView
-from cni.daemon.mesh.answers import Answers
 from cni.daemon.mesh.devices import Devices
 from cni.daemon.mesh.measured import Measurements, ProbedPeer
 from cni.daemon.mesh.paths import PathPlanner
@@ -32,7 +30,7 @@ from cni.daemon.node.ranges import Ranges
 from cni.daemon.problem_board import ProblemBoard
 from cni.daemon.settings import Settings
 from cni.daemon.state.identity import Identity, KeyPair
-from cni.daemon.state.state import State, boot_clock
+from cni.daemon.state.state import State
 from cni.daemon.state.tables import Tables
 from cni.errors import CniError
 from cni.host.forwarding import OUTSIDE
@@ -74,7 +72,6 @@ class Mesh:
         self._fleet: Fleet | None = None
         self._connected: tuple[tuple[str, ...], tuple[str, ...]] | None = None
         self._mtu = 0  # bytes: the MTU last determined
-        self._answers = Answers()
         self._stopped = False
 
     # --- from outside ------------------------------------------------------------------------------------------------
@@ -129,26 +126,6 @@ class Mesh:
         cluster."""
         return self._state.node.set_up or self._sources.configured()
 
-    def describe(self) -> WireGuard:
-        """A summary of the global device, for the tool."""
-        interface, device = self.interface(), self.device()
-        alive = [age for age in self.ages(device).values() if age < wireguard.DEAD] if device else []
-        note = "" if interface else self._without_device()
-        return WireGuard(
-            interface=interface,
-            engine=device.engine if device else None,
-            public_key=self._identity.public_key() if self.wanted() else None,
-            port=self._state.node.wg_port,
-            peers=len(self.targets()) if self.wanted() else 0,
-            alive=len(alive),
-            note=note,
-        )
-
-    def _without_device(self) -> str:
-        if self._settings.underlay == "routed":
-            return "no device: traffic between nodes goes by the host's routes, and is not encrypted"
-        return "no device" if self.wanted() else "no device: this node has no peers"
-
     def name(self) -> str:
         """The global device's name, derived from deployment and instance."""
         node = self._state.node
@@ -177,19 +154,6 @@ class Mesh:
     def ages(self, device: DeviceSeen) -> dict[str, float]:
         """Seconds since the last handshake of each peer of a device, by the boot clock; infinite for none."""
         return self._devices.ages(device)
-
-    def answering(self, probes: Mapping[str, str]) -> set[str]:
-        """The peers of the global device that answer through their tunnels, regardless of the cluster's records.
-        `probes`: an address behind each peer, by key. A datagram is sent to the address, and the peer's WireGuard
-        answers within ten seconds."""
-        device = self.device()
-        if device is None:
-            return set()
-        self._answers.note({key: seen.received for key, seen in device.peers.items()}, boot_clock())
-        for key, address in probes.items():
-            if key in device.peers:
-                self._tunnels.probe(address)
-        return {key for key in probes if self._answers.answers(key, boot_clock())}
 
     def public_key(self) -> str:
         """This node's public key."""
