@@ -1,7 +1,7 @@
 """The first script of the frozen program: for a plugin call it loads only the modules that a plugin call needs.
 
 PyInstaller's own start reads the table of contents of its archive, installs its importers and walks its directory: a
-fifth of the time of a plugin call. While a daemon answers, a call imports two modules of ours, and a third if the
+fifth of the time of a plugin call. While a daemon answers, a call imports three modules of ours, and a fourth if the
 configuration names the daemon. These modules are stored beside the archive, as code. PyInstaller's start runs when the
 first other module is imported, and at once for the daemon and the tool. plugin.spec puts this file, with the code it
 carries, in place of PyInstaller's first script.

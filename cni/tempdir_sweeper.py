@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from cni import proc
-from cni.plugin import client as plugin_door
+from cni.plugin import client
 
 MARK = "_zlayer-cni"
 """The file that marks a directory as ours; plugin.spec puts it into the single file. The bootloader writes it directly
@@ -52,7 +52,7 @@ def sweep(places: tuple[str, ...] | None = None) -> list[str]:
             continue
         for directory in candidates:
             if _is_dead(directory):
-                plugin_door.remove_tree(str(directory))
+                client.remove_tree(str(directory))
                 swept.append(str(directory))
     return swept
 

@@ -10,7 +10,7 @@ import os
 import sys
 
 from cni import files, lock_files
-from cni.plugin import client as plugin_door
+from cni.plugin import client
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,23 +28,23 @@ NAME = "zlayer-cni"
 
 def is_single_file() -> bool:
     """Whether this process was started from the single file (not from the unpacked form, and not from source)."""
-    return bool(plugin_door.extraction_directory())
+    return bool(client.extraction_directory())
 
 
 def exec_program(argv: list[str]) -> int:
     """Replace this process by the unpacked program with the same arguments; returns an exit code only on failure."""
-    location = plugin_door.Location()
+    location = client.Location()
     data_dir = _option(argv, "--data-dir") or location.data_dir
     run_dir = _option(argv, "--run-dir") or location.run_dir
     try:
         program = extract([data_dir, run_dir, *_personal()])
         _replace(program, argv, {})
-    except (OSError, plugin_door.OutOfTime) as error:
+    except (OSError, client.OutOfTime) as error:
         os.write(2, f"zlayer-cni: cannot unpack the program: {error}\n".encode())
     return 1
 
 
-def exec_plugin(stdin: bytes, data_dir: str, run_dir: str, waiter: plugin_door.Waiter) -> None:
+def exec_plugin(stdin: bytes, data_dir: str, run_dir: str, waiter: client.Waiter) -> None:
     """Replace this process by the unpacked program, which serves the same call and reads `stdin` again.
 
     Raises OSError if the program cannot be extracted or executed.
@@ -55,13 +55,13 @@ def exec_plugin(stdin: bytes, data_dir: str, run_dir: str, waiter: plugin_door.W
         file.write(stdin)
     os.lseek(again, 0, os.SEEK_SET)
     os.dup2(again, 0)
-    _replace(program, [], {os.fsdecode(plugin_door.PARENT_VARIABLE): str(os.getppid())})
+    _replace(program, [], {os.fsdecode(client.PARENT_VARIABLE): str(os.getppid())})
 
 
 def _replace(program: str, argv: list[str], variables: dict[str, str]) -> None:
     # A daemon may run for months and needs no file that the bootloader unpacked. The directory itself stays, because
     # the bootloader warns if it is missing. After this line no module can be imported.
-    plugin_door.remove_tree(plugin_door.extraction_directory(), itself=False)
+    client.remove_tree(client.extraction_directory(), itself=False)
     forget_start()
     os.execve(program, [program, *argv], {**os.environ, **variables})
 
@@ -79,7 +79,7 @@ def forget_start() -> None:
         os.environ["LD_LIBRARY_PATH"] = original
 
 
-def extract(directories: "Sequence[str]", waiter: plugin_door.Waiter | None = None) -> str:
+def extract(directories: "Sequence[str]", waiter: client.Waiter | None = None) -> str:
     """Extract the program into the first of `places` that can hold and execute it; returns the path of the program.
 
     Safe to call from many processes at once. Raises OSError if no directory can, and what `waiter` raises if another
@@ -96,7 +96,7 @@ def extract(directories: "Sequence[str]", waiter: plugin_door.Waiter | None = No
                 os.makedirs(home, 0o755, exist_ok=True)
                 if os.statvfs(home).f_flag & _ST_NOEXEC:
                     raise OSError(f"{home} is mounted noexec")
-                _unpack(home, name, offset, size, waiter or plugin_door.Waiter(_PATIENCE))
+                _unpack(home, name, offset, size, waiter or client.Waiter(_PATIENCE))
         except OSError as error:
             problem = error
             continue
@@ -112,7 +112,7 @@ def _is_ours(program: str) -> bool:
         return False
 
 
-def _unpack(home: str, name: str, offset: int, size: int, waiter: plugin_door.Waiter) -> None:
+def _unpack(home: str, name: str, offset: int, size: int, waiter: client.Waiter) -> None:
     import tarfile
 
     lock = lock_files.opened(os.path.join(home, ".lock"))
@@ -124,7 +124,7 @@ def _unpack(home: str, name: str, offset: int, size: int, waiter: plugin_door.Wa
             return  # Another process has extracted it.
         for leftover in os.listdir(home):
             if leftover.startswith(".new-"):
-                plugin_door.remove_tree(os.path.join(home, leftover))  # Its writer ended: this process has the lock.
+                client.remove_tree(os.path.join(home, leftover))  # Its writer ended: this process has the lock.
         fresh = os.path.join(home, f".new-{name}")
         try:
             with open(sys.executable, "rb") as file:
@@ -136,7 +136,7 @@ def _unpack(home: str, name: str, offset: int, size: int, waiter: plugin_door.Wa
             os.rename(fresh, target)
             files.sync(home)
         except BaseException:
-            plugin_door.remove_tree(fresh)
+            client.remove_tree(fresh)
             raise
     finally:
         os.close(lock)

@@ -16,6 +16,7 @@ from typing import Protocol
 
 import msgspec
 
+from cni import plugin_protocol
 from cni.errors import CniError, InvalidNetns, TryAgainLater
 from cni.netconf.configuration import NetConf
 from cni.netconf.environment import Call
@@ -105,7 +106,7 @@ def serve(
         call, conf = read_request(env, stdin)
         facts |= {"network": conf.name, "pod": pod_of(call)}
         warnings = list(conf.warnings) if call.command in ("ADD", "CHECK", "DEL") else []
-        asked = AttachCall(call, conf, env.get("ATTEMPT", ""), wanted)
+        asked = AttachCall(call, conf, env.get(plugin_protocol.ATTEMPT, ""), wanted)
         stdout = _verb(asked, env, netns_fd, overlay, warnings=warnings, facts=facts)
         return PluginOutput(0, stdout, "".join(f"zlayer-cni: {line}\n" for line in warnings), facts)
     except CniError as error:
@@ -216,10 +217,10 @@ def result_of(attached: Attached, call: Call, wish: Intent) -> Result:
 def _target(call: Call, env: Mapping[str, str], netns_fd: int | None) -> Target:
     """The container's namespace. Raises InvalidNetns (8) if it cannot be opened, TryAgainLater (11) if its descriptor
     did not reach the daemon."""
-    if netns_fd is None and env.get("NETNS_FD"):
+    if netns_fd is None and env.get(plugin_protocol.NETNS_FD):
         raise TryAgainLater(f"CNI_NETNS: {call.netns} did not reach the daemon, which has too many files open")
     if netns_fd is None:
-        code = getattr(errno, env.get("NETNS_ERROR", ""), errno.EINVAL)
+        code = getattr(errno, env.get(plugin_protocol.NETNS_ERROR, ""), errno.EINVAL)
         reason = "it is no network namespace" if code == errno.EINVAL else os.strerror(code)
         raise InvalidNetns(f"CNI_NETNS: cannot open {call.netns}: {reason}")
     forbidden = set() if call.override else _own_netns(env)
@@ -228,7 +229,7 @@ def _target(call: Call, env: Mapping[str, str], netns_fd: int | None) -> Target:
 
 def _own_netns(env: Mapping[str, str]) -> set[tuple[int, int]]:
     """(device, inode) of the namespace that the plugin runs in, as sent by the plugin; empty if it sent none."""
-    dev, _, ino = env.get("OWN_NETNS", "").partition(":")
+    dev, _, ino = env.get(plugin_protocol.OWN_NETNS, "").partition(":")
     return {(int(dev), int(ino))} if dev.isdigit() and ino.isdigit() else set()
 
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping
 from typing import TypeVar
 
 import msgspec
 
-from cni import answers
-from cni.plugin import client as plugin_door
+from cni import answers, plugin_protocol
+from cni.plugin import client
 
 NOT_RUNNING = 3  # exit code: there is no daemon to ask (the number init scripts use for "not running")
 PATIENCE = 10.0  # seconds
 
+NONE: Mapping[str, str] = {}
 T = TypeVar("T")
 
 
@@ -30,9 +32,9 @@ class NeedsRoot(Refused):
     """The daemon's socket is not open to this user, so whether a daemon runs is unknown."""
 
 
-def ask(run_dir: str, question: str, answer: type[T], **more: str) -> T:
+def ask(run_dir: str, question: str, answer: type[T], arguments: Mapping[str, str] = NONE) -> T:
     """The daemon's answer to `question`, a type of cni/answers.py. Raises NoDaemon, Refused, NeedsRoot."""
-    raw = request(run_dir, question, **more)
+    raw = request(run_dir, question, arguments)
     try:
         return msgspec.json.decode(raw, type=answer)
     except msgspec.MsgspecError as error:
@@ -44,23 +46,23 @@ def print_json(answer: object) -> None:
     sys.stdout.write(json.dumps(msgspec.to_builtins(answer), indent=2) + "\n")
 
 
-def request(run_dir: str, question: str, **more: str) -> bytes:
+def request(run_dir: str, question: str, arguments: Mapping[str, str] = NONE) -> bytes:
     """The JSON text of the daemon's answer. Raises NoDaemon, Refused, NeedsRoot."""
-    waiter = plugin_door.Waiter(PATIENCE)
-    pairs = {b"TOOL": question.encode(), **{k.upper().encode(): v.encode() for k, v in more.items()}}
+    waiter = client.Waiter(PATIENCE)
+    keys = {key: value.encode() for key, value in {plugin_protocol.TOOL: question, **arguments}.items()}
     try:
-        sock = plugin_door.connect(run_dir, waiter)
+        sock = client.connect(run_dir, waiter)
         try:
-            code, out, _ = plugin_door.ask(sock, plugin_door.request(pairs, b""), (), waiter)
+            code, out, _ = client.ask(sock, client.request({}, keys, b""), (), waiter)
         finally:
             sock.close()
-    except plugin_door.Closed as error:
+    except client.Closed as error:
         if os.geteuid() and isinstance(error.__cause__, PermissionError):
             raise NeedsRoot(f"this needs root, and runs as user {os.geteuid()}: {error}") from error
         raise NoDaemon(f"no overlay daemon answers at {error}") from error
-    except plugin_door.NoAnswer as error:
+    except client.NoAnswer as error:
         raise NoDaemon(f"the overlay daemon on {run_dir} hung up: {error}") from error
-    except plugin_door.OutOfTime as error:
+    except client.OutOfTime as error:
         raise NoDaemon(f"the overlay daemon on {run_dir} did not answer within {PATIENCE:g} s") from error
     if code:
         raise Refused(_failure(out))

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from cni import __version__, defaults, proc
+from cni import __version__, defaults, plugin_protocol, proc
 from cni.cli import chain, conflist, doctor_daemon, runtimes, table, validate
 from cni.cli import checks_install as installed
 from cni.cli import checks_machine as checks
@@ -26,7 +26,7 @@ from cni.host import iptables, nft_forward, own_networks, probe, program, sysctl
 from cni.overlay import sockets as overlay_sockets
 
 OWN_TABLE = "zlayer_cni"  # the nftables tables of the fence
-PRIVATE = ("cni.sock", "state.db", "overlayd.lock")
+PRIVATE = (plugin_protocol.SOCKET_NAME, "state.db", "overlayd.lock")
 SUFFIXES = (".conf", ".conflist", ".json")  # what containerd and CRI-O load
 MARKS = {"ok": "ok   ", "warn": "WARN ", "fail": "FAIL "}
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from cni import answers
+from cni import answers, plugin_protocol
 from cni.cli import table
 from cni.cli.ask import ask, print_json
 
 
 def run(run_dir: str, dry_run: bool, as_json: bool) -> int:
     """Print the released attachments, or those that would be; raises NoDaemon, Refused."""
-    garbage = ask(run_dir, "gc", answers.Garbage, **({"dry_run": "1"} if dry_run else {}))
+    garbage = ask(run_dir, "gc", answers.Garbage, {plugin_protocol.DRY_RUN: "1"} if dry_run else {})
     if as_json:
         print_json(garbage)
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from cni import answers
+from cni import answers, plugin_protocol
 from cni.cli.ask import ask, print_json
 
 
@@ -27,10 +27,10 @@ def run(options: argparse.Namespace) -> int:
             departed = ask(options.run_dir, "peer-gone", list[answers.DepartedNode])
             _print(options, departed, _gone(departed))
         case "forget":
-            node = ask(options.run_dir, "peer-forget", answers.DepartedNode, peer=options.peer)
+            node = ask(options.run_dir, "peer-forget", answers.DepartedNode, {plugin_protocol.PEER: options.peer})
             _print(options, node, f"forgot {_label(node)}: {node.holds} claims are released\n")
         case _:
-            removed = ask(options.run_dir, "peer-remove", answers.RemovedPeer, peer=options.peer)
+            removed = ask(options.run_dir, "peer-remove", answers.RemovedPeer, {plugin_protocol.PEER: options.peer})
             _print(options, removed, f"removed {removed.public_key}\n")
     return 0
 
@@ -49,7 +49,7 @@ def _label(node: answers.DepartedNode) -> str:
 def join(options: argparse.Namespace) -> int:
     """Join by a token; print the command for the other node."""
     token = sys.stdin.read() if options.token == "-" else options.token
-    joined = ask(options.run_dir, "join", answers.Joined, token=token)
+    joined = ask(options.run_dir, "join", answers.Joined, {plugin_protocol.TOKEN: token})
     text = f"joined {joined.name} ({joined.public_key})\n"
     if not options.json:
         sys.stderr.write("run this on the other node, unless it has joined already:\n")
@@ -60,7 +60,7 @@ def join(options: argparse.Namespace) -> int:
 
 def showconf(options: argparse.Namespace) -> int:
     """Print a configuration for wg-quick. That of a guest holds the guest's private key: it must be kept secret."""
-    configuration = ask(options.run_dir, "showconf", answers.PeerConfiguration, peer=options.peer)
+    configuration = ask(options.run_dir, "showconf", answers.PeerConfiguration, {plugin_protocol.PEER: options.peer})
     _print(options, configuration, configuration.text)
     return 0
 

@@ -44,7 +44,7 @@ def _start(options: argparse.Namespace) -> Daemon:
         return upkeep.start_unit(options.run_dir)
     waiter = client.Waiter(upkeep.READY_WITHIN)
     try:
-        autostart.open_door(_place(options), waiter).close()
+        autostart.connect_or_start(_place(options), waiter).close()
     except client.Closed as error:
         raise ServiceError(str(error)) from error
     except client.OutOfTime as error:

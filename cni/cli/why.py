@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 
-from cni import answers
+from cni import answers, plugin_protocol
 from cni.cli import ask, table
 from cni.cli.networks import name_of
 
@@ -14,8 +14,9 @@ UNCLEAR = 2
 
 def run(run_dir: str, src: str, dst: str, port: str, as_json: bool) -> int:
     """Print the answer; raises NoDaemon, NeedsRoot."""
+    arguments = {plugin_protocol.SRC: src, plugin_protocol.DST: dst, plugin_protocol.PORT: port}
     try:
-        answer = ask.ask(run_dir, "why", answers.Reachability, src=src, dst=dst, port=port)
+        answer = ask.ask(run_dir, "why", answers.Reachability, arguments)
     except ask.NeedsRoot:
         raise
     except ask.Refused as error:

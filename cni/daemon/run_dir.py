@@ -15,7 +15,7 @@ import stat
 import time
 from pathlib import Path
 
-from cni import lock_files, proc
+from cni import lock_files, plugin_protocol, proc
 from cni.errors import StateUnusable
 from cni.host import locks, process
 from cni.plugin import delete_queue
@@ -26,7 +26,7 @@ AUTOSTART_NAME = "autostart.lock"  # cni/plugin/autostart.py documents its conte
 DEPUTY = "--deputy-of"  # option: pid of the daemon that this process replaces if that daemon does not come back
 COMING_BACK = 5.0  # seconds that the daemon has to come back
 REPLACED = "ZLAYER_CNI_REPLACED"  # environment: why the previous daemon replaced itself
-LOCK_NAME, PID_NAME, LOG_NAME, SOCKET_NAME = "overlayd.lock", "overlayd.pid", "overlayd.log", "cni.sock"
+LOCK_NAME, PID_NAME, LOG_NAME = "overlayd.lock", "overlayd.pid", "overlayd.log"
 DYING = 2.0  # seconds that the kernel may take to end a killed daemon
 RETURNING = 5.0  # seconds that a running daemon may take to restore a run directory that was deleted
 ENDING = 10.0  # seconds that a daemon has to end by itself when another one takes over
@@ -70,7 +70,7 @@ class RunDirLock:
             waited = time.monotonic() - begun
             # No cni.sock: the other daemon is either shutting down or recreating a run directory that was deleted.
             # Wait; do not fail yet.
-            serving = not process.is_ending(_holder(pid)) and (self.run_dir / SOCKET_NAME).exists()
+            serving = not process.is_ending(_holder(pid)) and (self.run_dir / plugin_protocol.SOCKET_NAME).exists()
             if (serving or waited > DYING) and self._may_take_over:
                 self._end(_holder(pid))
                 begun = time.monotonic()
@@ -138,7 +138,7 @@ class RunDirLock:
             started = proc.start_time(os.getpid())
             (self.run_dir / AUTOSTART_NAME).write_text(f"started {os.getpid()} {started}")
         with contextlib.suppress(OSError):
-            (self.run_dir / SOCKET_NAME).unlink()
+            (self.run_dir / plugin_protocol.SOCKET_NAME).unlink()
         process.execute_again({REPLACED: reason}, DEPUTY)
 
     def release(self) -> None:

@@ -15,14 +15,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from cni import __version__
+from cni import __version__, plugin_protocol
 from cni.daemon import operations
 from cni.daemon.api import cni_socket, overlay_socket, sockets, tool
 from cni.daemon.api.plugin_calls import PluginCalls
 from cni.daemon.api.tool_context import ToolContext
 from cni.daemon.events import PeerChanged
 from cni.daemon.problem_board import ProblemBoard
-from cni.daemon.run_dir import SOCKET_NAME, RunDirLock, file_identity
+from cni.daemon.run_dir import RunDirLock, file_identity
 from cni.daemon.settings import Settings
 from cni.daemon.state.store import Store
 from cni.daemon.supervisor import Supervisor
@@ -59,7 +59,7 @@ class Server:
         self._loop_worker = crew.worker("event-loop", None)
         self._lock = lock
         self._store = store
-        self._path = lock.run_dir / SOCKET_NAME
+        self._path = lock.run_dir / plugin_protocol.SOCKET_NAME
         self._workers = ThreadPoolExecutor(WORKERS, "call")
         self._quick = ThreadPoolExecutor(2, "status")
         self._agent_workers = ThreadPoolExecutor(WORKERS, "agent")
@@ -130,7 +130,7 @@ class Server:
 
     def _answer(self, request: cni_socket.CniRequest) -> cni_socket.Reply:
         """Carry out one request of a plugin or of the operator's tool."""
-        if "TOOL" in request.env:
+        if plugin_protocol.TOOL in request.env:
             return cni_socket.Reply(*tool.answer(request.env, self._tool_context))
         return self._plugin_calls.answer(request)
 

@@ -25,7 +25,7 @@ static const struct verb {
     int deadline; /* milliseconds */
 } verbs[] = {{"ADD", 38000}, {"CHECK", 9000}, {"STATUS", 1700}, {"GC", 30000}, {"DEL", 8000}};
 
-/* The variables that the daemon gets (cni/plugin/main.py, _SENT). */
+/* The variables that the daemon gets (cni/plugin_protocol.py, VARIABLES). */
 static const char *const sent_variables[] = {
     "CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS", "CNI_PATH", "CNI_NETNS_OVERRIDE",
 };

@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 enum {
-    LARGEST = 8 * 1024 * 1024, /* bytes of a request or an answer (cni/plugin/client.py, LARGEST) */
+    LARGEST = 8 * 1024 * 1024, /* bytes of a request or an answer (cni/plugin_protocol.py, LARGEST) */
     RUN_DIR_LIMIT = 80,        /* bytes of runDir (cni/plugin/config.py, _LIMITS) */
     DATA_DIR_LIMIT = 1024,     /* bytes of dataDir */
     ATTEMPT_SIZE = 32,         /* hexadecimal digits of an attempt id */

@@ -14,7 +14,7 @@ import sys
 import time
 
 from cni import last_words, lock_files, log_files, proc
-from cni.plugin import client as plugin_door
+from cni.plugin import client
 from cni.plugin.client import Location
 
 LOG_NAME = "overlayd.log"
@@ -32,10 +32,10 @@ _OF_SOURCE = ("PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
 """The variables that the daemon inherits in addition if the program is not frozen."""
 
 
-def open_door(place: Location, waiter: plugin_door.Waiter) -> _socket.socket:
+def connect_or_start(place: Location, waiter: client.Waiter) -> _socket.socket:
     """A connection to our daemon, which is started if it does not run.
 
-    Raises plugin_door.Closed if the daemon cannot be started or ends before it listens, OutOfTime if that takes longer
+    Raises client.Closed if the daemon cannot be started or ends before it listens, OutOfTime if that takes longer
     than the call may wait.
     """
     since = time.monotonic_ns()
@@ -44,20 +44,20 @@ def open_door(place: Location, waiter: plugin_door.Waiter) -> _socket.socket:
         os.makedirs(place.run_dir, 0o755, exist_ok=True)
         lock = lock_files.opened(os.path.join(place.run_dir, _LOCK_NAME))
     except OSError as error:
-        raise plugin_door.Closed(f"cannot start the overlay daemon: {error.filename}: {error.strerror}") from error
+        raise client.Closed(f"cannot start the overlay daemon: {error.filename}: {error.strerror}") from error
     try:
         while not lock_files.take(lock):
             waiter.pause(_STEP)
             try:
-                return plugin_door.connect(place.run_dir, waiter)
-            except plugin_door.Closed:
+                return client.connect(place.run_dir, waiter)
+            except client.Closed:
                 continue
         return _start_and_wait(place, waiter, lock, since)
     finally:
         os.close(lock)
 
 
-def _start_and_wait(place: Location, waiter: plugin_door.Waiter, lock: int, since: int) -> _socket.socket:
+def _start_and_wait(place: Location, waiter: client.Waiter, lock: int, since: int) -> _socket.socket:
     """With the lock held: the connection to the daemon, started by this plugin, by systemd or by another plugin."""
     child = 0
     grace = 0.0
@@ -66,8 +66,8 @@ def _start_and_wait(place: Location, waiter: plugin_door.Waiter, lock: int, sinc
         _tell_systemd()
     while True:
         try:
-            return plugin_door.connect(place.run_dir, waiter)
-        except plugin_door.Closed:
+            return client.connect(place.run_dir, waiter)
+        except client.Closed:
             pass  # The daemon does not listen yet.
         if not child and time.monotonic() >= grace and not _is_starting(lock):
             _raise_recent_failure(lock, since)
@@ -76,8 +76,8 @@ def _start_and_wait(place: Location, waiter: plugin_door.Waiter, lock: int, sinc
         ended = child and os.waitpid(child, os.WNOHANG)[0] == child
         if ended:
             try:
-                return plugin_door.connect(place.run_dir, waiter)  # another daemon serves
-            except plugin_door.Closed:
+                return client.connect(place.run_dir, waiter)  # another daemon serves
+            except client.Closed:
                 pass
             raise _failure(lock, f"the overlay daemon ended at its start: {_last_words(place)}")
         waiter.pause(_STEP)
@@ -108,7 +108,7 @@ def _tell_systemd() -> None:
         return  # systemctl may be in another directory, as on NixOS.
 
 
-def _start(place: Location, waiter: plugin_door.Waiter, lock: int) -> int:
+def _start(place: Location, waiter: client.Waiter, lock: int) -> int:
     try:
         child = spawn(program(place, waiter), place.run_dir)
     except OSError as error:
@@ -117,9 +117,9 @@ def _start(place: Location, waiter: plugin_door.Waiter, lock: int) -> int:
     return child
 
 
-def _failure(lock: int, text: str) -> plugin_door.Closed:
+def _failure(lock: int, text: str) -> client.Closed:
     _note(lock, f"failed {time.monotonic_ns()} {text}")
-    return plugin_door.Closed(text)
+    return client.Closed(text)
 
 
 def _note(lock: int, text: str) -> None:
@@ -149,7 +149,7 @@ def _is_starting(lock: int) -> bool:
 def _raise_recent_failure(lock: int, since: int) -> None:
     fields = _noted(lock)
     if len(fields) == 3 and fields[0] == "failed" and fields[1].isdigit() and int(fields[1]) > since:
-        raise plugin_door.Closed(fields[2])
+        raise client.Closed(fields[2])
 
 
 def _last_words(place: Location) -> str:
@@ -158,7 +158,7 @@ def _last_words(place: Location) -> str:
     return f"{reason} (log: {os.path.join(place.run_dir, LOG_NAME)})"
 
 
-def program(place: Location, waiter: plugin_door.Waiter) -> list[str]:
+def program(place: Location, waiter: client.Waiter) -> list[str]:
     """The command line of the daemon. Raises OSError if the single file cannot extract its program."""
     options = ["overlayd", "--run-dir", place.run_dir, "--data-dir", place.data_dir]
     if not getattr(sys, "frozen", False):

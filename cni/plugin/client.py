@@ -1,14 +1,9 @@
 """The plugin's end of the CNI socket: connects, asks and waits, at most until the verb's deadline and only while the
 runtime waits.
 
-One request, one answer, then the daemon closes the connection (docs/architecture.md, "Two sockets"):
-
-    request  u32 big-endian length, b"zcni1\\0" (KEY=VALUE\\0)* \\0 stdin; the netns descriptor is sent with the first
-    byte answer   u32 big-endian length, b"<exit code> <length of stdout>\\n" stdout stderr told     one byte, if the
-    request had TELLS=1: the runtime has the answer. A plugin that ends without it was killed
-
-Only `Waiter` blocks; it has the deadline and watches the process that the runtime started. Like `main` this module uses
-`posix`, which the interpreter has already loaded, instead of `os`, whose import takes a tenth of a call.
+One request, one answer, then the daemon closes the connection (docs/cni-socket.md). Only `Waiter` blocks; it has the
+deadline and watches the process that the runtime started. Like `main` this module uses `posix`, which the interpreter
+has already loaded, instead of `os`, whose import takes a tenth of a call.
 """
 
 import _socket
@@ -17,6 +12,8 @@ import select
 import sys
 import time
 
+from cni import plugin_protocol
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -24,17 +21,12 @@ if TYPE_CHECKING:
 SUPPORTED_VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 """The CNI versions that the plugin supports, oldest first."""
 
-MAGIC = b"zcni1\0"
 PARENT_VARIABLE = b"ZLAYER_CNI_PARENT"
 """The variable with the PID of the process that the runtime started, if another process serves the call."""
 CALL_VARIABLE = b"ZLAYER_CNI_CALL"
 """The variable by which the launcher hands a call over: `<attempt>:<state>`."""
 STDIN_VARIABLE = b"ZLAYER_CNI_STDIN"
 """The variable with the descriptor of what the launcher has read of stdin, if stdin has not ended."""
-SOCKET_NAME = "cni.sock"
-TOLD = b"+"
-LARGEST = 8 * 1024 * 1024
-"""The largest body that either side may send, in bytes."""
 
 
 class OutOfTime(Exception):
@@ -147,7 +139,7 @@ class Location:
 class PluginCall:
     """One call of the runtime: the verb, the environment as bytes, stdin, the deadline, and an id of the call."""
 
-    __slots__ = ("attempt", "command", "door", "env", "state", "stdin", "waiter")
+    __slots__ = ("attempt", "command", "connection", "env", "state", "stdin", "waiter")
 
     def __init__(self, command: bytes, env: dict[bytes, bytes], stdin: bytes, waiter: Waiter) -> None:
         self.command = command
@@ -158,7 +150,7 @@ class PluginCall:
         """Lets the daemon distinguish the plugin's retry from a second ADD of the runtime."""
         self.state = b""
         """What came of the call in the launcher, which hands it over: see `hand_over` in cni/launcher/launcher.c."""
-        self.door: _socket.socket | None = None
+        self.connection: _socket.socket | None = None
         """The connection on which an ADD was answered; open until the runtime has the result."""
 
 
@@ -227,7 +219,7 @@ def _quietly(remove: "Callable[[str], None]", path: str) -> None:
 
 def socket_of(run_dir: str) -> str:
     """The path of the CNI socket in `run_dir`."""
-    return f"{run_dir.rstrip('/')}/{SOCKET_NAME}"
+    return f"{run_dir.rstrip('/')}/{plugin_protocol.SOCKET_NAME}"
 
 
 def _last(path: str) -> str:
@@ -271,9 +263,10 @@ def _refuse_strangers(sock: _socket.socket, address: str) -> None:
         raise Closed(f"{address}: the process that listens there is user {user}'s, not root's")
 
 
-def request(pairs: "Mapping[bytes, bytes]", stdin: bytes) -> bytes:
-    """The body of a request, without its length."""
-    return b"".join((MAGIC, *(b"%s=%s\0" % pair for pair in pairs.items()), b"\0", stdin))
+def request(variables: "Mapping[bytes, bytes]", keys: "Mapping[str, bytes]", stdin: bytes) -> bytes:
+    """The body of a request, without its length: CNI variables, and keys of cni/plugin_protocol.py."""
+    pairs = [*variables.items(), *((key.encode(), value) for key, value in keys.items())]
+    return b"".join((plugin_protocol.MAGIC, b"\0", *(b"%s=%s\0" % pair for pair in pairs), b"\0", stdin))
 
 
 def ask(sock: _socket.socket, body: bytes, fds: "Iterable[int]", waiter: Waiter) -> tuple[int, bytes, bytes]:
@@ -286,7 +279,7 @@ def ask(sock: _socket.socket, body: bytes, fds: "Iterable[int]", waiter: Waiter)
     except ConnectionError:
         pass  # A daemon that refuses the request by its header answers and closes before all is sent.
     size = int.from_bytes(_receive(sock, 4, waiter), "big")
-    if size > LARGEST:
+    if size > plugin_protocol.LARGEST:
         raise NoAnswer(f"an answer of {size} bytes")
     answer = _receive(sock, size, waiter)
     head, newline, rest = answer.partition(b"\n")
@@ -300,7 +293,7 @@ def tell(sock: _socket.socket) -> None:
     """Tell the daemon that the runtime has the answer: the daemon then keeps the attachment when this process ends.
     Never fails, never waits."""
     try:
-        sock.send(TOLD)
+        sock.send(plugin_protocol.CONFIRMATION)
     except OSError:
         return  # The daemon has ended, or is an older one that has closed the connection.
 

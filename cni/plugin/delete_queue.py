@@ -3,11 +3,8 @@ atomically.
 
 The records of attachments are in the run directory and do not survive a reboot, so the queue is there too and has the
 same lifetime. A file's name is a hash of (network, container, interface), so a repeated DEL is one entry. Its content
-is the body of the request on the CNI socket, which the daemon replays, plus three keys:
-
-    NETNS_ERROR=ESTALE     the namespace was not kept; its path may belong to another container when it is replayed
-    QUEUED_NS=<ns>         CLOCK_BOOTTIME of the entry in ns: it does not apply to an attachment that was made later
-    BOOT_ID=<uuid>         the boot of the entry: an entry of an earlier boot is dropped
+is the body of the request on the CNI socket, which the daemon replays, with the keys NETNS_ERROR, QUEUED_NS and BOOT_ID
+(docs/cni-socket.md).
 
 Plugins take the directory's lock shared; the daemon takes it exclusively while it drains. Entries appear by rename.
 """

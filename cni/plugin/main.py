@@ -1,7 +1,7 @@
 """The plugin's process: passes environment and stdin to the daemon, and the daemon's answer to the runtime unchanged.
 
-While a daemon answers, only modules that the interpreter has loaded, `_socket`, `select` and two small modules of ours
-are imported, not even `os`: start-up takes most of the time of a call. tests/unit/test_plugin_imports.py lists the
+While a daemon answers, only modules that the interpreter has loaded, `_socket`, `select` and three small modules of
+ours are imported, not even `os`: start-up takes most of the time of a call. tests/unit/test_plugin_imports.py lists the
 modules that must not be imported, with the reasons. If no daemon answers, `no_daemon` is used.
 """
 
@@ -10,7 +10,8 @@ import posix
 import select
 import sys
 
-from cni.plugin import client as plugin_door
+from cni import plugin_protocol
+from cni.plugin import client
 from cni.plugin.client import Location, PluginCall
 
 DEADLINES = {b"ADD": 38.0, b"CHECK": 9.0, b"STATUS": 1.7, b"GC": 30.0, b"DEL": 8.0}
@@ -19,15 +20,6 @@ the plugin's error is more specific than the runtime's time-out."""
 
 _UNREAD_WEIGHT = 0.2  # a connection closed before the request was read counts as 1/5 of a daemon's end; the limit is 2
 
-_SENT = (
-    b"CNI_COMMAND",
-    b"CNI_CONTAINERID",
-    b"CNI_NETNS",
-    b"CNI_IFNAME",
-    b"CNI_ARGS",
-    b"CNI_PATH",
-    b"CNI_NETNS_OVERRIDE",
-)
 _DECIDING_KEYS = (b"rundir", b"datadir", b"overlayd", b"autostart", b"\\u")
 """If the lower-cased configuration holds one of these, it may name the daemon. An escape may hide such a key."""
 
@@ -39,7 +31,7 @@ def main() -> int:
     try:
         open_descriptors = _standard_descriptors()
         posix.umask(posix.umask(0o077) & 0o077)  # the owner may use the files that this call creates
-        waiter = plugin_door.Waiter(DEADLINES.get(command, 9.0), whole_call=True)
+        waiter = client.Waiter(DEADLINES.get(command, 9.0), whole_call=True)
         if command == b"VERSION":
             from cni.plugin import messages
 
@@ -52,8 +44,9 @@ def main() -> int:
         stdin = _read_stdin(waiter, open_descriptors[0])
         if command == b"ADD":
             _refuse_lost_exit_code()
-        call = PluginCall(command, {k: posix.environ[k] for k in _SENT if k in posix.environ}, stdin, waiter)
-        if handed_over := posix.environ.get(plugin_door.CALL_VARIABLE):
+        env = {name: posix.environ[name] for name in plugin_protocol.VARIABLES if name in posix.environ}
+        call = PluginCall(command, env, stdin, waiter)
+        if handed_over := posix.environ.get(client.CALL_VARIABLE):
             call.attempt, _, call.state = handed_over.partition(b":")
             if call.state == b"undo":
                 return _undo(call)
@@ -89,18 +82,19 @@ def serve(call: PluginCall) -> tuple[int, bytes, bytes]:
         from cni.plugin import no_daemon
 
         return no_daemon.queue_or_fail(call, location, _late(call, location))
-    netns, pairs = _netns(call)
-    pairs = {**call.env, b"ATTEMPT": call.attempt, **pairs}
+    netns, keys = _netns(call)
+    keys[plugin_protocol.ATTEMPT] = call.attempt
     if call.command == b"ADD":
-        pairs[b"TELLS"] = b"1"
-        pairs[b"WHOSE"] = b"%d:%d" % call.waiter.whose
-    if unpacked := plugin_door.extraction_directory():
-        pairs[b"UNPACKED"] = unpacked.encode(sys.getfilesystemencoding(), sys.getfilesystemencodeerrors())
-    body = plugin_door.request(pairs, call.stdin)
-    if len(body) > plugin_door.LARGEST:
+        keys[plugin_protocol.CONFIRMS] = b"1"
+        keys[plugin_protocol.RUNTIME_PROCESS] = b"%d:%d" % call.waiter.whose
+    if directory := client.extraction_directory():
+        encoding, errors = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+        keys[plugin_protocol.EXTRACTION] = directory.encode(encoding, errors)
+    body = client.request(call.env, keys, call.stdin)
+    if len(body) > plugin_protocol.LARGEST:
         from cni.errors import InvalidConfig
 
-        raise InvalidConfig(f"the request is {len(body)} bytes long, at most {plugin_door.LARGEST} are accepted")
+        raise InvalidConfig(f"the request is {len(body)} bytes long, at most {plugin_protocol.LARGEST} are accepted")
     try:
         return _ask_until_answered(call, location, body, netns)
     finally:
@@ -121,30 +115,30 @@ def _ask_until_answered(
     while died < 2:
         try:
             try:
-                sock = plugin_door.connect(location.run_dir, call.waiter)
-            except plugin_door.Closed as error:
+                sock = client.connect(location.run_dir, call.waiter)
+            except client.Closed as error:
                 from cni.plugin import no_daemon
 
-                sock = no_daemon.open_door(call, location, str(error))
+                sock = no_daemon.connect_or_start(call, location, str(error))
             try:
-                answer = plugin_door.ask(sock, body, netns, call.waiter)
+                answer = client.ask(sock, body, netns, call.waiter)
                 if call.command == b"ADD":
-                    call.door = sock
+                    call.connection = sock
                 elif call.command == b"DEL" and answer[0]:
                     from cni.plugin import no_daemon
 
                     return no_daemon.answer_failed_delete(call, location, answer)
                 return answer
             finally:
-                if call.door is not sock:
+                if call.connection is not sock:
                     sock.close()
-        except plugin_door.NoAnswer as error:
+        except client.NoAnswer as error:
             died += 1 if error.read else _UNREAD_WEIGHT
             why = f"the overlay daemon at {location.socket} hung up without an answer: {error}"
-        except plugin_door.OutOfTime:
+        except client.OutOfTime:
             why = _late(call, location)
             break
-        except plugin_door.Closed as error:
+        except client.Closed as error:
             why = str(error)
             break
     from cni.plugin import no_daemon
@@ -161,31 +155,31 @@ def _may_decide(stdin: bytes) -> bool:
     return any(key in lowered for key in _DECIDING_KEYS)
 
 
-def _netns(call: PluginCall) -> tuple[list[int], dict[bytes, bytes]]:
+def _netns(call: PluginCall) -> tuple[list[int], dict[str, bytes]]:
     """CNI_NETNS as an open descriptor (none or one), and the keys of the request about it.
 
     Only a regular file is opened, as a namespace's file is: to open a FIFO blocks forever, and to open some devices has
     side effects. The daemon checks that it is a network namespace.
     """
-    pairs: dict[bytes, bytes] = {}
+    keys: dict[str, bytes] = {}
     try:
         own = posix.stat("/proc/self/ns/net")
-        pairs[b"OWN_NETNS"] = b"%d:%d" % (own.st_dev, own.st_ino)
+        keys[plugin_protocol.OWN_NETNS] = b"%d:%d" % (own.st_dev, own.st_ino)
     except OSError:
         pass  # Without /proc the daemon compares with its own namespace.
     path = call.env.get(b"CNI_NETNS", b"")
     if not path:
-        return [], pairs
+        return [], keys
     try:
         if (posix.stat(path).st_mode & 0o170000) != 0o100000:
-            return [], {**pairs, b"NETNS_ERROR": b"EINVAL"}
+            return [], {**keys, plugin_protocol.NETNS_ERROR: b"EINVAL"}
         fd = posix.open(path, posix.O_RDONLY | posix.O_NONBLOCK | posix.O_CLOEXEC | posix.O_NOCTTY)
     except (OSError, ValueError) as error:
         from errno import errorcode
 
         number = getattr(error, "errno", None) or 22
-        return [], {**pairs, b"NETNS_ERROR": errorcode.get(number, "EINVAL").encode()}
-    return [fd], {**pairs, b"NETNS_FD": b"1"}
+        return [], {**keys, plugin_protocol.NETNS_ERROR: errorcode.get(number, "EINVAL").encode()}
+    return [fd], {**keys, plugin_protocol.NETNS_FD: b"1"}
 
 
 def _standard_descriptors() -> tuple[bool, bool]:
@@ -208,7 +202,7 @@ def _standard_descriptors() -> tuple[bool, bool]:
 def _refuse_lost_exit_code() -> None:
     """Raises InvalidEnvironment if the caller ignores SIGCHLD and this is the single file: the bootloader, which waits
     for this process, cannot read its exit code then, and exits with 1 whatever it was."""
-    if _signal.getsignal(_signal.SIGCHLD) == _signal.SIG_IGN and plugin_door.extraction_directory():
+    if _signal.getsignal(_signal.SIGCHLD) == _signal.SIG_IGN and client.extraction_directory():
         from cni.errors import InvalidEnvironment
 
         raise InvalidEnvironment(
@@ -217,11 +211,11 @@ def _refuse_lost_exit_code() -> None:
         )
 
 
-def _read_stdin(waiter: plugin_door.Waiter, is_open: bool) -> bytes:
+def _read_stdin(waiter: client.Waiter, is_open: bool) -> bytes:
     """All of stdin. Raises InputOutput (code 5) if it cannot be read, InvalidConfig if it is too long."""
     parts: list[bytes] = []
     size = 0
-    if begun := posix.environ.get(plugin_door.STDIN_VARIABLE):
+    if begun := posix.environ.get(client.STDIN_VARIABLE):
         while part := posix.read(int(begun), 1 << 18):
             parts.append(part)
             size += len(part)
@@ -235,11 +229,11 @@ def _read_stdin(waiter: plugin_door.Waiter, is_open: bool) -> bytes:
                 return b"".join(parts)
             parts.append(part)
             size += len(part)
-            if size > plugin_door.LARGEST:
+            if size > plugin_protocol.LARGEST:
                 from cni.errors import InvalidConfig
 
-                raise InvalidConfig(f"the network configuration is longer than {plugin_door.LARGEST} bytes")
-    except (OSError, plugin_door.OutOfTime) as error:
+                raise InvalidConfig(f"the network configuration is longer than {plugin_protocol.LARGEST} bytes")
+    except (OSError, client.OutOfTime) as error:
         from cni.errors import InputOutput
 
         why = getattr(error, "strerror", None) or f"it did not end within {waiter.seconds:g} s"
@@ -251,8 +245,8 @@ def _print(call: PluginCall, code: int, out: bytes, err: bytes) -> int:
     printed = write_all(1, out)
     write_all(2, err)
     if printed:
-        if call.door is not None:
-            plugin_door.tell(call.door)
+        if call.connection is not None:
+            client.tell(call.connection)
         return code
     if call.command == b"ADD" and code == 0:
         return _undo(call)
@@ -262,7 +256,7 @@ def _print(call: PluginCall, code: int, out: bytes, err: bytes) -> int:
 def _undo(call: PluginCall) -> int:
     """Undo an ADD whose result could not be written; returns the exit code of the ADD."""
     write_all(2, b"zlayer-cni: the result could not be written to stdout, so the ADD is undone\n")
-    waiter = plugin_door.Waiter(DEADLINES[b"DEL"])
+    waiter = client.Waiter(DEADLINES[b"DEL"])
     undo = PluginCall(b"DEL", {**call.env, b"CNI_COMMAND": b"DEL"}, call.stdin, waiter)
     write_all(2, serve(undo)[2])
     return 1

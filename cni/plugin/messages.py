@@ -7,7 +7,7 @@ the version cannot be found in the configuration without it.
 import posix
 import select
 
-from cni.plugin import client as plugin_door
+from cni.plugin import client
 from cni.plugin.client import SUPPORTED_VERSIONS
 
 TYPE_CHECKING = False
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cni.errors import CniError
 
 
-def version_answer(waiter: plugin_door.Waiter, is_open: bool) -> bytes:
+def version_answer(waiter: client.Waiter, is_open: bool) -> bytes:
     """The VERSION result. It repeats the input's version (specification), but never waits for input (libcni sends
     none)."""
     version = SUPPORTED_VERSIONS[-1]

@@ -9,10 +9,9 @@ import errno
 import os
 import time
 
-from cni import proc
+from cni import plugin_protocol, proc
 from cni.errors import InvalidConfig, InvalidEnvironment, NotAvailable, TryAgainLater, UndecodableContent
-from cni.plugin import client as plugin_door
-from cni.plugin import config
+from cni.plugin import client, config
 from cni.plugin.client import SUPPORTED_VERSIONS, Location, PluginCall
 
 _NAME_CHARACTERS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
@@ -26,24 +25,24 @@ _SINCE = {b"CHECK": "0.4.0", b"GC": "1.1.0", b"STATUS": "1.1.0"}
 _VERBS = (b"ADD", b"CHECK", b"DEL", b"GC", b"STATUS")
 
 
-def open_door(call: PluginCall, place: Location, why: str) -> _socket.socket:
+def connect_or_start(call: PluginCall, place: Location, why: str) -> _socket.socket:
     """A connection to our daemon, which is started if the configuration allows it.
 
-    Raises CniError for a call that no daemon would accept, plugin_door.Closed if there is no daemon and none can be
-    started, plugin_door.OutOfTime if the daemon does not listen in time.
+    Raises CniError for a call that no daemon would accept, client.Closed if there is no daemon and none can be
+    started, client.OutOfTime if the daemon does not listen in time.
     """
     validate(call)
     if os.geteuid() != 0:
-        raise plugin_door.Closed(f"zlayer-cni needs root and runs as user {os.geteuid()}: {why}")
+        raise client.Closed(f"zlayer-cni needs root and runs as user {os.geteuid()}: {why}")
     if not place.autostart:
         from cni import last_words
 
         last_error = last_words.read(place.run_dir)
         failed = f"; its last start failed: {last_error}" if last_error else ""
-        raise plugin_door.Closed(f"no overlay daemon: {why} (autostart is off){failed}")
+        raise client.Closed(f"no overlay daemon: {why} (autostart is off){failed}")
     from cni.plugin import autostart
 
-    return autostart.open_door(place, call.waiter)
+    return autostart.connect_or_start(place, call.waiter)
 
 
 def queue_or_fail(call: PluginCall, place: Location, why: str) -> tuple[int, bytes, bytes]:
@@ -222,10 +221,11 @@ def _text(value: bytes) -> str:
 
 def _queued_body(call: PluginCall) -> bytes:
     """The request to queue: without a descriptor, because the path may name another container's namespace later."""
-    pairs = {**call.env, b"ATTEMPT": call.attempt, b"NETNS_ERROR": errno.errorcode[errno.ESTALE].encode()}
-    pairs[b"QUEUED_NS"] = b"%d" % time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    keys = {plugin_protocol.ATTEMPT: call.attempt}
+    keys[plugin_protocol.NETNS_ERROR] = errno.errorcode[errno.ESTALE].encode()
+    keys[plugin_protocol.QUEUED_NS] = b"%d" % time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     try:
-        pairs[b"BOOT_ID"] = proc.boot_id().encode()
+        keys[plugin_protocol.BOOT_ID] = proc.boot_id().encode()
     except OSError:
         pass  # A run directory on a tmpfs does not survive a reboot anyway.
-    return plugin_door.request(pairs, call.stdin)
+    return client.request(call.env, keys, call.stdin)

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 
-from cni import verbs
+from cni import plugin_protocol, verbs
 from cni.errors import CniError
 from cni.host import netns
 from cni.netconf.request import version_of
@@ -43,14 +43,14 @@ def open_netns(path: str) -> tuple[int | None, dict[str, str]]:
     """A descriptor of the container's namespace, and the variables that the verbs read about it: the error of opening
     it, and the plugin's own namespace (`cni/verbs.py`, `_target`)."""
     own = netns.own()
-    more = {"OWN_NETNS": f"{own.dev}:{own.ino}"}
+    more = {plugin_protocol.OWN_NETNS: f"{own.dev}:{own.ino}"}
     if not path:
         return None, more
     try:
         return netns.open_path(path), more
     except (OSError, ValueError) as error:
         number = getattr(error, "errno", None) or 22
-        return None, {**more, "NETNS_ERROR": errno.errorcode.get(number, "EINVAL")}
+        return None, {**more, plugin_protocol.NETNS_ERROR: errno.errorcode.get(number, "EINVAL")}
 
 
 def wanted() -> Callable[[], bool]:

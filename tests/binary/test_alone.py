@@ -11,7 +11,7 @@ import pytest
 
 from cni import __version__
 from cni.netconf.versions import SUPPORTED
-from cni.plugin import client as plugin_door
+from cni.plugin import client
 from tests import covered
 from tests.binary.fake_door import answer, opened
 
@@ -20,7 +20,7 @@ RESULT = b'{"ok":true}\n'
 
 
 def test_the_plugin_speaks_the_versions_the_verbs_speak():
-    assert plugin_door.SUPPORTED_VERSIONS == SUPPORTED
+    assert client.SUPPORTED_VERSIONS == SUPPORTED
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cni.plugin import client as plugin_door
+from cni import plugin_protocol
 from tests.binary.fake_door import answer, hang, opened
 
 RESULT = b'{"cniVersion":"1.1.0","any":"bytes \xff\x00 at all"}\n'
@@ -92,7 +92,7 @@ def test_two_mebibytes_both_ways(program, run_dir, conf):
 
 def test_more_than_the_door_takes_is_refused(program, run_dir, conf):
     with opened(run_dir) as door:
-        done = program.run("ADD", conf(large="x" * plugin_door.LARGEST))
+        done = program.run("ADD", conf(large="x" * plugin_protocol.LARGEST))
     assert (done.returncode, json.loads(done.stdout)["code"]) == (1, 7)
     assert door.requests == []
 

@@ -24,7 +24,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cni.plugin import client as plugin_door
+from cni import plugin_protocol
+from cni.plugin import client
 from tests import covered
 from tests.blackbox import snapshot
 from tests.blackbox.harness import netns
@@ -204,7 +205,7 @@ class Machine:
 
     def ask(self, question: str) -> Any:
         """The tool's question, put to the daemon directly."""
-        body = plugin_door.request({b"TOOL": question.encode()}, b"")
+        body = client.request({}, {plugin_protocol.TOOL: question.encode()}, b"")
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(10)
             sock.connect(str(self.run_dir / "cni.sock"))

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from cni.plugin import client as plugin_door
+from cni import plugin_protocol
+from cni.plugin import client
 
 from .machine import Machine, Space
 from .scenes import a_plugin_is_killed_before_it_can_print, a_plugin_is_killed_in_an_add, in_order
@@ -27,7 +28,7 @@ MANY = 2500
 GROWTH = 32 << 20  # bytes a daemon may have more than before: the allocator's own, some 5 KiB for each client at once
 AGAIN = 6 << 20  # bytes that a second crowd may cost beyond the first: nothing of the first may stay
 SLACK = 6  # descriptors: a thread that had nothing to do before may have opened its netlink socket
-CALL = plugin_door.request({b"CNI_COMMAND": b"STATUS"}, b'{"cniVersion":"1.1.0","name":"net","type":"zlayer-cni"}')
+CALL = client.request({b"CNI_COMMAND": b"STATUS"}, {}, b'{"cniVersion":"1.1.0","name":"net","type":"zlayer-cni"}')
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def employ_everybody(on: Machine) -> None:
         on.signal_daemon(signal.SIGSTOP, wait=False)
         with knocking(doors(on)[0], 100) as clients:
             for n, sock in enumerate(clients):
-                body = plugin_door.request({**pairs, b"CNI_CONTAINERID": b"none%d" % n}, b'{"name":"net"}')
+                body = client.request({**pairs, b"CNI_CONTAINERID": b"none%d" % n}, {}, b'{"name":"net"}')
                 sock.sendall(len(body).to_bytes(4, "big") + body)
             on.signal_daemon(signal.SIGCONT, wait=False)
             for sock in clients:
@@ -159,7 +160,7 @@ def test_half_frames_and_slow_clients(on: Machine) -> None:
 )
 def test_huge_and_deep_configurations(on: Machine, stdin: bytes) -> None:
     """Straight to the door, as the plugin would hand them on."""
-    body = plugin_door.request({b"CNI_COMMAND": b"ADD", b"CNI_CONTAINERID": b"x", b"CNI_IFNAME": b"eth0"}, stdin)
+    body = client.request({b"CNI_COMMAND": b"ADD", b"CNI_CONTAINERID": b"x", b"CNI_IFNAME": b"eth0"}, {}, stdin)
     for _ in range(4):
         with knocking(doors(on)[0], 1) as (sock,):
             sock.sendall(len(body).to_bytes(4, "big") + body)
@@ -205,8 +206,9 @@ def test_descriptors_where_none_belongs(on: Machine) -> None:
 @pytest.mark.timeout(600)
 def test_calls_with_every_kind_of_descriptor(on: Machine) -> None:
     """A pipe, a socket, a directory, a mount namespace: none is a network namespace, and all are closed again."""
-    body = plugin_door.request(
+    body = client.request(
         {b"CNI_COMMAND": b"ADD", b"CNI_CONTAINERID": b"x", b"CNI_IFNAME": b"eth0", b"CNI_NETNS": b"/x"},
+        {},
         b'{"cniVersion":"1.1.0","name":"net","type":"zlayer-cni"}',
     )
     pipe = os.pipe()
@@ -232,13 +234,15 @@ def test_plugins_that_are_killed(on: Machine) -> None:
 def test_a_daemon_that_was_asleep_does_nothing_for_nobody(on: Machine) -> None:
     """Two hundred ADDs are sent to a stopped daemon, and their plugins end: it continues, and attaches none."""
     space = Space(on)
-    pairs = {b"CNI_COMMAND": b"ADD", b"CNI_IFNAME": b"eth0", b"CNI_NETNS": space.path.encode(), b"TELLS": b"1"}
+    pairs = {b"CNI_COMMAND": b"ADD", b"CNI_IFNAME": b"eth0", b"CNI_NETNS": space.path.encode()}
     fd = on.inside(lambda: os.open(space.path, os.O_RDONLY))
     on.signal_daemon(signal.SIGSTOP, wait=False)
     with knocking(doors(on)[0], 200) as clients:
         for n, sock in enumerate(clients):
-            body = plugin_door.request(
-                {**pairs, b"CNI_CONTAINERID": b"dead%d" % n}, b'{"cniVersion":"1.1.0","name":"n"}'
+            body = client.request(
+                {**pairs, b"CNI_CONTAINERID": b"dead%d" % n},
+                {plugin_protocol.CONFIRMS: b"1"},
+                b'{"cniVersion":"1.1.0","name":"n"}',
             )
             socket.send_fds(sock, [len(body).to_bytes(4, "big") + body], [fd])
     os.close(fd)

@@ -139,7 +139,7 @@ class Node:
 
     def ask(self, question: str, **more: str) -> Any:
         """The daemon's answer, as `--json` has it."""
-        return json.loads(ask.request(self.run_dir, question, **more))
+        return json.loads(ask.request(self.run_dir, question, {name.upper(): value for name, value in more.items()}))
 
     def why(self, src: str, dst: str, port: str = "") -> Any:
         return self.ask("why", src=src, dst=dst, port=port)

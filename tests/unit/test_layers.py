@@ -26,6 +26,7 @@ PURE_NAMES = (
     "cni.addresses",
     "cni.proc",
     "cni.peer_credentials",
+    "cni.plugin_protocol",
 )
 PLUGIN = ("cni.plugin", "cni.plugin.*", "cni.frozen_start", "cni.unpack", "cni.tempdir_sweeper")
 QUEUE = ("cni.plugin.delete_queue", "cni.tempdir_sweeper")  # what plugins leave for the daemon

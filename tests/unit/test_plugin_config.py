@@ -54,7 +54,7 @@ def test_whoever_is_not_root_starts_no_daemon_and_is_told_why(tmp_path: Path, mo
     env = {b"CNI_COMMAND": b"STATUS"}
     call = client.PluginCall(b"STATUS", env, b'{"cniVersion":"1.1.0","name":"n"}', client.Waiter(5))
     with pytest.raises(client.Closed, match="needs root and runs as user 65534: Permission denied"):
-        no_daemon.open_door(call, place, "Permission denied")
+        no_daemon.connect_or_start(call, place, "Permission denied")
     assert not (tmp_path / "run").exists()
 
 

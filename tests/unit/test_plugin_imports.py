@@ -107,7 +107,7 @@ def test_a_call_that_is_answered(command, tmp_path):
         code, stdout, modules = imported(command, stdin, RUN_DIR=str(tmp_path / "run"), **env)
     assert (code, stdout, len(door.requests)) == (0, b"{}\n", 1), modules
     assert unwanted(modules) == {}
-    ours = {"cni", "cni.__main__", "cni.plugin", "cni.plugin.main", "cni.plugin.client"}
+    ours = {"cni", "cni.__main__", "cni.plugin", "cni.plugin.main", "cni.plugin.client", "cni.plugin_protocol"}
     assert modules <= ours | {"_socket", "select"}
 
 

@@ -1,6 +1,6 @@
 """The CNI socket: a plugin connects, sends a call and a namespace, and prints the reply.
 
-`cni/plugin/client.py` writes the frame and describes it. Only root may connect. If a client closes its connection
+cni/plugin_protocol.py has the frame's constants. Only root may connect. If a client closes its connection
 before its ADD is committed, the ADD is undone.
 """
 
@@ -16,12 +16,11 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
+from cni import plugin_protocol
 from cni.daemon.api import sockets
 
 log = logging.getLogger(__name__)
 
-MAGIC = b"zcni1"
-LIMIT = 8 << 20  # bytes of a request's body
 CHUNK = 1 << 16
 PATIENCE = 10.0  # seconds that a client may take to send its request, and to read its reply
 MOST_DESCRIPTORS = 4  # descriptors per message; the first one received is used, the rest are closed at once
@@ -122,7 +121,7 @@ class CniSocket:
         reply = await loop.run_in_executor(pool, self._handler, request)
         head = f"{reply.code} {len(reply.stdout)}\n".encode()
         answer = head + reply.stdout + reply.stderr
-        delivered = reply.code != 0 or "TELLS" not in request.env
+        delivered = reply.code != 0 or plugin_protocol.CONFIRMS not in request.env
         try:
             await asyncio.wait_for(loop.sock_sendall(client, struct.pack(">I", len(answer)) + answer), PATIENCE)
             delivered = delivered or await asyncio.wait_for(_confirmed(client), PATIENCE)
@@ -131,11 +130,11 @@ class CniSocket:
         except OSError:
             log.debug("a plugin closed its connection before it had its reply")
         if not delivered:
-            await loop.run_in_executor(pool, self._undo, request.env.get("ATTEMPT", ""))
+            await loop.run_in_executor(pool, self._undo, request.env.get(plugin_protocol.ATTEMPT, ""))
 
 
 async def _receive(client: socket.socket, fds: list[int]) -> bytes | None:
-    """The body of one request, None if the client closed early or sends more than `LIMIT`. The first descriptor is
+    """The body of one request, None if the client closed early or sends more than LARGEST. The first descriptor is
     appended to `fds`."""
     data = bytearray()
     while len(data) < 4 or len(data) < 4 + int.from_bytes(data[:4], "big"):
@@ -152,8 +151,8 @@ async def _receive(client: socket.socket, fds: list[int]) -> bytes | None:
         if not chunk:
             return None
         data += chunk
-        if len(data) >= 4 and int.from_bytes(data[:4], "big") > LIMIT:
-            log.warning("a plugin's request is larger than %d bytes", LIMIT)
+        if len(data) >= 4 and int.from_bytes(data[:4], "big") > plugin_protocol.LARGEST:
+            log.warning("a plugin's request is larger than %d bytes", plugin_protocol.LARGEST)
             return None
     return bytes(data[4:])
 
@@ -186,7 +185,7 @@ def parse(body: bytes, fd: int | None, wanted: Callable[[], bool]) -> CniRequest
     """The request in `body`, None if it is malformed. Bytes that are not UTF-8 are kept as surrogates."""
     head, separator, stdin = body.partition(b"\0\0")
     lines = head.split(b"\0")
-    if not separator or lines[0] != MAGIC:
+    if not separator or lines[0] != plugin_protocol.MAGIC:
         log.warning("malformed request on the CNI socket")
         return None
     env = {}

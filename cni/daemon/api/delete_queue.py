@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import logging
 
-from cni import proc
+from cni import plugin_protocol, proc
 from cni.daemon.api import cni_socket
 from cni.daemon.state.state import State
 from cni.plugin import delete_queue
@@ -46,9 +46,9 @@ def _may_pass(stdout: bytes) -> bool:
 def _is_void(request: cni_socket.CniRequest, state: State) -> bool:
     """Whether a deletion is from another boot, or older than the attachment that has its key now."""
     boot = proc.boot_id()
-    if request.env.get("BOOT_ID", boot) != boot:
+    if request.env.get(plugin_protocol.BOOT_ID, boot) != boot:
         return True
-    queued = request.env.get("QUEUED_NS", "")
+    queued = request.env.get(plugin_protocol.QUEUED_NS, "")
     if not queued.isdigit():
         return False
     attachment_id = (request.env.get("CNI_CONTAINERID", ""), request.env.get("CNI_IFNAME", ""))

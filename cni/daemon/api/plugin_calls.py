@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Mapping
 
-from cni import answers, tempdir_sweeper, verbs
+from cni import answers, plugin_protocol, tempdir_sweeper, verbs
 from cni.daemon import call_log
 from cni.daemon.api.cni_socket import CniRequest, Reply
 from cni.daemon.attachments.overlay import NodeOverlay
@@ -31,8 +31,8 @@ class PluginCalls:
         """Carry out one call. Never raises."""
         began, verb = time.monotonic(), request.env.get("CNI_COMMAND", "")
         with self._counting:
-            self._counts["launcher" if "LAUNCHER" in request.env else "python"] += 1
-        tempdir_sweeper.note(request.env.get("UNPACKED", ""))
+            self._counts["launcher" if plugin_protocol.LAUNCHER in request.env else "python"] += 1
+        tempdir_sweeper.note(request.env.get(plugin_protocol.EXTRACTION, ""))
         result = self._serve(request)
         if verb == "ADD" and result.code == 0:
             self._watch_plugin_exit(request)
@@ -61,9 +61,9 @@ class PluginCalls:
         An ADD succeeds only if the process that the runtime started exits with 0. A plugin that was killed after it
         printed its result has failed, and the runtime need not call DEL (CNI 1.1.0, section 2).
         """
-        pid, _, started = request.env.get("WHOSE", "").partition(":")
+        pid, _, started = request.env.get(plugin_protocol.RUNTIME_PROCESS, "").partition(":")
         if pid.isdigit() and started.isdigit() and int(started):
-            attempt = request.env.get("ATTEMPT", "")
+            attempt = request.env.get(plugin_protocol.ATTEMPT, "")
             self._exit_watcher.watch(int(pid), int(started), lambda: self.undo(attempt))
 
 
@@ -71,7 +71,7 @@ def netns_mismatch(env: Mapping[str, str], own: netns.NetnsId) -> InvalidConfig 
     """The error (7) for a call whose plugin runs in another network namespace than this daemon: the container would be
     attached to the daemon's network, not to its runtime's. None for a call from the daemon's own namespace, from a
     plugin that could not determine its namespace, and for DEL, which only removes. Pure."""
-    plugin_netns = env.get("OWN_NETNS", "")
+    plugin_netns = env.get(plugin_protocol.OWN_NETNS, "")
     if plugin_netns in ("", f"{own.dev}:{own.ino}") or env.get("CNI_COMMAND") == "DEL":
         return None
     return InvalidConfig(

@@ -1,6 +1,6 @@
 """The requests of the operator's tool: the daemon answers with the types of cni/answers.py, `cni/cli` prints them.
 
-A request comes over the CNI socket (root only) with TOOL in its environment instead of CNI_COMMAND.
+A request comes over the CNI socket (root only) with the key TOOL instead of CNI_COMMAND.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from cni import __version__, answers
+from cni import __version__, answers, plugin_protocol
 from cni.daemon.api import tool_fence, tool_mesh
 from cni.daemon.api.tool_context import ToolContext
 from cni.daemon.model.records import Attachment, Node
@@ -27,14 +27,15 @@ def answer(env: Mapping[str, str], context: ToolContext) -> tuple[int, bytes]:
     """Exit code and JSON for one request. An unknown request gets an error object, like a plugin's call. Never
     raises."""
     try:
-        ask = QUESTIONS.get(env["TOOL"])
+        question = env[plugin_protocol.TOOL]
+        ask = QUESTIONS.get(question)
         if ask is None:
-            raise InvalidConfig(f"the running daemon (version {__version__}) does not know {env['TOOL']!r}")
+            raise InvalidConfig(f"the running daemon (version {__version__}) does not know {question!r}")
         return 0, msgspec.json.encode(ask(context, env))
     except CniError as error:
         return 1, msgspec.json.encode(answers.Failure(code=error.code, msg=error.msg, details=error.details))
     except Exception as error:
-        log.exception("unexpected error in the request %s", env["TOOL"])
+        log.exception("unexpected error in the request %s", env[plugin_protocol.TOOL])
         text = f"internal error: {type(error).__name__}: {error}"
         failure = answers.Failure(code=CniError.code, msg=text, details="the daemon's log has the rest")
         return 1, msgspec.json.encode(failure)

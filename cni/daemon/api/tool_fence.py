@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from ipaddress import ip_address
 
-from cni import answers
+from cni import answers, plugin_protocol
 from cni.daemon.api import tool_mesh
 from cni.daemon.api.tool_context import ToolContext
 from cni.daemon.fence import compare
@@ -119,9 +119,10 @@ def may_reach(context: ToolContext, env: Mapping[str, str]) -> answers.Reachabil
     """Whether SRC may open a flow to DST, and which rule decides. Raises InvalidConfig if SRC or DST is unknown or
     ambiguous."""
     view = view_of(context)
-    port = _service_of(env.get("PORT", ""))
+    port = _service_of(env.get(plugin_protocol.PORT, ""))
     try:
-        sources, destinations = (operands.resolve(view, env.get(word, "")) for word in ("SRC", "DST"))
+        sources = operands.resolve(view, env.get(plugin_protocol.SRC, ""))
+        destinations = operands.resolve(view, env.get(plugin_protocol.DST, ""))
         pairs = why.pairs(sources, destinations)
         view = replace(view, ways=_ways(context, [dst for _, dst in pairs], (*view.published, *view.balanced)))
         paths = [(src, dst, why.decide(view, src, dst, port)) for src, dst in pairs]
@@ -130,8 +131,8 @@ def may_reach(context: ToolContext, env: Mapping[str, str]) -> answers.Reachabil
     if not paths:
         raise InvalidConfig(f"{env['SRC']} and {env['DST']} have no address of one family")
     return answers.Reachability(
-        src=env["SRC"],
-        dst=env["DST"],
+        src=env[plugin_protocol.SRC],
+        dst=env[plugin_protocol.DST],
         port=answers.Port(number=port.number, protocol=port.protocol) if port else None,
         allowed=all(verdict.allowed for _, _, verdict in paths),
         paths=[_path(*path) for path in paths],
@@ -257,7 +258,7 @@ def collect_garbage(context: ToolContext, env: Mapping[str, str]) -> answers.Gar
     made and that no record has are reported, and removed when a daemon starts: while calls are running, such a link may
     belong to an attach that is under way.
     """
-    dry = bool(env.get("DRY_RUN"))
+    dry = bool(env.get(plugin_protocol.DRY_RUN))
     links = context.kernel.all_links()  # before the records: a link that exists now had its record before
     names, attachments = {link.name for link in links}, context.state.snapshot()
     dead = [attachment for attachment in attachments if attachment.host_veth not in names]

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from cni import answers, defaults
+from cni import answers, defaults, plugin_protocol
 from cni.daemon.api.tool_context import ToolContext
 from cni.daemon.cluster.departed_nodes import DepartedNode, DepartedNodes
 from cni.daemon.fence.explain.endpoints import TunnelRoute
@@ -167,7 +167,7 @@ def join(context: ToolContext, env: Mapping[str, str]) -> answers.Joined:
     node needs. Raises InvalidConfig."""
     mesh = context.mesh
     own = token(context, env)
-    invitation = joined_peers.decode(env.get("TOKEN", ""))
+    invitation = joined_peers.decode(env.get(plugin_protocol.TOKEN, ""))
     joined_peers.judge(invitation, context.state.node, mesh.public_key(), _own(context))
     joined = [peer for peer in context.joined.all() if not joined_peers.is_again(peer, invitation)]
     others = [(peer.name, peer.public_key, peer.allowed_ips) for peer in joined]
@@ -181,7 +181,7 @@ def join(context: ToolContext, env: Mapping[str, str]) -> answers.Joined:
 def remove(context: ToolContext, env: Mapping[str, str]) -> answers.RemovedPeer:
     """Remove a peer that was joined by token. Raises InvalidConfig for any other peer."""
     mesh = context.mesh
-    target = _find(mesh, env.get("PEER", ""))
+    target = _find(mesh, env.get(plugin_protocol.PEER, ""))
     if not context.joined.remove(target.public_key):
         raise InvalidConfig(f"{target.name or target.public_key} was not joined by token: remove it where it was added")
     mesh.sync()
@@ -200,7 +200,7 @@ def gone(context: ToolContext, _: Mapping[str, str]) -> list[answers.DepartedNod
 
 def forget(context: ToolContext, env: Mapping[str, str]) -> answers.DepartedNode:
     """Delete the claims of such a node from etcd. Raises InvalidConfig."""
-    return _departed(_departures(context).forget(env.get("PEER", "")))
+    return _departed(_departures(context).forget(env.get(plugin_protocol.PEER, "")))
 
 
 def _departures(context: ToolContext) -> DepartedNodes:
@@ -224,7 +224,7 @@ def showconf(context: ToolContext, env: Mapping[str, str]) -> answers.PeerConfig
     """A wg-quick configuration for the machine of a peer: a guest, an edge peer, or any machine with plain WireGuard.
     Raises InvalidConfig for an unknown peer."""
     mesh, node = context.mesh, context.state.node
-    target = _find(mesh, env.get("PEER", ""))
+    target = _find(mesh, env.get(plugin_protocol.PEER, ""))
     guest = next((g for g in context.registry.guests.all().values() if g.public_key == target.public_key), None)
     hosts = [join_host_port(str(address), node.wg_port) for address in underlay.addresses(node.cidrs)]
     endpoints = context.settings.advertise or tuple(hosts)
