@@ -11,6 +11,7 @@ import threading
 from collections.abc import Sequence
 
 from cni.host import addressing, advertisements, forwarding, links, netns, own_networks, ports, source_routes, sysctl
+from cni.host.announce import Announcer
 from cni.host.conntrack_flusher import ConntrackFlusher
 from cni.host.forwarding import OURS, OUTSIDE, is_routed
 from cni.host.link_deleter import LinkDeleter
@@ -29,6 +30,7 @@ class Kernel:
         self._local = threading.local()
         self._link_deleter = LinkDeleter(crew)
         self._conntrack_flusher = ConntrackFlusher(crew)
+        self._announcer = Announcer(crew)
 
     @property
     def _socket(self) -> Netlink:
@@ -147,7 +149,9 @@ class Kernel:
     def ensure_bridge(self, name: str, mac: str, mtu: int, addresses: Sequence[links.Interface]) -> links.Link:
         """Ensure the service bridge, up, with its gateways. Raises NetlinkError(EEXIST) if another kind of link has the
         name."""
+        _announce_changes(name)  # before an existing bridge gets its MAC back
         bridge = links.ensure_bridge(self._socket, name, mac, mtu)
+        _announce_changes(name)
         if not any(address.version == 6 for address in addresses):
             sysctl.ensure(f"ipv6/conf/{name}/disable_ipv6", "1")  # no link-local address of the host
         else:
@@ -216,6 +220,11 @@ class Kernel:
         """Bring the host end up, with its owner as alias; packets flow from then on."""
         links.raise_port(self._socket, index, owner)
 
+    def announce(self, host: int, netns_fd: int, ifname: str, mac: str, addresses: Sequence[links.Address]) -> None:
+        """Have the addresses of the container's end announced to its neighbours, soon. `host`: the index of the host
+        end."""
+        self._announcer.announce(host, netns_fd, ifname, mac, addresses)
+
     def mark(self, index: int, owner: str) -> None:
         """Store the owner in the link's alias."""
         links.mark(self._socket, index, owner)
@@ -253,3 +262,10 @@ class Kernel:
         """End the threads after they have finished their queues."""
         self._conntrack_flusher.close()
         self._link_deleter.close()
+        self._announcer.close()
+
+
+def _announce_changes(bridge: str) -> None:
+    """Have the kernel announce the addresses of a bridge whose MAC changes; does nothing without such a bridge."""
+    sysctl.ensure(f"ipv4/conf/{bridge}/arp_notify", "1")
+    sysctl.ensure(f"ipv6/conf/{bridge}/ndisc_notify", "1")

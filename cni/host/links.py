@@ -16,9 +16,9 @@ from cni.host import netlink as nl
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER = 1, 3, 4, 5, 10
 IFLA_LINKINFO, IFLA_GROUP, IFLA_NET_NS_FD, IFLA_AF_SPEC = 18, 27, 28, 26
-IFLA_IFALIAS, IFLA_STATS64 = 20, 23
+IFLA_IFALIAS, IFLA_STATS64, IFLA_LINK_NETNSID = 20, 23, 37
 _TX_BYTES = slice(24, 32)  # of struct rtnl_link_stats64
-IFF_UP = 1
+IFF_UP, IFF_RUNNING = 1, 0x40
 AF_INET, AF_INET6 = 2, 10
 RTN_UNICAST, RTN_LOCAL = 1, 2
 BR_STP, BR_MULTI_BOOLOPT, BR_MCAST_SNOOPING, BR_FORWARD_DELAY = 5, 46, 23, 1
@@ -37,9 +37,10 @@ Address = addresses.Address
 
 @dataclass(frozen=True)
 class Link:
-    """A link as reported by the kernel. `mtu` in bytes; `peer` is the index of the other end of a veth, `alias` the
-    text that was attached to the link ("": none). `hairpin`: whether its bridge sends frames back to the port that they
-    came from."""
+    """A link as reported by the kernel. `mtu` in bytes; `peer` is the index of a veth's other end, `peer_netns` the
+    id of that end's namespace (-1: none), `alias` the text that was attached to the link ("": none). `running`: up,
+    with its carrier, so that a bridge forwards its frames. `hairpin`: whether its bridge sends frames back to the port
+    that they came from."""
 
     index: int
     name: str
@@ -51,6 +52,8 @@ class Link:
     peer: int = 0
     alias: str = ""
     hairpin: bool = False
+    peer_netns: int = -1
+    running: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,8 @@ def _link(body: bytes) -> Link:
         peer=number(attrs.get(IFLA_LINK)),
         alias=_string(attrs.get(IFLA_IFALIAS, b"")),
         hairpin=any(nl.attributes(info.get(_SLAVE_DATA, b"")).get(_HAIRPIN, b"")),
+        peer_netns=int.from_bytes(attrs.get(IFLA_LINK_NETNSID, b"\xff\xff\xff\xff"), nl.BYTE_ORDER, signed=True),
+        running=bool(flags & IFF_RUNNING),
     )
 
 

@@ -20,20 +20,22 @@ class ContainerNetns:
     def __init__(self, path: str, netns: NetnsId) -> None:
         """Raises OSError: the path is gone, the namespace cannot be entered, or the path now names another namespace
         (EINVAL)."""
-        fd = open_path(path)
+        self.fd = open_path(path)
         try:
-            if identify(fd) != netns:
+            if identify(self.fd) != netns:
                 raise OSError(errno.EINVAL, f"{path} is another namespace")
-            with entered(fd):
+            with entered(self.fd):
                 self._socket = nl.Netlink()
-        finally:
-            os.close(fd)
+        except BaseException:
+            os.close(self.fd)
+            raise
 
     def __enter__(self) -> ContainerNetns:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._socket.close()
+        os.close(self.fd)
 
     def end_of(self, host: links.Link) -> links.Link | None:
         """The other end of the veth `host`, whatever its name; None if it is not in this namespace."""

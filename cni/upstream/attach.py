@@ -22,7 +22,7 @@ import msgspec
 
 from cni import attach_rules, naming
 from cni.errors import AttachFailed, TryAgainLater
-from cni.host import links, netns, netns_holder, ports, relocate
+from cni.host import announce, links, netns, netns_holder, ports, relocate
 from cni.host.netlink import Netlink
 from cni.netconf.intent import Intent
 from cni.netconf.types import Route
@@ -199,6 +199,10 @@ def plugged(record: Record, target: int, inside: links.Link, asked: tuple[Route,
     routes = [links.Route(ipaddress.ip_network(dst), ipaddress.ip_address(via), inside.index) for dst, via in plan]
     addresses = [ipaddress.ip_interface(address) for address, _ in record.addresses]
     skipped = ports.configure(target, inside.index, record.ifname, addresses, routes)
+    try:
+        announce.send_now(record.host_index, target, record.ifname, inside.mac, [address.ip for address in addresses])
+    except OSError as error:
+        log.info("%s is not announced to its neighbours: %s", record.ifname, error)
     kept = tuple(pair for pair, route in zip(plan, routes, strict=True) if route not in skipped)
     return msgspec.structs.replace(record, state="live", mac=inside.mac, routes=kept)
 

@@ -108,6 +108,7 @@ class FakeKernel:
         self.routed: set[int] = set()
         self.underlay = 1500
         self.flows_queued: set[str] = set()
+        self.announced: list[tuple[str, str]] = []  # (MAC, address)
         self.complaint = ""  # what `trouble` says
         self.log: list[str] = []
         self.dead = False
@@ -323,6 +324,10 @@ class FakeKernel:
     def raise_port(self, index: int, owner: str = "") -> None:
         name = next(name for name, link in self.links.items() if link.index == index)
         self.links[name] = replace(self.links[name], up=True, hairpin=True, alias=owner or self.links[name].alias)
+
+    @quiet_call
+    def announce(self, host: int, netns_fd: int, ifname: str, mac: str, addresses: Sequence[Address]) -> None:
+        self.announced += [(mac, str(address)) for address in addresses]
 
     @call
     def mark(self, index: int, owner: str) -> None:

@@ -146,7 +146,7 @@ def daemon_of(node: Node) -> int:
     return int(node.tool("status")["pid"])
 
 
-@pytest.mark.parametrize("name", ["keeper", "mesh", "reaper-0", "forgetter", "tuned", "ends", "monitor"])
+@pytest.mark.parametrize("name", ["keeper", "mesh", "reaper-0", "forgetter", "announcer", "tuned", "ends", "monitor"])
 def test_a_thread_that_ended_is_told_and_started_again(frozen: Callable[..., Node], name: str) -> None:
     node = frozen(1)
     before = threads.thread_of(daemon_of(node), name)

@@ -31,6 +31,7 @@ NEEDED = {
     "CAP_DAC_OVERRIDE": (1, "another's data directory"),
     "CAP_CHOWN": (0, "the group's socket"),
     "CAP_NET_RAW": (13, "iptables"),
+    "CAP_NET_BROADCAST": (11, "notifications of changes in containers"),
     "CAP_NET_BIND_SERVICE": (10, "a port below 1024"),
 }
 YAML = """
@@ -68,6 +69,9 @@ def can(on: Machine) -> set[str]:
     try:
         on.call("ADD", "zlt-cap")
         found.add("add")
+        refusals = [line for line in on.log().splitlines() if "announces no changes in containers" in line]
+        if not any(f"[{on.main_pid()}]" in line for line in refusals):
+            found.add("notifications of changes in containers")
     except AssertionError:
         pass
     on.call("DEL", "zlt-cap")

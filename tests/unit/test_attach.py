@@ -89,7 +89,8 @@ def test_the_order_is_save_fence_link_up(node):
         c for c in node.kernel.log if c in ("add_bridge", "ensure_bridge", "add_port", "create_port", "raise_port")
     ]
     assert steps == ["add_bridge", "ensure_bridge", "add_port", "create_port", "raise_port"]
-    assert node.kernel.log[-1] == "raise_port"
+    assert node.kernel.log[-2:] == ["raise_port", "announce"]
+    assert [address for _, address in node.kernel.announced] == node.ips()
 
 
 def test_the_intent_is_saved_before_the_link_is_made(node):

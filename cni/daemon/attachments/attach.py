@@ -198,6 +198,8 @@ class Attacher:
             own = [address for address in addresses if address.version in sourced]
             self._kernel.route_by_source(request.netns_fd, inside, own, kernel_routes)
         self._kernel.raise_port(host, naming.owner_mark(*intent.key))
+        ips = [address.ip for address in addresses]
+        self._kernel.announce(host, request.netns_fd, intent.ifname, intent.mac, ips)
         kept = tuple(r for r, k in zip(routes, kernel_routes, strict=True) if k not in skipped)
         return msgspec.structs.replace(intent, routes=kept, bridge_mac=bridge.mac)
 

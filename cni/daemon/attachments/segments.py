@@ -140,7 +140,12 @@ class Segments:
                 continue
             link = seen.get(service.bridge)
             gateways = {gateway(ipaddress.ip_network(subnet)) for subnet in service.subnets}
-            if link is None or not link.up or not gateways <= addresses.get(link.index, set()):
+            if (
+                link is None
+                or not link.up
+                or link.mac != macs.of_bridge(service.bridge)
+                or not gateways <= addresses.get(link.index, set())
+            ):
                 bridges.append(service.bridge)
         return bridges
 

@@ -1,17 +1,21 @@
 """Adopts a MAC that a later plugin of the CNI chain sets on a container's interface as the MAC of its port.
 
 The fence admits one source MAC for each port (docs/isolation.md). The plugin `tuning` with a `mac`, chained after
-zlayer-cni, sets another MAC inside the container; the host gets no notification, and the container would be cut off.
-So the watcher compares the MAC of a new attachment's container end several times, at doubling intervals, while the
-chain may still be running. A MAC that another attachment has, or may get, is not adopted: the port stays closed. A MAC
-is not adopted either while a process in the container's namespace may administer the namespace: the container may have
-set the MAC itself.
+zlayer-cni, sets another MAC inside the container, and the container would be cut off. So the watcher compares the MAC
+of a new attachment's container end with the port's whenever the kernel announces a change of it, while the chain may
+still be running. A MAC that another attachment has, or may get, is not adopted: the port stays closed. A MAC is not
+adopted either while a process in the container's namespace may administer the namespace: the container may have set the
+MAC itself.
 """
 
 from __future__ import annotations
 
+import contextlib
 import heapq
+import ipaddress
 import logging
+import select
+import socket
 import threading
 import time
 
@@ -25,85 +29,165 @@ from cni.daemon.state.state import State, boot_clock
 from cni.errors import CniError
 from cni.host import process
 from cni.host.kernel import Kernel
+from cni.host.links import Link
 from cni.host.mtu import ContainerNetns
 from cni.host.netns import NetnsId
+from cni.host.port_news import PortNews
 from cni.host.worker import IDLE, Crew, beat
 
 log = logging.getLogger(__name__)
 
-FIRST = 0.05  # seconds from the attach to the first check; each interval is twice the one before
+FIRST = 0.05  # seconds from the attach to the first check without notifications; each interval is twice the one before
 PATIENCE = 5.0  # seconds that a running check may take when the daemon ends
 LAST = 6.0  # seconds after the attach: the chain has ended by then, and a later MAC change is the container's own
+GATHER, FLOODED = 0.005, 0.05  # seconds to the next look at the notifications, also if some were lost
+
+Watched = tuple[AttachmentKey, float]
+"""A watched attachment: its key, and when it was made."""
 
 
 class MacWatcher:
-    """Compares the MACs of new attachments, in a thread of its own."""
+    """Compares the MACs of new attachments, in a thread of its own: when the kernel announces a change of the
+    container's end, and once more `LAST` seconds after the attach. Where the kernel does not announce changes in other
+    namespaces, the comparisons are made at doubling intervals."""
 
     def __init__(self, state: State, kernel: Kernel, fence: FenceController, attacher: Attacher, crew: Crew) -> None:
         self._state, self._kernel, self._fence, self._attacher = state, kernel, fence, attacher
-        self._due: list[tuple[float, float, AttachmentKey, float]] = []  # due, interval, key, made_at
-        self._change = threading.Condition()
-        self._ended = False
+        self._guard = threading.Lock()
+        self._due: list[tuple[float, float, Watched]] = []  # due, interval (0: to be registered), attachment
+        self._ends: dict[tuple[int, int], Watched] = {}  # by namespace id and index of the container's end
+        self._news: PortNews | None = None  # open while an attachment is watched
+        self._refused = self._ended = False
+        self._wake, self._woken = socket.socketpair()
+        self._woken.setblocking(False)
         self._worker = crew.worker("tuned", self._run)
 
     def start(self) -> None:
         """Start the thread; attachments that an earlier daemon made less than `LAST` seconds ago are watched too."""
         for attachment in self._state.snapshot():
             if boot_clock() - attachment.made_at < LAST:
-                self._watch(attachment)
+                self._push(FIRST, (attachment.key, attachment.made_at))
         self._worker.start()
 
     def stop(self) -> None:
         """Stop the thread: no check begins after this; a running one is waited for up to `PATIENCE` seconds."""
         self._worker.retire()
-        with self._change:
-            self._ended = True
-            self._change.notify()
+        self._ended = True
+        self._notify()
         self._worker.join(PATIENCE)
 
     def on_attached(self, event: AttachmentLive) -> None:
-        """Watch the attachment's MAC from now on, for about `LAST` seconds."""
-        self._watch(event.attachment)
+        """Watch the attachment's MAC from now on, for about `LAST` seconds. Notifications are received from here on:
+        the next plugin of the chain starts after the caller has answered."""
+        with self._guard:
+            self._open()
+            heapq.heappush(self._due, (time.monotonic(), 0.0, (event.attachment.key, event.attachment.made_at)))
+        self._notify()
 
     def on_detached(self, event: AttachmentGone) -> None:
         """Drop the checks of the attachment."""
-        with self._change:
-            self._due = [due for due in self._due if due[2] != event.attachment.key]
+        self._forget((event.attachment.key, event.attachment.made_at))
+
+    def _open(self) -> None:
+        if self._news is None and not self._refused:
+            try:
+                self._news = PortNews()
+            except OSError as error:
+                self._refused = True
+                log.info("the kernel announces no changes in containers, so their MACs are read: %s", error)
+
+    def _push(self, seconds: float, watched: Watched) -> None:
+        with self._guard:
+            heapq.heappush(self._due, (time.monotonic() + seconds, seconds, watched))
+
+    def _notify(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._wake.send(b"x", socket.MSG_DONTWAIT)
+
+    def _forget(self, watched: Watched) -> None:
+        with self._guard:
+            self._due = [due for due in self._due if due[2] != watched]
             heapq.heapify(self._due)
-
-    def _watch(self, attachment: Attachment) -> None:
-        self._push(FIRST, attachment.key, attachment.made_at)
-
-    def _push(self, seconds: float, key: AttachmentKey, made_at: float) -> None:
-        with self._change:
-            heapq.heappush(self._due, (time.monotonic() + seconds, seconds, key, made_at))
-            self._change.notify()
+            self._ends = {end: other for end, other in self._ends.items() if other != watched}
 
     def _run(self) -> None:
-        while (due := self._next()) is not None:
+        while not self._ended:
+            self._wait()
             beat()
-            seconds, key, made_at = due
-            try:
-                check_again = self._check(key, made_at)
-            except Exception:
-                log.exception("the check of the MAC of %s failed", "/".join(key))
-                check_again = False
-            if check_again and seconds * 2 < LAST:
-                self._push(seconds * 2, key, made_at)
+            changed = self._news.heard() if self._news is not None else set()
+            # Registered before the lookup: an attachment is pushed before its end can change.
+            while (due := self._next()) is not None:
+                beat()
+                self._look(*due)
+            with self._guard:
+                watched = [other for end, other in self._ends.items() if changed is None or end in changed]
+            for each in watched:
+                beat()
+                if not self._checked(each, confirmed=False):
+                    self._forget(each)
+            self._close_if_idle()
+            if changed is None or changed:
+                time.sleep(FLOODED if changed is None else GATHER)
 
-    def _next(self) -> tuple[float, AttachmentKey, float] | None:
-        """Wait for the next check that is due: interval, key and made_at. None when the daemon ends."""
-        with self._change:
-            while not self._ended:
-                beat(IDLE)
-                now = time.monotonic()
-                if self._due and self._due[0][0] <= now:
-                    return heapq.heappop(self._due)[1:]
-                self._change.wait(min(self._due[0][0] - now, IDLE) if self._due else IDLE)
-        return None
+    def _wait(self) -> None:
+        """Wait for a notification, a new attachment, or the next check that is due."""
+        poll = select.poll()
+        poll.register(self._woken, select.POLLIN)
+        with self._guard:
+            if self._news is not None:
+                poll.register(self._news, select.POLLIN)
+            left = self._due[0][0] - time.monotonic() if self._due else IDLE
+        beat(IDLE)
+        poll.poll(max(0.0, min(left, IDLE)) * 1000)
+        with contextlib.suppress(BlockingIOError):
+            self._woken.recv(4096)
 
-    def _check(self, key: AttachmentKey, made_at: float) -> bool:
-        """Make the port's MAC that of the container's end. Returns whether another check is useful."""
+    def _next(self) -> tuple[float, Watched] | None:
+        """The next check that is due: interval and attachment; None if none is."""
+        with self._guard:
+            if self._ended or not self._due or self._due[0][0] > time.monotonic():
+                return None
+            return heapq.heappop(self._due)[1:]
+
+    def _look(self, seconds: float, watched: Watched) -> None:
+        if not seconds:
+            self._register(watched)
+        elif not self._checked(watched, confirmed=True) or seconds * 2 >= LAST:
+            self._forget(watched)
+        else:
+            self._push(seconds * 2, watched)
+
+    def _register(self, watched: Watched) -> None:
+        """Have notifications about the container's end lead to checks, else check at intervals."""
+        attachment = self._state.attachments.get(watched[0])
+        host = self._kernel.find(attachment.host_veth) if attachment is not None else None
+        if self._news is None or host is None or host.peer_netns < 0:
+            self._push(FIRST, watched)
+            return
+        with self._guard:
+            self._ends[host.peer_netns, host.peer] = watched
+        self._push(LAST, watched)
+
+    def _close_if_idle(self) -> None:
+        """Close the socket while no attachment is watched: containers cannot keep the thread busy then."""
+        with self._guard:
+            if not self._due and self._news is not None:
+                self._news.close()
+                self._news = None
+                self._ends.clear()
+
+    def _checked(self, watched: Watched, confirmed: bool) -> bool:
+        """`_check`, which may fail; False then."""
+        try:
+            return self._check(watched, confirmed)
+        except Exception:
+            log.exception("the check of the MAC of %s failed", "/".join(watched[0]))
+            return False
+
+    def _check(self, watched: Watched, confirmed: bool) -> bool:
+        """Make the port's MAC that of the container's end. Returns whether another check is useful. `confirmed`: see
+        `_adopt`."""
+        key, made_at = watched
         attachment = self._state.attachments.get(key)
         if attachment is None or attachment.state != "live" or attachment.made_at != made_at:
             return False
@@ -113,14 +197,30 @@ class MacWatcher:
         try:
             with ContainerNetns(attachment.sandbox, NetnsId(*attachment.netns)) as inside:
                 end = inside.end_of(host)
+                if end is None or end.mac == attachment.mac:
+                    return end is not None
+                return self._adopt(attachment, host, end, inside.fd, confirmed)
         except OSError:
             return False  # the namespace is gone, or cannot be entered
-        if end is not None and end.mac != attachment.mac:
-            if process.has_administrator(NetnsId(*attachment.netns)):
-                log.warning("%s has given itself the MAC %s: its port stays closed for it", "/".join(key), end.mac)
-                return False
-            self._take_over(attachment, end.mac)
-        return end is not None
+
+    def _adopt(self, attachment: Attachment, host: Link, end: Link, netns_fd: int, confirmed: bool) -> bool:
+        """Take over the MAC of the container's end, unless the container may have set it. Returns whether another check
+        is useful.
+
+        `confirmed`: a process that may administer the namespace is the container's. Right after a change the process
+        may be that of a plugin, which set the MAC and is about to end: it is looked for again a moment later.
+        """
+        if process.has_administrator(NetnsId(*attachment.netns)):
+            if not confirmed:
+                self._push(FIRST, (attachment.key, attachment.made_at))
+                return True
+            name = "/".join(attachment.key)
+            log.warning("%s has given itself the MAC %s: its port stays closed for it", name, end.mac)
+            return False
+        self._take_over(attachment, end.mac)
+        addresses = [ipaddress.ip_address(ip) for ip in attachment.ips]
+        self._kernel.announce(host.index, netns_fd, end.name, end.mac, addresses)
+        return True
 
     def _take_over(self, attachment: Attachment, mac: str) -> None:
         name = f"{attachment.ifname} of {attachment.container}"
