@@ -14,7 +14,6 @@ import os
 import sys
 import threading
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -200,48 +199,6 @@ class Nft:
         except ValueError as error:  # nft 1.0.6 prints truncated JSON for a table with flags, which ours do not have
             raise NftError("nftables could not be read", f"{command}: {error}") from error
         return listing
-
-
-def rules_of(text: str, table: str) -> nft_rules.Tables:
-    """The kernel's encoding of a text, loaded into a scratch network namespace that is deleted afterwards.
-
-    The result is comparable with that of `Nft.rules`. Costs some 10 ms. Raises NftError, OSError.
-    """
-    with ThreadPoolExecutor(1, "scratch") as pool:  # the namespace ends with the thread and its sockets
-        return pool.submit(_rules_of, text, table).result()
-
-
-def accepts(text: str) -> bool:
-    """Whether this kernel and libnftables accept a text; tried in a scratch network namespace. Raises OSError."""
-    with ThreadPoolExecutor(1, "scratch") as pool:
-        return pool.submit(_accepts, text).result()
-
-
-def _accepts(text: str) -> bool:
-    netns.leave()
-    try:
-        nft = Nft()
-    except NftUnavailable:
-        return False
-    try:
-        nft.run(text)
-    except NftError:
-        return False
-    finally:
-        nft.close()
-    return True
-
-
-def _rules_of(text: str, table: str) -> nft_rules.Tables:
-    netns.leave()
-    nft = Nft()
-    try:
-        nft.run(text)
-        tables = nft.rules(table)
-        assert tables is not None, "no other program changes this namespace"
-        return tables
-    finally:
-        nft.close()
 
 
 class _Context:

@@ -151,6 +151,7 @@ DECIDERS = (
     "cni.daemon.fence.elements",
     "cni.daemon.fence.rules",
     "cni.daemon.fence.inet",
+    "cni.daemon.fence.to_host",
     "cni.daemon.fence.handed_on",
     "cni.daemon.fence.leaving",
     "cni.daemon.fence.bridge",

@@ -10,12 +10,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from cni.daemon.fence import compare, elements, ruleset
-from cni.daemon.fence.believed import believed, without
 from cni.daemon.fence.desired import DesiredState
 from cni.daemon.fence.from_records import (
     Network,
@@ -26,17 +24,18 @@ from cni.daemon.fence.from_records import (
     on_the_hosts_networks,
     port_of,
 )
-from cni.daemon.fence.loader import Loader, has_bridge_names
-from cni.daemon.fence.model import TABLE, FenceNode, FencePort
+from cni.daemon.fence.inventory import Inventory
+from cni.daemon.fence.loader import Loader
+from cni.daemon.fence.model import TABLE, FenceNode
+from cni.daemon.fence.other_firewalls import OtherFirewalls
 from cni.daemon.fence.repairs import Repairs
+from cni.daemon.fence.rule_comparison import has_bridge_names
 from cni.daemon.model.records import Attachment
 from cni.daemon.settings import Settings
 from cni.daemon.state.state import State
 from cni.errors import FenceFailed
-from cni.host import iptables
 from cni.host.nft import Nft
 from cni.host.nft_elements import Change
-from cni.host.nft_forward import firewall_obstacles
 
 log = logging.getLogger(__name__)
 
@@ -67,19 +66,13 @@ class FenceController:
         self._state = state
         self._settings = settings
         self._alone = alone
-        self._bridge_names = has_bridge_names()
+        self._inventory = Inventory(state, settings, has_bridge_names())
+        self._others = OtherFirewalls()
         self._lock = threading.Lock()
-        self._forwarding = threading.Lock()  # for iptables' FORWARD; `_lock` is not held while iptables runs
         self._loader: Loader | None = None
         self._trouble = "the tables were never loaded"
         self._ended = False
         self._node_loaded: FenceNode | None = None  # the node's values at the last load
-        # The ports that were added and not yet removed. Not the records: at a detach these outlive the port briefly.
-        self._ports: dict[str, FencePort] = {}
-        self._networks: Counter[str | None] = Counter()
-        self._bridges: dict[str, None] = {}
-        self._beyond = RemoteView()
-        self._refused: dict[str, str] = {}  # what of `_beyond` the fence leaves out, and why
         self._changes = 0
         self._primed = -1  # the value of `_changes` up to which all messages are packed
         self._repairs = Repairs()
@@ -90,9 +83,8 @@ class FenceController:
         """Takes the ports, networks and bridges from the records, before the first load."""
         with self._lock:
             self._ended = False
-            self._ports = {attachment.host_veth: port_of(attachment) for attachment in self._state.snapshot()}
-            self._networks = Counter(port.network for port in self._ports.values())
-            self._bridges = dict.fromkeys(bridges(self._state.services.values()))
+            self._others.reopen()
+            self._inventory.reset(map(port_of, self._state.snapshot()), bridges(self._state.services.values()))
 
     def load(self) -> bool:
         """Brings the tables into force for every added port, repairing in place; True if anything had to be changed.
@@ -109,10 +101,10 @@ class FenceController:
                 if self._ended:
                     return False
                 self._loader = self._loader or Loader(Nft())
-                loader, node = self._loader, self._node()
+                loader, node = self._loader, self._inventory.node()
                 changed, same = False, node == self._node_loaded
                 if not same or not loader.is_settled():
-                    changed = self._alone() and loader.mend_rules(self._wanted())
+                    changed = self._alone() and loader.mend_rules(self._inventory.desired())
                 settled = same and loader.is_settled()
             if not settled:
                 changed = self._compare(loader) or changed
@@ -157,7 +149,7 @@ class FenceController:
                         self._repairs.happened(by)
                     return changed
                 # Another daemon's changes are left alone; otherwise the two daemons would trigger each other for ever.
-                local = self._wanted().local()
+                local = self._inventory.desired().local()
                 if not self._trouble and not compare.faults(_listing(loader, terse=True), local, alone=False):
                     return False
             except FenceFailed as error:
@@ -170,7 +162,7 @@ class FenceController:
             if (
                 self._loader is not None
                 and self._primed != self._changes
-                and self._loader.prime(self._wanted(), PRIMED)
+                and self._loader.prime(self._inventory.desired(), PRIMED)
             ):
                 self._primed = self._changes
 
@@ -193,7 +185,7 @@ class FenceController:
 
     def _restore(self, loader: Loader, sets: frozenset[tuple[str, str]]) -> bool:
         self._changes += 1
-        wanted = self._wanted()
+        wanted = self._inventory.desired()
         changed = bool(loader.faults(wanted)) and loader.mend_rules(wanted)
         if sets and not loader.is_settled():
             changed = loader.mend_sets(wanted, sets) or changed
@@ -207,7 +199,7 @@ class FenceController:
         self._trouble = trouble
 
     def _mend(self, loader: Loader, listing: compare.Listing, since: tuple[int, int]) -> bool:
-        wanted = self._wanted()
+        wanted = self._inventory.desired()
         self._changes += 1
         if not self._alone():
             local = wanted.local()
@@ -225,36 +217,11 @@ class FenceController:
     def wanted(self) -> DesiredState:
         """What the tables should hold now."""
         with self._lock:
-            return self._wanted()
-
-    def _wanted(self) -> DesiredState:
-        node = self._node()
-        ports = tuple(self._ports.values())
-        taken = frozenset([*node.addresses, *(address for port in ports for address in port.addresses)])
-        return DesiredState(
-            node=node,
-            bridges=tuple(bridge_of(name) for name in self._bridges),
-            ports=ports,
-            remotes=without(self._beyond, taken),
-            edges=self._beyond.edges,
-        )
-
-    def _node(self) -> FenceNode:
-        state = self._state
-        return FenceNode(
-            clusters=state.cidrs,
-            addresses=tuple(str(address) for address in state.node_addresses()),
-            connected=tuple(map(str, state.connected)),
-            masquerade=self._settings.masquerade,
-            routed=self._settings.underlay == "routed",
-            tunnels=self._beyond.tunnels,
-            far=self._beyond.far,
-            bridge_names=self._bridge_names,
-        )
+            return self._inventory.desired()
 
     def refused(self) -> dict[str, str]:
         """What other nodes and agents published that the fence leaves out: subject and reason."""
-        return {**self._refused, **(self._loader.refused if self._loader is not None else {})}
+        return {**self._inventory.refused, **(self._loader.refused if self._loader is not None else {})}
 
     def unload(self) -> None:
         """Deletes our tables and the jump in iptables' FORWARD; only `uninstall` calls it. Raises FenceFailed."""
@@ -263,8 +230,7 @@ class FenceController:
             self._loader = self._loader or Loader(Nft())
             self._loader.run(ruleset.uninstall())
             self._trouble = "the tables were taken down"
-        with self._forwarding:
-            iptables.remove_forward_accept()
+        self._others.close_forwarding()
 
     def faults(self) -> list[str]:
         """What is wrong with tables, chains and rules, one line each; empty if they are in force. Only reads."""
@@ -276,8 +242,8 @@ class FenceController:
                 if loader.rules_are_right():
                     return []
                 if self._alone():
-                    return [fault.text for fault in loader.faults(self._wanted())]
-                wanted = self._wanted()
+                    return [fault.text for fault in loader.faults(self._inventory.desired())]
+                wanted = self._inventory.desired()
             return compare.faults(_listing(loader, terse=True), wanted, alone=False)
         except FenceFailed as error:
             return [f"{error.msg}: {error.details}"]
@@ -287,30 +253,12 @@ class FenceController:
         return self._trouble
 
     def open_forwarding(self) -> str:
-        """Lets containers through iptables' FORWARD where that denies. Returns why that failed, or an empty
-        string.
-        """
-        try:
-            with self._forwarding:
-                if self._ended:
-                    return ""
-                if iptables.ensure_forward_accept(self._state.cidrs):
-                    log.info("iptables' FORWARD denies: one jump lets the overlay's containers through")
-        except FenceFailed as error:
-            return f"{error.msg}: {error.details}"
-        return ""
+        """Lets containers through iptables' FORWARD where that denies. Returns why that failed, or an empty string."""
+        return self._others.open_forwarding(self._state.cidrs)
 
     def foreign(self) -> dict[str, str]:
-        """Other programs' native nft chains that drop what containers send, which our tables cannot override: by chain,
-        what drops and what lets it through.
-        """
-        loader, clusters = self._loader, self._state.cidrs
-        if loader is None:
-            return {}
-        try:
-            return {found.chain: found.describe(clusters) for found in firewall_obstacles(loader.nft, clusters, TABLE)}
-        except FenceFailed:
-            return {}
+        """Other programs' native nft chains that drop what containers send, with a sentence about each."""
+        return self._others.obstacles(self._loader.nft, self._state.cidrs) if self._loader is not None else {}
 
     # --- bridges and ports -------------------------------------------------------------------------------------------
 
@@ -320,14 +268,14 @@ class FenceController:
         """
         with self._lock:
             self._changes += 1
-            self._bridges[name] = None
+            self._inventory.add_bridge(name)
             self._run(ruleset.open_bridge(bridge_of(name)))
 
     def remove_bridge(self, name: str) -> None:
         """A bridge of the overlay was deleted."""
         with self._lock:
             self._changes += 1
-            self._bridges.pop(name, None)
+            self._inventory.remove_bridge(name)
             self._try(ruleset.close_bridge(bridge_of(name)))
 
     def add_port(self, attachment: Attachment) -> None:
@@ -336,11 +284,9 @@ class FenceController:
         with self._lock:
             self._changes += 1
             # The chains of a network that has members only on other nodes may exist, or may have been refused.
-            if port.network is not None and not self._networks[port.network]:
+            if port.network is not None and not self._inventory.has_local_members(port.network):
                 self._run(ruleset.create_network(port.network))
-            self._forget(port.name)
-            self._ports[port.name] = port
-            self._networks[port.network] += 1
+            self._inventory.add_port(port)
             self._run(ruleset.add_port(port))
 
     def remove_port(self, attachment: Attachment) -> None:
@@ -350,22 +296,10 @@ class FenceController:
         port = port_of(attachment)
         with self._lock:
             self._changes += 1
-            known = self._forget(port.name)
+            known = self._inventory.remove_port(port.name)
             self._try(ruleset.remove_port(port))
-            if known and port.network is not None and not self._has_members(port.network):
+            if known and port.network is not None and not self._inventory.has_members(port.network):
                 self._try(ruleset.forget_network(port.network))
-
-    def _forget(self, name: str) -> bool:
-        """Removes a port from the recorded ones; False if it was not recorded."""
-        port = self._ports.pop(name, None)
-        if port is None:
-            return False
-        self._networks[port.network] -= 1
-        return True
-
-    def _has_members(self, network: str) -> bool:
-        """Whether the network has members, here or on other nodes."""
-        return self._networks[network] > 0 or network in self._beyond.networks()
 
     # --- other nodes -------------------------------------------------------------------------------------------------
 
@@ -374,9 +308,9 @@ class FenceController:
         out is in `refused`.
         """
         with self._lock:
-            before = self._wanted()
-            self._beyond, self._refused = believed(beyond, self._state.cidrs)
-            after = self._wanted()
+            before = self._inventory.desired()
+            self._inventory.set_beyond(beyond)
+            after = self._inventory.desired()
             self._changes += 1
             loader = self._loader
             if before == after or loader is None or self._trouble:
@@ -388,7 +322,7 @@ class FenceController:
                     self._node_loaded = after.node
                 else:
                     old, new = (RemoteView(remotes=state.remotes) for state in (before, after))
-                    for part in change_of_remotes(old, new, lambda network: self._networks[network] > 0):
+                    for part in change_of_remotes(old, new, self._inventory.has_local_members):
                         loader.run(part)
             except FenceFailed as error:
                 log.warning("members on other nodes are loaded one by one: %s: %s", error.msg, error.details)
@@ -411,10 +345,10 @@ class FenceController:
         try:
             loader.run(part)
         except FenceFailed:
-            if not self._alone() or not loader.faults(self._wanted()):
+            if not self._alone() or not loader.faults(self._inventory.desired()):
                 raise
             log.warning("another program changed the fence's tables; they are repaired before the port is added")
-            loader.mend_rules(self._wanted())
+            loader.mend_rules(self._inventory.desired())
             self._repairs.happened("")
             loader.run(part)
 

@@ -1,8 +1,8 @@
 """The rules as the kernel should hold them, in its own encoding, and the differences to those it holds. Pure.
 
-The kernel's encoding of our nft text is read from a table in a scratch network namespace (host/nft.py, `rules_of`):
-once for the rules of the node with one template network, from which the rules of every other network follow by
-replacing the name. So a rule that was rewritten under its own name is found, also by a daemon that has just started.
+The kernel's encoding of our nft text is read from a table in a scratch network namespace (host/nft_scratch.py): once
+for the rules of the node with one template network, from which the rules of every other network follow by replacing
+the name. So a rule that was rewritten under its own name is found, also by a daemon that has just started.
 """
 
 from __future__ import annotations

@@ -8,17 +8,7 @@ from cni.daemon.fence.handed_on import AFTER_IPVS, output_chains
 from cni.daemon.fence.leaving import leaving_chains
 from cni.daemon.fence.model import FLAT, FenceNode
 from cni.daemon.fence.rules import EARLY, FILTER, HAS_OPTIONS, Chain, Rule, base_chain, ipv4_options, plain_chain
-
-# Tunnels that a host may terminate without authenticating the sender: L2TP and GTP-U (which match a number in the
-# packet), AMT, GRE and MPLS in UDP, VXLAN and GPE, FOU, GUE, Geneve, TIPC, flannel's VXLAN. Not included: tunnels that
-# authenticate their peers by a key (IPsec, WireGuard, OpenVPN).
-_TUNNEL_PORTS = "{ 1701, 2152, 2268, 4754, 4789, 4790, 5555, 6080, 6081, 6118, 6635, 8472 }"
-# ICMP, ICMPv6, TCP, UDP, SCTP: for the resolver and the daemon; no tunnel protocols.
-_NODE_PROTOCOLS = "meta l4proto { 1, 58, 6, 17, 132 }"
-_IP = (("4", "ip"), ("6", "ip6"))
-# The node's sockets accept an ICMP error about a packet that they never sent: a socket bound to a port alone compares
-# nothing else.
-_ICMP_OF_NO_FLOW = Rule("ct state invalid meta l4proto { 1, 58 }", "drop", "ICMP of no flow")
+from cni.daemon.fence.to_host import FAMILIES, closed_to_host, edge_by_its_list, not_its_flow, to_host
 
 
 def inet_chains(node: FenceNode) -> list[Chain]:
@@ -46,7 +36,10 @@ def inet_chains(node: FenceNode) -> list[Chain]:
             "from_tunnel",
             Rule("ip daddr 127.0.0.0/8", "drop", "loopback of the host"),
             # A peer's allowed IPs may be the whole overlay, this node's part included.
-            *(Rule(f"{ip} saddr . {ip} saddr @same{v}", "drop", f"IPv{v} of our own by a tunnel") for v, ip in _IP),
+            *(
+                Rule(f"{ip} saddr . {ip} saddr @same{v}", "drop", f"IPv{v} of our own by a tunnel")
+                for v, ip in FAMILIES
+            ),
         ),
         base_chain("inet", "forward", FILTER, *_forward(node)),
         # The kernel routes link-local addresses, back onto the link they came from (ip6_forward). A bridged packet has
@@ -59,12 +52,12 @@ def inet_chains(node: FenceNode) -> list[Chain]:
         ),
         *([_to_overlay("4", "ip", four, node.routed), _from_connected("4", "ip")] if four else []),
         *([_to_overlay("6", "ip6", six, node.routed), _from_connected("6", "ip6")] if six else []),
-        plain_chain("inet", "outward", *_not_its_flow(), _of_no_flow(node.masquerade)),
+        plain_chain("inet", "outward", *not_its_flow(), _of_no_flow(node.masquerade)),
         plain_chain(
             "inet",
             "tunnel_out",
             Rule("ct direction reply ct state established,related", "accept", "reply to the outside, from elsewhere"),
-            *_edge_by_its_list("edge to the outside"),
+            *edge_by_its_list("edge to the outside"),
             Rule("", "drop", "tunnel to the outside"),
         ),
         base_chain(
@@ -81,9 +74,9 @@ def inet_chains(node: FenceNode) -> list[Chain]:
             Rule("iifname @inside", "goto to_host", "from containers"),
             chain="input_late",
         ),
-        plain_chain("inet", "to_host", *_to_host()),
+        plain_chain("inet", "to_host", *to_host()),
         *output_chains(node),
-        plain_chain("inet", "closed_to_host", *_closed_to_host()),
+        plain_chain("inet", "closed_to_host", *closed_to_host()),
         *leaving_chains(node),
         _mss(),
         *([_masquerade(four, six)] if node.masquerade else []),
@@ -96,7 +89,7 @@ def _way_in(routed: bool) -> str:
 
 
 def _prerouting(node: FenceNode) -> list[Rule]:
-    ranges = [(v, ip, cluster) for v, ip in _IP if (cluster := node.cluster(int(v)))]
+    ranges = [(v, ip, cluster) for v, ip in FAMILIES if (cluster := node.cluster(int(v)))]
     routed = [Rule(f"{ip} saddr @far{v}", "goto from_tunnel", f"from another node, IPv{v}") for v, ip, _ in ranges]
     return [
         Rule("iifname @inside", "goto from_container", "from containers"),
@@ -118,7 +111,7 @@ def _forward(node: FenceNode) -> list[Rule]:
     four, six = node.cluster(4), node.cluster(6)
     routed = [
         Rule(f"{_way_in(True)} {ip} saddr {cluster}", "goto tunnel_out", f"from another node to the outside, IPv{v}")
-        for v, ip in _IP
+        for v, ip in FAMILIES
         if (cluster := node.cluster(int(v)))
     ]
     return [
@@ -212,22 +205,6 @@ def _to_overlay(v: str, ip: str, cluster: str, routed: bool) -> Chain:
     )
 
 
-def _not_its_flow() -> list[Rule]:
-    """An ICMP error belongs to the flow that it quotes; only an end of that flow may send one.
-
-    nft cannot compare two fields of a packet, so the sets `same4` and `same6` hold each address paired with itself.
-    """
-    return [
-        Rule(
-            f"ct state related {ip} saddr . ct original {ip} saddr != @same{v} "
-            f"{ip} saddr . ct reply {ip} saddr != @same{v}",
-            "drop",
-            f"ICMP{v} error about another's flow",
-        )
-        for v, ip in _IP
-    ]
-
-
 def _of_no_flow(masquerade: bool) -> Rule:
     """A packet of no tracked flow is not translated either; and the owner of the flow that such an ICMP error quotes is
     unknown.
@@ -236,47 +213,6 @@ def _of_no_flow(masquerade: bool) -> Rule:
     """
     which = "ct state invalid oifname != @inside"
     return Rule(which if masquerade else f"{which} meta l4proto {{ 1, 58 }}", "drop", "of no flow, to the outside")
-
-
-def _to_host() -> list[Rule]:
-    # ICMP, ICMPv6, TCP, UDP, SCTP, for the resolver and the daemon; no tunnels. Protocols are numbers, here and above:
-    # a minimal host has no /etc/protocols, and nft then refuses names.
-    return [
-        *_not_its_flow(),
-        Rule("ct direction reply ct state established,related", "accept", "reply to the node"),
-        _ICMP_OF_NO_FLOW,
-        Rule("ip daddr 127.0.0.0/8", "drop", "loopback of the host"),
-        Rule("iifname . ip saddr @open4", "accept", "flat mesh to the host"),
-        Rule("iifname . ip6 saddr @open6", "accept", "flat mesh to the host, IPv6"),
-        Rule("icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert }", "accept", "neighbour discovery"),
-        Rule(f"udp dport {_TUNNEL_PORTS}", "drop", "tunnel to the node"),
-        Rule(f"ip daddr @node4 {_NODE_PROTOCOLS}", "accept", "node address"),
-        Rule(f"ip6 daddr @node6 {_NODE_PROTOCOLS}", "accept", "node address, IPv6"),
-        Rule("", "drop", "host address"),
-    ]
-
-
-def _closed_to_host() -> list[Rule]:
-    """A member of an isolation network elsewhere, or an edge peer, reaches the node's address here and replies to the
-    node, and nothing else; an edge peer also what its list allows.
-    """
-    return [
-        Rule("ct direction reply ct state established,related", "accept", "reply to the node, from elsewhere"),
-        _ICMP_OF_NO_FLOW,
-        Rule(f"udp dport {_TUNNEL_PORTS}", "drop", "tunnel to the node, from elsewhere"),
-        Rule(f"ip daddr @node4 {_NODE_PROTOCOLS}", "accept", "node address, from elsewhere"),
-        Rule(f"ip6 daddr @node6 {_NODE_PROTOCOLS}", "accept", "node address, from elsewhere, IPv6"),
-        *_edge_by_its_list("edge to the host"),
-        Rule("", "drop", "host address, from elsewhere"),
-    ]
-
-
-def _edge_by_its_list(name: str) -> list[Rule]:
-    """An edge peer's own chain decides. The lookup does not use `net4` and `net6`, which hold it too: for every element
-    that leads to a chain the kernel checks all of the map's, once for each rule that uses the map
-    (nft_lookup_validate).
-    """
-    return [Rule("", "ip saddr vmap @edge4", name), Rule("", "ip6 saddr vmap @edge6", f"{name}, IPv6")]
 
 
 def _mss() -> Chain:

@@ -15,35 +15,23 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from cni.daemon.fence import compare, elements, expected, replacement, ruleset
-from cni.daemon.fence.bridge import trial_of_bridge_names
 from cni.daemon.fence.compare import Listing
 from cni.daemon.fence.desired import DesiredState
 from cni.daemon.fence.fault import Fault
 from cni.daemon.fence.model import TABLE, FenceBridge, FenceNode, FencePort, chain_of
+from cni.daemon.fence.rule_comparison import RuleComparison
 from cni.daemon.fence.rules import SETS
 from cni.errors import FenceFailed
-from cni.host import nft, nft_elements
-from cni.host.nft import Nft, rules_of
+from cni.host import nft_elements
+from cni.host.nft import Nft
 from cni.host.nft_elements import Change
-from cni.host.nft_rules import Tables, TableSeen
+from cni.host.nft_rules import Tables
 
 log = logging.getLogger(__name__)
 
 OWN = 4096  # own generations that are remembered: a notification comes within milliseconds of its transaction
 _NAME = re.compile(r"\w{1,64}", re.ASCII)  # our set names; a notified name may be any text, and other programs chose it
 _KINDS = {(family, name): kind for family, kind, name, _ in SETS}
-READS = 5  # attempts to read the rules while other programs change them, before the rules count as changed
-
-
-def has_bridge_names() -> bool:
-    """Whether the kernel's nftables can match a frame by its bridge, so that a port of no attachment is closed whatever
-    its name is.
-    """
-    try:
-        return nft.accepts(trial_of_bridge_names())
-    except OSError as error:
-        log.warning("ports of other names on the overlay's bridges are not closed: %s", error)
-        return False
 
 
 class Loader:
@@ -58,8 +46,7 @@ class Loader:
         self._rules_at = -1  # the generation at which the rules were right; only this daemon changed anything since
         self._all_at = -1  # the same for rules and elements
         self._shape: tuple[bytes, ...] | None = None  # the tables' shape at a time when the rules were right
-        self._learned: tuple[str, Tables] | None = None
-        self._expected: tuple[str, tuple[str, ...], dict[str, TableSeen]] | None = None
+        self._comparison = RuleComparison(nft)
         self._packed: dict[FencePort | FenceBridge, bytes] = {}
 
     # --- transactions ------------------------------------------------------------------------------------------------
@@ -117,37 +104,10 @@ class Loader:
         if shape is not None and shape == self._shape:
             self._rules_at = generation
             return []
-        faults = [fault for fault in self._differences(wanted)[0] if not expected.is_stale(fault)]
+        faults = [fault for fault in self._comparison.differences(wanted)[0] if not expected.is_stale(fault)]
         if not faults and self.nft.generation() == generation:
             self._rules_at, self._shape = generation, shape
         return faults
-
-    def _differences(self, wanted: DesiredState) -> tuple[list[Fault], Tables | None]:
-        """What is wrong with the rules, and the tables as they are; None if they could not be read."""
-        seen = None
-        for _ in range(READS):
-            seen = self.nft.rules(TABLE)
-            if seen is not None:
-                break
-        should = self._should(wanted)
-        if should is None:  # without a scratch namespace, the rules are compared by name only
-            listing: Listing = {family: self.nft.list_table(family, TABLE, terse=True) for family in ruleset.FAMILIES}
-            gone = any(table is None for table in listing.values())
-            return [Fault("", "", text, missing=gone) for text in compare.faults(listing, wanted)], seen
-        return expected.differences(seen, should), seen
-
-    def _should(self, wanted: DesiredState) -> dict[str, TableSeen] | None:
-        """The tables as they should be; None where the kernel's encoding of the rules cannot be obtained."""
-        text, networks = expected.scratch_text(wanted.node, wanted.edges), tuple(wanted.networks())
-        if self._learned is None or self._learned[0] != text:
-            try:
-                self._learned = (text, rules_of(text, TABLE))
-            except (OSError, FenceFailed) as error:
-                log.warning("the bodies of the fence's rules cannot be compared now: %s", error)
-                return None
-        if self._expected is None or self._expected[:2] != (text, networks):
-            self._expected = (text, networks, expected.expand(self._learned[1], networks))
-        return self._expected[2]
 
     def mend_rules(self, wanted: DesiredState) -> bool:
         """Repairs the rules; True if anything had to be changed.
@@ -159,7 +119,7 @@ class Loader:
         Raises FenceFailed; what could not be loaded of others' records is in `refused`.
         """
         since = self.mark()
-        faults, seen = self._differences(wanted)
+        faults, seen = self._comparison.differences(wanted)
         real = [fault for fault in faults if not expected.is_stale(fault)]
         if not real:
             self._rules_at = self.nft.generation()

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from cni.daemon.fence import ruleset as fence
-from cni.daemon.fence.loader import has_bridge_names
 from cni.daemon.fence.model import FenceBridge, FenceNode, FencePort
+from cni.daemon.fence.rule_comparison import has_bridge_names
 from cni.host.nft import Nft
 from cni.host.nft_elements import Change
 from tests.kernel.fence import remotes

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from cni.daemon.fence import ruleset as fence
-from cni.daemon.fence.loader import has_bridge_names
+from cni.daemon.fence.rule_comparison import has_bridge_names
 
 from .lab import BRIDGES, Lab
 

@@ -1,0 +1,96 @@
+"""What the fence knows: the ports that were added, the bridges, and what lies behind the tunnels. No I/O."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from cni.daemon.fence.believed import believed, without
+from cni.daemon.fence.desired import DesiredState
+from cni.daemon.fence.from_records import RemoteView, bridge_of
+from cni.daemon.fence.model import FenceNode, FencePort
+from cni.daemon.settings import Settings
+from cni.daemon.state.state import State
+
+
+class Inventory:
+    """One thread at a time; the controller's lock ensures that. Its ports are not the records: at a detach they outlive
+    the port briefly.
+    """
+
+    def __init__(self, state: State, settings: Settings, bridge_names: bool) -> None:
+        """`bridge_names`: whether the kernel's nftables can match a frame by its bridge."""
+        self._state, self._settings, self._bridge_names = state, settings, bridge_names
+        self._ports: dict[str, FencePort] = {}
+        self._networks: Counter[str | None] = Counter()
+        self._bridges: dict[str, None] = {}
+        self._beyond = RemoteView()
+        self.refused: dict[str, str] = {}
+        """What of the remote view the fence leaves out, and why."""
+
+    def reset(self, ports: Iterable[FencePort], bridges: Iterable[str]) -> None:
+        """Replaces ports and bridges by those of the records."""
+        self._ports = {port.name: port for port in ports}
+        self._networks = Counter(port.network for port in self._ports.values())
+        self._bridges = dict.fromkeys(bridges)
+
+    def add_bridge(self, name: str) -> None:
+        """Records a bridge of the overlay."""
+        self._bridges[name] = None
+
+    def remove_bridge(self, name: str) -> None:
+        """Forgets a bridge, recorded or not."""
+        self._bridges.pop(name, None)
+
+    def add_port(self, port: FencePort) -> None:
+        """Records a port, in place of one of the same name."""
+        self.remove_port(port.name)
+        self._ports[port.name] = port
+        self._networks[port.network] += 1
+
+    def remove_port(self, name: str) -> bool:
+        """Forgets a port; False if it was not recorded."""
+        port = self._ports.pop(name, None)
+        if port is None:
+            return False
+        self._networks[port.network] -= 1
+        return True
+
+    def set_beyond(self, beyond: RemoteView) -> None:
+        """Records what lies behind the tunnels, as far as the fence accepts it."""
+        self._beyond, self.refused = believed(beyond, self._state.cidrs)
+
+    def has_local_members(self, network: str | None) -> bool:
+        """Whether the network has members on this node."""
+        return self._networks[network] > 0
+
+    def has_members(self, network: str) -> bool:
+        """Whether the network has members, here or on other nodes."""
+        return self.has_local_members(network) or network in self._beyond.networks()
+
+    def desired(self) -> DesiredState:
+        """What the tables should hold now."""
+        node = self.node()
+        ports = tuple(self._ports.values())
+        taken = frozenset([*node.addresses, *(address for port in ports for address in port.addresses)])
+        return DesiredState(
+            node=node,
+            bridges=tuple(bridge_of(name) for name in self._bridges),
+            ports=ports,
+            remotes=without(self._beyond, taken),
+            edges=self._beyond.edges,
+        )
+
+    def node(self) -> FenceNode:
+        """This node, as the fence sees it."""
+        state = self._state
+        return FenceNode(
+            clusters=state.cidrs,
+            addresses=tuple(str(address) for address in state.node_addresses()),
+            connected=tuple(map(str, state.connected)),
+            masquerade=self._settings.masquerade,
+            routed=self._settings.underlay == "routed",
+            tunnels=self._beyond.tunnels,
+            far=self._beyond.far,
+            bridge_names=self._bridge_names,
+        )

@@ -1,0 +1,52 @@
+"""Other programs' firewalls on this node, which may drop what containers send or get whatever the fence allows."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+
+from cni.daemon.fence.model import TABLE
+from cni.errors import FenceFailed
+from cni.host import iptables
+from cni.host.nft import Nft
+from cni.host.nft_forward import firewall_obstacles
+
+log = logging.getLogger(__name__)
+
+
+class OtherFirewalls:
+    """Thread-safe; its lock is its own, since iptables takes milliseconds."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def open_forwarding(self, clusters: Sequence[str]) -> str:
+        """Lets containers through iptables' FORWARD where that denies. Returns why that failed, or an empty string."""
+        try:
+            with self._lock:
+                if not self._closed and iptables.ensure_forward_accept(clusters):
+                    log.info("iptables' FORWARD denies: one jump lets the overlay's containers through")
+        except FenceFailed as error:
+            return f"{error.msg}: {error.details}"
+        return ""
+
+    def reopen(self) -> None:
+        """Lets `open_forwarding` work again after `close_forwarding`."""
+        self._closed = False
+
+    def close_forwarding(self) -> None:
+        """Deletes the jump in iptables' FORWARD, which stays deleted. Raises FenceFailed."""
+        self._closed = True
+        with self._lock:
+            iptables.remove_forward_accept()
+
+    def obstacles(self, nft: Nft, clusters: Sequence[str]) -> dict[str, str]:
+        """Other programs' native nft chains that drop what containers send, which our tables cannot override: by chain,
+        what drops and what lets it through.
+        """
+        try:
+            return {found.chain: found.describe(clusters) for found in firewall_obstacles(nft, clusters, TABLE)}
+        except FenceFailed:
+            return {}
