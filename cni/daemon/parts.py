@@ -28,6 +28,8 @@ from cni.daemon.events import (
     Events,
 )
 from cni.daemon.fence.controller import FenceController
+from cni.daemon.fence.inventory import Inventory
+from cni.daemon.fence.rule_comparison import has_bridge_names
 from cni.daemon.mesh.devices import Devices
 from cni.daemon.mesh.joined_peers import JoinedPeers
 from cni.daemon.mesh.measured import Measurements
@@ -123,7 +125,7 @@ def build_base(settings: Settings, store: Store, kernel: Kernel, crew: Crew, alo
         registry=Tables(store),
         identity=Identity(settings.data_dir),
         kernel=kernel,
-        fence=FenceController(state, settings, alone, ranges.networks),
+        fence=FenceController(state, Inventory(state, settings, has_bridge_names()), alone, ranges.networks),
         own=own,
         ranges=ranges,
         node_settings=NodeSettings(settings, state, kernel, own, board),

@@ -29,9 +29,7 @@ from cni.daemon.fence.loader import Loader
 from cni.daemon.fence.model import TABLE, FenceNode
 from cni.daemon.fence.other_firewalls import OtherFirewalls
 from cni.daemon.fence.repairs import Repairs
-from cni.daemon.fence.rule_comparison import has_bridge_names
 from cni.daemon.model.records import Attachment
-from cni.daemon.settings import Settings
 from cni.daemon.state.state import State
 from cni.errors import FenceFailed
 from cni.host.nft import Nft
@@ -55,7 +53,7 @@ class FenceController:
     def __init__(
         self,
         state: State,
-        settings: Settings,
+        inventory: Inventory,
         alone: Callable[[], bool],
         host_networks: Callable[[], Iterable[Network]],
     ) -> None:
@@ -64,9 +62,8 @@ class FenceController:
         """
         self._host_networks = host_networks
         self._state = state
-        self._settings = settings
         self._alone = alone
-        self._inventory = Inventory(state, settings, has_bridge_names())
+        self._inventory = inventory
         self._others = OtherFirewalls()
         self._lock = threading.Lock()
         self._loader: Loader | None = None

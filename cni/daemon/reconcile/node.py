@@ -114,22 +114,27 @@ class Reconciler:
         for attachment in self._state.snapshot():
             if attachment.state != "live":
                 self._release(attachment, "was never finished")
-        self._mark_ports()
+        self._complete_ports()
         self._sweep_strays()
         # The earlier daemon may have been killed before it deleted them.
         self._kernel.forget_flows(self._state.addresses.left_behind())
 
-    def _mark_ports(self) -> None:
-        """Write the owner mark on ports that an older version made without one."""
+    def _complete_ports(self) -> None:
+        """Give ports that an older version made the owner mark and hairpin mode."""
         kernel = self._kernel
         links = {link.name: link for link in kernel.all_links()}
         for attachment in self._state.snapshot():
             link = links.get(attachment.host_veth)
-            if link is not None and is_unmarked(link, attachment):
-                try:
+            if link is None:
+                continue
+            unmarked = is_unmarked(link, attachment)
+            try:
+                if unmarked:
                     kernel.mark(link.index, naming.owner_mark(*attachment.key))
-                except OSError as error:
-                    log.warning("%s could not be marked as %s's: %s", link.name, "/".join(attachment.key), error)
+                if link.up and link.master and not link.hairpin and (unmarked or _is_its(link, attachment)):
+                    kernel.raise_port(link.index)
+            except OSError as error:
+                log.warning("%s could not be completed as %s's: %s", link.name, "/".join(attachment.key), error)
 
     def _sweep_strays(self) -> None:
         """Remove links that this program made (name and MAC follow its rules) and that no record has."""
