@@ -46,7 +46,7 @@ class Loader:
         self._rules_at = -1  # the generation at which the rules were right; only this daemon changed anything since
         self._all_at = -1  # the same for rules and elements
         self._shape: tuple[bytes, ...] | None = None  # the tables' shape at a time when the rules were right
-        self._comparison = RuleComparison(nft)
+        self._comparison = RuleComparison()
         self._packed: dict[FencePort | FenceBridge, bytes] = {}
 
     # --- transactions ------------------------------------------------------------------------------------------------
@@ -104,7 +104,7 @@ class Loader:
         if shape is not None and shape == self._shape:
             self._rules_at = generation
             return []
-        faults = [fault for fault in self._comparison.differences(wanted)[0] if not expected.is_stale(fault)]
+        faults = [fault for fault in self._comparison.differences(self.nft, wanted)[0] if not expected.is_stale(fault)]
         if not faults and self.nft.generation() == generation:
             self._rules_at, self._shape = generation, shape
         return faults
@@ -119,7 +119,7 @@ class Loader:
         Raises FenceFailed; what could not be loaded of others' records is in `refused`.
         """
         since = self.mark()
-        faults, seen = self._comparison.differences(wanted)
+        faults, seen = self._comparison.differences(self.nft, wanted)
         real = [fault for fault in faults if not expected.is_stale(fault)]
         if not real:
             self._rules_at = self.nft.generation()

@@ -34,21 +34,20 @@ def has_bridge_names() -> bool:
 class RuleComparison:
     """The comparison, with the kernel's encoding of the desired rules, which is learned once for each text."""
 
-    def __init__(self, nft: Nft) -> None:
-        self._nft = nft
+    def __init__(self) -> None:
         self._learned: tuple[str, Tables] | None = None
         self._expected: tuple[str, tuple[str, ...], dict[str, TableSeen]] | None = None
 
-    def differences(self, wanted: DesiredState) -> tuple[list[Fault], Tables | None]:
+    def differences(self, nft: Nft, wanted: DesiredState) -> tuple[list[Fault], Tables | None]:
         """What is wrong with the rules, and the tables as they are; None if they could not be read."""
         seen = None
         for _ in range(READS):
-            seen = self._nft.rules(TABLE)
+            seen = nft.rules(TABLE)
             if seen is not None:
                 break
         should = self._should(wanted)
         if should is None:  # without a scratch namespace, the rules are compared by name only
-            listing: Listing = {family: self._nft.list_table(family, TABLE, terse=True) for family in ruleset.FAMILIES}
+            listing: Listing = {family: nft.list_table(family, TABLE, terse=True) for family in ruleset.FAMILIES}
             gone = any(table is None for table in listing.values())
             return [Fault("", "", text, missing=gone) for text in compare.faults(listing, wanted)], seen
         return expected.differences(seen, should), seen
