@@ -288,7 +288,7 @@ def test_doctor_finds_nothing_on_a_good_node(node: Node, installation: Path) -> 
 def test_doctor_sees_what_is_wrong(node: Node, installation: Path) -> None:
     """Each fault made for real, in this node's own namespace and directories."""
     node.host.ip("link add dummy0 type bridge", "link set dummy0 up", "route add 10.200.128.0/20 dev dummy0")
-    rules = "table inet other { chain f { type filter hook forward priority 0; policy drop; accept; }; }"
+    rules = "table inet other { chain f { type filter hook forward priority 0; policy drop; ip ttl 7 accept; }; }"
     node.host.nft(rules)
     (installation / "net.d/05-other.conflist").write_text('{"name":"x","cniVersion":"1.0.0","plugins":[{"type":"a"}]}')
     (node.dir / "data").mkdir(exist_ok=True)
