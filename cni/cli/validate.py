@@ -97,6 +97,8 @@ def _settings(path: str) -> Report:
     report = Report("overlayd")
     try:
         settings.load(path)
+    except settings.FaultySettings as error:
+        report.errors += error.faults
     except CniError as error:
         report.errors.append(_said(error))
     return report

@@ -6,9 +6,12 @@ only, /etc/zlayer-cni/overlayd.yaml; else the defaults below apply. conf/overlay
 
 from __future__ import annotations
 
+import copy
 import difflib
 import ipaddress
 import re
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -16,7 +19,7 @@ import msgspec
 import yaml
 
 from cni import addresses, defaults
-from cni.daemon.model import keys
+from cni.daemon.model import keys, yaml_lines
 from cni.daemon.model.endpoints import LONGEST_NAME, split_endpoint
 from cni.errors import InvalidConfig
 from cni.overlay.address import network as network_of
@@ -25,6 +28,13 @@ from cni.secret import Secret
 
 SYSTEM_FILE = "/etc/zlayer-cni/overlayd.yaml"
 
+MOST_FAULTS = 20
+JUDGES = {
+    "cluster_cidr": ("cluster_cidr6", "slice_cidr", "service_cidr"),
+    "cluster_cidr6": ("slice_cidr", "service_cidr"),
+    "wireguard_engine": ("underlay",),
+}
+"""Keys by which others are judged: without the former there is no verdict on the latter."""
 NOT_QUOTED = ("cluster",)
 """Below these keys no error quotes a value: it may be a secret in the wrong place."""
 
@@ -116,6 +126,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         return (self.cluster_cidr, self.cluster_cidr6) if self.cluster_cidr6 else (self.cluster_cidr,)
 
 
+class FaultySettings(InvalidConfig):
+    """Settings that were read and cannot be used; `faults`: each with key, value and line."""
+
+    def __init__(self, name: str, faults: Sequence[str]) -> None:
+        super().__init__(f"{name}: {'; '.join(faults)}")
+        self.faults = tuple(faults)
+
+
 def load(path: str) -> Settings:
     """The settings in the file `path`. Raises InvalidConfig that names the file and the fault."""
     try:
@@ -142,6 +160,8 @@ def parse(text: str, name: str = "settings") -> Settings:
     """The settings of the YAML `text`. Raises InvalidConfig that names key and value, or the line, on one line."""
     try:
         return _parse(text, name)
+    except FaultySettings:
+        raise
     except InvalidConfig as error:
         # A quoted value may have line breaks and escapes, which would forge lines of the log.
         raise InvalidConfig(printable(error.msg), error.details) from error
@@ -156,15 +176,34 @@ def _parse(text: str, name: str) -> Settings:
         return Settings()
     if not isinstance(document, dict):
         raise InvalidConfig(f"{name}: a mapping of keys to values is wanted, not {_kind(document)}")
-    try:
-        settings = msgspec.convert(document, Settings, dec_hook=_secret)
-    except msgspec.ValidationError as error:
-        raise InvalidConfig(f"{name}: {_explain(str(error), document)}") from error
-    try:
-        _check(settings)
-    except ValueError as error:
-        raise InvalidConfig(f"{name}: {error}") from error
+    faults, rest = _convertible(document)
+    settings = msgspec.convert(rest, Settings, dec_hook=_secret)
+    faults += _faults(settings)
+    if faults:
+        places = yaml_lines.Places(text, _Loader)
+        raise FaultySettings(name, [printable(fault + places.line_of(fault)) for fault in faults])
     return msgspec.structs.replace(settings, instance_id=str(settings.instance_id))
+
+
+def _convertible(document: dict[Any, Any]) -> tuple[list[str], dict[Any, Any]]:
+    """Every fault of types and names, and the document without the faulty keys and those that are judged by them."""
+    faults: dict[str, str] = {}
+    rest = copy.deepcopy(document)
+    while True:
+        try:
+            msgspec.convert(rest, Settings, dec_hook=_secret)
+            break
+        except msgspec.ValidationError as error:
+            fault = _explain(str(error), rest)
+        path = yaml_lines.path_of(fault)
+        again = path in faults
+        faults.setdefault(path, fault)
+        if len(faults) == MOST_FAULTS or not yaml_lines.remove(rest, path, whole=again):
+            return list(faults.values()), {}
+    for key in {path.partition(".")[0] for path in faults} & JUDGES.keys():
+        for judged in JUDGES[key]:
+            rest.pop(judged, None)
+    return list(faults.values()), rest
 
 
 class _Loader(yaml.SafeLoader):
@@ -237,9 +276,24 @@ def _explain(message: str, document: Any) -> str:
     if text.startswith("Invalid enum value"):
         kinds = {"log_level": LogLevel, "underlay": Underlay, "cluster.unsigned_nodes": Unsigned}
         text = "expected one of " + ", ".join(get_args(kinds.get(where, Engine)))
-    text = re.sub(", got `[a-z]+`$", "", text)
+    text = _in_our_words(re.sub(", got `[a-z]+`$", "", text))
     quotable = not isinstance(value, dict | list) and not where.startswith(NOT_QUOTED)
     return f"{where}: {text}, got {value!r}" if quotable else f"{where}: {text}"
+
+
+def _in_our_words(text: str) -> str:
+    """msgspec's `Expected ...` in the words of YAML."""
+    kinds = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false", "array": "a list"}
+    kinds |= {"object": "keys with values", "null": "nothing"}
+    text = re.sub(r"`([a-z]+)`", lambda match: kinds.get(match[1], match[0]), text)
+    text = re.sub(
+        r"^Expected (.*?) (>=|<=) ", lambda m: f"expected {m[1]} of at {'least' if m[2] == '>=' else 'most'} ", text
+    )
+    return (
+        text.replace("Expected ", "expected ", 1)
+        .replace(" | ", " or ")
+        .replace("of length >= ", "of at least the length ")
+    )
 
 
 def _nearest(where: str, key: str) -> str:
@@ -250,40 +304,112 @@ def _nearest(where: str, key: str) -> str:
     return f"; {near[0]} is meant?" if near else ""
 
 
-def _check_mesh(settings: Settings, families: list[Network]) -> None:
-    """Check peers, endpoints, and the node's part of the range. Raises ValueError that names key and value."""
+def _faults(settings: Settings) -> list[str]:
+    """What the types do not express, each with key and value."""
+    checks: list[Callable[[], None]] = [partial(_check_node_id, settings), partial(_check_underlay, settings)]
+    ranges = [partial(_check_cluster_cidr, settings, key) for key in ("cluster_cidr", "cluster_cidr6")]
+    checks += ranges
+    if not any(_text_of(check) for check in ranges):
+        families = [network_of(cidr, strict=True) for cidr in settings.cidrs]
+        checks += [partial(_check_families, settings, families), partial(_check_parts, settings, families)]
+        checks.append(partial(_check_service_cidr, settings, families))
+    checks += [partial(_check_peer, n, peer) for n, peer in enumerate(settings.peers)]
+    checks += [partial(_check_advertise, endpoint) for endpoint in settings.advertise]
+    checks += [partial(_check_url, url) for url in (settings.cluster.etcd.endpoints if settings.cluster else ())]
+    checks += [partial(_check_extra_route, cidr) for cidr in settings.extra_routes]
+    checks += [partial(_check_nameserver, server) for server in settings.dns.nameservers]
+    checks += [partial(_check_path, settings, key) for key in ("data_dir", "run_dir", "overlay_socket")]
+    return [fault for check in checks if (fault := _text_of(check))]
+
+
+def _text_of(check: Callable[[], None]) -> str:
+    try:
+        check()
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _check_node_id(settings: Settings) -> None:
+    if not 0 <= settings.node_id < 1 << 64:
+        raise ValueError(f"node_id: {settings.node_id} is not between 0 and {(1 << 64) - 1}")
+
+
+def _check_underlay(settings: Settings) -> None:
+    if settings.underlay is not None and settings.wireguard_engine != "none":
+        engine = settings.wireguard_engine
+        raise ValueError(f"underlay: {settings.underlay} needs wireguard_engine: none, which is {engine} here")
+
+
+def _check_cluster_cidr(settings: Settings, key: str) -> None:
+    value = getattr(settings, key)
+    if value is not None:
+        network = _network(key, value)
+        if network.prefixlen >= defaults.SLOT_PREFIX[network.version]:
+            raise ValueError(f"{key}: {value} is too small: it must hold more than one service subnet")
+
+
+def _check_families(settings: Settings, families: list[Network]) -> None:
+    if len(families) == 2 and families[0].version == families[1].version:
+        raise ValueError(f"cluster_cidr6: {settings.cluster_cidr6} is of the same family as cluster_cidr")
+
+
+def _check_parts(settings: Settings, families: list[Network]) -> None:
+    if settings.slice_cidr is not None:
+        network = _network("slice_cidr", settings.slice_cidr)
+        if not any(network.version == n.version and network.subnet_of(n) for n in families):  # type: ignore[arg-type]
+            raise ValueError(f"slice_cidr: {settings.slice_cidr} is not inside the cluster's range")
+
+
+def _check_service_cidr(settings: Settings, families: list[Network]) -> None:
     if settings.service_cidr is not None:
         own = _network("service_cidr", settings.service_cidr)
         if not any(own.version == n.version and own.subnet_of(n) for n in families):  # type: ignore[arg-type]
             raise ValueError(f"service_cidr: {own} is not inside the cluster's range")
         if own.prefixlen >= defaults.SLOT_PREFIX[own.version]:
             raise ValueError(f"service_cidr: {own} is too small: it must hold more than one service subnet")
-    for n, peer in enumerate(settings.peers):
-        try:
-            keys.decode(peer.public_key)
-            for cidr in peer.allowed_ips:
-                _network("allowed_ips", cidr, strict=False)
-            for endpoint in (*((peer.endpoint,) if peer.endpoint else ()), *peer.endpoints):
-                split_endpoint(endpoint, LONGEST_NAME)  # a name that cannot be resolved affects that peer alone
-        except ValueError as error:
-            raise ValueError(f"peers[{n}] ({peer.public_key}): {error}") from error
-    for endpoint in settings.advertise:
-        try:
-            split_endpoint(endpoint)
-        except ValueError as error:
-            raise ValueError(f"advertise: {endpoint}: not host:port ({error})") from error
-    if settings.cluster is not None:
-        for url in settings.cluster.etcd.endpoints:
-            if not re.fullmatch(r"https?://[^/\s@]+/?", url):
-                shown = re.sub(r"//[^/]*@", "//...@", url)  # the URL may have a password
-                raise ValueError(f"cluster.etcd.endpoints: {shown!r} is not http://host:port or https://host:port")
 
 
-def _check_extra_routes(settings: Settings) -> None:
-    """Check `extra_routes`. Raises ValueError that names key and value."""
-    for cidr in settings.extra_routes:
-        if _network("extra_routes", cidr).prefixlen == 0:
-            raise ValueError(f"extra_routes: {cidr} is everything, which no peer gets a route for")
+def _check_peer(n: int, peer: StaticPeer) -> None:
+    try:
+        keys.decode(peer.public_key)
+        for cidr in peer.allowed_ips:
+            _network("allowed_ips", cidr, strict=False)
+        for endpoint in (*((peer.endpoint,) if peer.endpoint else ()), *peer.endpoints):
+            split_endpoint(endpoint, LONGEST_NAME)  # a name that cannot be resolved affects that peer alone
+    except ValueError as error:
+        raise ValueError(f"peers[{n}] ({peer.public_key}): {error}") from error
+
+
+def _check_advertise(endpoint: str) -> None:
+    try:
+        split_endpoint(endpoint)
+    except ValueError as error:
+        raise ValueError(f"advertise: {endpoint}: not host:port ({error})") from error
+
+
+def _check_url(url: str) -> None:
+    if not re.fullmatch(r"https?://[^/\s@]+/?", url):
+        shown = re.sub(r"//[^/]*@", "//...@", url)  # the URL may have a password
+        raise ValueError(f"cluster.etcd.endpoints: {shown!r} is not http://host:port or https://host:port")
+
+
+def _check_extra_route(cidr: str) -> None:
+    if _network("extra_routes", cidr).prefixlen == 0:
+        raise ValueError(f"extra_routes: {cidr} is everything, which no peer gets a route for")
+
+
+def _check_nameserver(server: str) -> None:
+    try:
+        ipaddress.ip_address(server)
+    except ValueError as error:
+        raise ValueError(f"dns.nameservers: {error}") from error
+
+
+def _check_path(settings: Settings, key: str) -> None:
+    value = getattr(settings, key)
+    if value is not None and not value.startswith("/"):
+        raise ValueError(f"{key}: {value!r} is not an absolute path")
 
 
 def _network(key: str, value: str, strict: bool = True) -> Network:
@@ -292,37 +418,3 @@ def _network(key: str, value: str, strict: bool = True) -> Network:
         return network_of(value, strict)
     except ValueError as error:
         raise ValueError(f"{key}: {value}: {error}") from error
-
-
-def _check(settings: Settings) -> None:
-    """Check what the types do not express. Raises ValueError that names key and value."""
-    if not 0 <= settings.node_id < 1 << 64:
-        raise ValueError(f"node_id: {settings.node_id} is not between 0 and {(1 << 64) - 1}")
-    families = []
-    for key in ("cluster_cidr", "cluster_cidr6", "slice_cidr"):
-        value = getattr(settings, key)
-        if value is None:
-            continue
-        network = _network(key, value)
-        if key != "slice_cidr":
-            if network.prefixlen >= defaults.SLOT_PREFIX[network.version]:
-                raise ValueError(f"{key}: {value} is too small: it must hold more than one service subnet")
-            families.append(network)
-        elif not any(network.version == n.version and network.subnet_of(n) for n in families):  # type: ignore[arg-type]
-            raise ValueError(f"{key}: {value} is not inside the cluster's range")
-    if settings.underlay is not None and settings.wireguard_engine != "none":
-        engine = settings.wireguard_engine
-        raise ValueError(f"underlay: {settings.underlay} needs wireguard_engine: none, which is {engine} here")
-    if len(families) == 2 and families[0].version == families[1].version:
-        raise ValueError(f"cluster_cidr6: {settings.cluster_cidr6} is of the same family as cluster_cidr")
-    _check_mesh(settings, families)
-    _check_extra_routes(settings)
-    for server in settings.dns.nameservers:
-        try:
-            ipaddress.ip_address(server)
-        except ValueError as error:
-            raise ValueError(f"dns.nameservers: {error}") from error
-    for key in ("data_dir", "run_dir", "overlay_socket"):
-        value = getattr(settings, key)
-        if value is not None and not value.startswith("/"):
-            raise ValueError(f"{key}: {value!r} is not an absolute path")

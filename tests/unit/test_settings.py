@@ -1,5 +1,6 @@
 """The daemon's YAML: every key, its range, and a message that names key and value."""
 
+import re
 import string
 from pathlib import Path
 
@@ -139,7 +140,7 @@ def test_a_fault_is_named_with_its_key_and_value(line, words):
         ("foo: [1,\nbar: 2\n", "not YAML: line 3, column 1: expected ',' or ']', but got '<stream end>', "),
         ("\tnode_id: 1", "not YAML: line 1, column 1: found character '\\t' that cannot start any token, "),
         ("1: 2", "the file: a key that is no name"),
-        ("node_id: seven", "node_id: Expected `int`, got 'seven'"),
+        ("node_id: seven", "node_id: expected a whole number, got 'seven' (line 1)"),
     ],
 )
 def test_a_fault_is_one_line_that_says_where_and_what_is_meant(text, said):
@@ -148,9 +149,61 @@ def test_a_fault_is_one_line_that_says_where_and_what_is_meant(text, said):
     assert "\n" not in found
 
 
+MANY = f"""\
+node_id: seven
+cluster_cdir: 10.0.0.0/8
+wg_port: 0
+mtu: 100
+masquerade: 1
+dns:
+  serach: [a]
+  nameservers: [ten, 10.0.0.1, eleven]
+peers:
+  - {{public_key: x, allowed_ips: [10.0.0.0/8]}}
+  - {{public_key: {A_KEY}, allowed_ips: [banana]}}
+advertise: [here]
+run_dir: run/here
+"""
+
+
+def test_all_faults_are_told_with_their_lines_and_in_our_words():
+    said = refused(MANY).removeprefix("node.yaml: ").split("; ")
+    lines = {}
+    for fault in said:
+        if found := re.search(r"^([^:( ]*).*\(line (\d+)\)$", fault):
+            lines[found[1]] = int(found[2])
+    assert lines == {
+        "node_id": 1, "cluster_cidr": 2, "wg_port": 3, "mtu": 4, "masquerade": 5, "search": 7, "dns.nameservers": 8,
+        "peers[0]": 10, "peers[1]": 11, "advertise": 12, "run_dir": 13,
+    }  # fmt: skip
+    assert sum("dns.nameservers" in fault for fault in said) == 2
+    assert not re.search(r"`|Expected", refused(MANY))
+
+
+def test_what_a_faulty_key_judges_is_not_judged():
+    said = refused("cluster_cidr: 7\nslice_cidr: 10.9.0.0/26\nservice_cidr: 10.9.1.0/20\n")
+    assert said.count("; ") == 0
+    assert "slice_cidr" not in said
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("wg_port: 0", "expected a whole number of at least 1, got 0"),
+        ("wg_port: 65536", "expected a whole number of at most 65535, got 65536"),
+        ("masquerade: 1", "expected true or false, got 1"),
+        ("dns: {search: a}", "expected a list, got 'a'"),
+        ("deployment: 7", "expected a text, got 7"),
+        ("dns: 7", "expected keys with values, got 7"),
+    ],
+)
+def test_faults_are_told_in_our_words(line, words):
+    assert words in refused(line)
+
+
 def test_no_secret_is_told():
     said = refused("cluster:\n  etcd:\n    password: secret\n    user_name: me\n    endpoints: [http://a:1]")
-    assert said == "node.yaml: cluster.etcd.user_name: unknown key; user is meant?"
+    assert said == "node.yaml: cluster.etcd.user_name: unknown key; user is meant? (line 4)"
 
 
 @pytest.mark.parametrize("text", ["[]", "- 1", "text", "7", "true", "2026-01-01"])

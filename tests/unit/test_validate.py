@@ -161,6 +161,16 @@ def test_daemon_settings_are_judged_by_the_daemon(tmp_path):
     assert "log_levle" in error
 
 
+def test_every_fault_of_the_settings_is_told(tmp_path):
+    path = tmp_path / "overlayd.yaml"
+    path.write_text("node_id: seven\nlog_levle: debug\nwg_port: 0\n", "utf-8")
+    assert examine(str(path), path.read_bytes()).errors == [
+        "node_id: expected a whole number, got 'seven' (line 1)",
+        "log_levle: unknown key; log_level is meant? (line 2)",
+        "wg_port: expected a whole number of at least 1, got 0 (line 3)",
+    ]
+
+
 def test_as_json(tmp_path, capsys):
     path = tmp_path / "x.conflist"
     path.write_text(json.dumps(with_entry(mtu=1)), "utf-8")
