@@ -9,7 +9,8 @@ from cni import files
 
 
 def write(path: Path, text: str, mode: int = 0o644) -> None:
-    """Replace `path` by a file with `text`: written beside it under a name that no runtime loads, synced, renamed."""
+    """Replace `path` by a file with `text`: written beside it under a name that no runtime loads, synced, renamed.
+    Raises OSError."""
     path.parent.mkdir(0o755, parents=True, exist_ok=True)
     _clean(path)
     files.write(str(path), text.encode(), mode, alone=False)

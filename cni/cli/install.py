@@ -30,7 +30,7 @@ BIN_DIRS = (defaults.BIN_DIR, "/usr/lib/cni", "/usr/libexec/cni")  # where runti
 
 
 def run(options: argparse.Namespace) -> int:
-    """Install; returns the exit code."""
+    """Install; returns the exit code. Raises no error of an installation: prints it and returns 1."""
     try:
         source = resources.unpacked_program()
         if source is None:

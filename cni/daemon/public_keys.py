@@ -1,8 +1,8 @@
 """The public keys of WireGuard's private keys: X25519 with the base point (RFC 7748, section 6.1).
 
 libcrypto computes them in constant time. The Python of cni/daemon/model/keys.py is used if there is no libcrypto, or if
-it refuses X25519 (FIPS): that code is not constant-time. Requests that make the daemon compute a key come over its own
-sockets, which are open to root alone, so a remote observer cannot time it.
+it refuses X25519 (FIPS): that code is not constant-time. Requests that make the daemon compute a key come over unix
+sockets that only root and the group `zlayer` can open, so a remote observer cannot time it.
 """
 
 from __future__ import annotations

@@ -157,7 +157,7 @@ def _string(raw: bytes) -> str:
 
 
 def number(raw: bytes | None) -> int:
-    """A number as the kernel says it, 0 where it says none."""
+    """The 32-bit number in an attribute in the host's byte order; 0 if the attribute is absent."""
     return struct.unpack_from("=I", raw)[0] if raw else 0
 
 
@@ -221,7 +221,8 @@ def rename_link(socket: nl.Netlink, index: int, name: str) -> None:
 
 
 def remove_link(socket: nl.Netlink, name: str = "", index: int = 0) -> None:
-    """Remove the link of that name (or index). Blocks 15 to 19 ms in the kernel: see cni/host/link_deleter.py."""
+    """Remove the link of that name (or index); safe to repeat. Blocks 15 to 19 ms in the kernel: see
+    cni/host/link_deleter.py. Raises OSError."""
     body = nl.ifinfo(index) + (nl.text(IFLA_IFNAME, name) if name else b"")
     socket.send([nl.Message(nl.RTM_DELLINK, 0, body, f"delete link {name or index}", GONE)])
 

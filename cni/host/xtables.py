@@ -32,7 +32,8 @@ def present(version: int) -> bool:
 
 
 def forward(version: int) -> bytes:
-    """A fingerprint of the FORWARD chain and the size of the rest; empty if the table does not exist. Never raises."""
+    """Bytes that change if a rule of FORWARD changes, or the size of another chain of the filter table; empty if the
+    table does not exist, `?` if it cannot be read. Never raises."""
     if not present(version):
         return b""
     family, level = _LEVELS[version]

@@ -25,7 +25,7 @@ def parse_ip(text: str) -> Address:
 
 
 def parse_cidr(text: str) -> Interface:
-    """An address with its prefix length, `10.1.2.3/24`; the host bits are kept."""
+    """An address with its prefix length, `10.1.2.3/24`; the host bits are kept. Raises ValueError."""
     address, slash, length = text.partition("/")
     if not slash or not (length.isascii() and length.isdigit() and len(length) <= 3):
         raise ValueError("not an address with a prefix length")
@@ -36,7 +36,7 @@ def parse_cidr(text: str) -> Interface:
 
 
 def parse_network(text: str) -> Interface:
-    """A destination, `10.1.2.0/24`: a prefix without host bits."""
+    """A destination, `10.1.2.0/24`: a prefix without host bits. Raises ValueError."""
     interface = parse_cidr(text)
     if interface.ip != interface.network.network_address:
         raise ValueError(f"has host bits set; {interface.network} is meant?")
@@ -44,7 +44,7 @@ def parse_network(text: str) -> Interface:
 
 
 def parse_mac(text: str) -> str:
-    """A unicast Ethernet address as `02:00:5e:10:00:01`; dashes and Cisco's dots are accepted too."""
+    """A unicast Ethernet address as `02:00:5e:10:00:01`; dashes and Cisco's dots are accepted. Raises ValueError."""
     for mark, groups, digits in ((":", 6, 2), ("-", 6, 2), (".", 3, 4)):
         parts = text.split(mark)
         if len(parts) == groups and all(len(part) == digits for part in parts):

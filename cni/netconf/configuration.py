@@ -88,7 +88,8 @@ class Document(msgspec.Struct, frozen=True):
 
 
 def decode_document(stdin: bytes) -> Document:
-    """Decode, and validate the name and the version's type; codes and texts are those of the reference's `pkg/skel`."""
+    """Decode, and validate the name and the version's type. Raises UndecodableContent, InvalidConfig, with the codes
+    and texts of the reference's `pkg/skel`."""
     try:
         raw = decode_json(stdin)
         if raw is not None and not isinstance(raw, dict):

@@ -78,7 +78,7 @@ class Fields:
         return key.casefold() in self._by_key
 
     def get(self, key: str) -> object:
-        """The value, `None` if it is absent or null; code 6 if the key is given twice."""
+        """The value, `None` if it is absent or null. Raises UndecodableContent (6) if the key is given twice."""
         if key.casefold() in self._twice:
             raise UndecodableContent(f"{self.where(key)} is given more than once")
         return self._by_key.get(key.casefold())

@@ -47,7 +47,8 @@ def read_policy(fields: Fields) -> Policy:
 
 
 def check_network(name: str, where: str) -> None:
-    """An isolation network is any text of one line, except the reserved names for edge peers."""
+    """Check the name of an isolation network: any text of one line, except the reserved names for edge peers. Raises
+    InvalidConfig."""
     check_line(name, where)
     if name.startswith(EDGE_FENCE):
         raise InvalidConfig(f"{where}: {show(name)} is reserved: such names are the fences of edge peers")

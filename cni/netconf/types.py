@@ -127,7 +127,8 @@ def read_interface(fields: Fields) -> Interface:
 
 
 def read_ip(fields: Fields, interfaces: int) -> IP:
-    """One address of a previous result that has that many interfaces; code 6 for a wrong type or address."""
+    """One address of a previous result that has that many interfaces. Raises UndecodableContent (6) for a wrong type or
+    address, InvalidConfig for an interface that is not in the result."""
     address = fields.text("address") or ""
     parsed(parse_cidr, address, fields.where("address"), UndecodableContent)
     gateway = fields.text("gateway") or ""

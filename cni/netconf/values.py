@@ -28,7 +28,7 @@ class Attachment(msgspec.Struct, frozen=True):
 
 
 def read_mode(fields: Fields) -> str:
-    """`mode`, exactly one of MODES: a typing error must not disable isolation."""
+    """`mode`, exactly one of MODES: a typing error must not disable isolation. Raises InvalidConfig."""
     mode = fields.text("mode")
     if mode is not None and mode not in MODES:
         raise InvalidConfig(f"mode: {show(mode)} is not one of {', '.join(MODES)}")
@@ -45,7 +45,7 @@ def read_service(fields: Fields) -> str | None:
 
 
 def check_service(service: str, where: str) -> None:
-    """A service is any non-empty text of at most SERVICE_LIMIT bytes without control characters."""
+    """Check a service's name: a text of 1 to SERVICE_LIMIT bytes without control characters. Raises InvalidConfig."""
     check_line(service, where)
     if not service:
         raise InvalidConfig(f'{where}: "" cannot be the name of a service')
@@ -68,7 +68,7 @@ def read_isolation_network(fields: Fields) -> str | None:
 
 
 def read_mtu(fields: Fields) -> int | None:
-    """`mtu` in bytes: 0 (from the underlay), or MTU_MIN to MTU_MAX."""
+    """`mtu` in bytes: 0 (from the underlay), or MTU_MIN to MTU_MAX. Raises InvalidConfig."""
     mtu = fields.integer("mtu")
     if mtu and not MTU_MIN <= mtu <= MTU_MAX:
         raise InvalidConfig(f"mtu: {show(mtu)} is neither 0 nor between {MTU_MIN} and {MTU_MAX}")
@@ -107,7 +107,7 @@ def read_runtime_dns(fields: Fields) -> DNS:
 
 
 def check_servers(servers: tuple[str, ...], where: str) -> None:
-    """Name servers are addresses; an IPv6 one may have a zone."""
+    """Check name servers: addresses, an IPv6 one with or without a zone. Raises InvalidConfig."""
     for index, server in enumerate(servers):
         address, mark, zone = server.partition("%")
         parsed(parse_ip, address, f"{where}[{index}]")
@@ -117,7 +117,7 @@ def check_servers(servers: tuple[str, ...], where: str) -> None:
 
 
 def check_word(text: str, where: str) -> None:
-    """One word: not empty, no white space, no control characters."""
+    """Check a word: not empty, no white space, no control characters. Raises InvalidConfig."""
     check_line(text, where)
     if not text or any(char.isspace() for char in text):
         raise InvalidConfig(f"{where}: {show(text)} is not one word")
@@ -141,7 +141,7 @@ def _plain_route(fields: Fields) -> Route:
 
 
 def read_path(fields: Fields, key: str, limit: int = PATH_LIMIT) -> str | None:
-    """An absolute path of at most `limit` bytes; the empty text is the same as none."""
+    """An absolute path of at most `limit` bytes; the empty text is the same as none. Raises InvalidConfig."""
     path = fields.text(key)
     if not path:
         return None

@@ -93,7 +93,7 @@ class ClaimBook:
         self.slots, self.ids, self.holders, self.contested, self._created = {}, {}, {}, {}, {}
 
     def end(self) -> None:
-        """End a full read."""
+        """Finish a full read: forget the claims from before it."""
         self._before = ({}, {}, {})
 
     def put(self, claim: str, owner: str, use: str, value: bytes, created: int) -> None:

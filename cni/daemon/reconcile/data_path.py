@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class DataPath:
-    """The data path of one node. Thread-safe."""
+    """Applies, changes and removes the links, addresses, routes and tables of one node. Thread-safe."""
 
     def __init__(
         self,
