@@ -93,7 +93,7 @@ _KINDS = (
         "Stop one of them: they share tables and bridges.",
     ),
     ProblemKind(
-        "overlay-door-closed",
+        "overlay-socket-closed",
         "node",
         "warning",
         "The socket for ZLayer agents cannot be opened.",

@@ -1,6 +1,6 @@
 """One line of the log for each ADD, DEL and CHECK, by either socket: `key=value`, separated by spaces.
 
-    verb=ADD door=cni attachment=8d2f/eth0 network=blue pod=default/web-0 service=web addresses=10.9.1.130 code=0 ms=1.9
+    verb=ADD socket=cni attachment=8d2f/eth0 network=blue service=web addresses=10.9.1.130 code=0 ms=1.9
 
 A key without a value is left out. A failure is a warning, with the error's message and details.
 """
@@ -35,12 +35,12 @@ def _value(text: str) -> str:
     return '"' + printable(text.replace("\\", "\\\\").replace('"', '\\"')) + '"'
 
 
-def write(door: str, verb: str, facts: Mapping[str, str], seconds: float, error: Exception | None) -> None:
-    """Write the line of one call. `door`: the socket; `facts`: what is known of the attachment, by key."""
+def write(socket: str, verb: str, facts: Mapping[str, str], seconds: float, error: Exception | None) -> None:
+    """Write the line of one call. `socket`: `cni` or `overlay`; `facts`: what is known of the attachment, by key."""
     level = logging.INFO if error is None else logging.WARNING
     if not log.isEnabledFor(level):
         return
-    pairs = {"verb": verb, "door": door, **facts, "code": "0", "ms": f"{seconds * 1000:.1f}"}
+    pairs = {"verb": verb, "socket": socket, **facts, "code": "0", "ms": f"{seconds * 1000:.1f}"}
     if isinstance(error, CniError):
         pairs |= {"code": str(error.code), "msg": error.msg, "details": error.details}
     elif error is not None:
@@ -49,12 +49,12 @@ def write(door: str, verb: str, facts: Mapping[str, str], seconds: float, error:
 
 
 @contextlib.contextmanager
-def entry(door: str, verb: str, facts: dict[str, str]) -> Iterator[None]:
+def entry(socket: str, verb: str, facts: dict[str, str]) -> Iterator[None]:
     """Write the line of the call that runs inside, when it ends. `facts` may grow meanwhile."""
     began = time.monotonic()
     try:
         yield
     except Exception as error:
-        write(door, verb, facts, time.monotonic() - began, error)
+        write(socket, verb, facts, time.monotonic() - began, error)
         raise
-    write(door, verb, facts, time.monotonic() - began, None)
+    write(socket, verb, facts, time.monotonic() - began, None)

@@ -108,7 +108,7 @@ class Server:
         try:
             listener = sockets.listen(path, overlay_socket.MODE, sockets.GROUP)
         except OSError as error:
-            self._set_closed_problem(f"the overlay door is closed: {path}: {error.strerror}")
+            self._set_closed_problem(f"the overlay socket is closed: {path}: {error.strerror}")
             return
         self._set_closed_problem("")
         overlay = overlay_socket.OverlaySocket(
@@ -135,7 +135,7 @@ class Server:
         return self._plugin_calls.answer(request)
 
     def _set_closed_problem(self, note: str) -> None:
-        self._board.set("overlay-door-closed", "", note)
+        self._board.set("overlay-socket-closed", "", note)
 
     async def _beat(self) -> None:
         """Send the event loop's heartbeat to the supervisor, and restart the supervisor's thread if it ended."""

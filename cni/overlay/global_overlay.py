@@ -90,7 +90,7 @@ class GlobalOverlay:
     def cleanup(self) -> None:
         """Take the global overlay down; forget its interface and the list of `hcn_attachments()`.
 
-        Idempotent. Node address and ranges stay cached. What came through the daemon's overlay door is cut off; with
+        Idempotent. Node address and ranges stay cached. What came over the daemon's overlay socket is cut off; with
         ZLayer's daemon every container is (contract 6.3). Raises OverlaydError, and then forgets nothing.
         """
         self._channel.call(wire.TeardownGlobalOverlay())

@@ -224,6 +224,6 @@ def test_a_socket_is_not_made_where_others_may_replace_it(frozen: Callable[..., 
     node.settings["overlay_socket"] = node.socket = str(theirs / "overlayd.sock")
     node.serves = (node.directory / "run/cni.sock").exists  # type: ignore[method-assign]
     node.start()
-    assert problems(node) == ["overlay-door-closed"]
+    assert problems(node) == ["overlay-socket-closed"]
     assert not (theirs / "overlayd.sock").exists()
     node.socket = own

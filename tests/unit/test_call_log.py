@@ -44,7 +44,7 @@ def test_a_failure_is_a_warning_with_its_details(caplog: pytest.LogCaptureFixtur
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert record.getMessage() == (
-        f"verb=ADD door=cni attachment=c1/eth0 service=web code={error.code} ms=12.3 "
+        f"verb=ADD socket=cni attachment=c1/eth0 service=web code={error.code} ms=12.3 "
         'msg="no IP addresses available" details="service web has 10.9.1.128/26"'
     )
 
@@ -53,7 +53,7 @@ def test_an_error_that_no_code_foresees_is_written_as_well(caplog: pytest.LogCap
     with pytest.raises(ValueError, match="odd"), call_log.entry("overlay", "DEL", {"attachment": "7/eth0"}):
         raise ValueError("odd")
     (record,) = caplog.records
-    assert record.getMessage().startswith("verb=DEL door=overlay attachment=7/eth0 code=999 ms=")
+    assert record.getMessage().startswith("verb=DEL socket=overlay attachment=7/eth0 code=999 ms=")
     assert record.getMessage().endswith('msg="ValueError: odd"')
 
 
@@ -70,8 +70,8 @@ def test_a_refused_attach_by_the_overlay_socket_is_written(
     refused, removed = [(record.levelname, record.getMessage()) for record in caplog.records]
     assert refused[0] == "WARNING"
     assert refused[1].startswith(
-        'verb=ADD door=overlay attachment="guest/vm 1" network=@overlayd service=web isolation=red code=7 ms='
+        'verb=ADD socket=overlay attachment="guest/vm 1" network=@overlayd service=web isolation=red code=7 ms='
     )
     assert "requires the global overlay to be set up first" in refused[1]
     assert removed[0] == "INFO"
-    assert removed[1].startswith('verb=DEL door=overlay attachment="guest/vm 1" network=@overlayd code=0 ms=')
+    assert removed[1].startswith('verb=DEL socket=overlay attachment="guest/vm 1" network=@overlayd code=0 ms=')

@@ -30,7 +30,7 @@ FILES = {
     "static": "tests/mesh/test_static.py",
     "socket": "tests/unit/test_overlay_socket.py",
     "op": "tests/unit/test_operations.py",
-    "door": "tests/kernel/test_overlay_door.py",
+    "agents": "tests/kernel/test_overlay_agents.py",
     "upstream": "tests/interop/test_upstream_client.py",
     "step": "tests/interop/scenario.py",
 }

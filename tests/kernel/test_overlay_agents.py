@@ -482,7 +482,7 @@ def test_a_second_daemon_leaves_the_first_ones_socket_and_goes_on_without(here: 
     here.agent().setup()
     with node("b") as other:
         other.start("--socket", here.socket)
-        assert other.note("overlay-door-closed")
+        assert other.note("overlay-socket-closed")
         assert here.agent().status().service_count == 1
         other.end()
     assert here.agent().status().service_count == 1
@@ -788,13 +788,13 @@ def test_every_call_by_either_socket_writes_one_line(agent: Agent, here: Node) -
     of_plugins = f"attachment=c{two}/eth0 network=net service=web"
     lines = [line.partition("call_log: ")[::2] for line in here.log.read_text().splitlines() if "call_log: " in line]
     expected = [
-        ("INFO", f"verb=ADD door=overlay {of_agents}"),
-        ("INFO", f"verb=DEL door=overlay {of_agents}"),
-        ("WARNING", f"verb=ADD door=overlay attachment={two}/eth0 network=@overlayd service=other code=7 ms="),
-        ("INFO", f"verb=ADD door=cni {of_plugins} addresses={added} code=0 ms="),
-        ("WARNING", f"verb=ADD door=cni {of_plugins} code=101 ms="),
-        ("WARNING", f"verb=CHECK door=cni attachment=c{two}/eth0 code=7 ms="),
-        ("INFO", f"verb=DEL door=cni {of_plugins} addresses={added} code=0 ms="),
+        ("INFO", f"verb=ADD socket=overlay {of_agents}"),
+        ("INFO", f"verb=DEL socket=overlay {of_agents}"),
+        ("WARNING", f"verb=ADD socket=overlay attachment={two}/eth0 network=@overlayd service=other code=7 ms="),
+        ("INFO", f"verb=ADD socket=cni {of_plugins} addresses={added} code=0 ms="),
+        ("WARNING", f"verb=ADD socket=cni {of_plugins} code=101 ms="),
+        ("WARNING", f"verb=CHECK socket=cni attachment=c{two}/eth0 code=7 ms="),
+        ("INFO", f"verb=DEL socket=cni {of_plugins} addresses={added} code=0 ms="),
     ]
     assert len(lines) == len(expected), lines
     for (head, text), (level, start) in zip(lines, expected, strict=True):
