@@ -14,8 +14,10 @@ CITING = [
     *sorted((ROOT / "cni").rglob("*.py")),
     *sorted((ROOT / "tests").rglob("*.py")),
     *sorted((ROOT / "docs").glob("*.md")),
-    ROOT / "README.md",
-    ROOT / "plugin.spec",
+    *sorted(path for path in (ROOT / "conf").rglob("*") if path.is_file()),
+    *sorted(path for path in (ROOT / "scripts").iterdir() if path.is_file()),
+    *sorted((ROOT / "cni" / "launcher").iterdir()),
+    *(ROOT / name for name in ("README.md", "SECURITY.md", "plugin.spec", "pyproject.toml", "tests/README.md")),
 ]
 NUMBERS = r"(?:,? (?:and |to )?\d[\d.]*(?:/\d+)?)+"
 CONTRACT = re.compile(rf"\bcontract(?:'s)?({NUMBERS})")
@@ -24,6 +26,18 @@ ROWS = re.compile(r"\bconformance((?:,? (?:and |to )?[A-Z]{1,2}\d+)+)")
 SECTIONS = re.compile(rf"\bconformance({NUMBERS})")
 PAGE = re.compile(r"docs/([a-z-]+\.md), \"([^\"]+)\"")
 FILE = re.compile(r"(?<![\w/.-])((?:cni|docs|scripts|conf|tests)/[\w./-]*\w\.(?:py|md|json|yaml|service|conflist|sh))")
+SHORT = re.compile(r"(?<![\w/.$<>*{}-])((?:[\w-]+/)*[\w-]+\.(?:py|md))(?![\w/*{])")
+"""A file by the end of its path: `server.py`, `fence/loader.py`."""
+ELSEWHERE = {
+    "CONVENTIONS.md": "CNI's own page",
+    "os.py": "of Python",
+    "sitecustomize.py": "written by a test",
+    "points.py": "written by a test",
+    "broken/FAULT.py": "a pattern",
+    "docs/performance.md": "written by scripts/bench",
+}
+PATTERN = "x.py"
+"""Ends the names that stand for any module: `cni/host/x.py`, `unit/test_x.py`."""
 
 
 def text(path: Path) -> str:
@@ -100,4 +114,30 @@ def test_pages_and_files_exist(path: Path) -> None:
         known = headings(ROOT / "docs" / page)
         assert any(heading in each for each in known), f'{path.name}: docs/{page} has no heading "{heading}"'
     for name in FILE.findall(body):
+        if name in ELSEWHERE or name.endswith(PATTERN):
+            continue
         assert (ROOT / name).exists() or "*" in name, f"{path.name} names {name}, which is not there"
+
+
+FILES = [
+    str(path.relative_to(ROOT))
+    for folder in ("cni", "docs", "scripts", "tests")
+    for path in (ROOT / folder).rglob("*.*")
+]
+FILES += [path.name for path in ROOT.iterdir()]
+
+
+def missing(body: str) -> list[str]:
+    """The files that a text names by the end of their paths, and that do not exist."""
+    named = (name for name in SHORT.findall(body) if name not in ELSEWHERE and not name.endswith(PATTERN))
+    return [name for name in named if not any(file == name or file.endswith(f"/{name}") for file in FILES)]
+
+
+@pytest.mark.parametrize("path", CITING, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_named_without_their_folder_exist(path: Path) -> None:
+    assert missing(path.read_text("utf-8")) == [], path.name
+
+
+def test_a_file_that_was_renamed_is_seen() -> None:
+    gone = "host/gone" + ".py"
+    assert missing(f"see `{gone}`, `server.py` and docs/cli.md") == [gone]
