@@ -26,18 +26,18 @@ Versions = Mapping[str, tuple[str, ...] | None]
 
 def faults(types: Sequence[str]) -> list[str]:
     """What is wrong with the order and the kinds of the plugins, each with its place in the list."""
-    found, made_by = [], ""
+    problems, made_by = [], ""
     for n, kind in enumerate(types):
         at = f"plugins[{n}] ({kind})"
         if kind in IPAM:
-            found.append(f"{at}: it gives out addresses for another plugin, and has no place in a list")
+            problems.append(f"{at}: it gives out addresses for another plugin, and has no place in a list")
         elif kind in CHAINED and not made_by:
-            found.append(f"{at}: it changes what an earlier plugin made, so it must come after {PLUGIN}")
+            problems.append(f"{at}: it changes what an earlier plugin made, so it must come after {PLUGIN}")
         elif kind in MAKERS or kind == PLUGIN:
             if made_by:
-                found.append(f"{at}: every ADD fails, because {made_by} has made the container's interface already")
+                problems.append(f"{at}: every ADD fails, because {made_by} has made the container's interface already")
             made_by = made_by or f"plugins[{n}] ({kind})"
-    return found
+    return problems
 
 
 def type_faults(types: Sequence[str]) -> list[str]:
@@ -51,33 +51,35 @@ def type_faults(types: Sequence[str]) -> list[str]:
 
 def capability_faults(entries: Sequence[Mapping[str, object]]) -> list[str]:
     """The `capabilities` with which a runtime refuses the whole list: the values must be true or false."""
-    found = []
+    problems = []
     for n, entry in enumerate(entries):
         capabilities = entry.get("capabilities")
         if capabilities is None:
             continue
         if not isinstance(capabilities, dict):
-            found.append(f"plugins[{n}].capabilities: expected an object, found {json.dumps(capabilities)}")
+            problems.append(f"plugins[{n}].capabilities: expected an object, found {json.dumps(capabilities)}")
             continue
-        found += [
+        problems += [
             f"plugins[{n}].capabilities.{key}: expected true or false, found {json.dumps(value)}"
             for key, value in capabilities.items()
             if not isinstance(value, bool)
         ]
-    return found
+    return problems
 
 
 def version_faults(types: Sequence[str], version: str, speak: Versions, bin_dir: str) -> list[str]:
     """The plugins that are not installed, or do not speak the list's CNI version."""
-    found = []
+    problems = []
     for n, kind in enumerate(types):
         versions = speak.get(kind, ())
         if versions is None:
-            found.append(f"plugins[{n}] ({kind}): there is no {bin_dir}/{kind}, so every ADD fails")
+            problems.append(f"plugins[{n}] ({kind}): there is no {bin_dir}/{kind}, so every ADD fails")
         elif versions and version not in versions:
             newest = versions[-1]
-            found.append(f"plugins[{n}] ({kind}): every ADD fails, because it speaks CNI up to {newest}, not {version}")
-    return found
+            problems.append(
+                f"plugins[{n}] ({kind}): every ADD fails, because it speaks CNI up to {newest}, not {version}"
+            )
+    return problems
 
 
 def versions_of(bin_dir: str, types: Iterable[str]) -> Versions:

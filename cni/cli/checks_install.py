@@ -90,21 +90,21 @@ def conflist(directory: str, first: Conflist | None) -> Finding:
     return Finding("conflist", "ok", f"{first.path} comes first, is ours and is good")
 
 
-def plugin(path: str, said: str | None, version: str) -> Finding:
-    """The plugin in the runtime's directory: `said` is the output of its `--version`, None if it does not exist."""
-    if said is None:
+def plugin(path: str, output: str | None, version: str) -> Finding:
+    """The plugin in the runtime's directory: `output` is what its `--version` prints, None if it does not exist."""
+    if output is None:
         directory = path.rpartition("/")[0]
         at = "" if directory == defaults.BIN_DIR else f" --bin-dir {directory}"
         return Finding("plugin", "fail", f"{path} is not there, or does not run", f"run `zlayer-cni install{at}`")
-    if said != f"{PLUGIN} {version}":
+    if output != f"{PLUGIN} {version}":
         fix = "run `zlayer-cni install` with the version you want; running containers stay connected"
-        return Finding("plugin", "warn", f"{path} is {said or 'something else'}, this is {PLUGIN} {version}", fix)
+        return Finding("plugin", "warn", f"{path} is {output or 'something else'}, this is {PLUGIN} {version}", fix)
     return Finding("plugin", "ok", f"{path} is version {version}")
 
 
 def chained(types: Sequence[str], missing: Sequence[str], bin_dir: str) -> list[Finding]:
     """The plugins that the network list chains after ours."""
-    found = [
+    findings = [
         Finding(
             "plugin",
             "fail",
@@ -115,8 +115,10 @@ def chained(types: Sequence[str], missing: Sequence[str], bin_dir: str) -> list[
     ]
     if PLUGIN in types and "portmap" not in types:
         fix = 'add {"type": "portmap", "capabilities": {"portMappings": true}} to the list, if containers publish ports'
-        found.append(Finding("plugin", "warn", "the network list does not chain portmap: host ports do nothing", fix))
-    return found
+        findings.append(
+            Finding("plugin", "warn", "the network list does not chain portmap: host ports do nothing", fix)
+        )
+    return findings
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
@@ -125,37 +127,37 @@ def chained(types: Sequence[str], missing: Sequence[str], bin_dir: str) -> list[
 def permissions(files: Sequence[File]) -> list[Finding]:
     """The run and data directories and their files: they belong to root, and other users can neither write nor (files)
     read them."""
-    found = []
+    findings = []
     for file in files:
         mode = stat.S_IMODE(file.mode)
         private = not stat.S_ISDIR(file.mode) and mode & 0o077
         if file.uid != 0:
             fix = f"chown root {file.path}"
-            found.append(Finding("permissions", "fail", f"{file.path} belongs to user {file.uid}, not to root", fix))
+            findings.append(Finding("permissions", "fail", f"{file.path} belongs to user {file.uid}, not to root", fix))
         elif private or mode & 0o022:
             bits = "go-rwx" if private else "go-w"
             text = f"{file.path} has mode {mode:04o}: others may {'use' if private else 'write'} it"
-            found.append(Finding("permissions", "fail", text, f"chmod {bits} {file.path}"))
-    return found or [Finding("permissions", "ok", "directories, sockets and keys are root's alone")]
+            findings.append(Finding("permissions", "fail", text, f"chmod {bits} {file.path}"))
+    return findings or [Finding("permissions", "ok", "directories, sockets and keys are root's alone")]
 
 
 def disk(disks: Sequence[Disk], unpacks: bool) -> list[Finding]:
     """Free disk space. `unpacks`: whether the plugin is the single file, which extracts into the data directory."""
-    found = []
-    for each in disks:
-        if each.read_only:
+    findings = []
+    for disk in disks:
+        if disk.read_only:
             fix = "mount it writable, or name another directory in the YAML"
-            found.append(Finding("disk", "fail", f"{each.path} is on a read-only file system", fix))
-        elif each.free < LITTLE or each.inodes == 0:
-            text = f"{each.path} is full: {each.free >> 10} KiB" + (", no inode" if each.inodes == 0 else "") + " left"
-            found.append(Finding("disk", "fail", text, "make room: an ADD fails with code 5 while it is full"))
-        elif each.free < TIGHT:
-            found.append(Finding("disk", "warn", f"{each.path} has {each.free >> 20} MiB left", "make room"))
-        if each.noexec and unpacks:
+            findings.append(Finding("disk", "fail", f"{disk.path} is on a read-only file system", fix))
+        elif disk.free < LITTLE or disk.inodes == 0:
+            text = f"{disk.path} is full: {disk.free >> 10} KiB" + (", no inode" if disk.inodes == 0 else "") + " left"
+            findings.append(Finding("disk", "fail", text, "make room: an ADD fails with code 5 while it is full"))
+        elif disk.free < TIGHT:
+            findings.append(Finding("disk", "warn", f"{disk.path} has {disk.free >> 20} MiB left", "make room"))
+        if disk.noexec and unpacks:
             fix = "run `zlayer-cni install` (it puts the program elsewhere), or name another dataDir"
-            text = f"{each.path} is mounted noexec: the single file cannot unpack its daemon there"
-            found.append(Finding("disk", "fail", text, fix))
-    return found or [Finding("disk", "ok", "there is room in the run and data directories")]
+            text = f"{disk.path} is mounted noexec: the single file cannot unpack its daemon there"
+            findings.append(Finding("disk", "fail", text, fix))
+    return findings or [Finding("disk", "ok", "there is room in the run and data directories")]
 
 
 # --- what runs ------------------------------------------------------------------------------------------------------
@@ -192,18 +194,18 @@ def overlay_socket(path: str, holder: int | None, daemon: int | None, silent: in
 
 def clock(now: float, newest: File | None, boot_id: str) -> list[Finding]:
     """Wall clock (Unix seconds) and boot id: records are valid for one boot, handshakes and leases use the clock."""
-    found = []
+    findings = []
     if not _UUID.fullmatch(boot_id):
         fix = "mount /proc: without a boot id, records cannot be told from those of an earlier boot"
-        found.append(Finding("clock", "fail", f"the kernel's boot id is unreadable ({boot_id!r})", fix))
+        findings.append(Finding("clock", "fail", f"the kernel's boot id is unreadable ({boot_id!r})", fix))
     if now < ERA:
         fix = "set the clock (chrony, systemd-timesyncd): peers refuse handshakes older than the last they saw"
-        found.append(Finding("clock", "fail", "the clock says it is before 2025", fix))
+        findings.append(Finding("clock", "fail", "the clock says it is before 2025", fix))
     elif newest is not None and newest.mtime > now + SKEW:
         text = f"{newest.path} was written {newest.mtime - now:.0f} s in the future: the clock went back"
         fix = "set the clock: WireGuard peers refuse handshakes older than the last they saw"
-        found.append(Finding("clock", "warn", text, fix))
-    return found or [Finding("clock", "ok", "clock and boot id are sane")]
+        findings.append(Finding("clock", "warn", text, fix))
+    return findings or [Finding("clock", "ok", "clock and boot id are sane")]
 
 
 def cgroup(pid: int, lines: Sequence[str]) -> list[Finding]:
@@ -239,12 +241,14 @@ def daemon_status(
     problems: Sequence[str], version: str, ours: str, notes: Sequence[str] = (), *, failed: str = ""
 ) -> list[Finding]:
     """The daemon's own status. `failed`: why the last start of a daemon failed."""
-    found = [Finding("daemon", "fail", problem, "`zlayer-cni status`; docs/errors.md") for problem in problems]
+    findings = [Finding("daemon", "fail", problem, "`zlayer-cni status`; docs/errors.md") for problem in problems]
     if failed:
-        said = f"a daemon that was to take this one's place could not start: {failed}"
-        found.append(Finding("daemon", "warn", said, "repair that, and try again: this one goes on as it is"))
+        failure = f"a daemon that was to take this one's place could not start: {failed}"
+        findings.append(Finding("daemon", "warn", failure, "repair that, and try again: this daemon keeps running"))
     if version != ours:
         fix = "`zlayer-cni restart`; running containers stay connected"
-        found.append(Finding("daemon", "warn", f"the daemon is version {version}, this is {ours}", fix))
-    found += [Finding("settings", "warn", note, "what was said last counts; a reboot begins anew") for note in notes]
-    return found or [Finding("daemon", "ok", f"version {version} answers and has no complaint")]
+        findings.append(Finding("daemon", "warn", f"the daemon is version {version}, this is {ours}", fix))
+    findings += [
+        Finding("settings", "warn", note, "the values set last are in effect, until a reboot") for note in notes
+    ]
+    return findings or [Finding("daemon", "ok", f"version {version} answers and reports no problem")]

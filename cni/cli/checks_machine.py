@@ -99,41 +99,41 @@ def kernel(tried: Mapping[str, str]) -> list[Finding]:
     """One finding for each tried feature; `tried` holds the kernel's error, or "" if the feature works."""
     needed = [
         Finding("kernel", "ok", f"{feature} works")
-        if not said
-        else Finding("kernel", "fail", f"{feature} does not work: {said}", f"the kernel needs {option}")
+        if not error
+        else Finding("kernel", "fail", f"{feature} does not work: {error}", f"the kernel needs {option}")
         for feature, option in _OPTIONS.items()
-        if (said := tried.get(feature)) is not None
+        if (error := tried.get(feature)) is not None
     ]
     optional = [
         Finding("kernel", "ok", f"{feature} works")
-        if not said
-        else Finding("kernel", "warn", f"{feature} does not work: {said}; {without}", f"the kernel needs {option}")
+        if not error
+        else Finding("kernel", "warn", f"{feature} does not work: {error}; {without}", f"the kernel needs {option}")
         for feature, (_, option, without) in OPTIONAL.items()
-        if (said := tried.get(feature)) is not None
+        if (error := tried.get(feature)) is not None
     ]
     return needed + optional
 
 
-def wireguard(said: str | None, engines: Sequence[str]) -> list[Finding]:
-    """Whether there can be tunnels: by the kernel (`said` is empty), or by a program; None: it could not be tried."""
-    if said is None:
+def wireguard(error: str | None, engines: Sequence[str]) -> list[Finding]:
+    """Whether there can be tunnels: by the kernel (`error` is empty), or by a program; None: it could not be tried."""
+    if error is None:
         return []
-    if not said:
+    if not error:
         return [Finding("wireguard", "ok", "the kernel has WireGuard")]
     if engines:
         text = f"the kernel has no WireGuard; {engines[0]} is there and stands in for it"
         return [Finding("wireguard", "ok", text)]
     fix = "install wireguard-go or boringtun-cli, or a kernel with CONFIG_WIREGUARD; one node alone needs neither"
-    return [Finding("wireguard", "warn", f"no WireGuard: neither the kernel ({said}) nor a program has it", fix)]
+    return [Finding("wireguard", "warn", f"no WireGuard: neither the kernel ({error}) nor a program has it", fix)]
 
 
 # --- firewalls ------------------------------------------------------------------------------------------------------
 
 
-def forward_policy(denies: bool, let_through: bool, said: str = "") -> Finding:
-    """iptables' FORWARD: denying is fine when our jump is in it. `said`: why it could not be read."""
-    if said:
-        return Finding("forward", "warn", f"iptables' FORWARD cannot be read: {said}", "run `iptables -S FORWARD`")
+def forward_policy(denies: bool, let_through: bool, error: str = "") -> Finding:
+    """iptables' FORWARD: denying is fine when our jump is in it. `error`: why it could not be read."""
+    if error:
+        return Finding("forward", "warn", f"iptables' FORWARD cannot be read: {error}", "run `iptables -S FORWARD`")
     if not denies:
         return Finding("forward", "ok", "iptables' FORWARD does not deny")
     if let_through:
@@ -155,11 +155,11 @@ def foreign_chains(forward: Sequence[str], incoming: Sequence[str]) -> list[Find
     """Native nftables chains of other programs that drop: no other table can override a drop. `forward`: sentences
     about what is forwarded; `incoming`: the chains of the hook input that drop by policy.
     """
-    found = [
+    findings = [
         Finding("foreign firewall", "fail", sentence, "accept the overlay's range there, from the interfaces zl-*")
         for sentence in forward
     ]
-    found += [
+    findings += [
         Finding(
             "foreign firewall",
             "warn",
@@ -168,7 +168,7 @@ def foreign_chains(forward: Sequence[str], incoming: Sequence[str]) -> list[Find
         )
         for chain in incoming
     ]
-    return found or [Finding("foreign firewall", "ok", "no nftables chain of others drops what containers send")]
+    return findings or [Finding("foreign firewall", "ok", "no nftables chain of others drops what containers send")]
 
 
 def input_policy(rules: Mapping[str, Sequence[str]]) -> Finding:
@@ -205,23 +205,23 @@ def recognised(chains: Collection[tuple[str, str, str]]) -> list[Finding]:
 def forwarding(values: Mapping[int, bool], closed: Collection[str], daemon: bool) -> list[Finding]:
     """Whether the node forwards each IP version of the overlay. The daemon enables forwarding when it starts. `closed`:
     the links of the overlay, and those to other networks, that forward no IPv4 packet though the node does."""
-    found = []
+    findings = []
     for version, on in values.items():
         key = "net.ipv4.ip_forward" if version == 4 else "net.ipv6.conf.all.forwarding"
         shut = [f"net.ipv4.conf.{link}.forwarding" for link in closed] if version == 4 and on else []
         if on and not shut:
-            found.append(Finding("forwarding", "ok", f"{key} is 1"))
+            findings.append(Finding("forwarding", "ok", f"{key} is 1"))
         elif daemon:
             keys = shut or [key]
             effect = "no packet that comes in there is forwarded" if shut else "containers reach only their own bridge"
             fix = f"sysctl -w {' '.join(f'{each}=1' for each in keys)}, and look for what turns it off (/etc/sysctl.d,"
             text = f"{', '.join(keys)} is 0: {effect}"
-            found.append(Finding("forwarding", "fail", text, f"{fix} a hardening tool)"))
+            findings.append(Finding("forwarding", "fail", text, f"{fix} a hardening tool)"))
         else:
             text = f"{', '.join(shut or [key])} is 0"
             fix = "the daemon turns it on for the node and the overlay's links; other links need it in /etc/sysctl.d"
-            found.append(Finding("forwarding", "warn", text, fix))
-    return found
+            findings.append(Finding("forwarding", "warn", text, fix))
+    return findings
 
 
 def rp_filter(values: Mapping[str, int]) -> Finding:

@@ -38,19 +38,19 @@ def run(options: argparse.Namespace) -> int:
     there = [place for place in places if Path(place, installed.PLUGIN).exists()]
     options.bin_dir = options.bin_dir or (there or places)[0]
     options.conf_dir = options.conf_dir or runtime.conf_dir
-    found = list(examine(options))
-    ok = all(finding.level != "fail" for finding in found)
+    findings = list(examine(options))
+    ok = all(finding.level != "fail" for finding in findings)
     if options.json:
-        document = {"ok": ok, "version": __version__, "findings": [finding._asdict() for finding in found]}
+        document = {"ok": ok, "version": __version__, "findings": [finding._asdict() for finding in findings]}
         sys.stdout.write(json.dumps(document, indent=2) + "\n")
     else:
-        sys.stdout.write("".join(_line(finding) for finding in found) + _sum(found))
+        sys.stdout.write("".join(_line(finding) for finding in findings) + _sum(findings))
     return 0 if ok else 1
 
 
-def _sum(found: list[Finding]) -> str:
+def _sum(findings: list[Finding]) -> str:
     """The last line: how many findings of each level."""
-    levels = Counter(finding.level for finding in found)
+    levels = Counter(finding.level for finding in findings)
     verdict = "not good" if levels["fail"] else "good"
     return f"\n{verdict}: {levels['fail']} failed, {levels['warn']} warnings, {levels['ok']} ok\n"
 
@@ -102,27 +102,27 @@ def _settings(data_dir: str) -> Settings:
     """The settings that a daemon on the data directory would use; the defaults if it would refuse to start."""
     from cni.daemon import settings
 
-    found, complaints = settings.Settings(), []
+    effective, complaints = settings.Settings(), []
     try:
-        found = settings.find(None, data_dir)
+        effective = settings.find(None, data_dir)
     except CniError as error:
         complaints = [Finding("settings", "fail", error.msg, "`zlayer-cni validate FILE` tells more")]
-    socket = found.overlay_socket
+    socket = effective.overlay_socket
     if socket is None and data_dir == defaults.DATA_DIR:
         socket = overlay_sockets.DEFAULT_SOCKET
     elif socket is None:
         socket = overlay_sockets.socket_path(data_dir, os.geteuid(), os.environ.get("HOME"))
-    return Settings(found.cidrs, socket, complaints)
+    return Settings(effective.cidrs, socket, complaints)
 
 
 # --- the machine ----------------------------------------------------------------------------------------------------
 
 
 def _privileges(daemon: int | None) -> list[Finding]:
-    found = [checks.privileges("this process", *probe.capabilities())]
+    findings = [checks.privileges("this process", *probe.capabilities())]
     if daemon is not None:
-        found.append(checks.privileges(f"the daemon (process {daemon})", *probe.capabilities(daemon)))
-    return found
+        findings.append(checks.privileges(f"the daemon (process {daemon})", *probe.capabilities(daemon)))
+    return findings
 
 
 def _kernel() -> list[Finding]:
@@ -135,19 +135,19 @@ def _kernel() -> list[Finding]:
 
 
 def _firewalls(clusters: tuple[str, ...]) -> list[Finding]:
-    found = []
+    findings = []
     try:
         denies = iptables.forward_denies(clusters)
-        found.append(checks.forward_policy(denies, denies and iptables.forward_in_place(clusters)))
-        found += checks.conditional_drops(iptables.forward_drops(clusters))
+        findings.append(checks.forward_policy(denies, denies and iptables.forward_in_place(clusters)))
+        findings += checks.conditional_drops(iptables.forward_drops(clusters))
     except FenceFailed as error:
-        found.append(checks.forward_policy(False, False, f"{error.msg}: {error.details}"))
-    found.append(checks.input_policy(probe.input_rules()))
+        findings.append(checks.forward_policy(False, False, f"{error.msg}: {error.details}"))
+    findings.append(checks.input_policy(probe.input_rules()))
     listing = probe.base_chains()
     chains = [item["chain"] for item in listing["nftables"] if "chain" in item]
     dropping = [obstacle.describe(clusters) for obstacle in probe.obstacles(clusters, OWN_TABLE)]
-    found += checks.foreign_chains(dropping, nft_forward.dropping_input(listing))
-    return found + checks.recognised({(each["family"], each["table"], each["name"]) for each in chains})
+    findings += checks.foreign_chains(dropping, nft_forward.dropping_input(listing))
+    return findings + checks.recognised({(each["family"], each["table"], each["name"]) for each in chains})
 
 
 def _network(clusters: tuple[str, ...], daemon: bool) -> list[Finding]:
@@ -263,7 +263,7 @@ def _file(path: Path) -> installed.File:
 
 def _disk(path: Path) -> installed.Disk:
     """The file system of a directory, or of its first existing parent."""
-    existing = next(each for each in (path, *path.parents) if each.exists())
+    existing = next(folder for folder in (path, *path.parents) if folder.exists())
     filesystem = os.statvfs(existing)
     return installed.Disk(
         str(path),

@@ -12,10 +12,10 @@ from cni.cli import ask
 
 EXIT_CODES = """\
 exit codes:
-  0  all is well, or done
-  1  something is wrong; it was said on stdout or stderr
-  2  the command line cannot be understood, or a file cannot be read
-  3  no overlay daemon is running on that run directory
+  0  success; no problem
+  1  a problem or a failure, which the output names
+  2  the command line is invalid, or a file cannot be read
+  3  no overlay daemon runs on that run directory
 
 A container runtime runs this same program with CNI_COMMAND set; `zlayer-cni overlayd --help` is about the daemon.
 """
@@ -65,15 +65,15 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     commands.add_parser("overlayd", help="run the overlay daemon", add_help=False)
     for word, text in (
-        ("status", "the node at a glance, and what is wrong with it"),
-        ("attachments", "who is attached: network, container, addresses, service"),
-        ("networks", "isolation networks: their members, and what the fence has dropped"),
-        ("why", "whether SRC may open a flow to DST, and which rule of the fence says so"),
-        ("doctor", "look over the node: kernel, firewalls, routes, runtime, files, daemon; and say what to do"),
+        ("status", "a summary of the node, and its problems"),
+        ("attachments", "the attached containers: network, container, addresses, service"),
+        ("networks", "isolation networks: their members, and the packets that the fence has dropped"),
+        ("why", "whether SRC may open a flow to DST, and which rule of the fence decides"),
+        ("doctor", "check the node (kernel, firewalls, routes, runtime, files, daemon) and name remedies"),
         ("gc", "release attachments whose interface is gone, now"),
         ("peers", "the WireGuard peers: endpoint, handshake, traffic, path MTU, direct or not"),
-        ("peer", "token: what another node needs to have this one; rotate: a new key; remove PEER; gone; forget NODE"),
-        ("join", "take another node's token: it is a peer from now on"),
+        ("peer", "token: print a token for another node; rotate: make a new key; remove PEER; gone; forget NODE"),
+        ("join", "add another node as a peer, by its token"),
         ("showconf", "a wg-quick configuration for a peer: a guest, an edge, a machine with plain WireGuard"),
         ("graph", "this node, its tunnels and services as a picture"),
     ):
@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     validate.add_argument("--bin-dir", metavar="DIR", type=absolute, help=where)
     validate.add_argument("--json", action="store_true", help="for programs: a stable JSON document")
     _install_options(commands.add_parser("install", help="put the program, the conflist and the service in place"))
-    _uninstall_options(commands.add_parser("uninstall", help="take away what install put there"))
+    _uninstall_options(commands.add_parser("uninstall", help="remove what install put in place"))
     for word, text in (
         ("start", "start the daemon, by systemd if it has a unit, unless it runs"),
         ("restart", "start the daemon anew, if a new one can start; running containers stay connected"),
@@ -125,7 +125,7 @@ def _doctor_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _gc_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dry-run", action="store_true", help="only say what would be released")
+    parser.add_argument("--dry-run", action="store_true", help="only list what would be released")
 
 
 def _peer_options(parser: argparse.ArgumentParser) -> None:
@@ -135,7 +135,7 @@ def _peer_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _join_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("token", metavar="TOKEN", help="what `peer token` printed there; - reads it from stdin")
+    parser.add_argument("token", metavar="TOKEN", help="from `peer token` on the other node; - reads it from stdin")
 
 
 def _showconf_options(parser: argparse.ArgumentParser) -> None:
@@ -143,7 +143,7 @@ def _showconf_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _graph_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--svg", action="store_true", help="a picture for browsers; without it DOT, for Graphviz")
+    parser.add_argument("--svg", action="store_true", help="SVG, for browsers, instead of DOT, for Graphviz")
 
 
 _OPTIONS = {
@@ -178,10 +178,8 @@ def _install_options(parser: argparse.ArgumentParser) -> None:
 
 def _uninstall_options(parser: argparse.ArgumentParser) -> None:
     _places(parser)
-    parser.add_argument("--force", action="store_true", help="even if containers lose their network by it")
-    parser.add_argument(
-        "--purge", action="store_true", help="the node's identity and what is in its data directory, too"
-    )
+    parser.add_argument("--force", action="store_true", help="also if attached containers lose their network")
+    parser.add_argument("--purge", action="store_true", help="remove the data directory too, with the node's identity")
 
 
 def _places(parser: argparse.ArgumentParser, *only: str) -> None:

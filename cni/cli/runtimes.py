@@ -37,25 +37,26 @@ def directories(config: dict[str, Any], source: str) -> Directories:
     cni: dict[str, Any] = {}
     for name in _TABLES:
         of_plugin = config.get("plugins", {}).get(name)
-        found = of_plugin.get("cni") if isinstance(of_plugin, dict) else None
-        cni |= found if isinstance(found, dict) else {}
+        section = of_plugin.get("cni") if isinstance(of_plugin, dict) else None
+        cni |= section if isinstance(section, dict) else {}
     many, one, lists = cni.get("bin_dirs"), cni.get("bin_dir"), cni.get("conf_dir")
     several = tuple(str(each) for each in many) if isinstance(many, list) else ()
     return Directories(several or (str(one or defaults.BIN_DIR),), str(lists or defaults.CONF_DIR), source)
 
 
-def complaints(found: Directories | None, bin_dir: str, conf_dir: str) -> list[str]:
-    """The directories that a runtime which uses `found` would not search; sentences with the remedy."""
+def complaints(directories: Directories | None, bin_dir: str, conf_dir: str) -> list[str]:
+    """The directories that a runtime which uses `directories` would not search; sentences with the remedy."""
     sentences = []
-    if found is not None and not any(same(bin_dir, each) for each in found.bin_dirs):
-        where = found.bin_dirs[0]
+    if directories is not None and not any(same(bin_dir, each) for each in directories.bin_dirs):
+        where = directories.bin_dirs[0]
         sentences.append(
-            f"containerd looks for plugins in {where}, not in {bin_dir} ({found.source}): --bin-dir {where}"
+            f"containerd looks for plugins in {where}, not in {bin_dir} ({directories.source}): --bin-dir {where}"
         )
-    if found is not None and not same(conf_dir, found.conf_dir):
-        where = found.conf_dir
+    if directories is not None and not same(conf_dir, directories.conf_dir):
+        where = directories.conf_dir
         sentences.append(
-            f"containerd looks for network lists in {where}, not in {conf_dir} ({found.source}): --conf-dir {where}"
+            f"containerd looks for network lists in {where}, not in {conf_dir} ({directories.source}):"
+            f" --conf-dir {where}"
         )
     return sentences
 

@@ -74,8 +74,8 @@ def await_daemon(run_dir: str, where: str) -> Daemon:
                 raise ServiceError(f"{error}; see {where}") from error
             time.sleep(0.1)
         else:
-            if found := running(run_dir):
-                return found
+            if daemon := running(run_dir):
+                return daemon
 
 
 def renew(options: argparse.Namespace, binary: Path, seen: Path) -> None:
@@ -163,21 +163,21 @@ def check(options: argparse.Namespace, command: Sequence[str]) -> None:
     Raises ServiceError."""
     words = [*command, "overlayd", "--check", "--run-dir", options.run_dir, "--data-dir", options.data_dir]
     try:
-        code, _, said = program.run_once(words, autostart.environment(), b"")
+        code, _, output = program.run_once(words, autostart.environment(), b"")
     except OSError as error:
         raise ServiceError(f"the new daemon cannot be tried, the running one is left alone: {error}") from error
     if code == 1:
-        why = said.decode(errors="replace").strip().removeprefix("overlayd: ")
+        why = output.decode(errors="replace").strip().removeprefix("overlayd: ")
         raise ServiceError(f"the new daemon could not start, the running one is left alone: {why}")
 
 
 def _control(*words: str, run_dir: str = "") -> None:
     """Run systemctl. `run_dir`: the directory in which a daemon that fails to start writes the reason."""
-    said = systemd.control(*words)
-    if said:
+    error = systemd.control(*words)
+    if error:
         last = last_words.read(run_dir) if run_dir else ""
         why = f"; its last words: {last}" if last else ""
-        raise ServiceError(f"systemctl {' '.join(words)}: {said.splitlines()[0]}{why}")
+        raise ServiceError(f"systemctl {' '.join(words)}: {error.splitlines()[0]}{why}")
 
 
 def _without_systemd(options: argparse.Namespace, binary: Path) -> None:

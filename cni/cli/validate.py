@@ -179,8 +179,8 @@ def _examine_entry(raw: dict[str, object], at: str, name: str, version: str, rep
     report.warnings += [at + text for text in conf.warnings if not text.endswith(c.UNKNOWN_KEY)]
     capabilities = fields.raw_value("capabilities")
     if isinstance(capabilities, dict):
-        for key, wanted in capabilities.items():
-            if wanted is True and key not in IMPLEMENTED:
+        for key, enabled in capabilities.items():
+            if enabled is True and key not in IMPLEMENTED:
                 what = WITHOUT_EFFECT.get(key, "chain the plugin that does it")
                 report.warnings.append(f"{at}capabilities.{key}: not implemented here, {what}")
 
@@ -199,8 +199,8 @@ def _known_beside(path: str) -> Iterable[str]:
     return sorted(inside[parent]) if parent in inside else ENTRY_KEYS
 
 
-def _nearest(key: str, known: Iterable[str]) -> str:
-    by_folded = {each.casefold(): each for each in known}
+def _nearest(key: str, keys: Iterable[str]) -> str:
+    by_folded = {each.casefold(): each for each in keys}
     near = difflib.get_close_matches(key.casefold(), by_folded, n=1)
     return f"; {by_folded[near[0]]} is meant?" if near else ""
 
@@ -210,8 +210,8 @@ def _said(error: CniError) -> str:
 
 
 def _as_json(path: str, report: Report) -> str:
-    found = {"file": path, "kind": report.kind, "valid": report.valid}
-    return json.dumps({**found, "errors": report.errors, "warnings": report.warnings}, indent=2) + "\n"
+    document = {"file": path, "kind": report.kind, "valid": report.valid}
+    return json.dumps({**document, "errors": report.errors, "warnings": report.warnings}, indent=2) + "\n"
 
 
 KINDS = {"conflist": "a network list", "entry": "one plugin's configuration", "overlayd": "daemon settings"}

@@ -86,7 +86,7 @@ def scan_addresses(
     Reads at most `most` addresses, and stops when all of `sought` are found; the second value is False if the bound was
     reached before. The socket must be a strict one, and cannot serve another request afterwards. Raises NetlinkError.
     """
-    found: dict[Interface, None] = {}
+    addresses: dict[Interface, None] = {}
     left = None if sought is None else {(family_of(a), a.network.prefixlen, a.ip.packed): a for a in sought}
 
     def take(body: bytes) -> bool:
@@ -95,16 +95,16 @@ def scan_addresses(
             raw = nl.attributes(body[8:])
             value = raw.get(IFA_LOCAL) or raw.get(IFA_ADDRESS)
             if left is None and value:
-                found[_interface(value, prefix)] = None
+                addresses[_interface(value, prefix)] = None
             elif left is not None and value and (family, prefix, value) in left:
-                found[left.pop((family, prefix, value))] = None
+                addresses[left.pop((family, prefix, value))] = None
         return left is not None and not left
 
     if left is not None and not left:
         return [], True
     body = ADDRESS.pack(0, 0, 0, 0, index)
     whole = socket.scan(nl.Message(nl.RTM_GETADDR, 0, body, f"list addresses of link {index}", GONE), most, take)
-    return list(found), whole
+    return list(addresses), whole
 
 
 def _interface(raw: bytes, prefix: int) -> Interface:
@@ -152,7 +152,7 @@ def scan_routes(
     """The routes of one family in these tables of a container's namespace, by link `oif` (0: any link): those of
     `sought`, as (destination, gateway), that exist, or all (None). Bound, result and socket as in `scan_addresses`.
     """
-    found: dict[Route, None] = {}
+    routes: dict[Route, None] = {}
     left = None if sought is None else {(d.prefixlen, d.network_address.packed, g.packed) for d, g in sought}
     prefixes = None if left is None else {prefix for prefix, _, _ in left}
 
@@ -162,12 +162,12 @@ def scan_routes(
         route = _route_in(body, tables)
         if route is not None and oif in (0, route.oif):
             if left is None:
-                found[route] = None
+                routes[route] = None
             elif route.gateway is not None and route.type == RTN_UNICAST:
                 key = (route.dst.prefixlen, route.dst.network_address.packed, route.gateway.packed)
                 if key in left:
                     left.remove(key)
-                    found[route] = None
+                    routes[route] = None
         return left is not None and not left
 
     if left is not None and not left:
@@ -177,7 +177,7 @@ def scan_routes(
     body += nl.u32(RTA_OIF, oif) if oif else b""
     none = GONE | {errno.ENOENT}  # the kernel creates the table with its first route
     whole = socket.scan(nl.Message(nl.RTM_GETROUTE, 0, body, "list routes", none), most, take)
-    return list(found), whole
+    return list(routes), whole
 
 
 def find_patterns(
@@ -240,19 +240,19 @@ def _gateways(raw: dict[int, bytes]) -> list[bytes]:
 def find_default(socket: nl.Netlink, family: int, most: int, otherwise: OSError) -> bool:
     """Whether the main table has a default route of that family. Raises `otherwise` if there are more than `most`
     routes and the first `most` hold no default route. The socket cannot serve another request afterwards."""
-    found = False
+    is_unicast = False
 
     def take(body: bytes) -> bool:
-        nonlocal found
+        nonlocal is_unicast
         route = _main_route(body) if body[0] == family and body[1] == 0 else None
-        found = route is not None and route.type == RTN_UNICAST
-        return found
+        is_unicast = route is not None and route.type == RTN_UNICAST
+        return is_unicast
 
     body = ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0) + nl.u32(RTA_TABLE, RT_MAIN)
     none = frozenset({errno.ENOENT})
     if not socket.scan(nl.Message(nl.RTM_GETROUTE, 0, body, "look for a default route", none), most, take):
         raise otherwise
-    return found
+    return is_unicast
 
 
 def _main_route(body: bytes) -> Route | None:

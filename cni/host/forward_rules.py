@@ -88,11 +88,11 @@ def _denial(chains: Chains, chain: str, flow: Flow, may_enter: Callable[[str], b
 
 def drops_before(chains: Chains, chain: str, flow: Flow, end: Position) -> list[Rule]:
     """The rules before `end` that drop packets of the flow: some of them, or all that meet the rule's conditions."""
-    found: list[Rule] = []
+    dropping: list[Rule] = []
     for rule in _reached(chains, chain, flow, end, 0):
-        if rule.verdict == "drop" and rule not in found:
-            found.append(rule)
-    return found
+        if rule.verdict == "drop" and rule not in dropping:
+            dropping.append(rule)
+    return dropping
 
 
 def _reached(chains: Chains, chain: str, flow: Flow, end: Position, depth: int) -> Iterator[Rule]:

@@ -93,7 +93,7 @@ def forward_drops(clusters: Iterable[str], devices: Sequence[str] = DEVICES) -> 
 
     Raises IptablesError.
     """
-    found: dict[str, None] = {}
+    dropping_rules: dict[str, None] = {}
     for cluster in clusters:
         for tool in _tools(cluster):
             table, (place, _) = _foreign(lines := rules(tool)), _place(lines)
@@ -101,8 +101,8 @@ def forward_drops(clusters: Iterable[str], devices: Sequence[str] = DEVICES) -> 
                 name = device.replace("+", "*")
                 for flow in (Flow(iif=name, src=cluster), Flow(oif=name, dst=cluster)):
                     dropping = drops_before(table.rules_of, "FORWARD", flow, place)
-                    found.update(dict.fromkeys(f"{tool} {rule.text}" for rule in dropping))
-    return list(found)
+                    dropping_rules.update(dict.fromkeys(f"{tool} {rule.text}" for rule in dropping))
+    return list(dropping_rules)
 
 
 def rules(tool: str, chain: str = "", table: str = "filter") -> list[str]:

@@ -120,16 +120,16 @@ def list_links(socket: nl.Netlink) -> list[Link]:
 def has_kind(socket: nl.Netlink, kinds: frozenset[str], most: int) -> bool | None:
     """Whether the namespace has a link of one of these kinds; None if it has more than `most` links and the first
     `most` are of other kinds. The socket cannot serve another request after an answer other than False."""
-    found = False
+    is_of_kind = False
 
     def take(body: bytes) -> bool:
-        nonlocal found
+        nonlocal is_of_kind
         info = nl.attributes(nl.attributes(body[16:]).get(IFLA_LINKINFO, b""))
-        found = _string(info.get(1, b"")) in kinds
-        return found
+        is_of_kind = _string(info.get(1, b"")) in kinds
+        return is_of_kind
 
     whole = socket.scan(nl.Message(nl.RTM_GETLINK, 0, nl.ifinfo(), "list links"), most, take)
-    return found if whole else None
+    return is_of_kind if whole else None
 
 
 def _link(body: bytes) -> Link:

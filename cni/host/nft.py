@@ -170,8 +170,8 @@ class Nft:
         """A rule in nft's language, also of other programs; empty if it does not exist. Raises NftError."""
         answer = self._reading.call(f"list chain {family} {table} {chain}", _HANDLE | _TERSE)
         mark = f"# handle {handle}"
-        found = (line.rpartition("#")[0].strip() for line in answer.splitlines() if line.strip().endswith(mark))
-        return next(found, "")
+        lines = (line.rpartition("#")[0].strip() for line in answer.splitlines() if line.strip().endswith(mark))
+        return next(lines, "")
 
     def _change(self, change: Change) -> None:
         with self._elements_lock:

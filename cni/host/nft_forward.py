@@ -43,7 +43,7 @@ def firewall_obstacles(nft: Nft, clusters: Sequence[str], own: str) -> list[Obst
     """The chains at the hook forward, of tables other than `own` and of iptables' FORWARD, that drop what containers
     send in a family of `clusters`. Raises NftError.
     """
-    found: dict[Obstacle, None] = {}
+    obstacles: dict[Obstacle, None] = {}
     for chain in _at_forward(nft.list_base_chains(), own):
         family, table, name = chain["family"], chain["table"], chain["name"]
         if not _NAME.fullmatch(table):
@@ -55,10 +55,10 @@ def firewall_obstacles(nft: Nft, clusters: Sequence[str], own: str) -> list[Obst
             place = denial(rules, name, Flow(iif=DEVICES, src=cluster))
             if place.rule is not None:
                 text = nft.rule_text(family, table, place.chain, int(place.rule.text))
-                found[Obstacle(f"{family} {table} {place.chain}", text)] = None
+                obstacles[Obstacle(f"{family} {table} {place.chain}", text)] = None
             elif chain.get("policy") == "drop" and place == Position(name, len(rules(name)), None):
-                found[Obstacle(f"{family} {table} {name}", "")] = None
-    return list(found)
+                obstacles[Obstacle(f"{family} {table} {name}", "")] = None
+    return list(obstacles)
 
 
 def dropping_input(listing: Mapping[str, Any]) -> list[str]:

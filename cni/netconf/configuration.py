@@ -141,15 +141,15 @@ def unknown_keys(fields: Fields) -> tuple[str, ...]:
 
     Objects that other programs may extend are not searched: `args` (by the conventions), `ipam`, results.
     """
-    known = [path for path in fields.unknown(KNOWN_KEYS) if not path.casefold().startswith("cni.dev/")]
+    unknown = [path for path in fields.unknown(KNOWN_KEYS) if not path.casefold().startswith("cni.dev/")]
     inner = {"overlayd": OVERLAYD_KEYS, "dns": DNS_KEYS, "runtimeConfig": RUNTIME_KEYS, "annotations": ANNOTATIONS_KEYS}
     for key, members in inner.items():
-        known += _unknown_inside(fields, key, members)
+        unknown += _unknown_inside(fields, key, members)
     routes = fields.raw_value("routes")
     for index, route in enumerate(routes if isinstance(routes, list) else []):
         if isinstance(route, dict):
-            known += Fields(route, f"routes[{index}]").unknown(ROUTE_KEYS)
-    return tuple(known)
+            unknown += Fields(route, f"routes[{index}]").unknown(ROUTE_KEYS)
+    return tuple(unknown)
 
 
 def _unknown_inside(fields: Fields, key: str, members: frozenset[str]) -> tuple[str, ...]:

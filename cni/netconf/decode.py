@@ -22,9 +22,9 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     folded = [key.casefold() for key, _ in pairs]
     if len(set(folded)) == len(folded):
         return dict(pairs)
-    found = Repeated(pairs)
-    found.keys_given_twice = frozenset(key for key in folded if folded.count(key) > 1)
-    return found
+    decoded = Repeated(pairs)
+    decoded.keys_given_twice = frozenset(key for key in folded if folded.count(key) > 1)
+    return decoded
 
 
 def _refuse_constant(text: str) -> object:
@@ -41,15 +41,15 @@ def decode_json(data: bytes) -> object:
         raise UndecodableContent(f"{len(data)} bytes, at most {MAX_BYTES} are read")
     try:
         text = data.decode()
-        found: object = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
+        value: object = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
         if "\\u" in text:
-            json.dumps(found, ensure_ascii=False).encode()  # a lone surrogate cannot be written again
+            json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate cannot be written again
     except RecursionError:
         raise UndecodableContent("nested too deeply") from None
     except ValueError as error:
         # UnicodeDecodeError, JSONDecodeError and Python's own limit on a number's digits are all of this kind.
         raise UndecodableContent(str(error)) from None
-    return found
+    return value
 
 
 def show(value: object) -> str:
@@ -113,19 +113,19 @@ class Fields:
 
     def texts(self, key: str) -> tuple[str, ...] | None:
         """A list of strings."""
-        found = self.items(key)
-        return None if found is None else texts_of(found, self.where(key))
+        items = self.items(key)
+        return None if items is None else texts_of(items, self.where(key))
 
     def objects(self, key: str) -> list["Fields"]:
         """A list of objects; empty if it is absent."""
-        found = []
+        objects = []
         for index, item in enumerate(self.items(key) or []):
             path = f"{self.where(key)}[{index}]"
             fields = as_object(item, path)
             if fields is None:
                 raise wrong_type(path, "an object", item)
-            found.append(fields)
-        return found
+            objects.append(fields)
+        return objects
 
     def mapping(self, key: str) -> dict[str, str]:
         """An object from strings to strings, its keys unchanged; empty if it is absent."""
@@ -155,12 +155,12 @@ def as_object(value: object, path: str) -> Fields | None:
 
 
 def texts_of(items: list[object], path: str) -> tuple[str, ...]:
-    found = []
+    texts = []
     for index, item in enumerate(items):
         if not isinstance(item, str):
             raise wrong_type(f"{path}[{index}]", "a string", item)
-        found.append(item)
-    return tuple(found)
+        texts.append(item)
+    return tuple(texts)
 
 
 def wrong_type(path: str, wanted: str, value: object) -> UndecodableContent:

@@ -34,14 +34,14 @@ def render(result: Result, version: str) -> str:
     if not at_least(version, "0.3.0"):
         return _compact({"cniVersion": version, **_by_family(result), **_dns(result.dns)})
     newest = at_least(version, "1.1.0")
-    found: Json = {
+    document: Json = {
         "cniVersion": version,
         "interfaces": [_interface(each, newest) for each in result.interfaces],
         "ips": [_ip(each, with_family=not at_least(version, "1.0.0")) for each in result.ips],
         "routes": [_route(each, newest) for each in result.routes],
         **_dns(result.dns),
     }
-    return _compact({key: value for key, value in found.items() if value})
+    return _compact({key: value for key, value in document.items() if value})
 
 
 def merge(previous: Result, ours: Result) -> Result:
@@ -78,9 +78,9 @@ def parse_result(version: str, value: object, path: str = "prevResult") -> Resul
     fields = as_object(value, path)
     if fields is None:
         raise wrong_type(path, "an object", value)
-    said = fields.text("cniVersion")
-    if said and (said not in SUPPORTED or at_least(said, "0.3.0") != at_least(version, "0.3.0")):
-        raise UndecodableContent(f'{fields.where("cniVersion")}: "{said}" is no result of version {version}')
+    stated = fields.text("cniVersion")
+    if stated and (stated not in SUPPORTED or at_least(stated, "0.3.0") != at_least(version, "0.3.0")):
+        raise UndecodableContent(f'{fields.where("cniVersion")}: "{stated}" is no result of version {version}')
     dns = fields.inner("dns")
     read = _read_by_family if not at_least(version, "0.3.0") else _read_current
     return read(fields, read_dns(dns) if dns else DNS())
@@ -89,10 +89,10 @@ def parse_result(version: str, value: object, path: str = "prevResult") -> Resul
 def render_error(error: CniError, version: str = NEWEST) -> str:
     """The error object (CNI 1.1.0, section 5); our newest version replaces an unsupported one."""
     spoken = version if version in SUPPORTED else NEWEST
-    found: Json = {"cniVersion": spoken, "code": error.code, "msg": error.msg}
+    document: Json = {"cniVersion": spoken, "code": error.code, "msg": error.msg}
     if error.details:
-        found["details"] = error.details
-    return _compact(found)
+        document["details"] = error.details
+    return _compact(document)
 
 
 def _compact(value: Json) -> str:
@@ -111,7 +111,7 @@ def _is_v6(address: str) -> bool:
 
 
 def _by_family(result: Result) -> Json:
-    found: Json = {}
+    members: Json = {}
     for key, v6 in (("ip4", False), ("ip6", True)):
         first = next((each for each in result.ips if _is_v6(each.address) == v6), None)
         if first is None:
@@ -121,52 +121,52 @@ def _by_family(result: Result) -> Json:
             member["gateway"] = first.gateway
         if routes := [_route(each, False) for each in result.routes if _is_v6(each.dst) == v6]:
             member["routes"] = routes
-        found[key] = member
-    if not found:
+        members[key] = member
+    if not members:
         raise IncompatibleVersion("cannot convert: no valid IP addresses")
-    return found
+    return members
 
 
 def _interface(interface: Interface, newest: bool) -> Json:
-    found: Json = {"name": interface.name, "mac": interface.mac}
+    document: Json = {"name": interface.name, "mac": interface.mac}
     if newest:
-        found |= {"mtu": interface.mtu}
-    found |= {"sandbox": interface.sandbox}
+        document |= {"mtu": interface.mtu}
+    document |= {"sandbox": interface.sandbox}
     if newest:
-        found |= {"socketPath": interface.socket_path, "pciID": interface.pci_id}
-    return {key: value for key, value in found.items() if value or key == "name"}
+        document |= {"socketPath": interface.socket_path, "pciID": interface.pci_id}
+    return {key: value for key, value in document.items() if value or key == "name"}
 
 
 def _ip(ip: IP, with_family: bool) -> Json:
-    found: Json = {"version": "6" if _is_v6(ip.address) else "4"} if with_family else {}
+    document: Json = {"version": "6" if _is_v6(ip.address) else "4"} if with_family else {}
     if ip.interface is not None:
-        found["interface"] = ip.interface
-    found["address"] = ip.address
+        document["interface"] = ip.interface
+    document["address"] = ip.address
     if ip.gateway:
-        found["gateway"] = ip.gateway
-    return found
+        document["gateway"] = ip.gateway
+    return document
 
 
 def _route(route: Route, newest: bool) -> Json:
-    found: Json = {"dst": route.dst}
+    document: Json = {"dst": route.dst}
     if route.gw:
-        found["gw"] = route.gw
+        document["gw"] = route.gw
     if newest:
         numbers = {"mtu": route.mtu, "advmss": route.advmss, "priority": route.priority}
-        found |= {key: value for key, value in numbers.items() if value}
+        document |= {key: value for key, value in numbers.items() if value}
         chosen = {"table": route.table, "scope": route.scope}
-        found |= {key: value for key, value in chosen.items() if value is not None}
-    return found
+        document |= {key: value for key, value in chosen.items() if value is not None}
+    return document
 
 
 def _dns(dns: DNS) -> Json:
-    found: Json = {
+    document: Json = {
         "nameservers": dns.nameservers,
         "domain": dns.domain,
         "search": dns.search,
         "options": dns.options,
     }
-    return {"dns": {key: value for key, value in found.items() if value}} if dns else {}
+    return {"dns": {key: value for key, value in document.items() if value}} if dns else {}
 
 
 # --- reading ---

@@ -96,14 +96,14 @@ def read_runtime_dns(fields: Fields) -> DNS:
     Validated like the configuration's own DNS, except that empty words are dropped: some kubelets send "" on a node
     whose resolv.conf has `search .`.
     """
-    found = {}
+    lists = {}
     for key in ("servers", "searches", "options"):
         where = fields.where(key)
-        found[key] = tuple(word for word in fields.texts(key) or () if word)
-        for word in found[key]:
+        lists[key] = tuple(word for word in fields.texts(key) or () if word)
+        for word in lists[key]:
             check_word(word, where)
-    check_servers(found["servers"], fields.where("servers"))
-    return DNS(nameservers=found["servers"], search=found["searches"], options=found["options"])
+    check_servers(lists["servers"], fields.where("servers"))
+    return DNS(nameservers=lists["servers"], search=lists["searches"], options=lists["options"])
 
 
 def check_servers(servers: tuple[str, ...], where: str) -> None:

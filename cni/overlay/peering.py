@@ -67,13 +67,13 @@ class Ledger:
 
     def with_cidr(self, key: Key, cidr: str) -> AddedPeer | None:
         """The peer with one CIDR more, or None for a peer that this program did not add."""
-        held = self.added.get(key)
-        return held and replace(held, cidrs=tuple(dict.fromkeys((*held.cidrs, cidr))))
+        peer = self.added.get(key)
+        return peer and replace(peer, cidrs=tuple(dict.fromkeys((*peer.cidrs, cidr))))
 
     def without_cidr(self, key: Key, cidr: str) -> AddedPeer | None:
         """The peer without that CIDR, or None for a peer that this program did not add."""
-        held = self.added.get(key)
-        return held and replace(held, cidrs=tuple(c for c in held.cidrs if c != cidr))
+        peer = self.added.get(key)
+        return peer and replace(peer, cidrs=tuple(c for c in peer.cidrs if c != cidr))
 
 
 def scope_of(service: str | None) -> wire.AnyScope:
@@ -90,7 +90,7 @@ def aggregate(cidrs: Sequence[str]) -> tuple[str, tuple[str, ...]]:
     """
     if len(cidrs) <= 1:
         return "".join(cidrs), ()
-    parsed = {text: found for text in cidrs if (found := _network(text)) is not None}
+    parsed = {text: network for text in cidrs if (network := _network(text)) is not None}
     if not parsed:
         return "", tuple(cidrs)
     family = next(iter(parsed.values())).version

@@ -66,16 +66,16 @@ class Peers:
         key = (service, pubkey)
 
         def work(conn: Client, deadline: Deadline) -> None:
-            held = self._ledger.with_cidr(key, cidr)
+            peer = self._ledger.with_cidr(key, cidr)
             if self._is_ours(conn, deadline):
                 conn.round_trip(wire.AddAllowedIp(pubkey, cidr, scope_of(service)), deadline)
-                self._record(held, service)
+                self._record(peer, service)
                 return
-            if held is None:
+            if peer is None:
                 raise _unknown_peer(pubkey, cidr)
-            if aggregate(held.cidrs)[1]:
+            if aggregate(peer.cidrs)[1]:
                 raise _no_room(pubkey, self._ledger.added[key].cidrs, (cidr,))
-            self._replace(conn, deadline, held, service)
+            self._replace(conn, deadline, peer, service)
 
         self._with_peers(work)
 
@@ -88,15 +88,15 @@ class Peers:
         key = (service, pubkey)
 
         def work(conn: Client, deadline: Deadline) -> None:
-            held = self._ledger.without_cidr(key, cidr)
+            peer = self._ledger.without_cidr(key, cidr)
             if self._is_ours(conn, deadline):
                 conn.round_trip(wire.RemoveAllowedIp(pubkey, cidr, scope_of(service)), deadline)
-                self._record(held, service)
+                self._record(peer, service)
                 return
-            if held is None:
+            if peer is None:
                 raise _unknown_peer(pubkey, cidr)
-            if held != self._ledger.added[key]:
-                self._raise_if_partial(self._replace(conn, deadline, held, service), held)
+            if peer != self._ledger.added[key]:
+                self._raise_if_partial(self._replace(conn, deadline, peer, service), peer)
 
         self._with_peers(work)
 
@@ -193,9 +193,9 @@ class Peers:
             raise _no_room(added.peer.public_key, [c for c in added.cidrs if c not in not_programmed], not_programmed)
 
 
-def _no_room(public_key: str, held: Sequence[str], not_programmed: tuple[str, ...]) -> UnsupportedPeerChange:
+def _no_room(public_key: str, cidrs: Sequence[str], not_programmed: tuple[str, ...]) -> UnsupportedPeerChange:
     return UnsupportedPeerChange(
-        f"overlayd: peer {public_key} has {', '.join(held) or 'nothing'}; not {', '.join(not_programmed)}, "
+        f"overlayd: peer {public_key} has {', '.join(cidrs) or 'nothing'}; not {', '.join(not_programmed)}, "
         "since this overlayd takes one CIDR per peer",
         not_programmed,
     )

@@ -118,8 +118,8 @@ class Daemon:
             raise Hung(f"the overlay daemon at {self.socket} {words}", _WEDGED.format(self.socket)) from error
         except TransportError as error:
             cause = error.__cause__.strerror if isinstance(error.__cause__, OSError) else None
-            said = cause or error.msg.removeprefix("overlayd: ").removeprefix("io error: ")
-            msg = f"the overlay daemon at {self.socket} cannot be reached: {said}"
+            reason = cause or error.msg.removeprefix("overlayd: ").removeprefix("io error: ")
+            msg = f"the overlay daemon at {self.socket} cannot be reached: {reason}"
             raise TryAgainLater(msg, error.details) from error
 
 

@@ -81,7 +81,7 @@ class Remover:
                     daemon.release(ip, KEPT)
         except CniError as error:
             daemon.hang_up()
-            said = f"{error.msg} ({error.details})" if error.details else error.msg
-            log.warning("%s; it is told later that %s of %s is gone", said, record.ifname, record.container)
+            reason = f"{error.msg} ({error.details})" if error.details else error.msg
+            log.warning("%s; it is told later that %s of %s is gone", reason, record.ifname, record.container)
             return False
         return True

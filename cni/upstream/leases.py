@@ -46,9 +46,9 @@ class Leases:
         with self._records.locked((socket, bridge), self._deadline):
             if self._records.life(socket, bridge) == life:
                 return
-            held = {record.ips[0]: record for record in self._stranded(service, mode, life)}
-            if held and not self._daemon.is_ours(KEPT):  # ours forgets nothing
-                self._lease_again(service, life, held)
+            by_address = {record.ips[0]: record for record in self._stranded(service, mode, life)}
+            if by_address and not self._daemon.is_ours(KEPT):  # ours forgets nothing
+                self._lease_again(service, life, by_address)
             self._records.set_life(socket, bridge, life)
 
     def _stranded(self, service: str, mode: str, life: str) -> Iterator[Record]:
@@ -59,9 +59,10 @@ class Leases:
             if ours and record.life != life and record.ips and host_end.is_there(record):
                 yield record
 
-    def _lease_again(self, service: str, life: str, held: dict[str, Record]) -> None:
-        """Lease every address in `held`, and record that the lease is ours: the detach by PID does not release it."""
-        missing, spare = dict(held), []
+    def _lease_again(self, service: str, life: str, by_address: dict[str, Record]) -> None:
+        """Lease every address in `by_address`, and record that the lease is ours: the detach by PID does not release
+        it."""
+        missing, spare = dict(by_address), []
         try:
             for _ in range(MOST):
                 ip = self._daemon.allocate(service, KEPT)
@@ -74,7 +75,7 @@ class Leases:
             log.warning("the overlay daemon has no lease for %s: %s", ", ".join(missing), error.msg)
         for ip in spare:
             self._daemon.release(ip, KEPT)
-        if count := len(held) - len(missing):
+        if count := len(by_address) - len(missing):
             log.warning("the overlay daemon was restarted: %d addresses of living containers leased again", count)
 
     def _note(self, before: Record, life: str) -> bool:

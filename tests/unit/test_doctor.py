@@ -312,6 +312,6 @@ def test_yaml_that_does_not_count_is_told():
     assert tool.hidden(Settings(), told) == [], "what the YAML does not say is not hidden"
     assert tool.hidden(Settings(node_id=7, cluster_cidr="10.9.0.0/16"), told) == []
     (said,) = tool.hidden(Settings(node_id=8, cluster_cidr="10.9.0.0/16"), told)
-    assert "node_id: 8" in said and "7 counts" in said
+    assert "node_id: 8" in said and "but 7, set by an agent" in said
     found = installed.daemon_status([], "1", "1", [said])
     assert level(found) == "warn" and found[0].text == said

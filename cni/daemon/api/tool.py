@@ -84,7 +84,7 @@ def hidden(settings: Settings, node: Node) -> list[str]:
     reboot."""
     defaults = Settings()
     return [
-        f"the YAML says {key}: {stated}, but {counts} counts, which an agent or the cluster said: until the next boot"
+        f"the YAML says {key}: {stated}, but {counts}, set by an agent or the cluster, is in effect until the next boot"
         for key in ("deployment", "instance_id", "node_id", "cluster_cidr", "cluster_cidr6", "slice_cidr", "wg_port")
         if (stated := getattr(settings, key)) != getattr(defaults, key)
         and str(stated) != str(counts := getattr(node, key))
