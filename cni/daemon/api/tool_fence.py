@@ -217,7 +217,7 @@ def view_of(context: ToolContext) -> endpoints.FenceView:
                 attachment.container,
                 attachment.pod,
                 port_of(attachment),
-                tuple(held.address for held in attachment.addresses),
+                tuple(assigned.address for assigned in attachment.addresses),
             )
             for attachment in context.state.snapshot()
         ),

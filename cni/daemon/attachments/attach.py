@@ -189,7 +189,7 @@ class Attacher:
         kernel_routes = [
             links.Route(ipaddress.ip_network(route.dst), ipaddress.ip_address(route.via), inside) for route in routes
         ]
-        addresses = [ipaddress.ip_interface(held.address) for held in intent.addresses]
+        addresses = [ipaddress.ip_interface(assigned.address) for assigned in intent.addresses]
         skipped = self._kernel.configure_inside(request.netns_fd, inside, intent.ifname, addresses, kernel_routes)
         sourced = tuple(route.dst.version for route in skipped if not route.dst.prefixlen)
         if sourced:
@@ -272,6 +272,6 @@ class Attacher:
 def planned_routes(attachment: Attachment) -> list[StaticRoute]:
     """A default route through each family's gateway, then the configured routes; every route has `via`, one route per
     destination."""
-    addresses = ((held.address, held.gateway) for held in attachment.addresses)
+    addresses = ((assigned.address, assigned.gateway) for assigned in attachment.addresses)
     asked = ((route.dst, route.via) for route in attachment.routes)
     return [StaticRoute(dst, via) for dst, via in attach_rules.planned_routes(addresses, asked)]

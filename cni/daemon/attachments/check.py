@@ -58,7 +58,7 @@ def _expected(attachment: Attachment, sandbox: str) -> Expected:
         attachment.ifname,
         sandbox,
         attachment.mac,
-        tuple((held.address, held.gateway) for held in attachment.addresses),
+        tuple((assigned.address, assigned.gateway) for assigned in attachment.addresses),
         (*((route.dst, route.via) for route in attachment.routes), *_sourced(attachment)),
         attachment.host_veth,
         frozenset({attachment.bridge, attachment.host_veth}),
@@ -67,7 +67,7 @@ def _expected(attachment: Attachment, sandbox: str) -> Expected:
 
 def _sourced(attachment: Attachment) -> list[tuple[str, str]]:
     """The default routes that only packets from the attachment's own addresses take."""
-    gateways = [held.gateway for held in attachment.addresses]
+    gateways = [assigned.gateway for assigned in attachment.addresses]
     versions = [(ipaddress.ip_address(gateway).version, gateway) for gateway in gateways]
     return [(attach_rules.DEFAULT_ROUTES[v], gateway) for v, gateway in versions if v in attachment.sourced]
 

@@ -111,7 +111,7 @@ class NodeOverlay:
             host_mac=attachment.host_mac,
             mac=attachment.mac,
             mtu=attachment.mtu,
-            addresses=tuple((held.address, held.gateway) for held in attachment.addresses),
+            addresses=tuple((assigned.address, assigned.gateway) for assigned in attachment.addresses),
             routes=tuple((route.dst, route.via) for route in attachment.routes),
             dns=DNS(dns.nameservers, dns.domain, dns.search, dns.options),
         )

@@ -62,9 +62,9 @@ class Ports:
             self._forget_sources(attachment)
         bridge = self._kernel.find(attachment.bridge)
         if bridge is not None:
-            for held in attachment.addresses:
-                self._kernel.forget_neighbour(bridge.index, held.ip)
-        self._kernel.forget_flows([held.ip for held in attachment.addresses])
+            for assigned in attachment.addresses:
+                self._kernel.forget_neighbour(bridge.index, assigned.ip)
+        self._kernel.forget_flows([assigned.ip for assigned in attachment.addresses])
 
     def _forget_sources(self, attachment: Attachment) -> None:
         """Remove the rules for the attachment's addresses in the container. Rules that stay lead to an empty table."""

@@ -216,19 +216,19 @@ def read_item(raw: dict[str, Any]) -> KeyValue:
     )
 
 
-def compare(each: Compare) -> dict[str, Any]:
+def compare(condition: Compare) -> dict[str, Any]:
     """A condition in the form of the gateway."""
-    field = {"CREATE": "create_revision", "MOD": "mod_revision", "LEASE": "lease", "VALUE": "value"}[each.what]
-    value = b64(each.value) if isinstance(each.value, bytes) else str(each.value)
-    return {"key": b64(each.key.encode()), "target": each.what, "result": "EQUAL", field: value}
+    field = {"CREATE": "create_revision", "MOD": "mod_revision", "LEASE": "lease", "VALUE": "value"}[condition.what]
+    value = b64(condition.value) if isinstance(condition.value, bytes) else str(condition.value)
+    return {"key": b64(condition.key.encode()), "target": condition.what, "result": "EQUAL", field: value}
 
 
-def step(each: Step) -> dict[str, Any]:
+def step(operation: Step) -> dict[str, Any]:
     """An operation of a transaction in the form of the gateway."""
-    key = b64(each.key.encode())
-    if isinstance(each, Put):
-        return {"request_put": {"key": key, "value": b64(each.value), "lease": str(each.lease)}}
-    if isinstance(each, Delete):
+    key = b64(operation.key.encode())
+    if isinstance(operation, Put):
+        return {"request_put": {"key": key, "value": b64(operation.value), "lease": str(operation.lease)}}
+    if isinstance(operation, Delete):
         return {"request_delete_range": {"key": key}}
     return {"request_range": {"key": key}}
 

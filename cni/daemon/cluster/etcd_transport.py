@@ -226,10 +226,10 @@ class Transport:
         url = self._urls[at]
         host, port = url.hostname or "", url.port or 2379
         try:
-            found = socket.getaddrinfo(address or host, port, type=socket.SOCK_STREAM)
+            results = socket.getaddrinfo(address or host, port, type=socket.SOCK_STREAM)
         except OSError as error:
             raise Unreachable(f"cannot look up {host}: {error}") from error
-        addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
+        addresses = list(dict.fromkeys(str(each[4][0]) for each in results))
         addresses.sort(key=lambda each: self._failed.get((at, each), 0.0))
         failures: dict[str, None] = {}
         for n, each in enumerate(addresses):

@@ -169,8 +169,8 @@ class ClusterView:
             self.more_faults += 1
             return
         reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        known = self.nodes.get(name) if kind == "node" else None
-        of = f" of the node {known.name}" if known is not None else ""
+        document = self.nodes.get(name) if kind == "node" else None
+        of = f" of the node {document.name}" if document is not None else ""
         self.faults[key] = printable(f"the record {_shown(key)}{of} is not used: {reason}")
 
     def gone(self, key: str, now: float) -> None:
@@ -227,9 +227,9 @@ class ClusterView:
 
     def foreign(self, own: str) -> list[Network]:
         """The slots that other nodes hold."""
-        held = {cidr for cidr, slot in self.slots.items() if slot.owner != own}
+        claimed = {cidr for cidr, slot in self.slots.items() if slot.owner != own}
         lost = {cidr for cidr, each in self.claims.past.items() if each.owner != own and "/" in cidr}
-        return [network_of(cidr) for cidr in sorted(held | lost)]
+        return [network_of(cidr) for cidr in sorted(claimed | lost)]
 
     def overwritten(self, own: str) -> list[tuple[str, str, str, bytes]]:
         """The claims of this node that were overwritten: claim, key in the store, use of a slot, and the record that is

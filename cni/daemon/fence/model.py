@@ -45,8 +45,8 @@ class FenceNode:
 
     def cluster(self, version: int) -> str | None:
         """The overlay's CIDR of IP version 4 or 6, or None."""
-        found = [c for c in self.clusters if ip_network(c).version == version]
-        return found[0] if found else None
+        ranges = [c for c in self.clusters if ip_network(c).version == version]
+        return ranges[0] if ranges else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,7 +119,7 @@ def disallow(book: Book, service: str | None, public_key: str, unwanted: str) ->
     peer = book.get(key)
     if peer is None or network not in peer.allowed_ips:
         return {}
-    kept = tuple(held for held in peer.allowed_ips if held != network)
+    kept = tuple(cidr for cidr in peer.allowed_ips if cidr != network)
     return {key: msgspec.structs.replace(peer, allowed_ips=kept)}
 
 

@@ -71,7 +71,7 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def ips(self) -> tuple[str, ...]:
         """The addresses without their prefixes."""
-        return tuple(held.ip for held in self.addresses)
+        return tuple(assigned.ip for assigned in self.addresses)
 
 
 class Service(msgspec.Struct, frozen=True, kw_only=True):

@@ -45,10 +45,10 @@ def holds_slots(node: Node, service: Service, service_cidr: str | None = None) -
     """Whether all subnets of a service, of the families that the node has, are slots of the node's ranges."""
     for cidr in node.cidrs:
         own = part_of(cidr, service_cidr)
-        held = service.networks(ipaddress.ip_network(cidr).version)
+        networks = service.networks(ipaddress.ip_network(cidr).version)
         try:
-            segments = SubnetRegistry.over(own) if held else None
-            for n, network in enumerate(held):
+            segments = SubnetRegistry.over(own) if networks else None
+            for n, network in enumerate(networks):
                 segments = segments.hold(service.name, further(str(node.node_id), n), network) if segments else None
         except InvalidConfig:
             return False

@@ -106,12 +106,12 @@ def changes(
     `configured`: the endpoint last set for each peer; `ages`: seconds since each peer's last handshake. New and changed
     peers come first and removals last, so that a CIDR that moves always has a peer.
     """
-    found = []
+    updates = []
     for key, peer in wanted.items():
         change = _change(seen.get(key), peer, configured.get(key), ages.get(key, math.inf))
         if change is not None:
-            found.append(change)
-    return found + [PeerChange(key, remove=True) for key in seen if key not in wanted]
+            updates.append(change)
+    return updates + [PeerChange(key, remove=True) for key in seen if key not in wanted]
 
 
 def _change(seen: PeerSeen | None, wanted: Peer, configured: str | None, age: float) -> PeerChange | None:
@@ -136,16 +136,16 @@ def _must_call(seen: PeerSeen, wanted: str, configured: str | None, age: float) 
 
 def delta(before: Mapping[str, Peer], after: Mapping[str, Peer]) -> list[PeerChange]:
     """`changes` for a device whose peers are known to be `before`, without a reading of the device."""
-    found = []
+    updates = []
     for key, peer in after.items():
         earlier = before.get(key)
         if earlier == peer:
             continue
         if earlier is None:
-            found.append(_change(None, peer, None, math.inf))
+            updates.append(_change(None, peer, None, math.inf))
             continue
         gone, fresh = earlier.allowed_ips - peer.allowed_ips, peer.allowed_ips - earlier.allowed_ips
-        found.append(
+        updates.append(
             PeerChange(
                 key,
                 False,
@@ -155,7 +155,9 @@ def delta(before: Mapping[str, Peer], after: Mapping[str, Peer]) -> list[PeerCha
                 peer.keepalive if peer.keepalive != earlier.keepalive else None,
             )
         )
-    return [c for c in found if c is not None] + [PeerChange(key, remove=True) for key in before if key not in after]
+    return [update for update in updates if update is not None] + [
+        PeerChange(key, remove=True) for key in before if key not in after
+    ]
 
 
 def renewed(
@@ -170,8 +172,10 @@ def renewed(
     """`changes`, with the peers `forgotten` first removed from the device. A peer that is added has the endpoint at
     which the device had it, else the one that was `learned` of it, else the wanted one."""
     kept = {key: each for key, each in seen.items() if key not in forgotten}
-    known = {**learned, **{key: seen[key].endpoint for key in forgotten if key in seen and seen[key].endpoint}}
-    added = {key: replace(wanted[key], endpoint=known[key]) for key in known if key in wanted and key not in kept}
+    endpoints = {**learned, **{key: seen[key].endpoint for key in forgotten if key in seen and seen[key].endpoint}}
+    added = {
+        key: replace(wanted[key], endpoint=endpoints[key]) for key in endpoints if key in wanted and key not in kept
+    }
     off = [PeerChange(key, remove=True) for key in forgotten if key in seen]
     return off + changes(kept, {**wanted, **added}, configured, ages)
 

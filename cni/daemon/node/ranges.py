@@ -93,15 +93,15 @@ class Ranges:
         surroundings = self._kernel.surroundings()
         return overlap.host_networks(surroundings, self._own.known(surroundings.addresses))
 
-    def _problem_text(self, found: Overlap) -> str:
+    def _problem_text(self, overlap: Overlap) -> str:
         used = [
             f"{subnet} of service {service.name}"
             for service in list(self._state.services.values())
             for subnet in service.subnets
-            if _overlap(ipaddress.ip_network(subnet), found.host.network)
+            if _overlap(ipaddress.ip_network(subnet), overlap.host.network)
         ]
-        used += [f"{own} of the node" for own in self._state.node_addresses() if own in found.host.network]
-        text = f"{found}: it stays the host's, and no subnet in it is given out"
+        used += [f"{own} of the node" for own in self._state.node_addresses() if own in overlap.host.network]
+        text = f"{overlap}: it stays the host's, and no subnet in it is given out"
         return f"{text}; but in use: {', '.join(used)}" if used else text
 
 

@@ -101,9 +101,9 @@ class OperationContext:
 
         A full segment grows. Raises PoolExhausted, TryAgainLater while the free addresses are in cooldown.
         """
-        held = self._lease(service, owner)
-        self.kernel.finish_flows([held.ip])
-        return held
+        lease = self._lease(service, owner)
+        self.kernel.finish_flows([lease.ip])
+        return lease
 
     def _lease(self, service: str, owner: str) -> AssignedAddress:
         record = self.state.services.get(service)
@@ -123,9 +123,9 @@ class OperationContext:
     def lease_home(self, owner: str = "") -> AssignedAddress:
         """Lease an address of the node's slice. If the slice is full, raises PoolExhausted, or TryAgainLater while some
         of its addresses are in cooldown; the message is the contract's (6.4)."""
-        held = self._lease_home(owner)
-        self.kernel.finish_flows([held.ip])
-        return held
+        lease = self._lease_home(owner)
+        self.kernel.finish_flows([lease.ip])
+        return lease
 
     def _lease_home(self, owner: str) -> AssignedAddress:
         try:

@@ -49,10 +49,10 @@ def mint(ask: wire.MintEdgePeer, context: OperationContext) -> wire.EdgeConfig:
 def _mint(name: str, ask: wire.MintEdgePeer, allowed: tuple[str, ...], context: OperationContext) -> wire.EdgeConfig:
     private = keys.generate()
     now = int(time.time())
-    held = context.lease_home(owner_of("edge", name))
+    lease = context.lease_home(owner_of("edge", name))
     edge = Edge(
         name=name,
-        held=held,
+        held=lease,
         public_key=public_keys.public_of(private),
         minted_at_unix=now,
         expires_at_unix=min(now + ask.ttl_secs, _MOST),
@@ -62,7 +62,7 @@ def _mint(name: str, ask: wire.MintEdgePeer, allowed: tuple[str, ...], context: 
     try:
         config = edge_config(edge, private, ask.node_endpoint, context)
         context.registry.edges.put(name, edge)
-        add_own_peer(edge.public_key, held.ip, owner_of("edge", name), context)
+        add_own_peer(edge.public_key, lease.ip, owner_of("edge", name), context)
         if allowed and context.fence.trouble():
             raise FenceFailed("the edge peer cannot be held to what it is allowed", context.fence.trouble())
     except BaseException:
@@ -144,10 +144,10 @@ def _subnets(service: str, context: OperationContext) -> tuple[str, ...]:
     record = context.state.services.get(service)
     if record is not None and record.mode == "shared":
         return tuple(
-            str(ipaddress.ip_network(held.ip))
+            str(ipaddress.ip_network(assigned.ip))
             for attachment in context.state.members(record.bridge)
             if attachment.service == service
-            for held in attachment.addresses
+            for assigned in attachment.addresses
         )
     return record.subnets if record is not None else ()
 

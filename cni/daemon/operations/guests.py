@@ -44,23 +44,23 @@ def attach_guest(handle: wire.GuestManaged, ask: wire.AttachContainer, context: 
 
 def _new_guest(name: str, ask: wire.AttachContainer, context: OperationContext) -> Guest:
     owner = owner_of("guest", name)
-    held = context.lease(ask.service, owner)
+    lease = context.lease(ask.service, owner)
     try:
         private = keys.generate()
         guest = Guest(
             id=name,
             service=ask.service,
-            held=held,
+            held=lease,
             private_key=private,
             public_key=public_keys.public_of(private),
             isolation=ask.isolation_network,
         )
     except BaseException:
-        context.release(held.ip, owner)
+        context.release(lease.ip, owner)
         raise
     try:
         context.registry.guests.put(name, guest)  # before its peer: the fence needs the peer's owner
-        add_own_peer(guest.public_key, held.ip, owner, context)
+        add_own_peer(guest.public_key, lease.ip, owner, context)
         _need_fence(guest, context)
     except BaseException:
         _drop_guest(guest, context)

@@ -244,6 +244,6 @@ class MacWatcher:
             raise
         bridge = self._kernel.find(attachment.bridge)
         if bridge is not None:
-            for held in attachment.addresses:
-                self._kernel.forget_neighbour(bridge.index, held.ip)
+            for assigned in attachment.addresses:
+                self._kernel.forget_neighbour(bridge.index, assigned.ip)
         return changed

@@ -232,7 +232,7 @@ class Reconciler:
         name = f"{attachment.ifname} of {attachment.container} on {attachment.network}"
         try:
             if self._attacher.release_dead(attachment):
-                log.info("%s %s: released %s", name, why, ", ".join(held.ip for held in attachment.addresses))
+                log.info("%s %s: released %s", name, why, ", ".join(assigned.ip for assigned in attachment.addresses))
         except (CniError, OSError) as error:
             log.warning("%s %s, and could not be released: %s", name, why, error)
 

@@ -130,7 +130,7 @@ class PathProber:
     def _look(self, peers: Mapping[str, ProbedPeer], now: float) -> bool:
         """Take in a reading of the device, and begin the checks that are due; returns whether a path may be another one
         than before."""
-        known, begun = self._measurements.paths(), 0
+        paths, begun = self._measurements.paths(), 0
         gone = self._paths.keys() - peers.keys()
         for key in gone:
             del self._paths[key]
@@ -138,14 +138,14 @@ class PathProber:
         for key, peer in peers.items():
             path = self._paths.get(key)
             if path is None:
-                earlier = known.by_key.get(key)
+                earlier = paths.by_key.get(key)
                 path = self._paths[key] = ProbedPath(peer, earlier.size if earlier is not None else 0)
             dirty = path.update(peer) or dirty
             if begun < MOST_BEGUN:
-                sizes = path.begin(now, may_grow=not known.too_narrow)
+                sizes = path.begin(now, may_grow=not paths.too_narrow)
                 self._send(key, path, sizes)
                 begun += bool(sizes)
-        return dirty or known.too_narrow
+        return dirty or paths.too_narrow
 
     def _take(self, token: bytes, size: int, now: float) -> bool:
         """Take in an answer; returns whether a measurement may have changed."""

@@ -80,9 +80,9 @@ def _attachment(key: str, body: bytes) -> Attachment:
     attachment = msgspec.json.decode(body, type=Attachment)
     if encode_key(attachment.key) != key:
         raise ValueError(f"it is another's: {encode_key(attachment.key)}")
-    for held in attachment.addresses:
-        ipaddress.ip_interface(held.address)
-        ipaddress.ip_address(held.gateway)
+    for assigned in attachment.addresses:
+        ipaddress.ip_interface(assigned.address)
+        ipaddress.ip_address(assigned.gateway)
     return attachment
 
 

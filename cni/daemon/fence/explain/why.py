@@ -33,8 +33,8 @@ class PortSpec:
 
 def decide(view: FenceView, src: Endpoint, dst: Endpoint, service: PortSpec | None = None) -> Verdict:
     """The verdict on the first packet of a flow from `src` to `dst`, which have the same IP version."""
-    if service is not None and (found := handed_on.servers(view, dst, service.number, service.protocol)):
-        return handed_on.decide(view, src, dst, found, decide)
+    if service is not None and (servers := handed_on.servers(view, dst, service.number, service.protocol)):
+        return handed_on.decide(view, src, dst, servers, decide)
     verdict = way_out.by_its_way(view, src, dst, _decide(view, src, dst, service))
     if src.certain and dst.certain:
         return verdict
