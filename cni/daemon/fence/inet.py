@@ -79,6 +79,7 @@ def inet_chains(node: FenceNode) -> list[Chain]:
         plain_chain("inet", "closed_to_host", *closed_to_host()),
         *leaving_chains(node),
         _mss(),
+        *([tunnel_source] if (tunnel_source := _tunnel_source(node)) is not None else []),
         *([_masquerade(four, six)] if node.masquerade else []),
     ]
 
@@ -245,3 +246,23 @@ def _masquerade(four: str | None, six: str | None) -> Chain:
         rules.append(Rule(f"ip6 saddr . ip6 saddr @same6 {match}", "masquerade", "egress of a member, IPv6"))
         rules.append(Rule(f"ip6 saddr {six} ip6 saddr != @connected6 {match}", "masquerade", "egress, IPv6"))
     return Chain("inet", "postrouting", "type nat hook postrouting priority 100; policy accept;", tuple(rules))
+
+
+def _tunnel_source(node: FenceNode) -> Chain | None:
+    """The host's own packets into a tunnel take the node's overlay address, if they have another address of the host: a
+    socket that is bound to it, or DNAT in the hook output after the source was chosen. No peer allows such a source.
+
+    What other machines send through the host has no local source address, and keeps its own; so does what has a source
+    in the overlay's range, unless the host has it on a connected network.
+    """
+    rules = []
+    for v, ip in (("4", "ip"), ("6", "ip6")):
+        own = [address for address in node.addresses if (":" in address) == (v == "6")]
+        cluster = node.cluster(int(v))
+        if not own or not cluster:
+            continue
+        local, take = "oifname @tunnels fib saddr type local", f"snat {ip} to {own[0]}"
+        rules.append(Rule(f"{local} {ip} saddr != {cluster}", take, f"source of the host's packets, IPv{v}"))
+        rules.append(Rule(f"{local} {ip} saddr @connected{v}", take, f"source on a connected network, IPv{v}"))
+    hook = "type nat hook postrouting priority 99; policy accept;"
+    return Chain("inet", "tunnel_source", hook, tuple(rules)) if rules else None
