@@ -31,7 +31,7 @@ from cni.host.worker import Crew
 
 log = logging.getLogger(__name__)
 
-WORKERS = 24  # threads for ADD, DEL, CHECK, GC; most of the time they wait for the kernel
+WORKERS = 24  # threads for the requests of agents; most of the time they wait for the kernel
 SHUTDOWN_GRACE = 10.0  # seconds that running calls have to finish after SIGTERM
 WATCH = 0.5  # seconds between two checks of the daemon's own files
 DESCRIPTORS = 65536  # many times the connection limits of both sockets together
@@ -64,7 +64,7 @@ class Server:
         self._quick = ThreadPoolExecutor(2, "status")
         self._agent_workers = ThreadPoolExecutor(WORKERS, "agent")
         self._agent_quick = ThreadPoolExecutor(2, "ask")
-        self._cni_sockets: list[tuple[sockets.Listener, cni_socket.CniSocket, asyncio.Task[None]]] = []
+        self._cni_sockets: list[tuple[sockets.Listener, cni_socket.CniSocket]] = []
         self._overlay_sockets: list[tuple[sockets.Listener, overlay_socket.OverlaySocket]] = []
         self._last_error = ""
         self.stop = asyncio.Event()
@@ -85,21 +85,20 @@ class Server:
         for task in background:
             task.cancel()
         log.info("ending; running containers stay connected")
-        for listener, _, accepting in self._cni_sockets:
-            accepting.cancel()
+        for listener, cni in self._cni_sockets:
+            cni.close()
             listener.remove()
-        finishing = [cni.finish(SHUTDOWN_GRACE) for _, cni, _ in self._cni_sockets]
+        finishing = [asyncio.to_thread(cni.finish, SHUTDOWN_GRACE) for _, cni in self._cni_sockets]
         await asyncio.gather(*finishing, *(overlay.close(SHUTDOWN_GRACE) for _, overlay in self._overlay_sockets))
-        self._workers.shutdown(wait=False, cancel_futures=True)
-        self._quick.shutdown(wait=False, cancel_futures=True)
 
     # --- sockets -----------------------------------------------------------------------------------------------------
 
     def _open_cni_socket(self) -> None:
         """Open the socket that plugins and the operator's tool connect to. Raises OSError."""
         listener = sockets.listen(str(self._path), 0o600)
-        cni = cni_socket.CniSocket(listener.sock, self._answer, self._workers, self._quick, self._plugin_calls.undo)
-        self._cni_sockets.append((listener, cni, asyncio.get_running_loop().create_task(cni.serve())))
+        cni = cni_socket.CniSocket(listener.sock, self._answer, self._plugin_calls.undo)
+        cni.start()
+        self._cni_sockets.append((listener, cni))
 
     async def _open_overlay_socket(self) -> None:
         """Open the overlay socket for agents. If another daemon has a socket at that path, that socket stays, and
@@ -177,10 +176,9 @@ class Server:
             log.warning("the records at %s were changed from outside: they were written anew", self._store.path)
         if not self._cni_sockets[-1][0].is_there():
             log.warning("the socket %s is gone: opening another", self._path)
-            listener, _, accepting = self._cni_sockets[-1]
+            listener, cni = self._cni_sockets[-1]
             self._open_cni_socket()
-            accepting.cancel()
-            await asyncio.wait([accepting])
+            cni.close()
             listener.sock.close()
         if not self._overlay_sockets or not self._overlay_sockets[-1][0].is_there():
             path = overlay_socket.socket_of(self._settings)
