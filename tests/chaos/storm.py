@@ -425,6 +425,29 @@ class Storm:
                 return
         self.fault(f"GC at a quiet point: {code} {said}")
 
+    def lull(self, operations: int) -> None:
+        """Ordinary operations while nothing happens to the daemon. It counts what sent the calls; a daemon that is
+        killed takes its counts along, so that only those of a lull are complete."""
+        daemon, before = self.on.daemon(), self.on.ask("status")["calls"]
+        self._left = operations
+        crew = [threading.Thread(target=self.work, args=(n,)) for n in range(self.workers)]
+        for each in crew:
+            each.start()
+        for each in crew:
+            each.join()
+        self._raise_wrong()
+        assert self.on.daemon() == daemon, f"the daemon ended, and was not killed\n{self.on.log_tail()}"
+        after = self.on.ask("status")["calls"]
+        for sender in ("launcher", "python"):
+            self.counts[f"sent by {sender}"] += after[sender] - before[sender]
+
+    def sent_by_launcher(self, at_least: float) -> None:
+        """Raises AssertionError if the launcher sent a smaller share of the lulls' calls."""
+        launcher, python = self.counts["sent by launcher"], self.counts["sent by python"]
+        assert launcher + python > 0, "no calls were counted"
+        share = launcher / (launcher + python)
+        assert share >= at_least, f"the launcher sent {launcher} calls, Python {python}, to a daemon that lived"
+
     def _raise_wrong(self) -> None:
         if self.wrong:
             text = "\n".join(line[:600] for line in self.wrong[:40])

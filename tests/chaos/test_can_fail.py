@@ -13,7 +13,7 @@ from . import deliberate, program
 from .machine import Machine
 from .scenes import SCENES, extraction_directories
 from .storm import Storm
-from .test_storm import QUICK
+from .test_storm import LAUNCHERS_SHARE, QUICK
 
 FORM = "unpacked" if program.FORMS["unpacked"].exists() else "source"
 
@@ -55,3 +55,21 @@ def test_a_deliberate_fault_is_caught(fault: str, boot: Callable[..., Machine]) 
         short_storm(on)
     assert "the storm itself failed" not in str(caught.value), caught.value
     assert f"a deliberate fault is in force: {fault}" in on.log_tail(1 << 24)
+
+
+@pytest.mark.parametrize("key", ["label", "l\u00e4bel"])
+def test_a_launcher_that_hands_calls_over_is_caught(key: str, boot: Callable[..., Machine]) -> None:
+    """With a key that is not ASCII in the configuration, the launcher hands each call over to Python."""
+    if not program.FORMS["single"].exists():
+        pytest.skip("the single file is not built: run scripts/build")
+    on = boot("single", "address_cooldown: 1")
+    on.program.tune(**QUICK)
+    storm = Storm(on, 7, containers=15, workers=6)
+    for box in storm.boxes:
+        box.conf[key] = 1
+    storm.warm()
+    storm.lull(60)
+    if key.isascii():
+        return storm.sent_by_launcher(LAUNCHERS_SHARE)
+    with pytest.raises(AssertionError, match="the launcher sent"):
+        storm.sent_by_launcher(LAUNCHERS_SHARE)

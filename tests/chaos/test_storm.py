@@ -13,6 +13,9 @@ from .storm import Storm, daemon_points
 QUICK = {"cni__daemon__reconcile__node__INTERVAL": 2.0, "cni__tempdir_sweeper___YOUNGEST": 1.0}
 """The keeper looks often, so that a test sees what it finds; it does nothing else than with its own interval."""
 
+LULLS = 25  # one operation of so many is added after each part, while nothing happens to the daemon
+LAUNCHERS_SHARE = 0.95  # of the calls to a daemon that lives; Python serves what the launcher hands over
+
 
 @pytest.mark.timeout(7200)
 def test_nothing_is_lost_and_nothing_left(
@@ -31,6 +34,7 @@ def test_nothing_is_lost_and_nothing_left(
         if part in (1, 3):
             storm.reboot(wiped=part == 1)
         storm.quiet()
+        storm.lull(operations // LULLS)
     storm.pass_by(todo)
     storm.quiet()
     storm.empty()
@@ -39,4 +43,6 @@ def test_nothing_is_lost_and_nothing_left(
     assert extraction_directories(on) == []
     with capsys.disabled():
         print(f"\n{form}, seed {seed}: {storm.told()}")  # noqa: T201
+    if form == "single":
+        storm.sent_by_launcher(LAUNCHERS_SHARE)
     assert todo == [], "fault points that no thread passed"
