@@ -375,6 +375,15 @@ _KINDS = (
         "Check that node: its version, its status, and who controls it.",
     ),
     ProblemKind(
+        "range-differs",
+        "cluster",
+        "error",
+        "Another node has another range of the overlay than this node. Both report it; what is in only one of the"
+        " ranges is not reached by the other node.",
+        "Set the same cluster_cidr and cluster_cidr6 on both nodes, and reboot the one that was wrong: the range of a"
+        " node that has joined does not change before.",
+    ),
+    ProblemKind(
         "peer-key-conflict",
         "cluster",
         "warning",

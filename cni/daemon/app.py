@@ -37,6 +37,7 @@ from cni.daemon.reconcile.range_watch import RangeWatch
 from cni.daemon.run_dir import RunDirLock
 from cni.daemon.server import Server
 from cni.daemon.settings import Settings
+from cni.daemon.settings_file import SettingsFile
 from cni.daemon.state.store import Store
 from cni.daemon.supervisor import Supervisor
 from cni.host import netns, process
@@ -74,8 +75,11 @@ class Daemon:
         self._store.close()
 
 
-def build(settings: Settings, run_dir_lock: RunDirLock, alive: Callable[[], None]) -> Daemon:
-    """Build one daemon. `alive` is called at every check at which no thread hangs. Raises CniError, OSError."""
+def build(
+    settings_file: SettingsFile, settings: Settings, run_dir_lock: RunDirLock, alive: Callable[[], None]
+) -> Daemon:
+    """Build one daemon. `settings`: as read from `settings_file`. `alive` is called at every check at which no thread
+    hangs. Raises CniError, OSError."""
     store, crew = Store(run_dir_lock.run_dir / STORE_NAME), Crew()
     kernel, presence = Kernel(crew), netns.Presence()
     base = build_base(settings, store, kernel, crew, presence.alone)
@@ -143,6 +147,7 @@ def build(settings: Settings, run_dir_lock: RunDirLock, alive: Callable[[], None
         base.ranges, lifecycle.begin, lifecycle.remove_data_path, lifecycle.apply_ranges, board=board, crew=crew
     )
     tool_context = ToolContext(
+        settings_file=settings_file,
         settings=settings,
         state=state,
         kernel=kernel,

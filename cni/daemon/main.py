@@ -18,14 +18,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
-
 from cni import defaults, last_words
 from cni.daemon import app, log_lines, precheck
-from cni.daemon import settings as settings_module
 from cni.daemon.run_dir import COMING_BACK, DEPUTY, REPLACED, Occupied, RunDirLock
 from cni.daemon.server import raise_limits
 from cni.daemon.settings import Settings
+from cni.daemon.settings_file import SettingsFile
 from cni.errors import CniError, InvalidConfig
 from cni.host import process
 from cni.printable import one_line
@@ -45,7 +43,8 @@ def main(argv: Sequence[str]) -> int:
         return 0
     run_dir = options.run_dir or defaults.RUN_DIR
     try:
-        settings = _settings(options)
+        settings_file = _settings_file(options)
+        settings = settings_file.read()
         run_dir = settings.run_dir
         log_lines.begin(settings.log_level, run_dir)
         if options.check or options.take_over:
@@ -53,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
         if options.check:
             sys.stdout.write("a daemon with these settings can start\n")
         else:
-            _serve(settings, options.take_over)
+            _serve(settings_file, settings, options.take_over)
     except CniError as error:
         run_dir = "" if isinstance(error, Occupied) else run_dir  # leave another daemon's run directory alone
         message = f"{error.msg}{': ' + error.details if error.details else ''}"
@@ -71,11 +70,11 @@ def main(argv: Sequence[str]) -> int:
     return 1
 
 
-def _serve(settings: Settings, take_over: bool) -> None:
+def _serve(settings_file: SettingsFile, settings: Settings, take_over: bool) -> None:
     if reason := os.environ.pop(REPLACED, ""):
         log.error("this daemon takes the place of one that hung: %s", reason)
     with RunDirLock(Path(settings.run_dir), take_over) as run_dir_lock:
-        asyncio.run(_run(settings, run_dir_lock))
+        asyncio.run(_run(settings_file, settings, run_dir_lock))
 
 
 def _options(argv: Sequence[str]) -> argparse.Namespace:
@@ -94,8 +93,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _settings(options: argparse.Namespace) -> Settings:
-    settings = settings_module.find(options.config, options.data_dir)
+def _settings_file(options: argparse.Namespace) -> SettingsFile:
     changes = {
         key: value
         for key, value in (
@@ -108,11 +106,11 @@ def _settings(options: argparse.Namespace) -> Settings:
     for key, value in changes.items():
         if not value.startswith("/"):
             raise InvalidConfig(f"{key}: {value!r} is not an absolute path")
-    return msgspec.structs.replace(settings, **changes)
+    return SettingsFile(str(Path(options.config).absolute()) if options.config else None, options.data_dir, changes)
 
 
-async def _run(settings: Settings, run_dir_lock: RunDirLock) -> None:
-    daemon = app.build(settings, run_dir_lock, lambda: _notify("WATCHDOG=1"))
+async def _run(settings_file: SettingsFile, settings: Settings, run_dir_lock: RunDirLock) -> None:
+    daemon = app.build(settings_file, settings, run_dir_lock, lambda: _notify("WATCHDOG=1"))
     await asyncio.to_thread(daemon.start)
     loop = asyncio.get_running_loop()
     hangup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]

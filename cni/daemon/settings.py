@@ -143,17 +143,20 @@ def load(path: str) -> Settings:
     return parse(text, path)
 
 
-def find(config: str | None, data_dir: str | None) -> Settings:
-    """The settings of a daemon started with these options (see the module's docstring). Raises InvalidConfig."""
+def locate(config: str | None, data_dir: str | None) -> str | None:
+    """The file that a daemon started with these options reads (see the module's docstring); None if there is none."""
     if config is not None:
-        return load(config)
+        return config
     candidates = [Path(data_dir or defaults.DATA_DIR, "overlayd.yaml")]
     if data_dir in (None, defaults.DATA_DIR):
         candidates.append(Path(SYSTEM_FILE))
-    for candidate in candidates:
-        if candidate.is_file():
-            return load(str(candidate))
-    return Settings()
+    return next((str(candidate) for candidate in candidates if candidate.is_file()), None)
+
+
+def find(config: str | None, data_dir: str | None) -> Settings:
+    """The settings of a daemon started with these options. Raises InvalidConfig."""
+    path = locate(config, data_dir)
+    return load(path) if path is not None else Settings()
 
 
 def parse(text: str, name: str = "settings") -> Settings:

@@ -282,8 +282,7 @@ class Node:
 
     def start(self, without: str = "") -> float:
         """Start the daemon, wait until it serves; seconds it took. `without`: a file that is not there for it."""
-        config = self.directory / "overlayd.yaml"
-        config.write_text(yaml.safe_dump(self.settings))
+        config = self.write()
         began = time.monotonic()
         with self.log.open("ab") as log:
             self.daemon = subprocess.Popen(
@@ -302,6 +301,12 @@ class Node:
         wait_for(lambda: self.serves() or daemon.poll() is not None, "the daemon", 40)
         assert daemon.poll() is None, self.log.read_text()
         return time.monotonic() - began
+
+    def write(self) -> Path:
+        """Write the YAML; returns its path."""
+        config = self.directory / "overlayd.yaml"
+        config.write_text(yaml.safe_dump(self.settings))
+        return config
 
     def serves(self) -> bool:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:

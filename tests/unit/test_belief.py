@@ -149,6 +149,23 @@ def test_a_claim_in_a_range_that_this_node_does_not_have_is_no_fault(store: Stor
     assert belief.unclaimed == {}
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ({"ranges": RANGES}, ""),
+        ({"ranges": RANGES[:1]}, ""),  # a family that one node lacks
+        ({"ranges": ("10.0.0.0/8",)}, "the overlay's range 10.0.0.0/8"),
+        ({"ranges": ("10.201.0.0/16", *RANGES[1:])}, "the overlay's range 10.201.0.0/16"),
+        ({"slices": ("10.201.0.0/26",)}, "a slice in another range, 10.201.0.0/26"),  # an earlier version
+        ({"slices": ("10.200.7.0/26",)}, ""),
+    ],
+)
+def test_a_node_with_another_range_is_told(store: Store, words: dict[str, Any], told: str) -> None:
+    store.member(B, *words.get("slices", ()), **words)
+    texts = store.load().ranges
+    assert (told in texts[B]) if told else (texts == {})
+
+
 def test_a_key_that_another_has_makes_no_peer(store: Store) -> None:
     store.member(B, "10.200.5.0/26", subnets=("10.200.5.0/26",))
     store.items[f"{BASE}node/{B}"] = msgspec.json.encode(doc(B, public_key=key_of("a")))

@@ -3,6 +3,7 @@
 import stat
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from cni.cli import checks_install as installed
@@ -308,8 +309,11 @@ def test_yaml_that_does_not_count_is_told():
         cluster_cidr6=None,
         slice_cidr="10.9.0.0/24",
         wg_port=51420,
+        set_up=True,
     )
     assert tool.hidden(Settings(), told) == [], "what the YAML does not say is not hidden"
+    (said,) = tool.hidden(Settings(), msgspec.structs.replace(told, set_up=False))
+    assert "cluster_cidr: 10.200.0.0/16, but 10.9.0.0/16, set" in said, "no agent has set it"
     assert tool.hidden(Settings(node_id=7, cluster_cidr="10.9.0.0/16"), told) == []
     (said,) = tool.hidden(Settings(node_id=8, cluster_cidr="10.9.0.0/16"), told)
     assert "node_id: 8" in said and "but 7, set by an agent" in said

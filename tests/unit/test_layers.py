@@ -65,7 +65,7 @@ DAEMON_FOLDERS = (
     ("operations", "an operation does not know the socket that it came in by"),
     ("api", "what comes in is answered by the parts below; only main, app and server know the sockets"),
 )
-GROUND_NAMES = ("settings", "events", "problem_board", "public_keys", "call_log")
+GROUND_NAMES = ("settings", "settings_file", "events", "problem_board", "public_keys", "call_log")
 GROUND = ("cni.daemon", *(f"cni.daemon.{name}" for name in GROUND_NAMES))
 FOLDERS = tuple(f"cni.daemon.{folder}*" for folder, _ in DAEMON_FOLDERS)
 TOP = tuple(

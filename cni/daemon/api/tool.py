@@ -68,7 +68,7 @@ def status(context: ToolContext, _: Mapping[str, str]) -> answers.Status:
         calls=context.calls(),
         problems=[problem.text for problem in problems],
         problem_details=[_problem(problem) for problem in problems],
-        notes=[*hidden(settings, state.node), *unencrypted(settings)],
+        notes=[*context.settings_file.notes(settings), *hidden(settings, state.node), *unencrypted(settings)],
     )
 
 
@@ -80,13 +80,15 @@ def _problem(problem: Problem) -> answers.ProblemDetail:
 
 
 def hidden(settings: Settings, node: Node) -> list[str]:
-    """The settings of the YAML that are not in effect because an agent or the cluster has set another value, until a
-    reboot."""
+    """The settings of the YAML that are not in effect because the node's record has another value, until a reboot: an
+    agent or the cluster has set it, or the YAML was changed after the record was made. What an agent has set where the
+    YAML has the default is left out, and so are an id and a slice that the YAML does not name."""
     defaults = Settings()
+    recorded = () if node.set_up else ("deployment", "instance_id", "cluster_cidr", "cluster_cidr6", "wg_port")
     return [
         f"the YAML says {key}: {stated}, but {counts}, set by an agent or the cluster, is in effect until the next boot"
         for key in ("deployment", "instance_id", "node_id", "cluster_cidr", "cluster_cidr6", "slice_cidr", "wg_port")
-        if (stated := getattr(settings, key)) != getattr(defaults, key)
+        if ((stated := getattr(settings, key)) != getattr(defaults, key) or key in recorded)
         and str(stated) != str(counts := getattr(node, key))
     ]
 

@@ -15,6 +15,7 @@ from cni.daemon.mesh.mesh import Mesh
 from cni.daemon.node.container_mtu import ContainerMtu
 from cni.daemon.reconcile.conditions import NodeConditions
 from cni.daemon.settings import Settings
+from cni.daemon.settings_file import SettingsFile
 from cni.daemon.state.state import State
 from cni.daemon.state.tables import Tables
 from cni.host.kernel import Kernel
@@ -26,6 +27,7 @@ class ToolContext:
     the new public key; `tear_down` removes the whole data path; `started`: when the daemon started, in seconds of the
     monotonic clock."""
 
+    settings_file: SettingsFile
     settings: Settings
     state: State
     kernel: Kernel

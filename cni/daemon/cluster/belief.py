@@ -29,13 +29,15 @@ LISTED = 5  # CIDRs or addresses of one node that a problem names
 
 @dataclass(frozen=True)
 class Belief:
-    """The result of `believe`. `docs`: each node's document without the parts that are not used; `conflicts`: why a
-    node is no peer, and `unclaimed`: which parts of a document are not used, both by identity."""
+    """The result of `believe`. `docs`: each node's document without the parts that are not used. By identity:
+    `conflicts`, why a node is no peer; `unclaimed`, which parts of a document are not used; `ranges`, how a node's
+    ranges of the overlay differ from this node's."""
 
     fleet: Fleet
     docs: Mapping[str, NodeDocument]
     conflicts: Mapping[str, str]
     unclaimed: Mapping[str, str]
+    ranges: Mapping[str, str]
 
 
 def believe(
@@ -72,7 +74,22 @@ def believe(
         docs[identity] = msgspec.structs.replace(doc, members=members)
         prefix = f"{unclaimed[identity]}; " if identity in unclaimed else f"{doc.name} ({identity}): "
         unclaimed[identity] = f"{prefix}{len(networks)} of its networks are left out, of all there are too many"
-    return Belief(_fleet(docs.values(), set(dedicated)), docs, conflicts, unclaimed)
+    differing = {each: text for each in docs if (text := _other_ranges(view.nodes[each], ranges))}
+    return Belief(_fleet(docs.values(), set(dedicated)), docs, conflicts, unclaimed, differing)
+
+
+def _other_ranges(doc: NodeDocument, ranges: tuple[str, ...]) -> str:
+    """What differs between the node's ranges and this one's, as a sentence; "" if they agree. A family that one of them
+    does not have is no difference. An earlier version publishes no ranges; then its slices must be in this node's."""
+    own = {known_network(cidr).version: known_network(cidr) for cidr in ranges}
+    node = f"{doc.name} (node {doc.node_id}, {doc.identity})"
+    for cidr in doc.ranges or doc.slices:
+        theirs = known_network(cidr)
+        ours = own.get(theirs.version)
+        if ours is not None and (theirs != ours if doc.ranges else not theirs.subnet_of(ours)):  # type: ignore[arg-type]
+            what = "the overlay's range" if doc.ranges else "a slice in another range,"
+            return f"{node} has {what} {theirs}, and this node has {ours}: subnets outside of it are not reached"
+    return ""
 
 
 def _surplus_networks(docs: Mapping[str, NodeDocument]) -> dict[str, set[str]]:

@@ -63,6 +63,7 @@ class Carrier:
         board.set_all("record-not-its-own", forged)
         board.set_all("peer-key-conflict", dict(belief.conflicts))
         board.set_all("claim-missing", dict(belief.unclaimed))
+        board.set_all("range-differs", dict(belief.ranges))
         with board.step("cluster-step", "foreign", "the other nodes' subnets could not be set apart"):
             self._state.set_foreign(foreign)
         with board.step("cluster-step", "fleet", "the other nodes could not be made peers"):

@@ -13,7 +13,7 @@ import msgspec
 from cni.addresses import Network
 from cni.daemon.cluster.etcd_client import EtcdClient
 from cni.daemon.cluster.etcd_protocol import Compare, Delete, EtcdError, Get, Put
-from cni.daemon.cluster.store_records import StoreKeys
+from cni.daemon.cluster.store_records import StoreKeys, is_slot
 from cni.daemon.cluster.view import ClusterView
 from cni.daemon.model.cluster_records import SERVICE, SLICE, SPARE, SignedSlot, Slot
 from cni.daemon.model.signing import Signer
@@ -163,16 +163,20 @@ class Claims:
         done, records = self._etcd.transact([Compare(key, "CREATE", 0)], [Put(key, own)], [Get(key)])
         return self.member.identity if done or not records else records[0].value.decode(errors="surrogateescape")
 
-    def take_slice(self, cluster: str, node_id: int, view: ClusterView, before: str | None) -> str:
-        """Claim a slot of the range as the node's own slice. `before`: the slice it had. Raises EtcdError,
-        PoolExhausted."""
+    def take_slice(
+        self, cluster: str, node_id: int, view: ClusterView, before: str | None, preferred: str | None = None
+    ) -> str:
+        """Claim a slot of the range as the node's own slice. `before`: the slice it had; `preferred`: the one to take
+        if it is free and a slot of the range. Raises EtcdError, PoolExhausted."""
         use = SLICE
-        if before is not None and self._take_slot(before, use):
+        if before is not None and is_slot(before, (cluster,)) and self._take_slot(before, use):
             return before
         mine = [c for c, s in view.slots.items() if s == Slot(self.member.identity, use)]
         for cidr in mine:
             if _network(cidr).subnet_of(_network(cluster)) and self._take_slot(cidr, use):  # type: ignore[arg-type]
                 return cidr
+        if preferred is not None and is_slot(preferred, (cluster,)) and self._take_slot(preferred, use):
+            return preferred
         taken = [_network(cidr) for cidr in view.slots]
         segments = SubnetRegistry.over(cluster)
         while True:

@@ -66,7 +66,7 @@ class Membership:
         for cluster in self._state.cidrs:
             range_ = ipaddress.ip_network(cluster)
             before = next((s for s in member.slices if ipaddress.ip_network(s).version == range_.version), None)
-            slices.append(self._claims.take_slice(cluster, node_id, view, before))
+            slices.append(self._claims.take_slice(cluster, node_id, view, before, self._settings.slice_cidr))
         fresh = msgspec.structs.replace(self._identity.member(), node_id=node_id, slices=tuple(slices))
         self._identity.keep_member(fresh)
         self.apply_member(fresh)

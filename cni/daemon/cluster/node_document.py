@@ -77,6 +77,7 @@ class NodeDocumentBuilder:
             version=__version__,
             signer=self._identity.signer().name,
             endpoints=endpoints,
+            ranges=tuple(state.cidrs),
         )
 
     def _reached_at(self) -> tuple[str, ...]:

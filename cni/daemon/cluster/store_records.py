@@ -43,6 +43,7 @@ MOST = {  # in one node document
     "dedicated services": 256,
     "networks": 512,
     "members": 4096,
+    "ranges": 8,
 }
 LONGEST_NAME = 253  # characters of a service's, a network's or a host's name
 
@@ -171,6 +172,7 @@ def check_node(doc: NodeDocument) -> None:
         ("dedicated services", len(doc.dedicated)),
         ("networks", len(doc.members)),
         ("members", sum(map(len, doc.members.values()))),
+        ("ranges", len(doc.ranges)),
     ):
         if count > MOST[what]:
             raise ValueError(f"{count} {what}, at most {MOST[what]} are read")
@@ -184,7 +186,7 @@ def check_node(doc: NodeDocument) -> None:
         for name in names:
             check_name(f"the name of {what}", name)
     _check_devices(doc)
-    for cidr in every_cidr(doc):
+    for cidr in (*every_cidr(doc), *doc.ranges):
         network_of(cidr, strict=True)
     for host in doc.hosts:
         _check_host(host)

@@ -24,7 +24,8 @@ class NodeDocument(msgspec.Struct, frozen=True, kw_only=True):
     `endpoints` are where the node can be called, `host:port`, the best first; `port` and `hosts` are those of them that
     have one port, for versions that know no `endpoints`; `members` are the addresses of each isolation network's
     members. `signer` is the signing key in hexadecimal digits, "" for a version that does not sign; `sequence` grows
-    with every document that the node publishes."""
+    with every document that the node publishes. `ranges` are the overlay's, as the node has them; empty for an earlier
+    version."""
 
     identity: str
     name: str
@@ -41,6 +42,7 @@ class NodeDocument(msgspec.Struct, frozen=True, kw_only=True):
     signer: str = ""
     sequence: int = 0
     endpoints: tuple[str, ...] = ()
+    ranges: tuple[str, ...] = ()
 
 
 class Slot(msgspec.Struct, frozen=True):
