@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from cni import __version__, defaults, plugin_protocol, proc
+from cni import __version__, answers, defaults, plugin_protocol, proc
 from cni.cli import chain, conflist, doctor_daemon, runtimes, table, validate
 from cni.cli import checks_install as installed
 from cni.cli import checks_machine as checks
 from cni.cli.checks_machine import Finding
+from cni.cli.checks_port import wireguard_port
 from cni.errors import CniError, FenceFailed
 from cni.host import iptables, nft_forward, own_networks, probe, program, sysctl
 from cni.overlay import sockets as overlay_sockets
@@ -70,6 +71,7 @@ def examine(options: argparse.Namespace) -> Iterator[Finding]:
         lambda: _privileges(daemon),
         _kernel,
         lambda: _firewalls(clusters),
+        lambda: _wireguard_port(status),
         lambda: _network(clusters, daemon is not None),
         lambda: _runtime(options.conf_dir, options.bin_dir),
         lambda: settings.complaints,
@@ -79,6 +81,13 @@ def examine(options: argparse.Namespace) -> Iterator[Finding]:
         lambda: doctor_daemon.told(options, status, error),
     ):
         yield from _carefully(look)
+
+
+def _wireguard_port(status: answers.Status | None) -> list[Finding]:
+    """Whether peers can call this node, if it has a device."""
+    if status is None or not status.wireguard.interface or not status.wireguard.port:
+        return []
+    return [wireguard_port(status.wireguard.port, probe.filter_rules())]
 
 
 def _carefully(look: Callable[[], list[Finding]]) -> list[Finding]:

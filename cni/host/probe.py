@@ -128,6 +128,12 @@ def input_rules() -> dict[str, list[str]]:
     return iptables.of_both_families("INPUT")
 
 
+def filter_rules() -> dict[str, list[str]]:
+    """The output of `-S` of iptables and ip6tables, every chain of the table filter; a command that is missing or fails
+    is left out."""
+    return iptables.of_both_families()
+
+
 # --- routes and settings ----------------------------------------------------------------------------------------------
 
 
