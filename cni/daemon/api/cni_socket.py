@@ -94,10 +94,15 @@ class CniSocket:
                 self._idle.wait(left)
 
     def _add_thread(self) -> None:
-        """Start a thread; called with the lock."""
+        """Start a thread that waits for a connection; called with the lock. Where the system refuses one, the threads
+        that are there accept further connections after their calls."""
+        try:
+            threading.Thread(target=self._serve, name="call", daemon=True).start()
+        except RuntimeError as error:
+            log.warning("cannot start a thread for plugins' calls: %s", error)
+            return
         self._threads += 1
         self._waiting += 1
-        threading.Thread(target=self._serve, name="call", daemon=True).start()
 
     def _serve(self) -> None:
         try:
