@@ -34,7 +34,6 @@ ELSEWHERE = {
     "sitecustomize.py": "written by a test",
     "points.py": "written by a test",
     "broken/FAULT.py": "a pattern",
-    "docs/performance.md": "written by scripts/bench",
 }
 PATTERN = "x.py"
 """Ends the names that stand for any module: `cni/host/x.py`, `unit/test_x.py`."""
