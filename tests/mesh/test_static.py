@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from cni.daemon.fence.explain.remote import UNKNOWN_THERE
 from cni.host import wg_engine
 from cni.overlay import wire
 
@@ -169,7 +170,7 @@ def test_a_member_is_closed_to_nodes_that_no_cluster_tells_of_it(pair: Fleet) ->
         assert one.why(a.address, b.address) == (a is flat)
         assert two.why(a.address, b.address) == (b is far_flat)
     (path,) = one.tool("why", flat.address, far_red.address)["paths"]
-    assert any("the other node's fence" in note for note in path["notes"])
+    assert UNKNOWN_THERE in path["notes"]
 
 
 # --- agents, guests, edges ------------------------------------------------------------------------------------------
