@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from .fleet import Node, run
 
-FILTER = (
-    "table inet zlt {{ chain out {{ type filter hook output priority 0; policy accept; "
-    "icmp type destination-unreachable drop; icmpv6 type packet-too-big drop; }}; }}"
+NO_ERRORS = (
+    "table inet zlt_errors { chain out { type filter hook output priority 0; policy accept; "
+    "icmp type destination-unreachable drop; icmpv6 type packet-too-big drop; }; }"
+)
+# Each router drops what the other one has fragmented.
+NO_FRAGMENTS = (
+    "table ip zlt_fragments { chain in { type filter hook prerouting priority -450; policy accept; "
+    "ip frag-off & 0x3fff != 0 counter drop; }; }"
 )
 
 
 class Narrow:
     """The routers in front of one node; the node keeps its address, and its own link stays wide."""
 
-    def __init__(self, node: Node, mtu: int, silent: bool = True) -> None:
-        """`mtu`: bytes, of the link between the routers; `silent`: they let no ICMP error out."""
+    def __init__(self, node: Node, mtu: int, silent: bool = True, fragments: bool = False) -> None:
+        """`mtu`: bytes, of the link between the routers; `silent`: they let no ICMP error out; `fragments`: they let
+        fragments pass."""
         self.node = node
         self.near, self.far = (f"{node.name}-{side}" for side in ("near", "far"))
         port = f"n{node.number}"
@@ -41,8 +47,9 @@ class Narrow:
             for key in keys:
                 run("ip", "netns", "exec", name, "sysctl", "-qw", f"net.ipv4.{key}")
             run("ip", "netns", "exec", name, "sysctl", "-qw", "net.ipv4.conf.mid.rp_filter=0")
-            if silent:
-                run("ip", "netns", "exec", name, "nft", FILTER.format())
+            for rules in (NO_ERRORS if silent else "", "" if fragments else NO_FRAGMENTS):
+                if rules:
+                    run("ip", "netns", "exec", name, "nft", rules)
         self.carries(mtu)
 
     def carries(self, mtu: int) -> None:

@@ -53,6 +53,7 @@ def stream(one: Container, two: Container, size: int = 300_000) -> bool:
 def test_tcp_passes_a_narrow_link_behind_a_router_that_filters_icmp(
     pair: tuple[Node, Node], measured: Callable[[str], None]
 ) -> None:
+    """On either engine: kernel WireGuard sends datagrams that a router may fragment, and the next one drops these."""
     one, two = pair
     narrow = Narrow(two, NARROW)
     for node in pair:
