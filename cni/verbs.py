@@ -55,13 +55,13 @@ class Attached(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class AttachCall:
-    """One call as received: the call, its configuration, the id of the attempt, and `wanted`, which returns whether the
-    caller still waits for the answer."""
+    """One call as received: the call, its configuration, the id of the attempt, and `caller_waits`, which returns
+    whether the caller still waits for the answer."""
 
     call: Call
     conf: NetConf
     attempt: str = ""
-    wanted: Callable[[], bool] = lambda: True
+    caller_waits: Callable[[], bool] = lambda: True
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class PluginOutput:
 
 
 def serve(
-    env: Mapping[str, str], stdin: bytes, netns_fd: int | None, overlay: Overlay, wanted: Callable[[], bool]
+    env: Mapping[str, str], stdin: bytes, netns_fd: int | None, overlay: Overlay, caller_waits: Callable[[], bool]
 ) -> PluginOutput:
     """Carry out one call. Never raises: every failure becomes a coded error on stdout."""
     facts = facts_of(env)
@@ -106,7 +106,7 @@ def serve(
         call, conf = read_request(env, stdin)
         facts |= {"network": conf.name, "pod": pod_of(call)}
         warnings = list(conf.warnings) if call.command in ("ADD", "CHECK", "DEL") else []
-        asked = AttachCall(call, conf, env.get(plugin_protocol.ATTEMPT, ""), wanted)
+        asked = AttachCall(call, conf, env.get(plugin_protocol.ATTEMPT, ""), caller_waits)
         stdout = _verb(asked, env, netns_fd, overlay, warnings=warnings, facts=facts)
         return PluginOutput(0, stdout, "".join(f"zlayer-cni: {line}\n" for line in warnings), facts)
     except CniError as error:

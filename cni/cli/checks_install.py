@@ -166,7 +166,7 @@ def disk(disks: Sequence[Disk], unpacks: bool) -> list[Finding]:
 def daemons(seen: Sequence[Daemon]) -> Finding:
     """Whether only one overlay daemon works in the network namespace; two revert each other's changes."""
     if len(seen) > 1:
-        who = "; ".join(f"process {each.pid}: {each.command}" for each in seen)
+        who = "; ".join(f"process {daemon.pid}: {daemon.command}" for daemon in seen)
         fix = "end all but one: neither clears up strays while the other is there, and both write the same tables"
         return Finding("daemons", "warn", f"{len(seen)} overlay daemons work in this network namespace: {who}", fix)
     return Finding("daemons", "ok", "no second overlay daemon works in this network namespace")

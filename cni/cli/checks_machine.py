@@ -214,7 +214,7 @@ def forwarding(values: Mapping[int, bool], closed: Collection[str], daemon: bool
         elif daemon:
             keys = shut or [key]
             effect = "no packet that comes in there is forwarded" if shut else "containers reach only their own bridge"
-            fix = f"sysctl -w {' '.join(f'{each}=1' for each in keys)}, and look for what turns it off (/etc/sysctl.d,"
+            fix = f"sysctl -w {' '.join(f'{name}=1' for name in keys)}, and look for what turns it off (/etc/sysctl.d,"
             text = f"{', '.join(keys)} is 0: {effect}"
             findings.append(Finding("forwarding", "fail", text, f"{fix} a hardening tool)"))
         else:
@@ -238,9 +238,9 @@ def rp_filter(values: Mapping[str, int]) -> Finding:
     return Finding("rp_filter", "ok", "reverse path filtering does not stand in the way")
 
 
-def overlaps(clusters: Iterable[str], found: Iterable[str]) -> list[Finding]:
-    """Overlaps of the overlay's ranges with the host's networks; `found`: each overlap, as a sentence."""
+def overlaps(clusters: Iterable[str], sentences: Iterable[str]) -> list[Finding]:
+    """Overlaps of the overlay's ranges with the host's networks; `sentences`: each overlap, as a sentence."""
     fix = "give the overlay another cluster_cidr (the same on every node), or that network another range"
-    return [Finding("routes", "fail", each, fix) for each in found] or [
+    return [Finding("routes", "fail", sentence, fix) for sentence in sentences] or [
         Finding("routes", "ok", f"no network of the host overlaps {', '.join(clusters) or 'the overlay'}")
     ]

@@ -156,7 +156,7 @@ def _firewalls(clusters: tuple[str, ...]) -> list[Finding]:
     chains = [item["chain"] for item in listing["nftables"] if "chain" in item]
     dropping = [obstacle.describe(clusters) for obstacle in probe.obstacles(clusters, OWN_TABLE)]
     findings += checks.foreign_chains(dropping, nft_forward.dropping_input(listing))
-    return findings + checks.recognised({(each["family"], each["table"], each["name"]) for each in chains})
+    return findings + checks.recognised({(chain["family"], chain["table"], chain["name"]) for chain in chains})
 
 
 def _network(clusters: tuple[str, ...], daemon: bool) -> list[Finding]:

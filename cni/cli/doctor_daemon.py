@@ -36,12 +36,12 @@ def is_daemon(words: list[str]) -> bool:
     return name == "zlayer-overlayd" or ours or words[1:4] == ["-m", "cni", "overlayd"]
 
 
-def told(options: argparse.Namespace, found: answers.Status | None, error: Exception | None) -> list[Finding]:
+def told(options: argparse.Namespace, status: answers.Status | None, error: Exception | None) -> list[Finding]:
     """What the daemon says of itself; else why it does not answer."""
-    if found is not None:
+    if status is not None:
         failed = last_words.read(options.run_dir)
-        findings = installed.daemon_status(found.problems, found.version, __version__, found.notes, failed=failed)
-        return findings + installed.cgroup(found.pid, Path(f"/proc/{found.pid}/cgroup").read_text().splitlines())
+        findings = installed.daemon_status(status.problems, status.version, __version__, status.notes, failed=failed)
+        return findings + installed.cgroup(status.pid, Path(f"/proc/{status.pid}/cgroup").read_text().splitlines())
     if isinstance(error, ask.NeedsRoot):
         return [Finding("daemon", "fail", f"the daemon cannot be asked: {error}", "run it as root")]
     if (pid := upkeep.holder(options.run_dir)) is not None:

@@ -56,11 +56,11 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _refuse_overlap(run_dir: str, found: settings.Settings) -> None:
+def _refuse_overlap(run_dir: str, node_settings: settings.Settings) -> None:
     """Raises InvalidConfig if a daemon with these settings would not go into service. Where one serves, whose ranges an
     agent may have set, it is an upgrade: that is told, and not refused."""
     serves = _serves(run_dir)
-    ranges = serves or found.cidrs
+    ranges = serves or node_settings.cidrs
     host = own_networks.read()
     networks = overlap.host_networks(host, overlap.of_ours(host.addresses, (), marked=True, by_shape=ranges))
     seen = [*overlap.reserved(ranges), *overlap.overlaps(ranges, networks)]
@@ -111,8 +111,8 @@ def _put_in_place(options: argparse.Namespace, home: Path, plan: conflist.Plan, 
 def _renew_others(options: argparse.Namespace, seen: Path, before: Record) -> None:
     """Bring the plugin in other directories to this version: links of earlier installations. A file that is no such
     link is reported."""
-    found = runtimes.containerd(options.root)
-    directories = dict.fromkeys((*before.links, *BIN_DIRS, *(found.bin_dirs if found else ())))
+    containerd = runtimes.containerd(options.root)
+    directories = dict.fromkeys((*before.links, *BIN_DIRS, *(containerd.bin_dirs if containerd else ())))
     done = {under(options.root, options.bin_dir).resolve()}
     for directory in directories:
         place = under(options.root, directory)

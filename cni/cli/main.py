@@ -115,10 +115,10 @@ def _why_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _doctor_options(parser: argparse.ArgumentParser) -> None:
-    found = f"where it is: by containerd's configuration, or {defaults.BIN_DIR}"
+    place = f"where it is: by containerd's configuration, or {defaults.BIN_DIR}"
     for option, default, text in (
         ("--data-dir", defaults.DATA_DIR, f"identity and settings ({defaults.DATA_DIR})"),
-        ("--bin-dir", None, f"where the runtime looks for plugins ({found})"),
+        ("--bin-dir", None, f"where the runtime looks for plugins ({place})"),
         ("--conf-dir", None, "where the runtime looks for network lists (by the same, or /etc/cni/net.d)"),
     ):
         parser.add_argument(option, metavar="DIR", type=absolute, default=default, help=text)

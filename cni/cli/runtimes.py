@@ -40,14 +40,14 @@ def directories(config: dict[str, Any], source: str) -> Directories:
         section = of_plugin.get("cni") if isinstance(of_plugin, dict) else None
         cni |= section if isinstance(section, dict) else {}
     many, one, lists = cni.get("bin_dirs"), cni.get("bin_dir"), cni.get("conf_dir")
-    several = tuple(str(each) for each in many) if isinstance(many, list) else ()
+    several = tuple(str(directory) for directory in many) if isinstance(many, list) else ()
     return Directories(several or (str(one or defaults.BIN_DIR),), str(lists or defaults.CONF_DIR), source)
 
 
 def complaints(directories: Directories | None, bin_dir: str, conf_dir: str) -> list[str]:
     """The directories that a runtime which uses `directories` would not search; sentences with the remedy."""
     sentences = []
-    if directories is not None and not any(same(bin_dir, each) for each in directories.bin_dirs):
+    if directories is not None and not any(same(bin_dir, directory) for directory in directories.bin_dirs):
         where = directories.bin_dirs[0]
         sentences.append(
             f"containerd looks for plugins in {where}, not in {bin_dir} ({directories.source}): --bin-dir {where}"

@@ -155,7 +155,7 @@ def unit_text(binary: Path, run_dir: str, data_dir: str) -> str:
 
 def protected(*directories: str) -> list[str]:
     """Those of the directories that the unit would make read-only."""
-    return [each for each in directories if each.startswith(PROTECTED)]
+    return [directory for directory in directories if directory.startswith(PROTECTED)]
 
 
 def check(options: argparse.Namespace, command: Sequence[str]) -> None:

@@ -200,7 +200,7 @@ def _known_beside(path: str) -> Iterable[str]:
 
 
 def _nearest(key: str, keys: Iterable[str]) -> str:
-    by_folded = {each.casefold(): each for each in keys}
+    by_folded = {key.casefold(): key for key in keys}
     near = difflib.get_close_matches(key.casefold(), by_folded, n=1)
     return f"; {by_folded[near[0]]} is meant?" if near else ""
 

@@ -195,10 +195,10 @@ def raise_limits() -> None:
             _raise(kind, resource.RLIM_INFINITY)
 
 
-def _raise(kind: int, wanted: int) -> None:
-    """Raise a soft limit to the hard limit, and the hard limit to `wanted` where the process has the privilege."""
+def _raise(kind: int, value: int) -> None:
+    """Raise a soft limit to the hard limit, and the hard limit to `value` where the process has the privilege."""
     hard = resource.getrlimit(kind)[1]
-    for limit in (wanted if wanted == resource.RLIM_INFINITY else max(hard, wanted), hard):
+    for limit in (value if value == resource.RLIM_INFINITY else max(hard, value), hard):
         try:
             resource.setrlimit(kind, (limit, limit))
         except (OSError, ValueError):

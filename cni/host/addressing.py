@@ -188,14 +188,14 @@ def find_patterns(
     left: dict[tuple[int, bytes], list[RoutePattern]] = {}
     for pattern in patterns:
         left.setdefault((pattern.dst.prefixlen, pattern.dst.network_address.packed), []).append(pattern)
-    found: list[RoutePattern] = []
+    matched: list[RoutePattern] = []
 
     def take(body: bytes) -> bool:
         if body[0] == family:
             raw = nl.attributes(body[12:])
             key = (body[1], raw.get(RTA_DST, bytes(4 if family == AF_INET else 16)))
             for pattern in [pattern for pattern in left.get(key, ()) if _matches(pattern, body, raw)]:
-                found.append(pattern)
+                matched.append(pattern)
                 left[key].remove(pattern)
                 if not left[key]:
                     del left[key]
@@ -205,7 +205,7 @@ def find_patterns(
         return [], True
     body = ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
     whole = socket.scan(nl.Message(nl.RTM_GETROUTE, 0, body, "list routes", frozenset({errno.ENOENT})), most, take)
-    return found, whole
+    return matched, whole
 
 
 def _matches(pattern: RoutePattern, body: bytes, raw: dict[int, bytes]) -> bool:

@@ -127,21 +127,25 @@ class Announcer:
                 ended = item is None
                 waiting += [item] if item is not None else []
             beat()
-            waiting = [each for each in waiting if not self._sent(each, at_once=ended)]
+            waiting = [announcement for announcement in waiting if not self._sent(announcement, at_once=ended)]
             while self._spent and self._queue.empty():
                 self._spent.pop().close()
 
-    def _sent(self, each: Announcement, at_once: bool) -> bool:
+    def _sent(self, announcement: Announcement, at_once: bool) -> bool:
         """Send the announcement unless the host end is still coming up; False if it has to wait."""
         try:
-            host = links.find_link(self._own, index=each.host)
-            if host is not None and not (host.running or at_once or time.monotonic() > each.until):
+            host = links.find_link(self._own, index=announcement.host)
+            if host is not None and not (host.running or at_once or time.monotonic() > announcement.until):
                 return False
             if host is not None:
-                self._spent.append(send(each.netns, each.ifname, each.mac, each.addresses))
+                self._spent.append(
+                    send(announcement.netns, announcement.ifname, announcement.mac, announcement.addresses)
+                )
         except OSError as error:
-            log.info("%s of %s is not announced: %s", ", ".join(map(str, each.addresses)), each.ifname, error)
-        os.close(each.netns)
+            log.info(
+                "%s of %s is not announced: %s", ", ".join(map(str, announcement.addresses)), announcement.ifname, error
+            )
+        os.close(announcement.netns)
         return True
 
 

@@ -53,21 +53,21 @@ class Conntrack:
         """The flows of these addresses of one family: by the kernel's filter for few addresses, by one full dump for
         many.
         """
-        wanted = {ip_address(address).packed for address in addresses}
+        sources = {ip_address(address).packed for address in addresses}
         version = 6 if any(":" in address for address in addresses) else 4
         if len(addresses) <= _FEW:
             for address in addresses:
                 for direction in _DIRECTIONS:
-                    yield list(self._flows(version, wanted, _filter(address, direction)))
+                    yield list(self._flows(version, sources, _filter(address, direction)))
         else:
-            yield list(self._flows(version, wanted, b""))
+            yield list(self._flows(version, sources, b""))
 
-    def _flows(self, version: int, wanted: set[bytes], attributes: bytes) -> Iterator[bytes]:
-        """The identifying attributes of each flow whose source, in either direction, is in `wanted`."""
+    def _flows(self, version: int, sources: set[bytes], attributes: bytes) -> Iterator[bytes]:
+        """The identifying attributes of each flow whose source, in either direction, is in `sources`."""
         request = netlink.Message(_SUBSYSTEM << 8 | _GET, 0, _head(version) + attributes, "list tracked flows")
         for answer in self._socket.stream(request):
             flow = nlmsg.attributes(answer.body, nlmsg.NFGEN)
-            if any(_source_of(flow.get(direction, b"")) in wanted for direction in _DIRECTIONS):
+            if any(_source_of(flow.get(direction, b"")) in sources for direction in _DIRECTIONS):
                 yield b"".join(nlmsg.attribute(kind, flow[kind]) for kind in _NAMES if kind in flow)
 
     def _delete(self, flow: bytes, version: int) -> int:

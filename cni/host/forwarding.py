@@ -33,5 +33,5 @@ def _ways_out(socket: Netlink) -> set[int]:
     """The indices of the links by which the host reaches networks that it is not on."""
     route = addressing.route_to(socket, OUTSIDE[0])
     routes = addressing.list_routes(socket)
-    far = {each.oif for each in routes if each.dst.version == 4 and (each.gateway or not each.dst.prefixlen)}
+    far = {route.oif for route in routes if route.dst.version == 4 and (route.gateway or not route.dst.prefixlen)}
     return far | ({route.oif} if route is not None else set())

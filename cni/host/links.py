@@ -188,7 +188,9 @@ def ensure_bridge(socket: nl.Netlink, name: str, mac: str, mtu: int) -> Link:
         right.append(nl.u32(IFLA_MTU, mtu - 1))  # only a changed MTU is fixed; otherwise it follows the smallest port
     right.append(nl.u32(IFLA_MTU, mtu))
     what = f"put bridge {name} right"
-    socket.send(nl.Message(nl.RTM_NEWLINK, 0, nl.ifinfo(link.index, IFF_UP, IFF_UP) + each, what) for each in right)
+    socket.send(
+        nl.Message(nl.RTM_NEWLINK, 0, nl.ifinfo(link.index, IFF_UP, IFF_UP) + attribute, what) for attribute in right
+    )
     return replace(link, up=True, mac=mac, mtu=mtu)
 
 

@@ -52,18 +52,18 @@ class ContainerNetns:
 
 
 def resize_port(
-    socket: nl.Netlink, host: links.Link, sandbox: tuple[str, NetnsId], known: Collection[int], mtu: int
+    socket: nl.Netlink, host: links.Link, sandbox: tuple[str, NetnsId], replaceable: Collection[int], mtu: int
 ) -> bool:
     """Set the MTU of both ends of a veth, in bytes. False, and no change, if the container's end has an MTU that is
-    neither in `known` nor `mtu` (another program set it), if a virtual machine is behind it, or if it is no longer in
-    the namespace.
+    neither in `replaceable` nor `mtu` (another program set it), if a virtual machine is behind it, or if it is no
+    longer in the namespace.
 
     The receiving end never has the smaller MTU: a veth drops larger packets without an error. Idempotent. Raises
     OSError if the namespace cannot be entered.
     """
     with ContainerNetns(*sandbox) as inside:
         end = inside.end_of(host)
-        if end is None or end.mtu not in {*known, mtu} or inside.holds_a_machine():
+        if end is None or end.mtu not in {*replaceable, mtu} or inside.holds_a_machine():
             return False
         if host.mtu < mtu:
             links.set_mtu(socket, host.index, mtu)

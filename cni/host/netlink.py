@@ -38,8 +38,8 @@ DUMP_TRIES = 5  # attempts at a dump that the kernel reports as interrupted
 class NetlinkError(OSError):
     """The kernel refused a message: `errno` is its error number, `what` describes the request."""
 
-    def __init__(self, code: int, what: str, said: str = "") -> None:
-        super().__init__(code, os.strerror(code) + (f" ({said})" if said else ""))
+    def __init__(self, code: int, what: str, explanation: str = "") -> None:
+        super().__init__(code, os.strerror(code) + (f" ({explanation})" if explanation else ""))
         self.what = what
 
     def __str__(self) -> str:

@@ -70,7 +70,7 @@ def held_addresses() -> tuple[HeldAddress, ...]:
 
 
 def _addresses(socket: nl.Netlink, names: dict[int, str]) -> list[HeldAddress]:
-    held = []
+    on_links = []
     ask = nl.Message(nl.RTM_GETADDR, 0, addressing.ADDRESS.pack(0, 0, 0, 0, 0), "list addresses")
     for answer in socket.dump(ask):
         family, prefix, _, _, index = addressing.ADDRESS.unpack_from(answer.body)
@@ -82,8 +82,8 @@ def _addresses(socket: nl.Netlink, names: dict[int, str]) -> list[HeldAddress]:
         peer = None if peer_address == own else ipaddress.ip_interface((peer_address, prefix)).network
         address = ipaddress.ip_interface((own, 8 * len(own) if peer else prefix))
         proto = raw.get(addressing.IFA_PROTO, b"\0")[0]
-        held.append(HeldAddress(names.get(index, ""), address, peer, proto))
-    return held
+        on_links.append(HeldAddress(names.get(index, ""), address, peer, proto))
+    return on_links
 
 
 def _routes(socket: nl.Netlink, names: dict[int, str]) -> list[RouteSeen]:

@@ -57,5 +57,5 @@ class PortNews:
 
 def _links(data: bytes) -> set[int]:
     """The indexes of the links of which a datagram tells."""
-    found = (netlink.IFINFO.unpack_from(data, m.start) for m in nlmsg.messages(data) if m.type == netlink.RTM_NEWLINK)
-    return {index for _, _, index, _, _ in found}
+    headers = (netlink.IFINFO.unpack_from(data, m.start) for m in nlmsg.messages(data) if m.type == netlink.RTM_NEWLINK)
+    return {index for _, _, index, _, _ in headers}

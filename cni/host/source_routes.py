@@ -79,12 +79,12 @@ def scan_tables(
     """The tables to which rules of that family lead the packets from any of `sources`. Reads at most `most` rules; the
     second value is False if there are more. The socket cannot serve another request afterwards. Raises NetlinkError."""
     tables: set[int] = set()
-    wanted = {(source.max_prefixlen, source.packed) for source in sources if links.family_of(source) == family}
+    prefixes = {(source.max_prefixlen, source.packed) for source in sources if links.family_of(source) == family}
 
     def take(body: bytes) -> bool:
         at, _, bits, _, table, _, _, action, _ = addressing.ROUTE.unpack_from(body)
         raw = nl.attributes(body[addressing.ROUTE.size :])
-        if at == family and action == _TO_TABLE and (bits, raw.get(_FRA_SRC, b"")) in wanted:
+        if at == family and action == _TO_TABLE and (bits, raw.get(_FRA_SRC, b"")) in prefixes:
             tables.add(links.number(raw.get(_FRA_TABLE)) or table)
         return False
 

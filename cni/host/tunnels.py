@@ -42,13 +42,13 @@ class Device:
 class _Routed:
     """The last routes ensured for a device, with the fingerprint of all routes at that time."""
 
-    wanted: Mapping[links.Network, TunnelRoute]
+    desired: Mapping[links.Network, TunnelRoute]
     index: int
     mark: bytes
     refused: dict[links.Network, int] = field(default_factory=dict)
 
     def same(self, other: _Routed) -> bool:
-        return self.wanted is other.wanted and (self.index, self.mark) == (other.index, other.mark)
+        return self.desired is other.desired and (self.index, self.mark) == (other.index, other.mark)
 
 
 class Tunnels:
@@ -255,7 +255,7 @@ class Tunnels:
 
     # --- routes ------------------------------------------------------------------------------------------------------
 
-    def ensure_routes(self, name: str, wanted: Mapping[links.Network, TunnelRoute]) -> dict[links.Network, int]:
+    def ensure_routes(self, name: str, desired: Mapping[links.Network, TunnelRoute]) -> dict[links.Network, int]:
         """Ensure exactly these routes into the device; returns the destinations that the kernel refused, with the error
         number: EEXIST if another device has a route.
 
@@ -267,11 +267,11 @@ class Tunnels:
             if link is None:
                 return {}
             # Read before the routes: a change in between is found by the next call.
-            seen = _Routed(wanted, link.index, tunnel_routes.fingerprint(self._socket))
+            seen = _Routed(desired, link.index, tunnel_routes.fingerprint(self._socket))
             before = self._routed.get(name)
             if before is not None and before.same(seen):
                 return before.refused
-            was_right, seen.refused = self._route(link, wanted)
+            was_right, seen.refused = self._route(link, desired)
             self._routed[name] = seen if was_right else None
             return seen.refused
 

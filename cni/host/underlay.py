@@ -21,23 +21,23 @@ def addresses(ranges: Iterable[str]) -> list[links.Address]:
     there are none of these: the addresses of all links that are neither the overlay's nor tunnels, bridges last.
     Addresses for one link or for this host alone are left out, and those in the overlay's `ranges`. Raises OSError.
     """
-    overlay = [ipaddress.ip_network(each) for each in ranges]
+    overlay = [ipaddress.ip_network(cidr) for cidr in ranges]
     with Netlink() as socket:
-        held = [
+        usable = [
             (at, address.ip)
             for at, address in addressing.list_addresses(socket)
-            if _is_usable(address.ip) and not any(address.ip in each for each in overlay)
+            if _is_usable(address.ip) and not any(address.ip in range_ for range_ in overlay)
         ]
         chosen = [source for outside in OUTSIDE if (source := addressing.source_to(socket, outside)) is not None]
         ways = set(_ways_out(socket))
         by_index = {link.index: link for link in links.list_links(socket)}
     uplinks = {index for index, link in by_index.items() if _is_uplink(link)}
-    own = {address for _, address in held}
+    own = {address for _, address in usable}
     likely = [address for address in chosen if address in own]
-    likely += [address for at, address in held if at == links.LOOPBACK or at in ways & uplinks]
+    likely += [address for at, address in usable if at == links.LOOPBACK or at in ways & uplinks]
     if not likely:
-        others = [(by_index[at].kind == "bridge", address) for at, address in held if at in uplinks]
-        likely = [address for _, address in sorted(others, key=lambda each: each[0])]
+        others = [(by_index[at].kind == "bridge", address) for at, address in usable if at in uplinks]
+        likely = [address for _, address in sorted(others, key=lambda by_bridge: by_bridge[0])]
     return list(dict.fromkeys(likely))
 
 

@@ -22,10 +22,10 @@ CAPABILITIES = (privileges.NET_ADMIN, privileges.NET_BIND_SERVICE)  # the device
 STEP = 0.003  # seconds between two checks; an engine answers after 5 to 9 ms
 
 
-def find(wanted: str = "") -> str:
-    """The path of the engine `wanted`, or of the first installed one of PROGRAMS; empty if there is none."""
+def find(program: str = "") -> str:
+    """The path of the engine `program`, or of the first installed one of PROGRAMS; empty if there is none."""
     path = f"{os.environ.get('PATH', '')}:{PLACES}"
-    for name in [wanted] if wanted else PROGRAMS:
+    for name in [program] if program else PROGRAMS:
         path_found = shutil.which(name, path=path)
         if path_found:
             return path_found

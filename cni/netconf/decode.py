@@ -135,9 +135,9 @@ class Fields:
     def as_mapping(self) -> dict[str, str]:
         return {key: as_text(value, self.where(key)) or "" for key, value in self.raw.items()}
 
-    def unknown(self, known: frozenset[str]) -> tuple[str, ...]:
-        """The paths of the keys that are not in `known`, a set of case-folded keys."""
-        return tuple(self.where(key) for key in self.raw if key.casefold() not in known)
+    def unknown(self, valid: frozenset[str]) -> tuple[str, ...]:
+        """The paths of the keys that are not in `valid`, a set of case-folded keys."""
+        return tuple(self.where(key) for key in self.raw if key.casefold() not in valid)
 
 
 def as_text(value: object, path: str) -> str | None:
@@ -163,8 +163,8 @@ def texts_of(items: list[object], path: str) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def wrong_type(path: str, wanted: str, value: object) -> UndecodableContent:
-    return UndecodableContent(f"{path}: expected {wanted}, found {show(value)}")
+def wrong_type(path: str, expected: str, value: object) -> UndecodableContent:
+    return UndecodableContent(f"{path}: expected {expected}, found {show(value)}")
 
 
 def fold(*keys: str) -> frozenset[str]:

@@ -113,10 +113,10 @@ def check_new_ifname(name: str) -> None:
         raise InvalidEnvironment("CNI_IFNAME: interface name has a meaning of its own to the kernel", name)
 
 
-def check_args(call: Call, known: Iterable[str] = ()) -> None:
+def check_args(call: Call, used: Iterable[str] = ()) -> None:
     """Validate CNI_ARGS: `K=V;K=V`, with known keys only unless `IgnoreUnknown` is set.
 
-    `known` are keys besides KNOWN_ARGS that the configuration uses. Raises `InvalidEnvironment`; not called for DEL.
+    `used` are keys besides KNOWN_ARGS that the configuration uses. Raises `InvalidEnvironment`; not called for DEL.
     """
     if not call.raw_args:
         return
@@ -127,7 +127,7 @@ def check_args(call: Call, known: Iterable[str] = ()) -> None:
     ignore = call.args.get("IgnoreUnknown", "0").lower()
     if ignore not in ("0", "1", "true", "false"):
         raise InvalidEnvironment(f'CNI_ARGS: ARGS: IgnoreUnknown must be 0, 1, true or false, not "{ignore}"')
-    meant = KNOWN_ARGS.union(known)
+    meant = KNOWN_ARGS.union(used)
     unknown = [pair for pair in pairs if pair.split("=")[0] not in meant]
     for pair in pairs:
         if pair not in unknown and not is_utf8(pair):

@@ -77,7 +77,7 @@ def refuse(policy: Policy, pinned: frozenset[str], labels: dict[str, str], liste
 
 
 def _refuse_network(policy: Policy, may: frozenset[str], labels: dict[str, str], listed: Place, wished: Place) -> None:
-    label = next(each for each in (NETWORK_LABEL, MODE_LABEL, SERVICE_LABEL) if each in labels)
+    label = next(label for label in (NETWORK_LABEL, MODE_LABEL, SERVICE_LABEL) if label in labels)
     if label == NETWORK_LABEL or listed.network is not None:
         _refuse_key(label, "isolationNetwork", labels, may, listed.network)
     if wished.network is not None:

@@ -36,9 +36,9 @@ def render(result: Result, version: str) -> str:
     newest = at_least(version, "1.1.0")
     document: Json = {
         "cniVersion": version,
-        "interfaces": [_interface(each, newest) for each in result.interfaces],
-        "ips": [_ip(each, with_family=not at_least(version, "1.0.0")) for each in result.ips],
-        "routes": [_route(each, newest) for each in result.routes],
+        "interfaces": [_interface(interface, newest) for interface in result.interfaces],
+        "ips": [_ip(ip, with_family=not at_least(version, "1.0.0")) for ip in result.ips],
+        "routes": [_route(route, newest) for route in result.routes],
         **_dns(result.dns),
     }
     return _compact({key: value for key, value in document.items() if value})
@@ -51,9 +51,7 @@ def merge(previous: Result, ours: Result) -> Result:
     stays.
     """
     base = len(previous.interfaces)
-    ips = tuple(
-        IP(each.address, each.gateway, None if each.interface is None else each.interface + base) for each in ours.ips
-    )
+    ips = tuple(IP(ip.address, ip.gateway, None if ip.interface is None else ip.interface + base) for ip in ours.ips)
     dns = DNS(
         nameservers=_joined(previous.dns.nameservers, ours.dns.nameservers),
         domain=previous.dns.domain or ours.dns.domain,
@@ -63,7 +61,7 @@ def merge(previous: Result, ours: Result) -> Result:
     return Result(
         interfaces=previous.interfaces + ours.interfaces,
         ips=previous.ips + ips,
-        routes=previous.routes + tuple(each for each in ours.routes if each not in previous.routes),
+        routes=previous.routes + tuple(route for route in ours.routes if route not in previous.routes),
         dns=dns,
     )
 
@@ -100,7 +98,7 @@ def _compact(value: Json) -> str:
 
 
 def _joined(first: tuple[str, ...], second: tuple[str, ...]) -> tuple[str, ...]:
-    return first + tuple(each for each in second if each not in first)
+    return first + tuple(value for value in second if value not in first)
 
 
 def _is_v6(address: str) -> bool:
@@ -113,13 +111,13 @@ def _is_v6(address: str) -> bool:
 def _by_family(result: Result) -> Json:
     members: Json = {}
     for key, v6 in (("ip4", False), ("ip6", True)):
-        first = next((each for each in result.ips if _is_v6(each.address) == v6), None)
+        first = next((ip for ip in result.ips if _is_v6(ip.address) == v6), None)
         if first is None:
             continue
         member: Json = {"ip": first.address}
         if first.gateway:
             member["gateway"] = first.gateway
-        if routes := [_route(each, False) for each in result.routes if _is_v6(each.dst) == v6]:
+        if routes := [_route(route, False) for route in result.routes if _is_v6(route.dst) == v6]:
             member["routes"] = routes
         members[key] = member
     if not members:
@@ -173,11 +171,11 @@ def _dns(dns: DNS) -> Json:
 
 
 def _read_current(fields: Fields, dns: DNS) -> Result:
-    interfaces = tuple(read_interface(each) for each in fields.objects("interfaces"))
+    interfaces = tuple(read_interface(interface) for interface in fields.objects("interfaces"))
     return Result(
         interfaces=interfaces,
-        ips=tuple(read_ip(each, len(interfaces)) for each in fields.objects("ips")),
-        routes=tuple(read_route(each, UndecodableContent) for each in fields.objects("routes")),
+        ips=tuple(read_ip(ip, len(interfaces)) for ip in fields.objects("ips")),
+        routes=tuple(read_route(route, UndecodableContent) for route in fields.objects("routes")),
         dns=dns,
     )
 
@@ -191,5 +189,5 @@ def _read_by_family(fields: Fields, dns: DNS) -> Result:
             continue
         raw: dict[str, object] = {"address": member.get("ip"), "gateway": member.get("gateway")}
         ips.append(read_ip(Fields(raw, member.path), interfaces=0))
-        routes += [read_route(each, UndecodableContent) for each in member.objects("routes")]
+        routes += [read_route(route, UndecodableContent) for route in member.objects("routes")]
     return Result((), tuple(ips), tuple(routes), dns)

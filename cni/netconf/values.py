@@ -128,7 +128,7 @@ def read_routes(fields: Fields) -> tuple[Route, ...]:
 
     Other members of a route that a result may have are refused (`UnsupportedField`) if they request something.
     """
-    return tuple(_plain_route(each) for each in fields.objects("routes"))
+    return tuple(_plain_route(route) for route in fields.objects("routes"))
 
 
 def _plain_route(fields: Fields) -> Route:
@@ -169,7 +169,7 @@ def read_attachments(fields: Fields, keys: tuple[str, ...]) -> tuple[Attachment,
     """
     for key in keys:
         if fields.has(key):
-            return tuple(_attachment(each) for each in fields.objects(key))
+            return tuple(_attachment(attachment) for attachment in fields.objects(key))
     return None
 
 

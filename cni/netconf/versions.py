@@ -47,6 +47,6 @@ def check_version(version: str, verb: str) -> None:
 
 def incompatible(version: str) -> CniError:
     """The error for an unsupported version; its details list the supported ones."""
-    ours = " ".join(f'"{each}"' for each in SUPPORTED)
+    ours = " ".join(f'"{version}"' for version in SUPPORTED)
     details = f'config is "{version}", plugin supports [{ours}]'
     return IncompatibleVersion("incompatible CNI versions", details)

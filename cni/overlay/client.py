@@ -125,10 +125,10 @@ class Client:
             raise Refused(reply.message)
         return reply
 
-    def _exchange(self, body: bytes, wanted: int, request: wire.AnyRequest, deadline: Deadline) -> wire.AnyReply:
+    def _exchange(self, body: bytes, request_id: int, request: wire.AnyRequest, deadline: Deadline) -> wire.AnyReply:
         try:
             self._stream.send(body, deadline.left())
-            return self._answer(wanted, deadline)
+            return self._answer(request_id, deadline)
         except TimeoutError as e:
             self.close()
             raise self._deadline_passed(request, deadline) from e
@@ -139,13 +139,13 @@ class Client:
             self.close()
             raise TransportError(f"overlayd: io error: {e}") from e
 
-    def _answer(self, wanted: int, deadline: Deadline) -> wire.AnyReply:
+    def _answer(self, request_id: int, deadline: Deadline) -> wire.AnyReply:
         while True:
             got = wire.decode_frame(self._next_body(deadline))
             if isinstance(got, wire.ResponseFrame):
-                if got.id == wanted:
+                if got.id == request_id:
                     return got.response
-                log.warning("overlayd answered request %d while %d was asked; skipped", got.id, wanted)
+                log.warning("overlayd answered request %d while %d was asked; skipped", got.id, request_id)
             elif isinstance(got, wire.RequestFrame):
                 raise Unexpected("overlayd sent a request where an answer was expected")
             elif self._on_event is not None:

@@ -95,11 +95,11 @@ def aggregate(cidrs: Sequence[str]) -> tuple[str, tuple[str, ...]]:
         return "", tuple(cidrs)
     family = next(iter(parsed.values())).version
     # collapse_addresses requires one family. The type checker cannot see that it gets one.
-    same = [each for each in parsed.values() if each.version == family]
+    same = [network for network in parsed.values() if network.version == family]
     folded: list[Network] = list(ipaddress.collapse_addresses(same))  # type: ignore[type-var]
-    listed = [next(one for one in folded if _within(each, one)) for each in same]
-    widest = max(listed, key=lambda each: each.num_addresses)
-    covered = {text for text, each in parsed.items() if _within(each, widest)}
+    listed = [next(one for one in folded if _within(network, one)) for network in same]
+    widest = max(listed, key=lambda network: network.num_addresses)
+    covered = {text for text, network in parsed.items() if _within(network, widest)}
     return str(widest), tuple(text for text in cidrs if text not in covered)
 
 

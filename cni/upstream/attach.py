@@ -67,65 +67,67 @@ class Attacher:
         self._remover = remover
         self._deadline = deadline
 
-    def attach(self, wanted: Wanted) -> Record:
+    def attach(self, request: Wanted) -> Record:
         """Create the attachment; returns its record, live. Raises InterfaceExists, TryAgainLater, AttachFailed; then
         the attachment is removed, and a detach that the daemon did not carry out is recorded as owed."""
-        self._refuse(wanted)
-        service, mode = wanted.wish.service, wanted.wish.mode
+        self._refuse(request)
+        service, mode = request.wish.service, request.wish.mode
         bridge = self._daemon.set_up_service(service, mode, KEPT)
         # Before the attachment's lock is taken: this step takes the locks of other attachments.
         Leases(self._daemon, self._records, self._deadline).put_in_order(service, mode, bridge)
-        with self._records.locked(wanted.key, self._deadline):
-            before = self._records.load(wanted.key)
-            if before is not None and not self._stands(before, wanted):
+        with self._records.locked(request.key, self._deadline):
+            before = self._records.load(request.key)
+            if before is not None and not self._stands(before, request):
                 self._remover.remove(before)
-            self._refuse(wanted)
+            self._refuse(request)
             try:
-                return self._make(wanted)
+                return self._make(request)
             except OSError as error:
-                raise attach_rules.attach_failed(wanted.key[2], service, error) from error
+                raise attach_rules.attach_failed(request.key[2], service, error) from error
 
-    def _refuse(self, wanted: Wanted) -> None:
+    def _refuse(self, request: Wanted) -> None:
         """Raises InterfaceExists if the container has such an interface, unless an earlier attempt created it."""
-        ifname = wanted.key[2]
-        if not ports.has_interface(wanted.target.fd, ifname):
+        ifname = request.key[2]
+        if not ports.has_interface(request.target.fd, ifname):
             return
-        before = self._records.load(wanted.key)
+        before = self._records.load(request.key)
         if before is None:
-            raise attach_rules.name_in_use(ifname, wanted.target.path)
-        if self._stands(before, wanted):
-            raise attach_rules.already_attached(wanted.key)
+            raise attach_rules.name_in_use(ifname, request.target.path)
+        if self._stands(before, request):
+            raise attach_rules.already_attached(request.key)
 
-    def _stands(self, before: Record, wanted: Wanted) -> bool:
+    def _stands(self, before: Record, request: Wanted) -> bool:
         """Whether the recorded attachment is complete and in this namespace: only then a second ADD is an error."""
         return attach_rules.stands(
             before.state,
-            before.netns == wanted.identity,
+            before.netns == request.identity,
             lambda: host_end.is_there(before),
-            lambda: ports.has_interface(wanted.target.fd, before.ifname),
+            lambda: ports.has_interface(request.target.fd, before.ifname),
         )
 
-    def _make(self, wanted: Wanted) -> Record:
-        wish = wanted.wish
+    def _make(self, request: Wanted) -> Record:
+        wish = request.wish
         with ExitStack() as undo:
-            undo.callback(self._undo, wanted.key)
-            process = netns_holder.start(title(wanted.key), lambda made: self._records.save(self._intent(wanted, made)))
+            undo.callback(self._undo, request.key)
+            process = netns_holder.start(
+                title(request.key), lambda made: self._records.save(self._intent(request, made))
+            )
             ip = self._daemon.attach(process.pid, wish, KEPT)
-            intent = msgspec.structs.replace(self._intent(wanted, process), life=self._daemon.life())
+            intent = msgspec.structs.replace(self._intent(request, process), life=self._daemon.life())
             with opened(netns_holder.netns_path(process)) as scratch:
                 record, index = read_back(intent, ports.read(scratch, SCRATCH_NAME), ip)
                 self._records.save(record)
                 shape = relocate.InterfaceConfig(record.ifname, record.mtu, wish.mac)
-                inside = relocate.move(index, scratch, wanted.target.fd, shape)
-            record = plugged(record, wanted.target.fd, inside, wish.routes)
-            if not wanted.asked.wanted():
+                inside = relocate.move(index, scratch, request.target.fd, shape)
+            record = plugged(record, request.target.fd, inside, wish.routes)
+            if not request.asked.caller_waits():
                 raise TryAgainLater("the runtime gave up before the attach was done")
             self._records.save(record)
             undo.pop_all()
         return record
 
-    def _intent(self, wanted: Wanted, process: netns_holder.Process) -> Record:
-        network, container, ifname = wanted.key
+    def _intent(self, request: Wanted, process: netns_holder.Process) -> Record:
+        network, container, ifname = request.key
         return Record(
             network=network,
             container=container,
@@ -133,16 +135,16 @@ class Attacher:
             state="intent",
             boot=self._records.boot,
             socket=self._daemon.socket,
-            service=wanted.wish.service,
-            mode=wanted.wish.mode,
+            service=request.wish.service,
+            mode=request.wish.mode,
             pid=process.pid,
             start_time=process.start_time,
             host_veth=naming.pid_host_veth(process.pid),
-            mtu=wanted.wish.mtu or MTU,
-            netns=(wanted.identity.dev, wanted.identity.ino),
-            sandbox=wanted.target.path,
-            attempt=wanted.asked.attempt,
-            ephemeral=wanted.wish.ephemeral,
+            mtu=request.wish.mtu or MTU,
+            netns=(request.identity.dev, request.identity.ino),
+            sandbox=request.target.path,
+            attempt=request.asked.attempt,
+            ephemeral=request.wish.ephemeral,
         )
 
     def _undo(self, key: tuple[str, str, str]) -> None:
@@ -159,7 +161,7 @@ def read_back(intent: Record, inside: ports.ContainerView, ip: str) -> tuple[Rec
     Raises AttachFailed if that differs from the daemon's answer, or is not in this network namespace.
     """
     link = inside.link
-    if link is None or ip not in {str(each.ip) for each in inside.addresses}:
+    if link is None or ip not in {str(address.ip) for address in inside.addresses}:
         raise AttachFailed(f"the overlay daemon at {intent.socket} says it attached {ip}, but it is not there")
     with Netlink() as socket:
         host = links.find_link(socket, intent.host_veth)
@@ -172,7 +174,7 @@ def read_back(intent: Record, inside: ports.ContainerView, ip: str) -> tuple[Rec
         if bridge is None:
             raise AttachFailed(f"the host end {intent.host_veth} is on no bridge")
         links.set_mtu(socket, host.index, intent.mtu)
-    addresses = [each for each in inside.addresses if not each.ip.is_link_local]
+    addresses = [address for address in inside.addresses if not address.ip.is_link_local]
     record = msgspec.structs.replace(
         intent,
         host_index=host.index,
@@ -180,7 +182,7 @@ def read_back(intent: Record, inside: ports.ContainerView, ip: str) -> tuple[Rec
         bridge=bridge.name,
         bridge_mac=bridge.mac,
         mac=link.mac,
-        addresses=tuple((str(each), gateway_of(each, inside.routes)) for each in addresses),
+        addresses=tuple((str(address), gateway_of(address, inside.routes)) for address in addresses),
     )
     return record, link.index
 

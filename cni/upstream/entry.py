@@ -30,7 +30,7 @@ def run_foreign(
     fd, more = open_netns(call.get("CNI_NETNS", ""))
     try:
         overlay = ForeignOverlay(socket, run_dir, seconds)
-        spoken = verbs.serve({**call, **more}, stdin, fd, overlay, wanted())
+        spoken = verbs.serve({**call, **more}, stdin, fd, overlay, runtime_waits())
     except CniError as error:
         return 1, (render_error(error, version_of(stdin)) + "\n").encode(), b""
     finally:
@@ -53,7 +53,7 @@ def open_netns(path: str) -> tuple[int | None, dict[str, str]]:
         return None, {**more, plugin_protocol.NETNS_ERROR: errno.errorcode.get(number, "EINVAL")}
 
 
-def wanted() -> Callable[[], bool]:
+def runtime_waits() -> Callable[[], bool]:
     """Returns a function: whether the runtime still waits. In the single file the runtime started (and kills) the
     parent of this process."""
     parent = os.environ.get("ZLAYER_CNI_PARENT", "")

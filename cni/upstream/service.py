@@ -50,11 +50,11 @@ class ForeignOverlay:
 
     def attach(self, asked: AttachCall, wish: Intent, target: Target) -> Attached:
         """ADD. Raises FenceFailed, UnsupportedField, AddressUnavailable, and what `Attacher.attach` raises."""
-        wanted = Wanted(asked, wish, target, netns.identify_sandbox(target.fd, target.path))
-        self._refuse(wanted)
+        request = Wanted(asked, wish, target, netns.identify_sandbox(target.fd, target.path))
+        self._refuse(request)
         self._remover.send_owed()
         try:
-            record = Attacher(self._daemon, self._records, self._remover, self._deadline).attach(wanted)
+            record = Attacher(self._daemon, self._records, self._remover, self._deadline).attach(request)
         except Refused as refusal:
             raise refused(self._daemon.socket, wish.service, refusal) from refusal
         return Attached(
@@ -69,10 +69,10 @@ class ForeignOverlay:
             dns=DNS(),
         )
 
-    def _refuse(self, wanted: Wanted) -> None:
+    def _refuse(self, request: Wanted) -> None:
         """Refuse requests that ZLayer's daemon cannot fulfil, before any change."""
-        wish, target = wanted.wish, wanted.target
-        if wanted.identity in target.forbidden:
+        wish, target = request.wish, request.target
+        if request.identity in target.forbidden:
             raise InvalidNetns(
                 f"CNI_NETNS: {target.path} is the host's own network namespace", "a container needs one of its own"
             )
@@ -82,7 +82,7 @@ class ForeignOverlay:
                 "its second leg takes the slice's addresses for neighbours, and reaches none of them",
             )
         if wish.addresses:
-            asked = ", ".join(each.address for each in wish.addresses)
+            asked = ", ".join(address.address for address in wish.addresses)
             raise AddressUnavailable(f"the address {asked} was asked for, but ZLayer's overlayd chooses by itself")
         if wish.mac and self._daemon.is_ours():
             raise UnsupportedField(
@@ -145,7 +145,7 @@ def refused(socket: str, service: str, refusal: Refused) -> CniError:
     return AttachFailed(f"the overlay daemon at {socket} does not attach it: {reason}")
 
 
-def look(record: Record, target: Target, wanted: ports.Sought) -> Facts:
+def look(record: Record, target: Target, sought: ports.Sought) -> Facts:
     """Read the kernel's state of the attachment."""
     seen = netns.identify_sandbox(target.fd, target.path)
     with Netlink() as socket:
@@ -158,5 +158,5 @@ def look(record: Record, target: Target, wanted: ports.Sought) -> Facts:
         host=host,
         bridge=bridge,
         gateways=frozenset(str(address.ip) for _, address in addresses),
-        inside=ports.inspect(target.fd, record.ifname, wanted) if seen == record.netns else ports.ContainerView(None),
+        inside=ports.inspect(target.fd, record.ifname, sought) if seen == record.netns else ports.ContainerView(None),
     )

@@ -363,7 +363,7 @@ def test_a_fence_that_cannot_be_put_in_force_fails_the_attach(node):
 def test_a_client_that_hung_up_is_not_served(node, answers):
     answers = iter(answers)
     with pytest.raises(ClientGone) as caught:
-        node.add(wanted=lambda: next(answers))
+        node.add(caller_waits=lambda: next(answers))
     assert (caught.value.code, node.left()) == (11, NOTHING)
 
 

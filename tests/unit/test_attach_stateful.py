@@ -103,7 +103,7 @@ class ServiceLayer(RuleBasedStateMachine):
             service=name,
             mode=mode,
             ephemeral=ephemeral,
-            wanted=lambda: next(left, False),
+            caller_waits=lambda: next(left, False),
         )
         before = self.node.state.attachments.get(request.key)
         with contextlib.suppress(InterfaceExists, PoolExhausted, TryAgainLater), pytest.raises(ClientGone):

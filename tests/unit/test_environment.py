@@ -162,7 +162,7 @@ def test_an_unknown_verb(command):
     ],
 )
 def test_good_args(text):
-    check_args(parse_call(env("ADD", CNI_ARGS=text)), known=["TENANT"])
+    check_args(parse_call(env("ADD", CNI_ARGS=text)), used=["TENANT"])
 
 
 @pytest.mark.parametrize(

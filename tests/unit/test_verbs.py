@@ -124,7 +124,7 @@ def test_add_hands_the_whole_call_over(fd):
     env = {"ATTEMPT": "a1", "OWN_NETNS": "4:77", "CNI_ARGS": "IgnoreUnknown=1;K8S_POD_NAME=web-0"}
     run("ADD", overlay, fd, env, wanted=wanted, service="web", mode="isolated")
     ((_, asked, wish, target),) = overlay.calls
-    assert (asked.attempt, asked.wanted, asked.call.args["K8S_POD_NAME"]) == ("a1", wanted, "web-0")
+    assert (asked.attempt, asked.caller_waits, asked.call.args["K8S_POD_NAME"]) == ("a1", wanted, "web-0")
     assert (wish.service, wish.mode, wish.isolation_network) == ("web", "isolated", "web")
     assert (target.fd, target.path, target.forbidden) == (fd, NETNS, {(4, 77)})
 

@@ -45,7 +45,7 @@ GUESTS = (
     guest("empty", DB, (6, 9), ""),
 )
 VIEW = FenceView(
-    wanted=DesiredState(
+    desired=DesiredState(
         node=FenceNode(("10.200.0.0/16", "fd00:200::/48"), ("10.200.0.1", "fd00:200::1"), ("zl-z-0-g",)),
         bridges=(FenceBridge(WEB), FenceBridge(DB)),
         ports=tuple(each.port for each in GUESTS),
@@ -150,8 +150,8 @@ CASES = [line.split(maxsplit=3) for line in TABLE.strip().splitlines()]
 EDGE = FenceEdge("\0edge", "10.200.0.20", ("10.200.5.2/32", "10.200.41.0/26", "10.200.40.0/24", "192.168.7.0/24"))
 FAR = replace(
     VIEW,
-    wanted=replace(
-        VIEW.wanted, edges=(EDGE,), remotes=(*VIEW.wanted.remotes, RemoteMember("red", frozenset({"10.200.5.51"})))
+    desired=replace(
+        VIEW.desired, edges=(EDGE,), remotes=(*VIEW.desired.remotes, RemoteMember("red", frozenset({"10.200.5.51"})))
     ),
     behind=(
         TunnelRoute("10.200.40.0/24", "behind node2"),
@@ -260,7 +260,7 @@ def test_the_longest_prefix_says_where_an_address_is():
 @pytest.mark.parametrize(("view", "cases", "least"), [(VIEW, CASES, 25), (FAR, FAR_CASES, 20)], ids=["here", "far"])
 def test_every_rule_that_is_named_exists(view, cases, least):
     """In the chain that is named, with the verdict that fits."""
-    rules = {(c.family, c.name, r.name): r.verdict for c in view.wanted.chains() for r in c.rules}
+    rules = {(c.family, c.name, r.name): r.verdict for c in view.desired.chains() for r in c.rules}
     named = set()
     words = sorted({word for case in cases for word in case[:2]})
     for src in words:
@@ -298,7 +298,7 @@ def test_the_refusing_chain_is_the_senders():
 
 
 def test_tunnel_ports_are_those_of_the_rule():
-    rules = [r for c in VIEW.wanted.chains() for r in c.rules if r.name.startswith("tunnel to the node")]
+    rules = [r for c in VIEW.desired.chains() for r in c.rules if r.name.startswith("tunnel to the node")]
     assert len(rules) == 2
     for rule in rules:
         assert {int(n) for n in re.findall(r"\d+", rule.match)} == why.TUNNEL_PORTS
@@ -350,7 +350,7 @@ def test_a_node_port_leads_to_another_node(address, allowed, rule):
     view = replace(FAR, published=(HostPort("tcp", 31080, address, 80),))
     found = why.decide(view, view.place_of("198.51.100.7"), view.place_of("192.0.2.1"), why.PortSpec(31080))
     assert (found.allowed, found.spot and found.spot.name) == (allowed, rule)
-    chains = {chain.name: chain.rule_names() for chain in view.wanted.chains() if chain.family == found.spot.family}
+    chains = {chain.name: chain.rule_names() for chain in view.desired.chains() if chain.family == found.spot.family}
     assert rule in chains[found.spot.chain]
 
 
@@ -513,13 +513,15 @@ def test_a_service_of_ipvs_leaves_by_a_tunnel_as_well():
     ],
 )
 def test_a_network_of_the_hosts_own_in_the_range(src, dst, service, allowed, rule):
-    node = replace(VIEW.wanted.node, connected=("10.200.77.0/24",))
+    node = replace(VIEW.desired.node, connected=("10.200.77.0/24",))
     port = HostPort("tcp", 8080, "10.200.5.2", 80)
-    view = replace(VIEW, wanted=replace(VIEW.wanted, node=node), published=(port,))
+    view = replace(VIEW, desired=replace(VIEW.desired, node=node), published=(port,))
     found = why.decide(view, view.place_of(src), view.place_of(dst), service)
     assert (found.allowed, found.spot and found.spot.name) == (allowed, rule)
     if rule:
-        chains = {chain.name: chain.rule_names() for chain in view.wanted.chains() if chain.family == found.spot.family}
+        chains = {
+            chain.name: chain.rule_names() for chain in view.desired.chains() if chain.family == found.spot.family
+        }
         assert rule in chains[found.spot.chain]
 
 

@@ -34,12 +34,12 @@ _PATIENCE = struct.pack("@ll", int(PATIENCE), 0)  # struct timeval
 @dataclass(frozen=True)
 class CniRequest:
     """One request: the plugin's environment and the variables it added, its stdin, and the namespace's descriptor.
-    `wanted` returns False when the client has closed its connection."""
+    `caller_waits` returns False when the client has closed its connection."""
 
     env: dict[str, str]
     stdin: bytes
     netns_fd: int | None
-    wanted: Callable[[], bool] = field(default=lambda: True)
+    caller_waits: Callable[[], bool] = field(default=lambda: True)
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ def _receive(client: socket.socket, fds: list[int]) -> bytes | None:
     return bytes(data[4:])
 
 
-def parse(body: bytes, fd: int | None, wanted: Callable[[], bool]) -> CniRequest | None:
+def parse(body: bytes, fd: int | None, caller_waits: Callable[[], bool]) -> CniRequest | None:
     """The request in `body`, None if it is malformed. Bytes that are not UTF-8 are kept as surrogates."""
     head, separator, stdin = body.partition(b"\0\0")
     lines = head.split(b"\0")
@@ -211,7 +211,7 @@ def parse(body: bytes, fd: int | None, wanted: Callable[[], bool]) -> CniRequest
     for line in lines[1:]:
         key, _, value = line.partition(b"=")
         env[key.decode("ascii", "replace")] = value.decode("utf-8", "surrogateescape")
-    return CniRequest(env, stdin, fd, wanted)
+    return CniRequest(env, stdin, fd, caller_waits)
 
 
 def _still_there(client: socket.socket) -> bool:

@@ -44,7 +44,7 @@ class PluginCalls:
         refusal = netns_mismatch(request.env, self._own)
         if refusal is not None:
             return verbs.refused(refusal, request.stdin, verbs.facts_of(request.env))
-        return verbs.serve(request.env, request.stdin, request.netns_fd, self._overlay, request.wanted)
+        return verbs.serve(request.env, request.stdin, request.netns_fd, self._overlay, request.caller_waits)
 
     def counts(self) -> answers.Calls:
         """The calls so far, by what sent them."""

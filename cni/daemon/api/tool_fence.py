@@ -36,11 +36,11 @@ def in_force(context: ToolContext) -> answers.Fence:
 
 def networks(context: ToolContext, _: Mapping[str, str]) -> answers.Networks:
     """Every network with its members, the flat mesh first, and the drops of each rule since it was loaded."""
-    wanted, drops = context.fence.wanted, _drops()
-    members: dict[str | None, list[Attachment]] = {name: [] for name in (None, *wanted.networks())}
+    desired, drops = context.fence.desired, _drops()
+    members: dict[str | None, list[Attachment]] = {name: [] for name in (None, *desired.networks())}
     for attachment in context.state.snapshot():
         members.setdefault(attachment.isolation, []).append(attachment)
-    remotes = {remote.network: remote.addresses for remote in wanted.remotes}
+    remotes = {remote.network: remote.addresses for remote in desired.remotes}
     chains = {chain_of(name): name for name in members}
     return answers.Networks(
         fence=in_force(context),
@@ -211,7 +211,7 @@ def view_of(context: ToolContext) -> endpoints.FenceView:
     names = {link.index: link.name for link in context.kernel.all_links()}
     host = context.kernel.all_addresses()
     return endpoints.FenceView(
-        wanted=context.fence.wanted,
+        desired=context.fence.desired,
         guests=tuple(
             endpoints.GuestEndpoint(
                 attachment.container,

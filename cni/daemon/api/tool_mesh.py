@@ -25,17 +25,17 @@ from cni.overlay.address import join_host_port
 def wireguard_summary(context: ToolContext) -> answers.WireGuard:
     """A summary of the global device."""
     mesh = context.mesh
-    interface, device, wanted = mesh.interface(), mesh.device(), mesh.wanted()
+    interface, device, is_needed = mesh.interface(), mesh.device(), mesh.wanted()
     alive = [age for age in mesh.ages(device).values() if age < wireguard.DEAD] if device else []
-    note = "" if interface else "no device" if wanted else "no device: this node has no peers"
+    note = "" if interface else "no device" if is_needed else "no device: this node has no peers"
     if not interface and context.settings.underlay == "routed":
         note = "no device: traffic between nodes goes by the host's routes, and is not encrypted"
     return answers.WireGuard(
         interface=interface,
         engine=device.engine if device else None,
-        public_key=mesh.public_key() if wanted else None,
+        public_key=mesh.public_key() if is_needed else None,
         port=context.state.node.wg_port,
-        peers=len(mesh.targets()) if wanted else 0,
+        peers=len(mesh.targets()) if is_needed else 0,
         alive=len(alive),
         note=note,
     )

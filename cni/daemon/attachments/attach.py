@@ -68,7 +68,7 @@ class Attacher:
             )
         with self._locks.holding(request.key):
             self._state.refuse_port(request.host_veth, request.key)
-            if not request.wanted():
+            if not request.caller_waits():
                 raise ClientGone("the runtime gave up before the attach began")
             before = self._state.attachments.get(request.key)
             try:
@@ -107,7 +107,7 @@ class Attacher:
             self._fence.add_port(intent)
             done = self._plug(request, intent)
             announced = True
-            if not request.wanted():
+            if not request.caller_waits():
                 raise ClientGone("the runtime gave up before the attach was done")
             live = msgspec.structs.replace(done, state="live", created=time.time())
             self._state.save(live)

@@ -82,13 +82,13 @@ class NodeOverlay:
             ephemeral=wish.ephemeral,
             mtu=wish.mtu,
             mac=wish.mac,
-            addresses=[ipaddress.ip_address(each.address) for each in wish.addresses],
+            addresses=[ipaddress.ip_address(requested.address) for requested in wish.addresses],
             routes=[StaticRoute(route.dst, route.gw) for route in wish.routes],
             attempt=asked.attempt,
             pod=pod_of(call),
             forbidden=self._forbidden(target, call),
             asker=call.args.get("K8S_POD_NAMESPACE", ""),
-            wanted=asked.wanted,
+            caller_waits=asked.caller_waits,
         )
         return self._attached(self._admission.attach(request))
 
@@ -100,7 +100,7 @@ class NodeOverlay:
 
     def _forbidden(self, target: Target, call: Call) -> frozenset[netns.NetnsId]:
         own = set() if call.override else {self._kernel.own}
-        return frozenset(own | {netns.NetnsId(*each) for each in target.forbidden})
+        return frozenset(own | {netns.NetnsId(*dev_and_ino) for dev_and_ino in target.forbidden})
 
     def _attached(self, attachment: Attachment) -> Attached:
         dns = self._settings.dns

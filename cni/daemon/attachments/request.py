@@ -23,7 +23,7 @@ class AttachRequest:
 
     `mtu`: bytes, 0 for the default; `mac`: "" for the one that follows from the address; `forbidden`: the namespaces
     that must not be attached; `asker`: the Kubernetes namespace whose limit on new services counts, "" for none;
-    `wanted` returns False when the client has closed its connection.
+    `caller_waits` returns False when the client has closed its connection.
     """
 
     network: str
@@ -47,7 +47,7 @@ class AttachRequest:
     pod: str = ""
     forbidden: frozenset[NetnsId] = frozenset()
     asker: str = ""
-    wanted: Callable[[], bool] = lambda: True
+    caller_waits: Callable[[], bool] = lambda: True
 
     @property
     def key(self) -> AttachmentKey:

@@ -74,7 +74,7 @@ def believe(
         docs[identity] = msgspec.structs.replace(doc, members=members)
         prefix = f"{unclaimed[identity]}; " if identity in unclaimed else f"{doc.name} ({identity}): "
         unclaimed[identity] = f"{prefix}{len(networks)} of its networks are left out, of all there are too many"
-    differing = {each: text for each in docs if (text := _other_ranges(view.nodes[each], ranges))}
+    differing = {identity: text for identity in docs if (text := _other_ranges(view.nodes[identity], ranges))}
     return Belief(_fleet(docs.values(), set(dedicated)), docs, conflicts, unclaimed, differing)
 
 

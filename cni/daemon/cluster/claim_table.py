@@ -80,7 +80,7 @@ class ClaimBook:
 
     def everyone(self) -> set[str]:
         """The identities that hold any claim in force."""
-        return {*self.owners().values(), *(each.owner for each in self.past.values())}
+        return {*self.owners().values(), *(former.owner for former in self.past.values())}
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -88,7 +88,7 @@ class ClaimBook:
         """Prepare for a full read. `put_back`: the store was restored to an earlier revision, or is another store."""
         owners = self.owners()
         past = {claim: Past(owner, now + self._grace) for claim, owner in owners.items() if claim[0] != "#"}
-        self.past = {claim: Past(each.owner, now + self._grace) for claim, each in self.past.items()} | past
+        self.past = {claim: Past(former.owner, now + self._grace) for claim, former in self.past.items()} | past
         self._before = ({}, {}, {}) if put_back else (owners, self.slots, self._created)
         self.slots, self.ids, self.holders, self.contested, self._created = {}, {}, {}, {}, {}
 
@@ -167,13 +167,17 @@ class ClaimBook:
             reset = bool(self._own) and self._own not in self.holders.values() and self._own not in self.ids.values()
             listed = {claim: owner for owner, doc in self._nodes.items() for claim in claims_of(doc)}
             self.past = {
-                claim: Past(each.owner, FOREVER) if reset else each
-                for claim, each in self.past.items()
-                if listed.get(claim) == each.owner
+                claim: Past(former.owner, FOREVER) if reset else former
+                for claim, former in self.past.items()
+                if listed.get(claim) == former.owner
                 and self._recorded_owner(claim) is None
-                and (reset or each.until > now or self._signs_for(claim, each.owner))
+                and (reset or former.until > now or self._signs_for(claim, former.owner))
             }
-        freed = [(claim, each) for claim, each in self.contested.items() if not self._is_held(claim, each.holder)]
+        freed = [
+            (claim, contested)
+            for claim, contested in self.contested.items()
+            if not self._is_held(claim, contested.holder)
+        ]
         for claim, _ in freed:
             self.gone(claim, now)
             self.past.pop(claim, None)

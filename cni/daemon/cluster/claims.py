@@ -98,21 +98,21 @@ class Claims:
         """Claim the slot for that use; False if another node holds it. `spare`: the slot is one that this node claimed
         in advance. Raises EtcdError."""
         key = self._keys.slot(cidr)
-        wanted = Slot(self.member.identity, use)
-        put = self._put(key, wanted)
+        record = Slot(self.member.identity, use)
+        put = self._put(key, record)
         done, records = self._etcd.transact([Compare(key, "CREATE", 0)], [put], [Get(key)])
         if not done:
             present = _slot(records[0].value) if records else None
             mine = present is not None and present.owner == self.member.identity
-            unsigned = present == wanted and records[0].value != put.value
+            unsigned = present == record and records[0].value != put.value
             if present is not None and mine and (spare or present.use == SPARE or unsigned):
                 done, _ = self._etcd.transact([Compare(key, "VALUE", records[0].value)], [put])
-            elif present != wanted:
+            elif present != record:
                 return False
             else:
                 done = True
         if done:
-            self._registry.slots.put(cidr, wanted)
+            self._registry.slots.put(cidr, record)
         return done
 
     def take_id(self, preferred: int, taken: Mapping[int, str]) -> int:
@@ -139,14 +139,14 @@ class Claims:
             return self.member.identity
         return holder
 
-    def hold_keys(self, held: Collection[str], wanted: set[str], kept: Collection[str]) -> None:
-        """Claim the keys `wanted`, and release those that are neither wanted nor `kept`. `held`: the keys that this
-        node has claimed. All are in hexadecimal digits, as in the store. Raises EtcdError."""
-        for name in wanted - set(held):
+    def hold_keys(self, claimed: Collection[str], needed: set[str], kept: Collection[str]) -> None:
+        """Claim the keys `needed`, and release those that are neither `needed` nor `kept`. `claimed`: the keys that
+        this node has claimed. All are in hexadecimal digits, as in the store. Raises EtcdError."""
+        for name in needed - set(claimed):
             holder = self._claim_or_holder(self._keys.named_key(name))
             if holder != self.member.identity:
                 log.warning("the key %s of a service's device is claimed by %s", name, holder)
-        for name in set(held) - wanted - set(kept):
+        for name in set(claimed) - needed - set(kept):
             key = self._keys.named_key(name)
             self._etcd.transact([Compare(key, "VALUE", self._own)], [Delete(key)])
 

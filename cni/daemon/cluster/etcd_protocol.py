@@ -161,7 +161,7 @@ def read_watch(line: bytes) -> tuple[int, list[Event]]:
         raise Compacted(11, f"compacted at revision {result['compact_revision']}")
     if result.get("canceled"):
         raise EtcdError(0, f"etcd ended the watch: {result.get('cancel_reason', 'no reason given')}")
-    events = [Event(read_item(each["kv"]), each.get("type") == "DELETE") for each in result.get("events", ())]
+    events = [Event(read_item(event["kv"]), event.get("type") == "DELETE") for event in result.get("events", ())]
     return int(result["header"]["revision"]), events
 
 

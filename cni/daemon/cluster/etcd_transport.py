@@ -229,18 +229,18 @@ class Transport:
             results = socket.getaddrinfo(address or host, port, type=socket.SOCK_STREAM)
         except OSError as error:
             raise Unreachable(f"cannot look up {host}: {error}") from error
-        addresses = list(dict.fromkeys(str(each[4][0]) for each in results))
-        addresses.sort(key=lambda each: self._failed.get((at, each), 0.0))
+        addresses = list(dict.fromkeys(str(result[4][0]) for result in results))
+        addresses.sort(key=lambda candidate: self._failed.get((at, candidate), 0.0))
         failures: dict[str, None] = {}
-        for n, each in enumerate(addresses):
+        for n, candidate in enumerate(addresses):
             seconds = patience if n == len(addresses) - 1 else min(patience, HASTE)
             try:
-                connection = self._connect_to(url, each, port, seconds)
+                connection = self._connect_to(url, candidate, port, seconds)
             except OSError as error:
-                self._note_address(at, each)
+                self._note_address(at, candidate)
                 failures[str(_unreachable(error))] = None
                 continue
-            self._failed.pop((at, each), None)
+            self._failed.pop((at, candidate), None)
             return connection
         raise Unreachable("; ".join(failures))
 

@@ -77,16 +77,16 @@ class Membership:
         """Set the node's id and slices."""
         by_family: dict[int, str] = {ipaddress.ip_network(cidr).version: cidr for cidr in member.slices}
         first: int = ipaddress.ip_network(self._state.cidrs[0]).version
-        wanted: NodeChanges = {
+        facts: NodeChanges = {
             "node_id": member.node_id,
             "slice_cidr": by_family.get(first),
             "slice_cidr6": by_family.get(10 - first),
         }
         node = self._state.node
-        if wanted != {key: getattr(node, key) for key in wanted}:
+        if facts != {key: getattr(node, key) for key in facts}:
             with self._view.lock:
                 self._state.set_foreign(self._view.foreign(member.identity))
-            self._change_node(wanted)
+            self._change_node(facts)
 
     def claim_key(self) -> None:
         """Claim the node's key, and release the key it had before. Raises EtcdError, also if another node has it."""
@@ -162,9 +162,9 @@ class Membership:
         for cidr in unsigned.intersection(own):
             self._claims.sign(cidr, view.slots[cidr])
         dedicated = [service.name for service in list(state.services.values()) if service.mode == "dedicated"]
-        wanted = {hexadecimal(self._identity.dedicated(name).public_key) for name in dedicated}
+        needed = {hexadecimal(self._identity.dedicated(name).public_key) for name in dedicated}
         kept = {hexadecimal(self._identity.public_key()), hexadecimal(self._claimed)}
-        self._claims.hold_keys(self._held_keys(), wanted, kept)
+        self._claims.hold_keys(self._held_keys(), needed, kept)
 
     def _held_keys(self) -> list[str]:
         with self._view.lock:

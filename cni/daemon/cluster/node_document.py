@@ -47,8 +47,8 @@ class NodeDocumentBuilder:
         for service in list(state.services.values()):
             if service.mode == "dedicated":
                 own = self._identity.dedicated(service.name)
-                held = tuple(cidr for cidr in service.subnets if cidr not in lost)
-                dedicated[service.name] = Dedicated(own.public_key, own.port, held)
+                subnets_of_service = tuple(cidr for cidr in service.subnets if cidr not in lost)
+                dedicated[service.name] = Dedicated(own.public_key, own.port, subnets_of_service)
             else:
                 # A shared service has no subnets: the record of the shared bridge has them.
                 subnets += (cidr for cidr in service.subnets if cidr not in lost)

@@ -82,8 +82,8 @@ def is_slot(cidr: str, ranges: tuple[str, ...] = ()) -> bool:
     network = ipaddress.ip_network(cidr)
     if network.prefixlen != SLICE_PREFIX[network.version]:
         return False
-    outer = [ipaddress.ip_network(each) for each in ranges]
-    return not outer or any(network.version == each.version and network.subnet_of(each) for each in outer)  # type: ignore[arg-type]
+    outer = [ipaddress.ip_network(cidr) for cidr in ranges]
+    return not outer or any(network.version == range_.version and network.subnet_of(range_) for range_ in outer)  # type: ignore[arg-type]
 
 
 def read_id(name: str, value: bytes) -> tuple[int, str]:

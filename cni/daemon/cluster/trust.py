@@ -109,7 +109,9 @@ class Strangers:
             key: _Reported(t.text, now + REPORT_TIME if t.until is None else t.until)
             for key, t in self._reported.items()
         }
-        self._reported = {key: each for key, each in timed.items() if each.until is not None and each.until > now}
+        self._reported = {
+            key: report for key, report in timed.items() if report.until is not None and report.until > now
+        }
 
     def texts(self) -> dict[str, str]:
         """A sentence for each, by key."""

@@ -89,7 +89,7 @@ class ClusterView:
     def load(self, items: Iterable[Record], now: float, again: bool = True) -> None:
         """Take in a full read of the store. A known node without a document counts as lost from now on, not as gone.
         `again`: the store is the one read before, at the same or a later revision."""
-        every = [(each[0], each[1], each[2] if len(each) > 2 else 0) for each in items]
+        every = [(record[0], record[1], record[2] if len(record) > 2 else 0) for record in items]
         published = {key.rpartition("/")[2] for key, _, _ in every if key.startswith(self.keys.node(""))}
         for identity in self.nodes.keys() - published:
             self.lost.setdefault(identity, now)
@@ -159,9 +159,9 @@ class ClusterView:
         self._sizes[name], self._bytes = len(value), total
         self.lost.pop(name, None)
 
-    def _check_room(self, known: bool) -> None:
+    def _check_room(self, is_known: bool) -> None:
         """Raises ValueError if the view is full and this record is a new one."""
-        if not known and len(self.nodes) + len(self.claims) >= MOST_RECORDS:
+        if not is_known and len(self.nodes) + len(self.claims) >= MOST_RECORDS:
             raise ValueError(f"there are more than {MOST_RECORDS} records")
 
     def _refuse(self, key: str, kind: str, name: str, error: Exception) -> None:
@@ -193,8 +193,8 @@ class ClusterView:
 
     def settle(self, now: float) -> None:
         """Decide which missing claims stay in force: after a `load`, after `put` and `gone`, and periodically."""
-        for claim, each in self.claims.settle(now):
-            self.put(self.key_of(claim), each.value, each.created)
+        for claim, contested in self.claims.settle(now):
+            self.put(self.key_of(claim), contested.value, contested.created)
         for identity in self.lost.keys() - self.claims.everyone() if self.lost else ():
             self.drop(identity)  # an operator has released its claims
         self.strangers.settle(now)
@@ -228,16 +228,16 @@ class ClusterView:
     def foreign(self, own: str) -> list[Network]:
         """The slots that other nodes hold."""
         claimed = {cidr for cidr, slot in self.slots.items() if slot.owner != own}
-        lost = {cidr for cidr, each in self.claims.past.items() if each.owner != own and "/" in cidr}
+        lost = {cidr for cidr, former in self.claims.past.items() if former.owner != own and "/" in cidr}
         return [network_of(cidr) for cidr in sorted(claimed | lost)]
 
     def overwritten(self, own: str) -> list[tuple[str, str, str, bytes]]:
         """The claims of this node that were overwritten: claim, key in the store, use of a slot, and the record that is
         there instead."""
-        mine = [(claim, each) for claim, each in self.claims.contested.items() if each.holder == own]
+        mine = [(claim, contested) for claim, contested in self.claims.contested.items() if contested.holder == own]
         return [
-            (claim, self.key_of(claim), self.slots[claim].use if claim in self.slots else SPARE, each.value)
-            for claim, each in mine
+            (claim, self.key_of(claim), self.slots[claim].use if claim in self.slots else SPARE, contested.value)
+            for claim, contested in mine
         ]
 
     def knows(self, own: str, node_id: int, public_key: str, slices: Iterable[str]) -> bool:

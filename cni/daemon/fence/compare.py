@@ -26,7 +26,7 @@ Key: TypeAlias = tuple[str | int, ...]
 RANGES = frozenset(name for _, _, name, of in SETS if "interval" in of)
 
 
-def faults(listing: Listing, wanted: DesiredState, alone: bool = True) -> list[str]:
+def faults(listing: Listing, desired: DesiredState, alone: bool = True) -> list[str]:
     """What is wrong with tables, chains and rules, one line each; empty if they are in force.
 
     Elements are not compared, so a terse listing is enough; `Nft.absent` asks the kernel for those of one port.
@@ -36,12 +36,12 @@ def faults(listing: Listing, wanted: DesiredState, alone: bool = True) -> list[s
     gone = [f"table {family} {TABLE} is gone" for family in ruleset.FAMILIES if listing.get(family) is None]
     if gone:
         return gone
-    have, chains = _rules(listing), wanted.chains()
-    desired, markers = {(c.family, c.name) for c in chains}, _markers(listing)
+    have, chains = _rules(listing), desired.chains()
+    expected, markers = {(c.family, c.name) for c in chains}, _markers(listing)
     others = [
         f"table {family} {TABLE} has the rules of another version or other CIDRs"
         for family in ruleset.FAMILIES
-        if alone and {m for m in markers if m[0] == family} != {m for m in desired if _is_marker(m) and m[0] == family}
+        if alone and {m for m in markers if m[0] == family} != {m for m in expected if _is_marker(m) and m[0] == family}
     ]
     return [
         f"chain {chain.family} {TABLE} {chain.name} is " + ("gone" if actual is None else "changed")
@@ -51,19 +51,19 @@ def faults(listing: Listing, wanted: DesiredState, alone: bool = True) -> list[s
     ] + others
 
 
-def compare(listing: Listing, wanted: DesiredState, ours: DesiredState | None = None) -> list[str | Change]:
-    """The parts of one transaction that makes the kernel hold `wanted`; empty if it does already.
+def compare(listing: Listing, desired: DesiredState, ours: DesiredState | None = None) -> list[str | Change]:
+    """The parts of one transaction that makes the kernel hold `desired`; empty if it does already.
 
     Needs a full listing. What is right is left alone, so nothing is open meanwhile and no flow of a member ends.
-    With `ours` only that part of `wanted` is added, and `records` gives the rest; what is not in `wanted` is deleted
+    With `ours` only that part of `desired` is added, and `records` gives the rest; what is not in `desired` is deleted
     all the same.
     """
-    ours = ours or wanted
+    ours = ours or desired
     if must_rebuild(listing):
         return [replacement.whole(ours)]
     lines = [reload(listing, ours)] if faults(listing, replace(ours, edges=())) else []
-    too_many, too_few = _difference(listing, wanted.elements())
-    if ours is not wanted:
+    too_many, too_few = _difference(listing, desired.elements())
+    if ours is not desired:
         added = frozenset(ours.elements())
         too_few = [element for element in too_few if element in added]
     if lines:
@@ -73,8 +73,9 @@ def compare(listing: Listing, wanted: DesiredState, ours: DesiredState | None = 
     chains = [(edge, edge_chain(edge)) for edge in ours.edges]
     if not lines:
         lines += [ruleset.create_edge(e) for e, c in chains if have.get(("inet", c.name)) != (None, c.rule_names())]
-    known = {chain_of(name) for name in (None, *wanted.networks())} | {edge_chain(edge).name for edge in wanted.edges}
-    stale = sorted(_network_chains(listing) - known)
+    needed = {chain_of(name) for name in (None, *desired.networks())}
+    needed |= {edge_chain(edge).name for edge in desired.edges}
+    stale = sorted(_network_chains(listing) - needed)
     parts: list[str | Change] = [
         *lines,
         elements.change(too_many, too_few),
@@ -91,23 +92,23 @@ class Record(NamedTuple):
     members: Change
 
 
-def records(listing: Listing | None, wanted: DesiredState) -> list[Record]:
+def records(listing: Listing | None, desired: DesiredState) -> list[Record]:
     """What is missing of each network's remote members and of each edge peer. Without a listing all of it is
     missing.
     """
-    local = {port.network for port in wanted.ports}
+    local = {port.network for port in desired.ports}
     missing, rules = None, {}
     if listing is not None:
-        missing, rules = frozenset(_difference(listing, wanted.elements())[1]), _rules(listing)
+        missing, rules = frozenset(_difference(listing, desired.elements())[1]), _rules(listing)
     published = []
-    for remote in wanted.remotes:
+    for remote in desired.remotes:
         chain = chain_of(remote.network)
         exists = remote.network is None or remote.network in local
         exists = exists or all((family, chain) in rules for family in ruleset.FAMILIES)
         text = "" if exists or remote.network is None else ruleset.create_network(remote.network)
         members = _missing(elements.of_remote(remote.network, remote.addresses), missing)
         published.append(Record(f"network {remote.network!r}", text, members))
-    for edge in wanted.edges:
+    for edge in desired.edges:
         own = edge_chain(edge)
         exists = rules.get(("inet", own.name)) == (None, own.rule_names())
         text = "" if exists else ruleset.create_edge(edge)
@@ -119,19 +120,19 @@ def _missing(some: Iterable[Element], missing: frozenset[Element] | None) -> Cha
     return elements.change(add=(element for element in some if missing is None or element in missing))
 
 
-def mend_sets(listing: Listing, wanted: DesiredState, sets: frozenset[tuple[str, str]]) -> Change:
+def mend_sets(listing: Listing, desired: DesiredState, sets: frozenset[tuple[str, str]]) -> Change:
     """What makes these sets, as (family, name), hold what they should; the listing contains only these sets."""
-    return elements.change(*_difference(listing, [e for e in wanted.elements() if (e.family, e.set) in sets]))
+    return elements.change(*_difference(listing, [e for e in desired.elements() if (e.family, e.set) in sets]))
 
 
-def reload(listing: Listing, wanted: DesiredState) -> str:
+def reload(listing: Listing, desired: DesiredState) -> str:
     """The text that loads every rule anew in one transaction and keeps every membership; it deletes stale markers."""
-    stale = sorted(_markers(listing) - {(chain.family, chain.name) for chain in wanted.chains()})
+    stale = sorted(_markers(listing) - {(chain.family, chain.name) for chain in desired.chains()})
     return "".join(
         [
-            ruleset.base(wanted.node),
-            *(ruleset.create_network(name) for name in wanted.networks()),
-            *(ruleset.create_edge(edge) for edge in wanted.edges),
+            ruleset.base(desired.node),
+            *(ruleset.create_network(name) for name in desired.networks()),
+            *(ruleset.create_edge(edge) for edge in desired.edges),
             *(ruleset.forget_marker(*marker) for marker in stale),
         ]
     )
@@ -193,7 +194,7 @@ def must_rebuild(listing: Listing) -> bool:
     return False
 
 
-def _difference(listing: Listing, wanted: Iterable[Element]) -> tuple[list[Element], list[Element]]:
+def _difference(listing: Listing, desired: Iterable[Element]) -> tuple[list[Element], list[Element]]:
     """Elements to delete and elements to add; a map element with another verdict is in both."""
     have: dict[tuple[str, str, Key], tuple[str, str]] = {}
     for family, kind, what in _objects(listing):
@@ -203,7 +204,7 @@ def _difference(listing: Listing, wanted: Iterable[Element]) -> tuple[list[Eleme
                 if what["name"] in RANGES:
                     key = _range(key)
                 have[family, what["name"], _canonical(key)] = (key, verdict)
-    want = {(e.family, e.set, _canonical(e.key)): e for e in wanted}
+    want = {(e.family, e.set, _canonical(e.key)): e for e in desired}
     too_many = [
         Element(canonical[0], canonical[1], key)
         for canonical, (key, verdict) in have.items()

@@ -182,10 +182,10 @@ class FenceController:
 
     def _restore(self, loader: Loader, sets: frozenset[tuple[str, str]]) -> bool:
         self._changes += 1
-        wanted = self._inventory.desired()
-        changed = bool(loader.faults(wanted)) and loader.mend_rules(wanted)
+        desired = self._inventory.desired()
+        changed = bool(loader.faults(desired)) and loader.mend_rules(desired)
         if sets and not loader.is_settled():
-            changed = loader.mend_sets(wanted, sets) or changed
+            changed = loader.mend_sets(desired, sets) or changed
         return changed
 
     def _note(self, trouble: str) -> None:
@@ -196,22 +196,22 @@ class FenceController:
         self._trouble = trouble
 
     def _mend(self, loader: Loader, listing: compare.Listing, since: tuple[int, int]) -> bool:
-        wanted = self._inventory.desired()
+        desired = self._inventory.desired()
         self._changes += 1
         if not self._alone():
-            local = wanted.local()
+            local = desired.local()
             wrong = compare.faults(listing, local, alone=False)
             if wrong:
                 loader.run(compare.reload(listing, local))
             loader.run(elements.change(add=local.elements()))
-            loader.add_records(compare.records(None if wrong else listing, wanted))
+            loader.add_records(compare.records(None if wrong else listing, desired))
             return bool(wrong)
-        changed = loader.mend_elements(listing, wanted)
+        changed = loader.mend_elements(listing, desired)
         loader.settle(since)
         return changed
 
     @property
-    def wanted(self) -> DesiredState:
+    def desired(self) -> DesiredState:
         """What the tables should hold now."""
         with self._lock:
             return self._inventory.desired()
@@ -240,8 +240,8 @@ class FenceController:
                     return []
                 if self._alone():
                     return [fault.text for fault in loader.faults(self._inventory.desired())]
-                wanted = self._inventory.desired()
-            return compare.faults(_listing(loader, terse=True), wanted, alone=False)
+                desired = self._inventory.desired()
+            return compare.faults(_listing(loader, terse=True), desired, alone=False)
         except FenceFailed as error:
             return [f"{error.msg}: {error.details}"]
 
@@ -293,9 +293,9 @@ class FenceController:
         port = port_of(attachment)
         with self._lock:
             self._changes += 1
-            known = self._inventory.remove_port(port.name)
+            was_recorded = self._inventory.remove_port(port.name)
             self._try(ruleset.remove_port(port))
-            if known and port.network is not None and not self._inventory.has_members(port.network):
+            if was_recorded and port.network is not None and not self._inventory.has_members(port.network):
                 self._try(ruleset.forget_network(port.network))
 
     # --- other nodes -------------------------------------------------------------------------------------------------

@@ -87,8 +87,10 @@ def _chains(family: str, have: TableSeen, table: TableSeen) -> list[Fault]:
                 Fault(family, name, f"chain {family} {TABLE} {name} is changed: {_how(actual, chain)}", hook=hook)
             )
     for name in have.chains.keys() - table.chains.keys():
-        known = name.startswith(("net_", ruleset.MARKER))  # of a network without members, or another version's marker
-        faults.append(Fault(family, name, f"chain {family} {TABLE} {name} is none of ours", structure=not known))
+        # The chain of a network without members, or the marker of another version.
+        is_known_kind = name.startswith(("net_", ruleset.MARKER))
+        text = f"chain {family} {TABLE} {name} is none of ours"
+        faults.append(Fault(family, name, text, structure=not is_known_kind))
     return faults
 
 
@@ -97,8 +99,8 @@ def _how(actual: ChainSeen, chain: ChainSeen) -> str:
         return "its hook or priority"
     if actual.policy != chain.policy:
         return "its policy"
-    names, wanted = [rule.name for rule in actual.rules], [rule.name for rule in chain.rules]
-    if names != wanted:
+    names, expected_names = [rule.name for rule in actual.rules], [rule.name for rule in chain.rules]
+    if names != expected_names:
         return "its rules or their order"
     return "; ".join(
         f"rule {rule.name!r}" for rule, other in zip(chain.rules, actual.rules, strict=True) if rule != other
@@ -113,8 +115,8 @@ def _sets(family: str, have: TableSeen, table: TableSeen) -> list[Fault]:
         elif have.sets[name] != what:
             faults.append(Fault(family, name, f"set {family} {TABLE} {name} is of another kind", structure=True))
     for name in have.sets.keys() - table.sets.keys():
-        known = name.startswith("net_") and name.endswith(tuple(f"_{stem}" for _, stem, _ in NETWORK_SETS))
-        faults.append(Fault(family, name, f"set {family} {TABLE} {name} is none of ours", structure=not known))
+        is_of_network = name.startswith("net_") and name.endswith(tuple(f"_{stem}" for _, stem, _ in NETWORK_SETS))
+        faults.append(Fault(family, name, f"set {family} {TABLE} {name} is none of ours", structure=not is_of_network))
     return faults
 
 

@@ -95,7 +95,7 @@ class Loader:
         """Whether the rules were right, and only this daemon changed nftables since. Raises FenceFailed."""
         return self.nft.generation() == self._rules_at
 
-    def faults(self, wanted: DesiredState) -> list[Fault]:
+    def faults(self, desired: DesiredState) -> list[Fault]:
         """What is wrong with the rules; cheap while no other program changed them. Raises FenceFailed."""
         generation = self.nft.generation()
         if generation == self._rules_at:
@@ -104,12 +104,12 @@ class Loader:
         if shape is not None and shape == self._shape:
             self._rules_at = generation
             return []
-        faults = [fault for fault in self._comparison.differences(self.nft, wanted)[0] if not expected.is_stale(fault)]
+        faults = [fault for fault in self._comparison.differences(self.nft, desired)[0] if not expected.is_stale(fault)]
         if not faults and self.nft.generation() == generation:
             self._rules_at, self._shape = generation, shape
         return faults
 
-    def mend_rules(self, wanted: DesiredState) -> bool:
+    def mend_rules(self, desired: DesiredState) -> bool:
         """Repairs the rules; True if anything had to be changed.
 
         Where tables of another version are in force, one transaction changes them into this version's with all that is
@@ -119,58 +119,58 @@ class Loader:
         Raises FenceFailed; what could not be loaded of others' records is in `refused`.
         """
         since = self.mark()
-        faults, seen = self._comparison.differences(self.nft, wanted)
+        faults, seen = self._comparison.differences(self.nft, desired)
         real = [fault for fault in faults if not expected.is_stale(fault)]
         if not real:
             self._rules_at = self.nft.generation()
             return self._forget_markers(faults)
-        ours = _of_this_node(real, wanted)
+        ours = _of_this_node(real, desired)
         if any(fault.structure for fault in ours):
-            complete = self._replace(wanted, seen, ours)
+            complete = self._replace(desired, seen, ours)
         elif any(fault.missing for fault in ours):
-            complete = self._create(wanted, ours)
+            complete = self._create(desired, ours)
         else:
-            complete = self._reload(wanted, ours, others=len(ours) < len(real))
+            complete = self._reload(desired, ours, others=len(ours) < len(real))
         if complete and not self.refused:
             self.settle(since)
         self._forget_markers(faults)
         return True
 
-    def _replace(self, wanted: DesiredState, seen: Tables | None, faults: list[Fault]) -> bool:
+    def _replace(self, desired: DesiredState, seen: Tables | None, faults: list[Fault]) -> bool:
         """Turns tables of another version into this version's; True if no element of theirs is left."""
         chains = {family: tuple(table.chains) for family, table in (seen or {}).items() if table is not None}
-        text = replacement.in_place(wanted, chains, faults) if chains else ""
+        text = replacement.in_place(desired, chains, faults) if chains else ""
         if not text or not self._accepts(text):
-            return self._rebuild(wanted)
+            return self._rebuild(desired)
         self.refused = {}
         return False
 
-    def _create(self, wanted: DesiredState, faults: list[Fault]) -> bool:
+    def _create(self, desired: DesiredState, faults: list[Fault]) -> bool:
         """Creates a table that is gone: rules, this node's elements, others' records, the CIDRs behind the tunnels."""
-        local = wanted.local()
+        local = desired.local()
         if not self._accepts(replacement.rules(replace(local, node=_near(local.node)), faults)):
-            return self._rebuild(wanted)
+            return self._rebuild(desired)
         filled = self._refill(local)
-        self._add_others(wanted)
+        self._add_others(desired)
         return filled
 
-    def _reload(self, wanted: DesiredState, faults: list[Fault], others: bool) -> bool:
+    def _reload(self, desired: DesiredState, faults: list[Fault], others: bool) -> bool:
         """Loads this node's rules anew, and with `others` what others publish; True if all of it was made anew."""
-        if faults and not self._accepts(replacement.rules(wanted.local(), faults)):
-            return self._rebuild(wanted)
+        if faults and not self._accepts(replacement.rules(desired.local(), faults)):
+            return self._rebuild(desired)
         if others:
-            self._add_others(wanted)
+            self._add_others(desired)
         return False
 
-    def _rebuild(self, wanted: DesiredState) -> bool:
+    def _rebuild(self, desired: DesiredState) -> bool:
         """Deletes the tables and makes them anew with all they hold in one transaction. Where that is refused, this
         node's part alone, then what others publish. Always True.
         """
         self.refused = {}
-        if not self._accepts(replacement.whole(wanted)):
-            local = wanted.local()
+        if not self._accepts(replacement.whole(desired)):
+            local = desired.local()
             self.run(replacement.whole(replace(local, node=_near(local.node))))
-            self._add_others(wanted)
+            self._add_others(desired)
         return True
 
     def _accepts(self, text: str) -> bool:
@@ -182,9 +182,9 @@ class Loader:
             return False
         return True
 
-    def _add_others(self, wanted: DesiredState) -> None:
-        self.add_records(compare.records(None, wanted))
-        self.run(_far(wanted.node))
+    def _add_others(self, desired: DesiredState) -> None:
+        self.add_records(compare.records(None, desired))
+        self.run(_far(desired.node))
 
     def _forget_markers(self, faults: list[Fault]) -> bool:
         stale = [f for f in faults if expected.is_stale(f) and f.place.startswith(ruleset.MARKER)]
@@ -221,25 +221,25 @@ class Loader:
         self._count(before)
         return True
 
-    def mend_sets(self, wanted: DesiredState, sets: frozenset[tuple[str, str]]) -> bool:
+    def mend_sets(self, desired: DesiredState, sets: frozenset[tuple[str, str]]) -> bool:
         """Makes these sets hold what they should; True if anything had to be changed. Raises FenceFailed."""
         listing: dict[str, dict[str, list[object]]] = {family: {"nftables": []} for family in ruleset.FAMILIES}
         for family, name in sorted(key for key in sets if _NAME.fullmatch(key[1])):
             content = self.nft.list_set(_KINDS.get((family, name), "set"), family, TABLE, name)
             listing[family]["nftables"] += content["nftables"] if content else []
-        change = compare.mend_sets(listing, wanted, sets)
+        change = compare.mend_sets(listing, desired, sets)
         self.run(change)
         return bool(change)
 
-    def mend_elements(self, listing: Listing, wanted: DesiredState) -> bool:
+    def mend_elements(self, listing: Listing, desired: DesiredState) -> bool:
         """Makes all elements right, this node's first; True if anything had to be changed. Raises FenceFailed."""
         if compare.must_rebuild(listing):
-            self._rebuild(wanted)
+            self._rebuild(desired)
             return True
-        parts = compare.compare(listing, wanted, wanted.local())
+        parts = compare.compare(listing, desired, desired.local())
         self.run(*parts)
         anew = any(isinstance(part, str) and "add table " in part for part in parts)  # the rules were loaded again
-        records = compare.records(None if anew else listing, wanted)
+        records = compare.records(None if anew else listing, desired)
         self.add_records(records)
         return bool(parts or records)
 
@@ -275,9 +275,9 @@ def _far(node: FenceNode) -> Change:
     return elements.change(add=(element for element in elements.of_node(node) if element.set.startswith("far")))
 
 
-def _of_this_node(faults: list[Fault], wanted: DesiredState) -> list[Fault]:
+def _of_this_node(faults: list[Fault], desired: DesiredState) -> list[Fault]:
     """The faults but those of the chains that only others' records need."""
-    local = {chain_of(network) for network in (None, *wanted.local().networks())}
-    others = {chain_of(remote.network) for remote in wanted.remotes} - local
-    names = (*others, *expected.chains_of_edges(wanted.edges))
+    local = {chain_of(network) for network in (None, *desired.local().networks())}
+    others = {chain_of(remote.network) for remote in desired.remotes} - local
+    names = (*others, *expected.chains_of_edges(desired.edges))
     return [fault for fault in faults if not (names and fault.place.startswith(names))]

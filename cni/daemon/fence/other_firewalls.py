@@ -47,6 +47,8 @@ class OtherFirewalls:
         what drops and what lets it through.
         """
         try:
-            return {found.chain: found.describe(clusters) for found in firewall_obstacles(nft, clusters, TABLE)}
+            return {
+                obstacle.chain: obstacle.describe(clusters) for obstacle in firewall_obstacles(nft, clusters, TABLE)
+            }
         except FenceFailed:
             return {}

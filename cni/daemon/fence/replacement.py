@@ -15,7 +15,7 @@ from cni.daemon.fence.model import TABLE
 _NAME = re.compile(r"\w{1,64}", re.ASCII)  # another program's chain or set may have any name; nft can express these
 
 
-def rules(wanted: DesiredState, faults: Iterable[Fault] = ()) -> str:
+def rules(desired: DesiredState, faults: Iterable[Fault] = ()) -> str:
     """Loads every rule anew and keeps every membership. A chain with a fault of its hook is deleted before."""
     return "".join(
         [
@@ -24,14 +24,14 @@ def rules(wanted: DesiredState, faults: Iterable[Fault] = ()) -> str:
                 for f in faults
                 if f.hook
             ),
-            ruleset.base(wanted.node),
-            *(ruleset.create_network(name) for name in wanted.networks()),
-            *(ruleset.create_edge(edge) for edge in wanted.edges),
+            ruleset.base(desired.node),
+            *(ruleset.create_network(name) for name in desired.networks()),
+            *(ruleset.create_edge(edge) for edge in desired.edges),
         ]
     )
 
 
-def in_place(wanted: DesiredState, chains: Mapping[str, Iterable[str]], faults: Iterable[Fault]) -> str:
+def in_place(desired: DesiredState, chains: Mapping[str, Iterable[str]], faults: Iterable[Fault]) -> str:
     """Makes tables that exist those of this version, with all elements. `chains`: those that exist, by family.
 
     A set that stays is never empty for a packet. Tables that are deleted and made anew lose a packet that is looked up
@@ -54,12 +54,12 @@ def in_place(wanted: DesiredState, chains: Mapping[str, Iterable[str]], faults: 
             *emptied,
             *(f"delete set {fault.family} {TABLE} {fault.place}\n" for fault in of_sets),
             *(f"delete chain {fault.family} {TABLE} {fault.place}\n" for fault in of_chains),
-            rules(wanted, faults),
-            elements.change(add=wanted.elements()).text(),
+            rules(desired, faults),
+            elements.change(add=desired.elements()).text(),
         ]
     )
 
 
-def whole(wanted: DesiredState) -> str:
+def whole(desired: DesiredState) -> str:
     """Deletes the tables and makes them anew with all they hold."""
-    return ruleset.uninstall() + rules(wanted) + elements.change(add=wanted.elements()).text()
+    return ruleset.uninstall() + rules(desired) + elements.change(add=desired.elements()).text()

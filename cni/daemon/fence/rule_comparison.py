@@ -38,23 +38,23 @@ class RuleComparison:
         self._learned: tuple[str, Tables] | None = None
         self._expected: tuple[str, tuple[str, ...], dict[str, TableSeen]] | None = None
 
-    def differences(self, nft: Nft, wanted: DesiredState) -> tuple[list[Fault], Tables | None]:
+    def differences(self, nft: Nft, desired: DesiredState) -> tuple[list[Fault], Tables | None]:
         """What is wrong with the rules, and the tables as they are; None if they could not be read."""
         seen = None
         for _ in range(READS):
             seen = nft.rules(TABLE)
             if seen is not None:
                 break
-        should = self._should(wanted)
+        should = self._should(desired)
         if should is None:  # without a scratch namespace, the rules are compared by name only
             listing: Listing = {family: nft.list_table(family, TABLE, terse=True) for family in ruleset.FAMILIES}
             gone = any(table is None for table in listing.values())
-            return [Fault("", "", text, missing=gone) for text in compare.faults(listing, wanted)], seen
+            return [Fault("", "", text, missing=gone) for text in compare.faults(listing, desired)], seen
         return expected.differences(seen, should), seen
 
-    def _should(self, wanted: DesiredState) -> dict[str, TableSeen] | None:
+    def _should(self, desired: DesiredState) -> dict[str, TableSeen] | None:
         """The tables as they should be; None where the kernel's encoding of the rules cannot be obtained."""
-        text, networks = expected.scratch_text(wanted.node, wanted.edges), tuple(wanted.networks())
+        text, networks = expected.scratch_text(desired.node, desired.edges), tuple(desired.networks())
         if self._learned is None or self._learned[0] != text:
             try:
                 self._learned = (text, rules_of(text, TABLE))

@@ -134,7 +134,7 @@ class JoinedPeers:
     def add(self, invitation: Invitation) -> None:
         """Record a node, in place of its earlier invitation (`is_again`). Raises InputOutput, StateUnusable."""
         with self._lock:
-            others = {key: each for key, each in self._load().items() if not is_again(each, invitation)}
+            others = {key: former for key, former in self._load().items() if not is_again(former, invitation)}
             self._save({**others, invitation.public_key: invitation})
 
     def remove(self, public_key: str) -> bool:
@@ -142,7 +142,7 @@ class JoinedPeers:
         with self._lock:
             invitations = self._load()
             if public_key in invitations:
-                self._save({key: each for key, each in invitations.items() if key != public_key})
+                self._save({key: former for key, former in invitations.items() if key != public_key})
             return public_key in invitations
 
     def _load(self) -> dict[str, Invitation]:

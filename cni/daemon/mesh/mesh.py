@@ -84,8 +84,8 @@ class Mesh:
         """
         with self._lock:
             services = self.services()
-            wanted = {self.device_name(service): service for service in services}
-            self._update_fence(wanted, {service: self.targets(service) for service in services})
+            devices = {self.device_name(service): service for service in services}
+            self._update_fence(devices, {service: self.targets(service) for service in services})
 
     def start(self) -> None:
         """Set the devices up."""
@@ -251,19 +251,19 @@ class Mesh:
     def _sync(self, thoroughly: bool) -> None:
         services = self.services()
         routed = self._settings.underlay == "routed"
-        wanted = {} if routed else {self.device_name(service): service for service in services}
+        devices = {} if routed else {self.device_name(service): service for service in services}
         targets = {service: self.targets(service) for service in services}
         self._sources.note_faults(services)
         all_targets = [target for by_key in targets.values() for target in by_key.values()]
         if thoroughly:
             self._planner.refresh(all_targets)
         self._board.set_all("peer-routes-kept-off", wireguard.kept_off(all_targets))
-        self._update_fence(wanted, targets)
+        self._update_fence(devices, targets)
         self._proxy_neighbours.sync()
-        for name in [name for name in self._registry.devices.all() if name not in wanted]:
+        for name in [name for name in self._registry.devices.all() if name not in devices]:
             self._devices.remove(name)
         sources: dict[int, wireguard.Address] = {a.version: a for a in self._state.node_addresses()}
-        for name, service in wanted.items():
+        for name, service in devices.items():
             beat()
             try:
                 device = self._wanted_device(name, service)
@@ -289,9 +289,9 @@ class Mesh:
             return self.name()
         return naming.dedicated_device(node.deployment, node.instance_id, service)
 
-    def _update_fence(self, wanted: Mapping[str, str], targets: Mapping[str, Mapping[str, Target]]) -> None:
+    def _update_fence(self, devices: Mapping[str, str], targets: Mapping[str, Mapping[str, Target]]) -> None:
         """Give the fence the devices and the CIDRs behind them before a device delivers a packet."""
-        self._connected = (tuple(sorted(wanted)), self._planner.behind(targets, tuple(self._state.cidrs)))
+        self._connected = (tuple(sorted(devices)), self._planner.behind(targets, tuple(self._state.cidrs)))
         self._fence.connect(self._remote_view(self._connected))
 
     def _remote_view(self, wired: tuple[tuple[str, ...], tuple[str, ...]]) -> RemoteView:

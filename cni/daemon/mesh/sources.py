@@ -136,9 +136,9 @@ def _of_record(peer: peer_table.Peer) -> Target:
 def _candidates(peer: peer_table.Peer) -> list[str]:
     """The further endpoints that an agent named, the best first. A relay's is left out, which speaks another protocol,
     and what is no other machine's unicast address."""
-    named = [each for each in peer.candidates if each.candidate_type != "relay"]
+    named = [candidate for candidate in peer.candidates if candidate.candidate_type != "relay"]
     named.sort(key=lambda candidate: -candidate.priority)
-    addresses = [(address_of(each.address), each.address) for each in named]
+    addresses = [(address_of(candidate.address), candidate.address) for candidate in named]
     return [
         text
         for address, text in addresses
@@ -177,17 +177,17 @@ class ProxyNeighbours:
 
     def sync(self) -> None:
         """Bring the proxy entries in line with the present guests. Never raises OSError."""
-        services, wanted = self._state.services, set()
+        services, proxies = self._state.services, set()
         for guest in self._registry.guests.all().values():
             service = services.get(guest.service)
             bridge = service.bridge if service is not None else ""
             if bridge:
-                wanted.add((bridge, guest.held.ip))
+                proxies.add((bridge, guest.held.ip))
         try:
-            for bridge, ip in self._proxies - wanted:
+            for bridge, ip in self._proxies - proxies:
                 self._tunnels.proxy(bridge, ipaddress.ip_address(ip), on=False)
-            for bridge, ip in wanted:
+            for bridge, ip in proxies:
                 self._tunnels.proxy(bridge, ipaddress.ip_address(ip))
         except OSError as error:
             log.warning("cannot set the neighbour proxies of guests: %s", error)
-        self._proxies = wanted
+        self._proxies = proxies

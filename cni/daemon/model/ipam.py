@@ -44,13 +44,13 @@ def usable(subnet: Network, address: Address) -> bool:
     return not last and address not in (subnet.network_address, gateway_of(subnet))
 
 
-def choose(subnet: Network, held: Container[Address], rest: Cooldown) -> Address | None:
+def choose(subnet: Network, in_use: Container[Address], rest: Cooldown) -> Address | None:
     """A free address of `subnet`: the lowest that was never used, else the one released longest ago; None if none."""
     top = subnet.num_addresses - (1 if subnet.version == 4 else 0)
     rested: list[tuple[float, Address]] = []
     for offset in range(2, top):
         address = subnet.network_address + offset
-        if address in held:
+        if address in in_use:
             continue
         since = rest.released.get(address)
         if since is None:
@@ -60,16 +60,16 @@ def choose(subnet: Network, held: Container[Address], rest: Cooldown) -> Address
     return min(rested)[1] if rested else None
 
 
-def claim(subnets: list[Network], wanted: Address, held: Container[Address]) -> Network:
-    """The subnet in which the requested address `wanted` is free, in cooldown or not.
+def claim(subnets: list[Network], requested: Address, in_use: Container[Address]) -> Network:
+    """The subnet in which the address `requested` is free, in cooldown or not.
 
     Raises AddressUnavailable if it is held or no container may have it.
     """
     for subnet in subnets:
-        if not usable(subnet, wanted):
+        if not usable(subnet, requested):
             continue
-        if wanted in held:
-            raise AddressUnavailable(f"the requested address {wanted} is in use")
+        if requested in in_use:
+            raise AddressUnavailable(f"the requested address {requested} is in use")
         return subnet
     where = ", ".join(map(str, subnets)) or "no subnet of that family"
-    raise AddressUnavailable(f"the requested address {wanted} is not to be had: the service has {where}")
+    raise AddressUnavailable(f"the requested address {requested} is not to be had: the service has {where}")

@@ -67,34 +67,34 @@ def is_ours(link: str) -> bool:
 def host_networks(seen: Surroundings, own: Collection[Address]) -> tuple[HostNetwork, ...]:
     """The networks of the host, each once. `own`: the addresses on lo that belong to the overlay."""
     networks: dict[Network, HostNetwork] = {}
-    held = {each.address.ip for each in seen.addresses}
+    all_addresses = {address.address.ip for address in seen.addresses}
     resolvers = [_single(address, "a resolver of the host") for address in seen.resolvers if address not in own]
-    for each in (
+    for host_network in (
         *(network for address in seen.addresses for network in _of_address(address, own)),
-        *(network for route in seen.routes for network in _of_route(route, held)),
+        *(network for route in seen.routes for network in _of_route(route, all_addresses)),
         *resolvers,
     ):
-        if not _is_reserved(each.network):
-            networks.setdefault(each.network, each)
+        if not _is_reserved(host_network.network):
+            networks.setdefault(host_network.network, host_network)
     return tuple(networks.values())
 
 
-def _of_address(held: HeldAddress, own: Collection[Address]) -> list[HostNetwork]:
-    if is_ours(held.link) or (held.link == LOOPBACK and held.address.ip in own):
+def _of_address(address: HeldAddress, own: Collection[Address]) -> list[HostNetwork]:
+    if is_ours(address.link) or (address.link == LOOPBACK and address.address.ip in own):
         return []
-    what = f"address {held.address} on {held.link}"
-    if held.peer is None:
-        return [HostNetwork(held.address.network, what)]
-    return [HostNetwork(held.peer, what), _single(held.address.ip, what)]
+    what = f"address {address.address} on {address.link}"
+    if address.peer is None:
+        return [HostNetwork(address.address.network, what)]
+    return [HostNetwork(address.peer, what), _single(address.address.ip, what)]
 
 
-def _of_route(route: RouteSeen, held: Collection[Address]) -> list[HostNetwork]:
+def _of_route(route: RouteSeen, own: Collection[Address]) -> list[HostNetwork]:
     foreign = [link for link in route.by if not is_ours(link)]
     if route.by and not foreign:
         return []
     by = f" by {', '.join(foreign)}" if foreign else ""
     if route.type == RTN_LOCAL:
-        whole = route.dst.prefixlen == route.dst.max_prefixlen and route.dst.network_address in held
+        whole = route.dst.prefixlen == route.dst.max_prefixlen and route.dst.network_address in own
         return [] if whole else [HostNetwork(route.dst, f"local route{by}")]
     if route.type != RTN_UNICAST:
         return []
@@ -110,7 +110,7 @@ def _single(address: Address, what: str) -> HostNetwork:
 
 
 def _is_reserved(network: Network) -> bool:
-    return any(network.version == each.version and network.subnet_of(each) for each, _ in RESERVED)  # type: ignore[arg-type]
+    return any(network.version == block.version and network.subnet_of(block) for block, _ in RESERVED)  # type: ignore[arg-type]
 
 
 def overlaps(ranges: Iterable[str], networks: Iterable[HostNetwork]) -> list[Overlap]:
@@ -130,26 +130,26 @@ def reserved(ranges: Iterable[str]) -> list[Overlap]:
     return overlaps(ranges, (HostNetwork(network, what) for network, what in RESERVED))
 
 
-def told(found: Iterable[Overlap], most: int = 5) -> str:
+def told(overlapping: Iterable[Overlap], most: int = 5) -> str:
     """The overlaps in one line."""
-    texts = [str(overlap) for overlap in found]
+    texts = [str(overlap) for overlap in overlapping]
     more = f", and {len(texts) - most} more" if len(texts) > most else ""
     return "; ".join(texts[:most]) + more
 
 
 def of_ours(
-    held: Iterable[HeldAddress], noted: Collection[Address], marked: bool, by_shape: Collection[str] = ()
+    on_links: Iterable[HeldAddress], noted: Collection[Address], marked: bool, by_shape: Collection[str] = ()
 ) -> set[Address]:
     """The addresses on lo that this daemon, or an earlier one, has set. `noted`: the recorded ones; `marked`: IFA_PROTO
     counts; `by_shape`: the ranges in which an address of the shape of a node address counts too."""
     ranges = [ipaddress.ip_network(cidr) for cidr in by_shape]
     ours = set()
-    for each in held:
-        address = each.address
-        if each.link != LOOPBACK or address.network.prefixlen != address.max_prefixlen:
+    for held_address in on_links:
+        address = held_address.address
+        if held_address.link != LOOPBACK or address.network.prefixlen != address.max_prefixlen:
             continue
         shaped = any(_is_first(address.ip, range_) for range_ in ranges)
-        if shaped or address.ip in noted or (marked and each.proto == OUR_PROTO):
+        if shaped or address.ip in noted or (marked and held_address.proto == OUR_PROTO):
             ours.add(address.ip)
     return ours
 

@@ -102,11 +102,11 @@ def put(book: Book, peer: Peer) -> Changes:
     return {**_taken_from_others(book, peer, peer.allowed_ips), key_of(peer.service, peer.public_key): peer}
 
 
-def allow(book: Book, service: str | None, public_key: str, wanted: str) -> Changes:
-    """Add the CIDR `wanted` to the peer. Raises InvalidConfig for an invalid CIDR and for an unknown peer."""
-    network, peer = cidr(wanted), book.get(key_of(service, public(public_key)))
+def allow(book: Book, service: str | None, public_key: str, added: str) -> Changes:
+    """Add the CIDR `added` to the peer. Raises InvalidConfig for an invalid CIDR and for an unknown peer."""
+    network, peer = cidr(added), book.get(key_of(service, public(public_key)))
     if peer is None:
-        raise InvalidConfig(f"overlay engine error: cannot add allowed_ip {wanted} to unknown peer {public_key}")
+        raise InvalidConfig(f"overlay engine error: cannot add allowed_ip {added} to unknown peer {public_key}")
     if network in peer.allowed_ips:
         return {}
     return put(book, msgspec.structs.replace(peer, allowed_ips=(*peer.allowed_ips, network)))
@@ -129,10 +129,10 @@ def of_device(book: Book, service: str | None) -> list[Peer]:
 
 
 def _taken_from_others(book: Book, peer: Peer, cidrs: Iterable[str]) -> Changes:
-    wanted = set(cidrs)
+    taken = set(cidrs)
     changes: Changes = {}
     for key, other in book.items():
-        if other.service == peer.service and other.public_key != peer.public_key and wanted & set(other.allowed_ips):
-            kept = tuple(each for each in other.allowed_ips if each not in wanted)
+        if other.service == peer.service and other.public_key != peer.public_key and taken & set(other.allowed_ips):
+            kept = tuple(allowed for allowed in other.allowed_ips if allowed not in taken)
             changes[key] = msgspec.structs.replace(other, allowed_ips=kept)
     return changes

@@ -16,11 +16,11 @@ from cni.errors import InvalidConfig
 def registries(
     node: Node,
     services: Collection[Service],
-    held: Collection[Address],
+    in_use: Collection[Address],
     foreign: Sequence[Network] = (),
     service_cidr: str | None = None,
 ) -> dict[int, SubnetRegistry]:
-    """The slot registries by family. `held`: every address in use; `foreign`: other nodes' slots.
+    """The slot registries by family. `in_use`: every address in use; `foreign`: other nodes' slots.
 
     A slot whose service is gone stays reserved while an address in it is in use. A range that is too small for slots
     has no registry. Raises InvalidConfig if a service holds a subnet that is no slot of the ranges.
@@ -35,7 +35,7 @@ def registries(
         for service in services:
             for n, network in enumerate(service.networks(version)):
                 segments = segments.hold(service.name, further(str(node.node_id), n), network)
-        for address in homeless(version, services, held):
+        for address in homeless(version, services, in_use):
             segments = segments.reserve(address)
         by_family[version] = segments
     return by_family
@@ -64,8 +64,8 @@ def part_of(cidr: str, service_cidr: str | None) -> str:
     return cidr
 
 
-def homeless(version: int, services: Collection[Service], held: Collection[Address]) -> list[Address]:
+def homeless(version: int, services: Collection[Service], in_use: Collection[Address]) -> list[Address]:
     """The held addresses of a family that are in no service's subnet."""
     networks = [network for service in services for network in service.networks(version)]
-    mine = [address for address in held if address.version == version]
+    mine = [address for address in in_use if address.version == version]
     return [address for address in mine if not any(address in network for network in networks)]

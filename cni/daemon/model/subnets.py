@@ -183,8 +183,8 @@ class SubnetRegistry:
     def _with(self, key: Key, slot: int) -> SubnetRegistry:
         return self._holding({**self.held, key: slot})
 
-    def _holding(self, held: dict[Key, int]) -> SubnetRegistry:
-        return replace(self, held=MappingProxyType(held))
+    def _holding(self, slots: dict[Key, int]) -> SubnetRegistry:
+        return replace(self, held=MappingProxyType(slots))
 
 
 def _bytes(text: str) -> bytes:

@@ -79,8 +79,8 @@ def merged(books: Iterable[Iterable[Target]], own: str) -> dict[str, Target]:
 def _without(target: Target, cidr: str) -> Target:
     return replace(
         target,
-        allowed_ips=tuple(each for each in target.allowed_ips if each != cidr),
-        routes=None if target.routes is None else tuple(each for each in target.routes if each != cidr),
+        allowed_ips=tuple(allowed for allowed in target.allowed_ips if allowed != cidr),
+        routes=None if target.routes is None else tuple(route for route in target.routes if route != cidr),
     )
 
 
@@ -97,41 +97,43 @@ def called_as(targets: Iterable[Target], others: Iterable[Target]) -> tuple[Targ
 
 def changes(
     seen: Mapping[str, PeerSeen],
-    wanted: Mapping[str, Peer],
+    desired: Mapping[str, Peer],
     configured: Mapping[str, str],
     ages: Mapping[str, float],
 ) -> list[PeerChange]:
-    """The changes that turn the peers `seen` of a device into those `wanted`.
+    """The changes that turn the peers `seen` of a device into those `desired`.
 
     `configured`: the endpoint last set for each peer; `ages`: seconds since each peer's last handshake. New and changed
     peers come first and removals last, so that a CIDR that moves always has a peer.
     """
     updates = []
-    for key, peer in wanted.items():
+    for key, peer in desired.items():
         change = _change(seen.get(key), peer, configured.get(key), ages.get(key, math.inf))
         if change is not None:
             updates.append(change)
-    return updates + [PeerChange(key, remove=True) for key in seen if key not in wanted]
+    return updates + [PeerChange(key, remove=True) for key in seen if key not in desired]
 
 
-def _change(seen: PeerSeen | None, wanted: Peer, configured: str | None, age: float) -> PeerChange | None:
+def _change(seen: PeerSeen | None, desired: Peer, configured: str | None, age: float) -> PeerChange | None:
     if seen is None:
-        return PeerChange(wanted.public_key, False, wanted.endpoint, _order(wanted.allowed_ips), True, wanted.keepalive)
-    endpoint = wanted.endpoint if _must_call(seen, wanted.endpoint, configured, age) else ""
-    keepalive = wanted.keepalive if wanted.keepalive != seen.keepalive else None
-    gone, fresh = seen.allowed_ips - wanted.allowed_ips, wanted.allowed_ips - seen.allowed_ips
-    allowed = _order(wanted.allowed_ips if gone else fresh)
+        return PeerChange(
+            desired.public_key, False, desired.endpoint, _order(desired.allowed_ips), True, desired.keepalive
+        )
+    endpoint = desired.endpoint if _must_call(seen, desired.endpoint, configured, age) else ""
+    keepalive = desired.keepalive if desired.keepalive != seen.keepalive else None
+    gone, fresh = seen.allowed_ips - desired.allowed_ips, desired.allowed_ips - seen.allowed_ips
+    allowed = _order(desired.allowed_ips if gone else fresh)
     if not (endpoint or gone or fresh) and keepalive is None:
         return None
-    return PeerChange(wanted.public_key, False, endpoint, allowed, bool(gone), keepalive)
+    return PeerChange(desired.public_key, False, endpoint, allowed, bool(gone), keepalive)
 
 
-def _must_call(seen: PeerSeen, wanted: str, configured: str | None, age: float) -> bool:
-    """Whether the peer's endpoint must be set to `wanted`."""
-    if not wanted or seen.endpoint == wanted:
+def _must_call(seen: PeerSeen, endpoint: str, configured: str | None, age: float) -> bool:
+    """Whether the peer's endpoint must be set to `endpoint`."""
+    if not endpoint or seen.endpoint == endpoint:
         return False
     alive = seen.endpoint != "" and age < DEAD
-    return not alive or (configured is not None and configured != wanted)
+    return not alive or (configured is not None and configured != endpoint)
 
 
 def delta(before: Mapping[str, Peer], after: Mapping[str, Peer]) -> list[PeerChange]:
@@ -162,7 +164,7 @@ def delta(before: Mapping[str, Peer], after: Mapping[str, Peer]) -> list[PeerCha
 
 def renewed(
     seen: Mapping[str, PeerSeen],
-    wanted: Mapping[str, Peer],
+    desired: Mapping[str, Peer],
     configured: Mapping[str, str],
     ages: Mapping[str, float],
     *,
@@ -171,27 +173,27 @@ def renewed(
 ) -> list[PeerChange]:
     """`changes`, with the peers `forgotten` first removed from the device. A peer that is added has the endpoint at
     which the device had it, else the one that was `learned` of it, else the wanted one."""
-    kept = {key: each for key, each in seen.items() if key not in forgotten}
+    kept = {key: peer for key, peer in seen.items() if key not in forgotten}
     endpoints = {**learned, **{key: seen[key].endpoint for key in forgotten if key in seen and seen[key].endpoint}}
     added = {
-        key: replace(wanted[key], endpoint=endpoints[key]) for key in endpoints if key in wanted and key not in kept
+        key: replace(desired[key], endpoint=endpoints[key]) for key in endpoints if key in desired and key not in kept
     }
     off = [PeerChange(key, remove=True) for key in forgotten if key in seen]
-    return off + changes(kept, {**wanted, **added}, configured, ages)
+    return off + changes(kept, {**desired, **added}, configured, ages)
 
 
 def learned_endpoints(
-    seen: Mapping[str, PeerSeen], wanted: Mapping[str, Peer], ages: Mapping[str, float], before: Mapping[str, str]
+    seen: Mapping[str, PeerSeen], desired: Mapping[str, Peer], ages: Mapping[str, float], before: Mapping[str, str]
 ) -> dict[str, str]:
     """The endpoints at which the wanted peers were heard last, where they differ from the wanted ones. `before`: the
     last result; it counts for a peer that does not answer now."""
     heard = {
         key: peer.endpoint
         for key, peer in seen.items()
-        if peer.endpoint and ages.get(key, math.inf) < DEAD and key in wanted
+        if peer.endpoint and ages.get(key, math.inf) < DEAD and key in desired
     }
-    last = {**{key: endpoint for key, endpoint in before.items() if key in wanted}, **heard}
-    return {key: endpoint for key, endpoint in last.items() if endpoint != wanted[key].endpoint}
+    last = {**{key: endpoint for key, endpoint in before.items() if key in desired}, **heard}
+    return {key: endpoint for key, endpoint in last.items() if endpoint != desired[key].endpoint}
 
 
 def _order(cidrs: Iterable[str]) -> tuple[str, ...]:
@@ -232,7 +234,7 @@ class _InOrder:
     """Sorted addresses, to find whether any of them is inside a network."""
 
     def __init__(self, addresses: Collection[Address]) -> None:
-        self._sorted = {v: sorted(int(each) for each in addresses if each.version == v) for v in (4, 6)}
+        self._sorted = {v: sorted(int(address) for address in addresses if address.version == v) for v in (4, 6)}
 
     def any_in(self, network: Network) -> bool:
         inner = self._sorted[network.version]
@@ -247,17 +249,17 @@ def is_callable(address: Address, ranges: Iterable[str], published: bool, others
     `published` it, it must also be another machine's unicast address, and outside the networks `others`, which this
     node's operator has put behind other peers: what a peer publishes must not take another peer's route.
     """
-    if any(address in network_of(each) for each in ranges):
+    if any(address in network_of(cidr) for cidr in ranges):
         return False
     if not published:
         return True
     odd = address.is_unspecified or address.is_loopback or address.is_multicast
-    return not odd and not any(address in each for each in others)
+    return not odd and not any(address in other for other in others)
 
 
 def held_to(targets: Iterable[Target], ranges: Iterable[str]) -> list[Target]:
     """The targets with routes only inside these ranges. The allowed CIDRs are unchanged."""
-    inside = tuple(network_of(each) for each in ranges)
+    inside = tuple(network_of(cidr) for cidr in ranges)
 
     def led(target: Target) -> Target:
         kept = tuple(cidr for cidr in target.led() if _is_in(network_of(cidr), inside))
@@ -280,19 +282,19 @@ def kept_off(targets: Iterable[Target]) -> dict[str, str]:
 
 
 def _is_in(network: Network, ranges: Iterable[Network]) -> bool:
-    return any(network.version == each.version and network.subnet_of(each) for each in ranges)  # type: ignore[arg-type]
+    return any(network.version == range_.version and network.subnet_of(range_) for range_ in ranges)  # type: ignore[arg-type]
 
 
 def behind(targets: Iterable[Target], clusters: Iterable[str]) -> tuple[str, ...]:
     """The parts of the overlay's CIDRs that are behind tunnels, merged and sorted."""
-    ranges = [ipaddress.ip_network(each) for each in clusters]
+    ranges = [ipaddress.ip_network(cidr) for cidr in clusters]
     nets = {network_of(cidr) for target in targets for cidr in target.allowed_ips}
     inside: dict[int, list[Network]] = {4: [], 6: []}
     for network in nets:
         for cluster in ranges:
             if network.version == cluster.version and network.overlaps(cluster):
                 inside[network.version].append(network if network.prefixlen >= cluster.prefixlen else cluster)
-    return tuple(str(each) for version in (4, 6) for each in ipaddress.collapse_addresses(inside[version]))  # type: ignore[type-var]
+    return tuple(str(network) for version in (4, 6) for network in ipaddress.collapse_addresses(inside[version]))  # type: ignore[type-var]
 
 
 def answerers(target: Target) -> tuple[Address, ...]:

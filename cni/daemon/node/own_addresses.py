@@ -34,16 +34,16 @@ class OwnAddresses:
         address on lo."""
         return {*self._state.node_addresses(), *map(ipaddress.ip_address, list(self._state.leases))}
 
-    def known(self, held: Iterable[HeldAddress]) -> set[Address]:
-        """Those of `held` that are the overlay's, former ones included, and `wanted`."""
+    def known(self, on_lo: Iterable[HeldAddress]) -> set[Address]:
+        """Those of `on_lo` that are the overlay's, former ones included, and `wanted`."""
         by_shape = () if self._state.notes_own_addresses else self._state.cidrs
-        return of_ours(held, self._state.own_addresses, self._alone(), by_shape) | self.wanted()
+        return of_ours(on_lo, self._state.own_addresses, self._alone(), by_shape) | self.wanted()
 
     def ensure(self) -> dict[str, str]:
         """Put the node's addresses on lo, and remove former ones. Returns the reason by address for each that could
         not be added. Idempotent. Raises OSError."""
-        wanted = self.wanted()
-        former = self.known(self._kernel.held_addresses()) - wanted
+        needed = self.wanted()
+        former = self.known(self._kernel.held_addresses()) - needed
         self._note(self._state.own_addresses | set(self._state.node_addresses()))
         faults = {}
         for address in self._state.node_addresses():

@@ -81,8 +81,8 @@ class Ranges:
         """The host's networks that overlap the ranges now; each is noted as a problem. Raises OSError."""
         overlaps = overlap.overlaps(self._state.cidrs, self._read())
         self._inside = inside(overlaps)
-        self._board.set_all(LATER, {str(each.host.network): self._problem_text(each) for each in overlaps})
-        return [each.host.network for each in overlaps]
+        self._board.set_all(LATER, {str(overlap.host.network): self._problem_text(overlap) for overlap in overlaps})
+        return [overlap.host.network for overlap in overlaps]
 
     def inside(self) -> tuple[Network, ...]:
         """The overlapping networks of the last comparison that are no larger than the range they are in: no tunnel
@@ -109,7 +109,9 @@ def inside(overlaps: Sequence[Overlap]) -> tuple[Network, ...]:
     """The host's networks that are no larger than the range they overlap. A larger one keeps the part that the overlay
     does not use, because the overlay's routes are more specific."""
     return tuple(
-        dict.fromkeys(each.host.network for each in overlaps if each.host.network.prefixlen >= each.range.prefixlen)
+        dict.fromkeys(
+            overlap.host.network for overlap in overlaps if overlap.host.network.prefixlen >= overlap.range.prefixlen
+        )
     )
 
 

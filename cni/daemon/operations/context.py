@@ -142,8 +142,8 @@ class OperationContext:
 
     def release(self, address: str, owner: str = "") -> None:
         """Return a leased address; nothing happens if `owner` does not have it."""
-        held = self.state.leases.get(address)
-        if held is not None and held.owner == owner:
+        lease_before = self.state.leases.get(address)
+        if lease_before is not None and lease_before.owner == owner:
             # Before another attach can have the address: it waits for the deletions that are queued.
             self.kernel.forget_flows([address])
         lease = self.state.release(address, owner)

@@ -51,10 +51,10 @@ def setup_global_overlay(ask: wire.SetupGlobalOverlay, context: OperationContext
     """
     with context.locks.holding(NODE):
         state = context.state
-        held = {service.name: service.networks(4) + service.networks(6) for service in list(state.services.values())}
+        subnets = {service.name: service.networks(4) + service.networks(6) for service in list(state.services.values())}
         owned = [lease.address for lease in list(state.leases.values()) if lease.service == ""]
         own = ask.slice_cidr if context.settings.cluster is None else None  # in a cluster the node has its own
-        ranges = judge_ranges(state.node, ask.cluster_cidr, own, held, owned)
+        ranges = judge_ranges(state.node, ask.cluster_cidr, own, subnets, owned)
         if ranges["cluster_cidr"] not in state.cidrs or context.ranges.refusal:
             context.ranges.judge([cidr for cidr in (ranges["cluster_cidr"], ranges["cluster_cidr6"]) if cidr])
         context.identity.public_key()
@@ -70,15 +70,15 @@ def judge_ranges(
     node: Node,
     cluster_cidr: str,
     slice_cidr: str | None,
-    held: Mapping[str, Sequence[Network]],
+    subnets_by_service: Mapping[str, Sequence[Network]],
     owned: Collection[str],
 ) -> NodeChanges:
     """The node's ranges after such a setup: `cluster_cidr`, `cluster_cidr6`, `slice_cidr`.
 
-    `held`: the services' subnets by name; `owned`: the addresses of the slice in use. Without `slice_cidr` the node
-    keeps its slice if that is in the cluster's range. A cluster range too small for services is accepted: services are
-    refused when they are set up (contract 6.4). Raises OperationRefused for an invalid range, and for a change while
-    addresses are in use.
+    `subnets_by_service`: the services' subnets by name; `owned`: the addresses of the slice in use. Without
+    `slice_cidr` the node keeps its slice if that is in the cluster's range. A cluster range too small for services is
+    accepted: services are refused when they are set up (contract 6.4). Raises OperationRefused for an invalid range,
+    and for a change while addresses are in use.
     """
     cluster = _network("cluster", cluster_cidr)
     if cluster.prefixlen == cluster.max_prefixlen:
@@ -97,16 +97,16 @@ def judge_ranges(
         "slice_cidr": None if own is None else str(own),
     }
     if ranges != {key: getattr(node, key) for key in ranges}:
-        _refuse_under(node, ranges, held, owned)
+        _refuse_under(node, ranges, subnets_by_service, owned)
     return ranges
 
 
 def _refuse_under(
-    node: Node, ranges: NodeChanges, held: Mapping[str, Sequence[Network]], owned: Collection[str]
+    node: Node, ranges: NodeChanges, subnets_by_service: Mapping[str, Sequence[Network]], owned: Collection[str]
 ) -> None:
     """Raises OperationRefused if the ranges change while services have subnets, or while slice addresses are in use."""
     cluster, own = ranges["cluster_cidr"], ranges["slice_cidr"]
-    users = sorted(name for name, subnets in held.items() if subnets)
+    users = sorted(name for name, subnets in subnets_by_service.items() if subnets)
     if users and (cluster, ranges["cluster_cidr6"]) != (node.cluster_cidr, node.cluster_cidr6):
         raise OperationRefused(
             f"cluster CIDR {cluster} cannot replace {', '.join(node.cidrs)} while services have subnets of it: "
@@ -118,7 +118,7 @@ def _refuse_under(
         raise OperationRefused(
             f"slice CIDR {own} cannot replace {node.slice_cidr} while {len(owned)} addresses of it are in use"
         )
-    for name, subnets in held.items():
+    for name, subnets in subnets_by_service.items():
         for subnet in subnets:
             if own is not None and subnet.overlaps(ipaddress.ip_network(own)):
                 raise OperationRefused(f"slice CIDR {own} overlaps {subnet}, which service {name} has")

@@ -121,10 +121,10 @@ class MacWatcher:
                 self._look(*due)
             with self._guard:
                 watched = [other for end, other in self._ends.items() if changed is None or end in changed]
-            for each in watched:
+            for watched_end in watched:
                 beat()
-                if not self._checked(each, confirmed=False):
-                    self._forget(each)
+                if not self._checked(watched_end, confirmed=False):
+                    self._forget(watched_end)
             self._close_if_idle()
             if changed is None or changed:
                 time.sleep(FLOODED if changed is None else GATHER)

@@ -97,8 +97,8 @@ class AddressPool:
         """
         rest = self.rest()
         if asked is not None:
-            held: Mapping[Address, int] = {a: n for a, n in self.held.items() if a == asked and a not in own}
-            subnet = ipam.claim(subnets, asked, held)
+            users: Mapping[Address, int] = {a: n for a, n in self.held.items() if a == asked and a not in own}
+            subnet = ipam.claim(subnets, asked, users)
             return _held(asked, subnet)
         for subnet in subnets:
             address = next((a for a in own if ipam.usable(subnet, a)), None) or ipam.choose(subnet, self.held, rest)

@@ -67,18 +67,18 @@ class State(ServiceBook):
 
     # --- attachments and addresses -------------------------------------------------------------------------------
 
-    def reserve(self, attachment: Attachment, segment: str, wanted: Sequence[Address]) -> Attachment:
+    def reserve(self, attachment: Attachment, segment: str, requested: Sequence[Address]) -> Attachment:
         """Save `attachment` as an intent, with one address of each IP version of the service `segment`, and, if it has
         no MAC, with the MAC that follows from the first address.
 
-        `wanted`: the requested addresses, at most one per IP version; without them the attachment keeps the addresses
-        of its earlier record, if they fit. Raises AddressUnavailable (for an address or a MAC), InterfaceExists if
-        another attachment has the host end's name, NeedsSlot.
+        `requested`: the requested addresses, at most one per IP version; without them the attachment keeps the
+        addresses of its earlier record, if they fit. Raises AddressUnavailable (for an address or a MAC),
+        InterfaceExists if another attachment has the host end's name, NeedsSlot.
         """
         with self._lock:
             self.refuse_port(attachment.host_veth, attachment.key)
             service = self.services[segment]
-            other_family = [a for a in wanted if a.version not in self._segments]
+            other_family = [a for a in requested if a.version not in self._segments]
             if other_family:
                 raise AddressUnavailable(
                     f"the requested address {other_family[0]} is not to be had: "
@@ -88,7 +88,7 @@ class State(ServiceBook):
             own = [ipaddress.ip_address(ip) for ip in before.ips] if before is not None else []
             picked = []
             for version in self._segments:
-                asked = next((a for a in wanted if a.version == version), None)
+                asked = next((a for a in requested if a.version == version), None)
                 picked.append(self.addresses.pick(version, self.usable(service, version), asked, own))
             mac = attachment.mac or macs.of_address(picked[0].ip)
             if mac != macs.of_address(picked[0].ip):
@@ -226,12 +226,12 @@ class State(ServiceBook):
                 raise PoolExhausted(f"IP allocator exhausted: no address of slice {home} is free") from full
 
     def _lease(self, version: int, subnets: list[Network], service: str, owner: str) -> AssignedAddress:
-        held = self.addresses.pick(version, subnets)
-        lease = Lease(held.ip, service, owner)
-        self._store.apply([("lease", held.ip, msgspec.json.encode(lease))])
-        self.leases[held.ip] = lease
-        self.addresses.hold([held.ip])
-        return held
+        assigned = self.addresses.pick(version, subnets)
+        lease = Lease(assigned.ip, service, owner)
+        self._store.apply([("lease", assigned.ip, msgspec.json.encode(lease))])
+        self.leases[assigned.ip] = lease
+        self.addresses.hold([assigned.ip])
+        return assigned
 
     def release(self, address: str, owner: str = "") -> Lease | None:
         """Return a lease of that owner to the pool; None if there is none. An attachment's address is not touched."""

@@ -10,7 +10,7 @@ from cni.daemon.fence.explain.verdict import HOST_FIREWALL, RuleRef, Verdict
 
 def is_connected(view: FenceView, place: Endpoint) -> bool:
     """Whether an unknown endpoint has an address of a connected network."""
-    networks = (ip_network(cidr) for cidr in view.wanted.node.connected) if place.address else ()
+    networks = (ip_network(cidr) for cidr in view.desired.node.connected) if place.address else ()
     return place.kind is EndpointKind.UNKNOWN and any(ip_address(place.address) in network for network in networks)
 
 

@@ -136,7 +136,7 @@ class FenceView:
     looked up.
     """
 
-    wanted: DesiredState
+    desired: DesiredState
     guests: tuple[GuestEndpoint, ...] = ()
     host: tuple[tuple[str, str], ...] = ()
     leases: Mapping[str, str] | None = None
@@ -148,7 +148,7 @@ class FenceView:
 
     def segments(self) -> Iterator[IPv4Network | IPv6Network]:
         """The subnets on the overlay's bridges, from their gateways."""
-        bridges = {bridge.name for bridge in self.wanted.bridges}
+        bridges = {bridge.name for bridge in self.desired.bridges}
         for link, address in self.host:
             if link in bridges:
                 yield ip_interface(address).network
@@ -178,17 +178,17 @@ class FenceView:
         """The endpoint of an address that is not this node's."""
         text, tunnel = str(value), self._tunnel(value)
         label = tunnel.label if tunnel is not None else ""
-        for edge in self.wanted.edges:
+        for edge in self.desired.edges:
             if edge.address == text:
                 return Endpoint(EndpointKind.EDGE, text, label or "an edge peer", edge.network, allowed=edge.allowed)
-        for remote in self.wanted.remotes:
+        for remote in self.desired.remotes:
             if text in remote.addresses:
                 label = label or "a member on another node"
                 kind = EndpointKind.CALLER if tunnel is not None and tunnel.name else EndpointKind.REMOTE
                 return Endpoint(kind, text, label, remote.network, listed=True)
         if value.is_link_local:
             raise Ambiguous(f"{text} is a link-local address of no endpoint on this node")
-        if not any(value in ip_network(cluster) for cluster in self.wanted.node.clusters):
+        if not any(value in ip_network(cluster) for cluster in self.desired.node.clusters):
             return Endpoint(EndpointKind.OUTSIDE, text, label or "outside the overlay")
         if tunnel is not None:
             kind = EndpointKind.CALLER if tunnel.name else EndpointKind.REMOTE
@@ -206,9 +206,9 @@ class FenceView:
         return tunnel if length > max(own, default=-1) else None
 
     def _host_label(self, address: str, link: str) -> str:
-        if address in self.wanted.node.addresses:
+        if address in self.desired.node.addresses:
             return "the node address"
-        is_bridge = any(bridge.name == link for bridge in self.wanted.bridges)
+        is_bridge = any(bridge.name == link for bridge in self.desired.bridges)
         return f"{'gateway on' if is_bridge else 'on'} {link}"
 
 

@@ -25,7 +25,7 @@ def servers(view: FenceView, dst: Endpoint, number: int, protocol: str) -> list[
     ]
 
 
-def decide(view: FenceView, src: Endpoint, dst: Endpoint, found: list[Balanced], plain: Decide) -> Verdict:
+def decide(view: FenceView, src: Endpoint, dst: Endpoint, servers: list[Balanced], plain: Decide) -> Verdict:
     """The verdict on a flow to a service: that of the first real server that the source may reach, else of the first.
     `plain` decides on a flow without IPVS.
     """
@@ -36,10 +36,10 @@ def decide(view: FenceView, src: Endpoint, dst: Endpoint, found: list[Balanced],
     stranger = src.kind is EndpointKind.OUTSIDE or (
         src.kind is EndpointKind.REMOTE and before is not None and before.spot is None
     )
-    verdicts = [_to_server(view, src, server, plain, stranger) for server in found]
+    verdicts = [_to_server(view, src, server, plain, stranger) for server in servers]
     best = next((verdict for verdict in verdicts if verdict.allowed), verdicts[0])
-    targets = ", ".join(f"{server.address} port {server.port}" for server in found[:4])
-    note = f"port {found[0].host_port}/{found[0].protocol} is an IPVS service: it leads to {targets}"
+    targets = ", ".join(f"{server.address} port {server.port}" for server in servers[:4])
+    note = f"port {servers[0].host_port}/{servers[0].protocol} is an IPVS service: it leads to {targets}"
     return replace(best, notes=(note, *best.notes))
 
 

@@ -110,7 +110,7 @@ def _first_addresses(routes: Iterable[TunnelRoute]) -> list[str]:
 
 
 def _own(view: FenceView) -> list[Endpoint]:
-    return [Endpoint(EndpointKind.HOST, address, "the node address") for address in view.wanted.node.addresses]
+    return [Endpoint(EndpointKind.HOST, address, "the node address") for address in view.desired.node.addresses]
 
 
 def _is_address(word: str) -> bool:

@@ -49,7 +49,7 @@ def from_remote(view: FenceView, src: Endpoint, dst: Endpoint) -> Verdict:
 def from_caller(view: FenceView, src: Endpoint, dst: Endpoint) -> Verdict:
     """From a guest, or an edge peer without a list, behind this node's own tunnel."""
     match dst.kind:
-        case EndpointKind.HOST if src.network is not None and dst.address in view.wanted.node.addresses:
+        case EndpointKind.HOST if src.network is not None and dst.address in view.desired.node.addresses:
             spot = RuleRef("inet", "closed_to_host", named("node address, from elsewhere", dst.version))
             return Verdict(True, spot, "the node address is open to every member", (HOST_FIREWALL,))
         case EndpointKind.HOST if src.network is not None:
@@ -92,7 +92,7 @@ def same_network(dst: Endpoint) -> str:
 
 def from_edge(view: FenceView, src: Endpoint, dst: Endpoint) -> Verdict:
     """From an edge peer with a list of the CIDRs that it may reach."""
-    if dst.kind is EndpointKind.HOST and dst.address in view.wanted.node.addresses:
+    if dst.kind is EndpointKind.HOST and dst.address in view.desired.node.addresses:
         spot = RuleRef("inet", "closed_to_host", named("node address, from elsewhere", dst.version))
         return Verdict(True, spot, "the node address is open to every edge peer", (HOST_FIREWALL,))
     chain = chain_of(src.network)
@@ -123,4 +123,4 @@ def _allowed(src: Endpoint, dst: Endpoint) -> str | None:
 
 
 def _in_overlay(view: FenceView, dst: Endpoint) -> bool:
-    return any(ip_address(dst.address) in ip_network(cluster) for cluster in view.wanted.node.clusters)
+    return any(ip_address(dst.address) in ip_network(cluster) for cluster in view.desired.node.clusters)

@@ -19,10 +19,10 @@ def by_its_way(view: FenceView, src: Endpoint, dst: Endpoint, verdict: Verdict) 
     """
     if not _is_judged(view, src, dst, verdict):
         return verdict
-    node, device, chain = view.wanted.node, view.ways[dst.address], f"leaving{dst.version}"
+    node, device, chain = view.desired.node, view.ways[dst.address], f"leaving{dst.version}"
     if not device:
         return Verdict(False, None, f"this node has no route to {dst.address} now")
-    if device == "lo" or device in node.tunnels or any(device == bridge.name for bridge in view.wanted.bridges):
+    if device == "lo" or device in node.tunnels or any(device == bridge.name for bridge in view.desired.bridges):
         return verdict
     if src.kind in (EndpointKind.HOST, EndpointKind.LOOPBACK) and _inside(dst.address, node.connected):
         return Verdict(True, RuleRef("inet", chain, CONNECTED), f"the node itself is on the network of {dst.address}")
@@ -36,7 +36,7 @@ def by_its_way(view: FenceView, src: Endpoint, dst: Endpoint, verdict: Verdict) 
 
 def _is_judged(view: FenceView, src: Endpoint, dst: Endpoint, verdict: Verdict) -> bool:
     """Whether the packet reaches the hook postrouting. The node's own packets do, to every address."""
-    if dst.address not in view.ways or not _inside(dst.address, view.wanted.node.clusters):
+    if dst.address not in view.ways or not _inside(dst.address, view.desired.node.clusters):
         return False
     return verdict.allowed or (src.kind in (EndpointKind.HOST, EndpointKind.LOOPBACK) and verdict.spot is None)
 

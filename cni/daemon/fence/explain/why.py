@@ -113,10 +113,10 @@ def _from_container(view: FenceView, src: Endpoint, dst: Endpoint, service: Port
             spot = RuleRef("inet", "to_host", "loopback of the host") if dst.version == 4 else None
             return Verdict(False, spot, "a container has its own loopback, and never reaches the host's")
         case EndpointKind.HOST:
-            return _to_host(view.wanted, src, dst, service)
+            return _to_host(view.desired, src, dst, service)
         case EndpointKind.OUTSIDE:
             spot = RuleRef("inet", "forward", "to the outside")
-            notes = ("the packet leaves with the node's address (masquerade)",) if view.wanted.node.masquerade else ()
+            notes = ("the packet leaves with the node's address (masquerade)",) if view.desired.node.masquerade else ()
             return Verdict(True, spot, "every container may reach addresses outside the overlay", notes)
 
 
@@ -146,13 +146,13 @@ def _on_link(guest: GuestEndpoint, version: int, dst: Endpoint) -> bool:
     return any(address in ip_interface(own).network for own in guest.addresses if ip_interface(own).version == version)
 
 
-def _to_host(wanted: DesiredState, src: Endpoint, dst: Endpoint, service: PortSpec | None) -> Verdict:
+def _to_host(desired: DesiredState, src: Endpoint, dst: Endpoint, service: PortSpec | None) -> Verdict:
     def spot(name: str) -> RuleRef:
         return RuleRef("inet", "to_host", name + (", IPv6" if dst.version == 6 and name != "host address" else ""))
 
     if src.network is None:
         return Verdict(True, spot("flat mesh to the host"), "the container is on the flat mesh", (HOST_FIREWALL,))
-    if dst.address not in wanted.node.addresses:
+    if dst.address not in desired.node.addresses:
         which = f"{dst.address} is an address of the host ({dst.label})"
         return Verdict(False, spot("host address"), f"{which}; a member of a network reaches only the node address")
     if _is_tunnel(service):
