@@ -109,11 +109,11 @@ class Settings(NamedTuple):
 
 def _settings(data_dir: str) -> Settings:
     """The settings that a daemon on the data directory would use; the defaults if it would refuse to start."""
-    from cni.daemon import settings
+    from cni.daemon import settings, settings_reader
 
     effective, complaints = settings.Settings(), []
     try:
-        effective = settings.find(None, data_dir)
+        effective = settings_reader.find(None, data_dir)
     except CniError as error:
         complaints = [Finding("settings", "fail", error.msg, "`zlayer-cni validate FILE` tells more")]
     socket = effective.overlay_socket

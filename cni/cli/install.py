@@ -18,8 +18,9 @@ from cni import __version__, answers, defaults
 from cni.cli import ask, conflist, files, record, resources, runtimes, upkeep, versions
 from cni.cli.record import Record
 from cni.cli.upkeep import UNIT, UNIT_DIR, ServiceError, say, under
-from cni.daemon import settings
+from cni.daemon import settings_reader
 from cni.daemon.model import overlap
+from cni.daemon.settings import Settings
 from cni.errors import CniError, InvalidConfig
 from cni.host import own_networks, program
 
@@ -41,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
             say(f"as before {words}")
         options = record.completed(options, before)
         if options.root == "/":
-            _refuse_overlap(options.run_dir, settings.find(None, options.data_dir))
+            _refuse_overlap(options.run_dir, settings_reader.find(None, options.data_dir))
         plan = conflist.plan(options, given, before)
         with versions.locked(target):
             home = target / f"{__version__}-{versions.digest(source)}"
@@ -56,11 +57,11 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _refuse_overlap(run_dir: str, node_settings: settings.Settings) -> None:
+def _refuse_overlap(run_dir: str, settings: Settings) -> None:
     """Raises InvalidConfig if a daemon with these settings would not go into service. Where one serves, whose ranges an
     agent may have set, it is an upgrade: that is told, and not refused."""
     serves = _serves(run_dir)
-    ranges = serves or node_settings.cidrs
+    ranges = serves or settings.cidrs
     host = own_networks.read()
     networks = overlap.host_networks(host, overlap.of_ours(host.addresses, (), marked=True, by_shape=ranges))
     seen = [*overlap.reserved(ranges), *overlap.overlaps(ranges, networks)]

@@ -15,7 +15,7 @@ from cni import answers
 from cni.cli import ask, conflist, record, upkeep
 from cni.cli.install import BIN_DIRS, NAME, TOOL_DIR
 from cni.cli.upkeep import GONE_WITHIN, UNIT, UNIT_DIR, WANTED, Daemon, say, under
-from cni.daemon import settings
+from cni.daemon import settings_reader
 from cni.host import locks, process, systemd
 from cni.plugin import autostart, client
 
@@ -72,7 +72,7 @@ def _remove_programs(options: argparse.Namespace, programs: Path, links: tuple[s
 
 
 def _tell_what_stays(options: argparse.Namespace) -> None:
-    data, system_file = under(options.root, options.data_dir), under(options.root, settings.SYSTEM_FILE)
+    data, system_file = under(options.root, options.data_dir), under(options.root, settings_reader.SYSTEM_FILE)
     if data.exists():
         say(f"kept      {data}: the node's identity (--purge removes it)")
     if system_file.exists():

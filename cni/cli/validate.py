@@ -92,12 +92,12 @@ def _looks_like_json(path: str, data: bytes) -> bool:
 
 
 def _settings(path: str) -> Report:
-    from cni.daemon import settings
+    from cni.daemon import settings_reader
 
     report = Report("overlayd")
     try:
-        settings.load(path)
-    except settings.FaultySettings as error:
+        settings_reader.load(path)
+    except settings_reader.FaultySettings as error:
         report.errors += error.faults
     except CniError as error:
         report.errors.append(_said(error))

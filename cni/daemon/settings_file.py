@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from cni.daemon import settings as settings_module
+from cni.daemon import settings_reader
 from cni.daemon.settings import Settings
 from cni.errors import InvalidConfig
 
@@ -22,7 +22,7 @@ class SettingsFile:
 
     def read(self) -> Settings:
         """The settings of a daemon that starts now. Raises InvalidConfig."""
-        return msgspec.structs.replace(settings_module.find(self.config, self.data_dir), **self.overrides)
+        return msgspec.structs.replace(settings_reader.find(self.config, self.data_dir), **self.overrides)
 
     def notes(self, running: Settings) -> list[str]:
         """What the operator must know of a daemon that was started with the settings `running`: the file has changed
@@ -34,5 +34,5 @@ class SettingsFile:
         keys = [name for name in Settings.__struct_fields__ if getattr(fresh, name) != getattr(running, name)]
         if not keys:
             return []
-        path = settings_module.locate(self.config, self.data_dir) or "the YAML, which is gone,"
+        path = settings_reader.locate(self.config, self.data_dir) or "the YAML, which is gone,"
         return [f"{path} has changed since the daemon started; restart the daemon to apply: {', '.join(keys)}"]

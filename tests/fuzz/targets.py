@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from cni.daemon import settings
+from cni.daemon import settings_reader
 from cni.daemon.api import cni_socket
 from cni.daemon.cluster import etcd_protocol
 from cni.daemon.cluster import view as fleet_view
@@ -214,7 +214,7 @@ def plugin_place(data: bytes) -> None:
 def settings_yaml(data: bytes) -> None:
     """The daemon's YAML."""
     try:
-        found = settings.parse(data.decode(errors="replace"))
+        found = settings_reader.parse(data.decode(errors="replace"))
     except CniError as error:
         assert error.msg.isprintable(), error.msg
         return

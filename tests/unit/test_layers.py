@@ -65,7 +65,10 @@ DAEMON_FOLDERS = (
     ("operations", "an operation does not know the socket that it came in by"),
     ("api", "what comes in is answered by the parts below; only main, app and server know the sockets"),
 )
-GROUND_NAMES = ("settings", "settings_file", "events", "problem_board", "public_keys", "call_log")
+GROUND_NAMES = (
+    *("settings", "settings_checks", "settings_file", "settings_reader"),
+    *("events", "problem_board", "public_keys", "call_log"),
+)
 GROUND = ("cni.daemon", *(f"cni.daemon.{name}" for name in GROUND_NAMES))
 FOLDERS = tuple(f"cni.daemon.{folder}*" for folder, _ in DAEMON_FOLDERS)
 TOP = tuple(
@@ -126,7 +129,7 @@ RULES = [
             *PURE_NAMES,
         ),
         "the tool asks the running daemon: of the daemon's own code it reads the settings and how ranges are judged",
-        later=("cni.daemon.settings", "cni.daemon.model.overlap"),
+        later=("cni.daemon.settings", "cni.daemon.settings_reader", "cni.daemon.model.overlap"),
     ),
     Rule(
         ("cni.cli.main", "cni.cli.install", "cni.cli.uninstall", "cni.cli.upkeep", "cni.cli.start"),
@@ -313,6 +316,7 @@ def test_of_the_daemon_the_tool_reads_settings_and_overlaps_alone():
     found = {each.imported for each in IMPORTS if is_one_of(each.importer, ("cni.cli*",))}
     assert {name for name in found if is_one_of(name, ("cni.daemon*",))} <= {
         "cni.daemon.settings",
+        "cni.daemon.settings_reader",
         "cni.daemon.model.overlap",
     }
 

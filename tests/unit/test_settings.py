@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cni import defaults
-from cni.daemon import settings
-from cni.daemon.settings import Dns, Settings, parse
+from cni.daemon import settings_reader
+from cni.daemon.settings import Dns, Settings
+from cni.daemon.settings_reader import parse
 from cni.errors import InvalidConfig
 
 A_KEY = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
@@ -244,7 +245,7 @@ def test_any_text_is_settings_or_a_coded_error(text):
 
 def test_an_explicit_file_must_be_there(tmp_path):
     with pytest.raises(InvalidConfig, match="cannot read"):
-        settings.find(str(tmp_path / "none.yaml"), None)
+        settings_reader.find(str(tmp_path / "none.yaml"), None)
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"deployment: \xe9"])
@@ -252,33 +253,33 @@ def test_a_file_that_is_no_utf8_is_refused(tmp_path, content):
     path = tmp_path / "node.yaml"
     path.write_bytes(content)
     with pytest.raises(InvalidConfig, match="cannot read"):
-        settings.load(str(path))
+        settings_reader.load(str(path))
 
 
 def test_a_directory_is_refused(tmp_path):
     with pytest.raises(InvalidConfig, match="cannot read"):
-        settings.load(str(tmp_path))
+        settings_reader.load(str(tmp_path))
 
 
 def test_the_data_directorys_file_is_found(tmp_path):
-    assert settings.find(None, str(tmp_path)) == Settings()
+    assert settings_reader.find(None, str(tmp_path)) == Settings()
     (tmp_path / "overlayd.yaml").write_text("node_id: 9\n")
-    assert settings.find(None, str(tmp_path)).node_id == 9
+    assert settings_reader.find(None, str(tmp_path)).node_id == 9
 
 
 def test_an_explicit_file_goes_before_the_data_directorys(tmp_path):
     (tmp_path / "overlayd.yaml").write_text("node_id: 9\n")
     (tmp_path / "mine.yaml").write_text("node_id: 5\n")
-    assert settings.find(str(tmp_path / "mine.yaml"), str(tmp_path)).node_id == 5
+    assert settings_reader.find(str(tmp_path / "mine.yaml"), str(tmp_path)).node_id == 5
 
 
 def test_the_systems_file_is_for_the_default_data_directory_alone(tmp_path, monkeypatch):
     (tmp_path / "system.yaml").write_text("node_id: 4\n")
-    monkeypatch.setattr(settings, "SYSTEM_FILE", str(tmp_path / "system.yaml"))
+    monkeypatch.setattr(settings_reader, "SYSTEM_FILE", str(tmp_path / "system.yaml"))
     monkeypatch.setattr(defaults, "DATA_DIR", str(tmp_path / "default"))
-    assert settings.find(None, None).node_id == 4
-    assert settings.find(None, str(tmp_path / "default")).node_id == 4
-    assert settings.find(None, str(tmp_path / "other")) == Settings()
+    assert settings_reader.find(None, None).node_id == 4
+    assert settings_reader.find(None, str(tmp_path / "default")).node_id == 4
+    assert settings_reader.find(None, str(tmp_path / "other")) == Settings()
     (tmp_path / "default").mkdir()
     (tmp_path / "default" / "overlayd.yaml").write_text("node_id: 6\n")
-    assert settings.find(None, None).node_id == 6
+    assert settings_reader.find(None, None).node_id == 6

@@ -1,0 +1,132 @@
+"""What the types of the daemon's settings do not express: each fault with key and value. No I/O."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable
+from functools import partial
+
+from cni import addresses, defaults
+from cni.daemon.model import keys
+from cni.daemon.model.endpoints import LONGEST_NAME, split_endpoint
+from cni.daemon.settings import Settings, StaticPeer
+from cni.overlay.address import network as network_of
+
+Network = addresses.Network
+
+
+def faults(settings: Settings) -> list[str]:
+    """The faults of settings that were read, in the order of the checks."""
+    checks: list[Callable[[], None]] = [partial(_check_node_id, settings), partial(_check_underlay, settings)]
+    ranges = [partial(_check_cluster_cidr, settings, key) for key in ("cluster_cidr", "cluster_cidr6")]
+    checks += ranges
+    if not any(_text_of(check) for check in ranges):
+        families = [network_of(cidr, strict=True) for cidr in settings.cidrs]
+        checks += [partial(_check_families, settings, families), partial(_check_parts, settings, families)]
+        checks.append(partial(_check_service_cidr, settings, families))
+    checks += [partial(_check_peer, n, peer) for n, peer in enumerate(settings.peers)]
+    checks += [partial(_check_advertise, endpoint) for endpoint in settings.advertise]
+    checks += [partial(_check_url, url) for url in (settings.cluster.etcd.endpoints if settings.cluster else ())]
+    checks += [partial(_check_extra_route, cidr) for cidr in settings.extra_routes]
+    checks += [partial(_check_nameserver, server) for server in settings.dns.nameservers]
+    checks += [partial(_check_path, settings, key) for key in ("data_dir", "run_dir", "overlay_socket")]
+    return [fault for check in checks if (fault := _text_of(check))]
+
+
+def _text_of(check: Callable[[], None]) -> str:
+    try:
+        check()
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _check_node_id(settings: Settings) -> None:
+    if not 0 <= settings.node_id < 1 << 64:
+        raise ValueError(f"node_id: {settings.node_id} is not between 0 and {(1 << 64) - 1}")
+
+
+def _check_underlay(settings: Settings) -> None:
+    if settings.underlay is not None and settings.wireguard_engine != "none":
+        engine = settings.wireguard_engine
+        raise ValueError(f"underlay: {settings.underlay} needs wireguard_engine: none, which is {engine} here")
+
+
+def _check_cluster_cidr(settings: Settings, key: str) -> None:
+    value = getattr(settings, key)
+    if value is not None:
+        network = _network(key, value)
+        if network.prefixlen >= defaults.SLOT_PREFIX[network.version]:
+            raise ValueError(f"{key}: {value} is too small: it must hold more than one service subnet")
+
+
+def _check_families(settings: Settings, families: list[Network]) -> None:
+    if len(families) == 2 and families[0].version == families[1].version:
+        raise ValueError(f"cluster_cidr6: {settings.cluster_cidr6} is of the same family as cluster_cidr")
+
+
+def _check_parts(settings: Settings, families: list[Network]) -> None:
+    if settings.slice_cidr is not None:
+        network = _network("slice_cidr", settings.slice_cidr)
+        if not any(network.version == n.version and network.subnet_of(n) for n in families):  # type: ignore[arg-type]
+            raise ValueError(f"slice_cidr: {settings.slice_cidr} is not inside the cluster's range")
+
+
+def _check_service_cidr(settings: Settings, families: list[Network]) -> None:
+    if settings.service_cidr is not None:
+        own = _network("service_cidr", settings.service_cidr)
+        if not any(own.version == n.version and own.subnet_of(n) for n in families):  # type: ignore[arg-type]
+            raise ValueError(f"service_cidr: {own} is not inside the cluster's range")
+        if own.prefixlen >= defaults.SLOT_PREFIX[own.version]:
+            raise ValueError(f"service_cidr: {own} is too small: it must hold more than one service subnet")
+
+
+def _check_peer(n: int, peer: StaticPeer) -> None:
+    try:
+        keys.decode(peer.public_key)
+        for cidr in peer.allowed_ips:
+            _network("allowed_ips", cidr, strict=False)
+        for endpoint in (*((peer.endpoint,) if peer.endpoint else ()), *peer.endpoints):
+            split_endpoint(endpoint, LONGEST_NAME)  # a name that cannot be resolved affects that peer alone
+    except ValueError as error:
+        raise ValueError(f"peers[{n}] ({peer.public_key}): {error}") from error
+
+
+def _check_advertise(endpoint: str) -> None:
+    try:
+        split_endpoint(endpoint)
+    except ValueError as error:
+        raise ValueError(f"advertise: {endpoint}: not host:port ({error})") from error
+
+
+def _check_url(url: str) -> None:
+    if not re.fullmatch(r"https?://[^/\s@]+/?", url):
+        shown = re.sub(r"//[^/]*@", "//...@", url)  # the URL may have a password
+        raise ValueError(f"cluster.etcd.endpoints: {shown!r} is not http://host:port or https://host:port")
+
+
+def _check_extra_route(cidr: str) -> None:
+    if _network("extra_routes", cidr).prefixlen == 0:
+        raise ValueError(f"extra_routes: {cidr} is everything, which no peer gets a route for")
+
+
+def _check_nameserver(server: str) -> None:
+    try:
+        ipaddress.ip_address(server)
+    except ValueError as error:
+        raise ValueError(f"dns.nameservers: {error}") from error
+
+
+def _check_path(settings: Settings, key: str) -> None:
+    value = getattr(settings, key)
+    if value is not None and not value.startswith("/"):
+        raise ValueError(f"{key}: {value!r} is not an absolute path")
+
+
+def _network(key: str, value: str, strict: bool = True) -> Network:
+    """The CIDR of a key; `strict` refuses host bits. Raises ValueError that names key and value."""
+    try:
+        return network_of(value, strict)
+    except ValueError as error:
+        raise ValueError(f"{key}: {value}: {error}") from error
