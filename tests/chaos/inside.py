@@ -123,7 +123,7 @@ def _probe(module):
     def memory(context, _):
         state, attacher = context.state, context.attacher
         return {
-            "held": {str(address): count for address, count in state.addresses.held.items()},
+            "held": {str(address): count for address, count in state._addresses.held.items()},
             "locks": len(attacher._locks._held) + len(attacher._segments._locks._held),
             "fds": len(os.listdir("/proc/self/fd")),
         }

@@ -236,7 +236,7 @@ class ServiceLayer(RuleBasedStateMachine):
     def no_address_has_two_owners(self):
         owned = self.node.ips() + list(self.node.state.leases)
         assert len(owned) == len(set(owned))
-        assert {str(a): n for a, n in self.node.state.addresses.held.items()} == dict.fromkeys(owned, 1)
+        assert {str(a): n for a, n in self.node.state._addresses.held.items()} == dict.fromkeys(owned, 1)
 
     @invariant()
     def every_link_of_ours_has_a_record(self):
@@ -245,7 +245,7 @@ class ServiceLayer(RuleBasedStateMachine):
     @invariant()
     def no_address_is_free_while_its_link_exists(self):
         for each in self.node.kernel.addresses_in_use():
-            assert ipaddress.ip_address(each) in self.node.state.addresses.held
+            assert ipaddress.ip_address(each) in self.node.state._addresses.held
 
     @invariant()
     def nobody_is_admitted_without_a_record(self):
@@ -276,8 +276,8 @@ class ServiceLayer(RuleBasedStateMachine):
         again = State(self.node.store, self.node.settings, Events())
         for part in ("node", "attachments", "services", "leases"):
             assert getattr(again, part) == getattr(self.node.state, part)
-        assert again.addresses.held == self.node.state.addresses.held
-        assert again.addresses.released == self.node.state.addresses.released
+        assert again._addresses.held == self.node.state._addresses.held
+        assert again._addresses.released == self.node.state._addresses.released
 
     # --- the end ---------------------------------------------------------------------------------------------------
 
@@ -300,7 +300,7 @@ class ServiceLayer(RuleBasedStateMachine):
         for _ in range(2):
             node.keeper.look()
         assert node.left() == NOTHING
-        assert node.state.addresses.held == {}
+        assert node.state._addresses.held == {}
         for service in node.state.services.values():
             if service.subnets:
                 assert len(service.subnets) == len(node.state.cidrs), "further slots go with the last who needed them"

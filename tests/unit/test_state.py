@@ -87,8 +87,8 @@ def knowledge(state):
         state.attachments,
         state.services,
         state.leases,
-        state.addresses.held,
-        state.addresses.released,
+        state._addresses.held,
+        state._addresses.released,
         {version: dict(registry.held) for version, registry in state._segments.items()},
     )
 
@@ -151,9 +151,9 @@ def test_a_record_that_cannot_be_is_set_aside(daemons, kind, key, body):
 def test_an_address_that_rests_since_tomorrow_rests_from_now_on(daemons, clock):
     daemons()._store.apply([("released", "10.9.0.66", str(clock.now + 10_000).encode())])
     state, subnet = daemons(), ipaddress.ip_network("10.9.0.64/26")
-    assert state.addresses.cooling([subnet]) == 1
+    assert state._addresses.cooling([subnet]) == 1
     clock.now += 11
-    assert state.addresses.cooling([subnet]) == 0
+    assert state._addresses.cooling([subnet]) == 0
 
 
 def test_a_table_of_the_registry_leaves_out_what_it_cannot_read(daemons):
@@ -345,10 +345,10 @@ def test_a_released_address_cools_across_a_restart_and_comes_last(daemons, clock
     first = ip_of(attach(state))
     state.drop(("blue", "c1", "eth0"))
     state = daemons()
-    assert state.addresses.in_cooldown([first]) == [first]
+    assert state.in_cooldown([first]) == [first]
     assert ip_of(attach(state, "c3")) != first
     clock.now += 10
-    assert state.addresses.in_cooldown([first]) == []
+    assert state.in_cooldown([first]) == []
     assert ip_of(attach(state, "c2", first)) == first
 
 
@@ -356,10 +356,10 @@ def test_an_address_that_is_requested_by_name_has_no_cooldown(daemons):
     state = daemons()
     first = ip_of(attach(state))
     state.drop(("blue", "c1", "eth0"))
-    assert state.addresses.left_behind() == [first]
+    assert state.left_behind() == [first]
     assert ip_of(attach(state, "c2", first)) == first
-    assert state.addresses.left_behind() == []
-    assert state.addresses.in_cooldown([first]) == [first], "the caller deletes what the last owner left"
+    assert state.left_behind() == []
+    assert state.in_cooldown([first]) == [first], "the caller deletes what the last owner left"
 
 
 def test_a_reservation_that_was_never_used_does_not_cool(daemons):
@@ -435,10 +435,10 @@ def test_what_cannot_be_written_did_not_happen(daemons, monkeypatch, change):
 def test_many_releases_do_not_pile_up(daemons, clock):
     state = daemons(cluster_cidr="10.0.0.0/8", address_cooldown=0.0)
     state.take_service("web", "auto", "b")
-    state.addresses.released = {ipaddress.ip_address("10.0.0.0") + n: 0.0 for n in range(5000)}
+    state._addresses.released = {ipaddress.ip_address("10.0.0.0") + n: 0.0 for n in range(5000)}
     attach(state)
     state.drop(("blue", "c1", "eth0"))
-    assert len(state.addresses.released) == 1
+    assert len(state._addresses.released) == 1
 
 
 # --- leases ---

@@ -7,10 +7,17 @@ or an instance of any other class of this program: it has behaviour, and often a
 from __future__ import annotations
 
 import ast
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from cni.daemon.events import Events
+from cni.daemon.settings import Settings
+from cni.daemon.state.address_pool import AddressPool
+from cni.daemon.state.state import State
+from cni.daemon.state.store import Store
 
 ROOT = Path(__file__).parents[2]
 APP, ROOTS = "app.py", ("app.py", "parts.py")
@@ -250,6 +257,43 @@ def test_the_record_of_an_attachment_is_written_where_its_lock_is_held() -> None
         and ast.unparse(node.func.value).rpartition(".")[2] in ("state", "_state")
     }
     assert writers == {"attachments/attach.py"}
+
+
+def test_the_state_hands_out_copies(tmp_path: Path) -> None:
+    """Another thread may change the records while a reader iterates: that would raise RuntimeError in the reader."""
+    store = Store(tmp_path / "state.db", "boot")
+    state = State(store, Settings(), Events())
+    containers = (dict, list, set, bytearray, deque, AddressPool)
+    assert {name for name, value in vars(state).items() if name[0] != "_" and isinstance(value, containers)} == set()
+    state.take_service("web", "auto", "zl-web-b")
+    state.lease("web")
+    for name in ("services", "attachments", "leases"):
+        before = dict(getattr(state, name))
+        getattr(state, name).clear()
+        assert getattr(state, name) == before
+    store.close()
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda each: each.name)
+def test_the_states_containers_are_used_by_the_state_alone(source: Source) -> None:
+    private = {name for cls in ("State", "ServiceBook") for name in names_set_by(cls) if name.startswith("_")}
+    assert {"_attachments", "_services", "_leases", "_addresses"} <= private
+    reached = {
+        ast.unparse(node)
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.Attribute)
+        and node.attr in private
+        and ast.unparse(node.value).rpartition(".")[2] in ("state", "_state")
+    }
+    assert reached == set()
+
+
+def names_set_by(cls: str) -> set[str]:
+    """The attributes that the constructor of a class sets."""
+    made = constructor_of(cls)
+    assert made is not None
+    targets = (target for node in ast.walk(made) for target in targets_of(node))
+    return {target.attr for target in targets if isinstance(target, ast.Attribute)}
 
 
 # --- the reading itself ------------------------------------------------------------------------------------------

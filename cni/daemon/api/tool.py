@@ -15,7 +15,7 @@ import msgspec
 from cni import __version__, answers, plugin_protocol
 from cni.daemon.api import tool_fence, tool_mesh
 from cni.daemon.api.tool_context import ToolContext
-from cni.daemon.model.records import Attachment, Node
+from cni.daemon.model.records import Attachment, Node, Service
 from cni.daemon.settings import Settings
 from cni.errors import CniError, InvalidConfig
 from cni.problems import Problem
@@ -62,7 +62,7 @@ def status(context: ToolContext, _: Mapping[str, str]) -> answers.Status:
         mtu=context.container_mtu.current(),
         wireguard=tool_mesh.wireguard_summary(context),
         fence=tool_fence.in_force(context),
-        services=[_service(context, name) for name in sorted(state.services)],
+        services=[_service(context, record) for _, record in sorted(state.services.items())],
         attachments=len(attachments),
         unfinished=sum(1 for attachment in attachments if attachment.state != "live"),
         calls=context.calls(),
@@ -99,14 +99,13 @@ def unencrypted(settings: Settings) -> list[str]:
     return [note] if settings.underlay == "routed" else []
 
 
-def _service(context: ToolContext, name: str) -> answers.ServiceSummary:
-    record = context.state.services[name]
+def _service(context: ToolContext, record: Service) -> answers.ServiceSummary:
     return answers.ServiceSummary(
-        service=name,
+        service=record.name,
         mode=record.mode,
         bridge=record.bridge,
         subnets=list(record.subnets),
-        attachments=sum(1 for member in context.state.members(record.bridge) if member.service == name),
+        attachments=sum(1 for member in context.state.members(record.bridge) if member.service == record.name),
     )
 
 

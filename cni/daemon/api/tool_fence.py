@@ -224,7 +224,7 @@ def view_of(context: ToolContext) -> endpoints.FenceView:
         host=tuple((names.get(index, ""), str(address)) for index, addresses in host.items() for address in addresses),
         leases={
             lease.address: f"leased{' to ' + lease.owner if lease.owner else ''}, and no container's"
-            for lease in list(context.state.leases.values())
+            for lease in context.state.leases.values()
         },
         published=_published(),
         balanced=tuple(
@@ -284,7 +284,7 @@ def _dead(attachment: Attachment) -> answers.DeadAttachment:
 
 def _strays(context: ToolContext, links: Sequence[Link], attachments: Sequence[Attachment]) -> list[str]:
     ports = {attachment.host_veth for attachment in attachments}
-    kept = set(bridges(list(context.state.services.values())))
+    kept = set(bridges(context.state.services.values()))
     return sorted(
         link.name
         for link in links

@@ -266,7 +266,7 @@ def graph(context: ToolContext, env: Mapping[str, str]) -> answers.Graph:
     state = context.state
     services = [
         answers.GraphService(service=record.name, mode=record.mode, subnets=list(record.subnets))
-        for record in list(state.services.values())
+        for record in state.services.values()
         if record.subnets
     ]
     node = answers.GraphNode(

@@ -40,7 +40,7 @@ class Admission:
         this minute, and what `Attacher.attach` raises.
         """
         self._refuse()
-        if request.mode != "shared" and request.service not in self._state.services:
+        if request.mode != "shared" and self._state.service(request.service) is None:
             self._count_new_service(request.service, request.asker)
             self._release.release_idle(self._settings.idle_services)
         while True:

@@ -70,7 +70,7 @@ class Attacher:
             self._state.refuse_port(request.host_veth, request.key)
             if not request.caller_waits():
                 raise ClientGone("the runtime gave up before the attach began")
-            before = self._state.attachments.get(request.key)
+            before = self._state.attachment(request.key)
             try:
                 if before is not None and self._is_whole(before, request):
                     if before.attempt and before.attempt == request.attempt:
@@ -123,7 +123,7 @@ class Attacher:
     def _roll_back(self, key: AttachmentKey, used: bool) -> None:
         """Undo the steps of an attach that failed. An attachment that cannot be undone keeps its record, and with it
         its address, for garbage collection to try again."""
-        intent = self._state.attachments.get(key)
+        intent = self._state.attachment(key)
         if intent is None:
             return
         try:
@@ -207,7 +207,7 @@ class Attacher:
         """Delete the flows and neighbour entries that the last owners of these addresses left, before the addresses are
         in use again. Those of an address in cooldown are deleted again: packets of other containers may have made more
         of them since."""
-        cooling = self._state.addresses.in_cooldown(addresses)
+        cooling = self._state.in_cooldown(addresses)
         for address in cooling:
             self._kernel.forget_neighbour(bridge, address)
         self._kernel.forget_flows(cooling)
@@ -224,7 +224,7 @@ class Attacher:
         CleanupFailed; the record is then kept for a retry.
         """
         with self._locks.holding(key):
-            attachment = self._state.attachments.get(key)
+            attachment = self._state.attachment(key)
             try:
                 if attachment is None:
                     if fallback_veth:
@@ -245,13 +245,13 @@ class Attacher:
     def revise(self, attachment: Attachment, work: Callable[[], Attachment]) -> None:
         """Change a live attachment and its record under its lock, unless the record changed meanwhile."""
         with self._locks.holding(attachment.key):
-            if attachment.state == "live" and self._state.attachments.get(attachment.key) == attachment:
+            if attachment.state == "live" and self._state.attachment(attachment.key) == attachment:
                 self._state.save(work())
 
     def release(self, attachment: Attachment) -> bool:
         """Detach `attachment` unless its record changed meanwhile; False if it was left unchanged."""
         with self._locks.holding(attachment.key):
-            unchanged = self._state.attachments.get(attachment.key) == attachment
+            unchanged = self._state.attachment(attachment.key) == attachment
             return unchanged and self.detach(attachment.key) is not None
 
     def release_dead(self, attachment: Attachment) -> bool:
@@ -262,7 +262,7 @@ class Attacher:
         key is not touched.
         """
         with self._locks.holding(attachment.key):
-            current = self._state.attachments.get(attachment.key)
+            current = self._state.attachment(attachment.key)
             alive = current is not None and current.state == "live" and self._ports.exists(current)
             if current != attachment or alive:
                 return False

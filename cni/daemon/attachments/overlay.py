@@ -144,10 +144,10 @@ class NodeOverlay:
                 differences = self._differences(key, previous, target)
         if differences:
             raise CheckFailed(f"{call.ifname} of {call.container_id}: {differences[0]}", "; ".join(differences[1:]))
-        return _recorded(self._state.attachments.get(key))
+        return _recorded(self._state.attachment(key))
 
     def _differences(self, key: AttachmentKey, previous: Result, target: Target) -> list[str]:
-        attachment = self._state.attachments.get(key)
+        attachment = self._state.attachment(key)
         if attachment is None:
             return [f"there is no such attachment on network {key[0]}"]
         sought = checking.sought(attachment, previous, target.path)

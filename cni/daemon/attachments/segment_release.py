@@ -45,7 +45,7 @@ class SegmentRelease:
     def shrink(self, name: str, mode: str) -> None:
         """Release further subnets without an address in use, their gateways first. Raises OSError."""
         with self._segments.holding(name, mode) as segment:
-            service = self._state.services.get(segment)
+            service = self._state.service(segment)
             if service is None or len(service.subnets) <= len(self._state.cidrs):
                 return
             for subnet in self._state.idle_slots(segment):
@@ -54,19 +54,19 @@ class SegmentRelease:
 
     def shrink_all(self) -> None:
         """Release the subnets that services no longer need, for every service."""
-        for service in list(self._state.services.values()):
+        for service in self._state.services.values():
             beat()
             self.release_unused(service.name, service.mode, ephemeral=False)
 
     def vacate(self) -> None:
         """Release empty subnets in which no new address may be given out. A service without containers loses its bridge
         and subnets, and gets other subnets at its next attach."""
-        for service in list(self._state.services.values()):
+        for service in self._state.services.values():
             if self._is_usable(service):
                 continue
             self.shrink(service.name, service.mode)
             with self._segments.holding(service.name, service.mode):
-                current = self._state.services.get(service.name)
+                current = self._state.service(service.name)
                 if current is None or self._state.in_use(service.name) or self._is_usable(current):
                     continue
                 self._segments.remove_bridge(service.bridge)
@@ -82,7 +82,7 @@ class SegmentRelease:
         for service in self._idle.over(self._state.idle_services(), kept):
             try:
                 with self._segments.holding(service.name, service.mode):
-                    if self._state.services.get(service.name) == service and not self._state.in_use(service.name):
+                    if self._state.service(service.name) == service and not self._state.in_use(service.name):
                         self._segments.teardown(service.name)
                         released += 1
             except (OSError, CniError) as error:
@@ -108,6 +108,6 @@ class SegmentRelease:
         if mode == "shared":
             return
         with self._segments.holding(name, mode):
-            service = self._state.services.get(name)
+            service = self._state.service(name)
             if service is not None and not self._state.in_use(name):
                 self._segments.teardown(name)

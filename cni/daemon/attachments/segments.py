@@ -68,13 +68,14 @@ class Segments:
         with self.holding(name, mode) as segment:
             self._accept(name, mode, segment)
             self._state.check_slots()  # before a slot is claimed in the store
-            fresh = segment not in self._state.services
-            if fresh:
-                segment_names.refuse_same_bridge(self._state.node, segment, list(self._state.services.values()))
-            if mode == "auto" and not fresh and self._state.services[segment].mode == "dedicated":
+            before = self._state.service(segment)
+            fresh = before is None
+            if before is None:
+                segment_names.refuse_same_bridge(self._state.node, segment, self._state.services.values())
+            elif mode == "auto" and before.mode == "dedicated":
                 mode = "dedicated"  # set by an agent; an attach without a mode of its own does not change it
-            if mode == "dedicated" and (fresh or self._state.services[segment].mode != mode):
-                segment_names.refuse_same_device(self._state.node, name, list(self._state.services.values()))
+            if mode == "dedicated" and (before is None or before.mode != mode):
+                segment_names.refuse_same_device(self._state.node, name, self._state.services.values())
             granted = self._slots.first(segment)
             passing = False if keep else True if fresh and segment != SHARED else None
             record = self._state.take_service(
@@ -106,7 +107,7 @@ class Segments:
         if name == SHARED:
             raise InvalidConfig(f"service: {name!r} is a reserved name")
         segment_names.usable_bridge_name(self._state.node, segment, name)
-        record = self._state.services.get(name)
+        record = self._state.service(name)
         if record is None or (record.mode == "shared") == (mode == "shared"):
             return
         if record.mode == "shared":
@@ -135,7 +136,7 @@ class Segments:
         """The bridges that need a repair: missing, down, or without one of their gateways. `seen`: links by name."""
         addresses = self._kernel.all_addresses()
         bridges = []
-        for service in list(self._state.services.values()):
+        for service in self._state.services.values():
             if not service.subnets:
                 continue
             link = seen.get(service.bridge)
@@ -151,7 +152,7 @@ class Segments:
 
     def rebuild(self, bridge: str) -> None:
         """Build a bridge again, with its gateways; a failure becomes a problem. Never raises."""
-        for service in list(self._state.services.values()):
+        for service in self._state.services.values():
             if service.bridge == bridge and service.subnets:
                 what = f"service {service.name} is not whole"
                 with self._step(service.name, what), self.holding(service.name, service.mode):
@@ -179,12 +180,12 @@ class Segments:
         The shared bridge stays: other services may use it.
         """
         with self.holding(name, "auto"):
-            service = self._state.services.get(name)
+            service = self._state.service(name)
             if service is not None and not service.subnets:
                 self._state.drop_service(name)
                 return
             bridge = service.bridge if service is not None else segment_names.bridge_name(self._state.node, name)
-            owner = segment_names.owner_of(bridge, list(self._state.services.values()))
+            owner = segment_names.owner_of(bridge, self._state.services.values())
             if owner is None or owner.name == name:  # an unknown service's name may hash to another's bridge
                 self._unbuild(name, bridge)
 
@@ -205,7 +206,7 @@ class Segments:
     def teardown_shared(self) -> None:
         """Remove the shared bridge: only when the whole node is torn down."""
         with self.holding(SHARED, "shared"):
-            service = self._state.services.get(SHARED)
+            service = self._state.service(SHARED)
             if service is not None:
                 self._unbuild(SHARED, service.bridge)
 
@@ -215,7 +216,7 @@ class Segments:
 
         A service that cannot be built keeps its record, and the reconciler tries again.
         """
-        for service in list(self._state.services.values()):
+        for service in self._state.services.values():
             if not service.subnets:
                 continue
             with self.holding(service.name, service.mode):

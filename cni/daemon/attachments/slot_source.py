@@ -34,7 +34,7 @@ class SlotSource:
         """Claim a slot, so that no other node has it or can take it; the segment's `n`th of that IP version, 0 the
         first. Raises PoolExhausted, TryAgainLater."""
         refused: list[Network] = []
-        record = self._state.services.get(segment)
+        record = self._state.service(segment)
         own = [] if record is None else record.networks(version)
         try:
             for network in claims.held(segment, version):

@@ -99,4 +99,4 @@ class Carrier:
         return {self._identity.public_key(), *dedicated}
 
     def _dedicated(self) -> list[str]:
-        return [s.name for s in list(self._state.services.values()) if s.mode == "dedicated"]
+        return [s.name for s in self._state.services.values() if s.mode == "dedicated"]

@@ -140,7 +140,7 @@ class Membership:
         with self._view.lock:
             lost = {
                 cidr: (service.name, self._view.name_of(self._view.slots[cidr].owner))
-                for service in list(state.services.values())
+                for service in state.services.values()
                 for cidr in service.subnets
                 if cidr in self._view.slots and self._view.slots[cidr].owner != own
             }
@@ -152,16 +152,16 @@ class Membership:
     def reconcile(self) -> None:
         """Bring this node's claims in etcd up to date. Raises EtcdError."""
         state = self._state
-        used = {cidr: service.name for service in list(state.services.values()) for cidr in service.subnets}
+        used = {cidr: service.name for service in state.services.values() for cidr in service.subnets}
         with self._view.lock:
             view = self._view.with_slots_alone()
             unsigned = set(self._view.unsigned)
         own = [cidr for cidr, slot in view.slots.items() if slot.owner == self._identity.member().identity]
-        busy = [cidr for cidr in own if state.addresses.any_in(ipaddress.ip_network(cidr))]
+        busy = [cidr for cidr in own if state.has_held_address(ipaddress.ip_network(cidr))]
         self._claims.reconcile(view, used, busy, state.cidrs)
         for cidr in unsigned.intersection(own):
             self._claims.sign(cidr, view.slots[cidr])
-        dedicated = [service.name for service in list(state.services.values()) if service.mode == "dedicated"]
+        dedicated = [service.name for service in state.services.values() if service.mode == "dedicated"]
         needed = {hexadecimal(self._identity.dedicated(name).public_key) for name in dedicated}
         kept = {hexadecimal(self._identity.public_key()), hexadecimal(self._claimed)}
         self._claims.hold_keys(self._held_keys(), needed, kept)

@@ -44,7 +44,7 @@ class NodeDocumentBuilder:
         lost = state.lost
         subnets: list[str] = []
         dedicated = {}
-        for service in list(state.services.values()):
+        for service in state.services.values():
             if service.mode == "dedicated":
                 own = self._identity.dedicated(service.name)
                 subnets_of_service = tuple(cidr for cidr in service.subnets if cidr not in lost)

@@ -279,7 +279,7 @@ class Mesh:
         """The services that need a device: the global one, and those of mode `dedicated` with subnets."""
         if not self.wanted():
             return []
-        dedicated = [s.name for s in list(self._state.services.values()) if s.mode == "dedicated" and s.subnets]
+        dedicated = [s.name for s in self._state.services.values() if s.mode == "dedicated" and s.subnets]
         return [GLOBAL, *dedicated]
 
     def device_name(self, service: str) -> str:

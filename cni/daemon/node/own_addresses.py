@@ -32,7 +32,7 @@ class OwnAddresses:
     def wanted(self) -> set[Address]:
         """The node's addresses, and every address that is leased without a container: a process of the host has its
         address on lo."""
-        return {*self._state.node_addresses(), *map(ipaddress.ip_address, list(self._state.leases))}
+        return {*self._state.node_addresses(), *map(ipaddress.ip_address, self._state.leases)}
 
     def known(self, on_lo: Iterable[HeldAddress]) -> set[Address]:
         """Those of `on_lo` that are the overlay's, former ones included, and `wanted`."""

@@ -96,7 +96,7 @@ class Ranges:
     def _problem_text(self, overlap: Overlap) -> str:
         used = [
             f"{subnet} of service {service.name}"
-            for service in list(self._state.services.values())
+            for service in self._state.services.values()
             for subnet in service.subnets
             if _overlap(ipaddress.ip_network(subnet), overlap.host.network)
         ]

@@ -97,7 +97,7 @@ def _identify(fd: int, pid: int, context: OperationContext) -> NetnsId:
 
 
 def _mode(service: str, context: OperationContext) -> str:
-    record = context.state.services.get(service)
+    record = context.state.service(service)
     if record is None or service == naming.SHARED_BRIDGE_KEY:
         raise OperationRefused(f"no service bridge for service {service}; call setup_service_overlay() first")
     return record.mode
@@ -110,7 +110,7 @@ def _key(pid: int) -> AttachmentKey:
 def _detach_previous(request: AttachRequest, context: OperationContext) -> None:
     """Detach an attachment of that PID that belongs to another process, or has another service, mode or isolation
     network: a PID has one attachment at a time."""
-    before = context.state.attachments.get(request.key)
+    before = context.state.attachment(request.key)
     if before is not None and _identity(before) != _identity(request):
         context.attacher.detach(before.key)
 
@@ -120,7 +120,7 @@ def _refuse_second_default_route(request: AttachRequest, context: OperationConte
     default route could not be added, and the container would not reach the overlay beyond its bridge. CNI containers
     may have several networks.
     """
-    if request.key in context.state.attachments:
+    if context.state.attachment(request.key) is not None:
         return
     versions = {ipaddress.ip_network(cidr).version for cidr in context.state.cidrs}
     for version in sorted(versions):

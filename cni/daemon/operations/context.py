@@ -106,11 +106,11 @@ class OperationContext:
         return lease
 
     def _lease(self, service: str, owner: str) -> AssignedAddress:
-        record = self.state.services.get(service)
+        record = self.state.service(service)
         if record is None:
             return self._lease_home(owner)
         with self.segments.holding(service, record.mode) as segment:
-            while segment in self.state.services:
+            while self.state.service(segment) is not None:
                 try:
                     return self.state.lease(segment, owner)
                 except NeedsSlot as full:
@@ -134,19 +134,18 @@ class OperationContext:
             home = self.state.node.home(ipaddress.ip_network(self.state.node.cluster_cidr).version)
             beyond = home.broadcast_address + (home.version == 6)  # IPv6 has no broadcast address: one more host
             message = f"overlay engine error: IP allocator exhausted: next address {beyond} is outside slice {home}"
-            rest = self.state.addresses.rest()
-            resting = sum(1 for address in tuple(rest.released) if address in home and rest.cooling(address))
+            resting, cooldown = self.state.resting(home), self.settings.address_cooldown
             if resting:
-                raise TryAgainLater(f"{message}; {resting} of it rest for {rest.cooldown:g} s after use") from full
+                raise TryAgainLater(f"{message}; {resting} of it rest for {cooldown:g} s after use") from full
             raise PoolExhausted(message) from full
 
     def release(self, address: str, owner: str = "") -> None:
         """Return a leased address; nothing happens if `owner` does not have it."""
-        lease_before = self.state.leases.get(address)
+        lease_before = self.state.lease_of(address)
         if lease_before is not None and lease_before.owner == owner:
             # Before another attach can have the address: it waits for the deletions that are queued.
             self.kernel.forget_flows([address])
         lease = self.state.release(address, owner)
-        record = self.state.services.get(lease.service) if lease is not None else None
+        record = self.state.service(lease.service) if lease is not None else None
         if record is not None:
             self._release.shrink(record.name, record.mode)

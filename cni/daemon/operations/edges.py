@@ -141,7 +141,7 @@ def _cidr(entry: str) -> tuple[str, ...]:
 
 
 def _subnets(service: str, context: OperationContext) -> tuple[str, ...]:
-    record = context.state.services.get(service)
+    record = context.state.service(service)
     if record is not None and record.mode == "shared":
         return tuple(
             str(ipaddress.ip_network(assigned.ip))

@@ -51,8 +51,8 @@ def setup_global_overlay(ask: wire.SetupGlobalOverlay, context: OperationContext
     """
     with context.locks.holding(NODE):
         state = context.state
-        subnets = {service.name: service.networks(4) + service.networks(6) for service in list(state.services.values())}
-        owned = [lease.address for lease in list(state.leases.values()) if lease.service == ""]
+        subnets = {service.name: service.networks(4) + service.networks(6) for service in state.services.values()}
+        owned = [lease.address for lease in state.leases.values() if lease.service == ""]
         own = ask.slice_cidr if context.settings.cluster is None else None  # in a cluster the node has its own
         ranges = judge_ranges(state.node, ask.cluster_cidr, own, subnets, owned)
         if ranges["cluster_cidr"] not in state.cidrs or context.ranges.refusal:

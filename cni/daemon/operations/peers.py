@@ -82,7 +82,7 @@ def _scope(scope: wire.AnyScope, context: OperationContext) -> str | None:
     device."""
     if isinstance(scope, wire.GlobalScope):
         return None
-    record = context.state.services.get(scope.service)
+    record = context.state.service(scope.service)
     if record is None or record.mode != "dedicated":
         raise OperationRefused(f"no dedicated overlay for service {scope.service}")
     return scope.service

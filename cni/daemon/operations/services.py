@@ -24,7 +24,7 @@ def setup_service_overlay(ask: wire.SetupServiceOverlay, context: OperationConte
     unchanged: its key must last, because other nodes know it. Raises CniError.
     """
     rename(ask.service, ask.mode, context)
-    before = context.state.services.get(ask.service)
+    before = context.state.service(ask.service)
     record = context.segments.ensure(ask.service, ask.mode, keep=True)
     if ask.mode == "dedicated":
         own = context.identity.dedicated(ask.service)
@@ -43,7 +43,7 @@ def setup_service_overlay(ask: wire.SetupServiceOverlay, context: OperationConte
 def rename(service: str, mode: str, context: OperationContext) -> None:
     """Tear down an unused service whose bridge has a name of an earlier deployment, so that its next bridge has the
     current name; a service in use keeps its bridge."""
-    record, node = context.state.services.get(service), context.state.node
+    record, node = context.state.service(service), context.state.node
     if mode == "shared" or record is None or record.mode == "shared" or context.state.in_use(service):
         return
     with context.segments.holding(service, mode):
@@ -64,7 +64,7 @@ def teardown_service_overlay(ask: wire.TeardownServiceOverlay, context: Operatio
 def _teardown(service: str, context: OperationContext) -> None:
     if service == naming.SHARED_BRIDGE_KEY:
         return
-    record = context.state.services.get(service)
+    record = context.state.service(service)
     if record is not None and record.mode != "shared":
         for attachment in context.state.members(record.bridge):
             context.attacher.detach(attachment.key)
@@ -82,7 +82,7 @@ def teardown_idle(context: OperationContext) -> None:
         if not context.state.in_use(service.name):
             _teardown(service.name, context)
     if not context.state.in_use(naming.SHARED_BRIDGE_KEY):
-        for service in list(context.state.services.values()):
+        for service in context.state.services.values():
             if service.mode == "shared" and service.name != naming.SHARED_BRIDGE_KEY:
                 context.segments.teardown(service.name)
         context.segments.teardown_shared()
@@ -102,7 +102,7 @@ def prune_orphan_bridges(ask: wire.PruneOrphanBridges, context: OperationContext
 
 def _prune(service: Service, context: OperationContext) -> bool:
     with context.segments.holding(service.name, service.mode):
-        if context.state.in_use(service.name) or context.state.services.get(service.name) != service:
+        if context.state.in_use(service.name) or context.state.service(service.name) != service:
             return False
         log.info("pruning the idle bridge %s of service %s", service.bridge, service.name)
         # Key, port and peers of a dedicated service belong to its device, not to the bridge: a later setup uses them.
@@ -114,7 +114,7 @@ def _own(context: OperationContext) -> list[Service]:
     """The services that have a bridge of their own."""
     return [
         service
-        for service in list(context.state.services.values())
+        for service in context.state.services.values()
         if service.mode != "shared" and service.name != naming.SHARED_BRIDGE_KEY
     ]
 

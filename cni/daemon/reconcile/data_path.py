@@ -74,7 +74,7 @@ class DataPath:
     def remove(self) -> None:
         """Remove an earlier daemon's bridges, addresses and tables, which would disturb the host: no container is
         attached. The records stay. Raises OSError, CniError."""
-        for service in list(self._state.services.values()):
+        for service in self._state.services.values():
             link = self._kernel.find(service.bridge) if service.subnets else None
             if link is not None and link.kind == "bridge":
                 self._kernel.remove_link(service.bridge)

@@ -159,7 +159,7 @@ class MacWatcher:
 
     def _register(self, watched: Watched) -> None:
         """Have notifications about the container's end lead to checks, else check at intervals."""
-        attachment = self._state.attachments.get(watched[0])
+        attachment = self._state.attachment(watched[0])
         host = self._kernel.find(attachment.host_veth) if attachment is not None else None
         if self._news is None or host is None or host.peer_netns < 0:
             self._push(FIRST, watched)
@@ -188,7 +188,7 @@ class MacWatcher:
         """Make the port's MAC that of the container's end. Returns whether another check is useful. `confirmed`: see
         `_adopt`."""
         key, made_at = watched
-        attachment = self._state.attachments.get(key)
+        attachment = self._state.attachment(key)
         if attachment is None or attachment.state != "live" or attachment.made_at != made_at:
             return False
         host = self._kernel.find(attachment.host_veth)

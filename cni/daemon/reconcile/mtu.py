@@ -62,11 +62,12 @@ class MtuFollower:
                 if self._is_late(attachment, mtu):
                     self._resize(socket, attachment, size_for(attachment, mtu))
             narrow = bridge_sizes(state.snapshot(), mtu)
-            for service in list(state.services.values()):
+            for service in state.services.values():
                 link = kernel.find(service.bridge) if service.subnets else None
                 if link is not None and link.kind == "bridge":
                     self._set(socket, link, narrow.get(service.bridge, mtu))
-        self._tried = {key: size for key, size in self._tried.items() if key in state.attachments}
+        attachments = state.attachments
+        self._tried = {key: size for key, size in self._tried.items() if key in attachments}
 
     def _is_late(self, attachment: Attachment, mtu: int) -> bool:
         size = size_for(attachment, mtu)

@@ -103,7 +103,7 @@ class Reconciler:
     def _on_kernel_event(self, kind: int, name: str) -> None:
         """Wake the thread if a bridge of the overlay or an address was removed. Ports are removed all the time, and
         DEL reports those."""
-        if is_loss(kind) and (not name or name in bridges(list(self._state.services.values()))):
+        if is_loss(kind) and (not name or name in bridges(self._state.services.values())):
             self._wake.set()
 
     # --- at start ----------------------------------------------------------------------------------------------------
@@ -117,7 +117,7 @@ class Reconciler:
         self._complete_ports()
         self._sweep_strays()
         # The earlier daemon may have been killed before it deleted them.
-        self._kernel.forget_flows(self._state.addresses.left_behind())
+        self._kernel.forget_flows(self._state.left_behind())
 
     def _complete_ports(self) -> None:
         """Give ports that an older version made the owner mark and hairpin mode."""
@@ -188,7 +188,7 @@ class Reconciler:
             log.warning("%s was renamed to %s: renaming it back", attachment.host_veth, link.name)
             try:
                 with self._attacher.locked(attachment.key):
-                    if state.attachments.get(attachment.key) == attachment:
+                    if state.attachment(attachment.key) == attachment:
                         kernel.rename_link(link.index, attachment.host_veth)
                         names[attachment.host_veth] = kernel.find(attachment.host_veth) or link
             except OSError as error:
@@ -226,7 +226,7 @@ class Reconciler:
         for key, attachment in gone.items():
             if key in self._dead:
                 self._release(attachment, "has no interface any more")
-        self._dead = set(gone) - {key for key in gone if key not in self._state.attachments}
+        self._dead = set(gone) & self._state.attachments.keys()
 
     def _release(self, attachment: Attachment, why: str) -> None:
         name = f"{attachment.ifname} of {attachment.container} on {attachment.network}"

@@ -30,7 +30,7 @@ class ServiceBook:
         self._store = store
         self._events = events
         self._lock = threading.RLock()
-        self.addresses = AddressPool(settings.address_cooldown)
+        self._addresses = AddressPool(settings.address_cooldown)
         self.service_cidr = settings.service_cidr
         self._foreign: list[Network] = []
         self.lost: frozenset[str] = frozenset()  # recorded subnets that another node has now (membership.py)
@@ -38,7 +38,7 @@ class ServiceBook:
         self.own_addresses = restore.own_addresses(store)
         """The overlay's addresses that this daemon or an earlier one has added to lo, until they are removed."""
         self.notes_own_addresses = store.fresh or bool(store.load(restore.OWN_ADDRESS))
-        self.services: dict[str, Service] = restore.services(store)
+        self._services: dict[str, Service] = restore.services(store)
         self.node = restore.node(store) or Node(
             deployment=settings.deployment,
             instance_id=str(settings.instance_id),
@@ -57,7 +57,7 @@ class ServiceBook:
         """The slot registries of a node's ranges, by IP version. Raises InvalidConfig if a service holds a subnet that
         is no slot of them."""
         taken = [*self._foreign, *self.connected]
-        return slots.registries(node, self.services.values(), self.addresses.held, taken, self.service_cidr)
+        return slots.registries(node, self._services.values(), self._addresses.held, taken, self.service_cidr)
 
     def _node_key(self, n: int) -> str:
         return further(str(self.node.node_id), n)
@@ -138,10 +138,21 @@ class ServiceBook:
 
     # --- services and their slots --------------------------------------------------------------------------------
 
+    @property
+    def services(self) -> dict[str, Service]:
+        """The services by name: a copy, in the order of their creation."""
+        with self._lock:
+            return dict(self._services)
+
+    def service(self, name: str) -> Service | None:
+        """The record of a service; None if there is none."""
+        with self._lock:
+            return self._services.get(name)
+
     def lacks(self, name: str) -> list[int]:
         """The IP versions of which the service has no subnet yet."""
         with self._lock:
-            service = self.services.get(name)
+            service = self._services.get(name)
             return [version for version in self._segments if service is None or not service.networks(version)]
 
     def propose(self, name: str, version: int, n: int, refused: Sequence[Network] = ()) -> Network:
@@ -183,7 +194,7 @@ class ServiceBook:
         """
         with self._lock:
             self.check_slots()
-            before = self.services.get(name, Service(name=name, mode=mode, bridge=bridge))
+            before = self._services.get(name, Service(name=name, mode=mode, bridge=bridge))
             subnets, segments = list(before.subnets), dict(self._segments)
             for version, registry in self._segments.items():
                 if not before.networks(version):
@@ -195,7 +206,7 @@ class ServiceBook:
                     subnets.append(str(network))
             kind = before.passing if passing is None else passing
             service = msgspec.structs.replace(before, mode=mode, subnets=tuple(subnets), passing=kind)
-            if self.services.get(name) != service:
+            if self._services.get(name) != service:
                 self._save_service(service)
                 self._segments = segments
             return service
@@ -204,7 +215,7 @@ class ServiceBook:
         """Give the service one more slot of an IP version; `granted`: the slot to take. Raises PoolExhausted if the
         cluster has none left, InvalidConfig if the slot is taken."""
         with self._lock:
-            service = self.services[name]
+            service = self._services[name]
             n = self.next_slot(name, version)
             if granted is None:
                 network, registry = self._segments[version].assign_further(name, str(self.node.node_id), n)
@@ -219,20 +230,20 @@ class ServiceBook:
         """The further slots of a service without a held address, and its first slot if that is empty, unusable and not
         its only one."""
         with self._lock:
-            service = self.services.get(name)
+            service = self._services.get(name)
             if service is None:
                 return ()
             further = [network for version in self._segments for network in service.networks(version)[1:]]
             firsts = [networks[0] for version in self._segments if len(networks := service.networks(version)) > 1]
             unusable = [network for network in firsts if not self.is_usable(network)]
-            return tuple(network for network in (*unusable, *further) if not self.addresses.any_in(network))
+            return tuple(network for network in (*unusable, *further) if not self._addresses.any_in(network))
 
     def shrink_service(self, name: str, only: Sequence[Network] | None = None) -> tuple[Network, ...]:
         """Release the idle slots (of those in `only`, if given); returns them."""
         with self._lock:
             idle = tuple(n for n in self.idle_slots(name) if only is None or n in only)
             if idle:
-                service = self.services[name]
+                service = self._services[name]
                 kept = tuple(s for s in service.subnets if ipaddress.ip_network(s) not in idle)
                 self._save_service(msgspec.structs.replace(service, subnets=kept))
                 self._rebuild_segments()
@@ -241,7 +252,7 @@ class ServiceBook:
     def empty_service(self, name: str) -> None:
         """Release all subnets of the service; it gets others when it is set up again."""
         with self._lock:
-            service = self.services.get(name)
+            service = self._services.get(name)
             if service is not None and service.subnets:
                 self._save_service(msgspec.structs.replace(service, subnets=()))
                 self._rebuild_segments()
@@ -249,10 +260,10 @@ class ServiceBook:
     def drop_service(self, name: str) -> Service | None:
         """Delete a service's record; its slots are free as soon as they have no held address."""
         with self._lock:
-            service = self.services.get(name)
+            service = self._services.get(name)
             if service is not None:
                 self._store.apply([("service", name, None)])
-                del self.services[name]
+                del self._services[name]
                 self._rebuild_segments()
                 self._events.publish(NodeFactsChanged())
             return service
@@ -260,10 +271,10 @@ class ServiceBook:
     def note_service(self, service: Service) -> Service:
         """Save the record of a service without a segment of its own (mode `shared`)."""
         with self._lock:
-            return service if self.services.get(service.name) == service else self._save_service(service)
+            return service if self._services.get(service.name) == service else self._save_service(service)
 
     def _save_service(self, service: Service) -> Service:
         self._store.apply([("service", service.name, msgspec.json.encode(service))])
-        self.services[service.name] = service
+        self._services[service.name] = service
         self._events.publish(NodeFactsChanged())
         return service

@@ -1,14 +1,15 @@
 """The node's state in memory, with its copy in the store: attachments, the services' slots, addresses in cooldown.
 
 Every change is written to the store before it takes effect. One lock guards the whole state: it is held for lookups and
-a SQLite write (some 0.1 ms), never for work of the kernel. `Locks` has the locks for longer work, one per resource.
+a SQLite write (some 0.1 ms), never for work of the kernel. Readers get values or copies, never a container that another
+thread changes while they iterate. `Locks` has the locks for longer work, one per resource.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -42,28 +43,28 @@ class State(ServiceBook):
 
     def __init__(self, store: Records, settings: Settings, events: Events) -> None:
         super().__init__(store, settings, events)
-        self.attachments: dict[AttachmentKey, Attachment] = {}
+        self._attachments: dict[AttachmentKey, Attachment] = {}
         self._ports: dict[str, AttachmentKey] = {}  # the owner of each host end's name
         for attachment in restore.attachments(store):
-            self.attachments[attachment.key] = attachment
+            self._attachments[attachment.key] = attachment
             self._ports.setdefault(attachment.host_veth, attachment.key)
-            self.addresses.hold(attachment.ips)
-        self.leases: dict[str, Lease] = restore.leases(store)
-        self.addresses.hold(self.leases)
+            self._addresses.hold(attachment.ips)
+        self._leases: dict[str, Lease] = restore.leases(store)
+        self._addresses.hold(self._leases)
         for address, since in restore.released(store).items():
-            self.addresses.cool([address], min(since, boot_clock()))
+            self._addresses.cool([address], min(since, boot_clock()))
         self._drop_empty_misfits()
         self._rebuild_segments()
 
     def _drop_empty_misfits(self) -> None:
         """Drop services without users whose subnets are outside the node's present ranges: an unused service must not
         keep the daemon from starting after the ranges in the YAML changed."""
-        for service in list(self.services.values()):
+        for service in list(self._services.values()):
             fits_in = slots.holds_slots(self.node, service, self.service_cidr)
             if not fits_in and not self.in_use(service.name):
                 log.warning("service %s has no users and gives back %s", service.name, ", ".join(service.subnets))
                 self._store.apply([("service", service.name, None)])
-                del self.services[service.name]
+                del self._services[service.name]
 
     # --- attachments and addresses -------------------------------------------------------------------------------
 
@@ -77,19 +78,19 @@ class State(ServiceBook):
         """
         with self._lock:
             self.refuse_port(attachment.host_veth, attachment.key)
-            service = self.services[segment]
+            service = self._services[segment]
             other_family = [a for a in requested if a.version not in self._segments]
             if other_family:
                 raise AddressUnavailable(
                     f"the requested address {other_family[0]} is not to be had: "
                     f"this overlay has no IPv{other_family[0].version}"
                 )
-            before = self.attachments.get(attachment.key)
+            before = self._attachments.get(attachment.key)
             own = [ipaddress.ip_address(ip) for ip in before.ips] if before is not None else []
             picked = []
             for version in self._segments:
                 asked = next((a for a in requested if a.version == version), None)
-                picked.append(self.addresses.pick(version, self.usable(service, version), asked, own))
+                picked.append(self._addresses.pick(version, self.usable(service, version), asked, own))
             mac = attachment.mac or macs.of_address(picked[0].ip)
             if mac != macs.of_address(picked[0].ip):
                 self._refuse_taken(mac, attachment)
@@ -119,7 +120,7 @@ class State(ServiceBook):
         """Raises AddressUnavailable for a MAC that another attachment of the bridge has or may get, or that the node
         has there: two ports with one MAC receive each other's frames."""
         taken = {macs.of_bridge(attachment.bridge), attachment.host_mac}
-        for other in self.attachments.values():
+        for other in self._attachments.values():
             if other.bridge == attachment.bridge and other.key != attachment.key:
                 taken |= {other.mac, other.host_mac}
         if mac in taken or mac.startswith(macs.OF_ADDRESSES):
@@ -132,8 +133,8 @@ class State(ServiceBook):
         """The error for a service that finds no address and no further slot: TryAgainLater while addresses are in
         cooldown, else PoolExhausted."""
         with self._lock:
-            subnets = self.services[service].networks(version)
-            cooling = self.addresses.cooling(subnets)
+            subnets = self._services[service].networks(version)
+            cooling = self._addresses.cooling(subnets)
         where = f"service {service} has {', '.join(map(str, subnets))}, and the cluster has no further subnet"
         if cooling:
             return TryAgainLater(f"no IP address is free yet: {cooling} are cooling down", where)
@@ -144,9 +145,9 @@ class State(ServiceBook):
         with self._lock:
             if not all(fits(slots.part_of(cidr, self.service_cidr)) for cidr in self.cidrs):
                 return False
-            record = self.services.get(service)
+            record = self._services.get(service)
             for version, registry in self._segments.items():
-                if record is not None and self.addresses.has_free(self.usable(record, version)):
+                if record is not None and self._addresses.has_free(self.usable(record, version)):
                     continue
                 try:
                     registry.assign_further(service, str(self.node.node_id), len(registry.held) + 1)
@@ -158,37 +159,37 @@ class State(ServiceBook):
         """Write an attachment's record, new or changed. The cooldown begins for addresses that only the earlier record
         has."""
         with self._lock:
-            before = self.attachments.get(attachment.key)
+            before = self._attachments.get(attachment.key)
             lost = [ip for ip in before.ips if ip not in attachment.ips] if before is not None else []
             now = boot_clock()
             record: Change = ("attachment", encode_key(attachment.key), msgspec.json.encode(attachment))
-            self._store.apply([record, *self.addresses.locked(lost, now)])
-            self.attachments[attachment.key] = attachment
+            self._store.apply([record, *self._addresses.locked(lost, now)])
+            self._attachments[attachment.key] = attachment
             if before is not None and before.host_veth != attachment.host_veth:
                 self._forget_port(before)
             self._ports[attachment.host_veth] = attachment.key
             self._events.publish(NodeFactsChanged())
-            self.addresses.hold(attachment.ips)
+            self._addresses.hold(attachment.ips)
             if before is not None:
-                self.addresses.release_hold(before.ips)
-                self.addresses.cool(lost, now)
+                self._addresses.release_hold(before.ips)
+                self._addresses.cool(lost, now)
 
     def drop(self, key: AttachmentKey, used: bool = True) -> None:
         """Delete an attachment's record; its addresses begin their cooldown, unless they were never `used`.
         Idempotent."""
         with self._lock:
-            attachment = self.attachments.get(key)
+            attachment = self._attachments.get(key)
             if attachment is None:
                 return
             now = boot_clock()
             cooling = attachment.ips if used else ()
-            self._store.apply([("attachment", encode_key(key), None), *self.addresses.locked(cooling, now)])
-            del self.attachments[key]
+            self._store.apply([("attachment", encode_key(key), None), *self._addresses.locked(cooling, now)])
+            del self._attachments[key]
             self._forget_port(attachment)
             self._events.publish(NodeFactsChanged())
-            self.addresses.release_hold(attachment.ips)
-            self.addresses.cool(cooling, now)
-            if attachment.service not in self.services:
+            self._addresses.release_hold(attachment.ips)
+            self._addresses.cool(cooling, now)
+            if attachment.service not in self._services:
                 self._rebuild_segments()  # the attachment had kept the dropped service's slot
 
     def _forget_port(self, attachment: Attachment) -> None:
@@ -198,21 +199,63 @@ class State(ServiceBook):
     def members(self, bridge: str) -> list[Attachment]:
         """The attachments on a bridge."""
         with self._lock:
-            return [a for a in self.attachments.values() if a.bridge == bridge]
+            return [a for a in self._attachments.values() if a.bridge == bridge]
+
+    @property
+    def attachments(self) -> dict[AttachmentKey, Attachment]:
+        """Every attachment by its key, oldest first: a copy."""
+        with self._lock:
+            return dict(self._attachments)
+
+    def attachment(self, key: AttachmentKey) -> Attachment | None:
+        """The record of an attachment; None if there is none."""
+        with self._lock:
+            return self._attachments.get(key)
 
     def snapshot(self) -> list[Attachment]:
         """Every attachment, oldest first."""
         with self._lock:
-            return list(self.attachments.values())
+            return list(self._attachments.values())
+
+    def in_cooldown(self, addresses: Iterable[str]) -> list[str]:
+        """Those of the addresses that are in cooldown, in use again or not."""
+        with self._lock:
+            return self._addresses.in_cooldown(addresses)
+
+    def left_behind(self) -> list[str]:
+        """The released addresses that are not in use again."""
+        with self._lock:
+            return self._addresses.left_behind()
+
+    def resting(self, network: Network) -> int:
+        """How many addresses of the network are in cooldown."""
+        with self._lock:
+            return self._addresses.cooling([network])
+
+    def has_held_address(self, network: Network) -> bool:
+        """Whether an address of the network is in use."""
+        with self._lock:
+            return self._addresses.any_in(network)
 
     # --- leases without a container --------------------------------------------------------------------------------
+
+    @property
+    def leases(self) -> dict[str, Lease]:
+        """Every lease by its address: a copy."""
+        with self._lock:
+            return dict(self._leases)
+
+    def lease_of(self, address: str) -> Lease | None:
+        """The lease of an address; None if there is none."""
+        with self._lock:
+            return self._leases.get(address)
 
     def lease(self, service: str, owner: str = "") -> AssignedAddress:
         """Lease an address of the segment `service` without a container (contract 6.7, 6.10); `owner`: "" for
         allocate_ip. Raises NeedsSlot, KeyError for an unknown service."""
         with self._lock:
             version = ipaddress.ip_network(self.node.cluster_cidr).version
-            return self._lease(version, self.usable(self.services[service], version), service, owner)
+            return self._lease(version, self.usable(self._services[service], version), service, owner)
 
     def lease_home(self, owner: str = "") -> AssignedAddress:
         """Lease an address of the node's own slice, without a service. Raises PoolExhausted."""
@@ -226,40 +269,40 @@ class State(ServiceBook):
                 raise PoolExhausted(f"IP allocator exhausted: no address of slice {home} is free") from full
 
     def _lease(self, version: int, subnets: list[Network], service: str, owner: str) -> AssignedAddress:
-        assigned = self.addresses.pick(version, subnets)
+        assigned = self._addresses.pick(version, subnets)
         lease = Lease(assigned.ip, service, owner)
         self._store.apply([("lease", assigned.ip, msgspec.json.encode(lease))])
-        self.leases[assigned.ip] = lease
-        self.addresses.hold([assigned.ip])
+        self._leases[assigned.ip] = lease
+        self._addresses.hold([assigned.ip])
         return assigned
 
     def release(self, address: str, owner: str = "") -> Lease | None:
         """Return a lease of that owner to the pool; None if there is none. An attachment's address is not touched."""
         with self._lock:
-            lease = self.leases.get(address)
+            lease = self._leases.get(address)
             if lease is None or lease.owner != owner:
                 return None
             now = boot_clock()
-            self._store.apply([("lease", address, None), *self.addresses.locked([address], now)])
-            del self.leases[address]
-            self.addresses.release_hold([address])
-            self.addresses.cool([address], now)
+            self._store.apply([("lease", address, None), *self._addresses.locked([address], now)])
+            del self._leases[address]
+            self._addresses.release_hold([address])
+            self._addresses.cool([address], now)
             return lease
 
     def idle_services(self) -> list[Service]:
         """The services that an ADD made and that have a subnet without a user. O(attachments and services): not for
         every attach."""
         with self._lock:
-            bridges = {attachment.bridge for attachment in self.attachments.values()}
-            leased = {lease.service for lease in self.leases.values()}
-            candidates = [s for s in self.services.values() if s.passing and s.subnets]
+            bridges = {attachment.bridge for attachment in self._attachments.values()}
+            leased = {lease.service for lease in self._leases.values()}
+            candidates = [s for s in self._services.values() if s.passing and s.subnets]
             return [s for s in candidates if s.bridge not in bridges and s.name not in leased]
 
     def in_use(self, segment: str) -> bool:
         """Whether an address of the segment is in use: by a container on its bridge, a guest, or another lease."""
         with self._lock:
-            service = self.services.get(segment)
+            service = self._services.get(segment)
             if service is None:
                 return False
-            leased = any(lease.service == segment for lease in self.leases.values())
-            return leased or any(attachment.bridge == service.bridge for attachment in self.attachments.values())
+            leased = any(lease.service == segment for lease in self._leases.values())
+            return leased or any(attachment.bridge == service.bridge for attachment in self._attachments.values())
