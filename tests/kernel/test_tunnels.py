@@ -27,6 +27,7 @@ from cni.host import wg_engine, wg_tuning
 from cni.host.tunnel_routes import TunnelRoute
 from cni.host.tunnels import Device, Tunnels
 from cni.host.wg_types import NoEngine, PeerChange
+from tests.mesh.fleet import kernel_has_wireguard
 
 pytestmark = [
     pytest.mark.root,
@@ -37,14 +38,6 @@ PORT = 51999
 KEY, OTHER = keys.generate(), keys.generate()
 PEER, SECOND = public_keys.public_of(keys.generate()), public_keys.public_of(keys.generate())
 NODE = ipaddress.ip_interface("10.200.0.17/32")
-
-
-def kernel_has_wireguard() -> bool:
-    """Whether a link of that kind can be made: the probe that the daemon uses, by another program."""
-    name = f"zltp{os.getpid()}"
-    words = ["unshare", "-n", "ip", "link", "add", name, "type", "wireguard"]
-    done = subprocess.run(words, capture_output=True, check=False)
-    return done.returncode == 0
 
 
 HAVE = {"kernel": kernel_has_wireguard(), **{name: bool(wg_engine.find(name)) for name in wg_engine.PROGRAMS}}

@@ -544,6 +544,12 @@ def link(one: Node, *others: Node) -> None:
         ]
 
 
+def kernel_has_wireguard() -> bool:
+    """Whether a link of that kind can be made: the daemon's own probe, by another program."""
+    words = ["unshare", "-n", "ip", "link", "add", f"zltp{os.getpid()}", "type", "wireguard"]
+    return subprocess.run(words, capture_output=True, check=False).returncode == 0
+
+
 def hidden(path: str) -> tuple[str, ...]:
     """The beginning of a command line: what follows runs in a mount namespace in which that file cannot be executed."""
     return ("unshare", "-m", "sh", "-c", f'mount --bind /dev/null {path} && exec "$@"', "sh")

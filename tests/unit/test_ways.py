@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cni.daemon.events import Events
-from cni.daemon.mesh.measured import Measurements
+from cni.daemon.mesh.measured import MeasuredPath, MeasuredPaths, Measurements
 from cni.daemon.mesh.paths import Memo, PathPlanner
 from cni.daemon.mesh.resolver import Resolver
 from cni.daemon.model.wireguard import Target
@@ -26,9 +26,15 @@ class Paths:
 
     def __init__(self, **mtus: int) -> None:
         self.mtus = {ipaddress.ip_address(key.replace("_", ".").strip(".")): mtu for key, mtu in mtus.items()}
+        self.told: dict[Any, int] = {}  # what ICMP messages have told the kernel
 
     def ways_to(self, addresses: Iterable[Any]):
-        return {each: UnderlayRoute(2, self.mtus[each]) if each in self.mtus else None for each in addresses}
+        return {each: self._way_to(each) for each in addresses}
+
+    def _way_to(self, address: Any):
+        if address not in self.mtus:
+            return None
+        return UnderlayRoute(2, self.told.get(address, self.mtus[address]), address in self.told, self.mtus[address])
 
 
 @pytest.fixture
@@ -37,10 +43,10 @@ def paths():
 
 
 @contextlib.contextmanager
-def planner(paths, *ranges):
+def planner(paths, *ranges, measurements=None):
     resolver = Resolver(Crew(), ProblemBoard(), Events())
     try:
-        yield PathPlanner(paths, lambda: ranges, tuple, resolver, Measurements())
+        yield PathPlanner(paths, lambda: ranges, tuple, resolver, measurements or Measurements())
     finally:
         resolver.stop()
 
@@ -90,6 +96,30 @@ def test_the_kernel_is_asked_at_every_look(ways, paths):
     assert look(ways, target(endpoints=(FAR,)))[1] == {"10.200.1.0/26": 1328}
     paths.mtus[ipaddress.ip_address("198.51.100.9")] = 1500
     assert look(ways, target(endpoints=(FAR,)))[1] == {"10.200.1.0/26": 0}
+
+
+@pytest.mark.parametrize(
+    ("in_kernel", "told", "mtu", "doubted"),
+    [
+        (False, 1400, 0, True),
+        (True, 1400, 1328, False),
+        (True, 600, 1280, True),  # a forged message: no less than 1,280 bytes because of one
+    ],
+)
+def test_what_the_kernel_was_told_of_a_path_after_its_measurement(paths, in_kernel, told, mtu, doubted):
+    """Kernel WireGuard's datagrams are fragmented to that size, and all packets pass: the measurement refutes it only
+    for a userspace engine."""
+    address, measurements = ipaddress.ip_address("192.0.2.7"), Measurements()
+    with planner(paths, measurements=measurements) as made:
+        made.note_engine(in_kernel)
+        assert look(made, target())[1] == {"10.200.1.0/26": 0}
+        paths.told[address] = told
+        made.refresh([target()])
+        full = made.full(address, 1420)
+        measurements.put(MeasuredPaths({"A": MeasuredPath(full, full, NEAR, made.told_at(address) + 1)}))
+        assert look(made, target())[1] == {"10.200.1.0/26": mtu}
+        assert bool(made.doubted()) == doubted
+        assert made.narrow({"A": target()}, 1420) == {}
 
 
 def test_of_several_endpoints_the_first_with_a_way(ways, paths):

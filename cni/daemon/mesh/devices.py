@@ -26,7 +26,7 @@ from cni.daemon.problem_board import ProblemBoard
 from cni.daemon.state.state import boot_clock
 from cni.daemon.state.tables import DeviceRecord, Tables
 from cni.host.links import GONE
-from cni.host.tunnels import Device, Tunnels
+from cni.host.tunnels import KERNEL, Device, Tunnels
 from cni.host.wg_types import DeviceSeen, PeerChange
 from cni.host.worker import beat
 
@@ -184,6 +184,7 @@ class Devices:
             self._registry.devices.put(name, record)
         seen = self._ensure_answering(device)
         self._readings[name] = seen
+        self._planner.note_engine(seen.engine == KERNEL)
         if name not in self._applied:
             log.info("WireGuard device %s (%s), port %d", name, seen.engine, seen.port)
         ages, forgotten = self.ages(seen), self._handshakes.refused(name, boot_clock())

@@ -73,9 +73,14 @@ class PathPlanner:
         self._measurements = measurements
         self._ways: dict[Address, UnderlayRoute | None] = {}
         self._hints: dict[Address, _Hint] = {}
+        self._in_kernel = False
         self._turns = EndpointTurns()
         self._peers: dict[str, dict[str, tuple[tuple[Target, str], Peer]]] = {}
         self._refused: dict[str, dict[str, str]] = {}
+
+    def note_engine(self, in_kernel: bool) -> None:
+        """Take in what runs the devices: kernel WireGuard, or a userspace engine."""
+        self._in_kernel = in_kernel
 
     def refresh(self, targets: Iterable[Target]) -> None:
         """Read the paths to the targets' endpoints from the kernel again, in one batch."""
@@ -102,11 +107,16 @@ class PathPlanner:
 
     def full(self, address: Address | None, device: int) -> int:
         """The largest size, in bytes, that a tunnel to an address could carry: that of the `device`, or less if the
-        route of the underlay has a smaller MTU than its link."""
+        route of the underlay has a smaller MTU than its link.
+
+        Kernel WireGuard's datagrams are fragmented to the MTU that the kernel was told: a larger packet that passes
+        does not refute the message, so with that engine it counts within bounds, as for a path without a measurement.
+        """
         way = self._ways.get(address) if address is not None else None
         if address is None or way is None:
             return device
-        return wireguard.route_mtu(way.widest if way.learned else way.mtu, address.version, device) or device
+        told = wireguard.believed(way, address.version) if self._in_kernel else way.widest
+        return wireguard.route_mtu(told if way.learned else way.mtu, address.version, device) or device
 
     def _route_mtu(self, key: str, address: Address | None, device: int) -> int:
         """The MTU of the routes to a peer; 0 means that of the device. Not measured: what the kernel assumes counts,
