@@ -19,6 +19,7 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from ipaddress import ip_network
 from pathlib import Path
+from typing import NamedTuple
 
 from cni.errors import FenceFailed
 from cni.host import iptables_rules, xtables
@@ -34,6 +35,15 @@ class IptablesError(FenceFailed):
     """iptables refused; `details` is its message."""
 
 
+class Opened(NamedTuple):
+    """What `ensure_forward_accept` did: whether anything had to be written, and the chains that decide on forwarded
+    packets: FORWARD, those that it leads to, and ours.
+    """
+
+    wrote: bool
+    chains: frozenset[str]
+
+
 def forward_rules(cluster: str, devices: Sequence[str] = DEVICES) -> list[str]:
     """The chain's rules for one family: packets that enter or leave the overlay's devices with an overlay address.
 
@@ -46,21 +56,21 @@ def forward_rules(cluster: str, devices: Sequence[str] = DEVICES) -> list[str]:
     return rules
 
 
-def ensure_forward_accept(clusters: Iterable[str], devices: Sequence[str] = DEVICES) -> bool:
-    """Creates or corrects chain and jump, in each table of FORWARD that denies or has a jump; True if anything had to
-    be written.
+def ensure_forward_accept(clusters: Iterable[str], devices: Sequence[str] = DEVICES) -> Opened:
+    """Creates or corrects chain and jump, in each table of FORWARD that denies or has a jump.
 
     Idempotent; a host without iptables is left alone. Raises IptablesError.
     """
-    wrote = False
+    wrote, chains = False, {"FORWARD", CHAIN}
     for cluster in clusters:
         accepting = forward_rules(cluster, devices)
         for tool in _tools(cluster):
             lines = rules(tool)
+            chains |= iptables_rules.parse(lines).reached("FORWARD")
             if not _is_right(lines, accepting):
                 _run(f"{tool}-restore", "--noflush", stdin=_correction(lines, accepting))
                 wrote = True
-    return wrote
+    return Opened(wrote, frozenset(chains))
 
 
 def remove_forward_accept() -> None:

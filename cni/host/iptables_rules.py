@@ -25,6 +25,15 @@ class Table:
         """The chain's rules; empty if there is no such chain."""
         return self.chains.get(chain, ())
 
+    def reached(self, chain: str) -> frozenset[str]:
+        """The chain, and those that it leads to, itself or by others."""
+        reached, todo = {chain}, [chain]
+        while todo:
+            targets = {rule.target for rule in self.rules_of(todo.pop()) if rule.target}
+            todo += targets - reached
+            reached |= targets
+        return frozenset(reached)
+
     def is_only_forwards(self, chain: str) -> bool:
         """Whether only FORWARD leads to the chain, itself or by others; each of them has one rule that does."""
         callers = [rule.chain for rules in self.chains.values() for rule in rules if rule.target == chain]

@@ -45,10 +45,10 @@ class News:
 
 
 class Interest(NamedTuple):
-    """The name of our tables, and the relevant chains of iptables' filter table."""
+    """The name of our tables, and which chains of iptables' filter table decide on forwarded packets at present."""
 
     table: str
-    chains: frozenset[str]
+    chains: Callable[[], frozenset[str]]
 
 
 class Ear:
@@ -122,7 +122,7 @@ def _object(news: News, kind: int, family: int, data: bytes, interest: Interest)
             news.rules = True
     elif name in _IPTABLES.get(family, ()):
         chain = nlmsg.string(parts.get(3 if kind in _CHAINS else 2, b""))
-        touches = kind in _TABLES or (kind in (*_CHAINS, *_RULES) and chain in interest.chains)
+        touches = kind in _TABLES or (kind in (*_CHAINS, *_RULES) and chain in interest.chains())
         news.forward = news.forward or (name == "filter" and touches)
     elif kind in _TABLES or kind == _CHAINS[1] or (kind == _CHAINS[0] and 4 in parts):
         news.hooks = True

@@ -10,14 +10,16 @@ import ctypes
 import socket
 import struct
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 _FORWARD = 2  # NF_INET_FORWARD
 _GET_INFO, _GET_ENTRIES = 64, 65  # IPT_SO_..., IP6T_SO_...
 _INFO = struct.Struct("=32sI5I5III")
 _LISTS = {4: Path("/proc/thread-self/net/ip_tables_names"), 6: Path("/proc/thread-self/net/ip6_tables_names")}
-# Offsets in struct ipt_entry and ip6t_entry: its size, and what the kernel changes by itself (comefrom, counters).
-_SIZE_AT = {4: 90, 6: 142}
+# Offsets in struct ipt_entry and ip6t_entry: its target, its size, and what the kernel changes by itself (comefrom,
+# counters).
+_TARGET_AT, _SIZE_AT = {4: 88, 6: 140}, {4: 90, 6: 142}
 _VOLATILE = {4: (92, 112), 6: (144, 168)}
 _LEVELS = {4: (socket.AF_INET, 0), 6: (socket.AF_INET6, 41)}
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -32,8 +34,8 @@ def present(version: int) -> bool:
 
 
 def forward(version: int) -> bytes:
-    """Bytes that change if a rule of FORWARD changes, or the size of another chain of the filter table; empty if the
-    table does not exist, `?` if it cannot be read. Never raises."""
+    """Bytes that change if a rule of FORWARD changes, or of a chain that FORWARD leads to, or the size of another chain
+    of the filter table; empty if the table does not exist, `?` if it cannot be read. Never raises."""
     if not present(version):
         return b""
     family, level = _LEVELS[version]
@@ -51,15 +53,40 @@ def forward(version: int) -> bytes:
 
 
 def masked(entries: bytes, start: int, last: int, version: int) -> bytes:
-    """The entries from offset `start` to offset `last`, inclusive, without what the kernel changes by itself. Pure."""
-    parts, at, (low, high) = [], start, _VOLATILE[version]
-    while start <= at <= last and at + high <= len(entries):
-        size = int.from_bytes(entries[at + _SIZE_AT[version] : at + _SIZE_AT[version] + 2], sys.byteorder)
-        if size < high:
-            break
-        parts.append(entries[at : at + low] + entries[at + high : at + size])
-        at += size
+    """The chain from offset `start` to offset `last`, inclusive, and the chains that it leads to, without what the
+    kernel changes by itself. Pure.
+    """
+    parts, todo, walked = [], [start], set[int]()
+    low, high = _VOLATILE[version]
+    while todo:
+        begin = todo.pop()
+        walked.add(begin)
+        for at, size in _walk(entries, begin, last if begin == start else len(entries), version):
+            target = at + _short(entries, at + _TARGET_AT[version])
+            name = entries[target + 2 : target + 31].partition(b"\0")[0]
+            if name == b"ERROR":  # the head of the next chain
+                break
+            parts.append(entries[at : at + low] + entries[at + high : at + size])
+            verdict = int.from_bytes(entries[target + 32 : target + 36], sys.byteorder, signed=True)
+            leads = name == b"" and verdict > 0 and verdict != at + size  # to another entry than the next
+            if leads and verdict not in walked:
+                todo.append(verdict)
     return b"".join(parts)
+
+
+def _walk(entries: bytes, at: int, last: int, version: int) -> Iterator[tuple[int, int]]:
+    """Offset and size of each entry from one offset to another, inclusive."""
+    least = _VOLATILE[version][1]
+    while at <= last and at + least <= len(entries):
+        size = _short(entries, at + _SIZE_AT[version])
+        if size < least:
+            return
+        yield at, size
+        at += size
+
+
+def _short(entries: bytes, at: int) -> int:
+    return int.from_bytes(entries[at : at + 2], sys.byteorder)
 
 
 def _ask(sock: socket.socket, level: int, option: int, asked: bytes) -> bytes:

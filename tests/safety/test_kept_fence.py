@@ -359,3 +359,33 @@ def test_forwarding_comes_back(
                     iptables(node, step.split()[0], "-D", "FORWARD", "1")
                 gap_after(along, time.monotonic(), 20)
     assert min(silent) < limit, silent
+
+
+@pytest.mark.parametrize(("tool", "limit"), [("iptables", 2 * QUICK), ("iptables-legacy", LEGACY)])
+def test_a_chain_that_forward_leads_to_is_followed(
+    members: tuple[Node, Container, Container, Container], tool: str, limit: float
+) -> None:
+    """A rule there that drops every packet has the jump before it at once; without it, the jump is the last again."""
+    node, red, fellow, _ = members
+
+    def jump_is_last() -> bool:
+        rules = run("ip", "netns", "exec", node.name, tool, "-S", "FORWARD").splitlines()
+        return rules[-1].endswith("-j ZLAYER-CNI")
+
+    for words in ("-N SITE", "-A SITE -j RETURN", "-A FORWARD -j SITE", "-P FORWARD DROP"):
+        iptables(node, tool, *words.split())
+    silent = []
+    try:
+        with stream(red, fellow) as along:
+            wait_for(lambda: len(along.heard) > 50, "the stream")
+            for _ in range(TRIES):
+                wait_for(jump_is_last, "the jump at the end", limit + 1)
+                began = time.monotonic()
+                iptables(node, tool, *["-R", "SITE", "1", "-j", "DROP"])
+                silent.append(gap_after(along, began, 20))
+                assert not jump_is_last()
+                iptables(node, tool, *["-R", "SITE", "1", "-j", "RETURN"])
+    finally:
+        for words in ("-P FORWARD ACCEPT", "-D FORWARD -j SITE", "-F SITE", "-X SITE"):
+            iptables(node, tool, *words.split())
+    assert min(silent) < limit, silent

@@ -224,7 +224,7 @@ def test_what_a_network_or_a_version_left_opens_nothing():
 
 # --- what is heard --------------------------------------------------------------------------------------------------
 
-INTEREST = Interest(TABLE, frozenset({"FORWARD", "ZLAYER-CNI"}))
+INTEREST = Interest(TABLE, lambda: frozenset({"FORWARD", "ZLAYER-CNI", "SITE"}))
 OWN = 77
 
 
@@ -260,6 +260,7 @@ NEWS = {
     "another family's": (message(8, 2, name(1, TABLE), name(2, "forward")), News()),
     "FORWARD": (message(3, 2, name(1, "filter"), attr(2, bytes(8)), name(3, "FORWARD")), News(forward=True)),
     "our chain there": (message(8, 10, name(1, "filter"), name(2, "ZLAYER-CNI")), News(forward=True)),
+    "a chain that FORWARD leads to": (message(6, 2, name(1, "filter"), name(2, "SITE")), News(forward=True)),
     "another chain there": (message(8, 2, name(1, "filter"), name(2, "DOCKER")), News()),
     "iptables' table": (message(2, 2, name(1, "filter")), News(forward=True)),
     "iptables' nat": (message(2, 2, name(1, "nat")), News()),
@@ -303,6 +304,26 @@ def test_counters_of_iptables_legacy_do_not_count():
         one + entry(bytes(16), b"drop...."), start, start, 4
     )
     assert xtables.masked(b"", 0, 0, 4) == xtables.masked(bytes(300), 0, 0, 4) == b""
+
+
+def test_a_chain_that_iptables_legacys_forward_leads_to_counts():
+    def entry(target_name: bytes, verdict: int) -> bytes:
+        target = struct.pack("=H29sB", 36, target_name, 0) + struct.pack("=i", verdict)
+        return bytes(88) + struct.pack("=HHI", 112, 112 + len(target), 0) + bytes(16) + target
+
+    size = len(entry(b"", 0))
+
+    def table(its_verdict: int, others_verdict: int) -> bytes:
+        """FORWARD has a jump, a rule without a verdict, and its policy."""
+        forward = [entry(b"", 4 * size), entry(b"", 2 * size), entry(b"", -2)]
+        site = [entry(b"ERROR", 0), entry(b"", its_verdict), entry(b"", -5)]
+        other = [entry(b"ERROR", 0), entry(b"", others_verdict), entry(b"", -5)]
+        return b"".join([*forward, *site, *other])
+
+    before = xtables.masked(table(-5, -5), 0, 2 * size, 4)
+    assert before == xtables.masked(table(-5, -1), 0, 2 * size, 4)
+    assert before != xtables.masked(table(-1, -5), 0, 2 * size, 4)
+    assert xtables.masked(table(4 * size, -5), 0, 2 * size, 4)  # a chain that leads to itself
 
 
 # --- how much, and what is told -------------------------------------------------------------------------------------

@@ -253,6 +253,10 @@ class FenceController:
         """Lets containers through iptables' FORWARD where that denies. Returns why that failed, or an empty string."""
         return self._others.open_forwarding(self._state.cidrs)
 
+    def forward_chains(self) -> frozenset[str]:
+        """iptables' chains that decide on forwarded packets. Waits for nothing."""
+        return self._others.forward_chains()
+
     def foreign(self) -> dict[str, str]:
         """Other programs' native nft chains that drop what containers send, with a sentence about each."""
         return self._others.obstacles(self._loader.nft, self._state.cidrs) if self._loader is not None else {}

@@ -21,13 +21,22 @@ class OtherFirewalls:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._closed = False
+        self._chains = frozenset({"FORWARD", iptables.CHAIN})
+
+    def forward_chains(self) -> frozenset[str]:
+        """iptables' chains that decide on forwarded packets, as of the last `open_forwarding`. Waits for nothing."""
+        return self._chains
 
     def open_forwarding(self, clusters: Sequence[str]) -> str:
         """Lets containers through iptables' FORWARD where that denies. Returns why that failed, or an empty string."""
         try:
             with self._lock:
-                if not self._closed and iptables.ensure_forward_accept(clusters):
-                    log.info("iptables' FORWARD denies: one jump lets the overlay's containers through")
+                if self._closed:
+                    return ""
+                opened = iptables.ensure_forward_accept(clusters)
+                self._chains = opened.chains
+            if opened.wrote:
+                log.info("iptables' FORWARD denies: one jump lets the overlay's containers through")
         except FenceFailed as error:
             return f"{error.msg}: {error.details}"
         return ""

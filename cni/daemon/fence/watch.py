@@ -1,8 +1,8 @@
 """Repairs at once what other programs change of the tables and settings that isolation and forwarding depend on.
 
-nftables and the kernel's settings announce changes by netlink. A change to our tables, to iptables' FORWARD or to
-forwarding is acted on within milliseconds. iptables-legacy announces nothing and is polled every second. The
-reconciler, every ten seconds, compares everything all the same.
+nftables and the kernel's settings announce changes by netlink. A change to our tables, to iptables' FORWARD or a chain
+that FORWARD leads to, or to forwarding is acted on within milliseconds. iptables-legacy announces nothing and is polled
+every second. The reconciler, every ten seconds, compares everything all the same.
 
 The daemon's own transactions need no check: they are recognized by their netlink port and their generations. A program
 that changes the tables again and again costs the daemon at most `SHARE` of a CPU; the log names that program.
@@ -21,7 +21,7 @@ from cni.daemon.fence.controller import FenceController
 from cni.daemon.fence.model import TABLE
 from cni.daemon.fence.repairs import Pace
 from cni.errors import CniError
-from cni.host import iptables, xtables
+from cni.host import xtables
 from cni.host.netconf import SettingsEar
 from cni.host.nft_news import Ear, Interest, News
 from cni.host.worker import IDLE, Crew, beat
@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 LEGACY = 1.0  # seconds between two polls of iptables-legacy
 SHARE, CREDIT = 0.1, 1.0  # the limit of one thread: share of one CPU, and seconds of work that never wait
 PATIENCE = 5.0  # seconds that a repair may take at the daemon's shutdown
-FORWARD = frozenset({"FORWARD", iptables.CHAIN})
 VERSIONS = (4, 6)
 
 
@@ -66,7 +65,7 @@ class Watch:
         logged.
         """
         try:
-            ear = Ear(Interest(TABLE, FORWARD), self._fence.portid)
+            ear = Ear(Interest(TABLE, self._fence.forward_chains), self._fence.portid)
             self._sockets.append((ear, lambda: self._on_nft_events(ear.read())))
             settings_ear = SettingsEar()
             self._sockets.append((settings_ear, lambda: self._on_forwarding_disabled(settings_ear.read())))

@@ -55,7 +55,7 @@ def load(lab: Lab, name: str, kind: str) -> None:
 
 
 def open_forward(lab: Lab) -> bool:
-    return lab.host.inside(lambda: iptables.ensure_forward_accept(CLUSTERS))
+    return lab.host.inside(lambda: iptables.ensure_forward_accept(CLUSTERS).wrote)
 
 
 def wrong(lab: Lab, ears: Ears, name: str, patient: bool) -> list[str]:

@@ -324,7 +324,7 @@ RULESETS = sorted(path.name for path in FOREIGN.iterdir())
 
 
 def open_forward(lab: Lab) -> bool:
-    return lab.host.inside(lambda: iptables.ensure_forward_accept(CLUSTERS))
+    return lab.host.inside(lambda: iptables.ensure_forward_accept(CLUSTERS).wrote)
 
 
 @pytest.mark.parametrize("name", RULESETS)
