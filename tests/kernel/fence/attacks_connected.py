@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -9,10 +10,11 @@ from cni.daemon.fence import ruleset as fence
 from tests.kernel.fence import remotes
 
 from . import packets as p
-from .attacks import EVIL, HONEST, Case, Ear, a, attack, datagram, eth, gateway
+from .attacks import EVIL, GATEWAY_MAC, HONEST, PATIENCE, Case, Ear, a, attack, datagram, eth, gateway, listening, send
 from .attacks_edge import PUBLISHED, mac_of, publish, unpublish
 from .lab import OUTSIDE4, OUTSIDE6, Lab
 
+SPORT = 997  # of no other attack: the flow is translated anew
 CONNECTED = ("10.200.77.0/24", "fd00:200:0:77::/64")
 HOSTS, NEIGHBOURS, SAME_AS_A_MEMBER = (
     ("10.200.77.1", "fd00:200:0:77::1"),
@@ -21,7 +23,7 @@ HOSTS, NEIGHBOURS, SAME_AS_A_MEMBER = (
 )
 
 
-def _connect(lab: Lab) -> Callable[[], None]:
+def connect(lab: Lab) -> Callable[[], None]:
     """The host and the outside share a network in the range, where red has a member elsewhere; what ends that."""
     out = lab.places["outside"].space
     for space, device, addresses in ((lab.host, "up0", HOSTS), (out, "eth0", NEIGHBOURS)):
@@ -38,9 +40,11 @@ def _connect(lab: Lab) -> Callable[[], None]:
     return end
 
 
-def _frame(lab: Lab, src: str, dst: str, marker: bytes, port: int = 9) -> bytes:
+def _frame(lab: Lab, src: str, dst: str, marker: bytes, port: int = 9, sport: int = 9) -> bytes:
     its = lab.places["outside"].space.run("ip", "-br", "link", "show", "eth0").split()[2]
-    return p.frame(mac_of(lab, "up0"), its, p.ethertype(dst), p.ip(src, dst, p.UDP, p.udp(src, dst, 9, port, marker)))
+    return p.frame(
+        mac_of(lab, "up0"), its, p.ethertype(dst), p.ip(src, dst, p.UDP, p.udp(src, dst, sport, port, marker))
+    )
 
 
 def _register(six: bool) -> None:
@@ -50,14 +54,14 @@ def _register(six: bool) -> None:
         """Also from the address of a fellow member; the host itself is reached."""
         me, out = a(lab), lab.places["outside"].space
         to = me.six if six else me.four
-        undo = _connect(lab)
+        undo = connect(lab)
         evil = [_frame(lab, src, to, EVIL) for src in (neighbour, twin)]
         return Case(out, evil, [eth(me)], [_frame(lab, neighbour, host, HONEST)], Ear(lab.host), undo=undo)
 
     def connected_network_by_a_published_port(lab: Lab) -> Case:
         """A published port is reached from there, and the same port of the member is not."""
         me, out = a(lab), lab.places["outside"].space
-        end = _connect(lab)
+        end = connect(lab)
         publish(lab, me)
         evil = _frame(lab, neighbour, me.six if six else me.four, EVIL, PUBLISHED)
         honest = _frame(lab, neighbour, host, HONEST, PUBLISHED)
@@ -68,10 +72,37 @@ def _register(six: bool) -> None:
 
         return Case(out, [evil], [eth(me)], [honest], eth(me), undo=undo)
 
+    def published_ports_reply_to_a_connected_network(lab: Lab) -> Case:
+        """The member answers there on the flow that was opened to it, and opens none."""
+        me, out = a(lab), lab.places["outside"].space
+        end = connect(lab)
+        publish(lab, me)
+        own, asked = me.six if six else me.four, b"zlt-asked"
+
+        def opens() -> None:
+            with listening([eth(me)]) as hear:
+                send(out, "eth0", [_frame(lab, neighbour, host, asked, PUBLISHED, sport=SPORT)])
+                until = time.monotonic() + PATIENCE
+                while not any(asked in data for data in hear(eth(me))) and time.monotonic() < until:
+                    time.sleep(0.005)
+
+        def from_me(sport: int, marker: bytes) -> bytes:
+            packet = p.ip(own, neighbour, p.UDP, p.udp(own, neighbour, sport, SPORT, marker))
+            return p.frame(GATEWAY_MAC, me.mac, p.ethertype(own), packet)
+
+        def undo() -> None:
+            unpublish(lab)
+            end()
+
+        ear = Ear(out, "eth0")
+        case = Case(me.space, [from_me(81, EVIL)], [ear], [from_me(80, HONEST)], ear, undo=undo)
+        case.before = opens
+        return case
+
     def member_to_a_connected_network(lab: Lab) -> Case:
         """To a container the addresses are the overlay's; what the host routes to its network arrives."""
         me, out = a(lab), lab.places["outside"].space
-        undo = _connect(lab)
+        undo = connect(lab)
         evil = datagram(me, gateway(NEIGHBOURS[0], NEIGHBOURS[1]), EVIL, six=six)
         honest = _frame(lab, OUTSIDE6 if six else OUTSIDE4, neighbour, HONEST)
         ear = Ear(out, "eth0")
@@ -82,6 +113,7 @@ def _register(six: bool) -> None:
     for work in (
         connected_network_to_a_member,
         connected_network_by_a_published_port,
+        published_ports_reply_to_a_connected_network,
         member_to_a_connected_network,
     ):
         work.__name__ += "_ipv6" if six else ""

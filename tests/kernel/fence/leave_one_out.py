@@ -25,6 +25,7 @@ from . import (  # noqa: F401 - they register
     attacks_neighbours,
     attacks_odd,
     attacks_routed,
+    attacks_source,
     matrix,
 )
 from .lab import NETWORKS, Lab, opened

@@ -16,6 +16,7 @@ from . import (  # noqa: F401 - they register
     attacks_neighbours,
     attacks_odd,
     attacks_routed,
+    attacks_source,
 )
 from .lab import Lab
 
