@@ -87,7 +87,8 @@ def _wireguard_port(status: answers.Status | None) -> list[Finding]:
     """Whether peers can call this node, if it has a device."""
     if status is None or not status.wireguard.interface or not status.wireguard.port:
         return []
-    return [wireguard_port(status.wireguard.port, probe.filter_rules())]
+    port = status.wireguard.port
+    return wireguard_port(port, probe.filter_rules(), probe.closed_inputs(port, OWN_TABLE))
 
 
 def _carefully(look: Callable[[], list[Finding]]) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""Which rule of a firewall's FORWARD drops what, found by evaluating the rules as values. Pure.
+"""Which rule of a firewall's FORWARD or INPUT drops what, found by evaluating the rules as values. Pure.
 
 `iptables_rules.py` and `nft_forward.py` read the rules. A rule is a list of conditions and a verdict; a condition that
 this module cannot evaluate may match or not. The packets are those that open a flow: connection state `new`.
@@ -12,16 +12,19 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Literal, NamedTuple
 
 ANY_NAME = "*"
+_TRANSLATED = ("dnat", "snat")
+_PROTOCOLS = {"1": "icmp", "6": "tcp", "17": "udp", "58": "ipv6-icmp", "132": "sctp", "icmpv6": "ipv6-icmp"}
 _DEPTH = 16  # jumps within jumps; the kernel allows as many
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One condition: the packet's input or output device, source or destination, or the connection's state, is one of
-    `values`. `other`: anything else. A device name may end in `*`.
+    """One condition: the packet's input or output device, source or destination, protocol or destination port, or the
+    connection's state or translation (`status`), is one of `values`. `other`: anything else. A device name may end in
+    `*`; a port may be a range, `FIRST-LAST`.
     """
 
-    kind: Literal["iif", "oif", "src", "dst", "state", "other"]
+    kind: Literal["iif", "oif", "src", "dst", "proto", "dport", "state", "status", "other"]
     values: tuple[str, ...] = ()
     negated: bool = False
 
@@ -41,12 +44,17 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """The packets in question: those that have these devices and addresses; empty for any. None comes from `lo`."""
+    """The packets in question: those that have these devices, addresses, protocol and port; empty or 0 for any. None
+    comes from `lo`. `untranslated`: no NAT rule matched them.
+    """
 
     iif: str = ""
     oif: str = ""
     src: str = ""
     dst: str = ""
+    proto: str = ""
+    dport: int = 0
+    untranslated: bool = False
 
 
 class Position(NamedTuple):
@@ -84,6 +92,12 @@ def _denial(chains: Chains, chain: str, flow: Flow, may_enter: Callable[[str], b
         elif rule.verdict == "accept" and _names(rule, flow):
             return Position(chain, at, None)  # made for these packets
     return Position(chain, len(rules), None)
+
+
+def closes(chains: Chains, chain: str, flow: Flow, policy_drops: bool) -> bool:
+    """Whether a base chain drops every packet of the flow, whatever the conditions that cannot be evaluated say."""
+    ends = _outcome_of_chain(chains, chain, flow, 0)
+    return "accept" not in ends and ("pass" not in ends or policy_drops)
 
 
 def drops_before(chains: Chains, chain: str, flow: Flow, end: Position) -> list[Rule]:
@@ -158,8 +172,14 @@ def _holds(condition: Condition, flow: Flow) -> bool | None:
             answers = [_lies_in(flow.src, value) for value in condition.values]
         case "dst":
             answers = [_lies_in(flow.dst, value) for value in condition.values]
+        case "proto":
+            answers = [_is_protocol(flow.proto, value) for value in condition.values]
+        case "dport":
+            answers = [_is_port(flow.dport, value) for value in condition.values]
         case "state":
-            answers = [_is_state(value) for value in condition.values]
+            answers = [_is_state(value, flow.untranslated) for value in condition.values]
+        case "status":
+            answers = [False if flow.untranslated and value in _TRANSLATED else None for value in condition.values]
         case _:
             return None
     answer = True if True in answers else None if None in answers else False
@@ -191,8 +211,19 @@ def _lies_in(own: str, value: str) -> bool | None:
     return False
 
 
-def _is_state(value: str) -> bool | None:
+def _is_protocol(own: str, value: str) -> bool | None:
+    return _PROTOCOLS.get(value, value) == own if own else None
+
+
+def _is_port(own: int, value: str) -> bool | None:
+    first, _, last = value.partition("-")
+    if not own or not first.isdigit() or not (last or first).isdigit():
+        return None
+    return int(first) <= own <= int(last or first)
+
+
+def _is_state(value: str, untranslated: bool) -> bool | None:
     state = value.lower()
     if state in ("new", "established", "related", "invalid", "untracked"):
         return state == "new"
-    return None  # DNAT and SNAT are no states of their own
+    return False if untranslated and state in _TRANSLATED else None  # DNAT and SNAT are no states of their own

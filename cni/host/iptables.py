@@ -131,6 +131,16 @@ def of_both_families(chain: str = "", table: str = "filter") -> dict[str, list[s
     return listed
 
 
+def filters() -> dict[str, list[str]]:
+    """The output of `-S` of every kind of iptables that has a table filter, in both families; a command that fails is
+    left out."""
+    listed = {}
+    for tool in (*_tools("0.0.0.0/0"), *_tools("::/0")):
+        with contextlib.suppress(IptablesError):
+            listed[tool] = rules(tool)
+    return listed
+
+
 def _foreign(lines: Sequence[str]) -> iptables_rules.Table:
     return iptables_rules.without(iptables_rules.parse(lines), CHAIN)
 

@@ -10,7 +10,7 @@ from cni.host.forward_rules import Condition, Position, Rule
 
 _DEVICES_AND_ADDRESSES = {"-i": "iif", "-o": "oif", "-s": "src", "-d": "dst"}
 _VERDICTS = {"ACCEPT": "accept", "DROP": "drop", "REJECT": "drop", "RETURN": "return"}
-_BY_OPTIONS = ("comment", "conntrack", "state")  # modules that match by the options that this module reads
+_BY_OPTIONS = ("comment", "conntrack", "state", "tcp", "udp", "multiport")  # modules whose options are read below
 _QUEUES = ("NFQUEUE", "QUEUE")  # a program decides
 
 
@@ -83,6 +83,11 @@ def _rule(line: str, names: set[str]) -> Rule:
             conditions.append(Condition(_DEVICES_AND_ADDRESSES[word], (value,), negated))  # type: ignore[arg-type]
         elif word in ("--ctstate", "--state"):
             conditions.append(Condition("state", tuple(words.pop(0).split(",")), negated))
+        elif word == "-p":
+            conditions.append(Condition("proto", (words.pop(0),), negated))
+        elif word in ("--dport", "--dports"):
+            ports = words.pop(0).replace(":", "-").split(",")
+            conditions.append(Condition("dport", tuple(ports), negated))
         elif word == "--comment":
             words.pop(0)
         elif word == "-m":

@@ -1,7 +1,8 @@
-"""Other programs' native nftables chains that drop what containers send, by policy or by a rule.
+"""Other programs' native nftables chains that drop what containers send, or what peers send to WireGuard's port, by
+policy or by a rule.
 
 An accept in another table does not override a drop, so the daemon cannot let these packets through: `status` and
-`doctor` name table, chain and rule. `firewall_obstacles` reads the kernel; the rest is pure.
+`doctor` name table, chain and rule. `firewall_obstacles` and `input_obstacles` read the kernel; the rest is pure.
 """
 
 from __future__ import annotations
@@ -10,15 +11,24 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from cni.host.forward_rules import Condition, Flow, Position, Rule, denial
+from cni.host.forward_rules import Condition, Flow, Position, Rule, closes, denial
 from cni.host.nft import Nft
 
 DEVICES = "zl-*"  # every bridge and WireGuard device of the overlay (contract 4.2)
 MOST = 200  # chains that are read in one look: a packet passes a few of them
 _NAME = re.compile(r"[\w./-]{1,128}", re.ASCII)  # what nft can express of the names that other programs chose
-_IPTABLES = ("filter", "FORWARD")  # opened by `iptables.py`
-_KEYS = {("meta", "iifname"): "iif", ("meta", "oifname"): "oif", ("ct", "state"): "state"}
-_ADDRESSES = {"saddr": "src", "daddr": "dst"}
+_IPTABLES = ("filter", {"forward": "FORWARD", "input": "INPUT"})  # iptables' own chains, evaluated from its listing
+_KEYS = {
+    ("meta", "iifname"): "iif",
+    ("meta", "iif"): "iif",
+    ("meta", "oifname"): "oif",
+    ("meta", "oif"): "oif",
+    ("meta", "l4proto"): "proto",
+    ("ct", "state"): "state",
+    ("ct", "status"): "status",
+}
+_ADDRESSES = {"saddr": "src", "daddr": "dst", "protocol": "proto"}
+_TRANSPORTS = ("tcp", "udp", "sctp", "dccp", "udplite", "icmp", "icmpv6", "igmp", "esp", "ah", "comp")
 _VERDICTS = {"accept": "accept", "drop": "drop", "reject": "drop", "return": "return", "continue": "continue"}
 _SILENT = ("counter", "log", "mangle", "comment")  # statements that match every packet
 
@@ -44,11 +54,8 @@ def firewall_obstacles(nft: Nft, clusters: Sequence[str], own: str) -> list[Obst
     send in a family of `clusters`. Raises NftError.
     """
     obstacles: dict[Obstacle, None] = {}
-    for chain in _at_forward(nft.list_base_chains(), own):
+    for chain, rules in _at_hook(nft, "forward", own):
         family, table, name = chain["family"], chain["table"], chain["name"]
-        if not _NAME.fullmatch(table):
-            continue
-        rules = _reader(lambda chain_name, f=family, t=table: nft.list_chain(f, t, chain_name))  # type: ignore[misc]
         for cluster in clusters:
             if family in ("ip", "ip6") and (family == "ip6") is not (":" in cluster):
                 continue
@@ -59,6 +66,25 @@ def firewall_obstacles(nft: Nft, clusters: Sequence[str], own: str) -> list[Obst
             elif chain.get("policy") == "drop" and place == Position(name, len(rules(name)), None):
                 obstacles[Obstacle(f"{family} {table} {name}", "")] = None
     return list(obstacles)
+
+
+def to_port(port: int) -> Flow:
+    """What peers send to WireGuard's port."""
+    return Flow(proto="udp", dport=port, untranslated=True)
+
+
+def input_obstacles(nft: Nft, port: int, own: str) -> list[Obstacle]:
+    """The chains at the hook input, of tables other than `own` and of iptables' INPUT, that drop all UDP to the port.
+    Raises NftError.
+    """
+    obstacles = []
+    for chain, rules in _at_hook(nft, "input", own):
+        family, table, name = chain["family"], chain["table"], chain["name"]
+        if closes(rules, name, to_port(port), chain.get("policy") == "drop"):
+            place = denial(rules, name, to_port(port))
+            text = place.rule and nft.rule_text(family, table, place.chain, int(place.rule.text))
+            obstacles.append(Obstacle(f"{family} {table} {place.chain}", text or ""))
+    return obstacles
 
 
 def dropping_input(listing: Mapping[str, Any]) -> list[str]:
@@ -75,13 +101,16 @@ def dropping_input(listing: Mapping[str, Any]) -> list[str]:
     )
 
 
-def _at_forward(listing: Mapping[str, Any], own: str) -> Iterator[Mapping[str, Any]]:
-    for item in listing.get("nftables", ()):
+def _at_hook(nft: Nft, hook: str, own: str) -> Iterator[tuple[Mapping[str, Any], Callable[[str], Sequence[Rule]]]]:
+    """Other programs' base chains at a hook, each with what reads the rules of its table's chains."""
+    for item in nft.list_base_chains().get("nftables", ()):
         chain = item.get("chain", {})
-        of_iptables = chain.get("family") in ("ip", "ip6") and (chain["table"], chain["name"]) == _IPTABLES
-        of_others = chain.get("hook") == "forward" and chain["table"] != own and not of_iptables
-        if of_others and chain["family"] in ("ip", "ip6", "inet"):
-            yield chain
+        if chain.get("hook") != hook or chain["family"] not in ("ip", "ip6", "inet"):
+            continue
+        family, table = chain["family"], chain["table"]
+        of_iptables = family != "inet" and (table, chain["name"]) == (_IPTABLES[0], _IPTABLES[1][hook])
+        if table != own and not of_iptables and _NAME.fullmatch(table):
+            yield chain, _reader(lambda name, f=family, t=table: nft.list_chain(f, t, name))  # type: ignore[misc]
 
 
 def _reader(list_chain: Callable[[str], Mapping[str, Any] | None]) -> Callable[[str], Sequence[Rule]]:
@@ -112,7 +141,7 @@ def _rule(rule: Mapping[str, Any]) -> Iterator[Rule]:
     for statement in rule.get("expr", ()):
         ((kind, what),) = statement.items()
         if kind == "match":
-            conditions.append(_condition(what["op"], what["left"], what["right"]))
+            conditions += _conditions(what["op"], what["left"], what["right"])
         elif kind == "vmap":
             yield from _map(chain, text, conditions, what)
             return
@@ -131,19 +160,24 @@ def _map(chain: str, text: str, conditions: Sequence[Condition], what: Mapping[s
     entries = data.get("set", ()) if isinstance(data, Mapping) else ()  # a named map's content is not followed
     for key, verdict in entries:
         ((kind, value),) = verdict.items()
-        own = (*conditions, _condition("==", what["key"], key))
+        own = (*conditions, *_conditions("==", what["key"], key))
         if kind in _VERDICTS:
             yield Rule(chain, own, _VERDICTS[kind], "", text)  # type: ignore[arg-type]
         elif kind in ("jump", "goto"):
             yield Rule(chain, own, kind, value["target"], text)
 
 
-def _condition(op: str, left: Any, right: Any) -> Condition:
+def _conditions(op: str, left: Any, right: Any) -> Iterator[Condition]:
+    """A match of a field, and the transport protocol that a field implies."""
+    payload = left.get("payload", {}) if isinstance(left, Mapping) else {}
+    if isinstance(payload, Mapping) and payload.get("protocol") in _TRANSPORTS:
+        yield Condition("proto", (payload["protocol"],))
     kind = _kind(left)
     values = tuple(_values(right))
     if kind is None or not values or op not in ("==", "!=", "in") or (kind == "state" and "*" in values):
-        return Condition("other")
-    return Condition(kind, values, op == "!=")  # type: ignore[arg-type]
+        yield Condition("other")
+    else:
+        yield Condition(kind, values, op == "!=")  # type: ignore[arg-type]
 
 
 def _kind(left: Any) -> str | None:
@@ -154,18 +188,22 @@ def _kind(left: Any) -> str | None:
         return None
     if name == "payload" and what.get("protocol") in ("ip", "ip6"):
         return _ADDRESSES.get(str(what.get("field")))
+    if name == "payload" and what.get("field") == "dport":
+        return "dport"
     return _KEYS.get((name, str(what.get("key"))))
 
 
 def _values(right: Any) -> Iterator[str]:
-    """The values of a match; none if one of them is not known here (a named set, a range)."""
+    """The values of a match; none if one of them is not known here (a named set)."""
     items = right.get("set", [right]) if isinstance(right, Mapping) else right if isinstance(right, list) else [right]
     texts = []
     for item in items:
         if isinstance(item, Mapping) and "prefix" in item:
             texts.append(f"{item['prefix']['addr']}/{item['prefix']['len']}")
-        elif isinstance(item, str) and not item.startswith("@"):
-            texts.append(item)
+        elif isinstance(item, Mapping) and "range" in item:
+            texts.append("-".join(map(str, item["range"])))
+        elif isinstance(item, int) or (isinstance(item, str) and not item.startswith("@")):
+            texts.append(str(item))
         else:
             return
     yield from texts

@@ -20,7 +20,7 @@ from cni.errors import FenceFailed
 from cni.host import addressing, forwarding, iptables, links, netns, sysctl
 from cni.host import netlink as nl
 from cni.host.nft import Nft
-from cni.host.nft_forward import Obstacle, firewall_obstacles
+from cni.host.nft_forward import Obstacle, firewall_obstacles, input_obstacles
 from cni.peer_credentials import Peer
 
 T = TypeVar("T")
@@ -129,9 +129,17 @@ def input_rules() -> dict[str, list[str]]:
 
 
 def filter_rules() -> dict[str, list[str]]:
-    """The output of `-S` of iptables and ip6tables, every chain of the table filter; a command that is missing or fails
-    is left out."""
-    return iptables.of_both_families()
+    """The output of `-S` of every kind of iptables, in both families: every chain of the table filter."""
+    return iptables.filters()
+
+
+def closed_inputs(port: int, own: str) -> list[Obstacle]:
+    """Other programs' native nftables chains that drop UDP to the port. `own`: our tables. Raises FenceFailed."""
+    nft = Nft()
+    try:
+        return input_obstacles(nft, port, own)
+    finally:
+        nft.close()
 
 
 # --- routes and settings ----------------------------------------------------------------------------------------------

@@ -404,6 +404,10 @@ class FakeKernel:
         return [self.complaint] if self.complaint else []
 
     @quiet_call
+    def forward_chains(self) -> frozenset[str]:
+        return frozenset()
+
+    @quiet_call
     def open_forwarding(self) -> str:
         return ""
 

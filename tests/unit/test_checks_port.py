@@ -37,7 +37,7 @@ SSH = ["-A ufw-user-input -p tcp -m tcp --dport 22 -j ACCEPT"]
     ],
 )
 def test_a_closed_port_is_found(lines: list[str], is_closed: bool) -> None:
-    finding = wireguard_port(PORT, {"iptables": lines})
+    (finding,) = wireguard_port(PORT, {"iptables": lines}, [])
     assert finding.level == ("fail" if is_closed else "ok")
     assert str(PORT) in finding.text
     assert is_closed == ("--dport 51420 -j ACCEPT" in finding.fix)
