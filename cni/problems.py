@@ -142,6 +142,14 @@ _KINDS = (
         "Make /proc/sys writable for the daemon, or set the value named in the text.",
     ),
     ProblemKind(
+        "service-same-bridge",
+        "node",
+        "warning",
+        "kube-proxy or IPVS translates services here, and bridged packets pass connection tracking by: a container does"
+        " not reach a container on its own bridge by a service's virtual address. Every other way works.",
+        "Load br_netfilter and set net.bridge.bridge-nf-call-iptables and net.bridge.bridge-nf-call-ip6tables to 1.",
+    ),
+    ProblemKind(
         "service-incomplete",
         "node",
         "error",

@@ -186,6 +186,13 @@ def _denies(lines: Sequence[str]) -> bool:
     return policy or bool(lines and lines[-1].startswith(("-A INPUT -j DROP", "-A INPUT -j REJECT")))
 
 
+def same_bridge_services(fault: str) -> list[Finding]:
+    """What keeps containers from one another on one bridge by a service; nothing if `fault` is empty."""
+    keys = "net.bridge.bridge-nf-call-iptables=1 net.bridge.bridge-nf-call-ip6tables=1"
+    fix = f"`modprobe br_netfilter`, `sysctl -w {keys}`; to keep it, /etc/modules-load.d and /etc/sysctl.d"
+    return [Finding("services", "warn", fault, fix)] if fault else []
+
+
 def recognised(chains: Collection[tuple[str, str, str]]) -> list[Finding]:
     """The programs whose rules are on this machine, by (family, table, chain)."""
     names = [

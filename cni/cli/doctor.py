@@ -23,7 +23,7 @@ from cni.cli import checks_machine as checks
 from cni.cli.checks_machine import Finding
 from cni.cli.checks_port import wireguard_port
 from cni.errors import CniError, FenceFailed
-from cni.host import iptables, nft_forward, own_networks, probe, program, sysctl
+from cni.host import iptables, nft_forward, own_networks, probe, program, services, sysctl
 from cni.overlay import sockets as overlay_sockets
 
 OWN_TABLE = "zlayer_cni"  # the nftables tables of the fence
@@ -157,12 +157,13 @@ def _firewalls(clusters: tuple[str, ...]) -> list[Finding]:
     chains = [item["chain"] for item in listing["nftables"] if "chain" in item]
     dropping = [obstacle.describe(clusters) for obstacle in probe.obstacles(clusters, OWN_TABLE)]
     findings += checks.foreign_chains(dropping, nft_forward.dropping_input(listing))
+    findings += checks.same_bridge_services(services.unanswered_now(_versions(clusters)))
     return findings + checks.recognised({(chain["family"], chain["table"], chain["name"]) for chain in chains})
 
 
 def _network(clusters: tuple[str, ...], daemon: bool) -> list[Finding]:
     keys = {4: "ipv4/ip_forward", 6: "ipv6/conf/all/forwarding"}
-    versions = sorted({6 if ":" in cluster else 4 for cluster in clusters})
+    versions = _versions(clusters)
     routes = probe.routes()
     uplinks = sorted({device for destination, device in routes if destination == "0.0.0.0/0" and device})
     return [
@@ -172,6 +173,10 @@ def _network(clusters: tuple[str, ...], daemon: bool) -> list[Finding]:
         checks.rp_filter(probe.rp_filters([*uplinks, *probe.tunnels()])),
         *checks.overlaps(clusters, _overlaps(clusters)),
     ]
+
+
+def _versions(clusters: tuple[str, ...]) -> list[int]:
+    return sorted({6 if ":" in cluster else 4 for cluster in clusters})
 
 
 def _overlaps(clusters: tuple[str, ...]) -> list[str]:

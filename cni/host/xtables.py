@@ -27,8 +27,23 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def present(version: int) -> bool:
     """Whether iptables-legacy's filter table exists, for IP version 4 or 6."""
+    return _exists(version, "filter")
+
+
+def has_chain(version: int, table: str, chain: str) -> bool:
+    """Whether a table of iptables-legacy has a chain that a program added. False if it cannot be read."""
+    if not _exists(version, table):
+        return False
     try:
-        return "filter" in _LISTS[version].read_text().split()
+        _, entries = _read(version, table)
+    except OSError:
+        return False
+    return b"\0" + chain.encode() + b"\0" in entries  # the name in the entry at the chain's head
+
+
+def _exists(version: int, table: str) -> bool:
+    try:
+        return table in _LISTS[version].read_text().split()
     except OSError:
         return False
 
@@ -38,18 +53,23 @@ def forward(version: int) -> bytes:
     of the filter table; empty if the table does not exist, `?` if it cannot be read. Never raises."""
     if not present(version):
         return b""
-    family, level = _LEVELS[version]
     try:
-        with socket.socket(family, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_RAW) as sock:
-            info = _ask(sock, level, _GET_INFO, b"filter".ljust(_INFO.size, b"\0"))
-            fields = _INFO.unpack(info)
-            size, entry, underflow = fields[-1], fields[2 + _FORWARD], fields[7 + _FORWARD]
-            blob = _ask(
-                sock, level, _GET_ENTRIES, b"filter".ljust(32, b"\0") + struct.pack("=II", size, 0) + bytes(size)
-            )
+        info, entries = _read(version, "filter")
     except OSError:
         return b"?"
-    return info[32:] + masked(blob[40:], entry, underflow, version)
+    fields = _INFO.unpack(info)
+    return info[32:] + masked(entries, fields[2 + _FORWARD], fields[7 + _FORWARD], version)
+
+
+def _read(version: int, table: str) -> tuple[bytes, bytes]:
+    """Header and entries of a table that exists. Raises OSError."""
+    family, level = _LEVELS[version]
+    name = table.encode()
+    with socket.socket(family, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_RAW) as sock:
+        info = _ask(sock, level, _GET_INFO, name.ljust(_INFO.size, b"\0"))
+        size = _INFO.unpack(info)[-1]
+        asked = name.ljust(32, b"\0") + struct.pack("=II", size, 0) + bytes(size)
+        return info, _ask(sock, level, _GET_ENTRIES, asked)[40:]
 
 
 def masked(entries: bytes, start: int, last: int, version: int) -> bytes:

@@ -412,6 +412,10 @@ class FakeKernel:
         return ""
 
     @quiet_call
+    def unanswered_services(self) -> str:
+        return ""
+
+    @quiet_call
     def foreign(self) -> list[str]:
         return []
 

@@ -34,6 +34,7 @@ from cni.host.ports import ContainerView, Sought
 from cni.netconf.environment import Call
 from cni.netconf.intent import Intent
 from cni.netconf.types import DNS, Result
+from cni.problems import Problem
 from cni.verbs import AttachCall, Attached, Recorded, Target, pod_of
 
 log = logging.getLogger(__name__)
@@ -199,7 +200,7 @@ class NodeOverlay:
         return notes
 
     def ready(self, service: str, mode: str) -> list[str]:
-        """STATUS: the problems of mesh and cluster, which do not affect containers on this node. Raises NotAvailable
+        """STATUS: the problems that make no ADD fail: of mesh and cluster, and of services. Raises NotAvailable
         (50) or NotAvailableLimited (51) if an ADD would fail now."""
         if self._ranges.refusal:
             raise NotAvailable("the node is not in service", self._ranges.refusal)
@@ -218,7 +219,11 @@ class NodeOverlay:
         segment = naming.SHARED_BRIDGE_KEY if mode == "shared" else service
         if not self._state.has_room(segment) and not self._state.idle_services():
             raise NotAvailable(f"service {service} has no free IP address", "the cluster's subnets are all taken")
-        return [problem.text for problem in self._board.problems() if problem.kind().area in ("mesh", "cluster")]
+        return [problem.text for problem in self._board.problems() if _is_for_status(problem)]
+
+
+def _is_for_status(problem: Problem) -> bool:
+    return problem.kind().area in ("mesh", "cluster") or problem.code == "service-same-bridge"
 
 
 def no_room(run_dir: str) -> bool:

@@ -32,6 +32,7 @@ from cni.daemon.fence.repairs import Repairs
 from cni.daemon.model.records import Attachment
 from cni.daemon.state.state import State
 from cni.errors import FenceFailed
+from cni.host import services
 from cni.host.nft import Nft
 from cni.host.nft_elements import Change
 
@@ -260,6 +261,10 @@ class FenceController:
     def foreign(self) -> dict[str, str]:
         """Other programs' native nft chains that drop what containers send, with a sentence about each."""
         return self._others.obstacles(self._loader.nft, self._state.cidrs) if self._loader is not None else {}
+
+    def unanswered_services(self) -> str:
+        """Why containers do not reach one another on their own bridge by a service; empty if they do."""
+        return services.unanswered(self._state.versions(), self._loader.nft) if self._loader is not None else ""
 
     # --- bridges and ports -------------------------------------------------------------------------------------------
 

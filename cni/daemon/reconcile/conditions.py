@@ -67,3 +67,4 @@ class NodeConditions:
         denial = self._fence.open_forwarding()
         self._board.set("forward-denied-iptables", "", denial and f"iptables' FORWARD: {denial}")
         self._board.set_all("forward-denied-nftables", self._fence.foreign())
+        self._board.set("service-same-bridge", "", self._fence.unanswered_services())
