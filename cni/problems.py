@@ -298,6 +298,15 @@ _KINDS = (
         " (--enable-grpc-gateway=true), and no proxy before it that redirects, compresses or answers itself.",
     ),
     ProblemKind(
+        "store-went-back",
+        "cluster",
+        "warning",
+        "etcd has an earlier state than this node has seen: it was restored from an older backup, or lost its data."
+        " Traffic goes on; the problem lasts until every node that answers has put its claims and document back.",
+        "Check that the restore was meant. If the problem stays, look at `status` of the other nodes; nodes that were"
+        " forgotten after the backup are to be forgotten again (`zlayer-cni peer gone`).",
+    ),
+    ProblemKind(
         "store-certificates",
         "cluster",
         "warning",

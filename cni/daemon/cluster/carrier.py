@@ -56,8 +56,11 @@ class Carrier:
             ranges = tuple(self._state.cidrs)
             belief = believe(self._view, self._own, self._own_keys(), self._dedicated(), ranges)
             foreign = self._view.foreign(self._own)
+            behind = self._view.is_behind()
             refused, forged = self._view.refused(MOST_REFUSED), self._view.strangers.texts()
         board = self._board
+        if not behind:
+            board.clear("store-went-back")
         board.set_all("node-unheard", kept)
         board.set_all("record-refused", refused)
         board.set_all("record-not-its-own", forged)

@@ -9,9 +9,9 @@ claim stays in force.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from cni.daemon.cluster.trust import NotItsOwn
+from cni.daemon.cluster.trust import Outdated
 from cni.daemon.model.cluster_records import NodeDocument, Slot, claims_of
 
 LINGERS = 2.0  # seconds for which a deleted claim counts: the deletion of a whole store arrives in several answers
@@ -20,10 +20,12 @@ FOREVER = float("inf")
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """A claim that is no longer in the store, and until when it counts: seconds on the view's clock."""
+    """A claim that is no longer in the store, and until when it counts: seconds on the view's clock. `back`: the store
+    went back and has lost it, so it counts until it is made again."""
 
     owner: str
     until: float
+    back: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,7 @@ class ClaimBook:
         self.contested: dict[str, Contested] = {}
         self._created: dict[str, int] = {}  # the store's revision at which each claim was made
         self._before: tuple[dict[str, str], dict[str, Slot], dict[str, int]] = ({}, {}, {})
+        self._went_back = False  # during a full read of a store that went back
 
     def owner(self, claim: str) -> str | None:
         """The identity that holds the claim; None if it is free."""
@@ -87,29 +90,38 @@ class ClaimBook:
     def begin(self, now: float, put_back: bool) -> None:
         """Prepare for a full read. `put_back`: the store was restored to an earlier revision, or is another store."""
         owners = self.owners()
-        past = {claim: Past(owner, now + self._grace) for claim, owner in owners.items() if claim[0] != "#"}
-        self.past = {claim: Past(former.owner, now + self._grace) for claim, former in self.past.items()} | past
+        fresh = Past("", FOREVER, back=True) if put_back else Past("", now + self._grace)
+        past = {claim: replace(fresh, owner=owner) for claim, owner in owners.items() if claim[0] != "#"}
+        earlier = {
+            claim: former if former.back else replace(fresh, owner=former.owner) for claim, former in self.past.items()
+        }
+        self.past, self._went_back = earlier | past, put_back
         self._before = ({}, {}, {}) if put_back else (owners, self.slots, self._created)
         self.slots, self.ids, self.holders, self.contested, self._created = {}, {}, {}, {}, {}
 
     def end(self) -> None:
         """Finish a full read: forget the claims from before it."""
-        self._before = ({}, {}, {})
+        self._before, self._went_back = ({}, {}, {}), False
 
     def put(self, claim: str, owner: str, use: str, value: bytes, created: int) -> None:
-        """Take in a record that gives the claim to `owner`. Raises NotItsOwn if another node holds it."""
-        holder = self._holder(claim, created)
+        """Take in a record that gives the claim to `owner`. Raises Outdated if another node holds it."""
+        holder = self._holder(claim, owner, created)
         if holder is not None and holder != owner:
             self.contested[claim] = Contested(holder, value, created)
             if self._recorded_owner(claim) is None and claim in self._before[0]:
                 before = self._before[1].get(claim)
                 self._set(claim, holder, before.use if before is not None else "", self._before[2].get(claim, 0))
-            raise NotItsOwn(f"it says that {owner} has what {holder} has claimed")
+            raise Outdated(f"it says that {owner} has what {holder} has claimed")
         self._set(claim, owner, use, created)
         self.contested.pop(claim, None)
 
-    def _holder(self, claim: str, created: int) -> str | None:
-        """The node that keeps the claim against a record created at revision `created`; None if the record counts."""
+    def _holder(self, claim: str, claimant: str, created: int) -> str | None:
+        """The node that keeps the claim against a record of `claimant` created at revision `created`; None if the
+        record counts."""
+        if self._went_back and claim in self.past:
+            # The record is of before; the documents that this node has are later ones.
+            before = self.past[claim].owner
+            return before if self._is_held(claim, before) and not self._is_held(claim, claimant) else None
         recorded, made = self._recorded_owner(claim), self._created.get(claim)
         if recorded is None:
             recorded, made = self._before[0].get(claim), self._before[2].get(claim)
@@ -167,7 +179,7 @@ class ClaimBook:
             reset = bool(self._own) and self._own not in self.holders.values() and self._own not in self.ids.values()
             listed = {claim: owner for owner, doc in self._nodes.items() for claim in claims_of(doc)}
             self.past = {
-                claim: Past(former.owner, FOREVER) if reset else former
+                claim: replace(former, until=FOREVER) if reset else former
                 for claim, former in self.past.items()
                 if listed.get(claim) == former.owner
                 and self._recorded_owner(claim) is None

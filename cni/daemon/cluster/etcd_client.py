@@ -91,6 +91,13 @@ class EtcdClient:
             body["revision"] = str(revision)
         return self._call("/v3/kv/range", body, read_page)
 
+    def at(self, key: str, revision: int) -> KeyValue | None:
+        """The record at the key as of the revision; None if there was none. Raises EtcdError, with code 11 if the
+        store does not have that revision: it was compacted, or is in the future."""
+        body = {"key": b64(key.encode(errors="surrogateescape")), "revision": str(revision)}
+        items = self._call("/v3/kv/range", body, read_page)[0]
+        return items[0] if items else None
+
     def transact(
         self, when: Sequence[Compare], then: Sequence[Step], other: Sequence[Step] = ()
     ) -> tuple[bool, list[KeyValue]]:

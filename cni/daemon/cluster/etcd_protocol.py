@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, ParamSpec, TypeVar
 
-NOT_FOUND, UNAUTHENTICATED = 5, 16  # gRPC codes
+NOT_FOUND, OUT_OF_RANGE, UNAUTHENTICATED = 5, 11, 16  # gRPC codes
 LARGEST = 256 << 10  # bytes: a larger value is left out; etcd accepts 1.5 MB
 
 P = ParamSpec("P")

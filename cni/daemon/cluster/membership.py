@@ -55,18 +55,24 @@ class Membership:
             self.joined.set()
 
     def join(self) -> None:
-        """Claim id, slices and key. Idempotent. Raises EtcdError, CniError."""
-        items, _ = everything(self._etcd, self._view.keys.base)
-        with self._view.lock:
-            self._view.load(as_records(items), time.monotonic())
-            view, member = self._view, self._identity.member()
+        """Claim id, slices and key. Idempotent. Raises EtcdError, CniError.
+
+        After the first time the watch keeps the view: a further full read could be older than the watch's last event.
+        """
+        view, member = self._view, self._identity.member()
+        if not self.joined.is_set():
+            items, _ = everything(self._etcd, view.keys.base)
+            with view.lock:
+                view.load(as_records(items), time.monotonic())
         self.claim_key()  # first: a node with another node's key must not join and must hold no claim
-        node_id = self._claims.take_id(self._settings.node_id, dict(view.ids))
+        with view.lock:
+            ids, slots = dict(view.ids), view.with_slots_alone()
+        node_id = self._claims.take_id(self._settings.node_id, ids)
         slices = []
         for cluster in self._state.cidrs:
             range_ = ipaddress.ip_network(cluster)
             before = next((s for s in member.slices if ipaddress.ip_network(s).version == range_.version), None)
-            slices.append(self._claims.take_slice(cluster, node_id, view, before, self._settings.slice_cidr))
+            slices.append(self._claims.take_slice(cluster, node_id, slots, before, self._settings.slice_cidr))
         fresh = msgspec.structs.replace(self._identity.member(), node_id=node_id, slices=tuple(slices))
         self._identity.keep_member(fresh)
         self.apply_member(fresh)

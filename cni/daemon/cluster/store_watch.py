@@ -7,9 +7,10 @@ import threading
 import time
 
 from cni.daemon.cluster.etcd_client import EtcdClient
-from cni.daemon.cluster.etcd_protocol import Compacted, EtcdError, Event, Unreachable
+from cni.daemon.cluster.etcd_protocol import OUT_OF_RANGE, Compacted, EtcdError, Event, Unreachable
 from cni.daemon.cluster.etcd_transport import PATIENCE, QUIET
 from cni.daemon.cluster.reading import as_records, everything
+from cni.daemon.cluster.store_history import StoreHistory
 from cni.daemon.cluster.view import ClusterView
 from cni.daemon.problem_board import ProblemBoard
 from cni.daemon.state.identity import Identity
@@ -42,7 +43,7 @@ class StoreWatch:
     ) -> None:
         self._etcd, self._view, self._identity = etcd, view, identity
         self._board, self._signals = board, signals
-        self._revision = 0  # of the store, at the last read or watch event
+        self._history = StoreHistory(view.keys.node(""))
         self._synced = False
 
     @property
@@ -52,10 +53,18 @@ class StoreWatch:
 
     def follow(self) -> None:
         """Read all records, then watch. Returns only when all records must be read again."""
+        differs = self._differs()
         items, revision = everything(self._etcd, self._view.keys.base)
+        back = differs or self._history.went_back(items, revision)
+        if back:
+            text = (
+                f"etcd has an earlier state: revision {self._history.revision} was seen here, and it has {revision} now"
+            )
+            remedy = "each node puts its claims and its document back"
+            self._board.note("store-went-back", "", f"{text} (an older backup, or a new store); {remedy}")
         with self._view.lock:
-            self._view.load(as_records(items), time.monotonic(), again=revision >= self._revision)
-        self._revision = revision
+            self._view.load(as_records(items), time.monotonic(), again=not back)
+        self._history.read(items, revision)
         self._synced = True
         self.note_reached()
         self._board.clear("cluster-step", STEP)
@@ -65,16 +74,19 @@ class StoreWatch:
             try:
                 began = time.monotonic()
                 beat(QUIET + PATIENCE)
-                for now, events in self._etcd.watch(self._view.keys.base, revision + 1):
-                    if now < revision:
+                for now, events in self._etcd.watch(self._view.keys.base, self._history.revision + 1):
+                    if now < self._history.revision:
                         log.info("reading all cluster records again: etcd was restored to an earlier revision")
                         return
                     self._apply_events(events)
-                    self._revision = revision = max(revision, now) if events else revision
+                    if events:
+                        self._history.follow(events, now)
                     self.note_reached()
                     beat(QUIET + PATIENCE)
                     if self._signals.stop.is_set():
                         return
+                if self._differs():
+                    return
             except Compacted as error:
                 log.info("reading all cluster records again: %s", error)
                 return
@@ -84,6 +96,18 @@ class StoreWatch:
                     log.warning("reading all cluster records again: %s", error)
                     return  # another endpoint may answer at once
                 raise
+
+    def _differs(self) -> bool:
+        """Whether the store's history does not have the last change that this node saw. Raises EtcdError."""
+        last = self._history.last
+        if last is None:
+            return False
+        try:
+            return self._history.differs(self._etcd.at(last.key, last.changed))
+        except EtcdError as error:
+            if error.code != OUT_OF_RANGE:
+                raise
+            return False  # compacted, or in the future: the full read tells
 
     def check(self) -> None:
         """Check the endpoint of the watch. May be called by another thread. Raises EtcdError."""

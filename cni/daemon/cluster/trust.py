@@ -22,6 +22,11 @@ class NotItsOwn(ValueError):
     """The record was not written by the node that it describes."""
 
 
+class Outdated(NotItsOwn):
+    """The record is an earlier state of one that is known: another node has written it again, or the store went
+    back."""
+
+
 class Trust:
     """The checks of one node in one cluster. For one thread at a time."""
 
@@ -39,7 +44,7 @@ class Trust:
             raise ValueError("it is not signed: an earlier version of this node has published it")
         signer = self._check(key, value, doc.identity, doc.signer, expected)
         if signer and earlier is not None and earlier.signer == signer and doc.sequence < earlier.sequence:
-            raise NotItsOwn(f"an older one of the node's again (sequence {doc.sequence} after {earlier.sequence})")
+            raise Outdated(f"an older one of the node's again (sequence {doc.sequence} after {earlier.sequence})")
         return signer
 
     def check_slot(self, key: str, value: bytes, slot: SignedSlot, earlier: NodeDocument | None) -> None:

@@ -16,7 +16,7 @@ from cni.addresses import Network
 from cni.daemon.cluster import store_records
 from cni.daemon.cluster.claim_table import ClaimBook
 from cni.daemon.cluster.store_records import LONGEST_KEY, StoreKeys
-from cni.daemon.cluster.trust import NotItsOwn, Strangers, Trust
+from cni.daemon.cluster.trust import NotItsOwn, Outdated, Strangers, Trust
 from cni.daemon.model import signing
 from cni.daemon.model.cluster_records import SPARE, NodeDocument, Slot, hexadecimal
 from cni.daemon.model.wireguard import network_of
@@ -52,6 +52,8 @@ class ClusterView:
         self.faults: dict[str, str] = {}
         self.more_faults = 0
         self.strangers = Strangers()
+        self._outdated: dict[str, bytes | None] = {}  # records of before the store went back, not written again yet
+        self._unreturned: set[str] = set()  # nodes whose document was lost when the store went back
 
     @property
     def slots(self) -> dict[str, Slot]:
@@ -88,15 +90,21 @@ class ClusterView:
 
     def load(self, items: Iterable[Record], now: float, again: bool = True) -> None:
         """Take in a full read of the store. A known node without a document counts as lost from now on, not as gone.
-        `again`: the store is the one read before, at the same or a later revision."""
+        `again`: the store is the one read before, at the same or a later revision; otherwise it went back, and records
+        of before are no forgeries."""
         every = [(record[0], record[1], record[2] if len(record) > 2 else 0) for record in items]
         published = {key.rpartition("/")[2] for key, _, _ in every if key.startswith(self.keys.node(""))}
-        for identity in self.nodes.keys() - published:
+        missing = self.nodes.keys() - published
+        if not again:
+            self._unreturned |= missing - self.lost.keys()
+        for identity in missing:
             self.lost.setdefault(identity, now)
         self.claims.begin(now, not again)
         self.faults, self.more_faults, self.own_record = {}, 0, b""
         self.strangers.look_again()
         for key, value, created in every:
+            if not again:
+                self._outdated[key] = value
             self.put(key, value, created)
         self.claims.end()
         self.settle(now)
@@ -112,12 +120,17 @@ class ClusterView:
         try:
             self._put(kind, name, value, created)
         except NotItsOwn as error:
+            if isinstance(error, Outdated) and key in self._outdated and self._outdated[key] == value:
+                return
+            self._outdated.pop(key, None)
             of = self.name_of(name) if kind == "node" else name
             self.strangers.note(key, f"the record {_shown(key)} of {_shown(of)} is not that node's own: {error}")
             return
         except Exception as error:  # noqa: BLE001 - untrusted input: no error in one record stops the reading of others
+            self._outdated.pop(key, None)
             self._refuse(key, kind, name, error)
             return
+        self._outdated.pop(key, None)
         self.faults.pop(key, None)
         self.strangers.is_right(key)
 
@@ -158,6 +171,7 @@ class ClusterView:
         self.nodes[name] = doc if doc.signer == signer else msgspec.structs.replace(doc, signer=signer)
         self._sizes[name], self._bytes = len(value), total
         self.lost.pop(name, None)
+        self._unreturned.discard(name)
 
     def _check_room(self, is_known: bool) -> None:
         """Raises ValueError if the view is full and this record is a new one."""
@@ -177,6 +191,7 @@ class ClusterView:
         """Take in the deletion of a key."""
         kind, _, name = key.removeprefix(self.keys.base).partition("/")
         self.faults.pop(key, None)
+        self._outdated.pop(key, None)
         self.strangers.is_right(key)
         if key == self._own_key:
             self.own_record = b""
@@ -201,7 +216,13 @@ class ClusterView:
 
     def is_waiting(self) -> bool:
         """Whether the view can change with time alone, without a change in the store."""
-        return bool(self.lost or self.claims.past or self.claims.contested or self.strangers.texts())
+        return bool(
+            self.lost or self.claims.past or self.claims.contested or self.strangers.texts() or self.is_behind()
+        )
+
+    def is_behind(self) -> bool:
+        """Whether the store went back, and a document or a claim that this node knows is not written again yet."""
+        return bool(self._outdated or self._unreturned or any(former.back for former in self.claims.past.values()))
 
     # --- what follows from it ----------------------------------------------------------------------------------------
 
@@ -213,6 +234,7 @@ class ClusterView:
     def drop(self, identity: str) -> None:
         """Remove a node's document."""
         self.lost.pop(identity, None)
+        self._unreturned.discard(identity)
         self._published.pop(identity, None)
         self._bytes -= self._sizes.pop(identity, 0)
         self.nodes.pop(identity, None)
