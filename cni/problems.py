@@ -349,6 +349,15 @@ _KINDS = (
         "If one data directory is a copy of the other, remove identity.json on one of the two machines.",
     ),
     ProblemKind(
+        "identity-cloned",
+        "cluster",
+        "error",
+        "A virtual machine was cloned with its memory: two machines run as this node. One goes on and tells it for a"
+        " minute; the other has no peers and publishes nothing, until the first is gone or has another identity.",
+        "Stop the daemon on the machine that is to become a node of its own, remove identity.json from its data"
+        " directory, and reboot it.",
+    ),
+    ProblemKind(
         "key-in-use",
         "cluster",
         "error",

@@ -11,6 +11,7 @@ from cni.daemon.cluster.view import ClusterView
 from cni.daemon.mesh.mesh import Mesh
 from cni.daemon.mesh.probes import TunnelProbes
 from cni.daemon.model.cluster_records import NodeDocument
+from cni.daemon.model.fleet import GLOBAL, Fleet
 from cni.daemon.model.wireguard import network_of
 from cni.daemon.problem_board import ProblemBoard
 from cni.daemon.state.identity import Identity
@@ -74,6 +75,12 @@ class Carrier:
         if synced:
             with board.step("cluster-step", "records", "the other nodes could not be written down"):
                 self._record(belief.docs)
+
+    def withdraw(self) -> None:
+        """Remove every peer of the cluster: another machine goes on under this node's identity."""
+        with self._board.step("cluster-step", "fleet", "the other nodes could not be removed from the devices"):
+            self._mesh.set_fleet(Fleet({GLOBAL: ()}, {}))
+        self._record({})  # or the next daemon would make them peers again
 
     def _record(self, docs: Mapping[str, NodeDocument]) -> None:
         """Record the nodes that the next daemon of this boot must know."""

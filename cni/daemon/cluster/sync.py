@@ -219,8 +219,12 @@ class ClusterSync:
             self._signals.pending.clear()
         elif not self._view.is_waiting():
             return
-        if self._publication.admitted and not self._signals.stop.is_set():
+        if self._signals.stop.is_set():
+            return
+        if self._publication.admitted:
             self._carrier.carry(self._watch.synced)
+        elif self._publication.other is not None and self._publication.other.cloned:
+            self._carrier.withdraw()
 
     # --- publishing --------------------------------------------------------------------------------------------------
 
@@ -258,6 +262,11 @@ class ClusterSync:
     def _publish_once(self, last: float) -> float:
         """One pass. `last`: when the claims were last reconciled, on the monotonic clock; returns it. Raises EtcdError,
         CniError."""
+        if self._publication.other is not None:
+            self._publication.publish()  # the claims are the other machine's: this one would release what it has not
+            self._board.clear("store-writes-refused")
+            self._clear_step("publish")
+            return last
         self._membership.repair()
         if not self._membership.has_claimed_its_key():
             self._membership.claim_key()

@@ -155,15 +155,15 @@ class Identity:
         if not content.announced:
             self._keep_signing(msgspec.structs.replace(content, announced=True))
 
-    def next_sequence(self) -> int:
-        """A number higher than any earlier one, across restarts; if the file was restored from an older copy, the wall
-        clock orders the numbers. Raises InputOutput."""
+    def next_sequence(self, above: int = 0) -> int:
+        """A number higher than `above` and any earlier one, across restarts; if the file was restored from an older
+        copy, the wall clock orders the numbers. Raises InputOutput."""
         content = self._signing()
-        if not self._sequence or self._sequence + 1 >= content.ceiling:
-            first = max(content.ceiling, int(time.time()) * SEQUENCES)
+        if not self._sequence or max(self._sequence, above) + 1 >= content.ceiling:
+            first = max(content.ceiling, int(time.time()) * SEQUENCES, above)
             self._keep_signing(msgspec.structs.replace(content, ceiling=first + SEQUENCES))
             self._sequence = first
-        self._sequence += 1
+        self._sequence = max(self._sequence, above) + 1
         return self._sequence
 
     def _signing(self) -> Signing:
