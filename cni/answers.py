@@ -74,7 +74,7 @@ class Calls(Answer, frozen=True, kw_only=True):
 
 
 class Status(Answer, frozen=True, kw_only=True):
-    """The summary of the node. `problem_details` is None from a daemon before 0.2."""
+    """The summary of the node. `problem_details` is None from a daemon that is older than the codes."""
 
     version: str
     pid: int

@@ -25,7 +25,7 @@ NEED_ROOT = ("install", "uninstall", "start", "restart")
 
 def main(argv: Sequence[str]) -> int:
     """Run one command of the tool; returns its exit code."""
-    options = _parser().parse_args(argv)
+    options = parser().parse_args(argv)
     if options.command in NEED_ROOT and options.root == "/" and os.geteuid():
         sys.stderr.write(f"zlayer-cni: {options.command} needs root, and runs as user {os.geteuid()}\n")
         return 1
@@ -55,14 +55,15 @@ def _why_absent(run_dir: str, error: ask.NoDaemon) -> str:
     return f"{absence.text}{f' -> {absence.fix}' if absence.fix else ''}\n"
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line but `overlayd`, whose options are the daemon's."""
+    whole = argparse.ArgumentParser(
         prog="zlayer-cni",
         description=f"zlayer-cni {__version__}: containers on a WireGuard overlay.",
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = whole.add_subparsers(dest="command", metavar="COMMAND", required=True)
     commands.add_parser("overlayd", help="run the overlay daemon", add_help=False)
     for word, text in (
         ("status", "a summary of the node, and its problems"),
@@ -97,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(word, help=text, description=text)
         _places(command, "--run-dir", "--data-dir", "--program-dir")
         command.set_defaults(root="/", conf_dir=None)
-    return parser
+    return whole
 
 
 def absolute(path: str) -> str:

@@ -51,7 +51,7 @@ def _as_text(status: answers.Status) -> str:
 
 
 def _problems(status: answers.Status) -> list[str]:
-    """A line for each problem: its code and text. A daemon before 0.2 reports texts only."""
+    """A line for each problem: its code and text. A daemon that is older than the codes reports texts only."""
     details = status.problem_details
     return status.problems if details is None else [f"{problem.code}: {problem.text}" for problem in details]
 

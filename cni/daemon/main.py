@@ -34,7 +34,7 @@ log = logging.getLogger("overlayd")
 def main(argv: Sequence[str]) -> int:
     """Run the daemon until a signal or a request ends it. Returns the exit code: 0 ended on request, 1 could not
     start."""
-    options = _options(argv)
+    options = parser().parse_args(argv)
     process.clean_environment([REPLACED])
     process.return_freed_memory()
     raise_limits()
@@ -77,20 +77,21 @@ def _serve(settings_file: SettingsFile, settings: Settings, take_over: bool) -> 
         asyncio.run(_run(settings_file, settings, run_dir_lock))
 
 
-def _options(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The parser of the daemon's command line, without `overlayd`."""
+    options = argparse.ArgumentParser(
         prog="zlayer-cni overlayd",
         description="The overlay daemon: addresses, bridges, fences and peers of this node's containers.",
         epilog="SIGTERM ends it and leaves running containers connected; the next one takes over.",
     )
-    parser.add_argument("--config", metavar="FILE", help="the YAML to read (see conf/overlayd.yaml)")
-    parser.add_argument("--run-dir", metavar="DIR", help=f"sockets and records ({defaults.RUN_DIR})")
-    parser.add_argument("--data-dir", metavar="DIR", help=f"identity and keys ({defaults.DATA_DIR})")
-    parser.add_argument("--socket", metavar="PATH", help="the overlay protocol's socket (by the data directory)")
-    parser.add_argument("--take-over", action="store_true", help="end the daemon that runs on that run directory")
-    parser.add_argument("--check", action="store_true", help="check whether a daemon could start with these settings")
-    parser.add_argument(DEPUTY, type=int, default=0, help=argparse.SUPPRESS)
-    return parser.parse_args(argv)
+    options.add_argument("--config", metavar="FILE", help="the YAML to read (see conf/overlayd.yaml)")
+    options.add_argument("--run-dir", metavar="DIR", help=f"sockets and records ({defaults.RUN_DIR})")
+    options.add_argument("--data-dir", metavar="DIR", help=f"identity and keys ({defaults.DATA_DIR})")
+    options.add_argument("--socket", metavar="PATH", help="the overlay protocol's socket (by the data directory)")
+    options.add_argument("--take-over", action="store_true", help="end the daemon that runs on that run directory")
+    options.add_argument("--check", action="store_true", help="check whether a daemon could start with these settings")
+    options.add_argument(DEPUTY, type=int, default=0, help=argparse.SUPPRESS)
+    return options
 
 
 def _settings_file(options: argparse.Namespace) -> SettingsFile:
