@@ -1,4 +1,4 @@
-"""Imports point one way (docs/architecture.md, "Where things are"): read from the sources, with the reasons."""
+"""Imports point one way (docs/development.md, "Layout"): read from the sources, with the reasons."""
 
 import ast
 import sys
