@@ -49,7 +49,7 @@ NFTABLES = {
 }
 # Features that the fence does without: nft text, the kernel option, and what is missing then.
 OPTIONAL = {
-    "nftables, a frame by its bridge": (
+    "nftables, matching a frame by its bridge": (
         "add table bridge t\nadd set bridge t b { type ifname; }\n"
         "add chain bridge t c { type filter hook prerouting priority -310; policy accept; }\n"
         "add rule bridge t c meta ibrname @b counter drop\n",

@@ -13,7 +13,7 @@ import msgspec
 from cni import defaults
 from cni.cli import chain, record, resources
 from cni.cli.record import FLAGS, Record
-from cni.cli.upkeep import ServiceError, under
+from cni.cli.upkeep import CommandFailed, under
 
 FILE = "10-zlayer.conflist"
 
@@ -29,7 +29,7 @@ class Plan(NamedTuple):
 
 
 def plan(options: argparse.Namespace, given: Collection[str], before: Record) -> Plan:
-    """What to do with the list, for complete options of which `given` are on the command line. Raises ServiceError if
+    """What to do with the list, for complete options of which `given` are on the command line. Raises CommandFailed if
     a chained plugin does not speak the CNI version, and if the list was changed by hand and says something else than an
     option that is given."""
     path = under(options.root, options.conf_dir) / FILE
@@ -39,7 +39,7 @@ def plan(options: argparse.Namespace, given: Collection[str], before: Record) ->
     missing = tuple(kind for kind in chained if speak[kind] is None)
     there = {kind: versions for kind, versions in speak.items() if versions}
     if wrong := chain.version_faults(chained, options.cni_version, there, str(bin_dir)):
-        raise ServiceError(f"--cni-version {options.cni_version} with {bin_dir}: {'; '.join(wrong)}")
+        raise CommandFailed(f"--cni-version {options.cni_version} with {bin_dir}: {'; '.join(wrong)}")
     text = text_for(options.network, options.cni_version, options.run_dir, options.data_dir, missing)
     try:
         present = path.read_text()
@@ -51,7 +51,7 @@ def plan(options: argparse.Namespace, given: Collection[str], before: Record) ->
     if options.force or (_as_written(present) if seen is None else record.checksum(present) in seen):
         return Plan(path, text, "written", missing)
     if conflicts := _conflicts(present, options, given):
-        raise ServiceError(
+        raise CommandFailed(
             f"{path} was changed by hand, and {'; '.join(conflicts)}: change it there, or --force replaces the list"
         )
     return Plan(path, text, "kept", missing)

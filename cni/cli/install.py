@@ -1,4 +1,4 @@
-"""Installs the program, the daemon's service and the network list, in that order.
+"""Installs the program, the daemon's systemd unit and the network list, in that order.
 
 The network list is written last and atomically, because a runtime uses it as soon as it exists. The program goes into a
 directory of its own version, and the plugin in the runtime's directory becomes a link to it, replaced by rename: an
@@ -17,7 +17,7 @@ from pathlib import Path
 from cni import __version__, answers, defaults
 from cni.cli import ask, conflist, files, record, resources, runtimes, upkeep, versions
 from cni.cli.record import Record
-from cni.cli.upkeep import UNIT, UNIT_DIR, ServiceError, say, under
+from cni.cli.upkeep import UNIT, UNIT_DIR, CommandFailed, say, under
 from cni.daemon import settings_reader
 from cni.daemon.model import overlap
 from cni.daemon.settings import Settings
@@ -35,7 +35,9 @@ def run(options: argparse.Namespace) -> int:
     try:
         source = resources.unpacked_program()
         if source is None:
-            raise ServiceError("this runs from source: build it with scripts/build, then run `dist/zlayer-cni install`")
+            raise CommandFailed(
+                "this runs from source: build it with scripts/build, then run `dist/zlayer-cni install`"
+            )
         target = under(options.root, options.program_dir)
         before, given = record.load(target) or conflist.earlier(options), record.given(options)
         for words in record.as_before(options, before):
@@ -50,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
             say(f"program   {home}{'' if laid_down else ' is there already'}")
             _put_in_place(options, home, plan, before)
             _sweep(options, home, source, before.links)
-    except (ServiceError, versions.Busy, CniError, OSError) as error:
+    except (CommandFailed, versions.Busy, CniError, OSError) as error:
         say(f"zlayer-cni: install failed: {_why(error)}")
         return 1
     say("done; `zlayer-cni status` tells how the node is")
@@ -132,7 +134,7 @@ def _prove(binary: Path) -> None:
     """Check that the program runs in its directory: it must answer VERSION to a call like a runtime's."""
     code, out, err = program.run_once([str(binary)], {"CNI_COMMAND": "VERSION"}, b'{"cniVersion":"1.0.0"}')
     if code != 0 or b"supportedVersions" not in out:
-        raise ServiceError(f"{binary} does not run here: exit code {code}: {err.decode(errors='replace').strip()}")
+        raise CommandFailed(f"{binary} does not run here: exit code {code}: {err.decode(errors='replace').strip()}")
 
 
 def _sweep(options: argparse.Namespace, home: Path, source: Path, links: tuple[str, ...]) -> None:

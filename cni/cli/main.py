@@ -63,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    whole.add_argument("--version", action="version", version=f"zlayer-cni {__version__}", help="print the version")
     commands = whole.add_subparsers(dest="command", metavar="COMMAND", required=True)
     commands.add_parser("overlayd", help="run the overlay daemon", add_help=False)
     for word, text in (
@@ -73,7 +74,11 @@ def parser() -> argparse.ArgumentParser:
         ("doctor", "check the node (kernel, firewalls, routes, runtime, files, daemon) and name remedies"),
         ("gc", "release attachments whose interface is gone, now"),
         ("peers", "the WireGuard peers: endpoint, handshake, traffic, path MTU, direct or not"),
-        ("peer", "token: print a token for another node; rotate: make a new key; remove PEER; gone; forget NODE"),
+        (
+            "peer",
+            "token: print a token for another node; rotate: make a new key; remove PEER: remove a joined node; "
+            "gone: list nodes that are gone and still hold ids or subnets; forget NODE: release what such a node holds",
+        ),
         ("join", "add another node as a peer, by its token"),
         ("showconf", "a wg-quick configuration for a peer: a guest, an edge, a machine with plain WireGuard"),
         ("graph", "this node, its tunnels and services as a picture"),
@@ -84,12 +89,14 @@ def parser() -> argparse.ArgumentParser:
             "--run-dir", metavar="DIR", type=absolute, default=defaults.RUN_DIR, help="default: %(default)s"
         )
         _OPTIONS.get(word, lambda _: None)(command)
-    validate = commands.add_parser("validate", help="check a conflist, an entry of one, or the daemon's YAML")
+    validate = commands.add_parser("validate", help="check a network list, an entry of one, or the daemon's YAML")
     validate.add_argument("file", metavar="FILE")
     where = "where the plugins of a list must be (the runtime's directory, if this program is installed there)"
     validate.add_argument("--bin-dir", metavar="DIR", type=absolute, help=where)
     validate.add_argument("--json", action="store_true", help="for programs: a stable JSON document")
-    _install_options(commands.add_parser("install", help="put the program, the conflist and the service in place"))
+    _install_options(
+        commands.add_parser("install", help="put the program, the systemd unit and the network list in place")
+    )
     _uninstall_options(commands.add_parser("uninstall", help="remove what install put in place"))
     for word, text in (
         ("start", "start the daemon, by systemd if it has a unit, unless it runs"),

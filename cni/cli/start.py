@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cni import proc
 from cni.cli import ask, conflist, record, upkeep
-from cni.cli.upkeep import Daemon, ServiceError, say
+from cni.cli.upkeep import CommandFailed, Daemon, say
 from cni.host import systemd
 from cni.plugin import autostart, client
 
@@ -32,23 +32,23 @@ def run(options: argparse.Namespace) -> int:
         else:
             now = _restart(options if "data_dir" in given else _as_it_runs(options, before), before)
             say(f"daemon    version {now.version} runs (process {now.pid}), in place of process {before.pid}")
-    except (ServiceError, ask.NoDaemon, ask.Refused, OSError) as error:
+    except (CommandFailed, ask.NoDaemon, ask.Refused, OSError) as error:
         say(f"zlayer-cni: {options.command} failed: {error}")
         return 1
     return 0
 
 
 def _start(options: argparse.Namespace) -> Daemon:
-    """Start the daemon; raises ServiceError if it does not answer in time."""
+    """Start the daemon; raises CommandFailed if it does not answer in time."""
     if _has_unit(options):
         return upkeep.start_unit(options.run_dir)
     waiter = client.Waiter(upkeep.READY_WITHIN)
     try:
         autostart.connect_or_start(_place(options), waiter).close()
     except client.Closed as error:
-        raise ServiceError(str(error)) from error
+        raise CommandFailed(str(error)) from error
     except client.OutOfTime as error:
-        raise ServiceError(f"the daemon does not listen on {options.run_dir} after {waiter.seconds:g} s") from error
+        raise CommandFailed(f"the daemon does not listen on {options.run_dir} after {waiter.seconds:g} s") from error
     return upkeep.await_daemon(options.run_dir, _log(options))
 
 
@@ -58,7 +58,7 @@ def _restart(options: argparse.Namespace, before: Daemon) -> Daemon:
         return upkeep.restart_unit(options.run_dir)
     if upkeep.is_plugins(before.pid, options.run_dir):
         return upkeep.replace_daemon(options, _command(options), before)
-    raise ServiceError(
+    raise CommandFailed(
         f"the daemon (process {before.pid}) was started neither by the plugin nor by systemd: restart it where it runs"
     )
 
@@ -72,12 +72,12 @@ def _as_it_runs(options: argparse.Namespace, before: Daemon) -> argparse.Namespa
 
 
 def _command(options: argparse.Namespace) -> list[str]:
-    """The command line of this program without its words. Raises ServiceError if it cannot be unpacked."""
+    """The command line of this program without its words. Raises CommandFailed if it cannot be unpacked."""
     try:
         words = autostart.program(_place(options), client.Waiter(upkeep.READY_WITHIN))
     except OSError as error:
         reason = error.strerror or errno.errorcode.get(error.errno or 0, "")
-        raise ServiceError(f"the program cannot be unpacked: {error.filename}: {reason}") from error
+        raise CommandFailed(f"the program cannot be unpacked: {error.filename}: {reason}") from error
     return words[: words.index("overlayd")]
 
 

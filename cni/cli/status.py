@@ -33,8 +33,8 @@ def _as_text(status: answers.Status) -> str:
     node = status.node
     lines = [
         f"daemon     version {status.version}, pid {status.pid}, up {_duration(status.uptime_seconds)}",
-        f"node       {node.node_id} of {node.deployment}/{node.instance_id},"
-        f" {', '.join(node.cluster_cidrs)}, MTU {status.mtu}",
+        f"node       id {node.node_id} of deployment {node.deployment}/{node.instance_id},"
+        f" range {', '.join(node.cluster_cidrs)}, MTU {status.mtu}",
         f"wireguard  {_wireguard(status.wireguard)}",
         f"fence      {'in force' if status.fence.in_force else 'NOT IN FORCE: ' + status.fence.trouble}",
         f"containers {status.attachments} attached{f', {status.unfinished} unfinished' if status.unfinished else ''}",

@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         daemon = _daemon(run_dir, options)
         attached = len(ask.ask(run_dir, "attachments", list[answers.Attachment])) if daemon else 0
-    except (upkeep.ServiceError, ask.NoDaemon) as error:
+    except (upkeep.CommandFailed, ask.NoDaemon) as error:
         if not options.force:
             say(f"zlayer-cni: {error}; the attachments are unknown. --force continues anyway")
             return 1
@@ -93,7 +93,7 @@ def _remove_unit(root: str) -> None:
 
 
 def _daemon(run_dir: str, options: argparse.Namespace) -> Daemon | None:
-    """The daemon, which is started if only its records exist; None if there are none. Raises ServiceError, NoDaemon."""
+    """The daemon, which is started if only its records exist; None without records. Raises CommandFailed, NoDaemon."""
     try:
         status = ask.ask(run_dir, "status", answers.Running)
         return Daemon(status.pid, status.version)
@@ -103,7 +103,7 @@ def _daemon(run_dir: str, options: argparse.Namespace) -> Daemon | None:
         if upkeep.holder(run_dir) is not None:
             raise  # the daemon runs, and does not answer
     if os.geteuid():
-        raise upkeep.ServiceError("no daemon runs, and only root can start one")
+        raise upkeep.CommandFailed("no daemon runs, and only root can start one")
     say("note      no daemon runs: one is started, which knows what is attached")
     place = client.Location()
     place.run_dir, place.data_dir = run_dir, options.data_dir

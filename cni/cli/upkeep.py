@@ -24,8 +24,8 @@ READY_WITHIN = 30.0  # seconds until a daemon that was started must answer
 GONE_WITHIN = 20.0  # seconds until one that is asked to end is killed
 
 
-class ServiceError(Exception):
-    """The installation cannot continue; the text names the reason and the remedy."""
+class CommandFailed(Exception):
+    """install, uninstall, start or restart cannot continue; the text names the reason and the remedy."""
 
 
 class Daemon(NamedTuple):
@@ -64,14 +64,14 @@ def holder(run_dir: str) -> int | None:
 
 
 def await_daemon(run_dir: str, where: str) -> Daemon:
-    """Wait until the daemon answers. Raises ServiceError, which names `where` to look, after READY_WITHIN seconds."""
+    """Wait until the daemon answers. Raises CommandFailed, which names `where` to look, after READY_WITHIN seconds."""
     end = time.monotonic() + READY_WITHIN
     while True:
         try:
             ask.ask(run_dir, "status", answers.Running)
         except ask.NoDaemon as error:
             if time.monotonic() > end:
-                raise ServiceError(f"{error}; see {where}") from error
+                raise CommandFailed(f"{error}; see {where}") from error
             time.sleep(0.1)
         else:
             if daemon := running(run_dir):
@@ -80,7 +80,7 @@ def await_daemon(run_dir: str, where: str) -> Daemon:
 
 def renew(options: argparse.Namespace, binary: Path, seen: Path) -> None:
     """Make `binary` the daemon of this machine: by a systemd unit, else by replacing a running one. `seen`: its path
-    inside `--root`. Raises ServiceError."""
+    inside `--root`. Raises CommandFailed."""
     if options.root != "/":
         _in_image(options, seen)
     elif not options.service or not systemd.is_running():
@@ -119,7 +119,7 @@ def _with_systemd(options: argparse.Namespace, binary: Path) -> None:
     check(options, [str(binary)])
     now = restart_unit(options.run_dir)
     if not runs(now.pid, binary):
-        raise ServiceError(
+        raise CommandFailed(
             f"process {now.pid}, not {UNIT}, is the daemon on {options.run_dir}: end it and install again"
         )
     say(f"service   {UNIT} is enabled and running{_instead_of(before, now)}")
@@ -134,13 +134,13 @@ def has_unit(run_dir: str) -> bool:
 
 
 def start_unit(run_dir: str) -> Daemon:
-    """Start the unit; its daemon. Raises ServiceError."""
+    """Start the unit; its daemon. Raises CommandFailed."""
     _control("start", UNIT, run_dir=run_dir)
     return await_daemon(run_dir, f"`journalctl -u {UNIT}`")
 
 
 def restart_unit(run_dir: str) -> Daemon:
-    """Restart the unit; the new daemon. Raises ServiceError."""
+    """Restart the unit; the new daemon. Raises CommandFailed."""
     _control("restart", UNIT, run_dir=run_dir)
     return await_daemon(run_dir, f"`journalctl -u {UNIT}`")
 
@@ -160,15 +160,15 @@ def protected(*directories: str) -> list[str]:
 
 def check(options: argparse.Namespace, command: Sequence[str]) -> None:
     """Check that `command overlayd` can start with the present YAML and records, before the running daemon is ended.
-    Raises ServiceError."""
+    Raises CommandFailed."""
     words = [*command, "overlayd", "--check", "--run-dir", options.run_dir, "--data-dir", options.data_dir]
     try:
         code, _, output = program.run_once(words, autostart.environment(), b"")
     except OSError as error:
-        raise ServiceError(f"the new daemon cannot be tried, the running one is left alone: {error}") from error
+        raise CommandFailed(f"the new daemon cannot be tried, the running one is left alone: {error}") from error
     if code == 1:
         why = output.decode(errors="replace").strip().removeprefix("overlayd: ")
-        raise ServiceError(f"the new daemon could not start, the running one is left alone: {why}")
+        raise CommandFailed(f"the new daemon could not start, the running one is left alone: {why}")
 
 
 def _control(*words: str, run_dir: str = "") -> None:
@@ -177,7 +177,7 @@ def _control(*words: str, run_dir: str = "") -> None:
     if error:
         last = last_words.read(run_dir) if run_dir else ""
         why = f"; its last words: {last}" if last else ""
-        raise ServiceError(f"systemctl {' '.join(words)}: {error.splitlines()[0]}{why}")
+        raise CommandFailed(f"systemctl {' '.join(words)}: {error.splitlines()[0]}{why}")
 
 
 def _without_systemd(options: argparse.Namespace, binary: Path) -> None:
@@ -196,10 +196,10 @@ def _without_systemd(options: argparse.Namespace, binary: Path) -> None:
 
 def replace_daemon(options: argparse.Namespace, command: Sequence[str], before: Daemon) -> Daemon:
     """End a daemon that a plugin or `zlayer-cni start` started, and start `command overlayd`; the new daemon. Raises
-    ServiceError."""
+    CommandFailed."""
     check(options, command)
     if not process.end_daemon(before.pid, GONE_WITHIN):
-        raise ServiceError(f"the daemon of version {before.version} (process {before.pid}) does not end")
+        raise CommandFailed(f"the daemon of version {before.version} (process {before.pid}) does not end")
     words = ["overlayd", "--run-dir", options.run_dir, "--data-dir", options.data_dir]
     autostart.spawn([*command, *words], options.run_dir)
     return await_daemon(options.run_dir, f"{options.run_dir}/{autostart.LOG_NAME}")

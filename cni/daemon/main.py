@@ -81,12 +81,12 @@ def parser() -> argparse.ArgumentParser:
     """The parser of the daemon's command line, without `overlayd`."""
     options = argparse.ArgumentParser(
         prog="zlayer-cni overlayd",
-        description="The overlay daemon: addresses, bridges, fences and peers of this node's containers.",
-        epilog="SIGTERM ends it and leaves running containers connected; the next one takes over.",
+        description="The overlay daemon: addresses, bridges, fence and peers of this node's containers.",
+        epilog="SIGTERM ends it and leaves running containers connected; the next daemon takes them over.",
     )
     options.add_argument("--config", metavar="FILE", help="the YAML to read (see conf/overlayd.yaml)")
     options.add_argument("--run-dir", metavar="DIR", help=f"sockets and records ({defaults.RUN_DIR})")
-    options.add_argument("--data-dir", metavar="DIR", help=f"identity and keys ({defaults.DATA_DIR})")
+    options.add_argument("--data-dir", metavar="DIR", help=f"identity and settings ({defaults.DATA_DIR})")
     options.add_argument("--socket", metavar="PATH", help="the overlay protocol's socket (by the data directory)")
     options.add_argument("--take-over", action="store_true", help="end the daemon that runs on that run directory")
     options.add_argument("--check", action="store_true", help="check whether a daemon could start with these settings")

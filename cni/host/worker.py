@@ -64,7 +64,8 @@ class Worker:
             self._thread.join(seconds)
 
     def beat(self, allow: float = 0.0) -> None:
-        """Report that the thread is alive; the next beat is due in `allow` seconds."""
+        """Report that the thread is alive; the next beat is due in `allow` seconds. The supervisor reports a thread
+        only some time after its beat was due."""
         self._due = time.monotonic() + allow
 
     def forgive(self, now: float) -> None:

@@ -602,7 +602,7 @@ def test_what_a_peer_by_token_does_not_say_is_not_told_as_a_fact(src, dst):
     found = verdict(TOKEN, src, dst)
     assert (found.allowed, found.certain) == (True, False)
     assert "publishes no networks to this node" in found.reason
-    assert any("only the fence there knows" in note for note in found.notes)
+    assert any("the fence of that node decides as well" in note for note in found.notes)
     told = verdict(replace(TOKEN, behind=(replace(TOKEN.behind[0], certain=True),)), src, dst)
     assert (told.allowed, told.certain) == (True, True)
 

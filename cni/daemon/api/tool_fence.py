@@ -157,7 +157,7 @@ def _service_of(text: str) -> why.PortSpec | None:
     number, _, protocol = text.partition("/")
     protocol = protocol or "tcp"
     if not (number.isdecimal() and 1 <= int(number) <= 65535 and protocol in ("tcp", "udp")):
-        raise InvalidConfig(f"{text!r} is no port: a number from 1 to 65535, /tcp or /udp after it")
+        raise InvalidConfig(f"{text!r} is no port: give a number from 1 to 65535, and /udp after it if it is not TCP")
     return why.PortSpec(int(number), protocol)
 
 

@@ -126,8 +126,8 @@ def token(context: ToolContext, _: Mapping[str, str]) -> answers.Token:
         raise InvalidConfig("this node is in a cluster: give the other node the same `cluster` in its YAML instead")
     if state.node.slice_cidr is None or context.settings.service_cidr is None:
         raise InvalidConfig(
-            "it is not settled which addresses are behind this node",
-            "set slice_cidr and service_cidr in its YAML, other ones on each node",
+            "the addresses behind this node are not fixed",
+            "set slice_cidr and service_cidr in its YAML, different ones on each node",
         )
     return answers.Token(token=joined_peers.encode(_invitation(context, mesh)), public_key=mesh.public_key())
 

@@ -25,8 +25,8 @@ class Answers:
         self._last: dict[str, _Received] = {}
 
     def note(self, received: Mapping[str, int], now: float) -> None:
-        """Take in the bytes that the device has received from each peer, by key. A peer's first reading counts as an
-        answer."""
+        """Take in the bytes that the device has received from each peer, by key: a count that changed is an answer at
+        `now`, and so is a peer's first count. Peers that are not among them are forgotten."""
         self._last = {
             key: last if (last := self._last.get(key)) is not None and last.received == count else _Received(count, now)
             for key, count in received.items()

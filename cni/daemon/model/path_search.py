@@ -79,7 +79,8 @@ def ladder(low: int, high: int, bounds: Bounds) -> tuple[int, ...]:
 
 
 def check(state: PathState, bounds: Bounds, now: float) -> tuple[PathState, tuple[int, ...]]:
-    """Begin to check whether the present size passes, the full one if none was measured. Returns the sizes to send."""
+    """Begin to check whether the present size passes, the full one if none was measured. Returns the sizes to send,
+    none while another burst is under way."""
     if state.burst is not None:
         return state, ()
     top = min(state.size or bounds.full, bounds.full)
@@ -97,7 +98,8 @@ def grow(state: PathState, bounds: Bounds, now: float) -> tuple[PathState, tuple
 
 
 def answer(state: PathState, size: int, bounds: Bounds, now: float) -> tuple[PathState, tuple[int, ...]]:
-    """Take in the answer to a probe. Returns the sizes to send next: the round ends with the answer to its largest."""
+    """Take in the answer to a probe. Returns the sizes to send next: the round ends with the answer to its largest. An
+    answer to a size that was not sent changes nothing."""
     burst = state.burst
     if burst is None or size not in (*burst.sizes, SMALL):
         return state, ()

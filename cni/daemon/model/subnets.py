@@ -77,7 +77,7 @@ class SubnetRegistry:
 
     @property
     def slots(self) -> int:
-        """The number of slots, at most 2^64 - 1."""
+        """The number of slots of the range, taken or not, at most 2^64 - 1."""
         return min(1 << (self.slice_prefix - self.cluster.prefixlen), _MOST_SLOTS)
 
     def get(self, service: str, node: str) -> Network | None:

@@ -99,7 +99,8 @@ class OperationContext:
         """Lease an address of the service's segment, or of the node's slice if the service is unknown (contract 6.7,
         6.10).
 
-        A full segment grows. Raises PoolExhausted, TryAgainLater while the free addresses are in cooldown.
+        A full segment grows. The tracked flows of the address's last owner are deleted. Raises PoolExhausted,
+        TryAgainLater while the free addresses are in cooldown.
         """
         lease = self._lease(service, owner)
         self.kernel.finish_flows([lease.ip])

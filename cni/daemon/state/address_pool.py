@@ -107,7 +107,7 @@ class AddressPool:
         raise NeedsSlot(version)
 
     def cooling(self, subnets: list[Network]) -> int:
-        """How many addresses of `subnets` are in cooldown."""
+        """How many addresses of `subnets` are in cooldown, held again or not."""
         rest = self.rest()
         return sum(1 for a in self.released if rest.cooling(a) and any(a in s for s in subnets))
 

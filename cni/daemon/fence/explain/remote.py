@@ -12,7 +12,7 @@ from cni.daemon.fence.explain.endpoints import Endpoint, EndpointKind, FenceView
 from cni.daemon.fence.explain.verdict import HOST_FIREWALL, RuleRef, Verdict, describe, named
 from cni.daemon.fence.model import chain_of
 
-UNKNOWN_THERE = "which containers are there, and in which networks, this node is not told: only the fence there knows"
+UNKNOWN_THERE = "this node is not told which containers and networks are there; the fence of that node decides as well"
 ITS_OWN_FENCE = "the other node's fence decides too: a member there of a network that this node does not know is closed"
 
 

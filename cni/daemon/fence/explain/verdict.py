@@ -35,5 +35,5 @@ def describe(network: str | None) -> str:
 
 
 def named(name: str, version: int) -> str:
-    """The name, for one IP version, of a rule that exists once for each."""
+    """The name, for one IP version, of a rule that exists once for each: "to a port" is "to a port, IPv6" for 6."""
     return name + (", IPv6" if version == 6 else "")
