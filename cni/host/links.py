@@ -17,6 +17,7 @@ from cni.host import netlink as nl
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER = 1, 3, 4, 5, 10
 IFLA_LINKINFO, IFLA_GROUP, IFLA_NET_NS_FD, IFLA_AF_SPEC = 18, 27, 28, 26
 IFLA_IFALIAS, IFLA_STATS64, IFLA_LINK_NETNSID = 20, 23, 37
+BRIDGE_PORTS = 1023  # of a bridge at most: BR_MAX_PORTS is 1,024, and port 0 is not used (net/bridge/br_private.h)
 _TX_BYTES = slice(24, 32)  # of struct rtnl_link_stats64
 IFF_UP, IFF_RUNNING = 1, 0x40
 AF_INET, AF_INET6 = 2, 10
@@ -264,7 +265,8 @@ class Port:
 def create_port(socket: nl.Netlink, port: Port, netns_fd: int) -> tuple[int, int]:
     """Create the veth with its peer inside the namespace `netns_fd` (a later move takes 15 ms). Both ends stay down.
 
-    Returns the index of the host end and of the peer. Raises NetlinkError(EEXIST) if either name is taken.
+    Returns the index of the host end and of the peer. Raises NetlinkError: EEXIST if either name is taken, EXFULL if
+    the bridge has BRIDGE_PORTS ports.
     """
     peer = (
         nl.ifinfo()
@@ -282,7 +284,14 @@ def create_port(socket: nl.Netlink, port: Port, netns_fd: int) -> tuple[int, int
         + nl.attribute(IFLA_LINKINFO, nl.text(1, "veth") + nl.attribute(2, nl.attribute(1, peer)))
     )
     flags = nl.F_CREATE | nl.F_EXCL | nl.F_ECHO
-    answers = socket.send([nl.Message(nl.RTM_NEWLINK, flags, body, f"create veth {port.name}")]).answers
+    what = f"create veth {port.name}"
+    try:
+        answers = socket.send([nl.Message(nl.RTM_NEWLINK, flags, body, what)]).answers
+    except nl.NetlinkError as error:
+        if error.errno != errno.EXFULL:
+            raise
+        limit = f"its bridge has {BRIDGE_PORTS} ports, the kernel's limit: attach further containers to another service"
+        raise nl.NetlinkError(errno.EXFULL, what, limit) from error
     for answer in answers:
         if answer.type == nl.RTM_NEWLINK:
             made = _link(answer.body)

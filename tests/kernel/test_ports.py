@@ -70,6 +70,17 @@ def test_both_ends_are_where_they_belong(host, container, netlink, port):
     assert (host.links(), container.links()) == ({"zb-1", "zp-1"}, {"eth0"})
 
 
+def test_a_full_bridge_is_an_error_that_names_the_limit(host, container, netlink, bridge, tmp_path):
+    lines = [f"link add zf{n} master zb-1 type veth peer zg{n}\nlink set zg{n} master zb-1\n" for n in range(512)]
+    (tmp_path / "batch").write_text("".join(lines)[: -len("link set zg511 master zb-1\n")])
+    host.ip(f"-batch {tmp_path / 'batch'}")
+    full = Port("zp-1", HOST_MAC, bridge, 1420, "eth0", INSIDE_MAC)
+    with pytest.raises(NetlinkError, match="1023 ports, the kernel's limit") as refused:
+        links.create_port(netlink, full, container.fd)
+    assert refused.value.errno == errno.EXFULL
+    assert container.links() == set()
+
+
 def test_a_name_taken_on_the_host_is_an_error(host, container, netlink, port):
     host.ip("link add zp-1 type veth peer name other")
     before = host.link("zp-1")["index"]
