@@ -6,8 +6,8 @@ import errno
 import hashlib
 import ipaddress
 import struct
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from cni.host import addressing, links
 from cni.host import netlink as nl
@@ -41,6 +41,36 @@ class TunnelRoute:
     dst: links.Network
     mtu: int = 0
     source: links.Address | None = None
+
+
+@dataclass
+class RoutesInForce:
+    """The routes ensured last for a device, with the fingerprint of all routes at that time."""
+
+    desired: Mapping[links.Network, TunnelRoute]
+    index: int
+    mark: bytes
+    refused: dict[links.Network, int] = field(default_factory=dict)
+
+    def same(self, other: RoutesInForce) -> bool:
+        """Whether both stand for one object of desired routes, one device, and unchanged routes of the namespace."""
+        return self.desired is other.desired and (self.index, self.mark) == (other.index, other.mark)
+
+
+def ensure_routes(
+    socket: nl.Netlink, index: int, desired: Mapping[links.Network, TunnelRoute]
+) -> tuple[bool, dict[links.Network, int]]:
+    """Add, replace and remove the routes into a device; returns whether nothing had to change, and the destinations
+    that the kernel refused with the error number."""
+    have = list_routes(socket, index)
+    changed = [have[dst] for dst in have.keys() & desired.keys() if have[dst] != desired[dst]]
+    remove_routes(socket, index, changed)
+    missing = [route for route in desired.values() if have.get(route.dst) != route]
+    refused = add_routes(socket, index, missing)
+    stale = [have[dst] for dst in have.keys() - desired.keys()]
+    remove_routes(socket, index, stale)
+    was_right = not (changed or stale) and len(refused) == len(missing)
+    return was_right, refused
 
 
 def list_routes(socket: nl.Netlink, index: int) -> dict[links.Network, TunnelRoute]:

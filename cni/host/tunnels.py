@@ -13,8 +13,8 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from cni.host import addressing, links, netlink, sysctl, tunnel_routes, wg_engine, wg_tuning
-from cni.host.tunnel_routes import TunnelRoute, UnderlayRoute
+from cni.host import addressing, links, netlink, sysctl, tunnel_routes, wg_engine, wg_kernel, wg_tuning
+from cni.host.tunnel_routes import RoutesInForce, TunnelRoute, UnderlayRoute
 from cni.host.wg_kernel import KernelWireGuard
 from cni.host.wg_types import DeviceSeen, NoEngine, PeerChange, Reading, raw
 from cni.host.wg_uapi import Uapi
@@ -38,19 +38,6 @@ class Device:
     fragments: bool = False
 
 
-@dataclass
-class _Routed:
-    """The last routes ensured for a device, with the fingerprint of all routes at that time."""
-
-    desired: Mapping[links.Network, TunnelRoute]
-    index: int
-    mark: bytes
-    refused: dict[links.Network, int] = field(default_factory=dict)
-
-    def same(self, other: _Routed) -> bool:
-        return self.desired is other.desired and (self.index, self.mark) == (other.index, other.mark)
-
-
 class Tunnels:
     """The WireGuard devices of the network namespace in which the daemon was started."""
 
@@ -62,7 +49,7 @@ class Tunnels:
         self._engines = wg_engine.Engines(self._uapi, log_dir)
         self._net: netlink.Netlink | None = None
         self._wg: KernelWireGuard | None = None
-        self._routed: dict[str, _Routed | None] = {}
+        self._routed: dict[str, RoutesInForce | None] = {}
 
     @property
     def _socket(self) -> netlink.Netlink:
@@ -125,7 +112,7 @@ class Tunnels:
         if link is not None:
             links.remove_link(self._socket, name)
         if self._engine in ("auto", KERNEL):
-            if self._create_in_kernel(name):
+            if wg_kernel.create(self._socket, name):
                 return
             if self._engine == KERNEL:
                 raise NoEngine("this kernel has no WireGuard (wireguard_engine: kernel)")
@@ -137,17 +124,6 @@ class Tunnels:
         if self._engines.owner(name):
             self._engines.end(name)
         self._engines.start(program, name)
-
-    def _create_in_kernel(self, name: str) -> bool:
-        info = netlink.attribute(links.IFLA_LINKINFO, netlink.text(1, "wireguard"))
-        body = netlink.ifinfo() + netlink.text(links.IFLA_IFNAME, name) + info
-        # A kernel without WireGuard answers EOPNOTSUPP for the kind of link (measured).
-        none = frozenset({errno.EOPNOTSUPP, errno.EEXIST})
-        flags = netlink.F_CREATE | netlink.F_EXCL
-        done = self._socket.send(
-            [netlink.Message(netlink.RTM_NEWLINK, flags, body, f"create WireGuard device {name}", none)]
-        )
-        return done.errors[0] != errno.EOPNOTSUPP
 
     def _correct(self, device: Device, link: links.Link, reading: Reading) -> bool:
         """Set the key, port, MTU and state that differ; returns whether the device must be read again."""
@@ -267,27 +243,13 @@ class Tunnels:
             if link is None:
                 return {}
             # Read before the routes: a change in between is found by the next call.
-            seen = _Routed(desired, link.index, tunnel_routes.fingerprint(self._socket))
+            seen = RoutesInForce(desired, link.index, tunnel_routes.fingerprint(self._socket))
             before = self._routed.get(name)
             if before is not None and before.same(seen):
                 return before.refused
-            was_right, seen.refused = self._route(link, desired)
+            was_right, seen.refused = tunnel_routes.ensure_routes(self._socket, link.index, desired)
             self._routed[name] = seen if was_right else None
             return seen.refused
-
-    def _route(
-        self, link: links.Link, want: Mapping[links.Network, TunnelRoute]
-    ) -> tuple[bool, dict[links.Network, int]]:
-        """Add, replace and remove routes; returns (whether nothing had to change, the refused destinations)."""
-        have = tunnel_routes.list_routes(self._socket, link.index)
-        changed = [have[dst] for dst in have.keys() & want.keys() if have[dst] != want[dst]]
-        tunnel_routes.remove_routes(self._socket, link.index, changed)
-        missing = [route for route in want.values() if have.get(route.dst) != route]
-        refused = tunnel_routes.add_routes(self._socket, link.index, missing)
-        stale = [have[dst] for dst in have.keys() - want.keys()]
-        tunnel_routes.remove_routes(self._socket, link.index, stale)
-        was_right = not (changed or stale) and len(refused) == len(missing)
-        return was_right, refused
 
     def change_routes(
         self, name: str, gone: Iterable[TunnelRoute], fresh: Iterable[TunnelRoute]

@@ -8,6 +8,7 @@ import socket
 import struct
 from collections.abc import Iterator, Sequence
 
+from cni.host import links
 from cni.host import netlink as nl
 from cni.host.wg_types import PeerChange, PeerSeen, Reading, join_endpoint, raw, split_endpoint, text
 
@@ -22,6 +23,17 @@ MOST = 24_000  # bytes of peers in one message: an attribute's length has 16 bit
 _HEADER = struct.Struct("=BBH")
 _U16, _U64 = struct.Struct("=H"), struct.Struct("=Q")
 _TIME = struct.Struct("=qq")
+
+
+def create(route_socket: nl.Netlink, name: str) -> bool:
+    """Create a device; False if the kernel has no WireGuard. Idempotent. Raises NetlinkError."""
+    info = nl.attribute(links.IFLA_LINKINFO, nl.text(1, "wireguard"))
+    body = nl.ifinfo() + nl.text(links.IFLA_IFNAME, name) + info
+    # A kernel without WireGuard answers EOPNOTSUPP for the kind of link (measured).
+    ignored = frozenset({errno.EOPNOTSUPP, errno.EEXIST})
+    flags = nl.F_CREATE | nl.F_EXCL
+    done = route_socket.send([nl.Message(nl.RTM_NEWLINK, flags, body, f"create WireGuard device {name}", ignored)])
+    return done.errors[0] != errno.EOPNOTSUPP
 
 
 class KernelWireGuard:

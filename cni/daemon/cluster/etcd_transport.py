@@ -23,7 +23,6 @@ from cni.daemon import settings as settings_module
 from cni.daemon.cluster.etcd_certificates import Certificates
 from cni.daemon.cluster.etcd_protocol import (
     UNAUTHENTICATED,
-    Compacted,
     EtcdError,
     NotEtcd,
     TooLarge,
@@ -31,6 +30,7 @@ from cni.daemon.cluster.etcd_protocol import (
     read_answer,
     read_token,
 )
+from cni.daemon.cluster.etcd_response import LONGEST, check_form, read_line, unreachable
 from cni.host.worker import beat
 
 T = TypeVar("T")
@@ -38,8 +38,6 @@ T = TypeVar("T")
 PATIENCE = 5.0  # seconds: the time-out of one exchange
 HASTE = 2.0  # seconds: the same while another endpoint is left to try
 QUIET = 20.0  # seconds of silence after which a stream is ended: that is cheap, and bounds what a proxy can hide
-LONGEST = 8 << 20  # bytes of one answer, or of one line of a stream
-EXCERPT = 300  # bytes of an answer that is not etcd's that are read, to describe it
 _ALIVE = ((socket.TCP_KEEPIDLE, 5), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
 
 
@@ -92,7 +90,7 @@ class Transport:
             raise self._named(at, error) from error
         except (OSError, http.client.HTTPException, ValueError) as error:
             self._pass_on(at)
-            raise self._named(at, _unreachable(error)) from error
+            raise self._named(at, unreachable(error)) from error
 
     def _lines_on(
         self, connection: http.client.HTTPConnection, at: int, path: str, body: dict[str, Any]
@@ -100,17 +98,17 @@ class Transport:
         stream = connection.sock
         connection.request("POST", path, json.dumps(body), self._headers(needs_leader=True))
         response = connection.getresponse()
-        _check_form(response)
+        check_form(response)
         if response.status != http.HTTPStatus.OK:
             read_answer(response.status, response.read(LONGEST))
-        yield _line(response)
+        yield read_line(response)
         stream.settimeout(QUIET)
         with self._lock:
             self._streams[stream] = at, stream.getpeername()[0]
         try:
             while True:
                 try:
-                    line = _line(response)
+                    line = read_line(response)
                 except TimeoutError:
                     return
                 yield line
@@ -198,7 +196,7 @@ class Transport:
                 connection.sock.settimeout(patience)
                 connection.request("POST", path, data, self._headers(needs_leader=haste))
                 response = connection.getresponse()
-                _check_form(response)
+                check_form(response)
                 answer = response.read(LONGEST)
                 if len(answer) == LONGEST:
                     kept.pop(which).close()
@@ -213,7 +211,7 @@ class Transport:
                 kept.pop(which).close()
                 stale = isinstance(error, ConnectionError | http.client.HTTPException) and not fresh
                 if not stale:
-                    raise _unreachable(error) from error
+                    raise unreachable(error) from error
 
     def _note_address(self, at: int, address: str) -> None:
         """Remember that an address of an endpoint did not answer: the next connection goes to another one of the
@@ -238,7 +236,7 @@ class Transport:
                 connection = self._connect_to(url, candidate, port, seconds)
             except OSError as error:
                 self._note_address(at, candidate)
-                failures[str(_unreachable(error))] = None
+                failures[str(unreachable(error))] = None
                 continue
             self._failed.pop((at, candidate), None)
             return connection
@@ -262,43 +260,3 @@ class Transport:
         connection.auto_open = 0  # it would connect again without TLS
         connection.sock = raw
         return connection
-
-
-def _check_form(response: http.client.HTTPResponse) -> None:
-    """Raises NotEtcd for an answer that is not plain JSON, as a proxy or another server gives; its status, its type and
-    its beginning are in the text. Raises Unreachable if a proxy says that etcd does not answer."""
-    kind = response.headers.get_content_type() if "content-type" in response.headers else "no content type"
-    coding = response.headers.get("content-encoding", "identity")
-    if kind == "application/json" and coding == "identity":
-        return
-    coded = "" if coding == "identity" else f", encoded as {coding[:40]}"
-    where = f", which leads to {response.headers['location'][:200]}" if "location" in response.headers else ""
-    text = f"it answers HTTP {response.status} with {kind[:80]}{coded}{where}"
-    if response.status in (502, 503, 504):
-        raise Unreachable(f"{text}: a proxy before etcd")
-    begins = " ".join(response.read(EXCERPT).decode("ascii", "replace").split())[:100] if not coded else ""
-    raise NotEtcd(f"{text}, not with the JSON of etcd's gateway" + (f": {begins!a}" if begins else ""))
-
-
-def _line(response: http.client.HTTPResponse) -> bytes:
-    """The next line. Raises Compacted if it is longer than `LONGEST`, ConnectionError at the end, OSError."""
-    line = response.readline(LONGEST)
-    if not line:
-        raise ConnectionError("etcd has ended it")
-    if not line.endswith(b"\n"):
-        raise (
-            Compacted(11, f"a change of more than {LONGEST} bytes")
-            if len(line) >= LONGEST
-            else ConnectionError("it was cut off")
-        )
-    return line
-
-
-def _unreachable(error: Exception) -> Unreachable:
-    if isinstance(error, Unreachable):
-        return error
-    if isinstance(error, http.client.BadStatusLine) and not isinstance(error, ConnectionError):
-        return NotEtcd(f"it does not answer with HTTP: {str(error)[:100]}")
-    if isinstance(error, TimeoutError):
-        return Unreachable("no answer in time")
-    return Unreachable(str(error) or type(error).__name__)

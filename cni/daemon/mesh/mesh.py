@@ -8,7 +8,6 @@ serving its own containers: it is noted as a problem and tried again.
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import threading
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from collections.abc import Mapping
 from cni import naming
 from cni.daemon.events import Events, NodeFactsChanged
 from cni.daemon.fence.controller import FenceController, RemoteView
+from cni.daemon.mesh.desired_device import DeviceSize, carried, desired_device
 from cni.daemon.mesh.devices import Devices
 from cni.daemon.mesh.measured import Measurements, ProbedPeer
 from cni.daemon.mesh.paths import PathPlanner
@@ -34,7 +34,7 @@ from cni.daemon.state.state import State
 from cni.daemon.state.tables import Tables
 from cni.errors import CniError
 from cni.host.forwarding import OUTSIDE
-from cni.host.tunnels import Device, Tunnels
+from cni.host.tunnels import Tunnels
 from cni.host.wg_types import DeviceSeen, NoEngine
 from cni.host.worker import beat
 
@@ -182,11 +182,7 @@ class Mesh:
         measured, way = self._measurements.paths().of(key, address), self._tunnels.way_to(address)
         if way is None:
             return None
-        if measured is None:
-            return way.mtu, False
-        if measured.is_narrow:
-            return measured.size + wireguard.OVERHEAD[address.version], True
-        return (way.widest if way.learned else way.mtu), True  # what an ICMP message says does not count
+        return carried(measured, way, wireguard.OVERHEAD[address.version])
 
     def targets(self, service: str = GLOBAL) -> dict[str, Target]:
         """The wanted peers of a device, by public key."""
@@ -266,7 +262,9 @@ class Mesh:
         for name, service in devices.items():
             beat()
             try:
-                device = self._wanted_device(name, service)
+                mtu = self.mtu()
+                size = DeviceSize(mtu, self._planner.needs_fragments(mtu, self._least()))
+                device = desired_device(name, service, size, self._identity, self._state)
                 self._devices.ensure(device, targets[service], sources, thoroughly, self._complete())
             except NoEngine as error:
                 self._devices.failed(name, f"no WireGuard device {name}: {error}; other nodes cannot be reached")
@@ -301,14 +299,3 @@ class Mesh:
     def _complete(self) -> bool:
         """Whether all peers are known. Until the cluster has been read, no peer is removed."""
         return self._sources.complete and (self._settings.cluster is None or self._fleet is not None)
-
-    def _wanted_device(self, name: str, service: str) -> Device:
-        state, mtu = self._state, self.mtu()
-        fragments = self._planner.needs_fragments(mtu, self._least())
-        if service == GLOBAL:
-            own = self._identity.own()
-            addresses = tuple(ipaddress.ip_interface(address) for address in state.node_addresses())
-            return Device(name, own.private_key, state.node.wg_port, mtu, addresses, fragments)
-        # No address: the bridge has the gateway's, and the same address on a second device would divert local traffic.
-        own = self._identity.dedicated(service)
-        return Device(name, own.private_key, own.port, mtu, fragments=fragments)
