@@ -271,7 +271,7 @@ def build_cluster(base: Base, store: StoreParts, node: NodeParts, mesh: MeshPart
     )
 
 
-def build_operations(base: Base, node: NodeParts, mesh: Mesh | None) -> operations.OperationContext:
+def build_operations(base: Base, node: NodeParts, mesh: Mesh) -> operations.OperationContext:
     """The context of the overlay socket's operations."""
     return operations.OperationContext(
         settings=base.settings,

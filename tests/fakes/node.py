@@ -11,6 +11,7 @@ from cni import naming
 from cni.daemon import parts
 from cni.daemon.attachments.request import AttachRequest
 from cni.daemon.fence.controller import FenceController
+from cni.daemon.mesh.mesh import Mesh
 from cni.daemon.model.records import Attachment
 from cni.daemon.operations import OperationContext
 from cni.daemon.reconcile.node import Reconciler
@@ -19,6 +20,7 @@ from cni.daemon.state.store import Store
 from cni.host.kernel import Kernel
 from cni.host.worker import Crew
 from tests.fakes.kernel import FakeKernel
+from tests.fakes.mesh import FakeMesh
 
 NET = "blue"
 NOTHING: dict[str, list[Any]] = {"records": [], "veths": [], "inside": [], "admitted": [], "held": []}
@@ -69,7 +71,7 @@ class Node:
 
     def operations(self) -> OperationContext:
         """The context of the overlay socket's operations, without WireGuard devices."""
-        return parts.build_operations(self.base, self.parts, None)
+        return parts.build_operations(self.base, self.parts, cast(Mesh, FakeMesh(self.base.registry)))
 
     def request(self, container: str = "c1", fd: int = 11, ifname: str = "eth0", **more: Any) -> AttachRequest:
         """The request that a socket would make for this container."""

@@ -75,9 +75,8 @@ class OperationContext:
         registry: Tables,
         identity: Identity,
         events: Events,
-        mesh: Mesh | None,
+        mesh: Mesh,
     ) -> None:
-        """Without a `mesh` peers are recorded but put on no device."""
         self.settings, self.state, self.kernel, self.fence = settings, state, kernel, fence
         self.ranges, self.data_path, self.segments = ranges, data_path, segments
         self.attacher, self.admission, self.events = attacher, admission, events
@@ -88,12 +87,11 @@ class OperationContext:
 
     def refresh(self) -> None:
         """Apply changes to the WireGuard devices. A failure is shown by `status`, and retried."""
-        if self.mesh is not None:
-            self.mesh.sync()
+        self.mesh.sync()
 
     def is_up(self) -> bool:
         """Whether the global overlay is set up, by an agent or by the YAML."""
-        return self.state.node.set_up or (self.mesh is not None and self.mesh.wanted())
+        return self.state.node.set_up or self.mesh.wanted()
 
     def lease(self, service: str, owner: str = "") -> AssignedAddress:
         """Lease an address of the service's segment, or of the node's slice if the service is unknown (contract 6.7,

@@ -173,7 +173,7 @@ def _drop(edge: Edge, context: OperationContext) -> None:
 def listed(_: wire.ListEdgePeers, context: OperationContext) -> wire.EdgePeers:
     """The live edge peers."""
     sweep(context)
-    device = context.mesh.device() if context.mesh is not None else None
+    device = context.mesh.device()
     seen = device.peers if device is not None else {}
     return wire.EdgePeers(
         tuple(
@@ -201,7 +201,7 @@ def sweep(context: OperationContext) -> None:
     """
     now = boot_clock()
     edges = context.registry.edges.all()
-    device = context.mesh.device() if context.mesh is not None and edges else None
+    device = context.mesh.device() if edges else None
     for edge in edges.values():
         seen = device.peers.get(edge.public_key) if device is not None else None
         shaken = seen.last_handshake if seen is not None else None

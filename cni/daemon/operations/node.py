@@ -7,7 +7,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 
 from cni import __version__, naming
-from cni.daemon.model import keys, peer_table
+from cni.daemon.model import keys
 from cni.daemon.model.records import Node, NodeChanges
 from cni.daemon.model.subnets import Network
 from cni.daemon.operations import containers, edges, guests, services
@@ -160,7 +160,7 @@ def status(_: wire.StatusRequest, context: OperationContext) -> wire.Status:
     peers = _peers(context)
     version = ipaddress.ip_network(node.cluster_cidr).version
     return wire.Status(
-        interface=context.mesh.interface() if context.mesh is not None else None,
+        interface=context.mesh.interface(),
         node_ip=str(node.address(version)) if context.is_up() else None,
         public_key=context.identity.public_key() if context.is_up() else None,
         overlay_cidr=node.cluster_cidr,
@@ -176,9 +176,6 @@ def status(_: wire.StatusRequest, context: OperationContext) -> wire.Status:
 def _peers(context: OperationContext) -> tuple[wire.PeerStatus, ...]:
     """The peers of the global device, with the last endpoint and the time of the last handshake in Unix seconds (0:
     never)."""
-    if context.mesh is None:
-        book = peer_table.of_device(context.registry.peers.all(), None)
-        return tuple(_peer_status(peer.public_key, peer.endpoint, peer.allowed_ips, 0) for peer in book)
     targets, device = context.mesh.targets(), context.mesh.device()
     seen = device.peers if device is not None else {}
     statuses = []

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import cast
 
 from cni import naming
-from cni.daemon.model import peer_table
 from cni.daemon.model.records import Service
 from cni.daemon.operations.context import OperationContext
 from cni.overlay import wire
@@ -138,11 +137,5 @@ def dedicated(context: OperationContext) -> Iterator[wire.Dedicated]:
                 listen_port=own.port,
                 overlay_ip=str(subnets[0].network_address + 1),
                 subnet=str(subnets[0]),
-                peer_count=_peer_count(service.name, context),
+                peer_count=len(context.mesh.targets(service.name)),
             )
-
-
-def _peer_count(service: str, context: OperationContext) -> int:
-    if context.mesh is not None:
-        return len(context.mesh.targets(service))
-    return len(peer_table.of_device(context.registry.peers.all(), service))
