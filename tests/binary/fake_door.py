@@ -131,6 +131,8 @@ class Program:
             env["CNI_COMMAND"] = command
         if command in ("ADD", "DEL", "CHECK"):
             env |= {"CNI_CONTAINERID": "cafe01", "CNI_IFNAME": "eth0", "CNI_NETNS": "/proc/self/ns/net"}
+        elif command == "GC":
+            env["CNI_PATH"] = "/opt/cni/bin"
         return {os.fsencode(k): os.fsencode(v) for k, v in (env | more).items() if v is not None}
 
     def run(self, command: str | None, stdin: bytes = b"", **more: str | bytes) -> subprocess.CompletedProcess[bytes]:
