@@ -58,7 +58,7 @@ class Kernel:
             sysctl.ensure("ipv6/conf/all/forwarding", "1")
         for link in links.list_links(self._socket):
             if is_routed(link):
-                sysctl.forward(link.name)
+                sysctl.forward(link.name, six=6 in versions)
 
     def _forward_ipv4(self) -> None:
         """Let every link forward IPv4; if /proc/sys is read-only, those that matter, by netlink."""
@@ -152,7 +152,8 @@ class Kernel:
         _announce_changes(name)  # before an existing bridge gets its MAC back
         bridge = links.ensure_bridge(self._socket, name, mac, mtu)
         _announce_changes(name)
-        if not any(address.version == 6 for address in addresses):
+        six = any(address.version == 6 for address in addresses)
+        if not six:
             sysctl.ensure(f"ipv6/conf/{name}/disable_ipv6", "1")  # no link-local address of the host
         else:
             sysctl.ensure(f"ipv6/conf/{name}/disable_ipv6", "0")
@@ -164,7 +165,7 @@ class Kernel:
         # Two slots of a service communicate through the gateway, which must not send redirects. If the setting is on
         # for `all`, the fence drops the redirects.
         sysctl.ensure(f"ipv4/conf/{name}/send_redirects", "0")
-        sysctl.forward(name)
+        sysctl.forward(name, six=six)
         for address in addresses:
             addressing.ensure_address(self._socket, bridge.index, address)
         return bridge

@@ -80,14 +80,15 @@ def refuse_read_only(path: str, value: str) -> None:
         raise Unwritable(path, value, errno.EROFS)
 
 
-def forward(link: str) -> None:
-    """Let the kernel forward packets that come in by a link, in both families. Raises Unwritable, OSError.
+def forward(link: str, *, six: bool) -> None:
+    """Let the kernel forward packets that come in by a link, of IPv4 and, with `six`, of IPv6. Raises Unwritable,
+    OSError.
 
     A new link has the setting of `default`, which may be 0 on a host whose ip_forward is 1. IPv4 reads the setting of
     the link; IPv6 reads that of `all`, but answers for proxied neighbours (proxy_ndp) only if the link's own is on.
     """
     ensure(f"ipv4/conf/{link}/forwarding", "1")
-    if read(f"ipv6/conf/{link}/disable_ipv6") == "0":
+    if six and read(f"ipv6/conf/{link}/disable_ipv6") == "0":
         wish(f"ipv6/conf/{link}/forwarding", "1")
 
 

@@ -135,7 +135,7 @@ class Tunnels:
         if link.mtu != device.mtu:
             links.set_mtu(self._socket, link.index, device.mtu)
         sysctl.ensure(f"ipv4/conf/{device.name}/rp_filter", LOOSE)
-        sysctl.forward(device.name)
+        sysctl.forward(device.name, six=any(address.version == 6 for address in device.addresses))
         if not link.up:
             # The kernel binds the port when the device comes up, so EADDRINUSE is raised here.
             links.set_up(self._socket, link.index)

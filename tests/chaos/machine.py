@@ -191,13 +191,17 @@ class Machine:
         return pid if str(self.run_dir).encode() in words and not _is_dead(pid) else 0
 
     def signal_daemon(self, number: int, wait: bool = True) -> bool:
-        """Send the daemon a signal; with `wait` for one that ends it, until it has ended."""
+        """Send the daemon a signal; with `wait` for one that ends it, until it has ended. After SIGSTOP none of its
+        threads runs: the kernel stops the others only when one of them has taken the signal."""
         pid = self.daemon()
         if not pid:
             return False
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
         deadline = time.monotonic() + PATIENCE
+        while number == signal.SIGSTOP and self.daemon() == pid and set(_states(pid)) - {"T"}:
+            assert time.monotonic() < deadline, "the daemon does not stop"
+            time.sleep(0.001)
         while wait and self.daemon() == pid:
             assert time.monotonic() < deadline, f"the daemon does not end on signal {number}"
             time.sleep(0.01)
@@ -274,6 +278,13 @@ class Machine:
 def _forget_namespaces() -> None:
     for path in RUN_NETNS.iterdir():
         netns.delete(path)
+
+
+def _states(pid: int) -> Iterator[str]:
+    """The state of each thread of a process."""
+    for path in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(OSError):
+            yield path.read_text().rpartition(")")[2].split()[0]
 
 
 def _is_dead(pid: int) -> bool:

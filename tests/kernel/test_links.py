@@ -352,6 +352,19 @@ def test_forwarding_is_switched_on_and_stays(host, kernel):
         assert [host.inside(lambda v=v: kernel.forwarding(v)) for v in (4, 6)] == [True, True]
 
 
+@pytest.mark.parametrize("versions, six", [([4], "0"), ([6], "1"), ([4, 6], "1")])
+def test_the_overlays_links_forward_the_overlays_families(host, kernel, versions, six):
+    """A bridge has IPv6 for a moment, until the daemon that makes it has disabled IPv6: a node without IPv6 ranges that
+    looked just then would leave the bridge with another setting than its sisters."""
+    host.sysctl("ipv6/conf/all/forwarding", "1" if six == "1" else "0")
+    host.ip("link add zl-0123456789-b type bridge")
+    for family in ("ipv4", "ipv6"):
+        host.sysctl(f"{family}/conf/zl-0123456789-b/forwarding", "0")
+    host.inside(lambda: kernel.enable_forwarding(versions))
+    assert host.sysctl("ipv4/conf/zl-0123456789-b/forwarding") == "1"
+    assert host.sysctl("ipv6/conf/zl-0123456789-b/forwarding") == six
+
+
 def test_an_uplink_goes_on_taking_its_default_route_from_advertisements(host, kernel):
     host.ip("link add up0 type veth peer name up1")
     host.sysctl("ipv6/conf/up0/accept_ra", "1")

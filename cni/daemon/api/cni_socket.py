@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import os
 import socket
 import struct
 import threading
@@ -19,15 +18,15 @@ from dataclasses import dataclass, field
 
 from cni import plugin_protocol
 from cni.daemon.api import sockets
+from cni.daemon.api.incoming import Incoming, SlowClients
 
 log = logging.getLogger(__name__)
 
-CHUNK = 1 << 16
-PATIENCE = 10.0  # seconds that a client may take to send its request, and to read its reply
-MOST_DESCRIPTORS = 4  # descriptors per message; the first one received is used, the rest are closed at once
+PATIENCE = 10.0  # seconds that a client may take to read its reply
 AT_ONCE = 24  # calls that change the node at a time; most of the time they wait for the kernel
 SPARE = 24  # threads that wait for a connection; further ones end
-MOST = 256  # connections at a time; further ones wait in the socket's backlog
+MOST = 256  # calls at a time; further ones wait in the socket's backlog
+SILENT = 4096  # connections at a time whose request is not complete; further ones are closed
 _PATIENCE = struct.pack("@ll", int(PATIENCE), 0)  # struct timeval
 
 
@@ -72,6 +71,8 @@ class CniSocket:
         self._waiting, self._threads = 0, 0
         self._idle = threading.Condition(self._lock)
         self._at_once = threading.BoundedSemaphore(AT_ONCE)
+        self._late = threading.BoundedSemaphore(MOST)
+        self._slow = SlowClients(self._serve_late, SILENT)
         self._closed = False
 
     def start(self) -> None:
@@ -129,8 +130,6 @@ class CniSocket:
                 self._add_thread()
         try:
             self._client(client)
-        except OSError as error:
-            log.debug("a plugin's connection ended: %r", error)
         except Exception:
             log.exception("unexpected error in a connection of the CNI socket")
         with self._lock:
@@ -140,22 +139,57 @@ class CniSocket:
         return True
 
     def _client(self, client: socket.socket) -> None:
-        fds: list[int] = []
-        try:
-            if not sockets.is_root(client):
-                return
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _PATIENCE)
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _PATIENCE)
-            body = _receive(client, fds)
-            if body is not None:
-                self._answer(client, body, fds)
-        finally:
-            for fd in fds:
-                os.close(fd)
+        """Serve a connection whose request comes at once; the slow ones wait together, and are served when they are
+        complete."""
+        if not sockets.is_root(client):
             client.close()
+            return
+        incoming = Incoming(client)
+        try:
+            if incoming.wait():
+                self._answer(incoming)
+            elif self._slow.take(incoming):
+                return
+            else:
+                log.warning("too many clients of the CNI socket are silent: one is refused")
+        except OSError as error:
+            log.debug("a plugin's connection ended: %r", error)
+        except BaseException:
+            incoming.close()
+            raise
+        incoming.close()
 
-    def _answer(self, client: socket.socket, body: bytes, fds: list[int]) -> None:
-        request = parse(body, fds[0] if fds else None, lambda: _still_there(client))
+    def _serve_late(self, incoming: Incoming) -> None:
+        """Serve a slow client's complete request in a thread of its own, at most MOST at a time; without a thread, in
+        the one that waits for the slow clients."""
+        self._late.acquire()
+        with self._lock:
+            self._threads += 1
+        thread = threading.Thread(target=self._answer_late, args=(incoming,), name="late-call", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            self._answer_late(incoming)
+
+    def _answer_late(self, incoming: Incoming) -> None:
+        try:
+            self._answer(incoming)
+        except OSError as error:
+            log.debug("a plugin's connection ended: %r", error)
+        except Exception:
+            log.exception("unexpected error in a connection of the CNI socket")
+        finally:
+            incoming.close()
+            self._late.release()
+            with self._lock:
+                self._threads -= 1
+                self._idle.notify_all()
+
+    def _answer(self, incoming: Incoming) -> None:
+        client = incoming.client
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _PATIENCE)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _PATIENCE)
+        request = parse(incoming.body, incoming.fds[0] if incoming.fds else None, lambda: _still_there(client))
         if request is None:
             return
         reply = self._handle(request)
@@ -177,27 +211,6 @@ class CniSocket:
             return self._handler(request)
         with self._at_once:
             return self._handler(request)
-
-
-def _receive(client: socket.socket, fds: list[int]) -> bytes | None:
-    """The body of one request, None if the client closed early, is too slow or sends more than LARGEST. The first
-    descriptor is appended to `fds`. Raises BlockingIOError after PATIENCE seconds without a byte."""
-    data = bytearray()
-    deadline = time.monotonic() + PATIENCE
-    while len(data) < 4 or len(data) < 4 + int.from_bytes(data[:4], "big"):
-        chunk, received, _, _ = socket.recv_fds(client, CHUNK, MOST_DESCRIPTORS)
-        for fd in received:
-            if fds:
-                os.close(fd)
-            else:
-                fds.append(fd)
-        if not chunk or time.monotonic() > deadline:
-            return None
-        data += chunk
-        if len(data) >= 4 and int.from_bytes(data[:4], "big") > plugin_protocol.LARGEST:
-            log.warning("a plugin's request is larger than %d bytes", plugin_protocol.LARGEST)
-            return None
-    return bytes(data[4:])
 
 
 def parse(body: bytes, fd: int | None, caller_waits: Callable[[], bool]) -> CniRequest | None:
