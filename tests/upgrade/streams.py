@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator
 
 from tests.mesh.fleet import Container
 
-# Sends numbered datagrams at 1,000 a second and echoes those of the peer; prints how many of its own came back.
+# Sends numbered datagrams at 1,000 a second and echoes those of the peer. After SIGTERM it prints how many of its own
+# came back, as soon as all of them have or after 5 s, and echoes until its stdin is closed: a peer that the machine did
+# not let run for a while still gets its answers.
 STREAM = """
 import select, signal, socket, struct, sys, time
 mine, peer = sys.argv[1:]
@@ -20,11 +22,11 @@ sock.bind((mine, 7007))
 sock.setblocking(False)
 over = []
 signal.signal(signal.SIGTERM, lambda *_: over.append(time.monotonic()))
-sent, back = 0, set()
+sent, back, printed = 0, set(), False
 print("up", flush=True)
 sys.stdin.readline()
 start = time.monotonic()
-while not over or time.monotonic() < over[0] + 1.0:
+while not select.select([sys.stdin], [], [], 0)[0]:
     while not over and sent < (time.monotonic() - start) * 1000:
         sock.sendto(b"q" + struct.pack("=I", sent), (peer, 7007))
         sent += 1
@@ -40,7 +42,9 @@ while not over or time.monotonic() < over[0] + 1.0:
             sock.sendto(b"a" + data[1:], source)
         else:
             back.add(data)
-print(sent, len(back), flush=True)
+    if over and not printed and (len(back) == sent or time.monotonic() > over[0] + 5.0):
+        printed = True
+        print(sent, len(back), flush=True)
 """
 
 
@@ -74,8 +78,11 @@ def stream(one: Container, two: Container) -> Iterator[Callable[[], dict[str, tu
             end.send_signal(signal.SIGTERM)
         found = {}
         for name, end in ends.items():
-            sent, back = end.communicate(timeout=30)[0].split()
+            assert end.stdout is not None
+            sent, back = end.stdout.readline().split()
             found[name] = (int(sent), int(back))
+        for end in ends.values():
+            end.communicate(timeout=30)
         return found
 
     try:
