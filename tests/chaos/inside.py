@@ -5,7 +5,7 @@ which this file is executed before the first module of ours is imported (CONTROL
 first line): it wraps functions as their modules come in. Standard library only, and quick: every plugin call pays.
 
     CONTROL/armed    "POINT ACTION [SECONDS]": the next thread that passes POINT takes the file and does ACTION: kill,
-                     stop, sleep, fail
+                     stop, sleep, fail (SECONDS is how many times more)
     CONTROL/fired    a line for each point that was taken
     CONTROL/faults   names of the deliberate faults that are in force from the start (`deliberate.py`)
     CONTROL/tuning   "module.NAME value" lines: constants of time made shorter
@@ -91,6 +91,10 @@ def passing(point):
 
         time.sleep(float(seconds))
     elif action == "fail":
+        if float(seconds) >= 1:
+            with open(armed + ".again", "w", encoding="ascii") as file:
+                file.write(f"{name}|fail|{float(seconds) - 1}")
+            os.rename(armed + ".again", armed)
         raise OSError(5, "Input/output error (put in by the test)")
 
 
