@@ -29,6 +29,7 @@ MADE_ANEW = {
     "OverlaySocket": "opened again when its file is deleted",
     "ClusterView": "a copy for decisions in another thread, and a second reading of the store",
     "State": "a check reads the records and starts nothing (precheck.py)",
+    "SlowClients": "a part of `CniSocket`",
     "Loader": "made at the first load, because libnftables may be missing",
     "Pace": "a limit with a clock, one for each run of a thread",
     "Transport": "a part of `EtcdClient`",

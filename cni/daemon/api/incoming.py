@@ -15,6 +15,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from cni import plugin_protocol
 
@@ -27,14 +28,14 @@ MOST_DESCRIPTORS = 4  # descriptors per message; the first one received is used,
 _EAGER = struct.pack("@ll", 0, int(EAGER * 1e6))  # struct timeval
 
 
+@dataclass
 class Incoming:
     """A connection, and what has been received of its request. One thread at a time uses it."""
 
-    def __init__(self, client: socket.socket) -> None:
-        self.client = client
-        self.fds: list[int] = []
-        self.deadline = time.monotonic() + PATIENCE
-        self._data = bytearray()
+    client: socket.socket
+    fds: list[int] = field(default_factory=list)
+    deadline: float = field(default_factory=lambda: time.monotonic() + PATIENCE)
+    _data: bytearray = field(default_factory=bytearray)
 
     @property
     def body(self) -> bytes:
