@@ -32,11 +32,9 @@ def desired_device(name: str, service: str, size: DeviceSize, identity: Identity
     return Device(name, own.private_key, own.port, size.mtu, fragments=size.fragments)
 
 
-def carried(measured: MeasuredPath | None, way: UnderlayRoute, overhead: int) -> tuple[int, bool]:
-    """The bytes that a path of the underlay carries, and whether that was measured. `overhead`: WireGuard's, in
-    bytes."""
+def carried(measured: MeasuredPath | None, way: UnderlayRoute, overhead: int, widest: int) -> tuple[int, bool]:
+    """The bytes that a path of the underlay carries, and whether that was measured. `overhead`: WireGuard's, in bytes;
+    `widest`: the largest MTU that the path may have (`PathPlanner.widest`)."""
     if measured is None:
         return way.mtu, False
-    if measured.is_narrow:
-        return measured.size + overhead, True
-    return (way.widest if way.learned else way.mtu), True  # what an ICMP message says does not count
+    return (measured.size + overhead if measured.is_narrow else widest), True

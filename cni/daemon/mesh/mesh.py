@@ -182,7 +182,7 @@ class Mesh:
         measured, way = self._measurements.paths().of(key, address), self._tunnels.way_to(address)
         if way is None:
             return None
-        return carried(measured, way, wireguard.OVERHEAD[address.version])
+        return carried(measured, way, wireguard.OVERHEAD[address.version], self._planner.widest(way, address.version))
 
     def targets(self, service: str = GLOBAL) -> dict[str, Target]:
         """The wanted peers of a device, by public key."""

@@ -107,16 +107,21 @@ class PathPlanner:
 
     def full(self, address: Address | None, device: int) -> int:
         """The largest size, in bytes, that a tunnel to an address could carry: that of the `device`, or less if the
-        route of the underlay has a smaller MTU than its link.
+        path of the underlay is narrower than its link (`widest`)."""
+        way = self._ways.get(address) if address is not None else None
+        if address is None or way is None:
+            return device
+        return wireguard.route_mtu(self.widest(way, address.version), address.version, device) or device
+
+    def widest(self, way: UnderlayRoute, version: int) -> int:
+        """The largest MTU, in bytes, that a path by outer IP `version` may have.
 
         Kernel WireGuard's datagrams are fragmented to the MTU that the kernel was told: a larger packet that passes
         does not refute the message, so with that engine it counts within bounds, as for a path without a measurement.
         """
-        way = self._ways.get(address) if address is not None else None
-        if address is None or way is None:
-            return device
-        told = wireguard.believed(way, address.version) if self._in_kernel else way.widest
-        return wireguard.route_mtu(told if way.learned else way.mtu, address.version, device) or device
+        if not way.learned:
+            return way.mtu
+        return wireguard.believed(way, version) if self._in_kernel else way.widest
 
     def _route_mtu(self, key: str, address: Address | None, device: int) -> int:
         """The MTU of the routes to a peer; 0 means that of the device. Not measured: what the kernel assumes counts,
