@@ -149,10 +149,11 @@ def _register_edges(six: bool) -> None:
         return Case(far.space, [], [host], honest, host, device="wg0", undo=undo)
 
     def node_is_answered_by_a_member_elsewhere(lab: Lab) -> Case:
+        """At the node's address, which the host's packets take; translated back, the answer is for another address."""
         red, host = lab.places["remote-red"], Ear(lab.host)
-        port, to = 3939, pick(LAN4, LAN6)
+        port, to = 3939, pick(NODE4, NODE6)
         speaker = lab.host.socket(p.raw_family(to), socket.SOCK_DGRAM)
-        speaker.bind((to, port))
+        speaker.bind((pick(LAN4, LAN6), port))
 
         def before() -> None:
             speaker.sendto(b"hello", (pick(red.four, red.six), 9))
