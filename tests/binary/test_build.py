@@ -57,12 +57,14 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+@pytest.mark.long
 def test_two_builds_are_bit_identical(elsewhere: Path) -> None:
     assert build(ROOT, "--check").returncode == 0, "run scripts/build: the source has changed since"
     one, two = contents(DIST), contents(elsewhere / "dist")
     assert one == two, {name for name in one.keys() | two.keys() if one.get(name) != two.get(name)}
 
 
+@pytest.mark.long
 def test_a_library_that_changes_is_a_reason_to_build_again(elsewhere: Path, tmp_path: Path) -> None:
     assert build(elsewhere, "--check").returncode == 0
     listing = elsewhere / "dist/.libraries"
