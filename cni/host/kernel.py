@@ -267,6 +267,8 @@ class Kernel:
 
 
 def _announce_changes(bridge: str) -> None:
-    """Have the kernel announce the addresses of a bridge whose MAC changes; does nothing without such a bridge."""
-    sysctl.ensure(f"ipv4/conf/{bridge}/arp_notify", "1")
-    sysctl.ensure(f"ipv6/conf/{bridge}/ndisc_notify", "1")
+    """Have the kernel announce the addresses of a bridge whose MAC changes; does nothing without such a bridge. Where
+    /proc/sys is read-only the neighbours learn the new MAC later, so that is no error."""
+    for setting in (f"ipv4/conf/{bridge}/arp_notify", f"ipv6/conf/{bridge}/ndisc_notify"):
+        if sysctl.read(setting) not in (None, "1"):
+            sysctl.wish(setting, "1")
