@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -33,12 +34,12 @@ class Checked:
         self.box.check(self.conf, self.result).ok()
 
     def fails_while(self, line: str) -> None:
-        """CHECK fails on what `line` breaks on the host.
+        """CHECK fails on what `line` breaks on the host, or the host is as before when CHECK passes.
 
         A daemon that watches the host may repair it within milliseconds, before CHECK reads: so it is broken again and
-        again, and CHECK is asked up to 150 times.
+        again, and CHECK is asked up to 150 times. If CHECK always passes, the repair must be seen.
         """
-        stop = threading.Event()
+        stop, whole = threading.Event(), self._host()
 
         def again() -> None:
             while not stop.wait(0.02):
@@ -54,7 +55,16 @@ class Checked:
         finally:
             stop.set()
             breaking.join()
-        answers[-1].failed()
+        if answers[-1].rc == 0:
+            end = time.monotonic() + 2
+            while self._host() != whole:
+                assert time.monotonic() < end, f"CHECK passes, and what `{line}` broke stays broken: {answers[-1]}"
+        else:
+            answers[-1].failed()
+
+    def _host(self) -> str:
+        """What the host has: rules, addresses, routes."""
+        return self.world.sh("nft -s list ruleset; ip -o addr show; ip route show table all | sort", check=False)
 
     @property
     def peer(self) -> str:
