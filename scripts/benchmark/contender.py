@@ -110,13 +110,14 @@ def reference_dir(chosen: Path | None) -> Path:
 
 
 def contenders(reference: Path, run_dir: Path, scratch: Path) -> list[Contender]:
-    """Ours, installed and as the single file; the reference, plain and with ipMasq."""
+    """Ours, installed and as the single file, with one daemon: two in one network namespace would repair each other's
+    tables. The reference, plain and with ipMasq."""
     ours = {"cniVersion": "1.1.0", "type": "zlayer-cni"}
     theirs = {"cniVersion": "1.0.0", "type": "bridge", "isGateway": True, "isDefaultGateway": True}
     plugins = []
     for name, program in (("installed", "zlayer-cni.d"), ("single file", "zlayer-cni")):
-        place = run_dir / name[:1]
-        dirs = {"name": "ours", "runDir": str(place), "dataDir": str(scratch / name[:1])}
+        place = run_dir / "ours"
+        dirs = {"name": "ours", "runDir": str(place), "dataDir": str(scratch / "ours")}
         copied = scratch / f"program-{name[:1]}"  # the build may be repeated while this runs
         source = ROOT / "dist" / program
         if source.is_dir():

@@ -343,6 +343,7 @@ def test_among_others(lab: Lab, ears: Ears, name: str) -> None:
     check(lab, ears, host_decides=unsure)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["docker.iptables", "ufw.iptables"])
 def test_a_denying_forward_policy_needs_our_chain(lab: Lab, ears: Ears, name: str) -> None:
     load_foreign(lab, name)
