@@ -7,6 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
+from .fixtures import clustered
+
+__all__ = ["clustered"]
+
 _MEASURED: list[str] = []
 
 

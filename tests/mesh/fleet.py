@@ -337,6 +337,11 @@ class Node:
             raise RuntimeError(done.stderr + done.stdout)
         return json.loads(done.stdout)
 
+    def problem(self, code: str) -> str:
+        """The texts of the node's problems of that code; empty if there is none."""
+        details = self.tool("status")["problem_details"]
+        return "; ".join(detail["text"] for detail in details if detail["code"] == code)
+
     def cli(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             ["ip", "netns", "exec", self.name, *self.program, *words],

@@ -14,7 +14,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -39,19 +39,6 @@ runpy.run_module("cni", run_name="__main__", alter_sys=True)
 """
 
 
-@pytest.fixture
-def clustered() -> Iterator[Clustered]:
-    made = Clustered("c")
-    try:
-        yield made
-    finally:
-        made.clean()
-
-
-def problem(node: Node, code: str) -> str:
-    return "; ".join(each["text"] for each in node.tool("status")["problem_details"] if each["code"] == code)
-
-
 def endpoint(node: Node) -> str:
     """Where the node calls its only peer."""
     return node.wg("show", node.device, "endpoints").split("\t")[1].strip()
@@ -72,13 +59,13 @@ def test_a_machine_cloned_with_its_memory(clustered: Clustered, measured: Callab
     began = time.monotonic()
     second.start()
     for node in (first, second):
-        wait_for(lambda node=node: problem(node, CODE), "both tell")  # type: ignore[misc]
+        wait_for(lambda node=node: node.problem(CODE), "both tell")  # type: ignore[misc]
     wait_for(lambda: {first.status().peer_count, second.status().peer_count} == {0, 1}, "one gives up its peers")
     took = time.monotonic() - began
     winner, loser = (first, second) if first.status().peer_count else (second, first)
-    assert "this one goes on" in problem(winner, CODE)
-    assert "this one has no peers" in problem(loser, CODE)
-    assert problem(loser, "identity-in-use") == ""
+    assert "this one goes on" in winner.problem(CODE)
+    assert "this one has no peers" in loser.problem(CODE)
+    assert loser.problem("identity-in-use") == ""
     wait_for(lambda: endpoint(observer) == f"{winner.underlay}:51420", "the tunnel leads to the one that goes on")
     before = clustered.document(observer), [v for k, v in clustered.records(observer).items() if k.startswith("node/")]
     time.sleep(3)

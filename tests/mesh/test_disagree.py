@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 
 import pytest
 
 from .etcds import PROGRAM, Clustered
-from .fleet import Node, arrives, wait_for
+from .fleet import arrives, wait_for
 
 pytestmark = [
     pytest.mark.root,
@@ -16,26 +15,13 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
-def clustered() -> Iterator[Clustered]:
-    made = Clustered("d")
-    try:
-        yield made
-    finally:
-        made.clean()
-
-
-def problem(node: Node, code: str) -> str:
-    return "; ".join(each["text"] for each in node.tool("status")["problem_details"] if each["code"] == code)
-
-
 def test_another_range_on_one_node(clustered: Clustered) -> None:
     """Also: the slice of the YAML is taken where it is free, and a changed YAML is a note."""
     one = clustered.member(1, slice_cidr="10.200.77.0/26")
     two = clustered.member(2, cluster_cidr="10.201.0.0/16")
     assert one.tool("status")["node"]["slice_cidr"] == "10.200.77.0/26"
-    wait_for(lambda: "10.201.0.0/16" in problem(one, "range-differs"), "the first node tells")
-    wait_for(lambda: "10.200.0.0/16" in problem(two, "range-differs"), "the second node tells")
+    wait_for(lambda: "10.201.0.0/16" in one.problem("range-differs"), "the first node tells")
+    wait_for(lambda: "10.200.0.0/16" in two.problem("range-differs"), "the second node tells")
     two.settings["cluster_cidr"] = "10.200.0.0/16"
     two.write()
     (note,) = two.tool("status")["notes"]

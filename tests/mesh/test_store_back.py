@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -21,15 +21,6 @@ pytestmark = [
     pytest.mark.skipif(PROGRAM is None, reason="no etcd here (apt-get install etcd-server)"),
 ]
 CODE = "store-went-back"
-
-
-@pytest.fixture
-def clustered() -> Iterator[Clustered]:
-    made = Clustered("b")
-    try:
-        yield made
-    finally:
-        made.clean()
 
 
 def peers(nodes: list[Node], count: int) -> None:

@@ -57,11 +57,7 @@ def test_what_answers_is_not_etcd(pair: Clustered) -> None:
     words = ["ip", "netns", "exec", pair.underlay, sys.executable, "-m", "http.server", "-b", ADDRESS, "2379"]
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
-            text = wait_for(lambda: problem(one, "store-not-etcd"), "it is told")
+            text = wait_for(lambda: one.problem("store-not-etcd"), "it is told")
         finally:
             server.kill()
     assert f"{ADDRESS}:2379: it answers HTTP 501 with text/html" in text
-
-
-def problem(node: Node, code: str) -> str:
-    return "; ".join(each["text"] for each in node.tool("status")["problem_details"] if each["code"] == code)

@@ -37,11 +37,6 @@ def gateways(node: Node, box: Container) -> list[str]:
     return list(next(e["gateways"] for e in node.tool("attachments") if e["container_id"] == box.name))
 
 
-def problem(node: Node, code: str) -> str:
-    """The text of the problem of that code; empty if there is none."""
-    return next((each["text"] for each in node.tool("status")["problem_details"] if each["code"] == code), "")
-
-
 def daemon_of(node: Node) -> int:
     """The process id of the node's daemon."""
     return int((node.directory / "run" / "overlayd.pid").read_text())
@@ -113,7 +108,7 @@ def test_an_uplink_that_forwards_nothing_is_told(frozen: Callable[..., Node]) ->
     box = node.container("web")
     assert not box.pings("198.51.100.254", wait=0.3)
     key = "net.ipv4.conf.eth0.forwarding"
-    assert f"{key} is 0" in problem(node, "forwarding-off")
+    assert f"{key} is 0" in node.problem("forwarding-off")
     assert key in answer(node, "CHECK", box, 102)["msg"]
     assert key in answer(node, "STATUS", box, 51)["msg"]
     assert f"{key}=1" in node.cli("doctor", "--run-dir", str(node.directory / "run")).stdout
@@ -196,9 +191,9 @@ def test_arp_ignore_of_all_that_overrules_ours_is_told(frozen: Callable[..., Nod
     sysctl(node, ipv4__conf__all__arp_ignore=8)
     box = node.container("web")
     assert not box.pings(gateways(node, box)[0], wait=0.3)
-    assert "arp_ignore is 8" in problem(node, "kernel-setting")
+    assert "arp_ignore is 8" in node.problem("kernel-setting")
     sysctl(node, ipv4__conf__all__arp_ignore=3)
-    assert "other addresses" in problem(node, "kernel-setting")
+    assert "other addresses" in node.problem("kernel-setting")
     for value in (0, 1, 2):
         sysctl(node, ipv4__conf__all__arp_ignore=value)
         assert node.tool("status")["problems"] == []

@@ -10,7 +10,7 @@ import pytest
 
 from tests.mesh.etcds import Clustered
 from tests.mesh.fleet import Container, Node, echoes, run, wait_for
-from tests.safety.test_kernel_settings import RANGE6, bridge_of, problem
+from tests.safety.test_kernel_settings import RANGE6, bridge_of
 
 NARROW, LEAST6 = 1300, 1280  # bytes
 
@@ -53,10 +53,10 @@ def test_ipv6_stays_on_a_narrow_underlay(
         assert echoes(one, two, kind, 30_000, six=True)
         assert echoes(one, two, kind, 30_000)
     for node in nodes:
-        assert f"MTU is {NARROW}" in wait_for(lambda: problem(node, "underlay-narrow"), "the problem")  # noqa: B023
+        assert f"MTU is {NARROW}" in wait_for(lambda: node.problem("underlay-narrow"), "the problem")  # noqa: B023
         narrow(clustered, node, 1500)
     wait_for(lambda: sizes(one) | sizes(two) == {1420}, "the former size")
-    assert [problem(node, "underlay-narrow") for node in nodes] == ["", ""]
+    assert [node.problem("underlay-narrow") for node in nodes] == ["", ""]
 
 
 def test_an_mtu_without_ipv6_is_refused(frozen: Callable[..., Node]) -> None:
@@ -73,4 +73,4 @@ def test_an_overlay_without_ipv6_has_what_ipv4_needs(frozen: Callable[..., Node]
     node.start()
     box = node.container("web")
     assert sizes(box) == {576}
-    assert "MTU is 600" in problem(node, "underlay-narrow")
+    assert "MTU is 600" in node.problem("underlay-narrow")
