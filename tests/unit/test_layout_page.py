@@ -40,7 +40,8 @@ def test_the_layout_has_every_upper_module_and_folder_once() -> None:
         f"{path.relative_to(ROOT)}{'/' if path.is_dir() else ''}"
         for upper in ("cni", "cni/daemon")
         for path in (ROOT / upper).iterdir()
-        if path.name not in ("__init__.py", "__pycache__", "daemon") and (path.is_dir() or path.suffix == ".py")
+        if path.name not in ("__init__.py", "__pycache__", "daemon")
+        and (path.suffix == ".py" or any(part.is_file() and part.suffix != ".pyc" for part in path.rglob("*")))
     }
     assert sorted(LAYOUT) == sorted(there)
 
