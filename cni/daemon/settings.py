@@ -14,18 +14,34 @@ from cni import defaults
 from cni.secret import Secret
 
 Unsigned = Literal["accept", "refuse"]
+Hidden = Literal["nxdomain", "refused"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 Engine = Literal["auto", "kernel", "wireguard-go", "boringtun-cli", "none"]
 Underlay = Literal["routed"]
 
 
 class Dns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The `dns` of every result, unless the conflist has its own."""
+    """The `dns` of every result, unless the conflist has its own (the first four), and the node's own server of names.
+
+    `serve`: whether the node answers DNS. `zone`: the zone of the overlay's names; empty: `<deployment>.zlayer.local`.
+    `port`: of the server, UDP and TCP. `hidden`: what is answered for a name that the asker may not reach.
+    `upstreams`: the servers for every other name, `address` or `address:port`, in this order; None: those of the
+    host's resolv.conf; an empty list: other names are refused. `zones`: the servers of a domain and what is below it.
+    `host`: systemd-resolved asks this node for the zone. `intercept`: what containers send to port 53 of any address
+    outside the overlay is led to the node's server."""
 
     nameservers: tuple[str, ...] = ()
     search: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     domain: str = ""
+    serve: bool = True
+    zone: str = ""
+    port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = defaults.DNS_PORT
+    hidden: Hidden = "nxdomain"
+    upstreams: Annotated[tuple[str, ...], msgspec.Meta(max_length=8)] | None = None
+    zones: Annotated[dict[str, tuple[str, ...]], msgspec.Meta(max_length=1024)] = {}
+    host: bool = False
+    intercept: bool = False
 
 
 class StaticPeer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 
 from cni import addresses, defaults
-from cni.daemon.model import keys
+from cni.daemon.model import dns_upstreams, keys
 from cni.daemon.model.endpoints import LONGEST_NAME, split_endpoint
 from cni.daemon.settings import Settings, StaticPeer
 from cni.overlay.address import network as network_of
@@ -30,6 +30,9 @@ def faults(settings: Settings) -> list[str]:
     checks += [partial(_check_url, url) for url in (settings.cluster.etcd.endpoints if settings.cluster else ())]
     checks += [partial(_check_extra_route, cidr) for cidr in settings.extra_routes]
     checks += [partial(_check_nameserver, server) for server in settings.dns.nameservers]
+    checks += [partial(_check_upstream, "dns.upstreams", server) for server in settings.dns.upstreams or ()]
+    checks += [partial(_check_stub_zone, zone, servers) for zone, servers in settings.dns.zones.items()]
+    checks += [partial(_check_zone, settings.dns.zone), partial(_check_served, settings)]
     checks += [partial(_check_path, settings, key) for key in ("data_dir", "run_dir", "overlay_socket")]
     return [fault for check in checks if (fault := _text_of(check))]
 
@@ -116,6 +119,33 @@ def _check_nameserver(server: str) -> None:
         ipaddress.ip_address(server)
     except ValueError as error:
         raise ValueError(f"dns.nameservers: {error}") from error
+
+
+def _check_upstream(key: str, server: str) -> None:
+    try:
+        dns_upstreams.endpoint_of(server)
+    except ValueError as error:
+        raise ValueError(f"{key}: {server}: {error}") from error
+
+
+def _check_stub_zone(zone: str, servers: tuple[str, ...]) -> None:
+    if not dns_upstreams.is_domain(zone):
+        raise ValueError(f"dns.zones: {zone!r} is not a domain")
+    if not 0 < len(servers) <= dns_upstreams.MOST_SERVERS:
+        raise ValueError(f"dns.zones.{zone}: {len(servers)} servers, 1 to {dns_upstreams.MOST_SERVERS} are wanted")
+    for server in servers:
+        _check_upstream(f"dns.zones.{zone}", server)
+
+
+def _check_zone(zone: str) -> None:
+    if zone and not dns_upstreams.is_domain(zone):
+        raise ValueError(f"dns.zone: {zone!r} is not a domain")
+
+
+def _check_served(settings: Settings) -> None:
+    for key in ("host", "intercept"):
+        if getattr(settings.dns, key) and not settings.dns.serve:
+            raise ValueError(f"dns.{key}: true needs dns.serve: true, which is false here")
 
 
 def _check_path(settings: Settings, key: str) -> None:

@@ -19,7 +19,7 @@ import yaml
 from cni import defaults
 from cni.daemon import settings_checks
 from cni.daemon.model import yaml_lines
-from cni.daemon.settings import Cluster, Dns, Engine, Etcd, LogLevel, Settings, StaticPeer, Underlay, Unsigned
+from cni.daemon.settings import Cluster, Dns, Engine, Etcd, Hidden, LogLevel, Settings, StaticPeer, Underlay, Unsigned
 from cni.errors import InvalidConfig
 from cni.printable import printable
 from cni.secret import Secret
@@ -188,7 +188,7 @@ def _explain(message: str, document: Any) -> str:
         except (KeyError, IndexError, ValueError, TypeError):
             break
     if text.startswith("Invalid enum value"):
-        kinds = {"log_level": LogLevel, "underlay": Underlay, "cluster.unsigned_nodes": Unsigned}
+        kinds = {"log_level": LogLevel, "underlay": Underlay, "cluster.unsigned_nodes": Unsigned, "dns.hidden": Hidden}
         text = "expected one of " + ", ".join(get_args(kinds.get(where, Engine)))
     text = _in_our_words(re.sub(", got `[a-z]+`$", "", text))
     quotable = not isinstance(value, dict | list) and not where.startswith(NOT_QUOTED)

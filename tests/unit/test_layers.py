@@ -60,6 +60,7 @@ DAEMON_FOLDERS = (
     ("fence", "the fence takes records and remote addresses as values"),
     ("mesh", "devices carry the peers that they are given, from a cluster or not"),
     ("cluster", "the store is followed without containers, and what is found goes down to the mesh"),
+    ("dns", "names are answered from what the parts below know; an attach is told where the server is"),
     ("attachments", "an attach serves both sockets, and knows neither"),
     ("reconcile", "the loops repair what the parts below them hold"),
     ("operations", "an operation does not know the socket that it came in by"),
