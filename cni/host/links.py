@@ -16,7 +16,12 @@ from cni.host import netlink as nl
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER = 1, 3, 4, 5, 10
 IFLA_LINKINFO, IFLA_GROUP, IFLA_NET_NS_FD, IFLA_AF_SPEC = 18, 27, 28, 26
-IFLA_IFALIAS, IFLA_STATS64, IFLA_LINK_NETNSID = 20, 23, 37
+IFLA_IFALIAS, IFLA_STATS64, IFLA_EXT_MASK, IFLA_LINK_NETNSID = 20, 23, 29, 37
+_LINK_ATTRIBUTES = frozenset(
+    {IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_LINKINFO, IFLA_IFALIAS, IFLA_LINK_NETNSID}
+)
+_NAME = frozenset({IFLA_IFNAME})
+_WITHOUT_STATS = nl.u32(IFLA_EXT_MASK, 1 << 3)  # RTEXT_FILTER_SKIP_STATS: half of the answer, and of its cost
 BRIDGE_PORTS = 1023  # of a bridge at most: BR_MAX_PORTS is 1,024, and port 0 is not used (net/bridge/br_private.h)
 _TX_BYTES = slice(24, 32)  # of struct rtnl_link_stats64
 IFF_UP, IFF_RUNNING = 1, 0x40
@@ -24,6 +29,7 @@ AF_INET, AF_INET6 = 2, 10
 RTN_UNICAST, RTN_LOCAL = 1, 2
 BR_STP, BR_MULTI_BOOLOPT, BR_MCAST_SNOOPING, BR_FORWARD_DELAY = 5, 46, 23, 1
 _SLAVE_KIND, _SLAVE_DATA, _HAIRPIN = 4, 5, 4  # IFLA_INFO_SLAVE_..., IFLA_BRPORT_MODE
+_HAIRPINS = frozenset({_HAIRPIN})
 GEN_MODE_EUI64, GEN_MODE_NONE = 0, 1
 BR_NO_LL_LEARN = 1
 OUR_PROTO = 0x7A  # IFA_PROTO of the addresses that the daemon puts on lo; 1 to 3 are the kernel's own
@@ -98,7 +104,7 @@ def mac_text(raw: bytes) -> str:
 
 def find_link(socket: nl.Netlink, name: str = "", index: int = 0) -> Link | None:
     """The link of that name or index, or None. The cost is independent of the number of links."""
-    body = nl.ifinfo(index) + (nl.text(IFLA_IFNAME, name) if name else b"")
+    body = nl.ifinfo(index) + (nl.text(IFLA_IFNAME, name) if name else b"") + _WITHOUT_STATS
     ask = nl.Message(nl.RTM_GETLINK, 0, body, f"look for link {name or index}", GONE)
     answers = socket.send([ask]).answers
     return _link(answers[0].body) if answers else None
@@ -114,8 +120,18 @@ def sent_bytes(socket: nl.Netlink, name: str) -> int:
 
 def list_links(socket: nl.Netlink) -> list[Link]:
     """Every link of the namespace: O(links), for start-up and resync only."""
-    ask = nl.Message(nl.RTM_GETLINK, 0, nl.ifinfo(), "list links")
+    ask = nl.Message(nl.RTM_GETLINK, 0, nl.ifinfo() + _WITHOUT_STATS, "list links")
     return [_link(answer.body) for answer in socket.dump(ask)]
+
+
+def link_names(socket: nl.Netlink) -> dict[int, str]:
+    """The name of every link by its index: O(links), at a quarter of the cost of `list_links`."""
+    ask = nl.Message(nl.RTM_GETLINK, 0, nl.ifinfo() + _WITHOUT_STATS, "list links")
+    names = {}
+    for answer in socket.dump(ask):
+        _, _, index, _, _ = nl.IFINFO.unpack_from(answer.body)
+        names[index] = _string(nl.chosen(answer.body, _NAME, 16).get(IFLA_IFNAME, b""))
+    return names
 
 
 def has_kind(socket: nl.Netlink, kinds: frozenset[str], most: int) -> bool | None:
@@ -135,8 +151,9 @@ def has_kind(socket: nl.Netlink, kinds: frozenset[str], most: int) -> bool | Non
 
 def _link(body: bytes) -> Link:
     _, _, index, flags, _ = nl.IFINFO.unpack_from(body)
-    attrs = nl.attributes(body[16:])
+    attrs = nl.chosen(body, _LINK_ATTRIBUTES, 16)
     info = nl.attributes(attrs.get(IFLA_LINKINFO, b""))
+    slave = info.get(_SLAVE_DATA, b"")
     return Link(
         index=index,
         name=_string(attrs.get(IFLA_IFNAME, b"")),
@@ -147,7 +164,7 @@ def _link(body: bytes) -> Link:
         master=number(attrs.get(IFLA_MASTER)),
         peer=number(attrs.get(IFLA_LINK)),
         alias=_string(attrs.get(IFLA_IFALIAS, b"")),
-        hairpin=any(nl.attributes(info.get(_SLAVE_DATA, b"")).get(_HAIRPIN, b"")),
+        hairpin=any(nl.chosen(slave, _HAIRPINS).get(_HAIRPIN, b"")),
         peer_netns=int.from_bytes(attrs.get(IFLA_LINK_NETNSID, b"\xff\xff\xff\xff"), nl.BYTE_ORDER, signed=True),
         running=bool(flags & IFF_RUNNING),
     )

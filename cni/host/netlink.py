@@ -20,7 +20,7 @@ from cni.host import nlmsg
 
 # The codec's names are repeated here: the code that builds the body of a request needs both modules.
 attribute, nested, text, u32, u8 = nlmsg.attribute, nlmsg.nested, nlmsg.text, nlmsg.u32, nlmsg.u8
-attributes, items, BYTE_ORDER = nlmsg.attributes, nlmsg.items, nlmsg.BYTE_ORDER
+attributes, items, chosen, BYTE_ORDER = nlmsg.attributes, nlmsg.items, nlmsg.chosen, nlmsg.BYTE_ORDER
 ROUTE, NETFILTER, GENERIC = nlmsg.ROUTE, nlmsg.NETFILTER, nlmsg.GENERIC
 F_ECHO, F_REPLACE, F_EXCL, F_CREATE = nlmsg.ECHO, nlmsg.REPLACE, nlmsg.EXCL, nlmsg.CREATE
 

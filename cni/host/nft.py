@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cni.errors import FenceFailed
-from cni.host import netns, nft_dump, nft_elements, nft_rules, nft_shape
+from cni.host import netns, nft_contents, nft_dump, nft_elements, nft_rules, nft_shape
 from cni.host.nft_elements import Change
 
 SONAME = "libnftables.so.1"
@@ -46,6 +46,7 @@ class Nft:
         self._changing, self._reading = _Context(lib, self._home), _Context(lib, self._home)
         self._elements, self._elements_lock = nft_elements.Elements(), threading.Lock()
         self._dumper = nft_dump.Dumper()
+        self._contents = nft_dump.Dumper()
         self._shapes = nft_shape.SetShapes(self._dumper)
         self._open = True
 
@@ -58,6 +59,7 @@ class Nft:
                 self._reading.free()
                 self._elements.close()
                 self._dumper.close()
+                self._contents.close()
                 os.close(self._home)
 
     def run(self, *parts: str | Change) -> None:
@@ -128,6 +130,18 @@ class Nft:
             self._ensure_open()
             try:
                 return nft_rules.read(self._dumper, table)
+            except OSError as error:
+                raise NftError("nftables could not be read", str(error)) from error
+
+    def contents(self, table: str) -> nft_contents.Contents | None:
+        """The elements of all sets of the tables of that name, of family inet and bridge, as the kernel encodes them.
+
+        None while another program, or `apply`, changes them. Raises NftError.
+        """
+        with self._reading.lock:
+            self._ensure_open()
+            try:
+                return nft_contents.read(self._contents, table)
             except OSError as error:
                 raise NftError("nftables could not be read", str(error)) from error
 

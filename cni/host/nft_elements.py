@@ -179,7 +179,7 @@ class Elements:
                     answer += data[start:end]
         if code not in (0, errno.ENOENT):
             raise Refused(code, _line("add", table, element))
-        return not code and (not element.verdict or _verdict(element.verdict) in answer)
+        return not code and (not element.verdict or pack_verdict(element.verdict) in answer)
 
     def generation(self) -> int:
         """The number of the last transaction of any program in this namespace. Raises OSError."""
@@ -256,14 +256,15 @@ def _raise_first(errors: dict[int, int], table: str, todo: list[tuple[int, Eleme
 def _request(kind: int, flags: int, seq: int, table: str, element: Element) -> bytes:
     content = nested(1, attribute(1, pack_key(element.key)))
     if element.verdict and kind == NEWSETELEM:
-        content += nested(2, nested(2, _verdict(element.verdict)))
+        content += nested(2, nested(2, pack_verdict(element.verdict)))
     names = text(1, table) + text(2, element.set)
     return message(
         _SUBSYSTEM << 8 | kind, flags, seq, nfgen(FAMILIES[element.family]) + names + nested(3, nested(1, content))
     )
 
 
-def _verdict(verdict: str) -> bytes:
+def pack_verdict(verdict: str) -> bytes:
+    """The attributes of a verdict: its code, and the chain it goes to."""
     verb, _, chain = verdict.partition(" ")
     code = attribute(1, struct.pack(">i", _VERDICTS[verb]))
     return code + (text(2, chain) if chain else b"")

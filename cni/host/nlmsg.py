@@ -111,6 +111,20 @@ def attributes(data: bytes, start: int = 0) -> dict[int, bytes]:
     return dict(items(data, start))
 
 
+def chosen(data: bytes, kinds: frozenset[int], start: int = 0) -> dict[int, bytes]:
+    """Those of the attributes in `data` that have one of `kinds`, by type. A link has some fifty attributes: the others
+    are not copied."""
+    found, at, end, unpack = {}, start, len(data), ATTR.unpack_from
+    while at + 4 <= end:
+        size, kind = unpack(data, at)
+        if size < 4:
+            break
+        if kind & KIND in kinds:
+            found[kind & KIND] = data[at + 4 : at + size]
+        at += (size + 3) & ~3
+    return found
+
+
 def string(value: bytes) -> str:
     """The text of a NUL-terminated string from the kernel."""
     return value.rstrip(b"\0").decode(errors="replace")

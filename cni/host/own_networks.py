@@ -58,14 +58,14 @@ class Surroundings:
 def read() -> Surroundings:
     """Read the host's networks in the calling thread's network namespace. Raises OSError."""
     with nl.Netlink() as socket:
-        names = {link.index: link.name for link in links.list_links(socket)}
+        names = links.link_names(socket)
         return Surroundings(tuple(_addresses(socket, names)), tuple(_routes(socket, names)), tuple(resolvers()))
 
 
 def held_addresses() -> tuple[HeldAddress, ...]:
     """Only the addresses of the host. Raises OSError."""
     with nl.Netlink() as socket:
-        names = {link.index: link.name for link in links.list_links(socket)}
+        names = links.link_names(socket)
         return tuple(_addresses(socket, names))
 
 

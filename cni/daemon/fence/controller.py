@@ -120,6 +120,8 @@ class FenceController:
         """Compares every element. Attaches go on while the tables are read: if one changed them meanwhile, they are
         read again, the last time with attaches waiting.
         """
+        if self._holds(loader):
+            return False
         for _ in range(2):
             before, since, listing = self._changes, loader.mark(), _listing(loader)
             with self._lock:
@@ -128,6 +130,18 @@ class FenceController:
         with self._lock:
             since = loader.mark()
             return self._mend(loader, _listing(loader), since)
+
+    def _holds(self, loader: Loader) -> bool:
+        """Whether rules and elements are exactly as desired; then they are known to be right."""
+        with self._lock:
+            before, since, desired = self._changes, loader.mark(), self._inventory.desired()
+        if not self._alone() or not loader.holds(desired):
+            return False
+        with self._lock:
+            if before != self._changes:
+                return False
+            loader.settle_whole(since)
+            return True
 
     def restore(self, sets: frozenset[tuple[str, str]], generations: Iterable[int], by: str) -> bool:
         """Repairs what another program, `by`, changed in our tables in the transactions with these generations: the

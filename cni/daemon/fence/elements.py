@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv6Address, ip_address, ip_network
 
 from cni.daemon.fence.model import (
     TABLE,
@@ -27,10 +27,10 @@ def change(take: Iterable[Element] = (), add: Iterable[Element] = ()) -> Change:
 
 def of_node(node: FenceNode) -> list[Element]:
     """The node's own addresses, its tunnels, the CIDRs behind them, and the host's connected networks."""
-    four, six = versions(node.addresses)
+    four, six = _spelled(node.addresses)
     return [
-        *(Element("inet", "node4", str(address)) for address in four),
-        *(Element("inet", "node6", str(address)) for address in six),
+        *(Element("inet", "node4", address) for address in four),
+        *(Element("inet", "node6", address) for address in six),
         *(Element("inet", "tunnels", quoted(device)) for device in node.tunnels),
         *(Element("inet", f"far{ip_network(cidr).version}", cidr) for cidr in node.far),
         *(Element("inet", f"connected{ip_network(cidr).version}", cidr) for cidr in node.connected),
@@ -50,19 +50,20 @@ def of_bridge(bridge: FenceBridge) -> list[Element]:
 
 def of_port(port: FencePort) -> list[Element]:
     """A port: its identity on its bridge, and what its addresses may reach when routed."""
-    device = quoted(port.bridge or port.name)
-    return [*_on_bridge(port), *_routed(port, device)]
+    four, six = _spelled(port.addresses)
+    local = [*six, str(link_local(port.mac))]
+    return [*_on_bridge(port, four, local), *_routed(port, four, six, local)]
 
 
 def of_remote(network: str | None, addresses: Iterable[str]) -> list[Element]:
     """Members of a network on other nodes."""
     ours = sorted(set(addresses))
-    four, six = versions(ours)
+    four, six = _spelled(ours)
     closed = [] if network is None else [
-        *(Element("inet", "closed4", str(address)) for address in four),
-        *(Element("inet", "closed6", str(address)) for address in six),
+        *(Element("inet", "closed4", address) for address in four),
+        *(Element("inet", "closed6", address) for address in six),
     ]  # fmt: skip
-    return _members(network, ours) + closed
+    return _members(network, four, six) + closed
 
 
 def of_edge(edge: FenceEdge) -> list[Element]:
@@ -75,19 +76,24 @@ def of_edge(edge: FenceEdge) -> list[Element]:
     ]
 
 
-def _on_bridge(port: FencePort) -> list[Element]:
+def _spelled(addresses: Iterable[str]) -> tuple[list[str], list[str]]:
+    """IPv4 and IPv6 addresses, as `str` spells them."""
+    four, six = versions(addresses)
+    return list(map(str, four)), list(map(str, six))
+
+
+def _on_bridge(port: FencePort, four: list[str], six: list[str]) -> list[Element]:
+    """`six` includes the link-local address."""
     if port.bridge is None:
         return []
-    four, six = versions(port.addresses)
     name, chain, mac = quoted(port.name), chain_of(port.network), port.mac
-    six = [*six, link_local(mac)]
-    number = int(mac.replace(":", ""), 16)
+    digits = mac.replace(":", "")
     items = [Element("bridge", "macs", f"{name} . {mac}")]
     items += [Element("bridge", "src4", f"{name} . {mac} . {address}") for address in four]
     items += [Element("bridge", "src6", f"{name} . {mac} . {address}") for address in six]
-    items += [Element("bridge", "target6", f"{name} . {raw(int(address), 16)}") for address in six]
+    items += [Element("bridge", "target6", f"{name} . {raw(int(IPv6Address(address)), 16)}") for address in six]
     # A link-layer address option: its type (1 source, 2 target), its length in units of 8, the MAC (RFC 4861, 4.6.1).
-    items += [Element("bridge", "option6", f"{name} . {raw(kind << 56 | 1 << 48 | number, 8)}") for kind in (1, 2)]
+    items += [Element("bridge", "option6", f"{name} . 0x0{kind}01{digits}") for kind in (1, 2)]
     items += [
         Element("bridge", f"{chain}_p", name),
         Element("bridge", "net", name, f"goto {chain}"),
@@ -98,9 +104,9 @@ def _on_bridge(port: FencePort) -> list[Element]:
     return items
 
 
-def _routed(port: FencePort, device: str) -> list[Element]:
-    four, six = versions(port.addresses)
-    local = [*six, link_local(port.mac)]
+def _routed(port: FencePort, four: list[str], six: list[str], local: list[str]) -> list[Element]:
+    """`local`: `six` with the link-local address."""
+    device = quoted(port.bridge or port.name)
     items = [] if port.bridge else [Element("inet", "inside", device)]
     items += [Element("inet", "home4", f"{device} . {address}") for address in four]
     items += [Element("inet", "home6", f"{device} . {address}") for address in local]
@@ -109,14 +115,14 @@ def _routed(port: FencePort, device: str) -> list[Element]:
         items += [Element("inet", "open6", f"{device} . {address}") for address in local]
     items += [Element("inet", "same4", f"{address} . {address}") for address in four]
     items += [Element("inet", "same6", f"{address} . {address}") for address in six]
-    return items + _members(port.network, port.addresses)
+    return items + _members(port.network, four, six)
 
 
-def _members(network: str | None, addresses: Iterable[str]) -> list[Element]:
-    four, six = versions(addresses)
+def _members(network: str | None, four: list[str], six: list[str]) -> list[Element]:
     chain = chain_of(network)
-    items = [Element("inet", f"{chain}_m4", str(address)) for address in four]
-    items += [Element("inet", f"{chain}_m6", str(address)) for address in six]
-    items += [Element("inet", "net4", str(address), f"goto {chain}") for address in four]
-    items += [Element("inet", "net6", str(address), f"goto {chain}") for address in six]
+    verdict = f"goto {chain}"
+    items = [Element("inet", f"{chain}_m4", address) for address in four]
+    items += [Element("inet", f"{chain}_m6", address) for address in six]
+    items += [Element("inet", "net4", address, verdict) for address in four]
+    items += [Element("inet", "net6", address, verdict) for address in six]
     return items

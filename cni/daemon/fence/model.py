@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections.abc import Iterable
@@ -89,6 +90,7 @@ class FenceEdge:
     allowed: tuple[str, ...]
 
 
+@functools.lru_cache(4096)
 def chain_of(network: str | None) -> str:
     """A network's chain name, which its set names begin with. The name is hashed, since it may be any text."""
     if network is None:

@@ -114,15 +114,16 @@ class Reconciler:
         for attachment in self._state.snapshot():
             if attachment.state != "live":
                 self._release(attachment, "was never finished")
-        self._complete_ports()
-        self._sweep_strays()
+        links = self._kernel.all_links()
+        self._complete_ports(links)
+        self._sweep_strays(links)
         # The earlier daemon may have been killed before it deleted them.
         self._kernel.forget_flows(self._state.left_behind())
 
-    def _complete_ports(self) -> None:
+    def _complete_ports(self, all_links: list[Link]) -> None:
         """Give ports that an older version made the owner mark and hairpin mode."""
         kernel = self._kernel
-        links = {link.name: link for link in kernel.all_links()}
+        links = {link.name: link for link in all_links}
         for attachment in self._state.snapshot():
             link = links.get(attachment.host_veth)
             if link is None:
@@ -136,14 +137,14 @@ class Reconciler:
             except OSError as error:
                 log.warning("%s could not be completed as %s's: %s", link.name, "/".join(attachment.key), error)
 
-    def _sweep_strays(self) -> None:
+    def _sweep_strays(self, all_links: list[Link]) -> None:
         """Remove links that this program made (name and MAC follow its rules) and that no record has."""
         state, kernel = self._state, self._kernel
         ports = {attachment.host_veth for attachment in state.snapshot()}
         kept = set(bridges(state.services.values()))
         strays = [
             link
-            for link in kernel.all_links()
+            for link in all_links
             if (is_our_port(link) and link.name not in ports) or (is_our_bridge(link) and link.name not in kept)
         ]
         if not self._alone():

@@ -87,6 +87,38 @@ def test_from_nothing(loader: Loader) -> None:
     assert not loader.mend_rules(WANTED)
 
 
+HELD = replace(WANTED, node=replace(NODE, far=("10.200.64.0/18", "10.200.255.0/24", "fd00:200:0:8000::/49")))
+CHAIN = chain_of("red")
+
+
+def test_what_is_held_exactly_is_seen_without_a_listing(loader: Loader) -> None:
+    """The encoding that `holds` compares with is this kernel's: sets, maps with verdicts, ranges."""
+    loader.mend_rules(HELD)
+    assert not loader.holds(HELD), "the rules were never compared since they were loaded"
+    assert not loader.mend_rules(HELD)
+    assert loader.holds(HELD)
+    assert not loader.holds(replace(HELD, ports=PORTS[:2]))
+    assert not loader.holds(replace(HELD, node=NODE))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        f"delete element inet {TABLE} {CHAIN}_m4 {{ 10.200.5.5 }}",
+        f"add element inet {TABLE} {CHAIN}_m4 {{ 10.200.5.6 }}",
+        f'delete element bridge {TABLE} net {{ "{PORTS[0].name}" }}; '
+        f'add element bridge {TABLE} net {{ "{PORTS[0].name}" : goto {chain_of("blue")} }}',
+        f"add element inet {TABLE} far4 {{ 10.200.8.0/24 }}",
+        f"delete element inet {TABLE} far4 {{ 10.200.64.0/18 }}; add element inet {TABLE} far4 {{ 10.200.64.0/19 }}",
+    ],
+)
+def test_one_element_that_differs_is_seen(loader: Loader, space: Space, damage: str) -> None:
+    loader.mend_rules(HELD)
+    space.run("nft", damage)
+    assert not loader.mend_rules(HELD)
+    assert not loader.holds(HELD)
+
+
 DAMAGES = (
     "flush ruleset",
     f"delete table bridge {TABLE}",
