@@ -193,11 +193,12 @@ def _to_overlay(v: str, ip: str, cluster: str, routed: bool) -> Chain:
         Rule(f"{ip} saddr @far{v}", f"goto {FLAT}", "from the flat mesh elsewhere"),
         Rule(f"{ip} saddr {cluster}", "drop", "unknown overlay source"),
         Rule(f"{ip} daddr @{FLAT}_m{v}", "accept", "to the flat mesh"),
-        # A NodePort whose pod is on another node; which member of a network has a published port is known there only.
+        # A NodePort whose pod is on another node. For a member of a network there, its own node's fence decides; an
+        # edge peer has no such node.
         Rule(
-            f"ct direction original ct status dnat oifname != @inside {ip} daddr @far{v} {ip} daddr != @closed{v}",
+            f"ct direction original ct status dnat oifname != @inside {ip} daddr @far{v} {ip} daddr != @edges{v}",
             "accept",
-            "published port of the flat mesh elsewhere",
+            "published port elsewhere",
         ),
         Rule(f"{ip} daddr . {ip} daddr != @same{v}", "drop", "to an unknown overlay address"),
         Rule("ct direction reply ct state established,related", "accept", "reply to a member"),
@@ -249,8 +250,11 @@ def _masquerade(four: str | None, six: str | None) -> Chain:
 
 
 def _tunnel_source(node: FenceNode) -> Chain | None:
-    """The host's own packets into a tunnel take the node's overlay address, if they have another address of the host: a
-    socket that is bound to it, or DNAT in the hook output after the source was chosen. No peer allows such a source.
+    """The sources of packets into a tunnel, which no later rule of another program translates. A container's stays,
+    because the other node's fence decides by it.
+
+    The host's own packets take the node's overlay address, if they have another address of the host: a socket that is
+    bound to it, or DNAT in the hook output after the source was chosen. No peer allows such a source.
 
     What other machines send through the host has no local source address, and keeps its own; so does what has a source
     in the overlay's range, unless the host has it on a connected network.
@@ -259,7 +263,13 @@ def _tunnel_source(node: FenceNode) -> Chain | None:
     for v, ip in (("4", "ip"), ("6", "ip6")):
         own = [address for address in node.addresses if (":" in address) == (v == "6")]
         cluster = node.cluster(int(v))
-        if not own or not cluster:
+        if not cluster:
+            continue
+        # Before kube-proxy's masquerade of NodePorts, which would make a member an address of this node. Answers come
+        # back to this node in any case.
+        match = f"oifname @tunnels {ip} saddr . {ip} saddr @same{v}"
+        rules.append(Rule(match, f"snat {ip} to {ip} saddr", f"a container's own source, IPv{v}"))
+        if not own:
             continue
         local, take = "oifname @tunnels fib saddr type local", f"snat {ip} to {own[0]}"
         rules.append(Rule(f"{local} {ip} saddr != {cluster}", take, f"source of the host's packets, IPv{v}"))

@@ -50,7 +50,7 @@ def unpublish(lab: Lab) -> None:
     lab.host.run("nft", "delete", "table", "inet", "zlt_portmap")
 
 
-def _from_outside(lab: Lab, to: str, port: int, marker: bytes, sport: int = 999) -> bytes:
+def sent_from_outside(lab: Lab, to: str, port: int, marker: bytes, sport: int = 999) -> bytes:
     out = lab.places["outside"]
     its = out.space.run("ip", "-br", "link", "show", "eth0").split()[2]
     src = OUTSIDE6 if ":" in to else OUTSIDE4
@@ -62,7 +62,7 @@ def _published(name: str, to: str) -> None:
         me = a(lab)
         publish(lab, me)
         out = lab.places["outside"].space
-        honest = [_from_outside(lab, to, PUBLISHED, HONEST)]
+        honest = [sent_from_outside(lab, to, PUBLISHED, HONEST)]
         return Case(out, [], [], honest, eth(me), undo=lambda: unpublish(lab))
 
     from_outside.__name__ = name
@@ -91,8 +91,8 @@ def _published_unknown(name: str, to: str) -> None:
         """Whichever program publishes it: an overlay address without an owner is closed."""
         flat, far = lab.places["flat-web"], lab.places["remote-unknown"]
         publish(lab, far)
-        honest = [_from_outside(lab, flat.four, 9, HONEST)]
-        evil = [_from_outside(lab, to, PUBLISHED, EVIL, sport=998)]  # a flow of its own: translated anew
+        honest = [sent_from_outside(lab, flat.four, 9, HONEST)]
+        evil = [sent_from_outside(lab, to, PUBLISHED, EVIL, sport=998)]  # a flow of its own: translated anew
         out = lab.places["outside"].space
         return Case(out, evil, [Ear(far.space, "wg0")], honest, eth(flat), undo=lambda: unpublish(lab))
 
@@ -124,8 +124,8 @@ def _published_elsewhere(name: str, to: str) -> None:
         """A NodePort leads to a pod of the flat mesh on another node; the pod's address stays closed."""
         far, out = lab.places["remote-unknown"], lab.places["outside"].space
         undo = _behind_the_tunnel(lab, far)
-        evil = [_from_outside(lab, far.six if ":" in to else far.four, 80, EVIL, sport=995)]
-        honest = [_from_outside(lab, to, PUBLISHED, HONEST, sport=996)]  # a flow of its own: translated anew
+        evil = [sent_from_outside(lab, far.six if ":" in to else far.four, 80, EVIL, sport=995)]
+        honest = [sent_from_outside(lab, to, PUBLISHED, HONEST, sport=996)]  # a flow of its own: translated anew
         ear = Ear(far.space, "wg0")
         return Case(out, evil, [ear], honest, ear, undo=undo)
 
@@ -151,12 +151,24 @@ def _published_elsewhere(name: str, to: str) -> None:
         )
 
     def of_a_member(lab: Lab) -> Case:
-        """Only the flat mesh: who has a member's published port is known to its own node alone."""
-        far, flat = lab.places["remote-red"], lab.places["flat-web"]
+        """A member's own node decides about what comes from outside; no container of another network gets so far."""
+        far, flat, other = lab.places["remote-red"], lab.places["flat-web"], x(lab)
         undo = _behind_the_tunnel(lab, far)
-        honest = [_from_outside(lab, flat.six if ":" in to else flat.four, 9, HONEST)]
-        evil = [_from_outside(lab, to, PUBLISHED, EVIL, sport=994)]
-        return Case(lab.places["outside"].space, evil, [Ear(far.space, "wg0")], honest, eth(flat), undo=undo)
+        host = HOST6 if ":" in to else HOST4
+        frames = []
+        for sport, place in ((993, flat), (992, other)):
+            src = place.six if ":" in to else place.four
+            packet = p.ip(src, host, p.UDP, p.udp(src, host, sport, PUBLISHED, EVIL))
+            frames.append((place, p.frame(GATEWAY_MAC, place.mac, p.ethertype(host), packet)))
+
+        def before() -> None:
+            for place, frame in frames:
+                send(place.space, "eth0", [frame])
+
+        ear = Ear(far.space, "wg0")
+        honest = [sent_from_outside(lab, to, PUBLISHED, HONEST, sport=994)]
+        evil = [sent_from_outside(lab, far.six if ":" in to else far.four, 80, EVIL, sport=991)]
+        return Case(lab.places["outside"].space, evil, [ear], honest, ear, before=before, undo=undo)
 
     for work, what in ((from_outside, "arrives"), (from_a_pod, "from_a_pod"), (of_a_member, "of_a_member")):
         work.__name__ = f"published_port_elsewhere_{what}{name}"

@@ -26,7 +26,7 @@ from .attacks import (
     gateway,
     send,
 )
-from .attacks_edge import mac_of
+from .attacks_edge import PUBLISHED, mac_of, publish, sent_from_outside, unpublish
 from .lab import HOST4, HOST6, LAN4, LAN6, NODE4, NODE6, OUTSIDE4, OUTSIDE6, TUNNEL, Lab, Place
 
 FAR = ("10.200.40.0/26", "fd00:200:0:40::/64")
@@ -119,6 +119,39 @@ def _register_edges(six: bool) -> None:
         evil, honest = _from_there(lab, far, flat, EVIL, six), _from_there(lab, far, me, HONEST, six)
         return Case(far.space, [evil], [eth(flat)], [honest], eth(me), device="wg0", undo=undo)
 
+    def published_port_of_an_edge_peer(lab: Lab) -> Case:
+        """No flow to an edge peer is opened, by no port of the host's."""
+        out, flat = lab.places["outside"], lab.places["flat-web"]
+        far, undo = _edge(lab, _own(a(lab)))
+        publish(lab, far)
+
+        def end() -> None:
+            unpublish(lab)
+            undo()
+
+        evil = [sent_from_outside(lab, pick(LAN4, LAN6), PUBLISHED, EVIL, sport=989)]
+        honest = [sent_from_outside(lab, pick(flat.four, flat.six), 9, HONEST)]
+        return Case(out.space, evil, [Ear(far.space, "wg0")], honest, eth(flat), undo=end)
+
+    def member_keeps_its_source_by_a_node_port(lab: Lab) -> Case:
+        """Whatever kube-proxy masquerades: the other node's fence goes by the member's own address."""
+        me, far = a(lab), lab.places["remote-red"]
+        undo = _behind(lab)
+        publish(lab, far)
+        masquerade = "type nat hook postrouting priority srcnat; oifname != eth0 masquerade;"
+        lab.host.run("nft", f"table inet zlt_kube {{ chain post {{ {masquerade} }}; }}")
+
+        def end() -> None:
+            lab.host.run("nft", "delete", "table", "inet", "zlt_kube")
+            unpublish(lab)
+            undo()
+
+        src, host = pick(me.four, me.six), pick(HOST4, HOST6)
+        packet = p.ip(src, host, p.UDP, p.udp(src, host, 988, PUBLISHED, HONEST))
+        honest = [p.frame(GATEWAY_MAC, me.mac, p.ethertype(host), packet)]
+        seen = p.packed(src) + p.packed(pick(far.four, far.six))
+        return Case(me.space, [], [], honest, Ear(far.space, "wg0"), honest_needle=seen, undo=end)
+
     def edge_is_answered(lab: Lab) -> Case:
         """By a member of a network too, if it is allowed that; no container opens a flow to it."""
         me, flat = a(lab), lab.places["flat-web"]
@@ -185,6 +218,8 @@ def _register_edges(six: bool) -> None:
 
     for work in (
         edge_to_what_it_is_not_allowed,
+        published_port_of_an_edge_peer,
+        member_keeps_its_source_by_a_node_port,
         edge_is_answered,
         edge_to_the_host,
         edge_to_the_host_as_allowed,

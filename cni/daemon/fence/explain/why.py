@@ -201,10 +201,13 @@ def _into_overlay(dst: Endpoint, translated: bool) -> Verdict:
     if (dst.kind is EndpointKind.CONTAINER or dst.listed) and dst.network is None:
         notes = () if translated else ("a sender outside needs a route to the overlay by this node",)
         return Verdict(True, RuleRef("inet", chain, "to the flat mesh"), "the flat mesh is open to the outside", notes)
-    if translated and dst.kind in (EndpointKind.REMOTE, EndpointKind.CALLER) and dst.network is None:
-        spot = RuleRef("inet", chain, "published port of the flat mesh elsewhere")
+    if translated and dst.kind is EndpointKind.REMOTE and dst.network is not None:
+        reason = f"this node sends it on; the fence of the other node closes a member of {describe(dst.network)} to it"
+        return Verdict(False, None, reason)
+    if translated and dst.kind in (EndpointKind.REMOTE, EndpointKind.CALLER):
+        spot = RuleRef("inet", chain, "published port elsewhere")
         notes = (remote.ITS_OWN_FENCE,) if dst.kind is EndpointKind.REMOTE else ()
-        return Verdict(True, spot, "a published port of the flat mesh is open, on other nodes too", notes)
+        return Verdict(True, spot, "a published port is open, on other nodes too", notes)
     if dst.kind is not EndpointKind.CONTAINER:
         reason = f"from outside, {dst.address} is not reached by this node"
         return Verdict(False, RuleRef("inet", chain, "to an unknown overlay address"), reason)
