@@ -309,6 +309,42 @@ class DepartedNode(Answer, frozen=True, kw_only=True):
     holds: int
 
 
+# --- NAT ------------------------------------------------------------------------------------------------------------
+
+
+class StunServer(Answer, frozen=True, kw_only=True):
+    """A STUN server at one of its addresses, and what it answered."""
+
+    server: str
+    endpoint: str | None
+    round_trip_ms: float | None
+    seen_from: str | None
+    fault: str
+
+
+class NatFamily(Answer, frozen=True, kw_only=True):
+    """What the networks do with datagrams of one version of IP."""
+
+    family: int
+    addresses: list[str]
+    public: list[str]
+    mapping: str
+    filtering: str
+    kind: str
+    port_kept: bool | None
+    hairpin: bool | None
+
+
+class Netcheck(Answer, frozen=True, kw_only=True):
+    """The networks between this node and the outside, as seen from WireGuard's port."""
+
+    udp: bool | None
+    port: int
+    families: list[NatFamily]
+    servers: list[StunServer]
+    notes: list[str]
+
+
 # --- peers added and removed by hand --------------------------------------------------------------------------------
 
 

@@ -81,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
         ),
         ("join", "add another node as a peer, by its token"),
         ("showconf", "a wg-quick configuration for a peer: a guest, an edge, a machine with plain WireGuard"),
+        ("netcheck", "what NATs and firewalls do with this node's datagrams, seen from WireGuard's port"),
         ("graph", "this node, its tunnels and services as a picture"),
     ):
         command = commands.add_parser(word, help=text, description=text)
@@ -239,6 +240,10 @@ def _run(options: argparse.Namespace) -> int:
             from cni.cli import peers
 
             code = peers.run(run_dir, options.json)
+        case "netcheck":
+            from cni.cli import netcheck
+
+            code = netcheck.run(run_dir, options.json)
         case "peer" | "join" | "showconf":
             from cni.cli import peer
 

@@ -26,7 +26,15 @@ from cni.daemon.events import (
 )
 from cni.daemon.fence.watch import Watch
 from cni.daemon.lifecycle import Lifecycle
-from cni.daemon.parts import build_base, build_cluster, build_mesh, build_node, build_operations, build_store_access
+from cni.daemon.parts import (
+    build_base,
+    build_cluster,
+    build_mesh,
+    build_netcheck,
+    build_node,
+    build_operations,
+    build_store_access,
+)
 from cni.daemon.precheck import STORE_NAME
 from cni.daemon.reconcile.mac import MacWatcher
 from cni.daemon.reconcile.mesh import MeshReconciler
@@ -158,6 +166,7 @@ def build(
         registry=base.registry,
         joined=mesh_parts.joined,
         mesh=mesh_parts.mesh,
+        netcheck=build_netcheck(base, mesh_parts.mesh),
         departed=DepartedNodes(store_parts.etcd, store_parts.view, base.identity) if store_parts is not None else None,
         rotate=functools.partial(cluster.rotate, mesh_parts.mesh.use_key)
         if cluster is not None

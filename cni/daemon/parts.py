@@ -38,6 +38,8 @@ from cni.daemon.mesh.paths import PathPlanner
 from cni.daemon.mesh.probes import TunnelProbes
 from cni.daemon.mesh.resolver import Resolver
 from cni.daemon.mesh.sources import PeerSources, ProxyNeighbours
+from cni.daemon.nat.netcheck import NetCheck
+from cni.daemon.nat.rules import in_effect
 from cni.daemon.node.container_mtu import ContainerMtu
 from cni.daemon.node.node_settings import NodeSettings
 from cni.daemon.node.own_addresses import OwnAddresses
@@ -230,6 +232,11 @@ def build_mesh(base: Base) -> MeshParts:
         events=base.events,
     )
     return MeshParts(tunnels=tunnels, joined=joined, resolver=resolver, measurements=measurements, mesh=mesh)
+
+
+def build_netcheck(base: Base, mesh: Mesh) -> NetCheck:
+    """The check of the networks around this node."""
+    return NetCheck(base.state, mesh, lambda: in_effect(base.settings.nat, base.registry.nat.get("nat")))
 
 
 def build_cluster(base: Base, store: StoreParts, node: NodeParts, mesh: MeshParts) -> ClusterSync:

@@ -81,6 +81,14 @@ class Cluster(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     unsigned_nodes: Unsigned = "accept"
 
 
+class Nat(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """NAT traversal. `stun`: the servers that are asked, `host:port`; none is asked that is not named here or by an
+    agent."""
+
+    enabled: bool = True
+    stun: Annotated[tuple[str, ...], msgspec.Meta(max_length=16)] = ()
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One node's settings. Ranges are checked by `parse`; times are in seconds."""
 
@@ -98,6 +106,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     peers: tuple[StaticPeer, ...] = ()
     extra_routes: tuple[str, ...] = ()
     cluster: Cluster | None = None
+    nat: Nat | None = None
     data_dir: str = defaults.DATA_DIR
     run_dir: str = defaults.RUN_DIR
     overlay_socket: str | None = None

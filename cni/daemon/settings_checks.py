@@ -29,6 +29,7 @@ def faults(settings: Settings) -> list[str]:
     checks += [partial(_check_advertise, endpoint) for endpoint in settings.advertise]
     checks += [partial(_check_url, url) for url in (settings.cluster.etcd.endpoints if settings.cluster else ())]
     checks += [partial(_check_extra_route, cidr) for cidr in settings.extra_routes]
+    checks += [partial(_check_stun, server) for server in (settings.nat.stun if settings.nat else ())]
     checks += [partial(_check_nameserver, server) for server in settings.dns.nameservers]
     checks += [partial(_check_upstream, "dns.upstreams", server) for server in settings.dns.upstreams or ()]
     checks += [partial(_check_stub_zone, zone, servers) for zone, servers in settings.dns.zones.items()]
@@ -101,6 +102,13 @@ def _check_advertise(endpoint: str) -> None:
         split_endpoint(endpoint)
     except ValueError as error:
         raise ValueError(f"advertise: {endpoint}: not host:port ({error})") from error
+
+
+def _check_stun(server: str) -> None:
+    try:
+        split_endpoint(server, LONGEST_NAME)
+    except ValueError as error:
+        raise ValueError(f"nat.stun: {server}: not host:port ({error})") from error
 
 
 def _check_url(url: str) -> None:

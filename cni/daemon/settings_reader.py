@@ -19,7 +19,19 @@ import yaml
 from cni import defaults
 from cni.daemon import settings_checks
 from cni.daemon.model import yaml_lines
-from cni.daemon.settings import Cluster, Dns, Engine, Etcd, Hidden, LogLevel, Settings, StaticPeer, Underlay, Unsigned
+from cni.daemon.settings import (
+    Cluster,
+    Dns,
+    Engine,
+    Etcd,
+    Hidden,
+    LogLevel,
+    Nat,
+    Settings,
+    StaticPeer,
+    Underlay,
+    Unsigned,
+)
 from cni.errors import InvalidConfig
 from cni.printable import printable
 from cni.secret import Secret
@@ -213,6 +225,7 @@ def _in_our_words(text: str) -> str:
 def _nearest(where: str, key: str) -> str:
     """A hint at the valid key that resembles an unknown key of the mapping `where`; empty if none does."""
     mappings: dict[str, type] = {"dns": Dns, "peers": StaticPeer, "cluster": Cluster, "cluster.etcd": Etcd}
+    mappings["nat"] = Nat
     valid = [field.name for field in msgspec.structs.fields(mappings.get(where.partition("[")[0], Settings))]
     near = difflib.get_close_matches(key, valid, n=1)
     return f"; {near[0]} is meant?" if near else ""

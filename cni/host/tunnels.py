@@ -181,9 +181,9 @@ class Tunnels:
 
     def _seen(self, name: str, link: links.Link, reading: Reading) -> DeviceSeen:
         if link.kind == "wireguard":
-            return DeviceSeen(name, KERNEL, reading.port, reading.peers)
+            return DeviceSeen(name, KERNEL, reading.port, reading.peers, mark=reading.mark)
         pid = self._uapi.owner(name)
-        return DeviceSeen(name, self._engines.program(pid), reading.port, reading.peers, pid)
+        return DeviceSeen(name, self._engines.program(pid), reading.port, reading.peers, pid, mark=reading.mark)
 
     def _read(self, name: str, link: links.Link | None) -> Reading | None:
         if link is None:

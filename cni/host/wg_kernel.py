@@ -14,7 +14,7 @@ from cni.host.wg_types import PeerChange, PeerSeen, Reading, join_endpoint, raw,
 
 GENL_ID_CTRL, CTRL_GETFAMILY, CTRL_FAMILY_ID, CTRL_FAMILY_NAME = 16, 3, 1, 2
 GET_DEVICE, SET_DEVICE = 0, 1
-A_IFNAME, A_PRIVATE_KEY, A_LISTEN_PORT, A_PEERS = 2, 3, 6, 8
+A_IFNAME, A_PRIVATE_KEY, A_LISTEN_PORT, A_FWMARK, A_PEERS = 2, 3, 6, 7, 8
 P_PUBLIC_KEY, P_FLAGS, P_ENDPOINT, P_KEEPALIVE, P_HANDSHAKE, P_RX, P_TX, P_ALLOWED = 1, 3, 4, 5, 6, 7, 8, 9
 F_REMOVE, F_REPLACE_ALLOWED = 1, 2
 I_FAMILY, I_ADDRESS, I_MASK = 1, 2, 3
@@ -58,15 +58,16 @@ class KernelWireGuard:
             if error.errno in (errno.ENODEV, errno.EOPNOTSUPP):
                 return None
             raise
-        private, port = b"", 0
+        private, port, mark = b"", 0, 0
         peers: dict[str, PeerSeen] = {}
         for answer in answers:
             attrs = nl.attributes(answer.body[4:])
             private = attrs.get(A_PRIVATE_KEY, private)
             port = _U16.unpack(attrs[A_LISTEN_PORT])[0] if A_LISTEN_PORT in attrs else port
+            mark = links.number(attrs[A_FWMARK]) if A_FWMARK in attrs else mark
             for _, item in nl.items(attrs.get(A_PEERS, b"")):
                 _add(peers, _peer(item))
-        return Reading(private, port, peers)
+        return Reading(private, port, peers, mark)
 
     def write(self, name: str, private_key: bytes | None, port: int | None, changes: Sequence[PeerChange]) -> None:
         """Set the given values; the others stay. Raises OSError; the messages before the failure have taken effect."""

@@ -44,6 +44,7 @@ class DeviceSeen:
     peers: dict[str, PeerSeen]
     pid: int = 0
     faults: tuple[str, ...] = ()  # errors of the steps that failed
+    mark: int = 0  # the firewall mark of its datagrams, 0 for none
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Reading:
     private_key: bytes = field(repr=False)
     port: int
     peers: dict[str, PeerSeen]
+    mark: int = 0
 
 
 def raw(key: str) -> bytes:

@@ -110,7 +110,7 @@ def _peer_lines(change: PeerChange) -> Iterator[str]:
 
 def parse(answer: str, now: float | None = None) -> Reading:
     """The answer to a `get`. Unknown keys are skipped."""
-    private, port = b"", 0
+    private, port, mark = b"", 0, 0
     peer_fields: list[dict[str, list[str]]] = []
     for line in answer.splitlines():
         key, _, value = line.partition("=")
@@ -122,8 +122,10 @@ def parse(answer: str, now: float | None = None) -> Reading:
             private = bytes.fromhex(value)
         elif key == "listen_port":
             port = int(value)
+        elif key == "fwmark":
+            mark = int(value, 0)
     peers = [_peer(fields, time.time() if now is None else now) for fields in peer_fields]
-    return Reading(private, port, {peer.public_key: peer for peer in peers})
+    return Reading(private, port, {peer.public_key: peer for peer in peers}, mark)
 
 
 def _peer(fields: dict[str, list[str]], now: float) -> PeerSeen:

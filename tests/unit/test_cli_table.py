@@ -31,6 +31,7 @@ COMMANDS: dict[str, object] = {
     "join": answers.Joined,
     "showconf": answers.PeerConfiguration,
     "graph": answers.Graph,
+    "netcheck": answers.Netcheck,
 }
 """The answer that a command prints."""
 QUESTIONS = {"peer token": "token", "teardown": "teardown"}

@@ -41,6 +41,7 @@ OF_OTHER_PROGRAMS = {
 AREAS = {code.partition("-")[0] for code in problems.REGISTRY}
 """The words that codes begin with. A code that was renamed or removed begins with one of them too."""
 NO_PROBLEM = {
+    "endpoint-independent": "a NAT's mapping or filtering (RFC 4787)",
     "peer-forget": "a request of the tool",
     "peer-remove": "a request of the tool",
     "wireguard-go": "a WireGuard engine",

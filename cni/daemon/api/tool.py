@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from cni import __version__, answers, plugin_protocol
-from cni.daemon.api import tool_fence, tool_mesh
+from cni.daemon.api import tool_fence, tool_mesh, tool_nat
 from cni.daemon.api.tool_context import ToolContext
 from cni.daemon.model.records import Attachment, Node, Service
 from cni.daemon.settings import Settings
@@ -150,4 +150,5 @@ QUESTIONS: dict[str, Callable[[ToolContext, Mapping[str, str]], answers.Answer |
     "gc": tool_fence.collect_garbage,
     "teardown": teardown,
     **tool_mesh.QUESTIONS,
+    **tool_nat.QUESTIONS,
 }

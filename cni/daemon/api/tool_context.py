@@ -12,6 +12,7 @@ from cni.daemon.cluster.departed_nodes import DepartedNodes
 from cni.daemon.fence.controller import FenceController
 from cni.daemon.mesh.joined_peers import JoinedPeers
 from cni.daemon.mesh.mesh import Mesh
+from cni.daemon.nat.netcheck import NetCheck
 from cni.daemon.node.container_mtu import ContainerMtu
 from cni.daemon.reconcile.conditions import NodeConditions
 from cni.daemon.settings import Settings
@@ -38,6 +39,7 @@ class ToolContext:
     registry: Tables
     joined: JoinedPeers
     mesh: Mesh
+    netcheck: NetCheck
     departed: DepartedNodes | None
     rotate: Callable[[], str]
     calls: Callable[[], answers.Calls]

@@ -1,0 +1,55 @@
+"""The tool's requests about NAT traversal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from cni import answers
+from cni.daemon.api.tool_context import ToolContext
+from cni.daemon.model.nat_behaviour import Place
+from cni.daemon.nat.netcheck import FamilySeen, ServerSeen
+from cni.host.wg_types import join_endpoint
+
+
+def netcheck(context: ToolContext, _: Mapping[str, str]) -> answers.Netcheck:
+    """Ask the configured STUN servers, and name what the NAT does. Raises OSError without CAP_NET_RAW."""
+    report = context.netcheck.run()
+    return answers.Netcheck(
+        udp=report.udp,
+        port=report.port,
+        families=[_family(family) for family in report.families],
+        servers=[_server(server) for server in report.servers],
+        notes=list(report.notes),
+    )
+
+
+def _family(seen: FamilySeen) -> answers.NatFamily:
+    return answers.NatFamily(
+        family=seen.version,
+        addresses=[str(address) for address in seen.own],
+        public=[join_endpoint(*place) for place in seen.public],
+        mapping=seen.mapped,
+        filtering=seen.filtered,
+        kind=seen.kind,
+        port_kept=seen.port_kept,
+        hairpin=seen.hairpin,
+    )
+
+
+def _server(seen: ServerSeen) -> answers.StunServer:
+    return answers.StunServer(
+        server=seen.name,
+        endpoint=_text(seen.at),
+        round_trip_ms=None if seen.seconds is None else round(seen.seconds * 1000, 2),
+        seen_from=_text(seen.mapped),
+        fault=seen.fault,
+    )
+
+
+def _text(place: Place | None) -> str | None:
+    return join_endpoint(*place) if place is not None else None
+
+
+QUESTIONS: dict[str, Callable[[ToolContext, Mapping[str, str]], answers.Answer | Sequence[answers.Answer]]] = {
+    "netcheck": netcheck,
+}

@@ -1,0 +1,38 @@
+"""Which configuration of NAT traversal is in effect: the YAML's, else the agent's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cni.daemon.model.endpoints import LONGEST_NAME, split_endpoint
+from cni.daemon.settings import Nat
+from cni.overlay import wire
+
+
+@dataclass(frozen=True, slots=True)
+class NatRules:
+    """`stun`: the servers, (host, port); `unusable`: what was named as one and is none."""
+
+    enabled: bool = False
+    stun: tuple[tuple[str, int], ...] = ()
+    unusable: tuple[str, ...] = ()
+
+
+def in_effect(yaml: Nat | None, of_agent: wire.NatConfig | None) -> NatRules:
+    """The rules. The YAML comes first, as for every setting that an operator wrote. Without either NAT traversal is
+    off; an agent's object counts as it says itself (contract 2.6), but its empty list of servers asks none."""
+    if yaml is not None:
+        return NatRules(yaml.enabled, *_split(yaml.stun))
+    if of_agent is not None:
+        return NatRules(of_agent.enabled, *_split(of_agent.stun_servers))
+    return NatRules()
+
+
+def _split(servers: tuple[str, ...]) -> tuple[tuple[tuple[str, int], ...], tuple[str, ...]]:
+    usable, unusable = [], []
+    for server in servers:
+        try:
+            usable.append(split_endpoint(server, LONGEST_NAME))
+        except ValueError:
+            unusable.append(server)
+    return tuple(usable), tuple(unusable)

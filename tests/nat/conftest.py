@@ -1,0 +1,49 @@
+"""The laboratory's fixtures, and the table of what was measured."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.mesh.etcds import PROGRAM
+from tests.mesh.fixtures import engine
+
+from .lab import Lab
+
+__all__ = ["engine"]
+
+_MEASURED: list[str] = []
+
+
+@pytest.fixture
+def measured() -> Callable[[str], None]:
+    """Note a line for the report."""
+    return _MEASURED.append
+
+
+@pytest.fixture
+def lab(engine: None) -> Iterator[Lab]:
+    """Sites around an internet, removed after the test."""
+    if PROGRAM is None or shutil.which("conntrack") is None:
+        pytest.skip("no etcd or conntrack here (apt-get install etcd-server conntrack)")
+    made = Lab("x")
+    try:
+        yield made
+    finally:
+        made.clean()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _MEASURED:
+        terminalreporter.section("measured")
+        for line in _MEASURED:
+            terminalreporter.line(line)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent.name == "nat" and os.geteuid() != 0:
+            item.add_marker(pytest.mark.skip(reason="needs root"))
