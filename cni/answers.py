@@ -198,6 +198,37 @@ class Networks(Answer, frozen=True, kw_only=True):
     drops: list[Drop]
 
 
+# --- drops ----------------------------------------------------------------------------------------------------------
+
+
+class DroppedPacket(Answer, frozen=True, kw_only=True):
+    """A packet that a rule of the fence dropped. The ends are addresses, or MACs where the packet has no addresses."""
+
+    time_unix: float
+    rule: str
+    family: str
+    chain: str
+    isolation_network: str | None
+    of_a_network: bool
+    source: str
+    source_label: str
+    source_port: int | None
+    destination: str
+    destination_label: str
+    destination_port: int | None
+    protocol: str
+    in_interface: str | None
+    out_interface: str | None
+
+
+class DropSample(Answer, frozen=True, kw_only=True):
+    """The packets since the reader's last request. `cursor` belongs into its next one."""
+
+    cursor: int
+    packets: list[DroppedPacket]
+    lost: int
+
+
 # --- why ------------------------------------------------------------------------------------------------------------
 
 

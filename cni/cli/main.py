@@ -71,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
         ("attachments", "the attached containers: network, container, addresses, service"),
         ("networks", "isolation networks: their members, and the packets that the fence has dropped"),
         ("why", "whether SRC may open a flow to DST, and which rule of the fence decides"),
+        ("drops", "the packets that the fence drops, as they come: source, destination, rule"),
         ("doctor", "check the node (kernel, firewalls, routes, runtime, files, daemon) and name remedies"),
         ("gc", "release attachments whose interface is gone, now"),
         ("peers", "the WireGuard peers: endpoint, handshake, traffic, path MTU, direct or not"),
@@ -133,6 +134,12 @@ def _doctor_options(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(option, metavar="DIR", type=absolute, default=default, help=text)
 
 
+def _drops_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--follow", "-f", action="store_true", help="until it is interrupted")
+    words = "how long to watch without --follow (default: %(default)g)"
+    parser.add_argument("--seconds", metavar="S", type=float, default=5.0, help=words)
+
+
 def _gc_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="only list what would be released")
 
@@ -157,6 +164,7 @@ def _graph_options(parser: argparse.ArgumentParser) -> None:
 
 _OPTIONS = {
     "why": _why_options,
+    "drops": _drops_options,
     "doctor": _doctor_options,
     "gc": _gc_options,
     "peer": _peer_options,
@@ -228,6 +236,10 @@ def _run(options: argparse.Namespace) -> int:
             from cni.cli import why
 
             code = why.run(run_dir, options.src, options.dst, options.port, options.json)
+        case "drops":
+            from cni.cli import drops
+
+            code = drops.run(run_dir, options.follow, options.seconds, options.json)
         case "doctor":
             from cni.cli import doctor
 

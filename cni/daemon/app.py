@@ -24,6 +24,7 @@ from cni.daemon.events import (
     PeerChanged,
     PeerNamesResolved,
 )
+from cni.daemon.fence.drop_watch import DropWatch
 from cni.daemon.fence.watch import Watch
 from cni.daemon.lifecycle import Lifecycle
 from cni.daemon.parts import (
@@ -61,6 +62,7 @@ class Daemon:
     server: Server
     _supervisor: Supervisor
     _range_watch: RangeWatch
+    _drops: DropWatch
     _lifecycle: Lifecycle
     _exit_watcher: ExitWatcher
     _presence: netns.Presence
@@ -75,6 +77,7 @@ class Daemon:
     def stop(self) -> None:
         """Stop the threads, and close what is open. The data path stays."""
         self._exit_watcher.close()
+        self._drops.close()
         self._supervisor.stop()
         self._range_watch.stop()
         self._lifecycle.stop()
@@ -154,12 +157,14 @@ def build(
     range_watch = RangeWatch(
         base.ranges, lifecycle.begin, lifecycle.remove_data_path, lifecycle.apply_ranges, board=board, crew=crew
     )
+    drops = DropWatch(base.fence)
     tool_context = ToolContext(
         settings_file=settings_file,
         settings=settings,
         state=state,
         kernel=kernel,
         fence=base.fence,
+        drops=drops,
         attacher=node.attacher,
         container_mtu=base.container_mtu,
         conditions=node.conditions,
@@ -197,6 +202,7 @@ def build(
         server=server,
         _supervisor=supervisor,
         _range_watch=range_watch,
+        _drops=drops,
         _lifecycle=lifecycle,
         _exit_watcher=exit_watcher,
         _presence=presence,

@@ -32,6 +32,15 @@ class RuleSeen:
     name: str
     body: bytes
 
+    def expressions(self) -> list[tuple[str, bytes]]:
+        """The name and the content of each expression, in order."""
+        found, at = [], 0
+        while (end := self.body.index(b"\0", at)) > at:
+            size = int.from_bytes(self.body[end + 1 : end + 5], "big")
+            found.append((self.body[at:end].decode(errors="replace"), self.body[end + 5 : end + 5 + size]))
+            at = end + 5 + size
+        return found
+
 
 @dataclass(frozen=True, slots=True)
 class ChainSeen:

@@ -20,6 +20,7 @@ COMMANDS: dict[str, object] = {
     "status": answers.Status,
     "attachments": list[answers.Attachment],
     "networks": answers.Networks,
+    "drops": answers.DroppedPacket,
     "why": answers.Reachability,
     "gc": answers.Garbage,
     "peers": list[answers.Peer],

@@ -164,6 +164,8 @@ DECIDERS = (
     "cni.daemon.fence.bridge",
     "cni.daemon.fence.ruleset",
     "cni.daemon.fence.compare",
+    "cni.daemon.fence.drop_log",
+    "cni.daemon.fence.packet_text",
     "cni.daemon.fence.desired",
     "cni.daemon.fence.fault",
     "cni.daemon.fence.replacement",

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from cni import __version__, answers, plugin_protocol
-from cni.daemon.api import tool_fence, tool_mesh, tool_nat
+from cni.daemon.api import tool_drops, tool_fence, tool_mesh, tool_nat
 from cni.daemon.api.tool_context import ToolContext
 from cni.daemon.model.records import Attachment, Node, Service
 from cni.daemon.settings import Settings
@@ -146,6 +146,7 @@ QUESTIONS: dict[str, Callable[[ToolContext, Mapping[str, str]], answers.Answer |
     "status": status,
     "attachments": attachments,
     "networks": tool_fence.networks,
+    "drops": tool_drops.drops,
     "why": tool_fence.may_reach,
     "gc": tool_fence.collect_garbage,
     "teardown": teardown,

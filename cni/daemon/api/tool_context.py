@@ -10,6 +10,7 @@ from cni import answers
 from cni.daemon.attachments.attach import Attacher
 from cni.daemon.cluster.departed_nodes import DepartedNodes
 from cni.daemon.fence.controller import FenceController
+from cni.daemon.fence.drop_watch import DropWatch
 from cni.daemon.mesh.joined_peers import JoinedPeers
 from cni.daemon.mesh.mesh import Mesh
 from cni.daemon.nat.netcheck import NetCheck
@@ -33,6 +34,7 @@ class ToolContext:
     state: State
     kernel: Kernel
     fence: FenceController
+    drops: DropWatch
     attacher: Attacher
     container_mtu: ContainerMtu
     conditions: NodeConditions

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
-from cni.daemon.fence import elements, replacement, ruleset
+from cni.daemon.fence import drop_log, elements, replacement, ruleset
 from cni.daemon.fence.desired import DesiredState
 from cni.daemon.fence.model import TABLE, chain_of, raw
 from cni.daemon.fence.rules import NETWORK_SETS, SETS, edge_chain
@@ -165,7 +165,7 @@ def _rules(listing: Listing) -> dict[tuple[str, str], tuple[tuple[str, int] | No
     for family, kind, what in _objects(listing):
         if kind == "chain":
             hooks[family, what["name"]] = (what["hook"], what["prio"]) if "hook" in what else None
-        elif kind == "rule":
+        elif kind == "rule" and not drop_log.is_log_rule(what):
             names.setdefault((family, what["chain"]), []).append(what.get("comment", ""))
     return {key: (hook, tuple(names.get(key, ()))) for key, hook in hooks.items()}
 

@@ -280,6 +280,27 @@ class FenceController:
         """Why containers do not reach one another on their own bridge by a service; empty if they do."""
         return services.unanswered(self._state.versions(), self._loader.nft) if self._loader is not None else ""
 
+    # --- log rules ---------------------------------------------------------------------------------------------------
+
+    def sample_drops(self) -> None:
+        """Has each rule that drops log a sample of its packets (drop_log.py). Idempotent. Raises FenceFailed."""
+        with self._lock:
+            loader = self._loader
+            if loader is None or self._trouble:
+                raise FenceFailed("the fence is not in force", self._trouble)
+            if not self._alone():
+                raise FenceFailed("another daemon works in this network namespace", "its fence has the same tables")
+            loader.sample(self._inventory.desired())
+
+    def end_sample(self) -> None:
+        """Deletes the log rules. Idempotent; what cannot be deleted now, the next load deletes."""
+        with self._lock:
+            if self._loader is not None and not self._ended:
+                try:
+                    self._loader.end_sample()
+                except FenceFailed as error:
+                    log.warning("the log rules of `drops` could not be deleted: %s: %s", error.msg, error.details)
+
     # --- bridges and ports -------------------------------------------------------------------------------------------
 
     def add_bridge(self, name: str) -> None:

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
 
-from cni.daemon.fence import compare, elements, expected, replacement, ruleset
+from cni.daemon.fence import compare, drop_log, elements, expected, replacement, ruleset
 from cni.daemon.fence.compare import Listing
 from cni.daemon.fence.desired import DesiredState
 from cni.daemon.fence.fault import Fault
@@ -48,6 +48,7 @@ class Loader:
         self._shape: tuple[bytes, ...] | None = None  # the tables' shape at a time when the rules were right
         self._exact_at = -1  # the generation at which no rule, chain or set was missing, wrong or left over
         self._comparison = RuleComparison()
+        self._sampled_at = -1  # the generation at which every log rule was there
         self._packed: dict[FencePort | FenceBridge, bytes] = {}
 
     # --- transactions ------------------------------------------------------------------------------------------------
@@ -197,6 +198,26 @@ class Loader:
         stale = [f for f in faults if expected.is_stale(f) and f.place.startswith(ruleset.MARKER)]
         self.run("".join(ruleset.forget_marker(fault.family, fault.place) for fault in stale))
         return bool(stale)
+
+    # --- log rules ---------------------------------------------------------------------------------------------------
+
+    def sample(self, desired: DesiredState) -> None:
+        """Adds the log rules that are missing; cheap while no rule was added since the last call. Raises
+        FenceFailed."""
+        if self._sampled_at == self.nft.generation():
+            return
+        self._comparison.expect_log_rules(True)
+        self.run(drop_log.missing(self._terse(), desired.chains()))
+        self._sampled_at = self.nft.generation()
+
+    def end_sample(self) -> None:
+        """Deletes every log rule. Idempotent. Raises FenceFailed."""
+        self._sampled_at = -1
+        self.run(drop_log.removal(self._terse()))
+        self._comparison.expect_log_rules(False)
+
+    def _terse(self) -> Listing:
+        return {family: self.nft.list_table(family, TABLE, terse=True) for family in ruleset.FAMILIES}
 
     # --- elements ----------------------------------------------------------------------------------------------------
 
