@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from cni import __version__, defaults
-from cni.cli import ask
+from cni.cli import ask, commands
 
 EXIT_CODES = """\
 exit codes:
@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
         sys.stderr.write(f"zlayer-cni: {options.command} needs root, and runs as user {os.geteuid()}\n")
         return 1
     try:
-        return _run(options)
+        return commands.run(options)
     except ask.NoDaemon as error:
         sys.stderr.write(f"zlayer-cni: {error}\n{_why_absent(options.run_dir, error)}")
         return ask.NOT_RUNNING
@@ -64,8 +64,8 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     whole.add_argument("--version", action="version", version=f"zlayer-cni {__version__}", help="print the version")
-    commands = whole.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    commands.add_parser("overlayd", help="run the overlay daemon", add_help=False)
+    words = whole.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    words.add_parser("overlayd", help="run the overlay daemon", add_help=False)
     for word, text in (
         ("status", "a summary of the node, and its problems"),
         ("attachments", "the attached containers: network, container, addresses, service"),
@@ -85,26 +85,26 @@ def parser() -> argparse.ArgumentParser:
         ("netcheck", "what NATs and firewalls do with this node's datagrams, seen from WireGuard's port"),
         ("graph", "this node, its tunnels and services as a picture"),
     ):
-        command = commands.add_parser(word, help=text, description=text)
+        command = words.add_parser(word, help=text, description=text)
         command.add_argument("--json", action="store_true", help="for programs: a stable JSON document")
         command.add_argument(
             "--run-dir", metavar="DIR", type=absolute, default=defaults.RUN_DIR, help="default: %(default)s"
         )
         _OPTIONS.get(word, lambda _: None)(command)
-    validate = commands.add_parser("validate", help="check a network list, an entry of one, or the daemon's YAML")
+    validate = words.add_parser("validate", help="check a network list, an entry of one, or the daemon's YAML")
     validate.add_argument("file", metavar="FILE")
     where = "where the plugins of a list must be (the runtime's directory, if this program is installed there)"
     validate.add_argument("--bin-dir", metavar="DIR", type=absolute, help=where)
     validate.add_argument("--json", action="store_true", help="for programs: a stable JSON document")
     _install_options(
-        commands.add_parser("install", help="put the program, the systemd unit and the network list in place")
+        words.add_parser("install", help="put the program, the systemd unit and the network list in place")
     )
-    _uninstall_options(commands.add_parser("uninstall", help="remove what install put in place"))
+    _uninstall_options(words.add_parser("uninstall", help="remove what install put in place"))
     for word, text in (
         ("start", "start the daemon, by systemd if it has a unit, unless it runs"),
         ("restart", "start the daemon anew, if a new one can start; running containers stay connected"),
     ):
-        command = commands.add_parser(word, help=text, description=text)
+        command = words.add_parser(word, help=text, description=text)
         _places(command, "--run-dir", "--data-dir", "--program-dir")
         command.set_defaults(root="/", conf_dir=None)
     return whole
@@ -214,76 +214,3 @@ def _places(parser: argparse.ArgumentParser, *only: str) -> None:
         kind = os.path.abspath if option == "--root" else absolute
         kept = default if option in ("--root", "--program-dir") else None  # the record of the installation has the rest
         parser.add_argument(option, metavar="DIR", type=kind, default=kept, help=f"{text} ({default})")
-
-
-def _run(options: argparse.Namespace) -> int:
-    """Run one command; each branch imports only its own module."""
-    run_dir = getattr(options, "run_dir", defaults.RUN_DIR)
-    match options.command:
-        case "status":
-            from cni.cli import status
-
-            code = status.run(run_dir, options.json)
-        case "attachments":
-            from cni.cli import attachments
-
-            code = attachments.run(run_dir, options.json)
-        case "networks":
-            from cni.cli import networks
-
-            code = networks.run(run_dir, options.json)
-        case "why":
-            from cni.cli import why
-
-            code = why.run(run_dir, options.src, options.dst, options.port, options.json)
-        case "drops":
-            from cni.cli import drops
-
-            code = drops.run(run_dir, options.follow, options.seconds, options.json)
-        case "doctor":
-            from cni.cli import doctor
-
-            code = doctor.run(options)
-        case "gc":
-            from cni.cli import gc
-
-            code = gc.run(run_dir, options.dry_run, options.json)
-        case "peers":
-            from cni.cli import peers
-
-            code = peers.run(run_dir, options.json)
-        case "netcheck":
-            from cni.cli import netcheck
-
-            code = netcheck.run(run_dir, options.json)
-        case "peer" | "join" | "showconf":
-            from cni.cli import peer
-
-            code = {"peer": peer.run, "join": peer.join, "showconf": peer.showconf}[options.command](options)
-        case "graph":
-            from cni.cli import graph
-
-            code = graph.run(options)
-        case "validate":
-            from cni.cli import validate
-
-            code = validate.run(options.file, options.json, options.bin_dir)
-        case _:
-            code = _of_installation(options)
-    return code
-
-
-def _of_installation(options: argparse.Namespace) -> int:
-    match options.command:
-        case "install":
-            from cni.cli import install
-
-            return install.run(options)
-        case "uninstall":
-            from cni.cli import uninstall
-
-            return uninstall.run(options)
-        case _:
-            from cni.cli import start
-
-            return start.run(options)

@@ -1,0 +1,123 @@
+"""Which module carries out a command; each function imports only its own, so a command costs its own imports."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+
+def run(options: argparse.Namespace) -> int:
+    """Carry out one command; returns its exit code. Raises what the command raises."""
+    return _COMMANDS[options.command](options)
+
+
+def _status(options: argparse.Namespace) -> int:
+    from cni.cli import status
+
+    return status.run(options.run_dir, options.json)
+
+
+def _attachments(options: argparse.Namespace) -> int:
+    from cni.cli import attachments
+
+    return attachments.run(options.run_dir, options.json)
+
+
+def _networks(options: argparse.Namespace) -> int:
+    from cni.cli import networks
+
+    return networks.run(options.run_dir, options.json)
+
+
+def _why(options: argparse.Namespace) -> int:
+    from cni.cli import why
+
+    return why.run(options.run_dir, options.src, options.dst, options.port, options.json)
+
+
+def _drops(options: argparse.Namespace) -> int:
+    from cni.cli import drops
+
+    return drops.run(options.run_dir, options.follow, options.seconds, options.json)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from cni.cli import doctor
+
+    return doctor.run(options)
+
+
+def _gc(options: argparse.Namespace) -> int:
+    from cni.cli import gc
+
+    return gc.run(options.run_dir, options.dry_run, options.json)
+
+
+def _peers(options: argparse.Namespace) -> int:
+    from cni.cli import peers
+
+    return peers.run(options.run_dir, options.json)
+
+
+def _netcheck(options: argparse.Namespace) -> int:
+    from cni.cli import netcheck
+
+    return netcheck.run(options.run_dir, options.json)
+
+
+def _peer(options: argparse.Namespace) -> int:
+    from cni.cli import peer
+
+    return {"peer": peer.run, "join": peer.join, "showconf": peer.showconf}[options.command](options)
+
+
+def _graph(options: argparse.Namespace) -> int:
+    from cni.cli import graph
+
+    return graph.run(options)
+
+
+def _validate(options: argparse.Namespace) -> int:
+    from cni.cli import validate
+
+    return validate.run(options.file, options.json, options.bin_dir)
+
+
+def _install(options: argparse.Namespace) -> int:
+    from cni.cli import install
+
+    return install.run(options)
+
+
+def _uninstall(options: argparse.Namespace) -> int:
+    from cni.cli import uninstall
+
+    return uninstall.run(options)
+
+
+def _start(options: argparse.Namespace) -> int:
+    from cni.cli import start
+
+    return start.run(options)
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "status": _status,
+    "attachments": _attachments,
+    "networks": _networks,
+    "why": _why,
+    "drops": _drops,
+    "doctor": _doctor,
+    "gc": _gc,
+    "peers": _peers,
+    "netcheck": _netcheck,
+    "peer": _peer,
+    "join": _peer,
+    "showconf": _peer,
+    "graph": _graph,
+    "validate": _validate,
+    "install": _install,
+    "uninstall": _uninstall,
+    "start": _start,
+    "restart": _start,
+}
