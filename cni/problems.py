@@ -156,6 +156,33 @@ _KINDS = (
         "The bridge of a service, or one of its gateways, cannot be set up; other services are unaffected.",
         "Read the text; the step is repeated every 10 s.",
     ),
+    ProblemKind(
+        "dns-no-upstream",
+        "node",
+        "warning",
+        "A container asks for a name outside the overlay, and no server is named: neither `dns.upstreams` nor the"
+        " host's resolv.conf has one. The node refuses such names; it asks no server that no file names.",
+        "Name servers in `dns.upstreams`, or in the host's /etc/resolv.conf, which is followed; `dns: {upstreams: []}`"
+        " says that refusing is meant.",
+    ),
+    ProblemKind(
+        "dns-upstreams-silent",
+        "node",
+        "warning",
+        "None of the servers for other names answers, by UDP or by TCP: three questions in a row had no answer in 4 s."
+        " Containers get answers that are kept, up to an hour beyond their time, and SERVFAIL for the rest.",
+        "Look for the servers and the way to them from the host (`dig @SERVER example.org`); name others in"
+        " `dns.upstreams` or the host's resolv.conf.",
+    ),
+    ProblemKind(
+        "dns-forward-loop",
+        "node",
+        "warning",
+        "A server for other names is this node itself, or asks this node: such questions cannot be answered. Each is"
+        " sent once.",
+        "Take the node's own address out of `dns.upstreams`, the host's resolv.conf, or the settings of the server in"
+        " between; for the overlay's zone alone, use `dns: {host: true}` or a conditional zone there.",
+    ),
     # --- the fence ---
     ProblemKind(
         "fence-not-in-force",

@@ -30,6 +30,7 @@ from cni.daemon.lifecycle import Lifecycle
 from cni.daemon.parts import (
     build_base,
     build_cluster,
+    build_forwarder,
     build_mesh,
     build_netcheck,
     build_node,
@@ -97,6 +98,7 @@ def build(
     board, events, state = base.board, base.events, base.state
     store_parts = build_store_access(base, settings.cluster) if settings.cluster is not None else None
     node = build_node(base, store_parts.claims if store_parts is not None else None)
+    forwarder = build_forwarder(base)
     mesh_parts = build_mesh(base)
     cluster = build_cluster(base, store_parts, node, mesh_parts) if store_parts is not None else None
     context = build_operations(base, node, mesh_parts.mesh)
@@ -151,6 +153,7 @@ def build(
         mesh_reconciler=mesh_reconciler,
         mac_watcher=mac_watcher,
         fence_watch=fence_watch,
+        forwarder=forwarder,
         drain=drain,
         board=board,
     )

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from cni.daemon import operations
 from cni.daemon.cluster.sync import ClusterSync
+from cni.daemon.dns.forward.forwarder import Forwarder
 from cni.daemon.fence.watch import Watch
 from cni.daemon.mesh.mesh import Mesh
 from cni.daemon.problem_board import ProblemBoard
@@ -32,6 +33,7 @@ class Lifecycle:
         mesh_reconciler: MeshReconciler,
         mac_watcher: MacWatcher,
         fence_watch: Watch,
+        forwarder: Forwarder | None,
         drain: Callable[[], None],
         board: ProblemBoard,
     ) -> None:
@@ -40,6 +42,7 @@ class Lifecycle:
         self._operation_context, self._drain, self._board = operation_context, drain, board
         self._reconciler, self._mesh_reconciler = reconciler, mesh_reconciler
         self._mac_watcher, self._fence_watch = mac_watcher, fence_watch
+        self._forwarder = forwarder
 
     def begin(self) -> None:
         """Put the node into service. A step that fails becomes a problem, and the next steps run. Never raises."""
@@ -47,6 +50,7 @@ class Lifecycle:
             ("the cluster", self._cluster.prepare if self._cluster is not None else None),
             ("the tunnels' fence", self._mesh.prepare),
             ("the node", self._data_path.start),
+            ("DNS forwarding", self._forwarder.start if self._forwarder is not None else None),
             ("the state of an earlier daemon", self._reconciler.adopt),
             ("the mesh", self._mesh_reconciler.start),
             ("the cluster's threads", self._cluster.start if self._cluster is not None else None),
@@ -72,6 +76,8 @@ class Lifecycle:
 
     def stop(self) -> None:
         """Stop the threads that maintain the node; the data path stays."""
+        if self._forwarder is not None:
+            self._forwarder.stop()
         self._fence_watch.stop()
         self._reconciler.stop()
         self._mac_watcher.stop()

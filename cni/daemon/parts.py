@@ -24,6 +24,9 @@ from cni.daemon.cluster.store_watch import Signals, StoreWatch
 from cni.daemon.cluster.sync import ClusterSync
 from cni.daemon.cluster.trust import Trust
 from cni.daemon.cluster.view import ClusterView
+from cni.daemon.dns.forward.conditions import Conditions
+from cni.daemon.dns.forward.forwarder import Forwarder
+from cni.daemon.dns.forward.upstreams import Upstreams
 from cni.daemon.events import (
     Events,
 )
@@ -53,6 +56,7 @@ from cni.daemon.state.state import State
 from cni.daemon.state.store import Store
 from cni.daemon.state.tables import Tables
 from cni.host.kernel import Kernel
+from cni.host.own_networks import RESOLV_CONF
 from cni.host.tunnels import Tunnels
 from cni.host.worker import Crew
 
@@ -145,6 +149,15 @@ def build_store_access(base: Base, config: Cluster) -> StoreParts:
     etcd = EtcdClient(where, lambda code, text: board.set(code, "", text))
     claims = Claims(etcd, view.keys, base.registry, base.identity.member, signer)
     return StoreParts(config=config, etcd=etcd, view=view, claims=claims)
+
+
+def build_forwarder(base: Base) -> Forwarder | None:
+    """What asks other DNS servers; None where the node serves no DNS."""
+    settings, state = base.settings.dns, base.state
+    if not settings.serve:
+        return None
+    upstreams = Upstreams(settings, lambda: frozenset(map(str, state.node_addresses())), RESOLV_CONF)
+    return Forwarder(upstreams, Conditions(upstreams, base.board), base.crew)
 
 
 def build_node(base: Base, claims: Claims | None) -> NodeParts:
