@@ -175,7 +175,7 @@ def build(
         joined=mesh_parts.joined,
         mesh=mesh_parts.mesh,
         netcheck=build_netcheck(base, mesh_parts.mesh),
-        departed=DepartedNodes(store_parts.etcd, store_parts.view, base.identity) if store_parts is not None else None,
+        departed=DepartedNodes(store_parts.store, store_parts.view, base.identity) if store_parts is not None else None,
         rotate=functools.partial(cluster.rotate, mesh_parts.mesh.use_key)
         if cluster is not None
         else mesh_parts.mesh.rotate,

@@ -20,6 +20,7 @@ from cni.daemon.cluster.membership import Membership
 from cni.daemon.cluster.node_document import NodeDocumentBuilder
 from cni.daemon.cluster.publication import Publication
 from cni.daemon.cluster.publisher import Publisher
+from cni.daemon.cluster.store import ClusterStore
 from cni.daemon.cluster.store_watch import Signals, StoreWatch
 from cni.daemon.cluster.sync import ClusterSync
 from cni.daemon.cluster.trust import Trust
@@ -87,7 +88,7 @@ class StoreParts:
     """The access of one node to the store of its cluster."""
 
     config: Cluster
-    etcd: EtcdClient
+    store: ClusterStore
     view: ClusterView
     claims: Claims
 
@@ -146,9 +147,9 @@ def build_store_access(base: Base, config: Cluster) -> StoreParts:
     own, signer = base.identity.member().identity, base.identity.signer()
     trust = Trust(config.unsigned_nodes == "accept", own, signer.name)
     view = ClusterView(f"{where.prefix.rstrip('/')}/{base.settings.deployment}/", own, where.grace, trust)
-    etcd = EtcdClient(where, lambda code, text: board.set(code, "", text))
-    claims = Claims(etcd, view.keys, base.registry, base.identity.member, signer)
-    return StoreParts(config=config, etcd=etcd, view=view, claims=claims)
+    store: ClusterStore = EtcdClient(where, lambda code, text: board.set(code, "", text))
+    claims = Claims(store, view.keys, base.registry, base.identity.member, signer)
+    return StoreParts(config=config, store=store, view=view, claims=claims)
 
 
 def build_forwarder(base: Base) -> Forwarder | None:
@@ -252,12 +253,12 @@ def build_netcheck(base: Base, mesh: Mesh) -> NetCheck:
     return NetCheck(base.state, mesh, lambda: in_effect(base.settings.nat, base.registry.nat.get("nat")))
 
 
-def build_cluster(base: Base, store: StoreParts, node: NodeParts, mesh: MeshParts) -> ClusterSync:
+def build_cluster(base: Base, access: StoreParts, node: NodeParts, mesh: MeshParts) -> ClusterSync:
     """This node's part in its cluster."""
-    where, etcd, view, identity = store.config.etcd, store.etcd, store.view, base.identity
+    where, store, view, identity = access.config.etcd, access.store, access.view, base.identity
     signals = Signals()
-    publisher = Publisher(etcd, view.keys.node(identity.member().identity), where.lease, identity)
-    builder = NodeDocumentBuilder(base.settings, base.state, identity, base.registry, etcd)
+    publisher = Publisher(store, view.keys.node(identity.member().identity), where.lease, identity)
+    builder = NodeDocumentBuilder(base.settings, base.state, identity, base.registry, store)
     return ClusterSync(
         lease=where.lease,
         view=view,
@@ -266,8 +267,8 @@ def build_cluster(base: Base, store: StoreParts, node: NodeParts, mesh: MeshPart
             settings=base.settings,
             state=base.state,
             identity=identity,
-            claims=store.claims,
-            etcd=etcd,
+            claims=access.claims,
+            store=store,
             view=view,
             board=base.board,
             change_node=node.data_path.change_node,
@@ -284,7 +285,7 @@ def build_cluster(base: Base, store: StoreParts, node: NodeParts, mesh: MeshPart
             board=base.board,
             grace=where.grace,
         ),
-        watch=StoreWatch(etcd, view, identity, base.board, signals),
+        watch=StoreWatch(store, view, identity, base.board, signals),
         signals=signals,
         board=base.board,
         crew=base.crew,

@@ -19,7 +19,7 @@ from cni.daemon.api import cni_socket
 from cni.daemon.cluster import etcd_protocol
 from cni.daemon.cluster import view as fleet_view
 from cni.daemon.cluster.belief import believe
-from cni.daemon.cluster.etcd_protocol import EtcdError
+from cni.daemon.cluster.store import StoreError
 from cni.daemon.mesh import joined_peers
 from cni.daemon.model import keys
 from cni.daemon.model.endpoints import split_endpoint
@@ -76,7 +76,7 @@ def etcd_answer(data: bytes) -> None:
     status = int(head) if head.isdigit() and len(head) < 5 else 200
     try:
         said = etcd_protocol.read_answer(status, body)
-    except EtcdError:
+    except StoreError:
         return
     for read in (
         etcd_protocol.read_page,
@@ -86,7 +86,7 @@ def etcd_answer(data: bytes) -> None:
     ):
         try:
             read(said)
-        except EtcdError:
+        except StoreError:
             continue
 
 
@@ -94,7 +94,7 @@ def etcd_watch(data: bytes) -> None:
     """A line of a watch."""
     try:
         revision, events = etcd_protocol.read_watch(data)
-    except EtcdError:
+    except StoreError:
         return
     assert isinstance(revision, int) and all(isinstance(each.item.value, bytes) for each in events)
 

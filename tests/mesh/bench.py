@@ -20,7 +20,7 @@ import msgspec
 from cni.daemon import public_keys
 from cni.daemon import settings as settings_module
 from cni.daemon.cluster.etcd_client import EtcdClient
-from cni.daemon.cluster.etcd_protocol import Put
+from cni.daemon.cluster.store import Put
 from cni.daemon.cluster.store_records import StoreKeys
 from cni.daemon.model import keys
 from cni.daemon.model.cluster_records import NodeDocument, Slot

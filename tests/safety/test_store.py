@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from cni.daemon.cluster.etcd_client import EtcdClient
-from cni.daemon.cluster.etcd_protocol import EtcdError, Put, Unreachable, b64
+from cni.daemon.cluster.etcd_protocol import b64
+from cni.daemon.cluster.store import Put, StoreError, Unreachable
 from cni.daemon.model import keys
 from cni.daemon.state.identity import Identity
 from cni.secret import Secret
@@ -264,7 +265,7 @@ def test_a_role_of_etcd_is_enough_for_a_node(clustered: Clustered, program: tupl
             )
         except Unreachable:
             return ""
-        except EtcdError as error:
+        except StoreError as error:
             return str(error)
         return "done"
 

@@ -170,6 +170,7 @@ DECIDERS = (
     "cni.daemon.fence.fault",
     "cni.daemon.fence.replacement",
     "cni.daemon.cluster.etcd_protocol",
+    "cni.daemon.cluster.store",
     "cni.upstream.check",
 )
 DECIDERS_MAY = (*DECIDERS, "cni.defaults", "cni.addresses", "cni.errors", "cni.netconf.types", "cni.upstream.records")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cni.daemon.cluster.etcd_protocol import Event, KeyValue
+from cni.daemon.cluster.store import Event, KeyValue
 from cni.daemon.cluster.store_history import StoreHistory
 
 from .test_trust import CIDR, SLOT, Machine, view_of

@@ -11,8 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 import msgspec
 
 from cni.addresses import Network
-from cni.daemon.cluster.etcd_client import EtcdClient
-from cni.daemon.cluster.etcd_protocol import Compare, Delete, EtcdError, Get, Put
+from cni.daemon.cluster.store import ClusterStore, Compare, Delete, Get, Put, StoreError
 from cni.daemon.cluster.store_records import StoreKeys, is_slot
 from cni.daemon.cluster.view import ClusterView
 from cni.daemon.model.cluster_records import SERVICE, SLICE, SPARE, SignedSlot, Slot
@@ -36,7 +35,7 @@ class Claims:
 
     def __init__(
         self,
-        client: EtcdClient,
+        store: ClusterStore,
         keys: StoreKeys,
         registry: Tables,
         member: Callable[[], Member],
@@ -44,7 +43,7 @@ class Claims:
     ) -> None:
         """`member`: this node's membership now; `signer`: signs the records of slots; None for a tool that claims for
         no node."""
-        self._etcd = client
+        self._store = store
         self._keys = keys
         self._registry = registry  # records what this node holds, for a start without etcd
         self._member = member
@@ -70,7 +69,7 @@ class Claims:
         """Claim the slot for the service; False if another node holds it. Raises TryAgainLater when etcd does not
         answer: the caller then uses a slot that was claimed in advance (`take_spare`)."""
         if not self.member.node_id:
-            raise TryAgainLater("this node has not joined its cluster yet: etcd has not been reached")
+            raise TryAgainLater(f"this node has not joined its cluster yet: {self._store.name} has not been reached")
         cidr, use = str(network), SERVICE + service
         recorded = self._registry.slots.get(cidr)
         if recorded is not None and recorded.use == use:
@@ -79,8 +78,10 @@ class Claims:
             self._taking[cidr] = time.monotonic()
         try:
             return self._take_slot(cidr, use, spare=recorded is not None and recorded.use == SPARE)
-        except EtcdError as error:
-            raise TryAgainLater(f"no subnet for service {service}: etcd cannot be asked", str(error)) from error
+        except StoreError as error:
+            raise TryAgainLater(
+                f"no subnet for service {service}: {self._store.name} cannot be asked", str(error)
+            ) from error
 
     def take_spare(self, version: int, service: str) -> Network | None:
         """Give a slot that was claimed in advance to the service; None if there is none. `reconcile` updates etcd when
@@ -96,17 +97,17 @@ class Claims:
 
     def _take_slot(self, cidr: str, use: str, spare: bool = False) -> bool:
         """Claim the slot for that use; False if another node holds it. `spare`: the slot is one that this node claimed
-        in advance. Raises EtcdError."""
+        in advance. Raises StoreError."""
         key = self._keys.slot(cidr)
         record = Slot(self.member.identity, use)
         put = self._put(key, record)
-        done, records = self._etcd.transact([Compare(key, "CREATE", 0)], [put], [Get(key)])
+        done, records = self._store.transact([Compare(key, "CREATE", 0)], [put], [Get(key)])
         if not done:
             present = _slot(records[0].value) if records else None
             mine = present is not None and present.owner == self.member.identity
             unsigned = present == record and records[0].value != put.value
             if present is not None and mine and (spare or present.use == SPARE or unsigned):
-                done, _ = self._etcd.transact([Compare(key, "VALUE", records[0].value)], [put])
+                done, _ = self._store.transact([Compare(key, "VALUE", records[0].value)], [put])
             elif present != record:
                 return False
             else:
@@ -117,7 +118,7 @@ class Claims:
 
     def take_id(self, preferred: int, taken: Mapping[int, str]) -> int:
         """Claim a node id: the recorded one, one that etcd lists for this node, the preferred one, or the lowest free
-        one. `taken`: the holder of each id. Raises EtcdError, PoolExhausted."""
+        one. `taken`: the holder of each id. Raises StoreError, PoolExhausted."""
         own = sorted(number for number, identity in taken.items() if identity == self.member.identity)
         for number in (self.member.node_id, *own, preferred):
             if number and self._claim_plain(self._keys.id(number)):
@@ -130,7 +131,7 @@ class Claims:
 
     def take_key(self, public_key: str) -> str:
         """Claim a WireGuard key. Returns the identity that holds it, of this node or another. A key that this node has
-        claimed before and not released belongs to this node, whatever the record says. Raises EtcdError."""
+        claimed before and not released belongs to this node, whatever the record says. Raises StoreError."""
         key = self._keys.key(public_key)
         holder = self._claim_or_holder(key)
         again = holder != self.member.identity and self.member.public_key == public_key
@@ -141,33 +142,33 @@ class Claims:
 
     def hold_keys(self, claimed: Collection[str], needed: set[str], kept: Collection[str]) -> None:
         """Claim the keys `needed`, and release those that are neither `needed` nor `kept`. `claimed`: the keys that
-        this node has claimed. All are in hexadecimal digits, as in the store. Raises EtcdError."""
+        this node has claimed. All are in hexadecimal digits, as in the store. Raises StoreError."""
         for name in needed - set(claimed):
             holder = self._claim_or_holder(self._keys.named_key(name))
             if holder != self.member.identity:
                 log.warning("the key %s of a service's device is claimed by %s", name, holder)
         for name in set(claimed) - needed - set(kept):
             key = self._keys.named_key(name)
-            self._etcd.transact([Compare(key, "VALUE", self._own)], [Delete(key)])
+            self._store.transact([Compare(key, "VALUE", self._own)], [Delete(key)])
 
     def drop_key(self, public_key: str) -> None:
-        """Release the key if this node holds it. Raises EtcdError."""
+        """Release the key if this node holds it. Raises StoreError."""
         key = self._keys.key(public_key)
-        self._etcd.transact([Compare(key, "VALUE", self.member.identity.encode())], [Delete(key)])
+        self._store.transact([Compare(key, "VALUE", self.member.identity.encode())], [Delete(key)])
 
     def _claim_plain(self, key: str) -> bool:
         return self._claim_or_holder(key) == self.member.identity
 
     def _claim_or_holder(self, key: str) -> str:
         own = self.member.identity.encode()
-        done, records = self._etcd.transact([Compare(key, "CREATE", 0)], [Put(key, own)], [Get(key)])
+        done, records = self._store.transact([Compare(key, "CREATE", 0)], [Put(key, own)], [Get(key)])
         return self.member.identity if done or not records else records[0].value.decode(errors="surrogateescape")
 
     def take_slice(
         self, cluster: str, node_id: int, view: ClusterView, before: str | None, preferred: str | None = None
     ) -> str:
         """Claim a slot of the range as the node's own slice. `before`: the slice it had; `preferred`: the one to take
-        if it is free and a slot of the range. Raises EtcdError, PoolExhausted."""
+        if it is free and a slot of the range. Raises StoreError, PoolExhausted."""
         use = SLICE
         if before is not None and is_slot(before, (cluster,)) and self._take_slot(before, use):
             return before
@@ -192,7 +193,7 @@ class Claims:
         slots that are no longer used, refill the reserve. `used`: the service of each subnet in use; `busy`: slots with
         addresses in use; `clusters`: the overlay's ranges.
 
-        Raises EtcdError.
+        Raises StoreError.
         """
         own, now, kept = self.member.identity, time.monotonic(), set(busy)
         with self._lock:
@@ -218,20 +219,20 @@ class Claims:
         self._refill_reserve(view, clusters)
 
     def release_all(self, view: ClusterView) -> None:
-        """Release all slots and the id of this node. Raises EtcdError."""
+        """Release all slots and the id of this node. Raises StoreError."""
         for cidr, slot in list(view.slots.items()):
             if slot.owner == self.member.identity:
                 self._release(cidr, slot)
         key = self._keys.id(self.member.node_id)
-        self._etcd.transact([Compare(key, "VALUE", self.member.identity.encode())], [Delete(key)])
+        self._store.transact([Compare(key, "VALUE", self.member.identity.encode())], [Delete(key)])
 
     def _release(self, cidr: str, slot: Slot) -> None:
         log.info("releasing the subnet %s (%s): no longer used", cidr, slot.use)
         key = self._keys.slot(cidr)
         self._registry.slots.drop(cidr)
-        _, records = self._etcd.transact([], [Get(key)])
+        _, records = self._store.transact([], [Get(key)])
         if records and _slot(records[0].value) == slot:
-            self._etcd.transact([Compare(key, "VALUE", records[0].value)], [Delete(key)])
+            self._store.transact([Compare(key, "VALUE", records[0].value)], [Delete(key)])
 
     def _put(self, key: str, slot: Slot) -> Put:
         """The write of a slot's record, signed if there is a signer."""
@@ -241,14 +242,14 @@ class Claims:
         return Put(key, self._signer.sealed(key, msgspec.json.encode(signed)))
 
     def sign(self, cidr: str, slot: Slot) -> None:
-        """Sign the record of a slot that an earlier version of this node left unsigned. Raises EtcdError."""
+        """Sign the record of a slot that an earlier version of this node left unsigned. Raises StoreError."""
         self._take_slot(cidr, slot.use)
 
     def repair(self, claim: str, key: str, use: str, instead: bytes) -> bool:
         """Write the record of this node's claim again that another machine has overwritten with `instead`. False if the
-        record has changed since. `use`: of a slot. Raises EtcdError."""
+        record has changed since. `use`: of a slot. Raises StoreError."""
         put = self._put(key, Slot(self.member.identity, use)) if "/" in claim else Put(key, self._own)
-        return self._etcd.transact([Compare(key, "VALUE", instead)], [put])[0]
+        return self._store.transact([Compare(key, "VALUE", instead)], [put])[0]
 
     @property
     def _own(self) -> bytes:
@@ -272,7 +273,7 @@ class Claims:
                 taken.append(network)
 
     def _release_reserve(self, version: int) -> None:
-        """Release the slots that were claimed in advance, for other nodes. Raises EtcdError."""
+        """Release the slots that were claimed in advance, for other nodes. Raises StoreError."""
         with self._lock:  # so that no service takes one meanwhile
             slots = self._registry.slots.all().items()
             mine = [(c, s) for c, s in slots if s.use == SPARE and _network(c).version == version]

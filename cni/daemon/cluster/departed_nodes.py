@@ -10,9 +10,8 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from cni.daemon.cluster.etcd_client import EtcdClient
-from cni.daemon.cluster.etcd_protocol import Compare, Delete, EtcdError
 from cni.daemon.cluster.reading import everything
+from cni.daemon.cluster.store import ClusterStore, Compare, Delete, StoreError
 from cni.daemon.cluster.view import ClusterView
 from cni.daemon.state.identity import Identity
 from cni.errors import InvalidConfig, TryAgainLater
@@ -69,8 +68,8 @@ def find(gone: Iterable[DepartedNode], word: str) -> DepartedNode:
 class DepartedNodes:
     """The departed nodes as etcd has them now."""
 
-    def __init__(self, etcd: EtcdClient, view: ClusterView, identity: Identity) -> None:
-        self._etcd, self._view, self._identity = etcd, view, identity
+    def __init__(self, store: ClusterStore, view: ClusterView, identity: Identity) -> None:
+        self._store, self._view, self._identity = store, view, identity
         self._keys = view.keys
 
     def all(self) -> list[DepartedNode]:
@@ -80,9 +79,9 @@ class DepartedNodes:
     def _read(self) -> tuple[list[DepartedNode], dict[str, bytes]]:
         """The departed nodes, and every record in etcd by key. Raises TryAgainLater if etcd does not answer."""
         try:
-            items = {item.key: item.value for item in everything(self._etcd, self._keys.base)[0]}
-        except EtcdError as error:
-            raise TryAgainLater("etcd cannot be asked", str(error)) from error
+            items = {item.key: item.value for item in everything(self._store, self._keys.base)[0]}
+        except StoreError as error:
+            raise TryAgainLater(f"{self._store.name} cannot be asked", str(error)) from error
         with self._view.lock:
             names = {identity: doc.name for identity, doc in self._view.nodes.items()}
         return departed(items, self._identity.member().identity, names, self._keys.base), items
@@ -97,9 +96,9 @@ class DepartedNodes:
             for start in range(0, len(node.keys), AT_ONCE):
                 keys = node.keys[start : start + AT_ONCE]
                 unchanged = [Compare(key, "VALUE", items[key]) for key in keys]
-                if not self._etcd.transact([absent, *unchanged], [Delete(key) for key in keys])[0]:
+                if not self._store.transact([absent, *unchanged], [Delete(key) for key in keys])[0]:
                     raise InvalidConfig(f"{node.name or node.identity} has just come back, or was forgotten by another")
-        except EtcdError as error:
-            raise TryAgainLater("etcd cannot be asked", str(error)) from error
+        except StoreError as error:
+            raise TryAgainLater(f"{self._store.name} cannot be asked", str(error)) from error
         log.warning("released the %d claims of node %d (%s)", len(node.keys), node.node_id, node.identity)
         return node

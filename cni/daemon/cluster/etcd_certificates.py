@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cni.daemon import settings as settings_module
-from cni.daemon.cluster.etcd_protocol import UNAUTHENTICATED, EtcdError
+from cni.daemon.cluster.store import UNAUTHENTICATED, StoreError
 
 if TYPE_CHECKING:
     import ssl
@@ -37,7 +37,7 @@ class Certificates:
         self._reason = ""
 
     def context(self) -> ssl.SSLContext:
-        """The context for a new connection. Raises EtcdError if the files cannot be used and never could."""
+        """The context for a new connection. Raises StoreError if the files cannot be used and never could."""
         with self._lock:
             digest = self._digest()
             if self._context is None or digest not in (self._loaded, self._refused):
@@ -46,13 +46,13 @@ class Certificates:
                 self._refused = b""
                 self._note("store-certificates", "")
             if self._context is None:
-                raise EtcdError(UNAUTHENTICATED, self._reason)
+                raise StoreError(UNAUTHENTICATED, self._reason)
             return self._context
 
     def look(self) -> None:
         """Load files that have changed, so that unusable ones are a problem before a connection needs them."""
         if any(self._files.values()):
-            with contextlib.suppress(EtcdError):  # `context` has noted the problem
+            with contextlib.suppress(StoreError):  # `context` has noted the problem
                 self.context()
 
     def _load(self, digest: bytes) -> None:

@@ -14,12 +14,6 @@ from typing import Any, TypeVar
 
 from cni.daemon import settings as settings_module
 from cni.daemon.cluster.etcd_protocol import (
-    Compare,
-    EtcdError,
-    Event,
-    KeyValue,
-    Step,
-    TooLarge,
     after,
     b64,
     compare,
@@ -31,6 +25,7 @@ from cni.daemon.cluster.etcd_protocol import (
     step,
 )
 from cni.daemon.cluster.etcd_transport import Transport
+from cni.daemon.cluster.store import Compare, Event, KeyValue, Step, StoreError, TooLarge
 
 T = TypeVar("T")
 
@@ -57,7 +52,7 @@ class EtcdClient:
     # --- keys --------------------------------------------------------------------------------------------------------
 
     def read(self, prefix: str, revision: int = 0, most: int = MOST) -> tuple[list[KeyValue], int]:
-        """Every key below the prefix as of one revision (0: the present one), and that revision. Raises EtcdError.
+        """Every key below the prefix as of one revision (0: the present one), and that revision. Raises StoreError.
 
         If there are more than `most` keys, or more than `MOST_BYTES` of values, the rest is left out, and the last item
         is the prefix itself with `cut` set.
@@ -92,7 +87,7 @@ class EtcdClient:
         return self._call("/v3/kv/range", body, read_page)
 
     def at(self, key: str, revision: int) -> KeyValue | None:
-        """The record at the key as of the revision; None if there was none. Raises EtcdError, with code 11 if the
+        """The record at the key as of the revision; None if there was none. Raises StoreError, with code 11 if the
         store does not have that revision: it was compacted, or is in the future."""
         body = {"key": b64(key.encode(errors="surrogateescape")), "revision": str(revision)}
         items = self._call("/v3/kv/range", body, read_page)[0]
@@ -102,7 +97,7 @@ class EtcdClient:
         self, when: Sequence[Compare], then: Sequence[Step], other: Sequence[Step] = ()
     ) -> tuple[bool, list[KeyValue]]:
         """Do `then` if every condition holds, else `other`, atomically. Returns whether the conditions held, and what
-        the `Get`s found. Raises EtcdError."""
+        the `Get`s found. Raises StoreError."""
         body = {
             "compare": [compare(condition) for condition in when],
             "success": [step(operation) for operation in then],
@@ -111,22 +106,22 @@ class EtcdClient:
         return self._call("/v3/kv/txn", body, read_transaction)
 
     def put(self, key: str, value: bytes, lease: int = 0) -> None:
-        """Write a key, under a lease unless it is 0. Raises EtcdError, with code 5 if the lease has ended."""
+        """Write a key, under a lease unless it is 0. Raises StoreError, with code 5 if the lease has ended."""
         self._call("/v3/kv/put", {"key": b64(key.encode()), "value": b64(value), "lease": str(lease)}, read_done)
 
     # --- leases ------------------------------------------------------------------------------------------------------
 
     def grant(self, seconds: int) -> int:
-        """A new lease with a life of `seconds`. Raises EtcdError."""
+        """A new lease with a life of `seconds`. Raises StoreError."""
         return self._call("/v3/lease/grant", {"TTL": str(seconds)}, read_lease)[0]
 
     def keep_alive(self, lease: int) -> bool:
-        """Renew the lease for its full life; False if it has ended. Raises EtcdError."""
+        """Renew the lease for its full life; False if it has ended. Raises StoreError."""
         return self._call("/v3/lease/keepalive", {"ID": str(lease)}, read_lease)[1] > 0
 
     def revoke(self, lease: int) -> None:
         """End the lease and delete its keys. Errors are ignored: a lease that is not revoked expires."""
-        with contextlib.suppress(EtcdError):
+        with contextlib.suppress(StoreError):
             self._call("/v3/lease/revoke", {"ID": str(lease)})
 
     # --- watching ----------------------------------------------------------------------------------------------------
@@ -134,7 +129,7 @@ class EtcdClient:
     def watch(self, prefix: str, revision: int) -> Iterator[tuple[int, list[Event]]]:
         """The changes below the prefix from `revision` on, as (revision, events); an item without events reports
         progress. Ends after a time of silence; the caller continues one after the last revision. Raises Compacted,
-        EtcdError.
+        StoreError.
         """
         body = {
             "create_request": {
@@ -149,6 +144,11 @@ class EtcdClient:
             yield read_watch(line)
 
     # --- the transport -----------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """What the store is, in a sentence."""
+        return "etcd"
 
     @property
     def local_address(self) -> str:
@@ -167,5 +167,5 @@ class EtcdClient:
         self._transport.certificates.look()
 
     def _call(self, path: str, body: dict[str, Any], read: Callable[[dict[str, Any]], T] = _whole) -> T:
-        """One exchange with the first endpoint that answers; `read` turns the answer into a value. Raises EtcdError."""
+        """One exchange with the first endpoint that answers; `read` makes a value of the answer. Raises StoreError."""
         return self._transport.call(path, body, read)

@@ -7,109 +7,26 @@ import functools
 import http
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
-NOT_FOUND, OUT_OF_RANGE, UNAUTHENTICATED = 5, 11, 16  # gRPC codes
-LARGEST = 256 << 10  # bytes: a larger value is left out; etcd accepts 1.5 MB
+from cni.daemon.cluster.store import (
+    LARGEST,
+    UNAUTHENTICATED,
+    Compacted,
+    Compare,
+    Delete,
+    Event,
+    KeyValue,
+    Put,
+    Step,
+    StoreError,
+    Unreachable,
+    Unreadable,
+    WrongServer,
+)
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-class EtcdError(Exception):
-    """etcd refused a request; `code` is gRPC's."""
-
-    def __init__(self, code: int, text: str) -> None:
-        super().__init__(text)
-        self.code = code
-
-
-class Unreachable(EtcdError):
-    """No endpoint answers, or none has a leader: whether the request was carried out is unknown."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(14, text)
-
-
-class NotEtcd(Unreachable):
-    """What answers at the endpoint is not etcd's JSON gateway."""
-
-
-class Unreadable(NotEtcd, ValueError):
-    """The answer does not have the form of an answer of etcd."""
-
-
-class TooLarge(EtcdError):
-    """The answer is larger than the limit."""
-
-
-class Compacted(EtcdError):
-    """The changes since the requested revision are no longer available: all keys must be read again."""
-
-
-@dataclass(frozen=True, slots=True)
-class KeyValue:
-    """A key, its value, the revisions that created and last changed it, and its lease (0: none).
-
-    In a key that is not UTF-8, each invalid byte is a lone surrogate, so that `raw` is what etcd has. `cut`: the value
-    is larger than `LARGEST` and is left out.
-    """
-
-    key: str
-    value: bytes
-    created: int = 0
-    changed: int = 0
-    lease: int = 0
-    cut: bool = False
-
-    @property
-    def raw(self) -> bytes:
-        """The key's bytes."""
-        return self.key.encode(errors="surrogateescape")
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """A key was written, or deleted (`gone`)."""
-
-    item: KeyValue
-    gone: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Compare:
-    """A condition of a transaction: the key's `what` equals `value`. A missing key has 0."""
-
-    key: str
-    what: Literal["CREATE", "MOD", "LEASE", "VALUE"]
-    value: int | bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Put:
-    """Write the key, for the life of the lease (0: without a lease)."""
-
-    key: str
-    value: bytes
-    lease: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Delete:
-    """Delete the key."""
-
-    key: str
-
-
-@dataclass(frozen=True, slots=True)
-class Get:
-    """Read the key."""
-
-    key: str
-
-
-Step = Put | Delete | Get
 
 
 def _answer(read: Callable[P, T]) -> Callable[P, T]:
@@ -119,7 +36,7 @@ def _answer(read: Callable[P, T]) -> Callable[P, T]:
     def reading(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return read(*args, **kwargs)
-        except EtcdError:
+        except StoreError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise Unreadable(f"it answers, but not as etcd: {type(error).__name__}: {error}"[:200]) from error
@@ -129,7 +46,7 @@ def _answer(read: Callable[P, T]) -> Callable[P, T]:
 
 @_answer
 def read_answer(status: int, body: bytes) -> dict[str, Any]:
-    """The answer of an exchange as a JSON object. Raises EtcdError."""
+    """The answer of an exchange as a JSON object. Raises StoreError."""
     answer = json.loads(body)
     if not isinstance(answer, dict):
         raise TypeError("it is no object")
@@ -140,27 +57,27 @@ def read_answer(status: int, body: bytes) -> dict[str, Any]:
         error = error.get("message", str(error))
     # gRPC's gateway answers with code and message; 404 and "Not Found" alone mean that it does not know the path.
     if not error or not isinstance(answer.get("code", 0), int) or (status == 404 and error == "Not Found"):
-        raise NotEtcd(f"it answers HTTP {status} with {body[:100]!a}, not with an answer of etcd's gateway")
+        raise WrongServer(f"it answers HTTP {status} with {body[:100]!a}, not with an answer of etcd's gateway")
     code = int(answer.get("code", 0) or 0)
     if status == http.HTTPStatus.SERVICE_UNAVAILABLE or code in (4, 14):
         raise Unreachable(str(error))  # etcd has no leader, or its own time-out has passed
     if "invalid auth token" in str(error) or "auth: revision" in str(error) or status == http.HTTPStatus.UNAUTHORIZED:
         code = UNAUTHENTICATED
-    raise EtcdError(code, str(error))
+    raise StoreError(code, str(error))
 
 
 @_answer
 def read_watch(line: bytes) -> tuple[int, list[Event]]:
-    """A line of a watch: the revision and the events. Raises Compacted, EtcdError."""
+    """A line of a watch: the revision and the events. Raises Compacted, StoreError."""
     answer = json.loads(line)
     if "error" in answer:
         error = answer["error"]
-        raise EtcdError(int(error.get("grpc_code", error.get("code", 0)) or 0), str(error.get("message", error)))
+        raise StoreError(int(error.get("grpc_code", error.get("code", 0)) or 0), str(error.get("message", error)))
     result = answer["result"]
     if int(result.get("compact_revision", 0) or 0):
         raise Compacted(11, f"compacted at revision {result['compact_revision']}")
     if result.get("canceled"):
-        raise EtcdError(0, f"etcd ended the watch: {result.get('cancel_reason', 'no reason given')}")
+        raise StoreError(0, f"etcd ended the watch: {result.get('cancel_reason', 'no reason given')}")
     events = [Event(read_item(event["kv"]), event.get("type") == "DELETE") for event in result.get("events", ())]
     return int(result["header"]["revision"]), events
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import http.client
 
-from cni.daemon.cluster.etcd_protocol import Compacted, NotEtcd, Unreachable
+from cni.daemon.cluster.store import Compacted, Unreachable, WrongServer
 
 LONGEST = 8 << 20  # bytes of one answer, or of one line of a stream
 EXCERPT = 300  # bytes of an answer that is not etcd's that are read, to describe it
 
 
 def check_form(response: http.client.HTTPResponse) -> None:
-    """Raises NotEtcd for an answer that is not plain JSON, as a proxy or another server gives; its status, its type and
-    its beginning are in the text. Raises Unreachable if a proxy says that etcd does not answer."""
+    """Raises WrongServer for an answer that is not plain JSON, as a proxy or another server gives; its status, its type
+    and its beginning are in the text. Raises Unreachable if a proxy says that etcd does not answer."""
     kind = response.headers.get_content_type() if "content-type" in response.headers else "no content type"
     coding = response.headers.get("content-encoding", "identity")
     if kind == "application/json" and coding == "identity":
@@ -23,7 +23,7 @@ def check_form(response: http.client.HTTPResponse) -> None:
     if response.status in (502, 503, 504):
         raise Unreachable(f"{text}: a proxy before etcd")
     begins = " ".join(response.read(EXCERPT).decode("ascii", "replace").split())[:100] if not coded else ""
-    raise NotEtcd(f"{text}, not with the JSON of etcd's gateway" + (f": {begins!a}" if begins else ""))
+    raise WrongServer(f"{text}, not with the JSON of etcd's gateway" + (f": {begins!a}" if begins else ""))
 
 
 def read_line(response: http.client.HTTPResponse) -> bytes:
@@ -45,7 +45,7 @@ def unreachable(error: Exception) -> Unreachable:
     if isinstance(error, Unreachable):
         return error
     if isinstance(error, http.client.BadStatusLine) and not isinstance(error, ConnectionError):
-        return NotEtcd(f"it does not answer with HTTP: {str(error)[:100]}")
+        return WrongServer(f"it does not answer with HTTP: {str(error)[:100]}")
     if isinstance(error, TimeoutError):
         return Unreachable("no answer in time")
     return Unreachable(str(error) or type(error).__name__)

@@ -21,23 +21,22 @@ from urllib.parse import SplitResult, urlsplit
 
 from cni.daemon import settings as settings_module
 from cni.daemon.cluster.etcd_certificates import Certificates
-from cni.daemon.cluster.etcd_protocol import (
+from cni.daemon.cluster.etcd_protocol import read_answer, read_token
+from cni.daemon.cluster.etcd_response import LONGEST, check_form, read_line, unreachable
+from cni.daemon.cluster.store import (
+    HASTE,
+    PATIENCE,
+    QUIET,
     UNAUTHENTICATED,
-    EtcdError,
-    NotEtcd,
+    StoreError,
     TooLarge,
     Unreachable,
-    read_answer,
-    read_token,
+    WrongServer,
 )
-from cni.daemon.cluster.etcd_response import LONGEST, check_form, read_line, unreachable
 from cni.host.worker import beat
 
 T = TypeVar("T")
 
-PATIENCE = 5.0  # seconds: the time-out of one exchange
-HASTE = 2.0  # seconds: the same while another endpoint is left to try
-QUIET = 20.0  # seconds of silence after which a stream is ended: that is cheap, and bounds what a proxy can hide
 _ALIVE = ((socket.TCP_KEEPIDLE, 5), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
 
 
@@ -58,7 +57,7 @@ class Transport:
         self.local_address = ""
 
     def call(self, path: str, body: dict[str, Any], read: Callable[[dict[str, Any]], T]) -> T:
-        """One exchange with the first endpoint that answers; `read` turns the answer into a value. Raises EtcdError."""
+        """One exchange with the first endpoint that answers; `read` makes a value of the answer. Raises StoreError."""
         failures: list[Unreachable] = []
         for n in range(len(self._urls)):
             at = (self._first + n) % len(self._urls)
@@ -71,7 +70,7 @@ class Transport:
                 continue
             self._first = at
             return answer
-        kind = NotEtcd if any(isinstance(error, NotEtcd) for error in failures) else Unreachable
+        kind = WrongServer if any(isinstance(error, WrongServer) for error in failures) else Unreachable
         raise kind("; ".join(map(str, failures)))
 
     def _named(self, at: int, error: Unreachable) -> Unreachable:
@@ -80,7 +79,7 @@ class Transport:
 
     def lines(self, path: str, body: dict[str, Any]) -> Iterator[bytes]:
         """The lines of a streaming answer of the endpoint that answered last. Ends after `QUIET` seconds without a
-        line. The first line must come within `PATIENCE` seconds. Raises EtcdError."""
+        line. The first line must come within `PATIENCE` seconds. Raises StoreError."""
         at = self._first
         try:
             with contextlib.closing(self._connect(at, PATIENCE)) as connection:
@@ -132,7 +131,7 @@ class Transport:
                     if stream in self._streams:
                         # Of the base class: that of TLS changes the object while the other thread reads.
                         socket.socket.shutdown(stream, socket.SHUT_RDWR)
-            except EtcdError:
+            except StoreError:
                 pass  # it answers
 
     def first(self) -> str:
@@ -154,7 +153,7 @@ class Transport:
             self._log_in(at, haste)
         try:
             return self._exchange(at, path, body, haste, address)
-        except EtcdError as error:
+        except StoreError as error:
             if error.code != UNAUTHENTICATED or not self._where.user:
                 raise
         self._log_in(at, haste)
@@ -166,9 +165,9 @@ class Transport:
             try:
                 password = Path(self._where.password_file).read_text().strip()
             except OSError as error:
-                raise EtcdError(UNAUTHENTICATED, f"cannot read the password of etcd: {error}") from error
+                raise StoreError(UNAUTHENTICATED, f"cannot read the password of etcd: {error}") from error
             except ValueError:
-                raise EtcdError(UNAUTHENTICATED, "the password of etcd in password_file is no text") from None
+                raise StoreError(UNAUTHENTICATED, "the password of etcd in password_file is no text") from None
         self._token = ""
         question = {"name": self._where.user, "password": password}
         self._token = read_token(self._exchange(at, "/v3/auth/authenticate", question, haste))
@@ -220,7 +219,7 @@ class Transport:
 
     def _connect(self, at: int, patience: float, address: str = "") -> http.client.HTTPConnection:
         """A connection to the first address of the endpoint's host that accepts one, those that failed last at the end;
-        or to the given address. Raises EtcdError."""
+        or to the given address. Raises StoreError."""
         url = self._urls[at]
         host, port = url.hostname or "", url.port or 2379
         try:
@@ -243,7 +242,7 @@ class Transport:
         raise Unreachable("; ".join(failures))
 
     def _connect_to(self, url: SplitResult, address: str, port: int, patience: float) -> http.client.HTTPConnection:
-        """A connection to one address. Raises OSError, EtcdError."""
+        """A connection to one address. Raises OSError, StoreError."""
         raw = socket.create_connection((address, port), timeout=patience)
         try:
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

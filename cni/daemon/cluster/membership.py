@@ -13,9 +13,8 @@ from collections.abc import Callable
 import msgspec
 
 from cni.daemon.cluster.claims import Claims
-from cni.daemon.cluster.etcd_client import EtcdClient
-from cni.daemon.cluster.etcd_protocol import Unreachable
 from cni.daemon.cluster.reading import as_records, everything
+from cni.daemon.cluster.store import ClusterStore, Unreachable
 from cni.daemon.cluster.view import ClusterView
 from cni.daemon.model.cluster_records import hexadecimal
 from cni.daemon.model.records import NodeChanges
@@ -37,14 +36,14 @@ class Membership:
         state: State,
         identity: Identity,
         claims: Claims,
-        etcd: EtcdClient,
+        store: ClusterStore,
         view: ClusterView,
         board: ProblemBoard,
         change_node: Callable[[NodeChanges], None],
     ) -> None:
         """`change_node` changes fields of this node's record, and what follows from them."""
         self._settings, self._state, self._identity, self._claims = settings, state, identity, claims
-        self._etcd, self._view, self._board, self._change_node = etcd, view, board, change_node
+        self._store, self._view, self._board, self._change_node = store, view, board, change_node
         self._claimed = ""  # the public key that etcd has as this node's
         self.joined = threading.Event()
 
@@ -55,13 +54,13 @@ class Membership:
             self.joined.set()
 
     def join(self) -> None:
-        """Claim id, slices and key. Idempotent. Raises EtcdError, CniError.
+        """Claim id, slices and key. Idempotent. Raises StoreError, CniError.
 
         After the first time the watch keeps the view: a further full read could be older than the watch's last event.
         """
         view, member = self._view, self._identity.member()
         if not self.joined.is_set():
-            items, _ = everything(self._etcd, view.keys.base)
+            items, _ = everything(self._store, view.keys.base)
             with view.lock:
                 view.load(as_records(items), time.monotonic())
         self.claim_key()  # first: a node with another node's key must not join and must hold no claim
@@ -95,7 +94,7 @@ class Membership:
             self._change_node(facts)
 
     def claim_key(self) -> None:
-        """Claim the node's key, and release the key it had before. Raises EtcdError, also if another node has it."""
+        """Claim the node's key, and release the key it had before. Raises StoreError, also if another node has it."""
         key = self._identity.public_key()
         holder = self._claims.take_key(key)
         if holder != self._identity.member().identity:
@@ -117,7 +116,7 @@ class Membership:
             self._identity.keep_member(msgspec.structs.replace(self._identity.member(), public_key=key))
 
     def claim_next_key(self, key: str) -> None:
-        """Claim a key that this node is about to use. Raises EtcdError, also if another node has it."""
+        """Claim a key that this node is about to use. Raises StoreError, also if another node has it."""
         holder = self._claims.take_key(key)
         if holder != self._identity.member().identity:
             raise Unreachable(f"{holder} has claimed the new key")
@@ -127,7 +126,7 @@ class Membership:
         return self._claimed == self._identity.public_key()
 
     def release(self) -> None:
-        """Release everything that this node holds, for `uninstall`. Raises EtcdError."""
+        """Release everything that this node holds, for `uninstall`. Raises StoreError."""
         self._claims.release_all(self._view)
         self._claims.hold_keys(self._held_keys(), set(), ())
         self._claims.drop_key(self._identity.public_key())
@@ -156,7 +155,7 @@ class Membership:
         self._board.set("claims-lost", "", text if subnets else "")
 
     def reconcile(self) -> None:
-        """Bring this node's claims in etcd up to date. Raises EtcdError."""
+        """Bring this node's claims in etcd up to date. Raises StoreError."""
         state = self._state
         used = {cidr: service.name for service in state.services.values() for cidr in service.subnets}
         with self._view.lock:
@@ -178,7 +177,7 @@ class Membership:
             return [name for name, holder in self._view.holders.items() if holder == own]
 
     def repair(self) -> None:
-        """Restore the claims of this node that another machine has overwritten. Raises EtcdError."""
+        """Restore the claims of this node that another machine has overwritten. Raises StoreError."""
         with self._view.lock:
             overwritten = self._view.overwritten(self._identity.member().identity)
         for claim, key, use, instead in overwritten:

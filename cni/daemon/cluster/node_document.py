@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from cni import __version__, proc
-from cni.daemon.cluster.etcd_client import EtcdClient
+from cni.daemon.cluster.store import ClusterStore
 from cni.daemon.cluster.store_records import publishable
 from cni.daemon.model.cluster_records import Dedicated, NodeDocument
 from cni.daemon.model.endpoints import split_endpoint
@@ -27,10 +27,10 @@ class NodeDocumentBuilder:
     """Builds the document of one node."""
 
     def __init__(
-        self, settings: Settings, state: State, identity: Identity, registry: Tables, etcd: EtcdClient
+        self, settings: Settings, state: State, identity: Identity, registry: Tables, store: ClusterStore
     ) -> None:
         self._settings, self._state, self._identity = settings, state, identity
-        self._registry, self._etcd = registry, etcd
+        self._registry, self._store = registry, store
         self._underlay_seen: list[str] = []
         self._seen_at = -STALE
 
@@ -84,8 +84,8 @@ class NodeDocumentBuilder:
         """The endpoints at which other nodes can call this node, the best first."""
         if self._settings.advertise:
             return tuple(join_host_port(*split_endpoint(endpoint)) for endpoint in self._settings.advertise)
-        towards_etcd = self._etcd.local_address
-        hosts = [] if not towards_etcd or ipaddress.ip_address(towards_etcd).is_loopback else [towards_etcd]
+        towards_store = self._store.local_address
+        hosts = [] if not towards_store or ipaddress.ip_address(towards_store).is_loopback else [towards_store]
         hosts += self._underlay()
         return tuple(join_host_port(host, self._state.node.wg_port) for host in dict.fromkeys(hosts))
 

@@ -48,12 +48,12 @@ class Publication:
 
     def publish_key(self, public_key: str) -> str | None:
         """Publish the document with a key that the node will use. Returns None, or the name and addresses of another
-        machine that publishes under this node's identity. Raises EtcdError, InputOutput."""
+        machine that publishes under this node's identity. Raises StoreError, InputOutput."""
         other = self._publisher.publish(self._builder.document(public_key)[0])
         return other.text if other is not None else None
 
     def publish(self) -> None:
-        """Bring this node's document in etcd up to date. Raises EtcdError."""
+        """Bring this node's document in etcd up to date. Raises StoreError."""
         doc, left_out = self._builder.document()
         text = (
             "the other nodes would refuse this node's whole document, "

@@ -16,8 +16,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from cni.daemon.cluster.etcd_client import EtcdClient
-from cni.daemon.cluster.etcd_protocol import NOT_FOUND, Compare, EtcdError, Get, KeyValue, Put, Step
+from cni.daemon.cluster.store import NOT_FOUND, ClusterStore, Compare, Get, KeyValue, Put, Step, StoreError
 from cni.daemon.model import signing
 from cni.daemon.model.cluster_records import NodeDocument
 from cni.daemon.state.identity import Identity
@@ -38,9 +37,9 @@ class Other:
 class Publisher:
     """The publisher of one node. For one thread, except `renew`, which another thread may call."""
 
-    def __init__(self, etcd: EtcdClient, key: str, seconds: int, identity: Identity) -> None:
+    def __init__(self, store: ClusterStore, key: str, seconds: int, identity: Identity) -> None:
         """`key`: of the document in etcd; `seconds`: the life of a lease; `identity` signs the document."""
-        self._etcd, self._key, self._seconds, self._identity = etcd, key, seconds, identity
+        self._store, self._key, self._seconds, self._identity = store, key, seconds, identity
         self.lease = 0
         self._doc: NodeDocument | None = None  # the document last published; `_published` is its record
         self._published = b""
@@ -55,21 +54,21 @@ class Publisher:
 
     def publish(self, doc: NodeDocument) -> Other | None:
         """Write the document to etcd. Returns None, or the machine that publishes under this node's identity. Raises
-        EtcdError, InputOutput."""
+        StoreError, InputOutput."""
         if not self.lease:
-            self.lease = self._resume(self._place(doc)) or self._etcd.grant(self._seconds)
+            self.lease = self._resume(self._place(doc)) or self._store.grant(self._seconds)
         published = self._published
         body = self._sealed(doc)
         put, get = [Put(self._key, body, self.lease)], [Get(self._key)]
         try:
             same = Compare(self._key, "VALUE", published) if published else Compare(self._key, "LEASE", self.lease)
-            done, records = self._etcd.transact([same], put, get)
+            done, records = self._store.transact([same], put, get)
             cloned = not done and any(self._is_of_a_clone(record) for record in records)
             if cloned and _place_of(records[0].value) == self._place(doc):
                 body, done, records = self._contend(doc, records[0])
             elif not done and not cloned:
                 done, records = self._replace(doc, put, get)
-        except EtcdError as error:
+        except StoreError as error:
             if error.code == NOT_FOUND:
                 self._drop_lease()
             raise
@@ -81,13 +80,13 @@ class Publisher:
 
     def _replace(self, doc: NodeDocument, put: Sequence[Step], get: Sequence[Step]) -> tuple[bool, list[KeyValue]]:
         """Write where the record is not the one last published: under the same lease, absent, or forged."""
-        done, records = self._etcd.transact([Compare(self._key, "LEASE", self.lease)], put, get)
+        done, records = self._store.transact([Compare(self._key, "LEASE", self.lease)], put, get)
         if not done:
-            done, records = self._etcd.transact([Compare(self._key, "CREATE", 0)], put, get)
+            done, records = self._store.transact([Compare(self._key, "CREATE", 0)], put, get)
         if not done and records and self._is_forged(records[0], self._place(doc)):
             log.warning("overwriting a record under this node's identity that this node has not signed")
             unchanged = [Compare(self._key, "MOD", records[0].changed)]
-            done, records = self._etcd.transact(unchanged, put, get)
+            done, records = self._store.transact(unchanged, put, get)
         return done, records
 
     def _contend(self, doc: NodeDocument, record: KeyValue) -> tuple[bytes, bool, list[KeyValue]]:
@@ -98,10 +97,10 @@ class Publisher:
         seed = f"{time.time_ns()} {time.monotonic_ns()} {doc.hosts}".encode() + os.urandom(16)
         self._drawn = hashlib.sha256(seed).hexdigest()[:16]
         self._drop_lease()  # the clone has it too
-        self.lease = self._etcd.grant(self._seconds)
+        self.lease = self._store.grant(self._seconds)
         body = self._sealed(doc)
         unchanged = [Compare(self._key, "MOD", record.changed)]
-        return body, *self._etcd.transact(unchanged, [Put(self._key, body, self.lease)], [Get(self._key)])
+        return body, *self._store.transact(unchanged, [Put(self._key, body, self.lease)], [Get(self._key)])
 
     @property
     def drawn(self) -> str:
@@ -144,26 +143,26 @@ class Publisher:
 
     def renew(self) -> None:
         """Renew the lease, if there is one, for its full life. If it has ended, the next `publish` takes a new lease.
-        Raises EtcdError."""
+        Raises StoreError."""
         lease = self.lease
-        if lease and not self._etcd.keep_alive(lease):
+        if lease and not self._store.keep_alive(lease):
             log.warning("this node's lease has ended: it was not renewed for %d s", self._seconds)
             if self.lease == lease:
                 self._drop_lease()
 
     def revoke(self) -> None:
-        """Withdraw the document by revoking its lease. Raises EtcdError."""
+        """Withdraw the document by revoking its lease. Raises StoreError."""
         if self.lease:
-            self._etcd.revoke(self.lease)
+            self._store.revoke(self.lease)
 
     def _drop_lease(self) -> None:
         self.lease, self._doc, self._published = 0, None, b""
 
     def _resume(self, place: str) -> int:
         """The lease of an earlier daemon at the same `place`, renewed; 0 if there is none or it has ended."""
-        _, records = self._etcd.transact([], [Get(self._key)])
+        _, records = self._store.transact([], [Get(self._key)])
         if records and records[0].lease and _place_of(records[0].value) == place:
-            return records[0].lease if self._etcd.keep_alive(records[0].lease) else 0
+            return records[0].lease if self._store.keep_alive(records[0].lease) else 0
         return 0
 
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from cni.daemon.cluster.etcd_client import EtcdClient
-from cni.daemon.cluster.etcd_protocol import KeyValue
+from cni.daemon.cluster.store import ClusterStore, KeyValue
 
 KINDS = ("node", "id", "key", "slot")  # documents first: a claim is checked against its holder's document
 
 
-def everything(etcd: EtcdClient, base: str) -> tuple[list[KeyValue], int]:
+def everything(store: ClusterStore, base: str) -> tuple[list[KeyValue], int]:
     """Every record of the known kinds below the base as of one revision, and that revision. Other keys are not read.
-    Raises EtcdError."""
+    Raises StoreError."""
     records: list[KeyValue] = []
     revision = 0
     for kind in KINDS:
-        items, revision = etcd.read(f"{base}{kind}/", revision)
+        items, revision = store.read(f"{base}{kind}/", revision)
         records += items
     return records, revision
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from cni.daemon.cluster.etcd_protocol import Event, KeyValue
+from cni.daemon.cluster.store import Event, KeyValue
 
 
 class StoreHistory:

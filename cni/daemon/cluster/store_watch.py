@@ -6,10 +6,17 @@ import logging
 import threading
 import time
 
-from cni.daemon.cluster.etcd_client import EtcdClient
-from cni.daemon.cluster.etcd_protocol import OUT_OF_RANGE, Compacted, EtcdError, Event, Unreachable
-from cni.daemon.cluster.etcd_transport import PATIENCE, QUIET
 from cni.daemon.cluster.reading import as_records, everything
+from cni.daemon.cluster.store import (
+    OUT_OF_RANGE,
+    PATIENCE,
+    QUIET,
+    ClusterStore,
+    Compacted,
+    Event,
+    StoreError,
+    Unreachable,
+)
 from cni.daemon.cluster.store_history import StoreHistory
 from cni.daemon.cluster.view import ClusterView
 from cni.daemon.problem_board import ProblemBoard
@@ -39,12 +46,17 @@ class StoreWatch:
     """Follows the store of one cluster. For one thread; `synced` may be read by others."""
 
     def __init__(
-        self, etcd: EtcdClient, view: ClusterView, identity: Identity, board: ProblemBoard, signals: Signals
+        self, store: ClusterStore, view: ClusterView, identity: Identity, board: ProblemBoard, signals: Signals
     ) -> None:
-        self._etcd, self._view, self._identity = etcd, view, identity
+        self._store, self._view, self._identity = store, view, identity
         self._board, self._signals = board, signals
         self._history = StoreHistory(view.keys.node(""))
         self._synced = False
+
+    @property
+    def store_name(self) -> str:
+        """What the store is, in a sentence."""
+        return self._store.name
 
     @property
     def synced(self) -> bool:
@@ -54,11 +66,12 @@ class StoreWatch:
     def follow(self) -> None:
         """Read all records, then watch. Returns only when all records must be read again."""
         differs = self._differs()
-        items, revision = everything(self._etcd, self._view.keys.base)
+        items, revision = everything(self._store, self._view.keys.base)
         back = differs or self._history.went_back(items, revision)
         if back:
             text = (
-                f"etcd has an earlier state: revision {self._history.revision} was seen here, and it has {revision} now"
+                f"{self._store.name} has an earlier state: revision {self._history.revision} was seen here, "
+                f"and it has {revision} now"
             )
             remedy = "each node puts its claims and its document back"
             self._board.note("store-went-back", "", f"{text} (an older backup, or a new store); {remedy}")
@@ -74,9 +87,9 @@ class StoreWatch:
             try:
                 began = time.monotonic()
                 beat(QUIET + PATIENCE)
-                for now, events in self._etcd.watch(self._view.keys.base, self._history.revision + 1):
+                for now, events in self._store.watch(self._view.keys.base, self._history.revision + 1):
                     if now < self._history.revision:
-                        log.info("reading all cluster records again: etcd was restored to an earlier revision")
+                        log.info("reading all cluster records again: the store was restored to an earlier revision")
                         return
                     self._apply_events(events)
                     if events:
@@ -90,7 +103,7 @@ class StoreWatch:
             except Compacted as error:
                 log.info("reading all cluster records again: %s", error)
                 return
-            except EtcdError as error:
+            except StoreError as error:
                 self._synced = False
                 if isinstance(error, Unreachable) and time.monotonic() - began > PATIENCE:
                     log.warning("reading all cluster records again: %s", error)
@@ -98,20 +111,20 @@ class StoreWatch:
                 raise
 
     def _differs(self) -> bool:
-        """Whether the store's history does not have the last change that this node saw. Raises EtcdError."""
+        """Whether the store's history does not have the last change that this node saw. Raises StoreError."""
         last = self._history.last
         if last is None:
             return False
         try:
-            return self._history.differs(self._etcd.at(last.key, last.changed))
-        except EtcdError as error:
+            return self._history.differs(self._store.at(last.key, last.changed))
+        except StoreError as error:
             if error.code != OUT_OF_RANGE:
                 raise
             return False  # compacted, or in the future: the full read tells
 
     def check(self) -> None:
-        """Check the endpoint of the watch. May be called by another thread. Raises EtcdError."""
-        self._etcd.check(self._view.keys.base)
+        """Check the endpoint of the watch. May be called by another thread. Raises StoreError."""
+        self._store.check(self._view.keys.base)
 
     def note_reached(self) -> None:
         """Clear the problems that the store could not be reached. May be called by another thread."""

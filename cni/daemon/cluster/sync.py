@@ -17,11 +17,10 @@ import time
 from collections.abc import Callable
 
 from cni.daemon.cluster.carrier import Carrier
-from cni.daemon.cluster.etcd_protocol import EtcdError, NotEtcd, Unreachable
-from cni.daemon.cluster.etcd_transport import PATIENCE
 from cni.daemon.cluster.membership import Membership
 from cni.daemon.cluster.publication import Publication
 from cni.daemon.cluster.publisher import Publisher
+from cni.daemon.cluster.store import PATIENCE, StoreError, Unreachable, WrongServer
 from cni.daemon.cluster.store_watch import STEP, Signals, StoreWatch
 from cni.daemon.cluster.view import ClusterView
 from cni.daemon.events import NodeFactsChanged
@@ -84,7 +83,7 @@ class ClusterSync:
         while not self._membership.joined.is_set() and time.monotonic() < end:
             try:
                 self._membership.join()
-            except (EtcdError, CniError) as error:
+            except (StoreError, CniError) as error:
                 self._board.set("not-joined", "", f"this node has not joined its cluster yet: {error}")
                 time.sleep(BACKOFF[0])
             except Exception as error:
@@ -123,7 +122,7 @@ class ClusterSync:
         try:
             self._publisher.revoke()
             self._membership.release()
-        except EtcdError as error:
+        except StoreError as error:
             log.warning("cannot withdraw this node's records from etcd: %s", error)
 
     def rotate(self, use: Callable[[KeyPair], None]) -> str:
@@ -142,8 +141,8 @@ class ClusterSync:
                     if other is not None:
                         raise TryAgainLater(f"the key was not replaced: {other} publishes under this node's identity")
                 use(pair)
-            except EtcdError as error:
-                text = "the key was not replaced: the other nodes cannot be told while etcd cannot be asked"
+            except StoreError as error:
+                text = "the key was not replaced: the other nodes cannot be told while the store cannot be asked"
                 raise TryAgainLater(text, str(error)) from error
             finally:
                 self._signals.dirty.set()  # the publisher writes the document with the key that is in use now
@@ -172,7 +171,7 @@ class ClusterSync:
                 work()
                 self._clear_step(name)
                 pause = BACKOFF[0]
-            except EtcdError as error:
+            except StoreError as error:
                 self._note_store(error, refused)
                 self._signals.stop.wait(pause * random.uniform(0.8, 1.2))
                 pause = min(pause * 2, BACKOFF[1])
@@ -185,14 +184,14 @@ class ClusterSync:
                 self._board.note("cluster-step", STEPS[name], text)
                 self._signals.stop.wait(BACKOFF[1])
 
-    def _note_store(self, error: EtcdError, refused: str) -> None:
+    def _note_store(self, error: StoreError, refused: str) -> None:
         """Note why the store cannot be used. `refused`: the problem's code when etcd answers with a refusal."""
-        if isinstance(error, NotEtcd):
+        if isinstance(error, WrongServer):
             code, other = "store-not-etcd", "store-unreachable"
         else:
             code, other = ("store-unreachable" if isinstance(error, Unreachable) else refused), "store-not-etcd"
         what = "refuses this node's writes" if code == "store-writes-refused" else "cannot be asked"
-        self._board.note(code, "", f"etcd {what}, and the node goes on with what it holds: {error}")
+        self._board.note(code, "", f"{self._watch.store_name} {what}, and the node goes on with what it holds: {error}")
         self._board.clear(other)
 
     def _clear_step(self, name: str) -> None:
@@ -235,8 +234,10 @@ class ClusterSync:
         while not self._signals.stop.wait(max(0.1, alive + self._lease / 3 - time.monotonic())):
             try:
                 self._publisher.renew()
-            except EtcdError as error:
-                self._board.set("lease-not-renewed", "", f"this node's lease in etcd cannot be renewed: {error}")
+            except StoreError as error:
+                self._board.set(
+                    "lease-not-renewed", "", f"this node's lease in {self._watch.store_name} cannot be renewed: {error}"
+                )
                 self._signals.stop.wait(RETRY)
                 continue
             self._board.clear("lease-not-renewed")
@@ -260,8 +261,8 @@ class ClusterSync:
                 self._signals.dirty.clear()
 
     def _publish_once(self, last: float) -> float:
-        """One pass. `last`: when the claims were last reconciled, on the monotonic clock; returns it. Raises EtcdError,
-        CniError."""
+        """One pass. `last`: when the claims were last reconciled, on the monotonic clock; returns it. Raises
+        StoreError, CniError."""
         if self._publication.other is not None:
             self._publication.publish()  # the claims are the other machine's: this one would release what it has not
             self._board.clear("store-writes-refused")
@@ -280,7 +281,7 @@ class ClusterSync:
             try:
                 self._membership.reconcile()  # before the document: other nodes believe only what is claimed
                 last = time.monotonic()
-            except EtcdError as error:
+            except StoreError as error:
                 failed = error
         self._publication.publish()
         if failed is not None:
