@@ -414,6 +414,28 @@ class PeerConfiguration(Answer, frozen=True, kw_only=True):
     text: str
 
 
+class EventLine(Answer, frozen=True, kw_only=True, omit_defaults=True):
+    """One line of `events`. `event` says which fields are there; those that are None are left out. `code`: of a problem
+    or of an error."""
+
+    time: float
+    event: str
+    network: str | None = None
+    container_id: str | None = None
+    interface: str | None = None
+    pod: str | None = None
+    service: str | None = None
+    isolation_network: str | None = None
+    addresses: list[str] | None = None
+    verb: str | None = None
+    code: str | None = None
+    severity: str | None = None
+    text: str | None = None
+    public_key: str | None = None
+    endpoint: str | None = None
+    alive: bool | None = None
+
+
 class Done(Answer, frozen=True, kw_only=True):
     """A request without a result was carried out."""
 

@@ -100,6 +100,13 @@ _KINDS = (
         "Free the path, make its directories writable by root only, or set overlay_socket in the YAML.",
     ),
     ProblemKind(
+        "metrics-closed",
+        "node",
+        "warning",
+        "A socket of the metrics cannot be opened; everything else works.",
+        "Free the path or the port, or set another metrics.listen in the YAML, and restart the daemon.",
+    ),
+    ProblemKind(
         "thread-ended",
         "node",
         "warning",
@@ -183,6 +190,51 @@ _KINDS = (
         "Take the node's own address out of `dns.upstreams`, the host's resolv.conf, or the settings of the server in"
         " between; for the overlay's zone alone, use `dns: {host: true}` or a conditional zone there.",
     ),
+    ProblemKind(
+        "addresses-low",
+        "node",
+        "warning",
+        "A service has taken 80 % of the addresses that it could have on this node, or more.",
+        "Give the overlay a larger range (cluster_cidr, service_cidr), or spread the containers over more nodes;"
+        " `zlayer-cni gc` releases what ended containers have left.",
+    ),
+    ProblemKind(
+        "delete-queue-stuck",
+        "node",
+        "warning",
+        "Deletions that plugins queued while no daemon ran are not carried out, though they are tried every 10 s.",
+        "Read the daemon's log: it has each one's reason. Their containers keep addresses and links until then.",
+    ),
+    ProblemKind(
+        "disk-full",
+        "node",
+        "error",
+        "The file system of the data directory or of the run directory is full: no record can be written, so ADD fails"
+        " with 5.",
+        "Free space on the file system named in the text.",
+    ),
+    ProblemKind(
+        "disk-read-only",
+        "node",
+        "error",
+        "The data directory or the run directory is on a file system that is mounted read-only.",
+        "Find in the kernel's log why it was mounted so, often an error of the disk; repair it, and mount it writable.",
+    ),
+    ProblemKind(
+        "clock-behind",
+        "node",
+        "warning",
+        "The node's clock is earlier than a file of its identity. WireGuard's peers refuse handshakes that are older"
+        " than the last one, and certificates may not be valid yet.",
+        "Set the clock, and let NTP or the like keep it.",
+    ),
+    ProblemKind(
+        "settings-not-applied",
+        "node",
+        "warning",
+        "The daemon's YAML has changed since the daemon started, or no daemon can start with it any more.",
+        "`zlayer-cni validate FILE`, then `zlayer-cni restart`, which ends no connection; or restore the file.",
+    ),
     # --- the fence ---
     ProblemKind(
         "fence-not-in-force",
@@ -255,6 +307,13 @@ _KINDS = (
         "This node calls a peer, and the peer does not answer: there has been no handshake for 180 s, or never one.",
         "Check that node, its address, and every firewall between for UDP to its port; `zlayer-cni doctor` on it looks"
         " at its own. If the node is gone for good: `zlayer-cni peer gone`, `peer remove`.",
+    ),
+    ProblemKind(
+        "wireguard-port-closed",
+        "mesh",
+        "error",
+        "A firewall of this node drops UDP to WireGuard's port: other nodes cannot call this one.",
+        "Allow the port; the text has the command. It is looked at once a minute.",
     ),
     ProblemKind(
         "path-mtu-doubted",

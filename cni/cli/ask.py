@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Mapping
-from typing import TypeVar
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
 from cni import answers, plugin_protocol
 from cni.plugin import client
+
+if TYPE_CHECKING:
+    import _socket
+    import socket
 
 NOT_RUNNING = 3  # exit code: there is no daemon to ask (the number init scripts use for "not running")
 PATIENCE = 10.0  # seconds
@@ -46,16 +51,35 @@ def print_json(answer: object) -> None:
     sys.stdout.write(json.dumps(msgspec.to_builtins(answer), indent=2) + "\n")
 
 
+@contextlib.contextmanager
+def stream(run_dir: str, question: str) -> Iterator[socket.socket]:
+    """A connection on which the daemon sends what follows its answer. Raises NoDaemon, Refused, NeedsRoot."""
+    import socket  # 12 ms, which the other commands do without
+
+    asked, _ = _asked(run_dir, question, NONE)
+    with socket.socket(fileno=asked.detach()) as sock:
+        sock.setblocking(True)
+        yield sock
+
+
 def request(run_dir: str, question: str, arguments: Mapping[str, str] = NONE) -> bytes:
     """The JSON text of the daemon's answer. Raises NoDaemon, Refused, NeedsRoot."""
+    sock, out = _asked(run_dir, question, arguments)
+    sock.close()
+    return out
+
+
+def _asked(run_dir: str, question: str, arguments: Mapping[str, str]) -> tuple[_socket.socket, bytes]:
+    """The open connection, and the JSON text of the daemon's answer. Raises NoDaemon, Refused, NeedsRoot."""
     waiter = client.Waiter(PATIENCE)
     keys = {key: value.encode() for key, value in {plugin_protocol.TOOL: question, **arguments}.items()}
     try:
         sock = client.connect(run_dir, waiter)
         try:
             code, out, _ = client.ask(sock, client.request({}, keys, b""), (), waiter)
-        finally:
+        except BaseException:
             sock.close()
+            raise
     except client.Closed as error:
         if os.geteuid() and isinstance(error.__cause__, PermissionError):
             raise NeedsRoot(f"this needs root, and runs as user {os.geteuid()}: {error}") from error
@@ -65,8 +89,9 @@ def request(run_dir: str, question: str, arguments: Mapping[str, str] = NONE) ->
     except client.OutOfTime as error:
         raise NoDaemon(f"the overlay daemon on {run_dir} did not answer within {PATIENCE:g} s") from error
     if code:
+        sock.close()
         raise Refused(_failure(out))
-    return out
+    return sock, out
 
 
 def _failure(out: bytes) -> str:

@@ -65,6 +65,18 @@ def _netcheck(options: argparse.Namespace) -> int:
     return netcheck.run(options.run_dir, options.json)
 
 
+def _events(options: argparse.Namespace) -> int:
+    from cni.cli import events
+
+    return events.run(options.run_dir)
+
+
+def _metrics(options: argparse.Namespace) -> int:
+    from cni.cli import metrics
+
+    return metrics.run(options.run_dir)
+
+
 def _peer(options: argparse.Namespace) -> int:
     from cni.cli import peer
 
@@ -111,6 +123,8 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "gc": _gc,
     "peers": _peers,
     "netcheck": _netcheck,
+    "events": _events,
+    "metrics": _metrics,
     "peer": _peer,
     "join": _peer,
     "showconf": _peer,

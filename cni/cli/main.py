@@ -83,6 +83,8 @@ def parser() -> argparse.ArgumentParser:
         ("join", "add another node as a peer, by its token"),
         ("showconf", "a wg-quick configuration for a peer: a guest, an edge, a machine with plain WireGuard"),
         ("netcheck", "what NATs and firewalls do with this node's datagrams, seen from WireGuard's port"),
+        ("events", "what happens on the node, as it happens: one JSON object a line"),
+        ("metrics", "one scrape of the daemon's metrics, in Prometheus' text format"),
         ("graph", "this node, its tunnels and services as a picture"),
     ):
         command = words.add_parser(word, help=text, description=text)

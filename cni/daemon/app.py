@@ -13,20 +13,31 @@ from dataclasses import dataclass
 from cni import log_files, tempdir_sweeper
 from cni.daemon import operations
 from cni.daemon.api import delete_queue
+from cni.daemon.api.event_stream import EventStream
 from cni.daemon.api.plugin_calls import PluginCalls
 from cni.daemon.api.tool_context import ToolContext
+from cni.daemon.call_times import CallTimes
 from cni.daemon.cluster.departed_nodes import DepartedNodes
 from cni.daemon.events import (
+    AttachmentCollected,
     AttachmentGone,
     AttachmentLive,
+    CallFailed,
+    Events,
     NodeFactsChanged,
     PathsMeasured,
     PeerChanged,
     PeerNamesResolved,
+    ProblemBegan,
+    ProblemEnded,
+    Reconciled,
 )
 from cni.daemon.fence.drop_watch import DropWatch
 from cni.daemon.fence.watch import Watch
 from cni.daemon.lifecycle import Lifecycle
+from cni.daemon.metrics.counters import Counters
+from cni.daemon.metrics.endpoint import MetricsEndpoint
+from cni.daemon.metrics.reading import Reader
 from cni.daemon.parts import (
     build_base,
     build_cluster,
@@ -38,6 +49,7 @@ from cni.daemon.parts import (
     build_store_access,
 )
 from cni.daemon.precheck import STORE_NAME
+from cni.daemon.reconcile.health import NodeHealth
 from cni.daemon.reconcile.mac import MacWatcher
 from cni.daemon.reconcile.mesh import MeshReconciler
 from cni.daemon.reconcile.mtu import MtuFollower
@@ -102,8 +114,10 @@ def build(
     mesh_parts = build_mesh(base)
     cluster = build_cluster(base, store_parts, node, mesh_parts) if store_parts is not None else None
     context = build_operations(base, node, mesh_parts.mesh)
+    health = NodeHealth(settings=settings, settings_file=settings_file, state=state, mesh=mesh_parts.mesh, board=board)
     exit_watcher = ExitWatcher(crew)
-    plugin_calls = PluginCalls(node.overlay, kernel.own, exit_watcher)
+    call_times, counters, event_stream = CallTimes(), Counters(), EventStream()
+    plugin_calls = PluginCalls(node.overlay, kernel.own, exit_watcher, call_times, events)
     inherited = process.children()
 
     def drain() -> None:
@@ -114,6 +128,10 @@ def build(
         operations.sweep(context)
         process.trim_memory()
 
+    def after_comparison() -> None:
+        drain()
+        health.look()
+
     reconciler = Reconciler(
         state=state,
         kernel=kernel,
@@ -123,9 +141,10 @@ def build(
         attacher=node.attacher,
         conditions=node.conditions,
         board=board,
+        events=events,
         crew=crew,
         alone=presence.alone,
-        also=drain,
+        also=after_comparison,
     )
     mesh_reconciler = MeshReconciler(
         mesh=mesh_parts.mesh,
@@ -162,7 +181,6 @@ def build(
     )
     drops = DropWatch(base.fence)
     tool_context = ToolContext(
-        settings_file=settings_file,
         settings=settings,
         state=state,
         kernel=kernel,
@@ -171,6 +189,7 @@ def build(
         attacher=node.attacher,
         container_mtu=base.container_mtu,
         conditions=node.conditions,
+        health=health,
         registry=base.registry,
         joined=mesh_parts.joined,
         mesh=mesh_parts.mesh,
@@ -183,10 +202,15 @@ def build(
         tear_down=lifecycle.tear_down,
     )
     supervisor = Supervisor(crew, board, run_dir_lock.replace_daemon, alive)
+    metrics = MetricsEndpoint(
+        Reader(tool_context, call_times, counters), board, settings.run_dir, settings.metrics.listen
+    )
     server = Server(
         settings=settings,
+        metrics=metrics,
         plugin_calls=plugin_calls,
         tool_context=tool_context,
+        event_stream=event_stream,
         operation_context=context,
         lock=run_dir_lock,
         store=store,
@@ -199,6 +223,7 @@ def build(
     events.subscribe(PeerChanged, server.on_peer_changed)
     events.subscribe(PeerNamesResolved, mesh_reconciler.on_names_resolved)
     events.subscribe(PathsMeasured, mesh_reconciler.on_paths_measured)
+    _subscribe_readers(events, event_stream, counters)
     if cluster is not None:
         events.subscribe(NodeFactsChanged, cluster.on_node_facts_changed)
     return Daemon(
@@ -212,3 +237,20 @@ def build(
         _kernel=kernel,
         _store=store,
     )
+
+
+def _subscribe_readers(events: Events, event_stream: EventStream, counters: Counters) -> None:
+    """Those that only tell what happens: the stream for readers outside, and the counters of the metrics."""
+    events.subscribe(AttachmentLive, event_stream.on_event)
+    events.subscribe(AttachmentGone, event_stream.on_event)
+    events.subscribe(AttachmentCollected, event_stream.on_event)
+    events.subscribe(CallFailed, event_stream.on_event)
+    events.subscribe(PeerChanged, event_stream.on_event)
+    events.subscribe(PathsMeasured, event_stream.on_event)
+    events.subscribe(ProblemBegan, event_stream.on_event)
+    events.subscribe(ProblemEnded, event_stream.on_event)
+    events.subscribe(AttachmentCollected, counters.on_collected)
+    events.subscribe(Reconciled, counters.on_reconciled)
+    events.subscribe(ProblemBegan, counters.on_problem)
+    events.subscribe(PeerChanged, counters.on_peer)
+    events.subscribe(PathsMeasured, counters.on_paths)

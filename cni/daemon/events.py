@@ -7,12 +7,13 @@ into a queue), calls no other component, and never blocks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from cni.daemon.model.records import Attachment
 from cni.overlay import wire
+from cni.problems import Problem
 
 E = TypeVar("E", bound="Event")
 
@@ -56,6 +57,45 @@ class PeerNamesResolved(Event):
 @dataclass(frozen=True, slots=True)
 class PathsMeasured(Event):
     """The path to a peer was measured, and carries other sizes than before."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemBegan(Event):
+    """A problem of the registry exists that did not, or its text changed."""
+
+    problem: Problem
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemEnded(Event):
+    """A problem exists no more."""
+
+    problem: Problem
+
+
+@dataclass(frozen=True, slots=True)
+class CallFailed(Event):
+    """A call of a plugin failed. `facts`: what is known of the attachment, by key, as in the log's line."""
+
+    verb: str
+    facts: Mapping[str, str]
+    code: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class AttachmentCollected(Event):
+    """Garbage collection released an attachment, because `reason`."""
+
+    attachment: Attachment
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciled(Event):
+    """A periodic comparison with the kernel ended; `complete`: every step of it could be carried out."""
+
+    complete: bool
 
 
 class Events:

@@ -28,9 +28,7 @@ from cni.daemon.cluster.view import ClusterView
 from cni.daemon.dns.forward.conditions import Conditions
 from cni.daemon.dns.forward.forwarder import Forwarder
 from cni.daemon.dns.forward.upstreams import Upstreams
-from cni.daemon.events import (
-    Events,
-)
+from cni.daemon.events import Events
 from cni.daemon.fence.controller import FenceController
 from cni.daemon.fence.inventory import Inventory
 from cni.daemon.fence.rule_comparison import has_bridge_names
@@ -119,7 +117,8 @@ class MeshParts:
 
 def build_base(settings: Settings, store: Store, kernel: Kernel, crew: Crew, alone: Callable[[], bool]) -> Base:
     """The records, the fence, and the node's own addresses and ranges."""
-    board, events = ProblemBoard(), Events()
+    events = Events()
+    board = ProblemBoard(events)
     state = State(store, settings, events)
     own = OwnAddresses(state, kernel, alone)
     ranges = Ranges(state, kernel, own, board)

@@ -11,6 +11,7 @@ import logging
 import threading
 from collections.abc import Iterator
 
+from cni.daemon.events import Events, ProblemBegan, ProblemEnded
 from cni.errors import CniError
 from cni.printable import one_line
 from cni.problems import REGISTRY, Problem
@@ -21,7 +22,8 @@ log = logging.getLogger(__name__)
 class ProblemBoard:
     """Holds problems by code and subject. Thread-safe; no method waits for I/O except the log's."""
 
-    def __init__(self) -> None:
+    def __init__(self, events: Events) -> None:
+        self._events = events
         self._lock = threading.Lock()
         self._noted: dict[tuple[str, str], Problem] = {}
 
@@ -33,6 +35,7 @@ class ProblemBoard:
             before, self._noted[code, subject] = self._noted.get((code, subject)), problem
         if before != problem:
             log.log(logging.ERROR if severity == "error" else logging.WARNING, "problem=%s %s", code, text)
+            self._events.publish(ProblemBegan(problem))
 
     def clear(self, code: str, subject: str = "") -> None:
         """Remove the problem if it exists."""
@@ -40,6 +43,7 @@ class ProblemBoard:
             before = self._noted.pop((code, subject), None)
         if before is not None:
             log.info("resolved=%s %s", code, before.text)
+            self._events.publish(ProblemEnded(before))
 
     def set(self, code: str, subject: str, text: str) -> None:
         """`note` if `text` is not empty, else `clear`."""

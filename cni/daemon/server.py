@@ -18,9 +18,11 @@ from pathlib import Path
 from cni import __version__, plugin_protocol
 from cni.daemon import operations
 from cni.daemon.api import cni_socket, overlay_socket, sockets, tool
+from cni.daemon.api.event_stream import EventStream
 from cni.daemon.api.plugin_calls import PluginCalls
 from cni.daemon.api.tool_context import ToolContext
 from cni.daemon.events import PeerChanged
+from cni.daemon.metrics.endpoint import MetricsEndpoint
 from cni.daemon.problem_board import ProblemBoard
 from cni.daemon.run_dir import RunDirLock, file_identity
 from cni.daemon.settings import Settings
@@ -44,8 +46,10 @@ class Server:
         self,
         *,
         settings: Settings,
+        metrics: MetricsEndpoint,
         plugin_calls: PluginCalls,
         tool_context: ToolContext,
+        event_stream: EventStream,
         operation_context: operations.OperationContext,
         lock: RunDirLock,
         store: Store,
@@ -55,7 +59,7 @@ class Server:
     ) -> None:
         self._settings, self._board = settings, board
         self._plugin_calls, self._tool_context, self._operation_context = plugin_calls, tool_context, operation_context
-        self._supervisor = supervisor
+        self._supervisor, self._metrics, self._event_stream = supervisor, metrics, event_stream
         self._loop_worker = crew.worker("event-loop", None)
         self._lock = lock
         self._store = store
@@ -76,6 +80,7 @@ class Server:
         """
         self._open_cni_socket()
         await self._open_overlay_socket()
+        await self._metrics.open()
         log.info("zlayer-cni %s serves %s", __version__, self._path)
         ready()
         loop = asyncio.get_running_loop()
@@ -84,6 +89,8 @@ class Server:
         self._loop_worker.retire()
         for task in background:
             task.cancel()
+        await self._metrics.close()
+        self._event_stream.close()
         log.info("ending; running containers stay connected")
         for listener, cni in self._cni_sockets:
             cni.close()
@@ -129,6 +136,8 @@ class Server:
 
     def _answer(self, request: cni_socket.CniRequest) -> cni_socket.Reply:
         """Carry out one request of a plugin or of the operator's tool."""
+        if request.env.get(plugin_protocol.TOOL) == "events":
+            return self._event_stream.reply()
         if plugin_protocol.TOOL in request.env:
             return cni_socket.Reply(*tool.answer(request.env, self._tool_context))
         return self._plugin_calls.answer(request)
@@ -180,6 +189,7 @@ class Server:
             self._open_cni_socket()
             cni.close()
             listener.sock.close()
+        await self._metrics.restore()
         if not self._overlay_sockets or not self._overlay_sockets[-1][0].is_there():
             path = overlay_socket.socket_of(self._settings)
             if file_identity(Path(path)) is None:

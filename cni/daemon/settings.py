@@ -89,6 +89,12 @@ class Nat(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     stun: Annotated[tuple[str, ...], msgspec.Meta(max_length=16)] = ()
 
 
+class Metrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where metrics are served besides the socket in the run directory. `listen`: `address:port`, None for nowhere."""
+
+    listen: str | None = None
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One node's settings. Ranges are checked by `parse`; times are in seconds."""
 
@@ -117,6 +123,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     idle_services: Annotated[int, msgspec.Meta(ge=0, le=65536)] = 64
     address_cooldown: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 10.0
     log_level: LogLevel = "info"
+    metrics: Metrics = Metrics()
 
     @property
     def cidrs(self) -> tuple[str, ...]:

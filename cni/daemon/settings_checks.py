@@ -35,6 +35,7 @@ def faults(settings: Settings) -> list[str]:
     checks += [partial(_check_stub_zone, zone, servers) for zone, servers in settings.dns.zones.items()]
     checks += [partial(_check_zone, settings.dns.zone), partial(_check_served, settings)]
     checks += [partial(_check_path, settings, key) for key in ("data_dir", "run_dir", "overlay_socket")]
+    checks += [partial(_check_listen, settings.metrics.listen)]
     return [fault for check in checks if (fault := _text_of(check))]
 
 
@@ -109,6 +110,14 @@ def _check_stun(server: str) -> None:
         split_endpoint(server, LONGEST_NAME)
     except ValueError as error:
         raise ValueError(f"nat.stun: {server}: not host:port ({error})") from error
+
+
+def _check_listen(listen: str | None) -> None:
+    try:
+        if listen is not None:
+            split_endpoint(listen)
+    except ValueError as error:
+        raise ValueError(f"metrics.listen: {listen}: not address:port ({error})") from error
 
 
 def _check_url(url: str) -> None:

@@ -22,6 +22,7 @@ from cni.daemon.dns.forward import cache, desk, flight, upstreams, waiting
 from cni.daemon.dns.forward.conditions import Conditions
 from cni.daemon.dns.forward.forwarder import Forwarder
 from cni.daemon.dns.forward.upstreams import Upstreams
+from cni.daemon.events import Events
 from cni.daemon.model.dns_upstreams import NameServer
 from cni.daemon.problem_board import ProblemBoard
 from cni.daemon.settings import Dns
@@ -36,7 +37,7 @@ class Asking:
     """A forwarder, and a client of it that dnspython writes and reads for."""
 
     def __init__(self, settings: Dns, own: frozenset[str], resolv_conf: Path) -> None:
-        self.board = ProblemBoard()
+        self.board = ProblemBoard(Events())
         followed = Upstreams(settings, lambda: own, resolv_conf)
         self.forwarder = Forwarder(followed, Conditions(followed, self.board), Crew())
         self.forwarder.start()

@@ -65,6 +65,7 @@ class Node:
             attacher=self.attacher,
             conditions=self.parts.conditions,
             board=self.base.board,
+            events=self.base.events,
             crew=self.base.crew,
             alone=alone,
         )

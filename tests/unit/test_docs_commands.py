@@ -42,6 +42,9 @@ AREAS = {code.partition("-")[0] for code in problems.REGISTRY}
 """The words that codes begin with. A code that was renamed or removed begins with one of them too."""
 NO_PROBLEM = {
     "endpoint-independent": "a NAT's mapping or filtering (RFC 4787)",
+    "peer-health": "an event",
+    "peer-endpoint": "an event",
+    "path-measured": "an event",
     "peer-forget": "a request of the tool",
     "peer-remove": "a request of the tool",
     "wireguard-go": "a WireGuard engine",

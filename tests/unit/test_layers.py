@@ -66,10 +66,11 @@ DAEMON_FOLDERS = (
     ("reconcile", "the loops repair what the parts below them hold"),
     ("operations", "an operation does not know the socket that it came in by"),
     ("api", "what comes in is answered by the parts below; only main, app and server know the sockets"),
+    ("metrics", "a scrape reads what the tool asks for, as numbers; only app and server know it"),
 )
 GROUND_NAMES = (
     *("settings", "settings_checks", "settings_file", "settings_reader"),
-    *("events", "problem_board", "public_keys", "call_log"),
+    *("events", "problem_board", "public_keys", "call_log", "call_times"),
 )
 GROUND = ("cni.daemon", *(f"cni.daemon.{name}" for name in GROUND_NAMES))
 FOLDERS = tuple(f"cni.daemon.{folder}*" for folder, _ in DAEMON_FOLDERS)
@@ -234,7 +235,7 @@ HEAVY = {
     "typing",
     "yaml",
 }
-OTHERS = {"msgspec", "yaml"}  # all that is not the standard library's
+OTHERS = {"msgspec", "yaml", "prometheus_client"}  # all that is not the standard library's
 
 
 def module_of(path):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))["project"]
-RANGE = re.compile(r"([a-z]+)>=([0-9.]+),<([0-9]+)")
+RANGE = re.compile(r"([a-z0-9-]+)>=([0-9.]+),<([0-9]+)")
 REQUIRED = [RANGE.fullmatch(line) for line in PROJECT["dependencies"]]
 
 

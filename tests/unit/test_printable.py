@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from cni.daemon.events import Events
 from cni.daemon.log_lines import LineFormatter
 from cni.daemon.problem_board import ProblemBoard
 from cni.printable import one_line, printable
@@ -55,7 +56,7 @@ def test_no_line_of_a_traceback_begins_as_a_record_does(lines: tuple[logging.Log
 
 
 def test_a_problem_is_one_line() -> None:
-    board = ProblemBoard()
+    board = ProblemBoard(Events())
     board.note("record-refused", "x", f"the record {FORGED}")
     (problem,) = board.problems()
     assert problem.text.isprintable()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cni.daemon.events import Events
 from cni.daemon.problem_board import ProblemBoard
 from cni.errors import FenceFailed
 from cni.problems import REGISTRY, Problem, page
@@ -33,7 +34,7 @@ def test_a_row_is_whole(kind) -> None:
 
 def test_the_log_has_a_line_at_the_beginning_and_one_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    board = ProblemBoard()
+    board = ProblemBoard(Events())
     for _ in range(3):
         board.note("forwarding-off", "4", "the node does not forward IPv4")
     board.clear("forwarding-off", "4")
@@ -47,11 +48,11 @@ def test_the_log_has_a_line_at_the_beginning_and_one_at_the_end(caplog: pytest.L
 
 def test_an_unregistered_code_is_refused() -> None:
     with pytest.raises(KeyError):
-        ProblemBoard().note("no-such-code", "", "text")
+        ProblemBoard(Events()).note("no-such-code", "", "text")
 
 
 def test_a_step_that_fails_is_a_problem_and_raises_nothing() -> None:
-    board = ProblemBoard()
+    board = ProblemBoard(Events())
     for error in (OSError(28, "No space left on device"), FenceFailed("refused", "by nftables"), ValueError("bug")):
         with board.step("mesh-out-of-order", "a", "the step"):
             raise error
@@ -62,7 +63,7 @@ def test_a_step_that_fails_is_a_problem_and_raises_nothing() -> None:
 
 
 def test_set_all_clears_what_is_not_named() -> None:
-    board = ProblemBoard()
+    board = ProblemBoard(Events())
     board.set_all("record-refused", {"a": "record a", "b": "record b"})
     board.set_all("record-refused", {"b": "record b"})
     assert [problem.text for problem in board.problems()] == ["record b"]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from cni.daemon import supervisor
+from cni.daemon.events import Events
 from cni.daemon.problem_board import ProblemBoard
 from cni.daemon.supervisor import AGAIN, LATE, REPLACE, SETTLED, STOPPED, Supervisor, Verdict, judge
 from cni.host.worker import Crew, Pulse, beat
@@ -41,7 +42,7 @@ class Watched:
     """A supervisor with its board, and what it was told to do."""
 
     def __init__(self) -> None:
-        self.crew, self.board = Crew(), ProblemBoard()
+        self.crew, self.board = Crew(), ProblemBoard(Events())
         self.replaced: list[str] = []
         self.alive = 0
         self.supervisor = Supervisor(self.crew, self.board, self.replaced.append, self._count)

@@ -44,7 +44,7 @@ def paths():
 
 @contextlib.contextmanager
 def planner(paths, *ranges, measurements=None):
-    resolver = Resolver(Crew(), ProblemBoard(), Events())
+    resolver = Resolver(Crew(), ProblemBoard(Events()), Events())
     try:
         yield PathPlanner(paths, lambda: ranges, tuple, resolver, measurements or Measurements())
     finally:

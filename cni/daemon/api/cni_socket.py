@@ -13,7 +13,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 
 from cni import plugin_protocol
@@ -27,7 +27,8 @@ AT_ONCE = 24  # calls that change the node at a time; most of the time they wait
 SPARE = 24  # threads that wait for a connection; further ones end
 MOST = 256  # calls at a time; further ones wait in the socket's backlog
 SILENT = 4096  # connections at a time whose request is not complete; further ones are closed
-_PATIENCE = struct.pack("@ll", int(PATIENCE), 0)  # struct timeval
+STALLED = 60.0  # seconds that a client may leave a stream unread
+_PATIENCE, _STALLED = (struct.pack("@ll", int(seconds), 0) for seconds in (PATIENCE, STALLED))  # struct timeval
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,13 @@ class CniRequest:
 
 @dataclass(frozen=True)
 class Reply:
-    """The plugin's exit code and output."""
+    """The plugin's exit code and output. `more`: what is sent after it for as long as the client stays; an empty piece
+    only asks whether it is still there."""
 
     code: int
     stdout: bytes = b""
     stderr: bytes = b""
+    more: Generator[bytes] | None = None
 
 
 Handler = Callable[[CniRequest], Reply]
@@ -202,6 +205,8 @@ class CniSocket:
             delivered = True  # the plugin is alive and slow: its runtime may have the result, or may still get it
         except OSError:
             log.debug("a plugin closed its connection before it had its reply")
+        if reply.more is not None:
+            _send_more(client, reply.more)
         if not delivered:
             self._undo(request.env.get(plugin_protocol.ATTEMPT, ""))
 
@@ -225,6 +230,17 @@ def parse(body: bytes, fd: int | None, caller_waits: Callable[[], bool]) -> CniR
         key, _, value = line.partition(b"=")
         env[key.decode("ascii", "replace")] = value.decode("utf-8", "surrogateescape")
     return CniRequest(env, stdin, fd, caller_waits)
+
+
+def _send_more(client: socket.socket, pieces: Generator[bytes]) -> None:
+    """Send what follows a reply, until it ends or the client has gone. Raises OSError."""
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _STALLED)
+    with contextlib.closing(pieces):
+        for piece in pieces:
+            if piece:
+                client.sendall(piece)
+            elif not _still_there(client):
+                return
 
 
 def _still_there(client: socket.socket) -> bool:

@@ -11,6 +11,8 @@ from cni import answers, plugin_protocol, tempdir_sweeper, verbs
 from cni.daemon import call_log
 from cni.daemon.api.cni_socket import CniRequest, Reply
 from cni.daemon.attachments.overlay import NodeOverlay
+from cni.daemon.call_times import CallTimes, code_of
+from cni.daemon.events import CallFailed, Events
 from cni.errors import InvalidConfig
 from cni.host import netns
 from cni.host.process_exit import ExitWatcher
@@ -21,9 +23,12 @@ LOGGED = ("ADD", "DEL", "CHECK")
 class PluginCalls:
     """Answers plugins. Thread-safe."""
 
-    def __init__(self, overlay: NodeOverlay, own: netns.NetnsId, exit_watcher: ExitWatcher) -> None:
+    def __init__(
+        self, overlay: NodeOverlay, own: netns.NetnsId, exit_watcher: ExitWatcher, times: CallTimes, events: Events
+    ) -> None:
         """`own`: the daemon's network namespace."""
         self._overlay, self._own, self._exit_watcher = overlay, own, exit_watcher
+        self._times, self._events = times, events
         self._counts = {"launcher": 0, "python": 0}
         self._counting = threading.Lock()
 
@@ -36,8 +41,12 @@ class PluginCalls:
         result = self._serve(request)
         if verb == "ADD" and result.code == 0:
             self._watch_plugin_exit(request)
+        seconds, code = time.monotonic() - began, code_of(result.error)
+        self._times.note(verb, seconds, code)
+        if result.error is not None:
+            self._events.publish(CallFailed(verb, result.facts, code, result.error.msg))
         if verb in LOGGED:
-            call_log.write("cni", verb, result.facts, time.monotonic() - began, result.error)
+            call_log.write("cni", verb, result.facts, seconds, result.error)
         return Reply(result.code, result.stdout.encode(), result.stderr.encode("utf-8", "replace"))
 
     def _serve(self, request: CniRequest) -> verbs.PluginOutput:

@@ -45,6 +45,7 @@ def status(context: ToolContext, _: Mapping[str, str]) -> answers.Status:
     """A summary of the node, and its problems."""
     state, settings = context.state, context.settings
     attachments = state.snapshot()
+    context.health.note_settings()
     problems = context.conditions.problems()
     return answers.Status(
         version=__version__,
@@ -68,7 +69,7 @@ def status(context: ToolContext, _: Mapping[str, str]) -> answers.Status:
         calls=context.calls(),
         problems=[problem.text for problem in problems],
         problem_details=[_problem(problem) for problem in problems],
-        notes=[*context.settings_file.notes(settings), *hidden(settings, state.node), *unencrypted(settings)],
+        notes=[*hidden(settings, state.node), *unencrypted(settings)],
     )
 
 

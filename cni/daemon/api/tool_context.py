@@ -16,8 +16,8 @@ from cni.daemon.mesh.mesh import Mesh
 from cni.daemon.nat.netcheck import NetCheck
 from cni.daemon.node.container_mtu import ContainerMtu
 from cni.daemon.reconcile.conditions import NodeConditions
+from cni.daemon.reconcile.health import NodeHealth
 from cni.daemon.settings import Settings
-from cni.daemon.settings_file import SettingsFile
 from cni.daemon.state.state import State
 from cni.daemon.state.tables import Tables
 from cni.host.kernel import Kernel
@@ -29,7 +29,6 @@ class ToolContext:
     the new public key; `tear_down` removes the whole data path; `started`: when the daemon started, in seconds of the
     monotonic clock."""
 
-    settings_file: SettingsFile
     settings: Settings
     state: State
     kernel: Kernel
@@ -38,6 +37,7 @@ class ToolContext:
     attacher: Attacher
     container_mtu: ContainerMtu
     conditions: NodeConditions
+    health: NodeHealth
     registry: Tables
     joined: JoinedPeers
     mesh: Mesh

@@ -191,6 +191,10 @@ class FenceController:
         with self._lock:
             return self._repairs.text()
 
+    def repairs(self) -> int:
+        """How many times the tables were repaired since the daemon's start."""
+        return self._repairs.total
+
     def portid(self) -> int:
         """The netlink port that attaches send their changes from; 0 before the first load."""
         return self._loader.nft.portid if self._loader is not None else 0

@@ -16,12 +16,14 @@ class Repairs:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self.total = 0  # since the daemon's start
         self._count = 0
         self._last = self._told = float("-inf")
         self._by = self._text = ""
 
     def happened(self, by: str) -> None:
         """Records a repair. `by`: the program that had changed the tables, empty if unknown."""
+        self.total += 1
         self._count += 1
         self._last, self._by = self._clock(), by or self._by
 

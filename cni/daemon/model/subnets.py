@@ -80,6 +80,12 @@ class SubnetRegistry:
         """The number of slots of the range, taken or not, at most 2^64 - 1."""
         return min(1 << (self.slice_prefix - self.cluster.prefixlen), _MOST_SLOTS)
 
+    @property
+    def free(self) -> int:
+        """The number of slots that are neither held nor reserved."""
+        reserved = sum(last - first + 1 for first, last in self.reserved)
+        return max(0, self.slots - reserved - sum(1 for slot in self.held.values() if not self._reserved_from(slot)))
+
     def get(self, service: str, node: str) -> Network | None:
         """The first subnet that `service` holds on `node`; None if it holds none."""
         slot = self.held.get((service, node))

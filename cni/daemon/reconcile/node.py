@@ -19,6 +19,7 @@ from cni.daemon.attachments.attach import Attacher
 from cni.daemon.attachments.ownership import is_port_of, is_unmarked
 from cni.daemon.attachments.segment_release import SegmentRelease
 from cni.daemon.attachments.segments import Segments
+from cni.daemon.events import AttachmentCollected, Events, Reconciled
 from cni.daemon.fence.controller import FenceController, bridges
 from cni.daemon.model import macs
 from cni.daemon.model.records import Attachment, AttachmentKey
@@ -53,6 +54,7 @@ class Reconciler:
         attacher: Attacher,
         conditions: NodeConditions,
         board: ProblemBoard,
+        events: Events,
         crew: Crew,
         alone: Callable[[], bool],
         also: Callable[[], None] = lambda: None,
@@ -61,7 +63,7 @@ class Reconciler:
         comparison."""
         self._state, self._kernel, self._fence = state, kernel, fence
         self._segments, self._release_unused, self._attacher = segments, release, attacher
-        self._conditions, self._board, self._crew = conditions, board, crew
+        self._conditions, self._board, self._events, self._crew = conditions, board, events, crew
         self._alone, self._also = alone, also
         self._dead: set[AttachmentKey] = set()
         self._stop = threading.Event()
@@ -175,6 +177,7 @@ class Reconciler:
         if names is not None:
             with self._step("collection", "dead attachments could not be collected"):
                 self._collect(names)
+        self._events.publish(Reconciled(complete=not self._board.subjects("look-incomplete")))
 
     def _repair_names(self, names: dict[str, Link]) -> None:
         """Give renamed ports their name back: the fence admits a port under no other name."""
@@ -234,6 +237,7 @@ class Reconciler:
         try:
             if self._attacher.release_dead(attachment):
                 log.info("%s %s: released %s", name, why, ", ".join(assigned.ip for assigned in attachment.addresses))
+                self._events.publish(AttachmentCollected(attachment, why))
         except (CniError, OSError) as error:
             log.warning("%s %s, and could not be released: %s", name, why, error)
 

@@ -1,0 +1,1 @@
+"""The node as numbers, for Prometheus: read, named, served."""
