@@ -258,6 +258,17 @@ class Endpoint(Answer, frozen=True, kw_only=True):
     on_flat_mesh: bool
 
 
+class TranslatedEnd(Answer, frozen=True, kw_only=True):
+    """An endpoint to which the node may translate the destination, and the verdict on it. `port`: None without one."""
+
+    address: str
+    port: int | None
+    label: str
+    allowed: bool
+    rule: Rule | None
+    reason: str
+
+
 class Path(Answer, frozen=True, kw_only=True):
     """The verdict on one pair of addresses; `from` in JSON is `source` here."""
 
@@ -269,6 +280,7 @@ class Path(Answer, frozen=True, kw_only=True):
     rule: Rule | None
     reason: str
     notes: list[str]
+    endpoints: list[TranslatedEnd] = []
 
 
 class Reachability(Answer, frozen=True, kw_only=True):

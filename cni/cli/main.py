@@ -123,7 +123,7 @@ def _why_options(parser: argparse.ArgumentParser) -> None:
     place = "an address, a container, pod, guest, edge peer or node by name or by a part of it, `node`, or `outside`"
     parser.add_argument("src", metavar="SRC", help=place)
     parser.add_argument("dst", metavar="DST", help="the same")
-    parser.add_argument("port", metavar="PORT[/tcp|udp]", nargs="?", default="", help="at DST; default: tcp")
+    parser.add_argument("port", metavar="PORT[/tcp|udp|sctp]", nargs="?", default="", help="at DST; default: tcp")
 
 
 def _doctor_options(parser: argparse.ArgumentParser) -> None:

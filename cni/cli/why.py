@@ -41,8 +41,16 @@ def as_text(answer: answers.Reachability) -> str:
         else:
             lines.append("     no rule of the fence applies")
         lines += [f"     note: {note}" for note in path.notes]
+        if len(path.endpoints) > 1:
+            lines += [_of_end(end) for end in path.endpoints]
     lines += [f"warning: {warning}" for warning in answer.warnings]
     return "\n".join(lines) + "\n"
+
+
+def _of_end(end: answers.TranslatedEnd) -> str:
+    where = f"{end.address} port {end.port}" if end.port else end.address
+    rule = f', rule "{end.rule.name}"' if end.rule else ""
+    return f"     {'yes' if end.allowed else 'NO '}  {where} ({end.label}): {end.reason}{rule}"
 
 
 def _answer(path: answers.Path) -> str:

@@ -34,6 +34,11 @@ def unanswered(versions: Iterable[int], nft: Nft) -> str:
     return describe(passed, translators(nft.list_base_chains(), legacy, virtual))
 
 
+def tracks_bridged() -> frozenset[int]:
+    """The IP versions of which connection tracking sees bridged packets."""
+    return frozenset(version for version, key in _SETTINGS.items() if sysctl.read(key) == "1")
+
+
 def unanswered_now(versions: Iterable[int]) -> str:
     """`unanswered`, by an own context; empty if nftables cannot be read."""
     with contextlib.suppress(FenceFailed, OSError), contextlib.closing(Nft()) as nft:

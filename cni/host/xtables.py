@@ -27,12 +27,12 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def present(version: int) -> bool:
     """Whether iptables-legacy's filter table exists, for IP version 4 or 6."""
-    return _exists(version, "filter")
+    return exists(version, "filter")
 
 
 def has_chain(version: int, table: str, chain: str) -> bool:
     """Whether a table of iptables-legacy has a chain that a program added. False if it cannot be read."""
-    if not _exists(version, table):
+    if not exists(version, table):
         return False
     try:
         _, entries = _read(version, table)
@@ -41,7 +41,8 @@ def has_chain(version: int, table: str, chain: str) -> bool:
     return b"\0" + chain.encode() + b"\0" in entries  # the name in the entry at the chain's head
 
 
-def _exists(version: int, table: str) -> bool:
+def exists(version: int, table: str) -> bool:
+    """Whether iptables-legacy has a table, for IP version 4 or 6."""
     try:
         return table in _LISTS[version].read_text().split()
     except OSError:

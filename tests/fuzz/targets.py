@@ -9,6 +9,7 @@ An input is text that can be written by hand: its parts are separated by a line 
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from cni.daemon.mesh import joined_peers
 from cni.daemon.model import keys
 from cni.daemon.model.endpoints import split_endpoint
 from cni.errors import CniError
-from cni.host import addressing, hostports, links, netlink, wg_uapi
+from cni.host import addressing, links, nat_iptables, nat_rules, netlink, wg_uapi
 from cni.netconf.request import read_request
 from cni.netconf.types import DNS
 from cni.overlay import wire
@@ -300,7 +301,9 @@ def _plausible(kind: int, attribute: int, value: bytes, size: int) -> bytes:
 
 def nat_listing(data: bytes) -> None:
     """The host's translations, which other programs wrote: iptables' lines."""
-    hostports.from_iptables(data.decode(errors="replace"))
+    with contextlib.suppress(ValueError, LookupError):  # as the reader does
+        bases = nat_iptables.bases(data.decode(errors="replace").splitlines(), 4, "nat", "iptables")
+        nat_rules.translate(bases, nat_rules.Packet("10.200.5.2", "10.96.0.1", "tcp", 80), False)
 
 
 def peer_endpoint(data: bytes) -> None:

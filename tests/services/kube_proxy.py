@@ -45,14 +45,14 @@ class KubeProxy:
             )
 
     def rules(self) -> str:
-        """All that translates, of both families, as the tools list it."""
+        """All rules of kube-proxy's, of both families, as the tools list them."""
         at_home = ("ip", "netns", "exec", self._node.name)
         if self._mode == "nftables":
             tables = run(*at_home, "nft", "list", "tables")
             known = [words.split()[1] for words in tables.splitlines() if words.endswith(" kube-proxy")]
             return "\n".join(run(*at_home, "nft", "list", "table", family, "kube-proxy") for family in known)
         kind = self._mode.partition("-")[2]
-        return "\n".join(run(*at_home, f"{tool}-{kind}-save", "-t", "nat") for tool in ("iptables", "ip6tables"))
+        return "\n".join(run(*at_home, f"{tool}-{kind}-save") for tool in ("iptables", "ip6tables"))
 
     def wait(self, *words: str) -> None:
         """Until its rules have all these words: each a virtual address, or an endpoint's."""

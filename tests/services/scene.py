@@ -11,7 +11,7 @@ from tests.mesh.fleet import Container, Node, arrives, run
 from .fake_api import FakeApi
 from .kube_proxy import KubeProxy, name_of
 from .listeners import Listeners
-from .objects import Service, publish
+from .objects import TARGET, Service, publish
 
 UNDERLAY6 = "2001:db8:51::"
 OUTSIDE4, OUTSIDE6 = "198.51.100.254", f"{UNDERLAY6}254"
@@ -65,8 +65,11 @@ class Scene:
                 self.add(f"{network}-{name}", node, "db" if name == "db" else "web", network)
         self._publish()
         self.proxies = [KubeProxy(node, self.api, self.mode) for node in self.nodes]
+        ends = [
+            text for c in self.containers.values() for text in (f"{c.address}:{TARGET}", f"[{c.address6}]:{TARGET}")
+        ]
         for proxy in self.proxies:
-            proxy.wait(*(service.address(six) for service in self.services.values() for six in (False, True)))
+            proxy.wait(*ends, *(s.address(six) for s in self.services.values() for six in (False, True)))
         for network in NETWORKS:
             arrives(self.containers[f"{network}-web"], self.containers[f"{network}-far"])
 

@@ -16,14 +16,24 @@ from cni.daemon.fence.explain.endpoints import (
     EndpointKind,
     FenceView,
     GuestEndpoint,
-    HostPort,
     TunnelRoute,
 )
 from cni.daemon.fence.explain.operands import resolve
+from cni.daemon.fence.explain.translated import PortSpec
 from cni.daemon.fence.model import FenceBridge, FenceEdge, FenceNode, FencePort, RemoteMember, link_local
-from cni.host import hostports
+from cni.host.nat_rules import Base, Match, NatRule, Target
 
 WEB, DB = "zl-z-0-web-b", "zl-z-0-db-b"
+
+
+def host_port(number, address, port, host_address=""):
+    """What portmap writes for a port of the host's: for every address of the host, or for one."""
+    at = Match("dst", (host_address,)) if host_address else Match("daddr-type", ("local",))
+    rule = NatRule(
+        (at, Match("proto", ("tcp",)), Match("dport", (str(number),))), "translate", target=Target(address, port)
+    )
+    version = 6 if ":" in address else 4
+    return tuple(Base(hook, True, -100, (version,), "c", {"c": (rule,)}) for hook in ("prerouting", "output"))
 
 
 def guest(name, bridge, place, network, pod=""):
@@ -68,7 +78,8 @@ VIEW = FenceView(
         ("eth0", "2001:db8::1/64"),
     ),
     leases={"10.200.5.40": "leased to x, and no container's"},
-    published=(HostPort("tcp", 8080, "10.200.5.2", 80), HostPort("tcp", 9090, "10.200.5.7", 90, "192.0.2.1")),
+    translating=(*host_port(8080, "10.200.5.2", 80), *host_port(9090, "10.200.5.7", 90, "192.0.2.1")),
+    tracks_bridged=frozenset({4, 6}),
 )
 
 
@@ -266,7 +277,7 @@ def test_every_rule_that_is_named_exists(view, cases, least):
     for src in words:
         for dst in words:
             for a, b in why.pairs(resolve(view, src), resolve(view, dst)):
-                for service in (None, why.PortSpec(8080), why.PortSpec(9090), why.PortSpec(4789, "udp")):
+                for service in (None, PortSpec(8080), PortSpec(9090), PortSpec(4789, "udp")):
                     verdict = why.decide(view, a, b, service)
                     assert verdict.reason
                     if verdict.spot:
@@ -302,16 +313,16 @@ def test_tunnel_ports_are_those_of_the_rule():
     assert len(rules) == 2
     for rule in rules:
         assert {int(n) for n in re.findall(r"\d+", rule.match)} == why.TUNNEL_PORTS
-    assert ask("red-a", "node", why.PortSpec(4789, "udp")) == (False, "tunnel to the node")
+    assert ask("red-a", "node", PortSpec(4789, "udp")) == (False, "tunnel to the node")
     for src in ("vm-red", "runner"):
-        assert ask(src, "node", why.PortSpec(4789, "udp"), FAR) == (False, "tunnel to the node, from elsewhere")
-        assert ask(src, "node", why.PortSpec(4789), FAR) == (True, "node address, from elsewhere")
-    assert ask("vm", "node", why.PortSpec(4789, "udp"), FAR) == (True, None)
+        assert ask(src, "node", PortSpec(4789, "udp"), FAR) == (False, "tunnel to the node, from elsewhere")
+        assert ask(src, "node", PortSpec(4789), FAR) == (True, "node address, from elsewhere")
+    assert ask("vm", "node", PortSpec(4789, "udp"), FAR) == (True, None)
 
 
 @pytest.mark.parametrize(
     ("service", "may"),
-    [(why.PortSpec(4789, "udp"), False), (why.PortSpec(4789), True), (why.PortSpec(53, "udp"), True)],
+    [(PortSpec(4789, "udp"), False), (PortSpec(4789), True), (PortSpec(53, "udp"), True)],
 )
 def test_no_tunnel_from_a_network_into_the_node(service, may):
     assert ask("red-a", "node", service)[0] is may
@@ -335,7 +346,7 @@ PUBLISHED = [
 
 @pytest.mark.parametrize(("src", "dst", "port", "may", "rule"), PUBLISHED)
 def test_published_ports(src, dst, port, may, rule):
-    assert ask(src, dst, why.PortSpec(port)) == (may, rule)
+    assert ask(src, dst, PortSpec(port)) == (may, rule)
 
 
 @pytest.mark.parametrize(
@@ -347,8 +358,8 @@ def test_published_ports(src, dst, port, may, rule):
     ],
 )
 def test_a_node_port_leads_to_another_node(address, allowed, rule):
-    view = replace(FAR, published=(HostPort("tcp", 31080, address, 80),))
-    found = why.decide(view, view.place_of("198.51.100.7"), view.place_of("192.0.2.1"), why.PortSpec(31080))
+    view = replace(FAR, translating=host_port(31080, address, 80))
+    found = why.decide(view, view.place_of("198.51.100.7"), view.place_of("192.0.2.1"), PortSpec(31080))
     assert (found.allowed, found.spot and found.spot.name) == (allowed, rule)
     chains = {chain.name: chain.rule_names() for chain in view.desired.chains()}
     assert found.spot is None or rule in chains[found.spot.chain]
@@ -356,49 +367,8 @@ def test_a_node_port_leads_to_another_node(address, allowed, rule):
 
 def test_a_published_port_is_noted():
     ((a, b),) = why.pairs(resolve(VIEW, "203.0.113.9"), resolve(VIEW, "192.0.2.1"))
-    assert "10.200.5.2 port 80" in why.decide(VIEW, a, b, why.PortSpec(8080)).notes[0]
-    assert why.decide(VIEW, a, b, why.PortSpec(8080, "udp")).spot is None
-
-
-# portmap 1.1 and its nftables backend, as they write it
-SAVED = """
--P PREROUTING ACCEPT
--N CNI-DN-86b8c0f4a8ad0d1d2b1a0
--A PREROUTING -m addrtype --dst-type LOCAL -j CNI-HOSTPORT-DNAT
--A CNI-DN-86b8c0f4a8ad0d1d2b1a0 -s 10.200.5.0/26 -p tcp -m tcp --dport 8080 -j CNI-HOSTPORT-SETMARK
--A CNI-DN-86b8c0f4a8ad0d1d2b1a0 -p tcp -m tcp --dport 8080 -j DNAT --to-destination 10.200.5.2:80
--A CNI-DN-86b8c0f4a8ad0d1d2b1a0 -d 192.0.2.1/32 -p udp -m udp --dport 53 -j DNAT --to-destination 10.200.5.2:5353
--A CNI-DN-86b8c0f4a8ad0d1d2b1a0 -p tcp -m tcp --dport 443 -j DNAT --to-destination [fd00:200::2]:8443
--A OTHER -p tcp -j DNAT --to-destination 10.0.0.1
--A OTHER -j DNAT
-"""
-
-
-def test_published_ports_are_read_from_iptables():
-    assert hostports.from_iptables(SAVED) == [
-        hostports.Forwarded("tcp", "", 8080, "10.200.5.2", 80),
-        hostports.Forwarded("udp", "192.0.2.1", 53, "10.200.5.2", 5353),
-        hostports.Forwarded("tcp", "", 443, "fd00:200::2", 8443),
-    ]
-
-
-def test_published_ports_are_read_from_nftables():
-    def match(protocol, field, right):
-        return {"match": {"op": "==", "left": {"payload": {"protocol": protocol, "field": field}}, "right": right}}
-
-    to = {"dnat": {"family": "ip", "addr": "10.200.5.2", "port": 80}}
-    rules = [
-        [match("tcp", "dport", 8080), to],
-        [match("ip", "daddr", "192.0.2.1"), match("udp", "dport", 53), to],
-        [match("tcp", "dport", {"set": [1, 2]}), to],
-        [{"counter": {}}],
-    ]
-    listing = {"nftables": [{"table": {}}, *({"rule": {"expr": each}} for each in rules)]}
-    assert hostports.from_nft(listing) == [
-        hostports.Forwarded("tcp", "", 8080, "10.200.5.2", 80),
-        hostports.Forwarded("udp", "192.0.2.1", 53, "10.200.5.2", 80),
-    ]
-    assert hostports.from_nft(None) == []
+    assert "10.200.5.2 port 80" in why.decide(VIEW, a, b, PortSpec(8080)).notes[0]
+    assert why.decide(VIEW, a, b, PortSpec(8080, "udp")).spot is None
 
 
 # --- words --------------------------------------------------------------------------------------------------------
@@ -479,24 +449,24 @@ def with_service(*servers, **more):
     ],
 )
 def test_a_service_of_ipvs_is_judged_by_who_asks(src, server, said):
-    assert ask(src, OWN, why.PortSpec(53, "udp"), with_service((server, True))) == said
+    assert ask(src, OWN, PortSpec(53, "udp"), with_service((server, True))) == said
 
 
 def test_of_several_real_servers_one_that_may_be_reached_is_enough():
     view = with_service(("10.200.5.5", True), ("10.200.6.4", True))
-    assert ask("red-a", OWN, why.PortSpec(53, "udp"), view) == (True, "same network")
-    assert ask("red-a", OWN, why.PortSpec(54, "udp"), view) == (False, "host address")
-    assert ask("red-a", OWN, why.PortSpec(53, "tcp"), view) == (False, "host address")
+    assert ask("red-a", OWN, PortSpec(53, "udp"), view) == (True, "same network")
+    assert ask("red-a", OWN, PortSpec(54, "udp"), view) == (False, "host address")
+    assert ask("red-a", OWN, PortSpec(53, "tcp"), view) == (False, "host address")
 
 
 def test_a_packet_that_keeps_the_virtual_address_reaches_no_container():
     name = "handed on to a container by an address of others"
-    assert ask("red-a", OWN, why.PortSpec(53, "udp"), with_service(("10.200.6.4", False))) == (False, name)
+    assert ask("red-a", OWN, PortSpec(53, "udp"), with_service(("10.200.6.4", False))) == (False, name)
 
 
 def test_a_service_of_ipvs_leaves_by_a_tunnel_as_well():
     view = with_service(("10.200.40.2", True), ways={"10.200.40.2": "eth0"})
-    assert ask("red-a", OWN, why.PortSpec(53, "udp"), view) == (False, "overlay without a tunnel")
+    assert ask("red-a", OWN, PortSpec(53, "udp"), view) == (False, "overlay without a tunnel")
 
 
 @pytest.mark.parametrize(
@@ -506,7 +476,7 @@ def test_a_service_of_ipvs_leaves_by_a_tunnel_as_well():
         ("10.200.77.9", "10.200.5.7", None, False, "connected network to a member"),
         ("10.200.77.9", "10.200.5.2", None, False, "connected network to a member"),
         ("10.200.77.9", "198.51.100.7", None, True, None),
-        ("10.200.77.9", "192.0.2.1", why.PortSpec(8080), True, "published port, from a connected network"),
+        ("10.200.77.9", "192.0.2.1", PortSpec(8080), True, "published port, from a connected network"),
         ("10.200.0.1", "10.200.77.9", None, True, None),
         ("10.200.5.2", "10.200.77.9", None, False, "between networks"),
         ("10.200.78.9", "192.0.2.1", None, False, "overlay IPv4 source from elsewhere"),
@@ -514,8 +484,7 @@ def test_a_service_of_ipvs_leaves_by_a_tunnel_as_well():
 )
 def test_a_network_of_the_hosts_own_in_the_range(src, dst, service, allowed, rule):
     node = replace(VIEW.desired.node, connected=("10.200.77.0/24",))
-    port = HostPort("tcp", 8080, "10.200.5.2", 80)
-    view = replace(VIEW, desired=replace(VIEW.desired, node=node), published=(port,))
+    view = replace(VIEW, desired=replace(VIEW.desired, node=node), translating=host_port(8080, "10.200.5.2", 80))
     found = why.decide(view, view.place_of(src), view.place_of(dst), service)
     assert (found.allowed, found.spot and found.spot.name) == (allowed, rule)
     if rule:

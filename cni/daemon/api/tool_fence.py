@@ -14,15 +14,16 @@ from cni.daemon.api.tool_context import ToolContext
 from cni.daemon.fence import compare
 from cni.daemon.fence.controller import bridges, port_of
 from cni.daemon.fence.explain import endpoints, operands, why
-from cni.daemon.fence.explain.verdict import Verdict
+from cni.daemon.fence.explain.translated import Flow, PortSpec
+from cni.daemon.fence.explain.verdict import Translated, Verdict
 from cni.daemon.fence.model import TABLE, chain_of
 from cni.daemon.fence.ruleset import FAMILIES
 from cni.daemon.model.records import Attachment
 from cni.daemon.reconcile.node import is_our_bridge, is_our_port
 from cni.errors import FenceFailed, InvalidConfig
-from cni.host import hostports as published
-from cni.host import ipvs
+from cni.host import ipvs, nat_reader, services
 from cni.host.links import Link
+from cni.host.nat_rules import Base
 from cni.host.nft import Nft
 
 Drops = Mapping[tuple[str, str, str], tuple[int, int]]
@@ -133,13 +134,14 @@ def drops_by_network(context: ToolContext) -> dict[tuple[str, str], tuple[int, i
 def may_reach(context: ToolContext, env: Mapping[str, str]) -> answers.Reachability:
     """Whether SRC may open a flow to DST, and which rule decides. Raises InvalidConfig if SRC or DST is unknown or
     ambiguous."""
-    view = view_of(context)
+    rules, unread = _translating()
+    view = view_of(context, rules)
     port = _service_of(env.get(plugin_protocol.PORT, ""))
     try:
         sources = operands.resolve(view, env.get(plugin_protocol.SRC, ""))
         destinations = operands.resolve(view, env.get(plugin_protocol.DST, ""))
         pairs = why.pairs(sources, destinations)
-        view = replace(view, ways=_ways(context, [dst for _, dst in pairs], (*view.published, *view.balanced)))
+        view = replace(view, ways=_ways(context, view, pairs, port))
         paths = [(src, dst, why.decide(view, src, dst, port)) for src, dst in pairs]
     except endpoints.Ambiguous as error:
         raise InvalidConfig(str(error)) from error
@@ -151,43 +153,70 @@ def may_reach(context: ToolContext, env: Mapping[str, str]) -> answers.Reachabil
         port=answers.Port(number=port.number, protocol=port.protocol) if port else None,
         allowed=all(verdict.allowed for _, _, verdict in paths),
         paths=[_path(*path) for path in paths],
-        warnings=[*_warnings(context, [verdict for _, _, verdict in paths]), *_silent_ends(context, paths)],
+        warnings=[
+            *(f"the rules of {table} could not be read, so what they translate is not followed" for table in unread),
+            *_warnings(context, [verdict for _, _, verdict in paths]),
+            *_silent_ends(context, paths),
+        ],
     )
 
 
 def _ways(
-    context: ToolContext, asked: Iterable[endpoints.Endpoint], published: Iterable[endpoints.HostPort]
+    context: ToolContext,
+    view: endpoints.FenceView,
+    pairs: Iterable[tuple[endpoints.Endpoint, endpoints.Endpoint]],
+    port: PortSpec | None,
 ) -> dict[str, str]:
     """The device through which packets leave, by destination address: for endpoints that are not on this node, and for
-    the targets of published ports."""
-    far = {endpoint.address for endpoint in asked if endpoint.is_far or endpoint.kind is endpoints.EndpointKind.UNKNOWN}
-    targets = far | {port.address for port in published}
-    return {address: context.kernel.way_out(ip_address(address)) for address in targets}
+    those to which the node translates."""
+    addresses = {server.address for server in view.balanced}
+    for src, dst in pairs:
+        if dst.is_far or dst.kind is endpoints.EndpointKind.UNKNOWN:
+            addresses.add(dst.address)
+        addresses |= {target.address for target in Flow(view, src, dst, port).way().targets if target.address}
+    return {address: context.kernel.way_out(ip_address(address)) for address in addresses}
 
 
-def _service_of(text: str) -> why.PortSpec | None:
-    """The port of a text PORT, PORT/tcp or PORT/udp; None for "". Raises InvalidConfig."""
+def _service_of(text: str) -> PortSpec | None:
+    """The port of a text PORT, or PORT/PROTOCOL; None for "". Raises InvalidConfig."""
     if not text:
         return None
     number, _, protocol = text.partition("/")
     protocol = protocol or "tcp"
-    if not (number.isdecimal() and 1 <= int(number) <= 65535 and protocol in ("tcp", "udp")):
-        raise InvalidConfig(f"{text!r} is no port: give a number from 1 to 65535, and /udp after it if it is not TCP")
-    return why.PortSpec(int(number), protocol)
+    if not (number.isdecimal() and 1 <= int(number) <= 65535 and protocol in ("tcp", "udp", "sctp")):
+        said = "give a number from 1 to 65535, and /udp or /sctp after it if it is not TCP"
+        raise InvalidConfig(f"{text!r} is no port: {said}")
+    return PortSpec(int(number), protocol)
 
 
 def _path(src: endpoints.Endpoint, dst: endpoints.Endpoint, verdict: Verdict) -> answers.Path:
-    rule = verdict.spot
     return answers.Path(
         family=src.version or dst.version,
         source=_endpoint(src),
         to=_endpoint(dst),
         allowed=verdict.allowed,
         certain=verdict.certain,
-        rule=answers.Rule(name=rule.name, family=rule.family, chain=rule.chain) if rule else None,
+        rule=_rule(verdict),
         reason=verdict.reason,
         notes=list(verdict.notes),
+        endpoints=[_translated_end(end) for end in verdict.translated],
     )
+
+
+def _translated_end(end: Translated) -> answers.TranslatedEnd:
+    return answers.TranslatedEnd(
+        address=end.address,
+        port=end.port or None,
+        label=end.label,
+        allowed=end.verdict.allowed,
+        rule=_rule(end.verdict),
+        reason=end.verdict.reason,
+    )
+
+
+def _rule(verdict: Verdict) -> answers.Rule | None:
+    rule = verdict.spot
+    return answers.Rule(name=rule.name, family=rule.family, chain=rule.chain) if rule else None
 
 
 def _endpoint(endpoint: endpoints.Endpoint) -> answers.Endpoint:
@@ -221,8 +250,9 @@ def _silent_ends(
     return [f"{address} is behind the peer {peer}, which does not answer" for address, peer in silent if peer]
 
 
-def view_of(context: ToolContext) -> endpoints.FenceView:
-    """The node's present state as values, for the resolver of endpoints and `why`."""
+def view_of(context: ToolContext, translating: tuple[Base, ...] = ()) -> endpoints.FenceView:
+    """The node's present state as values, for the resolver of endpoints and `why`. `translating`: the rules of other
+    programs."""
     names = {link.index: link.name for link in context.kernel.all_links()}
     host = context.kernel.all_addresses()
     return endpoints.FenceView(
@@ -241,7 +271,8 @@ def view_of(context: ToolContext) -> endpoints.FenceView:
             lease.address: f"leased{' to ' + lease.owner if lease.owner else ''}, and no container's"
             for lease in context.state.leases.values()
         },
-        published=_published(),
+        translating=translating,
+        tracks_bridged=services.tracks_bridged(),
         balanced=tuple(
             endpoints.Balanced(s.protocol, s.virtual_port, s.address, s.port, s.virtual, s.translated)
             for s in ipvs.real_servers()
@@ -251,16 +282,13 @@ def view_of(context: ToolContext) -> endpoints.FenceView:
     )
 
 
-def _published() -> tuple[endpoints.HostPort, ...]:
-    ports = [port for text in published.iptables_rules() for port in published.from_iptables(text)]
+def _translating() -> tuple[tuple[Base, ...], tuple[str, ...]]:
+    """The rules of other programs that translate, and the tables that could not be read."""
     try:
         with _nft() as nft:
-            ports += published.from_nft(nft.list_table("inet", published.TABLE))
+            return nat_reader.read(nft, TABLE)
     except FenceFailed:
-        pass
-    return tuple(
-        endpoints.HostPort(port.protocol, port.host_port, port.address, port.port, port.host_address) for port in ports
-    )
+        return (), ("nftables",)
 
 
 # --- gc -------------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 
 from cni.daemon.fence.desired import DesiredState
 from cni.daemon.fence.model import FencePort, link_local
+from cni.host.nat_rules import Base
 
 NODE, OUTSIDE = "node", "outside"
 """The arguments that stand for the node address, and for any address outside the overlay."""
@@ -95,22 +96,16 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class HostPort:
-    """A port of the host's that leads into a container. `host_address` is empty for every address of the host."""
+class Balanced:
+    """A real server of an IPVS service at a port of the host's. `translated`: the packet arrives with the real server's
+    address; else the virtual address stays in it, or is inside a tunnel packet.
+    """
 
     protocol: str
     host_port: int
     address: str
     port: int
-    host_address: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Balanced(HostPort):
-    """A real server of an IPVS service at a port of the host's. `translated`: the packet arrives with the real server's
-    address; else the virtual address stays in it, or is inside a tunnel packet.
-    """
-
+    host_address: str
     translated: bool = True
 
 
@@ -132,6 +127,8 @@ class TunnelRoute:
 @dataclass(frozen=True, slots=True)
 class FenceView:
     """What the node knows. `node_name`: the host's name. `host`: pairs of link and the link's own address with prefix.
+    `translating`: the rules of other programs that translate destinations or drop what is forwarded. `tracks_bridged`:
+    the IP versions of which connection tracking sees bridged packets (bridge-nf-call).
     `ways`: by address, the device by which a packet to it leaves now, empty for none; only for the addresses that were
     looked up.
     """
@@ -140,7 +137,8 @@ class FenceView:
     guests: tuple[GuestEndpoint, ...] = ()
     host: tuple[tuple[str, str], ...] = ()
     leases: Mapping[str, str] | None = None
-    published: tuple[HostPort, ...] = ()
+    translating: tuple[Base, ...] = ()
+    tracks_bridged: frozenset[int] = frozenset()
     behind: tuple[TunnelRoute, ...] = ()
     ways: Mapping[str, str] = field(default_factory=dict)
     balanced: tuple[Balanced, ...] = ()

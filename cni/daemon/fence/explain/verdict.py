@@ -20,13 +20,25 @@ class RuleRef:
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """Whether a flow may be opened. `spot` is the rule that decided, None where no rule of the fence did.
-    `certain`: the answer does not depend on another node's fence whose networks this node is not told."""
+    `certain`: the answer does not depend on another node's fence whose networks this node is not told. `translated`:
+    the endpoints, if the node translates the destination."""
 
     allowed: bool
     spot: RuleRef | None
     reason: str
     notes: tuple[str, ...] = ()
     certain: bool = True
+    translated: tuple[Translated, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Translated:
+    """One endpoint to which the node may translate the destination, and the verdict on it. Port 0: that of the flow."""
+
+    address: str
+    port: int
+    label: str
+    verdict: Verdict
 
 
 def describe(network: str | None) -> str:

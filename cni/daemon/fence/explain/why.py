@@ -7,12 +7,13 @@ where the walk ends. tests/kernel/test_tool.py compares it with real packets and
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import ip_address, ip_interface
 
 from cni.daemon.fence.desired import DesiredState
-from cni.daemon.fence.explain import connected, handed_on, remote, way_out
+from cni.daemon.fence.explain import connected, handed_on, remote, translated, way_out
 from cni.daemon.fence.explain.endpoints import Endpoint, EndpointKind, FenceView, GuestEndpoint
+from cni.daemon.fence.explain.translated import Flow, PortSpec
 from cni.daemon.fence.explain.verdict import HOST_FIREWALL, RuleRef, Verdict, describe, named
 from cni.daemon.fence.model import chain_of
 
@@ -20,21 +21,19 @@ from cni.daemon.fence.model import chain_of
 TUNNEL_PORTS = frozenset({1701, 2152, 2268, 4754, 4789, 4790, 5555, 6080, 6081, 6118, 6635, 8472})
 
 
-@dataclass(frozen=True, slots=True)
-class PortSpec:
-    """The destination port: its number, 1 to 65535, and its protocol, tcp or udp."""
-
-    number: int
-    protocol: str = "tcp"
-
-    def __str__(self) -> str:
-        return f"{self.number}/{self.protocol}"
-
-
 def decide(view: FenceView, src: Endpoint, dst: Endpoint, service: PortSpec | None = None) -> Verdict:
     """The verdict on the first packet of a flow from `src` to `dst`, which have the same IP version."""
+    flow = Flow(view, src, dst, service)
+    if (way := flow.way()).targets:
+        return translated.decide(flow, way, _untranslated, _from_outside_by_port)
+    refused = flow.refusal()
+    return refused if refused is not None else _untranslated(view, src, dst, service)
+
+
+def _untranslated(view: FenceView, src: Endpoint, dst: Endpoint, service: PortSpec | None = None) -> Verdict:
+    """The verdict on a packet with its final destination, unless IPVS takes it."""
     if service is not None and (servers := handed_on.servers(view, dst, service.number, service.protocol)):
-        return handed_on.decide(view, src, dst, servers, decide)
+        return handed_on.decide(view, src, dst, servers, _untranslated)
     verdict = way_out.by_its_way(view, src, dst, _decide(view, src, dst, service))
     if src.certain and dst.certain:
         return verdict
@@ -43,8 +42,6 @@ def decide(view: FenceView, src: Endpoint, dst: Endpoint, service: PortSpec | No
 
 
 def _decide(view: FenceView, src: Endpoint, dst: Endpoint, service: PortSpec | None) -> Verdict:
-    if published := _published(view, dst, service):
-        return _translated(view, src, *published)
     match src.kind:
         case EndpointKind.CONTAINER:
             return _from_container(view, src, dst, service)
@@ -63,32 +60,6 @@ def _from_unknown(view: FenceView, src: Endpoint, dst: Endpoint) -> Verdict:
         return connected.from_connected(view, src, dst, translated=False)
     spot = RuleRef("inet", "prerouting", f"overlay IPv{src.version} source from elsewhere")
     return Verdict(False, spot, f"{src.address} is unknown to this node, so the fence drops packets from it")
-
-
-# --- published ports ----------------------------------------------------------------------------------------------
-
-
-def _published(view: FenceView, dst: Endpoint, service: PortSpec | None) -> tuple[Endpoint, str] | None:
-    """The endpoint that a published port of the host's leads to, and a note about it; None if the port is not
-    published.
-    """
-    if dst.kind is not EndpointKind.HOST or service is None:
-        return None
-    for port in view.published:
-        hit = (port.host_port, port.protocol) == (service.number, service.protocol)
-        if hit and port.host_address in ("", dst.address) and ip_address(port.address).version == dst.version:
-            note = f"port {service} is published: it is translated to {port.address} port {port.port} on the way in"
-            return view.place_of(port.address), note
-    return None
-
-
-def _translated(view: FenceView, src: Endpoint, dst: Endpoint, note: str) -> Verdict:
-    """DNAT comes before the fence's decision on forwarding, so the verdict is on the container."""
-    if connected.is_connected(view, src):
-        verdict = connected.from_connected(view, src, dst, translated=True)
-    else:
-        verdict = _from_outside(dst, translated=True) if src.kind is EndpointKind.OUTSIDE else decide(view, src, dst)
-    return replace(verdict, notes=(note, *verdict.notes))
 
 
 # --- from a container -----------------------------------------------------------------------------------------------
@@ -182,6 +153,11 @@ def _from_host(view: FenceView, dst: Endpoint) -> Verdict:
             return Verdict(True, None, "source and destination are the node itself")
         case _:
             return Verdict(True, None, "the fence does not filter what the node itself sends there")
+
+
+def _from_outside_by_port(view: FenceView, src: Endpoint, dst: Endpoint, _service: PortSpec | None) -> Verdict:
+    """From outside, to an endpoint to which the node has translated a published port."""
+    return way_out.by_its_way(view, src, dst, _from_outside(dst, translated=True))
 
 
 def _from_outside(dst: Endpoint, translated: bool) -> Verdict:
