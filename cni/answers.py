@@ -73,6 +73,17 @@ class Calls(Answer, frozen=True, kw_only=True):
     python: int
 
 
+class Dns(Answer, frozen=True, kw_only=True):
+    """The node's DNS server: the addresses at which it answers, the overlay's zone, how many have names, and what was
+    counted since the daemon's start, by name."""
+
+    served: list[str]
+    zone: str
+    named: int
+    counts: dict[str, int]
+    forwarding: dict[str, int]
+
+
 class Status(Answer, frozen=True, kw_only=True):
     """The summary of the node. `problem_details` is None from a daemon that is older than the codes."""
 
@@ -89,6 +100,7 @@ class Status(Answer, frozen=True, kw_only=True):
     attachments: int
     unfinished: int
     calls: Calls | None = None
+    dns: Dns | None = None
     problems: list[str]
     problem_details: list[ProblemDetail] | None = None
     notes: list[str] = []
@@ -124,6 +136,7 @@ class Attachment(Answer, frozen=True, kw_only=True):
     pid: int | None
     pod: str
     created_unix: float
+    names: list[str] = []
 
 
 class DeadAttachment(Answer, frozen=True, kw_only=True):
@@ -160,6 +173,7 @@ class Member(Answer, frozen=True, kw_only=True):
     host_interface: str
     pod: str
     state: str
+    names: list[str] = []
 
 
 class Counts(Answer, frozen=True, kw_only=True):
@@ -292,6 +306,30 @@ class Reachability(Answer, frozen=True, kw_only=True):
     allowed: bool
     paths: list[Path]
     warnings: list[str]
+
+
+# --- resolve --------------------------------------------------------------------------------------------------------
+
+
+class Withheld(Answer, frozen=True, kw_only=True):
+    """An address that has the name, and that the asker may not reach."""
+
+    address: str
+    of: str
+    rule: Rule | None
+    reason: str
+
+
+class Resolution(Answer, frozen=True, kw_only=True):
+    """What the node's DNS server answers to an asker about a name."""
+
+    name: str
+    asker: str
+    code: str
+    ttl: int | None
+    addresses: list[str]
+    names: list[str]
+    withheld: list[Withheld]
 
 
 # --- peers, graph ---------------------------------------------------------------------------------------------------

@@ -56,6 +56,16 @@ _KINDS = (
         "Accept the overlay's range in FORWARD, or repair the iptables command named in the text.",
     ),
     ProblemKind(
+        "dns-not-served",
+        "node",
+        "error",
+        "The node's DNS server does not answer at an address of the node, and no result names that address. The text"
+        " has the reason: mostly another server has the port, on every address of the host (dnsmasq, named, a pod with"
+        " the host's network).",
+        "Bind the other server to its own addresses (dnsmasq: `bind-interfaces` or `listen-address`; named:"
+        " `listen-on`), or turn the node's server off: `dns: {serve: false}`.",
+    ),
+    ProblemKind(
         "forward-denied-nftables",
         "node",
         "error",

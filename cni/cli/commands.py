@@ -35,6 +35,12 @@ def _why(options: argparse.Namespace) -> int:
     return why.run(options.run_dir, options.src, options.dst, options.port, options.json)
 
 
+def _resolve(options: argparse.Namespace) -> int:
+    from cni.cli import resolve
+
+    return resolve.run(options.run_dir, options.name, options.asker, options.json)
+
+
 def _drops(options: argparse.Namespace) -> int:
     from cni.cli import drops
 
@@ -118,6 +124,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "attachments": _attachments,
     "networks": _networks,
     "why": _why,
+    "resolve": _resolve,
     "drops": _drops,
     "doctor": _doctor,
     "gc": _gc,

@@ -72,6 +72,7 @@ def parser() -> argparse.ArgumentParser:
         ("networks", "isolation networks: their members, and the packets that the fence has dropped"),
         ("why", "whether SRC may open a flow to DST, and which rule of the fence decides"),
         ("drops", "the packets that the fence drops, as they come: source, destination, rule"),
+        ("resolve", "what the node's DNS server answers about NAME, and what it withholds by which rule"),
         ("doctor", "check the node (kernel, firewalls, routes, runtime, files, daemon) and name remedies"),
         ("gc", "release attachments whose interface is gone, now"),
         ("peers", "the WireGuard peers: endpoint, handshake, traffic, path MTU, direct or not"),
@@ -126,6 +127,12 @@ def _why_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("port", metavar="PORT[/tcp|udp|sctp]", nargs="?", default="", help="at DST; default: tcp")
 
 
+def _resolve_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="a name, with or without the zone, or a reverse name")
+    who = "who asks: as SRC of `why`; default: the node"
+    parser.add_argument("--from", metavar="CONTAINER", dest="asker", default="", help=who)
+
+
 def _doctor_options(parser: argparse.ArgumentParser) -> None:
     place = f"where it is: by containerd's configuration, or {defaults.BIN_DIR}"
     for option, default, text in (
@@ -167,6 +174,7 @@ def _graph_options(parser: argparse.ArgumentParser) -> None:
 _OPTIONS = {
     "why": _why_options,
     "drops": _drops_options,
+    "resolve": _resolve_options,
     "doctor": _doctor_options,
     "gc": _gc_options,
     "peer": _peer_options,

@@ -18,12 +18,16 @@ from cni.daemon.api.plugin_calls import PluginCalls
 from cni.daemon.api.tool_context import ToolContext
 from cni.daemon.call_times import CallTimes
 from cni.daemon.cluster.departed_nodes import DepartedNodes
+from cni.daemon.dns.service import DnsService
 from cni.daemon.events import (
     AttachmentCollected,
     AttachmentGone,
+    AttachmentLeaves,
     AttachmentLive,
     CallFailed,
     Events,
+    GuestsChanged,
+    NamesRegistered,
     NodeFactsChanged,
     PathsMeasured,
     PeerChanged,
@@ -41,6 +45,7 @@ from cni.daemon.metrics.reading import Reader
 from cni.daemon.parts import (
     build_base,
     build_cluster,
+    build_dns,
     build_forwarder,
     build_mesh,
     build_netcheck,
@@ -109,8 +114,9 @@ def build(
     base = build_base(settings, store, kernel, crew, presence.alone)
     board, events, state = base.board, base.events, base.state
     store_parts = build_store_access(base, settings.cluster) if settings.cluster is not None else None
-    node = build_node(base, store_parts.claims if store_parts is not None else None)
     forwarder = build_forwarder(base)
+    dns = build_dns(base, forwarder)
+    node = build_node(base, store_parts.claims if store_parts is not None else None, dns.offer)
     mesh_parts = build_mesh(base)
     cluster = build_cluster(base, store_parts, node, mesh_parts) if store_parts is not None else None
     context = build_operations(base, node, mesh_parts.mesh)
@@ -173,6 +179,7 @@ def build(
         mac_watcher=mac_watcher,
         fence_watch=fence_watch,
         forwarder=forwarder,
+        dns_server=dns.server,
         drain=drain,
         board=board,
     )
@@ -195,6 +202,7 @@ def build(
         mesh=mesh_parts.mesh,
         netcheck=build_netcheck(base, mesh_parts.mesh),
         departed=DepartedNodes(store_parts.store, store_parts.view, base.identity) if store_parts is not None else None,
+        dns=dns,
         rotate=functools.partial(cluster.rotate, mesh_parts.mesh.use_key)
         if cluster is not None
         else mesh_parts.mesh.rotate,
@@ -220,6 +228,7 @@ def build(
     )
     events.subscribe(AttachmentLive, mac_watcher.on_attached)
     events.subscribe(AttachmentGone, mac_watcher.on_detached)
+    _subscribe_names(events, dns)
     events.subscribe(PeerChanged, server.on_peer_changed)
     events.subscribe(PeerNamesResolved, mesh_reconciler.on_names_resolved)
     events.subscribe(PathsMeasured, mesh_reconciler.on_paths_measured)
@@ -237,6 +246,14 @@ def build(
         _kernel=kernel,
         _store=store,
     )
+
+
+def _subscribe_names(events: Events, dns: DnsService) -> None:
+    """What changes the names that the DNS server answers."""
+    events.subscribe(AttachmentLive, dns.book.on_attached)
+    events.subscribe(AttachmentLeaves, dns.book.on_leaving)
+    events.subscribe(GuestsChanged, dns.names.on_guests_changed)
+    events.subscribe(NamesRegistered, dns.names.on_names_registered)
 
 
 def _subscribe_readers(events: Events, event_stream: EventStream, counters: Counters) -> None:

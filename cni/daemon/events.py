@@ -31,10 +31,27 @@ class AttachmentLive(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class AttachmentLeaves(Event):
+    """The port of an attachment was removed; its addresses are about to be released."""
+
+    attachment: Attachment
+
+
+@dataclass(frozen=True, slots=True)
 class AttachmentGone(Event):
     """An attachment was removed, with its record."""
 
     attachment: Attachment
+
+
+@dataclass(frozen=True, slots=True)
+class GuestsChanged(Event):
+    """A guest was added, or is about to give its address back."""
+
+
+@dataclass(frozen=True, slots=True)
+class NamesRegistered(Event):
+    """An agent has registered or unregistered a DNS name."""
 
 
 @dataclass(frozen=True, slots=True)

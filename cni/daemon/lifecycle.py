@@ -7,6 +7,7 @@ from collections.abc import Callable
 from cni.daemon import operations
 from cni.daemon.cluster.sync import ClusterSync
 from cni.daemon.dns.forward.forwarder import Forwarder
+from cni.daemon.dns.server import DnsServer
 from cni.daemon.fence.watch import Watch
 from cni.daemon.mesh.mesh import Mesh
 from cni.daemon.problem_board import ProblemBoard
@@ -34,6 +35,7 @@ class Lifecycle:
         mac_watcher: MacWatcher,
         fence_watch: Watch,
         forwarder: Forwarder | None,
+        dns_server: DnsServer | None,
         drain: Callable[[], None],
         board: ProblemBoard,
     ) -> None:
@@ -42,7 +44,7 @@ class Lifecycle:
         self._operation_context, self._drain, self._board = operation_context, drain, board
         self._reconciler, self._mesh_reconciler = reconciler, mesh_reconciler
         self._mac_watcher, self._fence_watch = mac_watcher, fence_watch
-        self._forwarder = forwarder
+        self._forwarder, self._dns_server = forwarder, dns_server
 
     def begin(self) -> None:
         """Put the node into service. A step that fails becomes a problem, and the next steps run. Never raises."""
@@ -51,6 +53,7 @@ class Lifecycle:
             ("the tunnels' fence", self._mesh.prepare),
             ("the node", self._data_path.start),
             ("DNS forwarding", self._forwarder.start if self._forwarder is not None else None),
+            ("the DNS server", self._dns_server.start if self._dns_server is not None else None),
             ("the state of an earlier daemon", self._reconciler.adopt),
             ("the mesh", self._mesh_reconciler.start),
             ("the cluster's threads", self._cluster.start if self._cluster is not None else None),
@@ -76,6 +79,8 @@ class Lifecycle:
 
     def stop(self) -> None:
         """Stop the threads that maintain the node; the data path stays."""
+        if self._dns_server is not None:
+            self._dns_server.stop()
         if self._forwarder is not None:
             self._forwarder.stop()
         self._fence_watch.stop()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from cni.daemon import operations
 from cni.daemon.attachments.admission import Admission
 from cni.daemon.attachments.attach import Attacher
-from cni.daemon.attachments.overlay import NodeOverlay
+from cni.daemon.attachments.overlay import DnsOffer, NodeOverlay
 from cni.daemon.attachments.ports import Ports
 from cni.daemon.attachments.segment_release import SegmentRelease
 from cni.daemon.attachments.segments import Segments
@@ -25,9 +25,15 @@ from cni.daemon.cluster.store_watch import Signals, StoreWatch
 from cni.daemon.cluster.sync import ClusterSync
 from cni.daemon.cluster.trust import Trust
 from cni.daemon.cluster.view import ClusterView
+from cni.daemon.dns.book import NameBook
 from cni.daemon.dns.forward.conditions import Conditions
 from cni.daemon.dns.forward.forwarder import Forwarder
+from cni.daemon.dns.forward.seam import Forwarding
 from cni.daemon.dns.forward.upstreams import Upstreams
+from cni.daemon.dns.handler import Handler
+from cni.daemon.dns.node_names import NodeNames
+from cni.daemon.dns.server import DnsServer
+from cni.daemon.dns.service import DnsService, new_lookup
 from cni.daemon.events import Events
 from cni.daemon.fence.controller import FenceController
 from cni.daemon.fence.inventory import Inventory
@@ -160,8 +166,26 @@ def build_forwarder(base: Base) -> Forwarder | None:
     return Forwarder(upstreams, Conditions(upstreams, base.board), base.crew)
 
 
-def build_node(base: Base, claims: Claims | None) -> NodeParts:
-    """Segments, attachments and the data path. `claims`: None outside a cluster."""
+def build_dns(base: Base, forwarding: Forwarding | None) -> DnsService:
+    """The names of the node, and its DNS server. `forwarding`: what answers every other name; None refuses it."""
+    settings, book = base.settings, NameBook()
+    names = NodeNames(book, base.state, base.registry, settings.dns.zone)
+    handler = Handler(new_lookup(settings, book, names, base.fence, base.registry), forwarding)
+    server = DnsServer(handler.handle, names.addresses, settings.dns.port, base.board, base.crew)
+    return DnsService(
+        settings=settings,
+        fence=base.fence,
+        registry=base.registry,
+        book=book,
+        names=names,
+        handler=handler,
+        server=server if settings.dns.serve else None,
+        forwarding=forwarding,
+    )
+
+
+def build_node(base: Base, claims: Claims | None, resolver: Callable[[], DnsOffer]) -> NodeParts:
+    """Segments, attachments and the data path. `claims`: None outside a cluster; `resolver`: for results."""
     settings, state, kernel, fence, ranges = base.settings, base.state, base.kernel, base.fence, base.ranges
     segments = Segments(
         state=state,
@@ -194,6 +218,7 @@ def build_node(base: Base, claims: Claims | None) -> NodeParts:
         board=base.board,
         attacher=attacher,
         admission=admission,
+        resolver=resolver,
     )
     conditions = NodeConditions(
         fence=fence, ranges=ranges, node_settings=base.node_settings, board=base.board, alone=base.alone

@@ -13,7 +13,8 @@ from cni.netconf.values import read_runtime_dns
 
 ANNOTATIONS = "io.kubernetes.cri.pod-annotations"
 
-IMPLEMENTED = ("ips", "mac", "dns", ANNOTATIONS)
+ALIASES = "aliases"
+IMPLEMENTED = ("ips", "mac", "dns", ALIASES, ANNOTATIONS)
 """The capabilities a configuration may declare for us, spelled as the runtimes do."""
 
 _CHAINED = "chain its plugin"
@@ -23,7 +24,6 @@ WITHOUT_EFFECT = {
     "ipRanges": _CHAINED,
     "deviceID": _CHAINED,
     "infinibandGUID": _CHAINED,
-    "aliases": "the overlay daemon serves no names",
 }
 """Capabilities that are not implemented, each with the reason its warning gives. Any value is accepted, unread."""
 
@@ -37,6 +37,7 @@ class RuntimeConfig(msgspec.Struct, frozen=True):
     mac: str | None = None
     dns: DNS = DNS()
     annotations: dict[str, str] = {}
+    aliases: object = None  # unread: `aliases_of` takes what is of a known shape
     without_effect: tuple[str, ...] = ()
 
 
@@ -56,8 +57,21 @@ def read_runtime_config(fields: Fields) -> RuntimeConfig:
         mac=fields.text("mac"),
         dns=read_runtime_dns(dns) if dns else DNS(),
         annotations=fields.mapping(ANNOTATIONS),
+        aliases=fields.get(ALIASES) or None,
         without_effect=tuple(key for key in WITHOUT_EFFECT if fields.get(key)),
     )
+
+
+def aliases_of(value: object, network: str) -> tuple[str, ...] | None:
+    """The names in the capability `aliases`: a list, or lists by network, as podman sends them. None for another
+    shape, which is no error, because runtimes differ."""
+    if isinstance(value, dict):
+        value = value.get(network, [])
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        return None
+    return tuple(value)
 
 
 def read_args(fields: Fields) -> ConventionArgs:

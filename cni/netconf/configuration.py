@@ -18,10 +18,12 @@ from cni.errors import CniError, InvalidConfig, UndecodableContent
 from cni.isolation import AUTO
 from cni.netconf import values
 from cni.netconf.capabilities import (
+    ALIASES,
     RUNTIME_KEYS,
     WITHOUT_EFFECT,
     ConventionArgs,
     RuntimeConfig,
+    aliases_of,
     read_args,
     read_runtime_config,
 )
@@ -200,7 +202,13 @@ def _prev_result(document: Document) -> Result | None:
 def _without_effect(fields: Fields, conf: NetConf) -> list[str]:
     """Warnings about requested features that are not implemented."""
     ours = [key for key in IGNORED_KEYS if fields.raw_value(key) not in (None, {})]
+    aliases = ""
+    if conf.runtime.aliases is not None and conf.socket:
+        aliases = "the overlay daemon serves no names"
+    elif aliases_of(conf.runtime.aliases, conf.name) is None:
+        aliases = "it is no list of names"
     return [
         *(f"{key}: has no effect here, the overlay daemon sees to addresses and masquerade" for key in ours),
+        *([f"runtimeConfig.{ALIASES}: has no effect here, {aliases}"] if aliases else ()),
         *(f"runtimeConfig.{key}: has no effect here, {WITHOUT_EFFECT[key]}" for key in conf.runtime.without_effect),
     ]

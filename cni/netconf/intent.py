@@ -12,6 +12,7 @@ from cni.errors import CniError, InvalidConfig, InvalidEnvironment
 from cni.isolation import MODE_LABEL, MODES, NETWORK_LABEL, SERVICE_LABEL, isolation_network, mode_of_label
 from cni.netconf import policy
 from cni.netconf.addresses import Address, parse_cidr, parse_ip, parse_mac
+from cni.netconf.capabilities import aliases_of
 from cni.netconf.configuration import NetConf
 from cni.netconf.decode import show
 from cni.netconf.environment import Call, check_args
@@ -40,7 +41,12 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
     addresses: tuple[Requested, ...] = ()  # at most one of each family
     dns: DNS | None = None  # None leaves it to the daemon's settings
     routes: tuple[Route, ...] = ()
+    aliases: tuple[str, ...] = ()  # as the runtime gave them: not each is a name that can be served
     warnings: tuple[str, ...] = ()
+
+
+NERDCTL_HOSTNAME = "NERDCTL_CNI_DHCP_HOSTNAME"
+"""The key of CNI_ARGS in which nerdctl passes the container's host name."""
 
 
 def intent(conf: NetConf, call: Call) -> Intent:
@@ -61,6 +67,7 @@ def intent(conf: NetConf, call: Call) -> Intent:
         addresses=_addresses(conf, call),
         dns=merge_dns(conf.dns, conf.runtime.dns),
         routes=conf.routes,
+        aliases=_aliases(conf, call),
         warnings=_warnings(labels),
     )
 
@@ -76,6 +83,11 @@ def merge_dns(configured: DNS | None, runtime: DNS) -> DNS | None:
         search=runtime.search or base.search,
         options=runtime.options or base.options,
     )
+
+
+def _aliases(conf: NetConf, call: Call) -> tuple[str, ...]:
+    hostname = call.args.get(NERDCTL_HOSTNAME, "")
+    return (*(aliases_of(conf.runtime.aliases, conf.name) or ()), *([hostname] if hostname else ()))
 
 
 def _listed(conf: NetConf, call: Call, labels: dict[str, str]) -> policy.Place:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from ipaddress import ip_interface
 from typing import Any, TypeVar, cast
 
+from cni.daemon.fence.model import FenceNode
 from cni.daemon.model.records import Attachment
 from cni.errors import FenceFailed
 from cni.host.links import Address, Interface, Link, Port, Route
@@ -396,6 +397,9 @@ class FakeKernel:
 
     def portid(self) -> int:
         return 0
+
+    def node(self) -> FenceNode:
+        return FenceNode(clusters=())
 
     def refused(self) -> dict[str, str]:
         return {}

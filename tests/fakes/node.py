@@ -47,7 +47,7 @@ class Node:
         self.store = Store(self.path, "boot")
         base = parts.build_base(self.settings, self.store, cast(Kernel, self.kernel), Crew(), lambda: True)
         self.base = replace(base, fence=cast(FenceController, self.kernel))
-        self.parts = parts.build_node(self.base, None)
+        self.parts = parts.build_node(self.base, None, lambda: ((), ()))
         self.state, self.overlay, self.attacher = self.base.state, self.parts.overlay, self.parts.attacher
         self.segments, self.release, self.data_path = self.parts.segments, self.parts.release, self.parts.data_path
         self.keeper = self.reconciler(lambda: True)

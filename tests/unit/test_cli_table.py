@@ -22,6 +22,7 @@ COMMANDS: dict[str, object] = {
     "networks": answers.Networks,
     "drops": answers.DroppedPacket,
     "why": answers.Reachability,
+    "resolve": answers.Resolution,
     "gc": answers.Garbage,
     "peers": list[answers.Peer],
     "peer gone": list[answers.DepartedNode],

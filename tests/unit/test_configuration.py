@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cni.errors import CniError
-from cni.netconf.capabilities import ConventionArgs, RuntimeConfig
+from cni.netconf.capabilities import ConventionArgs, RuntimeConfig, aliases_of
 from cni.netconf.configuration import NetConf, decode_document, interpret
 from cni.netconf.decode import MAX_BYTES
 from cni.netconf.policy import Policy
@@ -382,11 +382,23 @@ def test_what_has_no_effect_is_warned_of(keys, said):
 # --- runtimeConfig and args ---
 
 
-@pytest.mark.parametrize("aliases", [["a", "b"], {"net": ["a"], "Net": ["b"]}, "a", [1], {"net": "a"}, 1, True])
-def test_aliases_of_any_shape_are_accepted_with_a_warning(aliases):
+@pytest.mark.parametrize("aliases", ["a", [1], {"net": "a"}, 1, True])
+def test_aliases_of_another_shape_are_no_error_and_are_warned_of(aliases):
     found = conf(runtimeConfig={"aliases": aliases})
-    assert found.warnings == ("runtimeConfig.aliases: has no effect here, the overlay daemon serves no names",)
+    assert found.warnings == ("runtimeConfig.aliases: has no effect here, it is no list of names",)
     assert found.unknown == ()
+
+
+@pytest.mark.parametrize(("aliases", "names"), [(["a", "b"], ("a", "b")), ({"net": ["a"], "Net": ["b"]}, ("a",))])
+def test_aliases_are_a_list_or_lists_by_network(aliases, names):
+    found = conf(runtimeConfig={"aliases": aliases})
+    assert aliases_of(found.runtime.aliases, found.name) == names
+    assert found.warnings == ()
+
+
+def test_a_foreign_daemon_serves_no_aliases():
+    found = conf(runtimeConfig={"aliases": ["a"]}, overlayd={"socket": "/run/a.sock"})
+    assert found.warnings == ("runtimeConfig.aliases: has no effect here, the overlay daemon serves no names",)
 
 
 @pytest.mark.parametrize("aliases", [None, [], {}])

@@ -36,6 +36,8 @@ MADE_ANEW = {
     "Certificates": "a part of `Transport`",
     "Repairs": "a count with a clock, a part of the fence's controller",
     "Table": "one table of `Tables`",
+    "NameLookup": "for one thread: the DNS server's, and one for each request of the tool",
+    "Visibility": "a part of `NameLookup`",
     "ServiceBook": "the base of `State`",
 }
 """What is built elsewhere, because it lives shorter than the daemon or is a part of one object, with the reason."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from cni import __version__, answers, plugin_protocol
-from cni.daemon.api import tool_drops, tool_fence, tool_mesh, tool_nat
+from cni.daemon.api import tool_dns, tool_drops, tool_fence, tool_mesh, tool_nat
 from cni.daemon.api.tool_context import ToolContext
 from cni.daemon.model.records import Attachment, Node, Service
 from cni.daemon.settings import Settings
@@ -67,6 +67,7 @@ def status(context: ToolContext, _: Mapping[str, str]) -> answers.Status:
         attachments=len(attachments),
         unfinished=sum(1 for attachment in attachments if attachment.state != "live"),
         calls=context.calls(),
+        dns=tool_dns.summary(context),
         problems=[problem.text for problem in problems],
         problem_details=[_problem(problem) for problem in problems],
         notes=[*hidden(settings, state.node), *unencrypted(settings)],
@@ -112,10 +113,10 @@ def _service(context: ToolContext, record: Service) -> answers.ServiceSummary:
 
 def attachments(context: ToolContext, _: Mapping[str, str]) -> list[answers.Attachment]:
     """Every attachment of the node, oldest first."""
-    return [_attachment(attachment) for attachment in context.state.snapshot()]
+    return [_attachment(context, attachment) for attachment in context.state.snapshot()]
 
 
-def _attachment(attachment: Attachment) -> answers.Attachment:
+def _attachment(context: ToolContext, attachment: Attachment) -> answers.Attachment:
     return answers.Attachment(
         network=attachment.network,
         container_id=attachment.container,
@@ -134,6 +135,7 @@ def _attachment(attachment: Attachment) -> answers.Attachment:
         pid=attachment.pid or None,
         pod=attachment.pod,
         created_unix=round(attachment.created, 3),
+        names=context.dns.names_of(attachment),
     )
 
 
@@ -149,6 +151,7 @@ QUESTIONS: dict[str, Callable[[ToolContext, Mapping[str, str]], answers.Answer |
     "networks": tool_fence.networks,
     "drops": tool_drops.drops,
     "why": tool_fence.may_reach,
+    "resolve": tool_dns.resolve,
     "gc": tool_fence.collect_garbage,
     "teardown": teardown,
     **tool_mesh.QUESTIONS,

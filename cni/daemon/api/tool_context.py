@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from cni import answers
 from cni.daemon.attachments.attach import Attacher
 from cni.daemon.cluster.departed_nodes import DepartedNodes
+from cni.daemon.dns.service import DnsService
 from cni.daemon.fence.controller import FenceController
 from cni.daemon.fence.drop_watch import DropWatch
 from cni.daemon.mesh.joined_peers import JoinedPeers
@@ -42,6 +43,7 @@ class ToolContext:
     joined: JoinedPeers
     mesh: Mesh
     netcheck: NetCheck
+    dns: DnsService
     departed: DepartedNodes | None
     rotate: Callable[[], str]
     calls: Callable[[], answers.Calls]

@@ -48,7 +48,7 @@ def networks(context: ToolContext, _: Mapping[str, str]) -> answers.Networks:
         networks=[
             answers.Network(
                 isolation_network=name,
-                members=[_member(attachment) for attachment in attachments],
+                members=[_member(context, attachment) for attachment in attachments],
                 remote_members=sorted(remotes.get(name, ()), key=by_address),
                 dropped=_sum(drops, chain_of(name)),
             )
@@ -69,7 +69,7 @@ def networks(context: ToolContext, _: Mapping[str, str]) -> answers.Networks:
     )
 
 
-def _member(attachment: Attachment) -> answers.Member:
+def _member(context: ToolContext, attachment: Attachment) -> answers.Member:
     return answers.Member(
         container_id=attachment.container,
         interface=attachment.ifname,
@@ -79,6 +79,7 @@ def _member(attachment: Attachment) -> answers.Member:
         host_interface=attachment.host_veth,
         pod=attachment.pod,
         state=attachment.state,
+        names=context.dns.names_of(attachment),
     )
 
 

@@ -20,7 +20,7 @@ from cni.daemon.attachments.ports import Ports
 from cni.daemon.attachments.request import AttachRequest, ClientGone
 from cni.daemon.attachments.segment_release import SegmentRelease
 from cni.daemon.attachments.segments import Segments
-from cni.daemon.events import AttachmentGone, AttachmentLive, Events
+from cni.daemon.events import AttachmentGone, AttachmentLeaves, AttachmentLive, Events
 from cni.daemon.fence.controller import FenceController
 from cni.daemon.model import macs
 from cni.daemon.model.records import Attachment, AttachmentKey, StaticRoute
@@ -101,6 +101,7 @@ class Attacher:
     def _make(self, request: AttachRequest, before: Attachment | None) -> Attachment:
         if before is not None:
             self._ports.remove(before)
+            self._events.publish(AttachmentLeaves(before))
         announced = False
         try:
             intent = self._reserve(request)
@@ -128,6 +129,7 @@ class Attacher:
             return
         try:
             self._ports.remove(intent)
+            self._events.publish(AttachmentLeaves(intent))
             self._state.drop(key, used)
             self._events.publish(AttachmentGone(intent))
         except (OSError, CniError):
@@ -164,6 +166,8 @@ class Attacher:
             pid=request.pid,
             start_time=request.start_time,
             pod=request.pod,
+            aliases=request.aliases,
+            asked=bool(request.addresses),
         )
 
     def _with_addresses(self, draft: Attachment, segment: str, request: AttachRequest) -> Attachment:
@@ -231,6 +235,7 @@ class Attacher:
                         self._ports.remove_unrecorded(key, fallback_veth)
                     return None
                 self._ports.remove(attachment)
+                self._events.publish(AttachmentLeaves(attachment))
                 self._state.drop(key)
                 self._events.publish(AttachmentGone(attachment))
             except OSError as error:

@@ -6,6 +6,7 @@ import ipaddress
 import logging
 import os
 import time
+from collections.abc import Callable
 
 from cni import naming
 from cni.daemon.attachments import check as checking
@@ -43,6 +44,10 @@ ROOM = 32 << 10  # bytes that the records of one more attachment may take
 DYING = 0.5  # seconds: the kernel removes the links of a network namespace some 40 ms after it was destroyed
 
 
+DnsOffer = tuple[tuple[str, ...], tuple[str, ...]]
+"""The addresses of a resolver, and search domains."""
+
+
 class NodeOverlay:
     """The overlay of one node. Thread-safe."""
 
@@ -58,10 +63,12 @@ class NodeOverlay:
         board: ProblemBoard,
         attacher: Attacher,
         admission: Admission,
+        resolver: Callable[[], DnsOffer],
     ) -> None:
+        """`resolver`: the addresses at which the node's DNS server answers now, and its search domains."""
         self._settings, self._state, self._kernel, self._fence = settings, state, kernel, fence
         self._ranges, self._node_settings, self._board = ranges, node_settings, board
-        self._attacher, self._admission = attacher, admission
+        self._attacher, self._admission, self._resolver = attacher, admission, resolver
 
     def attach(self, asked: AttachCall, wish: Intent, target: Target) -> Attached:
         """ADD: make the attachment. Raises what `Admission.attach` raises."""
@@ -87,11 +94,13 @@ class NodeOverlay:
             routes=[StaticRoute(route.dst, route.gw) for route in wish.routes],
             attempt=asked.attempt,
             pod=pod_of(call),
+            aliases=wish.aliases,
             forbidden=self._forbidden(target, call),
             asker=call.args.get("K8S_POD_NAMESPACE", ""),
             caller_waits=asked.caller_waits,
         )
-        return self._attached(self._admission.attach(request))
+        by_kubernetes = "K8S_POD_NAMESPACE" in call.args
+        return self._attached(self._admission.attach(request), by_kubernetes)
 
     def _refuse_mtu(self, mtu: int) -> None:
         """Raises InvalidConfig for an MTU of the network list that is too small for an IP version of the overlay."""
@@ -103,8 +112,7 @@ class NodeOverlay:
         own = set() if call.override else {self._kernel.own}
         return frozenset(own | {netns.NetnsId(*dev_and_ino) for dev_and_ino in target.forbidden})
 
-    def _attached(self, attachment: Attachment) -> Attached:
-        dns = self._settings.dns
+    def _attached(self, attachment: Attachment, by_kubernetes: bool) -> Attached:
         return Attached(
             bridge=attachment.bridge,
             bridge_mac=attachment.bridge_mac,
@@ -114,8 +122,17 @@ class NodeOverlay:
             mtu=attachment.mtu,
             addresses=tuple((assigned.address, assigned.gateway) for assigned in attachment.addresses),
             routes=tuple((route.dst, route.via) for route in attachment.routes),
-            dns=DNS(dns.nameservers, dns.domain, dns.search, dns.options),
+            dns=self._dns(by_kubernetes),
         )
+
+    def _dns(self, by_kubernetes: bool) -> DNS:
+        """The `dns` of a result whose list and runtime give none: the YAML's, and where that names no server the node's
+        own, if it serves. A kubelet writes resolv.conf itself."""
+        dns = self._settings.dns
+        servers, search = ((), ()) if by_kubernetes else self._resolver()
+        if dns.nameservers or not servers:
+            return DNS(dns.nameservers, dns.domain, dns.search, dns.options)
+        return DNS(servers, dns.domain, dns.search or search, dns.options)
 
     def detach(self, network: str, container: str, ifname: str) -> Recorded | None:
         """DEL: remove the attachment, and return what was recorded of it; an unknown one is no error. Raises

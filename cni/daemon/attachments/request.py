@@ -45,6 +45,7 @@ class AttachRequest:
     pid: int = 0
     start_time: int = 0
     pod: str = ""
+    aliases: tuple[str, ...] = ()
     forbidden: frozenset[NetnsId] = frozenset()
     asker: str = ""
     caller_waits: Callable[[], bool] = lambda: True

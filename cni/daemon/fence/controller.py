@@ -235,6 +235,16 @@ class FenceController:
         with self._lock:
             return self._inventory.desired()
 
+    @property
+    def beyond(self) -> RemoteView:
+        """What lies behind the tunnels, as far as the fence accepts it: another object after each change. Waits for
+        nothing."""
+        return self._inventory.beyond
+
+    def node(self) -> FenceNode:
+        """This node, as the fence sees it. Waits for nothing."""
+        return self._inventory.node()
+
     def refused(self) -> dict[str, str]:
         """What other nodes and agents published that the fence leaves out: subject and reason."""
         return {**self._inventory.refused, **(self._loader.refused if self._loader is not None else {})}

@@ -60,6 +60,11 @@ class Inventory:
         """Records what lies behind the tunnels, as far as the fence accepts it."""
         self._beyond, self.refused = believed(beyond, self._state.cidrs)
 
+    @property
+    def beyond(self) -> RemoteView:
+        """What lies behind the tunnels, as far as the fence accepts it."""
+        return self._beyond
+
     def has_local_members(self, network: str | None) -> bool:
         """Whether the network has members on this node."""
         return self._networks[network] > 0

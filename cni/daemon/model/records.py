@@ -63,6 +63,8 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
     pid: int = 0
     start_time: int = 0
     pod: str = ""
+    aliases: tuple[str, ...] = ()  # further names, as the runtime gave them
+    asked: bool = False  # the ADD asked for the address by name, so another may have it at once afterwards
 
     @property
     def key(self) -> AttachmentKey:

@@ -7,7 +7,7 @@ import logging
 
 from cni import defaults
 from cni.daemon import public_keys
-from cni.daemon.events import NodeFactsChanged
+from cni.daemon.events import GuestsChanged, NodeFactsChanged
 from cni.daemon.model import keys, peer_table
 from cni.daemon.operations.context import OperationContext, OperationRefused
 from cni.daemon.state.tables import Guest, HostProcess, owner_of
@@ -65,6 +65,7 @@ def _new_guest(name: str, ask: wire.AttachContainer, context: OperationContext) 
     except BaseException:
         _drop_guest(guest, context)
         raise
+    context.events.publish(GuestsChanged())
     if guest.isolation is not None:
         context.events.publish(NodeFactsChanged())
     return guest
@@ -118,6 +119,7 @@ def detach_guest(handle: wire.GuestManaged, context: OperationContext) -> Guest 
 def _drop_guest(guest: Guest, context: OperationContext) -> None:
     drop_own_peer(guest.public_key, context)
     context.registry.guests.drop(guest.id)
+    context.events.publish(GuestsChanged())
     if guest.isolation is not None:
         context.refresh()  # the peer is gone: remove the address from the isolation network before it is leased again
         context.events.publish(NodeFactsChanged())

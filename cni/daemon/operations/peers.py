@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 
+from cni.daemon.events import NamesRegistered
 from cni.daemon.model import keys, peer_table
 from cni.daemon.operations.context import OperationContext, OperationRefused
 from cni.daemon.state.tables import NatSeen, RegisteredName
@@ -16,6 +17,9 @@ from cni.overlay.address import join_host_port
 
 PEERS = "peers"
 """The name of the lock on the table of peers."""
+NAMES = "names"
+"""The name of the lock on the table of registered names."""
+MOST_ADDRESSES = 255  # of one registered name, beside the latest
 HOST_PRIORITY = 100
 
 
@@ -89,14 +93,21 @@ def _scope(scope: wire.AnyScope, context: OperationContext) -> str | None:
 
 
 def register_dns(ask: wire.RegisterDns, context: OperationContext) -> wire.Ok:
-    """Record a DNS name and its address; the most recent request wins."""
-    context.registry.names.put(ask.name, RegisteredName(ask.name, ask.ip))
+    """Record a DNS name and one more address of it. The DNS server serves a name that is registered for several
+    addresses with all of them."""
+    with context.locks.holding(NAMES):
+        before = context.registry.names.get(ask.name)
+        others = tuple(ip for ip in before.addresses if ip != ask.ip) if before is not None else ()
+        context.registry.names.put(ask.name, RegisteredName(ask.name, ask.ip, others[-MOST_ADDRESSES:]))
+    context.events.publish(NamesRegistered())
     return wire.Ok()
 
 
 def unregister_dns(ask: wire.UnregisterDns, context: OperationContext) -> wire.Ok:
-    """Remove a DNS name; an unknown one is no error."""
-    context.registry.names.drop(ask.name)
+    """Remove a DNS name with all its addresses; an unknown one is no error."""
+    with context.locks.holding(NAMES):
+        context.registry.names.drop(ask.name)
+    context.events.publish(NamesRegistered())
     return wire.Ok()
 
 

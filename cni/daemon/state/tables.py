@@ -56,10 +56,15 @@ class HostProcess(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RegisteredName(msgspec.Struct, frozen=True):
-    """A DNS name and its address."""
+    """A DNS name and its addresses: the latest, and the earlier ones."""
 
     name: str
     ip: str
+    others: tuple[str, ...] = ()
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return (*self.others, self.ip)
 
 
 class NatSeen(msgspec.Struct, frozen=True):

@@ -58,7 +58,7 @@ class Scene:
         self._store = Store(Path(home, "state.db"))
         self._kernel = Kernel()
         base = parts.build_base(settings, self._store, self._kernel, Crew(), lambda: True)
-        node, self._barrier = parts.build_node(base, None), base.fence
+        node, self._barrier = parts.build_node(base, None, lambda: ((), ())), base.fence
         self._attacher = node.attacher
         node.data_path.start()
         if said := self._barrier.trouble():

@@ -1,0 +1,186 @@
+"""The node's DNS server: its sockets at the node's overlay addresses, UDP and TCP, and the thread that serves them.
+
+It listens at the node's own addresses and never at a wildcard address, so it does not answer for other addresses of the
+host, and another server there is not disturbed. The addresses are compared with the node's every second: an agent or
+the cluster may change them, and a port that another program has may become free.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import selectors
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cni.daemon.dns.handler import Handle
+from cni.daemon.dns.stream import Streams
+from cni.daemon.problem_board import ProblemBoard
+from cni.defaults import DNS_PORT
+from cni.host import port_holders
+from cni.host.worker import Crew, beat
+
+log = logging.getLogger(__name__)
+
+CODE = "dns-not-served"
+TICK = 1.0  # seconds between two comparisons of the sockets with the node's addresses
+BATCH = 64  # datagrams of one socket before the others get their turn
+LONGEST_QUESTION = 4096  # bytes of a datagram that are read
+BUFFER = 4 << 20  # bytes: some 10,000 questions wait there while the processor is busy
+
+
+@dataclass(frozen=True)
+class _Listener:
+    """The two sockets at one address."""
+
+    udp: socket.socket
+    tcp: socket.socket
+
+    def close(self) -> None:
+        self.udp.close()
+        self.tcp.close()
+
+
+class DnsServer:
+    """Serves one node. `open`, `start` and `stop` are for the thread that starts the daemon."""
+
+    def __init__(
+        self, handle: Handle, addresses: Callable[[], list[str]], port: int, board: ProblemBoard, crew: Crew
+    ) -> None:
+        """`addresses`: the node's own, now."""
+        self._handle, self._addresses, self._port, self._board = handle, addresses, port, board
+        self._listeners: dict[str, _Listener] = {}
+        self._faults: dict[str, str] = {}
+        self._selector = selectors.DefaultSelector()
+        self._streams = Streams(handle, self._selector)
+        self._wake, self._woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._selector.register(self._wake, selectors.EVENT_READ, lambda: None)
+        self._stopped = False
+        self._worker = crew.worker("dns", self._run)
+
+    @property
+    def served(self) -> tuple[str, ...]:
+        """The node's addresses at which the server answers, UDP and TCP, in their order."""
+        listeners = self._listeners
+        return tuple(address for address in self._addresses() if address in listeners)
+
+    @property
+    def offered(self) -> tuple[str, ...]:
+        """What a resolv.conf can name of `served`: it has no ports."""
+        return self.served if self._port == DNS_PORT else ()
+
+    def open(self) -> None:
+        """Open the sockets at the node's present addresses, and close those at former ones. What cannot be opened
+        becomes a problem, and is tried again."""
+        wanted = self._addresses()
+        for address in self._listeners.keys() - set(wanted):
+            listener = self._listeners.pop(address)
+            self._selector.unregister(listener.udp)
+            self._selector.unregister(listener.tcp)
+            listener.close()
+        for address in wanted:
+            if address not in self._listeners:
+                self._open_at(address)
+        self._faults = {address: self._faults[address] for address in wanted if address in self._faults}
+        self._board.set_all(CODE, self._faults)
+
+    def _open_at(self, address: str) -> None:
+        try:
+            listener = _listen(address, self._port)
+        except OSError as error:
+            if address not in self._faults or error.errno != errno.EADDRINUSE:
+                self._faults[address] = self._fault(address, error)
+            return
+        self._faults.pop(address, None)
+        self._selector.register(listener.udp, selectors.EVENT_READ, lambda: self._receive(listener.udp))
+        self._selector.register(listener.tcp, selectors.EVENT_READ, lambda: self._streams.accept(listener.tcp))
+        self._listeners[address] = listener
+        log.info("DNS is served at %s port %d", address, self._port)
+
+    def _fault(self, address: str, error: OSError) -> str:
+        reason = error.strerror or str(error)
+        if error.errno == errno.EADDRINUSE:
+            names = (port_holders.holder(protocol, self._port) for protocol in ("udp", "tcp"))
+            reason = f"{next(filter(None, names), 'another program')} has the port"
+        return f"DNS is not served at {address} port {self._port}: {reason}"
+
+    def start(self) -> None:
+        """Open the sockets, and start the thread."""
+        self.open()
+        self._worker.start()
+
+    def stop(self) -> None:
+        """Stop the thread, and close the sockets."""
+        self._worker.retire()
+        self._stopped = True
+        os.write(self._woken, b"\0")
+        self._worker.join(2 * TICK)
+        self._streams.close()
+        for listener in self._listeners.values():
+            listener.close()
+        self._listeners = {}
+
+    # --- the thread --------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        compared = time.monotonic()
+        while not self._stopped:
+            for key, _ in self._selector.select(TICK):
+                key.data()
+            now = time.monotonic()
+            if now - compared >= TICK:
+                compared = now
+                beat(TICK)
+                self.open()
+                self._streams.sweep(now)
+
+    def _receive(self, sock: socket.socket) -> None:
+        """Answer the datagrams that have arrived."""
+        for _ in range(BATCH):
+            try:
+                message, sender = sock.recvfrom(LONGEST_QUESTION)
+            except OSError:
+                return  # none is left, or an ICMP error about an earlier answer
+            answer = self._handle(message, sender[0], "udp", _Datagram(sock, sender))
+            if answer is not None:
+                _send(sock, answer, sender)
+
+
+class _Datagram:
+    """Sends an answer that comes later. Any thread may call it."""
+
+    __slots__ = ("_sender", "_sock")
+
+    def __init__(self, sock: socket.socket, sender: object) -> None:
+        self._sock, self._sender = sock, sender
+
+    def __call__(self, answer: bytes) -> None:
+        _send(self._sock, answer, self._sender)
+
+
+def _send(sock: socket.socket, answer: bytes, to: object) -> None:
+    try:
+        sock.sendto(answer, to)  # type: ignore[call-overload]
+    except OSError as error:
+        log.debug("an answer to %s was not sent: %s", to, error)  # the asker asks again
+
+
+def _listen(address: str, port: int) -> _Listener:
+    """The sockets at an address. Raises OSError, with neither open."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    udp, tcp = socket.socket(family, socket.SOCK_DGRAM), socket.socket(family, socket.SOCK_STREAM)
+    try:
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of an earlier daemon may linger
+        udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+        for sock in (udp, tcp):
+            sock.bind((address, port))
+            sock.setblocking(False)
+        tcp.listen(256)
+    except OSError:
+        udp.close()
+        tcp.close()
+        raise
+    return _Listener(udp, tcp)
