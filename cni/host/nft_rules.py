@@ -100,7 +100,7 @@ def _table(dumper: nft_dump.Dumper, family: int, table: str) -> TableSeen | None
     for data in dumper.dump(RULES, family, table):
         attrs = attributes(data)
         if (chain := chains.get(_text(attrs[2]))) is not None:
-            chain[2].append(RuleSeen(_comment(attrs.get(7, b"")), _body(attrs, anonymous)))
+            chain[2].append(RuleSeen(comment_of(attrs.get(7, b"")), _body(attrs, anonymous)))
     return TableSeen(
         int.from_bytes(tables[0].get(2, b""), "big"),
         {name: ChainSeen(hook, policy, tuple(rules)) for name, (hook, policy, rules) in chains.items()},
@@ -135,7 +135,7 @@ def _body(attrs: Mapping[int, bytes], anonymous: Mapping[bytes, bytes]) -> bytes
     return b"".join(parts) + b"\0" + attrs.get(7, b"")
 
 
-def _comment(data: bytes) -> str:
+def comment_of(data: bytes) -> str:
     """A rule's comment: the first type (NFTNL_UDATA_RULE_COMMENT) of the user data that nft stores with a rule."""
     at = 0
     while at + 2 <= len(data):

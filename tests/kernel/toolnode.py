@@ -104,6 +104,7 @@ class Node:
     boxes: dict[str, Space] = field(default_factory=dict)
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
+    settings: str = f"cluster_cidr: {CLUSTER4}\ncluster_cidr6: {CLUSTER6}\n"
 
     @property
     def run_dir(self) -> str:
@@ -112,7 +113,7 @@ class Node:
     def start(self) -> None:
         """The daemon, as its users start it."""
         settings = self.dir / "overlayd.yaml"
-        settings.write_text(f"cluster_cidr: {CLUSTER4}\ncluster_cidr6: {CLUSTER6}\n")
+        settings.write_text(self.settings)
         words = ["overlayd", "--config", str(settings), "--run-dir", self.run_dir]
         words += ["--data-dir", str(self.dir / "data"), "--socket", str(self.dir / "agents.sock")]
         with (self.dir / "log").open("wb") as log:

@@ -21,7 +21,7 @@ from cni.daemon.fence.ruleset import FAMILIES
 from cni.daemon.model.records import Attachment
 from cni.daemon.reconcile.node import is_our_bridge, is_our_port
 from cni.errors import FenceFailed, InvalidConfig
-from cni.host import ipvs, nat_reader, services
+from cni.host import ipvs, nat_reader, nft_counters, services
 from cni.host.links import Link
 from cni.host.nat_rules import Base
 from cni.host.nft import Nft
@@ -117,9 +117,8 @@ def _drops() -> Drops:
 def drops_by_network(context: ToolContext) -> dict[tuple[str, str], tuple[int, int]]:
     """The packets and bytes that each rule has dropped since it was loaded, by (network, rule). For a rule of no
     network, the network is "-"; for the flat mesh "". Elements of sets are not read, so that the cost does not grow
-    with the attachments. Raises FenceFailed."""
-    with _nft() as nft:
-        drops = compare.drops({family: nft.list_table(family, TABLE, terse=True) for family in FAMILIES})
+    with the attachments. Raises OSError."""
+    drops = nft_counters.read(TABLE)
     networks = {chain_of(name): name or "" for name in (None, *context.fence.desired.networks())}
     counts: dict[tuple[str, str], tuple[int, int]] = {}
     for (_, chain, rule), (packets, octets) in drops.items():
