@@ -51,6 +51,7 @@ class ServiceSummary(Answer, frozen=True, kw_only=True):
 
     service: str
     mode: str
+    attach: str = "bridge"
     bridge: str
     subnets: list[str]
     attachments: int
@@ -128,6 +129,7 @@ class Attachment(Answer, frozen=True, kw_only=True):
     mode: str
     isolation_network: str | None
     state: str
+    attach: str = "bridge"
     bridge: str
     host_interface: str
     mac: str

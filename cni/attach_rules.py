@@ -11,7 +11,7 @@ import ipaddress
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from cni.errors import AttachFailed, InterfaceExists
+from cni.errors import AttachFailed, InterfaceExists, InvalidConfig
 from cni.host.links import RTN_UNICAST, Address, Link, Network, RoutePattern
 from cni.host.ports import ContainerView, Sought
 from cni.netconf.types import Result, Route
@@ -37,6 +37,19 @@ def planned_routes(addresses: Iterable[tuple[str, str]], asked: Iterable[tuple[s
         if via:
             plan[str(dst)] = str(ipaddress.ip_address(via))
     return list(plan.items())
+
+
+def refuse_other_gateways(addresses: Iterable[tuple[str, str]], routes: Iterable[tuple[str, str]]) -> None:
+    """Raises InvalidConfig for a route of a routed attachment by anything but its own gateways: the container's
+    addresses have no subnet, so there is no other neighbour. `addresses`: (address, gateway) pairs; `routes`:
+    (destination, gateway) pairs."""
+    gateways = {str(ipaddress.ip_address(gateway)) for _, gateway in addresses}
+    for dst, via in routes:
+        if via not in gateways:
+            raise InvalidConfig(
+                f"routes: {dst}: the gateway {via} is no neighbour of a container whose attach is 'routed'",
+                f"leave the gateway out, or name {' or '.join(sorted(gateways))}",
+            )
 
 
 def stands(state: str, same_netns: bool, has_host_end: Callable[[], bool], has_inside: Callable[[], bool]) -> bool:
@@ -74,7 +87,8 @@ def attach_failed(ifname: str, service: str, error: OSError) -> AttachFailed:
 @dataclass(frozen=True, slots=True)
 class Expected:
     """What ADD created: the interface's name and MAC, (address, gateway) and (destination, gateway) pairs, the host
-    end, and the names of the interfaces without a sandbox that the result must have."""
+    end, and the names of the interfaces without a sandbox that the result must have. `gateway_mac`: the MAC with which
+    the container knows its gateways, if ADD set that."""
 
     ifname: str
     sandbox: str
@@ -83,6 +97,7 @@ class Expected:
     routes: Pairs
     host_veth: str
     host_names: frozenset[str] = frozenset()
+    gateway_mac: str = ""
 
 
 def not_the_same(state: str, sandbox: str, same_netns: bool) -> list[str]:
@@ -99,6 +114,7 @@ def sought(expected: Expected, previous: Result) -> Sought:
         frozenset(_made_routes(expected)),
         frozenset(_reported_routes(expected, previous)),
         frozenset(_gateways(expected)),
+        frozenset(_neighbours(expected)),
     )
 
 
@@ -132,7 +148,9 @@ def container_side(expected: Expected, previous: Result, inside: ContainerView, 
     # A missing address, or an interface that is down, reaches no gateway either: that is reported already.
     own = {address.ip for address in inside.addresses} if link.up else set()
     gateways = _gateways(expected).items()
-    return differences + [text for pair, text in gateways if pair[0] in own and pair not in inside.gateways]
+    differences += [text for pair, text in gateways if pair[0] in own and pair not in inside.gateways]
+    near = _neighbours(expected).items() if link.up else ()
+    return differences + [text for pair, text in near if pair not in inside.neighbours]
 
 
 def against_result(expected: Expected, previous: Result, host_macs: Mapping[str, str]) -> list[str]:
@@ -203,6 +221,17 @@ def _gateways(expected: Expected) -> dict[tuple[Address, Address], str]:
         (ipaddress.ip_interface(address).ip, ipaddress.ip_address(gateway)): f"the interface {expected.ifname} has no "
         f"route to its gateway {gateway}"
         for address, gateway in expected.addresses
+    }
+
+
+def _neighbours(expected: Expected) -> dict[tuple[Address, str], str]:
+    """(gateway, MAC) pairs that the container's neighbour table must hold, each with the difference to report."""
+    mac, ifname = expected.gateway_mac, expected.ifname
+    if not mac:
+        return {}
+    return {
+        (ipaddress.ip_address(gateway), mac): f"the interface {ifname} has no neighbour entry of its gateway {gateway}"
+        for _, gateway in expected.addresses
     }
 
 

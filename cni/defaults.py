@@ -12,6 +12,10 @@ BIN_DIR, CONF_DIR = "/opt/cni/bin", "/etc/cni/net.d"
 PROGRAM_DIR = "/opt/zlayer-cni"
 """Where `install` puts the program, a directory for each version."""
 
+BRIDGE, ROUTED = "bridge", "routed"
+ATTACH_KINDS = (BRIDGE, ROUTED)
+"""How the containers of a service are attached: to a bridge, or each by a veth that the node routes to."""
+
 WG_PORT = 51420
 """UDP port of a node's device (contract 3.4)."""
 FIRST_PORT, LAST_PORT = 51421, 51676

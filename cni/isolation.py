@@ -9,6 +9,8 @@ same isolation network.
 NETWORK_LABEL = "com.zlayer.isolation_network"
 MODE_LABEL = "com.zlayer.overlay.mode"
 SERVICE_LABEL = "com.zlayer.service"
+ATTACH_LABEL = "com.zlayer.overlay.attach"
+"""Not a matter of isolation, and here beside the other annotations: the kind of attach of the service."""
 
 EDGE_FENCE = "edge:"
 """Prefix of the isolation networks that restrict an edge peer to its allowed destinations (`naming.edge_fence`)."""

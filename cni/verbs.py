@@ -40,7 +40,8 @@ class Target:
 
 
 class Attached(msgspec.Struct, frozen=True, kw_only=True):
-    """What an attach created. Addresses: (address/prefix, gateway); routes: (destination, gateway); MTU in bytes."""
+    """What an attach created. Addresses: (address/prefix, gateway); routes: (destination, gateway); MTU in bytes;
+    `bridge` is "" for a port on none."""
 
     bridge: str
     bridge_mac: str
@@ -201,14 +202,16 @@ def _left_out(wish: Intent, attached: Attached) -> list[str]:
 
 
 def result_of(attached: Attached, call: Call, wish: Intent) -> Result:
-    """The result of an attach: bridge, host end, container's end, in the order that other plugins expect."""
+    """The result of an attach: bridge, if there is one, host end, container's end, in the order that other plugins
+    expect."""
+    on = (Interface(attached.bridge, attached.bridge_mac),) if attached.bridge else ()
     return Result(
         interfaces=(
-            Interface(attached.bridge, attached.bridge_mac),
+            *on,
             Interface(attached.host_veth, attached.host_mac, mtu=attached.mtu),
             Interface(call.ifname, attached.mac, call.netns, attached.mtu),
         ),
-        ips=tuple(IP(address, gateway, 2) for address, gateway in attached.addresses),
+        ips=tuple(IP(address, gateway, len(on) + 1) for address, gateway in attached.addresses),
         routes=tuple(Route(dst, gateway) for dst, gateway in attached.routes),
         dns=attached.dns if wish.dns is None else wish.dns,
     )

@@ -49,7 +49,10 @@ def _as_text(status: answers.Status) -> str:
     lines += [f"NOTE       {note}" for note in status.notes]
     text = "\n".join(lines) + "\n"
     if status.services:
-        rows = [(s.service, s.mode, s.bridge, ", ".join(s.subnets) or "-", s.attachments) for s in status.services]
+        rows = [
+            (s.service, s.mode, s.bridge or s.attach, ", ".join(s.subnets) or "-", s.attachments)
+            for s in status.services
+        ]
         text += "\n" + table.render(("SERVICE", "MODE", "BRIDGE", "SUBNETS", "CONTAINERS"), rows)
     return text
 

@@ -194,9 +194,10 @@ def build_node(base: Base, claims: Claims | None, resolver: Callable[[], DnsOffe
         slots=SlotSource(state, claims),
         container_mtu=base.container_mtu,
         board=base.board,
+        settings=settings,
         may_begin=ranges.refuse,
     )
-    release = SegmentRelease(state, kernel, segments)
+    release = SegmentRelease(state, segments)
     attacher = Attacher(
         state=state,
         kernel=kernel,

@@ -18,6 +18,7 @@ Hidden = Literal["nxdomain", "refused"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 Engine = Literal["auto", "kernel", "wireguard-go", "boringtun-cli", "none"]
 Underlay = Literal["routed"]
+AttachKind = Literal["bridge", "routed"]
 
 
 class Dns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -95,6 +96,13 @@ class Metrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     listen: str | None = None
 
 
+class ServiceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Settings of one service on this node. `attach`: its kind of attach, where no request names one."""
+
+    name: Annotated[str, msgspec.Meta(min_length=1)]
+    attach: AttachKind = "bridge"
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One node's settings. Ranges are checked by `parse`; times are in seconds."""
 
@@ -117,6 +125,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     run_dir: str = defaults.RUN_DIR
     overlay_socket: str | None = None
     dns: Dns = Dns()
+    attach: AttachKind = "bridge"
+    services: tuple[ServiceSettings, ...] = ()
     masquerade: bool = True
     mtu: Annotated[int, msgspec.Meta(ge=1280, le=65535)] | None = None
     new_services_per_minute: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 300
@@ -129,3 +139,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     def cidrs(self) -> tuple[str, ...]:
         """The cluster's ranges, the primary IP version first."""
         return (self.cluster_cidr, self.cluster_cidr6) if self.cluster_cidr6 else (self.cluster_cidr,)
+
+    @property
+    def attach_kinds(self) -> dict[str, str]:
+        """The kind of attach by service, for those that the settings name."""
+        return {service.name: service.attach for service in self.services}

@@ -25,6 +25,7 @@ def faults(settings: Settings) -> list[str]:
         families = [network_of(cidr, strict=True) for cidr in settings.cidrs]
         checks += [partial(_check_families, settings, families), partial(_check_parts, settings, families)]
         checks.append(partial(_check_service_cidr, settings, families))
+    checks.append(partial(_check_services, settings))
     checks += [partial(_check_peer, n, peer) for n, peer in enumerate(settings.peers)]
     checks += [partial(_check_advertise, endpoint) for endpoint in settings.advertise]
     checks += [partial(_check_url, url) for url in (settings.cluster.etcd.endpoints if settings.cluster else ())]
@@ -85,6 +86,14 @@ def _check_service_cidr(settings: Settings, families: list[Network]) -> None:
             raise ValueError(f"service_cidr: {own} is not inside the cluster's range")
         if own.prefixlen >= defaults.SLOT_PREFIX[own.version]:
             raise ValueError(f"service_cidr: {own} is too small: it must hold more than one service subnet")
+
+
+def _check_services(settings: Settings) -> None:
+    seen: set[str] = set()
+    for n, service in enumerate(settings.services):
+        if service.name in seen:
+            raise ValueError(f"services[{n}].name: {service.name} stands there twice")
+        seen.add(service.name)
 
 
 def _check_peer(n: int, peer: StaticPeer) -> None:

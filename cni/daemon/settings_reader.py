@@ -20,6 +20,7 @@ from cni import defaults
 from cni.daemon import settings_checks
 from cni.daemon.model import yaml_lines
 from cni.daemon.settings import (
+    AttachKind,
     Cluster,
     Dns,
     Engine,
@@ -28,6 +29,7 @@ from cni.daemon.settings import (
     LogLevel,
     Metrics,
     Nat,
+    ServiceSettings,
     Settings,
     StaticPeer,
     Underlay,
@@ -202,7 +204,8 @@ def _explain(message: str, document: Any) -> str:
             break
     if text.startswith("Invalid enum value"):
         kinds = {"log_level": LogLevel, "underlay": Underlay, "cluster.unsigned_nodes": Unsigned, "dns.hidden": Hidden}
-        text = "expected one of " + ", ".join(get_args(kinds.get(where, Engine)))
+        kinds |= {"attach": AttachKind, "services[].attach": AttachKind}
+        text = "expected one of " + ", ".join(get_args(kinds.get(re.sub(r"\[\d+\]", "[]", where), Engine)))
     text = _in_our_words(re.sub(", got `[a-z]+`$", "", text))
     quotable = not isinstance(value, dict | list) and not where.startswith(NOT_QUOTED)
     return f"{where}: {text}, got {value!r}" if quotable else f"{where}: {text}"
@@ -226,7 +229,7 @@ def _in_our_words(text: str) -> str:
 def _nearest(where: str, key: str) -> str:
     """A hint at the valid key that resembles an unknown key of the mapping `where`; empty if none does."""
     mappings: dict[str, type] = {"dns": Dns, "metrics": Metrics, "peers": StaticPeer, "cluster": Cluster}
-    mappings |= {"cluster.etcd": Etcd, "nat": Nat}
+    mappings |= {"cluster.etcd": Etcd, "nat": Nat, "services": ServiceSettings}
     valid = [field.name for field in msgspec.structs.fields(mappings.get(where.partition("[")[0], Settings))]
     near = difflib.get_close_matches(key, valid, n=1)
     return f"; {near[0]} is meant?" if near else ""

@@ -26,7 +26,7 @@ IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS, IFA_PROTO = 1, 2, 4, 8, 11
 RTA_DST, RTA_SRC, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_METRICS, RTA_TABLE = 1, 2, 4, 5, 6, 7, 8, 15
 RTA_MULTIPATH, RTAX_MTU, RTAX_ADVMSS = 9, 2, 8
 NDA_DST = 1
-IFA_F_NODAD = 0x02
+IFA_F_NODAD, IFA_F_NOPREFIXROUTE = 0x02, 0x200
 RT_MAIN, RT_LOCAL, RTPROT_STATIC, RT_UNIVERSE, RT_LINK = 254, 255, 4, 0, 253
 RT_UNSPECIFIED = 256  # the numbers of tables from here on do not fit the header
 
@@ -38,14 +38,16 @@ ROUTE = struct.Struct("=BBBBBBBBI")
 """struct rtmsg: family, destination's and source's length, tos, table, protocol, scope, type, flags."""
 
 
-def address_message(index: int, address: Interface, exclusive: bool = True, proto: int = 0) -> nl.Message:
+def address_message(
+    index: int, address: Interface, exclusive: bool = True, proto: int = 0, *, alone: bool = False
+) -> nl.Message:
     """Add an address that is usable at once: IPv6 without duplicate address detection. `proto` records which program
-    added it (IFA_PROTO); kernels before 5.18 do not store it."""
+    added it (IFA_PROTO); kernels before 5.18 do not store it. `alone`: without a route to its prefix."""
     raw = address.ip.packed
     body = ADDRESS.pack(family_of(address), address.network.prefixlen, 0, RT_UNIVERSE, index)
     body += nl.attribute(IFA_LOCAL, raw) + nl.attribute(IFA_ADDRESS, raw)
     if address.version == 6:
-        body += nl.u32(IFA_FLAGS, IFA_F_NODAD)
+        body += nl.u32(IFA_FLAGS, IFA_F_NODAD | (IFA_F_NOPREFIXROUTE if alone else 0))
     elif address.network.prefixlen < 31:
         body += nl.attribute(IFA_BROADCAST, address.network.broadcast_address.packed)
     if proto:
@@ -66,10 +68,11 @@ def remove_address(socket: nl.Netlink, index: int, address: Interface) -> None:
 
 
 def list_addresses(socket: nl.Netlink, index: int = 0) -> list[tuple[int, Interface]]:
-    """(link index, address) of every address of the namespace; with `index` not 0, of that link only."""
+    """(link index, address) of every address of the namespace; with `index` not 0, of that link only. A strict socket
+    makes the kernel read that link alone."""
     addresses = []
-    body = ADDRESS.pack(0, 0, 0, 0, 0)
-    for answer in socket.dump(nl.Message(nl.RTM_GETADDR, 0, body, "list addresses")):
+    body = ADDRESS.pack(0, 0, 0, 0, index)
+    for answer in socket.dump(nl.Message(nl.RTM_GETADDR, 0, body, "list addresses", GONE)):
         family, prefix, _, _, at = ADDRESS.unpack_from(answer.body)
         raw = nl.attributes(answer.body[8:])
         value = raw.get(IFA_LOCAL) or raw.get(IFA_ADDRESS)
@@ -132,11 +135,23 @@ def route_message(route: Route, forgive: frozenset[int] = frozenset(), table: in
     return nl.Message(nl.RTM_NEWROUTE, nl.F_CREATE | nl.F_EXCL, _route_body(route, table), what, forgive)
 
 
+def replace_route_message(route: Route) -> nl.Message:
+    """Add a route to the main table, in place of one to the same destination."""
+    what = f"set route {route.dst} by link {route.oif}"
+    return nl.Message(nl.RTM_NEWROUTE, nl.F_CREATE | nl.F_REPLACE, _route_body(route, RT_MAIN), what)
+
+
+def removal_message(route: Route, forgive: frozenset[int]) -> nl.Message:
+    """Remove a route from the main table."""
+    what = f"remove route {route.dst}"
+    return nl.Message(nl.RTM_DELROUTE, 0, _route_body(route, RT_MAIN), what, forgive)
+
+
 def list_routes(socket: nl.Netlink) -> list[Route]:
     """The routes of the main table, of both families."""
     ask = nl.Message(nl.RTM_GETROUTE, 0, ROUTE.pack(*[0] * 9), "list routes")
     bodies = (answer.body for answer in socket.dump(ask))
-    ours = (_main_route(body) for body in bodies if body[0] in (AF_INET, AF_INET6))
+    ours = (main_route(body) for body in bodies if body[0] in (AF_INET, AF_INET6))
     return [route for route in ours if route is not None]
 
 
@@ -244,7 +259,7 @@ def find_default(socket: nl.Netlink, family: int, most: int, otherwise: OSError)
 
     def take(body: bytes) -> bool:
         nonlocal is_unicast
-        route = _main_route(body) if body[0] == family and body[1] == 0 else None
+        route = main_route(body) if body[0] == family and body[1] == 0 else None
         is_unicast = route is not None and route.type == RTN_UNICAST
         return is_unicast
 
@@ -255,7 +270,7 @@ def find_default(socket: nl.Netlink, family: int, most: int, otherwise: OSError)
     return is_unicast
 
 
-def _main_route(body: bytes) -> Route | None:
+def main_route(body: bytes) -> Route | None:
     """The route in the body of an RTM_NEWROUTE message; None if it is not in the main table."""
     return _route_in(body, (RT_MAIN,))
 

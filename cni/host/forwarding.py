@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 
+from cni import naming
 from cni.host import addressing, links, netconf
 from cni.host.netlink import Netlink
 
@@ -14,8 +15,10 @@ OUTSIDE = (ipaddress.ip_address("192.0.2.1"), ipaddress.ip_address("2001:db8::1"
 
 
 def is_routed(link: links.Link) -> bool:
-    """Whether the node routes the packets that come in by this link of the overlay."""
-    return link.name.startswith(OURS) and link.kind in ROUTED
+    """Whether the node routes the packets that come in by this link of the overlay: a bridge, a tunnel, or a port that
+    is on no bridge."""
+    is_port = link.kind == "veth" and not link.master and link.alias.startswith(naming.OWNER)
+    return link.name.startswith(OURS) and (link.kind in ROUTED or is_port)
 
 
 def not_forwarding(socket: Netlink) -> list[str]:

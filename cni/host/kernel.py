@@ -10,7 +10,18 @@ import ipaddress
 import threading
 from collections.abc import Sequence
 
-from cni.host import addressing, advertisements, forwarding, links, netns, own_networks, ports, source_routes, sysctl
+from cni.host import (
+    addressing,
+    advertisements,
+    forwarding,
+    links,
+    netns,
+    own_networks,
+    ports,
+    routed_ports,
+    source_routes,
+    sysctl,
+)
 from cni.host.announce import Announcer
 from cni.host.conntrack_flusher import ConntrackFlusher
 from cni.host.forwarding import OURS, OUTSIDE, is_routed
@@ -182,6 +193,18 @@ class Kernel:
         if link is not None:
             addressing.remove_address(self._socket, link.index, address)
 
+    def close_subnets(self, subnets: Sequence[links.Network]) -> None:
+        """Make subnets unreachable on the node, except for the routes of routed ports. Idempotent."""
+        routed_ports.close_subnets(self._socket, subnets)
+
+    def open_subnets(self, subnets: Sequence[links.Network]) -> None:
+        """Remove the routes of `close_subnets`. Idempotent."""
+        routed_ports.open_subnets(self._socket, subnets)
+
+    def closed_subnets(self) -> set[links.Network]:
+        """The networks that the node's routes make unreachable: for resync only."""
+        return routed_ports.closed_subnets()
+
     def remove_link(self, name: str) -> bool:
         """Remove the link; False if there was none. Returns as soon as the link is no longer visible."""
         return self._link_deleter.remove(self._socket, name)
@@ -203,9 +226,12 @@ class Kernel:
         ifname: str,
         addresses: Sequence[links.Interface],
         routes: Sequence[links.Route],
+        *,
+        gateway: ports.GatewayEnd | None = None,
     ) -> list[links.Route]:
-        """Bring the container's end up with its addresses; returns the routes that existed already."""
-        return ports.configure(netns_fd, index, ifname, addresses, routes)
+        """Bring the container's end up with its addresses; returns the routes that existed already. `gateway`: of a
+        routed port."""
+        return ports.configure(netns_fd, index, ifname, addresses, routes, gateway=gateway)
 
     def route_by_source(
         self, netns_fd: int, index: int, addresses: Sequence[links.Interface], routes: Sequence[links.Route]
@@ -220,6 +246,22 @@ class Kernel:
     def raise_port(self, index: int, owner: str = "") -> None:
         """Bring the host end up, with its owner as alias; packets flow from then on."""
         links.raise_port(self._socket, index, owner)
+
+    def raise_routed(self, end: routed_ports.RoutedEnd, owner: str = "") -> None:
+        """Bring the host end of a routed port up, with its gateways, routes and neighbours; packets flow from then on.
+        Idempotent."""
+        routed_ports.configure(end)
+        routed_ports.raise_port(self._socket, end, owner)
+
+    def set_neighbours(self, index: int, addresses: Sequence[links.Address], mac: str) -> None:
+        """Give the container of a routed port another MAC."""
+        routed_ports.set_neighbours(self._socket, index, addresses, mac)
+
+    def routed_lacks(self, ends: Sequence[routed_ports.RoutedEnd]) -> dict[str, list[str]]:
+        """What is missing on the node for each routed port that is not whole, by the name of its host end. Reads
+        only."""
+        seen = routed_ports.views(ends[0].index if len(ends) == 1 else 0) if ends else {}
+        return routed_ports.lacking(ends, seen)
 
     def announce(self, host: int, netns_fd: int, ifname: str, mac: str, addresses: Sequence[links.Address]) -> None:
         """Have the addresses of the container's end announced to its neighbours, soon. `host`: the index of the host

@@ -269,7 +269,8 @@ def remove_group(socket: nl.Netlink, group: int) -> None:
 
 @dataclass(frozen=True)
 class Port:
-    """The parameters of `create_port`: a veth whose host end is on a bridge and whose other end is in a container."""
+    """The parameters of `create_port`: a veth whose host end is on a bridge (`bridge`: its index; 0 for none) and whose
+    other end is in a container."""
 
     name: str
     mac: str
@@ -297,7 +298,7 @@ def create_port(socket: nl.Netlink, port: Port, netns_fd: int) -> tuple[int, int
         + nl.text(IFLA_IFNAME, port.name)
         + nl.u32(IFLA_MTU, port.mtu)
         + nl.attribute(IFLA_ADDRESS, mac_bytes(port.mac))
-        + nl.u32(IFLA_MASTER, port.bridge)
+        + (nl.u32(IFLA_MASTER, port.bridge) if port.bridge else b"")
         + nl.attribute(IFLA_LINKINFO, nl.text(1, "veth") + nl.attribute(2, nl.attribute(1, peer)))
     )
     flags = nl.F_CREATE | nl.F_EXCL | nl.F_ECHO

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import socket
+import struct
 from collections.abc import Callable
 
 from cni.host import links, netlink, nlmsg
@@ -11,12 +12,15 @@ from cni.host.worker import IDLE, Crew, beat
 
 GROUPS = 0x1 | 0x10 | 0x100  # RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
 ALL_GROUPS = GROUPS | 0x40 | 0x400  # and RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_ROUTE
+_ADDRESS = struct.Struct("=BBBBI")
+"""struct ifaddrmsg: family, prefix length, flags, scope, index."""
 _OVERRUN = -1  # stands for lost notifications: the socket's buffer was full
 
 
 class Monitor:
     """Calls `heard(message type, link name)` in its own thread; the name is empty for addresses, routes and
-    overruns.
+    overruns. For a single address on another link than lo it is that link's index in words: the gateway of a routed
+    port, which goes with its container.
     """
 
     def __init__(
@@ -66,6 +70,10 @@ class Monitor:
             if kind in (netlink.RTM_NEWLINK, netlink.RTM_DELLINK):
                 body = data[start + netlink.IFINFO.size : end]
                 name = nlmsg.string(nlmsg.attributes(body).get(links.IFLA_IFNAME, b""))
+            elif kind in (netlink.RTM_NEWADDR, netlink.RTM_DELADDR):
+                family, prefix, _, _, index = _ADDRESS.unpack_from(data, start)
+                whole = prefix == (32 if family == links.AF_INET else 128)
+                name = f"link {index}" if whole and index != links.LOOPBACK else ""
             self._heard(kind, name)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from cni.host import addressing, links, source_routes, sysctl
-from cni.host.netlink import Message, Netlink
+from cni.host import addressing, links, routed_ports, source_routes, sysctl
+from cni.host.netlink import Message, Netlink, NetlinkError
 from cni.host.netns import entered
 
 # A container's interface must not accept autoconfiguration, must announce its address to its neighbours, and must not
@@ -31,18 +32,33 @@ family. A container may add any number: to read 200,000 routes took 2.6 s and 12
 class Sought:
     """What an inspection searches for: addresses of the interface; routes by it as (destination, gateway), in the main
     table or in one to which a rule leads the packets from an address of the interface; routes of the namespace; and
-    gateways as (own address, gateway) that the interface reaches directly."""
+    gateways as (own address, gateway) that the interface reaches directly; and permanent neighbour entries of the
+    interface as (address, MAC)."""
 
     addresses: frozenset[links.Interface] = frozenset()
     routes: frozenset[tuple[links.Network, links.Address]] = frozenset()
     patterns: frozenset[links.RoutePattern] = frozenset()
     gateways: frozenset[tuple[links.Address, links.Address]] = frozenset()
+    neighbours: frozenset[tuple[links.Address, str]] = frozenset()
+
+
+@dataclass(frozen=True)
+class GatewayEnd:
+    """The gateways of a routed port, as the container's end needs them: their addresses, which are on no subnet of the
+    container's, and the MAC of the host end."""
+
+    addresses: tuple[links.Address, ...]
+    mac: str
+
+    def routes(self, index: int) -> list[links.Route]:
+        """The routes by which the interface `index` reaches the gateways."""
+        return [links.Route(ipaddress.ip_network(address), None, index) for address in self.addresses]
 
 
 @dataclass(frozen=True)
 class ContainerView:
-    """The container's end as read: its link (None: there is none), and those of the sought addresses, routes, patterns
-    and gateways that exist.
+    """The container's end as read: its link (None: there is none), and those of the sought addresses, routes, patterns,
+    gateways and neighbours that exist.
 
     `unread` names the kinds that were not read to the end ("addresses", "routes"): there are more than MOST of them,
     and the first MOST did not hold everything that was sought.
@@ -54,10 +70,16 @@ class ContainerView:
     unread: tuple[str, ...] = ()
     patterns: frozenset[links.RoutePattern] = frozenset()
     gateways: frozenset[tuple[links.Address, links.Address]] = frozenset()
+    neighbours: frozenset[tuple[links.Address, str]] = frozenset()
 
     def bound(self, what: str) -> int:
         """How many of `what` were read, if there are more of them; else 0."""
         return MOST[what] if what in self.unread else 0
+
+
+_EXISTS = frozenset({errno.EEXIST})
+_ELSEWHERE = _EXISTS | {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL}
+"""What the kernel answers if the gateway is behind another interface."""
 
 
 class Crowded(OSError):
@@ -102,7 +124,16 @@ def inspect(netns_fd: int, ifname: str, sought: Sought) -> ContainerView:
             unread += [] if whole and all_read else ["routes"]
         gateways = frozenset(pair for pair in sought.gateways if _reaches(sockets[-1], link.index, *pair))
         kinds = tuple(dict.fromkeys(unread))
-        return ContainerView(link, tuple(addresses), tuple(routes), kinds, frozenset(patterns), gateways)
+        near = _neighbours(netns_fd, link.index, sought)
+        return ContainerView(link, tuple(addresses), tuple(routes), kinds, frozenset(patterns), gateways, near)
+
+
+def _neighbours(netns_fd: int, index: int, sought: Sought) -> frozenset[tuple[links.Address, str]]:
+    """Those of the sought neighbour entries that the interface has."""
+    if not sought.neighbours:
+        return frozenset()
+    with _socket_inside(netns_fd) as inner:
+        return sought.neighbours & {(address, mac) for _, address, mac in routed_ports.list_neighbours(inner, index)}
 
 
 def _reaches(socket: Netlink, index: int, own: links.Address, gateway: links.Address) -> bool:
@@ -162,11 +193,14 @@ def configure(
     ifname: str,
     addresses: Sequence[links.Interface],
     routes: Sequence[links.Route],
+    *,
+    gateway: GatewayEnd | None = None,
 ) -> list[links.Route]:
-    """Bring up lo and the container's end, with its addresses and routes, in one send.
+    """Bring up lo and the container's end, with its addresses and routes, in one send. `gateway`: of a routed port.
 
     Returns the routes that were not added because the container already has a route to that destination: a second
-    network does not replace the default route of the first. Raises OSError, NetlinkError.
+    network does not replace the default route of the first. Nor is a route added whose gateway another interface has
+    as well: the kernel looks for the gateway behind that one. Raises OSError, NetlinkError.
     """
     with entered(netns_fd):
         inner = Netlink()
@@ -179,10 +213,19 @@ def configure(
         own = links.gen_mode_message(index, links.GEN_MODE_EUI64)
         first: list[Message] = [links.up_message(links.LOOPBACK), own, links.up_message(index)]
         first += [addressing.address_message(index, address) for address in addresses]
-        exists = frozenset({errno.EEXIST})
-        batch = first + [addressing.route_message(route, exists) for route in routes]
-        outcome = inner.send(batch)
-        return [route for route, code in zip(routes, outcome.errors[len(first) :], strict=True) if code == errno.EEXIST]
+        near = gateway.routes(index) if gateway is not None else []
+        if gateway is not None:
+            first += [routed_ports.neighbour_message(index, address, gateway.mac) for address in gateway.addresses]
+        batch = [addressing.route_message(route, _EXISTS) for route in near]
+        batch += [addressing.route_message(route, _ELSEWHERE if near else _EXISTS) for route in routes]
+        errors = inner.send(first + batch).errors[len(first) :]
+    elsewhere = {route.dst.network_address for route, code in zip(near, errors, strict=False) if code}
+    skipped = []
+    for route, code in zip(routes, errors[len(near) :], strict=True):
+        if code and code != errno.EEXIST and route.gateway not in elsewhere:
+            raise NetlinkError(code, f"add route {route.dst} via {route.gateway}")
+        skipped += [route] if code else []
+    return skipped
 
 
 def _socket_inside(netns_fd: int) -> Netlink:

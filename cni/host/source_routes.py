@@ -27,11 +27,13 @@ def table_of(index: int) -> int:
 
 def ensure(netns_fd: int, index: int, addresses: Sequence[links.Interface], routes: Iterable[links.Route]) -> None:
     """Let packets from `addresses` leave by the interface `index`: to its subnets directly, and by `routes` of the same
-    IP versions. Idempotent. Raises OSError."""
+    IP versions. An address without a subnet reaches nothing directly but what `routes` says. Idempotent. Raises
+    OSError."""
     table = table_of(index)
     versions = {address.version for address in addresses}
     exists = frozenset({errno.EEXIST})
-    planned = [links.Route(address.network, None, index) for address in addresses]
+    whole = [address for address in addresses if address.network.prefixlen < address.max_prefixlen]
+    planned = [links.Route(address.network, None, index) for address in whole]
     planned += [route for route in routes if route.dst.version in versions]
     messages = [addressing.route_message(route, exists, table) for route in planned]
     for address in addresses:

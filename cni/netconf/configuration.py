@@ -35,7 +35,10 @@ from cni.netconf.types import DNS, DNS_KEYS, ROUTE_KEYS, Result, Route
 from cni.netconf.values import Attachment
 from cni.netconf.versions import OLDEST, SUPPORTED
 
-OWN_KEYS = ("service", "mode", "isolationNetwork", "joinGlobal", "ephemeral", "mtu", "dns", "routes", "annotations")
+OWN_KEYS = (
+    *("service", "mode", "attach", "isolationNetwork", "joinGlobal", "ephemeral", "mtu", "dns", "routes"),
+    "annotations",
+)
 PLACE_KEYS = ("overlayd", "autostart", "runDir", "dataDir")
 """The keys that decide which daemon is spoken to."""
 
@@ -61,6 +64,7 @@ class NetConf(msgspec.Struct, frozen=True, kw_only=True):
     type: str = ""
     service: str | None = None  # with its ${...} still in it
     mode: str = AUTO
+    attach: str = ""  # one of ATTACH_KINDS; "" is that of the service
     isolation_network: str | None = None
     join_global: bool = False
     ephemeral: bool = False
@@ -133,6 +137,7 @@ def interpret(document: Document, verb: str, tolerate: Tolerate | None = None) -
     if verb == "CHECK" and "prev_result" not in members:
         raise InvalidConfig("Required prevResult missing")
     given = {"service": "service", "mode": "mode", "isolationNetwork": "isolation_network"}
+    given["attach"] = "attach"
     pinned = frozenset(key for key in DECIDABLE if given[key] in members and document.fields.get(key) is not None)
     conf = NetConf(name=document.name, version=document.version, unknown=unknown, pinned=pinned, **members)
     return msgspec.structs.replace(conf, warnings=(*warnings, *_without_effect(document.fields, conf)))
@@ -170,6 +175,7 @@ def _readers(document: Document, verb: str) -> dict[str, Callable[[], object]]:
         "data_dir": lambda: values.read_path(fields, "dataDir"),
         "service": lambda: values.read_service(fields),
         "mode": lambda: values.read_mode(fields),
+        "attach": lambda: values.read_attach(fields),
         "isolation_network": lambda: values.read_isolation_network(fields),
         "join_global": lambda: fields.boolean("joinGlobal"),
         "ephemeral": lambda: fields.boolean("ephemeral"),

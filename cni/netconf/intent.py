@@ -9,7 +9,15 @@ hardware address `runtimeConfig` wins over `args.cni`, and that over CNI_ARGS (C
 import msgspec
 
 from cni.errors import CniError, InvalidConfig, InvalidEnvironment
-from cni.isolation import MODE_LABEL, MODES, NETWORK_LABEL, SERVICE_LABEL, isolation_network, mode_of_label
+from cni.isolation import (
+    ATTACH_LABEL,
+    MODE_LABEL,
+    MODES,
+    NETWORK_LABEL,
+    SERVICE_LABEL,
+    isolation_network,
+    mode_of_label,
+)
 from cni.netconf import policy
 from cni.netconf.addresses import Address, parse_cidr, parse_ip, parse_mac
 from cni.netconf.capabilities import aliases_of
@@ -18,7 +26,7 @@ from cni.netconf.decode import show
 from cni.netconf.environment import Call, check_args
 from cni.netconf.template import placeholders, substitute
 from cni.netconf.types import DNS, Route, parsed
-from cni.netconf.values import check_line, check_service
+from cni.netconf.values import check_attach, check_line, check_service
 
 
 class Requested(msgspec.Struct, frozen=True):
@@ -33,6 +41,7 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
 
     service: str
     mode: str
+    attach: str = ""  # one of ATTACH_KINDS; "" is that of the service
     isolation_network: str | None  # None is none; "" is a network of that name
     join_global: bool = False
     ephemeral: bool = False
@@ -54,11 +63,12 @@ def intent(conf: NetConf, call: Call) -> Intent:
     check_args(call, placeholders(conf.service or "", "service"))
     labels = {**conf.args.labels, **conf.runtime.annotations}
     place = _place(conf, call, labels)
-    if labels.keys() & {SERVICE_LABEL, MODE_LABEL, NETWORK_LABEL}:
+    if labels.keys() & {SERVICE_LABEL, MODE_LABEL, NETWORK_LABEL, ATTACH_LABEL}:
         policy.refuse(conf.annotations, conf.pinned, labels, _listed(conf, call, labels), place)
     return Intent(
         service=place.service,
         mode=place.mode,
+        attach=place.attach,
         isolation_network=place.network,
         join_global=conf.join_global,
         ephemeral=conf.ephemeral,
@@ -98,7 +108,7 @@ def _listed(conf: NetConf, call: Call, labels: dict[str, str]) -> policy.Place:
     except CniError:
         if SERVICE_LABEL not in labels:
             raise
-        return policy.Place("", conf.mode, isolation_network(conf.isolation_network, conf.mode, ""))
+        return policy.Place("", conf.mode, isolation_network(conf.isolation_network, conf.mode, ""), conf.attach)
 
 
 def _place(conf: NetConf, call: Call, labels: dict[str, str]) -> policy.Place:
@@ -108,7 +118,8 @@ def _place(conf: NetConf, call: Call, labels: dict[str, str]) -> policy.Place:
     explicit = labels.get(NETWORK_LABEL, conf.isolation_network)
     if explicit is not None:
         check_line(explicit, NETWORK_LABEL)
-    return policy.Place(service, mode, isolation_network(explicit, mode, service))
+    attach = check_attach(labels[ATTACH_LABEL], ATTACH_LABEL) if ATTACH_LABEL in labels else conf.attach
+    return policy.Place(service, mode, isolation_network(explicit, mode, service), attach)
 
 
 def _service(conf: NetConf, call: Call, labels: dict[str, str]) -> str:

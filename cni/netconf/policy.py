@@ -8,11 +8,11 @@ as given also if it follows from the list's mode and service.
 import msgspec
 
 from cni.errors import InvalidConfig
-from cni.isolation import EDGE_FENCE, ISOLATED, MODE_LABEL, NETWORK_LABEL, SERVICE_LABEL
+from cni.isolation import ATTACH_LABEL, EDGE_FENCE, ISOLATED, MODE_LABEL, NETWORK_LABEL, SERVICE_LABEL
 from cni.netconf.decode import Fields, fold, show
 from cni.netconf.values import check_line, check_service
 
-DECIDABLE = ("service", "mode", "isolationNetwork")
+DECIDABLE = ("service", "mode", "isolationNetwork", "attach")
 """The keys of a list that an annotation can stand for."""
 ANNOTATIONS_KEYS = fold("allow", "networks", "services")
 
@@ -26,11 +26,13 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Place(msgspec.Struct, frozen=True):
-    """The service, mode and isolation network of a container. `network` None is none; "" is a network of that name."""
+    """The service, mode and isolation network of a container. `network` None is none; "" is a network of that name.
+    `attach`: the kind of attach, "" for that of the service."""
 
     service: str
     mode: str
     network: str | None
+    attach: str = ""
 
 
 def read_policy(fields: Fields) -> Policy:
@@ -72,6 +74,8 @@ def refuse(policy: Policy, pinned: frozenset[str], labels: dict[str, str], liste
             raise _outside(SERVICE_LABEL, wished.service, "services")
     if wished.mode != listed.mode:
         _refuse_key(MODE_LABEL, "mode", labels, may, listed.mode)
+    if wished.attach != listed.attach:
+        _refuse_key(ATTACH_LABEL, "attach", labels, may, listed.attach or None)
     if wished.network != listed.network:
         _refuse_network(policy, may, labels, listed, wished)
 

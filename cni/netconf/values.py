@@ -2,6 +2,7 @@
 
 import msgspec
 
+from cni.defaults import ATTACH_KINDS
 from cni.errors import InvalidConfig, UnsupportedField
 from cni.isolation import AUTO, MODES
 from cni.netconf.addresses import parse_ip
@@ -33,6 +34,19 @@ def read_mode(fields: Fields) -> str:
     if mode is not None and mode not in MODES:
         raise InvalidConfig(f"mode: {show(mode)} is not one of {', '.join(MODES)}")
     return AUTO if mode is None else mode
+
+
+def read_attach(fields: Fields) -> str | None:
+    """`attach`, one of ATTACH_KINDS. Raises InvalidConfig."""
+    attach = fields.text("attach")
+    return None if attach is None else check_attach(attach, fields.where("attach"))
+
+
+def check_attach(attach: str, where: str) -> str:
+    """Check a kind of attach. Raises InvalidConfig."""
+    if attach not in ATTACH_KINDS:
+        raise InvalidConfig(f"{where}: {show(attach)} is not one of {', '.join(ATTACH_KINDS)}")
+    return attach
 
 
 def read_service(fields: Fields) -> str | None:

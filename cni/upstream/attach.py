@@ -21,7 +21,8 @@ from dataclasses import dataclass
 import msgspec
 
 from cni import attach_rules, naming
-from cni.errors import AttachFailed, TryAgainLater
+from cni.defaults import ROUTED
+from cni.errors import AttachFailed, InvalidConfig, TryAgainLater
 from cni.host import announce, links, netns, netns_holder, ports, relocate
 from cni.host.netlink import Netlink
 from cni.netconf.intent import Intent
@@ -68,8 +69,11 @@ class Attacher:
         self._deadline = deadline
 
     def attach(self, request: Wanted) -> Record:
-        """Create the attachment; returns its record, live. Raises InterfaceExists, TryAgainLater, AttachFailed; then
+        """Create the attachment; returns its record, live. Raises InvalidConfig, InterfaceExists, TryAgainLater,
+        AttachFailed; then
         the attachment is removed, and a detach that the daemon did not carry out is recorded as owed."""
+        if request.wish.attach == ROUTED:
+            raise InvalidConfig("attach: 'routed' is not to be had in front of another overlay daemon, which bridges")
         self._refuse(request)
         service, mode = request.wish.service, request.wish.mode
         bridge = self._daemon.set_up_service(service, mode, KEPT)

@@ -106,8 +106,9 @@ def _against_kernel(told: Mapping[str, Any], seen: Mapping[str, Any]) -> Iterato
         yield f"the link {name} of {ports[name]['container_id']} is not there"
     for name in ports.keys() & seen["ports"].keys():
         link, record = seen["ports"][name], ports[name]
-        if link.get("master") != record["bridge"] or "UP" not in link["flags"]:
-            yield f"the link {name} is not up on {record['bridge']}: {link.get('master')} {link['flags']}"
+        if link.get("master", "") != record["bridge"] or "UP" not in link["flags"]:
+            where = f"on {record['bridge']}" if record["bridge"] else "on no bridge"
+            yield f"the link {name} is not up {where}: {link.get('master')} {link['flags']}"
     expected = {each["netns"]: {each["interface"]: each["addresses"]} for each in told.values()}
     for path, inside in seen["spaces"].items():
         if inside != expected.get(path, {}):

@@ -34,7 +34,7 @@ def attached(on: Machine, cid: str, **conf: object) -> tuple[Live, Space]:
 
 
 def live(said: Json, cid: str, space: Space) -> Live:
-    return Live(cid, space.path, tuple(ip["address"] for ip in said["ips"]), said["interfaces"][1]["name"])
+    return Live(cid, space.path, tuple(ip["address"] for ip in said["ips"]), said["interfaces"][-2]["name"])
 
 
 def in_order(on: Machine, *who: Live, within: float = LEFT_NOTHING + BUSY) -> None:

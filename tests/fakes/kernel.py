@@ -19,11 +19,12 @@ from typing import Any, TypeVar, cast
 from cni.daemon.fence.model import FenceNode
 from cni.daemon.model.records import Attachment
 from cni.errors import FenceFailed
-from cni.host.links import Address, Interface, Link, Port, Route
+from cni.host.links import Address, Interface, Link, Network, Port, Route
 from cni.host.netlink import NetlinkError
 from cni.host.netns import NetnsId
 from cni.host.own_networks import HeldAddress, Surroundings
-from cni.host.ports import ContainerView, Sought
+from cni.host.ports import ContainerView, GatewayEnd, Sought
+from cni.host.routed_ports import RoutedEnd
 
 F = TypeVar("F", bound=Callable[..., Any])
 NSFS = 4  # the device number of our namespaces
@@ -106,6 +107,8 @@ class FakeKernel:
         self.loaded = False
         self.own_addresses: set[Address] = set()
         self.sourced: set[Address] = set()
+        self.routed_ends: dict[str, RoutedEnd] = {}
+        self.closed: set[Network] = set()  # subnets of routed services
         self.routed: set[int] = set()
         self.underlay = 1500
         self.flows_queued: set[str] = set()
@@ -271,6 +274,7 @@ class FakeKernel:
         if link is None:
             return False
         self.node_addresses.pop(link.index, None)
+        self.routed_ends.pop(name, None)
         for space in self.spaces.values():
             for inner in [n for n, other in space.links.items() if other.index == link.peer and link.peer]:
                 gone = space.links.pop(inner)
@@ -295,7 +299,7 @@ class FakeKernel:
         space = self.spaces[netns_fd]
         if port.name in self.links or port.peer_name in space.links:
             raise NetlinkError(errno.EEXIST, f"create veth {port.name}")
-        if all(link.index != port.bridge for link in self.links.values()):
+        if port.bridge and all(link.index != port.bridge for link in self.links.values()):
             raise NetlinkError(errno.ENODEV, f"create veth {port.name}")
         host, inside = self._index(), self._index()
         self.links[port.name] = Link(host, port.name, False, port.mtu, port.mac, "veth", port.bridge, inside)
@@ -310,6 +314,8 @@ class FakeKernel:
         ifname: str,
         addresses: Sequence[Interface],
         routes: Sequence[Route],
+        *,
+        gateway: GatewayEnd | None = None,
     ) -> list[Route]:
         space = self.spaces[netns_fd]
         link = space.links[ifname]
@@ -325,6 +331,32 @@ class FakeKernel:
     def raise_port(self, index: int, owner: str = "") -> None:
         name = next(name for name, link in self.links.items() if link.index == index)
         self.links[name] = replace(self.links[name], up=True, hairpin=True, alias=owner or self.links[name].alias)
+
+    @call
+    def raise_routed(self, end: RoutedEnd, owner: str = "") -> None:
+        self.raise_port(end.index, owner)
+        self.routed_ends[end.name] = end
+
+    @quiet_call
+    def set_neighbours(self, index: int, addresses: Sequence[Address], mac: str) -> None:
+        name = next(name for name, link in self.links.items() if link.index == index)
+        self.routed_ends[name] = replace(self.routed_ends[name], mac=mac)
+
+    @call
+    def routed_lacks(self, ends: Sequence[RoutedEnd]) -> dict[str, list[str]]:
+        return {end.name: ["everything"] for end in ends if self.routed_ends.get(end.name) != end}
+
+    @call
+    def close_subnets(self, subnets: Sequence[Network]) -> None:
+        self.closed |= set(subnets)
+
+    @call
+    def open_subnets(self, subnets: Sequence[Network]) -> None:
+        self.closed -= set(subnets)
+
+    @call
+    def closed_subnets(self) -> set[Network]:
+        return set(self.closed)
 
     @quiet_call
     def announce(self, host: int, netns_fd: int, ifname: str, mac: str, addresses: Sequence[Address]) -> None:

@@ -105,7 +105,8 @@ def _service(context: ToolContext, record: Service) -> answers.ServiceSummary:
     return answers.ServiceSummary(
         service=record.name,
         mode=record.mode,
-        bridge=record.bridge,
+        attach=record.attach,
+        bridge="" if record.is_routed else record.bridge,
         subnets=list(record.subnets),
         attachments=sum(1 for member in context.state.members(record.bridge) if member.service == record.name),
     )
@@ -127,7 +128,8 @@ def _attachment(context: ToolContext, attachment: Attachment) -> answers.Attachm
         mode=attachment.mode,
         isolation_network=attachment.isolation,
         state=attachment.state,
-        bridge=attachment.bridge,
+        attach=attachment.attach,
+        bridge="" if attachment.is_routed else attachment.bridge,
         host_interface=attachment.host_veth,
         mac=attachment.mac,
         mtu=attachment.mtu,

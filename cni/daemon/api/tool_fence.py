@@ -75,7 +75,7 @@ def _member(context: ToolContext, attachment: Attachment) -> answers.Member:
         interface=attachment.ifname,
         addresses=[address.address for address in attachment.addresses],
         service=attachment.service,
-        bridge=attachment.bridge,
+        bridge="" if attachment.is_routed else attachment.bridge,
         host_interface=attachment.host_veth,
         pod=attachment.pod,
         state=attachment.state,
@@ -278,6 +278,9 @@ def view_of(context: ToolContext, translating: tuple[Base, ...] = ()) -> endpoin
             for s in ipvs.real_servers()
         ),
         behind=tool_mesh.behind(context),
+        subnets=tuple(
+            subnet for service in context.state.services.values() if service.is_routed for subnet in service.subnets
+        ),
         node_name=socket.gethostname(),
     )
 

@@ -18,12 +18,13 @@ import msgspec
 from cni import attach_rules, naming
 from cni.daemon.attachments.ports import Ports
 from cni.daemon.attachments.request import AttachRequest, ClientGone
+from cni.daemon.attachments.routed import gateway_end, routed_end
 from cni.daemon.attachments.segment_release import SegmentRelease
 from cni.daemon.attachments.segments import Segments
 from cni.daemon.events import AttachmentGone, AttachmentLeaves, AttachmentLive, Events
 from cni.daemon.fence.controller import FenceController
 from cni.daemon.model import macs
-from cni.daemon.model.records import Attachment, AttachmentKey, StaticRoute
+from cni.daemon.model.records import Attachment, AttachmentKey, Service, StaticRoute
 from cni.daemon.node.container_mtu import ContainerMtu
 from cni.daemon.state.state import Locks, NeedsSlot, State, boot_clock
 from cni.errors import AttachFailed, CleanupFailed, CniError, InvalidNetns, PoolExhausted
@@ -138,10 +139,10 @@ class Attacher:
     def _reserve(self, request: AttachRequest) -> Attachment:
         """Ensure the service's bridge, and save the intent with its addresses."""
         with self._segments.holding(request.service, request.mode) as segment:
-            service = self._segments.ensure(request.service, request.mode)
-            return self._with_addresses(self._draft(request, service.bridge), segment, request)
+            service = self._segments.ensure(request.service, request.mode, attach=request.attach)
+            return self._with_addresses(self._draft(request, service), segment, request)
 
-    def _draft(self, request: AttachRequest, bridge: str) -> Attachment:
+    def _draft(self, request: AttachRequest, service: Service) -> Attachment:
         return Attachment(
             network=request.network,
             container=request.container,
@@ -150,7 +151,8 @@ class Attacher:
             service=request.service,
             mode=request.mode,
             isolation=request.isolation,
-            bridge=bridge,
+            bridge=service.bridge,
+            attach=service.attach,
             host_veth=request.host_veth,
             host_mac=macs.of_host_end(request.host_veth),
             mac=request.mac,
@@ -183,37 +185,56 @@ class Attacher:
 
     def _plug(self, request: AttachRequest, intent: Attachment) -> Attachment:
         """Create the veth, configure the container's end, and set the host end up last."""
-        bridge = self._kernel.find(intent.bridge)
-        if bridge is None:
-            raise AttachFailed(f"the bridge {intent.bridge} of service {intent.service} vanished")
-        self._forget_last_owner(intent.ips, bridge.index)
-        port = links.Port(intent.host_veth, intent.host_mac, bridge.index, intent.mtu, intent.ifname, intent.mac)
-        host, inside = self._ports.create(port, request)
         routes = planned_routes(intent)
+        bridge = self._bridge_of(intent)
+        if bridge is None:
+            attach_rules.refuse_other_gateways(_assigned(intent), [(route.dst, route.via) for route in routes])
+        self._forget_last_owner(intent.ips, bridge)
+        on = bridge.index if bridge is not None else 0
+        port = links.Port(intent.host_veth, intent.host_mac, on, intent.mtu, intent.ifname, intent.mac)
+        host, inside = self._ports.create(port, request)
         kernel_routes = [
             links.Route(ipaddress.ip_network(route.dst), ipaddress.ip_address(route.via), inside) for route in routes
         ]
         addresses = [ipaddress.ip_interface(assigned.address) for assigned in intent.addresses]
-        skipped = self._kernel.configure_inside(request.netns_fd, inside, intent.ifname, addresses, kernel_routes)
+        gateway = None if bridge is not None else gateway_end(intent)
+        skipped = self._kernel.configure_inside(
+            request.netns_fd, inside, intent.ifname, addresses, kernel_routes, gateway=gateway
+        )
         sourced = tuple(route.dst.version for route in skipped if not route.dst.prefixlen)
         if sourced:
             intent = msgspec.structs.replace(intent, sourced=sourced)
             self._state.save(intent)  # the undo removes the rules
             own = [address for address in addresses if address.version in sourced]
-            self._kernel.route_by_source(request.netns_fd, inside, own, kernel_routes)
-        self._kernel.raise_port(host, naming.owner_mark(*intent.key))
+            near = gateway.routes(inside) if gateway is not None else []
+            self._kernel.route_by_source(request.netns_fd, inside, own, [*near, *kernel_routes])
+        kept = tuple(r for r, k in zip(routes, kernel_routes, strict=True) if k not in skipped)
+        mark = naming.owner_mark(*intent.key)
+        if bridge is None:
+            self._kernel.raise_routed(routed_end(intent, host), mark)
+            return msgspec.structs.replace(intent, routes=kept)
+        self._kernel.raise_port(host, mark)
         ips = [address.ip for address in addresses]
         self._kernel.announce(host, request.netns_fd, intent.ifname, intent.mac, ips)
-        kept = tuple(r for r, k in zip(routes, kernel_routes, strict=True) if k not in skipped)
         return msgspec.structs.replace(intent, routes=kept, bridge_mac=bridge.mac)
 
-    def _forget_last_owner(self, addresses: Sequence[str], bridge: int) -> None:
+    def _bridge_of(self, intent: Attachment) -> links.Link | None:
+        """The bridge that the port is put on; None for a routed one. Raises AttachFailed."""
+        if intent.is_routed:
+            return None
+        bridge = self._kernel.find(intent.bridge)
+        if bridge is None:
+            raise AttachFailed(f"the bridge {intent.bridge} of service {intent.service} vanished")
+        return bridge
+
+    def _forget_last_owner(self, addresses: Sequence[str], bridge: links.Link | None) -> None:
         """Delete the flows and neighbour entries that the last owners of these addresses left, before the addresses are
         in use again. Those of an address in cooldown are deleted again: packets of other containers may have made more
         of them since."""
         cooling = self._state.in_cooldown(addresses)
-        for address in cooling:
-            self._kernel.forget_neighbour(bridge, address)
+        if bridge is not None:
+            for address in cooling:
+                self._kernel.forget_neighbour(bridge.index, address)
         self._kernel.forget_flows(cooling)
         self._kernel.finish_flows(addresses)
 
@@ -277,6 +298,9 @@ class Attacher:
 def planned_routes(attachment: Attachment) -> list[StaticRoute]:
     """A default route through each family's gateway, then the configured routes; every route has `via`, one route per
     destination."""
-    addresses = ((assigned.address, assigned.gateway) for assigned in attachment.addresses)
     asked = ((route.dst, route.via) for route in attachment.routes)
-    return [StaticRoute(dst, via) for dst, via in attach_rules.planned_routes(addresses, asked)]
+    return [StaticRoute(dst, via) for dst, via in attach_rules.planned_routes(_assigned(attachment), asked)]
+
+
+def _assigned(attachment: Attachment) -> list[tuple[str, str]]:
+    return [(assigned.address, assigned.gateway) for assigned in attachment.addresses]

@@ -20,7 +20,8 @@ from cni.netconf.types import Result
 @dataclass(frozen=True)
 class Observed:
     """What the kernel has: host end, bridge and its addresses, container's end, the namespace's (device, inode),
-    why the node does not forward the packets of the bridge, and what is missing in the fence."""
+    why the node does not forward the packets of the bridge, what is missing in the fence, and what the node lacks for a
+    routed port."""
 
     host: Link | None
     bridge: Link | None
@@ -29,6 +30,7 @@ class Observed:
     netns: tuple[int, int]
     stopped: tuple[str, ...] = ()
     unfenced: tuple[str, ...] = ()
+    lacks: tuple[str, ...] = ()
 
 
 def sought(attachment: Attachment, previous: Result, sandbox: str) -> Sought:
@@ -61,7 +63,8 @@ def _expected(attachment: Attachment, sandbox: str) -> Expected:
         tuple((assigned.address, assigned.gateway) for assigned in attachment.addresses),
         (*((route.dst, route.via) for route in attachment.routes), *_sourced(attachment)),
         attachment.host_veth,
-        frozenset({attachment.bridge, attachment.host_veth}),
+        frozenset({attachment.host_veth} if attachment.is_routed else {attachment.bridge, attachment.host_veth}),
+        attachment.host_mac if attachment.is_routed else "",
     )
 
 
@@ -79,6 +82,9 @@ def _node_side(attachment: Attachment, expected: Expected, seen: Observed) -> li
     faults = []
     if not host.up:
         faults.append(f"the host interface {attachment.host_veth} is down")
+    if attachment.is_routed:
+        on = [f"the host interface {attachment.host_veth} is on a bridge, and is to be on none"] if host.master else []
+        return [*faults, *on, *seen.lacks, *seen.stopped]
     if bridge is None:
         return [*faults, f"the bridge {attachment.bridge} is missing"]
     if host.master != bridge.index:

@@ -13,6 +13,7 @@ from cni.daemon.attachments import check as checking
 from cni.daemon.attachments.admission import Admission
 from cni.daemon.attachments.attach import Attacher
 from cni.daemon.attachments.request import AttachRequest
+from cni.daemon.attachments.routed import routed_end
 from cni.daemon.fence.controller import FenceController
 from cni.daemon.model import sizes
 from cni.daemon.model.records import Attachment, AttachmentKey, StaticRoute
@@ -95,6 +96,7 @@ class NodeOverlay:
             attempt=asked.attempt,
             pod=pod_of(call),
             aliases=wish.aliases,
+            attach=wish.attach,
             forbidden=self._forbidden(target, call),
             asker=call.args.get("K8S_POD_NAMESPACE", ""),
             caller_waits=asked.caller_waits,
@@ -114,7 +116,7 @@ class NodeOverlay:
 
     def _attached(self, attachment: Attachment, by_kubernetes: bool) -> Attached:
         return Attached(
-            bridge=attachment.bridge,
+            bridge="" if attachment.is_routed else attachment.bridge,
             bridge_mac=attachment.bridge_mac,
             host_veth=attachment.host_veth,
             host_mac=attachment.host_mac,
@@ -173,16 +175,19 @@ class NodeOverlay:
 
     def _observe(self, attachment: Attachment, target: Target, sought: Sought) -> checking.Observed:
         identity_now = netns.identify_sandbox(target.fd, target.path)
-        bridge = self._kernel.find(attachment.bridge)
+        host = self._kernel.find(attachment.host_veth)
+        bridge = None if attachment.is_routed else self._kernel.find(attachment.bridge)
         addresses = self._kernel.addresses(bridge.index) if bridge is not None else []
+        ends = [routed_end(attachment, host.index)] if attachment.is_routed and host is not None else []
         same = identity_now == attachment.netns
         return checking.Observed(
-            host=self._kernel.find(attachment.host_veth),
+            host=host,
             bridge=bridge,
             gateways=frozenset(str(address.ip) for address in addresses),
+            lacks=tuple(self._kernel.routed_lacks(ends).get(attachment.host_veth, ())),
             inside=self._kernel.inspect(target.fd, attachment.ifname, sought) if same else ContainerView(None),
             netns=identity_now,
-            stopped=tuple(self._node_settings.stopped(attachment.bridge).values()),
+            stopped=tuple(self._node_settings.stopped(_way_in(attachment)).values()),
             unfenced=(*self._fence.faults(), *self._fence.missing(attachment)),
         )
 
@@ -237,6 +242,11 @@ class NodeOverlay:
         if not self._state.has_room(segment) and not self._state.idle_services():
             raise NotAvailable(f"service {service} has no free IP address", "the cluster's subnets are all taken")
         return [problem.text for problem in self._board.problems() if _is_for_status(problem)]
+
+
+def _way_in(attachment: Attachment) -> str:
+    """The link by which the container's packets come in: its bridge, or its own port."""
+    return attachment.host_veth if attachment.is_routed else attachment.bridge
 
 
 def _is_for_status(problem: Problem) -> bool:

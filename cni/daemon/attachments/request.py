@@ -22,7 +22,8 @@ class AttachRequest:
     """One attach, fully decided by the caller, which is one of the two sockets. The caller closes `netns_fd`.
 
     `mtu`: bytes, 0 for the default; `mac`: "" for the one that follows from the address; `forbidden`: the namespaces
-    that must not be attached; `asker`: the Kubernetes namespace whose limit on new services counts, "" for none;
+    that must not be attached; `attach`: the kind of attach, "" for that of the
+    service; `asker`: the Kubernetes namespace whose limit on new services counts, "" for none;
     `caller_waits` returns False when the client has closed its connection.
     """
 
@@ -48,6 +49,7 @@ class AttachRequest:
     aliases: tuple[str, ...] = ()
     forbidden: frozenset[NetnsId] = frozenset()
     asker: str = ""
+    attach: str = ""
     caller_waits: Callable[[], bool] = lambda: True
 
     @property

@@ -6,12 +6,11 @@ import ipaddress
 import logging
 import time
 
-from cni.daemon.attachments.segments import Segments, gateway
+from cni.daemon.attachments.segments import Segments
 from cni.daemon.attachments.service_limits import Idle
 from cni.daemon.model.records import Service
 from cni.daemon.state.state import State
 from cni.errors import CniError
-from cni.host.kernel import Kernel
 from cni.host.worker import beat
 
 EMPTY = 60.0  # seconds that an empty service keeps its bridge, so that the service's next pod finds it
@@ -22,8 +21,8 @@ log = logging.getLogger(__name__)
 class SegmentRelease:
     """Releases subnets and segments of one node."""
 
-    def __init__(self, state: State, kernel: Kernel, segments: Segments) -> None:
-        self._state, self._kernel, self._segments = state, kernel, segments
+    def __init__(self, state: State, segments: Segments) -> None:
+        self._state, self._segments = state, segments
         self._idle = Idle()
         self._empty_since: dict[str, float] = {}
         self._leaving: set[str] = set()  # ephemeral services that could not be taken down at once
@@ -49,7 +48,7 @@ class SegmentRelease:
             if service is None or len(service.subnets) <= len(self._state.cidrs):
                 return
             for subnet in self._state.idle_slots(segment):
-                self._kernel.remove_gateway(service.bridge, gateway(subnet))
+                self._segments.withdraw(service, subnet)
                 self._state.shrink_service(segment, [subnet])
 
     def shrink_all(self) -> None:
@@ -69,7 +68,7 @@ class SegmentRelease:
                 current = self._state.service(service.name)
                 if current is None or self._state.in_use(service.name) or self._is_usable(current):
                     continue
-                self._segments.remove_bridge(service.bridge)
+                self._segments.dismantle(service)
                 self._state.empty_service(service.name)
 
     def _is_usable(self, service: Service) -> bool:

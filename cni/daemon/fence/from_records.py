@@ -77,15 +77,15 @@ def bridge_of(name: str) -> FenceBridge:
 
 
 def bridges(services: Iterable[Service]) -> list[str]:
-    """The names of the bridges of these services, each once."""
-    return list(dict.fromkeys(service.bridge for service in services))
+    """The names of the bridges of these services, each once; a routed service has none."""
+    return list(dict.fromkeys(service.bridge for service in services if not service.is_routed))
 
 
 def port_of(attachment: Attachment) -> FencePort:
     """The fence's value for an attachment."""
     return FencePort(
         attachment.host_veth,
-        attachment.bridge,
+        None if attachment.is_routed else attachment.bridge,
         attachment.mac,
         tuple(address.ip for address in attachment.addresses),
         attachment.isolation,

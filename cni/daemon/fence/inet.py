@@ -28,7 +28,14 @@ def inet_chains(node: FenceNode) -> list[Chain]:
             ),
             Rule(HAS_OPTIONS, "jump options4", "IPv4 options"),
             Rule("icmp type { redirect, router-advertisement }", "drop", "ICMP redirect or router, routed leg"),
-            Rule("icmpv6 type { nd-router-advert, nd-redirect }", "drop", "router or redirect, routed leg"),
+            Rule("exthdr rt exists", "drop", "IPv6 routing header, routed leg"),
+            Rule(
+                "icmpv6 type { nd-router-solicit, nd-router-advert, nd-redirect }",
+                "drop",
+                "router or redirect, routed leg",
+            ),
+            Rule("udp sport 67 udp dport 68", "drop", "DHCP server, routed leg"),
+            Rule("udp sport 547 udp dport 546", "drop", "DHCPv6 server, routed leg"),
         ),
         ipv4_options("inet"),
         plain_chain(
@@ -104,6 +111,8 @@ def _prerouting(node: FenceNode) -> list[Rule]:
             )
             for v, ip, cluster in ranges
         ),
+        # A routed port that the fence does not know, or knows no more; bridges and tunnels of ours were admitted above.
+        Rule('iifname "zl-*"', "drop", "port of our name, routed"),
     ]
 
 

@@ -62,7 +62,7 @@ class FenceBridge:
 class FencePort:
     """The host's end of an attachment's veth, and the MAC and addresses that it may use.
 
-    `bridge` is None for a leg that is routed without a bridge (the global leg). `network` is None for the flat mesh;
+    `bridge` is None for a port that is routed without a bridge. `network` is None for the flat mesh;
     the empty string is a network name.
     """
 

@@ -180,7 +180,7 @@ class ProxyNeighbours:
         services, proxies = self._state.services, set()
         for guest in self._registry.guests.all().values():
             service = services.get(guest.service)
-            bridge = service.bridge if service is not None else ""
+            bridge = service.bridge if service is not None and not service.is_routed else ""
             if bridge:
                 proxies.add((bridge, guest.held.ip))
         try:

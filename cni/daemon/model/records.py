@@ -23,6 +23,10 @@ class AssignedAddress(msgspec.Struct, frozen=True):
     def ip(self) -> str:
         return self.address.partition("/")[0]
 
+    def alone(self) -> AssignedAddress:
+        """The address without its subnet, as an interface has it that is on no bridge: /32, or /128."""
+        return AssignedAddress(f"{self.ip}/{128 if ':' in self.ip else 32}", self.gateway)
+
 
 class StaticRoute(msgspec.Struct, frozen=True):
     """A route in the container; an empty `via` means the gateway of the route's family."""
@@ -65,6 +69,7 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
     pod: str = ""
     aliases: tuple[str, ...] = ()  # further names, as the runtime gave them
     asked: bool = False  # the ADD asked for the address by name, so another may have it at once afterwards
+    attach: str = defaults.BRIDGE  # one of ATTACH_KINDS; records of versions without a routed attach are of a bridge
 
     @property
     def key(self) -> AttachmentKey:
@@ -75,13 +80,18 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
         """The addresses without their prefixes."""
         return tuple(assigned.ip for assigned in self.addresses)
 
+    @property
+    def is_routed(self) -> bool:
+        """Whether the port is on no bridge; `bridge` then only names the segment."""
+        return self.attach == defaults.ROUTED
+
 
 class Service(msgspec.Struct, frozen=True, kw_only=True):
     """One service's segment on this node: its bridge and the slots it holds, the first slot of each family first.
 
     `shared` services use the node's one shared bridge. The bridge has a record under its reserved key, and each such
     service has a record without subnets. `passing`: an ADD created it, not an agent, so it may be released when it is
-    empty.
+    empty. `attach`: one of ATTACH_KINDS; a routed segment has no bridge, and `bridge` is its name alone.
     """
 
     name: str
@@ -89,6 +99,12 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     bridge: str
     subnets: tuple[str, ...] = ()
     passing: bool = False
+    attach: str = defaults.BRIDGE
+
+    @property
+    def is_routed(self) -> bool:
+        """Whether the segment has no bridge."""
+        return self.attach == defaults.ROUTED
 
     def networks(self, version: int) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
         """The subnets of one family, in the order in which they were taken."""

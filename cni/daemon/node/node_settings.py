@@ -60,13 +60,13 @@ class NodeSettings:
             }
             self._board.set_all("node-address", texts)
 
-    def stopped(self, bridge: str = "") -> dict[str, str]:
-        """Why packets of containers are not forwarded, by subject; with `bridge`, of those on that bridge. Raises
-        OSError."""
+    def stopped(self, way_in: str = "") -> dict[str, str]:
+        """Why packets of containers are not forwarded, by subject; with `way_in`, of those that come in by that bridge
+        or port. Raises OSError."""
         forwards = {version: self._kernel.forwarding(version) for version in self._state.versions()}
         closed = self._kernel.not_forwarding() if 4 in forwards else []
-        if bridge:
-            closed = [link for link in closed if link == bridge or not kernel_settings.is_ours(link)]
+        if way_in:
+            closed = [link for link in closed if link == way_in or not kernel_settings.is_ours(link)]
         return kernel_settings.forwarding_off(forwards, closed)
 
     def note(self, serving: bool) -> None:

@@ -75,6 +75,8 @@ class DataPath:
         """Remove an earlier daemon's bridges, addresses and tables, which would disturb the host: no container is
         attached. The records stay. Raises OSError, CniError."""
         for service in self._state.services.values():
+            if service.is_routed:
+                self._segments.dismantle(service)
             link = self._kernel.find(service.bridge) if service.subnets else None
             if link is not None and link.kind == "bridge":
                 self._kernel.remove_link(service.bridge)

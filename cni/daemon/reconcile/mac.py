@@ -218,6 +218,8 @@ class MacWatcher:
             log.warning("%s has given itself the MAC %s: its port stays closed for it", name, end.mac)
             return False
         self._take_over(attachment, end.mac)
+        if attachment.is_routed:
+            return True
         addresses = [ipaddress.ip_address(ip) for ip in attachment.ips]
         self._kernel.announce(host.index, netns_fd, end.name, end.mac, addresses)
         return True
@@ -242,6 +244,11 @@ class MacWatcher:
         except CniError:
             self._fence.add_port(attachment)
             raise
+        if attachment.is_routed:
+            host = self._kernel.find(attachment.host_veth)
+            if host is not None:
+                self._kernel.set_neighbours(host.index, [ipaddress.ip_address(ip) for ip in attachment.ips], mac)
+            return changed
         bridge = self._kernel.find(attachment.bridge)
         if bridge is not None:
             for assigned in attachment.addresses:

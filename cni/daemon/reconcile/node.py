@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager
 from cni import naming
 from cni.daemon.attachments.attach import Attacher
 from cni.daemon.attachments.ownership import is_port_of, is_unmarked
+from cni.daemon.attachments.routed import routed_end
 from cni.daemon.attachments.segment_release import SegmentRelease
 from cni.daemon.attachments.segments import Segments
 from cni.daemon.events import AttachmentCollected, Events, Reconciled
@@ -167,6 +168,8 @@ class Reconciler:
                 self._repair_names(names)
             with self._step("bridges", "the bridges could not be compared"):
                 self._repair_bridges(names)
+            with self._step("routed", "the routed ports could not be compared"):
+                self._repair_routed(names)
         with self._step("fence", "the fence could not be compared"):
             if self._fence.load():
                 log.warning("the fence differed from the records and was repaired")
@@ -204,9 +207,34 @@ class Reconciler:
             log.warning("bridge %s is gone, down, or lacks its gateway: setting it up again", name)
             self._segments.rebuild(name)
         for attachment in self._state.snapshot():
+            if attachment.is_routed:
+                continue
             port, bridge = names.get(attachment.host_veth), self._kernel.find(attachment.bridge)
             if attachment.state == "live" and port is not None and bridge is not None and _is_its(port, attachment):
                 self._repair_port(port, bridge)
+
+    def _repair_routed(self, names: dict[str, Link]) -> None:
+        """Give routed ports back what the node lacks for them: an interface that is up and on no bridge, gateways,
+        routes, neighbours."""
+        kernel = self._kernel
+        ends = {
+            attachment.host_veth: (port, routed_end(attachment, port.index))
+            for attachment in self._state.snapshot()
+            if attachment.is_routed and attachment.state == "live"
+            if (port := names.get(attachment.host_veth)) is not None and _is_its(port, attachment)
+        }
+        lacks = kernel.routed_lacks([end for _, end in ends.values()])
+        for name, (port, end) in ends.items():
+            faults = [*lacks.get(name, ()), *([] if port.up else [f"the host interface {name} is down"])]
+            if not faults and not port.master:
+                continue
+            log.warning("%s: setting it up again", "; ".join(faults) or f"{name} is on a bridge")
+            try:
+                if port.master:
+                    kernel.enslave(port.index, 0)
+                kernel.raise_routed(end)
+            except OSError as error:
+                log.warning("%s could not be repaired: %s", name, error)
 
     def _repair_port(self, port: Link, bridge: Link) -> None:
         """Put a port back on its bridge, and set it up. A port that was removed meanwhile is left to the next

@@ -201,12 +201,14 @@ class ServiceBook:
         bridge: str,
         granted: Mapping[int, Network] | None = None,
         passing: bool | None = None,
+        *,
+        attach: str = "",
     ) -> Service:
         """Create or complete the record of a service, with a slot of each IP version.
 
         `granted`: the slots to take, by IP version; `passing`: whether the service may be released when it is empty
-        (None: as before). Raises PoolExhausted, InvalidConfig if a granted slot is taken, or if the ranges have no
-        slots.
+        (None: as before); `attach`: the kind of attach ("": as before). Raises PoolExhausted, InvalidConfig if a
+        granted slot is taken, or if the ranges have no slots.
         """
         with self._lock:
             self.check_slots()
@@ -221,7 +223,9 @@ class ServiceBook:
                         network, segments[version] = registry.assign(name, self._node_key(0))
                     subnets.append(str(network))
             kind = before.passing if passing is None else passing
-            service = msgspec.structs.replace(before, mode=mode, subnets=tuple(subnets), passing=kind)
+            service = msgspec.structs.replace(
+                before, mode=mode, subnets=tuple(subnets), passing=kind, attach=attach or before.attach
+            )
             if self._services.get(name) != service:
                 self._save_service(service)
                 self._segments = segments

@@ -90,7 +90,8 @@ class State(ServiceBook):
             picked = []
             for version in self._segments:
                 asked = next((a for a in requested if a.version == version), None)
-                picked.append(self._addresses.pick(version, self.usable(service, version), asked, own))
+                one = self._addresses.pick(version, self.usable(service, version), asked, own)
+                picked.append(one.alone() if attachment.is_routed else one)
             mac = attachment.mac or macs.of_address(picked[0].ip)
             if mac != macs.of_address(picked[0].ip):
                 self._refuse_taken(mac, attachment)

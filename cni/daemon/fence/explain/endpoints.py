@@ -130,7 +130,7 @@ class FenceView:
     `translating`: the rules of other programs that translate destinations or drop what is forwarded. `tracks_bridged`:
     the IP versions of which connection tracking sees bridged packets (bridge-nf-call).
     `ways`: by address, the device by which a packet to it leaves now, empty for none; only for the addresses that were
-    looked up.
+    looked up. `subnets`: those of the routed services.
     """
 
     desired: DesiredState
@@ -143,9 +143,11 @@ class FenceView:
     ways: Mapping[str, str] = field(default_factory=dict)
     balanced: tuple[Balanced, ...] = ()
     node_name: str = ""
+    subnets: tuple[str, ...] = ()
 
     def segments(self) -> Iterator[IPv4Network | IPv6Network]:
-        """The subnets on the overlay's bridges, from their gateways."""
+        """The subnets on the overlay's bridges, from their gateways, and those of routed services."""
+        yield from map(ip_network, self.subnets)
         bridges = {bridge.name for bridge in self.desired.bridges}
         for link, address in self.host:
             if link in bridges:
@@ -206,8 +208,9 @@ class FenceView:
     def _host_label(self, address: str, link: str) -> str:
         if address in self.desired.node.addresses:
             return "the node address"
-        is_bridge = any(bridge.name == link for bridge in self.desired.bridges)
-        return f"{'gateway on' if is_bridge else 'on'} {link}"
+        names = {bridge.name for bridge in self.desired.bridges}
+        is_gateway = link in names or any(port.name == link and port.bridge is None for port in self.desired.ports)
+        return f"{'gateway on' if is_gateway else 'on'} {link}"
 
 
 def of_guest(guest: GuestEndpoint, address: str) -> Endpoint:

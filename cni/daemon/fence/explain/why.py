@@ -110,6 +110,8 @@ def _to_overlay(src: Endpoint, dst: Endpoint) -> Verdict:
 def _on_link(guest: GuestEndpoint, version: int, dst: Endpoint) -> bool:
     """Whether the container sends to `dst` directly on its bridge, and not by its gateway."""
     address = ip_address(dst.address)
+    if guest.port.bridge is None:
+        return False
     if dst.kind is EndpointKind.CONTAINER and dst.known().port.bridge != guest.port.bridge:
         return False
     if address.is_link_local:
