@@ -357,6 +357,9 @@ class Peer(Answer, frozen=True, kw_only=True):
     path_mtu: int | None
     path_mtu_measured: bool = False
     on_device: bool
+    path: str = ""
+    path_why: str = ""
+    round_trip_ms: float | None = None
 
 
 class GraphService(Answer, frozen=True, kw_only=True):

@@ -370,6 +370,13 @@ _KINDS = (
         " unaffected.",
         "Correct the endpoint or CIDR named in the text at the source of the peer: the YAML, a token, an agent.",
     ),
+    ProblemKind(
+        "nat-unavailable",
+        "mesh",
+        "warning",
+        "NAT traversal is on, and paths to peers cannot be looked for: peers are called at their endpoints in turn.",
+        "Give the daemon the capability NET_RAW (the unit grants it), or see the reason in the text.",
+    ),
     # --- the cluster ---
     ProblemKind(
         "cluster-step",

@@ -9,7 +9,7 @@ from cni.cli import table
 from cni.cli.ask import ask, print_json
 
 SHORT_KEY = 10  # characters of a key that are shown
-HEAD = ("PEER", "KEY", "ENDPOINT", "HANDSHAKE", "RECEIVED", "SENT", "PATH MTU", "WAY", "ALLOWED IPS")
+HEAD = ("PEER", "KEY", "ENDPOINT", "HANDSHAKE", "RECEIVED", "SENT", "PATH MTU", "WAY", "PATH", "ALLOWED IPS")
 
 
 def run(run_dir: str, as_json: bool) -> int:
@@ -26,7 +26,11 @@ def as_text(peers: list[answers.Peer]) -> str:
     """A line for each peer; peers of a service with its own device carry its name."""
     if not peers:
         return "this node has no peers\n"
-    return table.render(HEAD, [_row(peer) for peer in peers])
+    return table.render(HEAD, [_row(peer) for peer in peers]) + "".join(_why(peer) for peer in peers if peer.path)
+
+
+def _why(peer: answers.Peer) -> str:
+    return f"{peer.name or peer.public_key[:SHORT_KEY]}: {peer.path}: {peer.path_why}\n"
 
 
 def _row(peer: answers.Peer) -> tuple[object, ...]:
@@ -41,6 +45,7 @@ def _row(peer: answers.Peer) -> tuple[object, ...]:
         _size(peer.tx_bytes),
         _path_mtu(peer),
         way(peer),
+        peer.path or "-",
         ", ".join(peer.allowed_ips[:4]) + (f" and {more} more" if more > 0 else ""),
     )
 

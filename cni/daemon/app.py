@@ -32,6 +32,7 @@ from cni.daemon.events import (
     PathsMeasured,
     PeerChanged,
     PeerNamesResolved,
+    PeersChanged,
     ProblemBegan,
     ProblemEnded,
     Reconciled,
@@ -52,6 +53,7 @@ from cni.daemon.parts import (
     build_node,
     build_operations,
     build_store_access,
+    build_traversal,
 )
 from cni.daemon.precheck import STORE_NAME
 from cni.daemon.reconcile.health import NodeHealth
@@ -118,7 +120,8 @@ def build(
     dns = build_dns(base, forwarder)
     node = build_node(base, store_parts.claims if store_parts is not None else None, dns.offer)
     mesh_parts = build_mesh(base)
-    cluster = build_cluster(base, store_parts, node, mesh_parts) if store_parts is not None else None
+    traversal = build_traversal(base, mesh_parts)
+    cluster = build_cluster(base, store_parts, node, mesh_parts, traversal) if store_parts is not None else None
     context = build_operations(base, node, mesh_parts.mesh)
     health = NodeHealth(settings=settings, settings_file=settings_file, state=state, mesh=mesh_parts.mesh, board=board)
     exit_watcher = ExitWatcher(crew)
@@ -176,6 +179,7 @@ def build(
         operation_context=context,
         reconciler=reconciler,
         mesh_reconciler=mesh_reconciler,
+        traversal=traversal,
         mac_watcher=mac_watcher,
         fence_watch=fence_watch,
         forwarder=forwarder,
@@ -203,6 +207,7 @@ def build(
         netcheck=build_netcheck(base, mesh_parts.mesh),
         departed=DepartedNodes(store_parts.store, store_parts.view, base.identity) if store_parts is not None else None,
         dns=dns,
+        traversal=traversal,
         rotate=functools.partial(cluster.rotate, mesh_parts.mesh.use_key)
         if cluster is not None
         else mesh_parts.mesh.rotate,
@@ -231,6 +236,7 @@ def build(
     _subscribe_names(events, dns)
     events.subscribe(PeerChanged, server.on_peer_changed)
     events.subscribe(PeerNamesResolved, mesh_reconciler.on_names_resolved)
+    events.subscribe(PeersChanged, traversal.on_change)
     events.subscribe(PathsMeasured, mesh_reconciler.on_paths_measured)
     _subscribe_readers(events, event_stream, counters)
     if cluster is not None:

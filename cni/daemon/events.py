@@ -67,6 +67,11 @@ class PeerChanged(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class PeersChanged(Event):
+    """The cluster's peers of this node changed, or where they can be reached."""
+
+
+@dataclass(frozen=True, slots=True)
 class PeerNamesResolved(Event):
     """The name of a peer resolves to other addresses than before."""
 

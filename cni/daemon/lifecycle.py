@@ -10,6 +10,7 @@ from cni.daemon.dns.forward.forwarder import Forwarder
 from cni.daemon.dns.server import DnsServer
 from cni.daemon.fence.watch import Watch
 from cni.daemon.mesh.mesh import Mesh
+from cni.daemon.nat.traversal import Traversal
 from cni.daemon.problem_board import ProblemBoard
 from cni.daemon.reconcile.data_path import DataPath
 from cni.daemon.reconcile.mac import MacWatcher
@@ -32,6 +33,7 @@ class Lifecycle:
         operation_context: operations.OperationContext,
         reconciler: Reconciler,
         mesh_reconciler: MeshReconciler,
+        traversal: Traversal,
         mac_watcher: MacWatcher,
         fence_watch: Watch,
         forwarder: Forwarder | None,
@@ -42,7 +44,7 @@ class Lifecycle:
         """`drain` carries out the deletions that plugins queued while no daemon ran."""
         self._data_path, self._mesh, self._cluster = data_path, mesh, cluster
         self._operation_context, self._drain, self._board = operation_context, drain, board
-        self._reconciler, self._mesh_reconciler = reconciler, mesh_reconciler
+        self._reconciler, self._mesh_reconciler, self._traversal = reconciler, mesh_reconciler, traversal
         self._mac_watcher, self._fence_watch = mac_watcher, fence_watch
         self._forwarder, self._dns_server = forwarder, dns_server
 
@@ -56,6 +58,7 @@ class Lifecycle:
             ("the DNS server", self._dns_server.start if self._dns_server is not None else None),
             ("the state of an earlier daemon", self._reconciler.adopt),
             ("the mesh", self._mesh_reconciler.start),
+            ("the paths through NATs", self._traversal.start),
             ("the cluster's threads", self._cluster.start if self._cluster is not None else None),
             ("the queued deletions", self._drain),
             ("the reconciler", self._reconciler.start),
@@ -88,6 +91,7 @@ class Lifecycle:
         self._mac_watcher.stop()
         if self._cluster is not None:
             self._cluster.stop()
+        self._traversal.stop()
         self._mesh_reconciler.stop()
 
     def tear_down(self) -> None:

@@ -47,7 +47,9 @@ from cni.daemon.mesh.probes import TunnelProbes
 from cni.daemon.mesh.resolver import Resolver
 from cni.daemon.mesh.sources import PeerSources, ProxyNeighbours
 from cni.daemon.nat.netcheck import NetCheck
-from cni.daemon.nat.rules import in_effect
+from cni.daemon.nat.rules import NatRules, in_effect
+from cni.daemon.nat.server_round import ServerRound
+from cni.daemon.nat.traversal import Traversal
 from cni.daemon.node.container_mtu import ContainerMtu
 from cni.daemon.node.node_settings import NodeSettings
 from cni.daemon.node.own_addresses import OwnAddresses
@@ -275,15 +277,42 @@ def build_mesh(base: Base) -> MeshParts:
 
 def build_netcheck(base: Base, mesh: Mesh) -> NetCheck:
     """The check of the networks around this node."""
-    return NetCheck(base.state, mesh, lambda: in_effect(base.settings.nat, base.registry.nat.get("nat")))
+    return NetCheck(base.state, mesh, _nat_rules(base))
 
 
-def build_cluster(base: Base, access: StoreParts, node: NodeParts, mesh: MeshParts) -> ClusterSync:
+def _nat_rules(base: Base) -> Callable[[], NatRules]:
+    return lambda: in_effect(base.settings.nat, base.registry.nat.get("nat"))
+
+
+def build_traversal(base: Base, mesh: MeshParts) -> Traversal:
+    """The search for paths to the peers."""
+    return Traversal(
+        state=base.state,
+        identity=base.identity,
+        mesh=mesh.mesh,
+        rules=_nat_rules(base),
+        servers=ServerRound(mesh.resolver.addresses),
+        board=base.board,
+        events=base.events,
+        crew=base.crew,
+    )
+
+
+def build_cluster(
+    base: Base, access: StoreParts, node: NodeParts, mesh: MeshParts, traversal: Traversal
+) -> ClusterSync:
     """This node's part in its cluster."""
     where, store, view, identity = access.config.etcd, access.store, access.view, base.identity
     signals = Signals()
     publisher = Publisher(store, view.keys.node(identity.member().identity), where.lease, identity)
-    builder = NodeDocumentBuilder(base.settings, base.state, identity, base.registry, store)
+    builder = NodeDocumentBuilder(
+        settings=base.settings,
+        state=base.state,
+        identity=identity,
+        registry=base.registry,
+        store=store,
+        nat_word=traversal.word,
+    )
     return ClusterSync(
         lease=where.lease,
         view=view,

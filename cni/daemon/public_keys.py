@@ -31,6 +31,18 @@ def engine() -> Callable[[bytes], bytes]:
     return libcrypto.x25519_public
 
 
+@functools.cache
+def agreement() -> Callable[[bytes, bytes], bytes]:
+    """X25519 of a private key and another's public key, 32 bytes each: libcrypto's, else Python's. Chosen at first use.
+    The function raises ValueError or OSError for a public key of low order."""
+    try:
+        libcrypto = Libcrypto()
+        libcrypto.x25519_public(keys.clamp(bytes(keys.KEY)))
+    except OSError:
+        return keys.x25519_shared
+    return libcrypto.x25519_shared
+
+
 def public_of(private: str) -> str:
     """The public key of a private key, both base64. Raises ValueError if `private` is not a key."""
     return base64.b64encode(engine()(keys.decode(private))).decode("ascii")

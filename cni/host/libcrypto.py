@@ -37,6 +37,11 @@ class Libcrypto:
             ("EVP_DigestSign", ctypes.c_int, (pointer, data, pointer, data, size)),
             ("EVP_DigestVerifyInit", ctypes.c_int, (pointer, pointer, pointer, pointer, pointer)),
             ("EVP_DigestVerify", ctypes.c_int, (pointer, data, size, data, size)),
+            ("EVP_PKEY_CTX_new", pointer, (pointer, pointer)),
+            ("EVP_PKEY_CTX_free", None, (pointer,)),
+            ("EVP_PKEY_derive_init", ctypes.c_int, (pointer,)),
+            ("EVP_PKEY_derive_set_peer", ctypes.c_int, (pointer, pointer)),
+            ("EVP_PKEY_derive", ctypes.c_int, (pointer, data, pointer)),
             ("ERR_clear_error", None, ()),
         ):
             try:
@@ -52,6 +57,22 @@ class Libcrypto:
     def x25519_public(self, private: bytes) -> bytes:
         """The X25519 public key of a private one, 32 bytes each, in constant time. Raises OSError, ValueError."""
         return self._public(_X25519, private)
+
+    def x25519_shared(self, private: bytes, public: bytes) -> bytes:
+        """The 32 bytes that X25519 gives for a private key and another's public key. Raises OSError, also for a public
+        key of low order, and ValueError."""
+        own, peer = self._private(_X25519, private), self._lib.EVP_PKEY_new_raw_public_key(_X25519, None, public, KEY)
+        context = self._lib.EVP_PKEY_CTX_new(own, None)
+        try:
+            self._check(self._lib.EVP_PKEY_derive_init(context))
+            self._check(self._lib.EVP_PKEY_derive_set_peer(context, peer))
+            shared, length = ctypes.create_string_buffer(KEY), ctypes.c_size_t(KEY)
+            self._check(self._lib.EVP_PKEY_derive(context, shared, ctypes.byref(length)))
+            return shared.raw
+        finally:
+            self._lib.EVP_PKEY_CTX_free(context)
+            self._lib.EVP_PKEY_free(peer)
+            self._lib.EVP_PKEY_free(own)
 
     def _public(self, kind: int, private: bytes) -> bytes:
         key = self._private(kind, private)

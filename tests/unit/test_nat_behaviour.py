@@ -74,7 +74,7 @@ def test_the_names() -> None:
 def test_the_yaml_comes_before_the_agent_and_without_both_it_is_off() -> None:
     agent = wire.NatConfig(enabled=True, stun_servers=("a.example:1", "nonsense"))
     assert in_effect(None, None) == NatRules()
-    assert in_effect(None, agent) == NatRules(True, (("a.example", 1),), ("nonsense",))
+    assert in_effect(None, agent) == NatRules(True, (("a.example", 1),), ("nonsense",), 10)
     assert in_effect(Nat(stun=("198.51.100.1:3478",)), agent) == NatRules(True, (("198.51.100.1", 3478),))
     assert not in_effect(Nat(enabled=False), agent).enabled
     assert not in_effect(None, wire.NatConfig()).enabled  # `{}` on the wire (contract 2.6)

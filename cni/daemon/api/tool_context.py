@@ -15,6 +15,7 @@ from cni.daemon.fence.drop_watch import DropWatch
 from cni.daemon.mesh.joined_peers import JoinedPeers
 from cni.daemon.mesh.mesh import Mesh
 from cni.daemon.nat.netcheck import NetCheck
+from cni.daemon.nat.traversal import Traversal
 from cni.daemon.node.container_mtu import ContainerMtu
 from cni.daemon.reconcile.conditions import NodeConditions
 from cni.daemon.reconcile.health import NodeHealth
@@ -44,6 +45,7 @@ class ToolContext:
     mesh: Mesh
     netcheck: NetCheck
     dns: DnsService
+    traversal: Traversal
     departed: DepartedNodes | None
     rotate: Callable[[], str]
     calls: Callable[[], answers.Calls]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from cni import answers, defaults, plugin_protocol
+from cni.daemon.api import tool_nat
 from cni.daemon.api.tool_context import ToolContext
 from cni.daemon.cluster.departed_nodes import DepartedNode, DepartedNodes
 from cni.daemon.fence.explain.endpoints import TunnelRoute
@@ -43,14 +44,15 @@ def wireguard_summary(context: ToolContext) -> answers.WireGuard:
 
 def peers(context: ToolContext, _: Mapping[str, str]) -> list[answers.Peer]:
     """Every peer of every device, with its configured and its actual state."""
-    mesh = context.mesh
+    mesh, views = context.mesh, context.traversal.views()
     listed = []
     for of_service in mesh.services():
         device = mesh.device(of_service)
         seen = device.peers if device is not None else {}
         ages = mesh.ages(device) if device is not None else {}
         for key, target in mesh.targets(of_service).items():
-            listed.append(_peer(mesh, of_service, target, seen.get(key), ages.get(key, math.inf)))
+            peer = _peer(mesh, of_service, target, seen.get(key), ages.get(key, math.inf))
+            listed.append(tool_nat.with_path(peer, views.get(key) if not of_service else None))
     return listed
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import ipaddress
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -193,7 +193,8 @@ def _add(peers: dict[str, list[Target]], doc: NodeDocument, shared: set[str]) ->
             peers.setdefault(service, []).append(_target(doc, own.public_key, called, cidrs, own.subnets))
     rest = tuple(cidr for cidr in cidrs if cidr not in dedicated_cidrs)
     called = doc.endpoints or _endpoints(doc, doc.port)
-    peers[GLOBAL].append(_target(doc, doc.public_key, called, cidrs, rest if dedicated_cidrs else None))
+    target = _target(doc, doc.public_key, called, cidrs, rest if dedicated_cidrs else None)
+    peers[GLOBAL].append(replace(target, nat=doc.nat))
 
 
 def _endpoints(doc: NodeDocument, port: int) -> tuple[str, ...]:

@@ -6,12 +6,13 @@ import hashlib
 import ipaddress
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from cni import __version__, proc
 from cni.daemon.cluster.store import ClusterStore
 from cni.daemon.cluster.store_records import publishable
-from cni.daemon.model.cluster_records import Dedicated, NodeDocument
+from cni.daemon.model.cluster_records import Dedicated, NatWord, NodeDocument
 from cni.daemon.model.endpoints import split_endpoint
 from cni.daemon.settings import Settings
 from cni.daemon.state.identity import Identity
@@ -27,10 +28,18 @@ class NodeDocumentBuilder:
     """Builds the document of one node."""
 
     def __init__(
-        self, settings: Settings, state: State, identity: Identity, registry: Tables, store: ClusterStore
+        self,
+        *,
+        settings: Settings,
+        state: State,
+        identity: Identity,
+        registry: Tables,
+        store: ClusterStore,
+        nat_word: Callable[[], NatWord | None],
     ) -> None:
+        """`nat_word`: what this node publishes for NAT traversal, None if that is off."""
         self._settings, self._state, self._identity = settings, state, identity
-        self._registry, self._store = registry, store
+        self._registry, self._store, self._nat_word = registry, store, nat_word
         self._underlay_seen: list[str] = []
         self._seen_at = -STALE
 
@@ -61,7 +70,9 @@ class NodeDocumentBuilder:
                 members.setdefault(guest.isolation, set()).add(guest.held.ip)
         endpoints = self._reached_at()
         port, hosts = _of_one_port(endpoints, self._state.node.wg_port)
-        member = self._identity.member()
+        member, nat = self._identity.member(), self._nat_word()
+        if nat is not None and nat.mapping == "endpoint-independent":
+            endpoints = tuple(dict.fromkeys((*endpoints, *nat.outside)))  # for nodes that know no `nat`
         return NodeDocument(
             identity=member.identity,
             name=socket.gethostname(),
@@ -78,6 +89,7 @@ class NodeDocumentBuilder:
             signer=self._identity.signer().name,
             endpoints=endpoints,
             ranges=tuple(state.cidrs),
+            nat=nat,
         )
 
     def _reached_at(self) -> tuple[str, ...]:

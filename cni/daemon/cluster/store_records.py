@@ -25,7 +25,7 @@ import msgspec
 
 from cni.daemon.model import keys
 from cni.daemon.model.cluster_records import SERVICE, NodeDocument, SignedSlot, every_cidr, every_key, hexadecimal
-from cni.daemon.model.endpoints import split_endpoint
+from cni.daemon.model.endpoints import address_of, split_endpoint
 from cni.daemon.model.json_depth import check_depth
 from cni.daemon.model.subnets import SLICE_PREFIX
 from cni.overlay.address import canonical_ip, join_host_port
@@ -44,6 +44,7 @@ MOST = {  # in one node document
     "networks": 512,
     "members": 4096,
     "ranges": 8,
+    "addresses outside": 8,
 }
 LONGEST_NAME = 253  # characters of a service's, a network's or a host's name
 
@@ -173,6 +174,7 @@ def check_node(doc: NodeDocument) -> None:
         ("networks", len(doc.members)),
         ("members", sum(map(len, doc.members.values()))),
         ("ranges", len(doc.ranges)),
+        ("addresses outside", len(doc.nat.outside) if doc.nat is not None else 0),
     ):
         if count > MOST[what]:
             raise ValueError(f"{count} {what}, at most {MOST[what]} are read")
@@ -180,7 +182,13 @@ def check_node(doc: NodeDocument) -> None:
         raise ValueError(f"node_id: {doc.node_id} is not between 0 and {(1 << 64) - 1}")
     if not 0 <= doc.sequence < 1 << 63:
         raise ValueError(f"sequence: {doc.sequence} is not between 0 and {(1 << 63) - 1}")
-    for what, text in (("name", doc.name), ("place", doc.place), ("version", doc.version), ("signer", doc.signer)):
+    for what, text in (
+        ("name", doc.name),
+        ("place", doc.place),
+        ("version", doc.version),
+        ("signer", doc.signer),
+        ("nat.mapping", doc.nat.mapping if doc.nat else ""),
+    ):
         check_name(what, text)
     for what, names in (("a service", doc.dedicated), ("a network", doc.members)):
         for name in names:
@@ -192,6 +200,9 @@ def check_node(doc: NodeDocument) -> None:
         _check_host(host)
     for endpoint in doc.endpoints:
         _check_endpoint(endpoint)
+    for endpoint in doc.nat.outside if doc.nat is not None else ():
+        _check_endpoint(endpoint)
+        address_of(endpoint)  # a name would have to be looked up for every probe
     _check_members(doc.members.values())
 
 

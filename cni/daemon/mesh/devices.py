@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -174,6 +175,18 @@ class Devices:
         )
         if msgspec.structs.replace(record, ahead=before.ahead) != before or abs(before.ahead - ahead) > SET_BACK:
             self._registry.devices.put(name, record)
+
+    def call_now(self, name: str, keys: Collection[str]) -> None:
+        """Have those of the peers call that have no session and were just given an endpoint. A peer is removed and
+        added for it: WireGuard repeats a handshake that had nowhere to go only after 5 s (REKEY_TIMEOUT)."""
+        applied, device = self._applied.get(name), self.read(name)
+        if applied is None or device is None:
+            return
+        ages = self.ages(device)
+        idle = [key for key in keys if key in applied.peers and ages.get(key, math.inf) >= wireguard.DEAD]
+        changes = wireguard.renewed(device.peers, applied.peers, {}, ages, learned={}, forgotten=idle)
+        renewed = [change for change in changes if change.public_key in idle]
+        self._change(name, [replace(c, endpoint=applied.peers[c.public_key].endpoint) for c in renewed])
 
     def _compare(self, device: Device, targets: Mapping[str, Target], complete: bool) -> dict[str, Peer]:
         """Read the device, and change what differs from the wanted state; returns the wanted peers."""

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Mapping
 
 from cni import naming
-from cni.daemon.events import Events, NodeFactsChanged
+from cni.daemon.events import Events, NodeFactsChanged, PeersChanged
 from cni.daemon.fence.controller import FenceController, RemoteView
 from cni.daemon.mesh.desired_device import DeviceSize, carried, desired_device
 from cni.daemon.mesh.devices import Devices
@@ -118,6 +118,7 @@ class Mesh:
             before, self._fleet = self._fleet, fleet
             if before is None or before.peers != fleet.peers or not self._connected:
                 self.sync()
+                self._events.publish(PeersChanged())
             elif before.members != fleet.members:
                 self._fence.connect(self._remote_view(self._connected))
 
@@ -226,6 +227,23 @@ class Mesh:
         return [
             target for service in self.services() for target in self._devices.silent(self.device_name(service)).values()
         ]
+
+    def set_proven(self, proven: Mapping[str, str], held: frozenset[str]) -> None:
+        """Call peers of the global device where they have just answered a probe (`PathPlanner.set_proven`)."""
+        with self._lock:
+            fresh = self._planner.set_proven(self.name(), proven, held)
+            self.sync()
+            if fresh and not self._stopped:
+                with self._board.step("mesh-out-of-order", "calls", "peers could not be called where they answer"):
+                    self._devices.call_now(self.name(), fresh)
+
+    def sent(self) -> int:
+        """The bytes that were sent into the global device; costs less than reading it."""
+        return self._tunnels.sent(self.name())
+
+    def last_reading(self) -> DeviceSeen | None:
+        """The global device as read in the last thorough pass; None if it was not."""
+        return self._devices.last_reading(self.name())
 
     def is_in_haste(self) -> bool:
         """Whether a silent peer has endpoints that should be tried before the next regular pass."""

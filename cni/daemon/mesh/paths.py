@@ -75,6 +75,8 @@ class PathPlanner:
         self._hints: dict[Address, _Hint] = {}
         self._in_kernel = False
         self._turns = EndpointTurns()
+        self._proven: dict[str, Mapping[str, str]] = {}
+        self._held: dict[str, frozenset[str]] = {}
         self._peers: dict[str, dict[str, tuple[tuple[Target, str], Peer]]] = {}
         self._refused: dict[str, dict[str, str]] = {}
 
@@ -214,13 +216,35 @@ class PathPlanner:
         for key, target in targets.items():
             candidates = self._candidates(target, allowed, refused)
             answers_at = alive_at.get(key, "") if alive_at is not None else None
-            chosen = self._turns.choose(device, key, candidates, answers_at, time.monotonic()) if candidates else ""
+            chosen = self._proven_path(device, target, allowed, before)
+            if chosen is None:
+                chosen = self._turns.choose(device, key, candidates, answers_at, time.monotonic()) if candidates else ""
             args = (target, chosen)
             last = before.get(key)
             peers[key] = last if last is not None and last[0] == args else (args, _peer(*args))
         self._peers[device], self._refused[device] = peers, refused
         self._turns.keep(device, targets)
         return {key: peer for key, (_, peer) in peers.items()}
+
+    def set_proven(self, device: str, proven: Mapping[str, str], held: frozenset[str]) -> frozenset[str]:
+        """Set the endpoints at which peers of a device have just answered a probe, by public key: they come before all
+        others. `held`: peers whose paths are being probed; until one has answered, none is called anew. Returns the
+        peers that are called elsewhere than before."""
+        before = self._proven.get(device, {})
+        self._proven[device], self._held[device] = proven, held
+        return frozenset(key for key, endpoint in proven.items() if before.get(key) != endpoint)
+
+    def _proven_path(
+        self, device: str, target: Target, allowed: _Allowed, before: Mapping[str, tuple[tuple[Target, str], Peer]]
+    ) -> str | None:
+        """The endpoint that probes have found; None if the turns decide."""
+        key = target.public_key
+        proven = self._proven.get(device, {}).get(key)
+        if proven is not None and allowed.endpoint(proven, target):
+            return proven
+        if key not in self._held.get(device, ()):
+            return None
+        return before[key][1].endpoint if key in before else ""
 
     def refused(self, device: str) -> dict[str, str]:
         """The endpoints that may not be used on a device, each with its peer's name."""

@@ -19,13 +19,21 @@ class Dedicated(msgspec.Struct, frozen=True):
     subnets: tuple[str, ...]
 
 
+class NatWord(msgspec.Struct, frozen=True):
+    """What a node publishes for NAT traversal; a node that publishes none answers no probes. `outside`: the addresses
+    with ports from which others see its WireGuard port; `mapping`: its NAT's (`model/nat_behaviour.py`)."""
+
+    outside: tuple[str, ...] = ()
+    mapping: str = ""
+
+
 class NodeDocument(msgspec.Struct, frozen=True, kw_only=True):
     """What a node publishes about itself. `place` distinguishes a daemon from one with a copy of its data directory;
     `endpoints` are where the node can be called, `host:port`, the best first; `port` and `hosts` are those of them that
     have one port, for versions that know no `endpoints`; `members` are the addresses of each isolation network's
     members. `signer` is the signing key in hexadecimal digits, "" for a version that does not sign; `sequence` grows
     with every document that the node publishes. `ranges` are the overlay's, as the node has them; empty for an earlier
-    version."""
+    version. `nat`: None for a node without NAT traversal."""
 
     identity: str
     name: str
@@ -43,6 +51,7 @@ class NodeDocument(msgspec.Struct, frozen=True, kw_only=True):
     sequence: int = 0
     endpoints: tuple[str, ...] = ()
     ranges: tuple[str, ...] = ()
+    nat: NatWord | None = None
 
 
 class Slot(msgspec.Struct, frozen=True):

@@ -45,6 +45,15 @@ def x25519_public(private: bytes) -> bytes:
     return x25519(private, _BASE)
 
 
+def x25519_shared(private: bytes, public: bytes) -> bytes:
+    """What X25519 gives for a private key and another's public key, 32 bytes each. Raises ValueError for a public key
+    of low order (RFC 7748, section 6.1)."""
+    shared = x25519(private, int.from_bytes(public, "little") & (1 << 255) - 1)
+    if not any(shared):
+        raise ValueError("a public key of low order")
+    return shared
+
+
 def x25519(scalar: bytes, u: int) -> bytes:
     """`scalar` (32 bytes) times the point with coordinate `u`, by the Montgomery ladder. Returns 32 bytes."""
     k = int.from_bytes(clamp(scalar), "little")

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 
 from cni import addresses
 from cni.daemon.model import sizes
+from cni.daemon.model.cluster_records import NatWord
 from cni.host.tunnel_routes import UnderlayRoute
 from cni.host.wg_types import PeerChange, PeerSeen
 
@@ -35,7 +36,8 @@ class Target:
     """A wanted peer. `endpoints`: `host:port`, best first; empty: the peer initiates. `allowed_ips`: the addresses that
     it may send from and receive for. `routes`: those of them that are routed to this device; None for all. `keepalive`:
     seconds, 0 for none. `name`: for display. `owner`: the guest or edge, if it is one. `published`: the peer itself has
-    published its endpoints (by the cluster, or a token), not this node's operator or an agent."""
+    published its endpoints (by the cluster, or a token), not this node's operator or an agent. `nat`: what it publishes
+    for NAT traversal; None if it answers no probes, or that is not known."""
 
     public_key: str
     endpoints: tuple[str, ...] = ()
@@ -45,6 +47,7 @@ class Target:
     name: str = ""
     owner: str = ""
     published: bool = False
+    nat: NatWord | None = None
 
     def led(self) -> tuple[str, ...]:
         """The CIDRs that are routed to the device for this peer."""

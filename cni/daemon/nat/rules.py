@@ -11,11 +11,13 @@ from cni.overlay import wire
 
 @dataclass(frozen=True, slots=True)
 class NatRules:
-    """`stun`: the servers, (host, port); `unusable`: what was named as one and is none."""
+    """`stun`: the servers, (host, port); `unusable`: what was named as one and is none;
+    `most_candidates`: places of one peer that are probed."""
 
     enabled: bool = False
     stun: tuple[tuple[str, int], ...] = ()
     unusable: tuple[str, ...] = ()
+    most_candidates: int = 16
 
 
 def in_effect(yaml: Nat | None, of_agent: wire.NatConfig | None) -> NatRules:
@@ -24,7 +26,7 @@ def in_effect(yaml: Nat | None, of_agent: wire.NatConfig | None) -> NatRules:
     if yaml is not None:
         return NatRules(yaml.enabled, *_split(yaml.stun))
     if of_agent is not None:
-        return NatRules(of_agent.enabled, *_split(of_agent.stun_servers))
+        return NatRules(of_agent.enabled, *_split(of_agent.stun_servers), of_agent.max_candidate_pairs or 10)
     return NatRules()
 
 

@@ -1,0 +1,246 @@
+"""Decides which path to a peer is used, and which probes are sent to find it. Pure: times are arguments.
+
+A peer has candidates: places at which it may be reached. A path is used only when a probe to its place was just
+answered; it is left only for a better one that has answered three probes in a row, or when it answers no more.
+
+An attempt begins with what is new: candidates, or this node's own addresses. Both nodes learn of each other at about
+the same time, so both attempts overlap. To a place outside, the first probe has a small TTL: it opens this node's NAT
+and dies on the way. A router that answers unsolicited datagrams itself would remember the other's probe as a flow of
+its own, and give its client's probe another port. Only after that do probes travel all the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from cni.addresses import Address
+
+Place = tuple[Address, int]
+Kind = Literal["host", "outside"]
+"""What a place is: one of the peer's own addresses, or an address outside its NAT."""
+
+RANK: Mapping[Kind, int] = {"host": 0, "outside": 1}
+STEADY = 3  # answers in a row until a better path replaces one that works
+HOPS = 2  # routers after which a first probe is dropped: this node's own NAT, and the one after it
+NEAR = (0.0, 0.3, 1.0, 3.0)  # seconds after an attempt's begin at which a peer's own addresses are probed
+FAR = (1.0, 1.3, 1.7, 2.5, 4.0, 6.0, 8.0)  # the same for addresses outside, after the first probe of few hops
+CONFIRM = 0.2  # seconds between the probes that confirm a better path
+LENGTH = 9.0  # seconds that an attempt lasts
+PAUSES = (3.0, 5.0, 10.0, 20.0, 40.0, 60.0)  # seconds between two attempts without anything new
+SILENCE = 3.0  # seconds that a peer to which packets are sent may send nothing, until its path is probed
+IDLE_SILENCE = 60.0  # the same without packets: WireGuard's keepalive is 25 s
+VERDICT = 1.5  # seconds in which the path in use must answer a probe
+MOST_LEARNED = 4  # places from which the peer itself has called, beside those that it has named
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """A probe to send. `hops`: after how many routers it is dropped, 0 for the system's default."""
+
+    to: Place
+    hops: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A place. `sent`: probes of the present attempt; `streak`: how many in a row were answered; `seconds`: the last
+    round trip; `waiting`: when the probe under way was sent, None if there is none; `confirm_at`: when the next probe
+    is due that is no part of an attempt."""
+
+    kind: Kind
+    sent: int = 0
+    streak: int = 0
+    seconds: float = 0.0
+    waiting: float | None = None
+    confirm_at: float | None = None
+
+
+class PeerPaths:
+    """The paths to one peer. Times in seconds on a monotonic clock. For one thread."""
+
+    def __init__(self, now: float) -> None:
+        self._candidates: dict[Place, Candidate] = {}
+        self._named: Mapping[Place, Kind] = {}
+        self._learned: dict[Place, float] = {}
+        self._chosen: Place | None = None
+        self._began: float | None = None  # of the present attempt
+        self._attempts = 0
+        self._ended = now
+        self._counters = (-1, -1)
+        self._heard_at = now
+        self._asked_at: float | None = None  # when the path in use was asked whether it works
+        self._began_at = now
+
+    # --- what is known -----------------------------------------------------------------------------------------------
+
+    @property
+    def chosen(self) -> Place | None:
+        """The path in use; None while there is none."""
+        return self._chosen
+
+    @property
+    def kind(self) -> Kind | None:
+        """What the path in use is."""
+        return self._candidates[self._chosen].kind if self._chosen is not None else None
+
+    @property
+    def candidates(self) -> Mapping[Place, Candidate]:
+        """Every place, with what is known of it."""
+        return self._candidates
+
+    def searched_for(self, now: float) -> float:
+        """Seconds since the search began, for a peer without a path."""
+        return now - self._began_at
+
+    # --- what happens ------------------------------------------------------------------------------------------------
+
+    def name(self, places: Mapping[Place, Kind], now: float) -> None:
+        """Take in the places that the peer has named. Different ones are news."""
+        if places == self._named:
+            return
+        self._named = dict(places)
+        self._rebuild()
+        self.begin(now)
+
+    def begin(self, now: float) -> None:
+        """Begin an attempt: something is new."""
+        self._attempts = 0
+        self._start(now)
+
+    def called_from(self, place: Place, now: float) -> None:
+        """Take in that an authenticated ping of the peer came from a place: it may be reached there."""
+        if place not in self._candidates:
+            self._learned[place] = now
+            while len(self._learned) > MOST_LEARNED:
+                del self._learned[min(self._learned, key=lambda learned: self._learned[learned])]
+            self._rebuild()
+        candidate = self._candidates.get(place)
+        if candidate is not None and self._is_wanted(candidate) and now - (candidate.waiting or 0.0) >= CONFIRM:
+            self._put(place, replace(candidate, confirm_at=now))
+
+    def answered(self, place: Place, seconds: float, now: float) -> None:
+        """Take in the answer to a probe."""
+        before = self._candidates.get(place)
+        if before is None:
+            return
+        better = self._is_wanted(before)
+        again = now + CONFIRM if better and self._chosen is not None and before.streak + 1 < STEADY else None
+        self._put(
+            place,
+            replace(before, streak=before.streak + 1, seconds=seconds, waiting=None, confirm_at=again),
+        )
+        if place == self._chosen:
+            self._asked_at, self._heard_at = None, now
+        elif self._chosen is None or (better and before.streak + 1 >= STEADY):
+            self._choose(place, now)
+
+    def note_traffic(self, sent: int, received: int, now: float) -> None:
+        """Take in the counters of the peer, in bytes: packets without an answer make the path in use suspect."""
+        before, self._counters = self._counters, (sent, received)
+        if before[1] != received or before[0] < 0:
+            self._heard_at = now
+        silent = now - self._heard_at
+        is_suspect = silent >= (SILENCE if sent != before[0] else IDLE_SILENCE)
+        if self._chosen is not None and self._asked_at is None and is_suspect:
+            self._asked_at = self._heard_at = now  # one question for each silence
+            self._put(self._chosen, replace(self._candidates[self._chosen], confirm_at=now, waiting=None))
+
+    # --- what to do --------------------------------------------------------------------------------------------------
+
+    def advance(self, now: float) -> list[Send]:
+        """The probes that are due."""
+        self._expire(now)
+        sends = []
+        if self._began is None and self._is_searching() and now >= self._ended + self._pause():
+            self._start(now)
+        if self._began is not None and now >= self._began + LENGTH:
+            self._began, self._ended = None, now
+            self._attempts += 1
+        for place, candidate in list(self._candidates.items()):
+            if candidate.confirm_at is not None and now >= candidate.confirm_at:
+                again = now + VERDICT / 3 if place == self._chosen and self._asked_at is not None else None
+                self._put(place, replace(candidate, confirm_at=again, waiting=now))
+                sends.append(Send(place))
+            elif self._began is not None and self._is_wanted(candidate):
+                sends += self._of_attempt(place, candidate, now - self._began, now)
+        return sends
+
+    def due(self) -> float:
+        """When `advance` has something to do next."""
+        times = [candidate.confirm_at for candidate in self._candidates.values() if candidate.confirm_at is not None]
+        if self._asked_at is not None:
+            times.append(self._asked_at + VERDICT)
+        if self._began is not None:
+            times.append(self._began + LENGTH)
+            for candidate in self._candidates.values():
+                schedule = _schedule(candidate.kind)
+                if candidate.sent < len(schedule) and self._is_wanted(candidate):
+                    times.append(self._began + schedule[candidate.sent][0])
+        elif self._is_searching():
+            times.append(self._ended + self._pause())
+        return min(times, default=float("inf"))
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _of_attempt(self, place: Place, candidate: Candidate, elapsed: float, now: float) -> list[Send]:
+        schedule = _schedule(candidate.kind)
+        if candidate.sent >= len(schedule) or elapsed < schedule[candidate.sent][0]:
+            return []
+        hops = schedule[candidate.sent][1]
+        lost = candidate.waiting is not None
+        streak = 0 if lost else candidate.streak
+        self._put(place, replace(candidate, sent=candidate.sent + 1, streak=streak, waiting=None if hops else now))
+        return [Send(place, hops)]
+
+    def _start(self, now: float) -> None:
+        self._began = now
+        for place, candidate in self._candidates.items():
+            self._put(place, replace(candidate, sent=0, streak=0, waiting=None))
+
+    def _expire(self, now: float) -> None:
+        """Give the path in use up if it did not answer; another that answers takes its place."""
+        if self._asked_at is None or now < self._asked_at + VERDICT or self._chosen is None:
+            return
+        lost, self._chosen, self._asked_at = self._chosen, None, None
+        self._put(lost, replace(self._candidates[lost], streak=0, confirm_at=None))
+        self._began_at = now
+        self.begin(now)
+
+    def _choose(self, place: Place, now: float) -> None:
+        self._chosen, self._asked_at, self._heard_at = place, None, now
+
+    def _is_wanted(self, candidate: Candidate) -> bool:
+        """Whether a place would be a better path than the one in use."""
+        if self._chosen is None:
+            return True
+        return RANK[candidate.kind] < RANK[self._candidates[self._chosen].kind]
+
+    def _is_searching(self) -> bool:
+        return any(self._is_wanted(candidate) for candidate in self._candidates.values()) and (
+            self._chosen is None or self._attempts < 1
+        )
+
+    def _pause(self) -> float:
+        return PAUSES[min(max(self._attempts - 1, 0), len(PAUSES) - 1)]
+
+    def _rebuild(self) -> None:
+        kinds: dict[Place, Kind] = {**dict.fromkeys(self._learned, "outside"), **self._named}
+        if self._chosen is not None:
+            kinds.setdefault(self._chosen, self._candidates[self._chosen].kind)  # it works, named or not
+        before = self._candidates
+        self._candidates = {
+            place: replace(before[place], kind=kind) if place in before else Candidate(kind)
+            for place, kind in kinds.items()
+        }
+
+    def _put(self, place: Place, candidate: Candidate) -> None:
+        self._candidates[place] = candidate
+
+
+def _schedule(kind: Kind) -> tuple[tuple[float, int], ...]:
+    """When a place of that kind is probed in an attempt, and by how many hops."""
+    if kind == "outside":
+        return ((0.0, HOPS), *((at, 0) for at in FAR))
+    return tuple((at, 0) for at in NEAR)

@@ -1,0 +1,363 @@
+"""Finds the paths to this node's peers: probes beside WireGuard, from WireGuard's port, in a thread of its own.
+
+`model/peer_paths.py` decides what is sent and which path is used; the mesh sets the device's endpoint to it. The device
+itself is never used for a try: a path is used only when a probe to it was just answered. Where probes cannot be sent,
+or a peer answers none, the mesh calls the peer's endpoints in turn, as without NAT traversal.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from cni.addresses import Address, Network
+from cni.daemon.events import Event, Events, NodeFactsChanged
+from cni.daemon.mesh.mesh import Mesh
+from cni.daemon.model import keys, nat_candidates, probe_message, stun
+from cni.daemon.model.cluster_records import NatWord
+from cni.daemon.model.peer_paths import PeerPaths, Place
+from cni.daemon.model.probe_message import Probe
+from cni.daemon.model.wireguard import Target, network_of
+from cni.daemon.nat.own_places import OwnPlaces
+from cni.daemon.nat.pair_keys import PairKeys
+from cni.daemon.nat.rules import NatRules
+from cni.daemon.nat.server_round import ServerRound
+from cni.daemon.problem_board import ProblemBoard
+from cni.daemon.state.identity import Identity
+from cni.daemon.state.state import State
+from cni.host import underlay
+from cni.host.wg_port import BATCH, PortSocket
+from cni.host.wg_types import join_endpoint, split_endpoint
+from cni.host.worker import IDLE, Crew, beat
+
+log = logging.getLogger(__name__)
+
+LOOK = 10.0  # seconds between two looks at peers and own addresses, if nothing is known to have changed
+COUNT = 1.0  # seconds between two looks at the device's counter
+HOLD = 15.0  # seconds for which a peer that answers probes is not called elsewhere, while no path is found
+TRIES = 20.0  # seconds for which a peer is probed of which it is not known whether it answers probes
+REST = 0.02  # seconds of rest after a full batch: a flood gets at most a twentieth of a processor
+FORGET = 10.0  # seconds after which a probe's answer is no longer waited for
+
+
+@dataclass(frozen=True, slots=True)
+class PathView:
+    """The path to one peer, for people. `kind`: "" while there is none; `seconds`: the last round trip;
+    `tried`: the places that are probed; `mapping`: of the peer's NAT, as it says itself."""
+
+    kind: str
+    endpoint: str
+    seconds: float | None
+    tried: tuple[str, ...]
+    mapping: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    key: str
+    to: Place
+    at: float
+
+
+class Traversal:
+    """The paths of the global device's peers. `wake`, `word`, `views` and `stop` may be called from any thread."""
+
+    def __init__(
+        self,
+        *,
+        state: State,
+        identity: Identity,
+        mesh: Mesh,
+        rules: Callable[[], NatRules],
+        servers: ServerRound,
+        board: ProblemBoard,
+        events: Events,
+        crew: Crew,
+    ) -> None:
+        self._state, self._identity, self._mesh, self._rules = state, identity, mesh, rules
+        self._servers, self._board, self._events = servers, board, events
+        self._own_places, self._keys = OwnPlaces(), PairKeys()
+        self._peers: dict[str, PeerPaths] = {}
+        self._targets: dict[str, Target] = {}
+        self._answers: set[str] = set()  # peers that have answered a probe
+        self._pending: dict[bytes, _Pending] = {}
+        self._sock: PortSocket | None = None
+        self._opened: tuple[int, int, bytes] | None = None  # port, mark, own name
+        self._own: tuple[Address, ...] = ()
+        self._ranges: tuple[Network, ...] = ()
+        self._word: NatWord | None = None
+        self._views: Mapping[str, PathView] = {}
+        self._applied: tuple[Mapping[str, str], frozenset[str]] = ({}, frozenset())
+        self._next_look = self._next_count = 0.0
+        self._sent = 0
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._changed = threading.Event()
+        self._ended = threading.Event()
+        self._lock = threading.Lock()
+        self._runs = False
+        self._worker = crew.worker("nat", self._run)
+
+    # --- from outside ------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the thread if NAT traversal is on. Without it, no socket is opened and no thread runs."""
+        with self._lock:
+            if not self._runs and not self._ended.is_set() and self._rules().enabled:
+                self._runs = True
+                self._worker.start()
+
+    def stop(self) -> None:
+        """End the thread. The device keeps the endpoints that it has."""
+        self._worker.retire()
+        self._ended.set()
+        self.wake()
+        self._worker.join(2 * COUNT)
+
+    def wake(self) -> None:
+        """Look at peers, rules and addresses again now; starts the thread if NAT traversal has been switched on. Never
+        waits."""
+        self._changed.set()
+        os.eventfd_write(self._wake, 1)
+
+    def on_change(self, _: Event) -> None:
+        """Look again: peers or this node's addresses may have changed."""
+        self.wake()
+
+    def word(self) -> NatWord | None:
+        """What this node publishes; None while NAT traversal is off, or no probe can be sent."""
+        return self._word
+
+    def views(self) -> Mapping[str, PathView]:
+        """The path to each peer, by public key."""
+        return self._views
+
+    # --- the thread --------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._ended.is_set():
+            beat(IDLE)
+            self._wait()
+            now = time.monotonic()
+            if self._changed.is_set() or now >= self._next_look:
+                self._changed.clear()
+                self._next_look = now + LOOK
+                with self._board.step("nat-unavailable", "", "paths through NATs cannot be looked for"):
+                    self._look(now)
+            if self._sock is None:
+                continue
+            self._receive(self._sock)
+            now = time.monotonic()
+            self._count(now)
+            self._send(self._sock, now)
+            self._apply(now)
+        self._close()
+
+    def _wait(self) -> None:
+        now = time.monotonic()
+        sockets: list[socket.socket | int] = [self._wake, *(self._sock.sockets() if self._sock is not None else ())]
+        times = [self._next_look, *(paths.due() for paths in self._peers.values())]
+        if self._sock is not None:
+            times += [self._next_count, self._servers.due()]
+        readable, _, _ = select.select(sockets, [], [], min(max(min(times) - now, 0.0), IDLE))
+        if self._wake in readable:
+            os.eventfd_read(self._wake)
+
+    def _look(self, now: float) -> None:
+        """Take in rules, own addresses and peers. Raises OSError if no probe can be sent."""
+        rules, device = self._rules(), self._mesh.last_reading()
+        if not rules.enabled or device is None or self._mesh.interface() is None:
+            self._close()
+            if rules.enabled:
+                self._next_look = now + COUNT
+            return
+        pair = self._identity.own()
+        targets = {key: target for key, target in self._mesh.targets().items() if not target.owner}
+        self._keys.update(pair.private_key, targets)
+        self._open(device.port, device.mark)
+        self._ranges = tuple(network_of(cidr) for cidr in self._state.cidrs)
+        own = tuple(underlay.addresses(self._state.cidrs))
+        if own != self._own:
+            self._own = own
+            self._own_places.forget()
+            self._servers.begin(rules.stun, now)
+            for paths in self._peers.values():
+                paths.begin(now)
+        self._servers.refresh(rules.stun, now)
+        self._targets = targets
+        for gone in self._peers.keys() - targets.keys():
+            del self._peers[gone]
+        for key, target in targets.items():
+            self._name(key, target, rules, now)
+        self._publish()
+
+    def _name(self, key: str, target: Target, rules: NatRules, now: float) -> None:
+        outside = [_place(text) for text in target.nat.outside] if target.nat is not None else []
+        named = [_place(text) for text in self._mesh.called_at(target)]
+        paths = self._peers.get(key)
+        if paths is None:
+            paths = self._peers[key] = PeerPaths(now)
+        own = [place for place in named if place not in outside]
+        paths.name(nat_candidates.places_of(own, outside, self._own, self._ranges, rules.most_candidates), now)
+
+    def _open(self, port: int, mark: int) -> None:
+        wanted = (port, mark, self._keys.own)
+        if self._opened == wanted:
+            return
+        self._close()
+        name = self._keys.own
+        receiver = tuple(
+            (probe_message.RECEIVER_AT + at, int.from_bytes(name[at : at + 4], "big")) for at in range(0, len(name), 4)
+        )
+        patterns = (((0, probe_message.MAGIC), *receiver), ((stun.COOKIE_AT, stun.MAGIC_COOKIE),))
+        self._sock, self._opened = PortSocket(port, patterns, mark), wanted
+        log.info("probing paths to peers from port %d", port)
+
+    def _close(self) -> None:
+        if self._sock is None:
+            return
+        self._sock.close()
+        self._sock, self._opened, self._word, self._views = None, None, None, {}
+        self._peers, self._own = {}, ()
+        self._mesh.set_proven({}, frozenset())
+        self._applied = ({}, frozenset())
+        self._events.publish(NodeFactsChanged())
+
+    # --- datagrams ---------------------------------------------------------------------------------------------------
+
+    def _receive(self, sock: PortSocket) -> None:
+        count = 0
+        for sender, message in sock.received():
+            count += 1
+            try:
+                key = self._keys.peer_of(probe_message.sender_of(message))
+            except ValueError:
+                self._take_answer_of_server(message)
+                continue
+            if not key:
+                continue
+            try:
+                probe = probe_message.decode(message, self._keys.keys()[key])
+            except ValueError:
+                continue
+            if probe.kind == "ping":
+                self._take_ping(sock, key, probe, sender)
+            else:
+                self._take_pong(key, probe, sender)
+        if count >= BATCH:
+            time.sleep(REST)
+
+    def _take_answer_of_server(self, message: bytes) -> None:
+        reply = self._servers.take(message, time.monotonic())
+        if reply is not None and reply.answer.mapped is not None:
+            self._own_places.note(reply.query.server, reply.answer.mapped, time.monotonic())
+            self._publish()
+
+    def _take_ping(self, sock: PortSocket, key: str, probe: Probe, sender: Place) -> None:
+        pong = Probe("pong", probe.sender, self._keys.own, probe.transaction, sender)
+        sock.send(sender, probe_message.encode(pong, self._keys.keys()[key]))
+        self._answers.add(key)
+        paths = self._peers.get(key)
+        if paths is not None and not nat_candidates.refusal(sender, self._ranges):
+            paths.called_from(sender, time.monotonic())
+
+    def _take_pong(self, key: str, probe: Probe, sender: Place) -> None:
+        """Only the answer to a probe that is under way counts: a repeated one moves nothing."""
+        now = time.monotonic()
+        pending = self._pending.get(probe.transaction)
+        paths = self._peers.get(key)
+        if pending is None or pending.key != key or pending.to != sender or paths is None:
+            return
+        del self._pending[probe.transaction]
+        self._answers.add(key)
+        paths.answered(sender, now - pending.at, now)
+        if probe.seen is not None:
+            self._own_places.note(sender, probe.seen, now)
+            self._publish()
+
+    def _send(self, sock: PortSocket, now: float) -> None:
+        for transaction in [t for t, pending in self._pending.items() if now - pending.at > FORGET]:
+            del self._pending[transaction]
+        for server, request in self._servers.requests(now):
+            sock.send(server, request)
+        for key, paths in self._peers.items():
+            pair_key, target = self._keys.keys().get(key), self._targets[key]
+            if pair_key is None or not (self._speaks(key, target) or paths.searched_for(now) < TRIES):
+                continue
+            name = probe_message.name_of(keys.decode(key))
+            for send in paths.advance(now):
+                transaction = os.urandom(probe_message.TRANSACTION)
+                ping = Probe("ping", name, self._keys.own, transaction)
+                if sock.send(send.to, probe_message.encode(ping, pair_key), send.hops):
+                    self._pending[transaction] = _Pending(key, send.to, now)
+
+    def _speaks(self, key: str, target: Target) -> bool:
+        """Whether a peer is known to answer probes."""
+        return target.nat is not None or key in self._answers
+
+    # --- what follows ------------------------------------------------------------------------------------------------
+
+    def _count(self, now: float) -> None:
+        """Look which peers answer what is sent to them: the device is read only while traffic passes, else its state in
+        the mesh's last pass counts."""
+        if now < self._next_count:
+            return
+        self._next_count = now + COUNT
+        sent = self._mesh.sent()
+        device = self._mesh.device() if sent != self._sent else self._mesh.last_reading()
+        self._sent = sent
+        for key, seen in device.peers.items() if device is not None else ():
+            if key in self._peers:
+                self._peers[key].note_traffic(seen.sent, seen.received, now)
+
+    def _apply(self, now: float) -> None:
+        """Have the mesh call the peers where they answer."""
+        proven = {key: join_endpoint(*paths.chosen) for key, paths in self._peers.items() if paths.chosen is not None}
+        held = frozenset(
+            key
+            for key, paths in self._peers.items()
+            if self._speaks(key, self._targets[key]) and paths.chosen is None and paths.searched_for(now) < HOLD
+        )
+        if (proven, held) == self._applied:
+            return
+        before = self._applied[0]
+        for key, endpoint in proven.items():
+            if endpoint != before.get(key):
+                log.info("the peer %s is reached at %s", self._targets[key].name or key, endpoint)
+        self._applied = (proven, held)
+        self._mesh.set_proven(proven, held)
+        self._show()
+
+    def _publish(self) -> None:
+        """Tell the cluster if this node is seen from elsewhere than before."""
+        assert self._opened is not None
+        word = self._own_places.word(self._own, self._opened[0], self._ranges)
+        if word != self._word:
+            log.info(
+                "this node is seen from %s; mapping: %s", ", ".join(word.outside) or "no other place", word.mapping
+            )
+            self._word = word
+            self._events.publish(NodeFactsChanged())
+
+    def _show(self) -> None:
+        self._views = {
+            key: PathView(
+                paths.kind or "",
+                join_endpoint(*paths.chosen) if paths.chosen is not None else "",
+                paths.candidates[paths.chosen].seconds if paths.chosen is not None else None,
+                tuple(join_endpoint(*place) for place in paths.candidates),
+                nat.mapping if (nat := self._targets[key].nat) is not None else "",
+            )
+            for key, paths in self._peers.items()
+        }
+
+
+def _place(endpoint: str) -> Place:
+    address, port = split_endpoint(endpoint)
+    return ipaddress.ip_address(str(address)), port

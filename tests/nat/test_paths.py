@@ -1,0 +1,103 @@
+"""Nodes behind NATs of each kind meet: the time from the start of the second node to its first answered echo, and by
+which path."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.mesh.fleet import Node, run, wait_for
+
+from .lab import ADDRESS, SECOND, STUN, Lab
+
+SERVERS = {"stun": [f"{ADDRESS}:{STUN[0]}", f"{SECOND}:{STUN[0]}"]}
+MEET = 10.0  # seconds
+
+
+def path_of(node: Node, other: Node) -> dict[str, object]:
+    """What `peers` says of the other node on this one."""
+    key = other.status().public_key
+    return next(peer for peer in node.tool("peers") if peer["public_key"] == key)
+
+
+def echoed(node: Node, other: Node) -> bool:
+    """Whether the other node's own address answers through the tunnel."""
+    address = other.status().node_ip
+    return bool(address) and not node_ping(node, str(address))
+
+
+def raw_sockets(node: Node) -> int:
+    """How many sockets the node's namespace has that receive raw UDP over IPv4."""
+    table = run("ip", "netns", "exec", node.name, "cat", "/proc/net/raw").splitlines()[1:]
+    return sum(line.split()[1].endswith(":0011") for line in table)
+
+
+def node_ping(node: Node, address: str) -> int:
+    """0 if one echo is answered within 0.3 s."""
+    words = ["ip", "netns", "exec", node.name, "ping", "-n", "-q", "-c", "1", "-W", "0.3", address]
+    return subprocess.run(words, capture_output=True, check=False).returncode
+
+
+def meet(lab: Lab, one: str, two: str, **settings: object) -> tuple[Node, Node, float]:
+    """Start two nodes at sites of these kinds; returns them, and how long they took from the start of the second."""
+    first = lab.joined(one, 1, **settings)
+    second = lab.joined(two, 2, **settings)
+    began = time.monotonic()
+    wait_for(lambda: echoed(first, second), f"{one} and {two}", 30)
+    return first, second, time.monotonic() - began
+
+
+DIRECT = [
+    ("public", "public", "direct"),
+    ("public", "prc", "hole-punched"),
+    ("public", "sym", "hole-punched"),
+    ("prc", "prc", "hole-punched"),
+    ("shift", "shift", "hole-punched"),
+    ("full", "sym", "hole-punched"),
+    ("arc", "sym", "hole-punched"),
+    ("open", "open", "hole-punched"),
+    ("double", "prc", "hole-punched"),
+]
+
+
+@pytest.mark.parametrize(("one", "two", "path"), DIRECT, ids=[f"{one}-{two}" for one, two, _ in DIRECT])
+def test_two_nodes_meet(lab: Lab, one: str, two: str, path: str, measured: Callable[[str], None]) -> None:
+    lab.start_stun()
+    first, second, seconds = meet(lab, one, two, nat=SERVERS)
+    found = path_of(first, second)
+    measured(f"{one:8} {two:8} {seconds:5.1f} s  {found['path']}: {found['path_why']}")
+    assert seconds < MEET
+    assert found["path"] == path
+
+
+def test_a_public_node_is_witness_enough(lab: Lab, measured: Callable[[str], None]) -> None:
+    lab.joined("public", 3, nat={})
+    first, second, seconds = meet(lab, "prc", "shift", nat={})
+    measured(f"no STUN server, a public node as witness: {seconds:5.1f} s  {path_of(first, second)['path_why']}")
+    assert seconds < MEET
+    assert path_of(first, second)["endpoint"] == f"{lab.public_address(2)}:33331"
+    assert lab.document(second)["nat"]["outside"] == [f"{lab.public_address(2)}:33331"]
+
+
+def test_a_node_without_nat_traversal_is_called_as_before(lab: Lab) -> None:
+    plain = lab.joined("public", 1)
+    asking = lab.joined("prc", 2, nat={})
+    wait_for(lambda: echoed(asking, plain), "the tunnel")
+    assert path_of(plain, asking)["path"] == ""
+    assert lab.document(plain)["nat"] is None
+    assert raw_sockets(plain) == 0
+    assert raw_sockets(asking) == 1
+
+
+def test_a_restarted_daemon_keeps_the_path(lab: Lab) -> None:
+    lab.start_stun()
+    first, second, _ = meet(lab, "prc", "shift", nat=SERVERS)
+    wait_for(lambda: path_of(first, second)["path"] == "hole-punched", "the path")
+    first.end()
+    assert node_ping(first, str(second.status().node_ip)) == 0
+    first.start()
+    assert node_ping(first, str(second.status().node_ip)) == 0
+    wait_for(lambda: path_of(first, second)["path"] == "hole-punched", "the path again")

@@ -1,0 +1,173 @@
+"""Which path to a peer is used (model/peer_paths.py), with a clock that the test holds."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import pytest
+
+from cni.daemon.model import nat_candidates, nat_words, peer_paths
+from cni.daemon.model.nat_behaviour import Observation
+from cni.daemon.model.peer_paths import PeerPaths, Place
+
+
+def at(text: str) -> Place:
+    host, _, port = text.rpartition(":")
+    return ipaddress.ip_address(host), int(port)
+
+
+LAN, OUT, OTHER = at("192.168.2.2:51420"), at("203.0.113.10:9073"), at("203.0.113.11:9")
+
+
+class Clock:
+    """Runs the paths, and answers the probes to `up`."""
+
+    def __init__(self, *up: Place) -> None:
+        self.now = 100.0
+        self.paths = PeerPaths(self.now)
+        self.up = set(up)
+        self.sent: list[tuple[float, Place, int]] = []
+
+    def run(self, seconds: float) -> None:
+        end = self.now + seconds
+        while self.now < end:
+            for send in self.paths.advance(self.now):
+                self.sent.append((self.now, send.to, send.hops))
+                if send.to in self.up and not send.hops:
+                    self.paths.answered(send.to, 0.01, self.now)
+            self.now = min(end, max(self.now + 0.05, min(self.paths.due(), end)))
+
+    def to(self, place: Place) -> list[tuple[float, int]]:
+        return [(round(when - 100.0, 2), hops) for when, to, hops in self.sent if to == place]
+
+
+def test_the_first_answer_is_used_at_once() -> None:
+    clock = Clock(LAN)
+    clock.paths.name({LAN: "host", OUT: "outside"}, clock.now)
+    clock.run(1)
+    assert clock.paths.chosen == LAN
+    assert clock.paths.kind == "host"
+    assert clock.to(LAN) == [(0.0, 0)]
+
+
+def test_outside_a_probe_that_dies_on_the_way_comes_first() -> None:
+    clock = Clock()
+    clock.paths.name({OUT: "outside"}, clock.now)
+    clock.run(2)
+    assert clock.to(OUT)[0] == (0.0, peer_paths.HOPS)
+    assert clock.to(OUT)[1] == (1.0, 0)
+    assert all(hops == 0 for _, hops in clock.to(OUT)[1:])
+
+
+def test_a_better_path_must_answer_three_times() -> None:
+    clock = Clock(OUT)
+    clock.paths.name({OUT: "outside"}, clock.now)
+    clock.run(2)
+    assert clock.paths.chosen == OUT
+    clock.up = {OUT, LAN}
+    clock.paths.name({OUT: "outside", LAN: "host"}, clock.now)
+    clock.run(0.1)
+    assert clock.paths.chosen == OUT
+    clock.run(1)
+    assert clock.paths.chosen == LAN
+    assert len(clock.to(LAN)) == peer_paths.STEADY
+
+
+def test_a_path_that_works_is_left_for_no_worse_one_and_an_idle_pair_sends_nothing() -> None:
+    clock = Clock(LAN, OUT)
+    clock.paths.name({LAN: "host", OUT: "outside"}, clock.now)
+    clock.run(10)
+    sent = len(clock.sent)
+    for second in range(600):
+        clock.paths.note_traffic(100 * second // 25, 100 * second // 25, clock.now)  # WireGuard's keepalives
+        clock.run(1)
+    assert clock.paths.chosen == LAN
+    assert len(clock.sent) == sent
+
+
+def test_silence_under_traffic_is_asked_about_and_a_dead_path_is_left() -> None:
+    clock = Clock(OUT)
+    clock.paths.name({OUT: "outside", OTHER: "outside"}, clock.now)
+    clock.run(10)
+    clock.up = {OTHER}
+    began = clock.now
+    sent = 0
+    while clock.paths.chosen != OTHER and clock.now - began < 20:
+        sent += 1000
+        clock.paths.note_traffic(sent, 5, clock.now)
+        clock.run(1)
+    assert clock.now - began < 8
+
+
+def test_silence_of_a_path_that_works_costs_one_question() -> None:
+    clock = Clock(OUT)
+    clock.paths.name({OUT: "outside"}, clock.now)
+    clock.run(10)
+    before = len(clock.sent)
+    for second in range(9):
+        clock.paths.note_traffic(1000 * second, 5, clock.now)
+        clock.run(1)
+    assert clock.paths.chosen == OUT
+    assert len(clock.sent) - before <= 3
+
+
+def test_a_ping_of_the_peer_names_a_place_and_it_is_asked_at_once() -> None:
+    clock = Clock(OTHER)
+    clock.paths.name({OUT: "outside"}, clock.now)
+    clock.run(3)
+    clock.paths.called_from(OTHER, clock.now)
+    clock.run(0.3)
+    assert clock.paths.chosen == OTHER
+
+
+def test_replayed_pings_from_many_places_take_no_memory() -> None:
+    clock = Clock()
+    clock.paths.name({OUT: "outside"}, clock.now)
+    for port in range(1, 5000):
+        clock.paths.called_from(at(f"203.0.113.66:{port}"), clock.now)
+    assert len(clock.paths.candidates) == 1 + peer_paths.MOST_LEARNED
+    assert OUT in clock.paths.candidates
+
+
+def test_attempts_become_rare() -> None:
+    clock = Clock()
+    clock.paths.name({OUT: "outside"}, clock.now)
+    clock.run(3600)
+    assert len(clock.sent) < 3600 / (peer_paths.PAUSES[-1] + peer_paths.LENGTH) * 8 + 60
+
+
+def test_what_is_no_other_machines_address_is_not_probed() -> None:
+    ranges = [ipaddress.ip_network("10.200.0.0/16")]
+    for text in (
+        "127.0.0.1:51420",
+        "224.0.0.1:1",
+        "0.0.0.0:1",
+        "169.254.1.1:1",
+        "255.255.255.255:1",
+        "10.200.3.4:1",
+        "203.0.113.1:0",
+        "::1:1",
+        "ff02::1:1",
+        "fe80::1:1",
+    ):
+        assert nat_candidates.refusal(at(text), ranges), text
+    own = [at("192.168.1.2:51420"), LAN, at("127.0.0.1:1")]
+    found = nat_candidates.places_of(own, [OUT, LAN], {ipaddress.ip_address("192.168.1.2")}, ranges, 10)
+    assert found == {LAN: "outside", OUT: "outside"}
+    assert list(nat_candidates.places_of([LAN], [OUT], (), ranges, 10).items()) == [(LAN, "host"), (OUT, "outside")]
+    assert len(nat_candidates.places_of([at(f"203.0.113.1:{n}") for n in range(1, 99)], [], (), ranges, 99)) == 16
+
+
+def test_after_the_nats_address_changed_old_observations_do_not_count() -> None:
+    one, two = at("198.51.100.1:3478"), at("198.51.100.2:3478")
+    seen = {one: (Observation(one, OUT), 10.0), two: (Observation(two, OTHER), 10.0 + nat_candidates.CURRENT + 1)}
+    assert [each.mapped for each in nat_candidates.current(seen)] == [OTHER]
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [("host", "own addresses"), ("outside", "lets datagrams in at 1.2.3.4:5"), ("", "no answer from a, b, c, d and 1")],
+)
+def test_the_reason_in_words(kind: str, said: str) -> None:
+    assert said in nat_words.why(kind, "1.2.3.4:5", ["a", "b", "c", "d", "e"], "unknown")
+    assert "has named no address" in nat_words.why("", "", [], "")
