@@ -491,6 +491,13 @@ class EventLine(Answer, frozen=True, kw_only=True, omit_defaults=True):
     alive: bool | None = None
 
 
+class LogLevel(Answer, frozen=True, kw_only=True):
+    """The level of the daemon's log: now, and after its next start."""
+
+    level: str
+    configured: str
+
+
 class Done(Answer, frozen=True, kw_only=True):
     """A request without a result was carried out."""
 

@@ -8,12 +8,21 @@ from collections.abc import Callable
 
 def run(options: argparse.Namespace) -> int:
     """Carry out one command; returns its exit code. Raises what the command raises."""
-    return _COMMANDS[options.command](options)
+    work = _COMMANDS[options.command]
+    if getattr(options, "watch", False):
+        from cni.cli import watch
+
+        return watch.follow(options.run_dir, lambda: work(options))
+    return work(options)
 
 
 def _status(options: argparse.Namespace) -> int:
     from cni.cli import status
 
+    if options.wait:
+        from cni.cli import watch
+
+        return watch.wait(options.run_dir, lambda: status.run(options.run_dir, options.json), options.timeout)
     return status.run(options.run_dir, options.json)
 
 
@@ -77,6 +86,12 @@ def _events(options: argparse.Namespace) -> int:
     return events.run(options.run_dir)
 
 
+def _log_level(options: argparse.Namespace) -> int:
+    from cni.cli import log_level
+
+    return log_level.run(options.run_dir, options.level, options.json)
+
+
 def _metrics(options: argparse.Namespace) -> int:
     from cni.cli import metrics
 
@@ -132,6 +147,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "netcheck": _netcheck,
     "events": _events,
     "metrics": _metrics,
+    "log-level": _log_level,
     "peer": _peer,
     "join": _peer,
     "showconf": _peer,

@@ -86,6 +86,7 @@ def parser() -> argparse.ArgumentParser:
         ("netcheck", "what NATs and firewalls do with this node's datagrams, seen from WireGuard's port"),
         ("events", "what happens on the node, as it happens: one JSON object a line"),
         ("metrics", "one scrape of the daemon's metrics, in Prometheus' text format"),
+        ("log-level", "print the level of the running daemon's log, or change it until the next start"),
         ("graph", "this node, its tunnels and services as a picture"),
     ):
         command = words.add_parser(word, help=text, description=text)
@@ -171,7 +172,29 @@ def _graph_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--svg", action="store_true", help="SVG, for browsers, instead of DOT, for Graphviz")
 
 
+def _watch_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--watch", action="store_true", help="print it again whenever it has changed, until Ctrl-C")
+
+
+def _status_options(parser: argparse.ArgumentParser) -> None:
+    _watch_options(parser)
+    parser.add_argument("--wait", action="store_true", help="until a daemon answers and there is no problem")
+    parser.add_argument(
+        "--timeout", metavar="SECONDS", type=float, default=60.0, help="of --wait; then the exit code is 1 or 3 (60)"
+    )
+
+
+def _log_level_options(parser: argparse.ArgumentParser) -> None:
+    levels = ("debug", "info", "warning", "error")
+    parser.add_argument("level", metavar="LEVEL", nargs="?", default="", choices=("", *levels), help=", ".join(levels))
+
+
 _OPTIONS = {
+    "status": _status_options,
+    "attachments": _watch_options,
+    "networks": _watch_options,
+    "peers": _watch_options,
+    "log-level": _log_level_options,
     "why": _why_options,
     "drops": _drops_options,
     "resolve": _resolve_options,

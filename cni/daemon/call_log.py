@@ -22,14 +22,14 @@ LONGEST = 512  # characters of a value; the rest is cut off
 _PLAIN = re.compile(r"[!#-<>-\[\]-~]+")  # printable ASCII without space, quotation mark, equals sign and backslash
 
 
-def line(pairs: Mapping[str, str]) -> str:
+def line(pairs: Mapping[str, str], longest: int = LONGEST) -> str:
     """The pairs as one line. A value that could be taken for something else is in quotation marks, escaped. Pure."""
-    return " ".join(f"{key}={_value(text)}" for key, text in pairs.items() if text)
+    return " ".join(f"{key}={_value(text, longest)}" for key, text in pairs.items() if text)
 
 
-def _value(text: str) -> str:
-    if len(text) > LONGEST:
-        text = text[:LONGEST] + "..."
+def _value(text: str, longest: int) -> str:
+    if len(text) > longest:
+        text = text[:longest] + "..."
     if _PLAIN.fullmatch(text):
         return text
     return '"' + printable(text.replace("\\", "\\\\").replace('"', '\\"')) + '"'
@@ -45,7 +45,7 @@ def write(socket: str, verb: str, facts: Mapping[str, str], seconds: float, erro
         pairs |= {"code": str(error.code), "msg": error.msg, "details": error.details}
     elif error is not None:
         pairs |= {"code": str(CniError.code), "msg": f"{type(error).__name__}: {error}"}
-    log.log(level, "%s", line(pairs))
+    log.log(level, "%s", line(pairs), extra={"fields": pairs})
 
 
 @contextlib.contextmanager

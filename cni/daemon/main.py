@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
         settings_file = _settings_file(options)
         settings = settings_file.read()
         run_dir = settings.run_dir
-        log_lines.begin(settings.log_level, run_dir)
+        log_lines.begin(settings.log_level, run_dir, settings.log_format)
         if options.check or options.take_over:
             precheck.check(settings)  # first: a serving daemon must not be ended for one that cannot start
         if options.check:

@@ -34,7 +34,13 @@ class ProblemBoard:
         with self._lock:
             before, self._noted[code, subject] = self._noted.get((code, subject)), problem
         if before != problem:
-            log.log(logging.ERROR if severity == "error" else logging.WARNING, "problem=%s %s", code, text)
+            log.log(
+                logging.ERROR if severity == "error" else logging.WARNING,
+                "problem=%s %s",
+                code,
+                text,
+                extra={"fields": {"problem": code, "text": text}},
+            )
             self._events.publish(ProblemBegan(problem))
 
     def clear(self, code: str, subject: str = "") -> None:
@@ -42,7 +48,7 @@ class ProblemBoard:
         with self._lock:
             before = self._noted.pop((code, subject), None)
         if before is not None:
-            log.info("resolved=%s %s", code, before.text)
+            log.info("resolved=%s %s", code, before.text, extra={"fields": {"resolved": code, "text": before.text}})
             self._events.publish(ProblemEnded(before))
 
     def set(self, code: str, subject: str, text: str) -> None:

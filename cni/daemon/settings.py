@@ -16,6 +16,7 @@ from cni.secret import Secret
 Unsigned = Literal["accept", "refuse"]
 Hidden = Literal["nxdomain", "refused"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["text", "logfmt", "json"]
 Engine = Literal["auto", "kernel", "wireguard-go", "boringtun-cli", "none"]
 Underlay = Literal["routed"]
 AttachKind = Literal["bridge", "routed"]
@@ -133,6 +134,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     idle_services: Annotated[int, msgspec.Meta(ge=0, le=65536)] = 64
     address_cooldown: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 10.0
     log_level: LogLevel = "info"
+    log_format: LogFormat = "text"
     metrics: Metrics = Metrics()
 
     @property

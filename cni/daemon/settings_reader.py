@@ -26,6 +26,7 @@ from cni.daemon.settings import (
     Engine,
     Etcd,
     Hidden,
+    LogFormat,
     LogLevel,
     Metrics,
     Nat,
@@ -204,7 +205,7 @@ def _explain(message: str, document: Any) -> str:
             break
     if text.startswith("Invalid enum value"):
         kinds = {"log_level": LogLevel, "underlay": Underlay, "cluster.unsigned_nodes": Unsigned, "dns.hidden": Hidden}
-        kinds |= {"attach": AttachKind, "services[].attach": AttachKind}
+        kinds |= {"log_format": LogFormat, "attach": AttachKind, "services[].attach": AttachKind}
         text = "expected one of " + ", ".join(get_args(kinds.get(re.sub(r"\[\d+\]", "[]", where), Engine)))
     text = _in_our_words(re.sub(", got `[a-z]+`$", "", text))
     quotable = not isinstance(value, dict | list) and not where.startswith(NOT_QUOTED)

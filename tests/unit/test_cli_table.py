@@ -33,6 +33,7 @@ COMMANDS: dict[str, object] = {
     "join": answers.Joined,
     "showconf": answers.PeerConfiguration,
     "graph": answers.Graph,
+    "log-level": answers.LogLevel,
     "netcheck": answers.Netcheck,
 }
 """The answer that a command prints."""
@@ -67,7 +68,7 @@ def documented() -> dict[str, list[str]]:
         r"^\| fields? of (.+?) \| meaning \|\n\| --- \| --- \|\n((?:\|.*\n?)+)", PAGE, re.MULTILINE
     ):
         names = [name for row in body.splitlines() for name in re.findall(r"`([^`]+)`", row.split(" | ")[0])]
-        for command in re.findall(r"`([a-z ]+) --json`", head):
+        for command in re.findall(r"`([a-z -]+) --json`", head):
             tables[command] = names
     return tables
 

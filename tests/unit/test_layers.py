@@ -76,7 +76,18 @@ GROUND = ("cni.daemon", *(f"cni.daemon.{name}" for name in GROUND_NAMES))
 FOLDERS = tuple(f"cni.daemon.{folder}*" for folder, _ in DAEMON_FOLDERS)
 TOP = tuple(
     f"cni.daemon.{name}"
-    for name in ("app", "lifecycle", "log_lines", "main", "parts", "precheck", "run_dir", "server", "supervisor")
+    for name in (
+        "app",
+        "lifecycle",
+        "log_lines",
+        "log_repeats",
+        "main",
+        "parts",
+        "precheck",
+        "run_dir",
+        "server",
+        "supervisor",
+    )
 )
 OUTSIDE_THE_DAEMON = (
     *("cni.answers", "cni.attach_rules", "cni.verbs", "cni.netconf*", "cni.overlay*", "cni.host*", *QUEUE, *PURE_NAMES),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from cni import answers
+from cni import __version__, answers
 from cni.daemon import events
 from cni.daemon.model.records import Attachment
 from cni.overlay import wire
@@ -71,6 +71,11 @@ def _of_attachment(name: str, at: float, attachment: Attachment, reason: str = "
         addresses=list(attachment.ips),
         text=reason or None,
     )
+
+
+def begin(unix: float) -> bytes:
+    """The first line of a stream: what happens from now on is told."""
+    return encode(answers.EventLine(time=round(unix, 3), event="begin", text=f"zlayer-cni {__version__}"))
 
 
 def end(unix: float, reason: str) -> bytes:

@@ -91,6 +91,7 @@ class EventStream:
     def _lines(self, queue: _Queue) -> Generator[bytes]:
         """The lines of one reader; an empty one if nothing happened for IDLE seconds."""
         try:
+            yield event_lines.begin(time.time())
             while True:
                 taken, reason = queue.take()
                 lines = [event_lines.line_of(event, unix) for unix, event in taken]

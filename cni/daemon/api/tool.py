@@ -9,6 +9,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import get_args
 
 import msgspec
 
@@ -16,7 +17,7 @@ from cni import __version__, answers, plugin_protocol
 from cni.daemon.api import tool_dns, tool_drops, tool_fence, tool_mesh, tool_nat
 from cni.daemon.api.tool_context import ToolContext
 from cni.daemon.model.records import Attachment, Node, Service
-from cni.daemon.settings import Settings
+from cni.daemon.settings import LogLevel, Settings
 from cni.errors import CniError, InvalidConfig
 from cni.problems import Problem
 
@@ -70,7 +71,7 @@ def status(context: ToolContext, _: Mapping[str, str]) -> answers.Status:
         dns=tool_dns.summary(context),
         problems=[problem.text for problem in problems],
         problem_details=[_problem(problem) for problem in problems],
-        notes=[*hidden(settings, state.node), *unencrypted(settings)],
+        notes=[*hidden(settings, state.node), *unencrypted(settings), *louder(settings)],
     )
 
 
@@ -147,11 +148,31 @@ def teardown(context: ToolContext, _: Mapping[str, str]) -> answers.Done:
     return answers.Done(done=True)
 
 
+def log_level(context: ToolContext, env: Mapping[str, str]) -> answers.LogLevel:
+    """The level of the log, after a change to LEVEL if there is one. Raises InvalidConfig for a level that is none."""
+    level, root = env.get(plugin_protocol.NEW_LOG_LEVEL, ""), logging.getLogger()
+    if level and level not in get_args(LogLevel):
+        raise InvalidConfig(f"{level!r} is no level of the log: " + ", ".join(get_args(LogLevel)))
+    if level:
+        before = logging.getLevelName(root.level).lower()
+        log.warning("the log's level is %s from now on, in place of %s", level, before)
+        root.setLevel(level.upper())
+    return answers.LogLevel(level=logging.getLevelName(root.level).lower(), configured=context.settings.log_level)
+
+
+def louder(settings: Settings) -> list[str]:
+    """A reminder if the level of the log was changed in the running daemon."""
+    level = logging.getLevelName(logging.getLogger().level).lower()
+    note = f"the log's level is {level}, set by `zlayer-cni log-level`; the settings say {settings.log_level}"
+    return [note] if level != settings.log_level and level in get_args(LogLevel) else []
+
+
 QUESTIONS: dict[str, Callable[[ToolContext, Mapping[str, str]], answers.Answer | Sequence[answers.Answer]]] = {
     "status": status,
     "attachments": attachments,
     "networks": tool_fence.networks,
     "drops": tool_drops.drops,
+    "log-level": log_level,
     "why": tool_fence.may_reach,
     "resolve": tool_dns.resolve,
     "gc": tool_fence.collect_garbage,
