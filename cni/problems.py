@@ -424,6 +424,13 @@ _KINDS = (
         "Check for an alarm (`etcdctl alarm list`, NOSPACE), or for the permission named in the text.",
     ),
     ProblemKind(
+        "names-not-shared",
+        "cluster",
+        "warning",
+        "The store refuses the records of this node's names, so containers of other nodes do not resolve them.",
+        "Let the node's role write below `name/IDENTITY/` (docs/mesh.md has the command).",
+    ),
+    ProblemKind(
         "lease-not-renewed",
         "cluster",
         "warning",

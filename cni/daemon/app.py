@@ -47,7 +47,6 @@ from cni.daemon.parts import (
     build_base,
     build_cluster,
     build_dns,
-    build_forwarder,
     build_mesh,
     build_netcheck,
     build_node,
@@ -116,8 +115,7 @@ def build(
     base = build_base(settings, store, kernel, crew, presence.alone)
     board, events, state = base.board, base.events, base.state
     store_parts = build_store_access(base, settings.cluster) if settings.cluster is not None else None
-    forwarder = build_forwarder(base)
-    dns = build_dns(base, forwarder)
+    dns = build_dns(base, store_parts.names if store_parts is not None else None)
     node = build_node(base, store_parts.claims if store_parts is not None else None, dns.offer)
     mesh_parts = build_mesh(base)
     traversal = build_traversal(base, mesh_parts)
@@ -182,7 +180,7 @@ def build(
         traversal=traversal,
         mac_watcher=mac_watcher,
         fence_watch=fence_watch,
-        forwarder=forwarder,
+        forwarder=dns.forwarding,
         dns_server=dns.server,
         drain=drain,
         board=board,
@@ -241,6 +239,8 @@ def build(
     _subscribe_readers(events, event_stream, counters)
     if cluster is not None:
         events.subscribe(NodeFactsChanged, cluster.on_node_facts_changed)
+        events.subscribe(GuestsChanged, cluster.on_node_facts_changed)
+        events.subscribe(NamesRegistered, cluster.on_node_facts_changed)
     return Daemon(
         server=server,
         _supervisor=supervisor,

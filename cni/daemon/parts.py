@@ -17,6 +17,8 @@ from cni.daemon.cluster.carrier import Carrier
 from cni.daemon.cluster.claims import Claims
 from cni.daemon.cluster.etcd_client import EtcdClient
 from cni.daemon.cluster.membership import Membership
+from cni.daemon.cluster.name_publication import NamePublication
+from cni.daemon.cluster.name_records import NameRecords
 from cni.daemon.cluster.node_document import NodeDocumentBuilder
 from cni.daemon.cluster.publication import Publication
 from cni.daemon.cluster.publisher import Publisher
@@ -28,7 +30,6 @@ from cni.daemon.cluster.view import ClusterView
 from cni.daemon.dns.book import NameBook
 from cni.daemon.dns.forward.conditions import Conditions
 from cni.daemon.dns.forward.forwarder import Forwarder
-from cni.daemon.dns.forward.seam import Forwarding
 from cni.daemon.dns.forward.upstreams import Upstreams
 from cni.daemon.dns.handler import Handler
 from cni.daemon.dns.node_names import NodeNames
@@ -96,6 +97,7 @@ class StoreParts:
     config: Cluster
     store: ClusterStore
     view: ClusterView
+    names: NameRecords
     claims: Claims
 
 
@@ -156,10 +158,10 @@ def build_store_access(base: Base, config: Cluster) -> StoreParts:
     view = ClusterView(f"{where.prefix.rstrip('/')}/{base.settings.deployment}/", own, where.grace, trust)
     store: ClusterStore = EtcdClient(where, lambda code, text: board.set(code, "", text))
     claims = Claims(store, view.keys, base.registry, base.identity.member, signer)
-    return StoreParts(config=config, store=store, view=view, claims=claims)
+    return StoreParts(config=config, store=store, view=view, names=NameRecords(view, own), claims=claims)
 
 
-def build_forwarder(base: Base) -> Forwarder | None:
+def _build_forwarder(base: Base) -> Forwarder | None:
     """What asks other DNS servers; None where the node serves no DNS."""
     settings, state = base.settings.dns, base.state
     if not settings.serve:
@@ -168,9 +170,11 @@ def build_forwarder(base: Base) -> Forwarder | None:
     return Forwarder(upstreams, Conditions(upstreams, base.board), base.crew)
 
 
-def build_dns(base: Base, forwarding: Forwarding | None) -> DnsService:
-    """The names of the node, and its DNS server. `forwarding`: what answers every other name; None refuses it."""
-    settings, book = base.settings, NameBook()
+def build_dns(base: Base, elsewhere: NameRecords | None) -> DnsService:
+    """The names of the node, its DNS server, and the forwarding. `elsewhere`: the names of other nodes; None outside a
+    cluster."""
+    forwarding = _build_forwarder(base)
+    settings, book = base.settings, NameBook(elsewhere)
     names = NodeNames(book, base.state, base.registry, settings.dns.zone)
     handler = Handler(new_lookup(settings, book, names, base.fence, base.registry), forwarding)
     server = DnsServer(handler.handle, names.addresses, settings.dns.port, base.board, base.crew)
@@ -329,6 +333,7 @@ def build_cluster(
         ),
         publisher=publisher,
         publication=Publication(builder, publisher, view, base.board, signals),
+        names=NamePublication(base.state, base.registry, identity, store, access.names),
         carrier=Carrier(
             state=base.state,
             identity=identity,
@@ -336,10 +341,13 @@ def build_cluster(
             mesh=mesh.mesh,
             probes=TunnelProbes(mesh.mesh, mesh.tunnels),
             view=view,
+            names=access.names,
             board=base.board,
             grace=where.grace,
         ),
-        watch=StoreWatch(store, view, identity, base.board, signals),
+        watch=StoreWatch(
+            store=store, view=view, names=access.names, identity=identity, board=base.board, signals=signals
+        ),
         signals=signals,
         board=base.board,
         crew=base.crew,

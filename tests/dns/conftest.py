@@ -24,9 +24,7 @@ ZONE = "zlayer.zlayer.local"
 
 
 class Names(Node):
-    """A node whose containers ask its DNS server. `settings`: further lines of the YAML."""
-
-    settings = ""
+    """A node whose containers ask its DNS server."""
 
     def exchange(self, box: str, message: bytes, tcp: bool = False, server: str = SERVER4, seconds: float = 2) -> bytes:
         """The answer to a message that a container sends. Raises TimeoutError."""
@@ -69,7 +67,7 @@ def running(directory: Path, settings: str = "") -> Iterator[Any]:
         host, outside = make(), make()
         toolnode.uplink(host, outside)
         node = Names(directory, host, outside)
-        node.settings = settings
+        node.settings += settings
         node.start()
         try:
             yield node, make

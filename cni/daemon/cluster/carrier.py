@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 
 from cni.daemon.cluster.belief import believe
+from cni.daemon.cluster.name_records import NameRecords
 from cni.daemon.cluster.view import ClusterView
 from cni.daemon.mesh.mesh import Mesh
 from cni.daemon.mesh.probes import TunnelProbes
@@ -35,12 +36,14 @@ class Carrier:
         mesh: Mesh,
         probes: TunnelProbes,
         view: ClusterView,
+        names: NameRecords,
         board: ProblemBoard,
         grace: float,
     ) -> None:
         """`grace`: seconds for which a node without a document stays a peer."""
         self._state, self._identity, self._registry, self._mesh = state, identity, registry, mesh
         self._probes, self._view, self._board, self._grace = probes, view, board, grace
+        self._names = names
         self._own = identity.member().identity
 
     def carry(self, synced: bool) -> None:
@@ -51,6 +54,9 @@ class Carrier:
             lost = [self._view.nodes[identity] for identity in self._view.lost] if synced else []
         probes = {doc.public_key: str(network_of(doc.slices[0])[1]) for doc in lost if doc.slices}
         answering = self._probes.answering(probes) if probes else set()
+        if synced:
+            silent = {doc.identity for doc in lost if doc.public_key not in answering}
+            self._names.settle({doc.identity for doc in lost}, silent)
         with self._view.lock:
             kept = self._prune(now, answering) if synced else {}
             self._view.settle(now)

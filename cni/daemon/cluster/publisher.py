@@ -39,7 +39,7 @@ class Publisher:
 
     def __init__(self, store: ClusterStore, key: str, seconds: int, identity: Identity) -> None:
         """`key`: of the document in etcd; `seconds`: the life of a lease; `identity` signs the document."""
-        self._store, self._key, self._seconds, self._identity = store, key, seconds, identity
+        self._store, self.key, self._seconds, self._identity = store, key, seconds, identity
         self.lease = 0
         self._doc: NodeDocument | None = None  # the document last published; `_published` is its record
         self._published = b""
@@ -59,9 +59,9 @@ class Publisher:
             self.lease = self._resume(self._place(doc)) or self._store.grant(self._seconds)
         published = self._published
         body = self._sealed(doc)
-        put, get = [Put(self._key, body, self.lease)], [Get(self._key)]
+        put, get = [Put(self.key, body, self.lease)], [Get(self.key)]
         try:
-            same = Compare(self._key, "VALUE", published) if published else Compare(self._key, "LEASE", self.lease)
+            same = Compare(self.key, "VALUE", published) if published else Compare(self.key, "LEASE", self.lease)
             done, records = self._store.transact([same], put, get)
             cloned = not done and any(self._is_of_a_clone(record) for record in records)
             if cloned and _place_of(records[0].value) == self._place(doc):
@@ -80,12 +80,12 @@ class Publisher:
 
     def _replace(self, doc: NodeDocument, put: Sequence[Step], get: Sequence[Step]) -> tuple[bool, list[KeyValue]]:
         """Write where the record is not the one last published: under the same lease, absent, or forged."""
-        done, records = self._store.transact([Compare(self._key, "LEASE", self.lease)], put, get)
+        done, records = self._store.transact([Compare(self.key, "LEASE", self.lease)], put, get)
         if not done:
-            done, records = self._store.transact([Compare(self._key, "CREATE", 0)], put, get)
+            done, records = self._store.transact([Compare(self.key, "CREATE", 0)], put, get)
         if not done and records and self._is_forged(records[0], self._place(doc)):
             log.warning("overwriting a record under this node's identity that this node has not signed")
-            unchanged = [Compare(self._key, "MOD", records[0].changed)]
+            unchanged = [Compare(self.key, "MOD", records[0].changed)]
             done, records = self._store.transact(unchanged, put, get)
         return done, records
 
@@ -99,8 +99,8 @@ class Publisher:
         self._drop_lease()  # the clone has it too
         self.lease = self._store.grant(self._seconds)
         body = self._sealed(doc)
-        unchanged = [Compare(self._key, "MOD", record.changed)]
-        return body, *self._store.transact(unchanged, [Put(self._key, body, self.lease)], [Get(self._key)])
+        unchanged = [Compare(self.key, "MOD", record.changed)]
+        return body, *self._store.transact(unchanged, [Put(self.key, body, self.lease)], [Get(self.key)])
 
     @property
     def drawn(self) -> str:
@@ -114,7 +114,7 @@ class Publisher:
             self._first = sequence
             self._written.clear()
         numbered = msgspec.structs.replace(doc, sequence=sequence, place=self._place(doc))
-        body = self._identity.signer().sealed(self._key, msgspec.json.encode(numbered))
+        body = self._identity.signer().sealed(self.key, msgspec.json.encode(numbered))
         self._written.add(hashlib.sha256(body).digest())
         return body
 
@@ -126,7 +126,7 @@ class Publisher:
         sequence number of this process, and is none of this process's."""
         if hashlib.sha256(record.value).digest() in self._written or not record.lease:
             return False
-        if not signing.verify(self._key, record.value, self._identity.signer().name):
+        if not signing.verify(self.key, record.value, self._identity.signer().name):
             return False
         sequence = msgspec.json.decode(record.value, type=NodeDocument).sequence
         self._above = max(self._above, sequence)  # other nodes accept no lower one
@@ -138,7 +138,7 @@ class Publisher:
         one without a lease, or one of this `place`."""
         if not self._identity.is_known():
             return False
-        own = signing.verify(self._key, record.value, self._identity.signer().name)
+        own = signing.verify(self.key, record.value, self._identity.signer().name)
         return not own or not record.lease or _place_of(record.value) == place
 
     def renew(self) -> None:
@@ -160,7 +160,7 @@ class Publisher:
 
     def _resume(self, place: str) -> int:
         """The lease of an earlier daemon at the same `place`, renewed; 0 if there is none or it has ended."""
-        _, records = self._store.transact([], [Get(self._key)])
+        _, records = self._store.transact([], [Get(self.key)])
         if records and records[0].lease and _place_of(records[0].value) == place:
             return records[0].lease if self._store.keep_alive(records[0].lease) else 0
         return 0

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 
+from cni.daemon.cluster.name_records import NameRecords
 from cni.daemon.cluster.reading import as_records, everything
 from cni.daemon.cluster.store import (
     OUT_OF_RANGE,
@@ -46,9 +47,16 @@ class StoreWatch:
     """Follows the store of one cluster. For one thread; `synced` may be read by others."""
 
     def __init__(
-        self, store: ClusterStore, view: ClusterView, identity: Identity, board: ProblemBoard, signals: Signals
+        self,
+        *,
+        store: ClusterStore,
+        view: ClusterView,
+        names: NameRecords,
+        identity: Identity,
+        board: ProblemBoard,
+        signals: Signals,
     ) -> None:
-        self._store, self._view, self._identity = store, view, identity
+        self._store, self._view, self._names, self._identity = store, view, names, identity
         self._board, self._signals = board, signals
         self._history = StoreHistory(view.keys.node(""))
         self._synced = False
@@ -75,8 +83,10 @@ class StoreWatch:
             )
             remedy = "each node puts its claims and its document back"
             self._board.note("store-went-back", "", f"{text} (an older backup, or a new store); {remedy}")
+        of_names = self._store.read(self._names.base, revision)[0]
         with self._view.lock:
             self._view.load(as_records(items), time.monotonic(), again=not back)
+        self._names.load([(item.key, None if item.cut else item.value) for item in of_names])
         self._history.read(items, revision)
         self._synced = True
         self.note_reached()
@@ -133,6 +143,9 @@ class StoreWatch:
 
     def _apply_events(self, events: list[Event]) -> None:
         own = self._view.keys.node(self._identity.member().identity)
+        if self._apply_names(events) == len(events):
+            self._names.drop_departed()
+            return  # nothing of the mesh has changed
         with self._view.lock:
             for event in events:
                 item = event.item
@@ -146,4 +159,22 @@ class StoreWatch:
             if self._view.overwritten(self._identity.member().identity):
                 self._signals.dirty.set()
         if events:
+            self._names.nodes_changed()
+            self._names.drop_departed()
             self._signals.pending.set()
+
+    def _apply_names(self, events: list[Event]) -> int:
+        """Take in the changes of names among the events; returns how many of the events those are."""
+        lost, count = self._names.lost_own, 0
+        for event in events:
+            item = event.item
+            if not self._names.owns(item.key):
+                continue
+            count += 1
+            if event.gone:
+                self._names.gone(item.key)
+            else:
+                self._names.put(item.key, None if item.cut else item.value)
+        if lost != self._names.lost_own:
+            self._signals.dirty.set()
+        return count

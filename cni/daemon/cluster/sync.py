@@ -18,12 +18,13 @@ from collections.abc import Callable
 
 from cni.daemon.cluster.carrier import Carrier
 from cni.daemon.cluster.membership import Membership
+from cni.daemon.cluster.name_publication import NamePublication
 from cni.daemon.cluster.publication import Publication
 from cni.daemon.cluster.publisher import Publisher
-from cni.daemon.cluster.store import PATIENCE, StoreError, Unreachable, WrongServer
+from cni.daemon.cluster.store import PATIENCE, REFUSED, StoreError, Unreachable, WrongServer
 from cni.daemon.cluster.store_watch import STEP, Signals, StoreWatch
 from cni.daemon.cluster.view import ClusterView
-from cni.daemon.events import NodeFactsChanged
+from cni.daemon.events import Event
 from cni.daemon.problem_board import ProblemBoard
 from cni.daemon.state.identity import KeyPair
 from cni.daemon.state.tables import Tables
@@ -59,6 +60,7 @@ class ClusterSync:
         membership: Membership,
         publisher: Publisher,
         publication: Publication,
+        names: NamePublication,
         carrier: Carrier,
         watch: StoreWatch,
         signals: Signals,
@@ -68,6 +70,7 @@ class ClusterSync:
         """`lease`: the life of this node's lease, in seconds."""
         self._lease, self._view, self._registry, self._membership = lease, view, registry, membership
         self._publisher, self._publication, self._carrier = publisher, publication, carrier
+        self._names = names
         self._watch, self._signals, self._board, self._crew = watch, signals, board, crew
         self._publishing = threading.Lock()  # held while claims and document are written
         self._workers: list[Worker] = []
@@ -106,8 +109,8 @@ class ClusterSync:
         for worker in self._workers:
             worker.start()
 
-    def on_node_facts_changed(self, _: NodeFactsChanged) -> None:
-        """Publish this node's document again if it differs."""
+    def on_node_facts_changed(self, _: Event) -> None:
+        """Publish this node's document and names again if they differ."""
         self._signals.dirty.set()
 
     def stop(self) -> None:
@@ -260,6 +263,19 @@ class ClusterSync:
                 self._signals.stop.wait(GATHER)
                 self._signals.dirty.clear()
 
+    def _publish_names(self) -> None:
+        """Publish this node's names. A role of an earlier version permits all records but these: the rest goes on.
+        Raises StoreError."""
+        try:
+            self._names.publish(self._publisher.key, self._publisher.lease)
+        except StoreError as error:
+            if error.code != REFUSED:
+                raise
+            text = f"{self._watch.store_name} refuses the records of this node's names: {error}"
+            self._board.note("names-not-shared", "", text)
+        else:
+            self._board.clear("names-not-shared")
+
     def _publish_once(self, last: float) -> float:
         """One pass. `last`: when the claims were last reconciled, on the monotonic clock; returns it. Raises
         StoreError, CniError."""
@@ -284,6 +300,8 @@ class ClusterSync:
             except StoreError as error:
                 failed = error
         self._publication.publish()
+        if self._publication.other is None and self._watch.synced:
+            self._publish_names()
         if failed is not None:
             raise failed
         self._board.clear("store-writes-refused")

@@ -11,6 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+from cni.daemon.cluster.name_records import NameRecords
 from cni.daemon.events import AttachmentLeaves, AttachmentLive
 from cni.daemon.model import dns_members
 from cni.daemon.model.dns_members import Member
@@ -23,18 +24,24 @@ MOST_TOLD = 1024  # texts that are no labels, of which the log has a line each
 class NameBook:
     """Names, and who has them. Thread-safe; no call waits for anything but another call."""
 
-    def __init__(self) -> None:
+    def __init__(self, elsewhere: NameRecords | None) -> None:
+        """`elsewhere`: the names of other nodes; None outside a cluster."""
+        self._elsewhere = elsewhere
         self._lock = threading.Lock()
         self._members: dict[str, Member] = {}
         self._by_name: dict[str, dict[str, Member]] = {}  # a service, a container inside a service
         self._by_alias: dict[str, dict[str, Member]] = {}
         self._by_address: dict[str, Member] = {}
         self._registered: dict[str, Mapping[str, tuple[str, ...]]] = {}  # by who registered them
-        self._nodes: dict[str, tuple[str, tuple[str, ...]]] = {}  # by identity: the node's label and addresses
+        self._own_node: tuple[str, tuple[str, ...]] = ("", ())
         self._interfaces: Counter[str] = Counter()  # of each container
         self._told: set[str] = set()
-        self.generation = 0
+        self._generation = 0
+
+    @property
+    def generation(self) -> int:
         """Grows with every change."""
+        return self._generation + (self._elsewhere.generation if self._elsewhere is not None else 0)
 
     # --- changes -----------------------------------------------------------------------------------------------------
 
@@ -53,13 +60,13 @@ class NameBook:
         with self._lock:
             self._drop(member.key)
             self._put(member)
-            self.generation += 1
+            self._generation += 1
 
     def drop(self, key: str) -> None:
         """Remove a member; an unknown one is no error."""
         with self._lock:
             self._drop(key)
-            self.generation += 1
+            self._generation += 1
 
     def set_group(self, prefix: str, members: Iterable[Member], before: Iterable[str]) -> None:
         """Replace the members with the keys `before` by `members`, whose keys begin with `prefix`."""
@@ -69,7 +76,7 @@ class NameBook:
             for member in members:
                 if member.key.startswith(prefix):
                     self._put(member)
-            self.generation += 1
+            self._generation += 1
 
     def set_registered(self, source: str, names: Mapping[str, tuple[str, ...]]) -> None:
         """Set the names that one source has registered, each with its addresses."""
@@ -78,18 +85,14 @@ class NameBook:
                 self._registered[source] = names
             else:
                 self._registered.pop(source, None)
-            self.generation += 1
+            self._generation += 1
 
-    def set_node(self, identity: str, name: str, addresses: tuple[str, ...]) -> None:
-        """Set the label and the addresses of a node; without addresses it has no name."""
+    def set_own_node(self, name: str, addresses: tuple[str, ...]) -> None:
+        """Set the label of this node, "" for none, and its addresses."""
         with self._lock:
-            if self._nodes.get(identity) == (name, addresses):
-                return
-            if addresses and name:
-                self._nodes[identity] = (name, addresses)
-            else:
-                self._nodes.pop(identity, None)
-            self.generation += 1
+            if self._own_node != (name, addresses):
+                self._own_node = (name, addresses)
+                self._generation += 1
 
     def _put(self, member: Member) -> None:
         self._members[member.key] = member
@@ -101,8 +104,7 @@ class NameBook:
         for alias in member.aliases:
             self._by_alias.setdefault(alias, {})[member.key] = member
         for address in member.addresses:
-            if member.place != "remote" or address not in self._by_address:
-                self._by_address[address] = member
+            self._by_address[address] = member
 
     def _drop(self, key: str) -> None:
         member = self._members.pop(key, None)
@@ -134,12 +136,17 @@ class NameBook:
     def named(self, name: str) -> list[Member]:
         """The members of a service, or the containers of a service with that name."""
         with self._lock:
-            return list(self._by_name.get(name, {}).values())
+            found = list(self._by_name.get(name, {}).values())
+        if self._elsewhere is not None:
+            container, _, service = name.rpartition(".")
+            found += (m for m in self._elsewhere.of_service(service) if not container or m.container == container)
+        return found
 
     def aliased(self, alias: str) -> list[Member]:
         """The members with that alias."""
         with self._lock:
-            return list(self._by_alias.get(alias, {}).values())
+            found = list(self._by_alias.get(alias, {}).values())
+        return found + (self._elsewhere.aliased(alias) if self._elsewhere is not None else [])
 
     def registered(self, name: str) -> list[str]:
         """The addresses that were registered under a name, each once."""
@@ -148,17 +155,23 @@ class NameBook:
 
     def node(self, name: str) -> list[str]:
         """The addresses of the nodes with that label."""
-        with self._lock:
-            return [address for own, addresses in self._nodes.values() if own == name for address in addresses]
+        return [address for own, addresses in self._nodes() if own == name for address in addresses]
 
     def node_at(self, address: str) -> str:
         """The label of the node that has an address; "" if none has it."""
-        with self._lock:
-            return next((own for own, addresses in self._nodes.values() if address in addresses), "")
+        return next((own for own, addresses in self._nodes() if address in addresses), "")
+
+    def _nodes(self) -> list[tuple[str, tuple[str, ...]]]:
+        return [self._own_node, *(self._elsewhere.nodes() if self._elsewhere is not None else [])]
 
     def at(self, address: str) -> Member | None:
         """The member that has an address."""
-        return self._by_address.get(address)
+        member = self._by_address.get(address)
+        return member or (self._elsewhere.at(address) if self._elsewhere is not None else None)
+
+    def registered_elsewhere(self) -> Mapping[str, tuple[str, ...]]:
+        """The names that agents have registered on other nodes, as they wrote them."""
+        return self._elsewhere.registered() if self._elsewhere is not None else {}
 
     def has_several_interfaces(self, container: str) -> bool:
         """Whether the container has more than one interface on the overlay."""

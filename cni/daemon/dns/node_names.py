@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from cni.daemon.dns.book import NameBook
 from cni.daemon.events import GuestsChanged, NamesRegistered
@@ -12,7 +12,7 @@ from cni.daemon.model.dns_names import Zone
 from cni.daemon.state.state import State
 from cni.daemon.state.tables import Tables
 
-OWN = ""  # this node, among those who register names and have them
+OWN, ELSEWHERE = "own", "elsewhere"  # who has registered names
 
 
 class NodeNames:
@@ -22,12 +22,21 @@ class NodeNames:
         """`zone`: of the settings; "" for the default. Takes in what is recorded."""
         self._book, self._state, self._registry, self._zone = book, state, registry, zone.lower().rstrip(".")
         self._guests: set[str] = set()
+        self._elsewhere: tuple[Zone | None, Mapping[str, tuple[str, ...]]] = (None, {})
         self._zone_then = self.zone()
         for attachment in state.snapshot():
             if attachment.state == "live":
                 book.put(dns_members.of_attachment(attachment))
         self.on_guests_changed(GuestsChanged())
         self.on_names_registered(NamesRegistered())
+
+    def current(self) -> Zone:
+        """The zone now, once the names that were registered on other nodes are taken in."""
+        zone, names = self.zone(), self._book.registered_elsewhere()
+        if (zone, names) != self._elsewhere:
+            self._elsewhere = (zone, names)
+            self._book.set_registered(ELSEWHERE, registered_in(zone, names.items()))
+        return zone
 
     def zone(self) -> Zone:
         """The zone as the node is now: an agent may set deployment and ranges."""
@@ -41,7 +50,7 @@ class NodeNames:
         if self.zone() != self._zone_then:
             self.on_names_registered(NamesRegistered())
         addresses = [str(address) for address in self._state.node_addresses()]
-        self._book.set_node(OWN, dns_names.label(socket.gethostname().partition(".")[0]) or "", tuple(addresses))
+        self._book.set_own_node(dns_names.label(socket.gethostname().partition(".")[0]) or "", tuple(addresses))
         return addresses
 
     def on_guests_changed(self, _: GuestsChanged) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cni.daemon.dns.book import NameBook
-from cni.daemon.dns.forward.seam import Forwarding
+from cni.daemon.dns.forward.forwarder import Forwarder
 from cni.daemon.dns.handler import Handler
 from cni.daemon.dns.lookup import NameLookup
 from cni.daemon.dns.node_names import NodeNames
@@ -27,8 +27,7 @@ def ttl_of(cooldown: float) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class DnsService:
-    """The parts of the node's DNS. `server`: None where the settings turn it off; `forwarding`: None where every name
-    that is not the overlay's is refused."""
+    """The parts of the node's DNS. `server`: None where the settings turn it off; `forwarding` likewise."""
 
     settings: Settings
     fence: FenceController
@@ -37,7 +36,7 @@ class DnsService:
     names: NodeNames
     handler: Handler
     server: DnsServer | None
-    forwarding: Forwarding | None
+    forwarding: Forwarder | None
 
     def offer(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The addresses at which the server answers at the port of DNS, and its search domains."""
@@ -62,4 +61,4 @@ def new_lookup(
     """A lookup for one thread."""
     refuse = settings.dns.hidden == "refused"
     visibility = Visibility(book, fence, registry)
-    return NameLookup(book, visibility, names.zone, ttl_of(settings.address_cooldown), refuse_hidden=refuse)
+    return NameLookup(book, visibility, names.current, ttl_of(settings.address_cooldown), refuse_hidden=refuse)

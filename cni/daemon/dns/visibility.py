@@ -47,10 +47,12 @@ class Visibility:
         self._view = FenceView(desired=DesiredState(node=fence.node()))
         self._verdicts: dict[tuple[Hashable, Hashable], bool] = {}
         self._askers: dict[str, Asker | None] = {}
+        self._listed: dict[str | None, frozenset[str]] = {}  # the members beyond the tunnels, by network
 
     def renew(self) -> None:
         """Take the present state of the fence: after each change of it, or of the book."""
         self._beyond = self._fence.beyond
+        self._listed = {remote.network: remote.addresses for remote in self._beyond.remotes}
         self._view = FenceView(desired=DesiredState(node=self._fence.node(), edges=self._beyond.edges))
         self._verdicts.clear()
         self._askers.clear()
@@ -147,7 +149,7 @@ class Visibility:
         return known
 
     def _is_listed(self, network: str, address: str) -> bool:
-        return any(r.network == network and address in r.addresses for r in self._beyond.remotes)
+        return address in self._listed.get(network, ())
 
     def sees_address(self, asker: Asker, address: str) -> bool:
         """Whether the asker may open a flow to an address: of a node, or one that was registered."""
