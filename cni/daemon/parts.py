@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -58,7 +60,7 @@ from cni.daemon.node.ranges import Ranges
 from cni.daemon.problem_board import ProblemBoard
 from cni.daemon.reconcile.conditions import NodeConditions
 from cni.daemon.reconcile.data_path import DataPath
-from cni.daemon.settings import Cluster, Settings
+from cni.daemon.settings import Cluster, Etcd, Kubernetes, Settings
 from cni.daemon.state.identity import Identity
 from cni.daemon.state.state import State
 from cni.daemon.state.store import Store
@@ -94,7 +96,8 @@ class Base:
 class StoreParts:
     """The access of one node to the store of its cluster."""
 
-    config: Cluster
+    lease: int  # the life of a lease, in seconds
+    grace: int  # seconds for which a node without a document stays a peer
     store: ClusterStore
     view: ClusterView
     names: NameRecords
@@ -150,15 +153,39 @@ def build_base(settings: Settings, store: Store, kernel: Kernel, crew: Crew, alo
     )
 
 
-def build_store_access(base: Base, config: Cluster) -> StoreParts:
+def build_store_access(base: Base, cluster: Cluster) -> StoreParts:
     """The client of the cluster's store, this node's view of the store, and this node's claims in it."""
-    where, board = config.etcd, base.board
     own, signer = base.identity.member().identity, base.identity.signer()
-    trust = Trust(config.unsigned_nodes == "accept", own, signer.name)
-    view = ClusterView(f"{where.prefix.rstrip('/')}/{base.settings.deployment}/", own, where.grace, trust)
-    store: ClusterStore = EtcdClient(where, lambda code, text: board.set(code, "", text))
+    trust = Trust(cluster.unsigned_nodes == "accept", own, signer.name)
+
+    config, keys_base, store = _build_store(base, cluster)
+    view = ClusterView(keys_base, own, config.grace, trust)
     claims = Claims(store, view.keys, base.registry, base.identity.member, signer)
-    return StoreParts(config=config, store=store, view=view, names=NameRecords(view, own), claims=claims)
+    return StoreParts(
+        lease=config.lease, grace=config.grace, store=store, view=view, names=NameRecords(view, own), claims=claims
+    )
+
+
+def _build_store(base: Base, cluster: Cluster) -> tuple[Etcd | Kubernetes, str, ClusterStore]:
+    """The settings of the cluster's store, the prefix of its keys, and its client."""
+
+    def note(code: str, text: str) -> None:
+        base.board.set(code, "", text)
+
+    if cluster.kubernetes is None:
+        assert cluster.etcd is not None, "the settings have one of the two"
+        prefix = f"{cluster.etcd.prefix.rstrip('/')}/{base.settings.deployment}/"
+        return cluster.etcd, prefix, EtcdClient(cluster.etcd, note)
+    from cni.daemon.cluster.kubernetes.api_server import ApiServer
+    from cni.daemon.cluster.kubernetes.api_store import KubernetesStore
+    from cni.daemon.cluster.kubernetes.lease_ring import LeaseRing
+
+    config = cluster.kubernetes
+    server = ApiServer(config, note)
+    ring = LeaseRing(server, config.namespace)
+    node_name = config.node_name or os.environ.get("ZLAYER_NODE_NAME") or socket.gethostname()
+    objects_prefix = f"/{base.settings.deployment}/"
+    return config, objects_prefix, KubernetesStore(objects_prefix, node_name, server, ring)
 
 
 def _build_forwarder(base: Base) -> Forwarder | None:
@@ -306,9 +333,9 @@ def build_cluster(
     base: Base, access: StoreParts, node: NodeParts, mesh: MeshParts, traversal: Traversal
 ) -> ClusterSync:
     """This node's part in its cluster."""
-    where, store, view, identity = access.config.etcd, access.store, access.view, base.identity
+    store, view, identity = access.store, access.view, base.identity
     signals = Signals()
-    publisher = Publisher(store, view.keys.node(identity.member().identity), where.lease, identity)
+    publisher = Publisher(store, view.keys.node(identity.member().identity), access.lease, identity)
     builder = NodeDocumentBuilder(
         settings=base.settings,
         state=base.state,
@@ -318,7 +345,7 @@ def build_cluster(
         nat_word=traversal.word,
     )
     return ClusterSync(
-        lease=where.lease,
+        lease=access.lease,
         view=view,
         registry=base.registry,
         membership=Membership(
@@ -343,7 +370,7 @@ def build_cluster(
             view=view,
             names=access.names,
             board=base.board,
-            grace=where.grace,
+            grace=access.grace,
         ),
         watch=StoreWatch(
             store=store, view=view, names=access.names, identity=identity, board=base.board, signals=signals

@@ -75,11 +75,28 @@ class Etcd(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     grace: Annotated[int, msgspec.Meta(ge=0, le=86400)] = 300
 
 
-class Cluster(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The store of the cluster. `unsigned_nodes`: whether documents of nodes whose version does not sign are
-    accepted."""
+class Kubernetes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The access to the API server of Kubernetes as the cluster's store. Without `server` and the files, those of the
+    pod's service account. `node_name`: the Node of this node (else ZLAYER_NODE_NAME, else the host's name);
+    `namespace`: of the Leases. `lease`, `grace`: as of etcd. Times in seconds."""
 
-    etcd: Etcd
+    server: str = ""
+    token_file: str = ""
+    ca_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""
+    namespace: str = ""
+    node_name: str = ""
+    lease: Annotated[int, msgspec.Meta(ge=10, le=3600)] = 40
+    grace: Annotated[int, msgspec.Meta(ge=0, le=86400)] = 300
+
+
+class Cluster(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The store of the cluster, one of the two. `unsigned_nodes`: whether documents of nodes whose version does not
+    sign are accepted."""
+
+    etcd: Etcd | None = None
+    kubernetes: Kubernetes | None = None
     unsigned_nodes: Unsigned = "accept"
 
 

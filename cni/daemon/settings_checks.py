@@ -10,7 +10,7 @@ from functools import partial
 from cni import addresses, defaults
 from cni.daemon.model import dns_upstreams, keys
 from cni.daemon.model.endpoints import LONGEST_NAME, split_endpoint
-from cni.daemon.settings import Settings, StaticPeer
+from cni.daemon.settings import Cluster, Settings, StaticPeer
 from cni.overlay.address import network as network_of
 
 Network = addresses.Network
@@ -28,7 +28,8 @@ def faults(settings: Settings) -> list[str]:
     checks.append(partial(_check_services, settings))
     checks += [partial(_check_peer, n, peer) for n, peer in enumerate(settings.peers)]
     checks += [partial(_check_advertise, endpoint) for endpoint in settings.advertise]
-    checks += [partial(_check_url, url) for url in (settings.cluster.etcd.endpoints if settings.cluster else ())]
+    if settings.cluster is not None:
+        checks += [partial(check, settings.cluster) for check in (_check_one_store, _check_endpoints, _check_server)]
     checks += [partial(_check_extra_route, cidr) for cidr in settings.extra_routes]
     checks += [partial(_check_stun, server) for server in (settings.nat.stun if settings.nat else ())]
     checks += [partial(_check_nameserver, server) for server in settings.dns.nameservers]
@@ -129,10 +130,25 @@ def _check_listen(listen: str | None) -> None:
         raise ValueError(f"metrics.listen: {listen}: not address:port ({error})") from error
 
 
-def _check_url(url: str) -> None:
+def _check_one_store(cluster: Cluster) -> None:
+    if (cluster.etcd is None) == (cluster.kubernetes is None):
+        raise ValueError("cluster: exactly one of etcd and kubernetes is expected")
+
+
+def _check_endpoints(cluster: Cluster) -> None:
+    for url in cluster.etcd.endpoints if cluster.etcd is not None else ():
+        _check_url("cluster.etcd.endpoints", url)
+
+
+def _check_server(cluster: Cluster) -> None:
+    if cluster.kubernetes is not None and cluster.kubernetes.server:
+        _check_url("cluster.kubernetes.server", cluster.kubernetes.server)
+
+
+def _check_url(key: str, url: str) -> None:
     if not re.fullmatch(r"https?://[^/\s@]+/?", url):
         shown = re.sub(r"//[^/]*@", "//...@", url)  # the URL may have a password
-        raise ValueError(f"cluster.etcd.endpoints: {shown!r} is not http://host:port or https://host:port")
+        raise ValueError(f"{key}: {shown!r} is not http://host:port or https://host:port")
 
 
 def _check_extra_route(cidr: str) -> None:

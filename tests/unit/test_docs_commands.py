@@ -31,6 +31,7 @@ NO_COMMAND = {
     "zlayer-cni COMMAND [--help]": "stands for all commands",
 }
 OF_OTHER_PROGRAMS = {
+    "--cluster-cidr": "kube-proxy",
     "--cni-path": "nerdctl",
     "--ctstate": "iptables",
     "--dns": "nerdctl",

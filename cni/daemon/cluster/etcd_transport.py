@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 from cni.daemon import settings as settings_module
-from cni.daemon.cluster.etcd_certificates import Certificates
+from cni.daemon.cluster.certificates import Certificates
 from cni.daemon.cluster.etcd_protocol import read_answer, read_token
 from cni.daemon.cluster.etcd_response import LONGEST, check_form, read_line, unreachable
 from cni.daemon.cluster.store import (
@@ -53,7 +53,8 @@ class Transport:
         self._failed: dict[tuple[int, str], float] = {}  # endpoint and address that did not answer, and when
         self._streams: dict[socket.socket, tuple[int, str]] = {}  # the open streams: endpoint and address of each
         self._lock = threading.Lock()  # guards `_streams`
-        self.certificates = Certificates(where, note)
+        files = {"ca_file": where.ca_file, "cert_file": where.cert_file, "key_file": where.key_file}
+        self.certificates = Certificates(files, "etcd", note)
         self.local_address = ""
 
     def call(self, path: str, body: dict[str, Any], read: Callable[[dict[str, Any]], T]) -> T:

@@ -1,4 +1,4 @@
-"""The TLS context for etcd, made from the certificate files and made again when a file's content changes.
+"""The TLS context for the store, made from the certificate files and made again when a file's content changes.
 
 The content is compared, not its time: a renewal may replace a file, write it in place, or swap a symbolic link above it
 (as Kubernetes does). Files that do not belong together, as in the middle of a renewal, leave the last good context in
@@ -10,11 +10,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cni.daemon import settings as settings_module
 from cni.daemon.cluster.store import UNAUTHENTICATED, StoreError
 
 if TYPE_CHECKING:
@@ -26,9 +25,10 @@ READS = 3  # attempts to load files that change while they are loaded
 class Certificates:
     """The certificate files of one node. Thread-safe."""
 
-    def __init__(self, where: settings_module.Etcd, note: Callable[[str, str], None]) -> None:
-        """`note`: sets the problem of a code to a text, or clears it with an empty text."""
-        self._files = {"ca_file": where.ca_file, "cert_file": where.cert_file, "key_file": where.key_file}
+    def __init__(self, files: Mapping[str, str], server: str, note: Callable[[str, str], None]) -> None:
+        """`files`: the paths of `ca_file`, `cert_file` and `key_file`, each empty if there is none; `server`: whose
+        they are, in a sentence; `note`: sets the problem of a code to a text, or clears it with an empty text."""
+        self._files, self._server = files, server
         self._note = note
         self._lock = threading.Lock()
         self._context: ssl.SSLContext | None = None
@@ -78,7 +78,7 @@ class Certificates:
             return
         names = ", ".join(f"{key} {path}" for key, path in self._files.items() if path)
         goes_on = "" if self._context is None else "; connections are made with those read before"
-        self._refused, self._reason = digest, f"cannot use the certificates for etcd ({names}): {fault}"
+        self._refused, self._reason = digest, f"cannot use the certificates for {self._server} ({names}): {fault}"
         self._note("store-certificates", f"{self._reason}{goes_on}")
 
     def _digest(self) -> bytes:

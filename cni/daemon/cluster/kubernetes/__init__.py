@@ -1,0 +1,1 @@
+"""The API server of Kubernetes as the cluster's store."""

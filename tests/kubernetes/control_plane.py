@@ -1,0 +1,179 @@
+"""A real API server and its etcd on the underlay of a fleet, and nodes that have it as their cluster's store.
+
+The controller manager runs with the garbage collector alone: it deletes what a deleted Node owns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from tests.mesh.etcds import EtcdServer, certificates
+from tests.mesh.fleet import ROOT, Fleet, Node, run, wait_for
+
+KUBERNETES = "1.34.4"
+PROGRAM = Path(
+    os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), f"zlayer-cni/reference/kubernetes-{KUBERNETES}"
+)
+ADDRESS = "198.51.100.254"  # of the API server, on the underlay
+SERVER = f"https://{ADDRESS}:6443"
+DEFINITIONS = ROOT / "conf/kubernetes/definitions.yaml"
+LEASE, GRACE = 10, 4  # seconds; so that a node's end can be watched
+ADMIN = "zlt-admin"
+
+
+class ControlPlane(Fleet):
+    """A fleet with an API server on its underlay."""
+
+    def __init__(self, tag: str) -> None:
+        super().__init__(tag)
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.token_file = self.directory / "token"
+        self.definitions = DEFINITIONS
+        self.files = certificates(self.directory, ADDRESS)
+        run("openssl", "genrsa", "-out", str(self.directory / "accounts.key"), "2048")
+        (self.directory / "tokens.csv").write_text(f'{ADMIN},admin,1,"system:masters"\n')
+        self.etcd = EtcdServer(self.directory, "127.0.0.1", self.underlay)
+        run("ip", "-n", self.underlay, "link", "set", "lo", "up")
+        self.etcd.start()
+        self.serve()
+        self.kubectl("apply", "-f", str(DEFINITIONS))
+        wait_for(
+            lambda: self.kubectl("get", "zlayernodes,zlayerclaims,zlayernames", "-o", "name") == "",
+            "the definitions",
+            20,
+            0.2,
+        )
+
+    # --- the programs ------------------------------------------------------------------------------------------------
+
+    def serve(self) -> None:
+        """Start the API server, and wait until it is ready."""
+        key = str(self.directory / "accounts.key")
+        self._start(
+            "kube-apiserver",
+            *("--etcd-servers", "http://127.0.0.1:2379", "--advertise-address", ADDRESS, "--bind-address", ADDRESS),
+            *("--secure-port", "6443", "--service-cluster-ip-range", "10.96.0.0/16", "--authorization-mode", "RBAC"),
+            *("--tls-cert-file", self.files["server.pem"], "--tls-private-key-file", self.files["server.key"]),
+            *("--client-ca-file", self.files["ca.pem"], "--token-auth-file", str(self.directory / "tokens.csv")),
+            *("--service-account-issuer", "https://zlt", "--service-account-key-file", key),
+            *("--service-account-signing-key-file", key, "--cert-dir", str(self.directory)),
+        )
+        wait_for(lambda: self.try_kubectl("get", "--raw", "/readyz").returncode == 0, "the API server", 60, 0.5)
+
+    def collect_garbage(self) -> None:
+        """Start the controller manager with the garbage collector, which deletes what a deleted Node owned."""
+        self._start(
+            "kube-controller-manager",
+            *("--kubeconfig", str(self.kubeconfig()), "--controllers", "garbage-collector-controller"),
+            *("--leader-elect=false", "--bind-address", "127.0.0.1"),
+        )
+
+    def stop(self, program: str, number: int = signal.SIGTERM) -> None:
+        """End one of the programs by a signal."""
+        process = self._processes.pop(program)
+        process.send_signal(number)
+        process.wait(30)
+
+    def _start(self, program: str, *words: str) -> None:
+        with (self.directory / f"{program}.log").open("ab") as log:
+            self._processes[program] = subprocess.Popen(
+                ["ip", "netns", "exec", self.underlay, str(PROGRAM), program, *words],
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def kubeconfig(self) -> Path:
+        path = self.directory / "kubeconfig"
+        cluster = {"server": SERVER, "certificate-authority": self.files["ca.pem"]}
+        path.write_text(
+            json.dumps(
+                {
+                    "clusters": [{"name": "zlt", "cluster": cluster}],
+                    "users": [{"name": "admin", "user": {"token": ADMIN}}],
+                    "contexts": [{"name": "zlt", "context": {"cluster": "zlt", "user": "admin"}}],
+                    "current-context": "zlt",
+                }
+            )
+        )
+        return path
+
+    def try_kubectl(self, *words: str) -> subprocess.CompletedProcess[str]:
+        command = [
+            "ip",
+            "netns",
+            "exec",
+            self.underlay,
+            str(PROGRAM),
+            "kubectl",
+            "--kubeconfig",
+            str(self.kubeconfig()),
+        ]
+        return subprocess.run([*command, *words], capture_output=True, text=True, timeout=60, check=False)
+
+    def kubectl(self, *words: str) -> str:
+        done = self.try_kubectl(*words)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def objects(self, kind: str) -> dict[str, Any]:
+        """The objects of a kind, by name."""
+        return {item["metadata"]["name"]: item for item in json.loads(self.kubectl("get", kind, "-o", "json"))["items"]}
+
+    def objects_in(self, kind: str) -> dict[str, Any]:
+        """The objects of a kind in the namespace of zlayer-cni, by name."""
+        items = json.loads(self.kubectl("get", kind, "-n", "zlayer-cni", "-o", "json"))["items"]
+        return {item["metadata"]["name"]: item for item in items}
+
+    # --- nodes -------------------------------------------------------------------------------------------------------
+
+    def token(self) -> Path:
+        """A token of the service account, in a file; a new one each time."""
+        self.token_file.write_text(self.kubectl("create", "token", "zlayer-cni", "-n", "zlayer-cni"))
+        return self.token_file
+
+    def member(self, number: int, registered: bool = True, start: bool = True, **settings: Any) -> Node:
+        """A node of the cluster. `registered`: it is a Node of Kubernetes, whose kubelet does not run."""
+        if registered:
+            self.register(number)
+        where = {
+            "server": SERVER,
+            "ca_file": self.files["ca.pem"],
+            "token_file": str(self.token()),
+            "node_name": f"node{number}",
+            "lease": LEASE,
+            "grace": GRACE,
+        }
+        made = {"deployment": f"m{os.getpid() % 100000}{self.tag}", "instance_id": str(number), **settings}
+        node = Node(self, number)
+        node.settings = {**made, "cluster": {"kubernetes": where}}
+        self.wire(node)
+        if start:
+            node.start()
+        return node
+
+    def register(self, number: int) -> None:
+        """Create the Node, as a kubelet would."""
+        body = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": f"node{number}"}}
+        path = self.directory / "node.json"
+        path.write_text(json.dumps(body))
+        self.kubectl("apply", "-f", str(path))
+
+    @staticmethod
+    def kill(pid: int) -> None:
+        """End a process of a node, as a power cut does."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+    def clean(self) -> None:
+        for process in self._processes.values():
+            process.kill()
+            process.wait()
+        self.etcd.end(signal.SIGKILL)
+        super().clean()
