@@ -27,6 +27,7 @@ from cni.daemon.events import (
     CallFailed,
     Events,
     GuestsChanged,
+    KernelChanged,
     NamesRegistered,
     NodeFactsChanged,
     PathsMeasured,
@@ -70,6 +71,7 @@ from cni.daemon.state.store import Store
 from cni.daemon.supervisor import Supervisor
 from cni.host import netns, process
 from cni.host.kernel import Kernel
+from cni.host.monitor import Monitor
 from cni.host.process_exit import ExitWatcher
 from cni.host.worker import Crew
 
@@ -80,6 +82,7 @@ class Daemon:
 
     server: Server
     _supervisor: Supervisor
+    _monitor: Monitor
     _range_watch: RangeWatch
     _drops: DropWatch
     _lifecycle: Lifecycle
@@ -90,6 +93,7 @@ class Daemon:
 
     def start(self) -> None:
         """Put the node into service if its ranges allow that, and start the threads. The sockets are still closed."""
+        self._monitor.start()
         self._range_watch.start()
         self._supervisor.start()
 
@@ -98,6 +102,7 @@ class Daemon:
         self._exit_watcher.close()
         self._drops.close()
         self._supervisor.stop()
+        self._monitor.close()
         self._range_watch.stop()
         self._lifecycle.stop()
         self._presence.close()
@@ -168,6 +173,7 @@ def build(
         node.conditions.look_for_obstacles,
         base.node_settings.repair_forwarding,
         node.conditions.note_repairs,
+        versions=state.versions,
         crew=crew,
     )
     lifecycle = Lifecycle(
@@ -229,13 +235,12 @@ def build(
         board=board,
         crew=crew,
     )
+    _subscribe_watchers(events, range_watch, reconciler, mesh_reconciler)
     events.subscribe(AttachmentLive, mac_watcher.on_attached)
     events.subscribe(AttachmentGone, mac_watcher.on_detached)
     _subscribe_names(events, dns)
     events.subscribe(PeerChanged, server.on_peer_changed)
-    events.subscribe(PeerNamesResolved, mesh_reconciler.on_names_resolved)
     events.subscribe(PeersChanged, traversal.on_change)
-    events.subscribe(PathsMeasured, mesh_reconciler.on_paths_measured)
     _subscribe_readers(events, event_stream, counters)
     if cluster is not None:
         events.subscribe(NodeFactsChanged, cluster.on_node_facts_changed)
@@ -244,6 +249,7 @@ def build(
     return Daemon(
         server=server,
         _supervisor=supervisor,
+        _monitor=Monitor(lambda change: events.publish(KernelChanged(*change)), crew),
         _range_watch=range_watch,
         _drops=drops,
         _lifecycle=lifecycle,
@@ -252,6 +258,15 @@ def build(
         _kernel=kernel,
         _store=store,
     )
+
+
+def _subscribe_watchers(events: Events, ranges: RangeWatch, node: Reconciler, mesh: MeshReconciler) -> None:
+    """Those that compare again when something outside the daemon has changed."""
+    events.subscribe(KernelChanged, ranges.on_kernel_changed)
+    events.subscribe(KernelChanged, node.on_kernel_changed)
+    events.subscribe(KernelChanged, mesh.on_kernel_changed)
+    events.subscribe(PeerNamesResolved, mesh.on_names_resolved)
+    events.subscribe(PathsMeasured, mesh.on_paths_measured)
 
 
 def _subscribe_names(events: Events, dns: DnsService) -> None:

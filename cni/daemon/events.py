@@ -120,6 +120,18 @@ class Reconciled(Event):
     complete: bool
 
 
+@dataclass(frozen=True, slots=True)
+class KernelChanged(Event):
+    """A link, an address or a route of the host was changed, by any program. Of the overlay's own links only deletions
+    are announced, and those of ports are not.
+
+    `link`: the link's name, "" for an address or a route; "link" and an index for the address of a routed port.
+    `is_loss`: a link or an address was deleted, or the kernel has lost notifications."""
+
+    link: str
+    is_loss: bool
+
+
 class Events:
     """Passes each event to the handlers of its type."""
 

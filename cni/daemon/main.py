@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import contextlib
 import functools
+import gc
 import logging
 import os
 import signal
@@ -35,6 +36,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the daemon until a signal or a request ends it. Returns the exit code: 0 ended on request, 1 could not
     start."""
     options = parser().parse_args(argv)
+    gc.disable()  # until the daemon serves: a start makes objects, and hardly any garbage
     process.clean_environment([REPLACED])
     process.return_freed_memory()
     raise_limits()
@@ -122,7 +124,10 @@ async def _run(settings_file: SettingsFile, settings: Settings, run_dir_lock: Ru
 
 
 def _serves(run_dir: str) -> None:
-    """Called when the sockets are open."""
+    """Called when the sockets are open. What the start has made stays for the daemon's life: no collection walks it
+    again while a call waits (20 ms with 1,000 attachments)."""
+    gc.freeze()
+    gc.enable()
     last_words.clear(run_dir)
     _notify("READY=1")
 

@@ -30,7 +30,7 @@ ETH_ARP, ETH_IPV6, ICMPV6 = 0x0806, 0x86DD, 58
 BROADCAST = b"\xff" * 6
 ALL_NODES = IPv6Address("ff02::1").packed
 PATIENCE = 0.5  # seconds that an announcement waits for the bridge to forward the port's frames
-STEP = 0.002  # seconds between two looks at the host end meanwhile
+STEP = 0.005  # seconds between two looks at the host end meanwhile
 MOST_WAITING = 4096  # announcements; further ones are dropped, and the neighbours learn a new MAC from traffic
 
 

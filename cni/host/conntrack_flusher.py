@@ -16,7 +16,7 @@ from cni.host.worker import IDLE, Crew, beat
 
 log = logging.getLogger(__name__)
 
-GATHER = 0.2  # seconds in which released addresses are collected into one batch
+GATHER = 1.0  # seconds in which released addresses are collected into one batch, which is two walks
 PATIENCE = 5.0  # seconds that an attach waits for a deletion that another thread has begun
 
 

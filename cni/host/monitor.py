@@ -1,40 +1,61 @@
-"""Notifications of changes to links, addresses and routes, made by any program."""
+"""Notifications of changes to links, addresses and routes, made by any program.
+
+A filter in the kernel leaves out what every ADD and DEL causes and no reader needs: changes of the overlay's own links,
+and the deletion of ports.
+"""
 
 from __future__ import annotations
 
 import select
 import socket
 import struct
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
-from cni.host import links, netlink, nlmsg
+from cni.host import links, netlink, nlmsg, socket_filter
 from cni.host.worker import IDLE, Crew, beat
 
-GROUPS = 0x1 | 0x10 | 0x100  # RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
-ALL_GROUPS = GROUPS | 0x40 | 0x400  # and RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_ROUTE
+GROUPS = 0x1 | 0x10 | 0x100 | 0x40 | 0x400  # RTMGRP_LINK, and IFADDR and ROUTE of both families
+GATHER = 0.005  # seconds from a notification to the reading: changes seldom come alone, and one reading serves all
+_PORTS, _OURS = "zl-??????????-v", "zl-*"  # cni/naming.py
 _ADDRESS = struct.Struct("=BBBBI")
 """struct ifaddrmsg: family, prefix length, flags, scope, index."""
-_OVERRUN = -1  # stands for lost notifications: the socket's buffer was full
+_TO_MANY = (3, 4, 5)  # RTN_BROADCAST, RTN_ANYCAST, RTN_MULTICAST: every link has such routes
+_UNWANTED = socket_filter.dropping(
+    [socket_filter.of_type(netlink.RTM_NEWLINK), *socket_filter.of_link(_OURS)],
+    [socket_filter.of_type(netlink.RTM_DELLINK), *socket_filter.of_link(_PORTS)],
+    *(
+        [socket_filter.of_type(kind), socket_filter.of_route(of)]
+        for kind in (netlink.RTM_NEWROUTE, netlink.RTM_DELROUTE)
+        for of in _TO_MANY
+    ),
+)
+
+
+class Change(NamedTuple):
+    """A change that the kernel announced. `link`: the name, if it is about a link, else "". `is_loss`: a link or an
+    address was deleted, or notifications were lost. Of the overlay's links only deletions are announced, of ports
+    nothing. For a single address on another link than lo, `link` is that link's index in words: the gateway of a routed
+    port, which goes with its container."""
+
+    link: str
+    is_loss: bool
 
 
 class Monitor:
-    """Calls `heard(message type, link name)` in its own thread; the name is empty for addresses, routes and
-    overruns. For a single address on another link than lo it is that link's index in words: the gateway of a routed
-    port, which goes with its container.
-    """
+    """Calls `heard` with each change in its own thread, from the construction on as soon as it is started."""
 
-    def __init__(
-        self,
-        heard: Callable[[int, str], None],
-        groups: int = GROUPS,
-        *,
-        crew: Crew | None = None,
-        name: str = "monitor",
-    ) -> None:
+    def __init__(self, heard: Callable[[Change], None], crew: Crew) -> None:
+        """Raises OSError."""
         self._heard = heard
-        self._sock = nlmsg.opened(nlmsg.ROUTE, groups)
+        self._sock = nlmsg.opened(nlmsg.ROUTE, GROUPS)
+        socket_filter.attach(self._sock, _UNWANTED)
         self._end, self._stop = socket.socketpair()
-        self._worker = (crew or Crew()).worker(name, self._run)
+        self._worker = crew.worker("monitor", self._run)
+
+    def start(self) -> None:
+        """Start the thread."""
         self._worker.start()
 
     def close(self) -> None:
@@ -55,31 +76,28 @@ class Monitor:
             beat()
             if self._end.fileno() in ready:
                 return
-            if not ready:
-                continue
-            try:
-                data = self._sock.recv(nlmsg.RECEIVE)
-            except OSError:
-                self._heard(_OVERRUN, "")
-                continue
-            self._report(data)
+            if ready:
+                time.sleep(GATHER)
+                for change in dict.fromkeys(self._read()):
+                    self._heard(change)
 
-    def _report(self, data: bytes) -> None:
-        for kind, _, _, _, start, end in nlmsg.messages(data):
-            name = ""
-            if kind in (netlink.RTM_NEWLINK, netlink.RTM_DELLINK):
-                body = data[start + netlink.IFINFO.size : end]
-                name = nlmsg.string(nlmsg.attributes(body).get(links.IFLA_IFNAME, b""))
-            elif kind in (netlink.RTM_NEWADDR, netlink.RTM_DELADDR):
-                family, prefix, _, _, index = _ADDRESS.unpack_from(data, start)
-                whole = prefix == (32 if family == links.AF_INET else 128)
-                name = f"link {index}" if whole and index != links.LOOPBACK else ""
-            self._heard(kind, name)
+    def _read(self) -> Iterator[Change]:
+        """The changes announced since the last call."""
+        try:
+            for data in nlmsg.at_hand(self._sock):
+                yield from _changes(data)
+        except OSError:
+            yield Change("", is_loss=True)
 
 
-def is_loss(kind: int) -> bool:
-    """Whether a message type says that a link or an address was deleted, or that notifications were lost."""
-    return kind in (netlink.RTM_DELLINK, netlink.RTM_DELADDR, _OVERRUN)
-
-
-__all__ = ["ALL_GROUPS", "Monitor", "is_loss"]
+def _changes(data: bytes) -> Iterator[Change]:
+    for kind, _, _, _, start, end in nlmsg.messages(data):
+        name = ""
+        if kind in (netlink.RTM_NEWLINK, netlink.RTM_DELLINK):
+            body = data[start + netlink.IFINFO.size : end]
+            name = nlmsg.string(nlmsg.attributes(body).get(links.IFLA_IFNAME, b""))
+        elif kind in (netlink.RTM_NEWADDR, netlink.RTM_DELADDR):
+            family, prefix, _, _, index = _ADDRESS.unpack_from(data, start)
+            whole = prefix == (32 if family == links.AF_INET else 128)
+            name = f"link {index}" if whole and index != links.LOOPBACK else ""
+        yield Change(name, kind in (netlink.RTM_DELLINK, netlink.RTM_DELADDR))

@@ -12,6 +12,7 @@ older kernels it takes two steps).
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import re
 import socket
@@ -105,6 +106,7 @@ def pack_key(key: str) -> bytes:
     return b"".join(part + bytes(-len(part) % 4) for part in parts)
 
 
+@functools.lru_cache(8192)  # a port's name, MAC and addresses are parts of several keys
 def _pack_part(part: str) -> bytes:
     if part.startswith('"') and part.endswith('"'):
         name = part[1:-1].encode()

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from cni.host import nlmsg
+from cni.host import nlmsg, socket_filter
 
 _GROUP = 7  # NFNLGRP_NFTABLES
 _SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
@@ -61,6 +61,8 @@ class Ear:
         self._interest, self._own = interest, own
         self._socket = nlmsg.opened(nlmsg.NETFILTER)
         nlmsg.widen(self._socket, socket.SO_RCVBUF, ROOM)
+        self._filtered = 0  # the port whose changes the kernel drops
+        self._drop_own()
         self._socket.setsockopt(nlmsg.SOL_NETLINK, nlmsg.ADD_MEMBERSHIP, _GROUP)
 
     def fileno(self) -> int:
@@ -71,9 +73,18 @@ class Ear:
         """Closes the socket."""
         self._socket.close()
 
+    def _drop_own(self) -> int:
+        """Have the kernel drop what is announced of the daemon's own changes: an attach makes twenty. Returns the
+        port."""
+        own = self._own()
+        if own != self._filtered:
+            socket_filter.attach(self._socket, socket_filter.dropping([socket_filter.from_port(own)]))
+            self._filtered = own
+        return own
+
     def read(self) -> News:
         """All changes announced since the last call. Never waits."""
-        news, size, own = News(), 0, self._own()
+        news, size, own = News(), 0, self._drop_own()
         while size < 4 * ROOM:
             try:
                 data = self._socket.recv(1 << 17, socket.MSG_DONTWAIT)

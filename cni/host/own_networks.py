@@ -19,6 +19,7 @@ UPSTREAM_CONF = Path(
 )  # the servers of systemd-resolved, if resolv.conf names only its stub
 RTA_MULTIPATH, RTA_VIA = 9, 18
 RTM_F_CLONED = 0x200  # an entry of the path cache, which an IPv4 dump includes
+_TO_MANY = frozenset({3, 4, 5})  # RTN_BROADCAST, RTN_ANYCAST, RTN_MULTICAST: no networks; IPv6 has one for each link
 _NEXT_HOP = struct.Struct("=HBBI")
 """struct rtnexthop: length, flags, hops, link index; attributes follow."""
 
@@ -37,7 +38,8 @@ class HeldAddress:
 
 @dataclass(frozen=True, slots=True)
 class RouteSeen:
-    """A route of any table: the names of its links, its gateways, its type (RTN_*), its table."""
+    """A route of any table: the names of its links, its gateways, its type (RTN_*), its table. Routes to broadcast,
+    anycast and multicast addresses are left out."""
 
     dst: links.Network
     by: tuple[str, ...]
@@ -58,18 +60,31 @@ class Surroundings:
 def read() -> Surroundings:
     """Read the host's networks in the calling thread's network namespace. Raises OSError."""
     with nl.Netlink() as socket:
-        names = links.link_names(socket)
+        names = _Names(socket)
         return Surroundings(tuple(_addresses(socket, names)), tuple(_routes(socket, names)), tuple(resolvers()))
 
 
 def held_addresses() -> tuple[HeldAddress, ...]:
     """Only the addresses of the host. Raises OSError."""
     with nl.Netlink() as socket:
-        names = links.link_names(socket)
-        return tuple(_addresses(socket, names))
+        return tuple(_addresses(socket, _Names(socket)))
 
 
-def _addresses(socket: nl.Netlink, names: dict[int, str]) -> list[HeldAddress]:
+class _Names(dict[int, str]):
+    """The names of links by index, each looked up when it is first needed: of the links of a full node most have
+    neither an address nor a route that counts. A link that is gone has the name ""."""
+
+    def __init__(self, socket: nl.Netlink) -> None:
+        super().__init__()
+        self._socket = socket
+
+    def __missing__(self, index: int) -> str:
+        link = links.find_link(self._socket, index=index) if index else None
+        self[index] = link.name if link is not None else ""
+        return self[index]
+
+
+def _addresses(socket: nl.Netlink, names: _Names) -> list[HeldAddress]:
     on_links = []
     ask = nl.Message(nl.RTM_GETADDR, 0, addressing.ADDRESS.pack(0, 0, 0, 0, 0), "list addresses")
     for answer in socket.dump(ask):
@@ -82,25 +97,25 @@ def _addresses(socket: nl.Netlink, names: dict[int, str]) -> list[HeldAddress]:
         peer = None if peer_address == own else ipaddress.ip_interface((peer_address, prefix)).network
         address = ipaddress.ip_interface((own, 8 * len(own) if peer else prefix))
         proto = raw.get(addressing.IFA_PROTO, b"\0")[0]
-        on_links.append(HeldAddress(names.get(index, ""), address, peer, proto))
+        on_links.append(HeldAddress(names[index], address, peer, proto))
     return on_links
 
 
-def _routes(socket: nl.Netlink, names: dict[int, str]) -> list[RouteSeen]:
+def _routes(socket: nl.Netlink, names: _Names) -> list[RouteSeen]:
     ask = nl.Message(nl.RTM_GETROUTE, 0, addressing.ROUTE.pack(*[0] * 9), "list routes")
     return [seen for answer in socket.dump(ask) if (seen := _route(answer.body, names)) is not None]
 
 
-def _route(body: bytes, names: dict[int, str]) -> RouteSeen | None:
+def _route(body: bytes, names: _Names) -> RouteSeen | None:
     family, prefix, _, _, table, _, _, kind, flags = addressing.ROUTE.unpack_from(body)
-    if family not in (links.AF_INET, links.AF_INET6) or flags & RTM_F_CLONED:
+    if family not in (links.AF_INET, links.AF_INET6) or flags & RTM_F_CLONED or kind in _TO_MANY:
         return None
     raw = nl.attributes(body[12:])
     hops = [raw, *next_hops(raw.get(RTA_MULTIPATH, b""))]
     indices = dict.fromkeys(links.number(hop.get(addressing.RTA_OIF)) for hop in hops)
     return RouteSeen(
         ipaddress.ip_network((raw.get(addressing.RTA_DST, bytes(4 if family == links.AF_INET else 16)), prefix)),
-        tuple(names.get(index, f"link {index}") for index in indices if index),
+        tuple(names[index] or f"link {index}" for index in indices if index),
         tuple(dict.fromkeys(gateway for hop in hops if (gateway := _gateway(hop)) is not None)),
         kind,
         links.number(raw.get(addressing.RTA_TABLE)) or table,

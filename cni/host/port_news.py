@@ -9,12 +9,14 @@ from __future__ import annotations
 import socket
 import struct
 
-from cni.host import netlink, nlmsg
+from cni.host import netlink, nlmsg, socket_filter
 
 LISTEN_ALL_NSID = 8  # NETLINK_LISTEN_ALL_NSID: the option, and the type of the ancillary data
 RTMGRP_LINK = 1
 _NSID = struct.Struct("=i")
 _ROOM = socket.CMSG_SPACE(_NSID.size)
+_HOST_ENDS = socket_filter.of_link("zl-??????????-v")  # cni/naming.py: no container's end has such a name
+_UNWANTED = socket_filter.dropping([socket_filter.of_type(netlink.RTM_NEWLINK), *_HOST_ENDS])
 MOST_AT_ONCE = 64  # messages that one look reads: a container may change its links as often as it likes
 
 
@@ -26,6 +28,7 @@ class PortNews:
         self._sock = nlmsg.opened(nlmsg.ROUTE)
         try:
             self._sock.setsockopt(nlmsg.SOL_NETLINK, LISTEN_ALL_NSID, 1)
+            socket_filter.attach(self._sock, _UNWANTED)
             self._sock.setsockopt(nlmsg.SOL_NETLINK, nlmsg.ADD_MEMBERSHIP, RTMGRP_LINK)
         except OSError:
             self._sock.close()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from cni.host import conntrack_flusher
+from cni.host import conntrack, conntrack_flusher
 from cni.host.conntrack import Conntrack
 from cni.host.conntrack_flusher import ConntrackFlusher
 
@@ -20,9 +20,11 @@ pytestmark = pytest.mark.root
 ONE, TWO = "127.0.0.5", "127.0.0.6"
 
 
-@pytest.fixture
-def tracked(host: Space) -> Space:
+@pytest.fixture(params=["all are listed", "the kernel selects"])
+def tracked(host: Space, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Space:
     """A namespace that tracks the flows of its loopback interface."""
+    if request.param == "the kernel selects":
+        monkeypatch.setattr(conntrack, "FEW_FLOWS", -1)
     host.ip("link set lo up")
     rules = "table inet t { chain out { type filter hook output priority 0; ct state new counter; }; }"
     subprocess.run(["ip", "netns", "exec", host.name, "nft", rules], check=True, timeout=30)
@@ -53,7 +55,7 @@ def flows(space: Space, source: str) -> int:
     def count() -> int:
         reader = Conntrack()
         try:
-            return len(next(iter(reader._dumps({source}))))
+            return len(next(iter(reader._dumps(4, {source}))))
         finally:
             reader.close()
 

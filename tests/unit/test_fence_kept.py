@@ -288,8 +288,11 @@ def test_forwarding_that_is_switched_off_is_heard():
         return struct.pack("=IHHII", 16 + len(body), 80, 0, 0, 0) + body
 
     off, on = attr(2, bytes(4)), attr(2, b"\1\0\0\0")
-    assert netconf.switched_off(said(-1, off) + said(4, on) + said(5, attr(3, bytes(4))) + said(6, off)) == {-1, 6}
-    assert netconf.switched_off(said(-1, off)[:20]) == set()
+    heard = said(-1, off) + said(4, on) + said(5, attr(3, bytes(4))) + said(6, off)
+    assert netconf.switched_off(heard, (4, 6)) == {-1, 6}
+    assert netconf.switched_off(heard, (6,)) == set(), "of another IP version than the overlay's"
+    for size in (16, 18, 20):
+        assert netconf.switched_off(said(-1, off)[:size], (4,)) == set()
 
 
 def test_counters_of_iptables_legacy_do_not_count():

@@ -15,7 +15,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from cni.daemon.fence.controller import FenceController
 from cni.daemon.fence.model import TABLE
@@ -38,7 +38,7 @@ class Watch:
     """Watches for one controller, in two threads: one reads the events and repairs the tables, the other runs iptables.
 
     `forward`: checks what blocks forwarding, and removes what may be removed. `settings`: restores the node's
-    forwarding. `told`: called after a repair.
+    forwarding. `told`: called after a repair. `versions`: the overlay's IP versions now.
     """
 
     def __init__(
@@ -48,9 +48,11 @@ class Watch:
         settings: Callable[[], None],
         told: Callable[[], None],
         *,
+        versions: Callable[[], Collection[int]],
         crew: Crew,
     ) -> None:
         self._fence, self._forward, self._settings, self._told = fence, forward, settings, told
+        self._versions = versions
         self._end, self._stop = socket.socketpair()
         self._ended = False
         self._sockets: list[tuple[Ear | SettingsEar, Callable[[], None]]] = []
@@ -67,7 +69,7 @@ class Watch:
         try:
             ear = Ear(Interest(TABLE, self._fence.forward_chains), self._fence.portid)
             self._sockets.append((ear, lambda: self._on_nft_events(ear.read())))
-            settings_ear = SettingsEar()
+            settings_ear = SettingsEar(self._versions)
             self._sockets.append((settings_ear, lambda: self._on_forwarding_disabled(settings_ear.read())))
         except OSError as error:
             log.warning("the kernel announces no changes: the daemon checks every ten seconds instead: %s", error)

@@ -6,14 +6,12 @@ from __future__ import annotations
 import threading
 import time
 
-from cni.daemon.events import PathsMeasured, PeerNamesResolved
+from cni.daemon.events import KernelChanged, PathsMeasured, PeerNamesResolved
 from cni.daemon.mesh.mesh import Mesh
 from cni.daemon.mesh.resolver import Resolver
 from cni.daemon.problem_board import ProblemBoard
 from cni.daemon.reconcile.mtu import MtuFollower
 from cni.daemon.reconcile.path_prober import PathProber
-from cni.host.monitor import Monitor, is_loss
-from cni.host.netlink import RTM_NEWLINK
 from cni.host.tunnels import Tunnels
 from cni.host.worker import Crew, beat
 
@@ -40,7 +38,6 @@ class MeshReconciler:
         self._path_prober, self._board, self._crew = path_prober, board, crew
         self._wake = threading.Event()
         self._ended = threading.Event()
-        self._monitor: Monitor | None = None
         self._worker = crew.worker("mesh", self._run)
 
     def start(self) -> None:
@@ -48,7 +45,7 @@ class MeshReconciler:
         self._mesh.start()
         self._path_prober.start()
         self._follow_mtu()
-        self._monitor = Monitor(self._on_link_event, crew=self._crew, name="monitor-mesh")
+        self._wake.clear()  # what was announced so far, the first pass has seen
         self._worker.start()
 
     def stop(self) -> None:
@@ -59,8 +56,6 @@ class MeshReconciler:
         self._wake.set()
         self._path_prober.stop()
         self._resolver.stop()
-        if self._monitor is not None:
-            self._monitor.close()
         self._worker.join(PASS_INTERVAL)
         self._tunnels.close()
 
@@ -95,9 +90,9 @@ class MeshReconciler:
         with self._board.step("look-incomplete", "sizes", "the containers could not follow the underlay's MTU"):
             self._mtu_follower.follow(self._mesh.mtu())  # without the mesh's lock: it takes the locks of attachments
 
-    def _on_link_event(self, kind: int, name: str) -> None:
+    def on_kernel_changed(self, change: KernelChanged) -> None:
         """Start a pass if a WireGuard device of this node is gone, or a link of the underlay changed, perhaps its
         MTU."""
-        ours = name.startswith(("zl-", "veth"))
-        if (is_loss(kind) and name.endswith(("-g", "-d"))) or (kind == RTM_NEWLINK and not ours):
+        ours = change.link.startswith(("zl-", "veth", "link "))  # an address is no link
+        if change.link.endswith(("-g", "-d")) if change.is_loss else change.link and not ours:
             self._wake.set()

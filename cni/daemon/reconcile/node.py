@@ -20,7 +20,7 @@ from cni.daemon.attachments.ownership import is_port_of, is_unmarked
 from cni.daemon.attachments.routed import routed_end
 from cni.daemon.attachments.segment_release import SegmentRelease
 from cni.daemon.attachments.segments import Segments
-from cni.daemon.events import AttachmentCollected, Events, Reconciled
+from cni.daemon.events import AttachmentCollected, Events, KernelChanged, Reconciled
 from cni.daemon.fence.controller import FenceController, bridges
 from cni.daemon.model import macs
 from cni.daemon.model.records import Attachment, AttachmentKey
@@ -30,7 +30,6 @@ from cni.daemon.state.state import State
 from cni.errors import CniError
 from cni.host.kernel import Kernel
 from cni.host.links import Link
-from cni.host.monitor import Monitor, is_loss
 from cni.host.worker import Crew, beat
 
 log = logging.getLogger(__name__)
@@ -69,12 +68,11 @@ class Reconciler:
         self._dead: set[AttachmentKey] = set()
         self._stop = threading.Event()
         self._wake = threading.Event()
-        self._monitor: Monitor | None = None
         self._worker = crew.worker("keeper", self._run)
 
     def start(self) -> None:
         """Start comparing: every `INTERVAL`, and `SETTLE` seconds after a bridge or an address was removed."""
-        self._monitor = Monitor(self._on_kernel_event, crew=self._crew)
+        self._wake.clear()  # `adopt` has seen what was announced so far
         self._worker.start()
 
     def stop(self) -> None:
@@ -82,8 +80,6 @@ class Reconciler:
         self._worker.retire()
         self._stop.set()
         self._wake.set()
-        if self._monitor is not None:
-            self._monitor.close()
         self._worker.join(INTERVAL)
 
     def _run(self) -> None:
@@ -103,10 +99,10 @@ class Reconciler:
         beat()
         return self._board.step("look-incomplete", subject, what)
 
-    def _on_kernel_event(self, kind: int, name: str) -> None:
+    def on_kernel_changed(self, change: KernelChanged) -> None:
         """Wake the thread if a bridge of the overlay or an address was removed. Ports are removed all the time, and
         DEL reports those."""
-        if is_loss(kind) and (not name or name in bridges(self._state.services.values())):
+        if change.is_loss and (not change.link or change.link in bridges(self._state.services.values())):
             self._wake.set()
 
     # --- at start ----------------------------------------------------------------------------------------------------

@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
+from cni.daemon.events import KernelChanged
+from cni.daemon.model.overlap import is_ours
 from cni.daemon.node.ranges import Ranges
 from cni.daemon.problem_board import ProblemBoard
-from cni.host.monitor import ALL_GROUPS, Monitor
 from cni.host.worker import Crew, beat
 
 log = logging.getLogger(__name__)
@@ -42,13 +43,11 @@ class RangeWatch:
         self._serving = False
         self._ended = threading.Event()
         self._wake = ranges.news
-        self._monitor: Monitor | None = None
         self._worker = crew.worker("ranges", self._run)
 
     def start(self) -> None:
         """Decide for the first time: start the node, or leave it out of service. Never raises: a failure becomes a
         problem, and is tried again."""
-        self._monitor = Monitor(lambda kind, name: self._wake.set(), ALL_GROUPS, crew=self._crew, name="monitor-ranges")
         if self._may_begin():
             self._begin()
             self._serving = True
@@ -76,13 +75,16 @@ class RangeWatch:
         """Whether the node was started."""
         return self._serving
 
+    def on_kernel_changed(self, change: KernelChanged) -> None:
+        """Compare soon: the host may be on another network. The overlay's links are on none of the host's."""
+        if not is_ours(change.link):
+            self._wake.set()
+
     def stop(self) -> None:
         """Stop: no comparison begins after this; a running one is waited for up to `PATIENCE` seconds."""
         self._worker.retire()
         self._ended.set()
         self._wake.set()
-        if self._monitor is not None:
-            self._monitor.close()
         self._worker.join(PATIENCE)
 
     def _run(self) -> None:
