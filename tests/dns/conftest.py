@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
+import signal
 import socket
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +19,10 @@ import dns.rdatatype
 import dns.reversename
 import pytest
 
+from cni.overlay import wire
 from tests.kernel import toolnode
 from tests.kernel.toolnode import Node
+from tests.mesh.fleet import Agent
 
 SERVER4, SERVER6 = "10.200.0.1", "fd00:200::1"
 ZONE = "zlayer.zlayer.local"
@@ -56,16 +61,58 @@ class Names(Node):
         """The answer's code as a word."""
         return dns.rcode.to_text(self.query(box, name, kind, **how).rcode())
 
+    def call(self, verb: str, name: str, space: toolnode.Space, service: str, **conf: Any) -> dict[str, Any]:
+        """A verb of CNI's for a container without a pod's name; its result."""
+        document: dict[str, Any] = {"cniVersion": "1.0.0", "name": "net", "type": "zlayer-cni", "service": service}
+        document |= {"runDir": self.run_dir, "dataDir": str(self.dir / "data"), "autostart": False, **conf}
+        call = {"CNI_COMMAND": verb, "CNI_CONTAINERID": name, "CNI_NETNS": space.path, "CNI_IFNAME": "eth0"}
+        call |= {"CNI_PATH": "/opt/cni/bin", "CNI_ARGS": conf.pop("args", "")}
+        with self.program(env=call, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            out, _ = process.communicate(json.dumps(document).encode(), timeout=60)
+        assert process.returncode == 0, out
+        return json.loads(out) if out else {}
+
+    def attach(self, name: str, space: toolnode.Space, service: str, **conf: Any) -> None:
+        """A container without a pod's name."""
+        self.boxes[name] = space
+        self.results[name] = self.call("ADD", name, space, service, **conf)
+
+    def detach(self, name: str, service: str, **conf: Any) -> None:
+        self.call("DEL", name, self.boxes[name], service, **conf)
+
+    def restart(self, number: int = signal.SIGTERM) -> None:
+        """End the daemon by a signal, and start another."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        self.process.wait(60)
+        self.start()
+
+    def register(self, name: str, *addresses: str) -> None:
+        """Register a name, as a ZLayer agent does."""
+        agent = Agent(str(self.dir / "agents.sock"))
+        for address in addresses:
+            agent.ok(wire.RegisterDns(name, address))
+        agent.close()
+
+    def problem(self, code: str) -> str:
+        """The text of a problem; "" if the node does not have it."""
+        found = [each["text"] for each in self.ask("status")["problem_details"] if each["code"] == code]
+        return found[0] if found else ""
+
     def full(self, name: str) -> str:
         return f"{name}.{ZONE}."
 
 
 @contextlib.contextmanager
-def running(directory: Path, settings: str = "") -> Iterator[Any]:
-    """A node that serves; `add` of the result attaches a new container."""
+def running(
+    directory: Path, settings: str = "", before: Callable[[toolnode.Space], object] = lambda _: None
+) -> Iterator[tuple[Names, Callable[[], toolnode.Space]]]:
+    """A node that serves, and what makes namespaces. `settings`: further lines of the YAML; `before`: is called with
+    the node's namespace before the daemon starts."""
     with toolnode.spaces() as make:
         host, outside = make(), make()
         toolnode.uplink(host, outside)
+        before(host)
         node = Names(directory, host, outside)
         node.settings += settings
         node.start()

@@ -58,7 +58,8 @@ class Handler:
                 whole = wire.encode(question, resolved.answer, next(self._turns), limit)
                 counts["truncated"] += whole[2] >> 1 & 1
                 return whole
-        if self._forwarding is None:
+        # A label with a zero octet is no name of a host; the forwarding takes the first zero for the end of the name.
+        if self._forwarding is None or question.name.find(0) < len(question.name) - 1:
             counts["refused"] += 1
             return wire.encode(question, wire.Answer(wire.REFUSED), 0, limit)
         counts["forwarded"] += 1

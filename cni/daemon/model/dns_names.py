@@ -26,13 +26,17 @@ _LONG_ID = re.compile(r"(?:.*-)?([0-9a-f]{64})")
 def label(text: str) -> str | None:
     """The label that `text` is in lower case; None if it is none."""
     low = text.lower()
-    return low if _LABEL.fullmatch(low) else None
+    return low if text.isascii() and _LABEL.fullmatch(low) else None  # the Kelvin sign's lower case is a k
 
 
 def dotted(text: str) -> str | None:
     """The name of one or more labels, in lower case, without a dot at its end; None if it is none."""
     low = text.lower().removesuffix(".")
-    return low if len(low) <= LONGEST_NAME and all(_LABEL.fullmatch(part) for part in low.split(".")) else None
+    return (
+        low
+        if text.isascii() and len(low) <= LONGEST_NAME and all(_LABEL.fullmatch(part) for part in low.split("."))
+        else None
+    )
 
 
 def container_name(pod: str, container: str) -> str:
