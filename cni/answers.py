@@ -334,6 +334,39 @@ class Resolution(Answer, frozen=True, kw_only=True):
     withheld: list[Withheld]
 
 
+# --- connectivity ---------------------------------------------------------------------------------------------------
+
+
+class Cell(Answer, frozen=True, kw_only=True):
+    """One check of the connectivity test: whether packets of a kind go from one place to another. `got` is None if it
+    was not run, for the reason in `text`."""
+
+    kind: str
+    source: str
+    destination: str
+    address: str | None
+    expected: bool
+    predicted: bool | None
+    rule: str | None
+    got: bool | None
+    ok: bool
+    code: str | None
+    text: str
+    remedy: str
+    seconds: float
+
+
+class Connectivity(Answer, frozen=True, kw_only=True):
+    """The connectivity test of one node. `codes`: the faults that explain what is not as it should be."""
+
+    ok: bool
+    version: str
+    node: str
+    cells: list[Cell]
+    codes: list[str]
+    seconds: float
+
+
 # --- peers, graph ---------------------------------------------------------------------------------------------------
 
 

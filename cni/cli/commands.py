@@ -56,6 +56,18 @@ def _drops(options: argparse.Namespace) -> int:
     return drops.run(options.run_dir, options.follow, options.seconds, options.json)
 
 
+def _connectivity(options: argparse.Namespace) -> int:
+    from cni.cli.connectivity import command
+
+    return command.run(options)
+
+
+def _bundle(options: argparse.Namespace) -> int:
+    from cni.cli import bundle
+
+    return bundle.run(options)
+
+
 def _doctor(options: argparse.Namespace) -> int:
     from cni.cli import doctor
 
@@ -141,6 +153,8 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "why": _why,
     "resolve": _resolve,
     "drops": _drops,
+    "bundle": _bundle,
+    "connectivity": _connectivity,
     "doctor": _doctor,
     "gc": _gc,
     "peers": _peers,

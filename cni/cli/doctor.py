@@ -34,12 +34,7 @@ MARKS = {"ok": "ok   ", "warn": "WARN ", "fail": "FAIL "}
 
 def run(options: argparse.Namespace) -> int:
     """Print the findings; returns 1 if one fails, else 0."""
-    runtime = runtimes.containerd() or runtimes.DEFAULT
-    places = [*runtime.bin_dirs, defaults.BIN_DIR]
-    there = [place for place in places if Path(place, installed.PLUGIN).exists()]
-    options.bin_dir = options.bin_dir or (there or places)[0]
-    options.conf_dir = options.conf_dir or runtime.conf_dir
-    findings = list(examine(options))
+    findings = list(examine(complete(options)))
     ok = all(finding.level != "fail" for finding in findings)
     if options.json:
         document = {"ok": ok, "version": __version__, "findings": [finding._asdict() for finding in findings]}
@@ -47,6 +42,16 @@ def run(options: argparse.Namespace) -> int:
     else:
         sys.stdout.write("".join(_line(finding) for finding in findings) + _sum(findings))
     return 0 if ok else 1
+
+
+def complete(options: argparse.Namespace) -> argparse.Namespace:
+    """The options with the directories of the runtime, where none is given."""
+    runtime = runtimes.containerd() or runtimes.DEFAULT
+    places = [*runtime.bin_dirs, defaults.BIN_DIR]
+    there = [place for place in places if Path(place, installed.PLUGIN).exists()]
+    options.bin_dir = options.bin_dir or (there or places)[0]
+    options.conf_dir = options.conf_dir or runtime.conf_dir
+    return options
 
 
 def _sum(findings: list[Finding]) -> str:

@@ -73,6 +73,11 @@ def parser() -> argparse.ArgumentParser:
         ("why", "whether SRC may open a flow to DST, and which rule of the fence decides"),
         ("drops", "the packets that the fence drops, as they come: source, destination, rule"),
         ("resolve", "what the node's DNS server answers about NAME, and what it withholds by which rule"),
+        (
+            "connectivity",
+            "test: send packets between throwaway containers, here and on other nodes, and compare with `why`; "
+            "accept: take part in other nodes' tests for ten minutes",
+        ),
         ("doctor", "check the node (kernel, firewalls, routes, runtime, files, daemon) and name remedies"),
         ("gc", "release attachments whose interface is gone, now"),
         ("peers", "the WireGuard peers: endpoint, handshake, traffic, path MTU, direct or not"),
@@ -87,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
         ("events", "what happens on the node, as it happens: one JSON object a line"),
         ("metrics", "one scrape of the daemon's metrics, in Prometheus' text format"),
         ("log-level", "print the level of the running daemon's log, or change it until the next start"),
+        ("bundle", "one archive for a bug report, made of what may go in: no key, token, log or free text"),
         ("graph", "this node, its tunnels and services as a picture"),
     ):
         command = words.add_parser(word, help=text, description=text)
@@ -150,6 +156,23 @@ def _drops_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", metavar="S", type=float, default=5.0, help=words)
 
 
+def _connectivity_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("what", choices=("test", "accept"), help="what to do")
+    parser.add_argument("--node", metavar="NAME", action="append", default=[], help="test: only this other node")
+    parser.add_argument("--outside", metavar="ADDRESS", default="", help="test: an address outside (the gateway)")
+    parser.add_argument("--junit", metavar="FILE", help="test: write the results as JUnit's XML, too")
+    parser.add_argument("--quiet", action="store_true", help="test: no progress on stderr")
+    parser.add_argument("--seconds", metavar="S", type=float, default=600.0, help="accept: how long (%(default)g)")
+
+
+def _bundle_options(parser: argparse.ArgumentParser) -> None:
+    _doctor_options(parser)
+    parser.add_argument("--output", metavar="FILE", help="default: zlayer-cni-bundle-TIME.tar.gz, here")
+    parser.add_argument("--show", action="store_true", help="print what would be in it, and write nothing")
+    words = "with the texts of problems, which may name addresses, files and users"
+    parser.add_argument("--texts", action="store_true", help=words)
+
+
 def _gc_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="only list what would be released")
 
@@ -198,6 +221,8 @@ _OPTIONS = {
     "why": _why_options,
     "drops": _drops_options,
     "resolve": _resolve_options,
+    "connectivity": _connectivity_options,
+    "bundle": _bundle_options,
     "doctor": _doctor_options,
     "gc": _gc_options,
     "peer": _peer_options,

@@ -9,7 +9,6 @@ changes by itself (counters, handles, reference counts, members of named sets). 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -22,7 +21,6 @@ _DORMANT = 0x1  # NFT_TABLE_F_DORMANT
 _ANONYMOUS = 0x1  # NFT_SET_ANONYMOUS
 # flags, types and lengths, description, timeout, statements of elements
 _SET_ATTRIBUTES = (3, 4, 5, 6, 7, 9, 11, 17, 18)
-_ANONYMOUS_NAME = re.compile(rb"__(?:set|map)\d+\0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +128,19 @@ def _body(attrs: Mapping[int, bytes], anonymous: Mapping[bytes, bytes]) -> bytes
         if name == b"counter\0":
             data = b""
         elif b"__" in data:
-            data = _ANONYMOUS_NAME.sub(lambda match: anonymous.get(match.group().rstrip(b"\0"), match.group()), data)
+            data = _by_content(data, anonymous)
         parts.append(name + len(data).to_bytes(4, "big") + data)
     return b"".join(parts) + b"\0" + attrs.get(7, b"")
+
+
+def _by_content(data: bytes, anonymous: Mapping[bytes, bytes]) -> bytes:
+    """The attributes of an expression with an anonymous set's content in place of its name. The whole attribute is
+    replaced: the name's length depends on the set's number."""
+    parts = []
+    for kind, value in items(data):
+        content = anonymous.get(value.rstrip(b"\0"), value)
+        parts.append(bytes([kind]) + len(content).to_bytes(4, "big") + content)
+    return b"".join(parts)
 
 
 def comment_of(data: bytes) -> str:

@@ -42,6 +42,8 @@ OF_OTHER_PROGRAMS = {
 AREAS = {code.partition("-")[0] for code in problems.REGISTRY}
 """The words that codes begin with. A code that was renamed or removed begins with one of them too."""
 NO_PROBLEM = {
+    "fence-dormant": "a fault that the connectivity test names",
+    "route-missing": "a fault that the connectivity test names",
     "endpoint-independent": "a NAT's mapping or filtering (RFC 4787)",
     "peer-health": "an event",
     "peer-endpoint": "an event",

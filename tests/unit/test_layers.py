@@ -150,6 +150,11 @@ RULES = [
         ("cni.*",),
         "they show the settings' defaults, and start a daemon as the plugin does",
     ),
+    Rule(
+        ("cni.cli.connectivity.boxes",),
+        ("cni.plugin.autostart",),
+        "it calls the plugin as a runtime does",
+    ),
 ]
 
 # Deciders: values in, values out. No clock, log, file or socket, and of host/ only the shapes of what it has read.

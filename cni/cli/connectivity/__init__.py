@@ -1,0 +1,1 @@
+"""`zlayer-cni connectivity`: real packets between throwaway namespaces, compared with what `why` says."""
