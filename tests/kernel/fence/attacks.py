@@ -51,7 +51,31 @@ class Case:
     honest: Space | None = None  # who sends the control, if not the attacker
 
 
+_GROUPS = "broadcast, multicast and discovery of a routed container end at the host (docs/attach.md)"
+_FLOODS = "there is no bridge that floods a frame for an unknown MAC"
+_MACS = "the host alone hears a routed container's MAC; its identity is its link with its addresses"
+OF_BRIDGES = {
+    "a_members_unicast_is_not_flooded_to_others": _FLOODS,
+    "overhearing_unknown_unicast": _FLOODS,
+    "the_node_speaks_to_unknown_ports": _FLOODS + "; the matrix has the row from the node to an unknown port",
+    "right_address_wrong_mac": _MACS,
+    "mac_flood": _MACS,
+    "tags_and_unknown_ethertypes": "the host's stack strips a priority tag, and judges the packet by its address",
+    "another_container_as_a_router": "no frame of a routed container reaches another container",
+    "port_whose_network_was_lost": "it takes an element of the table bridge away; test_damage_is_mended has inet's",
+    **dict.fromkeys(
+        (
+            *("address_probe_arrives", "arp_announcement_arrives", "arp_probe_arrives", "broadcast_arrives"),
+            *("directed_broadcast_arrives", "group_frames_to_another_network", "honest_discovery_arrives"),
+            *("ipv6_multicast_arrives", "link_local_source_arrives", "multicast_arrives"),
+            *("multicast_report_of_none_arrives", "queries_for_groups_stay_in_the_network"),
+        ),
+        _GROUPS,
+    ),
+}
+"""The attacks that there are on a bridge alone, each with the reason."""
 ATTACKS: dict[str, Callable[[Lab], Case]] = {}
+CONTAINERS = bytes.fromhex("02c00000")  # their MACs begin with it
 STACK = (1, 2, 4, 6, 17, 47)
 
 
@@ -91,11 +115,17 @@ def _run(case: Case) -> Iterator[str]:
 
 
 def send(space: Space, device: str, frames: list[bytes]) -> None:
-    """Put frames on a device, as they are."""
+    """Put frames on a device, as they are; from a container without a bridge, those for another one to the host."""
     with space.socket(socket.AF_PACKET, socket.SOCK_RAW) as mouth:
         mouth.bind((device, 0))
         for frame in frames:
-            mouth.send(frame)
+            mouth.send(by_the_host(space, frame))
+
+
+def by_the_host(space: Space, frame: bytes) -> bytes:
+    """The frame with the host end's MAC in place of another container's, if the sender is on no bridge: the host is
+    the only one who hears it there."""
+    return p.mac(space.gate) + frame[6:] if space.gate and frame.startswith(CONTAINERS) else frame
 
 
 @contextlib.contextmanager

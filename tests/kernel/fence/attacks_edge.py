@@ -12,7 +12,7 @@ from cni.daemon.fence import ruleset as fence
 from . import packets as p
 from .attacks import EVIL, GATEWAY_MAC, HONEST, Case, Ear, a, attack, datagram, eth, gateway, send, x
 from .attacks_neighbours import travelled_routes
-from .lab import HOST4, HOST6, LAN4, LAN6, LEG, NODE4, NODE6, OUTSIDE4, OUTSIDE6, TUNNEL, Lab, Place
+from .lab import HOST4, HOST6, LAN4, LAN6, LEG, NODE4, NODE6, OUTSIDE4, OUTSIDE6, ROUTED, TUNNEL, Lab, Place
 
 PUBLISHED = 8081
 
@@ -261,13 +261,14 @@ def mss_outbound_is_clamped(lab: Lab) -> Case:
 @attack
 def mss_inbound_is_clamped(lab: Lab) -> Case:
     flat = lab.places["flat-web"]
-    web = lab.bridges["web"].name
-    lab.host.ip(f"route add {flat.four}/32 dev {web} mtu 1300")
+    web = lab.way_in("flat-web")
+    lab.host.ip(f"route replace {flat.four}/32 dev {web} mtu 1300")
     its = lab.places["outside"].space.run("ip", "-br", "link", "show", "eth0").split()[2]
     honest = [p.frame(mac_of(lab, "up0"), its, p.IPV4, _mss(OUTSIDE4, flat.four, 1460))]
     case = Case(lab.places["outside"].space, [], [eth(flat)], honest, eth(flat), struct.pack("!BBH", 2, 4, 1460))
     case.honest_needle = struct.pack("!BBH", 2, 4, 1260)
-    case.undo = lambda: lab.host.ip(f"route del {flat.four}/32 dev {web}")
+    before = f"route replace {flat.four}/32 dev {web}" if ROUTED else f"route del {flat.four}/32 dev {web}"
+    case.undo = lambda: lab.host.ip(before)
     return case
 
 

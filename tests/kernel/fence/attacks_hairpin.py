@@ -11,7 +11,7 @@ from cni.daemon.fence import ruleset as fence
 
 from . import packets as p
 from .attacks import EVIL, GATEWAY_MAC, HONEST, Case, a, attack, datagram, eth, gateway, x
-from .lab import Lab, Place
+from .lab import ROUTED, Lab, Place
 
 
 def host_end(lab: Lab, place: Place) -> str:
@@ -26,7 +26,8 @@ def _by_the_host(lab: Lab, packets: list[bytes]) -> Case:
     frames = [p.frame(mac, me.mac, p.IPV6, each) for mac in (GATEWAY_MAC, host_end(lab, me)) for each in packets]
     others = [x(lab), lab.places["flat-web"]]
     for place in others:  # so that nothing waits for an answer to discovery, and comes too late to be seen
-        for address in (place.six, f"{p.link_local(place.mac)}%{lab.bridges['web'].name}"):
+        at_link = () if ROUTED else (f"{p.link_local(place.mac)}%{lab.way_in(place.name)}",)
+        for address in (place.six, *at_link):
             lab.host.run("ping", "-c1", "-W2", address)
     victims = [eth(place) for place in others]
     return Case(me.space, frames, victims, [datagram(me, gateway("", fellow.six), HONEST, six=True)], eth(fellow))

@@ -63,7 +63,7 @@ def _register(six: bool) -> None:
         """IPVS's direct routing: the virtual address stays in the packet, the way is a member's."""
         me, fellow, flat, to = a(lab), lab.places["red-web2"], lab.places["flat-web"], ELSEWHERE[six]
         known(lab, me)
-        device = lab.bridges["web"].name
+        device = lab.way_in(me.name)
         lab.host.ip(f"route add {to} dev {device}", f"neigh replace {to} lladdr {me.mac} dev {device} nud permanent")
         packets = [udp(own(flat), to, EVIL), udp(own(fellow), own(me), HONEST)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from functools import partial
 
 from . import packets as p
 from .attacks import (
@@ -24,7 +25,7 @@ from .attacks import (
     to_neighbour,
     x,
 )
-from .lab import BRIDGES, NODE4, Lab, Place
+from .lab import NODE4, ROUTED, Lab, Place
 
 ALL_NODES, ALL_NODES_MAC = "ff02::1", "33:33:00:00:00:01"
 WRONG_MAC = "02:66:66:66:66:66"
@@ -92,9 +93,19 @@ def arp_poisoning_of_the_gateway(lab: Lab) -> Case:
         for operation in (1, 2)
         for to in (GATEWAY_MAC, p.BROADCAST)
     ]
-    bridge = Ear(lab.host, BRIDGES["web"][0])
+    bridge = Ear(lab.host, lab.way_in(me.name))
     honest = [p.frame(GATEWAY_MAC, me.mac, p.ARP, p.arp(1, (me.mac, me.four), (GATEWAY_MAC, GATEWAY4)) + HONEST)]
-    return Case(me.space, frames, [bridge], honest, bridge)
+    if not ROUTED:
+        return Case(me.space, frames, [bridge], honest, bridge)
+
+    def harm() -> str:
+        """The host hears the frames on the attacker's own link, and must not believe them."""
+        shown = [lab.host.run("ip", "neigh", "show", v.four, check=False) for v in victims]
+        return "".join(f"the node believes {line.strip()}" for line in shown if me.mac in line)
+
+    lab.host.sysctl(**{f"net__ipv4__conf__{lab.way_in(me.name)}__rp_filter": 1})  # as the daemon sets it
+    undo = partial(lab.host.sysctl, **{f"net__ipv4__conf__{lab.way_in(me.name)}__rp_filter": 0})
+    return Case(me.space, frames, [], honest, bridge, harm=harm, undo=undo)
 
 
 def _neighbour_is(place: Place, address: str) -> str:
@@ -153,7 +164,10 @@ def _poison(lab: Lab, wrap: Callable[[str, str, bytes], list[bytes]], needle: by
         gateway_at = _neighbour_is(b(lab), GATEWAY6)
         return harm[0]() or ("the gateway's MAC was taken over" if gateway_at != GATEWAY_MAC else "")
 
-    return to_neighbour(lab, *frames, needle=needle, harm=look)
+    case = to_neighbour(lab, *frames, needle=needle, harm=look)
+    if ROUTED:  # what was forwarded has lost a hop, and a receiver takes discovery with a hop limit of 255 alone
+        case.victims = []
+    return case
 
 
 @attack
@@ -216,10 +230,10 @@ def nd_poisoning_of_the_gateway(lab: Lab) -> Case:
         shown = lab.host.run("ip", "neigh", "show", victim.six, check=False)
         return f"the node believes {shown.strip()}" if me.mac in shown else ""
 
-    lab.host.run("ip", "-6", "neigh", "flush", "dev", BRIDGES["web"][0], check=False)
+    bridge = Ear(lab.host, lab.way_in(me.name))
+    lab.host.run("ip", "-6", "neigh", "flush", "dev", bridge.device, check=False)
     honest = [datagram(me, gateway(NODE4), HONEST)]
-    bridge = Ear(lab.host, BRIDGES["web"][0])
-    return Case(me.space, frames, [bridge], honest, bridge, harm=harm)
+    return Case(me.space, frames, [] if ROUTED else [bridge], honest, bridge, harm=harm)
 
 
 @attack

@@ -208,7 +208,7 @@ def node_address_arrives(lab: Lab) -> Case:
 
 
 def _loopback(lab: Lab, value: int) -> None:
-    for device in ("all", lab.bridges["web"].name, TUNNEL):
+    for device in ("all", lab.way_in("red-web"), lab.way_in("flat-web"), TUNNEL):
         lab.host.sysctl(**{f"net__ipv4__conf__{device}__route_localnet": value})
 
 

@@ -1,23 +1,32 @@
 """A node with three bridges, its containers, a host beyond it and a second node, in namespaces of their own.
 
 The second node's tunnel is a veth pair here (this kernel has no WireGuard): the fence goes by the device's name.
+
+With ZLAYER_TEST_ATTACH=routed the containers are attached without bridges, by the program's own code, and what is
+called a bridge is a service with its subnets. The host ends have the MAC that the bridge would have.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from ipaddress import ip_address, ip_interface, ip_network
 
 from cni.daemon.fence import ruleset as fence
 from cni.daemon.fence.model import FenceBridge, FenceNode, FencePort
 from cni.daemon.fence.rule_comparison import has_bridge_names
+from cni.host import ports, routed_ports
+from cni.host.links import Route, find_link
+from cni.host.netlink import Netlink
 from cni.host.nft import Nft
 from cni.host.nft_elements import Change
 from tests.kernel.fence import remotes
 
 from .spaces import Space, veth
 
+ROUTED = os.environ.get("ZLAYER_TEST_ATTACH") == "routed"
 CLUSTER4, CLUSTER6 = "10.200.0.0/16", "fd00:200::/48"
 NODE4, NODE6 = "10.200.0.1", "fd00:200::1"
 HOST4, HOST6 = "198.51.100.1", "2001:db8:51::1"  # another address of the host
@@ -108,9 +117,13 @@ class Lab:
         )
         host.sysctl(net__ipv6__conf__default__accept_dad=0)
         for key, (name, mac, gateways) in BRIDGES.items():
-            host.ip(f"link add {name} address {mac} type bridge no_linklocal_learn 1", f"link set {name} up")
-            host.address(name, *gateways)
-            host.sysctl(**{f"net__ipv4__conf__{name}__send_redirects": 0})
+            if ROUTED:
+                subnets = [ip_interface(gateway).network for gateway in gateways]
+                self.host.ip(*(f"route add unreachable {subnet}" for subnet in subnets))
+            else:
+                host.ip(f"link add {name} address {mac} type bridge no_linklocal_learn 1", f"link set {name} up")
+                host.address(name, *gateways)
+                host.sysctl(**{f"net__ipv4__conf__{name}__send_redirects": 0})
             four, six = gateways[0].split("/")[0], gateways[-1].split("/")[0]
             self._place(f"gateway-{key}", host, four, six, kind="gateway")
         host.address("lo", f"{HOST4}/32", f"{HOST6}/128", f"{NODE4}/32", f"{NODE6}/128")
@@ -159,19 +172,61 @@ class Lab:
         mac = f"02:c0:00:00:{subnet:02x}:{number:02x}"
         foreign = {"unknown-sh": "tap-other", "unknown-tap": "tap-more"}
         host_end = foreign.get(name, f"zl-{number:010x}-v")
+        slot = 6 if bridge == "db" else subnet
+        four, six = f"10.200.{subnet}.{number}", f"fd00:200:0:{slot}::{number}"
+        place = self._place(name, space, four, six, network, kind)
+        place.mac = mac
+        place.port = FencePort(host_end, None if ROUTED else BRIDGES[bridge][0], mac, (four, six), network)
+        if ROUTED:
+            self._attach_routed(place, BRIDGES[bridge][1], (f"10.200.{subnet}.1", f"fd00:200:0:{slot}::1"))
+            return place
         veth((self.host, host_end), (space, "eth0"), mac, BRIDGES[bridge][0])
         if kind == "container":
             self.host.ip(f"link set {host_end} type bridge_slave hairpin on")
         space.sysctl(net__ipv6__conf__eth0__accept_dad=0, net__ipv6__conf__eth0__accept_ra=0)
         space.ip("link set eth0 up")
-        slot = 6 if bridge == "db" else subnet
-        four, six = f"10.200.{subnet}.{number}", f"fd00:200:0:{slot}::{number}"
         space.address("eth0", f"{four}/26", f"{six}/64")
         space.ip(f"route add default via 10.200.{subnet}.1", f"route add default via fd00:200:0:{slot}::1")
-        place = self._place(name, space, four, six, network, kind)
-        place.mac = mac
-        place.port = FencePort(host_end, BRIDGES[bridge][0], mac, (four, six), network)
         return place
+
+    def _attach_routed(self, place: Place, gate: str, gateways: tuple[str, str]) -> None:
+        """A container without a bridge. The host's rp_filter is off, so that the fence alone is tried."""
+        assert place.port is not None
+        host_end, space = place.port.name, place.space
+        veth((self.host, host_end), (space, "eth0"), place.mac)
+        self.host.ip(f"link set {host_end} down", f"link set {host_end} address {gate}")
+        space.gate = gate
+        own, beyond = (ip_address(place.four), ip_address(place.six)), tuple(map(ip_address, gateways))
+        with space.inside(Netlink) as inner:
+            link = find_link(inner, "eth0")
+        assert link is not None
+        addresses = [ip_interface(address) for address in own]
+        routes = [
+            Route(ip_network(dst), via, link.index) for dst, via in zip(("0.0.0.0/0", "::/0"), beyond, strict=True)
+        ]
+        ports.configure(space.fd, link.index, "eth0", addresses, routes, gateway=ports.GatewayEnd(beyond, gate))
+
+        def raise_end() -> None:
+            with Netlink() as socket:
+                outer = find_link(socket, host_end)
+                assert outer is not None
+                end = routed_ports.RoutedEnd(outer.index, host_end, own, beyond, place.mac)
+                routed_ports.configure(end)
+                routed_ports.raise_port(socket, end)
+
+        self.host.inside(raise_end)
+        self.host.sysctl(**{f"net__ipv4__conf__{host_end}__rp_filter": 0})
+
+    @property
+    def opened(self) -> tuple[FenceBridge, ...]:
+        """The bridges that the fence knows."""
+        return () if ROUTED else tuple(self.bridges.values())
+
+    def way_in(self, name: str) -> str:
+        """The host's device by which a container's packets come in."""
+        port = self.places[name].port
+        assert port is not None
+        return port.bridge or port.name
 
     def _build_leg(self) -> Place:
         """A container's second leg, which is routed to and on no bridge: the global leg, in the network red."""
@@ -189,7 +244,7 @@ class Lab:
         self.run(fence.base(self.node))
         for network in NETWORKS:
             self.run(fence.create_network(network))
-        for bridge in self.bridges.values():
+        for bridge in self.opened:
             self.run(fence.open_bridge(bridge))
         for place in self.places.values():
             if place.port and place.kind == "container":

@@ -26,9 +26,10 @@ from . import (  # noqa: F401 - they register
     attacks_odd,
     attacks_routed,
     attacks_source,
+    attacks_unbridged,
     matrix,
 )
-from .lab import NETWORKS, Lab, opened
+from .lab import NETWORKS, ROUTED, Lab, opened
 from .probes import Ears
 
 
@@ -47,7 +48,7 @@ def _first_fault(lab: Lab, nf_call: int) -> str:
     try:
         if wrong := matrix.differences(lab, ears):
             return f"matrix (bridge-nf-call {nf_call}): {wrong[0]} and {len(wrong) - 1} more"
-        for name in attacks.ATTACKS:
+        for name in attacks.ATTACKS.keys() - (attacks.OF_BRIDGES if ROUTED else {}):
             try:
                 wrong = attacks.run(lab, name)
             except Exception as error:  # noqa: BLE001 - a scene that cannot be set is a fault seen

@@ -43,6 +43,7 @@ class Space:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.gate = ""  # of a container without a bridge: the MAC of the host end
 
         def unshare() -> int:
             if _libc.unshare(CLONE_NEWNET) != 0:

@@ -27,7 +27,7 @@ from tests.kernel.fence import remotes
 
 from . import attacks, matrix
 from .attacks import datagram, eth, gateway, send
-from .lab import CLUSTER4, CLUSTER6, OUTSIDE4, REMOTE, Lab, Place
+from .lab import CLUSTER4, CLUSTER6, OUTSIDE4, REMOTE, ROUTED, Lab, Place
 from .probes import Ears
 
 FOREIGN = Path(__file__).parent / "foreign"
@@ -113,11 +113,13 @@ def wanted(lab: Lab) -> DesiredState:
     ports = [p.port for p in lab.places.values() if p.port and p.kind == "container"]
     assert lab.leg.port is not None
     remotes = [RemoteMember(n, frozenset((lab.places[k].four, lab.places[k].six))) for k, n in REMOTE.items()]
-    return DesiredState(lab.node, tuple(lab.bridges.values()), (*ports, lab.leg.port), tuple(remotes))  # type: ignore[arg-type]
+    return DesiredState(lab.node, lab.opened, (*ports, lab.leg.port), tuple(remotes))  # type: ignore[arg-type]
 
 
 DAMAGE: dict[str, str | Change] = {
-    "an element lost": 'delete element bridge zlayer_cni net { "zl-0000000002-v" }',
+    "an element lost": "delete element inet zlayer_cni net4 { 10.200.5.2 }"
+    if ROUTED
+    else 'delete element bridge zlayer_cni net { "zl-0000000002-v" }',
     "a member too many": "add element inet zlayer_cni net_flat_m4 { 10.200.5.2 }",
     "a port without an attachment": fence.add_port(
         FencePort("zl-00000000ff-v", "zl-t-1-web-b", "00:00:00:00:01:0a", ("10.200.5.50", "::a:b"), None)
@@ -171,7 +173,7 @@ def test_nothing_is_open_while_it_is_loaded_again(lab: Lab, change: Callable[[La
             mouth.bind(("eth0", 0))
             while not stop.is_set():
                 for frame in frames:
-                    mouth.send(frame)
+                    mouth.send(attacks.by_the_host(me.space, frame))
                 count += 1
                 time.sleep(0.001)
 

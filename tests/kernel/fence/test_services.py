@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from .lab import LAN4, LAN6, Lab, Place, opened
+from .lab import LAN4, LAN6, ROUTED, Lab, Place, opened
 
 VIRTUAL = {"same": 2, "other": 3, "self": 1}  # the last part of the virtual addresses
 DAD = {"accept_dad": 1, "enhanced_dad": 0}
@@ -97,12 +97,14 @@ def test_the_table_of_services(lab: Lab, family: str, network: str) -> None:
             "pod to its own host port": connects(family, one, host, HOST_PORT),
             "node to service": connects(family, node, virtual(family, "same"), 80),
         }
-    assert seen == {cell: marks[nf_call] for cell, marks in CELLS.items()}
+    # Without a bridge every packet passes connection tracking, whatever bridge-nf-call says.
+    assert seen == {cell: marks[nf_call] or ROUTED for cell, marks in CELLS.items()}
 
 
 @pytest.mark.parametrize(
     "omit", [None, "bridge between group frame back to its port"], ids=["whole", "without-the-rule"]
 )
+@pytest.mark.skipif(ROUTED, reason="a port without a bridge is in no hairpin mode, and hears no own probe")
 def test_duplicate_address_detection_does_not_hear_itself(omit: str | None) -> None:
     """A kernel without enhanced_dad (RFC 7527) takes its own probe for another's, unless the fence drops it."""
     with opened(omit) as lab:
