@@ -110,6 +110,11 @@ def shared_bridge(deployment: str, instance: str) -> str:
     return make_interface_name((deployment, instance, "shared"), "sh")
 
 
+def resolver_link(deployment: str, instance: str, peer: bool = False) -> str:
+    """The link by which systemd-resolved on this node asks the node's DNS server; `peer`: its other end."""
+    return make_interface_name((deployment, instance), "rp" if peer else "r")
+
+
 def pid_host_veth(pid: int, leg: str = SERVICE_LEG) -> str:
     """The host end of the veth of a container attached by PID; `leg` is `s` or `g`."""
     return f"veth-{pid}-{leg}"

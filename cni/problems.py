@@ -174,6 +174,23 @@ _KINDS = (
         "Read the text; the step is repeated every 10 s.",
     ),
     ProblemKind(
+        "dns-host-not-set",
+        "node",
+        "warning",
+        "`dns: {host: true}` is not in force: systemd-resolved does not run, or refuses the setting of its link, or the"
+        " host's programs do not ask it. The text has the reason. Containers are not concerned.",
+        "Start systemd-resolved and let /etc/resolv.conf name it (127.0.0.53), or put `resolve` into the hosts line of"
+        " nsswitch.conf; or take `dns: {host: true}` out of the YAML. The daemon changes neither file.",
+    ),
+    ProblemKind(
+        "dns-not-intercepted",
+        "node",
+        "error",
+        "`dns: {intercept: true}` is not in force: the sockets or the nftables table for containers' DNS questions"
+        " could not be made. Containers ask the servers of their resolv.conf, which do not know the overlay's names.",
+        "Follow the text: it has the reason of the kernel or of nftables. The daemon tries again by itself.",
+    ),
+    ProblemKind(
         "dns-no-upstream",
         "node",
         "warning",
@@ -237,15 +254,6 @@ _KINDS = (
         "The node's clock is earlier than a file of its identity. WireGuard's peers refuse handshakes that are older"
         " than the last one, and certificates may not be valid yet.",
         "Set the clock, and let NTP or the like keep it.",
-    ),
-    ProblemKind(
-        "version-differs",
-        "node",
-        "warning",
-        "The tool is of another version than the daemon that answers it; or another node of the cluster has run another"
-        " version than this one for more than an hour.",
-        "`zlayer-cni restart` runs the daemon that is installed, without ending a connection; upgrade the node named in"
-        " the text, or finish the upgrade that is under way.",
     ),
     ProblemKind(
         "settings-not-applied",
@@ -417,14 +425,6 @@ _KINDS = (
         " Traffic goes on; the problem lasts until every node that answers has put its claims and document back.",
         "Check that the restore was meant. If the problem stays, look at `status` of the other nodes; nodes that were"
         " forgotten after the backup are to be forgotten again (`zlayer-cni peer gone`).",
-    ),
-    ProblemKind(
-        "clock-differs",
-        "cluster",
-        "warning",
-        "This node's clock differs by more than 30 s from that of the etcd member which answers it. Certificates, edge"
-        " peers' times and WireGuard's handshakes after a change of the clock depend on it.",
-        "Look which of the two is wrong, set it, and let NTP or the like keep it.",
     ),
     ProblemKind(
         "store-certificates",

@@ -142,6 +142,7 @@ def build(
 
     def after_comparison() -> None:
         drain()
+        dns.host.repair()
         health.look()
 
     reconciler = Reconciler(
@@ -187,6 +188,8 @@ def build(
         mac_watcher=mac_watcher,
         fence_watch=fence_watch,
         forwarder=dns.forwarding,
+        host_resolver=dns.host,
+        intercept=dns.intercept,
         dns_server=dns.server,
         drain=drain,
         board=board,

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from cni.daemon import operations
 from cni.daemon.cluster.sync import ClusterSync
 from cni.daemon.dns.forward.forwarder import Forwarder
+from cni.daemon.dns.host_resolver import HostResolver
+from cni.daemon.dns.intercept import Intercept
 from cni.daemon.dns.server import DnsServer
 from cni.daemon.fence.watch import Watch
 from cni.daemon.mesh.mesh import Mesh
@@ -37,6 +39,8 @@ class Lifecycle:
         mac_watcher: MacWatcher,
         fence_watch: Watch,
         forwarder: Forwarder | None,
+        host_resolver: HostResolver,
+        intercept: Intercept,
         dns_server: DnsServer | None,
         drain: Callable[[], None],
         board: ProblemBoard,
@@ -46,7 +50,8 @@ class Lifecycle:
         self._operation_context, self._drain, self._board = operation_context, drain, board
         self._reconciler, self._mesh_reconciler, self._traversal = reconciler, mesh_reconciler, traversal
         self._mac_watcher, self._fence_watch = mac_watcher, fence_watch
-        self._forwarder, self._dns_server = forwarder, dns_server
+        self._forwarder, self._dns_server, self._host_resolver = forwarder, dns_server, host_resolver
+        self._intercept = intercept
 
     def begin(self) -> None:
         """Put the node into service. A step that fails becomes a problem, and the next steps run. Never raises."""
@@ -56,6 +61,8 @@ class Lifecycle:
             ("the node", self._data_path.start),
             ("DNS forwarding", self._forwarder.start if self._forwarder is not None else None),
             ("the DNS server", self._dns_server.start if self._dns_server is not None else None),
+            ("DNS interception", self._intercept.start),
+            ("the host's resolver", self._host_resolver.repair),
             ("the state of an earlier daemon", self._reconciler.adopt),
             ("the mesh", self._mesh_reconciler.start),
             ("the paths through NATs", self._traversal.start),
@@ -82,6 +89,7 @@ class Lifecycle:
 
     def stop(self) -> None:
         """Stop the threads that maintain the node; the data path stays."""
+        self._intercept.stop()
         if self._dns_server is not None:
             self._dns_server.stop()
         if self._forwarder is not None:
@@ -97,6 +105,9 @@ class Lifecycle:
     def tear_down(self) -> None:
         """Remove everything that the daemon made: guests, edge peers, devices, this node's records in the store, and
         the data path. Only `uninstall` calls it."""
+        self._host_resolver.remove()
+        self._intercept.stop()
+        self._intercept.remove()
         operations.tear_down(self._operation_context)
         self._mesh.tear_down()
         if self._cluster is not None:

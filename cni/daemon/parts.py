@@ -34,6 +34,8 @@ from cni.daemon.dns.forward.conditions import Conditions
 from cni.daemon.dns.forward.forwarder import Forwarder
 from cni.daemon.dns.forward.upstreams import Upstreams
 from cni.daemon.dns.handler import Handler
+from cni.daemon.dns.host_resolver import HostResolver
+from cni.daemon.dns.intercept import Intercept
 from cni.daemon.dns.node_names import NodeNames
 from cni.daemon.dns.server import DnsServer
 from cni.daemon.dns.service import DnsService, new_lookup
@@ -214,6 +216,16 @@ def build_dns(base: Base, elsewhere: NameRecords | None) -> DnsService:
         handler=handler,
         server=server if settings.dns.serve else None,
         forwarding=forwarding,
+        intercept=Intercept(
+            handle=handler.handle,
+            addresses=names.addresses,
+            ranges=lambda: base.state.cidrs,
+            run_dir=settings.run_dir,
+            wanted=settings.dns.intercept,
+            board=base.board,
+            crew=base.crew,
+        ),
+        host=HostResolver(settings, names.zone, lambda: server.served, base.board),
     )
 
 

@@ -46,9 +46,9 @@ def negative(query: dns.message.Message, code: int, ttl: int = 20, minimum: int 
 
 
 def address_of_name(query: dns.message.Message, server: Server, _: str) -> list[bytes] | None:
-    """One A record with the address of the server itself, TTL 60."""
-    name = query.question[0].name.to_text()
-    return [records(query, f"{name} 60 A {server.address}").to_wire()]
+    """One A or AAAA record with the address of the server itself, TTL 60."""
+    name, kind = query.question[0].name.to_text(), "AAAA" if ":" in server.address else "A"
+    return [records(query, f"{name} 60 {kind} {server.address}").to_wire()]
 
 
 def code(number: int) -> Behaviour:
@@ -78,6 +78,7 @@ class Server:
         self.address, self.behaviour, self.delay = address or fresh_address(), behaviour, delay
         self.port = port
         self.seen: list[tuple[str, dns.message.Message, int]] = []
+        self.peers: set[str] = set()
         self._sockets: list[socket.socket] = []
         if udp:
             self._open(socket.SOCK_DGRAM, self._serve_udp)
@@ -85,7 +86,7 @@ class Server:
             self._open(socket.SOCK_STREAM, self._serve_tcp)
 
     def _open(self, kind: int, serve: Callable[[socket.socket], None]) -> None:
-        made = socket.socket(socket.AF_INET, kind)
+        made = socket.socket(socket.AF_INET6 if ":" in self.address else socket.AF_INET, kind)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind((self.address, self.port))
         if kind == socket.SOCK_STREAM:
@@ -98,9 +99,10 @@ class Server:
             while True:
                 serve(listener)
 
-    def _answers(self, wire: bytes, transport: str, port: int) -> list[bytes]:
+    def _answers(self, wire: bytes, transport: str, peer: tuple[str, int]) -> list[bytes]:
         query = dns.message.from_wire(wire)
-        self.seen.append((transport, query, port))
+        self.seen.append((transport, query, peer[1]))
+        self.peers.add(peer[0])
         if self.delay:
             time.sleep(self.delay)
         return self.behaviour(query, self, transport) or []
@@ -111,7 +113,7 @@ class Server:
             raise OSError("closed")
 
         def answer() -> None:
-            for each in self._answers(wire, "udp", peer[1]):
+            for each in self._answers(wire, "udp", peer):
                 with contextlib.suppress(OSError):
                     listener.sendto(each, peer)
 
@@ -123,7 +125,7 @@ class Server:
         def answer() -> None:
             with stream, contextlib.suppress(OSError):
                 size = int.from_bytes(exactly(stream, 2), "big")
-                for each in self._answers(exactly(stream, size), "tcp", peer[1]):
+                for each in self._answers(exactly(stream, size), "tcp", peer):
                     stream.sendall(len(each).to_bytes(2, "big") + each)
                 stream.settimeout(10)
                 stream.recv(1)

@@ -66,4 +66,4 @@ class Handler:
         return self._forwarding.answer(message, transport, source, reply, asked)
 
 
-Handle = Callable[[bytes, str, Transport, Reply], bytes | None]
+Handle = Callable[[bytes, str, Transport, Reply, NameServer | None], bytes | None]

@@ -33,13 +33,14 @@ BUFFER = 4 << 20  # bytes: some 10,000 questions wait there while the processor 
 
 
 @dataclass(frozen=True)
-class _Listener:
+class Listener:
     """The two sockets at one address."""
 
     udp: socket.socket
     tcp: socket.socket
 
     def close(self) -> None:
+        """Close both."""
         self.udp.close()
         self.tcp.close()
 
@@ -52,7 +53,7 @@ class DnsServer:
     ) -> None:
         """`addresses`: the node's own, now."""
         self._handle, self._addresses, self._port, self._board = handle, addresses, port, board
-        self._listeners: dict[str, _Listener] = {}
+        self._listeners: dict[str, Listener] = {}
         self._faults: dict[str, str] = {}
         self._selector = selectors.DefaultSelector()
         self._streams = Streams(handle, self._selector)
@@ -89,7 +90,7 @@ class DnsServer:
 
     def _open_at(self, address: str) -> None:
         try:
-            listener = _listen(address, self._port)
+            listener = listen(address, self._port)
         except OSError as error:
             if address not in self._faults or error.errno != errno.EADDRINUSE:
                 self._faults[address] = self._fault(address, error)
@@ -144,12 +145,12 @@ class DnsServer:
                 message, sender = sock.recvfrom(LONGEST_QUESTION)
             except OSError:
                 return  # none is left, or an ICMP error about an earlier answer
-            answer = self._handle(message, sender[0], "udp", _Datagram(sock, sender))
+            answer = self._handle(message, sender[0], "udp", Datagram(sock, sender), None)
             if answer is not None:
-                _send(sock, answer, sender)
+                send(sock, answer, sender)
 
 
-class _Datagram:
+class Datagram:
     """Sends an answer that comes later. Any thread may call it."""
 
     __slots__ = ("_sender", "_sock")
@@ -158,29 +159,31 @@ class _Datagram:
         self._sock, self._sender = sock, sender
 
     def __call__(self, answer: bytes) -> None:
-        _send(self._sock, answer, self._sender)
+        send(self._sock, answer, self._sender)
 
 
-def _send(sock: socket.socket, answer: bytes, to: object) -> None:
+def send(sock: socket.socket, answer: bytes, to: object) -> None:
+    """Send an answer; one that cannot be sent is asked for again."""
     try:
         sock.sendto(answer, to)  # type: ignore[call-overload]
     except OSError as error:
         log.debug("an answer to %s was not sent: %s", to, error)  # the asker asks again
 
 
-def _listen(address: str, port: int) -> _Listener:
-    """The sockets at an address. Raises OSError, with neither open."""
+def listen(address: str, port: int) -> Listener:
+    """The sockets at an address, not blocking; `port`: 0 for any that is free. Raises OSError, with neither open."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     udp, tcp = socket.socket(family, socket.SOCK_DGRAM), socket.socket(family, socket.SOCK_STREAM)
     try:
         tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of an earlier daemon may linger
         udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+        udp.bind((address, port))
+        tcp.bind((address, port or udp.getsockname()[1]))
         for sock in (udp, tcp):
-            sock.bind((address, port))
             sock.setblocking(False)
         tcp.listen(256)
     except OSError:
         udp.close()
         tcp.close()
         raise
-    return _Listener(udp, tcp)
+    return Listener(udp, tcp)

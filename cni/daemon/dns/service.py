@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from cni.daemon.dns.book import NameBook
 from cni.daemon.dns.forward.forwarder import Forwarder
 from cni.daemon.dns.handler import Handler
+from cni.daemon.dns.host_resolver import HostResolver
+from cni.daemon.dns.intercept import Intercept
 from cni.daemon.dns.lookup import NameLookup
 from cni.daemon.dns.node_names import NodeNames
 from cni.daemon.dns.server import DnsServer
@@ -27,7 +29,8 @@ def ttl_of(cooldown: float) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class DnsService:
-    """The parts of the node's DNS. `server`: None where the settings turn it off; `forwarding` likewise."""
+    """The parts of the node's DNS. `server`: None where the settings turn it off; `forwarding` likewise. `intercept`
+    and `host`: for containers and for programs of the host that ask other servers."""
 
     settings: Settings
     fence: FenceController
@@ -37,6 +40,8 @@ class DnsService:
     handler: Handler
     server: DnsServer | None
     forwarding: Forwarder | None
+    intercept: Intercept
+    host: HostResolver
 
     def offer(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The addresses at which the server answers at the port of DNS, and its search domains."""

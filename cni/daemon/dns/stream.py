@@ -9,9 +9,11 @@ import socket
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 
 from cni.daemon.dns.forward.seam import Transport
 from cni.daemon.dns.handler import Handle
+from cni.daemon.model.dns_upstreams import NameServer
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +27,8 @@ TCP: Transport = "tcp"
 class _Stream:
     """One connection. Answers may come from any thread."""
 
-    def __init__(self, sock: socket.socket, source: str) -> None:
-        self.sock, self.source = sock, source
+    def __init__(self, sock: socket.socket, source: str, asked: NameServer | None) -> None:
+        self.sock, self.source, self.asked = sock, source, asked
         self.received = bytearray()
         self.waiting = bytearray()  # bytes that were not sent yet
         self.last = time.monotonic()
@@ -67,8 +69,14 @@ class _Stream:
 class Streams:
     """The connections of one server. For the server's thread, except that answers may come from others."""
 
-    def __init__(self, handle: Handle, selector: selectors.BaseSelector) -> None:
-        self._handle, self._selector = handle, selector
+    def __init__(
+        self,
+        handle: Handle,
+        selector: selectors.BaseSelector,
+        asked: Callable[[socket.socket], NameServer | None] = lambda _: None,
+    ) -> None:
+        """`asked`: the server that the peer of a connection had called, where it was led here."""
+        self._handle, self._selector, self._asked = handle, selector, asked
         self._streams: set[_Stream] = set()
         self._of_source: Counter[str] = Counter()
 
@@ -85,7 +93,7 @@ class Streams:
         sock.setblocking(False)
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        stream = _Stream(sock, source)
+        stream = _Stream(sock, source, self._asked(sock))
         self._streams.add(stream)
         self._of_source[source] += 1
         self._selector.register(sock, selectors.EVENT_READ, lambda: self._receive(stream))
@@ -109,7 +117,7 @@ class Streams:
                 break
             message = bytes(received[2 : 2 + size])
             del received[: 2 + size]
-            answer = self._handle(message, stream.source, TCP, stream.send)
+            answer = self._handle(message, stream.source, TCP, stream.send, stream.asked)
             if answer is not None:
                 stream.send(answer)
         if len(stream.waiting) > MOST_WAITING:

@@ -92,6 +92,12 @@ class Zone:
             return Subject((AGENT_KIND, "local"), relative=".".join(labels[:-2]))
         return None
 
+    def served(self) -> list[str]:
+        """Every zone that the node answers for, dotted: names, then the reverse names of each range."""
+        return [".".join(zone) for zone in self._zones()] + [
+            zone for cidr in self.ranges for zone in _reverse_zones(ip_network(cidr))
+        ]
+
     def _zones(self) -> list[tuple[str, ...]]:
         own = [tuple(self.name.split("."))]
         return own + [tuple(zone.split(".")) for zone in AGENT_ZONES if self.agent and zone != self.name]
@@ -138,3 +144,14 @@ class Zone:
     def search(self) -> tuple[str, ...]:
         """The search domains with which a bare name works."""
         return (self.name,)
+
+
+def _reverse_zones(network: IPv4Network | IPv6Network) -> list[str]:
+    """The zones of the reverse names of a range: 16 at most, because a zone ends at an octet or a half (RFC 1035, 3.5;
+    RFC 3596, 2.5)."""
+    step = 8 if network.version == 4 else 4
+    cut = -(-network.prefixlen // step)
+    if cut == 0 or cut * step - network.prefixlen > 4:
+        return []  # such a range has too many zones to name
+    parts = network.subnets(new_prefix=cut * step)
+    return [".".join(part.network_address.reverse_pointer.split(".")[-2 - cut :]) for part in parts]
