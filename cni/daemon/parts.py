@@ -393,8 +393,10 @@ def build_cluster(
     )
 
 
-def build_operations(base: Base, node: NodeParts, mesh: Mesh) -> operations.OperationContext:
-    """The context of the overlay socket's operations."""
+def build_operations(
+    base: Base, node: NodeParts, mesh: Mesh, resolver: Callable[[], DnsOffer]
+) -> operations.OperationContext:
+    """The context of the overlay socket's operations. `resolver`: for guests and edge peers."""
     return operations.OperationContext(
         settings=base.settings,
         state=base.state,
@@ -410,4 +412,5 @@ def build_operations(base: Base, node: NodeParts, mesh: Mesh) -> operations.Oper
         identity=base.identity,
         events=base.events,
         mesh=mesh,
+        resolver=resolver,
     )

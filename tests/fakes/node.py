@@ -72,7 +72,8 @@ class Node:
 
     def operations(self) -> OperationContext:
         """The context of the overlay socket's operations, without WireGuard devices."""
-        return parts.build_operations(self.base, self.parts, cast(Mesh, FakeMesh(self.base.registry)))
+        mesh = cast(Mesh, FakeMesh(self.base.registry))
+        return parts.build_operations(self.base, self.parts, mesh, lambda: ((), ()))
 
     def request(self, container: str = "c1", fd: int = 11, ifname: str = "eth0", **more: Any) -> AttachRequest:
         """The request that a socket would make for this container."""

@@ -575,7 +575,7 @@ def test_a_guest_gets_its_configuration_once_and_again(agent: Agent, here: Node)
     again = agent.ask(guest())
     assert isinstance(again, wire.GuestConfig)
     assert (again.private_key, again.overlay_ip) == (first.private_key, first.overlay_ip)
-    assert again.dns_server is None  # a guest's DNS names are its own
+    assert (again.dns_server, again.dns_domain) == ("10.200.0.17", "prod.zlayer.local")  # the node's own server
     for _ in range(2):
         agent.ok(wire.DetachContainer(wire.GuestManaged("vm-1")))
     assert agent.status().peer_count == 0

@@ -4,9 +4,11 @@ their own."""
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable
 
 from cni.daemon.attachments.admission import Admission
 from cni.daemon.attachments.attach import Attacher
+from cni.daemon.attachments.overlay import DnsOffer
 from cni.daemon.attachments.segment_release import SegmentRelease
 from cni.daemon.attachments.segments import Segments
 from cni.daemon.events import Events
@@ -76,14 +78,22 @@ class OperationContext:
         identity: Identity,
         events: Events,
         mesh: Mesh,
+        resolver: Callable[[], DnsOffer],
     ) -> None:
+        """`resolver`: the addresses at which the node's DNS server answers now, and its search domains."""
         self.settings, self.state, self.kernel, self.fence = settings, state, kernel, fence
         self.ranges, self.data_path, self.segments = ranges, data_path, segments
         self.attacher, self.admission, self.events = attacher, admission, events
         self.registry, self.identity, self.mesh = registry, identity, mesh
+        self._resolver = resolver
         self.locks = Locks()
         self.edge_clock = EdgeClock()
         self._release = release
+
+    def resolver(self) -> tuple[str | None, str | None]:
+        """The node's DNS server for a machine behind its tunnel, and its domain; None, None while it does not serve."""
+        servers, search = self._resolver()
+        return (servers[0], search[0]) if servers else (None, None)
 
     def refresh(self) -> None:
         """Apply changes to the WireGuard devices. A failure is shown by `status`, and retried."""

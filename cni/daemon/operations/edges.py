@@ -76,7 +76,7 @@ def edge_config(edge: Edge, private: str, endpoint: str, context: OperationConte
     the whole cluster."""
     node, dns = context.state.node, context.settings.dns
     cluster = ipaddress.ip_network(node.cluster_cidr)
-    server = dns.nameservers[0] if dns.nameservers else None
+    server, domain = (dns.nameservers[0], None) if dns.nameservers else context.resolver()
     always = [str(ipaddress.ip_network(str(node.address(cluster.version))))]
     if server is not None:
         always.append(str(ipaddress.ip_network(server)))
@@ -90,7 +90,7 @@ def edge_config(edge: Edge, private: str, endpoint: str, context: OperationConte
         public_key=edge.public_key,
         peers=(wire.Peer(context.identity.public_key(), endpoint, ",".join(routes), defaults.KEEPALIVE),),
         dns_server=server,
-        dns_domain=dns.domain or None,
+        dns_domain=dns.domain or domain,
         expires_at_unix=edge.expires_at_unix,
     )
 

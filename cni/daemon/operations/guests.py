@@ -89,9 +89,10 @@ def add_own_peer(public_key: str, ip: str, owner: str, context: OperationContext
 
 
 def guest_config(guest: Guest, ask: wire.AttachContainer, context: OperationContext) -> wire.GuestConfig:
-    """The configuration of the guest: its one peer is this node; DNS is that of this request."""
+    """The configuration of the guest: its one peer is this node; DNS is that of this request, else the node's."""
     node = context.state.node
     own = str(node.address(ipaddress.ip_network(node.cluster_cidr).version))
+    server, domain = (ask.dns_server, ask.dns_domain) if ask.dns_server else context.resolver()
     peer = wire.Peer(
         context.identity.public_key(), join_host_port(own, node.wg_port), node.cluster_cidr, defaults.KEEPALIVE
     )
@@ -102,8 +103,8 @@ def guest_config(guest: Guest, ask: wire.AttachContainer, context: OperationCont
         public_key=guest.public_key,
         listen_port=node.wg_port,
         peers=(peer,),
-        dns_server=ask.dns_server,
-        dns_domain=ask.dns_domain,
+        dns_server=server,
+        dns_domain=ask.dns_domain or domain,
     )
 
 

@@ -55,7 +55,7 @@ class HostProcess(msgspec.Struct, frozen=True, kw_only=True):
     ip: str
 
 
-class RegisteredName(msgspec.Struct, frozen=True):
+class RegisteredName(msgspec.Struct, frozen=True, omit_defaults=True):
     """A DNS name and its addresses: the latest, and the earlier ones."""
 
     name: str
