@@ -388,6 +388,20 @@ _KINDS = (
         "Correct the endpoint or CIDR named in the text at the source of the peer: the YAML, a token, an agent.",
     ),
     ProblemKind(
+        "relay-full",
+        "mesh",
+        "warning",
+        "This node relays for as many pairs of nodes as it may; a further pair found no port.",
+        "Raise nat.relay.max_pairs, or give nat.relay.ports more ports, or let another node relay as well.",
+    ),
+    ProblemKind(
+        "relay-unavailable",
+        "mesh",
+        "warning",
+        "This node is configured as a relay and cannot load the rules that join the ports of a pair.",
+        "See the reason in the text; a node without nftables should have no nat.relay.",
+    ),
+    ProblemKind(
         "nat-unavailable",
         "mesh",
         "warning",

@@ -110,6 +110,7 @@ class Lifecycle:
         self._intercept.remove()
         operations.tear_down(self._operation_context)
         self._mesh.tear_down()
+        self._traversal.tear_down()
         if self._cluster is not None:
             self._cluster.leave()
         self._data_path.tear_down()

@@ -52,6 +52,7 @@ from cni.daemon.mesh.probes import TunnelProbes
 from cni.daemon.mesh.resolver import Resolver
 from cni.daemon.mesh.sources import PeerSources, ProxyNeighbours
 from cni.daemon.nat.netcheck import NetCheck
+from cni.daemon.nat.relay import Relay
 from cni.daemon.nat.rules import NatRules, in_effect
 from cni.daemon.nat.server_round import ServerRound
 from cni.daemon.nat.traversal import Traversal
@@ -335,6 +336,7 @@ def build_traversal(base: Base, mesh: MeshParts) -> Traversal:
         mesh=mesh.mesh,
         rules=_nat_rules(base),
         servers=ServerRound(mesh.resolver.addresses),
+        relay=Relay(base.registry, base.board),
         board=base.board,
         events=base.events,
         crew=base.crew,

@@ -100,12 +100,22 @@ class Cluster(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     unsigned_nodes: Unsigned = "accept"
 
 
+class RelayPorts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """This node relays for others: at the UDP `ports`, `FIRST-LAST`, two for each pair of nodes; `external`: the IPv4
+    address at which others reach them, "" for this node's own; `max_pairs`: pairs at once."""
+
+    ports: str
+    external: str = ""
+    max_pairs: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 100
+
+
 class Nat(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """NAT traversal. `stun`: the servers that are asked, `host:port`; none is asked that is not named here or by an
-    agent."""
+    agent. `relay`: what this node relays for others; None: nothing."""
 
     enabled: bool = True
     stun: Annotated[tuple[str, ...], msgspec.Meta(max_length=16)] = ()
+    relay: RelayPorts | None = None
 
 
 class Metrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -10,7 +10,8 @@ from functools import partial
 from cni import addresses, defaults
 from cni.daemon.model import dns_upstreams, keys
 from cni.daemon.model.endpoints import LONGEST_NAME, split_endpoint
-from cni.daemon.settings import Cluster, Settings, StaticPeer
+from cni.daemon.model.relay_pairs import usable_ports
+from cni.daemon.settings import Cluster, RelayPorts, Settings, StaticPeer
 from cni.overlay.address import network as network_of
 
 Network = addresses.Network
@@ -32,6 +33,7 @@ def faults(settings: Settings) -> list[str]:
         checks += [partial(check, settings.cluster) for check in (_check_one_store, _check_endpoints, _check_server)]
     checks += [partial(_check_extra_route, cidr) for cidr in settings.extra_routes]
     checks += [partial(_check_stun, server) for server in (settings.nat.stun if settings.nat else ())]
+    checks += [partial(_check_relay, settings.nat.relay)] if settings.nat and settings.nat.relay else []
     checks += [partial(_check_nameserver, server) for server in settings.dns.nameservers]
     checks += [partial(_check_upstream, "dns.upstreams", server) for server in settings.dns.upstreams or ()]
     checks += [partial(_check_stub_zone, zone, servers) for zone, servers in settings.dns.zones.items()]
@@ -113,6 +115,18 @@ def _check_advertise(endpoint: str) -> None:
         split_endpoint(endpoint)
     except ValueError as error:
         raise ValueError(f"advertise: {endpoint}: not host:port ({error})") from error
+
+
+def _check_relay(relay: RelayPorts) -> None:
+    try:
+        usable_ports(relay.ports)
+    except ValueError as error:
+        raise ValueError(f"nat.relay.ports: {relay.ports}: {error}") from error
+    if relay.external:
+        try:
+            ipaddress.IPv4Address(relay.external)
+        except ValueError as error:
+            raise ValueError(f"nat.relay.external: {relay.external}: no IPv4 address ({error})") from error
 
 
 def _check_stun(server: str) -> None:

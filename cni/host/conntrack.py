@@ -23,6 +23,7 @@ _ENTRIES = 1  # CTA_STATS_GLOBAL_ENTRIES
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _TUPLE_ORIG, _TUPLE_REPLY, _FILTER = 1, 2, 25  # CTA_...
 _TUPLE_IP, _ZONE, _ID = 1, 18, 12
+_TUPLE_PROTO, _PROTO_NUM, _PROTO_SRC_PORT, _V4_SRC = 2, 1, 2, 1  # CTA_...
 _DIRECTIONS = (_TUPLE_ORIG, _TUPLE_REPLY)  # the initiator is the source of the first, the responder of the second
 FEW_FLOWS = 1000  # flows up to which all are listed: to select one here costs 10 µs
 _FEW = 2  # addresses of a family up to which each is listed by itself, with two walks
@@ -69,6 +70,20 @@ class Conntrack:
             flows = dict.fromkeys(flow for dump in self._dumps(version, of_version) for flow in dump)
             count += sum(map(self._delete, flows))
         return count
+
+    def forget_udp(self, source: str, destination: str) -> bool:
+        """Deletes the flow over IPv4 that a datagram from `source` to `destination`, `address:port` each, has opened;
+        returns whether there was one. Raises OSError.
+        """
+        split = (end.rpartition(":") for end in (source, destination))
+        ends = [(ip_address(host), int(port)) for host, _, port in split]
+        addresses = [nlmsg.attribute(kind, address.packed) for kind, (address, _) in enumerate(ends, _V4_SRC)]
+        ports = [nlmsg.attribute(kind, port.to_bytes(2, "big")) for kind, (_, port) in enumerate(ends, _PROTO_SRC_PORT)]
+        protocol = nlmsg.attribute(_PROTO_NUM, bytes([socket.IPPROTO_UDP]))
+        tuple_ = nlmsg.nested(
+            _TUPLE_ORIG, nlmsg.nested(_TUPLE_IP, *addresses), nlmsg.nested(_TUPLE_PROTO, protocol, *ports)
+        )
+        return self._delete(Flow(socket.AF_INET, tuple_)) == 1
 
     def _tracked(self) -> int:
         """The number of tracked flows of this network namespace, of every kind."""

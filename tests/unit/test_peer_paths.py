@@ -6,8 +6,9 @@ import ipaddress
 
 import pytest
 
-from cni.daemon.model import nat_candidates, nat_words, peer_paths
+from cni.daemon.model import nat_candidates, peer_paths
 from cni.daemon.model.nat_behaviour import Observation
+from cni.daemon.model.nat_words import PathView
 from cni.daemon.model.peer_paths import PeerPaths, Place
 
 
@@ -16,6 +17,7 @@ def at(text: str) -> Place:
     return ipaddress.ip_address(host), int(port)
 
 
+RELAY = at("198.51.100.1:40000")
 LAN, OUT, OTHER = at("192.168.2.2:51420"), at("203.0.113.10:9073"), at("203.0.113.11:9")
 
 
@@ -164,10 +166,63 @@ def test_after_the_nats_address_changed_old_observations_do_not_count() -> None:
     assert [each.mapped for each in nat_candidates.current(seen)] == [OTHER]
 
 
+SYMMETRIC = "address-and-port-dependent"
+
+
 @pytest.mark.parametrize(
-    ("kind", "said"),
-    [("host", "own addresses"), ("outside", "lets datagrams in at 1.2.3.4:5"), ("", "no answer from a, b, c, d and 1")],
+    ("kind", "own", "theirs", "path", "said"),
+    [
+        ("host", "", "", "direct", "1.2.3.4:5 is one of the peer's own addresses"),
+        ("outside", "", "", "hole-punched", "lets datagrams in at 1.2.3.4:5"),
+        ("relay", SYMMETRIC, SYMMETRIC, "relayed", "by node3 at 1.2.3.4:5: both sides are symmetric"),
+        ("relay", SYMMETRIC, "unknown", "relayed", "by node3 at 1.2.3.4:5: this node is symmetric"),
+        ("", "unknown", SYMMETRIC, "searching", "the peer is symmetric"),
+        ("", "", "", "searching", "no answer from a, b, c, d and 1 more"),
+    ],
 )
-def test_the_reason_in_words(kind: str, said: str) -> None:
-    assert said in nat_words.why(kind, "1.2.3.4:5", ["a", "b", "c", "d", "e"], "unknown")
-    assert "has named no address" in nat_words.why("", "", [], "")
+def test_the_reason_in_words(kind: str, own: str, theirs: str, path: str, said: str) -> None:
+    view = PathView(kind, "1.2.3.4:5", 0.01, ("a", "b", "c", "d", "e"), own, theirs, "node3")
+    assert view.path == path
+    assert said in view.why()
+    assert "has named no address" in PathView("", "", None, (), "", "").why()
+
+
+def test_a_relay_is_used_at_once_and_left_when_a_direct_path_answers() -> None:
+    clock = Clock(RELAY)
+    clock.paths.name({OUT: "outside", RELAY: "relay"}, clock.now)
+    clock.run(0.5)
+    assert clock.paths.kind == "relay"
+    clock.run(20)
+    clock.up = {RELAY, OUT}
+    for second in range(70):
+        clock.paths.note_traffic(1000 * second, 1000 * second, clock.now)
+        clock.run(1)
+    assert clock.paths.chosen == OUT
+
+
+def test_a_relayed_pair_that_is_not_in_use_sends_no_probes() -> None:
+    clock = Clock(RELAY)
+    clock.paths.name({OUT: "outside", RELAY: "relay"}, clock.now)
+    clock.run(120)
+    before = len(clock.sent)
+    for second in range(600):
+        clock.paths.note_traffic(32 * (second // 25), 32 * (second // 25), clock.now)
+        clock.run(1)
+    assert len(clock.sent) == before
+    assert clock.paths.due() > clock.now
+
+
+def test_the_second_relay_of_a_pair_in_use_is_kept_ready() -> None:
+    clock = Clock(RELAY)
+    second = at("198.51.100.2:40000")
+    clock.paths.name({RELAY: "relay", second: "relay"}, clock.now)
+    clock.run(5)
+    before = len(clock.to(second))
+    for count in range(100):
+        clock.paths.note_traffic(1000 * count, 1000 * count, clock.now)
+        clock.run(1)
+    assert 4 <= len(clock.to(second)) - before <= 6
+    clock.run(100)
+    idle = len(clock.to(second))
+    clock.run(600)
+    assert len(clock.to(second)) == idle

@@ -37,8 +37,8 @@ def test_both_ends_have_one_key_and_a_third_node_has_another() -> None:
         book = PairKeys()
         book.update(own, [key for key in public if key != public_keys.public_of(own)])
         books.append(book)
-    assert books[0].keys()[public[1]] == books[1].keys()[public[0]]
-    assert books[0].keys()[public[1]] != books[0].keys()[public[2]]
+    assert books[0].by_peer[public[1]] == books[1].by_peer[public[0]]
+    assert books[0].by_peer[public[1]] != books[0].by_peer[public[2]]
     assert books[0].peer_of(books[1].own) == public[1]
     books[0].update(private[0], [public[2]])
     assert books[0].peer_of(books[1].own) == ""

@@ -8,10 +8,9 @@ import msgspec
 
 from cni import answers
 from cni.daemon.api.tool_context import ToolContext
-from cni.daemon.model import nat_words
 from cni.daemon.model.nat_behaviour import Place
+from cni.daemon.model.nat_words import PathView
 from cni.daemon.nat.netcheck import FamilySeen, ServerSeen
-from cni.daemon.nat.traversal import PathView
 from cni.host.wg_types import join_endpoint
 
 
@@ -31,9 +30,8 @@ def with_path(peer: answers.Peer, view: PathView | None) -> answers.Peer:
     """The answer with the path that NAT traversal has found, and why it is that one."""
     if view is None:
         return peer
-    path, why = nat_words.path(view.kind), nat_words.why(view.kind, view.endpoint, view.tried, view.mapping)
     trip = None if view.seconds is None else round(view.seconds * 1000, 2)
-    return msgspec.structs.replace(peer, path=path, path_why=why, round_trip_ms=trip)
+    return msgspec.structs.replace(peer, path=view.path, path_why=view.why(), round_trip_ms=trip)
 
 
 def _family(seen: FamilySeen) -> answers.NatFamily:

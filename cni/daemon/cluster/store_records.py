@@ -203,6 +203,8 @@ def check_node(doc: NodeDocument) -> None:
     for endpoint in doc.nat.outside if doc.nat is not None else ():
         _check_endpoint(endpoint)
         address_of(endpoint)  # a name would have to be looked up for every probe
+    if doc.nat is not None and doc.nat.relay:
+        ipaddress.IPv4Address(doc.nat.relay)
     _check_members(doc.members.values())
 
 

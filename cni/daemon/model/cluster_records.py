@@ -21,10 +21,12 @@ class Dedicated(msgspec.Struct, frozen=True):
 
 class NatWord(msgspec.Struct, frozen=True):
     """What a node publishes for NAT traversal; a node that publishes none answers no probes. `outside`: the addresses
-    with ports from which others see its WireGuard port; `mapping`: its NAT's (`model/nat_behaviour.py`)."""
+    with ports from which others see its WireGuard port; `mapping`: its NAT's (`model/nat_behaviour.py`); `relay`:
+    the address at which it relays for others, "" if it does not."""
 
     outside: tuple[str, ...] = ()
     mapping: str = ""
+    relay: str = ""
 
 
 class NodeDocument(msgspec.Struct, frozen=True, kw_only=True):

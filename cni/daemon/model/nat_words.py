@@ -2,25 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
-PATHS = {"host": "direct", "outside": "hole-punched", "": "searching"}
+PATHS = {"host": "direct", "outside": "hole-punched", "relay": "relayed", "": "searching"}
+DEPENDENT = ("address-dependent", "address-and-port-dependent")
 SHOWN = 4  # places that a sentence names
 
 
-def path(kind: str) -> str:
-    """The word for a path of that kind; upstream's words where it has them."""
-    return PATHS[kind]
+@dataclass(frozen=True, slots=True)
+class PathView:
+    """The path to one peer, for people. `kind`: "" while there is none; `seconds`: the last round trip; `tried`: the
+    places that are probed; `own`, `theirs`: the mappings of this node's and of the peer's NAT; `relay`: its name."""
 
+    kind: str
+    endpoint: str
+    seconds: float | None
+    tried: tuple[str, ...]
+    own: str
+    theirs: str
+    relay: str = ""
 
-def why(kind: str, endpoint: str, tried: Sequence[str], mapping: str) -> str:
-    """A sentence on the path. `tried`: the places that are probed; `mapping`: of the peer's NAT, as it says itself."""
-    if kind == "host":
-        return f"{endpoint} is one of the peer's own addresses, and answers"
-    if kind == "outside":
-        return f"the peer's NAT lets datagrams in at {endpoint}"
-    if not tried:
-        return "the peer has named no address, and has not called"
-    more = f" and {len(tried) - SHOWN} more" if len(tried) > SHOWN else ""
-    theirs = f"; the peer's mapping: {mapping}" if mapping else ""
-    return f"no answer from {', '.join(tried[:SHOWN])}{more}{theirs}"
+    @property
+    def path(self) -> str:
+        """The word for the path; upstream's words where it has them."""
+        return PATHS[self.kind]
+
+    def why(self) -> str:
+        """A sentence that says why it is this path."""
+        if self.kind == "host":
+            return f"{self.endpoint} is one of the peer's own addresses, and answers"
+        if self.kind == "outside":
+            return f"the peer's NAT lets datagrams in at {self.endpoint}"
+        if self.kind == "relay":
+            return f"by {self.relay} at {self.endpoint}: {self._obstacle()}"
+        if not self.tried:
+            return "the peer has named no address, and has not called"
+        return self._obstacle()
+
+    def _obstacle(self) -> str:
+        """What stands against a direct path."""
+        own, theirs = self.own in DEPENDENT, self.theirs in DEPENDENT
+        if own and theirs:
+            return "both sides are symmetric: their NATs give each destination another port"
+        if own or theirs:
+            side = "this node" if own else "the peer"
+            return f"{side} is symmetric, and the other side's NAT lets in only ports that it has sent to"
+        more = f" and {len(self.tried) - SHOWN} more" if len(self.tried) > SHOWN else ""
+        return f"no answer from {', '.join(self.tried[:SHOWN])}{more}"

@@ -18,10 +18,10 @@ from typing import Literal
 from cni.addresses import Address
 
 Place = tuple[Address, int]
-Kind = Literal["host", "outside"]
-"""What a place is: one of the peer's own addresses, or an address outside its NAT."""
+Kind = Literal["host", "outside", "relay"]
+"""What a place is: one of the peer's own addresses, an address outside its NAT, or a relay's port that leads to it."""
 
-RANK: Mapping[Kind, int] = {"host": 0, "outside": 1}
+RANK: Mapping[Kind, int] = {"host": 0, "outside": 1, "relay": 2}
 STEADY = 3  # answers in a row until a better path replaces one that works
 HOPS = 2  # routers after which a first probe is dropped: this node's own NAT, and the one after it
 NEAR = (0.0, 0.3, 1.0, 3.0)  # seconds after an attempt's begin at which a peer's own addresses are probed
@@ -30,8 +30,12 @@ CONFIRM = 0.2  # seconds between the probes that confirm a better path
 LENGTH = 9.0  # seconds that an attempt lasts
 PAUSES = (3.0, 5.0, 10.0, 20.0, 40.0, 60.0)  # seconds between two attempts without anything new
 SILENCE = 3.0  # seconds that a peer to which packets are sent may send nothing, until its path is probed
-IDLE_SILENCE = 60.0  # the same without packets: WireGuard's keepalive is 25 s
+IDLE_SILENCE = 45.0  # the same without packets: WireGuard's keepalive is 25 s
+STANDBY = 20.0  # seconds between two probes to the second relay of a pair in use: its NATs keep the mappings
 VERDICT = 1.5  # seconds in which the path in use must answer a probe
+BUSY = 300  # bytes in one reading of the counters that are no keepalive
+ACTIVE = 45.0  # seconds for which a pair counts as in use after its last packet
+FEW = 3  # attempts to leave a relay that are made for a pair that is not in use
 MOST_LEARNED = 4  # places from which the peer itself has called, beside those that it has named
 
 
@@ -70,6 +74,8 @@ class PeerPaths:
         self._ended = now
         self._counters = (-1, -1)
         self._heard_at = now
+        self._busy_at = now
+        self._standby_at = float("inf")  # when the relays that are not in use are probed
         self._asked_at: float | None = None  # when the path in use was asked whether it works
         self._began_at = now
 
@@ -139,6 +145,9 @@ class PeerPaths:
     def note_traffic(self, sent: int, received: int, now: float) -> None:
         """Take in the counters of the peer, in bytes: packets without an answer make the path in use suspect."""
         before, self._counters = self._counters, (sent, received)
+        if sent - before[0] > BUSY or received - before[1] > BUSY:
+            self._busy_at = now
+            self._standby_at = min(self._standby_at, now + STANDBY)
         if before[1] != received or before[0] < 0:
             self._heard_at = now
         silent = now - self._heard_at
@@ -153,11 +162,12 @@ class PeerPaths:
         """The probes that are due."""
         self._expire(now)
         sends = []
-        if self._began is None and self._is_searching() and now >= self._ended + self._pause():
+        if self._began is None and now >= self._next_attempt():
             self._start(now)
         if self._began is not None and now >= self._began + LENGTH:
             self._began, self._ended = None, now
             self._attempts += 1
+        sends += self._to_standby(now)
         for place, candidate in list(self._candidates.items()):
             if candidate.confirm_at is not None and now >= candidate.confirm_at:
                 again = now + VERDICT / 3 if place == self._chosen and self._asked_at is not None else None
@@ -172,14 +182,16 @@ class PeerPaths:
         times = [candidate.confirm_at for candidate in self._candidates.values() if candidate.confirm_at is not None]
         if self._asked_at is not None:
             times.append(self._asked_at + VERDICT)
+        if self.kind == "relay":
+            times.append(self._standby_at)
         if self._began is not None:
             times.append(self._began + LENGTH)
             for candidate in self._candidates.values():
                 schedule = _schedule(candidate.kind)
                 if candidate.sent < len(schedule) and self._is_wanted(candidate):
                     times.append(self._began + schedule[candidate.sent][0])
-        elif self._is_searching():
-            times.append(self._ended + self._pause())
+        else:
+            times.append(self._next_attempt())
         return min(times, default=float("inf"))
 
     # --- inside ------------------------------------------------------------------------------------------------------
@@ -193,6 +205,15 @@ class PeerPaths:
         streak = 0 if lost else candidate.streak
         self._put(place, replace(candidate, sent=candidate.sent + 1, streak=streak, waiting=None if hops else now))
         return [Send(place, hops)]
+
+    def _to_standby(self, now: float) -> list[Send]:
+        """The probes that keep the other relays ready for this pair, so that they carry it when this one is gone."""
+        if self.kind != "relay" or now < self._standby_at:
+            return []
+        self._standby_at = now + STANDBY if now - self._busy_at < ACTIVE else float("inf")
+        return [
+            Send(place) for place, each in self._candidates.items() if each.kind == "relay" and place != self._chosen
+        ]
 
     def _start(self, now: float) -> None:
         self._began = now
@@ -210,6 +231,7 @@ class PeerPaths:
 
     def _choose(self, place: Place, now: float) -> None:
         self._chosen, self._asked_at, self._heard_at = place, None, now
+        self._standby_at = now + CONFIRM
 
     def _is_wanted(self, candidate: Candidate) -> bool:
         """Whether a place would be a better path than the one in use."""
@@ -217,13 +239,14 @@ class PeerPaths:
             return True
         return RANK[candidate.kind] < RANK[self._candidates[self._chosen].kind]
 
-    def _is_searching(self) -> bool:
-        return any(self._is_wanted(candidate) for candidate in self._candidates.values()) and (
-            self._chosen is None or self._attempts < 1
-        )
-
-    def _pause(self) -> float:
-        return PAUSES[min(max(self._attempts - 1, 0), len(PAUSES) - 1)]
+    def _next_attempt(self) -> float:
+        """When an attempt is due without anything new, infinite for never: a relay is left as soon as possible, but a
+        pair that is not in use is not worth the probes."""
+        at = self._ended + PAUSES[min(max(self._attempts - 1, 0), len(PAUSES) - 1)]
+        if not any(self._is_wanted(candidate) for candidate in self._candidates.values()):
+            return float("inf")
+        is_worth = self.kind == "relay" and (self._attempts < FEW or at - self._busy_at < ACTIVE)
+        return at if self._chosen is None or is_worth else float("inf")
 
     def _rebuild(self) -> None:
         kinds: dict[Place, Kind] = {**dict.fromkeys(self._learned, "outside"), **self._named}

@@ -41,6 +41,7 @@ class PairKeys:
         """The public key of the peer with that name; "" if there is none."""
         return self._by_name.get(name, "")
 
-    def keys(self) -> Mapping[str, bytes]:
+    @property
+    def by_peer(self) -> Mapping[str, bytes]:
         """The key of each peer's probes."""
         return self._by_key

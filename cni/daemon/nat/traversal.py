@@ -17,22 +17,28 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import msgspec
+
 from cni.addresses import Address, Network
 from cni.daemon.events import Event, Events, NodeFactsChanged
 from cni.daemon.mesh.mesh import Mesh
 from cni.daemon.model import keys, nat_candidates, probe_message, stun
 from cni.daemon.model.cluster_records import NatWord
-from cni.daemon.model.peer_paths import PeerPaths, Place
+from cni.daemon.model.nat_words import PathView
+from cni.daemon.model.peer_paths import Kind, PeerPaths, Place
 from cni.daemon.model.probe_message import Probe
 from cni.daemon.model.wireguard import Target, network_of
 from cni.daemon.nat.own_places import OwnPlaces
 from cni.daemon.nat.pair_keys import PairKeys
+from cni.daemon.nat.relay import Relay
+from cni.daemon.nat.relay_client import Node, RelayClient
 from cni.daemon.nat.rules import NatRules
 from cni.daemon.nat.server_round import ServerRound
 from cni.daemon.problem_board import ProblemBoard
 from cni.daemon.state.identity import Identity
 from cni.daemon.state.state import State
 from cni.host import underlay
+from cni.host.relay_port import RelayPort
 from cni.host.wg_port import BATCH, PortSocket
 from cni.host.wg_types import join_endpoint, split_endpoint
 from cni.host.worker import IDLE, Crew, beat
@@ -42,21 +48,10 @@ log = logging.getLogger(__name__)
 LOOK = 10.0  # seconds between two looks at peers and own addresses, if nothing is known to have changed
 COUNT = 1.0  # seconds between two looks at the device's counter
 HOLD = 15.0  # seconds for which a peer that answers probes is not called elsewhere, while no path is found
+RELAY_AFTER = 1.0  # seconds without a direct path until a relay is asked
 TRIES = 20.0  # seconds for which a peer is probed of which it is not known whether it answers probes
 REST = 0.02  # seconds of rest after a full batch: a flood gets at most a twentieth of a processor
 FORGET = 10.0  # seconds after which a probe's answer is no longer waited for
-
-
-@dataclass(frozen=True, slots=True)
-class PathView:
-    """The path to one peer, for people. `kind`: "" while there is none; `seconds`: the last round trip;
-    `tried`: the places that are probed; `mapping`: of the peer's NAT, as it says itself."""
-
-    kind: str
-    endpoint: str
-    seconds: float | None
-    tried: tuple[str, ...]
-    mapping: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +72,16 @@ class Traversal:
         mesh: Mesh,
         rules: Callable[[], NatRules],
         servers: ServerRound,
+        relay: Relay,
         board: ProblemBoard,
         events: Events,
         crew: Crew,
     ) -> None:
         self._state, self._identity, self._mesh, self._rules = state, identity, mesh, rules
-        self._servers, self._board, self._events = servers, board, events
-        self._own_places, self._keys = OwnPlaces(), PairKeys()
+        self._servers, self._relay, self._board, self._events = servers, relay, board, events
+        self._own_places, self._keys, self._relays = OwnPlaces(), PairKeys(), RelayClient()
+        self._nodes: dict[str, Node] = {}
+        self._relay_address = ""  # at which this node relays for others
         self._peers: dict[str, PeerPaths] = {}
         self._targets: dict[str, Target] = {}
         self._answers: set[str] = set()  # peers that have answered a probe
@@ -120,6 +118,11 @@ class Traversal:
         self.wake()
         self._worker.join(2 * COUNT)
 
+    def tear_down(self) -> None:
+        """End the thread, and remove what relays for others, for `uninstall`."""
+        self.stop()
+        self._relay.remove()
+
     def wake(self) -> None:
         """Look at peers, rules and addresses again now; starts the thread if NAT traversal has been switched on. Never
         waits."""
@@ -153,16 +156,20 @@ class Traversal:
             if self._sock is None:
                 continue
             self._receive(self._sock)
+            self._relay.receive(self._keys.by_peer, self._keys.peer_of, self._keys.own)
             now = time.monotonic()
+            self._relay.expire(now)
             self._count(now)
+            self._ask_relays(self._sock, now)
             self._send(self._sock, now)
             self._apply(now)
         self._close()
 
     def _wait(self) -> None:
         now = time.monotonic()
-        sockets: list[socket.socket | int] = [self._wake, *(self._sock.sockets() if self._sock is not None else ())]
-        times = [self._next_look, *(paths.due() for paths in self._peers.values())]
+        sockets: list[socket.socket | RelayPort | int] = [self._wake, *self._relay.ports()]
+        sockets += self._sock.sockets() if self._sock is not None else ()
+        times = [self._next_look, *(paths.due() for key, paths in self._peers.items() if self._is_probed(key, now))]
         if self._sock is not None:
             times += [self._next_count, self._servers.due()]
         readable, _, _ = select.select(sockets, [], [], min(max(min(times) - now, 0.0), IDLE))
@@ -191,6 +198,10 @@ class Traversal:
                 paths.begin(now)
         self._servers.refresh(rules.stun, now)
         self._targets = targets
+        self._relays.keep(targets)
+        self._nodes = {key: _node(target) for key, target in targets.items()}
+        self._relay.configure(rules.relay)
+        self._relay_address = _relay_address(rules, own)
         for gone in self._peers.keys() - targets.keys():
             del self._peers[gone]
         for key, target in targets.items():
@@ -204,7 +215,9 @@ class Traversal:
         if paths is None:
             paths = self._peers[key] = PeerPaths(now)
         own = [place for place in named if place not in outside]
-        paths.name(nat_candidates.places_of(own, outside, self._own, self._ranges, rules.most_candidates), now)
+        places = nat_candidates.places_of(own, outside, self._own, self._ranges, rules.most_candidates)
+        relayed: dict[Place, Kind] = dict.fromkeys(self._relays.places(key), "relay")
+        paths.name({**places, **relayed}, now)
 
     def _open(self, port: int, mark: int) -> None:
         wanted = (port, mark, self._keys.own)
@@ -223,6 +236,7 @@ class Traversal:
         if self._sock is None:
             return
         self._sock.close()
+        self._relay.close()
         self._sock, self._opened, self._word, self._views = None, None, None, {}
         self._peers, self._own = {}, ()
         self._mesh.set_proven({}, frozenset())
@@ -243,13 +257,11 @@ class Traversal:
             if not key:
                 continue
             try:
-                probe = probe_message.decode(message, self._keys.keys()[key])
+                probe = probe_message.decode(message, self._keys.by_peer[key])
             except ValueError:
                 continue
-            if probe.kind == "ping":
-                self._take_ping(sock, key, probe, sender)
-            else:
-                self._take_pong(key, probe, sender)
+            if probe.receiver == self._keys.own:
+                self._take(sock, key, probe, sender)
         if count >= BATCH:
             time.sleep(REST)
 
@@ -259,9 +271,48 @@ class Traversal:
             self._own_places.note(reply.query.server, reply.answer.mapped, time.monotonic())
             self._publish()
 
+    def _take(self, sock: PortSocket, key: str, probe: Probe, sender: Place) -> None:
+        """Take in an authenticated message of a peer."""
+        match probe.kind:
+            case "ping":
+                self._take_ping(sock, key, probe, sender)
+            case "pong":
+                self._take_pong(key, probe, sender)
+            case "ask" if self._keys.peer_of(probe.word):
+                port = self._relay.asked(probe.sender, probe.word)
+                grant = Probe("grant", probe.sender, self._keys.own, probe.transaction, port=port, word=probe.word)
+                sock.send(sender, probe_message.encode(grant, self._keys.by_peer[key]))
+            case "grant":
+                peer = self._keys.peer_of(probe.word)
+                if peer in self._peers and self._relays.granted(self._nodes[key], peer, probe):
+                    self._name(peer, self._targets[peer], self._rules(), time.monotonic())
+            case "check":
+                peer = self._relays.checked(sender, probe)
+                if peer in self._peers:
+                    self._bind(sock, sender)
+                    self._peers[peer].called_from(sender, time.monotonic())
+
+    def _bind(self, sock: PortSocket, place: Place) -> None:
+        """Bind this node to a relay's port, if the place is one."""
+        relay = self._relays.relay_at(place)
+        if relay in self._keys.by_peer:
+            bind = self._relays.bind(self._keys.own, self._nodes[relay].name, place)
+            sock.send(place, probe_message.encode(bind, self._keys.by_peer[relay]))
+
+    def _ask_relays(self, sock: PortSocket, now: float) -> None:
+        """Ask relays for ports towards the peers that have no direct path."""
+        for key, paths in self._peers.items():
+            searches = paths.chosen is None and paths.searched_for(now) >= RELAY_AFTER and self._is_probed(key, now)
+            if not (searches or paths.kind == "relay"):
+                continue
+            for relay, probe in self._relays.requests(self._keys.own, self._nodes[key], self._nodes.values(), now):
+                way = self._peers[relay].chosen
+                if way is not None and relay in self._keys.by_peer:
+                    sock.send(way, probe_message.encode(probe, self._keys.by_peer[relay]))
+
     def _take_ping(self, sock: PortSocket, key: str, probe: Probe, sender: Place) -> None:
         pong = Probe("pong", probe.sender, self._keys.own, probe.transaction, sender)
-        sock.send(sender, probe_message.encode(pong, self._keys.keys()[key]))
+        sock.send(sender, probe_message.encode(pong, self._keys.by_peer[key]))
         self._answers.add(key)
         paths = self._peers.get(key)
         if paths is not None and not nat_candidates.refusal(sender, self._ranges):
@@ -277,7 +328,7 @@ class Traversal:
         del self._pending[probe.transaction]
         self._answers.add(key)
         paths.answered(sender, now - pending.at, now)
-        if probe.seen is not None:
+        if probe.seen is not None and not self._relays.relay_at(sender):  # a relay's own port is seen behind it
             self._own_places.note(sender, probe.seen, now)
             self._publish()
 
@@ -287,15 +338,19 @@ class Traversal:
         for server, request in self._servers.requests(now):
             sock.send(server, request)
         for key, paths in self._peers.items():
-            pair_key, target = self._keys.keys().get(key), self._targets[key]
-            if pair_key is None or not (self._speaks(key, target) or paths.searched_for(now) < TRIES):
+            if not self._is_probed(key, now):
                 continue
-            name = probe_message.name_of(keys.decode(key))
             for send in paths.advance(now):
+                self._bind(sock, send.to)
                 transaction = os.urandom(probe_message.TRANSACTION)
-                ping = Probe("ping", name, self._keys.own, transaction)
-                if sock.send(send.to, probe_message.encode(ping, pair_key), send.hops):
+                ping = Probe("ping", self._nodes[key].name, self._keys.own, transaction)
+                if sock.send(send.to, probe_message.encode(ping, self._keys.by_peer[key]), send.hops):
                     self._pending[transaction] = _Pending(key, send.to, now)
+
+    def _is_probed(self, key: str, now: float) -> bool:
+        """Whether probes are sent to a peer."""
+        speaks = self._speaks(key, self._targets[key]) or self._peers[key].searched_for(now) < TRIES
+        return speaks and key in self._keys.by_peer
 
     def _speaks(self, key: str, target: Target) -> bool:
         """Whether a peer is known to answer probes."""
@@ -338,6 +393,7 @@ class Traversal:
         """Tell the cluster if this node is seen from elsewhere than before."""
         assert self._opened is not None
         word = self._own_places.word(self._own, self._opened[0], self._ranges)
+        word = msgspec.structs.replace(word, relay=self._relay_address)
         if word != self._word:
             log.info(
                 "this node is seen from %s; mapping: %s", ", ".join(word.outside) or "no other place", word.mapping
@@ -346,16 +402,32 @@ class Traversal:
             self._events.publish(NodeFactsChanged())
 
     def _show(self) -> None:
-        self._views = {
-            key: PathView(
-                paths.kind or "",
-                join_endpoint(*paths.chosen) if paths.chosen is not None else "",
-                paths.candidates[paths.chosen].seconds if paths.chosen is not None else None,
-                tuple(join_endpoint(*place) for place in paths.candidates),
-                nat.mapping if (nat := self._targets[key].nat) is not None else "",
-            )
-            for key, paths in self._peers.items()
-        }
+        self._views = {key: self._view(key, paths) for key, paths in self._peers.items()}
+
+    def _view(self, key: str, paths: PeerPaths) -> PathView:
+        chosen, nat = paths.chosen, self._targets[key].nat
+        relay = self._relays.relay_at(chosen) if chosen is not None else ""
+        return PathView(
+            kind=paths.kind or "",
+            endpoint=join_endpoint(*chosen) if chosen is not None else "",
+            seconds=paths.candidates[chosen].seconds if chosen is not None else None,
+            tried=tuple(join_endpoint(*place) for place, seen in paths.candidates.items() if seen.kind != "relay"),
+            own=self._word.mapping if self._word is not None else "",
+            theirs=nat.mapping if nat is not None else "",
+            relay=self._targets[relay].name if relay in self._targets else "",
+        )
+
+
+def _node(target: Target) -> Node:
+    name = probe_message.name_of(keys.decode(target.public_key))
+    return Node(target.public_key, name, target.nat.relay if target.nat is not None else "")
+
+
+def _relay_address(rules: NatRules, own: tuple[Address, ...]) -> str:
+    """The address at which this node relays: the configured one, else its first IPv4 address."""
+    if rules.relay is None:
+        return ""
+    return rules.relay.external or next((str(address) for address in own if address.version == 4), "")
 
 
 def _place(endpoint: str) -> Place:

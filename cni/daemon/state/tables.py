@@ -15,6 +15,7 @@ import msgspec
 from cni.daemon.model.cluster_records import NodeDocument, Slot
 from cni.daemon.model.peer_table import Peer
 from cni.daemon.model.records import AssignedAddress
+from cni.daemon.model.relay_pairs import RelayPair
 from cni.daemon.state import restore
 from cni.daemon.state.store import Store
 from cni.overlay.nested import Candidate, NatConfig, NatPeer
@@ -145,6 +146,7 @@ class Tables:
         self.slots: Table[Slot] = Table(store, "slot", Slot)
         self.fleet: Table[NodeDocument] = Table(store, "fleet", NodeDocument)
         self.devices: Table[DeviceRecord] = Table(store, "device", DeviceRecord)
+        self.relay_pairs: Table[RelayPair] = Table(store, "relay_pair", RelayPair)
         self.nat_seen: Table[NatSeen] = Table(store, "nat_seen", NatSeen)
 
 
