@@ -367,6 +367,38 @@ class Connectivity(Answer, frozen=True, kw_only=True):
     seconds: float
 
 
+# --- trace ----------------------------------------------------------------------------------------------------------
+
+
+class TraceStep(Answer, frozen=True, kw_only=True):
+    """A rule that a packet met: its name if it is the fence's, its text if it is another program's, or `policy`."""
+
+    family: str
+    table: str
+    chain: str
+    rule: str
+    verdict: str
+
+
+class TracedPacket(Answer, frozen=True, kw_only=True):
+    """The way of one packet through the node's chains."""
+
+    in_interface: str | None
+    out_interface: str | None
+    dropped: bool
+    steps: list[TraceStep]
+
+
+class Trace(Answer, frozen=True, kw_only=True):
+    """The packets of one flow. `sent`: whether the tool sent the first itself."""
+
+    source: str
+    destination: str
+    port: Port | None
+    sent: bool
+    packets: list[TracedPacket]
+
+
 # --- peers, graph ---------------------------------------------------------------------------------------------------
 
 

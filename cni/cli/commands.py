@@ -62,6 +62,12 @@ def _connectivity(options: argparse.Namespace) -> int:
     return command.run(options)
 
 
+def _trace(options: argparse.Namespace) -> int:
+    from cni.cli import trace
+
+    return trace.run(options)
+
+
 def _bundle(options: argparse.Namespace) -> int:
     from cni.cli import bundle
 
@@ -154,6 +160,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "resolve": _resolve,
     "drops": _drops,
     "bundle": _bundle,
+    "trace": _trace,
     "connectivity": _connectivity,
     "doctor": _doctor,
     "gc": _gc,

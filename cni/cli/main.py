@@ -73,6 +73,7 @@ def parser() -> argparse.ArgumentParser:
         ("why", "whether SRC may open a flow to DST, and which rule of the fence decides"),
         ("drops", "the packets that the fence drops, as they come: source, destination, rule"),
         ("resolve", "what the node's DNS server answers about NAME, and what it withholds by which rule"),
+        ("trace", "the rules that a real packet from SRC to DST meets on this node, of every program"),
         (
             "connectivity",
             "test: send packets between throwaway containers, here and on other nodes, and compare with `why`; "
@@ -156,6 +157,13 @@ def _drops_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", metavar="S", type=float, default=5.0, help=words)
 
 
+def _trace_options(parser: argparse.ArgumentParser) -> None:
+    _why_options(parser)
+    parser.add_argument("--six", "-6", action="store_true", help="the IPv6 addresses of the two")
+    parser.add_argument("--wait", action="store_true", help="send nothing: wait for a packet of the flow")
+    parser.add_argument("--seconds", metavar="S", type=float, default=10.0, help="how long at most (%(default)g)")
+
+
 def _connectivity_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=("test", "accept"), help="what to do")
     parser.add_argument("--node", metavar="NAME", action="append", default=[], help="test: only this other node")
@@ -222,6 +230,7 @@ _OPTIONS = {
     "drops": _drops_options,
     "resolve": _resolve_options,
     "connectivity": _connectivity_options,
+    "trace": _trace_options,
     "bundle": _bundle_options,
     "doctor": _doctor_options,
     "gc": _gc_options,

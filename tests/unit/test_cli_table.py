@@ -22,6 +22,7 @@ COMMANDS: dict[str, object] = {
     "networks": answers.Networks,
     "drops": answers.DroppedPacket,
     "connectivity test": answers.Connectivity,
+    "trace": answers.Trace,
     "why": answers.Reachability,
     "resolve": answers.Resolution,
     "gc": answers.Garbage,
@@ -40,7 +41,7 @@ COMMANDS: dict[str, object] = {
 """The answer that a command prints."""
 QUESTIONS = {"peer token": "token", "teardown": "teardown"}
 """The request of a command, where it is not the command's words with a hyphen."""
-OF_THE_TOOL = {"connectivity test"}
+OF_THE_TOOL = {"connectivity test", "trace"}
 """The commands that no single request of the daemon answers."""
 SAME = {"peers[]": answers.Peer}
 """A list whose objects another command's table describes."""
