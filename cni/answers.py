@@ -399,6 +399,28 @@ class Trace(Answer, frozen=True, kw_only=True):
     packets: list[TracedPacket]
 
 
+# --- plan -----------------------------------------------------------------------------------------------------------
+
+
+class Plan(Answer, frozen=True, kw_only=True):
+    """What an ADD would do. `service` is None if the configuration is refused; `bridge` if a new one would be made.
+    `reaches`: the members of its network on this node; `fails`: why it would fail."""
+
+    network: str
+    service: str | None = None
+    mode: str = ""
+    bridge: str | None = None
+    subnets: list[str] = []
+    attachments: int = 0
+    isolation_network: str | None = None
+    reaches: int = 0
+    addresses: list[str] = []
+    mtu: int = 0
+    routes: list[str] = []
+    warnings: list[str] = []
+    fails: list[str] = []
+
+
 # --- peers, graph ---------------------------------------------------------------------------------------------------
 
 

@@ -68,6 +68,18 @@ def _trace(options: argparse.Namespace) -> int:
     return trace.run(options)
 
 
+def _attach(options: argparse.Namespace) -> int:
+    from cni.cli import own_namespace
+
+    return {"attach": own_namespace.attach, "detach": own_namespace.detach}[options.command](options)
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from cni.cli import plan
+
+    return plan.run(options)
+
+
 def _bundle(options: argparse.Namespace) -> int:
     from cni.cli import bundle
 
@@ -159,6 +171,9 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "why": _why,
     "resolve": _resolve,
     "drops": _drops,
+    "attach": _attach,
+    "detach": _attach,
+    "plan": _plan,
     "bundle": _bundle,
     "trace": _trace,
     "connectivity": _connectivity,

@@ -73,6 +73,9 @@ def parser() -> argparse.ArgumentParser:
         ("why", "whether SRC may open a flow to DST, and which rule of the fence decides"),
         ("drops", "the packets that the fence drops, as they come: source, destination, rule"),
         ("resolve", "what the node's DNS server answers about NAME, and what it withholds by which rule"),
+        ("attach", "attach an own network namespace to a service, without a container runtime"),
+        ("detach", "detach what `attach` has attached"),
+        ("plan", "what an ADD with a network list would do, without doing it"),
         ("trace", "the rules that a real packet from SRC to DST meets on this node, of every program"),
         (
             "connectivity",
@@ -157,6 +160,24 @@ def _drops_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", metavar="S", type=float, default=5.0, help=words)
 
 
+def _detach_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("namespace", metavar="NAME|PID|PATH", help="a name of `ip netns`, a process, or a path")
+    parser.add_argument("--ifname", metavar="NAME", default="eth0", help="the interface in it (%(default)s)")
+    parser.add_argument("--id", metavar="ID", help="the container id (ns-NAME)")
+
+
+def _attach_options(parser: argparse.ArgumentParser) -> None:
+    _detach_options(parser)
+    parser.add_argument("--service", metavar="NAME", required=True, help="the service it joins")
+    parser.add_argument("--network", metavar="NAME", help="the isolation network (none: the flat mesh)")
+
+
+def _plan_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("conf", metavar="CONF", help="a network list, or one configuration")
+    parser.add_argument("--args", metavar="A=B;C=D", default="", help="CNI_ARGS, as the runtime would set it")
+    parser.add_argument("--ifname", metavar="NAME", default="eth0", help="CNI_IFNAME (%(default)s)")
+
+
 def _trace_options(parser: argparse.ArgumentParser) -> None:
     _why_options(parser)
     parser.add_argument("--six", "-6", action="store_true", help="the IPv6 addresses of the two")
@@ -231,6 +252,9 @@ _OPTIONS = {
     "resolve": _resolve_options,
     "connectivity": _connectivity_options,
     "trace": _trace_options,
+    "attach": _attach_options,
+    "detach": _detach_options,
+    "plan": _plan_options,
     "bundle": _bundle_options,
     "doctor": _doctor_options,
     "gc": _gc_options,

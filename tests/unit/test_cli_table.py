@@ -23,6 +23,7 @@ COMMANDS: dict[str, object] = {
     "drops": answers.DroppedPacket,
     "connectivity test": answers.Connectivity,
     "trace": answers.Trace,
+    "plan": list[answers.Plan],
     "why": answers.Reachability,
     "resolve": answers.Resolution,
     "gc": answers.Garbage,
@@ -41,7 +42,7 @@ COMMANDS: dict[str, object] = {
 """The answer that a command prints."""
 QUESTIONS = {"peer token": "token", "teardown": "teardown"}
 """The request of a command, where it is not the command's words with a hyphen."""
-OF_THE_TOOL = {"connectivity test", "trace"}
+OF_THE_TOOL = {"connectivity test", "trace", "plan"}
 """The commands that no single request of the daemon answers."""
 SAME = {"peers[]": answers.Peer}
 """A list whose objects another command's table describes."""

@@ -151,7 +151,7 @@ RULES = [
         "they show the settings' defaults, and start a daemon as the plugin does",
     ),
     Rule(
-        ("cni.cli.connectivity.boxes",),
+        ("cni.cli.plugin_call",),
         ("cni.plugin.autostart",),
         "it calls the plugin as a runtime does",
     ),

@@ -23,6 +23,7 @@ from cni.cli.connectivity import boxes as attached
 from cni.cli.connectivity.boxes import Box, Boxes, Place
 from cni.cli.connectivity.far import CONTROL, LONGEST, read_line
 from cni.cli.connectivity.probes import Responder
+from cni.cli.plugin_call import CallFailed
 
 AT_ONCE = 4  # tests at a time: two namespaces each
 _WORD = re.compile(r"[a-z0-9-]{1,40}")
@@ -130,7 +131,7 @@ def _take_part(client: socket.socket, place: Place, asked: tuple[str, str], bega
         client.sendall(_line({"boxes": described, "time": time.time(), "took": time.monotonic() - began}))
         client.settimeout(LONGEST)
         client.recv(1)  # the other end has closed, or the time is up
-    except (attached.AttachFailed, OSError) as error:
+    except (CallFailed, OSError) as error:
         client.sendall(_line({"error": f"it cannot attach a namespace: {error}"}))
     finally:
         for responder in responders:

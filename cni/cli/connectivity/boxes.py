@@ -7,28 +7,20 @@ killed, the kernel removes namespace and veth, and the daemon's garbage collecti
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from cni.host import findings, netns, program
-from cni.plugin import autostart, client
+from cni.cli import plugin_call
+from cni.cli.plugin_call import CallFailed
+from cni.host import findings, netns
 
 T = TypeVar("T")
 MOST = 8
 NETWORK = "zlayer-connectivity"
 IFNAME = "eth0"
-
-
-class AttachFailed(Exception):
-    """The plugin refused to attach a namespace: `code` is CNI's, the text the plugin's."""
-
-    def __init__(self, code: int, text: str) -> None:
-        super().__init__(text)
-        self.code = code
 
 
 @dataclass(frozen=True)
@@ -98,13 +90,13 @@ class Boxes:
     def __init__(self, place: Place, tag: str) -> None:
         """`tag` makes the names of this test's services and containers its own."""
         self._place, self._tag = place, tag
-        self._command = _command(place)
+        self._command = plugin_call.command(place.run_dir, place.data_dir)
         self._made: list[tuple[int, str, dict[str, object]]] = []
 
     def add(self, name: str, service: str, network: str | None) -> Box:
-        """Make and attach one. Raises AttachFailed, OSError."""
+        """Make and attach one. Raises CallFailed, OSError."""
         if len(self._made) >= MOST:
-            raise AttachFailed(0, f"{MOST} namespaces are the most of one test")
+            raise CallFailed(0, f"{MOST} namespaces are the most of one test")
         conf: dict[str, object] = {
             "cniVersion": "1.0.0",
             "name": NETWORK,
@@ -136,33 +128,15 @@ class Boxes:
         """Detach and remove all. Idempotent; a DEL that fails is left to the daemon's garbage collection."""
         while self._made:
             fd, container, conf = self._made.pop()
-            with contextlib.suppress(AttachFailed, OSError):
+            with contextlib.suppress(CallFailed, OSError):
                 self._call("DEL", fd, container, conf)
             os.close(fd)
 
     def _call(self, verb: str, fd: int, container: str, conf: dict[str, object]) -> dict[str, Any]:
-        env = {key: value for key, value in os.environ.items() if not key.startswith("CNI_")} | {
+        variables = {
             "CNI_COMMAND": verb,
             "CNI_CONTAINERID": container,
             "CNI_NETNS": f"/proc/{os.getpid()}/fd/{fd}",
             "CNI_IFNAME": IFNAME,
-            "CNI_PATH": "/opt/cni/bin",
         }
-        code, out, err = program.run_once(list(self._command), env, json.dumps(conf).encode())
-        try:
-            answer = json.loads(out) if out.strip() else {}
-        except ValueError:
-            answer = {}
-        if code:
-            text = answer.get("msg") or err.decode("utf-8", "replace").strip() or f"the plugin ended with {code}"
-            details = f": {answer['details']}" if answer.get("details") else ""
-            raise AttachFailed(int(answer.get("code", 0)), f"{text}{details}")
-        return answer
-
-
-def _command(place: Place) -> Sequence[str]:
-    """The plugin's command: this program."""
-    location = client.Location()
-    location.run_dir, location.data_dir = place.run_dir, place.data_dir
-    words = autostart.program(location, client.Waiter(30))
-    return tuple(words[: words.index("overlayd")])
+        return plugin_call.call(self._command, variables, conf)

@@ -15,9 +15,10 @@ from cni import answers, plugin_protocol
 from cni.cli import ask
 from cni.cli.connectivity import causes, checks, far, probes
 from cni.cli.connectivity.accept import respond
-from cni.cli.connectivity.boxes import AttachFailed, Box, Boxes, Place, inside
+from cni.cli.connectivity.boxes import Box, Boxes, Place, inside
 from cni.cli.connectivity.causes import CAUSES, Readings, Symptom
 from cni.cli.connectivity.checks import End, Pair
+from cni.cli.plugin_call import CallFailed
 from cni.host import findings
 
 TABLE = "zlayer_cni"
@@ -110,7 +111,7 @@ class _Test:
         began = time.monotonic()
         try:
             self.boxes[name] = scratch.add(name, service, network)
-        except AttachFailed as error:
+        except CallFailed as error:
             self._note("attach", name, "-", began=began, got=False, code=causes.of_attach(error.code), text=str(error))
             return False
         self._note("attach", name, "-", began=began, got=True, text=", ".join(self.boxes[name].addresses))

@@ -168,8 +168,8 @@ def join(context: ToolContext, env: Mapping[str, str]) -> answers.Joined:
     """Add the node of the token as a peer, which stays one across reboots. Returns this node's token, which the other
     node needs. Raises InvalidConfig."""
     mesh = context.mesh
-    own = token(context, env)
     invitation = joined_peers.decode(env.get(plugin_protocol.TOKEN, ""))
+    own = token(context, env)
     joined_peers.judge(invitation, context.state.node, mesh.public_key(), _own(context))
     joined = [peer for peer in context.joined.all() if not joined_peers.is_again(peer, invitation)]
     others = [(peer.name, peer.public_key, peer.allowed_ips) for peer in joined]
