@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 
 from cni.host.conntrack import Conntrack
 from cni.host.worker import IDLE, Crew, beat
@@ -36,8 +36,10 @@ class ConntrackFlusher:
         self._worker = (crew or Crew()).worker("forgetter", self._work)
         self._worker.start()
 
-    def forget(self, addresses: Iterable[str]) -> None:
+    def forget(self, addresses: Collection[str]) -> None:
         """Queues these addresses; every flow of theirs is deleted soon."""
+        if not addresses:
+            return
         with self._change:
             self._queued.update(dict.fromkeys(addresses))
             self._change.notify_all()

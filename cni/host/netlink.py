@@ -10,6 +10,8 @@ A `Netlink` belongs to one thread, and always to the network namespace in which 
 from __future__ import annotations
 
 import contextlib
+import errno
+import itertools
 import os
 import socket
 import struct
@@ -28,6 +30,8 @@ RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTM_NEWNEIGH, RTM_DELNEIGH = 28, 29
+REST = 64  # messages that are read behind the one that a scan has searched for, so that the socket can be used again
+_ASK = 2  # the last two bits of the type RTM_GET...
 
 IFINFO = struct.Struct("=BxHiII")
 RECEIVE_BUFFER = 1 << 22  # bytes of answers that the kernel may queue: each refused message has an answer of its own
@@ -88,7 +92,12 @@ class Netlink:
     def __init__(self, timeout: float = 20.0, protocol: int = ROUTE, *, strict: bool = False) -> None:
         """`timeout` in seconds. `strict`: the kernel filters dumps by their header fields (since Linux 4.20)."""
         self._sock = nlmsg.opened(protocol)
-        self._sock.settimeout(timeout)
+        # The kernel's time-outs: with Python's each call would be two, and the interpreter's lock would change hands
+        # twice as often.
+        limit = struct.pack("@ll", int(timeout), int(timeout % 1 * 1e6))  # struct timeval
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            self._sock.setsockopt(socket.SOL_SOCKET, option, limit)
+        self._route = protocol == ROUTE
         self._sock.setsockopt(nlmsg.SOL_NETLINK, nlmsg.EXT_ACK, 1)  # the kernel adds an error text
         self._sock.setsockopt(nlmsg.SOL_NETLINK, nlmsg.CAP_ACK, 1)  # and leaves our own message out of the error
         if strict:
@@ -97,6 +106,8 @@ class Netlink:
         room = nlmsg.widen(self._sock, socket.SO_RCVBUF, RECEIVE_BUFFER)
         self._at_once = max(AT_ONCE * min(room, RECEIVE_BUFFER) // RECEIVE_BUFFER, 1)
         self._seq = 0
+        self.spent = False
+        """Whether a scan has left answers unread."""
 
     def close(self) -> None:
         self._sock.close()
@@ -123,8 +134,10 @@ class Netlink:
             return whole
         first = self._seq + 1
         wire = []
+        # A question for one object has one answer, or an error: no acknowledgement is needed.
+        asks = self._route and len(batch) == 1 and batch[0].type & 3 == _ASK
         for n, message in enumerate(batch):
-            flags = message.flags | (nlmsg.ACK if n == len(batch) - 1 else 0)
+            flags = message.flags | (nlmsg.ACK if n == len(batch) - 1 and not asks else 0)
             wire.append(nlmsg.message(message.type, flags, first + n, message.body))
         self._seq += len(batch)
         self._sock.send(b"".join(wire))
@@ -133,6 +146,8 @@ class Netlink:
         for kind, seq, _, body in self._replies(first, self._seq):
             if kind != nlmsg.ERROR:
                 outcome.answers.append(Answer(kind, body))
+                if asks:
+                    break
                 continue
             code = nlmsg.error(body)
             at = seq - first
@@ -147,19 +162,24 @@ class Netlink:
         """Dump the objects of a kind and pass each to `take`, until it returns True; none is kept.
 
         For the namespace of a container, which may create any number of objects: at most `most` are read. Returns False
-        if that bound was reached. An interrupted dump is repeated within the same bound. After an early end the rest of
-        the dump is still unread, so the socket cannot serve another request: close it. Raises NetlinkError.
+        if that bound was reached. An interrupted dump is repeated within the same bound. After an early end much of the
+        dump may be unread: the socket is `spent` then, and cannot serve another request. Raises NetlinkError.
         """
         read = 0
         for _ in range(DUMP_TRIES):
             try:
-                for answer in self.stream(message):
+                answers = self.stream(message)
+                self.spent = True
+                for answer in answers:
                     if read == most:
                         return False
                     read += 1
                     if take(answer.body):
+                        self.spent = not _ends_soon(answers)
                         return True
+                self.spent = False
             except Interrupted:
+                self.spent = False
                 continue
             break
         return True
@@ -204,8 +224,10 @@ class Netlink:
         while True:
             try:
                 data = self._sock.recv(nlmsg.RECEIVE)
-            except OSError:
+            except OSError as error:
                 self._drain()
+                if isinstance(error, BlockingIOError):
+                    raise TimeoutError(errno.ETIMEDOUT, "the kernel does not answer") from error
                 raise
             for kind, flags, seq, _, start, end in nlmsg.messages(data):
                 if first <= seq <= last:
@@ -222,3 +244,13 @@ class Netlink:
                 return
             except OSError:
                 continue  # ENOBUFS reports the lost messages again
+
+
+def _ends_soon(answers: Iterator[Answer]) -> bool:
+    """Whether the dump ends within REST messages, which are read and dropped."""
+    try:
+        return sum(1 for _ in itertools.islice(answers, REST)) < REST
+    except Interrupted:
+        return True
+    except OSError:
+        return False

@@ -93,7 +93,7 @@ class Nft:
         with self._elements_lock:
             self._ensure_open()
             try:
-                return [change.adding(e) for e in change.add if not self._elements.has(change.table, e)]
+                return list(map(change.adding, self._elements.missing(change.table, change.add)))
             except OSError as error:
                 raise NftError("nftables could not be read", str(error)) from error
 

@@ -17,7 +17,7 @@ import os
 import re
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -29,6 +29,7 @@ FAMILIES = {"inet": 1, "ip": 2, "arp": 3, "netdev": 5, "bridge": 7, "ip6": 10}
 NEWSETELEM, GETSETELEM, DELSETELEM, DESTROYSETELEM = 12, 13, 14, 30  # enum nf_tables_msg_types
 _VERDICTS = {"drop": 0, "accept": 1, "jump": -3, "goto": -4}
 
+_AT_ONCE = 64  # elements asked for by one send: the answers fit into the socket's buffer
 _SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
 _BEGIN, _END = 0x10, 0x11
 _IFNAME = 16
@@ -169,19 +170,29 @@ class Elements:
         if errors:
             raise nlmsg.failed(next(iter(errors.values())))
 
-    def has(self, table: str, element: Element) -> bool:
-        """Whether the element is in force, a map's with its verdict. Raises Refused for any answer but "not found"."""
-        self._socket.send(_request(GETSETELEM, nlmsg.ACK, 1, table, element))
-        code, answer = 0, b""
+    def missing(self, table: str, elements: Sequence[Element]) -> list[Element]:
+        """Those of the elements that are not in force, a map's with its verdict: by one send for `_AT_ONCE` of them.
+        Raises Refused for any answer but "not found"."""
+        missing = []
+        for start in range(0, len(elements), _AT_ONCE):
+            some = elements[start : start + _AT_ONCE]
+            self._socket.send(b"".join(_request(GETSETELEM, 0, n, table, element) for n, element in enumerate(some)))
+            found = self._found(table, some)
+            missing += [e for n, e in enumerate(some) if not _is_in(e, found.get(n))]
+        return missing
+
+    def _found(self, table: str, elements: Sequence[Element]) -> dict[int, bytes]:
+        """The answers to requests for these elements by number, without those that do not exist."""
+        found, refused = {}, {}
         for data in nlmsg.at_hand(self._socket):
-            for kind, _, _, _, start, end in nlmsg.messages(data):
-                if kind == nlmsg.ERROR:
-                    code = code or nlmsg.error(data, start)
-                else:
-                    answer += data[start:end]
-        if code not in (0, errno.ENOENT):
-            raise Refused(code, _line("add", table, element))
-        return not code and (not element.verdict or pack_verdict(element.verdict) in answer)
+            for kind, _, seq, _, start, end in nlmsg.messages(data):
+                if kind != nlmsg.ERROR:
+                    found[seq] = data[start:end]
+                elif (code := nlmsg.error(data, start)) not in (0, errno.ENOENT):
+                    refused[seq] = code
+        for seq, code in refused.items():
+            raise Refused(code, _line("add", table, elements[seq]))
+        return found
 
     def generation(self) -> int:
         """The number of the last transaction of any program in this namespace. Raises OSError."""
@@ -258,11 +269,24 @@ def _raise_first(errors: dict[int, int], table: str, todo: list[tuple[int, Eleme
 def _request(kind: int, flags: int, seq: int, table: str, element: Element) -> bytes:
     content = nested(1, attribute(1, pack_key(element.key)))
     if element.verdict and kind == NEWSETELEM:
-        content += nested(2, nested(2, pack_verdict(element.verdict)))
-    names = text(1, table) + text(2, element.set)
-    return message(
-        _SUBSYSTEM << 8 | kind, flags, seq, nfgen(FAMILIES[element.family]) + names + nested(3, nested(1, content))
-    )
+        content += _packed_verdict(element.verdict)
+    body = _head(element.family, table, element.set) + nested(3, nested(1, content))
+    return message(_SUBSYSTEM << 8 | kind, flags, seq, body)
+
+
+@functools.lru_cache(4096)
+def _head(family: str, table: str, of_set: str) -> bytes:
+    """What names a set in a request."""
+    return nfgen(FAMILIES[family]) + text(1, table) + text(2, of_set)
+
+
+@functools.lru_cache(4096)
+def _packed_verdict(verdict: str) -> bytes:
+    return nested(2, nested(2, pack_verdict(verdict)))
+
+
+def _is_in(element: Element, answer: bytes | None) -> bool:
+    return answer is not None and (not element.verdict or pack_verdict(element.verdict) in answer)
 
 
 def pack_verdict(verdict: str) -> bytes:

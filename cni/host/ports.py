@@ -100,29 +100,28 @@ def inspect(netns_fd: int, ifname: str, sought: Sought) -> ContainerView:
     only, and at most MOST entries of a kind."""
     families = (links.AF_INET, links.AF_INET6)
     with ExitStack() as stack:
-        with entered(netns_fd):  # one socket for each scan: a scan may leave its socket unusable
-            sockets = [stack.enter_context(Netlink(strict=True)) for _ in range(2 + 2 * len(families))]
-        link = links.find_link(sockets[0], ifname)
+        sockets = _Sockets(netns_fd, stack)
+        link = links.find_link(sockets.usable(), ifname)
         if link is None:
             return ContainerView(None)
-        addresses, whole = addressing.scan_addresses(sockets[0], link.index, sought.addresses, MOST["addresses"])
+        addresses, whole = addressing.scan_addresses(sockets.usable(), link.index, sought.addresses, MOST["addresses"])
         unread = [] if whole else ["addresses"]
         routes: list[links.Route] = []
         patterns: list[links.RoutePattern] = []
-        for n, family in enumerate(families):
+        for family in families:
             left = {route for route in sought.routes if links.family_of(route[0]) == family}
-            of_port, whole = addressing.scan_routes(sockets[1 + n], family, link.index, left, MOST["routes"])
+            of_port, whole = addressing.scan_routes(sockets.usable(), family, link.index, left, MOST["routes"])
             left -= {(route.dst, route.gateway) for route in of_port if route.gateway is not None}
             if left and whole:
                 sources = [address.ip for address in sought.addresses]
                 further, whole = _by_source(netns_fd, family, link.index, left, sources)
                 of_port += further
             anywhere = [pattern for pattern in sought.patterns if links.family_of(pattern.dst) == family]
-            matched, all_read = addressing.find_patterns(sockets[3 + n], family, anywhere, MOST["routes"])
+            matched, all_read = addressing.find_patterns(sockets.usable(), family, anywhere, MOST["routes"])
             routes += of_port
             patterns += matched
             unread += [] if whole and all_read else ["routes"]
-        gateways = frozenset(pair for pair in sought.gateways if _reaches(sockets[-1], link.index, *pair))
+        gateways = frozenset(pair for pair in sought.gateways if _reaches(sockets.usable(), link.index, *pair))
         kinds = tuple(dict.fromkeys(unread))
         near = _neighbours(netns_fd, link.index, sought)
         return ContainerView(link, tuple(addresses), tuple(routes), kinds, frozenset(patterns), gateways, near)
@@ -134,6 +133,21 @@ def _neighbours(netns_fd: int, index: int, sought: Sought) -> frozenset[tuple[li
         return frozenset()
     with _socket_inside(netns_fd) as inner:
         return sought.neighbours & {(address, mac) for _, address, mac in routed_ports.list_neighbours(inner, index)}
+
+
+class _Sockets:
+    """Sockets of a container's namespace: another one when a scan has left the last one unusable."""
+
+    def __init__(self, netns_fd: int, stack: ExitStack) -> None:
+        """`stack` closes the sockets."""
+        self._netns_fd, self._stack = netns_fd, stack
+        self._last: Netlink | None = None
+
+    def usable(self) -> Netlink:
+        """A socket for one request or scan. Raises OSError."""
+        if self._last is None or self._last.spent:
+            self._last = self._stack.enter_context(_socket_inside(self._netns_fd))
+        return self._last
 
 
 def _reaches(socket: Netlink, index: int, own: links.Address, gateway: links.Address) -> bool:
