@@ -36,6 +36,8 @@ from .program import Program
 T = TypeVar("T")
 Json = dict[str, Any]
 
+KIND = os.environ.get("ZLAYER_TEST_ATTACH", "")
+"""How containers are attached where a configuration does not say it; empty for the default."""
 CLONE_NEWNS, CLONE_FS = 0x20000, 0x200
 MS_BIND, MS_REC, MS_PRIVATE, MNT_DETACH = 4096, 16384, 1 << 18, 2
 PREFIX = "zlt-chaos-"
@@ -70,7 +72,8 @@ class Machine:
         self.run_dir, self.data_dir = self.dir / "run", self.dir / "data"
         for each in (self.run_dir, self.data_dir, self.dir / "program"):
             each.mkdir()
-        (self.data_dir / "overlayd.yaml").write_text(f"cluster_cidr: 10.200.0.0/16\n{settings}\n")
+        attach = f"attach: {KIND}\n" if KIND else ""
+        (self.data_dir / "overlayd.yaml").write_text(f"cluster_cidr: 10.200.0.0/16\n{attach}{settings}\n")
         self.program = Program(form, self.dir / "program", self.data_dir, plain=plain)
         self.boot_id = ""
         self._net = self._mnt = -1

@@ -21,6 +21,9 @@ from cni.overlay import wire
 from cni.overlay.framing import Framer, frame
 
 ROOT = Path(__file__).resolve().parents[2]
+KIND = os.environ.get("ZLAYER_TEST_ATTACH", "bridge")
+"""How containers are attached, for the tests that run with both kinds."""
+PREFIX = 26 if KIND == "bridge" else 32  # of a container's IPv4 address
 A_KEY = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
 B_KEY = "HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw="
 
@@ -169,6 +172,16 @@ class Node:
 
     def links(self) -> set[str]:
         return {link["ifname"] for link in self.ip("link")}
+
+    def segments(self) -> set[str]:
+        """The names of the bridges that services have, and of other links; without bridges, of the services whose
+        subnets are set up."""
+        if KIND == "bridge":
+            return self.links()
+        closed = {route["dst"] for route in self.ip("route") if route.get("type") == "unreachable"}
+        with contextlib.closing(sqlite3.connect(self.directory / "run/state.db")) as records:
+            bodies = [json.loads(body) for (body,) in records.execute("SELECT body FROM record WHERE kind = 'service'")]
+        return self.links() | {each["bridge"] for each in bodies if each["subnets"] and closed >= set(each["subnets"])}
 
     def held(self) -> set[str]:
         """The addresses that are leased in the daemon's records."""

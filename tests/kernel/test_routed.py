@@ -280,3 +280,72 @@ def test_an_unused_address_is_unreachable(on: Machine) -> None:
         f"ip route get {unused} 2>&1 || true"
     )
     assert not pod.reaches(unused, wait="0.3")
+
+
+@pytest.mark.long
+def test_services_of_mode_shared_have_one_kind(on: Machine) -> None:
+    one, two = Pod(on, "a", mode="shared", service="s1"), Pod(on, "b", mode="shared", service="s2")
+    assert one.gateways == two.gateways
+    assert one.reaches(*two.addresses)
+    refused = on.call("ADD", on.conf(attach="bridge", mode="shared", service="s3"), "c", Space(on).path)
+    refused.failed(7, says=["attach", "'bridge'", "'routed'"])
+    Pod(on, "d", attach="bridge", service="own")
+    for pod in (one, two):
+        pod.check().ok()
+
+
+@pytest.mark.long
+def test_the_mtu_follows_the_underlay(on: Machine) -> None:
+    """Of both ends of a running container."""
+    pod = Pod(on, "a")
+    on.sh("ip link set eth0 mtu 1400")
+    end = time.monotonic() + NEXT_LOOK
+    while "mtu 1320" not in pod.space.sh("ip link show eth0"):
+        assert time.monotonic() < end, on.log_tail()
+        time.sleep(0.2)
+    assert "mtu 1320" in on.sh(f"ip link show {pod.host_end}")
+    pod.check().ok()
+    assert pod.reaches(*pod.gateways)
+
+
+@pytest.mark.long
+def test_the_settings_choose_the_kind() -> None:
+    """For the node and for single services; a change of the YAML waits for the last container."""
+    kinds = f"{DUAL}\nattach: routed\nservices:\n- name: old\n  attach: bridge"
+    with machine("source", kinds) as on:
+        on.start_daemon()
+        pod, bridged = Pod(on, "a", attach=None), Pod(on, "b", attach=None, service="old")
+        assert (len(pod.result["interfaces"]), len(bridged.result["interfaces"])) == (2, 3)
+        assert pod.reaches(*bridged.addresses)
+        settings = on.data_dir / "overlayd.yaml"
+        settings.write_text(settings.read_text().replace("attach: routed", "attach: bridge"))
+        on.signal_daemon(signal.SIGTERM)
+        on.start_daemon()
+        second = Pod(on, "c", attach=None)
+        assert len(second.result["interfaces"]) == 2, "the service has a container"
+        pod.delete()
+        second.delete()
+        assert len(Pod(on, "d", attach=None).result["interfaces"]) == 3
+
+
+@pytest.mark.long
+def test_why_and_the_commands_know_the_kind(on: Machine) -> None:
+    red, blue = Pod(on, "a", isolationNetwork="red"), Pod(on, "b", isolationNetwork="blue")
+    mate = Pod(on, "c", isolationNetwork="red")
+
+    def why(src: Pod, dst: str) -> Json:
+        words = [*on.program.daemon, "why", "--json", "--run-dir", str(on.run_dir), src.addresses[0], dst]
+        said = on.sh(f"PYTHONPATH={on.program.env['PYTHONPATH']} {' '.join(words)} || true")
+        found: Json = json.loads(said)
+        return found
+
+    allowed, closed = why(red, mate.addresses[0]), why(red, blue.addresses[0])
+    assert (allowed["allowed"], allowed["paths"][0]["rule"]["family"]) == (True, "inet")
+    assert (closed["allowed"], closed["paths"][0]["rule"]["name"]) == (False, "between networks")
+    gateway = why(red, red.gateways[0])
+    assert (gateway["allowed"], gateway["paths"][0]["rule"]["name"]) == (False, "host address")
+    assert f"gateway on {red.host_end}" in json.dumps(gateway) or "gateway on" in json.dumps(gateway)
+    listed = {each["container_id"]: each for each in on.ask("attachments")}
+    assert (listed["a"]["attach"], listed["a"]["bridge"]) == ("routed", "")
+    members = [m for net in on.ask("networks")["networks"] for m in net["members"]]
+    assert {member["bridge"] for member in members} == {""}

@@ -291,7 +291,10 @@ class FenceController:
         return self._others.obstacles(self._loader.nft, self._state.cidrs) if self._loader is not None else {}
 
     def unanswered_services(self) -> str:
-        """Why containers do not reach one another on their own bridge by a service; empty if they do."""
+        """Why containers do not reach one another on their own bridge by a service; empty if they do, or if this node's
+        services are routed."""
+        if self._inventory.is_routed():
+            return ""
         return services.unanswered(self._state.versions(), self._loader.nft) if self._loader is not None else ""
 
     # --- log rules ---------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from cni.daemon.fence.from_records import RemoteView, bridge_of
 from cni.daemon.fence.model import FenceNode, FencePort
 from cni.daemon.settings import Settings
 from cni.daemon.state.state import State
+from cni.defaults import ROUTED
 
 
 class Inventory:
@@ -72,6 +73,11 @@ class Inventory:
     def has_members(self, network: str) -> bool:
         """Whether the network has members, here or on other nodes."""
         return self.has_local_members(network) or network in self._beyond.networks()
+
+    def is_routed(self) -> bool:
+        """Whether this node has no bridge, because its services are attached without one."""
+        routed = self._settings.attach == ROUTED or any(s.is_routed for s in self._state.services.values())
+        return routed and not self._bridges
 
     def desired(self) -> DesiredState:
         """What the tables should hold now."""
