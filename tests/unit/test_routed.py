@@ -20,7 +20,7 @@ from cni.host.ports import ContainerView
 from cni.host.routed_ports import HostSide, RoutedEnd
 from cni.isolation import ATTACH_LABEL
 from cni.netconf.policy import Place, Policy, refuse
-from cni.netconf.types import Result
+from cni.netconf.types import IP, Result
 from tests.fakes.kernel import Killed
 from tests.fakes.node import NOTHING, Node
 
@@ -201,7 +201,8 @@ def test_what_a_host_end_lacks_is_named():
 def test_check_expects_the_gateway_as_a_neighbour_and_no_bridge(node):
     made = node.add(attach="routed")
     (held,) = made.addresses
-    sought = check.sought(made, Result(), "/run/netns/11")
+    result = Result(ips=(IP(held.address, held.gateway),))
+    sought = check.sought(made, result, "/run/netns/11")
     assert (
         sought.neighbours
         == {(ip_address(held.gateway), made.host_mac)}
@@ -216,14 +217,14 @@ def test_check_expects_the_gateway_as_a_neighbour_and_no_bridge(node):
         neighbours=sought.neighbours,
     )
     seen = check.Observed(host, None, frozenset(), whole, made.netns)
-    assert check.differences(made, Result(), "/run/netns/11", seen) == []
+    assert check.differences(made, result, "/run/netns/11", seen) == []
     without = replace(seen, inside=replace(whole, neighbours=frozenset()), lacks=("the node has no route",))
-    assert check.differences(made, Result(), "/run/netns/11", without) == [
+    assert check.differences(made, result, "/run/netns/11", without) == [
         "the node has no route",
         f"the interface eth0 has no neighbour entry of its gateway {held.gateway}",
     ]
     bridged = replace(seen, host=replace(host, master=3))
-    assert check.differences(made, Result(), "/run/netns/11", bridged) == [
+    assert check.differences(made, result, "/run/netns/11", bridged) == [
         f"the host interface {made.host_veth} is on a bridge, and is to be on none"
     ]
 
