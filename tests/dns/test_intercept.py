@@ -20,14 +20,13 @@ from tests.dns.servers import Server
 from tests.kernel.toolnode import LAN4, OUTSIDE4, OUTSIDE6
 
 OTHER4 = "192.0.2.10"
-SETTINGS = "cluster_cidr: 10.200.0.0/16\ncluster_cidr6: fd00:200::/48\n"
+SETTINGS = "dns: {intercept: true, upstreams: []}\n"
 BOTH = pytest.mark.parametrize("tcp", [False, True], ids=["udp", "tcp"])
 
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Names]:
-    settings = SETTINGS + "dns: {intercept: true, upstreams: []}\n"
-    with running(tmp_path_factory.mktemp("intercept"), settings) as (made, make):
+    with running(tmp_path_factory.mktemp("intercept"), SETTINGS) as (made, make):
         made.outside.ip(f"address add {OTHER4}/24 dev eth0")
         for name, service, network in (("web-1", "web", None), ("db-1", "db", None), ("vault-1", "vault", "closed")):
             made.add(name, make(), service, network)
@@ -165,7 +164,7 @@ def test_it_outlives_a_kill_and_a_lost_table(node: Names, servers: dict[str, Ser
 
 
 def test_turned_off_it_leaves_nothing(node: Names, servers: dict[str, Server]) -> None:
-    node.settings = SETTINGS
+    node.settings = node.settings.replace(SETTINGS, "")
     assert node.process is not None
     node.process.terminate()
     node.process.wait()
