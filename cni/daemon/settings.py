@@ -131,6 +131,14 @@ class ServiceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     attach: AttachKind = "bridge"
 
 
+class Isolation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What passes between isolation networks. `reach`: destinations that every container may open flows to; `from`:
+    senders that may open flows to every member (model/openings.py has the forms)."""
+
+    reach: Annotated[tuple[str, ...], msgspec.Meta(max_length=256)] = ()
+    from_: Annotated[tuple[str, ...], msgspec.Meta(max_length=256)] = msgspec.field(name="from", default=())
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One node's settings. Ranges are checked by `parse`; times are in seconds."""
 
@@ -156,6 +164,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     attach: AttachKind = "bridge"
     services: tuple[ServiceSettings, ...] = ()
     masquerade: bool = True
+    isolation: Isolation = Isolation()
     mtu: Annotated[int, msgspec.Meta(ge=1280, le=65535)] | None = None
     new_services_per_minute: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 300
     idle_services: Annotated[int, msgspec.Meta(ge=0, le=65536)] = 64

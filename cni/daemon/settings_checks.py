@@ -10,6 +10,7 @@ from functools import partial
 from cni import addresses, defaults
 from cni.daemon.model import dns_upstreams, keys
 from cni.daemon.model.endpoints import LONGEST_NAME, split_endpoint
+from cni.daemon.model.openings import parse_reach, parse_sender
 from cni.daemon.model.relay_pairs import usable_ports
 from cni.daemon.settings import Cluster, RelayPorts, Settings, StaticPeer
 from cni.overlay.address import network as network_of
@@ -38,6 +39,8 @@ def faults(settings: Settings) -> list[str]:
     checks += [partial(_check_upstream, "dns.upstreams", server) for server in settings.dns.upstreams or ()]
     checks += [partial(_check_stub_zone, zone, servers) for zone, servers in settings.dns.zones.items()]
     checks += [partial(_check_zone, settings.dns.zone), partial(_check_served, settings)]
+    checks += [partial(_check_opening, "reach", parse_reach, text) for text in settings.isolation.reach]
+    checks += [partial(_check_opening, "from", parse_sender, text) for text in settings.isolation.from_]
     checks += [partial(_check_path, settings, key) for key in ("data_dir", "run_dir", "overlay_socket")]
     checks += [partial(_check_listen, settings.metrics.listen)]
     return [fault for check in checks if (fault := _text_of(check))]
@@ -202,6 +205,13 @@ def _check_served(settings: Settings) -> None:
     for key in ("host", "intercept"):
         if getattr(settings.dns, key) and not settings.dns.serve:
             raise ValueError(f"dns.{key}: true needs dns.serve: true, which is false here")
+
+
+def _check_opening(key: str, parse: Callable[[str], object], text: str) -> None:
+    try:
+        parse(text)
+    except ValueError as error:
+        raise ValueError(f"isolation.{key}: {text!r}: {error}") from error
 
 
 def _check_path(settings: Settings, key: str) -> None:

@@ -26,6 +26,7 @@ from cni.daemon.settings import (
     Engine,
     Etcd,
     Hidden,
+    Isolation,
     Kubernetes,
     LogFormat,
     LogLevel,
@@ -232,6 +233,7 @@ def _nearest(where: str, key: str) -> str:
     """A hint at the valid key that resembles an unknown key of the mapping `where`; empty if none does."""
     mappings: dict[str, type] = {"dns": Dns, "metrics": Metrics, "peers": StaticPeer, "cluster": Cluster}
     mappings |= {"cluster.etcd": Etcd, "cluster.kubernetes": Kubernetes, "nat": Nat, "services": ServiceSettings}
-    valid = [field.name for field in msgspec.structs.fields(mappings.get(where.partition("[")[0], Settings))]
+    mappings["isolation"] = Isolation
+    valid = [field.encode_name for field in msgspec.structs.fields(mappings.get(where.partition("[")[0], Settings))]
     near = difflib.get_close_matches(key, valid, n=1)
     return f"; {near[0]} is meant?" if near else ""

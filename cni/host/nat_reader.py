@@ -61,3 +61,8 @@ def _of_table(nft: Nft, family: str, table: str) -> list[Base]:
         except FenceFailed:
             pass  # a table of that name that nft made
     return nat_nft.bases(nft.list_table(family, table) or {})
+
+
+def version(nft: Nft) -> tuple[int, bytes]:
+    """A value that changes with the rules; it costs next to nothing. Raises NftError."""
+    return nft.generation(), b"".join(xtables.nat(version) for version in _TOOLS)

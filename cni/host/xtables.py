@@ -49,6 +49,21 @@ def exists(version: int, table: str) -> bool:
         return False
 
 
+def nat(version: int) -> bytes:
+    """Bytes that change with the rules of iptables-legacy's table nat; empty without it, `?` if it cannot be read."""
+    if not exists(version, "nat"):
+        return b""
+    try:
+        info, entries = _read(version, "nat")
+    except OSError:
+        return b"?"
+    low, high = _VOLATILE[version]
+    parts = [
+        entries[at : at + low] + entries[at + high : at + size] for at, size in _walk(entries, 0, len(entries), version)
+    ]
+    return info[32:] + b"".join(parts)
+
+
 def forward(version: int) -> bytes:
     """Bytes that change if a rule of FORWARD changes, or of a chain that FORWARD leads to, or the size of another chain
     of the filter table; empty if the table does not exist, `?` if it cannot be read. Never raises."""

@@ -452,6 +452,10 @@ class FakeKernel:
         return ""
 
     @quiet_call
+    def follow(self) -> None:
+        return None
+
+    @quiet_call
     def foreign(self) -> list[str]:
         return []
 

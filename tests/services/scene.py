@@ -16,6 +16,7 @@ from .objects import TARGET, Service, publish
 UNDERLAY6 = "2001:db8:51::"
 OUTSIDE4, OUTSIDE6 = "198.51.100.254", f"{UNDERLAY6}254"
 NETWORKS = ("flat", "red")
+RANGE6 = "fd00:200::/48"
 NODE_PORT = 30000
 # Each service's containers.
 SERVICES = {
@@ -39,8 +40,8 @@ class Scene:
     `flat-web2`, and so on.
     """
 
-    def __init__(self, mode: str, attach: str) -> None:
-        self.mode, self.attach = mode, attach
+    def __init__(self, mode: str, attach: str, isolation: dict[str, list[str]]) -> None:
+        self.mode, self.attach, self.isolation = mode, attach, isolation
         self.fleet = Clustered("s")
         self.containers: dict[str, Container] = {}
         self.services: dict[str, Service] = {}
@@ -50,7 +51,7 @@ class Scene:
 
     def build(self) -> None:
         """Everything, until all rules are loaded and the nodes reach one another."""
-        self.nodes = tuple(self.fleet.member(n, cluster_cidr6="fd00:200::/48") for n in (1, 2))
+        self.nodes = tuple(self.fleet.member(n, cluster_cidr6=RANGE6, isolation=self.isolation) for n in (1, 2))
         run("ip", "-n", self.fleet.underlay, "address", "add", f"{OUTSIDE6}/64", "dev", "under0", "nodad")
         for node in self.nodes:
             run("ip", "-n", node.name, "address", "add", f"{host(node, True)}/64", "dev", "eth0", "nodad")
@@ -122,9 +123,9 @@ def host(node: Node, six: bool) -> str:
 
 
 @contextlib.contextmanager
-def opened(mode: str, attach: str) -> Iterator[Scene]:
-    """A scene that is taken away in the end."""
-    made = Scene(mode, attach)
+def opened(mode: str, attach: str, isolation: dict[str, list[str]] | None = None) -> Iterator[Scene]:
+    """A scene that is taken away in the end. `isolation`: that of both nodes' settings."""
+    made = Scene(mode, attach, isolation or {})
     try:
         made.build()
         yield made

@@ -21,6 +21,7 @@ from cni.daemon.fence.explain.endpoints import (
 from cni.daemon.fence.explain.operands import resolve
 from cni.daemon.fence.explain.translated import PortSpec
 from cni.daemon.fence.model import FenceBridge, FenceEdge, FenceNode, FencePort, RemoteMember, link_local
+from cni.daemon.model.openings import Opening
 from cni.host.nat_rules import Base, Match, NatRule, Target
 
 WEB, DB = "zl-z-0-web-b", "zl-z-0-db-b"
@@ -369,6 +370,59 @@ def test_a_published_port_is_noted():
     ((a, b),) = why.pairs(resolve(VIEW, "203.0.113.9"), resolve(VIEW, "192.0.2.1"))
     assert "10.200.5.2 port 80" in why.decide(VIEW, a, b, PortSpec(8080)).notes[0]
     assert why.decide(VIEW, a, b, PortSpec(8080, "udp")).spot is None
+
+
+OPENED = replace(
+    VIEW,
+    desired=replace(
+        VIEW.desired,
+        node=replace(
+            VIEW.desired.node,
+            openings=True,
+            reach=(
+                *(Opening(f"10.200.{subnet}.{number}", "udp", 53) for subnet, number in ((6, 8), (5, 7), (5, 60))),
+                Opening("10.200.40.3"),
+                Opening("10.96.0.10", "tcp", 8080),
+                Opening("192.0.2.1", "tcp", 6443),
+            ),
+            senders=("10.200.6.6/32", "198.51.100.0/24"),
+        ),
+    ),
+    translating=(*VIEW.translating, *host_port(8080, "10.200.6.8", 80, "10.96.0.10")),
+)
+
+
+@pytest.mark.parametrize(
+    ("src", "dst", "port", "may", "rule"),
+    [
+        ("10.200.5.2", "10.200.6.8", PortSpec(53, "udp"), True, "isolation.reach, udp"),
+        ("10.200.5.2", "10.200.6.8", PortSpec(53), False, "between networks"),
+        ("10.200.5.2", "10.200.6.8", None, False, "between networks"),
+        ("10.200.5.2", "10.200.5.7", PortSpec(53, "udp"), True, "isolation.reach, udp"),  # on its bridge
+        ("10.200.5.2", "10.200.5.60", PortSpec(53, "udp"), False, "between networks"),  # not in use
+        ("10.200.5.2", "10.200.40.3", PortSpec(99), True, "isolation.reach"),
+        ("10.200.5.2", "10.96.0.10", PortSpec(8080), True, "isolation.reach, tcp"),
+        ("10.200.5.2", "10.200.6.8", PortSpec(80), False, "between networks"),
+        ("10.200.5.2", "192.0.2.1", PortSpec(6443), True, "isolation.reach, tcp"),
+        ("203.0.113.9", "10.200.5.2", PortSpec(53), False, "stranger to a member"),
+        ("198.51.100.9", "10.200.5.2", PortSpec(53), True, "isolation.from"),
+        ("10.200.6.6", "10.200.5.2", None, True, "isolation.from"),
+        ("10.200.5.2", "10.200.6.6", None, False, "between networks"),
+        ("10.200.6.6", "10.200.5.60", None, False, "between networks"),
+    ],
+)
+def test_what_the_settings_open(src, dst, port, may, rule):
+    found = why.decide(OPENED, OPENED.place_of(src), OPENED.place_of(dst), port)
+    assert (found.allowed, found.spot and found.spot.name) == (may, rule)
+    chains = {(chain.family, chain.name): chain.rule_names() for chain in OPENED.desired.chains()}
+    assert rule in chains[found.spot.family, found.spot.chain]
+
+
+def test_a_listed_flow_on_one_bridge_needs_br_netfilter():
+    view = replace(OPENED, tracks_bridged=frozenset())
+    found = why.decide(view, view.place_of("10.200.5.2"), view.place_of("10.200.5.7"), PortSpec(53, "udp"))
+    assert not found.allowed
+    assert "bridge-nf-call" in found.notes[0]
 
 
 # --- words --------------------------------------------------------------------------------------------------------

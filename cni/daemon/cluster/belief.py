@@ -139,19 +139,28 @@ def _covered_part(
             refused.append(f"the WireGuard key of its service {service}, which another device has")
             continue
         dedicated[service] = Dedicated(device.public_key, device.port, _only(device.subnets, mine))
-    networks = [known_network(cidr) for cidr in mine] if doc.members else []
+    networks = [known_network(cidr) for cidr in mine] if doc.members or doc.services else []
     members, outside = {}, []
     for network, addresses in doc.members.items():
         inside = tuple(a for a in addresses if any(_address_of(a) in subnet for subnet in networks))
         outside += sorted(set(addresses) - set(inside))
         members[network] = inside
+    services = {}
+    for name, addresses in doc.services.items():
+        services[name] = tuple(a for a in addresses if any(_address_of(a) in subnet for subnet in networks))
+        outside += sorted(set(addresses) - set(services[name]))
     foreign = [a for a in outside if not any(_address_of(a) in known_network(cidr) for cidr in claimed)]
     if foreign:
         refused.append(f"the members {_listed(foreign)}")
     if mine.issuperset(every_cidr(doc)) and len(dedicated) == len(doc.dedicated) and not outside:
         return doc, refused
     cut = msgspec.structs.replace(
-        doc, slices=_only(doc.slices, mine), subnets=_only(doc.subnets, mine), dedicated=dedicated, members=members
+        doc,
+        slices=_only(doc.slices, mine),
+        subnets=_only(doc.subnets, mine),
+        dedicated=dedicated,
+        members=members,
+        services=services,
     )
     return cut, refused
 
@@ -168,14 +177,30 @@ def _listed(names: Collection[str]) -> str:
 def _fleet(docs: Iterable[NodeDocument], shared: set[str]) -> Fleet:
     peers: dict[str, list[Target]] = {GLOBAL: []}
     members: dict[str, set[str]] = {}
+    services: dict[str, set[str]] = {}
+    nodes: set[str] = set()
     for doc in docs:
         _add(peers, doc, shared)
+        nodes |= _own_addresses(doc)
+        for name, addresses in doc.services.items():
+            services.setdefault(name, set()).update(addresses)
         for network, addresses in doc.members.items():
             members.setdefault(network, set()).update(addresses)
     return Fleet(
         {service: tuple(targets) for service, targets in peers.items()},
         {network: frozenset(addresses) for network, addresses in members.items()},
+        {service: frozenset(addresses) for service, addresses in services.items()},
+        frozenset(nodes),
     )
+
+
+def _own_addresses(doc: NodeDocument) -> set[str]:
+    """The node's own addresses: the first of its first slice of each IP version."""
+    first: dict[int, str] = {}
+    for cidr in doc.slices:
+        network = known_network(cidr)
+        first.setdefault(network.version, str(network.network_address + 1))
+    return set(first.values())
 
 
 def _add(peers: dict[str, list[Target]], doc: NodeDocument, shared: set[str]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from cni import __version__, proc
 from cni.daemon.cluster.store import ClusterStore
 from cni.daemon.cluster.store_records import publishable
+from cni.daemon.model import openings
 from cni.daemon.model.cluster_records import Dedicated, NatWord, NodeDocument
 from cni.daemon.model.endpoints import split_endpoint
 from cni.daemon.settings import Settings
@@ -40,6 +41,7 @@ class NodeDocumentBuilder:
         """`nat_word`: what this node publishes for NAT traversal, None if that is off."""
         self._settings, self._state, self._identity = settings, state, identity
         self._registry, self._store, self._nat_word = registry, store, nat_word
+        self._opened = openings.read(settings.isolation.reach, settings.isolation.from_).services()
         self._underlay_seen: list[str] = []
         self._seen_at = -STALE
 
@@ -62,7 +64,10 @@ class NodeDocumentBuilder:
                 # A shared service has no subnets: the record of the shared bridge has them.
                 subnets += (cidr for cidr in service.subnets if cidr not in lost)
         members: dict[str, set[str]] = {}
+        services: dict[str, set[str]] = {name: set() for name in self._opened}
         for attachment in state.snapshot():
+            if attachment.service in services:
+                services[attachment.service].update(attachment.ips)
             if attachment.isolation is not None:
                 members.setdefault(attachment.isolation, set()).update(attachment.ips)
         for guest in self._registry.guests.all().values():
@@ -90,6 +95,7 @@ class NodeDocumentBuilder:
             endpoints=endpoints,
             ranges=tuple(state.cidrs),
             nat=nat,
+            services={name: tuple(sorted(addresses)) for name, addresses in sorted(services.items()) if addresses},
         )
 
     def _reached_at(self) -> tuple[str, ...]:

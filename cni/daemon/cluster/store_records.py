@@ -45,6 +45,8 @@ MOST = {  # in one node document
     "members": 4096,
     "ranges": 8,
     "addresses outside": 8,
+    "services": 512,
+    "service addresses": 4096,
 }
 LONGEST_NAME = 253  # characters of a service's, a network's or a host's name
 
@@ -175,6 +177,8 @@ def check_node(doc: NodeDocument) -> None:
         ("members", sum(map(len, doc.members.values()))),
         ("ranges", len(doc.ranges)),
         ("addresses outside", len(doc.nat.outside) if doc.nat is not None else 0),
+        ("services", len(doc.services)),
+        ("service addresses", sum(map(len, doc.services.values()))),
     ):
         if count > MOST[what]:
             raise ValueError(f"{count} {what}, at most {MOST[what]} are read")
@@ -190,7 +194,7 @@ def check_node(doc: NodeDocument) -> None:
         ("nat.mapping", doc.nat.mapping if doc.nat else ""),
     ):
         check_name(what, text)
-    for what, names in (("a service", doc.dedicated), ("a network", doc.members)):
+    for what, names in (("a service", (*doc.dedicated, *doc.services)), ("a network", doc.members)):
         for name in names:
             check_name(f"the name of {what}", name)
     _check_devices(doc)
@@ -206,6 +210,7 @@ def check_node(doc: NodeDocument) -> None:
     if doc.nat is not None and doc.nat.relay:
         ipaddress.IPv4Address(doc.nat.relay)
     _check_members(doc.members.values())
+    _check_services(doc.services.values())
 
 
 def publishable(doc: NodeDocument) -> tuple[NodeDocument, tuple[str, ...]]:
@@ -224,6 +229,13 @@ def publishable(doc: NodeDocument) -> tuple[NodeDocument, tuple[str, ...]]:
     left += [f"the service {name[:40]!a}" for name in doc.dedicated.keys() - dedicated.keys()]
     room = max(0, MOST["subnets"] - sum(len(device.subnets) for device in dedicated.values()))
     left += [f"the subnet {cidr}" for cidr in doc.subnets[room:]]
+    services, room_of_services = {}, MOST["service addresses"]
+    for name, addresses in doc.services.items():
+        if not _is_name(name) or len(addresses) > room_of_services:
+            left.append(f"the containers of the service {name[:40]!a}")
+            continue
+        services[name] = addresses
+        room_of_services -= len(addresses)
     hosts = doc.hosts[: MOST["hosts"]]
     endpoints = doc.endpoints[: MOST["endpoints"]]
     left += [f"the endpoint {endpoint[:40]!a}" for endpoint in doc.endpoints[len(endpoints) :]]
@@ -231,7 +243,13 @@ def publishable(doc: NodeDocument) -> tuple[NodeDocument, tuple[str, ...]]:
     if not left:
         return doc, ()
     short = msgspec.structs.replace(
-        doc, members=members, dedicated=dedicated, subnets=doc.subnets[:room], hosts=hosts, endpoints=endpoints
+        doc,
+        members=members,
+        dedicated=dedicated,
+        subnets=doc.subnets[:room],
+        hosts=hosts,
+        endpoints=endpoints,
+        services=services,
     )
     return short, tuple(left)
 
@@ -274,6 +292,13 @@ def _check_endpoint(endpoint: str) -> None:
             raise ValueError
     except ValueError:
         raise ValueError(f"endpoints: {endpoint[:LONGEST_NAME]!a} is not host:port in canonical form") from None
+
+
+def _check_services(services: Iterable[Collection[str]]) -> None:
+    """Raises ValueError unless the addresses are in canonical form."""
+    for address in (address for addresses in services for address in addresses):
+        if canonical_ip(address) != address:
+            raise ValueError(f"services: {address!a} is not in the form {canonical_ip(address)}")
 
 
 def _check_members(networks: Iterable[Collection[str]]) -> None:

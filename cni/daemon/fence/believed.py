@@ -58,7 +58,14 @@ def believed(beyond: RemoteView, clusters: Iterable[str]) -> tuple[RemoteView, d
                 kept.add(address)
         if kept:
             remotes.append(RemoteMember(remote.network, frozenset(kept)))
-    return RemoteView(beyond.tunnels, far, tuple(remotes), tuple(edges)), dict(itertools.islice(refused.items(), TOLD))
+    services = tuple((name, _usable(addresses, spaces)) for name, addresses in beyond.services)
+    view = RemoteView(beyond.tunnels, far, tuple(remotes), tuple(edges), services, _usable(beyond.nodes, spaces))
+    return view, dict(itertools.islice(refused.items(), TOLD))
+
+
+def _usable(addresses: Iterable[str], spaces: list[IPv4Network | IPv6Network]) -> frozenset[str]:
+    """The addresses that lie behind a tunnel."""
+    return frozenset(address for address in addresses if not _wrong(address, spaces))
 
 
 def _also(owner: str | None) -> str:

@@ -4,6 +4,7 @@ chains.
 
 from __future__ import annotations
 
+from cni.daemon.fence import openings
 from cni.daemon.fence.model import TABLE, FenceNode
 from cni.daemon.fence.rules import EARLY, HAS_OPTIONS, Chain, Rule, base_chain, declare, ipv4_options, plain_chain
 
@@ -97,6 +98,7 @@ def bridge_chains(node: FenceNode) -> list[Chain]:
                 "drop",
                 "group frame back to its port",
             ),
+            *(openings.between_ports() if node.openings else ()),
             Rule("", "iifname vmap @net", "its network"),
             Rule("", "drop", "port of no network"),
         ),

@@ -19,7 +19,9 @@ from cni.daemon.fence.rules import NETWORK_SETS, SETS, edge_chain
 from cni.host.nft_elements import Change, Element
 
 # The length in octets of the raw part of a set's key, for sets that have one.
-OCTETS = {name: int(bits) // 8 for *_, name, of in SETS for bits in re.findall(r"@\w+,\d+,(\d+)", of)}
+OCTETS = {name: int(bits) // 8 for *_, name, of in SETS for bits in re.findall(r"@\w+,\d+,(\d+)", of)} | {
+    name: 2 for *_, name, of in SETS if of.endswith("inet_service")
+}
 
 Listing: TypeAlias = Mapping[str, Mapping[str, Any] | None]
 Key: TypeAlias = tuple[str | int, ...]

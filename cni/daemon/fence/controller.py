@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from cni.daemon.fence import compare, elements, ruleset
 from cni.daemon.fence.desired import DesiredState
+from cni.daemon.fence.follower import Follower, endpoints
 from cni.daemon.fence.from_records import (
     Network,
     RemoteView,
@@ -26,13 +28,13 @@ from cni.daemon.fence.from_records import (
 )
 from cni.daemon.fence.inventory import Inventory
 from cni.daemon.fence.loader import Loader
-from cni.daemon.fence.model import TABLE, FenceNode
+from cni.daemon.fence.model import TABLE, FenceNode, FencePort
 from cni.daemon.fence.other_firewalls import OtherFirewalls
 from cni.daemon.fence.repairs import Repairs
 from cni.daemon.model.records import Attachment
 from cni.daemon.state.state import State
 from cni.errors import FenceFailed
-from cni.host import services
+from cni.host import nat_reader, services
 from cni.host.nft import Nft
 from cni.host.nft_elements import Change
 
@@ -74,6 +76,7 @@ class FenceController:
         self._changes = 0
         self._primed = -1  # the value of `_changes` up to which all messages are packed
         self._repairs = Repairs()
+        self._follower = Follower(inventory.openings)
 
     # --- all tables ------------------------------------------------------------------------------------------------
 
@@ -344,8 +347,10 @@ class FenceController:
             # The chains of a network that has members only on other nodes may exist, or may have been refused.
             if port.network is not None and not self._inventory.has_local_members(port.network):
                 self._run(ruleset.create_network(port.network))
+            before = self._opened_by(port)
             self._inventory.add_port(port)
             self._run(ruleset.add_port(port))
+            self._reopen(before, port)
 
     def remove_port(self, attachment: Attachment) -> None:
         """The port was deleted: removes all its elements, so its established flows end too. No effect without
@@ -354,10 +359,44 @@ class FenceController:
         port = port_of(attachment)
         with self._lock:
             self._changes += 1
+            before = self._opened_by(port)
             was_recorded = self._inventory.remove_port(port.name)
             self._try(ruleset.remove_port(port))
+            self._reopen(before, port)
             if was_recorded and port.network is not None and not self._inventory.has_members(port.network):
                 self._try(ruleset.forget_network(port.network))
+
+    def _opened_by(self, port: FencePort) -> FenceNode | None:
+        """The node's values, if the settings list the port's service."""
+        return self._inventory.node() if port.service in self._inventory.openings.services() else None
+
+    def _reopen(self, before: FenceNode | None, port: FencePort) -> None:
+        """Brings what the settings open up to date after the port came or went. What fails is left to the next load."""
+        if before is not None:
+            after = self._inventory.node()
+            self._try(elements.change_of_openings(before, after))
+            self._node_loaded = after if self._node_loaded == before else self._node_loaded
+
+    def follow(self) -> None:
+        """Follows the listed virtual addresses (`isolation.reach`) through this node's DNAT, if the rules of another
+        program changed. Raises FenceFailed."""
+        loader, clusters = self._loader, self._state.cidrs
+        virtual = self._follower.virtual(clusters)
+        if loader is None or self._trouble or not virtual:
+            return
+        version, began = nat_reader.version(loader.nft), time.monotonic()
+        if not self._follower.is_due(version):
+            return
+        bases, _ = nat_reader.read(loader.nft, TABLE)
+        followed = endpoints(bases, virtual, clusters)
+        self._follower.took(version, time.monotonic() - began)
+        with self._lock:
+            before = self._inventory.node()
+            if self._inventory.set_followed(followed):
+                self._changes += 1
+                after = self._inventory.node()
+                self._run(elements.change_of_openings(before, after))
+                self._node_loaded = after if self._node_loaded == before else self._node_loaded
 
     # --- other nodes -------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from cni.daemon.fence.model import (
     raw,
     versions,
 )
+from cni.daemon.model.openings import Opening
 from cni.host.nft_elements import Change, Element
 
 
@@ -34,7 +35,44 @@ def of_node(node: FenceNode) -> list[Element]:
         *(Element("inet", "tunnels", quoted(device)) for device in node.tunnels),
         *(Element("inet", f"far{ip_network(cidr).version}", cidr) for cidr in node.far),
         *(Element("inet", f"connected{ip_network(cidr).version}", cidr) for cidr in node.connected),
+        *of_openings(node),
     ]
+
+
+def of_openings(node: FenceNode) -> list[Element]:
+    """What the settings open: destinations, by port or as a whole, and senders."""
+    return [
+        *(_of_opening(opening) for opening in node.reach),
+        *(Element("inet", f"from{ip_network(cidr).version}", cidr) for cidr in node.senders),
+        *_ends(node),
+    ]
+
+
+def _ends(node: FenceNode) -> list[Element]:
+    """The single addresses of the overlay that are listed, or to which what is listed leads: those of containers."""
+    ranges = [ip_network(cidr) for cidr in node.clusters]
+    listed = {opening.address for opening in node.reach}
+    listed |= {str(net.network_address) for net in map(ip_network, node.senders) if net.prefixlen == net.max_prefixlen}
+    inside = sorted(address for address in listed if any(ip_address(address) in net for net in ranges))
+    four, six = versions(inside)
+    return [
+        *(Element("bridge", "ends4", str(address)) for address in four),
+        *(Element(family, "ends6", str(address)) for family in ("bridge", "inet") for address in six),
+        *(Element("bridge", "asked6", raw(int(address), 16)) for address in six),
+    ]
+
+
+def change_of_openings(before: FenceNode, after: FenceNode) -> Change:
+    """What changes the elements of `before` to those of `after`. An opening CIDR that grows or splits is another."""
+    old, new = of_openings(before), of_openings(after)
+    return change(take=(e for e in old if e not in new), add=(e for e in new if e not in old))
+
+
+def _of_opening(opening: Opening) -> Element:
+    v = ip_address(opening.address).version
+    if not opening.port:
+        return Element("inet", f"reach{v}", opening.address)
+    return Element("inet", f"{opening.protocol}{v}", f"{opening.address} . {raw(opening.port, 2)}")
 
 
 def of_bridge(bridge: FenceBridge) -> list[Element]:

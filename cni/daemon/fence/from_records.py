@@ -21,13 +21,15 @@ Network = addresses.Network
 @dataclass(frozen=True)
 class RemoteView:
     """What lies behind the tunnels: the devices, the overlay's CIDRs there, the members of isolation networks, edge
-    peers.
+    peers; the addresses of services that the settings may open (`isolation`), and of the nodes themselves.
     """
 
     tunnels: tuple[str, ...] = ()
     far: tuple[str, ...] = ()
     remotes: tuple[RemoteMember, ...] = ()
     edges: tuple[FenceEdge, ...] = ()
+    services: tuple[tuple[str, frozenset[str]], ...] = ()
+    nodes: frozenset[str] = frozenset()
 
     def networks(self) -> set[str | None]:
         """The networks that have members behind the tunnels."""
@@ -89,4 +91,5 @@ def port_of(attachment: Attachment) -> FencePort:
         attachment.mac,
         tuple(address.ip for address in attachment.addresses),
         attachment.isolation,
+        attachment.service,
     )

@@ -4,6 +4,7 @@ that a packet passes the chains.
 
 from __future__ import annotations
 
+from cni.daemon.fence import openings
 from cni.daemon.fence.handed_on import AFTER_IPVS, output_chains
 from cni.daemon.fence.leaving import leaving_chains
 from cni.daemon.fence.model import FLAT, FenceNode
@@ -14,6 +15,7 @@ from cni.daemon.fence.to_host import FAMILIES, closed_to_host, edge_by_its_list,
 def inet_chains(node: FenceNode) -> list[Chain]:
     """The chains for packets that are routed, and for packets to the node."""
     four, six = node.cluster(4), node.cluster(6)
+    families = [(v, ip) for v, ip in FAMILIES if node.cluster(int(v))]
     return [
         base_chain("inet", "prerouting", EARLY, *_prerouting(node)),
         plain_chain(
@@ -57,8 +59,9 @@ def inet_chains(node: FenceNode) -> list[Chain]:
             Rule("iifname . ether daddr @neighbours", "accept", "bridged link-local"),
             Rule("", "drop", "link-local by way of the host"),
         ),
-        *([_to_overlay("4", "ip", four, node.routed), _from_connected("4", "ip")] if four else []),
-        *([_to_overlay("6", "ip6", six, node.routed), _from_connected("6", "ip6")] if six else []),
+        *([_to_overlay("4", "ip", four, node), _from_connected("4", "ip")] if four else []),
+        *([_to_overlay("6", "ip6", six, node), _from_connected("6", "ip6")] if six else []),
+        *(openings.openings_chains(families) if node.openings else []),
         plain_chain("inet", "outward", *not_its_flow(), _of_no_flow(node.masquerade)),
         plain_chain(
             "inet",
@@ -81,7 +84,7 @@ def inet_chains(node: FenceNode) -> list[Chain]:
             Rule("iifname @inside", "goto to_host", "from containers"),
             chain="input_late",
         ),
-        plain_chain("inet", "to_host", *to_host()),
+        plain_chain("inet", "to_host", *to_host(openings.to_host(families) if node.openings else ())),
         *output_chains(node),
         plain_chain("inet", "closed_to_host", *closed_to_host()),
         *leaving_chains(node),
@@ -170,11 +173,13 @@ def _from_connected(v: str, ip: str) -> Chain:
     )
 
 
-def _to_overlay(v: str, ip: str, cluster: str, routed: bool) -> Chain:
+def _to_overlay(v: str, ip: str, cluster: str, node: FenceNode) -> Chain:
     """To an overlay address: by membership if the source is a member, else by the exceptions at the overlay's edge."""
+    routed = node.routed
     return plain_chain(
         "inet",
         f"to_overlay{v}",
+        *((Rule("", f"jump open{v}", "what the settings open"),) if node.openings else ()),
         Rule(
             f"ct state related meta l4proto {{ 1, 58 }} {_way_in(routed)} {ip} saddr != @closed{v}",
             "accept",

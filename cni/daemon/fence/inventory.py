@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_address, ip_network
 
 from cni.daemon.fence.believed import believed, without
 from cni.daemon.fence.desired import DesiredState
 from cni.daemon.fence.from_records import RemoteView, bridge_of
 from cni.daemon.fence.model import FenceNode, FencePort
+from cni.daemon.model import openings
+from cni.daemon.model.openings import Opening, Openings
 from cni.daemon.settings import Settings
 from cni.daemon.state.state import State
 from cni.defaults import ROUTED
@@ -26,6 +29,8 @@ class Inventory:
         self._networks: Counter[str | None] = Counter()
         self._bridges: dict[str, None] = {}
         self._beyond = RemoteView()
+        self._openings = openings.read(settings.isolation.reach, settings.isolation.from_)
+        self._followed: tuple[Opening, ...] = ()
         self.refused: dict[str, str] = {}
         """What of the remote view the fence leaves out, and why."""
 
@@ -66,6 +71,17 @@ class Inventory:
         """What lies behind the tunnels, as far as the fence accepts it."""
         return self._beyond
 
+    @property
+    def openings(self) -> Openings:
+        """What the settings open."""
+        return self._openings
+
+    def set_followed(self, followed: tuple[Opening, ...]) -> bool:
+        """Records the endpoints to which this node translates listed destinations; whether they changed."""
+        changed = self._followed != followed
+        self._followed = followed
+        return changed
+
     def has_local_members(self, network: str | None) -> bool:
         """Whether the network has members on this node."""
         return self._networks[network] > 0
@@ -104,4 +120,35 @@ class Inventory:
             tunnels=self._beyond.tunnels,
             far=self._beyond.far,
             bridge_names=self._bridge_names,
+            openings=bool(self._openings),
+            reach=self._reach(),
+            senders=self._senders(),
         )
+
+    def _reach(self) -> tuple[Opening, ...]:
+        """The listed destinations of the overlay's families, with the containers of listed services."""
+        versions = {ip_network(cidr).version for cidr in self._state.cidrs}
+        found = set(self._followed)
+        for entry in self._openings.reach:
+            addresses = self._of_service(entry.service) if entry.service else (entry.address,)
+            found.update(entry.at(address) for address in addresses)
+        return tuple(sorted(opening for opening in found if ip_address(opening.address).version in versions))
+
+    def _senders(self) -> tuple[str, ...]:
+        """The listed senders as CIDRs, without overlaps."""
+        found = []
+        for entry in self._openings.senders:
+            if entry.cidr:
+                found.append(ip_network(entry.cidr))
+            else:
+                addresses = self._of_service(entry.service) if entry.service else self._beyond.nodes
+                found += map(ip_network, addresses)
+        four = [network for network in found if isinstance(network, IPv4Network)]
+        six = [network for network in found if isinstance(network, IPv6Network)]
+        return (*map(str, collapse_addresses(four)), *map(str, collapse_addresses(six)))
+
+    def _of_service(self, name: str) -> set[str]:
+        """The addresses of a service's containers, on this node and on others."""
+        here = (port.addresses for port in self._ports.values() if port.service == name)
+        elsewhere = (addresses for service, addresses in self._beyond.services if service == name)
+        return {address for addresses in (*here, *elsewhere) for address in addresses}

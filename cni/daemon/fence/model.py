@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
+from cni.daemon.model.openings import Opening
 from cni.errors import FenceFailed
 
 TABLE = "zlayer_cni"
@@ -32,6 +33,8 @@ class FenceNode:
     overlay traffic: it leaves unencrypted.
     `masquerade`: whether traffic that leaves the overlay takes the node's address.
     `routed`: whether the host's own routes carry the overlay to other nodes, unencrypted (`underlay: routed`).
+    `openings`: whether the settings list destinations or senders that pass between networks. `reach`: the destinations;
+    `senders`: CIDRs that may open flows to every member, not overlapping.
     `bridge_names`: whether the kernel has `meta ibrname` (CONFIG_NFT_BRIDGE_META).
     """
 
@@ -43,6 +46,9 @@ class FenceNode:
     masquerade: bool = True
     routed: bool = False
     bridge_names: bool = False
+    openings: bool = False
+    reach: tuple[Opening, ...] = ()
+    senders: tuple[str, ...] = ()
 
     def cluster(self, version: int) -> str | None:
         """The overlay's CIDR of IP version 4 or 6, or None."""
@@ -63,7 +69,7 @@ class FencePort:
     """The host's end of an attachment's veth, and the MAC and addresses that it may use.
 
     `bridge` is None for a port that is routed without a bridge. `network` is None for the flat mesh;
-    the empty string is a network name.
+    the empty string is a network name. `service`: the service of the attachment.
     """
 
     name: str
@@ -71,6 +77,7 @@ class FencePort:
     mac: str
     addresses: tuple[str, ...]
     network: str | None = None
+    service: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,11 @@ from cni.daemon.fence.rules import NETWORK_SETS, SETS, Chain, declare, edge_chai
 from cni.host.nft_elements import Change
 
 FAMILIES = ("bridge", "inet")
-REFILLED = ("node4", "node6", "tunnels", "far4", "far6", "connected4", "connected6")
+REFILLED = (
+    *("node4", "node6", "tunnels", "far4", "far6", "connected4", "connected6"),
+    *(f"{name}{v}" for name in ("reach", "tcp", "udp", "sctp", "from") for v in (4, 6)),
+    *("ends4", "ends6", "asked6"),
+)
 """The sets that `base` flushes and fills."""
 MARKER = "base_"
 _ANY_EDGE = FenceEdge("", "0.0.0.0", ("0.0.0.0/0", "::/0"))
@@ -32,8 +36,7 @@ def base(node: FenceNode) -> str:
     lines += declare(chains(node))
     if not node.masquerade:
         lines += [f"add chain inet {TABLE} postrouting", f"delete chain inet {TABLE} postrouting"]
-    for name in REFILLED:
-        lines.append(f"flush set inet {TABLE} {name}")
+    lines += [f"flush set {family} {TABLE} {name}" for family, _, name, _ in SETS if name in REFILLED]
     return "\n".join(lines) + "\n" + elements.change(add=elements.of_node(node)).text()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from cni.daemon.fence.rules import Rule
 
 # Tunnels that a host may terminate without authenticating the sender: L2TP and GTP-U (which match a number in the
@@ -16,7 +18,8 @@ _ICMP_OF_NO_FLOW = Rule("ct state invalid meta l4proto { 1, 58 }", "drop", "ICMP
 FAMILIES = (("4", "ip"), ("6", "ip6"))
 
 
-def to_host() -> list[Rule]:
+def to_host(opened: Iterable[Rule] = ()) -> list[Rule]:
+    """The rules for containers of this node; `opened`: those of what the settings open."""
     # ICMP, ICMPv6, TCP, UDP, SCTP, for the resolver and the daemon; no tunnels. Protocols are numbers, here and above:
     # a minimal host has no /etc/protocols, and nft then refuses names.
     return [
@@ -30,6 +33,7 @@ def to_host() -> list[Rule]:
         Rule(f"udp dport {_TUNNEL_PORTS}", "drop", "tunnel to the node"),
         Rule(f"ip daddr @node4 {_NODE_PROTOCOLS}", "accept", "node address"),
         Rule(f"ip6 daddr @node6 {_NODE_PROTOCOLS}", "accept", "node address, IPv6"),
+        *opened,
         Rule("", "drop", "host address"),
     ]
 

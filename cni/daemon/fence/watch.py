@@ -134,6 +134,7 @@ class Watch:
             announced = self._forwarding_changed.wait(LEGACY)
             self._forwarding_changed.clear()
             _attempt(self._fence.prime)
+            _attempt(self._fence.follow)
             if self._ended or (not announced and _legacy() == legacy):
                 continue
             began = time.monotonic()

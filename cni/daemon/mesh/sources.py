@@ -164,7 +164,8 @@ def remote_view(
     fenced = tuple(
         FenceEdge(EDGE + naming.edge_fence(edge.name), edge.held.ip, edge.allowed) for edge in edges if edge.allowed
     )
-    return RemoteView(*wired, remotes, fenced)
+    services = tuple(sorted(fleet.services.items())) if fleet is not None else ()
+    return RemoteView(*wired, remotes, fenced, services, fleet.nodes if fleet is not None else frozenset())
 
 
 class ProxyNeighbours:

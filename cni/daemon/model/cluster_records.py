@@ -35,7 +35,8 @@ class NodeDocument(msgspec.Struct, frozen=True, kw_only=True):
     have one port, for versions that know no `endpoints`; `members` are the addresses of each isolation network's
     members. `signer` is the signing key in hexadecimal digits, "" for a version that does not sign; `sequence` grows
     with every document that the node publishes. `ranges` are the overlay's, as the node has them; empty for an earlier
-    version. `nat`: None for a node without NAT traversal."""
+    version. `nat`: None for a node without NAT traversal. `services` are the addresses of the services that the node's
+    `isolation` names."""
 
     identity: str
     name: str
@@ -54,6 +55,7 @@ class NodeDocument(msgspec.Struct, frozen=True, kw_only=True):
     endpoints: tuple[str, ...] = ()
     ranges: tuple[str, ...] = ()
     nat: NatWord | None = None
+    services: dict[str, tuple[str, ...]] = {}
 
 
 class Slot(msgspec.Struct, frozen=True):

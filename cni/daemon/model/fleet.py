@@ -13,7 +13,10 @@ GLOBAL = ""  # the node's own device, in mappings by service
 @dataclass(frozen=True)
 class Fleet:
     """The other nodes, for the mesh: the peers of each device (`GLOBAL` or a service), and the addresses behind them
-    that are members of each isolation network."""
+    that are members of each isolation network, and of each service that a node's `isolation` names; `nodes`: the nodes'
+    own addresses."""
 
     peers: Mapping[str, tuple[Target, ...]] = field(default_factory=dict)
     members: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    services: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    nodes: frozenset[str] = frozenset()

@@ -9,6 +9,7 @@ that claims to be needed is not missed.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 from cni.daemon.fence import ruleset as fence
 from cni.daemon.fence.rules import Chain, network_chains
@@ -24,6 +25,7 @@ from . import (  # noqa: F401 - they register
     attacks_mesh,
     attacks_neighbours,
     attacks_odd,
+    attacks_openings,
     attacks_routed,
     attacks_source,
     attacks_unbridged,
@@ -63,7 +65,7 @@ def _first_fault(lab: Lab, nf_call: int) -> str:
 def rules() -> list[str]:
     """Every rule, as `family chain name`."""
     with opened() as lab:
-        node = lab.node
+        node = replace(lab.node, openings=True)
     every: list[Chain] = [*fence.chains(node), *network_chains(NETWORKS[0])]
     return [f"{chain.family} {chain.name} {rule.name}" for chain in every for rule in chain.rules]
 

@@ -95,6 +95,26 @@ def tcp(src: str, dst: str, sport: int, dport: int, flags: int = 2) -> bytes:
     return body[:16] + struct.pack("!H", checksum(_pseudo(src, dst, TCP, 20) + body)) + body[18:]
 
 
+def segment(src: str, dst: str, sport: int, dport: int, data: bytes) -> bytes:
+    """A SYN with data, and the checksum of both."""
+    body = struct.pack("!HHIIBBHHH", sport, dport, 1, 0, 0x50, 2, 64240, 0, 0) + data
+    return body[:16] + struct.pack("!H", checksum(_pseudo(src, dst, TCP, len(body)) + body)) + body[18:]
+
+
+def sctp(sport: int, dport: int, chunk: int, tag: int, data: bytes) -> bytes:
+    """An SCTP packet with INIT (chunk 1) or INIT ACK (2) and its checksum (RFC 9260, 3.3.2 and appendix A). `tag`: the
+    verification tag, for INIT 0; the initiator's is 7."""
+    value = struct.pack("!IIHHI", 7, 65536, 1, 1, 1) + data + bytes(-len(data) % 4)
+    head = struct.pack("!HHI", sport, dport, tag)
+    rest = struct.pack("!BBH", chunk, 0, 4 + len(value)) + value
+    crc = 0xFFFFFFFF
+    for octet in head + bytes(4) + rest:
+        crc ^= octet
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return head + struct.pack("<I", crc ^ 0xFFFFFFFF) + rest
+
+
 def icmp(kind: int, code: int, rest: bytes) -> bytes:
     """ICMP; `rest` begins at the fifth byte."""
     body = struct.pack("!BBH", kind, code, 0) + rest

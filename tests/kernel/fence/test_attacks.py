@@ -15,14 +15,19 @@ from . import (  # noqa: F401 - they register
     attacks_mesh,
     attacks_neighbours,
     attacks_odd,
+    attacks_openings,
     attacks_routed,
     attacks_source,
     attacks_unbridged,
 )
 from .lab import ROUTED, Lab
 
+LONG = frozenset(attacks_openings.NAMES) - frozenset(attacks_openings.DEFAULT)
 
-@pytest.mark.parametrize("name", sorted(attacks.ATTACKS))
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.long] * (name in LONG)) for name in sorted(attacks.ATTACKS)]
+)
 def test_attack(shared_lab: Lab, name: str) -> None:
     if ROUTED and name in attacks.OF_BRIDGES:
         pytest.skip(attacks.OF_BRIDGES[name])

@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 
 from cni.daemon.fence.explain import connected
 from cni.daemon.fence.explain.endpoints import Endpoint, EndpointKind, FenceView
+from cni.daemon.fence.explain.opened import opened
 from cni.daemon.fence.explain.verdict import Translated, Verdict
+from cni.daemon.model.openings import Opening
 from cni.host.nat_rules import Packet, Target, Way, refused_by, translate
 
 Decide = Callable[[FenceView, Endpoint, Endpoint, "PortSpec | None"], Verdict]
@@ -39,6 +41,11 @@ class Flow:
     src: Endpoint
     dst: Endpoint
     service: PortSpec | None
+
+    def asked(self) -> Opening:
+        """The destination as the settings may list it."""
+        number, protocol = (self.service.number, self.service.protocol) if self.service is not None else (0, "")
+        return Opening(self.dst.address, protocol, number)
 
     def packet(self) -> Packet:
         """Its first packet, for the rules of other programs."""
@@ -97,6 +104,7 @@ def _to_target(flow: Flow, target: Target, judge: Decide) -> Translated:
         verdict = Verdict(False, None, reason)
     else:
         verdict = judge(view, src, real, PortSpec(port, protocol) if port else None)
+        verdict = opened(view, src, real, flow.asked(), verdict)
     return Translated(real.address, port, real.label, verdict)
 
 

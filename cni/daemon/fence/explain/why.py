@@ -13,6 +13,7 @@ from ipaddress import ip_address, ip_interface
 from cni.daemon.fence.desired import DesiredState
 from cni.daemon.fence.explain import connected, handed_on, remote, translated, way_out
 from cni.daemon.fence.explain.endpoints import Endpoint, EndpointKind, FenceView, GuestEndpoint
+from cni.daemon.fence.explain.opened import opened
 from cni.daemon.fence.explain.translated import Flow, PortSpec
 from cni.daemon.fence.explain.verdict import HOST_FIREWALL, RuleRef, Verdict, describe, named
 from cni.daemon.fence.model import chain_of
@@ -27,7 +28,9 @@ def decide(view: FenceView, src: Endpoint, dst: Endpoint, service: PortSpec | No
     if (way := flow.way()).targets:
         return translated.decide(flow, way, _untranslated, _from_outside_by_port)
     refused = flow.refusal()
-    return refused if refused is not None else _untranslated(view, src, dst, service)
+    return (
+        refused if refused is not None else opened(view, src, dst, flow.asked(), _untranslated(view, src, dst, service))
+    )
 
 
 def _untranslated(view: FenceView, src: Endpoint, dst: Endpoint, service: PortSpec | None = None) -> Verdict:
