@@ -64,6 +64,7 @@ def _endpoint(endpoint: answers.Endpoint) -> str:
     if endpoint.address and endpoint.label:
         text += f" ({endpoint.label}"
         if endpoint.isolation_network is not None or endpoint.on_flat_mesh:
-            text += f", {name_of(endpoint.isolation_network)}"
+            network = endpoint.isolation_network
+            text += f", {'flat mesh' if network is None else name_of(network)}"
         text += ")"
     return text

@@ -98,7 +98,10 @@ class LinkDeleter:
             try:
                 _delete(socket, [index for index, _ in batch])
             except Exception as error:
-                log.exception("could not delete links")
+                # A refusal has a coded error at the caller; only what is unexpected needs its traceback.
+                log.warning(
+                    "%d links could not be deleted: %s", len(batch), error, exc_info=not isinstance(error, OSError)
+                )
                 for _, failure in batch:
                     failure.append(error)
         socket.close()

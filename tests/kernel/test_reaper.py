@@ -127,6 +127,14 @@ def test_what_cannot_be_removed_is_an_error_and_the_reaper_goes_on(host, contain
     assert remove(reaper, host, name) == (True, None)
 
 
+def test_a_refusal_is_one_line_of_the_log_and_no_traceback(host, reaper, caplog):
+    with pytest.raises(NetlinkError):
+        remove(reaper, host, "lo")
+    (record,) = caplog.records
+    assert not record.exc_info
+    assert record.getMessage() == "1 links could not be deleted: delete link 1: Operation not supported"
+
+
 def test_a_link_that_cannot_be_looked_for_is_not_gone(host, netlink, reaper):
     def without_descriptors():
         with Netlink() as sock:

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import ipaddress
 import typing
+from pathlib import Path
+from typing import cast
 
 import pytest
 
-from cni.daemon import operations
+from cni.daemon import operations, parts
+from cni.daemon.mesh.mesh import Mesh
 from cni.daemon.model.records import Node
 from cni.daemon.operations import edges
 from cni.daemon.operations.context import OperationRefused
 from cni.daemon.operations.node import judge_ranges
+from cni.host.wg_types import DeviceSeen, PeerSeen
 from cni.overlay import wire
+from tests.fakes.mesh import FakeMesh
+from tests.fakes.node import Node as FakeNode
+
+KEY = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
 
 
 def node(**changes: object) -> Node:
@@ -212,3 +220,27 @@ def test_endpoints_that_can_be_called(endpoint: str) -> None:
 def test_endpoints_that_cannot(endpoint: str) -> None:
     with pytest.raises(OperationRefused, match="node_endpoint"):
         edges.check_endpoint(endpoint)
+
+
+# --- NAT -----------------------------------------------------------------------------------------------------------
+
+
+class HeardMesh(FakeMesh):
+    """A mesh whose device has the peer at another endpoint than the agent named."""
+
+    def device(self) -> DeviceSeen | None:
+        return DeviceSeen("zl-g", "kernel", 51420, {KEY: PeerSeen(KEY, "198.51.100.9:7")})
+
+
+@pytest.mark.parametrize(
+    ("mesh", "endpoint"), [(FakeMesh, "203.0.113.7:51420"), (HeardMesh, "198.51.100.9:7")], ids=["no device", "roamed"]
+)
+def test_nat_status_has_the_endpoint_at_which_the_peer_is(tmp_path: Path, mesh: type[FakeMesh], endpoint: str) -> None:
+    node = FakeNode(tmp_path / "state.db")
+    context = parts.build_operations(node.base, node.parts, cast(Mesh, mesh(node.base.registry)), lambda: ((), ()))
+    node.state.update_node(set_up=True)
+    assert operations.carry_out(wire.AddPeer(KEY, "203.0.113.7:51420", "10.9.0.32/28", 25), context) == wire.Ok()
+    assert operations.carry_out(wire.NatTick(), context) == wire.Ok()
+    heard = operations.carry_out(wire.NatStatusRequest(), context)
+    assert isinstance(heard, wire.NatStatus)
+    assert heard.peers == (wire.NatPeer(KEY, "direct", endpoint),)

@@ -8,6 +8,8 @@ from dataclasses import replace
 
 import pytest
 
+from cni import answers
+from cni.cli import why as why_cli
 from cni.daemon.fence.desired import DesiredState
 from cni.daemon.fence.explain import why
 from cni.daemon.fence.explain.endpoints import (
@@ -634,3 +636,18 @@ def test_what_the_own_fence_drops_is_certain():
     found = verdict(TOKEN, "red-a", "10.200.64.9")
     assert (found.allowed, found.certain) == (False, True)
     assert "10.200.64.9 is in the flat mesh" not in found.reason
+
+
+@pytest.mark.parametrize(
+    ("network", "flat", "text"), [(None, True, ", flat mesh"), ("red", False, ", red"), (None, False, "")]
+)
+def test_an_end_has_one_pair_of_brackets(network: str | None, flat: bool, text: str) -> None:
+    end = answers.Endpoint(
+        kind="container",
+        address="10.9.0.2",
+        label="web",
+        container_id="c",
+        isolation_network=network,
+        on_flat_mesh=flat,
+    )
+    assert why_cli._endpoint(end) == f"10.9.0.2 (web{text})"

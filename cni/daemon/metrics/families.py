@@ -1,6 +1,6 @@
 """The metrics: their names, labels and values, from one reading of the node. Pure.
 
-Imported by the first scrape: it imports prometheus-client, which takes some 60 ms and 6 MB. docs/metrics.md has a row
+Imported by the first scrape: it imports prometheus-client, which takes some 60 ms and 4 MB. docs/metrics.md has a row
 for each entry of METRICS, and a test compares the two. No label has an endpoint, an address, a container or a pod:
 each of those makes new series for as long as the daemon runs.
 """

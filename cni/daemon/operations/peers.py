@@ -12,6 +12,7 @@ from cni.daemon.model import keys, peer_table
 from cni.daemon.operations.context import OperationContext, OperationRefused
 from cni.daemon.state.tables import NatSeen, RegisteredName
 from cni.host import underlay
+from cni.host.wg_types import PeerSeen
 from cni.overlay import wire
 from cni.overlay.address import join_host_port
 
@@ -121,13 +122,21 @@ def nat_tick(_: wire.NatTick, context: OperationContext) -> wire.Ok:
         candidates = tuple(
             wire.Candidate("host", join_host_port(str(address), node.wg_port), HOST_PRIORITY) for address in addresses
         )
+        device = context.mesh.device()
+        seen = device.peers if device is not None else {}
         peers = tuple(
-            wire.NatPeer(peer.public_key, "direct", peer.endpoint)
+            wire.NatPeer(peer.public_key, "direct", _called_from(seen.get(peer.public_key)) or peer.endpoint)
             for peer in peer_table.of_device(context.registry.peers.all(), None)
             if not peer.owner
         )
         context.registry.nat_seen.put("seen", NatSeen(candidates, peers, int(time.time())))
     return wire.Ok()
+
+
+def _called_from(seen: PeerSeen | None) -> str:
+    """The endpoint at which the device has a peer now, which may be another one than the agent named: a roaming peer,
+    or one that is tried at a further endpoint; "" if it has none."""
+    return seen.endpoint if seen is not None else ""
 
 
 def nat_status(_: wire.NatStatusRequest, context: OperationContext) -> wire.NatStatus:
