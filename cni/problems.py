@@ -256,6 +256,15 @@ _KINDS = (
         "Set the clock, and let NTP or the like keep it.",
     ),
     ProblemKind(
+        "version-differs",
+        "node",
+        "warning",
+        "The tool is of another version than the daemon that answers it; or another node of the cluster has run another"
+        " version than this one for more than an hour.",
+        "`zlayer-cni restart` runs the daemon that is installed, without ending a connection; upgrade the node named in"
+        " the text, or finish the upgrade that is under way.",
+    ),
+    ProblemKind(
         "settings-not-applied",
         "node",
         "warning",
@@ -439,6 +448,14 @@ _KINDS = (
         " Traffic goes on; the problem lasts until every node that answers has put its claims and document back.",
         "Check that the restore was meant. If the problem stays, look at `status` of the other nodes; nodes that were"
         " forgotten after the backup are to be forgotten again (`zlayer-cni peer gone`).",
+    ),
+    ProblemKind(
+        "clock-differs",
+        "cluster",
+        "warning",
+        "This node's clock differs by more than 30 s from that of the etcd member which answers it. Certificates, edge"
+        " peers' times and WireGuard's handshakes after a change of the clock depend on it.",
+        "Look which of the two is wrong, set it, and let NTP or the like keep it.",
     ),
     ProblemKind(
         "store-certificates",

@@ -6,7 +6,9 @@ from __future__ import annotations
 import json
 import sys
 
-from cni import answers
+import msgspec
+
+from cni import __version__, answers
 from cni.cli import absent, table
 from cni.cli.ask import NoDaemon, ask, print_json
 
@@ -14,7 +16,7 @@ from cni.cli.ask import NoDaemon, ask, print_json
 def run(run_dir: str, as_json: bool) -> int:
     """Print the status; raises NoDaemon, Refused. A daemon that is not needed yet is no problem."""
     try:
-        status = ask(run_dir, "status", answers.Status)
+        status = with_versions(ask(run_dir, "status", answers.Status))
     except NoDaemon as error:
         absence = absent.explain(absent.look(run_dir)) if absent.is_silent(error) else None
         if absence is None or absence.state != "not started":
@@ -27,6 +29,21 @@ def run(run_dir: str, as_json: bool) -> int:
     else:
         sys.stdout.write(_as_text(table.escape_control(status)))
     return 1 if status.problems else 0
+
+
+def with_versions(status: answers.Status, own: str = __version__) -> answers.Status:
+    """The status with the problem that the daemon is of another version than this program; `own`: this one's. Pure."""
+    if status.version == own:
+        return status
+    from cni.problems import REGISTRY
+
+    kind = REGISTRY["version-differs"]
+    text = f"the daemon is version {status.version}, this program is {own}"
+    detail = answers.ProblemDetail(
+        code=kind.code, area=kind.area, severity=kind.severity, text=text, action=kind.action
+    )
+    details = None if status.problem_details is None else [*status.problem_details, detail]
+    return msgspec.structs.replace(status, problems=[*status.problems, text], problem_details=details)
 
 
 def _as_text(status: answers.Status) -> str:

@@ -35,6 +35,7 @@ MADE_ANEW = {
     "Pace": "a limit with a clock, one for each run of a thread",
     "Transport": "a part of `EtcdClient`",
     "Certificates": "a part of `Transport`",
+    "StoreClock": "a part of `Transport`",
     "Repairs": "a count with a clock, a part of the fence's controller",
     "Table": "one table of `Tables`",
     "NameLookup": "for one thread: the DNS server's, and one for each request of the tool",

@@ -6,8 +6,10 @@ import logging
 import time
 from collections.abc import Mapping
 
+from cni import __version__
 from cni.daemon.cluster.belief import believe
 from cni.daemon.cluster.name_records import NameRecords
+from cni.daemon.cluster.versions import Versions
 from cni.daemon.cluster.view import ClusterView
 from cni.daemon.mesh.mesh import Mesh
 from cni.daemon.mesh.probes import TunnelProbes
@@ -44,6 +46,7 @@ class Carrier:
         self._state, self._identity, self._registry, self._mesh = state, identity, registry, mesh
         self._probes, self._view, self._board, self._grace = probes, view, board, grace
         self._names = names
+        self._versions = Versions(__version__)
         self._own = identity.member().identity
 
     def carry(self, synced: bool) -> None:
@@ -74,6 +77,7 @@ class Carrier:
         board.set_all("peer-key-conflict", dict(belief.conflicts))
         board.set_all("claim-missing", dict(belief.unclaimed))
         board.set_all("range-differs", dict(belief.ranges))
+        board.set_all("version-differs", self._versions.differing(belief.docs.values(), now))
         with board.step("cluster-step", "foreign", "the other nodes' subnets could not be set apart"):
             self._state.set_foreign(foreign)
         with board.step("cluster-step", "fleet", "the other nodes could not be made peers"):

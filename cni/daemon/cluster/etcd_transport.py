@@ -33,6 +33,7 @@ from cni.daemon.cluster.store import (
     Unreachable,
     WrongServer,
 )
+from cni.daemon.cluster.store_clock import StoreClock
 from cni.host.worker import beat
 
 T = TypeVar("T")
@@ -54,7 +55,7 @@ class Transport:
         self._streams: dict[socket.socket, tuple[int, str]] = {}  # the open streams: endpoint and address of each
         self._lock = threading.Lock()  # guards `_streams`
         files = {"ca_file": where.ca_file, "cert_file": where.cert_file, "key_file": where.key_file}
-        self.certificates = Certificates(files, "etcd", note)
+        self.certificates, self._clock = Certificates(files, "etcd", note), StoreClock(note)
         self.local_address = ""
 
     def call(self, path: str, body: dict[str, Any], read: Callable[[dict[str, Any]], T]) -> T:
@@ -198,6 +199,7 @@ class Transport:
                 response = connection.getresponse()
                 check_form(response)
                 answer = response.read(LONGEST)
+                self._clock.heard(response.headers.get("date"), time.time())
                 if len(answer) == LONGEST:
                     kept.pop(which).close()
                     raise TooLarge(8, f"an answer of more than {LONGEST} bytes")
