@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cni import __version__, answers, defaults, plugin_protocol, proc
-from cni.cli import chain, conflist, doctor_daemon, runtimes, table, validate
+from cni.cli import chain, conflist, doctor_daemon, doctor_kernel, runtimes, table, validate
 from cni.cli import checks_install as installed
 from cni.cli import checks_machine as checks
 from cni.cli.checks_machine import Finding
@@ -77,6 +77,7 @@ def examine(options: argparse.Namespace) -> Iterator[Finding]:
         _kernel,
         lambda: _firewalls(clusters),
         lambda: _wireguard_port(status),
+        lambda: doctor_kernel.second_look(options.run_dir, status),
         lambda: _network(clusters, daemon is not None),
         lambda: _runtime(options.conf_dir, options.bin_dir),
         lambda: settings.complaints,

@@ -257,7 +257,7 @@ HEAVY = {
     "typing",
     "yaml",
 }
-OTHERS = {"msgspec", "yaml", "prometheus_client"}  # all that is not the standard library's
+OTHERS = {"msgspec", "yaml", "prometheus_client", "pyroute2"}  # all that is not the standard library's
 
 
 def module_of(path):
