@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from cni.host import links, netlink
+from cni.host.interface_ioctl import InterfaceLookup
 from cni.host.netns import entered
 from cni.host.worker import IDLE, Crew, beat
 
@@ -91,7 +92,7 @@ class Announcer:
     def __init__(self, crew: Crew | None = None) -> None:
         self._queue: queue.Queue[Announcement | None] = queue.Queue(MOST_WAITING)
         self._spent: list[socket.socket] = []
-        self._own = netlink.Netlink()
+        self._own = InterfaceLookup()
         self._worker = (crew or Crew()).worker("announcer", self._work)
         self._worker.start()
 
@@ -134,10 +135,10 @@ class Announcer:
     def _sent(self, announcement: Announcement, at_once: bool) -> bool:
         """Send the announcement unless the host end is still coming up; False if it has to wait."""
         try:
-            host = links.find_link(self._own, index=announcement.host)
-            if host is not None and not (host.running or at_once or time.monotonic() > announcement.until):
+            running = self._own.is_running(announcement.host)
+            if running is False and not (at_once or time.monotonic() > announcement.until):
                 return False
-            if host is not None:
+            if running is not None:
                 self._spent.append(
                     send(announcement.netns, announcement.ifname, announcement.mac, announcement.addresses)
                 )

@@ -25,6 +25,7 @@ from cni.host import (
 from cni.host.announce import Announcer
 from cni.host.conntrack_flusher import ConntrackFlusher
 from cni.host.forwarding import OURS, OUTSIDE, is_routed
+from cni.host.interface_ioctl import InterfaceLookup
 from cni.host.link_deleter import LinkDeleter
 from cni.host.netlink import Netlink
 from cni.host.worker import Crew
@@ -42,6 +43,7 @@ class Kernel:
         self._link_deleter = LinkDeleter(crew)
         self._conntrack_flusher = ConntrackFlusher(crew)
         self._announcer = Announcer(crew)
+        self._lookup = InterfaceLookup()
 
     @property
     def _socket(self) -> Netlink:
@@ -126,6 +128,14 @@ class Kernel:
         """The link of that name or index, or None."""
         return links.find_link(self._socket, name, index)
 
+    def index_of(self, name: str) -> int:
+        """The index of the link of that name, 0 if there is none. Does not wait while other links are changed."""
+        return self._lookup.index(name)
+
+    def mac_of(self, name: str) -> str:
+        """The MAC of the link of that name, "" if there is none. Does not wait either."""
+        return self._lookup.mac(name)
+
     def all_links(self) -> list[links.Link]:
         """Every link: for start-up and resync only."""
         return links.list_links(self._socket)
@@ -207,7 +217,7 @@ class Kernel:
 
     def remove_link(self, name: str) -> bool:
         """Remove the link; False if there was none. Returns as soon as the link is no longer visible."""
-        return self._link_deleter.remove(self._socket, name)
+        return self._link_deleter.remove(name)
 
     def forget_neighbour(self, bridge: int, address: str) -> None:
         """Remove the neighbour entry of a released address."""
@@ -306,6 +316,7 @@ class Kernel:
         self._conntrack_flusher.close()
         self._link_deleter.close()
         self._announcer.close()
+        self._lookup.close()
 
 
 def _announce_changes(bridge: str) -> None:

@@ -7,22 +7,16 @@ group costs little more than one link), and `remove` returns as soon as the link
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import logging
 import queue
-import socket as sockets
-import struct
 import time
 
 from cni.host import links
+from cni.host.interface_ioctl import InterfaceLookup
 from cni.host.netlink import Netlink, NetlinkError
 from cni.host.worker import IDLE, Crew, beat
 
 log = logging.getLogger(__name__)
-
-_SIOCGIFINDEX = 0x8933
-_REQUEST = struct.Struct("=16si20x")  # struct ifreq: a name, an index
 
 GROUP = 0x7A6C0001  # the group of links about to be deleted, set only here; unlikely to be used by another program
 LOOK_AGAIN = 0.0004  # seconds between two checks whether the link has gone
@@ -35,22 +29,22 @@ class LinkDeleter:
 
     def __init__(self, crew: Crew | None = None) -> None:
         self._queue: queue.SimpleQueue[tuple[int, list[Exception]] | None] = queue.SimpleQueue()
-        self._looker = sockets.socket(sockets.AF_INET, sockets.SOCK_DGRAM | sockets.SOCK_CLOEXEC)
+        self._lookup = InterfaceLookup()
         made_by = crew or Crew()
         self._workers = [made_by.worker(f"reaper-{n}", self._work) for n in range(WORKERS)]
         for worker in self._workers:
             worker.start()
 
-    def remove(self, socket: Netlink, name: str) -> bool:
+    def remove(self, name: str) -> bool:
         """Remove the link called `name`; False if there was none. Raises NetlinkError."""
-        link = links.find_link(socket, name)
-        if link is None:
+        index = self._lookup.index(name)
+        if not index:
             return False
         failure: list[Exception] = []
-        self._queue.put((link.index, failure))
+        self._queue.put((index, failure))
         end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
-            if self._index(name) != link.index:
+            if self._lookup.index(name) != index:
                 return True
             if failure:
                 raise failure[0]
@@ -63,18 +57,7 @@ class LinkDeleter:
             self._queue.put(None)
         for worker in self._workers:
             worker.join(PATIENCE)
-        self._looker.close()
-
-    def _index(self, name: str) -> int:
-        """The index of a link, 0 if there is none. Unlike a netlink query this does not wait for the rtnl lock."""
-        try:
-            answer = fcntl.ioctl(self._looker, _SIOCGIFINDEX, _REQUEST.pack(name.encode(), 0))
-        except OSError as error:
-            if error.errno in (errno.ENODEV, errno.ENXIO):
-                return 0
-            raise
-        index: int = _REQUEST.unpack(answer)[1]
-        return index
+        self._lookup.close()
 
     def _next(self) -> tuple[int, list[Exception]] | None:
         while True:

@@ -133,6 +133,12 @@ def contenders(reference: Path, run_dir: Path, scratch: Path) -> list[Contender]
     return plugins
 
 
+def firewall(reference: Path) -> Contender:
+    """The reference's `firewall`, to be chained behind the plain `bridge`."""
+    conf = {"cniVersion": "1.0.0", "type": "firewall", "name": "ref0", "backend": "iptables"}
+    return Contender("firewall", str(reference / "firewall"), conf, str(reference))
+
+
 def percentile(values: list[float], share: float) -> float:
     """The value below which `share` of the values lie."""
     ordered = sorted(values)

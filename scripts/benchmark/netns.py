@@ -32,6 +32,11 @@ def add(name: str) -> None:
         os.close(own)
 
 
+def enter(fd: int) -> None:
+    """Enter the network namespace of a descriptor, with the calling thread. Raises OSError."""
+    check(libc.setns(fd, CLONE_NEWNET))
+
+
 def delete(name: str) -> None:
     """Remove a network namespace. Raises OSError."""
     check(libc.umount2(os.fsencode(PLACE / name), MNT_DETACH))

@@ -35,7 +35,8 @@ def svg(result: dict[str, Any]) -> str:
     for value in (lowest, math.sqrt(lowest * highest), highest):
         parts.append(f'<text x="{LEFT - 6}" y="{y(value) + 4:.0f}" text-anchor="end">{value:.1f}</text>')
     for (name, values), colour in zip(curves.items(), COLOURS, strict=False):
-        points = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in zip(steps, values, strict=True))
+        points = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in zip(steps, values, strict=False))
         parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts.append(f'<text x="{WIDTH - RIGHT + 8}" y="{y(values[-1]) + 4:.0f}" style="fill:{colour}">{name}</text>')
+        end = f'x="{x(steps[len(values) - 1]) + 8:.0f}" y="{y(values[-1]) + 4:.0f}"'
+        parts.append(f'<text {end} style="fill:{colour}">{name}</text>')
     return "\n".join([*parts, "</svg>", ""])

@@ -236,6 +236,12 @@ class FakeKernel:
             return self.links.get(name)
         return next((link for link in self.links.values() if link.index == index), None)
 
+    def index_of(self, name: str) -> int:
+        return self.links[name].index if name in self.links else 0
+
+    def mac_of(self, name: str) -> str:
+        return self.links[name].mac if name in self.links else ""
+
     @call
     def all_links(self) -> list[Link]:
         return list(self.links.values())

@@ -37,7 +37,7 @@ def remove(reaper, host, name):
 
     def work():
         with Netlink() as sock:
-            return reaper.remove(sock, name), links.find_link(sock, name)
+            return reaper.remove(name), links.find_link(sock, name)
 
     return host.inside(work)
 
@@ -137,11 +137,11 @@ def test_a_refusal_is_one_line_of_the_log_and_no_traceback(host, reaper, caplog)
 
 def test_a_link_that_cannot_be_looked_for_is_not_gone(host, netlink, reaper):
     def without_descriptors():
-        with Netlink() as sock:
+        with Netlink():
             soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
             resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))  # all three are taken
             try:
-                return reaper.remove(sock, "lo")
+                return reaper.remove("lo")
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 

@@ -137,12 +137,14 @@ class Attacher:
             log.exception("could not undo the attach of %s; kept for garbage collection", "/".join(key))
 
     def _reserve(self, request: AttachRequest) -> Attachment:
-        """Ensure the service's bridge, and save the intent with its addresses."""
+        """Ensure the service's bridge, and save the intent with its addresses. Twenty attaches to one service wait for
+        one another here, so nothing in between may wait for the kernel's lock of links."""
+        mtu = request.mtu or self._container_mtu.current()
         with self._segments.holding(request.service, request.mode) as segment:
             service = self._segments.ensure(request.service, request.mode, attach=request.attach)
-            return self._with_addresses(self._draft(request, service), segment, request)
+            return self._with_addresses(self._draft(request, service, mtu), segment, request)
 
-    def _draft(self, request: AttachRequest, service: Service) -> Attachment:
+    def _draft(self, request: AttachRequest, service: Service, mtu: int) -> Attachment:
         return Attachment(
             network=request.network,
             container=request.container,
@@ -158,7 +160,7 @@ class Attacher:
             mac=request.mac,
             addresses=(),
             routes=tuple(request.routes),
-            mtu=request.mtu or self._container_mtu.current(),
+            mtu=mtu,
             mtu_chosen=bool(request.mtu),
             netns=(request.netns.dev, request.netns.ino),
             sandbox=request.sandbox,
@@ -187,17 +189,16 @@ class Attacher:
         """Create the veth, configure the container's end, and set the host end up last."""
         routes = planned_routes(intent)
         bridge = self._bridge_of(intent)
-        if bridge is None:
+        if not bridge:
             attach_rules.refuse_other_gateways(_assigned(intent), [(route.dst, route.via) for route in routes])
         self._forget_last_owner(intent.ips, bridge)
-        on = bridge.index if bridge is not None else 0
-        port = links.Port(intent.host_veth, intent.host_mac, on, intent.mtu, intent.ifname, intent.mac)
+        port = links.Port(intent.host_veth, intent.host_mac, bridge, intent.mtu, intent.ifname, intent.mac)
         host, inside = self._ports.create(port, request)
         kernel_routes = [
             links.Route(ipaddress.ip_network(route.dst), ipaddress.ip_address(route.via), inside) for route in routes
         ]
         addresses = [ipaddress.ip_interface(assigned.address) for assigned in intent.addresses]
-        gateway = None if bridge is not None else gateway_end(intent)
+        gateway = None if bridge else gateway_end(intent)
         skipped = self._kernel.configure_inside(
             request.netns_fd, inside, intent.ifname, addresses, kernel_routes, gateway=gateway
         )
@@ -210,31 +211,31 @@ class Attacher:
             self._kernel.route_by_source(request.netns_fd, inside, own, [*near, *kernel_routes])
         kept = tuple(r for r, k in zip(routes, kernel_routes, strict=True) if k not in skipped)
         mark = naming.owner_mark(*intent.key)
-        if bridge is None:
+        if not bridge:
             self._kernel.raise_routed(routed_end(intent, host), mark)
             return msgspec.structs.replace(intent, routes=kept)
         self._kernel.raise_port(host, mark)
         ips = [address.ip for address in addresses]
         self._kernel.announce(host, request.netns_fd, intent.ifname, intent.mac, ips)
-        return msgspec.structs.replace(intent, routes=kept, bridge_mac=bridge.mac)
+        return msgspec.structs.replace(intent, routes=kept, bridge_mac=self._kernel.mac_of(intent.bridge))
 
-    def _bridge_of(self, intent: Attachment) -> links.Link | None:
-        """The bridge that the port is put on; None for a routed one. Raises AttachFailed."""
+    def _bridge_of(self, intent: Attachment) -> int:
+        """The index of the bridge that the port is put on; 0 for a routed one. Raises AttachFailed."""
         if intent.is_routed:
-            return None
-        bridge = self._kernel.find(intent.bridge)
-        if bridge is None:
+            return 0
+        bridge = self._kernel.index_of(intent.bridge)
+        if not bridge:
             raise AttachFailed(f"the bridge {intent.bridge} of service {intent.service} vanished")
         return bridge
 
-    def _forget_last_owner(self, addresses: Sequence[str], bridge: links.Link | None) -> None:
+    def _forget_last_owner(self, addresses: Sequence[str], bridge: int) -> None:
         """Delete the flows and neighbour entries that the last owners of these addresses left, before the addresses are
         in use again. Those of an address in cooldown are deleted again: packets of other containers may have made more
         of them since."""
         cooling = self._state.in_cooldown(addresses)
-        if bridge is not None:
+        if bridge:
             for address in cooling:
-                self._kernel.forget_neighbour(bridge.index, address)
+                self._kernel.forget_neighbour(bridge, address)
         self._kernel.forget_flows(cooling)
         self._kernel.finish_flows(addresses)
 

@@ -60,10 +60,10 @@ class Ports:
         self._fence.remove_port(attachment)
         if attachment.sourced:
             self._forget_sources(attachment)
-        bridge = self._kernel.find(attachment.bridge)
-        if bridge is not None:
+        bridge = self._kernel.index_of(attachment.bridge)
+        if bridge:
             for assigned in attachment.addresses:
-                self._kernel.forget_neighbour(bridge.index, assigned.ip)
+                self._kernel.forget_neighbour(bridge, assigned.ip)
         self._kernel.forget_flows([assigned.ip for assigned in attachment.addresses])
 
     def _forget_sources(self, attachment: Attachment) -> None:

@@ -103,7 +103,7 @@ class Segments:
         return attach_kind.kept(asked, name, before.attach)
 
     def _is_ready(self, service: Service) -> bool:
-        return service.bridge in self._ready and (service.is_routed or self._kernel.find(service.bridge) is not None)
+        return service.bridge in self._ready and (service.is_routed or self._kernel.index_of(service.bridge) > 0)
 
     def _build_or_forget(self, service: Service, fresh: bool) -> None:
         """Build the bridge. If that fails, a new service (`fresh`) is removed completely, and an existing one keeps

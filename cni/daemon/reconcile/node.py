@@ -202,10 +202,12 @@ class Reconciler:
         for name in self._segments.broken(names):
             log.warning("bridge %s is gone, down, or lacks its gateway: setting it up again", name)
             self._segments.rebuild(name)
-        for attachment in self._state.snapshot():
+        attachments = self._state.snapshot()
+        bridges_now = {name: self._kernel.find(name) for name in {a.bridge for a in attachments if not a.is_routed}}
+        for attachment in attachments:
             if attachment.is_routed:
                 continue
-            port, bridge = names.get(attachment.host_veth), self._kernel.find(attachment.bridge)
+            port, bridge = names.get(attachment.host_veth), bridges_now.get(attachment.bridge)
             if attachment.state == "live" and port is not None and bridge is not None and _is_its(port, attachment):
                 self._repair_port(port, bridge)
 
