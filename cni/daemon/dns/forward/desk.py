@@ -6,21 +6,32 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from cni.daemon.dns.forward.cache import Cache, Kept
 from cni.daemon.dns.forward.flight import Flight
-from cni.daemon.dns.forward.message import FAILURE, Answer, Question, write_answer
+from cni.daemon.dns.forward.message import FAILURE, Answer, write_answer
 from cni.daemon.dns.forward.waiting import Waiter, Waiting
 from cni.daemon.model.dns_upstreams import NameServer
 
 log = logging.getLogger(__name__)
 
 MOST_FLIGHTS = 2048  # twice the clients that may wait: a flight whose clients have a stale answer goes on
+MOST_READY, LARGEST_READY = 4096, 2048  # messages, and octets of one
 STALE_TTL = 30  # seconds, of the records of a stale answer (RFC 8767, 4)
 COUNTS = (
     *("questions", "hits", "stale", "joined", "forwarded", "answered", "failed", "refused", "over_limit"),
     *("by_tcp", "truncated", "strange", "other_case", "loops"),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """The message with a kept answer, behind its identifier, as it is at one age of the answer, in seconds."""
+
+    kept: Kept
+    age: int
+    tail: bytes
 
 
 class Desk:
@@ -30,6 +41,7 @@ class Desk:
         self._lock = threading.Lock()
         self._cache, self._waiting = Cache(), Waiting()
         self._flights: dict[bytes, Flight] = {}
+        self._ready: dict[tuple[bytes, str, NameServer | None], _Ready] = {}
         self._counts = dict.fromkeys(COUNTS, 0)
 
     def counts(self) -> dict[str, int]:
@@ -42,20 +54,42 @@ class Desk:
         with self._lock:
             self._counts[name] += 1
 
-    def kept(self, place: bytes, question: Question, most: int, now: float) -> bytes | None:
-        """The message with the kept answer, if there is one that may be given without asking."""
+    def ready(self, query: bytes, transport: str, asked: NameServer | None, now: float) -> bytes | None:
+        """The message with the kept answer, if the same octets were answered in the same second of its age."""
+        with self._lock:
+            found = self._ready.get((query[2:], transport, asked))
+            if found is None or now >= found.kept.fresh or int(now - found.kept.stored) != found.age:
+                return None
+            self._counts["questions"] += 1
+            self._counts["hits"] += 1
+            return query[:2] + found.tail
+
+    def kept(self, waiter: Waiter, query: bytes, transport: str, asked: NameServer | None, now: float) -> bytes | None:
+        """The message with the kept answer, if there is one that may be given without asking. `waiter`: the question,
+        which does not wait yet; `query`: its message."""
+        question, most = waiter.question, waiter.most
         with self._lock:
             self._counts["questions"] += 1
-            kept = self._cache.get(place, now)
+            kept = self._cache.get(waiter.place, now)
             if kept is None:
                 return None
             if now < kept.fresh:
                 self._counts["hits"] += 1
-                return write_answer(question, kept.answer, kept.answer.aged(int(now - kept.stored)), most)
+                age = int(now - kept.stored)
+                whole = write_answer(question, kept.answer, kept.answer.aged(age), most)
+                self._keep_ready((query[2:], transport, asked), _Ready(kept, age, whole[2:]))
+                return whole
             if now >= kept.settled:
                 return None
             self._counts["stale"] += 1
             return write_answer(question, kept.answer, kept.answer.stale(STALE_TTL), most)
+
+    def _keep_ready(self, key: tuple[bytes, str, NameServer | None], ready: _Ready) -> None:
+        if len(ready.tail) + len(key[0]) > LARGEST_READY:
+            return
+        if len(self._ready) >= MOST_READY:
+            self._ready.clear()
+        self._ready[key] = ready
 
     def join(self, waiter: Waiter, asked: NameServer | None, now: float) -> tuple[Flight | None, Waiter | None]:
         """Let a question wait; (the flight that it begins, the waiter that is refused)."""
@@ -118,6 +152,7 @@ class Desk:
         """Drop the kept answers: they came from servers that are no longer asked."""
         with self._lock:
             self._cache.clear()
+            self._ready.clear()
 
     def _stale(self, flight: Flight, now: float) -> Kept | None:
         kept = self._cache.get(flight.place, now)

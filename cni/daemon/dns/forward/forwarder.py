@@ -64,19 +64,22 @@ class Forwarder:
         self, query: bytes, transport: Transport, client: str, reply: Reply, asked: NameServer | None = None
     ) -> bytes | None:
         """`Forwarding.answer`."""
+        now = time.monotonic()
+        ready = self._desk.ready(query, transport, asked, now)
+        if ready is not None:
+            return ready
         question = wire.read_question(query)
         if not isinstance(question, Question):
             return None if question is None else wire.refusal(query, question)
         most = question.size if transport == "udp" else wire.MOST_OVER_TCP
         place = question.key if asked is None else question.key + str(asked).encode()
-        now = time.monotonic()
-        kept = self._desk.kept(place, question, most, now)
+        waiter = Waiter(place, question, most, client, reply)
+        kept = self._desk.kept(waiter, query, transport, asked, now)
         if kept is not None:
             return kept
         code = wire.well_formed(question)
         if code:
             return wire.write_answer(question, Answer(code, (0, 0, 0), b""), b"", most)
-        waiter = Waiter(place, question, most, client, reply)
         begun, refused = self._desk.join(waiter, asked, now)
         if begun is not None:
             self._begun.append(begun)
