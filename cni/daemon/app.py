@@ -191,6 +191,7 @@ def build(
         host_resolver=dns.host,
         intercept=dns.intercept,
         dns_server=dns.server,
+        take_in_names=dns.names.take_in,
         drain=drain,
         board=board,
     )

@@ -42,6 +42,7 @@ class Lifecycle:
         host_resolver: HostResolver,
         intercept: Intercept,
         dns_server: DnsServer | None,
+        take_in_names: Callable[[], None],
         drain: Callable[[], None],
         board: ProblemBoard,
     ) -> None:
@@ -51,6 +52,7 @@ class Lifecycle:
         self._reconciler, self._mesh_reconciler, self._traversal = reconciler, mesh_reconciler, traversal
         self._mac_watcher, self._fence_watch = mac_watcher, fence_watch
         self._forwarder, self._dns_server, self._host_resolver = forwarder, dns_server, host_resolver
+        self._take_in_names = take_in_names
         self._intercept = intercept
 
     def begin(self) -> None:
@@ -60,6 +62,7 @@ class Lifecycle:
             ("the tunnels' fence", self._mesh.prepare),
             ("the node", self._data_path.start),
             ("DNS forwarding", self._forwarder.start if self._forwarder is not None else None),
+            ("the names", self._take_in_names),
             ("the DNS server", self._dns_server.start if self._dns_server is not None else None),
             ("DNS interception", self._intercept.start),
             ("the host's resolver", self._host_resolver.repair),

@@ -205,7 +205,7 @@ def build_dns(base: Base, elsewhere: NameRecords | None) -> DnsService:
     cluster."""
     forwarding = _build_forwarder(base)
     settings, book = base.settings, NameBook(elsewhere)
-    names = NodeNames(book, base.state, base.registry, settings.dns.zone)
+    names = NodeNames(book, base.state, base.registry, settings.dns.zone, base.kernel.all_links)
     handler = Handler(new_lookup(settings, book, names, base.fence, base.registry), forwarding)
     server = DnsServer(handler.handle, names.addresses, settings.dns.port, base.board, base.crew)
     return DnsService(

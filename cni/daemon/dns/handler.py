@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections import Counter
 from collections.abc import Callable
 
 from cni.daemon.dns import wire
@@ -12,6 +11,7 @@ from cni.daemon.dns.forward.seam import Forwarding, Reply, Transport
 from cni.daemon.dns.lookup import NameLookup
 from cni.daemon.model.dns_upstreams import NameServer
 
+MOST_READY = 4096  # answers that are kept ready
 COUNTED = ("queries", "answered", "absent", "withheld", "forwarded", "refused", "malformed", "strangers", "truncated")
 """What is counted since the start: questions; positive answers and empty ones; names that do not exist; names that
 exist for others only; questions for other servers; refused ones; messages that are no question; messages from outside
@@ -26,44 +26,73 @@ class Handler:
         self._lookup, self._forwarding = lookup, forwarding
         self._lock = threading.Lock()
         self._turns = itertools.count()
-        self.counts: Counter[str] = Counter(dict.fromkeys(COUNTED, 0))
+        self._ready: dict[tuple[str, Transport, bytes], wire.Ready] = {}
+        self.counts = dict.fromkeys(COUNTED, 0)
 
     def handle(
         self, message: bytes, source: str, transport: Transport, reply: Reply, asked: NameServer | None = None
     ) -> bytes | None:
         """The answer to a message, if it is known now. None: there is none, or `reply` is called with it later, by
         another thread. `source`: the address that it came from; `asked`: as in `Forwarding.answer`."""
-        counts = self.counts
         with self._lock:
-            asker = self._lookup.asker(source)
-            if asker is None:
-                counts["strangers"] += 1
-                return None
-            counts["queries"] += 1
-            try:
-                question = wire.read(message)
-            except wire.Malformed as fault:
-                counts["malformed"] += 1
-                return None if fault.code is None else wire.error(message, fault.code)
-            limit = wire.LARGEST if transport == "tcp" else question.edns.size if question.edns else wire.PLAIN
-            version = question.edns.version if question.edns else 0
-            if version or question.klass != wire.IN:
-                counts["refused"] += 1
-                code = wire.BADVERS if version else wire.REFUSED
-                return wire.encode(question, wire.Answer(code), 0, limit)
-            resolved = self._lookup.resolve(question, asker)
-            if resolved is not None:
-                counts["withheld"] += resolved.withheld
-                counts["absent" if resolved.answer.code == wire.NXDOMAIN else "answered"] += 1
-                whole = wire.encode(question, resolved.answer, next(self._turns), limit)
-                counts["truncated"] += whole[2] >> 1 & 1
-                return whole
+            found = self._own(message, source, transport)
+        if not isinstance(found, wire.Question):
+            return found
         # A label with a zero octet is no name of a host; the forwarding takes the first zero for the end of the name.
-        if self._forwarding is None or question.name.find(0) < len(question.name) - 1:
-            counts["refused"] += 1
-            return wire.encode(question, wire.Answer(wire.REFUSED), 0, limit)
-        counts["forwarded"] += 1
+        if self._forwarding is None or found.name.find(0) < len(found.name) - 1:
+            self.counts["refused"] += 1
+            return wire.encode(found, wire.Answer(wire.REFUSED), 0, found.limit(transport == "tcp"))
+        self.counts["forwarded"] += 1
         return self._forwarding.answer(message, transport, source, reply, asked)
+
+    def _own(self, message: bytes, source: str, transport: Transport) -> wire.Question | bytes | None:
+        """The answer as far as this node has one, None for none at all; the question if other servers have to answer
+        it."""
+        counts = self.counts
+        if not self._lookup.is_current:
+            self._ready.clear()
+        ready = self._ready.get((source, transport, message[2:]))
+        if ready is not None:
+            counts["queries"] += 1
+            counts["answered"] += 1
+            return ready.whole(message[:2], next(self._turns))
+        asker = self._lookup.asker(source)
+        if asker is None:
+            counts["strangers"] += 1
+            return None
+        counts["queries"] += 1
+        question = self._read(message)
+        if not isinstance(question, wire.Question):
+            return question
+        limit = question.limit(transport == "tcp")
+        version = question.edns.version if question.edns else 0
+        if version or question.klass != wire.IN:
+            counts["refused"] += 1
+            return wire.encode(question, wire.Answer(wire.BADVERS if version else wire.REFUSED), 0, limit)
+        resolved = self._lookup.resolve(question, asker)
+        if resolved is None:
+            return question
+        counts["withheld"] += resolved.withheld
+        counts["absent" if resolved.answer.code == wire.NXDOMAIN else "answered"] += 1
+        whole = wire.encode(question, resolved.answer, next(self._turns), limit)
+        counts["truncated"] += whole[2] >> 1 & 1
+        self._keep(source, transport, message, whole, resolved.answer)
+        return whole
+
+    def _read(self, message: bytes) -> wire.Question | bytes | None:
+        """The question of a message; the answer to one that has none, or None if it gets none."""
+        try:
+            return wire.read(message)
+        except wire.Malformed as fault:
+            self.counts["malformed"] += 1
+            return None if fault.code is None else wire.error(message, fault.code)
+
+    def _keep(self, source: str, transport: Transport, message: bytes, whole: bytes, answer: wire.Answer) -> None:
+        """Keep an answer ready for the same asker's same message: what most of the questions are."""
+        if answer.code == wire.NOERROR and not whole[2] & 2:
+            if len(self._ready) >= MOST_READY:
+                self._ready.clear()
+            self._ready[source, transport, message[2:]] = wire.ready(whole, answer)
 
 
 Handle = Callable[[bytes, str, Transport, Reply, NameServer | None], bytes | None]

@@ -72,9 +72,14 @@ class NameLookup:
         self._generation = -1
         self._kept: dict[tuple[object, bytes, int], Resolved | None] = {}
 
+    @property
+    def is_current(self) -> bool:
+        """Whether nothing has changed since the last question, so that its answer still holds."""
+        return self._generation == self._book.generation and self._visibility.is_current
+
     def asker(self, source: str) -> Asker | None:
         """Who has the source address; None outside the overlay."""
-        if self._generation != self._book.generation or not self._visibility.is_current:
+        if not self.is_current:
             self._renew()
         return self._visibility.asker(source)
 

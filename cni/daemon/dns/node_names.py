@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from cni.daemon.dns.book import NameBook
 from cni.daemon.events import GuestsChanged, NamesRegistered
@@ -11,6 +11,7 @@ from cni.daemon.model import dns_members, dns_names
 from cni.daemon.model.dns_names import Zone
 from cni.daemon.state.state import State
 from cni.daemon.state.tables import Tables
+from cni.host.links import Link
 
 OWN, ELSEWHERE = "own", "elsewhere"  # who has registered names
 
@@ -18,15 +19,23 @@ OWN, ELSEWHERE = "own", "elsewhere"  # who has registered names
 class NodeNames:
     """Keeps this node's part of the book. Thread-safe, as the book is."""
 
-    def __init__(self, book: NameBook, state: State, registry: Tables, zone: str) -> None:
-        """`zone`: of the settings; "" for the default. Takes in what is recorded."""
+    def __init__(
+        self, book: NameBook, state: State, registry: Tables, zone: str, links: Callable[[], Iterable[Link]]
+    ) -> None:
+        """`zone`: of the settings; "" for the default; `links`: those of the node, now."""
         self._book, self._state, self._registry, self._zone = book, state, registry, zone.lower().rstrip(".")
         self._guests: set[str] = set()
         self._elsewhere: tuple[Zone | None, Mapping[str, tuple[str, ...]]] = (None, {})
         self._zone_then = self.zone()
-        for attachment in state.snapshot():
-            if attachment.state == "live":
-                book.put(dns_members.of_attachment(attachment))
+        self._links = links
+
+    def take_in(self) -> None:
+        """Take in what is recorded. A container whose link is gone has no name: a plugin has removed it while no daemon
+        ran, and its deletion is queued."""
+        links = {link.name for link in self._links()}
+        for attachment in self._state.snapshot():
+            if attachment.state == "live" and attachment.host_veth in links:
+                self._book.put(dns_members.of_attachment(attachment))
         self.on_guests_changed(GuestsChanged())
         self.on_names_registered(NamesRegistered())
 

@@ -26,6 +26,7 @@ QR, OPCODE, AA, TC, RD, RA, CD = 0x8000, 0x7800, 0x0400, 0x0200, 0x0100, 0x0080,
 _HEAD = struct.Struct("!HHHHHH")
 _FIXED = struct.Struct("!HHIH")
 _TO_QUESTION = b"\xc0\x0c"
+_OPT_SIZE = 11  # bytes of our OPT record
 
 
 @dataclass(slots=True)
@@ -48,6 +49,12 @@ class Question:
     type: int
     klass: int
     edns: Edns | None
+
+    def limit(self, stream: bool) -> int:
+        """The largest answer, in bytes. `stream`: the question came by TCP."""
+        if stream:
+            return LARGEST
+        return self.edns.size if self.edns is not None else PLAIN
 
     def labels(self) -> list[str] | None:
         """The labels in lower case; None if one has other characters than ASCII, or a dot."""
@@ -216,6 +223,32 @@ def encode(question: Question, answer: Answer, turn: int, limit: int) -> bytes:
             authority, authorities = b"", 0
     head = _HEAD.pack(question.id, flags, 1, count, authorities, 1 if opt else 0)
     return b"".join((head, question.raw, body, authority, opt))
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """An answer as bytes, but for the question's id and the order of its records. `head` and `tail`: what is before and
+    behind the records; `twice`, `size`: as in `Answer`; `span`: of all records, in bytes."""
+
+    head: bytes
+    twice: bytes
+    size: int
+    span: int
+    tail: bytes
+
+    def whole(self, ident: bytes, turn: int) -> bytes:
+        """The message. `turn`: the record that comes first."""
+        start = turn * self.size % self.span if self.span else 0
+        return ident + self.head + self.twice[start : start + self.span] + self.tail
+
+
+def ready(whole: bytes, answer: Answer) -> Ready:
+    """The form of an answer that was encoded whole, for further questions with the same bytes."""
+    if not answer.twice:
+        return Ready(whole[2:], b"", 0, 0, b"")
+    span, size = len(answer.twice) // 2, len(answer.records[0])
+    at = len(whole) - _OPT_SIZE * whole[11] - span  # the only additional record is OPT
+    return Ready(whole[2:at], answer.twice, size, span, whole[at + span :])
 
 
 def _opt(edns: Edns, code: int) -> bytes:
