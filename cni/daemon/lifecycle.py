@@ -58,11 +58,13 @@ class Lifecycle:
     def begin(self) -> None:
         """Put the node into service. A step that fails becomes a problem, and the next steps run. Never raises."""
         for subject, work in (
+            # First: where an earlier daemon left the node's addresses, questions wait for nothing else.
+            ("DNS forwarding", self._forwarder.start if self._forwarder is not None else None),
+            ("the names", self._take_in_names),
+            ("the earlier DNS server", self._dns_server.resume if self._dns_server is not None else None),
             ("the cluster", self._cluster.prepare if self._cluster is not None else None),
             ("the tunnels' fence", self._mesh.prepare),
             ("the node", self._data_path.start),
-            ("DNS forwarding", self._forwarder.start if self._forwarder is not None else None),
-            ("the names", self._take_in_names),
             ("the DNS server", self._dns_server.start if self._dns_server is not None else None),
             ("DNS interception", self._intercept.start),
             ("the host's resolver", self._host_resolver.repair),
@@ -93,10 +95,6 @@ class Lifecycle:
     def stop(self) -> None:
         """Stop the threads that maintain the node; the data path stays."""
         self._intercept.stop()
-        if self._dns_server is not None:
-            self._dns_server.stop()
-        if self._forwarder is not None:
-            self._forwarder.stop()
         self._fence_watch.stop()
         self._reconciler.stop()
         self._mac_watcher.stop()
@@ -104,6 +102,10 @@ class Lifecycle:
             self._cluster.stop()
         self._traversal.stop()
         self._mesh_reconciler.stop()
+        if self._dns_server is not None:  # last: the next daemon serves as soon as it can
+            self._dns_server.stop()
+        if self._forwarder is not None:
+            self._forwarder.stop()
 
     def tear_down(self) -> None:
         """Remove everything that the daemon made: guests, edge peers, devices, this node's records in the store, and

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterator
 
@@ -12,7 +13,7 @@ import pytest
 
 from cni.overlay import wire
 from tests.mesh.etcds import LEASE, PROGRAM, Clustered
-from tests.mesh.fleet import Container, wait_for
+from tests.mesh.fleet import Container, Node, wait_for
 
 pytestmark = [
     pytest.mark.root,
@@ -27,7 +28,7 @@ def trio() -> Iterator[Clustered]:
     made = Clustered("n")
     try:
         for number in (1, 2, 3):
-            made.member(number, cluster_cidr6="fd00:200::/48")
+            made.member(number, cluster_cidr6="fd00:200::/48", dns={"upstreams": []})
         for node in made.nodes.values():
             wait_for(lambda node=node: node.status().peer_count == 2, "two peers")  # type: ignore[misc]
         yield made
@@ -35,18 +36,27 @@ def trio() -> Iterator[Clustered]:
         made.clean()
 
 
+@functools.cache
+def zone_of(node: Node) -> str:
+    return str(node.tool("status")["dns"]["zone"])
+
+
+@functools.cache
+def server_of(node: Node) -> str:
+    return str(node.status().node_ip)
+
+
 def query(asker: Container, name: str, kind: str = "A") -> dns.message.Message:
     """The answer of the asker's own node."""
     question = dns.message.make_query(name, kind)
     with asker.socket(2) as sock:
         sock.settimeout(5)
-        sock.sendto(question.to_wire(), (asker.node.status().node_ip, 53))
+        sock.sendto(question.to_wire(), (server_of(asker.node), 53))
         return dns.message.from_wire(sock.recv(65535))
 
 
 def told(asker: Container, name: str, kind: str = "A") -> set[str]:
-    zone = asker.node.tool("status")["dns"]["zone"]
-    full = f"{name}.{zone}." if not name.endswith(".") else name
+    full = f"{name}.{zone_of(asker.node)}." if not name.endswith(".") else name
     return {data.to_text() for rrset in query(asker, full, kind).answer for data in rrset}
 
 
@@ -64,7 +74,7 @@ def test_a_service_is_its_containers_on_all_nodes(trio: Clustered) -> None:
     assert seconds_until(lambda: told(asker, "spread") == wanted) < SOON
     assert told(asker, "spread", "AAAA") == {container.address6 for container in there}
     assert told(asker, f"{there[0].name}.spread") == {there[0].address}
-    zone = one.tool("status")["dns"]["zone"]
+    zone = zone_of(one)
     back = dns.reversename.from_address(there[1].address).to_text()
     assert told(asker, back, "PTR") == {f"{there[1].name}.spread.{zone}."}
     two.remove(there[0])

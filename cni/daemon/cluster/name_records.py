@@ -49,6 +49,8 @@ class NameRecords:
         self._silent: frozenset[str] = frozenset()
         self._read: dict[Part, tuple[NodeDocument, list[Member]]] = {}
         self._indices: dict[str, IndexRecord] = {}
+        self.loaded = False
+        """Whether all records have been read once."""
         self.generation = 0
         """Grows with every change."""
         self._own_parts: frozenset[str] = frozenset()
@@ -89,6 +91,7 @@ class NameRecords:
         for key, value in items:
             self.put(key, value)
         self.drop_departed()
+        self.loaded = True
 
     def put(self, key: str, value: bytes | None) -> None:
         """Take in a record; None: larger than the limit."""

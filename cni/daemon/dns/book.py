@@ -43,6 +43,11 @@ class NameBook:
         """Grows with every change."""
         return self._generation + (self._elsewhere.generation if self._elsewhere is not None else 0)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the names of other nodes are known, where there are any."""
+        return self._elsewhere is None or self._elsewhere.loaded
+
     # --- changes -----------------------------------------------------------------------------------------------------
 
     def on_attached(self, event: AttachmentLive) -> None:

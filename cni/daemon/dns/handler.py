@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections.abc import Callable
 
 from cni.daemon.dns import wire
@@ -11,6 +12,7 @@ from cni.daemon.dns.forward.seam import Forwarding, Reply, Transport
 from cni.daemon.dns.lookup import NameLookup
 from cni.daemon.model.dns_upstreams import NameServer
 
+EARLY = 4.0  # seconds after the start in which nothing is told not to exist before other nodes' names are read
 MOST_READY = 4096  # answers that are kept ready
 COUNTED = ("queries", "answered", "absent", "withheld", "forwarded", "refused", "malformed", "strangers", "truncated")
 """What is counted since the start: questions; positive answers and empty ones; names that do not exist; names that
@@ -26,6 +28,7 @@ class Handler:
         self._lookup, self._forwarding = lookup, forwarding
         self._lock = threading.Lock()
         self._turns = itertools.count()
+        self._began = time.monotonic()
         self._ready: dict[tuple[str, Transport, bytes], wire.Ready] = {}
         self.counts = dict.fromkeys(COUNTED, 0)
 
@@ -70,14 +73,20 @@ class Handler:
             counts["refused"] += 1
             return wire.encode(question, wire.Answer(wire.BADVERS if version else wire.REFUSED), 0, limit)
         resolved = self._lookup.resolve(question, asker)
-        if resolved is None:
-            return question
+        if resolved is None or (self._is_early and not resolved.answer.records):
+            # What is not found early may be a name of another node: the asker asks again.
+            return question if not self._is_early else None
         counts["withheld"] += resolved.withheld
         counts["absent" if resolved.answer.code == wire.NXDOMAIN else "answered"] += 1
         whole = wire.encode(question, resolved.answer, next(self._turns), limit)
         counts["truncated"] += whole[2] >> 1 & 1
         self._keep(source, transport, message, whole, resolved.answer)
         return whole
+
+    @property
+    def _is_early(self) -> bool:
+        """Whether the names of other nodes are not read yet; after `EARLY` seconds those that are known have to do."""
+        return not self._lookup.is_whole and time.monotonic() - self._began < EARLY
 
     def _read(self, message: bytes) -> wire.Question | bytes | None:
         """The question of a message; the answer to one that has none, or None if it gets none."""

@@ -77,6 +77,11 @@ class NameLookup:
         """Whether nothing has changed since the last question, so that its answer still holds."""
         return self._generation == self._book.generation and self._visibility.is_current
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether a name that is not found does not exist: the names of other nodes are known."""
+        return self._book.is_whole
+
     def asker(self, source: str) -> Asker | None:
         """Who has the source address; None outside the overlay."""
         if not self.is_current:

@@ -12,6 +12,7 @@ import logging
 import os
 import selectors
 import socket
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ class Listener:
 
 
 class DnsServer:
-    """Serves one node. `open`, `start` and `stop` are for the thread that starts the daemon."""
+    """Serves one node. `resume`, `start` and `stop` are for the thread that starts the daemon."""
 
     def __init__(
         self, handle: Handle, addresses: Callable[[], list[str]], port: int, board: ProblemBoard, crew: Crew
@@ -59,7 +60,8 @@ class DnsServer:
         self._streams = Streams(handle, self._selector)
         self._wake, self._woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._selector.register(self._wake, selectors.EVENT_READ, lambda: None)
-        self._stopped = False
+        self._opening = threading.Lock()
+        self._has_addresses = self._stopped = False
         self._worker = crew.worker("dns", self._run)
 
     @property
@@ -75,7 +77,11 @@ class DnsServer:
 
     def open(self) -> None:
         """Open the sockets at the node's present addresses, and close those at former ones. What cannot be opened
-        becomes a problem, and is tried again."""
+        is tried again, and becomes a problem once the node has its addresses."""
+        with self._opening:
+            self._open()
+
+    def _open(self) -> None:
         wanted = self._addresses()
         for address in self._listeners.keys() - set(wanted):
             listener = self._listeners.pop(address)
@@ -86,7 +92,8 @@ class DnsServer:
             if address not in self._listeners:
                 self._open_at(address)
         self._faults = {address: self._faults[address] for address in wanted if address in self._faults}
-        self._board.set_all(CODE, self._faults)
+        if self._has_addresses:
+            self._board.set_all(CODE, self._faults)
 
     def _open_at(self, address: str) -> None:
         try:
@@ -108,10 +115,16 @@ class DnsServer:
             reason = f"{next(filter(None, names), 'another program')} has the port"
         return f"DNS is not served at {address} port {self._port}: {reason}"
 
-    def start(self) -> None:
-        """Open the sockets, and start the thread."""
+    def resume(self) -> None:
+        """Start the thread, and open the sockets where the node has its addresses from an earlier daemon."""
         self.open()
         self._worker.start()
+
+    def start(self) -> None:
+        """Open the sockets at all addresses of the node, which it has now."""
+        with self._opening:
+            self._has_addresses, self._faults = True, {}
+        self.open()
 
     def stop(self) -> None:
         """Stop the thread, and close the sockets."""
