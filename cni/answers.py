@@ -508,6 +508,16 @@ class NatFamily(Answer, frozen=True, kw_only=True):
     hairpin: bool | None
 
 
+class Ping(Answer, frozen=True, kw_only=True):
+    """One probe of the path to a peer; `round_trip_ms` is None without an answer."""
+
+    name: str
+    path: str
+    path_why: str
+    endpoint: str | None
+    round_trip_ms: float | None
+
+
 class Netcheck(Answer, frozen=True, kw_only=True):
     """The networks between this node and the outside, as seen from WireGuard's port."""
 

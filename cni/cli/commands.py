@@ -104,6 +104,12 @@ def _peers(options: argparse.Namespace) -> int:
     return peers.run(options.run_dir, options.json)
 
 
+def _ping(options: argparse.Namespace) -> int:
+    from cni.cli import ping
+
+    return ping.run(options.run_dir, options.peer, options.count, options.json)
+
+
 def _netcheck(options: argparse.Namespace) -> int:
     from cni.cli import netcheck
 
@@ -181,6 +187,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "gc": _gc,
     "peers": _peers,
     "netcheck": _netcheck,
+    "ping": _ping,
     "events": _events,
     "metrics": _metrics,
     "log-level": _log_level,

@@ -92,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
         ),
         ("join", "add another node as a peer, by its token"),
         ("showconf", "a wg-quick configuration for a peer: a guest, an edge, a machine with plain WireGuard"),
+        ("ping", "the path to a peer and its round trip, until the path goes through no relay (NAT traversal)"),
         ("netcheck", "what NATs and firewalls do with this node's datagrams, seen from WireGuard's port"),
         ("events", "what happens on the node, as it happens: one JSON object a line"),
         ("metrics", "one scrape of the daemon's metrics, in Prometheus' text format"),
@@ -220,6 +221,11 @@ def _showconf_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("peer", metavar="PEER", help="a name, a guest, an edge, a key or the beginning of one")
 
 
+def _ping_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("peer", metavar="PEER", help="a node or another peer: a name, a key or the beginning of one")
+    parser.add_argument("--count", metavar="N", type=int, default=10, help="probes at most, one a second (10)")
+
+
 def _graph_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--svg", action="store_true", help="SVG, for browsers, instead of DOT, for Graphviz")
 
@@ -262,6 +268,7 @@ _OPTIONS = {
     "join": _join_options,
     "showconf": _showconf_options,
     "graph": _graph_options,
+    "ping": _ping_options,
 }
 
 

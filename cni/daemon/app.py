@@ -125,7 +125,7 @@ def build(
     mesh_parts = build_mesh(base)
     traversal = build_traversal(base, mesh_parts)
     cluster = build_cluster(base, store_parts, node, mesh_parts, traversal) if store_parts is not None else None
-    context = build_operations(base, node, mesh_parts.mesh, dns.offer)
+    context = build_operations(base, node, mesh_parts.mesh, traversal, dns.offer)
     health = NodeHealth(settings=settings, settings_file=settings_file, state=state, mesh=mesh_parts.mesh, board=board)
     exit_watcher = ExitWatcher(crew)
     call_times, counters, event_stream = CallTimes(), Counters(), EventStream()

@@ -396,7 +396,7 @@ def build_cluster(
 
 
 def build_operations(
-    base: Base, node: NodeParts, mesh: Mesh, resolver: Callable[[], DnsOffer]
+    base: Base, node: NodeParts, mesh: Mesh, traversal: Traversal, resolver: Callable[[], DnsOffer]
 ) -> operations.OperationContext:
     """The context of the overlay socket's operations. `resolver`: for guests and edge peers."""
     return operations.OperationContext(
@@ -414,5 +414,6 @@ def build_operations(
         identity=base.identity,
         events=base.events,
         mesh=mesh,
+        traversal=traversal,
         resolver=resolver,
     )

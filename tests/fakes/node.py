@@ -73,7 +73,8 @@ class Node:
     def operations(self) -> OperationContext:
         """The context of the overlay socket's operations, without WireGuard devices."""
         mesh = cast(Mesh, FakeMesh(self.base.registry))
-        return parts.build_operations(self.base, self.parts, mesh, lambda: ((), ()))
+        traversal = parts.build_traversal(self.base, parts.build_mesh(self.base))
+        return parts.build_operations(self.base, self.parts, mesh, traversal, lambda: ((), ()))
 
     def request(self, container: str = "c1", fd: int = 11, ifname: str = "eth0", **more: Any) -> AttachRequest:
         """The request that a socket would make for this container."""

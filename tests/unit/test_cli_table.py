@@ -38,6 +38,7 @@ COMMANDS: dict[str, object] = {
     "graph": answers.Graph,
     "log-level": answers.LogLevel,
     "netcheck": answers.Netcheck,
+    "ping": list[answers.Ping],
 }
 """The answer that a command prints."""
 QUESTIONS = {"peer token": "token", "teardown": "teardown"}

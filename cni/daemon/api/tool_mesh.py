@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from cni import answers, defaults, plugin_protocol
 from cni.daemon.api import tool_nat
+from cni.daemon.api.peer_names import find
 from cni.daemon.api.tool_context import ToolContext
 from cni.daemon.cluster.departed_nodes import DepartedNode, DepartedNodes
 from cni.daemon.fence.explain.endpoints import TunnelRoute
@@ -183,7 +184,7 @@ def join(context: ToolContext, env: Mapping[str, str]) -> answers.Joined:
 def remove(context: ToolContext, env: Mapping[str, str]) -> answers.RemovedPeer:
     """Remove a peer that was joined by token. Raises InvalidConfig for any other peer."""
     mesh = context.mesh
-    target = _find(mesh, env.get(plugin_protocol.PEER, ""))
+    target = find(mesh, env.get(plugin_protocol.PEER, ""))
     if not context.joined.remove(target.public_key):
         raise InvalidConfig(f"{target.name or target.public_key} was not joined by token: remove it where it was added")
     mesh.sync()
@@ -226,7 +227,7 @@ def showconf(context: ToolContext, env: Mapping[str, str]) -> answers.PeerConfig
     """A wg-quick configuration for the machine of a peer: a guest, an edge peer, or any machine with plain WireGuard.
     Raises InvalidConfig for an unknown peer."""
     mesh, node = context.mesh, context.state.node
-    target = _find(mesh, env.get(plugin_protocol.PEER, ""))
+    target = find(mesh, env.get(plugin_protocol.PEER, ""))
     guest = next((g for g in context.registry.guests.all().values() if g.public_key == target.public_key), None)
     hosts = [join_host_port(str(address), node.wg_port) for address in underlay.addresses(node.cidrs)]
     endpoints = context.settings.advertise or tuple(hosts)
@@ -250,17 +251,6 @@ def showconf(context: ToolContext, env: Mapping[str, str]) -> answers.PeerConfig
 def _is_one(cidr: str) -> bool:
     network = ipaddress.ip_network(cidr)
     return network.prefixlen == network.max_prefixlen
-
-
-def _find(mesh: Mesh, word: str) -> Target:
-    """The peer that `word` names: by its name, guest or edge name, key, or the first 4 or more characters of its key.
-    Raises InvalidConfig if that is no peer, or more than one."""
-    targets = list(mesh.targets().values())
-    exact = [t for t in targets if word in (t.name, t.owner, t.owner.partition(":")[2], t.public_key) and word]
-    matches = exact or [t for t in targets if len(word) >= 4 and t.public_key.startswith(word)]
-    if len(matches) != 1:
-        raise InvalidConfig(f"{word!r} is {'no peer' if not matches else 'more than one peer'} (`zlayer-cni peers`)")
-    return matches[0]
 
 
 def graph(context: ToolContext, env: Mapping[str, str]) -> answers.Graph:

@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from cni import answers
+from cni import answers, plugin_protocol
+from cni.daemon.api import peer_names
 from cni.daemon.api.tool_context import ToolContext
 from cni.daemon.model.nat_behaviour import Place
 from cni.daemon.model.nat_words import PathView
 from cni.daemon.nat.netcheck import FamilySeen, ServerSeen
+from cni.errors import InvalidConfig
 from cni.host.wg_types import join_endpoint
 
 
@@ -61,6 +63,20 @@ def _text(place: Place | None) -> str | None:
     return join_endpoint(*place) if place is not None else None
 
 
+def ping(context: ToolContext, env: Mapping[str, str]) -> answers.Ping:
+    """Probe the path to a peer once. Raises InvalidConfig for an unknown peer, and for one that is not probed."""
+    target = peer_names.find(context.mesh, env.get(plugin_protocol.PEER, ""))
+    view = context.traversal.ping(target.public_key)
+    name = target.name or target.public_key
+    if view is None:
+        raise InvalidConfig(f"the peer {name} is not probed", "NAT traversal is off on this node, or has just begun")
+    trip = None if view.seconds is None else round(view.seconds * 1000, 2)
+    return answers.Ping(
+        name=name, path=view.path, path_why=view.why(), endpoint=view.endpoint or None, round_trip_ms=trip
+    )
+
+
 QUESTIONS: dict[str, Callable[[ToolContext, Mapping[str, str]], answers.Answer | Sequence[answers.Answer]]] = {
     "netcheck": netcheck,
+    "ping": ping,
 }

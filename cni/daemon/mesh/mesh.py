@@ -233,6 +233,8 @@ class Mesh:
         with self._lock:
             fresh = self._planner.set_proven(self.name(), proven, held)
             self.sync()
+            # One of the two calls: the other one would drop the session that this call begins.
+            fresh = frozenset(key for key in fresh if self.public_key() < key)
             if fresh and not self._stopped:
                 with self._board.step("mesh-out-of-order", "calls", "peers could not be called where they answer"):
                     self._devices.call_now(self.name(), fresh)

@@ -156,6 +156,11 @@ class PeerPaths:
             self._asked_at = self._heard_at = now  # one question for each silence
             self._put(self._chosen, replace(self._candidates[self._chosen], confirm_at=now, waiting=None))
 
+    def ask(self, now: float) -> None:
+        """Probe the path in use now, for a person."""
+        if self._chosen is not None:
+            self._put(self._chosen, replace(self._candidates[self._chosen], confirm_at=now))
+
     # --- what to do --------------------------------------------------------------------------------------------------
 
     def advance(self, now: float) -> list[Send]:

@@ -15,12 +15,12 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
 from cni.addresses import Address, Network
-from cni.daemon.events import Event, Events, NodeFactsChanged
+from cni.daemon.events import Event, Events, NodeFactsChanged, PeerChanged
 from cni.daemon.mesh.mesh import Mesh
 from cni.daemon.model import keys, nat_candidates, probe_message, stun
 from cni.daemon.model.cluster_records import NatWord
@@ -42,6 +42,7 @@ from cni.host.relay_port import RelayPort
 from cni.host.wg_port import BATCH, PortSocket
 from cni.host.wg_types import join_endpoint, split_endpoint
 from cni.host.worker import IDLE, Crew, beat
+from cni.overlay import wire
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,8 @@ HOLD = 15.0  # seconds for which a peer that answers probes is not called elsewh
 RELAY_AFTER = 1.0  # seconds without a direct path until a relay is asked
 TRIES = 20.0  # seconds for which a peer is probed of which it is not known whether it answers probes
 REST = 0.02  # seconds of rest after a full batch: a flood gets at most a twentieth of a processor
+PATIENCE = 1.0  # seconds that a person waits for the answer to a ping
+MOST_PINGS = 16  # of one peer, under way
 FORGET = 10.0  # seconds after which a probe's answer is no longer waited for
 
 
@@ -62,7 +65,7 @@ class _Pending:
 
 
 class Traversal:
-    """The paths of the global device's peers. `wake`, `word`, `views` and `stop` may be called from any thread."""
+    """The paths of the global device's peers. All public methods may be called from any thread."""
 
     def __init__(
         self,
@@ -99,6 +102,8 @@ class Traversal:
         self._changed = threading.Event()
         self._ended = threading.Event()
         self._lock = threading.Lock()
+        self._pings: list[tuple[str, threading.Event]] = []  # not sent yet
+        self._pinged: dict[str, list[threading.Event]] = {}  # sent, by peer
         self._runs = False
         self._worker = crew.worker("nat", self._run)
 
@@ -124,8 +129,7 @@ class Traversal:
         self._relay.remove()
 
     def wake(self) -> None:
-        """Look at peers, rules and addresses again now; starts the thread if NAT traversal has been switched on. Never
-        waits."""
+        """Look at peers, rules and addresses again now. Never waits."""
         self._changed.set()
         os.eventfd_write(self._wake, 1)
 
@@ -140,6 +144,19 @@ class Traversal:
     def views(self) -> Mapping[str, PathView]:
         """The path to each peer, by public key."""
         return self._views
+
+    def ping(self, key: str) -> PathView | None:
+        """Probe the path in use to a peer, and wait at most `PATIENCE` for the answer; the path, whose `seconds` are
+        None without an answer. None for a peer that is not probed."""
+        if key not in self._views:
+            return None
+        answered = threading.Event()
+        with self._lock:
+            self._pings.append((key, answered))
+        os.eventfd_write(self._wake, 1)
+        is_answered = answered.wait(PATIENCE)
+        view = self._views.get(key)
+        return view if view is None or is_answered else replace(view, seconds=None)
 
     # --- the thread --------------------------------------------------------------------------------------------------
 
@@ -328,6 +345,10 @@ class Traversal:
         del self._pending[probe.transaction]
         self._answers.add(key)
         paths.answered(sender, now - pending.at, now)
+        if key in self._pinged and sender == paths.chosen:
+            self._views = {**self._views, key: self._view(key, paths)}
+            for answered in self._pinged.pop(key):
+                answered.set()
         if probe.seen is not None and not self._relays.relay_at(sender):  # a relay's own port is seen behind it
             self._own_places.note(sender, probe.seen, now)
             self._publish()
@@ -337,6 +358,7 @@ class Traversal:
             del self._pending[transaction]
         for server, request in self._servers.requests(now):
             sock.send(server, request)
+        self._begin_pings(now)
         for key, paths in self._peers.items():
             if not self._is_probed(key, now):
                 continue
@@ -346,6 +368,14 @@ class Traversal:
                 ping = Probe("ping", self._nodes[key].name, self._keys.own, transaction)
                 if sock.send(send.to, probe_message.encode(ping, self._keys.by_peer[key]), send.hops):
                     self._pending[transaction] = _Pending(key, send.to, now)
+
+    def _begin_pings(self, now: float) -> None:
+        with self._lock:
+            pings, self._pings = self._pings, []
+        for key, answered in pings:
+            if key in self._peers:
+                self._pinged[key] = [*self._pinged.get(key, [])[-MOST_PINGS:], answered]
+                self._peers[key].ask(now)
 
     def _is_probed(self, key: str, now: float) -> bool:
         """Whether probes are sent to a peer."""
@@ -385,6 +415,7 @@ class Traversal:
         for key, endpoint in proven.items():
             if endpoint != before.get(key):
                 log.info("the peer %s is reached at %s", self._targets[key].name or key, endpoint)
+                self._events.publish(PeerChanged(wire.NatEndpointChanged(key, endpoint)))
         self._applied = (proven, held)
         self._mesh.set_proven(proven, held)
         self._show()

@@ -15,6 +15,7 @@ from cni.daemon.events import Events
 from cni.daemon.fence.controller import FenceController
 from cni.daemon.mesh.mesh import Mesh
 from cni.daemon.model.records import AssignedAddress
+from cni.daemon.nat.traversal import Traversal
 from cni.daemon.node.ranges import Ranges
 from cni.daemon.reconcile.data_path import DataPath
 from cni.daemon.settings import Settings
@@ -78,6 +79,7 @@ class OperationContext:
         identity: Identity,
         events: Events,
         mesh: Mesh,
+        traversal: Traversal,
         resolver: Callable[[], DnsOffer],
     ) -> None:
         """`resolver`: the addresses at which the node's DNS server answers now, and its search domains."""
@@ -85,7 +87,7 @@ class OperationContext:
         self.ranges, self.data_path, self.segments = ranges, data_path, segments
         self.attacher, self.admission, self.events = attacher, admission, events
         self.registry, self.identity, self.mesh = registry, identity, mesh
-        self._resolver = resolver
+        self.traversal, self._resolver = traversal, resolver
         self.locks = Locks()
         self.edge_clock = EdgeClock()
         self._release = release

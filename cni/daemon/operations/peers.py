@@ -21,7 +21,7 @@ PEERS = "peers"
 NAMES = "names"
 """The name of the lock on the table of registered names."""
 MOST_ADDRESSES = 255  # of one registered name, beside the latest
-HOST_PRIORITY = 100
+HOST_PRIORITY, OUTSIDE_PRIORITY = 100, 50  # as upstream's
 
 
 def add_peer(ask: wire.AddPeer, context: OperationContext) -> wire.Ok:
@@ -113,8 +113,8 @@ def unregister_dns(ask: wire.UnregisterDns, context: OperationContext) -> wire.O
 
 
 def nat_tick(_: wire.NatTick, context: OperationContext) -> wire.Ok:
-    """Read the addresses at which this node can be reached, unless NAT is off. Contacts no other machine, and so never
-    waits."""
+    """Read the addresses at which this node can be reached, unless NAT is off, and wake NAT traversal, which has a
+    thread of its own. Contacts no other machine itself, and so never waits."""
     config = context.registry.nat.get("nat")
     node = context.state.node
     if node.set_up and (config is None or config.enabled):  # absent means on (contract 2.6)
@@ -129,6 +129,8 @@ def nat_tick(_: wire.NatTick, context: OperationContext) -> wire.Ok:
             for peer in peer_table.of_device(context.registry.peers.all(), None)
             if not peer.owner
         )
+        context.traversal.start()
+        context.traversal.wake()
         context.registry.nat_seen.put("seen", NatSeen(candidates, peers, int(time.time())))
     return wire.Ok()
 
@@ -140,6 +142,12 @@ def _called_from(seen: PeerSeen | None) -> str:
 
 
 def nat_status(_: wire.NatStatusRequest, context: OperationContext) -> wire.NatStatus:
-    """The results of the last NAT tick."""
+    """The results of the last NAT tick. With NAT traversal, also from where this node is seen, and of the peers those
+    that are reached now, each with its path as upstream names it."""
     seen = context.registry.nat_seen.get("seen") or NatSeen()
-    return wire.NatStatus(seen.candidates, seen.peers, seen.last_refresh)
+    word, views = context.traversal.word(), context.traversal.views()
+    if word is None:
+        return wire.NatStatus(seen.candidates, seen.peers, seen.last_refresh)
+    outside = tuple(wire.Candidate("server-reflexive", endpoint, OUTSIDE_PRIORITY) for endpoint in word.outside)
+    reached = tuple(wire.NatPeer(key, view.path, view.endpoint) for key, view in views.items() if view.kind)
+    return wire.NatStatus((*seen.candidates, *outside), reached, seen.last_refresh)
