@@ -30,9 +30,10 @@ CONFIRM = 0.2  # seconds between the probes that confirm a better path
 LENGTH = 9.0  # seconds that an attempt lasts
 PAUSES = (3.0, 5.0, 10.0, 20.0, 40.0, 60.0)  # seconds between two attempts without anything new
 SILENCE = 3.0  # seconds that a peer to which packets are sent may send nothing, until its path is probed
-IDLE_SILENCE = 45.0  # the same without packets: WireGuard's keepalive is 25 s
+IDLE_SILENCE = 150.0  # the same without packets: one end may send all keepalives, but after 120 s a handshake is due
 STANDBY = 20.0  # seconds between two probes to the second relay of a pair in use: its NATs keep the mappings
 VERDICT = 1.5  # seconds in which the path in use must answer a probe
+PACKET = 100  # bytes in one reading that are more than WireGuard's keepalives, of 32 bytes each
 BUSY = 300  # bytes in one reading of the counters that are no keepalive
 ACTIVE = 45.0  # seconds for which a pair counts as in use after its last packet
 FEW = 3  # attempts to leave a relay that are made for a pair that is not in use
@@ -151,7 +152,7 @@ class PeerPaths:
         if before[1] != received or before[0] < 0:
             self._heard_at = now
         silent = now - self._heard_at
-        is_suspect = silent >= (SILENCE if sent != before[0] else IDLE_SILENCE)
+        is_suspect = silent >= (SILENCE if sent - before[0] >= PACKET else IDLE_SILENCE)
         if self._chosen is not None and self._asked_at is None and is_suspect:
             self._asked_at = self._heard_at = now  # one question for each silence
             self._put(self._chosen, replace(self._candidates[self._chosen], confirm_at=now, waiting=None))

@@ -46,8 +46,8 @@ from cni.overlay import wire
 
 log = logging.getLogger(__name__)
 
-LOOK = 10.0  # seconds between two looks at peers and own addresses, if nothing is known to have changed
-COUNT = 1.0  # seconds between two looks at the device's counter
+LOOK = 30.0  # seconds between two looks at peers and own addresses, if nothing is known to have changed
+COUNT, IDLE_COUNT = 1.0, 2.0  # seconds between two looks at the device's counter, while traffic passes or not
 HOLD = 15.0  # seconds for which a peer that answers probes is not called elsewhere, while no path is found
 RELAY_AFTER = 1.0  # seconds without a direct path until a relay is asked
 TRIES = 20.0  # seconds for which a peer is probed of which it is not known whether it answers probes
@@ -393,8 +393,8 @@ class Traversal:
         the mesh's last pass counts."""
         if now < self._next_count:
             return
-        self._next_count = now + COUNT
         sent = self._mesh.sent()
+        self._next_count = now + (COUNT if sent != self._sent else IDLE_COUNT)
         device = self._mesh.device() if sent != self._sent else self._mesh.last_reading()
         self._sent = sent
         for key, seen in device.peers.items() if device is not None else ():
@@ -412,6 +412,8 @@ class Traversal:
         if (proven, held) == self._applied:
             return
         before = self._applied[0]
+        if before.keys() - proven.keys():
+            self._changed.set()  # a path is lost: this node may have moved
         for key, endpoint in proven.items():
             if endpoint != before.get(key):
                 log.info("the peer %s is reached at %s", self._targets[key].name or key, endpoint)
