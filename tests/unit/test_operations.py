@@ -237,7 +237,9 @@ class HeardMesh(FakeMesh):
 )
 def test_nat_status_has_the_endpoint_at_which_the_peer_is(tmp_path: Path, mesh: type[FakeMesh], endpoint: str) -> None:
     node = FakeNode(tmp_path / "state.db")
-    context = parts.build_operations(node.base, node.parts, cast(Mesh, mesh(node.base.registry)), lambda: ((), ()))
+    traversal = parts.build_traversal(node.base, parts.build_mesh(node.base))
+    device = cast(Mesh, mesh(node.base.registry))
+    context = parts.build_operations(node.base, node.parts, device, traversal, lambda: ((), ()))
     node.state.update_node(set_up=True)
     assert operations.carry_out(wire.AddPeer(KEY, "203.0.113.7:51420", "10.9.0.32/28", 25), context) == wire.Ok()
     assert operations.carry_out(wire.NatTick(), context) == wire.Ok()
