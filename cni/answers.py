@@ -399,6 +399,27 @@ class Trace(Answer, frozen=True, kw_only=True):
     packets: list[TracedPacket]
 
 
+# --- version, explain -----------------------------------------------------------------------------------------------
+
+
+class Versions(Answer, frozen=True, kw_only=True):
+    """The versions of the program, of the daemon (None if none answers), of CNI and of Python."""
+
+    tool: str
+    daemon: str | None
+    cni: list[str]
+    python: str
+
+
+class Explanation(Answer, frozen=True, kw_only=True):
+    """A code: what kind it is, what it means and what to do."""
+
+    code: str
+    kind: str
+    meaning: str
+    action: str
+
+
 # --- plan -----------------------------------------------------------------------------------------------------------
 
 

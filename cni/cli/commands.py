@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 
 
@@ -29,13 +30,13 @@ def _status(options: argparse.Namespace) -> int:
 def _attachments(options: argparse.Namespace) -> int:
     from cni.cli import attachments
 
-    return attachments.run(options.run_dir, options.json)
+    return attachments.run(options)
 
 
 def _networks(options: argparse.Namespace) -> int:
     from cni.cli import networks
 
-    return networks.run(options.run_dir, options.json)
+    return networks.run(options)
 
 
 def _why(options: argparse.Namespace) -> int:
@@ -66,6 +67,33 @@ def _trace(options: argparse.Namespace) -> int:
     from cni.cli import trace
 
     return trace.run(options)
+
+
+def _version(options: argparse.Namespace) -> int:
+    from cni.cli import version
+
+    return version.run(options.run_dir, options.json)
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from cni.cli import explain
+
+    return explain.run(options.code, options.json)
+
+
+def _texts(options: argparse.Namespace) -> int:
+    from cni import __version__
+    from cni.cli import completion, main
+
+    if options.command == "completion":
+        sys.stdout.write(completion.script(options.shell, main.parser()))
+        return 0
+    pages = {word.name for word in completion.words(main.parser())}
+    if options.page and options.page not in pages:
+        sys.stderr.write(f"zlayer-cni: there is no command {options.page!r}\n")
+        return 2
+    sys.stdout.write(completion.manual(main.parser(), options.page, __version__))
+    return 0
 
 
 def _attach(options: argparse.Namespace) -> int:
@@ -101,7 +129,7 @@ def _gc(options: argparse.Namespace) -> int:
 def _peers(options: argparse.Namespace) -> int:
     from cni.cli import peers
 
-    return peers.run(options.run_dir, options.json)
+    return peers.run(options)
 
 
 def _ping(options: argparse.Namespace) -> int:
@@ -177,6 +205,10 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "why": _why,
     "resolve": _resolve,
     "drops": _drops,
+    "version": _version,
+    "explain": _explain,
+    "completion": _texts,
+    "man": _texts,
     "attach": _attach,
     "detach": _attach,
     "plan": _plan,

@@ -29,6 +29,7 @@ from cni.overlay import sockets as overlay_sockets
 OWN_TABLE = "zlayer_cni"  # the nftables tables of the fence
 PRIVATE = (plugin_protocol.SOCKET_NAME, "state.db", "overlayd.lock")
 SUFFIXES = (".conf", ".conflist", ".json")  # what containerd and CRI-O load
+HUES = {"ok": "green", "warn": "yellow", "fail": "red"}
 MARKS = {"ok": "ok   ", "warn": "WARN ", "fail": "FAIL "}
 
 
@@ -63,7 +64,8 @@ def _sum(findings: list[Finding]) -> str:
 
 def _line(finding: Finding) -> str:
     fix = f"\n{'':24}-> {finding.fix}" if finding.fix else ""
-    return f"{MARKS[finding.level]} {finding.check:<17} {table.escape_control(finding.text)}{fix}\n"
+    mark = table.paint(MARKS[finding.level], HUES[finding.level])
+    return f"{mark} {finding.check:<17} {table.escape_control(finding.text)}{fix}\n"
 
 
 def examine(options: argparse.Namespace) -> Iterator[Finding]:

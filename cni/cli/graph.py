@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Sequence
-from html import escape
 
 from cni import answers
 from cni.cli import table
 from cni.cli.ask import ask, print_json
 from cni.cli.peers import way
 
-WIDTH, BOX, LINE = 1000, 250, 17  # pixels
 COLOURS = {"direct": "#2b8a3e", "learned": "#1971c2", "silent": "#c92a2a", "no device": "#868e96"}
 
 
@@ -24,8 +21,15 @@ def run(options: argparse.Namespace) -> int:
         print_json(graph)
     else:
         graph = table.escape_control(graph)
-        sys.stdout.write(as_svg(graph) if options.svg else as_dot(graph))
+        sys.stdout.write(_as_svg(graph) if options.svg else as_dot(graph))
     return 0
+
+
+def _as_svg(graph: answers.Graph) -> str:
+    from cni.cli import picture
+
+    peers = [picture.Spoke(tuple(_other(peer)), way(peer)) for peer in graph.peers]
+    return picture.drawn(_own(graph.node), peers)
 
 
 def _own(node: answers.GraphNode) -> list[str]:
@@ -56,38 +60,3 @@ def as_dot(graph: answers.Graph) -> str:
         text.append(f'  p{n} [label="{label(_other(peer))}"];')
         text.append(f'  own -- p{n} [label="{way(peer)}", color="{COLOURS[way(peer)]}"];')
     return "\n".join([*text, "}"]) + "\n"
-
-
-def as_svg(graph: answers.Graph) -> str:
-    """The picture as SVG: this node in the middle, its peers around it."""
-    boxes = [_own(graph.node), *(_other(peer) for peer in graph.peers)]
-    tallest = max(len(lines) for lines in boxes) * LINE + 20
-    radius = max(320, int(len(graph.peers) * max(BOX, tallest) * 1.2 / (2 * math.pi)))
-    side = 2 * radius + BOX + tallest
-    middle = side / 2
-    lines, drawn = [], [_box(boxes[0], middle, middle)]
-    for n, peer in enumerate(graph.peers):
-        angle = 2 * math.pi * n / len(graph.peers) - math.pi / 2
-        x, y = middle + radius * math.cos(angle), middle + radius * math.sin(angle)
-        colour = COLOURS[way(peer)]
-        lines.append(
-            f'<line x1="{middle:.0f}" y1="{middle:.0f}" x2="{x:.0f}" y2="{y:.0f}" stroke="{colour}" stroke-width="2"/>'
-        )
-        drawn.append(_box(boxes[n + 1], x, y))
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {side:.0f} {side:.0f}" width="{WIDTH}"'
-    style = 'font-family="sans-serif" font-size="12"'
-    return "\n".join([f"{head} {style}>", *lines, *drawn, "</svg>"]) + "\n"
-
-
-def _box(lines: Sequence[str], x: float, y: float) -> str:
-    height = len(lines) * LINE + 12
-    left, top = x - BOX / 2, y - height / 2
-    parts = [
-        f'<rect x="{left:.0f}" y="{top:.0f}" width="{BOX}" height="{height}" rx="8" fill="#fff" stroke="#343a40"/>'
-    ]
-    for n, line in enumerate(lines):
-        weight = ' font-weight="bold"' if n == 0 else ""
-        parts.append(
-            f'<text x="{x:.0f}" y="{top + 18 + n * LINE:.0f}" text-anchor="middle"{weight}>{escape(line)}</text>'
-        )
-    return "\n".join(parts)

@@ -25,7 +25,19 @@ NEED_ROOT = ("install", "uninstall", "start", "restart")
 
 def main(argv: Sequence[str]) -> int:
     """Run one command of the tool; returns its exit code."""
-    options = parser().parse_args(argv)
+    whole = parser()
+    if argv and argv[0] == "help":
+        argv = [*argv[1:], "--help"]
+    if unknown := _unknown(whole, argv):
+        sys.stderr.write(f"zlayer-cni: {unknown}\n")
+        return 2
+    options = whole.parse_args(argv)
+    if getattr(options, "output_form", None) == "json":
+        options.json = True
+    return _carry_out(options)
+
+
+def _carry_out(options: argparse.Namespace) -> int:
     if options.command in NEED_ROOT and options.root == "/" and os.geteuid():
         sys.stderr.write(f"zlayer-cni: {options.command} needs root, and runs as user {os.geteuid()}\n")
         return 1
@@ -44,6 +56,17 @@ def main(argv: Sequence[str]) -> int:
         root = " (this needs root)" if isinstance(error, PermissionError) and os.geteuid() else ""
         sys.stderr.write(f"zlayer-cni: {options.command} failed: {error}{root}\n")
         return 1
+
+
+def _unknown(whole: argparse.ArgumentParser, argv: Sequence[str]) -> str:
+    """Which command there is not, and which is meant; empty if the first word is one."""
+    (known,) = (action.choices for action in whole._actions if isinstance(action, argparse._SubParsersAction))
+    if not argv or argv[0].startswith("-") or argv[0] in known:
+        return ""
+    from cni.cli import meant
+
+    hint = meant.hint(argv[0], known) or "; `zlayer-cni --help` lists them"
+    return f"there is no command {argv[0]!r}{hint}"
 
 
 def _why_absent(run_dir: str, error: ask.NoDaemon) -> str:
@@ -73,6 +96,8 @@ def parser() -> argparse.ArgumentParser:
         ("why", "whether SRC may open a flow to DST, and which rule of the fence decides"),
         ("drops", "the packets that the fence drops, as they come: source, destination, rule"),
         ("resolve", "what the node's DNS server answers about NAME, and what it withholds by which rule"),
+        ("version", "the versions of this program and of the daemon that runs"),
+        ("explain", "what a code means and what to do: of a problem, an error, the connectivity test; or all codes"),
         ("attach", "attach an own network namespace to a service, without a container runtime"),
         ("detach", "detach what `attach` has attached"),
         ("plan", "what an ADD with a network list would do, without doing it"),
@@ -106,6 +131,7 @@ def parser() -> argparse.ArgumentParser:
             "--run-dir", metavar="DIR", type=absolute, default=defaults.RUN_DIR, help="default: %(default)s"
         )
         _OPTIONS.get(word, lambda _: None)(command)
+    _without_daemon(words)
     validate = words.add_parser("validate", help="check a network list, an entry of one, or the daemon's YAML")
     validate.add_argument("file", metavar="FILE")
     where = "where the plugins of a list must be (the runtime's directory, if this program is installed there)"
@@ -123,6 +149,19 @@ def parser() -> argparse.ArgumentParser:
         _places(command, "--run-dir", "--data-dir", "--program-dir")
         command.set_defaults(root="/", conf_dir=None)
     return whole
+
+
+def _without_daemon(words: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """The commands about the tool itself."""
+    completion = words.add_parser("completion", help="print a shell's completion", description=_COMPLETION)
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"), help="for which shell")
+    manual = words.add_parser("man", help="print a manual page", description="Print a manual page: `man -l FILE`.")
+    manual.add_argument("page", metavar="COMMAND", nargs="?", default="", help="of a command (the whole tool)")
+    helping = words.add_parser("help", help="the help of a command", description="The same as COMMAND --help.")
+    helping.add_argument("page", metavar="COMMAND", nargs="?", default="")
+
+
+_COMPLETION = "Print a shell's completion: `source <(zlayer-cni completion bash)`."
 
 
 def absolute(path: str) -> str:
@@ -230,6 +269,28 @@ def _graph_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--svg", action="store_true", help="SVG, for browsers, instead of DOT, for Graphviz")
 
 
+def _explain_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("code", metavar="CODE", nargs="?", default="", help="a code of problems.md or errors.md")
+
+
+def _listing_options(parser: argparse.ArgumentParser) -> None:
+    _watch_options(parser)
+    form = "wide: every column whole, whatever the terminal; json: as --json"
+    parser.add_argument("-o", dest="output_form", choices=("wide", "json"), help=form)
+    parser.add_argument("--service", metavar="NAME", help="only of this service")
+
+
+def _members_options(parser: argparse.ArgumentParser) -> None:
+    _listing_options(parser)
+    words = "only of this isolation network (`-n ''` is one of that name, `-n -` the flat mesh)"
+    parser.add_argument("-n", "--network", metavar="NAME", help=words)
+
+
+def _peers_options(parser: argparse.ArgumentParser) -> None:
+    _listing_options(parser)
+    parser.add_argument("--node", metavar="NAME", help="only this peer: a name, or the beginning of a key")
+
+
 def _watch_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--watch", action="store_true", help="print it again whenever it has changed, until Ctrl-C")
 
@@ -249,9 +310,10 @@ def _log_level_options(parser: argparse.ArgumentParser) -> None:
 
 _OPTIONS = {
     "status": _status_options,
-    "attachments": _watch_options,
-    "networks": _watch_options,
-    "peers": _watch_options,
+    "attachments": _members_options,
+    "networks": _members_options,
+    "peers": _peers_options,
+    "explain": _explain_options,
     "log-level": _log_level_options,
     "why": _why_options,
     "drops": _drops_options,

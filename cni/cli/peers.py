@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 
 from cni import answers
@@ -12,21 +13,32 @@ SHORT_KEY = 10  # characters of a key that are shown
 HEAD = ("PEER", "KEY", "ENDPOINT", "HANDSHAKE", "RECEIVED", "SENT", "PATH MTU", "WAY", "PATH", "ALLOWED IPS")
 
 
-def run(run_dir: str, as_json: bool) -> int:
-    """Print the peers; raises NoDaemon, Refused."""
-    peers = ask(run_dir, "peers", list[answers.Peer])
-    if as_json:
+def run(options: argparse.Namespace) -> int:
+    """Print the peers that are asked for; raises NoDaemon, Refused."""
+    peers = [
+        each
+        for each in ask(options.run_dir, "peers", list[answers.Peer])
+        if options.service in (None, each.service) and _is_node(options.node, each)
+    ]
+    if options.json:
         print_json(peers)
     else:
-        sys.stdout.write(as_text(table.escape_control(peers)))
+        width = 0 if options.output_form == "wide" else None
+        sys.stdout.write(as_text(table.escape_control(peers), width))
     return 0
 
 
-def as_text(peers: list[answers.Peer]) -> str:
+def _is_node(asked: str | None, peer: answers.Peer) -> bool:
+    return asked is None or peer.name == asked or (len(asked) >= 4 and peer.public_key.startswith(asked))
+
+
+def as_text(peers: list[answers.Peer], width: int | None = None) -> str:
     """A line for each peer; peers of a service with its own device carry its name."""
     if not peers:
         return "this node has no peers\n"
-    return table.render(HEAD, [_row(peer) for peer in peers]) + "".join(_why(peer) for peer in peers if peer.path)
+    return table.render(HEAD, [_row(peer) for peer in peers], width) + "".join(
+        _why(peer) for peer in peers if peer.path
+    )
 
 
 def _why(peer: answers.Peer) -> str:

@@ -62,7 +62,7 @@ def _as_text(status: answers.Status) -> str:
         counts, served = status.dns.counts, ", ".join(status.dns.served) or "NO ADDRESS"
         asked = f"{status.dns.named} named, {counts.get('queries', 0)} questions"
         lines.append(f"dns        {served}, zone {status.dns.zone}: {asked}")
-    lines += [f"PROBLEM    {problem}" for problem in _problems(status)]
+    lines += [f"{table.paint('PROBLEM', 'red')}    {problem}" for problem in _problems(status)]
     lines += [f"NOTE       {note}" for note in status.notes]
     text = "\n".join(lines) + "\n"
     if status.services:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -19,14 +22,49 @@ _DIGITS = 64  # of an id that a runtime made
 _RUNTIME_ID = re.compile(rf"(.*?)([0-9a-f]{{{_DIGITS}}})", re.DOTALL)
 
 
-def render(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+def render(head: Sequence[str], rows: Sequence[Sequence[object]], width: int | None = None) -> str:
     """`rows` under `head`, columns aligned, two spaces apart; ends with a line break. Different cells of one column
-    never look alike."""
-    columns = [_cut([str(row[n]) for row in (head, *rows)]) for n in range(len(head))]
+    never look alike. `width`: of the screen, 0 for none; None: of the terminal, if stdout is one (table_fit.py)."""
+    width = screen_width() if width is None else width
+    columns = [[head[n], *_cut([str(row[n]) for row in rows])] for n in range(len(head))]
+    if width and len(rows) and _width(columns) > width:
+        from cni.cli import table_fit
+
+        return table_fit.fitted(columns, width)
+    return lay_out(columns)
+
+
+def lay_out(columns: Sequence[Sequence[str]]) -> str:
+    """The columns side by side, aligned."""
     widths = [max(map(len, column)) for column in columns]
     cells = zip(*columns, strict=True)
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
     return "\n".join(lines) + "\n"
+
+
+def _width(columns: Sequence[Sequence[str]]) -> int:
+    return sum(max(map(len, column)) for column in columns) + 2 * (len(columns) - 1)
+
+
+def screen_width() -> int:
+    """The columns of the terminal that stdout is; 0 if it is none."""
+    return shutil.get_terminal_size().columns if is_terminal() else 0
+
+
+def is_terminal() -> bool:
+    """Whether the process writes to a terminal, whatever its stdout is redirected to meanwhile (`--watch`)."""
+    out = sys.__stdout__
+    return out is not None and not out.closed and out.isatty()
+
+
+COLOURS = {"red": 31, "green": 32, "yellow": 33}
+
+
+def paint(text: str, colour: str) -> str:
+    """The text in a colour on a terminal; as it is elsewhere, and with NO_COLOR (no-color.org) or TERM=dumb."""
+    if not is_terminal() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return text
+    return f"\x1b[{COLOURS[colour]}m{text}\x1b[0m"
 
 
 def _cut(column: Sequence[str]) -> list[str]:

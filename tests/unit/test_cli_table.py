@@ -24,6 +24,8 @@ COMMANDS: dict[str, object] = {
     "connectivity test": answers.Connectivity,
     "trace": answers.Trace,
     "plan": list[answers.Plan],
+    "version": answers.Versions,
+    "explain": list[answers.Explanation],
     "why": answers.Reachability,
     "resolve": answers.Resolution,
     "gc": answers.Garbage,
@@ -43,7 +45,7 @@ COMMANDS: dict[str, object] = {
 """The answer that a command prints."""
 QUESTIONS = {"peer token": "token", "teardown": "teardown"}
 """The request of a command, where it is not the command's words with a hyphen."""
-OF_THE_TOOL = {"connectivity test", "trace", "plan"}
+OF_THE_TOOL = {"connectivity test", "trace", "plan", "version", "explain"}
 """The commands that no single request of the daemon answers."""
 SAME = {"peers[]": answers.Peer}
 """A list whose objects another command's table describes."""

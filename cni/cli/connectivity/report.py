@@ -16,6 +16,7 @@ def as_text(result: answers.Connectivity) -> str:
         for cell in result.cells
     ]
     text = table.render(("", "CHECK", "FROM", "TO", "ADDRESS", "RESULT"), rows)
+    text = text.replace("\nFAIL ", f"\n{table.paint('FAIL', 'red')} ")
     for code in result.codes:
         meaning, remedy = CAUSES[code]
         text += f"\n{code}: {meaning}\n  -> {remedy}\n"
