@@ -7,8 +7,6 @@ import argparse
 from collections.abc import Iterator
 from typing import NamedTuple
 
-SHELLS = ("bash", "zsh", "fish")
-
 
 class Word(NamedTuple):
     """One command: its help, its options with their help, and the words that may follow it."""

@@ -2,7 +2,7 @@
 
 In this order, until it fits: long hexadecimal ids are cut to as many digits as tell them apart; columns that are the
 same in every row leave the table and are told in a line below it, the last ones first; the widest columns are broken
-into lines. Nothing else is ever cut: `-o wide` and `--json` are for programs.
+into lines at words, or each row becomes a paragraph. Nothing else is ever cut: `-o wide` and `--json` are for programs.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from collections.abc import Sequence
 
 from cni.cli.table import SHORT_ID, lay_out
 
-NARROWEST = 8  # characters of a column that is broken into lines
+NARROWEST = 8  # characters of a paragraph's lines, however long the heads are
 _HEX = re.compile(r"[0-9a-f]{16,}")
-_BREAKS = (", ", " ", "/", "-", ":")
+_WORDS = re.compile(r"[ ]+")
+_BREAKS = (", ", " ")
 
 
 def fitted(columns: Sequence[Sequence[str]], width: int) -> str:
@@ -51,10 +52,15 @@ def _without_same(columns: list[list[str]], width: int) -> tuple[list[list[str]]
 
 
 def _broken(columns: list[list[str]], width: int) -> str:
-    """The table with its widest columns broken into lines."""
+    """The table with its widest columns broken into lines, at words; where that is not narrow enough, a paragraph for
+    each row."""
+    least = [max(len(word) for cell in column for word in _WORDS.split(cell)) for column in columns]
     widths = [max(map(len, column)) for column in columns]
-    while sum(widths) + 2 * (len(widths) - 1) > width and max(widths) > NARROWEST:
-        widest = widths.index(max(widths))
+    while sum(widths) + 2 * (len(widths) - 1) > width:
+        spare = [size - floor for size, floor in zip(widths, least, strict=True)]
+        if not any(spare):
+            return _paragraphs(columns, width)
+        widest = max((size, n) for n, size in enumerate(widths) if spare[n])[1]
         widths[widest] -= 1
     wrapped = [[_wrapped(cell, size) for cell in column] for column, size in zip(columns, widths, strict=True)]
     out: list[list[str]] = [[] for _ in columns]
@@ -63,6 +69,20 @@ def _broken(columns: list[list[str]], width: int) -> str:
         for column, lines in zip(out, (column[row] for column in wrapped), strict=True):
             column.extend([*lines, *[""] * (height - len(lines))])
     return lay_out(out)
+
+
+def _paragraphs(columns: list[list[str]], width: int) -> str:
+    """Each row as lines `HEAD  cell`, an empty line between two rows."""
+    names = max(len(column[0]) for column in columns)
+    rows = []
+    for row in range(1, len(columns[0])):
+        lines = []
+        for column in columns:
+            first, *more = _wrapped(column[row], max(width - names - 2, NARROWEST))
+            lines.append(f"{column[0].ljust(names)}  {first}".rstrip())
+            lines += [" " * (names + 2) + line for line in more]
+        rows.append("\n".join(lines))
+    return "\n\n".join(rows) + "\n"
 
 
 def _wrapped(text: str, width: int) -> list[str]:

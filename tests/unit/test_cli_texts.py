@@ -73,7 +73,7 @@ def test_bash_completes() -> None:
     assert set(WORDS) <= set(complete(["zlayer-cni", ""]))
 
 
-@pytest.mark.parametrize("shell", completion.SHELLS)
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_a_completion_has_every_command_and_is_valid(shell: str) -> None:
     text = completion.script(shell, parser())
     assert all(word in text for word in WORDS)

@@ -16,7 +16,11 @@ from cni.cli import main as tool
 from cni.daemon import main as daemon
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [*sorted((ROOT / "docs").glob("*.md")), *(ROOT / name for name in ("README.md", "SECURITY.md", "CHANGELOG.md"))]
+OUTPUT = "screens.md"  # what commands print: scripts/screens typed them
+PAGES = [
+    *(page for page in sorted((ROOT / "docs").glob("*.md")) if page.name != OUTPUT),
+    *(ROOT / name for name in ("README.md", "SECURITY.md", "CHANGELOG.md")),
+]
 SOURCES = sorted((ROOT / "cni").rglob("*.py"))
 FENCED = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`\n]+)`")

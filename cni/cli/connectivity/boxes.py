@@ -33,7 +33,8 @@ class Place:
 
 @dataclass(frozen=True)
 class Box:
-    """One namespace. `addresses`: without prefix, IPv4 first; `servers`: the resolvers of the ADD's result."""
+    """One namespace. `addresses`: without prefix, IPv4 first; `servers`, `zone`: the resolvers and the
+    first search domain of the ADD's result."""
 
     name: str
     service: str
@@ -42,6 +43,7 @@ class Box:
     addresses: tuple[str, ...]
     mtu: int
     servers: tuple[str, ...]
+    zone: str
 
 
 def inside(fd: int, work: Callable[[], T]) -> T:
@@ -122,6 +124,7 @@ class Boxes:
             addresses=tuple(sorted(ips, key=lambda address: ":" in address)),
             mtu=inside(fd, lambda: findings.mtu_of(IFNAME)),
             servers=tuple(result.get("dns", {}).get("nameservers", ())),
+            zone=next(iter(result.get("dns", {}).get("search", ())), ""),
         )
 
     def close(self) -> None:

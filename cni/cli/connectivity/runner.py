@@ -291,8 +291,9 @@ class _Test:
 
     def _names(self) -> None:
         box, began = self.boxes["flat"], time.monotonic()
+        name = f"{box.service}.{box.zone}".strip(".")
         for server in box.servers:
-            answered = inside(box.fd, partial(probes.resolves, server, "zlayer-cni.invalid", 3.0))
+            answered = inside(box.fd, partial(probes.resolves, server, name, 3.0))
             code = None if answered else "unexplained"
             text = "the resolver answers" if answered else "the resolver does not answer"
             self._note("names", "flat", "resolver", began=began, got=answered, text=text, address=server, code=code)
