@@ -149,7 +149,8 @@ def container_side(expected: Expected, previous: Result, inside: ContainerView, 
     own = {address.ip for address in inside.addresses} if link.up else set()
     gateways = _gateways(expected).items()
     differences += [text for pair, text in gateways if pair[0] in own and pair not in inside.gateways]
-    near = _neighbours(expected).items() if link.up else ()
+    # The kernel forgets an interface's neighbours when its MAC changes; the gateway is then asked for, as on a bridge.
+    near = _neighbours(expected).items() if link.up and link.mac == expected.mac else ()
     return differences + [text for pair, text in near if pair not in inside.neighbours]
 
 

@@ -263,6 +263,10 @@ class Kernel:
         routed_ports.configure(end)
         routed_ports.raise_port(self._socket, end, owner)
 
+    def set_gateway(self, netns_fd: int, index: int, gateway: ports.GatewayEnd) -> None:
+        """Restore the gateways' neighbour entries in the container of a routed port."""
+        ports.set_gateway(netns_fd, index, gateway)
+
     def set_neighbours(self, index: int, addresses: Sequence[links.Address], mac: str) -> None:
         """Give the container of a routed port another MAC."""
         routed_ports.set_neighbours(self._socket, index, addresses, mac)

@@ -242,6 +242,12 @@ def configure(
     return skipped
 
 
+def set_gateway(netns_fd: int, index: int, gateway: GatewayEnd) -> None:
+    """Restore the neighbour entries of the gateways of a routed port. Idempotent. Raises OSError."""
+    with _socket_inside(netns_fd) as inner:
+        inner.send([routed_ports.neighbour_message(index, address, gateway.mac) for address in gateway.addresses])
+
+
 def _socket_inside(netns_fd: int) -> Netlink:
     """A netlink socket of the namespace; it stays in that namespace whichever thread uses it."""
     with entered(netns_fd):

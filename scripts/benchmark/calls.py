@@ -17,6 +17,7 @@ BARS = (
     ("CHECK", "installed", "bridge", 0.55),
     ("STATUS", "installed", "bridge", 0.55),
     ("DEL", "installed", "bridge", 0.15),
+    ("ADD", "routed", "installed", 1.05),
 )
 
 

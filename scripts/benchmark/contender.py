@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+ROUTED = "routed"
+"""Ours without a bridge."""
 VERBS = ("ADD", "CHECK", "STATUS", "DEL")
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "CNI_IFNAME": "eth0"}
 
@@ -111,7 +113,7 @@ def reference_dir(chosen: Path | None) -> Path:
 
 def contenders(reference: Path, run_dir: Path, scratch: Path) -> list[Contender]:
     """Ours, installed and as the single file, with one daemon: two in one network namespace would repair each other's
-    tables. The reference, plain and with ipMasq."""
+    tables. The reference, plain and with ipMasq. Ours without a bridge, with the same daemon."""
     ours = {"cniVersion": "1.1.0", "type": "zlayer-cni"}
     theirs = {"cniVersion": "1.0.0", "type": "bridge", "isGateway": True, "isDefaultGateway": True}
     plugins = []
@@ -130,7 +132,8 @@ def contenders(reference: Path, run_dir: Path, scratch: Path) -> list[Contender]
         ipam = {"type": "host-local", "ranges": [[{"subnet": subnet}]], "dataDir": str(scratch / subnet[:5])}
         conf = {**theirs, "name": f"ref{int(masquerade)}", "bridge": f"ref{int(masquerade)}", "ipMasq": masquerade}
         plugins.append(Contender(name, str(reference / "bridge"), {**conf, "ipam": ipam}, str(reference)))
-    return plugins
+    routed = {**plugins[0].conf, "name": ROUTED, "attach": "routed"}
+    return [*plugins, Contender(ROUTED, plugins[0].program, routed, run_dir=plugins[0].run_dir)]
 
 
 def firewall(reference: Path) -> Contender:

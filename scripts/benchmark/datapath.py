@@ -1,4 +1,5 @@
-"""Two containers of one node: TCP throughput and UDP round trip, fenced, beside `bridge` chained with `firewall`."""
+"""Two containers of one node: TCP throughput and UDP round trip, fenced, with a bridge and routed, beside `bridge`
+chained with `firewall`."""
 
 from __future__ import annotations
 
@@ -19,11 +20,12 @@ SECONDS, PINGS, ROUNDS = 0.5, 1000, 6
 PORT = 5201
 
 
-def measure(ours: Contender, reference: Contender, firewall: Contender) -> dict[str, Any]:
+def measure(ours: list[Contender], reference: Contender, firewall: Contender) -> dict[str, Any]:
     """Medians over the rounds, each contender in turn: bytes per second, and microseconds."""
-    with namespaces("left", 2) as left, namespaces("right", 2) as right:
+    with namespaces("data", 2 * len(ours) + 2) as every:
         pairs = {}
-        for plugin, names in ((ours, left), (reference, right)):
+        places = [(plugin, every[2 * n : 2 * n + 2]) for n, plugin in enumerate([*ours, reference])]
+        for plugin, names in places:
             results = [json.loads(plugin.call("ADD", name, f"/run/netns/{name}")) for name in names]
             if plugin is reference:
                 for name, result in zip(names, results, strict=True):
@@ -33,7 +35,7 @@ def measure(ours: Contender, reference: Contender, firewall: Contender) -> dict[
         for _ in range(ROUNDS):
             for name, (near, far, address) in pairs.items():
                 seen[name].append((throughput(near, far, address), round_trip(near, far, address)))
-        for plugin, names in ((ours, left), (reference, right)):
+        for plugin, names in places:
             for name in names:
                 if plugin is reference:
                     firewall.call("DEL", name, f"/run/netns/{name}")
@@ -110,8 +112,9 @@ def show(result: dict[str, Any]) -> None:
     print(f"\n{'same node':18}{'Gbit/s':>9}{'round trip us':>16}")
     for name, row in result.items():
         print(f"{name:18}{row['gigabit_per_second']:9.2f}{row['round_trip_us']:16.1f}")
-    ours, theirs = result.values()
-    rate = ours["gigabit_per_second"] / theirs["gigabit_per_second"]
-    trip = ours["round_trip_us"] / theirs["round_trip_us"]
-    print(f"throughput / bridge+firewall{rate:18.2f}   bar 1.0{'' if rate >= 1 else '   MISSED'}")
-    print(f"round trip / bridge+firewall{trip:18.2f}   bar 1.0{'' if trip <= 1 else '   MISSED'}")
+    *mine, theirs = result.values()
+    for name, ours in zip(result, mine, strict=False):
+        rate = ours["gigabit_per_second"] / theirs["gigabit_per_second"]
+        trip = ours["round_trip_us"] / theirs["round_trip_us"]
+        print(f"{name:10} throughput / bridge+firewall{rate:8.2f}   bar 1.0{'' if rate >= 1 else '   MISSED'}")
+        print(f"{name:10} round trip / bridge+firewall{trip:8.2f}   bar 1.0{'' if trip <= 1 else '   MISSED'}")

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmark.contender import Contender, namespaces, percentile
+from benchmark.contender import ROUTED, Contender, namespaces, percentile
 
 STEPS = (10, 100, 300, 1000)
 REFERENCE_MOST = 300  # attachments of the reference: with ipMasq 1,000 would take a quarter of an hour
@@ -24,8 +24,8 @@ def measure(plugins: list[Contender], most: int) -> dict[str, Any]:
     curves: dict[str, dict[str, list[float]]] = {}
     ours = plugins[0]
     with namespaces("full", most) as names, namespaces("probe", 1):
-        for plugin in (ours, *(p for p in plugins if p.run_dir is None)):
-            curves[plugin.name] = curve(plugin, names, steps if plugin is ours else within(steps))
+        for plugin in (ours, *(p for p in plugins if p.run_dir is None or p.name == ROUTED)):
+            curves[plugin.name] = curve(plugin, names, steps if plugin.run_dir is not None else within(steps))
             if plugin is ours:
                 figures = {**daemon(ours), **isolated(ours)}
                 figures["recovered_s"] = recovery(ours)

@@ -199,7 +199,7 @@ class Storm:
     def attached(self, box: Box, result: Json) -> None:
         """The runtime has a result: no other container may have these addresses."""
         mine = tuple(ip["address"] for ip in result["ips"])
-        live = Live(box.cid, box.space.path, mine, result["interfaces"][1]["name"])
+        live = Live(box.cid, box.space.path, mine, result["interfaces"][-2]["name"])
         with self._guard:
             for other in self.boxes:
                 if other.live and other is not box and set(other.live.addresses) & set(mine):

@@ -108,6 +108,7 @@ class FakeKernel:
         self.own_addresses: set[Address] = set()
         self.sourced: set[Address] = set()
         self.routed_ends: dict[str, RoutedEnd] = {}
+        self.gateway_ends: dict[int, GatewayEnd] = {}  # by the index of the container's end
         self.closed: set[Network] = set()  # subnets of routed services
         self.routed: set[int] = set()
         self.underlay = 1500
@@ -342,6 +343,10 @@ class FakeKernel:
     def raise_routed(self, end: RoutedEnd, owner: str = "") -> None:
         self.raise_port(end.index, owner)
         self.routed_ends[end.name] = end
+
+    @quiet_call
+    def set_gateway(self, netns_fd: int, index: int, gateway: GatewayEnd) -> None:
+        self.gateway_ends[index] = gateway
 
     @quiet_call
     def set_neighbours(self, index: int, addresses: Sequence[Address], mac: str) -> None:

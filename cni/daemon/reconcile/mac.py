@@ -22,6 +22,7 @@ import time
 import msgspec
 
 from cni.daemon.attachments.attach import Attacher
+from cni.daemon.attachments.routed import gateway_end
 from cni.daemon.events import AttachmentGone, AttachmentLive
 from cni.daemon.fence.controller import FenceController
 from cni.daemon.model.records import Attachment, AttachmentKey
@@ -217,9 +218,11 @@ class MacWatcher:
             name = "/".join(attachment.key)
             log.warning("%s has given itself the MAC %s: its port stays closed for it", name, end.mac)
             return False
-        self._take_over(attachment, end.mac)
-        if attachment.is_routed:
+        if attachment.is_routed:  # the kernel forgot the neighbours of an interface whose MAC changed
+            self._kernel.set_gateway(netns_fd, end.index, gateway_end(attachment))
+            self._take_over(attachment, end.mac)
             return True
+        self._take_over(attachment, end.mac)
         addresses = [ipaddress.ip_address(ip) for ip in attachment.ips]
         self._kernel.announce(host.index, netns_fd, end.name, end.mac, addresses)
         return True

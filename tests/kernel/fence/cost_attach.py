@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from cni import naming
@@ -41,8 +42,8 @@ CLUSTER4, CLUSTER6 = "10.200.0.0/16", "fd00:200::/48"
 class Scene:
     """An overlay service of ours in a namespace of its own, its fence populated, and one container's namespace."""
 
-    def __init__(self, members: int, networks: int) -> None:
-        self.members, self.networks = members, networks
+    def __init__(self, members: int, networks: int, attach: str = "") -> None:
+        self.members, self.networks, self.attach = members, networks, attach
         self._made = 0
         self._home = tempfile.TemporaryDirectory(prefix="zlt-")
         self.host, self.box = Space("host"), Space("box")
@@ -79,6 +80,15 @@ class Scene:
         values |= {"addresses": (four, AssignedAddress(f"fd00:200:0:fffe::{number + 2:x}/64", ""))}
         return Attachment(**values)
 
+    def add(self, fd: int, identity: netns.NetnsId) -> None:
+        """Attach a container that stays."""
+
+        def work() -> None:
+            request = replace(self._request(), netns_fd=fd, netns=identity)
+            self._attacher.attach(request)
+
+        self._thread.submit(work).result()
+
     def _request(self) -> AttachRequest:
         self._made += 1
         name = f"c{self._made}"
@@ -93,6 +103,7 @@ class Scene:
             mode="auto",
             host_veth=naming.attachment_veth("net", name, "eth0"),
             isolation="n0",
+            attach=self.attach,
         )
 
     def once(self) -> tuple[float, float]:
