@@ -20,7 +20,7 @@ from cni.daemon.model import dns_members
 from cni.daemon.model.dns_members import Member
 from cni.daemon.model.dns_names import Zone
 from cni.daemon.model.records import AssignedAddress, Attachment
-from cni.daemon.settings import Settings
+from cni.daemon.settings import Isolation, Settings
 from cni.daemon.state.state import State
 from cni.daemon.state.store import Store
 from cni.daemon.state.tables import Edge, Tables
@@ -53,8 +53,8 @@ def attachment(name: str, service: str, address: str, network: str | None = None
 class Names:
     """A book, a fence and a lookup of one node."""
 
-    def __init__(self, directory: Path, refuse_hidden: bool = False) -> None:
-        store, settings, events = Store(directory / "state.db"), Settings(), Events()
+    def __init__(self, directory: Path, refuse_hidden: bool = False, **settings_: object) -> None:
+        store, settings, events = Store(directory / "state.db"), Settings(**settings_), Events()  # type: ignore[arg-type]
         state = State(store, settings, events)
         self.registry = Tables(store)
         self.fence = FenceController(state, Inventory(state, settings, True), lambda: True, lambda: ())
@@ -165,6 +165,21 @@ def test_registered_addresses_are_seen_where_a_flow_opens(names: Names) -> None:
     names.book.set_registered("own", {"mix": addresses})
     assert names.told("10.200.1.2", "mix.z.local") == {"10.200.1.2", "192.0.2.1", NODE}
     assert names.told("10.200.1.130", "mix.z.local") == {"10.200.1.66", "192.0.2.1", NODE}
+
+
+def test_what_the_settings_open_is_seen_and_nothing_beside_it(tmp_path: Path) -> None:
+    listed = Isolation(reach=("10.200.1.66", "10.200.1.67:80/tcp"), from_=("10.200.1.130/32",))
+    names = Names(tmp_path, isolation=listed)
+    names.attach(
+        attachment("d1", "db", "10.200.1.66", "shop"),
+        attachment("d2", "db", "10.200.1.67", "shop"),
+        attachment("d3", "db", "10.200.1.68", "shop"),
+        attachment("s1", "sender", "10.200.1.130", "else"),
+        attachment("s2", "sender", "10.200.1.131", "else"),
+    )
+    assert names.told("10.200.1.131", "db.z.local") == {"10.200.1.66", "10.200.1.67"}
+    assert names.told("10.200.1.130", "db.z.local") == {"10.200.1.66", "10.200.1.67", "10.200.1.68"}
+    assert names.told("10.200.1.131", "d3.db.z.local") == wire.NXDOMAIN
 
 
 def beyond(names: Names) -> None:

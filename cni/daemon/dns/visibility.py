@@ -1,13 +1,14 @@
 """Who asks, and what the asker may see: exactly what the fence lets it open a flow to.
 
 The fence's own decider (`fence/explain/why.py`) decides. It judges a pair of classes once: of containers, for example,
-it compares nothing but their networks.
+it compares nothing but their networks. Where the settings open something (`isolation.reach`, `isolation.from`), it
+judges each pair of addresses.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
 
 from cni.daemon.dns.book import NameBook
@@ -15,6 +16,7 @@ from cni.daemon.fence.controller import FenceController, port_of
 from cni.daemon.fence.desired import DesiredState
 from cni.daemon.fence.explain import why
 from cni.daemon.fence.explain.endpoints import Endpoint, EndpointKind, FenceView, GuestEndpoint, of_guest
+from cni.daemon.fence.explain.translated import PortSpec
 from cni.daemon.fence.explain.verdict import Verdict
 from cni.daemon.fence.from_records import RemoteView
 from cni.daemon.model.dns_members import Member
@@ -43,7 +45,7 @@ class Visibility:
 
     def __init__(self, book: NameBook, fence: FenceController, registry: Tables) -> None:
         self._book, self._fence, self._registry = book, fence, registry
-        self._beyond = RemoteView()
+        self._beyond, self._followed = RemoteView(), fence.followed
         self._view = FenceView(desired=DesiredState(node=fence.node()))
         self._verdicts: dict[tuple[Hashable, Hashable], bool] = {}
         self._askers: dict[str, Asker | None] = {}
@@ -51,7 +53,7 @@ class Visibility:
 
     def renew(self) -> None:
         """Take the present state of the fence: after each change of it, or of the book."""
-        self._beyond = self._fence.beyond
+        self._beyond, self._followed = self._fence.beyond, self._fence.followed
         self._listed = {remote.network: remote.addresses for remote in self._beyond.remotes}
         self._view = FenceView(desired=DesiredState(node=self._fence.node(), edges=self._beyond.edges))
         self._verdicts.clear()
@@ -60,7 +62,7 @@ class Visibility:
     @property
     def is_current(self) -> bool:
         """Whether nothing beyond the tunnels has changed since `renew`."""
-        return self._beyond is self._fence.beyond
+        return self._beyond is self._fence.beyond and self._followed is self._fence.followed
 
     @property
     def own_addresses(self) -> tuple[str, ...]:
@@ -74,7 +76,10 @@ class Visibility:
         if source not in self._askers:
             if len(self._askers) > 65536:
                 self._askers.clear()
-            self._askers[source] = self._find(source)
+            found = self._find(source)
+            if found is not None and self._view.desired.node.openings:
+                found = replace(found, klass=(found.klass, source))
+            self._askers[source] = found
         return self._askers[source]
 
     def _find(self, source: str) -> Asker | None:
@@ -143,6 +148,8 @@ class Visibility:
             return self._may(source, self.endpoint_of(member, address))
         if member.place != "container" and member.network is not None and not self._is_listed(member.network, address):
             return False
+        if self._view.desired.node.openings:  # what the settings open goes by addresses
+            return self._may(source, self.endpoint_of(member, address))
         known = self._verdicts.get((asker.klass, klass))
         if known is None:
             known = self._verdicts[asker.klass, klass] = self._may(source, self.endpoint_of(member, address))
@@ -163,7 +170,11 @@ class Visibility:
         return why.decide(self._view, source, target) if source is not None else None
 
     def _may(self, source: Endpoint, target: Endpoint) -> bool:
-        return why.decide(self._view, source, target).allowed
+        if why.decide(self._view, source, target).allowed:
+            return True
+        listed = [each for each in self._view.desired.node.reach if each.port and each.address == target.address]
+        ports = [PortSpec(each.port, each.protocol) for each in listed]
+        return any(why.decide(self._view, source, target, port).allowed for port in ports)
 
     def endpoint_of(self, member: Member, address: str) -> Endpoint:
         """The endpoint that an address of a member is."""

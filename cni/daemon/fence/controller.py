@@ -244,6 +244,11 @@ class FenceController:
         nothing."""
         return self._inventory.beyond
 
+    @property
+    def followed(self) -> object:
+        """What the settings open behind virtual addresses: another object after each change. Waits for nothing."""
+        return self._inventory.followed
+
     def node(self) -> FenceNode:
         """This node, as the fence sees it. Waits for nothing."""
         return self._inventory.node()

@@ -76,6 +76,11 @@ class Inventory:
         """What the settings open."""
         return self._openings
 
+    @property
+    def followed(self) -> tuple[Opening, ...]:
+        """The endpoints to which this node translates listed destinations."""
+        return self._followed
+
     def set_followed(self, followed: tuple[Opening, ...]) -> bool:
         """Records the endpoints to which this node translates listed destinations; whether they changed."""
         changed = self._followed != followed
@@ -149,6 +154,7 @@ class Inventory:
 
     def _of_service(self, name: str) -> set[str]:
         """The addresses of a service's containers, on this node and on others."""
-        here = (port.addresses for port in self._ports.values() if port.service == name)
+        ports = tuple(self._ports.values())  # at once: the DNS server's thread does not hold the controller's lock
+        here = (port.addresses for port in ports if port.service == name)
         elsewhere = (addresses for service, addresses in self._beyond.services if service == name)
         return {address for addresses in (*here, *elsewhere) for address in addresses}
