@@ -51,7 +51,7 @@ def test_as_fast_as_dnsmasq(tmp_path: Path):
                     before = processor(pids[server])
                     found[server].append(questions_a_second(node, server, tmp_path / "questions"))
                     spent[server].append((processor(pids[server]) - before) / found[server][-1] / float(SECONDS))
-                slow = {server: slowest_of_a_hundred(node, server) for server in (SERVER4, LAN4)}
+                slow = {server: slowest_of_a_hundred(node, server, node.full("svc7")) for server in (SERVER4, LAN4)}
             finally:
                 other.terminate()
     ours, theirs = max(found[SERVER4]), max(found[LAN4])
@@ -87,9 +87,9 @@ def processor(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def slowest_of_a_hundred(node: Names, server: str) -> float:
+def slowest_of_a_hundred(node: Names, server: str, name: str) -> float:
     """Seconds, the 99th percentile of single questions."""
-    message = dns.message.make_query(node.full("svc7"), "A").to_wire()
+    message = dns.message.make_query(name, "A").to_wire()
     times = []
     with node.space_of("asker").inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sock:
         sock.settimeout(2)

@@ -438,10 +438,6 @@ class FakeKernel:
     def repaired(self) -> str:
         return ""
 
-    def repairs(self) -> int:
-        """How many times the tables were repaired."""
-        return 0
-
     def portid(self) -> int:
         return 0
 

@@ -6,6 +6,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable
+from typing import Literal
 
 from cni.daemon.dns import wire
 from cni.daemon.dns.forward.seam import Forwarding, Reply, Transport
@@ -29,7 +30,7 @@ class Handler:
         self._lock = threading.Lock()
         self._turns = itertools.count()
         self._began = time.monotonic()
-        self._ready: dict[tuple[str, Transport, bytes], wire.Ready] = {}
+        self._ready: dict[tuple[str, Transport, bytes], wire.Ready | Literal[False]] = {}
         self.counts = dict.fromkeys(COUNTED, 0)
 
     def handle(
@@ -39,26 +40,21 @@ class Handler:
         another thread. `source`: the address that it came from; `asked`: as in `Forwarding.answer`."""
         with self._lock:
             found = self._own(message, source, transport)
-        if not isinstance(found, wire.Question):
-            return found
-        # A label with a zero octet is no name of a host; the forwarding takes the first zero for the end of the name.
-        if self._forwarding is None or found.name.find(0) < len(found.name) - 1:
-            self.counts["refused"] += 1
-            return wire.encode(found, wire.Answer(wire.REFUSED), 0, found.limit(transport == "tcp"))
+        if found is not False or self._forwarding is None:
+            return found or None
         self.counts["forwarded"] += 1
         return self._forwarding.answer(message, transport, source, reply, asked)
 
-    def _own(self, message: bytes, source: str, transport: Transport) -> wire.Question | bytes | None:
-        """The answer as far as this node has one, None for none at all; the question if other servers have to answer
-        it."""
+    def _own(self, message: bytes, source: str, transport: Transport) -> bytes | Literal[False] | None:
+        """The answer as far as this node has one, None for none at all; False if other servers have to answer."""
         counts = self.counts
         if not self._lookup.is_current:
             self._ready.clear()
         ready = self._ready.get((source, transport, message[2:]))
         if ready is not None:
             counts["queries"] += 1
-            counts["answered"] += 1
-            return ready.whole(message[:2], next(self._turns))
+            counts["answered"] += bool(ready)
+            return ready.whole(message[:2], next(self._turns)) if ready else False
         asker = self._lookup.asker(source)
         if asker is None:
             counts["strangers"] += 1
@@ -75,13 +71,24 @@ class Handler:
         resolved = self._lookup.resolve(question, asker)
         if resolved is None or (self._is_early and not resolved.answer.records):
             # What is not found early may be a name of another node: the asker asks again.
-            return question if not self._is_early else None
+            return None if self._is_early else self._elsewhere(question, (source, transport, message[2:]), limit)
         counts["withheld"] += resolved.withheld
         counts["absent" if resolved.answer.code == wire.NXDOMAIN else "answered"] += 1
         whole = wire.encode(question, resolved.answer, next(self._turns), limit)
         counts["truncated"] += whole[2] >> 1 & 1
         self._keep(source, transport, message, whole, resolved.answer)
         return whole
+
+    def _elsewhere(
+        self, question: wire.Question, key: tuple[str, Transport, bytes], limit: int
+    ) -> bytes | Literal[False]:
+        """False for a question that other servers answer, which is noted for the next one; else the refusal."""
+        # A label with a zero octet is no name of a host; the forwarding takes the first zero for the end of the name.
+        if self._forwarding is None or question.name.find(0) < len(question.name) - 1:
+            self.counts["refused"] += 1
+            return wire.encode(question, wire.Answer(wire.REFUSED), 0, limit)
+        self._note(key, False)
+        return False
 
     @property
     def _is_early(self) -> bool:
@@ -99,9 +106,12 @@ class Handler:
     def _keep(self, source: str, transport: Transport, message: bytes, whole: bytes, answer: wire.Answer) -> None:
         """Keep an answer ready for the same asker's same message: what most of the questions are."""
         if answer.code == wire.NOERROR and not whole[2] & 2:
-            if len(self._ready) >= MOST_READY:
-                self._ready.clear()
-            self._ready[source, transport, message[2:]] = wire.ready(whole, answer)
+            self._note((source, transport, message[2:]), wire.ready(whole, answer))
+
+    def _note(self, key: tuple[str, Transport, bytes], ready: wire.Ready | Literal[False]) -> None:
+        if len(self._ready) >= MOST_READY:
+            self._ready.clear()
+        self._ready[key] = ready
 
 
 Handle = Callable[[bytes, str, Transport, Reply, NameServer | None], bytes | None]

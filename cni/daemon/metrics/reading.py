@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from cni import __version__, answers, proc
+from cni import __version__, answers
 from cni.daemon.api import tool_fence, tool_mesh
 from cni.daemon.api.tool_context import ToolContext
 from cni.daemon.call_times import CallTimes, Times
@@ -118,7 +118,9 @@ def _process() -> Process:
     used = resource.getrusage(resource.RUSAGE_SELF)
     with open("/proc/self/statm", "rb") as file:  # noqa: PTH123
         memory = int(file.read().split()[1]) * PAGE
-    age = time.clock_gettime(time.CLOCK_BOOTTIME) - proc.start_time(os.getpid()) / os.sysconf("SC_CLK_TCK")
+    with open("/proc/self/stat", "rb") as file:  # noqa: PTH123
+        ticks = int(file.read().rpartition(b")")[2].split()[19])
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
     return Process(
         cpu=used.ru_utime + used.ru_stime,
         memory=memory,

@@ -27,10 +27,9 @@ COUNTS = (
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
-    """The message with a kept answer, behind its identifier, as it is at one age of the answer, in seconds."""
+    """The message with a kept answer, behind its identifier, as it is until the answer is a second older."""
 
-    kept: Kept
-    age: int
+    until: float
     tail: bytes
 
 
@@ -41,7 +40,7 @@ class Desk:
         self._lock = threading.Lock()
         self._cache, self._waiting = Cache(), Waiting()
         self._flights: dict[bytes, Flight] = {}
-        self._ready: dict[tuple[bytes, str, NameServer | None], _Ready] = {}
+        self._ready: dict[object, _Ready] = {}
         self._counts = dict.fromkeys(COUNTS, 0)
 
     def counts(self) -> dict[str, int]:
@@ -57,8 +56,8 @@ class Desk:
     def ready(self, query: bytes, transport: str, asked: NameServer | None, now: float) -> bytes | None:
         """The message with the kept answer, if the same octets were answered in the same second of its age."""
         with self._lock:
-            found = self._ready.get((query[2:], transport, asked))
-            if found is None or now >= found.kept.fresh or int(now - found.kept.stored) != found.age:
+            found = self._ready.get(_key(query, transport, asked))
+            if found is None or now >= found.until:
                 return None
             self._counts["questions"] += 1
             self._counts["hits"] += 1
@@ -77,19 +76,19 @@ class Desk:
                 self._counts["hits"] += 1
                 age = int(now - kept.stored)
                 whole = write_answer(question, kept.answer, kept.answer.aged(age), most)
-                self._keep_ready((query[2:], transport, asked), _Ready(kept, age, whole[2:]))
+                self._keep_ready(query, transport, asked, _Ready(min(kept.fresh, kept.stored + age + 1), whole[2:]))
                 return whole
             if now >= kept.settled:
                 return None
             self._counts["stale"] += 1
             return write_answer(question, kept.answer, kept.answer.stale(STALE_TTL), most)
 
-    def _keep_ready(self, key: tuple[bytes, str, NameServer | None], ready: _Ready) -> None:
-        if len(ready.tail) + len(key[0]) > LARGEST_READY:
+    def _keep_ready(self, query: bytes, transport: str, asked: NameServer | None, ready: _Ready) -> None:
+        if len(ready.tail) + len(query) > LARGEST_READY:
             return
         if len(self._ready) >= MOST_READY:
             self._ready.clear()
-        self._ready[key] = ready
+        self._ready[_key(query, transport, asked)] = ready
 
     def join(self, waiter: Waiter, asked: NameServer | None, now: float) -> tuple[Flight | None, Waiter | None]:
         """Let a question wait; (the flight that it begins, the waiter that is refused)."""
@@ -177,6 +176,11 @@ class Desk:
         if counted:
             self._counts[counted] += len(waiters)
         return waiters
+
+
+def _key(query: bytes, transport: str, asked: NameServer | None) -> object:
+    """What decides the message of an answer: its octets alone for most questions, which makes the lookup cheaper."""
+    return query[2:] if asked is None and transport == "udp" else (query[2:], transport, asked)
 
 
 def give(waiters: Iterable[Waiter], answer: Answer, body: bytes) -> None:
