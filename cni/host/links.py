@@ -7,6 +7,7 @@ only "does not exist" errors. Every function takes the `Netlink` socket of the n
 from __future__ import annotations
 
 import errno
+import functools
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -120,7 +121,7 @@ def sent_bytes(socket: nl.Netlink, name: str) -> int:
 def list_links(socket: nl.Netlink) -> list[Link]:
     """Every link of the namespace: O(links), for start-up and resync only."""
     ask = nl.Message(nl.RTM_GETLINK, 0, nl.ifinfo() + _WITHOUT_STATS, "list links")
-    return [_link(answer.body) for answer in socket.dump(ask)]
+    return [_seen_link(answer.body) for answer in socket.dump(ask)]
 
 
 def has_kind(socket: nl.Netlink, kinds: frozenset[str], most: int) -> bool | None:
@@ -157,6 +158,12 @@ def _link(body: bytes) -> Link:
         peer_netns=int.from_bytes(attrs.get(IFLA_LINK_NETNSID, b"\xff\xff\xff\xff"), nl.BYTE_ORDER, signed=True),
         running=bool(flags & IFF_RUNNING),
     )
+
+
+@functools.lru_cache(2048)
+def _seen_link(body: bytes) -> Link:
+    """`_link`, for lists: from one list to the next nearly all links of a full node are the same."""
+    return _link(body)
 
 
 def _string(raw: bytes) -> str:

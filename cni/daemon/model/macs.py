@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 
 from cni import naming
@@ -10,6 +11,7 @@ OF_ADDRESSES = "0a:58:"
 """The prefix of MACs that are derived from an IP address; no other MAC has it."""
 
 
+@functools.lru_cache(4096)  # the periodic comparison asks for that of every port
 def stable(what: bytes) -> str:
     """A locally administered unicast MAC derived from `what`."""
     return "02:" + naming.siphash13(what).to_bytes(8, "big")[:5].hex(":")
