@@ -8,11 +8,13 @@ Without options it tests dist/zlayer-cni.d/zlayer-cni, if that is built.
 from __future__ import annotations
 
 import fnmatch
+import json
 import os
 import shlex
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+import subprocess
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -35,6 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("blackbox", "black-box tests of a CNI plugin")
     group.addoption("--plugin", help="the plugin: a path, or a command with its words")
     group.addoption("--conf", help="its template: a path, or a name in tests/blackbox/templates")
+    group.addoption("--launchers-share", type=float, help="the least share of the calls that the launcher must serve")
     group.addoption("--features", default="", help="changes to the template's features: +gc,-status")
 
 
@@ -163,8 +166,24 @@ def build(session: Session, plugin: list[str], template: Template, cni_path: str
     return make
 
 
+def _check_launchers_share(config: pytest.Config, plugin: list[str], worlds: Iterable[World]) -> None:
+    """Fails if the plugin's launcher served a smaller share of the calls than is asked for: the suite would then judge
+    the Python program instead. A call to a daemon that does not run yet is Python's: the first of each world."""
+    least = config.getoption("--launchers-share", default=None)
+    if least is None:
+        return
+    launcher, python = 0, 0
+    for world in worlds:
+        words = [*plugin, "status", "--json", "--run-dir", str(world.run_dir)]
+        done = subprocess.run(words, capture_output=True, check=False, timeout=30)
+        calls = json.loads(done.stdout)["calls"] if done.returncode in (0, 1) and done.stdout else {}
+        launcher, python = launcher + calls.get("launcher", 0), python + max(0, calls.get("python", 0) - 1)
+    share = launcher / max(1, launcher + python)
+    assert share >= least, f"the launcher served {launcher} calls, Python {python}, to daemons that lived"
+
+
 @pytest.fixture(scope="session")
-def shared(build: Lab, template: Template) -> Iterator[Lab]:
+def shared(request: pytest.FixtureRequest, build: Lab, plugin: list[str], template: Template) -> Iterator[Lab]:
     """The worlds that tests share: one for all variants that need the same files."""
     worlds: dict[str, World] = {}
 
@@ -178,6 +197,7 @@ def shared(build: Lab, template: Template) -> Iterator[Lab]:
         return worlds[key]
 
     yield give
+    _check_launchers_share(request.config, plugin, worlds.values())
     stubborn = [command for world in worlds.values() for command in world.close()]
     assert not stubborn, f"did not end on SIGTERM: {stubborn}"
 
