@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.mesh.etcds import PROGRAM
-from tests.mesh.fixtures import engine
+from tests.mesh.fixtures import engine, program
 
 from .lab import Lab
 
-__all__ = ["engine"]
+__all__ = ["engine", "program"]
 
 _MEASURED: list[str] = []
 

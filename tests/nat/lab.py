@@ -56,6 +56,7 @@ class Lab(Clustered):
     def __init__(self, tag: str) -> None:
         super().__init__(tag)
         self.kinds: dict[int, str] = {}
+        self.neighbours: dict[int, Node] = {}  # by number: the node on whose LAN it is
         run("ip", "-n", self.underlay, "address", "add", f"{SECOND}/24", "dev", "under0")
         self._sysctl(self.underlay, "net.ipv4.ip_forward=1")
         self.stun: subprocess.Popen[bytes] | None = None
@@ -78,15 +79,24 @@ class Lab(Clustered):
         self.kinds[number] = kind
         return self.member(number, start, **more)
 
+    def beside(self, other: Node, number: int, **more: Any) -> Node:
+        """A node of the cluster on the LAN of another one, behind the same router."""
+        self.neighbours[number] = other
+        return self.member(number, **more)
+
     def public_address(self, number: int) -> str:
         """The address by which the site is seen from the internet."""
         return f"203.0.113.{4 * number + 2}"
 
     def wire(self, node: Node) -> None:
-        kind, number = KINDS[self.kinds[node.number]], node.number
+        number = node.number
         self.nodes[number] = node
         run("ip", "netns", "add", node.name)
         run("ip", "-n", node.name, "link", "set", "lo", "up")
+        if number in self.neighbours:
+            self._share(node, self.neighbours[number])
+            return
+        kind = KINDS[self.kinds[number]]
         outside, port = f"203.0.113.{4 * number + 1}", f"s{number}"
         if not kind.nat:
             node.underlay = self.public_address(number)
@@ -105,6 +115,14 @@ class Lab(Clustered):
         else:
             self._link(router, "wan", self.public_address(number), end, port, outside)
         self.load(router, kind.nat, number, kind.open_input, kind.only_port)
+
+    def _share(self, node: Node, other: Node) -> None:
+        """A second port of the router's LAN: its network is split, so both nodes talk by the router's two ports."""
+        router, number = f"{other.name}r", node.number
+        node.underlay = f"192.168.{100 + number}.2"
+        self._link(node.name, "eth0", node.underlay, router, "lan2", f"192.168.{100 + number}.1", 24)
+        run("ip", "netns", "exec", router, "nft", 'insert rule ip zlt_nat forward iifname "lan2" accept')
+        run("ip", "netns", "exec", router, "nft", 'insert rule ip zlt_nat forward oifname "lan2" accept')
 
     def _router(self, name: str) -> None:
         self.namespaces.append(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 
 import pytest
@@ -73,3 +74,19 @@ def test_the_devices_firewall_mark_leads_the_requests(lab: Lab) -> None:
     assert node.tool("netcheck")["udp"] is True
     node.wg("set", node.device, "fwmark", "7")
     assert node.tool("netcheck")["udp"] is False
+
+
+def test_coturn_is_understood(lab: Lab) -> None:
+    words = ["ip", "netns", "exec", lab.underlay, "turnserver", "-n", "--stun-only", "--no-cli", "--no-tls"]
+    words += ["--no-dtls", "-L", ADDRESS, "-L", SECOND, "-p", "3478", "--alt-listening-port", "3479"]
+    words += ["--pidfile", str(lab.directory / "turn.pid"), "--log-file", "stdout"]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            node = lab.at("shift", 1, nat={"stun": [SERVERS[0]]})
+            lab.wait_for_device(node)
+            found = node.tool("netcheck")
+        finally:
+            server.terminate()
+    assert found["udp"] is True
+    assert found["families"][0]["mapping"] == "endpoint-independent"
+    assert found["families"][0]["public"] == [f"{lab.public_address(1)}:33331"]

@@ -101,3 +101,17 @@ def test_a_restarted_daemon_keeps_the_path(lab: Lab) -> None:
     first.start()
     assert node_ping(first, str(second.status().node_ip)) == 0
     wait_for(lambda: path_of(first, second)["path"] == "hole-punched", "the path again")
+
+
+def test_two_nodes_behind_one_router_meet_behind_it(lab: Lab, measured: Callable[[str], None]) -> None:
+    lab.start_stun()
+    first = lab.joined("sym", 1, nat=SERVERS)
+    second = lab.beside(first, 2, nat=SERVERS)
+    began = time.monotonic()
+    wait_for(lambda: echoed(first, second), "the tunnel", 30)
+    seconds = time.monotonic() - began
+    wait_for(lambda: path_of(first, second)["path"] == "direct", "a direct path")
+    found = path_of(first, second)
+    measured(f"behind one symmetric router: {seconds:.1f} s  {found['path']}: {found['path_why']}")
+    assert seconds < MEET
+    assert found["endpoint"] == f"{second.underlay}:51420"
