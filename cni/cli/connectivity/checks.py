@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-TCP, BULK, LARGE, SIZES, ECHO, ANSWER = "tcp", "tcp 1 MiB", "udp 60 kB", "mtu", "echo", "answer"
+TCP, BULK, LARGE, SIZES = "tcp", "tcp 1 MiB", "udp 60 kB", "mtu"
+ECHO, ANSWER, QUESTION = "echo", "answer", "question"
 FULL = (TCP, SIZES, LARGE, BULK)
 """The kinds between two namespaces that should reach each other, in order: what a later one means depends on the
 earlier."""
@@ -13,7 +14,8 @@ earlier."""
 @dataclass(frozen=True, kw_only=True)
 class Pair:
     """From one place to an address of another. `should`: whether it should arrive, None where only the prediction
-    tells. `kinds` of packets, in order. `far`: the name of the other node, empty on this one."""
+    tells. `kinds` of packets, in order. `far`: the name of the other node, empty on this one. `question`: the name that
+    a resolver is asked."""
 
     name: str
     source: str
@@ -25,6 +27,7 @@ class Pair:
     bridged: bool = False
     mtu: int = 0
     port: int = 0
+    question: str = ""
 
 
 @dataclass(frozen=True)

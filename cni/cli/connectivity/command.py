@@ -19,8 +19,6 @@ def run(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("zlayer-cni: interrupted; what was attached is detached\n")
         return 130
-    except runner.Scarce as error:
-        raise ask.Refused(str(error)) from error
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -22,6 +22,7 @@ from cni.cli.plugin_call import CallFailed
 from cni.host import findings
 
 TABLE = "zlayer_cni"
+SCARCE = "addresses-low"  # the problem with which no namespace is attached
 OVERHEAD = 80  # bytes that WireGuard adds at most: IPv6, UDP, its header and tag
 WHOLE = 60.0  # seconds of a whole test
 _ALLOWED, _FORBIDDEN = 6.0, 1.2  # seconds until a packet that should arrive has failed to; that should not, has not
@@ -48,12 +49,8 @@ class Options:
     tell: Callable[[str], None] = field(default=lambda _: None)
 
 
-class Scarce(Exception):
-    """Addresses are scarce, so no namespace is attached."""
-
-
 def run(options: Options) -> answers.Connectivity:
-    """The whole test; every namespace is gone afterwards. Raises NoDaemon, Refused, Scarce, OSError."""
+    """The whole test; every namespace is gone afterwards. Raises NoDaemon, Refused, OSError."""
     began = time.monotonic()
     test = _Test(options, began + WHOLE)
     with ExitStack() as after:
@@ -81,11 +78,13 @@ class _Test:
         status = ask.ask(run_dir, "status", answers.Status)
         graph = ask.ask(run_dir, "graph", answers.Graph)
         self.node = _Node(status, tuple(graph.node.addresses), graph.peers)
-        scarce = [p.text for p in status.problem_details or () if p.code.startswith("addresses-")]
-        if scarce:
-            raise Scarce(f"addresses are scarce, so no namespace is attached: {scarce[0]}")
 
     def run(self, after: ExitStack) -> None:
+        """Fill `cells`. While addresses are scarce nothing is attached: the test would take them from containers."""
+        scarce = [p.text for p in self.node.status.problem_details or () if p.code == SCARCE]
+        if scarce:
+            self._note("attach", "flat", "-", began=time.monotonic(), got=False, code="pool-full", text=scarce[0])
+            return
         place = Place(self.options.run_dir, self.node.status.data_dir)
         scratch = Boxes(place, self.tag)
         after.callback(scratch.close)
@@ -290,15 +289,24 @@ class _Test:
         )
 
     def _names(self) -> None:
-        box, began = self.boxes["flat"], time.monotonic()
-        name = f"{box.service}.{box.zone}".strip(".")
-        for server in box.servers:
-            answered = inside(box.fd, partial(probes.resolves, server, name, 3.0))
-            code = None if answered else "unexplained"
-            text = "the resolver answers" if answered else "the resolver does not answer"
-            self._note("names", "flat", "resolver", began=began, got=answered, text=text, address=server, code=code)
-        if not box.servers:
-            self._note("names", "flat", "resolver", began=began, got=None, text="no names are served to containers")
+        box = self.boxes["flat"]
+        pairs = [
+            Pair(
+                name="names",
+                source="flat",
+                destination="resolver",
+                address=server,
+                should=True,
+                kinds=(checks.QUESTION,),
+                port=53,
+                question=f"{box.service}.{box.zone}".strip("."),
+            )
+            for server in box.servers
+        ]
+        self._all(pairs)
+        if not pairs:
+            text = "no names are served to containers"
+            self._note("names", "flat", "resolver", began=time.monotonic(), got=None, text=text)
 
     def _other_nodes(self, after: ExitStack, ends: dict[str, End], network: str) -> None:
         for peer in self.node.peers:
@@ -386,6 +394,8 @@ def _send(kind: str, pair: Pair, should: bool) -> tuple[bool | None, str]:
         return True, f"{probes.SMALLEST} to {pair.mtu} bytes arrive, one more is refused"
     if kind == checks.ECHO:
         arrives = probes.echo(pair.address, patience)
+    elif kind == checks.QUESTION:
+        arrives = probes.resolves(pair.address, pair.question, patience / 2)
     elif kind == checks.ANSWER:
         arrives = probes.answered(pair.address, pair.port or probes.PORT, patience)
     elif kind == checks.LARGE:
