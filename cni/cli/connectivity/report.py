@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from xml.sax.saxutils import escape, quoteattr
+from html import escape  # XML's five characters; the frozen program has no `xml`
 
 from cni import answers
 from cni.cli import table
@@ -39,18 +39,22 @@ def as_junit(result: answers.Connectivity) -> str:
     skipped = sum(cell.got is None for cell in result.cells)
     lines = [
         '<?xml version="1.0" encoding="UTF-8"?>',
-        f'<testsuite name="zlayer-cni connectivity" hostname={quoteattr(result.node)} tests="{len(result.cells)}"'
+        f'<testsuite name="zlayer-cni connectivity" hostname={_quoted(result.node)} tests="{len(result.cells)}"'
         f' failures="{failures}" errors="0" skipped="{skipped}" time="{result.seconds:.3f}">',
     ]
     for cell in result.cells:
         name = f"{cell.kind}: {cell.source} to {cell.destination} {cell.address or ''}".rstrip()
-        head = f'  <testcase classname="connectivity" name={quoteattr(name)} time="{cell.seconds:.3f}"'
+        head = f'  <testcase classname="connectivity" name={_quoted(name)} time="{cell.seconds:.3f}"'
         if cell.got is None:
-            lines.append(f"{head}><skipped message={quoteattr(cell.text)}/></testcase>")
+            lines.append(f"{head}><skipped message={_quoted(cell.text)}/></testcase>")
         elif cell.ok:
             lines.append(f"{head}/>")
         else:
-            kind = quoteattr(cell.code or "")
+            kind = _quoted(cell.code or "")
             body = escape(f"{cell.text}\n{cell.remedy}")
-            lines.append(f"{head}><failure type={kind} message={quoteattr(cell.text)}>{body}</failure></testcase>")
+            lines.append(f"{head}><failure type={kind} message={_quoted(cell.text)}>{body}</failure></testcase>")
     return "\n".join([*lines, "</testsuite>", ""])
+
+
+def _quoted(text: str) -> str:
+    return f'"{escape(text)}"'
