@@ -31,6 +31,7 @@ POINTS = {
     ],
     "cni.host.kernel": [
         "Kernel.create_port", "Kernel.configure_inside", "Kernel.raise_port", "Kernel.remove_link",
+        "Kernel.raise_routed", "Kernel.close_subnets", "Kernel.open_subnets",
         "Kernel.forget_neighbour", "Kernel.forget_flows", "Kernel.finish_flows",
     ],
     "cni.host.ports": ["configure"],

@@ -38,6 +38,8 @@ Json = dict[str, Any]
 
 KIND = os.environ.get("ZLAYER_TEST_ATTACH", "")
 """How containers are attached where a configuration does not say it; empty for the default."""
+RAISED = "Kernel.raise_routed after" if KIND == "routed" else "Kernel.raise_port after"
+"""The point at which a container's packets begin to flow."""
 CLONE_NEWNS, CLONE_FS = 0x20000, 0x200
 MS_BIND, MS_REC, MS_PRIVATE, MNT_DETACH = 4096, 16384, 1 << 18, 2
 PREFIX = "zlt-chaos-"

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from . import judge
 from .judge import Live
-from .machine import Json, Machine, Space
+from .machine import RAISED, Json, Machine, Space
 from .program import LAUNCHER_POINTS
 
 LEFT_NOTHING = 3.0  # seconds after which nothing is left of a failed ADD
@@ -82,7 +82,7 @@ def a_step_fails(on: Machine) -> None:
     for point in (
         "FenceController.add_port after",
         "Kernel.create_port after",
-        "Kernel.raise_port after",
+        RAISED,
         "State.save after",
     ):
         on.program.arm(f"daemon {point}", "fail")
@@ -92,7 +92,7 @@ def a_step_fails(on: Machine) -> None:
 
 def a_plugin_is_killed_in_an_add(on: Machine) -> None:
     """The runtime gives up while the link is made; it calls no DEL."""
-    for point in ("State.reserve after", "Kernel.raise_port after"):
+    for point in ("State.reserve after", RAISED):
         space = Space(on)
         on.program.arm(f"daemon {point}", "sleep", 0.3)
         process = started(on, "ADD", "given-up", space)
@@ -197,7 +197,7 @@ def a_daemon_dies_in_an_add(on: Machine) -> None:
 
 def a_daemon_dies_in_an_add_and_nobody_asks_again(on: Machine) -> None:
     """The next daemon undoes what was half made before it opens its door."""
-    for point in ("State.reserve after", "Kernel.create_port after", "Kernel.raise_port after"):
+    for point in ("State.reserve after", "Kernel.create_port after", RAISED):
         space = Space(on)
         on.program.arm(f"daemon {point}", "kill")
         on.call("ADD", on.conf(autostart=False), "half", space.path).failed(11)

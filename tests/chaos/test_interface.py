@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from .machine import Machine, Space
+from .machine import RAISED, Machine, Space
 from .program import ROOT
 from .scenes import passed, started
 from .test_storm import QUICK
@@ -33,9 +33,9 @@ def test_attachments_json(form: str, boot: Callable[..., Machine]) -> None:
     assert listed(on) == {}
     space, other = Space(on), Space(on)
     said = on.call("ADD", on.conf(isolationNetwork="blue"), "one", space.path, "net7").ok()
-    on.program.arm("daemon Kernel.raise_port after", "sleep", 2.0)
+    on.program.arm(f"daemon {RAISED}", "sleep", 2.0)
     process = started(on, "ADD", "two", other)
-    passed(on, "Kernel.raise_port after")
+    passed(on, RAISED)
     found = listed(on)
     process.communicate(timeout=30)
     assert found.keys() == {"one", "two"}

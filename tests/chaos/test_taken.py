@@ -23,7 +23,7 @@ from tests.blackbox.harness.calls import Answer
 
 from . import judge
 from .judge import Live
-from .machine import Machine, Space, busy
+from .machine import RAISED, Machine, Space, busy
 from .scenes import attached, extraction_directories, in_order, live, started
 from .storm import LATE, MOST
 from .test_storm import QUICK
@@ -376,7 +376,7 @@ def test_a_collection_during_additions_takes_none_of_them(on: Machine) -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("point", ["State.reserve after", "Kernel.create_port after", "Kernel.raise_port after"])
+@pytest.mark.parametrize("point", ["State.reserve after", "Kernel.create_port after", RAISED])
 def test_a_namespace_deleted_during_its_add(on: Machine, point: str) -> None:
     """Whatever ADD says, nothing of it stays."""
     space = Space(on)

@@ -80,11 +80,11 @@ class Scene:
         values |= {"addresses": (four, AssignedAddress(f"fd00:200:0:fffe::{number + 2:x}/64", ""))}
         return Attachment(**values)
 
-    def add(self, fd: int, identity: netns.NetnsId) -> None:
-        """Attach a container that stays."""
+    def add(self, fd: int, identity: netns.NetnsId, ifname: str) -> None:
+        """Attach an interface of a container that stays."""
 
         def work() -> None:
-            request = replace(self._request(), netns_fd=fd, netns=identity)
+            request = replace(self._request(), netns_fd=fd, netns=identity, ifname=ifname)
             self._attacher.attach(request)
 
         self._thread.submit(work).result()

@@ -15,7 +15,7 @@ from cni.host import netns
 from .cost_attach import Scene
 from .spaces import Space
 
-FEW, ROUNDS = 10, 100
+FEW, ROUNDS, EACH = 10, 100, 10
 KINDS = ("bridge", "routed")
 
 
@@ -24,9 +24,11 @@ class Neighbours:
 
     def __init__(self, kind: str, count: int) -> None:
         self.scene = Scene(0, 1, attach=kind)
-        self.boxes = [Space(f"n{number}") for number in range(count)]
-        for box in self.boxes:
-            self.scene.add(box.fd, netns.identify(box.fd))
+        # Some interfaces in each namespace: libnftables takes no descriptor from 1024 on (FD_SETSIZE).
+        self.boxes = [Space(f"n{number}") for number in range(-(-count // EACH))]
+        for number in range(count):
+            box = self.boxes[number // EACH]
+            self.scene.add(box.fd, netns.identify(box.fd), f"eth{number % EACH}")
 
     def close(self) -> None:
         for box in self.boxes:
