@@ -143,7 +143,8 @@ def test_mutated_messages_leave_it_serving_and_its_memory_flat(crowd: Names):
                 pass
             if number == 20_000:
                 before = resident(crowd)
-    assert crowd.addresses("one", "web.") == {crowd.address("two")}
+    # Some 10,000 of the messages may still wait before this one.
+    assert crowd.addresses("one", "web.", seconds=20) == {crowd.address("two")}
     assert resident(crowd) - before < 4 << 20
     assert "Traceback" not in (crowd.dir / "log").read_text()
 
