@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -98,11 +99,21 @@ def recovery(ours: Contender) -> float:
     while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]:
         time.sleep(0.001)
     begun = time.perf_counter()
-    ours.call("STATUS", "", "")
+    while not answers(ours):  # on a loaded machine a start may take longer than a STATUS may wait
+        if time.perf_counter() - begun > 60:
+            sys.exit("bench: the daemon does not come back")
     took = time.perf_counter() - begun
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(ours.run_dir / "cni.sock"))
     return round(took, 2)
+
+
+def answers(ours: Contender) -> bool:
+    """Whether STATUS succeeds; it starts a daemon if none runs."""
+    pid, out = ours.start("STATUS", "", "")
+    with os.fdopen(out, "rb") as file:
+        file.read()
+    return os.waitpid(pid, 0)[1] == 0
 
 
 def show(result: dict[str, Any]) -> None:
