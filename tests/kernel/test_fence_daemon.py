@@ -103,8 +103,8 @@ class Fenced(Node):
         return self.call("CHECK", name, self.boxes[name], prevResult=result, cniVersion=result["cniVersion"])
 
     def wake(self) -> None:
-        """Have the keeper look soon: it hears that an address has gone."""
-        self.host.ip("addr add 198.18.0.1/32 dev up0", "addr del 198.18.0.1/32 dev up0")
+        """Have the keeper look soon: it hears that an address has gone. A /32 would be a routed port's gateway."""
+        self.host.ip("addr add 198.18.0.1/24 dev up0", "addr del 198.18.0.1/24 dev up0")
 
     def quiet(self) -> None:
         """The keeper has looked, and does not look again until it is woken (`seldom`). Twice, since the first
