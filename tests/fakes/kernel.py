@@ -438,6 +438,9 @@ class FakeKernel:
     def repaired(self) -> str:
         return ""
 
+    def repairs(self) -> int:
+        return 0
+
     def portid(self) -> int:
         return 0
 

@@ -76,7 +76,7 @@ def test_the_peer_of_a_socket():
 
 
 READERS = {
-    r"/stat\"|/stat'": {"proc.py", "plugin/client.py"},
+    r"/stat\"|/stat'": {"proc.py", "plugin/client.py", "daemon/metrics/reading.py"},  # the last: its own times
     r"/cmdline": {"proc.py"},
     r"random/boot_id": {"proc.py"},
     r"\.SO_PEERCRED": {"peer_credentials.py", "plugin/client.py"},
