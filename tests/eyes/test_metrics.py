@@ -12,6 +12,12 @@ from pathlib import Path
 import pytest
 
 from cni.cli import metrics
+from cni.daemon.api.event_stream import EventStream
+from cni.daemon.call_times import CallTimes
+from cni.daemon.events import Events, ProblemBegan
+from cni.daemon.log_repeats import Repeats
+from cni.daemon.metrics.counters import Counters
+from cni.problems import Problem
 from tests.eyes.calls import call, scrape
 from tests.kernel import toolnode
 from tests.kernel.toolnode import LAN4, REFUSED, Node, Space, knock, until
@@ -209,3 +215,27 @@ def test_no_daemon_is_told(tmp_path: Path) -> None:
     with pytest.raises(NoDaemon):
         metrics.scrape(str(tmp_path / "metrics.sock"))
     assert os.geteuid() == 0
+
+
+def test_what_is_counted_and_told_costs_an_add_less_than_a_twentieth(node: Node, make: Callable[[], Space]) -> None:
+    """The work that an ADD does for metrics, events and the log's repeats, beside what an ADD takes in the daemon."""
+    spaces = [make() for _ in range(20)]
+    for n, space in enumerate(spaces):
+        assert call(node, "ADD", f"cost{n}", space)[0] == 0
+    found = scrape(node)
+    labels = '{code="0",verb="ADD"}'
+    add = found[f"zlayer_cni_call_seconds_sum{labels}"] / found[f"zlayer_cni_call_seconds_count{labels}"]
+
+    times, stream, counters, repeats, events = CallTimes(), EventStream(), Counters(), Repeats(), Events()
+    events.subscribe(ProblemBegan, stream.on_event)
+    events.subscribe(ProblemBegan, counters.on_problem)
+    event, seconds = ProblemBegan(Problem("disk-full", "x")), []
+    for _ in range(5):
+        began = time.perf_counter()
+        for n in range(1000):
+            times.note("ADD", 0.003, 0)
+            events.publish(event)
+            repeats.due(float(n))
+            repeats.writes(("cni.daemon.call_log", 20, f"verb=ADD attachment=c{n}/eth0"), float(n))
+        seconds.append((time.perf_counter() - began) / 1000)
+    assert min(seconds) < add / 20, f"{min(seconds) * 1e6:.1f} us of {add * 1e3:.1f} ms"

@@ -58,7 +58,6 @@ def test_after_a_pause_it_begins_anew() -> None:
 def test_different_lines_do_not_count_as_one_and_their_number_is_bounded() -> None:
     repeats = Repeats()
     assert all(repeats.writes(("cni.x", 30, f"line {n}"), 0.0) for n in range(3 * MOST))
-    repeats.due(1.0)
     assert len(repeats._seen) == MOST
 
 
