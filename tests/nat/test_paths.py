@@ -35,9 +35,9 @@ def raw_sockets(node: Node) -> int:
     return sum(line.split()[1].endswith(":0011") for line in table)
 
 
-def node_ping(node: Node, address: str) -> int:
-    """0 if one echo is answered within 0.3 s."""
-    words = ["ip", "netns", "exec", node.name, "ping", "-n", "-q", "-c", "1", "-W", "0.3", address]
+def node_ping(node: Node, address: str, wait: float = 0.3) -> int:
+    """0 if one echo is answered within `wait` seconds."""
+    words = ["ip", "netns", "exec", node.name, "ping", "-n", "-q", "-c", "1", "-W", f"{wait:g}", address]
     return subprocess.run(words, capture_output=True, check=False).returncode
 
 
@@ -97,9 +97,9 @@ def test_a_restarted_daemon_keeps_the_path(lab: Lab) -> None:
     first, second, _ = meet(lab, "prc", "shift", nat=SERVERS)
     wait_for(lambda: path_of(first, second)["path"] == "hole-punched", "the path")
     first.end()
-    assert node_ping(first, str(second.status().node_ip)) == 0
+    assert node_ping(first, str(second.status().node_ip), 3) == 0
     first.start()
-    assert node_ping(first, str(second.status().node_ip)) == 0
+    assert node_ping(first, str(second.status().node_ip), 3) == 0
     wait_for(lambda: path_of(first, second)["path"] == "hole-punched", "the path again")
 
 

@@ -13,7 +13,7 @@ from cni.daemon.model.endpoints import is_name
 from cni.daemon.model.nat_behaviour import Place
 from cni.daemon.nat.stun_exchange import Query, Reply, StunExchange
 
-REFRESH = 60.0  # seconds between two rounds
+REFRESH = 45.0  # seconds between two rounds
 AGAIN = 5.0  # seconds until the next round if no server answered
 
 
@@ -40,6 +40,10 @@ class ServerRound:
         due = now - self._began >= (REFRESH if self._answered else AGAIN)
         if due or self._places(servers) != self._asked:
             self.begin(servers, now)
+
+    def next_round(self, servers: Iterable[tuple[str, int]]) -> float:
+        """When `refresh` should be called next; infinite without servers."""
+        return self._began + (REFRESH if self._answered else AGAIN) if list(servers) else float("inf")
 
     def requests(self, now: float) -> list[tuple[Place, bytes]]:
         """The requests to send now."""

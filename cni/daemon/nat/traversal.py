@@ -214,6 +214,7 @@ class Traversal:
             for paths in self._peers.values():
                 paths.begin(now)
         self._servers.refresh(rules.stun, now)
+        self._next_look = min(self._next_look, max(now + COUNT, self._servers.next_round(rules.stun)))
         self._targets = targets
         self._relays.keep(targets)
         self._nodes = {key: _node(target) for key, target in targets.items()}
