@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from cni import naming
 from cni.host import links, netlink, nlmsg, socket_filter
 from cni.host.worker import IDLE, Crew, beat
 
@@ -21,6 +22,7 @@ GATHER = 0.005  # seconds from a notification to the reading: changes seldom com
 _PORTS, _OURS = "zl-??????????-v", "zl-*"  # cni/naming.py
 _ADDRESS = struct.Struct("=BBBBI")
 """struct ifaddrmsg: family, prefix length, flags, scope, index."""
+_IFA_LABEL = 3
 _TO_MANY = (3, 4, 5)  # RTN_BROADCAST, RTN_ANYCAST, RTN_MULTICAST: every link has such routes
 _UNWANTED = socket_filter.dropping(
     [socket_filter.of_type(netlink.RTM_NEWLINK), *socket_filter.of_link(_OURS)],
@@ -36,8 +38,7 @@ _UNWANTED = socket_filter.dropping(
 class Change(NamedTuple):
     """A change that the kernel announced. `link`: the name, if it is about a link, else "". `is_loss`: a link or an
     address was deleted, or notifications were lost. Of the overlay's links only deletions are announced, of ports
-    nothing. For a single address on another link than lo, `link` is that link's index in words: the gateway of a routed
-    port, which goes with its container."""
+    nothing. For the address of a routed port, `link` is the port's index in words: it goes with its container."""
 
     link: str
     is_loss: bool
@@ -98,6 +99,19 @@ def _changes(data: bytes) -> Iterator[Change]:
             name = nlmsg.string(nlmsg.attributes(body).get(links.IFLA_IFNAME, b""))
         elif kind in (netlink.RTM_NEWADDR, netlink.RTM_DELADDR):
             family, prefix, _, _, index = _ADDRESS.unpack_from(data, start)
-            whole = prefix == (32 if family == links.AF_INET else 128)
-            name = f"link {index}" if whole and index != links.LOOPBACK else ""
+            single = prefix == (32 if family == links.AF_INET else 128)
+            if single and _is_gateway(index, nlmsg.attributes(data[start + _ADDRESS.size : end])):
+                name = f"link {index}"
         yield Change(name, kind in (netlink.RTM_DELLINK, netlink.RTM_DELADDR))
+
+
+def _is_gateway(index: int, attributes: dict[int, bytes]) -> bool:
+    """Whether a single address is that of a routed port, by the link's name: an uplink may have a single address too,
+    as in clouds. The kernel sends the name with addresses of IPv4 only, and a link that is gone has none."""
+    name = nlmsg.string(attributes.get(_IFA_LABEL, b""))
+    if not name:
+        try:
+            name = socket.if_indextoname(index)
+        except OSError:
+            return True
+    return name.startswith(naming.PREFIX)
