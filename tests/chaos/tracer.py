@@ -15,6 +15,7 @@ import struct
 import subprocess
 import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
 TRACEME, CONT, DETACH, SYSCALL, SETOPTIONS = 0, 7, 17, 24, 0x4200
 SYSGOOD, FORK, VFORK, CLONE = 1, 2, 4, 8
@@ -106,11 +107,27 @@ def _enters(pid: int, call: int) -> bool:
     return bool(info.raw[0] == 1 and struct.unpack_from("=Q", info.raw, 24)[0] == call)
 
 
+def _stop(thread: int) -> None:
+    """Send SIGSTOP to one thread. Raises ProcessLookupError."""
+    if _libc.tgkill(_process_of(thread), thread, signal.SIGSTOP) < 0:
+        raise ProcessLookupError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def _process_of(thread: int) -> int:
+    """The process of a thread. Raises ProcessLookupError."""
+    try:
+        status = Path(f"/proc/{thread}/status").read_text()
+    except OSError as error:
+        raise ProcessLookupError(thread) from error
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("Tgid:"))
+
+
 def _abandon(pid: int, *, stopped: bool = False) -> None:
-    """Let a tracee run on by itself. Only a stopped one can be let go, so it is stopped first."""
+    """Let a tracee, a process or a thread, run on by itself. Only a stopped one can be let go, so it is stopped first.
+    The signal is for that thread: one for its process may stop another thread, and the wait for this one never ends."""
     try:
         if not stopped:
-            os.kill(pid, signal.SIGSTOP)
+            _stop(pid)
             while True:
                 _, status = os.waitpid(pid, WALL | WNOTHREAD)
                 if not os.WIFSTOPPED(status):
@@ -119,6 +136,6 @@ def _abandon(pid: int, *, stopped: bool = False) -> None:
                     break
                 _let_go(pid, SYSCALL)
         _ptrace(DETACH, pid)
-        os.kill(pid, signal.SIGCONT)
+        os.kill(_process_of(pid), signal.SIGCONT)
     except (ProcessLookupError, ChildProcessError):
         return
