@@ -12,6 +12,7 @@ import argparse
 import errno
 import os
 import shutil
+from ipaddress import ip_network
 from pathlib import Path
 
 from cni import __version__, answers, defaults
@@ -22,7 +23,7 @@ from cni.daemon import settings_reader
 from cni.daemon.model import overlap
 from cni.daemon.settings import Settings
 from cni.errors import CniError, InvalidConfig
-from cni.host import own_networks, program
+from cni.host import own_networks, program, services
 
 TOOL_DIR = "/usr/local/bin"
 NAME = "zlayer-cni"
@@ -43,8 +44,9 @@ def run(options: argparse.Namespace) -> int:
         for words in record.as_before(options, before):
             say(f"as before {words}")
         options = record.completed(options, before)
-        if options.root == "/":
-            _refuse_overlap(options.run_dir, settings_reader.find(None, options.data_dir))
+        settings = settings_reader.find(None, options.data_dir) if options.root == "/" else None
+        if settings is not None:
+            _refuse_overlap(options.run_dir, settings)
         plan = conflist.plan(options, given, before)
         with versions.locked(target):
             home = target / f"{__version__}-{versions.digest(source)}"
@@ -52,11 +54,18 @@ def run(options: argparse.Namespace) -> int:
             say(f"program   {home}{'' if laid_down else ' is there already'}")
             _put_in_place(options, home, plan, before)
             _sweep(options, home, source, before.links)
+        if settings is not None and (fault := services.unanswered_now(_versions_of(settings))):
+            say(f"warning   {fault}; `zlayer-cni doctor` has the commands")
     except (CommandFailed, versions.Busy, CniError, OSError) as error:
         say(f"zlayer-cni: install failed: {_why(error)}")
         return 1
     say("done; `zlayer-cni status` tells how the node is")
     return 0
+
+
+def _versions_of(settings: Settings) -> list[int]:
+    """The IP versions of the overlay."""
+    return [ip_network(cidr).version for cidr in settings.cidrs]
 
 
 def _refuse_overlap(run_dir: str, settings: Settings) -> None:

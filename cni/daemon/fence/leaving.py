@@ -13,7 +13,7 @@ from cni.daemon.fence.rules import FILTER, Chain, Rule, base_chain, plain_chain
 
 NO_TUNNEL = "overlay without a tunnel"
 ROUTED = "by the host's routes"
-CONNECTED = "from the node to a network it is on"
+CONNECTED = "from no member of this node"
 
 
 def leaving_chains(node: FenceNode) -> list[Chain]:
@@ -32,9 +32,8 @@ def _leaving(v: str, ip: str, routed: bool) -> tuple[Rule, ...]:
         Rule("oifname @inside", "accept", "by a bridge of ours"),
         Rule("oifname @tunnels", "accept", "by a tunnel of ours"),
         Rule('oifname "lo"', "accept", "for the node itself"),
-        # Only the host's own packets have a local source address here: SNAT comes later (priority 100).
-        Rule(f"fib saddr type local {ip} daddr @connected{v}", "accept", CONNECTED),
-        Rule(f"{ip} daddr @connected{v} {ip} saddr . {ip} saddr != @same{v}", "accept", "from no member of this node"),
+        # The host itself too: no address of the host's is a container's.
+        Rule(f"{ip} daddr @connected{v} {ip} saddr . {ip} saddr != @same{v}", "accept", CONNECTED),
         Rule(
             f"{ip} daddr @connected{v} ct direction reply ct status dnat ct state established",
             "accept",

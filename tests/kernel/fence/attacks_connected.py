@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +13,8 @@ from tests.kernel.fence import remotes
 from . import packets as p
 from .attacks import EVIL, GATEWAY_MAC, HONEST, PATIENCE, Case, Ear, a, attack, datagram, eth, gateway, listening, send
 from .attacks_edge import PUBLISHED, mac_of, publish, unpublish
-from .lab import OUTSIDE4, OUTSIDE6, Lab
+from .attacks_routed import open_flow
+from .lab import LAN4, LAN6, OUTSIDE4, OUTSIDE6, Lab
 
 SPORT = 997  # of no other attack: the flow is translated anew
 CONNECTED = ("10.200.77.0/24", "fd00:200:0:77::/64")
@@ -110,7 +112,39 @@ def _register(six: bool) -> None:
         case.honest = out
         return case
 
+    def router_on_a_connected_network_tells_a_member(lab: Lab) -> Case:
+        """Of a path's MTU, about the member's own flow to the outside."""
+        me, out = a(lab), lab.places["outside"].space
+        seen, port = open_flow(lab, me, six)
+        end = connect(lab)
+        to, target = (OUTSIDE6, LAN6) if six else (OUTSIDE4, LAN4)
+        if six:
+            quoted = p.ip6(seen, to, p.UDP, p.udp(seen, to, port, 4444, HONEST))
+            body = p.icmp6(neighbour, target, 2, 0, struct.pack("!I", 1300) + quoted)
+            packet = p.ip6(neighbour, target, 58, body)
+        else:
+            quoted = p.ip4(seen, to, p.UDP, p.udp(seen, to, port, 4444, HONEST))
+            packet = p.ip4(neighbour, target, p.ICMP, p.icmp(3, 4, struct.pack("!HH", 0, 1300) + quoted))
+        its = out.run("ip", "-br", "link", "show", "eth0").split()[2]
+        honest = p.frame(mac_of(lab, "up0"), its, p.ethertype(to), packet)
+        return Case(out, [], [], [honest], eth(me), undo=end)
+
+    def member_on_a_connected_network_is_masqueraded(lab: Lab) -> Case:
+        """The host has joined a network in which the member's subnet lies: the member stays until it is released."""
+        me = a(lab)
+        subnet = "fd00:200:0:5::/64" if six else "10.200.5.0/26"
+        lab.run(fence.base(replace(lab.node, connected=(subnet,))))
+        to = OUTSIDE6 if six else OUTSIDE4
+        packet = p.ip(me.six if six else me.four, to, p.UDP, p.udp(me.six if six else me.four, to, 6101, 9, HONEST))
+        seen = p.packed(LAN6 if six else LAN4) + p.packed(to) + struct.pack("!HH", 6101, 9)
+        out = eth(lab.places["outside"])
+        case = Case(me.space, [], [], [p.frame(GATEWAY_MAC, me.mac, p.ethertype(to), packet)], out, honest_needle=seen)
+        case.undo = lambda: lab.run(fence.base(lab.node))
+        return case
+
     for work in (
+        router_on_a_connected_network_tells_a_member,
+        member_on_a_connected_network_is_masqueraded,
         connected_network_to_a_member,
         connected_network_by_a_published_port,
         published_ports_reply_to_a_connected_network,

@@ -8,7 +8,7 @@ import struct
 from . import packets as p
 from .attacks import EVIL, GATEWAY_MAC, HONEST, Case, Ear, a, attack, datagram, eth, gateway, send, x
 from .attacks_edge import mac_of
-from .attacks_routed import _open_flow
+from .attacks_routed import open_flow
 from .lab import LAN4, LAN6, LEG, NODE4, NODE6, OUTSIDE4, OUTSIDE6, TUNNEL, Lab
 
 
@@ -45,7 +45,7 @@ def error_about_anothers_translated_flow(lab: Lab) -> Case:
     me, it, out = a(lab), x(lab), eth(lab.places["outside"])
     frames = []
     for six, far in ((False, OUTSIDE4), (True, OUTSIDE6)):
-        seen, port = _open_flow(lab, it, six)
+        seen, port = open_flow(lab, it, six)
         quoted = p.ip(far, seen, p.UDP, p.udp(far, seen, 4444, port, EVIL))
         src = me.six if six else me.four
         frames.append(p.frame(GATEWAY_MAC, me.mac, p.ethertype(src), error(src, far, quoted)))

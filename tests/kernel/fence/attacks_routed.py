@@ -380,15 +380,15 @@ def error_about_anothers_flow_to_the_outside(lab: Lab) -> Case:
     me, it = a(lab), x(lab)
     frames, honest = [], []
     for six in (False, True):
-        _open_flow(lab, it, six)
-        _open_flow(lab, me, six)
+        open_flow(lab, it, six)
+        open_flow(lab, me, six)
         frames.append(_error(lab, me, it, six, EVIL))
         honest.append(_error(lab, me, me, six, HONEST))
     out = eth(lab.places["outside"])
     return Case(me.space, frames, [out], honest, out)
 
 
-def _open_flow(lab: Lab, place: Place, six: bool) -> tuple[str, int]:
+def open_flow(lab: Lab, place: Place, six: bool) -> tuple[str, int]:
     """Who the outside sees: a UDP flow from the container to the outside that the node tracks, answered once."""
     to = OUTSIDE6 if six else OUTSIDE4
     family = p.raw_family(to)
@@ -465,7 +465,7 @@ def error_about_its_own_flow_arrives(lab: Lab) -> Case:
     out, me = lab.places["outside"], a(lab)
     mac = lab.host.run("ip", "-br", "link", "show", "up0").split()[2]
     its = out.space.run("ip", "-br", "link", "show", "eth0").split()[2]
-    seen, port = _open_flow(lab, me, False)
+    seen, port = open_flow(lab, me, False)
     quoted = p.ip4(seen, OUTSIDE4, p.UDP, p.udp(seen, OUTSIDE4, port, 4444, HONEST))
     body = p.icmp(3, 4, struct.pack("!HH", 0, 1300) + quoted)
     honest = [p.frame(mac, its, p.IPV4, p.ip4("192.0.2.200", LAN4, p.ICMP, body))]
