@@ -16,7 +16,7 @@ pytestmark = [
 
 
 def test_another_range_on_one_node(clustered: Clustered) -> None:
-    """Also: the slice of the YAML is taken where it is free, and a changed YAML is a note."""
+    """Also: the slice of the YAML is taken where it is free, and a changed YAML is a problem."""
     one = clustered.member(1, slice_cidr="10.200.77.0/26")
     two = clustered.member(2, cluster_cidr="10.201.0.0/16")
     assert one.tool("status")["node"]["slice_cidr"] == "10.200.77.0/26"
@@ -24,8 +24,8 @@ def test_another_range_on_one_node(clustered: Clustered) -> None:
     wait_for(lambda: "10.200.0.0/16" in two.problem("range-differs"), "the second node tells")
     two.settings["cluster_cidr"] = "10.200.0.0/16"
     two.write()
-    (note,) = two.tool("status")["notes"]
-    assert note.endswith("restart the daemon to apply: cluster_cidr")
+    text = wait_for(lambda: two.problem("settings-not-applied"), "the problem of the changed YAML")
+    assert text.endswith("restart the daemon to apply: cluster_cidr")
     two.end()
     two.start()
     assert any("cluster_cidr: 10.200.0.0/16, but 10.201.0.0/16, set" in each for each in two.tool("status")["notes"])
