@@ -164,4 +164,5 @@ class Runtime:
 
     def nothing_left(self) -> None:
         """No host end, no holder, no record, no debt."""
-        assert (self.veths(), self.holders(), self.records(), self.owed()) == ([], [], [], [])
+        left = (self.veths(), self.holders(), self.records(), self.owed())
+        assert left == ([], [], [], []), left

@@ -502,25 +502,6 @@ def test_the_single_file(upstream: Daemon) -> None:
     runtime.nothing_left()
 
 
-def test_a_single_file_that_is_killed_undoes_what_nobody_waits_for(upstream: Daemon) -> None:
-    """What the runtime started, and kills, is the parent of the process that attaches."""
-    runtime = by("single", upstream)
-    runtime.add("c0", upstream.machine.netns())  # lays the program down
-    runtime.delete("c0")
-    calls: list[subprocess.Popen[str]] = []
-
-    def kill() -> None:
-        wait_until(lambda: calls, "the call")
-        calls[0].kill()
-        calls[0].wait()
-
-    with at_the_gate(runtime, kill):
-        calls.append(runtime.start("ADD", "c1", upstream.machine.netns()))
-        wait_until(lambda: calls[0].poll() is not None, "the end of the call")
-        wait_until(lambda: not runtime.records(), "the undoing")
-    runtime.nothing_left()
-
-
 # --- many at once -----------------------------------------------------------------------------------------------------
 
 

@@ -480,7 +480,8 @@ class Fleet:
         run("ip", "netns", "add", self.underlay)
         for words in (
             "link set lo up",
-            "link add under0 type bridge",
+            # Its MAC is set: a node that comes later might change it, and the others' neighbour entries be wrong.
+            "link add under0 address 02:00:c6:33:64:fe type bridge",
             "address add 198.51.100.254/24 dev under0",
             "link set under0 up",
         ):

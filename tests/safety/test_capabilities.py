@@ -1,4 +1,4 @@
-"""The network list of `install`: each declared capability takes effect, and `aliases` is accepted undeclared."""
+"""The network list of `install`: each declared capability takes effect; aliases that are none are told."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ SERVICE = "web"
 SENT: dict[str, Any] = {
     "mac": MAC,
     "dns": {"servers": ["192.0.2.53"], "searches": ["example.test"], "options": ["ndots:2"]},
+    "aliases": ["db"],
     ANNOTATIONS: {"com.zlayer.isolation_network": "by-annotation"},
 }
 """What a runtime sends for each declared capability; the address is added once the service has a subnet."""
@@ -33,6 +34,7 @@ def taken(node: Node, container: Container) -> dict[str, Any]:
         "ips": [each["local"] for each in link["addr_info"] if each["family"] == "inet"],
         "mac": link["address"],
         "dns": {"servers": dns["nameservers"], "searches": dns["search"], "options": dns["options"]},
+        "aliases": [name for name in attachment["names"] if "." not in name],
         ANNOTATIONS: {"com.zlayer.isolation_network": attachment["isolation_network"]},
     }
 
@@ -60,10 +62,19 @@ def test_every_declared_capability_takes_effect(
     assert taken(node, node.container(SERVICE, runtimeConfig=sent)) == sent
 
 
-@pytest.mark.parametrize("aliases", [["db"], {"zlt-mesh": ["db"]}, "db", {"zlt-mesh": 1}], ids=json.dumps)
-def test_aliases_are_accepted_with_a_warning(frozen: Callable[..., Node], aliases: object) -> None:
+@pytest.mark.parametrize("aliases", ["db", {"zlt-mesh": 1}], ids=json.dumps)
+def test_aliases_that_are_no_list_of_names_are_told(frozen: Callable[..., Node], aliases: object) -> None:
     node = frozen(1)
     capabilities = {"aliases": True, "mac": True}
     container = node.container(capabilities=capabilities, runtimeConfig={"aliases": aliases, "mac": MAC})
     assert json.loads(container.run("ip", "-j", "link", "show", "eth0"))[0]["address"] == MAC
-    assert "runtimeConfig.aliases: has no effect here" in node.call("DEL", container).stderr
+    assert "runtimeConfig.aliases: has no effect here, it is no list" in node.call("DEL", container).stderr
+
+
+def test_aliases_by_network_are_those_of_this_network(frozen: Callable[..., Node]) -> None:
+    node = frozen(1)
+    sent = {"aliases": {"zlt-mesh": ["db"], "else": ["another"]}}
+    container = node.container(capabilities={"aliases": True}, runtimeConfig=sent)
+    (attachment,) = [a for a in node.tool("attachments") if a["container_id"] == container.name]
+    assert "db" in attachment["names"]
+    assert "another" not in attachment["names"]

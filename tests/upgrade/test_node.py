@@ -107,4 +107,6 @@ def test_a_plugin_of_one_version_speaks_to_a_daemon_of_the_other(
     for container in (one, two):
         node.remove(container)
     assert node.tool("attachments") == []
-    assert node.cli("status", "--run-dir", str(node.directory / "run")).returncode == 0
+    problems = node.tool("status")["problems"]  # an older daemon tells no codes
+    assert all("this program is" in text for text in problems), "only that the versions differ"
+    assert len(problems) <= 1
