@@ -533,6 +533,8 @@ def mint_for_an_unknown_target(stage: Stage) -> Any:
 def mint(stage: Stage) -> Any:
     config = stage.manager.mint_edge_peer("ci", 600, "192.0.2.1:51420", ["10.200.5.0/26", "web"])
     left = config.expires_at_unix - int(time.time())
+    if config.dns_server:  # our node's own, named as soon as the server has bound: here a matter of time
+        config = msgspec.structs.replace(config, dns_server=None, dns_domain=None)
     return [msgspec.structs.replace(config, expires_at_unix=0), 590 < left <= 600]
 
 
