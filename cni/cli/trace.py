@@ -9,9 +9,7 @@ import os
 import re
 import socket
 import sys
-import threading
 import time
-from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 
@@ -20,6 +18,7 @@ from cni.cli import ask, table
 from cni.errors import FenceFailed
 from cni.host import netns, nflog
 from cni.host.nft_trace import Step, Tracer
+from cni.host.short_thread import inside
 
 RATE = 5  # packets a second that are traced
 QUIET = 0.6  # seconds without a further step after which a packet's way is complete
@@ -156,23 +155,12 @@ def _send(run_dir: str, path: answers.Path, port: answers.Port | None) -> bool:
     except OSError:
         return False
     try:
-        return _inside(fd, work)
+        inside(fd, work)
+    except OSError:
+        return False  # the container has gone
     finally:
         os.close(fd)
-
-
-def _inside(fd: int, work: Callable[[], None]) -> bool:
-    done: list[bool] = []
-
-    def body() -> None:
-        with netns.entered(fd):
-            work()
-            done.append(True)
-
-    thread = threading.Thread(target=body)
-    thread.start()
-    thread.join()
-    return bool(done)
+    return True
 
 
 def _knock(source: str, target: str, port: answers.Port | None) -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-import threading
 from collections.abc import Callable, Iterable
 from typing import TypeVar
+
+from cni.host.short_thread import in_thread
 
 NET_BIND_SERVICE, NET_ADMIN = 10, 12  # capability numbers (linux/capability.h)
 _LAST = 63
@@ -29,22 +30,12 @@ def lowered(keep: Iterable[int], work: Callable[[], T]) -> T:
 
     Raises what `work` raises; OSError if the kernel refuses to drop a capability: then `work` has not run.
     """
-    done: list[T] = []
-    failed: list[BaseException] = []
 
-    def body() -> None:
-        try:
-            lower(keep)
-            done.append(work())
-        except BaseException as error:  # noqa: BLE001 - it is raised in the caller's thread
-            failed.append(error)
+    def body() -> T:
+        lower(keep)
+        return work()
 
-    thread = threading.Thread(target=body, name="lowered")
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
-    return done[0]
+    return in_thread(body, "lowered")
 
 
 def lower(keep: Iterable[int]) -> None:

@@ -10,8 +10,7 @@ import os
 import shutil
 import socket
 import sys
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +20,7 @@ from cni.host import addressing, forwarding, iptables, links, netns, sysctl
 from cni.host import netlink as nl
 from cni.host.nft import Nft
 from cni.host.nft_forward import Obstacle, firewall_obstacles, input_obstacles
+from cni.host.short_thread import in_thread
 from cni.peer_credentials import Peer
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ def try_kernel(kinds: Iterable[str], rulesets: Mapping[str, str]) -> dict[str, s
         results = {kind: _try_link(kind) for kind in kinds}
         return results | {name: _try_rules(text) for name, text in rulesets.items()}
 
-    return _in_thread(body)
+    return in_thread(body)
 
 
 def _try_link(kind: str) -> str:
@@ -76,25 +76,6 @@ def _try_rules(ruleset: str) -> str:
     except FenceFailed as error:
         return (error.details or error.msg).strip().splitlines()[0]
     return ""
-
-
-def _in_thread(work: Callable[[], T]) -> T:
-    """Run `work` in a new thread, with which the changes to its namespace end."""
-    box: list[Any] = []
-
-    def body() -> None:
-        try:
-            box.extend((True, work()))
-        except BaseException as error:  # noqa: BLE001 - handed to the caller
-            box.extend((False, error))
-
-    thread = threading.Thread(target=body)
-    thread.start()
-    thread.join()
-    good, value = box
-    if not good:
-        raise value
-    return value  # type: ignore[no-any-return]
 
 
 def engines() -> list[str]:

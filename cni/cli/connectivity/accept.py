@@ -19,11 +19,11 @@ from ipaddress import ip_address, ip_network
 
 from cni import answers
 from cni.cli import ask
-from cni.cli.connectivity import boxes as attached
 from cni.cli.connectivity.boxes import Box, Boxes, Place
 from cni.cli.connectivity.far import CONTROL, LONGEST, read_line
 from cni.cli.connectivity.probes import Responder
 from cni.cli.plugin_call import CallFailed
+from cni.host.short_thread import inside
 
 AT_ONCE = 4  # tests at a time: two namespaces each
 _WORD = re.compile(r"[a-z0-9-]{1,40}")
@@ -141,7 +141,7 @@ def _take_part(client: socket.socket, place: Place, asked: tuple[str, str], bega
 
 def respond(box: Box) -> Responder:
     """A responder at every address of the namespace. Raises OSError."""
-    return Responder(box.addresses, lambda work: attached.inside(box.fd, work))
+    return Responder(box.addresses, lambda work: inside(box.fd, work))
 
 
 def _line(value: object) -> bytes:

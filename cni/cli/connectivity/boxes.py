@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from cni.cli import plugin_call
 from cni.cli.plugin_call import CallFailed
 from cni.host import findings, netns
+from cni.host.short_thread import in_thread, inside
 
 T = TypeVar("T")
 MOST = 8
@@ -46,44 +45,14 @@ class Box:
     zone: str
 
 
-def inside(fd: int, work: Callable[[], T]) -> T:
-    """Run `work` in the namespace, in a thread that ends; a socket that it opens stays there. Raises what it raises."""
-    done: list[T] = []
-    failed: list[BaseException] = []
-
-    def body() -> None:
-        try:
-            with netns.entered(fd):
-                done.append(work())
-        except BaseException as error:  # noqa: BLE001 - handed to the caller
-            failed.append(error)
-
-    thread = threading.Thread(target=body)
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
-    return done[0]
-
-
 def _new_namespace() -> int:
     """A descriptor of a new namespace. Raises OSError."""
-    made: list[int] = []
-    failed: list[OSError] = []
 
-    def body() -> None:
-        try:
-            netns.leave()
-            made.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
-        except OSError as error:
-            failed.append(error)
+    def body() -> int:
+        netns.leave()
+        return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
-    thread = threading.Thread(target=body)
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
-    return made[0]
+    return in_thread(body)
 
 
 class Boxes:

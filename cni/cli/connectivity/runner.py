@@ -15,11 +15,12 @@ from cni import answers, plugin_protocol
 from cni.cli import ask
 from cni.cli.connectivity import causes, checks, far, probes
 from cni.cli.connectivity.accept import respond
-from cni.cli.connectivity.boxes import Box, Boxes, Place, inside
+from cni.cli.connectivity.boxes import Box, Boxes, Place
 from cni.cli.connectivity.causes import CAUSES, Readings, Symptom
 from cni.cli.connectivity.checks import End, Pair
 from cni.cli.plugin_call import CallFailed
 from cni.host import findings
+from cni.host.short_thread import inside
 
 TABLE = "zlayer_cni"
 SCARCE = "addresses-low"  # the problem with which no namespace is attached
