@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import socket
 
 NOT_RUNNING = 3  # exit code: there is no daemon to ask (the number init scripts use for "not running")
+UNCLEAR = 2  # exit code: an argument names nothing, or several things
 PATIENCE = 10.0  # seconds
 
 NONE: Mapping[str, str] = {}
@@ -44,6 +45,18 @@ def ask(run_dir: str, question: str, answer: type[T], arguments: Mapping[str, st
         return msgspec.json.decode(raw, type=answer)
     except msgspec.MsgspecError as error:
         raise Refused(f"the daemon on {run_dir} answers {question!r} as another version does: {error}") from error
+
+
+def ask_clearly(run_dir: str, question: str, answer: type[T], arguments: Mapping[str, str]) -> T | None:
+    """The daemon's answer as of `ask`; None after a refusal, which is printed: an argument is unclear, and the command
+    ends with UNCLEAR. Raises NoDaemon, NeedsRoot."""
+    try:
+        return ask(run_dir, question, answer, arguments)
+    except NeedsRoot:
+        raise
+    except Refused as error:
+        sys.stderr.write(f"zlayer-cni: {error}\n")
+        return None
 
 
 def print_json(answer: object) -> None:

@@ -7,20 +7,15 @@ import sys
 
 from cni import answers, plugin_protocol
 from cni.cli import ask, table
-
-UNCLEAR = 2
+from cni.cli.why import rule_line
 
 
 def run(run_dir: str, name: str, asker: str, as_json: bool) -> int:
     """Print the answer; raises NoDaemon, NeedsRoot."""
     arguments = {plugin_protocol.SRC: asker, plugin_protocol.DST: name}
-    try:
-        answer = ask.ask(run_dir, "resolve", answers.Resolution, arguments)
-    except ask.NeedsRoot:
-        raise
-    except ask.Refused as error:
-        sys.stderr.write(f"zlayer-cni: {error}\n")
-        return UNCLEAR
+    answer = ask.ask_clearly(run_dir, "resolve", answers.Resolution, arguments)
+    if answer is None:
+        return ask.UNCLEAR
     if as_json:
         ask.print_json(answer)
     else:
@@ -37,6 +32,5 @@ def as_text(answer: answers.Resolution) -> str:
         lines.append(f"withheld: {withheld.address} ({withheld.of})")
         lines.append(f"     {withheld.reason}")
         if withheld.rule:
-            rule = withheld.rule
-            lines.append(f'     rule "{rule.name}" in chain {rule.chain} of table {rule.family} zlayer_cni')
+            lines.append(rule_line(withheld.rule))
     return "\n".join(lines) + "\n"

@@ -22,7 +22,6 @@ from cni.host.short_thread import inside
 
 RATE = 5  # packets a second that are traced
 QUIET = 0.6  # seconds without a further step after which a packet's way is complete
-UNCLEAR = 2
 OWN_TABLE = "zlayer_cni"
 _COMMENT = re.compile(r'comment "([^"]*)"')
 
@@ -34,17 +33,13 @@ def run(options: argparse.Namespace) -> int:
         plugin_protocol.DST: options.dst,
         plugin_protocol.PORT: options.port,
     }
-    try:
-        said = ask.ask(options.run_dir, "why", answers.Reachability, keys)
-    except ask.NeedsRoot:
-        raise
-    except ask.Refused as error:
-        sys.stderr.write(f"zlayer-cni: {error}\n")
-        return UNCLEAR
+    said = ask.ask_clearly(options.run_dir, "why", answers.Reachability, keys)
+    if said is None:
+        return ask.UNCLEAR
     path = next((each for each in said.paths if options.six == (each.family == 6)), said.paths[0])
     if not path.source.address or not path.to.address:
         sys.stderr.write("zlayer-cni: name an address of each end: `outside` is none\n")
-        return UNCLEAR
+        return ask.UNCLEAR
     try:
         found = _trace(options, path, said.port)
     except FenceFailed as error:

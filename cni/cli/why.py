@@ -9,24 +9,23 @@ from cni import answers, plugin_protocol
 from cni.cli import ask, table
 from cni.cli.networks import name_of
 
-UNCLEAR = 2
-
 
 def run(run_dir: str, src: str, dst: str, port: str, as_json: bool) -> int:
     """Print the answer; raises NoDaemon, NeedsRoot."""
     arguments = {plugin_protocol.SRC: src, plugin_protocol.DST: dst, plugin_protocol.PORT: port}
-    try:
-        answer = ask.ask(run_dir, "why", answers.Reachability, arguments)
-    except ask.NeedsRoot:
-        raise
-    except ask.Refused as error:
-        sys.stderr.write(f"zlayer-cni: {error}\n")
-        return UNCLEAR
+    answer = ask.ask_clearly(run_dir, "why", answers.Reachability, arguments)
+    if answer is None:
+        return ask.UNCLEAR
     if as_json:
         ask.print_json(answer)
     else:
         sys.stdout.write(as_text(table.escape_control(answer)))
     return 0 if answer.allowed else 1
+
+
+def rule_line(rule: answers.Rule) -> str:
+    """A line that names a rule of the fence, below what the rule decides."""
+    return f'     rule "{rule.name}" in chain {rule.chain} of table {rule.family} zlayer_cni'
 
 
 def as_text(answer: answers.Reachability) -> str:
@@ -36,8 +35,7 @@ def as_text(answer: answers.Reachability) -> str:
         lines.append(f"{_answer(path)}  {_endpoint(path.source)} -> {_endpoint(path.to)}")
         lines.append(f"     {path.reason}")
         if path.rule:
-            rule = path.rule
-            lines.append(f'     rule "{rule.name}" in chain {rule.chain} of table {rule.family} zlayer_cni')
+            lines.append(rule_line(path.rule))
         else:
             lines.append("     no rule of the fence applies")
         lines += [f"     note: {note}" for note in path.notes]
