@@ -38,14 +38,3 @@ def read_line(response: http.client.HTTPResponse) -> bytes:
             else ConnectionError("it was cut off")
         )
     return line
-
-
-def unreachable(error: Exception) -> Unreachable:
-    """The error of an exchange that failed with `error`."""
-    if isinstance(error, Unreachable):
-        return error
-    if isinstance(error, http.client.BadStatusLine) and not isinstance(error, ConnectionError):
-        return WrongServer(f"it does not answer with HTTP: {str(error)[:100]}")
-    if isinstance(error, TimeoutError):
-        return Unreachable("no answer in time")
-    return Unreachable(str(error) or type(error).__name__)

@@ -17,12 +17,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 from cni.daemon import settings as settings_module
 from cni.daemon.cluster.certificates import Certificates
+from cni.daemon.cluster.connection import connected, unreachable
 from cni.daemon.cluster.etcd_protocol import read_answer, read_token
-from cni.daemon.cluster.etcd_response import LONGEST, check_form, read_line, unreachable
+from cni.daemon.cluster.etcd_response import LONGEST, check_form, read_line
 from cni.daemon.cluster.store import (
     HASTE,
     PATIENCE,
@@ -37,8 +38,6 @@ from cni.daemon.cluster.store_clock import StoreClock
 from cni.host.worker import beat
 
 T = TypeVar("T")
-
-_ALIVE = ((socket.TCP_KEEPIDLE, 5), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
 
 
 class Transport:
@@ -235,7 +234,7 @@ class Transport:
         for n, candidate in enumerate(addresses):
             seconds = patience if n == len(addresses) - 1 else min(patience, HASTE)
             try:
-                connection = self._connect_to(url, candidate, port, seconds)
+                connection, self.local_address = connected(url, candidate, port, seconds, self.certificates)
             except OSError as error:
                 self._note_address(at, candidate)
                 failures[str(unreachable(error))] = None
@@ -243,22 +242,3 @@ class Transport:
             self._failed.pop((at, candidate), None)
             return connection
         raise Unreachable("; ".join(failures))
-
-    def _connect_to(self, url: SplitResult, address: str, port: int, patience: float) -> http.client.HTTPConnection:
-        """A connection to one address. Raises OSError, StoreError."""
-        raw = socket.create_connection((address, port), timeout=patience)
-        try:
-            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for option, value in _ALIVE:
-                raw.setsockopt(socket.IPPROTO_TCP, option, value)
-            self.local_address = raw.getsockname()[0]
-            if url.scheme == "https":
-                raw = self.certificates.context().wrap_socket(raw, server_hostname=url.hostname or "")
-        except BaseException:
-            raw.close()
-            raise
-        connection = http.client.HTTPConnection(url.hostname or "", port, timeout=patience)
-        connection.auto_open = 0  # it would connect again without TLS
-        connection.sock = raw
-        return connection

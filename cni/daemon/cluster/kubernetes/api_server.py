@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from cni.daemon import settings as settings_module
 from cni.daemon.cluster.certificates import Certificates
+from cni.daemon.cluster.connection import connected, unreachable
 from cni.daemon.cluster.store import PATIENCE, UNAUTHENTICATED, StoreError, Unreachable, WrongServer
 from cni.host.worker import beat
 
@@ -31,7 +32,6 @@ LONGEST = 16 << 20  # bytes of one answer, or of one line of a stream
 SILENCE = 90.0  # seconds after which a stream is ended: the API server sends a bookmark every minute
 TRIES = 3  # of a request to an API server that has too much to do
 LONGEST_PAUSE = 5.0  # seconds: the longest `Retry-After` that is waited for
-_ALIVE = ((socket.TCP_KEEPIDLE, 5), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
 
 
 class Refused(StoreError):
@@ -85,7 +85,7 @@ class ApiServer:
         except Unreachable:
             raise
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise _unreachable(error) from error
+            raise unreachable(error) from error
 
     def _lines_on(self, connection: http.client.HTTPConnection, path: str) -> Iterator[bytes]:
         stream = connection.sock
@@ -142,7 +142,7 @@ class ApiServer:
             except (OSError, http.client.HTTPException, ValueError) as error:
                 connection.close()
                 if fresh or not isinstance(error, ConnectionError | http.client.HTTPException):
-                    raise _unreachable(error) from error
+                    raise unreachable(error) from error
                 continue
             self._keep(connection)
             return answer
@@ -181,26 +181,9 @@ class ApiServer:
             raise Unreachable("neither cluster.kubernetes.server nor KUBERNETES_SERVICE_HOST names one")
         port = self.url.port or (443 if self.url.scheme == "https" else 80)
         try:
-            raw = socket.create_connection((host, port), timeout=PATIENCE)
+            connection, self.local_address = connected(self.url, host, port, PATIENCE, self.certificates)
         except OSError as error:
-            raise _unreachable(error) from error
-        try:
-            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for option, value in _ALIVE:
-                raw.setsockopt(socket.IPPROTO_TCP, option, value)
-            self.local_address = raw.getsockname()[0]
-            if self.url.scheme == "https":
-                raw = self.certificates.context().wrap_socket(raw, server_hostname=host)
-        except OSError as error:
-            raw.close()
-            raise _unreachable(error) from error
-        except BaseException:
-            raw.close()
-            raise
-        connection = http.client.HTTPConnection(host, port, timeout=PATIENCE)
-        connection.auto_open = 0  # it would connect again without TLS
-        connection.sock = raw
+            raise unreachable(error) from error
         return connection
 
 
@@ -249,11 +232,3 @@ def _read(response: http.client.HTTPResponse) -> dict[str, Any]:
     if response.status >= 500:
         raise Unreachable(text)
     raise Refused(response.status, text)
-
-
-def _unreachable(error: Exception) -> Unreachable:
-    if isinstance(error, TimeoutError):
-        return Unreachable("no answer in time")
-    if isinstance(error, http.client.BadStatusLine) and not isinstance(error, ConnectionError):
-        return WrongServer(f"it does not answer with HTTP: {str(error)[:100]}")
-    return Unreachable(str(error) or type(error).__name__)

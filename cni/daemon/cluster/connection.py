@@ -1,0 +1,47 @@
+"""Connections to a server of the cluster's store: one HTTP connection with TLS if its URL says so, and its failures."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+from urllib.parse import SplitResult
+
+from cni.daemon.cluster.certificates import Certificates
+from cni.daemon.cluster.store import Unreachable, WrongServer
+
+_ALIVE = ((socket.TCP_KEEPIDLE, 5), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
+
+
+def connected(
+    url: SplitResult, address: str, port: int, patience: float, certificates: Certificates
+) -> tuple[http.client.HTTPConnection, str]:
+    """A connection to an address, or a name, of the URL's server, and this node's address on it. `patience`: seconds
+    for the connection and for each answer. Raises OSError, StoreError."""
+    host = url.hostname or ""
+    raw = socket.create_connection((address, port), timeout=patience)
+    try:
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in _ALIVE:
+            raw.setsockopt(socket.IPPROTO_TCP, option, value)
+        local = raw.getsockname()[0]
+        if url.scheme == "https":
+            raw = certificates.context().wrap_socket(raw, server_hostname=host)
+    except BaseException:
+        raw.close()
+        raise
+    connection = http.client.HTTPConnection(host, port, timeout=patience)
+    connection.auto_open = 0  # it would connect again without TLS
+    connection.sock = raw
+    return connection, local
+
+
+def unreachable(error: Exception) -> Unreachable:
+    """The error of an exchange that failed with `error`."""
+    if isinstance(error, Unreachable):
+        return error
+    if isinstance(error, http.client.BadStatusLine) and not isinstance(error, ConnectionError):
+        return WrongServer(f"it does not answer with HTTP: {str(error)[:100]}")
+    if isinstance(error, TimeoutError):
+        return Unreachable("no answer in time")
+    return Unreachable(str(error) or type(error).__name__)
