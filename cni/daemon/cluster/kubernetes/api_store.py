@@ -134,13 +134,15 @@ class KubernetesStore:
             present = {key: self._get(key) for key in {condition.key for condition in when}}
             holds = all(_holds(condition, present[condition.key]) for condition in when)
             found: list[KeyValue] = []
+            steps = then if holds else other
+            owner = self._owner_of([step for step in steps if isinstance(step, Put)])
             try:
-                for step in then if holds else other:
+                for step in steps:
                     known = present[step.key] if step.key in present else self._get(step.key)
                     if isinstance(step, Get):
                         found += [known.item] if known is not None else []
                     elif isinstance(step, Put):
-                        self._write(step, known)
+                        self._write(step, known, owner)
                     else:
                         self._delete(step, known)
             except _Overtaken:
@@ -149,14 +151,19 @@ class KubernetesStore:
             return holds, found
         raise Unreachable(f"others changed {when[0].key if when else 'a record'} {TRIES} times meanwhile")
 
-    def _write(self, step: Put, known: Stored | None) -> None:
+    def _owner_of(self, writes: Sequence[Put]) -> dict[str, Any] | None:
+        """The owner of the objects that are about to be written, asked for once for all. Raises StoreError, also if
+        the lease of a write has ended."""
+        for lease in {write.lease for write in writes if write.lease}:
+            if not self._has_lease(lease):
+                raise StoreError(NOT_FOUND, f"the Lease {lease_name(lease)} has ended")
+        return self._node_reference() if writes else None
+
+    def _write(self, step: Put, known: Stored | None, owner: dict[str, Any] | None) -> None:
         """Create or change the object of a record. Raises _Overtaken, StoreError."""
         plural, name = self._object(step.key)
         if plural == NODES:
             self._own = name
-        if step.lease and not self._has_lease(step.lease):
-            raise StoreError(NOT_FOUND, f"the Lease {lease_name(step.lease)} has ended")
-        owner = self._node_reference()
         body = new_object(plural, name, step.value, step.lease, owner)
         if known is None:
             self._change("POST", PATHS[plural], body)
