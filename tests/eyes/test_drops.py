@@ -23,16 +23,8 @@ CONTAINERS = {"red1": ("web", "red"), "red2": ("db", "red"), "blue1": ("web", "b
 
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[Node]:
-    with toolnode.spaces() as make:
-        made = Node(tmp_path, make(), make())
-        try:
-            toolnode.uplink(made.host, made.outside)
-            made.start()
-            for name, (service, network) in CONTAINERS.items():
-                made.add(name, make(), service, network)
-            yield made
-        finally:
-            made.close()
+    with toolnode.running(tmp_path, CONTAINERS) as made:
+        yield made
 
 
 def log_rules(node: Node) -> int:

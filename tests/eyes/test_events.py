@@ -23,14 +23,8 @@ from tests.kernel.toolnode import Node, Space, until
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    with toolnode.spaces() as make:
-        made = Node(tmp_path_factory.mktemp("node"), make(), make())
-        try:
-            toolnode.uplink(made.host, made.outside)
-            made.start()
-            yield made
-        finally:
-            made.close()
+    with toolnode.running(tmp_path_factory.mktemp("node"), {}) as made:
+        yield made
 
 
 @pytest.fixture

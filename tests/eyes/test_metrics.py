@@ -26,24 +26,15 @@ MANY = 2000  # attachments
 SERVICES = 20
 
 
+MEMBERS: dict[str, tuple[str, str | None]] = {"red1": ("web", "red"), "red2": ("db", "red"), "b1": ("db", "blue")}
+LISTENS = 'metrics: {listen: "127.0.0.1:9472"}\naddress_cooldown: 600\n'
+
+
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """Two members of `red`, one of `blue`; metrics at an address too."""
-    with toolnode.spaces() as make:
-        made = Node(tmp_path_factory.mktemp("node"), make(), make())
-        made.settings += 'metrics: {listen: "127.0.0.1:9472"}\naddress_cooldown: 600\n'
-        try:
-            toolnode.uplink(made.host, made.outside)
-            made.start()
-            for name, (service, network) in {
-                "red1": ("web", "red"),
-                "red2": ("db", "red"),
-                "b1": ("db", "blue"),
-            }.items():
-                made.add(name, make(), service, network)
-            yield made
-        finally:
-            made.close()
+    with toolnode.running(tmp_path_factory.mktemp("node"), MEMBERS, LISTENS) as made:
+        yield made
 
 
 @pytest.fixture

@@ -42,16 +42,8 @@ CONTAINERS: dict[str, tuple[str, str | None]] = {
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    with toolnode.spaces() as make:
-        made = Node(tmp_path_factory.mktemp("node"), make(), make())
-        try:
-            toolnode.uplink(made.host, made.outside)
-            made.start()
-            for name, (service, network) in CONTAINERS.items():
-                made.add(name, make(), service, network)
-            yield made
-        finally:
-            made.close()
+    with toolnode.running(tmp_path_factory.mktemp("node"), CONTAINERS) as made:
+        yield made
 
 
 @pytest.fixture

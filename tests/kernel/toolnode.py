@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -243,3 +243,20 @@ def agrees(node: Node, path: dict[str, Any], src: str, port: int, kind: int) -> 
         if rule and not until(lambda: node.drops(rule) > before, 15):
             return f"may not, and {rule} counted nothing"
         return "may not, and was answered" if until(lambda: reached(sock), 0.1 if rule else 0.4) else ""
+
+
+@contextlib.contextmanager
+def running(directory: Path, containers: Mapping[str, tuple[str, str | None]], settings: str = "") -> Iterator[Node]:
+    """A node with an uplink, its daemon and these containers: service and isolation network by name. `settings`: YAML
+    beside the node's own."""
+    with spaces() as make:
+        made = Node(directory, make(), make())
+        made.settings += settings
+        try:
+            uplink(made.host, made.outside)
+            made.start()
+            for name, (service, network) in containers.items():
+                made.add(name, make(), service, network)
+            yield made
+        finally:
+            made.close()
