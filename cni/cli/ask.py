@@ -39,7 +39,7 @@ class NeedsRoot(Refused):
 
 
 def ask(run_dir: str, question: str, answer: type[T], arguments: Mapping[str, str] = NONE) -> T:
-    """The daemon's answer to `question`, a type of cni/answers.py. Raises NoDaemon, Refused, NeedsRoot."""
+    """The daemon's answer to `question`, a type of cni/answers/. Raises NoDaemon, Refused, NeedsRoot."""
     raw = request(run_dir, question, arguments)
     try:
         return msgspec.json.decode(raw, type=answer)

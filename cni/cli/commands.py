@@ -83,16 +83,16 @@ def _explain(options: argparse.Namespace) -> int:
 
 def _texts(options: argparse.Namespace) -> int:
     from cni import __version__
-    from cni.cli import completion, main
+    from cni.cli import completion, parser
 
     if options.command == "completion":
-        sys.stdout.write(completion.script(options.shell, main.parser()))
+        sys.stdout.write(completion.script(options.shell, parser.parser()))
         return 0
-    pages = {word.name for word in completion.words(main.parser())}
+    pages = {word.name for word in completion.words(parser.parser())}
     if options.page and options.page not in pages:
         sys.stderr.write(f"zlayer-cni: there is no command {options.page!r}\n")
         return 2
-    sys.stdout.write(completion.manual(main.parser(), options.page, __version__))
+    sys.stdout.write(completion.manual(parser.parser(), options.page, __version__))
     return 0
 
 

@@ -16,7 +16,7 @@ import termios
 from pathlib import Path
 
 from cni.cli import completion
-from cni.cli.main import parser
+from cni.cli.parser import parser
 from tests.mesh.fleet import ROOT, Node, fleet, link, wait_for
 
 WIDTHS = (80, 200)

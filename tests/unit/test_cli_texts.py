@@ -12,7 +12,8 @@ import pytest
 from cni import problems
 from cni.cli import completion, explain
 from cni.cli.connectivity.causes import CAUSES
-from cni.cli.main import main, parser
+from cni.cli.main import main
+from cni.cli.parser import parser
 
 WORDS = [word.name for word in completion.words(parser())]
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from cni.daemon.call_times import VERBS
-from cni.daemon.metrics import families
+from cni.daemon.metrics import families, kinds, node
 from cni.problems import REGISTRY
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -39,9 +39,9 @@ VALUES = {
 def exported() -> dict[str, set[str]]:
     """The labels of each series name."""
     calls = {name: {"verb", "code"} for name in ("_count", "_sum", "_bucket")}
-    found = {f"{families.PREFIX}{families.CALLS}{end}": labels for end, labels in calls.items()}
-    for kinds, prefix in ((families.METRICS, families.PREFIX), (families.PROCESS, "")):
-        found |= {f"{prefix}{k.name}{'_total' * (k.kind == 'counter')}": set(k.labels) for k in kinds}
+    found = {f"{kinds.PREFIX}{families.CALLS}{end}": labels for end, labels in calls.items()}
+    for rows, prefix in ((families.METRICS, kinds.PREFIX), (node.PROCESS, "")):
+        found |= {f"{prefix}{k.name}{'_total' * (k.kind == 'counter')}": set(k.labels) for k in rows}
     return {**found, "up": set()}
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cni import problems
-from cni.cli import main as tool
+from cni.cli import parser as tool
 from cni.daemon import main as daemon
 
 ROOT = Path(__file__).resolve().parents[2]

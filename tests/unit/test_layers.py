@@ -14,7 +14,7 @@ PURE_NAMES = (
     "cni.naming",
     "cni.errors",
     "cni.isolation",
-    "cni.problems",
+    "cni.problems*",
     "cni.printable",
     "cni.last_words",
     "cni.log_files",
@@ -90,18 +90,31 @@ TOP = tuple(
     )
 )
 OUTSIDE_THE_DAEMON = (
-    *("cni.answers", "cni.attach_rules", "cni.verbs", "cni.netconf*", "cni.overlay*", "cni.host*", *QUEUE, *PURE_NAMES),
+    *(
+        "cni.answers*",
+        "cni.attach_rules",
+        "cni.verbs",
+        "cni.netconf*",
+        "cni.overlay*",
+        "cni.host*",
+        *QUEUE,
+        *PURE_NAMES,
+    ),
 )
 
 RULES = [
-    Rule(PURE_NAMES[1:], ("cni.files",), "names, errors and isolation are at the bottom: all modules import them"),
+    Rule(
+        PURE_NAMES[1:],
+        ("cni.files", "cni.problems*"),
+        "names, errors and isolation are at the bottom: all modules import them",
+    ),
     Rule(
         PLUGIN,
         (*PLUGIN, *PURE_NAMES),
         "start-up is most of what an ADD costs: what is heavy is imported where the door is closed, or not at all",
         later=("cni.upstream.entry", "cni.netconf.request", "cni.host.links", "cni.host.netlink"),
     ),
-    Rule(("cni.answers",), (), "values that cross from the daemon to the tool"),
+    Rule(("cni.answers*",), ("cni.answers*",), "values that cross from the daemon to the tool"),
     Rule(("cni.netconf*",), ("cni.netconf*", *PURE_NAMES), "a configuration and a result are values"),
     Rule(("cni.overlay*",), ("cni.overlay*", *PURE_NAMES), "the client serves any overlayd, so it knows none of ours"),
     Rule(("cni.host*",), ("cni.host*", *PURE_NAMES), "host/ has verbs and no opinions"),
@@ -134,7 +147,7 @@ RULES = [
         ("cni.cli*",),
         (
             "cni.cli*",
-            "cni.answers",
+            "cni.answers*",
             "cni.netconf*",
             "cni.overlay*",
             "cni.host*",
@@ -146,7 +159,7 @@ RULES = [
         later=("cni.daemon.settings", "cni.daemon.settings_reader", "cni.daemon.model.overlap"),
     ),
     Rule(
-        ("cni.cli.main", "cni.cli.install", "cni.cli.uninstall", "cni.cli.upkeep", "cni.cli.start"),
+        ("cni.cli.main", "cni.cli.options", "cni.cli.install", "cni.cli.uninstall", "cni.cli.upkeep", "cni.cli.start"),
         ("cni.*",),
         "they show the settings' defaults, and start a daemon as the plugin does",
     ),

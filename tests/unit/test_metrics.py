@@ -10,7 +10,7 @@ import pytest
 
 from cni import answers
 from cni.daemon.call_times import BOUNDS, CallTimes
-from cni.daemon.metrics import endpoint, families
+from cni.daemon.metrics import endpoint, families, kinds, node
 from cni.daemon.metrics.reading import Process, Reading
 from cni.daemon.model import usage
 from cni.daemon.model.records import Service
@@ -60,8 +60,8 @@ def samples(text: str) -> dict[str, float]:
 def test_the_page_has_a_row_for_each_metric() -> None:
     rows = re.findall(r"^\| `([a-z_]+)` \| (\w+) \| (.*?) \| (.*) \|$", PAGE, re.MULTILINE)
     wanted = [("zlayer_cni_call_seconds", "histogram", "`verb`, `code`", families.CALLS_TEXT)]
-    for kinds, prefix in ((families.METRICS, families.PREFIX), (families.PROCESS, "")):
-        for kind in kinds:
+    for several, prefix in ((families.METRICS, kinds.PREFIX), (node.PROCESS, "")):
+        for kind in several:
             name = prefix + kind.name + ("_total" if kind.kind == "counter" else "")
             labels = ", ".join(f"`{label}`" for label in kind.labels) or "-"
             wanted.append((name, kind.kind, labels, kind.text))
@@ -136,7 +136,7 @@ def _sorted(series: str) -> tuple[str, ...]:
 
 
 def test_labels_are_bounded() -> None:
-    many = 2 * families.MOST
+    many = 2 * kinds.MOST
     reading = Reading(
         attachments={f"s{n}": n + 1 for n in range(many)},
         usages=tuple(usage.Usage(f"s{n}", 4, n, 0, 61) for n in range(many)),
@@ -145,11 +145,11 @@ def test_labels_are_bounded() -> None:
     )
     found = samples(text_of(reading))
     counts = Counter(series.partition("{")[0] for series in found)
-    assert counts["zlayer_cni_attachments"] == families.MOST + 1
-    assert found['zlayer_cni_attachments{service="other"}'] == sum(range(1, families.MOST + 1))
-    assert counts["zlayer_cni_addresses"] == 3 * (families.MOST + 1)
-    assert counts["zlayer_cni_fence_drops_total"] == families.MOST + 1
-    assert counts["zlayer_cni_peer_path"] == families.MOST
+    assert counts["zlayer_cni_attachments"] == kinds.MOST + 1
+    assert found['zlayer_cni_attachments{service="other"}'] == sum(range(1, kinds.MOST + 1))
+    assert counts["zlayer_cni_addresses"] == 3 * (kinds.MOST + 1)
+    assert counts["zlayer_cni_fence_drops_total"] == kinds.MOST + 1
+    assert counts["zlayer_cni_peer_path"] == kinds.MOST
     assert sum(v for s, v in found.items() if s.startswith("zlayer_cni_fence_drops_total")) == sum(range(many))
     assert not re.search(r"192\.0\.2|51420", text_of(reading)), "no endpoint is a label"
 

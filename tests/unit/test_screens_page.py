@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cni.cli import completion
-from cni.cli.main import parser
+from cni.cli.parser import parser
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/screens.md").read_text("utf-8")
 SCREEN = re.compile(r"^(\d+) columns:\n\n```text\n\$ zlayer-cni (.*?)\n(.*?)\n```$", re.MULTILINE | re.DOTALL)

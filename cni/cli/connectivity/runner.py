@@ -9,26 +9,24 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 
 from cni import answers, plugin_protocol
 from cni.cli import ask
 from cni.cli.connectivity import causes, checks, far, probes
 from cni.cli.connectivity.accept import respond
 from cni.cli.connectivity.boxes import Box, Boxes, Place
-from cni.cli.connectivity.causes import CAUSES, Readings, Symptom
+from cni.cli.connectivity.causes import CAUSES, Readings
 from cni.cli.connectivity.checks import End, Pair
+from cni.cli.connectivity.outcomes import ALLOWED, Outcome, send, symptom
+from cni.cli.connectivity.readings import Reader
 from cni.cli.plugin_call import CallFailed
 from cni.host import findings
 from cni.host.short_thread import inside
 
-TABLE = "zlayer_cni"
 SCARCE = "addresses-low"  # the problem with which no namespace is attached
 OVERHEAD = 80  # bytes that WireGuard adds at most: IPv6, UDP, its header and tag
 WHOLE = 60.0  # seconds of a whole test
-_ALLOWED, _FORBIDDEN = 6.0, 1.2  # seconds until a packet that should arrive has failed to; that should not, has not
-_HANDSHAKE = 12.0  # seconds in which a peer's device calls again (REKEY_TIMEOUT is 5)
-_LOOKS = 20  # at a table that a program may switch off and on
 
 
 @dataclass
@@ -74,11 +72,11 @@ class _Test:
         self.cells: list[answers.Cell] = []
         self.boxes: dict[str, Box] = {}
         self.tag = secrets.token_hex(3)
-        self._dormant: bool | None = None
         run_dir = options.run_dir
         status = ask.ask(run_dir, "status", answers.Status)
         graph = ask.ask(run_dir, "graph", answers.Graph)
         self.node = _Node(status, tuple(graph.node.addresses), graph.peers)
+        self.reader = Reader(run_dir, self.node.addresses, deadline)
 
     def run(self, after: ExitStack) -> None:
         """Fill `cells`. While addresses are scarce nothing is attached: the test would take them from containers."""
@@ -160,22 +158,22 @@ class _Test:
         for outcome in outcomes:
             self._judge(outcome, routed_arrives="other service" in fine)
 
-    def _pair(self, pair: Pair) -> _Outcome:
+    def _pair(self, pair: Pair) -> Outcome:
         """The prediction, and what happened to packets of each kind."""
         began = time.monotonic()
         path, warnings = self._why(pair)
         should = pair.should
         if should is None:
             should = path is not None and path.allowed and path.certain
-        outcome = _Outcome(pair, should, path, warnings, began)
+        outcome = Outcome(pair, should, path, warnings, began)
         box = self.boxes.get(pair.source)
         for kind in pair.kinds:
             if time.monotonic() > self.deadline:
                 outcome.results[kind] = None, "out of time"
                 continue
             at = time.monotonic()
-            send = partial(_send, kind, pair, should)
-            outcome.results[kind] = inside(box.fd, send) if box is not None else send()
+            sending = partial(send, kind, pair, should)
+            outcome.results[kind] = inside(box.fd, sending) if box is not None else sending()
             outcome.seconds[kind] = time.monotonic() - at
             if kind == checks.TCP and not outcome.results[kind][0]:
                 break  # the larger ones would only take their time
@@ -193,15 +191,15 @@ class _Test:
             return None, []
         return next((path for path in said.paths if path.family == family), None), said.warnings
 
-    def _judge(self, outcome: _Outcome, routed_arrives: bool) -> None:
+    def _judge(self, outcome: Outcome, routed_arrives: bool) -> None:
         pair, path = outcome.pair, outcome.path
-        readings: Readings | None = None
+        read: Readings | None = None
         for kind, (got, text) in outcome.results.items():
             predicted = None if path is None or (path.allowed and not path.certain) else path.allowed
             code = None
             if got is not None and (got != outcome.should or (predicted is not None and predicted != got)):
-                readings = readings or self._read(outcome)
-                code = causes.cause(_symptom(outcome, kind, routed_arrives), readings)
+                read = read or self.reader.read(outcome, self.boxes.get(pair.source))
+                code = causes.cause(symptom(outcome, kind, routed_arrives), read)
             self._note(
                 f"{pair.name}, {kind}",
                 pair.source,
@@ -215,58 +213,6 @@ class _Test:
                 rule=path.rule.name if path is not None and path.rule is not None else None,
                 text=text + (f" ({path.reason})" if code and path is not None and not path.allowed else ""),
             )
-
-    # --- readings ------------------------------------------------------------------------------------------------
-
-    def _read(self, outcome: _Outcome) -> Readings:
-        pair = outcome.pair
-        device, own = findings.way_to(pair.address)
-        status = ask.ask(self.options.run_dir, "status", answers.Status)
-        peers = ask.ask(self.options.run_dir, "peers", list[answers.Peer])
-        peer = next((each for each in peers if pair.far and _has(each, pair.address)), None)
-        silent = peer is not None and not peer.alive
-        endpoint = (peer.endpoint or next(iter(peer.configured_endpoints), "")) if peer is not None else ""
-        wait = min(_HANDSHAKE, self.deadline - time.monotonic() + 5)
-        heard = silent and bool(endpoint) and findings.hears(endpoint, status.wireguard.port or 0, max(wait, 1))
-        denied = any(problem.code.startswith("forward-denied") for problem in status.problem_details or ())
-        return Readings(
-            own=own and pair.address not in self.node.addresses,
-            device=device,
-            tunnels=frozenset({status.wireguard.interface or "", *(each.device for each in peers)} - {""}),
-            behind=not pair.far or peer is not None,
-            silent=silent,
-            heard=heard,
-            reverse=self._reverse(pair),
-            filters_bridged=findings.filters_bridged(),
-            denied=denied or any(warning.endswith("it may drop this too") for warning in outcome.warnings),
-            dormant=self._is_dormant(),
-        )
-
-    def _reverse(self, pair: Pair) -> tuple[str, ...]:
-        """The bridge of the pair's source, if its reverse path filter refuses the source."""
-        source = self.boxes.get(pair.source)
-        if source is None or ":" in pair.address:
-            return ()
-        attached = ask.ask(self.options.run_dir, "attachments", list[answers.Attachment])
-        bridges = {each.bridge for each in attached if each.service == source.service}
-        return tuple(
-            bridge
-            for bridge in sorted(bridges)
-            if findings.strict_reverse_path(bridge) and findings.way_to(source.addresses[0])[0] != bridge
-        )
-
-    def _is_dormant(self) -> bool:
-        """Looked for once: a program may switch the tables off and the daemon on again, many times a second."""
-        if self._dormant is None:
-            self._dormant = self._look_for_dormant()
-        return self._dormant
-
-    def _look_for_dormant(self) -> bool:
-        for _ in range(_LOOKS):
-            if findings.is_dormant(TABLE):
-                return True
-            time.sleep(0.03)
-        return not ask.ask(self.options.run_dir, "status", answers.Status).fence.in_force
 
     # --- beyond this node ----------------------------------------------------------------------------------------
 
@@ -335,7 +281,7 @@ class _Test:
             return
         began = time.monotonic()
         try:
-            other = far.open_node(address, self.tag, network, _ALLOWED)
+            other = far.open_node(address, self.tag, network, ALLOWED)
         except (far.Refused, OSError) as error:
             text = "it takes no part (`zlayer-cni connectivity accept` there)"
             text = text if isinstance(error, ConnectionRefusedError) else f"it takes no part: {error}"
@@ -349,66 +295,6 @@ class _Test:
         boxes = {box.name: End(box.name, box.addresses, min(box.mtu, most)) for box in other.boxes}
         self._all(checks.there(ends["flat"], ends["isolated"], name, boxes))
         other.close()
-
-
-@dataclass
-class _Outcome:
-    """A pair, the prediction, and for each kind whether the packets arrived (None: not sent) and how that is said."""
-
-    pair: Pair
-    should: bool
-    path: answers.Path | None
-    warnings: list[str]
-    began: float
-    results: dict[str, tuple[bool | None, str]] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def fine(self) -> bool:
-        """Whether the first kind did as it should."""
-        return next(iter(self.results.values()), (None, ""))[0] == self.should
-
-
-def _symptom(outcome: _Outcome, kind: str, routed_arrives: bool) -> Symptom:
-    pair, results = outcome.pair, outcome.results
-    return Symptom(
-        kind="mtu" if kind == checks.SIZES else pair.name,
-        should=outcome.should,
-        far=bool(pair.far),
-        bridged=pair.bridged,
-        only_bridged=routed_arrives,
-        small_arrives=kind != checks.TCP and bool(results.get(checks.TCP, (False, ""))[0]),
-        narrow=results.get(checks.SIZES, (True, ""))[0] is False,
-    )
-
-
-def _send(kind: str, pair: Pair, should: bool) -> tuple[bool | None, str]:
-    """Send packets of a kind; runs in the source's namespace."""
-    patience = _ALLOWED if should else _FORBIDDEN
-    if kind == checks.SIZES:
-        back, refused = probes.sizes(pair.address, pair.mtu, patience)
-        missing = sorted(set(range(probes.SMALLEST, pair.mtu + 1)) - back)
-        if missing:
-            return False, f"{len(missing)} sizes from {missing[0]} to {missing[-1]} bytes do not arrive"
-        if not refused:
-            return False, f"{pair.mtu + 1} bytes are sent although the MTU is {pair.mtu}"
-        return True, f"{probes.SMALLEST} to {pair.mtu} bytes arrive, one more is refused"
-    if kind == checks.ECHO:
-        arrives = probes.echo(pair.address, patience)
-    elif kind == checks.QUESTION:
-        arrives = probes.resolves(pair.address, pair.question, patience / 2)
-    elif kind == checks.ANSWER:
-        arrives = probes.answered(pair.address, pair.port or probes.PORT, patience)
-    elif kind == checks.LARGE:
-        arrives = probes.udp(pair.address, probes.LARGE, patience)
-    else:
-        size = probes.BULK if kind == checks.BULK else probes.TOKEN
-        arrives = probes.tcp(pair.address, size, patience)
-    return arrives, "arrives" if arrives else "does not arrive"
-
-
-def _has(peer: answers.Peer, address: str) -> bool:
-    return any(ip_address(address) in ip_network(text, strict=False) for text in peer.allowed_ips)
 
 
 def node_address(peer: answers.Peer) -> str | None:

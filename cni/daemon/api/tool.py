@@ -1,4 +1,4 @@
-"""The requests of the operator's tool: the daemon answers with the types of cni/answers.py, `cni/cli` prints them.
+"""The requests of the operator's tool: the daemon answers with the types of cni/answers/, `cni/cli` prints them.
 
 A request comes over the CNI socket (root only) with the key TOOL instead of CNI_COMMAND.
 """
@@ -14,7 +14,7 @@ from typing import get_args
 import msgspec
 
 from cni import __version__, answers, plugin_protocol
-from cni.daemon.api import tool_dns, tool_drops, tool_fence, tool_mesh, tool_nat
+from cni.daemon.api import tool_dns, tool_drops, tool_fence, tool_gc, tool_mesh, tool_nat, tool_why
 from cni.daemon.api.tool_context import ToolContext
 from cni.daemon.model.records import Attachment, Node, Service
 from cni.daemon.settings import LogLevel, Settings
@@ -173,9 +173,9 @@ QUESTIONS: dict[str, Callable[[ToolContext, Mapping[str, str]], answers.Answer |
     "networks": tool_fence.networks,
     "drops": tool_drops.drops,
     "log-level": log_level,
-    "why": tool_fence.may_reach,
+    "why": tool_why.may_reach,
     "resolve": tool_dns.resolve,
-    "gc": tool_fence.collect_garbage,
+    "gc": tool_gc.collect_garbage,
     "teardown": teardown,
     **tool_mesh.QUESTIONS,
     **tool_nat.QUESTIONS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from cni import answers, plugin_protocol
-from cni.daemon.api import tool_fence
+from cni.daemon.api import tool_why
 from cni.daemon.api.tool_context import ToolContext
 from cni.daemon.dns import wire
 from cni.daemon.dns.lookup import Explained, NameLookup
@@ -47,7 +47,7 @@ def resolve(context: ToolContext, env: Mapping[str, str]) -> answers.Resolution:
 
 def _asker(context: ToolContext, lookup: NameLookup, word: str) -> tuple[str, Asker]:
     try:
-        endpoints = operands.resolve(tool_fence.view_of(context), word)
+        endpoints = operands.resolve(tool_why.view_of(context), word)
     except Ambiguous as error:
         raise InvalidConfig(str(error)) from error
     for endpoint in endpoints:

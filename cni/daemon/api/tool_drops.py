@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 
 from cni import answers, plugin_protocol
-from cni.daemon.api import tool_fence
+from cni.daemon.api import tool_why
 from cni.daemon.api.tool_context import ToolContext
 from cni.daemon.fence import drop_log, packet_text
 from cni.daemon.fence.explain import endpoints
@@ -38,7 +38,7 @@ def drops(context: ToolContext, env: Mapping[str, str]) -> answers.DropSample:
 
 def _labels(context: ToolContext) -> Callable[[str], str]:
     """What a text calls an address: as `why` does."""
-    view = tool_fence.view_of(context)
+    view = tool_why.view_of(context)
     known: dict[str, str] = {}
 
     def label(text: str) -> str:
