@@ -170,3 +170,42 @@ def test_a_published_endpoint_costs_no_other_peer_its_route(paths):
         assert made.circles("wg", wanted, peers) == ()
         round_ = {"A": target("A", (NEAR,), ("192.0.2.0/24",))}
         assert made.circles("wg", round_, made.peers("wg", round_)) == ("192.0.2.0/24 of A",)
+
+
+def restored(ways, *proven: str) -> None:
+    """A planner takes over from an earlier daemon, which called A at FAR."""
+    ways.restore("wg", {}, {"A": FAR}, proven)
+
+
+def called(ways, answers_at: str | None = FAR) -> str:
+    """Where A is called, which answers there."""
+    return ways.peers("wg", {"A": target()}, None if answers_at is None else {"A": answers_at})["A"].endpoint
+
+
+def test_a_path_that_an_earlier_daemon_found_stays_until_probes_say_otherwise(ways):
+    restored(ways, "A")
+    assert called(ways) == FAR
+    assert ways.proven("wg") == ["A"]
+    ways.set_proven("wg", {}, frozenset({"A"}))
+    assert called(ways, None) == FAR
+    assert ways.proven("wg") == ["A"]
+    ways.set_proven("wg", {}, frozenset())  # the search has ended without a path
+    assert called(ways) == NEAR
+    assert ways.proven("wg") == []
+
+
+def test_a_path_that_an_earlier_daemon_found_ends_with_the_peers_silence(ways):
+    restored(ways, "A")
+    assert called(ways, "") == NEAR
+    assert called(ways) == NEAR
+
+
+def test_what_no_probe_had_found_is_not_kept(ways):
+    restored(ways)
+    assert called(ways) == NEAR
+
+
+def test_the_endpoint_of_before_is_refused_where_it_may_not_be_called(paths):
+    with planner(paths, "198.51.100.0/24") as ways:
+        restored(ways, "A")
+        assert called(ways) == NEAR

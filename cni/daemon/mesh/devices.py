@@ -172,6 +172,7 @@ class Devices:
             self._planner.sizes(targets),
             self._learned.get(name, before.learned),
             self._planner.firsts(name),
+            self._planner.proven(name),
         )
         if msgspec.structs.replace(record, ahead=before.ahead) != before or abs(before.ahead - ahead) > SET_BACK:
             self._registry.devices.put(name, record)
@@ -202,7 +203,7 @@ class Devices:
             log.info("WireGuard device %s (%s), port %d", name, seen.engine, seen.port)
         ages, forgotten = self.ages(seen), self._handshakes.refused(name, boot_clock())
         self._silence.note(name, targets, seen.peers, ages, boot_clock())
-        self._planner.restore(name, record.firsts, record.endpoints)
+        self._planner.restore(name, record.firsts, record.endpoints, record.proven)
         alive_at = {key: peer.endpoint for key, peer in seen.peers.items() if ages[key] < wireguard.DEAD}
         peers = self._planner.peers(name, targets, alive_at)
         if forgotten:

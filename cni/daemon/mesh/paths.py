@@ -77,6 +77,7 @@ class PathPlanner:
         self._turns = EndpointTurns()
         self._proven: dict[str, Mapping[str, str]] = {}
         self._held: dict[str, frozenset[str]] = {}
+        self._restored: dict[str, dict[str, str]] = {}
         self._peers: dict[str, dict[str, tuple[tuple[Target, str], Peer]]] = {}
         self._refused: dict[str, dict[str, str]] = {}
 
@@ -192,9 +193,20 @@ class PathPlanner:
             sentences[key] = f"the path to the peer {peer} at {address} {carries}; no router said so, it was measured"
         return sentences
 
-    def restore(self, device: str, firsts: Mapping[str, str], endpoints: Mapping[str, str]) -> None:
-        """Take over the endpoints that an earlier daemon called (`EndpointTurns.restore`)."""
+    def restore(
+        self, device: str, firsts: Mapping[str, str], endpoints: Mapping[str, str], proven: Collection[str]
+    ) -> None:
+        """Take over the endpoints that an earlier daemon called (`EndpointTurns.restore`). `proven`: the peers whose
+        endpoint probes had found: it stays while the peer answers, until this daemon has probed that peer itself."""
         self._turns.restore(device, firsts, endpoints, time.monotonic())
+        if device not in self._restored:
+            self._restored[device] = {key: endpoints[key] for key in proven if key in endpoints}
+
+    def proven(self, device: str) -> list[str]:
+        """The peers of a device that are called where probes have found them, by this daemon or by an earlier one."""
+        found = {**self._restored.get(device, {}), **self._proven.get(device, {})}
+        called = self._peers.get(device, {})
+        return sorted(key for key, at in found.items() if key in called and called[key][1].endpoint == at)
 
     def firsts(self, device: str) -> dict[str, str]:
         """By public key, the endpoint that comes first where another one is called."""
@@ -216,7 +228,7 @@ class PathPlanner:
         for key, target in targets.items():
             candidates = self._candidates(target, allowed, refused)
             answers_at = alive_at.get(key, "") if alive_at is not None else None
-            chosen = self._proven_path(device, target, allowed, before)
+            chosen = self._proven_path(device, target, allowed, before, answers_at)
             if chosen is None:
                 chosen = self._turns.choose(device, key, candidates, answers_at, time.monotonic()) if candidates else ""
             args = (target, chosen)
@@ -230,15 +242,27 @@ class PathPlanner:
         """Set the endpoints at which peers of a device have just answered a probe, by public key: they come before all
         others. `held`: peers whose paths are being probed; until one has answered, none is called anew. Returns the
         peers that are called elsewhere than before."""
-        before = self._proven.get(device, {})
+        before, searched = self._proven.get(device, {}), self._held.get(device, frozenset()) - held
         self._proven[device], self._held[device] = proven, held
+        restored = self._restored.get(device, {})
+        for key in [key for key in restored if key in proven or key in searched]:
+            del restored[key]
         return frozenset(key for key, endpoint in proven.items() if before.get(key) != endpoint)
 
     def _proven_path(
-        self, device: str, target: Target, allowed: _Allowed, before: Mapping[str, tuple[tuple[Target, str], Peer]]
+        self,
+        device: str,
+        target: Target,
+        allowed: _Allowed,
+        before: Mapping[str, tuple[tuple[Target, str], Peer]],
+        answers_at: str | None,
     ) -> str | None:
         """The endpoint that probes have found; None if the turns decide."""
-        key = target.public_key
+        key, restored = target.public_key, self._restored.get(device, {})
+        if key in restored:
+            if answers_at != "" and allowed.endpoint(restored[key], target):
+                return restored[key]
+            del restored[key]
         proven = self._proven.get(device, {}).get(key)
         if proven is not None and allowed.endpoint(proven, target):
             return proven

@@ -180,7 +180,7 @@ class Traversal:
             self._ask_relays(self._sock, now)
             self._send(self._sock, now)
             self._apply(now)
-        self._close()
+        self._close_ports()
 
     def _wait(self) -> None:
         now = time.monotonic()
@@ -232,10 +232,23 @@ class Traversal:
         paths = self._peers.get(key)
         if paths is None:
             paths = self._peers[key] = PeerPaths(now)
+            if (heard := self._heard_at(key)) is not None:
+                paths.called_from(heard, now)
         own = [place for place in named if place not in outside]
         places = nat_candidates.places_of(own, outside, self._own, self._ranges, rules.most_candidates)
         relayed: dict[Place, Kind] = dict.fromkeys(self._relays.places(key), "relay")
         paths.name({**places, **relayed}, now)
+
+    def _heard_at(self, key: str) -> Place | None:
+        """Where the device has heard a peer that is not searched for yet: an earlier daemon may have found that path,
+        and a peer with a path sends no probes. A relay's port is none: the relay is asked for it again."""
+        device = self._mesh.last_reading()
+        seen = device.peers.get(key) if device is not None else None
+        if seen is None or not seen.endpoint or not seen.last_handshake:
+            return None
+        place = _place(seen.endpoint)
+        is_relay = any(node.relay == str(place[0]) for node in self._nodes.values() if node.key != key)
+        return None if is_relay or nat_candidates.refusal(place, self._ranges) else place
 
     def _open(self, port: int, mark: int) -> None:
         wanted = (port, mark, self._keys.own)
@@ -250,11 +263,17 @@ class Traversal:
         self._sock, self._opened = PortSocket(port, patterns, mark), wanted
         log.info("probing paths to peers from port %d", port)
 
+    def _close_ports(self) -> None:
+        if self._sock is not None:
+            self._sock.close()
+            self._relay.close()
+
     def _close(self) -> None:
+        """End the search: the peers are called as without NAT traversal. The end of the daemon is none: the device
+        keeps the paths in use."""
         if self._sock is None:
             return
-        self._sock.close()
-        self._relay.close()
+        self._close_ports()
         self._sock, self._opened, self._word, self._views = None, None, None, {}
         self._peers, self._own = {}, ()
         self._mesh.set_proven({}, frozenset())

@@ -81,13 +81,15 @@ class DeviceRecord(msgspec.Struct, frozen=True):
     the wall clock was ahead of the boot clock, in seconds, rounded to a minute; 0 if unknown. `sizes`: the largest
     packets, in bytes, that pass to the peers with a narrow path, as measured, by key. `learned`: the endpoints, by key,
     at which the device heard peers last, where they differ from the ones given. `firsts`: by key, the endpoint that
-    comes first where another one is called, because the peer did not answer at it."""
+    comes first where another one is called, because the peer did not answer at it. `proven`: the keys of the peers
+    whose endpoint was found by probes."""
 
     endpoints: dict[str, str]
     ahead: float = 0.0
     sizes: dict[str, int] = {}
     learned: dict[str, str] = {}
     firsts: dict[str, str] = {}
+    proven: list[str] = []
 
 
 class Table(Generic[R]):
