@@ -12,6 +12,9 @@ SERVICE_LABEL = "com.zlayer.service"
 ATTACH_LABEL = "com.zlayer.overlay.attach"
 """Not a matter of isolation, and here beside the other annotations: the kind of attach of the service."""
 
+NETWORKS_LABEL = "com.zlayer.isolation_networks"
+"""An annotation of a Namespace: the isolation networks that its Pods may name, separated by commas; `*` for any."""
+
 EDGE_FENCE = "edge:"
 """Prefix of the isolation networks that restrict an edge peer to its allowed destinations (`naming.edge_fence`)."""
 

@@ -21,6 +21,7 @@ from cni.errors import CniError, InvalidNetns, TryAgainLater
 from cni.netconf.configuration import NetConf
 from cni.netconf.environment import Call
 from cni.netconf.intent import Intent, intent
+from cni.netconf.policy import ClusterWords
 from cni.netconf.request import read_request, version_of
 from cni.netconf.result import merge, render, render_error
 from cni.netconf.template import placeholders
@@ -77,8 +78,10 @@ class Recorded:
 
 class Overlay(Protocol):
     """The operations of an overlay daemon that CNI needs. Every method raises CniError. `detach` and `check` return
-    what is recorded of the attachment; None if nothing is."""
+    what is recorded of the attachment; None if nothing is. `cluster_words`: what the cluster says of the pod of a call,
+    whose own annotations the runtime has passed or not."""
 
+    def cluster_words(self, call: Call, has_annotations: bool) -> ClusterWords: ...
     def attach(self, asked: AttachCall, wish: Intent, target: Target) -> Attached: ...
     def detach(self, network: str, container: str, ifname: str) -> Recorded | None: ...
     def check(self, call: Call, network: str, previous: Result, target: Target) -> Recorded | None: ...
@@ -176,7 +179,7 @@ def pod_of(call: Call) -> str:
 
 def _add(asked: AttachCall, target: Target, overlay: Overlay, warnings: list[str], facts: dict[str, str]) -> str:
     call, conf = asked.call, asked.conf
-    wish = intent(conf, call)
+    wish = intent(conf, call, overlay.cluster_words(call, bool(conf.runtime.annotations)))
     warnings += wish.warnings
     facts |= {"service": wish.service, "isolation": wish.isolation_network or ""}
     attached = overlay.attach(asked, wish, target)

@@ -181,6 +181,7 @@ def build(
         data_path=node.data_path,
         mesh=mesh_parts.mesh,
         cluster=cluster,
+        directory=node.directory,
         operation_context=context,
         reconciler=reconciler,
         mesh_reconciler=mesh_reconciler,

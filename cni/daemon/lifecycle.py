@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from cni.daemon import operations
 from cni.daemon.cluster.sync import ClusterSync
@@ -20,6 +21,9 @@ from cni.daemon.reconcile.mesh import MeshReconciler
 from cni.daemon.reconcile.node import Reconciler
 from cni.host.worker import beat
 
+if TYPE_CHECKING:
+    from cni.daemon.kubernetes.directory import ClusterDirectory  # it imports http.client, for 30 ms
+
 STEP = 60.0  # seconds that one step of the start may take: a WireGuard engine and etcd have time-outs of their own
 
 
@@ -32,6 +36,7 @@ class Lifecycle:
         data_path: DataPath,
         mesh: Mesh,
         cluster: ClusterSync | None,
+        directory: ClusterDirectory | None,
         operation_context: operations.OperationContext,
         reconciler: Reconciler,
         mesh_reconciler: MeshReconciler,
@@ -48,6 +53,7 @@ class Lifecycle:
     ) -> None:
         """`drain` carries out the deletions that plugins queued while no daemon ran."""
         self._data_path, self._mesh, self._cluster = data_path, mesh, cluster
+        self._directory = directory
         self._operation_context, self._drain, self._board = operation_context, drain, board
         self._reconciler, self._mesh_reconciler, self._traversal = reconciler, mesh_reconciler, traversal
         self._mac_watcher, self._fence_watch = mac_watcher, fence_watch
@@ -62,6 +68,7 @@ class Lifecycle:
             ("DNS forwarding", self._forwarder.start if self._forwarder is not None else None),
             ("the names", self._take_in_names),
             ("the earlier DNS server", self._dns_server.resume if self._dns_server is not None else None),
+            ("Pods and Namespaces", self._directory.start if self._directory is not None else None),
             ("the cluster", self._cluster.prepare if self._cluster is not None else None),
             ("the tunnels' fence", self._mesh.prepare),
             ("the node", self._data_path.start),
@@ -100,6 +107,8 @@ class Lifecycle:
         self._mac_watcher.stop()
         if self._cluster is not None:
             self._cluster.stop()
+        if self._directory is not None:
+            self._directory.stop()
         self._traversal.stop()
         self._mesh_reconciler.stop()
         if self._dns_server is not None:  # last: the next daemon serves as soon as it can

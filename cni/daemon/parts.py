@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
 
 from cni.daemon import operations
 from cni.daemon.attachments.admission import Admission
@@ -67,11 +68,19 @@ from cni.daemon.settings import Cluster, Etcd, Kubernetes, Settings
 from cni.daemon.state.identity import Identity
 from cni.daemon.state.state import State
 from cni.daemon.state.store import Store
-from cni.daemon.state.tables import Tables
+from cni.daemon.state.tables import Table, Tables
 from cni.host.kernel import Kernel
 from cni.host.own_networks import RESOLV_CONF
 from cni.host.tunnels import Tunnels
 from cni.host.worker import Crew
+
+if TYPE_CHECKING:  # they import http.client, for 30 ms
+    from cni.daemon.cluster.kubernetes.api_server import ApiServer
+    from cni.daemon.kubernetes.directory import ClusterDirectory
+    from cni.daemon.kubernetes.follower import ResourceFollower
+    from cni.daemon.kubernetes.objects import Resource
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +118,7 @@ class StoreParts:
 
 @dataclass(frozen=True, kw_only=True)
 class NodeParts:
-    """The attachments and the data path of one node."""
+    """The attachments and the data path of one node. `directory`: None outside a cluster of Kubernetes."""
 
     segments: Segments
     release: SegmentRelease
@@ -118,6 +127,7 @@ class NodeParts:
     overlay: NodeOverlay
     conditions: NodeConditions
     data_path: DataPath
+    directory: ClusterDirectory | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,16 +189,14 @@ def _build_store(base: Base, cluster: Cluster) -> tuple[Etcd | Kubernetes, str, 
         assert cluster.etcd is not None, "the settings have one of the two"
         prefix = f"{cluster.etcd.prefix.rstrip('/')}/{base.settings.deployment}/"
         return cluster.etcd, prefix, EtcdClient(cluster.etcd, note)
-    from cni.daemon.cluster.kubernetes.api_server import ApiServer
     from cni.daemon.cluster.kubernetes.api_store import KubernetesStore
     from cni.daemon.cluster.kubernetes.lease_ring import LeaseRing
 
     config = cluster.kubernetes
-    server = ApiServer(config, note)
+    server = _api_server(base, config)
     ring = LeaseRing(server, config.namespace)
-    node_name = config.node_name or os.environ.get("ZLAYER_NODE_NAME") or socket.gethostname()
     objects_prefix = f"/{base.settings.deployment}/"
-    return config, objects_prefix, KubernetesStore(objects_prefix, node_name, server, ring)
+    return config, objects_prefix, KubernetesStore(objects_prefix, _node_name(config), server, ring)
 
 
 def _build_forwarder(base: Base) -> Forwarder | None:
@@ -230,6 +238,36 @@ def build_dns(base: Base, elsewhere: NameRecords | None) -> DnsService:
     )
 
 
+def _build_directory(base: Base) -> ClusterDirectory | None:
+    """What is followed of a cluster of Kubernetes; None outside of one."""
+    config = base.settings.cluster.kubernetes if base.settings.cluster is not None else None
+    if config is None:
+        return None
+    from cni.daemon.kubernetes.directory import ClusterDirectory
+    from cni.daemon.kubernetes.objects import NAMESPACES, pods_of
+
+    namespaces = _follow(base, config, NAMESPACES, base.registry.namespaces)
+    return ClusterDirectory(namespaces, _follow(base, config, pods_of(_node_name(config))))
+
+
+def _follow(base: Base, config: Kubernetes, resource: Resource[T], kept: Table[T] | None = None) -> ResourceFollower[T]:
+    """A follower of one resource, with connections of its own."""
+    from cni.daemon.kubernetes.follower import ResourceFollower
+
+    server = _api_server(base, config)
+    return ResourceFollower(resource, server, board=base.board, crew=base.crew, kept=kept)
+
+
+def _api_server(base: Base, config: Kubernetes) -> ApiServer:
+    from cni.daemon.cluster.kubernetes.api_server import ApiServer
+
+    return ApiServer(config, lambda code, text: base.board.set(code, "", text))
+
+
+def _node_name(config: Kubernetes) -> str:
+    return config.node_name or os.environ.get("ZLAYER_NODE_NAME") or socket.gethostname()
+
+
 def build_node(base: Base, claims: Claims | None, resolver: Callable[[], DnsOffer]) -> NodeParts:
     """Segments, attachments and the data path. `claims`: None outside a cluster; `resolver`: for results."""
     settings, state, kernel, fence, ranges = base.settings, base.state, base.kernel, base.fence, base.ranges
@@ -255,6 +293,7 @@ def build_node(base: Base, claims: Claims | None, resolver: Callable[[], DnsOffe
         events=base.events,
     )
     admission = Admission(settings, state, attacher, release, ranges.refuse)
+    directory = _build_directory(base)
     overlay = NodeOverlay(
         settings=settings,
         state=state,
@@ -266,6 +305,7 @@ def build_node(base: Base, claims: Claims | None, resolver: Callable[[], DnsOffe
         attacher=attacher,
         admission=admission,
         resolver=resolver,
+        directory=directory,
     )
     conditions = NodeConditions(
         fence=fence, ranges=ranges, node_settings=base.node_settings, board=base.board, alone=base.alone
@@ -290,6 +330,7 @@ def build_node(base: Base, claims: Claims | None, resolver: Callable[[], DnsOffe
         overlay=overlay,
         conditions=conditions,
         data_path=data_path,
+        directory=directory,
     )
 
 

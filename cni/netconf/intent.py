@@ -1,9 +1,10 @@
 """The request of an ADD: reads every source and chooses by precedence.
 
 For what says where a container belongs (service, mode, isolation network) a pod annotation wins over a label in
-`args.cni.labels`, and that over the configuration, as far as the configuration lets it (`policy.py`). For address and
-hardware address `runtimeConfig` wins over `args.cni`, and that over CNI_ARGS (CONVENTIONS.md). For DNS each member that
-`runtimeConfig.dns` gives replaces the configuration's.
+`args.cni.labels`, that over an annotation of the pod's Namespace, and that over the configuration, as far as the
+configuration and the Namespace let it (`policy.py`). For address and hardware address `runtimeConfig` wins over
+`args.cni`, and that over CNI_ARGS (CONVENTIONS.md). For DNS each member that `runtimeConfig.dns` gives replaces the
+configuration's.
 """
 
 import msgspec
@@ -58,13 +59,16 @@ NERDCTL_HOSTNAME = "NERDCTL_CNI_DHCP_HOSTNAME"
 """The key of CNI_ARGS in which nerdctl passes the container's host name."""
 
 
-def intent(conf: NetConf, call: Call) -> Intent:
-    """What `conf` and `call` ask for; raises `InvalidConfig`, or `InvalidEnvironment` where CNI_ARGS is at fault."""
+def intent(conf: NetConf, call: Call, words: policy.ClusterWords = policy.SILENT) -> Intent:
+    """What `conf` and `call` ask for, where the cluster says `words`; raises `InvalidConfig`, or `InvalidEnvironment`
+    where CNI_ARGS is at fault."""
     check_args(call, placeholders(conf.service or "", "service"))
-    labels = {**conf.args.labels, **conf.runtime.annotations}
-    place = _place(conf, call, labels)
+    labels = {**conf.args.labels, **words.annotations, **conf.runtime.annotations}
+    place = _place(conf, call, {**words.defaults, **labels})
     if labels.keys() & {SERVICE_LABEL, MODE_LABEL, NETWORK_LABEL, ATTACH_LABEL}:
-        policy.refuse(conf.annotations, conf.pinned, labels, _listed(conf, call, labels), place)
+        listed = _listed(conf, call, labels, words.defaults)
+        policy.refuse(conf.annotations, conf.pinned, labels, listed, place)
+        policy.refuse_by_namespace(words, labels, listed, place)
     return Intent(
         service=place.service,
         mode=place.mode,
@@ -100,11 +104,11 @@ def _aliases(conf: NetConf, call: Call) -> tuple[str, ...]:
     return (*(aliases_of(conf.runtime.aliases, conf.name) or ()), *([hostname] if hostname else ()))
 
 
-def _listed(conf: NetConf, call: Call, labels: dict[str, str]) -> policy.Place:
-    """Where the container belongs by the configuration alone. Where CNI_ARGS do not give what its service needs, and an
-    annotation names another, the service is unknown ("")."""
+def _listed(conf: NetConf, call: Call, labels: dict[str, str], defaults: dict[str, str]) -> policy.Place:
+    """Where the container belongs by the configuration and its Namespace's `defaults` alone. Where CNI_ARGS do not give
+    what its service needs, and an annotation names another, the service is unknown ("")."""
     try:
-        return _place(conf, call, {})
+        return _place(conf, call, defaults)
     except CniError:
         if SERVICE_LABEL not in labels:
             raise

@@ -8,7 +8,15 @@ as given also if it follows from the list's mode and service.
 import msgspec
 
 from cni.errors import InvalidConfig
-from cni.isolation import ATTACH_LABEL, EDGE_FENCE, ISOLATED, MODE_LABEL, NETWORK_LABEL, SERVICE_LABEL
+from cni.isolation import (
+    ATTACH_LABEL,
+    EDGE_FENCE,
+    ISOLATED,
+    MODE_LABEL,
+    NETWORK_LABEL,
+    NETWORKS_LABEL,
+    SERVICE_LABEL,
+)
 from cni.netconf.decode import Fields, fold, show
 from cni.netconf.values import check_line, check_service
 
@@ -23,6 +31,18 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     allow: tuple[str, ...] | None = None  # of DECIDABLE; None: those that the list gives no value
     networks: tuple[str, ...] | None = None  # isolation networks that annotations may lead to; None: any
     services: tuple[str, ...] | None = None  # services that annotations may name; None: any
+
+
+class ClusterWords(msgspec.Struct, frozen=True):
+    """What the cluster says of a Pod. `defaults`: the annotations of its Namespace; `annotations`: its own, where the
+    runtime passes none; `namespace`: its Namespace, "" if the cluster says nothing."""
+
+    namespace: str = ""
+    defaults: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+
+
+SILENT = ClusterWords()
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -78,6 +98,24 @@ def refuse(policy: Policy, pinned: frozenset[str], labels: dict[str, str], liste
         _refuse_key(ATTACH_LABEL, "attach", labels, may, listed.attach or None)
     if wished.network != listed.network:
         _refuse_network(policy, may, labels, listed, wished)
+
+
+def refuse_by_namespace(words: ClusterWords, labels: dict[str, str], listed: Place, wished: Place) -> None:
+    """Raises InvalidConfig if the Pod's annotations `labels` lead to an isolation network that its Namespace does not
+    grant: to its own name and names that begin with it and a slash every Namespace leads, to others and to none by its
+    annotation."""
+    if not words.namespace or wished.network == listed.network:
+        return
+    own, network = words.namespace, wished.network
+    granted = {name.strip() for name in words.defaults.get(NETWORKS_LABEL, "").split(",")} - {""}
+    if "*" in granted or (network is not None and (network in granted | {own} or network.startswith(f"{own}/"))):
+        return
+    label = next(label for label in (NETWORK_LABEL, MODE_LABEL, SERVICE_LABEL) if label in labels)
+    to = "no isolation network" if network is None else f"isolation network {show(network)}"
+    raise InvalidConfig(
+        f"{label}: {show(labels[label])}: Pods of the Namespace {own} may not choose {to}",
+        f"the annotation {NETWORKS_LABEL} of the Namespace names those that they may",
+    )
 
 
 def _refuse_network(policy: Policy, may: frozenset[str], labels: dict[str, str], listed: Place, wished: Place) -> None:

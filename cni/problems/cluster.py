@@ -59,6 +59,15 @@ KINDS = (
         "Check for an alarm (`etcdctl alarm list`, NOSPACE), or for the permission named in the text.",
     ),
     ProblemKind(
+        "kubernetes-not-followed",
+        "cluster",
+        "error",
+        "The API server of Kubernetes does not tell of the cluster's Pods or Namespaces. The daemon works with what"
+        " it was told last; Pods of a new Namespace are not attached (code 11).",
+        "Give the daemon's service account the rights in the text: `kubectl apply -f` with the manifest of this"
+        " version.",
+    ),
+    ProblemKind(
         "names-not-shared",
         "cluster",
         "warning",

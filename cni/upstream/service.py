@@ -20,6 +20,7 @@ from cni.host.netlink import Netlink
 from cni.isolation import ISOLATED
 from cni.netconf.environment import Call
 from cni.netconf.intent import Intent
+from cni.netconf.policy import ClusterWords
 from cni.netconf.types import DNS, Result
 from cni.overlay.client import Deadline
 from cni.overlay.errors import Refused
@@ -93,6 +94,10 @@ class ForeignOverlay:
             raise FenceFailed(
                 f"isolation network {wish.isolation_network!r}: {UNFENCED}, so the container is not attached", INSTEAD
             )
+
+    def cluster_words(self, call: Call, has_annotations: bool) -> ClusterWords:
+        """ZLayer's daemon knows no cluster of Kubernetes."""
+        return ClusterWords()
 
     def detach(self, network: str, container: str, ifname: str) -> None:
         """DEL: succeeds also if there is no attachment, or if the daemon does not answer. Raises TryAgainLater only if

@@ -26,6 +26,7 @@ from cni.daemon.model import keys
 from cni.daemon.model.endpoints import split_endpoint
 from cni.errors import CniError
 from cni.host import addressing, links, nat_iptables, nat_rules, netlink, wg_uapi
+from cni.netconf.policy import ClusterWords
 from cni.netconf.request import read_request
 from cni.netconf.types import DNS
 from cni.overlay import wire
@@ -153,6 +154,9 @@ class _Overlay:
             routes=(("0.0.0.0/0", "10.9.0.65"),),
             dns=DNS(nameservers=("10.9.0.53",)),
         )
+
+    def cluster_words(self, *_: Any) -> ClusterWords:
+        return ClusterWords()
 
     def detach(self, *_: Any) -> None:
         """Nothing is there."""

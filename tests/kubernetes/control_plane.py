@@ -122,6 +122,12 @@ class ControlPlane(Fleet):
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    def apply(self, body: dict[str, Any]) -> None:
+        """Create or change one object."""
+        path = self.directory / "object.json"
+        path.write_text(json.dumps(body))
+        self.kubectl("apply", "-f", str(path))
+
     def objects(self, kind: str) -> dict[str, Any]:
         """The objects of a kind, by name."""
         return {item["metadata"]["name"]: item for item in json.loads(self.kubectl("get", kind, "-o", "json"))["items"]}
@@ -160,10 +166,7 @@ class ControlPlane(Fleet):
 
     def register(self, number: int) -> None:
         """Create the Node, as a kubelet would."""
-        body = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": f"node{number}"}}
-        path = self.directory / "node.json"
-        path.write_text(json.dumps(body))
-        self.kubectl("apply", "-f", str(path))
+        self.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": f"node{number}"}})
 
     @staticmethod
     def kill(pid: int) -> None:

@@ -138,6 +138,7 @@ class Container:
     conf: dict[str, Any] = field(default_factory=dict)
     path: str = ""  # of its namespace, where that has a name
     result: dict[str, Any] = field(default_factory=dict)  # of ADD
+    arguments: str = ""  # CNI_ARGS
 
     @property
     def network(self) -> str | None:
@@ -418,6 +419,7 @@ class Node:
             "CNI_NETNS": container.netns,
             "CNI_IFNAME": "eth0",
             "CNI_PATH": "/opt/cni/bin",
+            "CNI_ARGS": container.arguments,
         }
         done = subprocess.run(
             ["ip", "netns", "exec", self.name, *self.program],

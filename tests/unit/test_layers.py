@@ -61,6 +61,7 @@ DAEMON_FOLDERS = (
     ("mesh", "devices carry the peers that they are given, from a cluster or not"),
     ("nat", "paths are found for the peers of a device, whatever named them"),
     ("cluster", "the store is followed without containers, and what is found goes down to the mesh"),
+    ("kubernetes", "Pods and Namespaces are followed by the store's client, and an attach is told what they say"),
     ("dns", "names are answered from what the parts below know; an attach is told where the server is"),
     ("attachments", "an attach serves both sockets, and knows neither"),
     ("reconcile", "the loops repair what the parts below them hold"),

@@ -11,6 +11,7 @@ import os
 import pytest
 
 from cni.errors import AttachFailed, CheckFailed, CleanupFailed, NotAvailable, TryAgainLater
+from cni.netconf.policy import ClusterWords
 from cni.netconf.types import DNS, IP
 from cni.netconf.versions import SUPPORTED
 from cni.verbs import Attached, serve
@@ -33,6 +34,9 @@ class FakeOverlay:
         self.calls.append(what)
         if self.error is not None and what[0] in (self.error[0], "*"):
             raise self.error[1]
+
+    def cluster_words(self, call, has_annotations):
+        return ClusterWords()
 
     def attach(self, asked, wish, target):
         self._called("attach", asked, wish, target)

@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from cni import naming
 from cni.daemon.attachments import check as checking
@@ -35,9 +36,13 @@ from cni.host.kernel import Kernel
 from cni.host.ports import ContainerView, Sought
 from cni.netconf.environment import Call
 from cni.netconf.intent import Intent
+from cni.netconf.policy import ClusterWords
 from cni.netconf.types import DNS, Result
 from cni.problems import Problem
 from cni.verbs import AttachCall, Attached, Recorded, Target, pod_of
+
+if TYPE_CHECKING:
+    from cni.daemon.kubernetes.directory import ClusterDirectory  # it imports http.client, for 30 ms
 
 log = logging.getLogger(__name__)
 
@@ -65,11 +70,18 @@ class NodeOverlay:
         attacher: Attacher,
         admission: Admission,
         resolver: Callable[[], DnsOffer],
+        directory: ClusterDirectory | None,
     ) -> None:
-        """`resolver`: the addresses at which the node's DNS server answers now, and its search domains."""
+        """`resolver`: the addresses at which the node's DNS server answers now, and its search domains. `directory`:
+        None outside a cluster of Kubernetes."""
         self._settings, self._state, self._kernel, self._fence = settings, state, kernel, fence
         self._ranges, self._node_settings, self._board = ranges, node_settings, board
         self._attacher, self._admission, self._resolver = attacher, admission, resolver
+        self._directory = directory
+
+    def cluster_words(self, call: Call, has_annotations: bool) -> ClusterWords:
+        """What the cluster says of the pod of a call. Raises TryAgainLater for a pod that is unknown yet."""
+        return ClusterWords() if self._directory is None else self._directory.words(call, has_annotations)
 
     def attach(self, asked: AttachCall, wish: Intent, target: Target) -> Attached:
         """ADD: make the attachment. Raises what `Admission.attach` raises."""
@@ -226,6 +238,9 @@ class NodeOverlay:
         (50) or NotAvailableLimited (51) if an ADD would fail now."""
         if self._ranges.refusal:
             raise NotAvailable("the node is not in service", self._ranges.refusal)
+        unknown = self._directory.refusal() if self._directory is not None else ""
+        if unknown:
+            raise NotAvailable("Pods cannot be attached yet", unknown)
         faults = self._fence.faults()
         if faults:
             raise NotAvailableLimited(f"the isolation fence is not in force: {faults[0]}", "; ".join(faults[1:]))

@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from cni.daemon.model.cluster_records import NodeDocument, Slot
+from cni.daemon.model.kubernetes import Namespace
 from cni.daemon.model.peer_table import Peer
 from cni.daemon.model.records import AssignedAddress
 from cni.daemon.model.relay_pairs import RelayPair
@@ -149,6 +150,7 @@ class Tables:
         self.fleet: Table[NodeDocument] = Table(store, "fleet", NodeDocument)
         self.devices: Table[DeviceRecord] = Table(store, "device", DeviceRecord)
         self.relay_pairs: Table[RelayPair] = Table(store, "relay_pair", RelayPair)
+        self.namespaces: Table[Namespace] = Table(store, "namespace", Namespace)
         self.nat_seen: Table[NatSeen] = Table(store, "nat_seen", NatSeen)
 
 

@@ -58,6 +58,13 @@ class ApiServer:
 
     def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """One exchange; the answer as a JSON object. Raises Refused, Unreachable."""
+        return _json_object(self._patient(method, path, body))
+
+    def fetch(self, path: str) -> bytes:
+        """The answer to a GET, as JSON that is not decoded. Raises Refused, Unreachable."""
+        return self._patient("GET", path, None)
+
+    def _patient(self, method: str, path: str, body: dict[str, Any] | None) -> bytes:
         for attempt in range(TRIES):
             beat(4 * PATIENCE)
             try:
@@ -68,7 +75,7 @@ class ApiServer:
                 time.sleep(min(error.pause, LONGEST_PAUSE))
         raise AssertionError("unreachable")
 
-    def _authenticated(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
+    def _authenticated(self, method: str, path: str, body: dict[str, Any] | None) -> bytes:
         try:
             return self._exchange(method, path, body)
         except Refused as error:
@@ -119,7 +126,7 @@ class ApiServer:
 
     # --- the wire ----------------------------------------------------------------------------------------------------
 
-    def _exchange(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
+    def _exchange(self, method: str, path: str, body: dict[str, Any] | None) -> bytes:
         """One request and its answer on this thread's connection. A connection that was used before and is stale is
         replaced once."""
         data = None if body is None else json.dumps(body)
@@ -209,22 +216,16 @@ def namespace_of_pod() -> str:
         return NAMESPACE
 
 
-def _read(response: http.client.HTTPResponse) -> dict[str, Any]:
-    """The answer as a JSON object. Raises Refused, _Busy, Unreachable."""
+def _read(response: http.client.HTTPResponse) -> bytes:
+    """The body of an answer that is no error. Raises Refused, _Busy, Unreachable."""
     data = response.read(LONGEST)
-    try:
-        answer = json.loads(data)
-    except (ValueError, RecursionError):
-        answer = None
-    if not isinstance(answer, dict):
-        begins = " ".join(data[:100].decode("ascii", "replace").split())
-        if response.status >= 500:
-            raise Unreachable(f"it answers HTTP {response.status}: {begins}")
-        if response.status >= 400:
-            raise Refused(response.status, f"HTTP {response.status}: {begins}")
-        raise WrongServer(f"it answers HTTP {response.status}, not with the JSON of Kubernetes' API: {begins!a}")
     if response.status < 300:
-        return answer
+        return data
+    try:
+        answer = _json_object(data)
+    except WrongServer as error:
+        text = f"HTTP {response.status}: {_beginning(data)}"
+        raise (Unreachable(text) if response.status >= 500 else Refused(response.status, text)) from error
     text = f"HTTP {response.status}: {answer.get('message') or answer.get('reason') or 'no reason given'}"[:500]
     if response.status == http.HTTPStatus.TOO_MANY_REQUESTS:
         pause = response.headers.get("retry-after", "1")
@@ -232,3 +233,18 @@ def _read(response: http.client.HTTPResponse) -> dict[str, Any]:
     if response.status >= 500:
         raise Unreachable(text)
     raise Refused(response.status, text)
+
+
+def _json_object(data: bytes) -> dict[str, Any]:
+    """The JSON object of an answer. Raises WrongServer."""
+    try:
+        answer = json.loads(data)
+    except (ValueError, RecursionError):
+        answer = None
+    if not isinstance(answer, dict):
+        raise WrongServer(f"it does not answer with the JSON of Kubernetes' API: {_beginning(data)!a}")
+    return answer
+
+
+def _beginning(data: bytes) -> str:
+    return " ".join(data[:100].decode("ascii", "replace").split())

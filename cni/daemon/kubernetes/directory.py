@@ -1,0 +1,56 @@
+"""What the cluster says of a pod that is attached, from the objects that are followed: the API server is not asked.
+
+A pod of which the daemon has not heard is not attached by defaults that may be wrong: ADD is answered with 11, and the
+kubelet tries again. The runtime's own word for the pod's annotations is preferred, as it needs no API server.
+"""
+
+from __future__ import annotations
+
+from cni.daemon.kubernetes.follower import ResourceFollower
+from cni.daemon.model.kubernetes import Namespace, Pod
+from cni.errors import TryAgainLater
+from cni.netconf.environment import Call
+from cni.netconf.policy import ClusterWords
+
+RETRY = "the daemon has not heard of it from the API server yet, and the kubelet tries again"
+
+
+class ClusterDirectory:
+    """The Namespaces of the cluster and the Pods of this node. Any thread may use it."""
+
+    def __init__(self, namespaces: ResourceFollower[Namespace], pods: ResourceFollower[Pod]) -> None:
+        self._namespaces, self._pods = namespaces, pods
+
+    def start(self) -> None:
+        """Start following."""
+        self._namespaces.start()
+        self._pods.start()
+
+    def stop(self) -> None:
+        """Stop following."""
+        self._namespaces.stop()
+        self._pods.stop()
+
+    def refusal(self) -> str:
+        """Why no pod can be attached; "" if pods can."""
+        if self._namespaces.is_complete or self._namespaces.all():
+            return ""
+        return "the API server of Kubernetes has not told of any Namespace since the daemon's start"
+
+    def words(self, call: Call, has_annotations: bool) -> ClusterWords:
+        """What the cluster says of the pod of a call; nothing of a container that is no pod. `has_annotations`: the
+        runtime has passed the pod's annotations. Raises TryAgainLater for a pod or Namespace that is unknown yet."""
+        name = call.args.get("K8S_POD_NAMESPACE", "")
+        if not name:
+            return ClusterWords()
+        namespace = self._namespaces.get(name)
+        if namespace is None:
+            raise TryAgainLater(f"the Namespace {name} is unknown", RETRY)
+        annotations = {} if has_annotations else self._annotations(f"{name}/{call.args.get('K8S_POD_NAME', '')}", call)
+        return ClusterWords(name, namespace.annotations, annotations)
+
+    def _annotations(self, key: str, call: Call) -> dict[str, str]:
+        pod, uid = self._pods.get(key), call.args.get("K8S_POD_UID", "")
+        if pod is None or (uid and pod.uid != uid):
+            raise TryAgainLater(f"the Pod {key} is unknown", RETRY)
+        return pod.annotations
