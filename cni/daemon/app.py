@@ -225,7 +225,7 @@ def build(
     )
     supervisor = Supervisor(crew, board, run_dir_lock.replace_daemon, alive)
     metrics = MetricsEndpoint(
-        Reader(tool_context, call_times, counters), board, settings.run_dir, settings.metrics.listen
+        Reader(tool_context, call_times, counters, cluster), board, settings.run_dir, settings.metrics.listen
     )
     server = Server(
         settings=settings,

@@ -6,6 +6,8 @@ attachments that takes 100 ms and more, and the dump of the rules 10.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from cni.host import nft_dump
 from cni.host.nft_rules import comment_of
 from cni.host.nlmsg import attributes, items
@@ -17,8 +19,9 @@ Counts = dict[tuple[str, str, str], tuple[int, int]]
 """Packets and bytes by (family, chain, comment of the rule); of rules that share all three, the sum."""
 
 
-def read(table: str) -> Counts:
+def read(table: str, families: Mapping[str, int] = nft_dump.FAMILIES) -> Counts:
     """The counters of the tables of that name, of the calling thread's namespace; empty without tables.
+    `families`: those of the tables, by name, with the kernel's numbers.
 
     While attaches commit transactions a dump may miss a rule: what several dumps have is joined. Raises OSError.
     """
@@ -27,7 +30,7 @@ def read(table: str) -> Counts:
         found: dict[tuple[str, str, str, bytes], tuple[int, int]] = {}
         for _ in range(ATTEMPTS):
             try:
-                for family, number in nft_dump.FAMILIES.items():
+                for family, number in families.items():
                     _read_family(dumper, family, number, table, found)
                 break
             except nft_dump.Disturbed:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from cni.host import netlink, nlmsg
 
 FAMILIES = {"inet": 1, "bridge": 7}
+IP = 2  # the family of tables for IPv4 alone
 TABLES, CHAINS, RULES, SETS, ELEMENTS = 1, 4, 7, 10, 13  # GET... of enum nf_tables_msg_types
 
 _SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import dns.message
 import pytest
 
+from cni import __version__
 from cni.cli import metrics
 from cni.daemon.api.event_stream import EventStream
 from cni.daemon.call_times import CallTimes
@@ -20,7 +24,7 @@ from cni.daemon.metrics.counters import Counters
 from cni.problems import Problem
 from tests.eyes.calls import call, scrape
 from tests.kernel import toolnode
-from tests.kernel.toolnode import LAN4, REFUSED, Node, Space, knock, until
+from tests.kernel.toolnode import LAN4, OUTSIDE4, REFUSED, Node, Space, knock, until
 
 MANY = 2000  # attachments
 SERVICES = 20
@@ -28,12 +32,13 @@ SERVICES = 20
 
 MEMBERS: dict[str, tuple[str, str | None]] = {"red1": ("web", "red"), "red2": ("db", "red"), "b1": ("db", "blue")}
 LISTENS = 'metrics: {listen: "127.0.0.1:9472"}\naddress_cooldown: 600\n'
+UPSTREAM = f'dns: {{upstreams: ["{OUTSIDE4}"]}}\n'
 
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """Two members of `red`, one of `blue`; metrics at an address too."""
-    with toolnode.running(tmp_path_factory.mktemp("node"), MEMBERS, LISTENS) as made:
+    with toolnode.running(tmp_path_factory.mktemp("node"), MEMBERS, LISTENS + UPSTREAM) as made:
         yield made
 
 
@@ -114,6 +119,87 @@ def test_the_fence_is_in_force_and_its_repair_is_counted(node: Node) -> None:
     assert scrape(node)["zlayer_cni_problems_begun_total"] > before["zlayer_cni_problems_begun_total"]
 
 
+def test_changes_of_the_fence_are_timed(node: Node, make: Callable[[], Space]) -> None:
+    """An attach changes elements; a repair loads rules."""
+    elements, rules = (f'zlayer_cni_fence_changes_seconds_count{{kind="{kind}"}}' for kind in ("elements", "rules"))
+    before = scrape(node)
+    space = make()
+    assert call(node, "ADD", "timed", space)[0] == 0
+    after = scrape(node)
+    assert after[elements] > before[elements]
+    took = after['zlayer_cni_fence_changes_seconds_sum{kind="elements"}'] / after[elements]
+    assert 0 < took < 0.1, took
+    node.host.nft("flush chain inet zlayer_cni to_host")
+    assert until(lambda: scrape(node)[rules] > before[rules], 15)
+    assert call(node, "DEL", "timed", space)[0] == 0
+
+
+@contextlib.contextmanager
+def name_server(space: Space) -> Iterator[None]:
+    """A server that answers each question with "no such data", after 20 ms."""
+    sock = space.inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    sock.bind((OUTSIDE4, 53))
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while (received := sock.recvfrom(4096))[0]:
+                message, sender = received
+                time.sleep(0.02)
+                answer = dns.message.make_response(dns.message.from_wire(message), recursion_available=True)
+                sock.sendto(answer.to_wire(), sender)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)  # wakes the thread
+        thread.join(5)
+        sock.close()
+
+
+def test_questions_and_the_answers_of_other_servers_are_counted(node: Node) -> None:
+    (server,) = node.ask("status")["dns"]["served"][:1]
+    zone = node.ask("status")["dns"]["zone"]
+
+    def ask(name: str) -> None:
+        question = dns.message.make_query(name, "A").to_wire()
+        with node.boxes["red1"].inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sock:
+            sock.settimeout(5)
+            sock.sendto(question, (server, 53))
+            assert sock.recv(4096)
+
+    before = scrape(node)
+    with name_server(node.outside):
+        ask(f"web.{zone}")
+        ask(f"nothing.{zone}")
+        ask("example.org")
+    after = scrape(node)
+    grown = {
+        result: after[series] - before[series]
+        for result in ("answered", "absent", "forwarded", "refused", "malformed", "strangers")
+        if (series := f'zlayer_cni_dns_queries_total{{result="{result}"}}')
+    }
+    assert grown == {"answered": 1, "absent": 1, "forwarded": 1, "refused": 0, "malformed": 0, "strangers": 0}
+    assert after["zlayer_cni_dns_upstream_seconds_count"] - before.get("zlayer_cni_dns_upstream_seconds_count", 0) == 1
+    assert 0.02 <= after["zlayer_cni_dns_upstream_seconds_sum"] < 4
+
+
+def test_the_processes_own(node: Node) -> None:
+    before = scrape(node)
+    assert before[f'zlayer_cni_info{{version="{__version__}"}}'] == 1
+    assert 0 < before["zlayer_cni_scrape_seconds"] < 1
+    assert abs(before["process_start_time_seconds"] - time.time()) < 3600
+    with contextlib.ExitStack() as held:
+        for _ in range(20):
+            sock = held.enter_context(socket.socket(socket.AF_UNIX))
+            sock.connect(f"{node.run_dir}/cni.sock")
+        assert until(lambda: scrape(node)["process_open_fds"] >= before["process_open_fds"] + 20, 5)
+    assert until(lambda: scrape(node)["process_cpu_seconds_total"] > before["process_cpu_seconds_total"], 5)
+    assert scrape(node)["process_resident_memory_bytes"] > 10 << 20
+
+
 def test_a_collection_and_a_comparison_are_counted(node: Node, make: Callable[[], Space]) -> None:
     before, space = scrape(node), make()
     assert call(node, "ADD", "dead", space)[0] == 0
@@ -122,6 +208,43 @@ def test_a_collection_and_a_comparison_are_counted(node: Node, make: Callable[[]
     assert until(lambda: scrape(node)["zlayer_cni_gc_freed_total"] == before["zlayer_cni_gc_freed_total"] + 1, 40)
     series = 'zlayer_cni_reconcile_total{result="complete"}'
     assert scrape(node)[series] >= before[series] + 2
+
+
+def test_attachments_under_way_are_counted(node: Node, make: Callable[[], Space]) -> None:
+    assert scrape(node)["zlayer_cni_attachments_unfinished"] == 0
+    ended = threading.Event()
+
+    def attach(name: str, space: Space) -> None:
+        while not ended.is_set():
+            call(node, "ADD", name, space)
+            call(node, "DEL", name, space)
+
+    threads = [threading.Thread(target=attach, args=(f"busy{n}", make())) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        assert until(lambda: scrape(node)["zlayer_cni_attachments_unfinished"] > 0, 20)
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join(20)
+    assert until(lambda: scrape(node)["zlayer_cni_attachments_unfinished"] == 0, 5)
+
+
+def test_a_part_that_cannot_be_read_is_told(node: Node) -> None:
+    """The other parts are served."""
+    queue, aside = Path(node.run_dir, "deletions"), Path(node.run_dir, "aside")
+    queue.rename(aside)
+    queue.touch()
+    try:
+        found = scrape(node)
+    finally:
+        queue.unlink()
+        aside.rename(queue)
+    assert found['zlayer_cni_scrape_failed{part="queue"}'] == 1
+    assert "zlayer_cni_delete_queue" not in found
+    assert found["zlayer_cni_fence_in_force"] == 1
+    assert 'zlayer_cni_scrape_failed{part="queue"}' not in scrape(node)
 
 
 def test_a_queued_deletion_is_counted(node: Node) -> None:

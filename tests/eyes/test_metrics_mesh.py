@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -13,7 +16,7 @@ import pytest
 from cni.cli import metrics
 from tests.eyes.calls import read
 from tests.mesh.etcds import PROGRAM, Clustered
-from tests.mesh.fleet import Node, wait_for
+from tests.mesh.fleet import Node, inside, wait_for
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no etcd here (apt-get install etcd-server)")
 
@@ -42,7 +45,7 @@ def value(found: dict[str, float], name: str, *labels: str) -> float | None:
     return found[series[0]] if len(series) == 1 else None
 
 
-def counted(node: Node, met: Callable[[dict[str, float]], bool], what: str) -> dict[str, float]:
+def counted(node: Node, met: Callable[[dict[str, float]], bool], what: str, seconds: float = 20) -> dict[str, float]:
     wait_for(lambda: met(scraped(node)), what)
     return scraped(node)
 
@@ -62,11 +65,13 @@ def test_peers_and_the_store(pair: Clustered) -> None:
     assert value(found, "zlayer_cni_store_up") == 1
     assert not any(two.underlay in series for series in found), "no endpoint is a label"
 
-    before = {way: value(found, "zlayer_cni_peer_bytes_total", way) or 0 for way in ("received", "sent")}
+    assert value(found, "zlayer_cni_store_revision_lag") is not None
+    ways = {way: ('path="direct"', f'direction="{way}"') for way in ("received", "sent")}
+    before = {way: value(found, "zlayer_cni_peer_bytes_total", *labels) or 0 for way, labels in ways.items()}
     assert a.pings(b.address, size=1000)
     after = scraped(one)
     for way, count in before.items():
-        assert (value(after, "zlayer_cni_peer_bytes_total", way) or 0) - count > 1000
+        assert (value(after, "zlayer_cni_peer_bytes_total", *ways[way]) or 0) - count > 1000
 
     pair.etcd.end(signal.SIGKILL)
     found = counted(one, lambda seen: value(seen, "zlayer_cni_store_up") == 0, "the store is told to be down")
@@ -75,6 +80,63 @@ def test_peers_and_the_store(pair: Clustered) -> None:
     found = counted(one, lambda seen: value(seen, "zlayer_cni_store_up") == 1, "the store is back")
     assert one.problem("clock-differs") == ""
     assert _date(one, pair.etcd.url), "etcd dates its answers, so its clock could be compared"
+
+
+class HeldWatch:
+    """Passes connections on to etcd, until it holds what comes back on those that watch."""
+
+    def __init__(self, fleet: Clustered, port: int) -> None:
+        self.etcd, self.held = (fleet.etcd.address, 2379), False
+        self._space = f"/run/netns/{fleet.underlay}"
+        self._listener = inside(self._space, lambda: socket.create_server((fleet.etcd.address, port)))
+        self._sockets: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        for sock in (self._listener, *self._sockets):
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+            sock.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client = self._listener.accept()[0]
+                server = inside(self._space, lambda: socket.create_connection(self.etcd, 5))
+                self._sockets += [client, server]
+                watches = threading.Event()
+                for one, other, back in ((client, server, False), (server, client, True)):
+                    threading.Thread(target=self._pass, args=(one, other, back, watches), daemon=True).start()
+
+    def _pass(self, one: socket.socket, other: socket.socket, back: bool, watches: threading.Event) -> None:
+        with contextlib.suppress(OSError):
+            while data := one.recv(1 << 16):
+                if not back and b"/v3/watch" in data:
+                    watches.set()
+                while back and watches.is_set() and self.held:
+                    time.sleep(0.05)
+                other.sendall(data)
+            other.shutdown(socket.SHUT_WR)
+
+
+def test_a_watch_that_tells_nothing_is_behind() -> None:
+    """Its connection lives, and every other exchange with etcd works: no problem says so, the lag does."""
+    made = Clustered("lag")
+    proxy = HeldWatch(made, 2400)
+    try:
+        where = {"endpoints": [f"http://{made.etcd.address}:2400"], "lease": 10, "grace": 10}
+        node = made.member(1, cluster={"etcd": where})
+        found = counted(node, lambda seen: value(seen, "zlayer_cni_store_revision_lag") == 0, "all is told")
+        assert value(found, "zlayer_cni_store_up") == 1
+        proxy.held = True
+        for number in range(5):
+            made.put(f"{made.base(node)}name/x/{number}", b"x")
+        counted(node, lambda seen: (value(seen, "zlayer_cni_store_revision_lag") or 0) >= 5, "the lag")
+        proxy.held = False
+        counted(node, lambda seen: value(seen, "zlayer_cni_store_revision_lag") == 0, "all is told again")
+    finally:
+        made.clean()
+        proxy.close()
 
 
 def _date(node: Node, url: str) -> str:

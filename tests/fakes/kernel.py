@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from ipaddress import ip_interface
 from typing import Any, TypeVar, cast
 
+from cni.daemon.durations import Times
 from cni.daemon.fence.model import FenceNode
 from cni.daemon.model.records import Attachment
 from cni.errors import FenceFailed
@@ -440,6 +441,9 @@ class FakeKernel:
 
     def repairs(self) -> int:
         return 0
+
+    def changes_took(self) -> dict[tuple[str, ...], Times]:
+        return {}
 
     def portid(self) -> int:
         return 0

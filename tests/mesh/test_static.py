@@ -16,9 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from cni.cli import metrics
 from cni.daemon.fence.explain.remote import UNKNOWN_THERE
 from cni.host import wg_engine
 from cni.overlay import wire
+from tests.eyes.calls import read
 
 from .fleet import Agent, Fleet, Node, arrives, echoes, fleet, inside, link, run, wait_for
 
@@ -294,6 +296,9 @@ def test_agents_are_told_what_becomes_of_peers(told: Fleet) -> None:
         hears(wire.NatEndpointChanged(key, where))
         deaf.ask(wire.StatusRequest())
         assert [event for event in deaf.events if event.pubkey == key] == expected
+    answer = metrics.scrape(str(one.directory / "run/metrics.sock")).partition(b"\r\n\r\n")[2].decode()
+    changes = "zlayer_cni_path_changes_total"
+    assert [read(answer)[f'{changes}{{change="{kind}"}}'] for kind in ("health", "endpoint")] == [2, 2]
 
 
 class Machine:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from cni.cli import metrics
+from tests.eyes.calls import read
 from tests.mesh.fleet import Node, run, wait_for
 
 from .lab import Lab
@@ -54,12 +56,26 @@ def test_the_kernel_carries_it_and_the_daemons_end_costs_nothing(lab: Lab, measu
     queued = drops(relay)
     assert pinged(first, address, 2) == (100, 100)
     assert drops(relay) == queued
+    found = scraped(relay)
+    assert found["zlayer_cni_relay_sessions"] == 1
+    before = found["zlayer_cni_relay_bytes_total"]
+    assert pinged(first, address, 1) == (50, 50)
+    carried = scraped(relay)["zlayer_cni_relay_bytes_total"] - before
+    assert 2 * 50 * 84 < carried < 2 * 50 * 400, carried
+    path = [series for series in scraped(first) if series.startswith("zlayer_cni_peer_bytes_total{")]
+    assert any('path="relayed"' in series for series in path), path
     relay.end(signal.SIGKILL)
     sent, answered = pinged(first, address, 3)
     measured(f"relay's daemon killed: {sent - answered} of {sent} echoes lost")
     assert (sent, answered) == (150, 150)
     relay.start()
     assert pinged(first, address, 3) == (150, 150)
+
+
+def scraped(node: Node) -> dict[str, float]:
+    """The series of the node's metrics."""
+    answer = metrics.scrape(str(node.directory / "run/metrics.sock"))
+    return read(answer.partition(b"\r\n\r\n")[2].decode())
 
 
 def drops(relay: Node) -> int:

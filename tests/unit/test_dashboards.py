@@ -38,8 +38,11 @@ VALUES = {
 
 def exported() -> dict[str, set[str]]:
     """The labels of each series name."""
-    calls = {name: {"verb", "code"} for name in ("_count", "_sum", "_bucket")}
-    found = {f"{kinds.PREFIX}{families.CALLS}{end}": labels for end, labels in calls.items()}
+    found = {
+        f"{kinds.PREFIX}{kind.name}{end}": set(kind.labels)
+        for kind in node.HISTOGRAMS
+        for end in ("_count", "_sum", "_bucket")
+    }
     for rows, prefix in ((families.METRICS, kinds.PREFIX), (node.PROCESS, "")):
         found |= {f"{prefix}{k.name}{'_total' * (k.kind == 'counter')}": set(k.labels) for k in rows}
     return {**found, "up": set()}

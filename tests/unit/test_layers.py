@@ -71,7 +71,7 @@ DAEMON_FOLDERS = (
 )
 GROUND_NAMES = (
     *("settings", "settings_checks", "settings_file", "settings_reader"),
-    *("events", "problem_board", "public_keys", "call_log", "call_times"),
+    *("events", "problem_board", "public_keys", "call_log", "call_times", "durations"),
 )
 GROUND = ("cni.daemon", *(f"cni.daemon.{name}" for name in GROUND_NAMES))
 FOLDERS = tuple(f"cni.daemon.{folder}*" for folder, _ in DAEMON_FOLDERS)

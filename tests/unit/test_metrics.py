@@ -11,12 +11,14 @@ import pytest
 from cni import answers
 from cni.daemon.call_times import BOUNDS, CallTimes
 from cni.daemon.metrics import endpoint, families, kinds, node
+from cni.daemon.metrics.path_bytes import PathBytes
 from cni.daemon.metrics.reading import Process, Reading
 from cni.daemon.model import usage
 from cni.daemon.model.records import Service
 from cni.problems import Problem
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs/metrics.md").read_text("utf-8")
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs/metrics.md").read_text("utf-8")
 KEY = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
 
 
@@ -59,7 +61,10 @@ def samples(text: str) -> dict[str, float]:
 
 def test_the_page_has_a_row_for_each_metric() -> None:
     rows = re.findall(r"^\| `([a-z_]+)` \| (\w+) \| (.*?) \| (.*) \|$", PAGE, re.MULTILINE)
-    wanted = [("zlayer_cni_call_seconds", "histogram", "`verb`, `code`", families.CALLS_TEXT)]
+    wanted = [
+        (kinds.PREFIX + kind.name, "histogram", ", ".join(f"`{label}`" for label in kind.labels) or "-", kind.text)
+        for kind in node.HISTOGRAMS
+    ]
     for several, prefix in ((families.METRICS, kinds.PREFIX), (node.PROCESS, "")):
         for kind in several:
             name = prefix + kind.name + ("_total" if kind.kind == "counter" else "")
@@ -87,6 +92,7 @@ def test_a_reading_becomes_text() -> None:
         fence_repairs=2,
         drops={("red", "between networks"): (3, 180), ("-", "foreign MAC"): (1, 60), ("", "between networks"): (0, 0)},
         peers=(peer("b"),),
+        peer_bytes=PathBytes().note((peer("b"),)),
         store_up=False,
         problems=(Problem("store-unreachable", "x"), Problem("store-unreachable", "y")),
         process=Process(1.5, 1 << 20, 40, 1700000000.5),
@@ -116,7 +122,7 @@ def test_a_reading_becomes_text() -> None:
         'zlayer_cni_fence_drops_total{network="red",rule="between networks"}': 3,
         'zlayer_cni_fence_drop_bytes_total{network="-",rule="foreign MAC"}': 60,
         'zlayer_cni_peer_handshake_timestamp_seconds{peer="b"}': 1700000000,
-        'zlayer_cni_peer_bytes_total{direction="received",peer="b"}': 10,
+        'zlayer_cni_peer_bytes_total{direction="received",path="direct",peer="b"}': 10,
         'zlayer_cni_peer_path{path="direct",peer="b"}': 1,
         'zlayer_cni_path_changes_total{change="health"}': 1,
         "zlayer_cni_store_up": 0,
@@ -163,6 +169,28 @@ def test_peers_of_one_name_are_told_apart() -> None:
         'zlayer_cni_peer_path{path="direct",peer="x bbbbbbbbbb"}',
         'zlayer_cni_peer_path{path="none",peer="cccccccccc"}',
     ]
+
+
+def test_bytes_count_for_the_path_on_which_they_passed() -> None:
+    divided = PathBytes()
+    divided.note((peer("b", rx_bytes=10, tx_bytes=20),))
+    found = divided.note((peer("b", rx_bytes=15, tx_bytes=20, path="relayed"),))
+    key = peer("b").public_key
+    assert found == {(key, "direct"): {"received": 10, "sent": 20}, (key, "relayed"): {"received": 5, "sent": 0}}
+    found = divided.note((peer("b", rx_bytes=3, tx_bytes=0, path="relayed"),))  # added to the device again
+    assert found[key, "relayed"] == {"received": 8, "sent": 0}
+    assert divided.note(()) == {}
+
+
+def test_every_metric_has_a_test_that_makes_it_move() -> None:
+    """A test of a running daemon names it: in the part eyes, or where the thing itself is tested."""
+    sources = "".join(
+        path.read_text("utf-8")
+        for part in ("eyes", "nat", "mesh")
+        for path in (ROOT / "tests" / part).glob("test_*.py")
+    )
+    names = [kind.name for kind in (*families.METRICS, *node.HISTOGRAMS)]
+    assert [name for name in names if not re.search(rf"zlayer_cni_{name}(_total|_count|_bucket)?\b", sources)] == []
 
 
 def test_openmetrics_is_served_to_a_client_that_asks_for_it() -> None:

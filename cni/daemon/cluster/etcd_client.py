@@ -22,6 +22,7 @@ from cni.daemon.cluster.etcd_protocol import (
     read_page,
     read_transaction,
     read_watch,
+    revision_of,
     step,
 )
 from cni.daemon.cluster.etcd_transport import Transport
@@ -48,6 +49,7 @@ class EtcdClient:
     def __init__(self, where: settings_module.Etcd, note: Callable[[str, str], None] = _ignore) -> None:
         """`note`: sets the problem of a code to a text, or clears it with an empty text."""
         self._transport = Transport(where, note)
+        self._newest = 0
 
     # --- keys --------------------------------------------------------------------------------------------------------
 
@@ -160,6 +162,11 @@ class EtcdClient:
         """The endpoint that is asked first: the one that answered last."""
         return self._transport.first()
 
+    @property
+    def newest(self) -> int:
+        """The highest revision that an answer has named; 0 before the first."""
+        return self._newest
+
     def check(self, key: str) -> None:
         """Check that the endpoint of the running watch answers, with a read of `key`, and end the watch if it does not.
         Load certificate files that have changed."""
@@ -168,4 +175,9 @@ class EtcdClient:
 
     def _call(self, path: str, body: dict[str, Any], read: Callable[[dict[str, Any]], T] = _whole) -> T:
         """One exchange with the first endpoint that answers; `read` makes a value of the answer. Raises StoreError."""
-        return self._transport.call(path, body, read)
+
+        def noted(answer: dict[str, Any]) -> T:
+            self._newest = max(self._newest, revision_of(answer))
+            return read(answer)
+
+        return self._transport.call(path, body, noted)

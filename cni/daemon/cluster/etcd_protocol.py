@@ -83,6 +83,12 @@ def read_watch(line: bytes) -> tuple[int, list[Event]]:
 
 
 @_answer
+def revision_of(answer: dict[str, Any]) -> int:
+    """The revision in an answer's header; 0 in an answer without one. Raises Unreadable."""
+    return int(answer.get("result", answer).get("header", {}).get("revision", 0))
+
+
+@_answer
 def read_page(answer: dict[str, Any]) -> tuple[list[KeyValue], int, bool]:
     """One page of a range: its keys, the revision, and whether there are more keys. Raises Unreadable."""
     items = [read_item(kv) for kv in answer.get("kvs", ())]

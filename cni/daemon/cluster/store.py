@@ -128,6 +128,10 @@ class ClusterStore(Protocol):
     def endpoint(self) -> str:
         """The endpoint that is asked first."""
 
+    @property
+    def newest(self) -> int:
+        """The highest revision that an answer has named; 0 before the first, and where answers name none."""
+
     def read(self, prefix: str, revision: int = 0) -> tuple[list[KeyValue], int]:
         """Every record below the prefix as of one revision (0: the present one), and that revision. Raises
         StoreError."""

@@ -60,6 +60,7 @@ class StoreWatch:
         self._board, self._signals = board, signals
         self._history = StoreHistory(view.keys.node(""))
         self._synced = False
+        self._told = 0  # the revision up to which the store has told this node everything
 
     @property
     def store_name(self) -> str:
@@ -70,6 +71,11 @@ class StoreWatch:
     def synced(self) -> bool:
         """Whether all records have been read and the watch runs."""
         return self._synced
+
+    @property
+    def lag(self) -> int | None:
+        """How many revisions the store is ahead of what it has told this node; None if that is unknown."""
+        return max(0, self._store.newest - self._told) if self._told and self._store.newest else None
 
     def follow(self) -> None:
         """Read all records, then watch. Returns only when all records must be read again."""
@@ -88,6 +94,7 @@ class StoreWatch:
             self._view.load(as_records(items), time.monotonic(), again=not back)
         self._names.load([(item.key, None if item.cut else item.value) for item in of_names])
         self._history.read(items, revision)
+        self._told = revision
         self._synced = True
         self.note_reached()
         self._board.clear("cluster-step", STEP)
@@ -102,6 +109,7 @@ class StoreWatch:
                         log.info("reading all cluster records again: the store was restored to an earlier revision")
                         return
                     self._apply_events(events)
+                    self._told = now
                     if events:
                         self._history.follow(events, now)
                     self.note_reached()

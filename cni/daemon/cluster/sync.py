@@ -113,6 +113,11 @@ class ClusterSync:
         """Publish this node's document and names again if they differ."""
         self._signals.dirty.set()
 
+    @property
+    def lag(self) -> int | None:
+        """How many revisions the store is ahead of what it has told this node; None if that is unknown."""
+        return self._watch.lag
+
     def stop(self) -> None:
         """Stop the threads. The lease stays for the next daemon, so the node does not count as gone."""
         for worker in self._workers:

@@ -11,9 +11,10 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
+from cni.daemon.durations import Durations, Times
 from cni.daemon.fence import compare, elements, ruleset
 from cni.daemon.fence.desired import DesiredState
 from cni.daemon.fence.follower import Follower, endpoints
@@ -40,6 +41,7 @@ from cni.host.nft_elements import Change
 
 log = logging.getLogger(__name__)
 
+CHANGE_BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5)  # seconds
 PRIMED = 100  # ports per call of `prime`: an attach waits up to 25 ms for it
 
 __all__ = ["FenceController", "RemoteView", "bridges", "port_of"]
@@ -75,7 +77,7 @@ class FenceController:
         self._node_loaded: FenceNode | None = None  # the node's values at the last load
         self._changes = 0
         self._primed = -1  # the value of `_changes` up to which all messages are packed
-        self._repairs = Repairs()
+        self._repairs, self._took = Repairs(), Durations(CHANGE_BOUNDS)
         self._follower = Follower(inventory.openings)
 
     # --- all tables ------------------------------------------------------------------------------------------------
@@ -101,7 +103,7 @@ class FenceController:
             with self._lock:
                 if self._ended:
                     return False
-                self._loader = self._loader or Loader(Nft())
+                self._loader = self._loader or Loader(Nft(), self._took)
                 loader, node = self._loader, self._inventory.node()
                 changed, same = False, node == self._node_loaded
                 if not same or not loader.is_settled():
@@ -198,6 +200,10 @@ class FenceController:
         """How many times the tables were repaired since the daemon's start."""
         return self._repairs.total
 
+    def changes_took(self) -> Mapping[tuple[str, ...], Times]:
+        """How long the transactions took since the daemon's start, by what they changed: elements alone, or rules."""
+        return self._took.read()
+
     def portid(self) -> int:
         """The netlink port that attaches send their changes from; 0 before the first load."""
         return self._loader.nft.portid if self._loader is not None else 0
@@ -261,7 +267,7 @@ class FenceController:
         """Deletes our tables and the jump in iptables' FORWARD; only `uninstall` calls it. Raises FenceFailed."""
         with self._lock:
             self._ended = True
-            self._loader = self._loader or Loader(Nft())
+            self._loader = self._loader or Loader(Nft(), self._took)
             self._loader.run(ruleset.uninstall())
             self._trouble = "the tables were taken down"
         self._others.close_forwarding()

@@ -10,10 +10,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
 
+from cni.daemon.durations import Durations
 from cni.daemon.fence import compare, drop_log, elements, expected, replacement, ruleset
 from cni.daemon.fence.compare import Listing
 from cni.daemon.fence.desired import DesiredState
@@ -37,8 +39,9 @@ _KINDS = {(family, name): kind for family, kind, name, _ in SETS}
 class Loader:
     """The tables in the kernel."""
 
-    def __init__(self, nft: Nft) -> None:
-        self.nft = nft
+    def __init__(self, nft: Nft, took: Durations) -> None:
+        """`took` counts the transactions by what they change: "elements" alone, or "rules"."""
+        self.nft, self._took = nft, took
         self.refused: dict[str, str] = {}
         """Which records of other nodes could not be loaded, and why."""
         self._own: deque[int] = deque(maxlen=OWN)
@@ -56,12 +59,14 @@ class Loader:
     def run(self, *parts: str | Change) -> None:
         """Runs the parts as one transaction. Raises FenceFailed."""
         if any(parts):
-            before = self.nft.generation()
+            before, began = self.nft.generation(), time.monotonic()
             try:
                 self.nft.run(*parts)
             except FenceFailed:
                 self._all_at = -1  # an element may be missing: the next load compares everything
                 raise
+            kind = "rules" if any(isinstance(part, str) and part for part in parts) else "elements"
+            self._took.note((kind,), time.monotonic() - began)
             self._count(before)
 
     def _count(self, before: int) -> None:

@@ -13,17 +13,13 @@ from itertools import accumulate
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from cni.daemon.call_times import BOUNDS
 from cni.daemon.metrics import node, peers
-from cni.daemon.metrics.kinds import PREFIX
-from cni.daemon.metrics.node import PROCESS
+from cni.daemon.metrics.kinds import PREFIX, HistogramKind
+from cni.daemon.metrics.node import HISTOGRAMS, PROCESS
 from cni.daemon.metrics.reading import Reading
 
 METRICS = (*node.METRICS, *peers.METRICS)
-"""The metrics but for the histogram of calls, and those of the process, which have names that dashboards know."""
-
-CALLS = "call_seconds"
-CALLS_TEXT = "How long calls of plugins took in the daemon. Code: 0, or the error's (docs/errors.md)."
+"""The metrics but for the histograms, and those of the process, which have names that dashboards know."""
 
 
 class NodeCollector(Collector):
@@ -34,7 +30,7 @@ class NodeCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Every metric that has a value."""
-        yield _calls(self._reading)
+        yield from (_histogram(kind, self._reading) for kind in HISTOGRAMS)
         for kinds, prefix in ((METRICS, PREFIX), (PROCESS, "")):
             for kind in kinds:
                 made = CounterMetricFamily if kind.kind == "counter" else GaugeMetricFamily
@@ -44,12 +40,12 @@ class NodeCollector(Collector):
                 yield family
 
 
-def _calls(reading: Reading) -> Metric:
-    family = HistogramMetricFamily(PREFIX + CALLS, CALLS_TEXT, labels=("verb", "code"))
-    bounds = [*map(str, BOUNDS), "+Inf"]
-    for key, times in sorted(reading.calls.items()):
+def _histogram(kind: HistogramKind, reading: Reading) -> Metric:
+    family = HistogramMetricFamily(PREFIX + kind.name, kind.text, labels=kind.labels)
+    for labels, times in sorted(kind.times(reading).items()):
+        bounds = [*map(str, times.bounds), "+Inf"]
         buckets = list(zip(bounds, map(float, accumulate(times.counts)), strict=True))
-        family.add_metric(key, buckets, times.total)
+        family.add_metric(labels, buckets, times.total)
     return family
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from cni.daemon.durations import Times
 from cni.daemon.metrics.reading import Reading
 
 MOST = 500  # values of a label; the rest is `other`
@@ -23,6 +24,16 @@ class MetricKind:
     labels: tuple[str, ...]
     text: str
     samples: Callable[[Reading], Iterable[Sample]]
+
+
+@dataclass(frozen=True, slots=True)
+class HistogramKind:
+    """One histogram: as MetricKind; `times`: its values in a reading, by the values of its labels."""
+
+    name: str
+    labels: tuple[str, ...]
+    text: str
+    times: Callable[[Reading], Mapping[tuple[str, ...], Times]]
 
 
 def one(value: float | None) -> list[Sample]:

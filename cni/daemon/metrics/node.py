@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cni.daemon.metrics.kinds import MOST, OTHER, MetricKind, Sample, bounded, one
+from cni.daemon.metrics.kinds import MOST, OTHER, HistogramKind, MetricKind, Sample, bounded, one
 from cni.daemon.metrics.reading import Reading
 
 
@@ -37,6 +37,7 @@ def _problems(reading: Reading) -> Iterator[Sample]:
     yield from ((key, 1.0) for key in sorted(found))
 
 
+DNS_RESULTS = ("answered", "absent", "forwarded", "refused", "malformed", "strangers")
 METRICS = (
     MetricKind("info", "gauge", ("version",), "1; the version of the daemon.", lambda r: [((r.version,), 1.0)]),
     MetricKind(
@@ -112,6 +113,14 @@ METRICS = (
     ),
     MetricKind("fence_drop_bytes", "counter", ("network", "rule"), "Bytes of those packets.", lambda r: _drops(r, 1)),
     MetricKind(
+        "dns_queries",
+        "counter",
+        ("result",),
+        "Messages to the node's DNS server. Result: answered, absent (no such name), forwarded (to other servers),"
+        " refused, malformed, or strangers (from outside the overlay, without an answer).",
+        lambda r: [((result,), float(r.dns[result])) for result in DNS_RESULTS if result in r.dns],
+    ),
+    MetricKind(
         "problem",
         "gauge",
         ("code", "severity"),
@@ -134,6 +143,28 @@ METRICS = (
         ("part",),
         "1 for each part of this scrape that could not be read; the log has the reason.",
         lambda r: [((part,), 1.0) for part in r.failed],
+    ),
+)
+
+HISTOGRAMS = (
+    HistogramKind(
+        "call_seconds",
+        ("verb", "code"),
+        "How long calls of plugins took in the daemon. Code: 0, or the error's (docs/errors.md).",
+        lambda r: r.calls,
+    ),
+    HistogramKind(
+        "fence_changes_seconds",
+        ("kind",),
+        "How long the daemon's changes of the fence's tables took in nftables. Kind: elements (an attach, a detach,"
+        " what other nodes publish), or rules (a start, a repair, a network's first member).",
+        lambda r: r.fence_changes,
+    ),
+    HistogramKind(
+        "dns_upstream_seconds",
+        (),
+        "How long the answers of other DNS servers took, from a container's question on.",
+        lambda r: {} if r.upstream_took is None else {(): r.upstream_took},
     ),
 )
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from cni import answers
 from cni.daemon.metrics.kinds import MOST, MetricKind, Sample, one
+from cni.daemon.metrics.path_bytes import path_of
 from cni.daemon.metrics.reading import Reading
 
 
@@ -23,15 +24,11 @@ def _peers(reading: Reading) -> list[tuple[str, answers.Peer]]:
 
 
 def _bytes(reading: Reading) -> Iterator[Sample]:
-    for label, peer in _peers(reading):
-        yield (label, "received"), peer.rx_bytes
-        yield (label, "sent"), peer.tx_bytes
-
-
-def _path(peer: answers.Peer) -> str:
-    if not peer.alive:
-        return "none"
-    return "direct" if peer.direct else "learned"
+    labels = {peer.public_key: label for label, peer in _peers(reading)}
+    for (key, path), sums in reading.peer_bytes.items():
+        if key in labels:
+            for direction, count in sums.items():
+                yield (labels[key], direction, path), count
 
 
 METRICS = (
@@ -50,13 +47,20 @@ METRICS = (
         "When the last handshake with the peer was, in Unix seconds; 0 for never.",
         lambda r: [((label,), float(peer.last_handshake_unix or 0)) for label, peer in _peers(r)],
     ),
-    MetricKind("peer_bytes", "counter", ("peer", "direction"), "Bytes received from and sent to the peer.", _bytes),
+    MetricKind(
+        "peer_bytes",
+        "counter",
+        ("peer", "direction", "path"),
+        "Bytes received from and sent to the peer. What passed between two scrapes counts for the path at the second.",
+        _bytes,
+    ),
     MetricKind(
         "peer_path",
         "gauge",
         ("peer", "path"),
-        "1; the path to the peer: direct (a configured endpoint), learned (the peer called from another), or none.",
-        lambda r: [((label, _path(peer)), 1.0) for label, peer in _peers(r)],
+        "1; the path to the peer: direct (a configured endpoint), learned (the peer called from another), hole-punched,"
+        " relayed, or none.",
+        lambda r: [((label, path_of(peer)), 1.0) for label, peer in _peers(r)],
     ),
     MetricKind(
         "peer_path_mtu_bytes",
@@ -75,6 +79,28 @@ METRICS = (
             (("health",), float(r.counts["peer-health"])),
             (("size",), float(r.counts["path-sizes"])),
         ],
+    ),
+    MetricKind(
+        "relay_sessions",
+        "gauge",
+        (),
+        "Pairs of other nodes that are joined by this node as a relay.",
+        lambda r: one(r.relay_pairs),
+    ),
+    MetricKind(
+        "relay_bytes",
+        "counter",
+        (),
+        "Bytes that pairs of other nodes sent through this node. It begins at 0 again when a pair is joined or ends.",
+        lambda r: one(r.relayed[1]),
+    ),
+    MetricKind(
+        "store_revision_lag",
+        "gauge",
+        (),
+        "Revisions that etcd is ahead of what its watch has told this node; 0 or, for a moment, a few. Not there"
+        " without etcd.",
+        lambda r: one(r.store_lag),
     ),
     MetricKind(
         "store_up", "gauge", (), "1 if etcd answers, else 0; without a cluster not there.", lambda r: one(r.store_up)

@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable
 import msgspec
 
 TABLE = "zlayer_relay"
+RELAYED = "relayed"  # the comment of the rule that counts
 TOKEN = 8  # bytes
 IDLE = 1800.0  # seconds after its last request until a pair is dropped
 PRIORITY = 90  # of the source's translation: before the fence's and other programs' masquerading (100)
@@ -77,6 +78,8 @@ def token(secret: bytes, source: str, port: int, name: bytes) -> bytes:
 def ruleset(pairs: Iterable[RelayPair]) -> str:
     """The whole table as nft text, replaced in one transaction. Flows that are tracked already go on meanwhile."""
     joined = [pair for pair in pairs if pair.is_joined]
+    ports = ", ".join(str(port) for pair in joined for port in pair.ports)
+    count = f'fib daddr type local udp dport {{ {ports} }} counter comment "{RELAYED}"' if ports else ""
     return f"""\
 table ip {TABLE}
 delete table ip {TABLE}
@@ -88,6 +91,10 @@ table ip {TABLE} {{
     map from {{
         type ipv4_addr . inet_service . ipv4_addr . inet_service : ipv4_addr . inet_service
         {_elements(line for pair in joined for line in _from(pair))}
+    }}
+    chain count {{
+        type filter hook prerouting priority -290; policy accept;
+        {count}
     }}
     chain prerouting {{
         type nat hook prerouting priority -110; policy accept;

@@ -77,8 +77,8 @@ def _redirected(lab: Lab, six: bool) -> Case:
     honest = [datagram(me, gateway(fellow.four, fellow.six), HONEST, six=six)]
     # A redirect quotes what it is about: a header and eight octets, or all of it.
     needle = EVIL if six else p.packed(me.four) + p.packed(others[0].four)
-    # While anything is translated, the kernel's NAT drops IPv4 redirects about flows that it has not finished with.
-    lab.run(fence.base(replace(lab.node, masquerade=False)))
+    # While there is a chain of NAT, the kernel drops IPv4 redirects about flows that it has not finished with.
+    lab.run(fence.base(replace(lab.node, masquerade=False)) + "delete chain inet zlayer_cni tunnel_source\n")
     undo = partial(lab.run, fence.base(lab.node))
     return Case(me.space, frames, [eth(me)], honest, eth(fellow), needle=needle, undo=undo)
 

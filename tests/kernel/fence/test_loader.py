@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from cni.daemon.durations import Durations
 from cni.daemon.fence import compare, replacement, ruleset
 from cni.daemon.fence.desired import DesiredState
 from cni.daemon.fence.loader import Loader
@@ -36,7 +37,7 @@ def space() -> Iterator[Space]:
 
 @pytest.fixture
 def loader(space: Space) -> Iterator[Loader]:
-    made = Loader(space.inside(Nft))
+    made = Loader(space.inside(Nft), Durations((0.1,)))
     yield made
     made.nft.close()
 

@@ -96,6 +96,11 @@ class KubernetesStore:
         """The API server's URL."""
         return self._server.url.geturl()
 
+    @property
+    def newest(self) -> int:
+        """0: an answer of the API names the version of its object, and not the store's."""
+        return 0
+
     # --- records -----------------------------------------------------------------------------------------------------
 
     def read(self, prefix: str, revision: int = 0) -> tuple[list[KeyValue], int]:

@@ -12,12 +12,14 @@ from cni.daemon.dns.forward.cache import Cache, Kept
 from cni.daemon.dns.forward.flight import Flight
 from cni.daemon.dns.forward.message import FAILURE, Answer, write_answer
 from cni.daemon.dns.forward.waiting import Waiter, Waiting
+from cni.daemon.durations import Durations, Times
 from cni.daemon.model.dns_upstreams import NameServer
 
 log = logging.getLogger(__name__)
 
 MOST_FLIGHTS = 2048  # twice the clients that may wait: a flight whose clients have a stale answer goes on
 MOST_READY, LARGEST_READY = 4096, 2048  # messages, and octets of one
+BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)  # seconds, of `took`
 STALE_TTL = 30  # seconds, of the records of a stale answer (RFC 8767, 4)
 COUNTS = (
     *("questions", "hits", "stale", "joined", "forwarded", "answered", "failed", "refused", "over_limit"),
@@ -42,11 +44,20 @@ class Desk:
         self._flights: dict[bytes, Flight] = {}
         self._ready: dict[object, _Ready] = {}
         self._counts = dict.fromkeys(COUNTS, 0)
+        self._took = Durations(BOUNDS)
 
     def counts(self) -> dict[str, int]:
         """The counts since the start, and how many answers are kept and questions wait now."""
         with self._lock:
             return {**self._counts, "kept": len(self._cache), "waiting": len(self._waiting)}
+
+    def took(self) -> Times | None:
+        """How long the servers' answers took, from the question on; None before the first."""
+        return self._took.read().get(())
+
+    def answered(self, flight: Flight, now: float) -> None:
+        """Count the time of an answer that a server gave to a question."""
+        self._took.note((), now - flight.began)
 
     def count(self, name: str) -> None:
         """Add one to a count."""

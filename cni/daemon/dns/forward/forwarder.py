@@ -23,6 +23,7 @@ from cni.daemon.dns.forward.message import FAILURE, NO_SERVER, Answer, Question
 from cni.daemon.dns.forward.seam import Reply, Transport
 from cni.daemon.dns.forward.upstreams import PATIENCE, Upstreams
 from cni.daemon.dns.forward.waiting import Waiter
+from cni.daemon.durations import Times
 from cni.daemon.model.dns_upstreams import NameServer
 from cni.host.worker import IDLE, Crew, beat
 
@@ -59,6 +60,10 @@ class Forwarder:
     def counts(self) -> dict[str, int]:
         """`Forwarding.counts`."""
         return self._desk.counts()
+
+    def took(self) -> Times | None:
+        """How long the servers' answers took, from the question on; None before the first."""
+        return self._desk.took()
 
     def answer(
         self, query: bytes, transport: Transport, client: str, reply: Reply, asked: NameServer | None = None
@@ -231,6 +236,7 @@ class Forwarder:
             if flight.took_tcp_alone(exchange):
                 health.took_tcp_alone(now)
             self._land(flight, now)
+            self._desk.answered(flight, now)
             self._desk.finish(flight, answer, now)
 
     def _land(self, flight: Flight, now: float) -> None:
