@@ -11,10 +11,20 @@ def run(options: argparse.Namespace) -> int:
     """Carry out one command; returns its exit code. Raises what the command raises."""
     work = _COMMANDS[options.command]
     if getattr(options, "watch", False):
+        if not _lists(options):
+            sys.stderr.write("zlayer-cni: --watch is for what only lists: `gc --dry-run`, `peer gone`\n")
+            return 2
         from cni.cli import watch
 
         return watch.follow(options.run_dir, lambda: work(options))
     return work(options)
+
+
+def _lists(options: argparse.Namespace) -> bool:
+    """Whether a command only lists, so that it may be carried out again and again."""
+    if options.command == "gc":
+        return bool(options.dry_run)
+    return bool(options.command != "peer" or options.what == "gone")
 
 
 def _status(options: argparse.Namespace) -> int:
@@ -79,6 +89,12 @@ def _explain(options: argparse.Namespace) -> int:
     from cni.cli import explain
 
     return explain.run(options.code, options.json)
+
+
+def _ui(options: argparse.Namespace) -> int:
+    from cni.cli.ui import command
+
+    return command.run(options.run_dir, options.listen, options.socket or "")
 
 
 def _texts(options: argparse.Namespace) -> int:
@@ -227,6 +243,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "join": _peer,
     "showconf": _peer,
     "graph": _graph,
+    "ui": _ui,
     "validate": _validate,
     "install": _install,
     "uninstall": _uninstall,

@@ -22,8 +22,14 @@ def _why_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("port", metavar="PORT[/tcp|udp|sctp]", nargs="?", default="", help="at DST; default: tcp")
 
 
+def _watched_why_options(parser: argparse.ArgumentParser) -> None:
+    _why_options(parser)
+    _watch_options(parser)
+
+
 def _resolve_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="a name, with or without the zone, or a reverse name")
+    _watch_options(parser)
     who = "who asks: as SRC of `why`; default: the node"
     parser.add_argument("--from", metavar="CONTAINER", dest="asker", default="", help=who)
 
@@ -88,10 +94,12 @@ def _bundle_options(parser: argparse.ArgumentParser) -> None:
 
 def _gc_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="only list what would be released")
+    _watch_options(parser, " (with --dry-run)")
 
 
 def _peer_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=("token", "rotate", "remove", "gone", "forget"), help="what to do")
+    _watch_options(parser, " (gone)")
     words = "for remove: a name, or a key; for forget: a node id, a name, an identity"
     parser.add_argument("peer", metavar="PEER", nargs="?", default="", help=words)
 
@@ -110,7 +118,14 @@ def _ping_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _graph_options(parser: argparse.ArgumentParser) -> None:
+    _watch_options(parser)
     parser.add_argument("--svg", action="store_true", help="SVG, for browsers, instead of DOT, for Graphviz")
+
+
+def _ui_options(parser: argparse.ArgumentParser) -> None:
+    words = "a loopback address and a port, 0 for a free one (%(default)s)"
+    parser.add_argument("--listen", metavar="ADDRESS:PORT", default="127.0.0.1:9475", help=words)
+    parser.add_argument("--socket", metavar="PATH", type=absolute, help="a Unix socket instead")
 
 
 def _explain_options(parser: argparse.ArgumentParser) -> None:
@@ -135,8 +150,9 @@ def _peers_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--node", metavar="NAME", help="only this peer: a name, or the beginning of a key")
 
 
-def _watch_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--watch", action="store_true", help="print it again whenever it has changed, until Ctrl-C")
+def _watch_options(parser: argparse.ArgumentParser, only: str = "") -> None:
+    words = "print it again whenever it has changed, until Ctrl-C"
+    parser.add_argument("--watch", action="store_true", help=words + only)
 
 
 def _status_options(parser: argparse.ArgumentParser) -> None:
@@ -201,7 +217,7 @@ OF_COMMANDS = {
     "peers": _peers_options,
     "explain": _explain_options,
     "log-level": _log_level_options,
-    "why": _why_options,
+    "why": _watched_why_options,
     "drops": _drops_options,
     "resolve": _resolve_options,
     "connectivity": _connectivity_options,
@@ -216,6 +232,7 @@ OF_COMMANDS = {
     "join": _join_options,
     "showconf": _showconf_options,
     "graph": _graph_options,
+    "ui": _ui_options,
     "ping": _ping_options,
 }
 """The options of a command, by its word."""

@@ -65,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
         ("metrics", "one scrape of the daemon's metrics, in Prometheus' text format"),
         ("log-level", "print the level of the running daemon's log, or change it until the next start"),
         ("bundle", "one archive for a bug report, made of what may go in: no key, token, log or free text"),
+        ("ui", "a page that shows the node, live, for a browser on this machine; it changes nothing"),
         ("graph", "this node, its tunnels and services as a picture"),
     ):
         command = words.add_parser(word, help=text, description=text)

@@ -137,6 +137,52 @@ def test_watch_prints_a_listing_again_when_it_changes(node: Node, make: Callable
     assert reader.end() == 0
 
 
+@pytest.mark.parametrize(
+    ("words", "appears"),
+    [
+        (["status"], "seen-status"),
+        (["networks"], "watched"),
+        (["graph"], "seen-graph"),
+        (["resolve", "seen-resolve"], "10.200."),
+        (["why", "outside", "node"], ""),
+        (["peers"], ""),
+        (["peer", "gone"], None),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_every_listing_is_watched(node: Node, make: Callable[[], Space], words: list[str], appears: str | None) -> None:
+    """What an ADD changes in it appears within seconds; a question that fails ends the watch."""
+    reader, space = Reader(node, *words, "--watch"), make()
+    if appears is None:
+        assert reader.process.wait(10) == 1
+        return
+    assert until(lambda: bool(reader.text), 10)
+    before = len(reader.text)
+    service = f"seen-{words[0]}"
+    assert call(node, "ADD", "watched", space, service=service)[0] == 0
+    try:
+        assert until(lambda: appears in reader.text[before if appears else 0 :], 5)
+    finally:
+        assert call(node, "DEL", "watched", space, service=service)[0] == 0
+        assert reader.end() == 0
+
+
+def test_a_collection_is_watched_before_it_is_made(node: Node, make: Callable[[], Space]) -> None:
+    reader, space = Reader(node, "gc", "--dry-run", "--watch"), make()
+    assert until(lambda: bool(reader.text), 10)
+    assert call(node, "ADD", "lost", space)[0] == 0
+    space.ip("link del eth0")
+    assert call(node, "ADD", "other", make())[0] == 0  # an event
+    assert until(lambda: "lost" in reader.text, 15)
+    assert reader.end() == 0
+    assert call(node, "DEL", "other", None)[0] == 0
+
+
+@pytest.mark.parametrize("words", [["gc"], ["peer", "rotate"], ["peer", "forget", "x"]])
+def test_what_changes_something_is_not_watched(node: Node, words: list[str]) -> None:
+    assert node.tool(*words, "--watch")[0] == 2
+
+
 def test_wait_waits_for_a_problem_to_end(tmp_path: Path) -> None:
     with toolnode.spaces() as maker:
         made = Node(tmp_path, maker(), maker())
