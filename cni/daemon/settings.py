@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from cni import defaults
+from cni import defaults, openings
 from cni.secret import Secret
 
 Unsigned = Literal["accept", "refuse"]
@@ -133,10 +133,10 @@ class ServiceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 
 class Isolation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What passes between isolation networks. `reach`: destinations that every container may open flows to; `from`:
-    senders that may open flows to every member (model/openings.py has the forms)."""
+    senders that may open flows to every member (cni/openings.py has the forms)."""
 
-    reach: Annotated[tuple[str, ...], msgspec.Meta(max_length=256)] = ()
-    from_: Annotated[tuple[str, ...], msgspec.Meta(max_length=256)] = msgspec.field(name="from", default=())
+    reach: Annotated[tuple[str, ...], msgspec.Meta(max_length=openings.MOST)] = ()
+    from_: Annotated[tuple[str, ...], msgspec.Meta(max_length=openings.MOST)] = msgspec.field(name="from", default=())
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -10,9 +10,9 @@ from functools import partial
 from cni import addresses, defaults
 from cni.daemon.model import dns_upstreams, keys
 from cni.daemon.model.endpoints import LONGEST_NAME, split_endpoint
-from cni.daemon.model.openings import parse_reach, parse_sender
 from cni.daemon.model.relay_pairs import usable_ports
 from cni.daemon.settings import Cluster, RelayPorts, Settings, StaticPeer
+from cni.openings import parse_reach, parse_sender
 from cni.overlay.address import network as network_of
 
 Network = addresses.Network

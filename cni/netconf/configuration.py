@@ -34,10 +34,11 @@ from cni.netconf.result import parse_result
 from cni.netconf.types import DNS, DNS_KEYS, ROUTE_KEYS, Result, Route
 from cni.netconf.values import Attachment
 from cni.netconf.versions import OLDEST, SUPPORTED
+from cni.openings import NOTHING, ListedOpenings
 
 OWN_KEYS = (
     *("service", "mode", "attach", "isolationNetwork", "joinGlobal", "ephemeral", "mtu", "dns", "routes"),
-    "annotations",
+    *("isolation", "annotations"),
 )
 PLACE_KEYS = ("overlayd", "autostart", "runDir", "dataDir")
 """The keys that decide which daemon is spoken to."""
@@ -50,6 +51,7 @@ GC_KEYS = ("cni.dev/valid-attachments", "cni.dev/attachments")
 
 KNOWN_KEYS = fold(*OWN_KEYS, *PLACE_KEYS, *GENERAL_KEYS, *CALL_KEYS, *LIST_KEYS, *IGNORED_KEYS, *GC_KEYS)
 OVERLAYD_KEYS = fold("socket")
+ISOLATION_KEYS = fold("reach", "from")
 
 UNKNOWN_KEY = "unknown key, ignored"
 
@@ -71,6 +73,7 @@ class NetConf(msgspec.Struct, frozen=True, kw_only=True):
     mtu: int = 0  # bytes; 0 is "as the underlay allows"
     dns: DNS | None = None
     routes: tuple[Route, ...] = ()
+    opens: ListedOpenings = NOTHING
     socket: str = ""  # of an overlay daemon that is not ours; empty is ours
     autostart: bool = True
     run_dir: str = defaults.RUN_DIR
@@ -149,7 +152,13 @@ def unknown_keys(fields: Fields) -> tuple[str, ...]:
     Objects that other programs may extend are not searched: `args` (by the conventions), `ipam`, results.
     """
     unknown = [path for path in fields.unknown(KNOWN_KEYS) if not path.casefold().startswith("cni.dev/")]
-    inner = {"overlayd": OVERLAYD_KEYS, "dns": DNS_KEYS, "runtimeConfig": RUNTIME_KEYS, "annotations": ANNOTATIONS_KEYS}
+    inner = {
+        "overlayd": OVERLAYD_KEYS,
+        "dns": DNS_KEYS,
+        "isolation": ISOLATION_KEYS,
+        "runtimeConfig": RUNTIME_KEYS,
+        "annotations": ANNOTATIONS_KEYS,
+    }
     for key, members in inner.items():
         unknown += _unknown_inside(fields, key, members)
     routes = fields.raw_value("routes")
@@ -182,6 +191,7 @@ def _readers(document: Document, verb: str) -> dict[str, Callable[[], object]]:
         "mtu": lambda: values.read_mtu(fields),
         "dns": lambda: values.read_dns_option(fields),
         "routes": lambda: values.read_routes(fields),
+        "opens": lambda: _inner(fields, "isolation", values.read_openings),
         "annotations": lambda: _inner(fields, "annotations", read_policy),
         "capabilities": lambda: values.read_capabilities(fields),
         "unused": lambda: values.check_unused(fields),

@@ -28,6 +28,7 @@ from cni.netconf.environment import Call, check_args
 from cni.netconf.template import placeholders, substitute
 from cni.netconf.types import DNS, Route, parsed
 from cni.netconf.values import check_attach, check_line, check_service
+from cni.openings import NOTHING, ListedOpenings
 
 
 class Requested(msgspec.Struct, frozen=True):
@@ -51,6 +52,7 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
     addresses: tuple[Requested, ...] = ()  # at most one of each family
     dns: DNS | None = None  # None leaves it to the daemon's settings
     routes: tuple[Route, ...] = ()
+    opens: ListedOpenings = NOTHING  # what passes between isolation networks by this list
     aliases: tuple[str, ...] = ()  # as the runtime gave them: not each is a name that can be served
     warnings: tuple[str, ...] = ()
 
@@ -81,6 +83,7 @@ def intent(conf: NetConf, call: Call, words: policy.ClusterWords = policy.SILENT
         addresses=_addresses(conf, call),
         dns=merge_dns(conf.dns, conf.runtime.dns),
         routes=conf.routes,
+        opens=conf.opens,
         aliases=_aliases(conf, call),
         warnings=_warnings(labels),
     )

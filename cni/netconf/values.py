@@ -10,6 +10,7 @@ from cni.netconf.decode import Fields, show, wrong_type
 from cni.netconf.environment import is_plain_name
 from cni.netconf.template import placeholders
 from cni.netconf.types import DNS, Route, parsed, read_dns, read_route
+from cni.openings import MOST, ListedOpenings, parse_reach, parse_sender
 
 MTU_MIN = 576  # bytes: what every IPv4 host must take whole (RFC 791, 3.1)
 MTU_MAX = 65535
@@ -152,6 +153,19 @@ def _plain_route(fields: Fields) -> Route:
         if value is not None and value not in plain:
             raise UnsupportedField(f"{fields.where(key)}: {show(value)} is not supported, leave it out")
     return route
+
+
+def read_openings(fields: Fields) -> ListedOpenings:
+    """`isolation`: destinations and senders in the forms of `cni/openings.py`. Raises UndecodableContent for a wrong
+    type, InvalidConfig for a wrong value or too many entries."""
+    lists = {}
+    for key, parse in (("reach", parse_reach), ("from", parse_sender)):
+        lists[key] = fields.texts(key) or ()
+        if len(lists[key]) > MOST:
+            raise InvalidConfig(f"{fields.where(key)}: {len(lists[key])} entries, {MOST} are allowed")
+        for index, text in enumerate(lists[key]):
+            parsed(parse, text, f"{fields.where(key)}[{index}]")
+    return ListedOpenings(reach=lists["reach"], from_=lists["from"])
 
 
 def read_path(fields: Fields, key: str, limit: int = PATH_LIMIT) -> str | None:

@@ -10,6 +10,7 @@ from cni.errors import (
     CheckFailed,
     CniError,
     FenceFailed,
+    InvalidConfig,
     InvalidNetns,
     NotAvailable,
     PoolExhausted,
@@ -89,6 +90,10 @@ class ForeignOverlay:
             raise UnsupportedField(
                 f"the MAC {wish.mac} was asked for, but by this way zlayer-cni's own daemon does not hear of it",
                 "it lets nothing leave a port under another MAC: leave overlayd.socket out of the configuration",
+            )
+        if wish.opens:
+            raise InvalidConfig(
+                "isolation: ZLayer's overlayd has no such lists", "leave it out, or let our own daemon serve the node"
             )
         if wish.isolation_network is not None and not self._daemon.is_ours():
             raise FenceFailed(

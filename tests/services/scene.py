@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 from tests.mesh.etcds import Clustered
 from tests.mesh.fleet import Container, Node, arrives, run
@@ -40,8 +41,8 @@ class Scene:
     `flat-web2`, and so on.
     """
 
-    def __init__(self, mode: str, attach: str, isolation: dict[str, list[str]]) -> None:
-        self.mode, self.attach, self.isolation = mode, attach, isolation
+    def __init__(self, mode: str, attach: str, isolation: dict[str, list[str]], by_list: bool) -> None:
+        self.mode, self.attach, self.isolation, self.by_list = mode, attach, isolation, by_list
         self.fleet = Clustered("s")
         self.containers: dict[str, Container] = {}
         self.services: dict[str, Service] = {}
@@ -51,7 +52,7 @@ class Scene:
 
     def build(self) -> None:
         """Everything, until all rules are loaded and the nodes reach one another."""
-        self.nodes = tuple(self.fleet.member(n, cluster_cidr6=RANGE6, isolation=self.isolation) for n in (1, 2))
+        self.nodes = tuple(self._node(n) for n in (1, 2))
         run("ip", "-n", self.fleet.underlay, "address", "add", f"{OUTSIDE6}/64", "dev", "under0", "nodad")
         for node in self.nodes:
             run("ip", "-n", node.name, "address", "add", f"{host(node, True)}/64", "dev", "eth0", "nodad")
@@ -74,9 +75,15 @@ class Scene:
         for network in NETWORKS:
             arrives(self.containers[f"{network}-web"], self.containers[f"{network}-far"])
 
+    def _node(self, number: int) -> Node:
+        isolation = {} if self.by_list else self.isolation
+        return self.fleet.member(number, cluster_cidr6=RANGE6, isolation=isolation)
+
     def add(self, name: str, node: Node, service: str, network: str) -> Container:
         """A container that listens."""
-        conf = {} if network == "flat" else {"isolationNetwork": network}
+        conf: dict[str, Any] = {} if network == "flat" else {"isolationNetwork": network}
+        if self.by_list:
+            conf["isolation"] = self.isolation
         if self.attach != "bridge":
             conf["attach"] = self.attach
         made = self.containers[name] = node.container(service, **conf)
@@ -123,9 +130,11 @@ def host(node: Node, six: bool) -> str:
 
 
 @contextlib.contextmanager
-def opened(mode: str, attach: str, isolation: dict[str, list[str]] | None = None) -> Iterator[Scene]:
-    """A scene that is taken away in the end. `isolation`: that of both nodes' settings."""
-    made = Scene(mode, attach, isolation or {})
+def opened(
+    mode: str, attach: str, isolation: dict[str, list[str]] | None = None, by_list: bool = False
+) -> Iterator[Scene]:
+    """A scene that is taken away in the end. `isolation`: that of both nodes' settings, or of the network list."""
+    made = Scene(mode, attach, isolation or {}, by_list)
     try:
         made.build()
         yield made

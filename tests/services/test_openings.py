@@ -28,10 +28,12 @@ ISOLATION = {
 }
 
 
-@pytest.fixture(scope="module", params=MODES)
+@pytest.fixture(scope="module", params=[*MODES, "nftables by the list"])
 def scene(request: pytest.FixtureRequest) -> Iterator[Scene]:
-    """With the settings above; a container of the listed services on node 2."""
-    with opened(request.param, os.environ.get("ZLAYER_ATTACH", "bridge"), ISOLATION) as made:
+    """With the entries above, in the nodes' settings or in the network list; a container of the listed services on
+    node 2."""
+    mode, _, by_list = request.param.partition(" ")
+    with opened(mode, os.environ.get("ZLAYER_ATTACH", "bridge"), ISOLATION, bool(by_list)) as made:
         made.bridged(1)
         for service in ("dns", "monitor"):
             made.containers[service] = made.nodes[1].container(service)

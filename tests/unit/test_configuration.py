@@ -18,6 +18,7 @@ from cni.netconf.request import read_request
 from cni.netconf.types import DNS, IP, Interface, Result, Route
 from cni.netconf.values import Attachment
 from cni.netconf.versions import SUPPORTED, check_version
+from cni.openings import ListedOpenings
 
 RECORDINGS = sorted((Path(__file__).parents[1] / "recordings").glob("*.json"))
 BASE = {"cniVersion": "1.1.0", "name": "net", "type": "zlayer-cni"}
@@ -135,6 +136,7 @@ EVERYTHING: dict[str, Any] = {
     "mtu": 1380,
     "dns": {"nameservers": ["10.0.0.1", "fe80::1%eth0"], "domain": "d", "search": ["s"], "options": ["ndots:5"]},
     "routes": [{"dst": "192.0.2.0/24", "gw": "10.0.0.1", "mtu": 0, "table": 0}, {"dst": "::/0"}],
+    "isolation": {"reach": ["10.96.0.10:53/udp", "service/dns"], "from": ["nodes"]},
     "annotations": {"allow": ["service", "isolationNetwork"], "networks": ["red", ""], "services": ["db"]},
     "overlayd": {"socket": "/var/run/zlayer-overlayd.sock"},
     "autostart": False,
@@ -161,6 +163,7 @@ READ = NetConf(
     mtu=1380,
     dns=DNS(("10.0.0.1", "fe80::1%eth0"), "d", ("s",), ("ndots:5",)),
     routes=(Route("192.0.2.0/24", "10.0.0.1", table=0), Route("::/0")),
+    opens=ListedOpenings(reach=("10.96.0.10:53/udp", "service/dns"), from_=("nodes",)),
     annotations=Policy(allow=("service", "isolationNetwork"), networks=("red", ""), services=("db",)),
     pinned=frozenset({"service", "mode", "isolationNetwork"}),
     socket="/var/run/zlayer-overlayd.sock",
@@ -215,6 +218,7 @@ WRONG_TYPES = {
     "mtu": ["1400", 1400.0, 1e3, True, [1400]],
     "dns": ["10.0.0.1", ["10.0.0.1"], {"nameservers": "10.0.0.1"}, {"search": [1]}, {"options": {}}, {"domain": []}],
     "routes": [{}, "0.0.0.0/0", ["0.0.0.0/0"], [None], [{"dst": 1}], [{"dst": "10.0.0.0/8", "mtu": "1400"}]],
+    "isolation": ["nodes", ["nodes"], {"reach": "service/dns"}, {"from": [1]}],
     "overlayd": ["/run/x.sock", [], {"socket": 1}],
     "autostart": ["no", 0, 1.0],
     "runDir": [1, ["/run"]],
@@ -238,6 +242,10 @@ WRONG_VALUES = {
     "service": ["", "a\x00b", "a\nb", "\x7f", "x" * 254, "ä" * 127, "${", "${}", "a${B", "${}b"],
     "mode": ["", "Isolated", " isolated", "AUTO", "none", "isolatd"],
     "isolationNetwork": ["a\x00", "\t"],
+    "isolation": [
+        *({"reach": ["10.96.0.10:53"]}, {"reach": ["dns"]}, {"reach": ["::1:53/udp"]}, {"reach": ["service/"]}),
+        *({"from": ["0.0.0.0/0"]}, {"from": ["all"]}, {"reach": ["10.0.0.1"] * 257}),
+    ],
     "mtu": [-1, 1, 575, 65536, 10**30],
     "dns": [
         *({"nameservers": ["x"]}, {"nameservers": [""]}, {"nameservers": ["10.0.0.1/24"]}, {"nameservers": ["::1%"]}),

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from cni.daemon.fence.follower import Follower, endpoints
-from cni.daemon.model.openings import Opening, Reach, Sender, parse_reach, parse_sender, read
+from cni.daemon.fence.follower import Follower, endpoints, virtual
 from cni.daemon.settings_reader import parse
 from cni.errors import InvalidConfig
 from cni.host import nat_nft
+from cni.openings import Opening, Reach, Sender, parse_reach, parse_sender, read
 
 RECORDED = Path(__file__).parents[1] / "services/recorded"
 CLUSTERS = ("10.200.0.0/16", "fd00:200::/48")
@@ -92,9 +92,9 @@ def test_nothing_is_open_by_default():
 def test_virtual_addresses_lead_to_endpoints_of_the_overlay():
     bases = nat_nft.bases(json.loads((RECORDED / "nftables.json").read_text()))
     listed = read(("10.96.0.11:80/tcp", "10.96.0.12", "10.200.5.9:80/tcp", "8.8.8.8:53/udp", "service/x"), ())
-    virtual = Follower(listed).virtual(CLUSTERS)
-    assert [entry.address for entry in virtual] == ["10.96.0.11", "10.96.0.12", "8.8.8.8"]
-    found = endpoints(bases, virtual, CLUSTERS)
+    entries = virtual(listed, CLUSTERS)
+    assert [entry.address for entry in entries] == ["10.96.0.11", "10.96.0.12", "8.8.8.8"]
+    found = endpoints(bases, entries, CLUSTERS)
     assert set(found) == {
         *(Opening(address, "tcp", 8080) for address in ("10.200.5.3", "10.200.6.2", "10.200.40.2")),
         *(Opening(address, "udp", 8080) for address in ("10.200.6.2", "10.200.40.2")),
@@ -102,7 +102,7 @@ def test_virtual_addresses_lead_to_endpoints_of_the_overlay():
 
 
 def test_rules_are_read_again_after_a_change_alone():
-    follower = Follower(read(("10.96.0.11:80/tcp",), ()))
+    follower = Follower()
     assert follower.is_due(1)
     follower.took(1, 0.0)
     assert not follower.is_due(1)

@@ -23,8 +23,8 @@ from cni.daemon.fence.explain.endpoints import (
 from cni.daemon.fence.explain.operands import resolve
 from cni.daemon.fence.explain.translated import PortSpec
 from cni.daemon.fence.model import FenceBridge, FenceEdge, FenceNode, FencePort, RemoteMember, link_local
-from cni.daemon.model.openings import Opening
 from cni.host.nat_rules import Base, Match, NatRule, Target
+from cni.openings import Opening
 
 WEB, DB = "zl-z-0-web-b", "zl-z-0-db-b"
 

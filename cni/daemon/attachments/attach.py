@@ -172,6 +172,7 @@ class Attacher:
             pod=request.pod,
             aliases=request.aliases,
             asked=bool(request.addresses),
+            opens=request.opens,
         )
 
     def _with_addresses(self, draft: Attachment, segment: str, request: AttachRequest) -> Attachment:

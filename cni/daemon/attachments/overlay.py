@@ -109,6 +109,7 @@ class NodeOverlay:
             pod=pod_of(call),
             aliases=wish.aliases,
             attach=wish.attach,
+            opens=wish.opens,
             forbidden=self._forbidden(target, call),
             asker=call.args.get("K8S_POD_NAMESPACE", ""),
             caller_waits=asked.caller_waits,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from cni.daemon.model.records import AttachmentKey, StaticRoute
 from cni.errors import CniError
 from cni.host.netns import NetnsId
+from cni.openings import NOTHING, ListedOpenings
 
 
 class ClientGone(CniError):
@@ -22,9 +23,9 @@ class AttachRequest:
     """One attach, fully decided by the caller, which is one of the two sockets. The caller closes `netns_fd`.
 
     `mtu`: bytes, 0 for the default; `mac`: "" for the one that follows from the address; `forbidden`: the namespaces
-    that must not be attached; `attach`: the kind of attach, "" for that of the
-    service; `asker`: the Kubernetes namespace whose limit on new services counts, "" for none;
-    `caller_waits` returns False when the client has closed its connection.
+    that must not be attached; `attach`: the kind of attach, "" for that of the service; `opens`: what the network list
+    opens; `asker`: the Kubernetes namespace whose limit on new services counts, "" for none; `caller_waits` returns
+    False when the client has closed its connection.
     """
 
     network: str
@@ -50,6 +51,7 @@ class AttachRequest:
     forbidden: frozenset[NetnsId] = frozenset()
     asker: str = ""
     attach: str = ""
+    opens: ListedOpenings = NOTHING
     caller_waits: Callable[[], bool] = lambda: True
 
     @property

@@ -9,10 +9,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from cni import __version__, proc
+from cni import __version__, openings, proc
 from cni.daemon.cluster.store import ClusterStore
 from cni.daemon.cluster.store_records import publishable
-from cni.daemon.model import openings
 from cni.daemon.model.cluster_records import Dedicated, NatWord, NodeDocument
 from cni.daemon.model.endpoints import split_endpoint
 from cni.daemon.settings import Settings
@@ -41,7 +40,7 @@ class NodeDocumentBuilder:
         """`nat_word`: what this node publishes for NAT traversal, None if that is off."""
         self._settings, self._state, self._identity = settings, state, identity
         self._registry, self._store, self._nat_word = registry, store, nat_word
-        self._opened = openings.read(settings.isolation.reach, settings.isolation.from_).services()
+        self._opened = openings.read(settings.isolation.reach, settings.isolation.from_)
         self._underlay_seen: list[str] = []
         self._seen_at = -STALE
 
@@ -64,8 +63,10 @@ class NodeDocumentBuilder:
                 # A shared service has no subnets: the record of the shared bridge has them.
                 subnets += (cidr for cidr in service.subnets if cidr not in lost)
         members: dict[str, set[str]] = {}
-        services: dict[str, set[str]] = {name: set() for name in self._opened}
-        for attachment in state.snapshot():
+        attachments = state.snapshot()
+        listed = map(openings.of_list, {attachment.opens for attachment in attachments})
+        services: dict[str, set[str]] = {name: set() for name in openings.together([self._opened, *listed]).services()}
+        for attachment in attachments:
             if attachment.service in services:
                 services[attachment.service].update(attachment.ips)
             if attachment.isolation is not None:

@@ -17,7 +17,7 @@ from dataclasses import replace
 from cni.daemon.durations import Durations, Times
 from cni.daemon.fence import compare, elements, ruleset
 from cni.daemon.fence.desired import DesiredState
-from cni.daemon.fence.follower import Follower, endpoints
+from cni.daemon.fence.follower import Follower, endpoints, virtual
 from cni.daemon.fence.from_records import (
     Network,
     RemoteView,
@@ -78,7 +78,7 @@ class FenceController:
         self._changes = 0
         self._primed = -1  # the value of `_changes` up to which all messages are packed
         self._repairs, self._took = Repairs(), Durations(CHANGE_BOUNDS)
-        self._follower = Follower(inventory.openings)
+        self._follower = Follower()
 
     # --- all tables ------------------------------------------------------------------------------------------------
 
@@ -361,7 +361,7 @@ class FenceController:
             before = self._opened_by(port)
             self._inventory.add_port(port)
             self._run(ruleset.add_port(port))
-            self._reopen(before, port)
+            self._reopen(before)
 
     def remove_port(self, attachment: Attachment) -> None:
         """The port was deleted: removes all its elements, so its established flows end too. No effect without
@@ -373,33 +373,51 @@ class FenceController:
             before = self._opened_by(port)
             was_recorded = self._inventory.remove_port(port.name)
             self._try(ruleset.remove_port(port))
-            self._reopen(before, port)
+            self._reopen(before)
             if was_recorded and port.network is not None and not self._inventory.has_members(port.network):
                 self._try(ruleset.forget_network(port.network))
 
     def _opened_by(self, port: FencePort) -> FenceNode | None:
-        """The node's values, if the settings list the port's service."""
-        return self._inventory.node() if port.service in self._inventory.openings.services() else None
+        """The node's values, if the port's service is listed, or if its network list opens something that no other
+        port's does."""
+        inventory = self._inventory
+        return (
+            inventory.node() if port.service in inventory.openings.services() or inventory.opens_alone(port) else None
+        )
 
-    def _reopen(self, before: FenceNode | None, port: FencePort) -> None:
-        """Brings what the settings open up to date after the port came or went. What fails is left to the next load."""
+    def _reopen(self, before: FenceNode | None) -> None:
+        """Brings what is open up to date after a port came or went. What fails is left to the next load."""
         if before is not None:
             after = self._inventory.node()
+            if after.openings and not before.openings:
+                self._add_openings()
+                return
             self._try(elements.change_of_openings(before, after))
             self._node_loaded = after if self._node_loaded == before else self._node_loaded
+
+    def _add_openings(self) -> None:
+        """Loads the rules for what network lists open, which are there from the first such list on."""
+        loader = self._loader
+        if loader is None or self._trouble:
+            return
+        try:
+            self._mend(loader, _listing(loader), loader.mark())
+            self._node_loaded = self._inventory.node()
+        except FenceFailed as error:
+            log.warning("what the network list opens is not open yet: %s: %s", error.msg, error.details)
 
     def follow(self) -> None:
         """Follows the listed virtual addresses (`isolation.reach`) through this node's DNAT, if the rules of another
         program changed. Raises FenceFailed."""
         loader, clusters = self._loader, self._state.cidrs
-        virtual = self._follower.virtual(clusters)
-        if loader is None or self._trouble or not virtual:
+        entries = virtual(self._inventory.openings, clusters)
+        if loader is None or self._trouble or not (entries or self._inventory.followed):
             return
-        version, began = nat_reader.version(loader.nft), time.monotonic()
+        version, began = (nat_reader.version(loader.nft), entries), time.monotonic()
         if not self._follower.is_due(version):
             return
         bases, _ = nat_reader.read(loader.nft, TABLE)
-        followed = endpoints(bases, virtual, clusters)
+        followed = endpoints(bases, entries, clusters)
         self._follower.took(version, time.monotonic() - began)
         with self._lock:
             before = self._inventory.node()

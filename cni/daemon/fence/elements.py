@@ -17,8 +17,8 @@ from cni.daemon.fence.model import (
     raw,
     versions,
 )
-from cni.daemon.model.openings import Opening
 from cni.host.nft_elements import Change, Element
+from cni.openings import Opening
 
 
 def change(take: Iterable[Element] = (), add: Iterable[Element] = ()) -> Change:

@@ -11,8 +11,8 @@ import time
 from collections.abc import Sequence
 from ipaddress import ip_address, ip_network
 
-from cni.daemon.model.openings import Opening, Openings, Reach
 from cni.host.nat_rules import Base, Packet, translate
+from cni.openings import Opening, Openings, Reach
 
 REST = 20  # times what a reading took, until the next one
 _ANY = ("tcp", "udp", "sctp")
@@ -21,22 +21,22 @@ _ANY = ("tcp", "udp", "sctp")
 class Follower:
     """Which readings are due. For one thread at a time."""
 
-    def __init__(self, openings: Openings) -> None:
-        self._entries = tuple(entry for entry in openings.reach if entry.address)
-        self._seen: object = None  # the version of the rules, as of the last reading
+    def __init__(self) -> None:
+        self._seen: object = None  # the version of the rules and the entries, as of the last reading
         self._not_before = 0.0  # on the monotonic clock
 
-    def virtual(self, clusters: Sequence[str]) -> list[Reach]:
-        """The entries that are no address of the overlay."""
-        return [entry for entry in self._entries if not _is_inside(entry.address, clusters)]
-
     def is_due(self, version: object) -> bool:
-        """Whether the rules changed since the last reading, which is long enough ago."""
+        """Whether the rules or the entries changed since the last reading, which is long enough ago."""
         return self._seen != version and time.monotonic() >= self._not_before
 
     def took(self, version: object, seconds: float) -> None:
         """The rules of that version were read, in so many seconds."""
         self._seen, self._not_before = version, time.monotonic() + REST * seconds
+
+
+def virtual(openings: Openings, clusters: Sequence[str]) -> tuple[Reach, ...]:
+    """The destinations that are no address of the overlay. Pure."""
+    return tuple(entry for entry in openings.reach if entry.address and not _is_inside(entry.address, clusters))
 
 
 def endpoints(bases: Sequence[Base], entries: Sequence[Reach], clusters: Sequence[str]) -> tuple[Opening, ...]:

@@ -21,7 +21,7 @@ Network = addresses.Network
 @dataclass(frozen=True)
 class RemoteView:
     """What lies behind the tunnels: the devices, the overlay's CIDRs there, the members of isolation networks, edge
-    peers; the addresses of services that the settings may open (`isolation`), and of the nodes themselves.
+    peers; the addresses of services that `isolation` may open, and of the nodes themselves.
     """
 
     tunnels: tuple[str, ...] = ()
@@ -92,4 +92,5 @@ def port_of(attachment: Attachment) -> FencePort:
         tuple(address.ip for address in attachment.addresses),
         attachment.isolation,
         attachment.service,
+        attachment.opens,
     )

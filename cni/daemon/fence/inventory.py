@@ -6,15 +6,15 @@ from collections import Counter
 from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_address, ip_network
 
+from cni import openings
 from cni.daemon.fence.believed import believed, without
 from cni.daemon.fence.desired import DesiredState
 from cni.daemon.fence.from_records import RemoteView, bridge_of
 from cni.daemon.fence.model import FenceNode, FencePort
-from cni.daemon.model import openings
-from cni.daemon.model.openings import Opening, Openings
 from cni.daemon.settings import Settings
 from cni.daemon.state.state import State
 from cni.defaults import ROUTED
+from cni.openings import ListedOpenings, Opening, Openings
 
 
 class Inventory:
@@ -29,7 +29,10 @@ class Inventory:
         self._networks: Counter[str | None] = Counter()
         self._bridges: dict[str, None] = {}
         self._beyond = RemoteView()
-        self._openings = openings.read(settings.isolation.reach, settings.isolation.from_)
+        self._of_settings = openings.read(settings.isolation.reach, settings.isolation.from_)
+        self._of_lists: Counter[ListedOpenings] = Counter()
+        self._openings = self._of_settings
+        self._has_opened = bool(self._openings)
         self._followed: tuple[Opening, ...] = ()
         self.refused: dict[str, str] = {}
         """What of the remote view the fence leaves out, and why."""
@@ -38,6 +41,8 @@ class Inventory:
         """Replaces ports and bridges by those of the records."""
         self._ports = {port.name: port for port in ports}
         self._networks = Counter(port.network for port in self._ports.values())
+        self._of_lists = Counter(port.opens for port in self._ports.values() if port.opens)
+        self._take_openings()
         self._bridges = dict.fromkeys(bridges)
 
     def add_bridge(self, name: str) -> None:
@@ -53,6 +58,9 @@ class Inventory:
         self.remove_port(port.name)
         self._ports[port.name] = port
         self._networks[port.network] += 1
+        if port.opens:
+            self._of_lists[port.opens] += 1
+            self._take_openings()
 
     def remove_port(self, name: str) -> bool:
         """Forgets a port; False if it was not recorded."""
@@ -60,7 +68,22 @@ class Inventory:
         if port is None:
             return False
         self._networks[port.network] -= 1
+        if port.opens:
+            self._of_lists[port.opens] -= 1
+            self._take_openings()
         return True
+
+    def _take_openings(self) -> None:
+        """What is open now. The rules for it stay once something was open, with empty sets: they are removed when the
+        daemon starts and nothing is listed."""
+        listed = [openings.of_list(each) for each, ports in self._of_lists.items() if ports > 0]
+        self._openings = openings.together([self._of_settings, *listed])
+        self._has_opened = self._has_opened or bool(self._openings)
+
+    def opens_alone(self, port: FencePort) -> bool:
+        """Whether the port's network list opens something, and no other port has the same list."""
+        others = self._of_lists[port.opens] - (port.name in self._ports and self._ports[port.name].opens == port.opens)
+        return bool(port.opens) and others <= 0
 
     def set_beyond(self, beyond: RemoteView) -> None:
         """Records what lies behind the tunnels, as far as the fence accepts it."""
@@ -73,7 +96,7 @@ class Inventory:
 
     @property
     def openings(self) -> Openings:
-        """What the settings open."""
+        """What the settings open, and the network lists of the ports."""
         return self._openings
 
     @property
@@ -125,7 +148,7 @@ class Inventory:
             tunnels=self._beyond.tunnels,
             far=self._beyond.far,
             bridge_names=self._bridge_names,
-            openings=bool(self._openings),
+            openings=self._has_opened,
             reach=self._reach(),
             senders=self._senders(),
         )

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
-from cni.daemon.model.openings import Opening
 from cni.errors import FenceFailed
+from cni.openings import NOTHING, ListedOpenings, Opening
 
 TABLE = "zlayer_cni"
 FLAT = "net_flat"  # the chain of the flat mesh: attachments without an isolation network
@@ -33,8 +33,8 @@ class FenceNode:
     overlay traffic: it leaves unencrypted.
     `masquerade`: whether traffic that leaves the overlay takes the node's address.
     `routed`: whether the host's own routes carry the overlay to other nodes, unencrypted (`underlay: routed`).
-    `openings`: whether the settings list destinations or senders that pass between networks. `reach`: the destinations;
-    `senders`: CIDRs that may open flows to every member, not overlapping.
+    `openings`: whether the settings or network lists name destinations or senders that pass between networks. `reach`:
+    the destinations; `senders`: CIDRs that may open flows to every member, not overlapping.
     `bridge_names`: whether the kernel has `meta ibrname` (CONFIG_NFT_BRIDGE_META).
     """
 
@@ -69,7 +69,7 @@ class FencePort:
     """The host's end of an attachment's veth, and the MAC and addresses that it may use.
 
     `bridge` is None for a port that is routed without a bridge. `network` is None for the flat mesh;
-    the empty string is a network name. `service`: the service of the attachment.
+    the empty string is a network name. `service`: the service of the attachment. `opens`: what its network list opens.
     """
 
     name: str
@@ -78,6 +78,7 @@ class FencePort:
     addresses: tuple[str, ...]
     network: str | None = None
     service: str = ""
+    opens: ListedOpenings = NOTHING
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import Literal, TypedDict
 import msgspec
 
 from cni import defaults
+from cni.openings import NOTHING, ListedOpenings
 
 AttachmentKey = tuple[str, str, str]
 """(network, container id, interface name): identifies an attachment, as in the CNI specification."""
@@ -70,6 +71,7 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
     aliases: tuple[str, ...] = ()  # further names, as the runtime gave them
     asked: bool = False  # the ADD asked for the address by name, so another may have it at once afterwards
     attach: str = defaults.BRIDGE  # one of ATTACH_KINDS; records of versions without a routed attach are of a bridge
+    opens: ListedOpenings = NOTHING  # what the network list opens while the attachment exists
 
     @property
     def key(self) -> AttachmentKey:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from cni.daemon.fence import ruleset as fence
 from cni.daemon.fence.elements import change, of_edge
 from cni.daemon.fence.model import FenceEdge
-from cni.daemon.model.openings import Opening
+from cni.openings import Opening
 
 from . import packets as p
 from .attacks import EVIL, GATEWAY_MAC, HONEST, Case, Ear, a, attack, b, eth, send, x

@@ -8,7 +8,7 @@ from ipaddress import ip_address, ip_network
 from cni.daemon.fence import openings
 from cni.daemon.fence.explain.endpoints import Endpoint, EndpointKind, FenceView
 from cni.daemon.fence.explain.verdict import HOST_FIREWALL, RuleRef, Verdict
-from cni.daemon.model.openings import Opening
+from cni.openings import Opening
 
 _IN_USE = (EndpointKind.CONTAINER, EndpointKind.REMOTE, EndpointKind.CALLER)
 _BRIDGED = "the settings list it, and between ports of one bridge that opens a flow only with bridge-nf-call 1"

@@ -14,8 +14,8 @@ from cni.daemon.fence.explain import connected
 from cni.daemon.fence.explain.endpoints import Endpoint, EndpointKind, FenceView
 from cni.daemon.fence.explain.opened import opened
 from cni.daemon.fence.explain.verdict import Translated, Verdict
-from cni.daemon.model.openings import Opening
 from cni.host.nat_rules import Packet, Target, Way, refused_by, translate
+from cni.openings import Opening
 
 Decide = Callable[[FenceView, Endpoint, Endpoint, "PortSpec | None"], Verdict]
 _HOSTS = (EndpointKind.HOST, EndpointKind.LOOPBACK)

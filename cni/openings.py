@@ -1,19 +1,36 @@
-"""`isolation.reach` and `isolation.from` of the settings: what every container may reach, and what may reach every
-member of an isolation network. Pure.
+"""`isolation.reach` and `isolation.from` of the settings and of network lists: what every container may reach, and
+what may reach every member of an isolation network. Pure.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
+
+import msgspec
 
 PROTOCOLS = ("tcp", "udp", "sctp")
 NODES = "nodes"  # in `from`: the overlay address of every node
 _SERVICE = "service/"
 _PORT = re.compile(r"(.*):(\d{1,5})/([a-z]+)", re.DOTALL)
 LONGEST_SERVICE = 253
+MOST = 256  # entries of one list
+
+
+class ListedOpenings(msgspec.Struct, frozen=True, kw_only=True):
+    """The entries of one network list, as texts; each is valid."""
+
+    reach: tuple[str, ...] = ()
+    from_: tuple[str, ...] = msgspec.field(name="from", default=())
+
+    def __bool__(self) -> bool:
+        return bool(self.reach or self.from_)
+
+
+NOTHING = ListedOpenings()
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -49,7 +66,7 @@ class Sender:
 
 @dataclass(frozen=True, slots=True)
 class Openings:
-    """All entries."""
+    """Parsed entries: of the settings, of a network list, or of both together."""
 
     reach: tuple[Reach, ...] = ()
     senders: tuple[Sender, ...] = ()
@@ -104,6 +121,21 @@ def parse_sender(text: str) -> Sender:
 def read(reach: Iterable[str], senders: Iterable[str]) -> Openings:
     """The entries of both lists. Raises ValueError."""
     return Openings(tuple(map(parse_reach, reach)), tuple(map(parse_sender, senders)))
+
+
+@functools.lru_cache(1024)
+def of_list(listed: ListedOpenings) -> Openings:
+    """The entries of a network list."""
+    return read(listed.reach, listed.from_)
+
+
+def together(parts: Iterable[Openings]) -> Openings:
+    """The entries of all parts, each once, in their order."""
+    parts = list(parts)
+    return Openings(
+        tuple(dict.fromkeys(entry for part in parts for entry in part.reach)),
+        tuple(dict.fromkeys(entry for part in parts for entry in part.senders)),
+    )
 
 
 def is_bare(text: str) -> bool:
