@@ -246,6 +246,7 @@ def test_why_names_the_rules_of_routed_packets(node):
     one, two = (port_of(node.add(name, fd, attach="routed", isolation="red")) for name, fd in (("a", 11), ("b", 12)))
     guests = tuple(GuestEndpoint(p.name, "", p, tuple(f"{a}/32" for a in p.addresses)) for p in (one, two))
     view = FenceView(DesiredState(FenceNode(("10.9.0.0/23",)), ports=(one, two)), guests)
+    view = replace(view, ways={two.addresses[0]: two.name})  # as after a translation by a service
     verdict = decide(view, view.place_of(one.addresses[0]), view.place_of(two.addresses[0]))
     assert verdict.allowed and verdict.spot is not None
     assert (verdict.spot.family, verdict.spot.name) == ("inet", "same network")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 from dataclasses import replace
 
 from cni.daemon.fence import ruleset as fence
@@ -11,15 +12,19 @@ from cni.daemon.fence import ruleset as fence
 from . import packets as p
 from .attacks import EVIL, HONEST, Case, Ear, a, attack, datagram, eth, gateway
 from .attacks_mesh import _behind
-from .lab import NODE4, NODE6, OUTSIDE4, OUTSIDE6, TUNNEL, Lab
+from .lab import LAN4, LAN6, NODE4, NODE6, OUTSIDE4, OUTSIDE6, TUNNEL, Lab
 
 FAR4, FAR6 = "10.200.40.0/26", "fd00:200:0:40::/64"
+BOUND = 6103  # of no other attack: the flow is translated anew
 OWN = {False: ("10.200.77.1/24", "10.200.77.9/24"), True: ("fd00:200:0:77::1/64", "fd00:200:0:77::9/64")}
 
 
-def _speak(lab: Lab, to: str, marker: bytes) -> None:
-    """The host sends a datagram itself; it may be told that it may not (EPERM)."""
+def _speak(lab: Lab, to: str, marker: bytes, source: str = "") -> None:
+    """The host sends a datagram itself, from port BOUND of the source if that is given; it may be told that it may not
+    (EPERM)."""
     with lab.host.socket(p.raw_family(to), socket.SOCK_DGRAM) as speaker, contextlib.suppress(PermissionError):
+        if source:
+            speaker.bind((source, BOUND))
         speaker.sendto(marker, (to, 9))
 
 
@@ -118,7 +123,14 @@ def _register(six: bool) -> None:
         host, to = Ear(lab.host), pick(NODE4, NODE6)
         return Case(a(lab).space, [], [], [], host, before=lambda: _speak(lab, to, HONEST))
 
+    def node_leaves_with_the_links_address(lab: Lab) -> Case:
+        """A socket of the node's that is bound to the overlay address: nobody outside has a route back to that."""
+        own, to, out = pick(NODE4, NODE6), pick(OUTSIDE4, OUTSIDE6), eth(lab.places["outside"])
+        seen = p.packed(pick(LAN4, LAN6)) + p.packed(to) + struct.pack("!HH", BOUND, 9)
+        return Case(a(lab).space, [], [], [], out, honest_needle=seen, before=lambda: _speak(lab, to, HONEST, own))
+
     for work in (
+        node_leaves_with_the_links_address,
         member_without_a_tunnel,
         flat_mesh_without_a_tunnel,
         member_by_a_route_of_the_hosts,

@@ -1,4 +1,5 @@
-"""`why`, for the way out: a packet for the overlay leaves by one of the overlay's bridges or tunnels, or is dropped.
+"""`why`, for the way out: a packet for the overlay leaves by a bridge, a routed port or a tunnel of the overlay, or is
+dropped.
 Pure.
 """
 
@@ -22,7 +23,7 @@ def by_its_way(view: FenceView, src: Endpoint, dst: Endpoint, verdict: Verdict) 
     node, device, chain = view.desired.node, view.ways[dst.address], f"leaving{dst.version}"
     if not device:
         return Verdict(False, None, f"this node has no route to {dst.address} now")
-    if device == "lo" or device in node.tunnels or any(device == bridge.name for bridge in view.desired.bridges):
+    if device == "lo" or device in node.tunnels or _is_inside(view, device):
         return verdict
     if src.kind in (EndpointKind.HOST, EndpointKind.LOOPBACK) and _inside(dst.address, node.connected):
         return Verdict(True, RuleRef("inet", chain, CONNECTED), f"the node itself is on the network of {dst.address}")
@@ -39,6 +40,12 @@ def _is_judged(view: FenceView, src: Endpoint, dst: Endpoint, verdict: Verdict) 
     if dst.address not in view.ways or not _inside(dst.address, view.desired.node.clusters):
         return False
     return verdict.allowed or (src.kind in (EndpointKind.HOST, EndpointKind.LOOPBACK) and verdict.spot is None)
+
+
+def _is_inside(view: FenceView, device: str) -> bool:
+    """Whether the device leads to containers: a bridge, or a port without one."""
+    routed = (port.name for port in view.desired.ports if port.bridge is None)
+    return any(device == bridge.name for bridge in view.desired.bridges) or device in routed
 
 
 def _inside(address: str, cidrs: tuple[str, ...]) -> bool:
