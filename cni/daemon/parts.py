@@ -36,6 +36,7 @@ from cni.daemon.dns.forward.forwarder import Forwarder
 from cni.daemon.dns.forward.upstreams import Upstreams
 from cni.daemon.dns.handler import Handler
 from cni.daemon.dns.host_resolver import HostResolver
+from cni.daemon.dns.inbox import Inbox
 from cni.daemon.dns.intercept import Intercept
 from cni.daemon.dns.node_names import NodeNames
 from cni.daemon.dns.server import DnsServer
@@ -215,7 +216,15 @@ def build_dns(base: Base, elsewhere: NameRecords | None) -> DnsService:
     settings, book = base.settings, NameBook(elsewhere)
     names = NodeNames(book, base.state, base.registry, settings.dns.zone, base.kernel.all_links)
     handler = Handler(new_lookup(settings, book, names, base.fence, base.registry), forwarding)
-    server = DnsServer(handler.handle, names.addresses, settings.dns.port, base.board, base.crew)
+    inbox = Inbox(handler.note_dropped)
+    server = DnsServer(
+        handle=handler.handle,
+        inbox=inbox,
+        addresses=names.addresses,
+        port=settings.dns.port,
+        board=base.board,
+        crew=base.crew,
+    )
     return DnsService(
         settings=settings,
         fence=base.fence,
@@ -227,6 +236,7 @@ def build_dns(base: Base, elsewhere: NameRecords | None) -> DnsService:
         forwarding=forwarding,
         intercept=Intercept(
             handle=handler.handle,
+            inbox=inbox,
             addresses=names.addresses,
             ranges=lambda: base.state.cidrs,
             run_dir=settings.run_dir,

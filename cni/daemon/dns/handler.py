@@ -15,10 +15,13 @@ from cni.daemon.model.dns_upstreams import NameServer
 
 EARLY = 4.0  # seconds after the start in which nothing is told not to exist before other nodes' names are read
 MOST_READY = 4096  # answers that are kept ready
-COUNTED = ("queries", "answered", "absent", "withheld", "forwarded", "refused", "malformed", "strangers", "truncated")
+COUNTED = (
+    *("queries", "answered", "absent", "withheld", "forwarded", "refused", "malformed", "strangers", "truncated"),
+    "over_share",
+)
 """What is counted since the start: questions; positive answers and empty ones; names that do not exist; names that
 exist for others only; questions for other servers; refused ones; messages that are no question; messages from outside
-the overlay; answers that were too large for UDP."""
+the overlay; answers that were too large for UDP; datagrams beyond their sender's share, dropped unread."""
 
 
 class Handler:
@@ -32,6 +35,10 @@ class Handler:
         self._began = time.monotonic()
         self._ready: dict[tuple[str, Transport, bytes], wire.Ready | Literal[False]] = {}
         self.counts = dict.fromkeys(COUNTED, 0)
+
+    def note_dropped(self, number: int) -> None:
+        """Count datagrams that were dropped unread."""
+        self.counts["over_share"] += number
 
     def handle(
         self, message: bytes, source: str, transport: Transport, reply: Reply, asked: NameServer | None = None

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cni.daemon.dns.handler import Handle
-from cni.daemon.dns.server import BATCH, LONGEST_QUESTION, TICK, Datagram, Listener, listen, send
+from cni.daemon.dns.inbox import Inbox
+from cni.daemon.dns.server import TICK, Datagram, Listener, listen, send
 from cni.daemon.dns.stream import Streams
 from cni.daemon.model import dns_intercept
 from cni.daemon.model.dns_upstreams import NameServer
@@ -40,6 +41,7 @@ class Intercept:
         self,
         *,
         handle: Handle,
+        inbox: Inbox,
         addresses: Callable[[], list[str]],
         ranges: Callable[[], tuple[str, ...]],
         run_dir: str,
@@ -48,7 +50,7 @@ class Intercept:
         crew: Crew,
     ) -> None:
         """`addresses`: the node's own; `ranges`: the overlay's; both now. `wanted`: what the settings say."""
-        self._handle, self._addresses, self._ranges = handle, addresses, ranges
+        self._handle, self._inbox, self._addresses, self._ranges = handle, inbox, addresses, ranges
         self._note, self._wanted, self._board = Path(run_dir, NOTE), wanted, board
         self._listeners: dict[str, Listener] = {}
         self._selector = selectors.DefaultSelector()
@@ -110,8 +112,8 @@ class Intercept:
         wanted, changed = self._addresses(), False
         for address in self._listeners.keys() - set(wanted):
             listener = self._listeners.pop(address)
-            self._selector.unregister(listener.udp)
-            self._selector.unregister(listener.tcp)
+            listener.unregister(self._selector)
+            self._inbox.forget(listener.udp)
             listener.close()
             changed = True
         for address in wanted:
@@ -127,11 +129,10 @@ class Intercept:
             log.warning("port %d of %s is taken, another one is used: %s", PORT, address, error)
             listener = listen(address, 0)
         self._listeners[address] = listener
-        self._selector.register(listener.udp, selectors.EVENT_READ, lambda: self._receive(listener.udp))
-        self._selector.register(listener.tcp, selectors.EVENT_READ, lambda: self._streams.accept(listener.tcp))
+        listener.register(self._selector, self._receive, self._streams.accept)
 
     def _load(self) -> None:
-        ports = {address: listener.udp.getsockname()[1] for address, listener in self._listeners.items()}
+        ports = {address: listener.port for address, listener in self._listeners.items()}
         text = dns_intercept.ruleset(self._ranges(), ports)
         if self._nft is None:
             self._nft = Nft()
@@ -144,11 +145,7 @@ class Intercept:
         own = sock.getsockname()[:2]
         if self._flows is None:
             self._flows = OriginalDestinations()
-        for _ in range(BATCH):
-            try:
-                message, sender = sock.recvfrom(LONGEST_QUESTION)
-            except OSError:
-                return
+        for message, sender in self._inbox.read(sock):
             try:
                 found = self._flows.of_datagram(sender[:2], own)
             except OSError as error:

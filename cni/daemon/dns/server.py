@@ -8,6 +8,7 @@ the cluster may change them, and a port that another program has may become free
 from __future__ import annotations
 
 import errno
+import functools
 import logging
 import os
 import selectors
@@ -18,42 +19,71 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cni.daemon.dns.handler import Handle
+from cni.daemon.dns.inbox import Inbox
 from cni.daemon.dns.stream import Streams
 from cni.daemon.problem_board import ProblemBoard
 from cni.defaults import DNS_PORT
-from cni.host import port_holders
+from cni.host import port_holders, source_sockets
 from cni.host.worker import Crew, beat
 
 log = logging.getLogger(__name__)
 
 CODE = "dns-not-served"
 TICK = 1.0  # seconds between two comparisons of the sockets with the node's addresses
-BATCH = 64  # datagrams of one socket before the others get their turn
-LONGEST_QUESTION = 4096  # bytes of a datagram that are read
-BUFFER = 4 << 20  # bytes: some 10,000 questions wait there while the processor is busy
+QUEUES = 8  # UDP sockets at one address, each for an eighth of the senders
+BUFFER = 1 << 20  # bytes of one of them: some 2,500 questions wait there while the processor is busy
 
 
 @dataclass(frozen=True)
 class Listener:
-    """The two sockets at one address."""
+    """The sockets at one address: for UDP one for each group of senders."""
 
-    udp: socket.socket
+    udp: tuple[socket.socket, ...]
     tcp: socket.socket
 
+    @property
+    def port(self) -> int:
+        """The port of all of them."""
+        return int(self.tcp.getsockname()[1])
+
+    def register(
+        self,
+        selector: selectors.BaseSelector,
+        receive: Callable[[socket.socket], None],
+        accept: Callable[[socket.socket], None],
+    ) -> None:
+        """Have the selector watch them: its keys' data is to be called."""
+        for sock in self.udp:
+            selector.register(sock, selectors.EVENT_READ, functools.partial(receive, sock))
+        selector.register(self.tcp, selectors.EVENT_READ, functools.partial(accept, self.tcp))
+
+    def unregister(self, selector: selectors.BaseSelector) -> None:
+        """Have the selector no longer watch them."""
+        for sock in (*self.udp, self.tcp):
+            selector.unregister(sock)
+
     def close(self) -> None:
-        """Close both."""
-        self.udp.close()
-        self.tcp.close()
+        """Close all."""
+        for sock in (*self.udp, self.tcp):
+            sock.close()
 
 
 class DnsServer:
     """Serves one node. `resume`, `start` and `stop` are for the thread that starts the daemon."""
 
     def __init__(
-        self, handle: Handle, addresses: Callable[[], list[str]], port: int, board: ProblemBoard, crew: Crew
+        self,
+        *,
+        handle: Handle,
+        inbox: Inbox,
+        addresses: Callable[[], list[str]],
+        port: int,
+        board: ProblemBoard,
+        crew: Crew,
     ) -> None:
         """`addresses`: the node's own, now."""
-        self._handle, self._addresses, self._port, self._board = handle, addresses, port, board
+        self._handle, self._inbox, self._addresses, self._port = handle, inbox, addresses, port
+        self._board = board
         self._listeners: dict[str, Listener] = {}
         self._faults: dict[str, str] = {}
         self._selector = selectors.DefaultSelector()
@@ -85,8 +115,8 @@ class DnsServer:
         wanted = self._addresses()
         for address in self._listeners.keys() - set(wanted):
             listener = self._listeners.pop(address)
-            self._selector.unregister(listener.udp)
-            self._selector.unregister(listener.tcp)
+            listener.unregister(self._selector)
+            self._inbox.forget(listener.udp)
             listener.close()
         for address in wanted:
             if address not in self._listeners:
@@ -103,8 +133,7 @@ class DnsServer:
                 self._faults[address] = self._fault(address, error)
             return
         self._faults.pop(address, None)
-        self._selector.register(listener.udp, selectors.EVENT_READ, lambda: self._receive(listener.udp))
-        self._selector.register(listener.tcp, selectors.EVENT_READ, lambda: self._streams.accept(listener.tcp))
+        listener.register(self._selector, self._receive, self._streams.accept)
         self._listeners[address] = listener
         log.info("DNS is served at %s port %d", address, self._port)
 
@@ -153,11 +182,7 @@ class DnsServer:
 
     def _receive(self, sock: socket.socket) -> None:
         """Answer the datagrams that have arrived."""
-        for _ in range(BATCH):
-            try:
-                message, sender = sock.recvfrom(LONGEST_QUESTION)
-            except OSError:
-                return  # none is left, or an ICMP error about an earlier answer
+        for message, sender in self._inbox.read(sock):
             answer = self._handle(message, sender[0], "udp", Datagram(sock, sender), None)
             if answer is not None:
                 send(sock, answer, sender)
@@ -184,19 +209,18 @@ def send(sock: socket.socket, answer: bytes, to: object) -> None:
 
 
 def listen(address: str, port: int) -> Listener:
-    """The sockets at an address, not blocking; `port`: 0 for any that is free. Raises OSError, with neither open."""
+    """The sockets at an address, not blocking; `port`: 0 for any that is free. Raises OSError, with none open."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    udp, tcp = socket.socket(family, socket.SOCK_DGRAM), socket.socket(family, socket.SOCK_STREAM)
+    tcp, udp = socket.socket(family, socket.SOCK_STREAM), []
     try:
         tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of an earlier daemon may linger
-        udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
-        udp.bind((address, port))
-        tcp.bind((address, port or udp.getsockname()[1]))
-        for sock in (udp, tcp):
+        tcp.bind((address, port))  # first: another daemon's sockets are not joined by those for UDP
+        udp = source_sockets.bind(address, tcp.getsockname()[1], QUEUES, BUFFER)
+        for sock in (*udp, tcp):
             sock.setblocking(False)
         tcp.listen(256)
     except OSError:
-        udp.close()
-        tcp.close()
+        for sock in (*udp, tcp):
+            sock.close()
         raise
-    return Listener(udp, tcp)
+    return Listener(tuple(udp), tcp)
