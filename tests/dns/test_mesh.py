@@ -142,6 +142,26 @@ def test_a_killed_node_takes_its_names_along(trio: Clustered) -> None:
     assert seconds_until(lambda: told(asker, "mortal") == {there.address}, 20)
 
 
+def test_a_partition_takes_names_along_and_brings_them_back(trio: Clustered) -> None:
+    """Node 3 runs on and is alone: it knows its own names, the others lose them with its lease, and all come back."""
+    one, _, three = trio.nodes.values()
+    asker, alone = one.container("asker"), three.container("asker")
+    there, here = three.container("parted"), one.container("joined")
+    wait_for(lambda: told(asker, "parted") == {there.address}, "the name")
+    wait_for(lambda: told(alone, "joined") == {here.address}, "the name on the other side")
+    three.cut()
+    try:
+        gone = seconds_until(lambda: told(asker, "parted") == set(), 4 * LEASE + TUNNEL)
+        assert gone < 2 * LEASE + TUNNEL
+        assert told(alone, "parted") == {there.address}
+        late = one.container("joined")
+        assert told(asker, "joined") == {here.address, late.address}
+    finally:
+        three.cut(healed=True)
+    seconds_until(lambda: told(asker, "parted") == {there.address}, 30)
+    seconds_until(lambda: told(alone, "joined") == {here.address, late.address}, 30)
+
+
 def test_names_outlast_etcd(trio: Clustered) -> None:
     one, two, _ = trio.nodes.values()
     asker, there = one.container("asker"), two.container("lasting")

@@ -72,6 +72,8 @@ def plugin(request: pytest.FixtureRequest) -> Plugin:
         pytest.skip(f"no conflist for {path.name}: give --conflist PATH")
     conflist = json.loads(Path(template).read_text())
     conflist["plugins"][0]["type"] = path.name
+    if attach := os.environ.get("ZLAYER_TEST_ATTACH"):
+        conflist["plugins"][0]["attach"] = attach
     return Plugin(path, conflist)
 
 

@@ -29,17 +29,18 @@ class Ctr:
         machine.copy(BUSYBOX, f"{ROOT}/bin/busybox")
         machine.must("sh", "-c", MAKE_ROOT, ROOT, *APPLETS)
 
-    def _run_words(self, name: str, command: tuple[str, ...]) -> list[str]:
-        return [*self.words, "run", "--rm", "--cni", "--rootfs", ROOT, name, *command]
+    def _run_words(self, name: str, command: tuple[str, ...], options: tuple[str, ...] = ()) -> list[str]:
+        return [*self.words, "run", "--rm", "--cni", *options, "--rootfs", ROOT, name, *command]
 
     def run(self, name: str, *command: str, seconds: float = 60) -> CompletedProcess[str]:
         """A container that runs `command` to its end, and is removed."""
         return self.machine.run(*self._run_words(name, command), seconds=seconds)
 
     @contextmanager
-    def running(self, name: str) -> Iterator[Container]:
-        """A container that sleeps while the block runs; then it is killed and `ctr run --rm` calls DEL."""
-        words = self.machine.command(self._run_words(name, ("/bin/sleep", "600")))
+    def running(self, name: str, *options: str) -> Iterator[Container]:
+        """A container that sleeps while the block runs; then it is killed and `ctr run --rm` calls DEL. `options`: of
+        `ctr run`."""
+        words = self.machine.command(self._run_words(name, ("/bin/sleep", "600"), options))
         process = Popen(words, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=ENVIRONMENT, cwd="/", text=True)
         try:
             yield Container(self, name, self._first_process(name, process))

@@ -47,11 +47,11 @@ class Network:
         return str(route["gateway"])
 
     @property
-    def bridge(self) -> str:
-        """The machine's bridge that the other end of eth0 is a port of."""
+    def segment(self) -> str:
+        """The machine's bridge that the other end of eth0 is a port of; without a bridge, the gateway."""
         index = self.links["eth0"]["link_index"]
         (port,) = [link for link in self.machine.links().values() if link["ifindex"] == index]
-        return str(port["master"])
+        return str(port.get("master", self.gateway))
 
     def reaches(self, address: str, seconds: int = 10) -> CompletedProcess[str]:
         """One ping, from here; it ends with 1 when no answer came within `seconds`."""

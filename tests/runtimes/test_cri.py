@@ -159,8 +159,8 @@ class TestService:
             cri.run(name, annotations=service_of(service)).network
             for name, service in (("w1", "web"), ("w2", "web"), ("d1", "db"))
         )
-        assert web.bridge == more_web.bridge
-        assert web.bridge != data.bridge
+        assert web.segment == more_web.segment
+        assert web.segment != data.segment
         assert web.gateway == more_web.gateway
         assert web.gateway != data.gateway
 
@@ -174,7 +174,7 @@ class TestService:
 
     def test_a_pod_without_annotation_is_of_the_networks_service(self, cri: Cri, plugin: Plugin) -> None:
         plain, named = cri.run("p1").network, cri.run("p2", annotations=service_of(plugin.network)).network
-        assert plain.bridge == named.bridge
+        assert plain.segment == named.segment
 
 
 class TestIsolation:

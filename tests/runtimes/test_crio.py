@@ -116,7 +116,7 @@ def test_annotations_choose_service_and_isolation_network(crio: Ocicni, plugin: 
         pytest.skip("annotations of zlayer-cni's own")
     closed = {"com.zlayer.service": "web", "com.zlayer.isolation_network": "blue"}
     plain, one, two = crio.run("plain"), crio.run("one", annotations=closed), crio.run("two", annotations=closed)
-    assert one.network.bridge == two.network.bridge != plain.network.bridge
+    assert one.network.segment == two.network.segment != plain.network.segment
     pinged = one.network.reaches(two.network.address)
     assert pinged.returncode == 0, told(pinged)
     pinged = plain.network.reaches(one.network.address, seconds=1)

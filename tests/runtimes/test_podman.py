@@ -85,8 +85,8 @@ class TestLife:
 
     def test_two_reach_each_other_also_across_networks(self, container: Container, podman: Podman) -> None:
         beside, elsewhere = podman.start("second"), podman.start("third", "--network", SECOND)
-        assert container.network.bridge == beside.network.bridge
-        assert container.network.bridge != elsewhere.network.bridge
+        assert container.network.segment == beside.network.segment
+        assert container.network.segment != elsewhere.network.segment
         container.pings(beside.network.address)
         beside.pings(container.network.address)
         container.pings(elsewhere.network.address)

@@ -6,6 +6,7 @@ import signal
 
 import pytest
 
+from tests.dns import test_mesh as names
 from tests.mesh.etcds import Clustered
 from tests.mesh.fleet import Container, Node, wait_for
 from tests.upgrade.streams import lost, stream
@@ -57,3 +58,26 @@ def test_a_mixed_mesh(
     for one, two in ((flat[0], flat[2]), (red[2], red[1])):
         meets(one, two)
     assert not flat[0].pings(red[2].address, wait=0.3)
+
+
+def test_names_beside_an_older_node(
+    engine: None, clustered: Clustered, before: tuple[str, ...], now: tuple[str, ...]
+) -> None:
+    """Nodes that serve DNS tell their containers' names; the older node ignores the records, and its containers have no
+    name until it is upgraded."""
+    for number in (1, 2, 3):
+        node = clustered.member(number, start=False)
+        node.program = before if number == 3 else now
+        node.start()
+    one, two, old = clustered.nodes.values()
+    for node in (one, two, old):
+        wait_for(lambda node=node: has_peers(node, 2), f"both peers on {node.name}", 60)  # type: ignore[misc]
+    asker, named, unnamed = one.container("asker"), two.container("web"), old.container("web")
+    wait_for(lambda: names.told(asker, "web") == {named.address}, "the name", 30)
+    meets(asker, unnamed)
+    assert names.told(asker, "web") == {named.address}
+    assert has_peers(old, 2), "what the older node makes of the records"
+    old.end(signal.SIGTERM)
+    old.program = now
+    old.start()
+    wait_for(lambda: names.told(asker, "web") == {named.address, unnamed.address}, "the upgraded node's name", 60)

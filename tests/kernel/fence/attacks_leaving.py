@@ -124,7 +124,7 @@ def _register(six: bool) -> None:
         return Case(a(lab).space, [], [], [], host, before=lambda: _speak(lab, to, HONEST))
 
     def node_leaves_with_the_links_address(lab: Lab) -> Case:
-        """A socket of the node's that is bound to the overlay address: nobody outside has a route back to that."""
+        """A socket of the node's that is bound to the overlay address: no router outside has a route back to it."""
         own, to, out = pick(NODE4, NODE6), pick(OUTSIDE4, OUTSIDE6), eth(lab.places["outside"])
         seen = p.packed(pick(LAN4, LAN6)) + p.packed(to) + struct.pack("!HH", BOUND, 9)
         return Case(a(lab).space, [], [], [], out, honest_needle=seen, before=lambda: _speak(lab, to, HONEST, own))
