@@ -122,10 +122,12 @@ class Reconciled(Event):
 
 @dataclass(frozen=True, slots=True)
 class KernelChanged(Event):
-    """A link, an address or a route of the host was changed, by any program. Of the overlay's own links only deletions
-    are announced, and those of ports are not.
+    """A link, an address or a route of the host was changed, by any program; addresses and routes that this daemon
+    changes on the overlay's links are left out. Of those links themselves only deletions are announced, and those of
+    ports are not.
 
-    `link`: the link's name, "" for an address or a route; "link" and an index for the address of a routed port.
+    `link`: the link's name, "" for an address or a route of a link of the host; "link" and an index for what went with
+    its link.
     `is_loss`: a link or an address was deleted, or the kernel has lost notifications."""
 
     link: str

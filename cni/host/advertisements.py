@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
+from collections.abc import Iterable
 
-from cni.host import links, netlink, sysctl
+from cni.host import links, sysctl
 
 _ALL_ROUTERS = "ff02::2"
 _SOLICITATION = struct.pack("!BBHI", 133, 0, 0, 0)  # RFC 4861, section 4.1; the kernel fills in the checksum
@@ -19,11 +20,11 @@ _INNER = frozenset({"bridge", "dummy", "tun", "wireguard"})  # the kinds of link
 _CONTAINERS = frozenset({"veth", "tun"})  # the kinds of a bridge's ports that lead to containers and machines
 
 
-def uplinks(sock: netlink.Netlink, ours: tuple[str, ...]) -> list[links.Link]:
-    """The links that may lead to a router of the host: no port of a bridge, no bridge of containers, and no link whose
-    name begins as one of the overlay's. A container's end of a link that another program made has accept_ra 0, or is
-    the port of a bridge."""
-    seen = [link for link in links.list_links(sock) if not link.name.startswith(ours)]
+def uplinks(all_links: Iterable[links.Link], ours: tuple[str, ...]) -> list[links.Link]:
+    """Those of a namespace's links that may lead to a router of the host: no port of a bridge, no bridge of containers,
+    and no link whose name begins as one of the overlay's. A container's end of a link that another program made has
+    accept_ra 0, or is the port of a bridge."""
+    seen = [link for link in all_links if not link.name.startswith(ours)]
     wired = {link.master for link in seen if link.master and link.kind not in _CONTAINERS}
     return [
         link

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable, Iterable
 
 from cni import naming
 from cni.host import addressing, links, netconf
@@ -21,11 +22,12 @@ def is_routed(link: links.Link) -> bool:
     return link.name.startswith(OURS) and (link.kind in ROUTED or is_port)
 
 
-def not_forwarding(socket: Netlink) -> list[str]:
+def not_forwarding(socket: Netlink, all_links: Callable[[], Iterable[links.Link]]) -> list[str]:
     """The links from which the kernel forwards no IPv4 packet and should: the overlay's, and those by which the host
-    reaches other networks. The cost grows with the number of links, and of routes only if another link is closed."""
+    reaches other networks. `all_links` is called only if a link is closed. The cost grows with the number of links, and
+    of routes only if another link is closed."""
     off = netconf.not_forwarding(socket)
-    closed = [link for link in links.list_links(socket) if link.index in off] if off else []
+    closed = [link for link in all_links() if link.index in off] if off else []
     ours = [link.name for link in closed if is_routed(link)]
     others = [link for link in closed if not link.name.startswith(OURS) and link.index != links.LOOPBACK]
     ways = _ways_out(socket) if others else set()

@@ -15,6 +15,7 @@ from cni.host import (
     advertisements,
     forwarding,
     links,
+    netconf,
     netns,
     own_networks,
     ports,
@@ -27,7 +28,9 @@ from cni.host.conntrack_flusher import ConntrackFlusher
 from cni.host.forwarding import OURS, OUTSIDE, is_routed
 from cni.host.interface_ioctl import InterfaceLookup
 from cni.host.link_deleter import LinkDeleter
+from cni.host.link_table import LinkTable
 from cni.host.netlink import Netlink
+from cni.host.networks_reader import NetworksReader
 from cni.host.worker import Crew
 
 DEFAULT_UNDERLAY_MTU = 1500  # bytes; used if no default route names the link that carries the overlay
@@ -44,6 +47,7 @@ class Kernel:
         self._conntrack_flusher = ConntrackFlusher(crew)
         self._announcer = Announcer(crew)
         self._lookup = InterfaceLookup()
+        self._table, self._networks = LinkTable(), NetworksReader()
 
     @property
     def _socket(self) -> Netlink:
@@ -65,12 +69,13 @@ class Kernel:
         if 6 in versions and sysctl.read("ipv6/conf/all/forwarding") == "0":
             sysctl.refuse_read_only("ipv6/conf/all/forwarding", "1")
             self._hears_routers = True
-            for link in links.list_links(self._socket):
+            for link in self._table.now():
                 if not link.name.startswith(OURS):
                     advertisements.keep(link)
             sysctl.ensure("ipv6/conf/all/forwarding", "1")
-        for link in links.list_links(self._socket):
-            if is_routed(link):
+        off = {index for version in versions for index in netconf.not_forwarding(self._socket, version)}
+        for link in self._table.now() if off else ():
+            if link.index in off and is_routed(link):
                 sysctl.forward(link.name, six=6 in versions)
 
     def _forward_ipv4(self) -> None:
@@ -85,7 +90,7 @@ class Kernel:
         """Let the host's links accept router advertisements although the node forwards IPv6; returns the names of the
         links that were changed. Only on a host that accepts them anyway: this daemon switched forwarding on, or
         accept_ra is 2 on a link. Raises OSError."""
-        uplinks = advertisements.uplinks(self._socket, OURS)
+        uplinks = advertisements.uplinks(self._table.now(), OURS)
         self._hears_routers = self._hears_routers or any(advertisements.accepts(link.name) == "2" for link in uplinks)
         changed = [link for link in uplinks if self._hears_routers and advertisements.keep(link)]
         for link in changed:
@@ -108,7 +113,7 @@ class Kernel:
         """The links from which the kernel forwards no IPv4 packet and should: the overlay's, and those by which the
         host reaches other networks. The kernel reads the setting of the link by which a packet came in
         (IN_DEV_FORWARD), whatever ip_forward is; for IPv6 it reads only that of `all`. Raises OSError."""
-        return forwarding.not_forwarding(self._socket)
+        return forwarding.not_forwarding(self._socket, self._table.now)
 
     def arp_ignore(self) -> int:
         """The effective arp_ignore of our bridges: the larger of their own value, 1, and the value of `all`."""
@@ -137,8 +142,9 @@ class Kernel:
         return self._lookup.mac(name)
 
     def all_links(self) -> list[links.Link]:
-        """Every link: for start-up and resync only."""
-        return links.list_links(self._socket)
+        """Every link, as after the last change before the call. Costs O(links), and seldom a list of them in the
+        kernel: see cni/host/link_table.py. Raises OSError."""
+        return self._table.now()
 
     def addresses(self, index: int) -> list[links.Interface]:
         """The addresses of one link of the node."""
@@ -158,12 +164,13 @@ class Kernel:
         return "" if link is None else link.name
 
     def surroundings(self) -> own_networks.Surroundings:
-        """The host's own addresses, routes and resolvers. The cost grows with the number of routes. Raises OSError."""
-        return own_networks.read()
+        """The host's own addresses, routes and resolvers. They are read again only if they may have changed. Raises
+        OSError."""
+        return self._networks.now()
 
     def held_addresses(self) -> tuple[own_networks.HeldAddress, ...]:
-        """Every address of the host. Raises OSError."""
-        return own_networks.held_addresses()
+        """Every address of the host's own links. Raises OSError."""
+        return self._networks.now().addresses
 
     # --- segments ------------------------------------------------------------------------------------------------
 
@@ -321,6 +328,8 @@ class Kernel:
         self._link_deleter.close()
         self._announcer.close()
         self._lookup.close()
+        self._table.close()
+        self._networks.close()
 
 
 def _announce_changes(bridge: str) -> None:

@@ -17,15 +17,17 @@ from cni.host import netlink as nl
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER = 1, 3, 4, 5, 10
 IFLA_LINKINFO, IFLA_GROUP, IFLA_NET_NS_FD, IFLA_AF_SPEC = 18, 27, 28, 26
+IFLA_PROTINFO = 12
 IFLA_IFALIAS, IFLA_STATS64, IFLA_EXT_MASK, IFLA_LINK_NETNSID = 20, 23, 29, 37
 _LINK_ATTRIBUTES = frozenset(
     {IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_LINKINFO, IFLA_IFALIAS, IFLA_LINK_NETNSID}
 )
+_PORT_ATTRIBUTES = frozenset({IFLA_MASTER, IFLA_PROTINFO})
 _WITHOUT_STATS = nl.u32(IFLA_EXT_MASK, 1 << 3)  # RTEXT_FILTER_SKIP_STATS: half of the answer, and of its cost
 BRIDGE_PORTS = 1023  # of a bridge at most: BR_MAX_PORTS is 1,024, and port 0 is not used (net/bridge/br_private.h)
 _TX_BYTES = slice(24, 32)  # of struct rtnl_link_stats64
 IFF_UP, IFF_RUNNING = 1, 0x40
-AF_INET, AF_INET6 = 2, 10
+AF_UNSPEC, AF_INET, AF_INET6 = 0, 2, 10
 RTN_UNICAST, RTN_LOCAL = 1, 2
 BR_STP, BR_MULTI_BOOLOPT, BR_MCAST_SNOOPING, BR_FORWARD_DELAY = 5, 46, 23, 1
 _SLAVE_KIND, _SLAVE_DATA, _HAIRPIN = 4, 5, 4  # IFLA_INFO_SLAVE_..., IFLA_BRPORT_MODE
@@ -107,7 +109,7 @@ def find_link(socket: nl.Netlink, name: str = "", index: int = 0) -> Link | None
     body = nl.ifinfo(index) + (nl.text(IFLA_IFNAME, name) if name else b"") + _WITHOUT_STATS
     ask = nl.Message(nl.RTM_GETLINK, 0, body, f"look for link {name or index}", GONE)
     answers = socket.send([ask]).answers
-    return _link(answers[0].body) if answers else None
+    return parsed(answers[0].body) if answers else None
 
 
 def sent_bytes(socket: nl.Netlink, name: str) -> int:
@@ -118,10 +120,10 @@ def sent_bytes(socket: nl.Netlink, name: str) -> int:
     return int.from_bytes(counters[_TX_BYTES], nl.BYTE_ORDER)
 
 
-def list_links(socket: nl.Netlink) -> list[Link]:
-    """Every link of the namespace: O(links), for start-up and resync only."""
+def list_links(socket: nl.Netlink, tries: int = nl.DUMP_TRIES) -> list[Link]:
+    """Every link of the namespace: O(links), for start-up and resync only. `tries`: see `Netlink.dump`."""
     ask = nl.Message(nl.RTM_GETLINK, 0, nl.ifinfo() + _WITHOUT_STATS, "list links")
-    return [_seen_link(answer.body) for answer in socket.dump(ask)]
+    return [_seen_link(answer.body) for answer in socket.dump(ask, tries)]
 
 
 def has_kind(socket: nl.Netlink, kinds: frozenset[str], most: int) -> bool | None:
@@ -139,7 +141,8 @@ def has_kind(socket: nl.Netlink, kinds: frozenset[str], most: int) -> bool | Non
     return is_of_kind if whole else None
 
 
-def _link(body: bytes) -> Link:
+def parsed(body: bytes) -> Link:
+    """The link in the body of an RTM_NEWLINK message."""
     _, _, index, flags, _ = nl.IFINFO.unpack_from(body)
     attrs = nl.chosen(body, _LINK_ATTRIBUTES, 16)
     info = nl.attributes(attrs.get(IFLA_LINKINFO, b""))
@@ -162,8 +165,17 @@ def _link(body: bytes) -> Link:
 
 @functools.lru_cache(2048)
 def _seen_link(body: bytes) -> Link:
-    """`_link`, for lists: from one list to the next nearly all links of a full node are the same."""
-    return _link(body)
+    """`parsed`, for lists: from one list to the next nearly all links of a full node are the same."""
+    return parsed(body)
+
+
+def port_state(body: bytes) -> tuple[int, bool] | None:
+    """The bridge's index and hairpin mode of a port, from a message of the bridge about it (AF_BRIDGE); None if it has
+    neither."""
+    attrs = nl.chosen(body, _PORT_ATTRIBUTES, 16)
+    if len(attrs) < len(_PORT_ATTRIBUTES):
+        return None
+    return number(attrs[IFLA_MASTER]), any(nl.chosen(attrs[IFLA_PROTINFO], _HAIRPINS).get(_HAIRPIN, b""))
 
 
 def _string(raw: bytes) -> str:
@@ -308,7 +320,7 @@ def create_port(socket: nl.Netlink, port: Port, netns_fd: int) -> tuple[int, int
         raise nl.NetlinkError(errno.EXFULL, what, limit) from error
     for answer in answers:
         if answer.type == nl.RTM_NEWLINK:
-            made = _link(answer.body)
+            made = parsed(answer.body)
             return made.index, made.peer
     host_end = find_link(socket, port.name)  # Linux before 6.2 does not return the new link
     if host_end is None or not host_end.peer:

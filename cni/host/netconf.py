@@ -76,9 +76,9 @@ class SettingsEar:
         return versions
 
 
-def not_forwarding(socket: Netlink) -> set[int]:
-    """The indices of the links whose own IPv4 forwarding is off. Raises OSError."""
-    ask = Message(_RTM_GETNETCONF, 0, bytes([_AF_INET, 0, 0, 0]), "list the settings of links")
+def not_forwarding(socket: Netlink, version: int = 4) -> set[int]:
+    """The indices of the links whose own forwarding of that IP version is off. Raises OSError."""
+    ask = Message(_RTM_GETNETCONF, 0, bytes([_FAMILIES[version], 0, 0, 0]), "list the settings of links")
     bodies = (answer.body for answer in socket.dump(ask))
     closed = (body for body in bodies if body[_HEADER + 10 : _HEADER + 16] != _IS_ON_BYTES)  # quick: usually all are on
     return {index for body in closed for index in _closed(body[_HEADER:]) if index > 0}

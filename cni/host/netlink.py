@@ -39,6 +39,14 @@ AT_ONCE = 512  # messages in one send; more are sent in parts, so that the answe
 DUMP_TRIES = 5  # attempts at a dump that the kernel reports as interrupted
 
 
+_own_ports: set[int] = set()
+
+
+def is_own(port: int) -> bool:
+    """Whether a notification with that netlink port tells of a change by an open `Netlink` of this process."""
+    return port in _own_ports
+
+
 class NetlinkError(OSError):
     """The kernel refused a message: `errno` is its error number, `what` describes the request."""
 
@@ -106,10 +114,14 @@ class Netlink:
         room = nlmsg.widen(self._sock, socket.SO_RCVBUF, RECEIVE_BUFFER)
         self._at_once = max(AT_ONCE * min(room, RECEIVE_BUFFER) // RECEIVE_BUFFER, 1)
         self._seq = 0
+        self._port: int = self._sock.getsockname()[0]
+        if self._route:
+            _own_ports.add(self._port)
         self.spent = False
         """Whether a scan has left answers unread."""
 
     def close(self) -> None:
+        _own_ports.discard(self._port)
         self._sock.close()
 
     def __enter__(self) -> Netlink:
@@ -184,10 +196,14 @@ class Netlink:
             break
         return True
 
-    def dump(self, message: Message) -> list[Answer]:
-        """Every object of a kind. The cost grows with the number of objects: never used by an ADD or DEL."""
+    def dump(self, message: Message, tries: int = DUMP_TRIES) -> list[Answer]:
+        """Every object of a kind. The cost grows with the number of objects: never used by an ADD or DEL.
+
+        If objects change during a dump, it is repeated, up to `tries` dumps in all. The last one may lack objects that
+        existed all the time, or have one twice.
+        """
         answers: list[Answer] = []
-        for _ in range(DUMP_TRIES):
+        for _ in range(tries):
             answers.clear()
             try:
                 answers.extend(self.stream(message))

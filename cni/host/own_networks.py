@@ -9,6 +9,7 @@ import ipaddress
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from socket import if_indextoname
 
 from cni.host import addressing, links
 from cni.host import netlink as nl
@@ -60,27 +61,20 @@ class Surroundings:
 def read() -> Surroundings:
     """Read the host's networks in the calling thread's network namespace. Raises OSError."""
     with nl.Netlink() as socket:
-        names = _Names(socket)
+        names = _Names()
         return Surroundings(tuple(_addresses(socket, names)), tuple(_routes(socket, names)), tuple(resolvers()))
 
 
-def held_addresses() -> tuple[HeldAddress, ...]:
-    """Only the addresses of the host. Raises OSError."""
-    with nl.Netlink() as socket:
-        return tuple(_addresses(socket, _Names(socket)))
-
-
 class _Names(dict[int, str]):
-    """The names of links by index, each looked up when it is first needed: of the links of a full node most have
-    neither an address nor a route that counts. A link that is gone has the name ""."""
-
-    def __init__(self, socket: nl.Netlink) -> None:
-        super().__init__()
-        self._socket = socket
+    """The names of links by index, each looked up when it is first needed, without a wait for the kernel's lock of
+    links: of the links of a full node most have neither an address nor a route that counts. A link that is gone has the
+    name ""."""
 
     def __missing__(self, index: int) -> str:
-        link = links.find_link(self._socket, index=index) if index else None
-        self[index] = link.name if link is not None else ""
+        try:
+            self[index] = if_indextoname(index) if index else ""
+        except OSError:
+            self[index] = ""
         return self[index]
 
 

@@ -150,7 +150,7 @@ def _route(body: bytes, names: dict[int, str]) -> tuple[str, str] | None:
 def not_forwarding() -> list[str]:
     """The links that forward no IPv4 packet and should. Raises OSError."""
     with nl.Netlink() as sock:
-        return forwarding.not_forwarding(sock)
+        return forwarding.not_forwarding(sock, lambda: links.list_links(sock))
 
 
 def rp_filters(devices: list[str]) -> dict[str, int]:

@@ -240,7 +240,7 @@ class _Kernel:
     def __init__(self, bodies: list[bytes]) -> None:
         self._bodies = bodies
 
-    def dump(self, message: netlink.Message) -> list[netlink.Answer]:
+    def dump(self, message: netlink.Message, _tries: int = 1) -> list[netlink.Answer]:
         return [netlink.Answer(message.type, body) for body in self._bodies]
 
     def send(self, _: Any) -> netlink.Outcome:

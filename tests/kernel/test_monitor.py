@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from cni.host import netconf
+from cni.host import addressing, links, netconf
 from cni.host.monitor import Change, Monitor
 from cni.host.netconf import SettingsEar
 from cni.host.nft import Nft
@@ -59,6 +60,22 @@ def test_what_others_do_is_announced(host: Space, heard: list[Change]) -> None:
         assert comes(lambda: Change("", is_loss=True) in heard)
     host.ip(f"link del {BRIDGE}")
     assert comes(lambda: Change(BRIDGE, is_loss=True) in heard)
+
+
+def test_only_what_others_do_to_our_links_is_announced(host: Space, heard: list[Change]) -> None:
+    """An address or a route of the overlay's link is announced under the link's name, and not if this process made
+    it."""
+    host.ip(f"link add {BRIDGE} type bridge", f"link set {BRIDGE} up", "link set lo up")
+    with host.netlink() as own:
+        bridge, gateway = links.find_link(own, BRIDGE), ipaddress.ip_interface("10.9.0.65/26")
+        assert bridge is not None
+        addressing.ensure_address(own, bridge.index, gateway)
+        addressing.remove_address(own, bridge.index, gateway)
+        addressing.ensure_address(own, 1, ipaddress.ip_interface("192.0.2.9/32"))
+        assert comes(lambda: Change("", is_loss=False) in heard)  # on lo, which is the host's
+        assert Change(BRIDGE, is_loss=True) not in heard
+        host.ip(f"address add {gateway} dev {BRIDGE}", f"address del {gateway} dev {BRIDGE}")
+        assert comes(lambda: Change(BRIDGE, is_loss=True) in heard)
 
 
 def test_forwarding_is_announced_when_it_is_switched_off(host: Space) -> None:

@@ -202,12 +202,13 @@ class Reconciler:
         for name in self._segments.broken(names):
             log.warning("bridge %s is gone, down, or lacks its gateway: setting it up again", name)
             self._segments.rebuild(name)
+            rebuilt = self._kernel.find(name)
+            names |= {name: rebuilt} if rebuilt is not None else {}
         attachments = self._state.snapshot()
-        bridges_now = {name: self._kernel.find(name) for name in {a.bridge for a in attachments if not a.is_routed}}
         for attachment in attachments:
             if attachment.is_routed:
                 continue
-            port, bridge = names.get(attachment.host_veth), bridges_now.get(attachment.bridge)
+            port, bridge = names.get(attachment.host_veth), names.get(attachment.bridge)
             if attachment.state == "live" and port is not None and bridge is not None and _is_its(port, attachment):
                 self._repair_port(port, bridge)
 

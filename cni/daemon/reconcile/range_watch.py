@@ -12,6 +12,7 @@ from cni.daemon.events import KernelChanged
 from cni.daemon.model.overlap import is_ours
 from cni.daemon.node.ranges import Ranges
 from cni.daemon.problem_board import ProblemBoard
+from cni.host import monitor
 from cni.host.worker import Crew, beat
 
 log = logging.getLogger(__name__)
@@ -76,8 +77,9 @@ class RangeWatch:
         return self._serving
 
     def on_kernel_changed(self, change: KernelChanged) -> None:
-        """Compare soon: the host may be on another network. The overlay's links are on none of the host's."""
-        if not is_ours(change.link):
+        """Compare soon: the host may be on another network. The overlay's links are on none of the host's, and the loss
+        of one of the host's links is announced too."""
+        if not is_ours(change.link) and not change.link.startswith(monitor.GONE):
             self._wake.set()
 
     def stop(self) -> None:
