@@ -9,6 +9,7 @@ import pytest
 
 from cni.daemon.attachments.attach import planned_routes
 from cni.daemon.attachments.request import ClientGone
+from cni.daemon.model import macs
 from cni.daemon.model.records import AssignedAddress, Attachment, StaticRoute
 from cni.errors import (
     AddressUnavailable,
@@ -89,6 +90,15 @@ def test_the_order_is_save_fence_link_up(node):
         c for c in node.kernel.log if c in ("add_bridge", "ensure_bridge", "add_port", "create_port", "raise_port")
     ]
     assert steps == ["add_bridge", "ensure_bridge", "add_port", "create_port", "raise_port"]
+    assert node.kernel.log[-1] == "raise_port"
+
+
+def test_an_address_that_had_another_mac_is_announced_when_the_link_is_up(node):
+    first = node.add(mac="0a:00:00:00:00:07")
+    assert not node.kernel.announced, "no neighbour knows the address of the first owner"
+    node.delete()
+    again = node.add("c2", 12, addresses=[ipaddress.ip_address(ip) for ip in first.ips])
+    assert (again.ips, again.mac) == (first.ips, macs.of_address(first.ips[0]))
     assert node.kernel.log[-2:] == ["raise_port", "announce"]
     assert [address for _, address in node.kernel.announced] == node.ips()
 

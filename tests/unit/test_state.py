@@ -1,6 +1,7 @@
 """What the daemon knows: written before it counts, the same after a restart, no address given twice."""
 
 import ipaddress
+import itertools
 import threading
 import time
 
@@ -367,6 +368,41 @@ def test_a_reservation_that_was_never_used_does_not_cool(daemons):
     first = ip_of(attach(state))
     state.drop(("blue", "c1", "eth0"), used=False)
     assert ip_of(attach(state, "c2")) == first
+
+
+def test_an_address_is_new_to_its_neighbours_only_with_another_mac(daemons):
+    """Only then an attach announces it: a bridge floods an announcement to all of its ports."""
+    state = daemons()
+    made = attach(state)
+    first, own = ip_of(made), made.mac
+    assert not state.had_other_mac([first], own), "the address had no owner before"
+    state.drop(made.key)
+    assert not state.had_other_mac([first], own)
+    assert state.had_other_mac([first], "0a:00:00:00:00:07")
+    assert state.had_other_mac([first, "10.0.9.9"], "0a:00:00:00:00:07")
+    tuned = msgspec.structs.replace(attach(state, "c2", first), mac="0a:00:00:00:00:07")
+    state.save(tuned)
+    state.drop(tuned.key)
+    assert state.had_other_mac([first], own)
+    assert daemons().had_other_mac([first], own), "the next daemon does not know the last owner's MAC"
+
+
+def test_what_is_counted_is_what_a_search_finds(daemons):
+    state = daemons(cluster_cidr6="fd00:9::/112")
+    state.take_service("web", "auto", "zl-web-b")
+    state.grow_service("web", 4)
+    slots = {version: state.services["web"].networks(version) for version in (4, 6)}
+    made = [attach(state, f"c{number}") for number in range(70)]
+    assert {ipaddress.ip_network(f"{ip_of(each)}/26", strict=False) for each in made} == set(slots[4])
+    for network in (*slots[4], *slots[6], ipaddress.ip_network("10.200.0.0/16"), ipaddress.ip_network("fd00:9::/112")):
+        held = [address for address in state._addresses.held if address.version == network.version]
+        for part in (network, *itertools.islice(network.subnets(new_prefix=network.max_prefixlen - 2), 40)):
+            assert state.has_held_address(part) == any(address in part for address in held), part
+    assert state.in_use("web")
+    for each in made:
+        state.drop(each.key)
+    assert not state.in_use("web")
+    assert not any(state.has_held_address(network) for network in (*slots[4], *slots[6]))
 
 
 def test_dropping_twice_changes_nothing(daemons, clock):

@@ -216,8 +216,9 @@ class Attacher:
             self._kernel.raise_routed(routed_end(intent, host), mark)
             return msgspec.structs.replace(intent, routes=kept)
         self._kernel.raise_port(host, mark)
-        ips = [address.ip for address in addresses]
-        self._kernel.announce(host, request.netns_fd, intent.ifname, intent.mac, ips)
+        if self._state.had_other_mac(intent.ips, intent.mac):  # a bridge floods an announcement to all of its ports
+            ips = [address.ip for address in addresses]
+            self._kernel.announce(host, request.netns_fd, intent.ifname, intent.mac, ips)
         return msgspec.structs.replace(intent, routes=kept, bridge_mac=self._kernel.mac_of(intent.bridge))
 
     def _bridge_of(self, intent: Attachment) -> int:

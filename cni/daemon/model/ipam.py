@@ -44,6 +44,11 @@ def usable(subnet: Network, address: Address) -> bool:
     return not last and address not in (subnet.network_address, gateway_of(subnet))
 
 
+def capacity(subnet: Network) -> int:
+    """How many addresses of `subnet` containers may have."""
+    return subnet.num_addresses - (3 if subnet.version == 4 else 2)
+
+
 def choose(subnet: Network, in_use: Container[Address], rest: Cooldown) -> Address | None:
     """A free address of `subnet`: the lowest that was never used, else the one released longest ago; None if none."""
     top = subnet.num_addresses - (1 if subnet.version == 4 else 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from typing import Literal, TypedDict
 
@@ -110,8 +111,14 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
 
     def networks(self, version: int) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
         """The subnets of one family, in the order in which they were taken."""
-        networks = [ipaddress.ip_network(subnet) for subnet in self.subnets]
+        networks = [_network(subnet) for subnet in self.subnets]
         return [network for network in networks if network.version == version]
+
+
+@functools.lru_cache(4096)
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """A subnet; every attach and detach of a service asks for all of its subnets."""
+    return ipaddress.ip_network(text)
 
 
 class Lease(msgspec.Struct, frozen=True):

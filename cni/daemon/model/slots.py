@@ -67,5 +67,11 @@ def part_of(cidr: str, service_cidr: str | None) -> str:
 def homeless(version: int, services: Collection[Service], in_use: Collection[Address]) -> list[Address]:
     """The held addresses of a family that are in no service's subnet."""
     networks = [network for service in services for network in service.networks(version)]
+    by_shift: dict[int, set[int]] = {}
+    for network in networks:
+        shift = network.max_prefixlen - network.prefixlen
+        by_shift.setdefault(shift, set()).add(int(network.network_address) >> shift)
     mine = [address for address in in_use if address.version == version]
-    return [address for address in mine if not any(address in network for network in networks)]
+    return [
+        address for address in mine if not any(int(address) >> shift in starts for shift, starts in by_shift.items())
+    ]

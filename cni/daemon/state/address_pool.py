@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import time
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 
 from cni.daemon.model import ipam
@@ -21,6 +22,7 @@ Network = ipam.Network
 KIND = "released"  # the kind of the records of addresses in cooldown: since when, in seconds of the boot clock
 MANY = 4096  # released addresses beyond which those released longer than `LONG` ago are forgotten
 LONG = 300.0  # seconds
+BLOCK = {4: 6, 6: 8}  # bits of a block, by IP version: as many as those of a service's slot (contract 6.4)
 
 
 def boot_clock() -> float:
@@ -44,6 +46,9 @@ class AddressPool:
         self.cooldown = cooldown
         self.held: dict[Address, int] = {}
         self.released: dict[Address, float] = {}
+        self._last_macs: dict[Address, str] = {}  # with which MAC the last holder had the address, "" if unknown
+        self._forgot = False  # some addresses were released, and their MACs are not known any more
+        self._in_block: Counter[tuple[int, int]] = Counter()  # held addresses by block, so that no call counts them
 
     def rest(self, now: float | None = None) -> ipam.Cooldown:
         """The cooldown as of `now` (seconds of the boot clock; None for the present)."""
@@ -53,6 +58,8 @@ class AddressPool:
         """Count one more holder for each of these addresses."""
         for text in texts:
             ip = ipaddress.ip_address(text)
+            if ip not in self.held:
+                self._in_block[_block(ip)] += 1
             self.held[ip] = self.held.get(ip, 0) + 1
 
     def release_hold(self, texts: Iterable[str]) -> None:
@@ -60,8 +67,8 @@ class AddressPool:
         for text in texts:
             ip = ipaddress.ip_address(text)
             self.held[ip] = self.held.get(ip, 0) - 1
-            if self.held[ip] <= 0:
-                del self.held[ip]
+            if self.held[ip] <= 0 and self.held.pop(ip) == 0:
+                self._in_block[_block(ip)] -= 1
 
     def locked(self, texts: Collection[str], now: float) -> list[Change]:
         """The records for the cooldown of these addresses, which starts at `now` (seconds of the boot clock). Call
@@ -72,12 +79,20 @@ class AddressPool:
             changes += [(KIND, str(address), None) for address in old]
             for address in old:
                 del self.released[address]
+                self._last_macs.pop(address, None)
+                self._forgot = True
         return changes
 
-    def cool(self, texts: Iterable[str], now: float) -> None:
-        """Start the cooldown of these addresses."""
+    def cool(self, texts: Iterable[str], now: float, mac: str = "") -> None:
+        """Start the cooldown of these addresses. `mac`: their last holder's, "" if that is not known."""
         for text in texts:
-            self.released[ipaddress.ip_address(text)] = now
+            ip = ipaddress.ip_address(text)
+            self.released[ip], self._last_macs[ip] = now, mac
+
+    def had_other_mac(self, texts: Iterable[str], mac: str) -> bool:
+        """Whether a former holder may have had one of these addresses with another MAC than `mac`."""
+        fresh = "" if self._forgot else mac
+        return any(self._last_macs.get(ipaddress.ip_address(text), fresh) != mac for text in texts)
 
     def in_cooldown(self, texts: Iterable[str]) -> list[str]:
         """Those of these addresses that are in cooldown, held again or not."""
@@ -101,7 +116,7 @@ class AddressPool:
             subnet = ipam.claim(subnets, asked, users)
             return _held(asked, subnet)
         for subnet in subnets:
-            address = next((a for a in own if ipam.usable(subnet, a)), None) or ipam.choose(subnet, self.held, rest)
+            address = next((a for a in own if ipam.usable(subnet, a)), None) or self._choose(subnet, rest)
             if address is not None:
                 return _held(address, subnet)
         raise NeedsSlot(version)
@@ -114,11 +129,31 @@ class AddressPool:
     def has_free(self, subnets: list[Network]) -> bool:
         """Whether one of `subnets` has an address that can be given out now."""
         rest = self.rest()
-        return any(ipam.choose(subnet, self.held, rest) is not None for subnet in subnets)
+        return any(self._choose(subnet, rest) is not None for subnet in subnets)
+
+    def _choose(self, subnet: Network, rest: ipam.Cooldown) -> Address | None:
+        """A free address of `subnet`; a slot of which every address is held is not searched."""
+        is_slot = subnet.prefixlen == subnet.max_prefixlen - BLOCK[subnet.version]
+        if is_slot and self._in_block[_block(subnet.network_address)] >= ipam.capacity(subnet):
+            return None
+        return ipam.choose(subnet, self.held, rest)
 
     def any_in(self, network: Network) -> bool:
         """Whether an address of `network` is held."""
-        return any(address.version == network.version and address in network for address in self.held)
+        first, last = _block(network.network_address)[1], _block(network.broadcast_address)[1]
+        busy = (
+            block
+            for (version, block), count in self._in_block.items()
+            if count and version == network.version and first <= block <= last
+        )
+        if network.prefixlen <= network.max_prefixlen - BLOCK[network.version]:
+            return next(busy, None) is not None
+        return next(busy, None) is not None and any(address in network for address in self.held)
+
+
+def _block(address: Address) -> tuple[int, int]:
+    """The block of an address: its version, and its number without the last bits."""
+    return address.version, int(address) >> BLOCK[address.version]
 
 
 def _held(address: Address, subnet: Network) -> AssignedAddress:

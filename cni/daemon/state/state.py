@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -45,8 +46,10 @@ class State(ServiceBook):
         super().__init__(store, settings, events)
         self._attachments: dict[AttachmentKey, Attachment] = {}
         self._ports: dict[str, AttachmentKey] = {}  # the owner of each host end's name
+        self._on_bridge: Counter[str] = Counter()  # how many attachments each bridge has
         for attachment in restore.attachments(store):
             self._attachments[attachment.key] = attachment
+            self._on_bridge[attachment.bridge] += 1
             self._ports.setdefault(attachment.host_veth, attachment.key)
             self._addresses.hold(attachment.ips)
         self._leases: dict[str, Lease] = restore.leases(store)
@@ -166,6 +169,9 @@ class State(ServiceBook):
             record: Change = ("attachment", encode_key(attachment.key), msgspec.json.encode(attachment))
             self._store.apply([record, *self._addresses.locked(lost, now)])
             self._attachments[attachment.key] = attachment
+            self._on_bridge[attachment.bridge] += 1
+            if before is not None:
+                self._leave_bridge(before)
             if before is not None and before.host_veth != attachment.host_veth:
                 self._forget_port(before)
             self._ports[attachment.host_veth] = attachment.key
@@ -173,7 +179,7 @@ class State(ServiceBook):
             self._addresses.hold(attachment.ips)
             if before is not None:
                 self._addresses.release_hold(before.ips)
-                self._addresses.cool(lost, now)
+                self._addresses.cool(lost, now, before.mac)
 
     def drop(self, key: AttachmentKey, used: bool = True) -> None:
         """Delete an attachment's record; its addresses begin their cooldown, unless they were never `used`.
@@ -186,12 +192,18 @@ class State(ServiceBook):
             cooling = attachment.ips if used else ()
             self._store.apply([("attachment", encode_key(key), None), *self._addresses.locked(cooling, now)])
             del self._attachments[key]
+            self._leave_bridge(attachment)
             self._forget_port(attachment)
             self._events.publish(NodeFactsChanged())
             self._addresses.release_hold(attachment.ips)
-            self._addresses.cool(cooling, now)
+            self._addresses.cool(cooling, now, attachment.mac)
             if attachment.service not in self._services:
                 self._rebuild_segments()  # the attachment had kept the dropped service's slot
+
+    def _leave_bridge(self, attachment: Attachment) -> None:
+        self._on_bridge[attachment.bridge] -= 1
+        if not self._on_bridge[attachment.bridge]:
+            del self._on_bridge[attachment.bridge]
 
     def _forget_port(self, attachment: Attachment) -> None:
         if self._ports.get(attachment.host_veth) == attachment.key:
@@ -222,6 +234,12 @@ class State(ServiceBook):
         """Those of the addresses that are in cooldown, in use again or not."""
         with self._lock:
             return self._addresses.in_cooldown(addresses)
+
+    def had_other_mac(self, addresses: Iterable[str], mac: str) -> bool:
+        """Whether a neighbour may know one of the addresses with another MAC than `mac`: a former owner had it, or the
+        former owner's MAC is not known any more."""
+        with self._lock:
+            return self._addresses.had_other_mac(addresses, mac)
 
     def left_behind(self) -> list[str]:
         """The released addresses that are not in use again."""
@@ -291,10 +309,9 @@ class State(ServiceBook):
             return lease
 
     def idle_services(self) -> list[Service]:
-        """The services that an ADD made and that have a subnet without a user. O(attachments and services): not for
-        every attach."""
+        """The services that an ADD made and that have a subnet without a user. O(services): not for every attach."""
         with self._lock:
-            bridges = {attachment.bridge for attachment in self._attachments.values()}
+            bridges = set(self._on_bridge)
             leased = {lease.service for lease in self._leases.values()}
             candidates = [s for s in self._services.values() if s.passing and s.subnets]
             return [s for s in candidates if s.bridge not in bridges and s.name not in leased]
@@ -305,5 +322,4 @@ class State(ServiceBook):
             service = self._services.get(segment)
             if service is None:
                 return False
-            leased = any(lease.service == segment for lease in self._leases.values())
-            return leased or any(attachment.bridge == service.bridge for attachment in self._attachments.values())
+            return service.bridge in self._on_bridge or any(lease.service == segment for lease in self._leases.values())
