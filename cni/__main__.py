@@ -4,6 +4,7 @@
 | --------------------------------------------- | ----------------------------------------- |
 | `CNI_COMMAND` set and not empty, no arguments | the plugin: one verb, then exit           |
 | `zlayer-cni overlayd [...]`                   | the daemon                                |
+| `relay-forwarder SOCKET`, by the daemon       | the forwarder for relays in user space    |
 | `zlayer-cni COMMAND [...]`                    | the operator's tool                       |
 | no arguments, no `CNI_COMMAND`                | a short description on stderr, exit 0     |
 
@@ -35,13 +36,22 @@ def main(argv: list[str] | None = None) -> int:
     from cni import inherited
 
     inherited.reset()
-    if argv_given[0] == "overlayd":
+    return _run(argv_given)
+
+
+def _run(argv: list[str]) -> int:
+    """Run the role that is no plugin."""
+    if argv[0] == "overlayd":
         from cni.daemon.main import main as daemon
 
-        return daemon(argv_given[1:])
+        return daemon(argv[1:])
+    if argv[0] == "relay-forwarder":
+        from cni.daemon.nat.forwarder import main as forwarder
+
+        return forwarder(argv[1:])
     from cni.cli.main import main as tool
 
-    return tool(argv_given)
+    return tool(argv)
 
 
 def _greet() -> int:

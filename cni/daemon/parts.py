@@ -53,11 +53,17 @@ from cni.daemon.mesh.paths import PathPlanner
 from cni.daemon.mesh.probes import TunnelProbes
 from cni.daemon.mesh.resolver import Resolver
 from cni.daemon.mesh.sources import PeerSources, ProxyNeighbours
+from cni.daemon.model.wireguard import network_of
+from cni.daemon.nat import forwarder_words
+from cni.daemon.nat.forwarder_client import ForwarderClient
 from cni.daemon.nat.netcheck import NetCheck
+from cni.daemon.nat.pair_keys import PairKeys
 from cni.daemon.nat.relay import Relay
+from cni.daemon.nat.relay_talk import RelayTalk
 from cni.daemon.nat.rules import NatRules, in_effect
 from cni.daemon.nat.server_round import ServerRound
 from cni.daemon.nat.traversal import Traversal
+from cni.daemon.nat.zlayer_server import ZlayerServer
 from cni.daemon.node.container_mtu import ContainerMtu
 from cni.daemon.node.node_settings import NodeSettings
 from cni.daemon.node.own_addresses import OwnAddresses
@@ -70,6 +76,7 @@ from cni.daemon.state.identity import Identity
 from cni.daemon.state.state import State
 from cni.daemon.state.store import Store
 from cni.daemon.state.tables import Table, Tables
+from cni.host.forwarder_process import ForwarderProcess
 from cni.host.kernel import Kernel
 from cni.host.own_networks import RESOLV_CONF
 from cni.host.tunnels import Tunnels
@@ -381,13 +388,21 @@ def _nat_rules(base: Base) -> Callable[[], NatRules]:
 
 def build_traversal(base: Base, mesh: MeshParts) -> Traversal:
     """The search for paths to the peers."""
+    pair_keys = PairKeys()
     return Traversal(
         state=base.state,
         identity=base.identity,
         mesh=mesh.mesh,
         rules=_nat_rules(base),
         servers=ServerRound(mesh.resolver.addresses),
-        relay=Relay(base.registry, base.board),
+        pair_keys=pair_keys,
+        relays=RelayTalk(Relay(base.registry, base.board), pair_keys),
+        forwarder=ForwarderClient(
+            ForwarderProcess(f"{base.settings.run_dir}/{forwarder_words.NAME}", base.settings.run_dir),
+            mesh.resolver.addresses,
+            base.board,
+        ),
+        server=ZlayerServer(lambda: tuple(network_of(cidr) for cidr in base.state.cidrs), base.board, base.crew),
         board=base.board,
         events=base.events,
         crew=base.crew,

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from cni import defaults, openings
+from cni.daemon.model.peer_paths import RelayUse
 from cni.secret import Secret
 
 Unsigned = Literal["accept", "refuse"]
@@ -49,7 +50,8 @@ class Dns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class StaticPeer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One peer of this node's WireGuard device, for meshes without a cluster. `endpoint`: `host:port`, a name is
     resolved repeatedly; without an endpoint the peer sends the first handshake. `endpoints`: further ones, which are
-    tried in turn while the peer does not answer. `keepalive`: seconds, 0 for none."""
+    tried in turn while the peer does not answer. `keepalive`: seconds, 0 for none. `relay`: whether relays are the only
+    paths to the peer, or none; "": a relay while there is no direct path."""
 
     public_key: str
     endpoint: str = ""
@@ -57,6 +59,7 @@ class StaticPeer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     allowed_ips: tuple[str, ...]
     keepalive: Annotated[int, msgspec.Meta(ge=0, le=65535)] = defaults.KEEPALIVE
     name: str = ""
+    relay: RelayUse = ""
 
 
 class Etcd(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -102,20 +105,46 @@ class Cluster(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 class RelayPorts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """This node relays for others: at the UDP `ports`, `FIRST-LAST`, two for each pair of nodes; `external`: the IPv4
-    address at which others reach them, "" for this node's own; `max_pairs`: pairs at once."""
+    address at which others reach them, "" for this node's own; `max_pairs`: pairs at once. With a `credential_file`
+    the node also serves ZLayer's relay protocol at the UDP port `listen`, for `max_sessions` at once, whose ports are
+    among `ports`."""
 
     ports: str
     external: str = ""
     max_pairs: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 100
+    listen: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 3478
+    max_sessions: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 100
+    credential_file: str = ""
+
+
+class RelayAccess(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A relay of ZLayer's protocol that this node uses, `host:port`."""
+
+    address: str
+    credential_file: str
+    username: Annotated[str, msgspec.Meta(max_length=63)] = "zlayer"
+
+
+class TurnAccess(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A TURN server that this node uses: `turn:host:port`, with `?transport=tcp` for TCP, or `turns:host:port`.
+    `ca_file`: who signed its certificate, "" for the authorities of the system."""
+
+    address: str
+    username: str
+    credential_file: str
+    ca_file: str = ""
 
 
 class Nat(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """NAT traversal. `stun`: the servers that are asked, `host:port`; none is asked that is not named here or by an
-    agent. `relay`: what this node relays for others; None: nothing."""
+    agent. `relay`: what this node relays for others; None: nothing. `relays`, `turn`: relays in user space that this
+    node uses."""
 
     enabled: bool = True
     stun: Annotated[tuple[str, ...], msgspec.Meta(max_length=16)] = ()
     relay: RelayPorts | None = None
+    relays: Annotated[tuple[RelayAccess, ...], msgspec.Meta(max_length=4)] = ()
+    turn: Annotated[tuple[TurnAccess, ...], msgspec.Meta(max_length=4)] = ()
 
 
 class Metrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -10,8 +10,9 @@ from functools import partial
 from cni import addresses, defaults
 from cni.daemon.model import dns_upstreams, keys
 from cni.daemon.model.endpoints import LONGEST_NAME, split_endpoint
+from cni.daemon.model.relay_address import relay_address
 from cni.daemon.model.relay_pairs import usable_ports
-from cni.daemon.settings import Cluster, RelayPorts, Settings, StaticPeer
+from cni.daemon.settings import Cluster, RelayAccess, RelayPorts, Settings, StaticPeer, TurnAccess
 from cni.openings import parse_reach, parse_sender
 from cni.overlay.address import network as network_of
 
@@ -35,6 +36,8 @@ def faults(settings: Settings) -> list[str]:
     checks += [partial(_check_extra_route, cidr) for cidr in settings.extra_routes]
     checks += [partial(_check_stun, server) for server in (settings.nat.stun if settings.nat else ())]
     checks += [partial(_check_relay, settings.nat.relay)] if settings.nat and settings.nat.relay else []
+    checks += [partial(_check_user_relay, relay) for relay in (settings.nat.relays if settings.nat else ())]
+    checks += [partial(_check_user_relay, relay) for relay in (settings.nat.turn if settings.nat else ())]
     checks += [partial(_check_nameserver, server) for server in settings.dns.nameservers]
     checks += [partial(_check_upstream, "dns.upstreams", server) for server in settings.dns.upstreams or ()]
     checks += [partial(_check_stub_zone, zone, servers) for zone, servers in settings.dns.zones.items()]
@@ -130,6 +133,15 @@ def _check_relay(relay: RelayPorts) -> None:
             ipaddress.IPv4Address(relay.external)
         except ValueError as error:
             raise ValueError(f"nat.relay.external: {relay.external}: no IPv4 address ({error})") from error
+
+
+def _check_user_relay(relay: RelayAccess | TurnAccess) -> None:
+    key, kind = ("nat.relays", "zlayer") if isinstance(relay, RelayAccess) else ("nat.turn", "turn")
+    try:
+        if relay_address(relay.address)[0] != kind:
+            raise ValueError("host:port is for nat.relays, turn: and turns: for nat.turn")
+    except ValueError as error:
+        raise ValueError(f"{key}: {relay.address}: {error}") from error
 
 
 def _check_stun(server: str) -> None:

@@ -36,6 +36,8 @@ MADE_ANEW = {
     "Transport": "a part of `EtcdClient`",
     "Certificates": "a part of `Transport`",
     "StoreClock": "a part of `Transport`",
+    "Sessions": "those of one server, a part of `_Serving`",
+    "_Serving": "a server at one port, a part of `ZlayerServer`, made when the port is configured",
     "Repairs": "a count with a clock, a part of the fence's controller",
     "Table": "one table of `Tables`",
     "NameLookup": "for one thread: the DNS server's, and one for each request of the tool",

@@ -260,12 +260,14 @@ class PathPlanner:
         """The endpoint that probes have found; None if the turns decide."""
         key, restored = target.public_key, self._restored.get(device, {})
         if key in restored:
-            if answers_at != "" and allowed.endpoint(restored[key], target):
+            if target.relay != "only" and answers_at != "" and allowed.proven(restored[key], target):
                 return restored[key]
             del restored[key]
         proven = self._proven.get(device, {}).get(key)
-        if proven is not None and allowed.endpoint(proven, target):
+        if proven is not None and allowed.proven(proven, target):
             return proven
+        if target.relay == "only":
+            return ""
         if key not in self._held.get(device, ()):
             return None
         return before[key][1].endpoint if key in before else ""
@@ -355,6 +357,11 @@ class _Allowed:
 
     ranges: tuple[str, ...]
     operator_cidrs: tuple[tuple[str, Network], ...]
+
+    def proven(self, endpoint: str, target: Target) -> bool:
+        """Whether the target may be called where probes have found it. A loopback address is a port of this node's own
+        forwarder: one that the peer has named is never probed."""
+        return address_of(endpoint).is_loopback or self.endpoint(endpoint, target)
 
     def endpoint(self, endpoint: str, target: Target) -> bool:
         """Whether the target may be called at the endpoint."""

@@ -101,7 +101,7 @@ class PeerSources:
             endpoints = tuple(dict.fromkeys((*((peer.endpoint,) if peer.endpoint else ()), *peer.endpoints)))
             allowed = tuple(peer_table.cidr(cidr) for cidr in peer.allowed_ips)
             key = peer_table.public(peer.public_key)
-            targets.append(Target(key, endpoints, allowed, peer.keepalive, name=peer.name))
+            targets.append(Target(key, endpoints, allowed, peer.keepalive, name=peer.name, relay=peer.relay))
         return targets
 
 

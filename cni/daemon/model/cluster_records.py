@@ -22,11 +22,13 @@ class Dedicated(msgspec.Struct, frozen=True):
 class NatWord(msgspec.Struct, frozen=True):
     """What a node publishes for NAT traversal; a node that publishes none answers no probes. `outside`: the addresses
     with ports from which others see its WireGuard port; `mapping`: its NAT's (`model/nat_behaviour.py`); `relay`:
-    the address at which it relays for others, "" if it does not."""
+    the address at which it relays for others, "" if it does not; `relayed`: its addresses with ports at relays that
+    forward in user space."""
 
     outside: tuple[str, ...] = ()
     mapping: str = ""
     relay: str = ""
+    relayed: tuple[str, ...] = ()
 
 
 class NodeDocument(msgspec.Struct, frozen=True, kw_only=True):

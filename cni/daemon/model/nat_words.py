@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-PATHS = {"host": "direct", "outside": "hole-punched", "relay": "relayed", "": "searching"}
+from cni.daemon.model.peer_paths import RELAYED, RelayUse
+
+PATHS = {"host": "direct", "outside": "hole-punched", "relay": "relayed", "turn": "relayed", "": "searching"}
 DEPENDENT = ("address-dependent", "address-and-port-dependent")
 SHOWN = 4  # places that a sentence names
 
@@ -12,7 +14,8 @@ SHOWN = 4  # places that a sentence names
 @dataclass(frozen=True, slots=True)
 class PathView:
     """The path to one peer, for people. `kind`: "" while there is none; `seconds`: the last round trip; `tried`: the
-    places that are probed; `own`, `theirs`: the mappings of this node's and of the peer's NAT; `relay`: its name."""
+    places that are probed; `own`, `theirs`: the mappings of this node's and of the peer's NAT; `relay`: its name;
+    `use`: what the operator says about relays to this peer."""
 
     kind: str
     endpoint: str
@@ -21,6 +24,7 @@ class PathView:
     own: str
     theirs: str
     relay: str = ""
+    use: RelayUse = ""
 
     @property
     def path(self) -> str:
@@ -33,14 +37,18 @@ class PathView:
             return f"{self.endpoint} is one of the peer's own addresses, and answers"
         if self.kind == "outside":
             return f"the peer's NAT lets datagrams in at {self.endpoint}"
-        if self.kind == "relay":
+        if self.kind in RELAYED:
             return f"by {self.relay} at {self.endpoint}: {self._obstacle()}"
+        if self.use == "only":
+            return "only relays may be used, and none leads to the peer"
         if not self.tried:
             return "the peer has named no address, and has not called"
         return self._obstacle()
 
     def _obstacle(self) -> str:
         """What stands against a direct path."""
+        if self.use == "only":
+            return "only relays may be used"
         own, theirs = self.own in DEPENDENT, self.theirs in DEPENDENT
         if own and theirs:
             return "both sides are symmetric: their NATs give each destination another port"

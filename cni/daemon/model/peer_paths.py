@@ -18,17 +18,23 @@ from typing import Literal
 from cni.addresses import Address
 
 Place = tuple[Address, int]
-Kind = Literal["host", "outside", "relay"]
-"""What a place is: one of the peer's own addresses, an address outside its NAT, or a relay's port that leads to it."""
+Kind = Literal["host", "outside", "relay", "turn"]
+"""What a place is: one of the peer's own addresses, an address outside its NAT, a port of a node that relays in its
+kernel, or a place behind a relay that forwards in user space (ZLayer's relay, TURN)."""
 
-RANK: Mapping[Kind, int] = {"host": 0, "outside": 1, "relay": 2}
+RelayUse = Literal["", "only", "never"]
+"""Whether relays are the only paths to a peer, or none; "": a relay while there is no direct path."""
+
+RANK: Mapping[Kind, int] = {"host": 0, "outside": 1, "relay": 2, "turn": 3}
+RELAYED: tuple[Kind, ...] = ("relay", "turn")
 STEADY = 3  # answers in a row until a better path replaces one that works
 HOPS = 2  # routers after which a first probe is dropped: this node's own NAT, and the one after it
 NEAR = (0.0, 0.3, 1.0, 3.0)  # seconds after an attempt's begin at which a peer's own addresses are probed
 FAR = (1.0, 1.3, 1.7, 2.5, 4.0, 6.0, 8.0)  # the same for addresses outside, after the first probe of few hops
 CONFIRM = 0.2  # seconds between the probes that confirm a better path
 LENGTH = 9.0  # seconds that an attempt lasts
-PAUSES = (3.0, 5.0, 10.0, 20.0, 40.0, 60.0)  # seconds between two attempts without anything new
+PAUSES = (3.0, 5.0, 10.0, 20.0, 40.0, 50.0)  # seconds between two attempts without anything new
+CALLED = 5.0  # seconds after an attempt's begin in which the peer's call begins no other one
 SILENCE = 3.0  # seconds that a peer to which packets are sent may send nothing, until its path is probed
 IDLE_SILENCE = 150.0  # the same without packets: one end may send all keepalives, but after 120 s a handshake is due
 STANDBY = 20.0  # seconds between two probes to the second relay of a pair in use: its NATs keep the mappings
@@ -42,10 +48,12 @@ MOST_LEARNED = 4  # places from which the peer itself has called, beside those t
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """A probe to send. `hops`: after how many routers it is dropped, 0 for the system's default."""
+    """A probe to send. `hops`: after how many routers it is dropped, 0 for the system's default. `is_call`: not a ping
+    but a call."""
 
     to: Place
     hops: int = 0
+    is_call: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +73,15 @@ class Candidate:
 class PeerPaths:
     """The paths to one peer. Times in seconds on a monotonic clock. For one thread."""
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, use: RelayUse = "") -> None:
+        """`use`: whether relays are the only paths that may be used, or none."""
+        self._use, self._call = use, False
         self._candidates: dict[Place, Candidate] = {}
         self._named: Mapping[Place, Kind] = {}
-        self._learned: dict[Place, float] = {}
+        self._learned: dict[Place, tuple[Kind, float]] = {}
         self._chosen: Place | None = None
         self._began: float | None = None  # of the present attempt
+        self._started = float("-inf")  # of the last attempt
         self._attempts = 0
         self._ended = now
         self._counters = (-1, -1)
@@ -105,23 +116,38 @@ class PeerPaths:
 
     def name(self, places: Mapping[Place, Kind], now: float) -> None:
         """Take in the places that the peer has named. Different ones are news."""
+        places = {place: kind for place, kind in places.items() if self.may_use(kind)}
         if places == self._named:
             return
-        self._named = dict(places)
+        self._named = places
         self._rebuild()
         self.begin(now)
 
     def begin(self, now: float) -> None:
         """Begin an attempt: something is new."""
         self._attempts = 0
+        self._call = True
         self._start(now)
 
-    def called_from(self, place: Place, now: float) -> None:
-        """Take in that an authenticated ping of the peer came from a place: it may be reached there."""
+    def called(self, now: float) -> None:
+        """Take in the peer's call: it tries to leave the relay now, and both must try together, because a NAT lets a
+        probe in only for some 30 s after one has gone out (nf_conntrack_udp_timeout)."""
+        if self.kind in RELAYED and now - self._started >= CALLED:
+            self._start(now)
+
+    def may_use(self, kind: Kind) -> bool:
+        """Whether a path of that kind may be used at all."""
+        return not self._use or (kind in RELAYED) == (self._use == "only")
+
+    def called_from(self, place: Place, now: float, kind: Kind = "outside") -> None:
+        """Take in that an authenticated ping of the peer came from a place: it may be reached there. `kind`: what the
+        place is, if the peer has not named it."""
+        if not self.may_use(kind):
+            return
         if place not in self._candidates:
-            self._learned[place] = now
+            self._learned[place] = (kind, now)
             while len(self._learned) > MOST_LEARNED:
-                del self._learned[min(self._learned, key=lambda learned: self._learned[learned])]
+                del self._learned[min(self._learned, key=lambda learned: self._learned[learned][1])]
             self._rebuild()
         candidate = self._candidates.get(place)
         if candidate is not None and self._is_wanted(candidate) and now - (candidate.waiting or 0.0) >= CONFIRM:
@@ -169,7 +195,11 @@ class PeerPaths:
         self._expire(now)
         sends = []
         if self._began is None and now >= self._next_attempt():
+            self._call = True
             self._start(now)
+        if self._call and self._chosen is not None and self.kind in RELAYED:
+            sends.append(Send(self._chosen, is_call=True))
+        self._call = False
         if self._began is not None and now >= self._began + LENGTH:
             self._began, self._ended = None, now
             self._attempts += 1
@@ -188,7 +218,7 @@ class PeerPaths:
         times = [candidate.confirm_at for candidate in self._candidates.values() if candidate.confirm_at is not None]
         if self._asked_at is not None:
             times.append(self._asked_at + VERDICT)
-        if self.kind == "relay":
+        if self.kind in RELAYED:
             times.append(self._standby_at)
         if self._began is not None:
             times.append(self._began + LENGTH)
@@ -214,15 +244,15 @@ class PeerPaths:
 
     def _to_standby(self, now: float) -> list[Send]:
         """The probes that keep the other relays ready for this pair, so that they carry it when this one is gone."""
-        if self.kind != "relay" or now < self._standby_at:
+        if self.kind not in RELAYED or now < self._standby_at:
             return []
         self._standby_at = now + STANDBY if now - self._busy_at < ACTIVE else float("inf")
         return [
-            Send(place) for place, each in self._candidates.items() if each.kind == "relay" and place != self._chosen
+            Send(place) for place, each in self._candidates.items() if each.kind in RELAYED and place != self._chosen
         ]
 
     def _start(self, now: float) -> None:
-        self._began = now
+        self._began = self._started = now
         for place, candidate in self._candidates.items():
             self._put(place, replace(candidate, sent=0, streak=0, waiting=None))
 
@@ -251,11 +281,11 @@ class PeerPaths:
         at = self._ended + PAUSES[min(max(self._attempts - 1, 0), len(PAUSES) - 1)]
         if not any(self._is_wanted(candidate) for candidate in self._candidates.values()):
             return float("inf")
-        is_worth = self.kind == "relay" and (self._attempts < FEW or at - self._busy_at < ACTIVE)
+        is_worth = self.kind in RELAYED and (self._attempts < FEW or at - self._busy_at < ACTIVE)
         return at if self._chosen is None or is_worth else float("inf")
 
     def _rebuild(self) -> None:
-        kinds: dict[Place, Kind] = {**dict.fromkeys(self._learned, "outside"), **self._named}
+        kinds: dict[Place, Kind] = {**{place: kind for place, (kind, _) in self._learned.items()}, **self._named}
         if self._chosen is not None:
             kinds.setdefault(self._chosen, self._candidates[self._chosen].kind)  # it works, named or not
         before = self._candidates

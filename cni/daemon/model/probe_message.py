@@ -13,6 +13,7 @@ of theirs. All kinds have one size: an answer is never larger than the request.
 | --- | --- | --- |
 | ping, pong | node, peer | pong: the address and port from which the ping came |
 | ask, grant | node, relay | the peer to be joined with; grant: the relay's port for the node, 0 if it is refused |
+| call | node, peer, on a relayed path | the sender tries for a direct path now: the receiver should, too |
 | bind, check | node, that port of the relay | check: a token for the node's address; bind: that token, or none |
 """
 
@@ -34,8 +35,8 @@ TRANSACTION = 8
 SIZE = 68
 _PERSON = b"zlayer-p"
 
-Kind = Literal["ping", "pong", "ask", "grant", "bind", "check"]
-_NUMBERS: dict[Kind, int] = {"ping": 1, "pong": 2, "ask": 3, "grant": 4, "bind": 5, "check": 6}
+Kind = Literal["ping", "pong", "ask", "grant", "bind", "check", "call"]
+_NUMBERS: dict[Kind, int] = {"ping": 1, "pong": 2, "ask": 3, "grant": 4, "bind": 5, "check": 6, "call": 7}
 _OF_RELAYS = ("ask", "grant", "bind", "check")
 _KINDS: dict[int, Kind] = {number: kind for kind, number in _NUMBERS.items()}
 _BODY = struct.Struct("!IB3x8s8s8s20s")

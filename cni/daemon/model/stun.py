@@ -10,6 +10,7 @@ from __future__ import annotations
 import binascii
 import ipaddress
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cni.addresses import Address
@@ -20,10 +21,10 @@ TRANSACTION = 12  # bytes
 RETRANSMISSIONS = (0.0, 0.5, 1.5)  # seconds: the first three of section 6.2.1, with an RTO of 0.5 s
 CHANGE_ADDRESS, CHANGE_PORT = 4, 2  # flags of CHANGE-REQUEST (RFC 5780, section 7.2)
 
-_HEAD = struct.Struct("!HHI12s")
+HEAD = struct.Struct("!HHI12s")
 _ATTRIBUTE = struct.Struct("!HH")
 _REQUEST, _SUCCESS, _ERROR = 0x0001, 0x0101, 0x0111
-_MAPPED, _CHANGE, _ERROR_CODE, _XOR_MAPPED, _FINGERPRINT, _OTHER = 0x0001, 0x0003, 0x0009, 0x0020, 0x8028, 0x802C
+_MAPPED, _CHANGE, ERROR_CODE, XOR_MAPPED, _FINGERPRINT, _OTHER = 0x0001, 0x0003, 0x0009, 0x0020, 0x8028, 0x802C
 _FINGERPRINT_XOR = 0x5354554E
 
 
@@ -40,38 +41,35 @@ class Answer:
 
 def request(transaction: bytes, change: int = 0) -> bytes:
     """A Binding request. `transaction`: 12 random bytes; `change`: CHANGE_ADDRESS and CHANGE_PORT, or 0."""
-    body = _attribute(_CHANGE, struct.pack("!I", change)) if change else b""
+    body = attribute(_CHANGE, struct.pack("!I", change)) if change else b""
     return _with_fingerprint(_REQUEST, transaction, body)
 
 
 def parse_answer(data: bytes) -> Answer:
     """The answer to a Binding request. Raises ValueError for any other message, and for a damaged one."""
-    if len(data) < _HEAD.size:
+    if len(data) < HEAD.size:
         raise ValueError("shorter than a header")
-    kind, length, cookie, transaction = _HEAD.unpack_from(data)
-    if cookie != MAGIC_COOKIE or kind not in (_SUCCESS, _ERROR) or length % 4 or len(data) != _HEAD.size + length:
+    kind, length, cookie, transaction = HEAD.unpack_from(data)
+    if cookie != MAGIC_COOKIE or kind not in (_SUCCESS, _ERROR) or length % 4 or len(data) != HEAD.size + length:
         raise ValueError("no answer to a Binding request")
-    attributes = _attributes(data)
+    found = attributes(data)
     if kind == _ERROR:
-        code = attributes.get(_ERROR_CODE, b"")
-        if len(code) < 4:
-            raise ValueError("an error without a number")
-        return Answer(transaction, error=(code[2] & 7) * 100 + code[3])
-    if _XOR_MAPPED in attributes:
-        mapped = _address(attributes[_XOR_MAPPED], transaction)
-    elif _MAPPED in attributes:
-        mapped = _address(attributes[_MAPPED])
+        return Answer(transaction, error=error_of(found))
+    if XOR_MAPPED in found:
+        mapped = address_of(found[XOR_MAPPED], transaction)
+    elif _MAPPED in found:
+        mapped = address_of(found[_MAPPED])
     else:
         raise ValueError("an answer without a mapped address")
-    other = _address(attributes[_OTHER]) if _OTHER in attributes else None
+    other = address_of(found[_OTHER]) if _OTHER in found else None
     return Answer(transaction, mapped, other)
 
 
-def _attributes(data: bytes) -> dict[int, bytes]:
+def attributes(data: bytes) -> dict[int, bytes]:
     """The first attribute of each kind. Raises ValueError if one is longer than the message, or for a wrong
     FINGERPRINT."""
     found: dict[int, bytes] = {}
-    at = _HEAD.size
+    at = HEAD.size
     while at < len(data):
         kind, length = _ATTRIBUTE.unpack_from(data, at)
         value = data[at + _ATTRIBUTE.size : at + _ATTRIBUTE.size + length]
@@ -84,8 +82,17 @@ def _attributes(data: bytes) -> dict[int, bytes]:
     return found
 
 
-def _address(value: bytes, transaction: bytes | None = None) -> tuple[Address, int]:
-    """The address and port of an attribute; `transaction`: of a message whose attribute is XORed (section 14.2)."""
+def error_of(found: Mapping[int, bytes]) -> int:
+    """The number of an error. Raises ValueError for an error without one."""
+    code = found.get(ERROR_CODE, b"")
+    if len(code) < 4:
+        raise ValueError("an error without a number")
+    return (code[2] & 7) * 100 + code[3]
+
+
+def address_of(value: bytes, transaction: bytes | None = None) -> tuple[Address, int]:
+    """The address and port of an attribute; `transaction`: of a message whose attribute is XORed (section 14.2). Raises
+    ValueError for an address of an unknown family."""
     family = value[1] if len(value) >= 4 else 0
     size = {1: 4, 2: 16}.get(family)
     if size is None or len(value) != 4 + size:
@@ -96,14 +103,15 @@ def _address(value: bytes, transaction: bytes | None = None) -> tuple[Address, i
     return ipaddress.ip_address(packed), port
 
 
-def _attribute(kind: int, value: bytes) -> bytes:
+def attribute(kind: int, value: bytes) -> bytes:
+    """One attribute, padded."""
     return _ATTRIBUTE.pack(kind, len(value)) + value + bytes(-len(value) % 4)
 
 
 def _with_fingerprint(kind: int, transaction: bytes, body: bytes) -> bytes:
     """The message, whose length already counts the FINGERPRINT when the latter is computed (section 14.7)."""
-    message = _HEAD.pack(kind, len(body) + 8, MAGIC_COOKIE, transaction) + body
-    return message + _attribute(_FINGERPRINT, _fingerprint(message))
+    message = HEAD.pack(kind, len(body) + 8, MAGIC_COOKIE, transaction) + body
+    return message + attribute(_FINGERPRINT, _fingerprint(message))
 
 
 def _fingerprint(message: bytes) -> bytes:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from cni import addresses
 from cni.daemon.model import sizes
 from cni.daemon.model.cluster_records import NatWord
+from cni.daemon.model.peer_paths import RelayUse
 from cni.host.tunnel_routes import UnderlayRoute
 from cni.host.wg_types import PeerChange, PeerSeen
 
@@ -37,7 +38,8 @@ class Target:
     it may send from and receive for. `routes`: those of them that are routed to this device; None for all. `keepalive`:
     seconds, 0 for none. `name`: for display. `owner`: the guest or edge, if it is one. `published`: the peer itself has
     published its endpoints (by the cluster, or a token), not this node's operator or an agent. `nat`: what it publishes
-    for NAT traversal; None if it answers no probes, or that is not known."""
+    for NAT traversal; None if it answers no probes, or that is not known. `relay`: whether relays are the only paths to
+    it, or none."""
 
     public_key: str
     endpoints: tuple[str, ...] = ()
@@ -48,6 +50,7 @@ class Target:
     owner: str = ""
     published: bool = False
     nat: NatWord | None = None
+    relay: RelayUse = ""
 
     def led(self) -> tuple[str, ...]:
         """The CIDRs that are routed to the device for this peer."""
@@ -88,12 +91,13 @@ def _without(target: Target, cidr: str) -> Target:
 
 
 def called_as(targets: Iterable[Target], others: Iterable[Target]) -> tuple[Target, ...]:
-    """The targets, each with the endpoints of the entry of `others` with its key in front of its own."""
-    preferred = {other.public_key: other.endpoints for other in others}
-    if not preferred:
-        return tuple(targets)
+    """The targets, each with the endpoints of the entry of `others` with its key in front of its own, and that entry's
+    use of relays."""
+    preferred = {other.public_key: other for other in others}
     return tuple(
-        replace(target, endpoints=tuple(dict.fromkeys((*preferred.get(target.public_key, ()), *target.endpoints))))
+        replace(target, endpoints=tuple(dict.fromkeys((*other.endpoints, *target.endpoints))), relay=other.relay)
+        if (other := preferred.get(target.public_key)) is not None
+        else target
         for target in targets
     )
 

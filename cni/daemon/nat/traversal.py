@@ -22,38 +22,42 @@ import msgspec
 from cni.addresses import Address, Network
 from cni.daemon.events import Event, Events, NodeFactsChanged, PeerChanged
 from cni.daemon.mesh.mesh import Mesh
-from cni.daemon.model import keys, nat_candidates, probe_message, stun
+from cni.daemon.model import nat_candidates, probe_message, stun
 from cni.daemon.model.cluster_records import NatWord
 from cni.daemon.model.nat_words import PathView
-from cni.daemon.model.peer_paths import Kind, PeerPaths, Place
+from cni.daemon.model.peer_paths import RELAYED, Kind, PeerPaths, Place, Send
 from cni.daemon.model.probe_message import Probe
 from cni.daemon.model.wireguard import Target, network_of
+from cni.daemon.nat import pings
+from cni.daemon.nat.forwarder_client import ForwarderClient
 from cni.daemon.nat.own_places import OwnPlaces
 from cni.daemon.nat.pair_keys import PairKeys
-from cni.daemon.nat.relay import Relay
-from cni.daemon.nat.relay_client import Node, RelayClient
-from cni.daemon.nat.rules import NatRules
+from cni.daemon.nat.pings import Pings
+from cni.daemon.nat.relay_talk import Outcome, RelayTalk
+from cni.daemon.nat.rules import NatRules, ServerRules
 from cni.daemon.nat.server_round import ServerRound
+from cni.daemon.nat.zlayer_server import ZlayerServer
 from cni.daemon.problem_board import ProblemBoard
 from cni.daemon.state.identity import Identity
 from cni.daemon.state.state import State
 from cni.host import underlay
 from cni.host.relay_port import RelayPort
 from cni.host.wg_port import BATCH, PortSocket
-from cni.host.wg_types import join_endpoint, split_endpoint
+from cni.host.wg_types import DeviceSeen, join_endpoint, split_endpoint
 from cni.host.worker import IDLE, Crew, beat
 from cni.overlay import wire
 
 log = logging.getLogger(__name__)
 
 LOOK = 30.0  # seconds between two looks at peers and own addresses, if nothing is known to have changed
-COUNT, IDLE_COUNT = 1.0, 2.0  # seconds between two looks at the device's counter, while traffic passes or not
+COUNT, IDLE_COUNT = 1.0, 3.0  # seconds between two looks at the device's counter, while traffic passes or not
 HOLD = 15.0  # seconds for which a peer that answers probes is not called elsewhere, while no path is found
+SEARCHING = 0.5  # seconds between two looks at a peer without a path: when a relay is asked, when it is called in turn
+LINGER = 60.0  # seconds for which a peer is reached through a relay after the path in use is another one
+MOST_RELAYED, MOST_REMOTES = 4, 6  # of a peer: its addresses at relays; the others at which a relay reaches it
 RELAY_AFTER = 1.0  # seconds without a direct path until a relay is asked
 TRIES = 20.0  # seconds for which a peer is probed of which it is not known whether it answers probes
 REST = 0.02  # seconds of rest after a full batch: a flood gets at most a twentieth of a processor
-PATIENCE = 1.0  # seconds that a person waits for the answer to a ping
-MOST_PINGS = 16  # of one peer, under way
 FORGET = 10.0  # seconds after which a probe's answer is no longer waited for
 
 
@@ -75,16 +79,19 @@ class Traversal:
         mesh: Mesh,
         rules: Callable[[], NatRules],
         servers: ServerRound,
-        relay: Relay,
+        pair_keys: PairKeys,
+        relays: RelayTalk,
+        forwarder: ForwarderClient,
+        server: ZlayerServer,
         board: ProblemBoard,
         events: Events,
         crew: Crew,
     ) -> None:
         self._state, self._identity, self._mesh, self._rules = state, identity, mesh, rules
-        self._servers, self._relay, self._board, self._events = servers, relay, board, events
-        self._own_places, self._keys, self._relays = OwnPlaces(), PairKeys(), RelayClient()
-        self._nodes: dict[str, Node] = {}
-        self._relay_address = ""  # at which this node relays for others
+        self._servers, self._board, self._events = servers, board, events
+        self._own_places, self._keys, self._pings = OwnPlaces(), pair_keys, Pings()
+        self._relays, self._forwarder, self._server = relays, forwarder, server
+        self._reached: dict[str, float] = {}  # until when each peer is reached through relays in user space
         self._peers: dict[str, PeerPaths] = {}
         self._targets: dict[str, Target] = {}
         self._answers: set[str] = set()  # peers that have answered a probe
@@ -96,14 +103,13 @@ class Traversal:
         self._word: NatWord | None = None
         self._views: Mapping[str, PathView] = {}
         self._applied: tuple[Mapping[str, str], frozenset[str]] = ({}, frozenset())
-        self._next_look = self._next_count = 0.0
+        self._next_look = self._next_count = self._due = 0.0
         self._sent = 0
+        self._noted: DeviceSeen | None = None
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._changed = threading.Event()
         self._ended = threading.Event()
         self._lock = threading.Lock()
-        self._pings: list[tuple[str, threading.Event]] = []  # not sent yet
-        self._pinged: dict[str, list[threading.Event]] = {}  # sent, by peer
         self._runs = False
         self._worker = crew.worker("nat", self._run)
 
@@ -126,7 +132,8 @@ class Traversal:
     def tear_down(self) -> None:
         """End the thread, and remove what relays for others, for `uninstall`."""
         self.stop()
-        self._relay.remove()
+        self._relays.remove()
+        self._forwarder.remove()
 
     def wake(self) -> None:
         """Look at peers, rules and addresses again now. Never waits."""
@@ -146,15 +153,13 @@ class Traversal:
         return self._views
 
     def ping(self, key: str) -> PathView | None:
-        """Probe the path in use to a peer, and wait at most `PATIENCE` for the answer; the path, whose `seconds` are
+        """Probe the path in use to a peer, and wait `pings.PATIENCE` for the answer; the path, whose `seconds` are
         None without an answer. None for a peer that is not probed."""
         if key not in self._views:
             return None
-        answered = threading.Event()
-        with self._lock:
-            self._pings.append((key, answered))
+        answered = self._pings.ask(key)
         os.eventfd_write(self._wake, 1)
-        is_answered = answered.wait(PATIENCE)
+        is_answered = answered.wait(pings.PATIENCE)
         view = self._views.get(key)
         return view if view is None or is_answered else replace(view, seconds=None)
 
@@ -163,35 +168,52 @@ class Traversal:
     def _run(self) -> None:
         while not self._ended.is_set():
             beat(IDLE)
-            self._wait()
+            is_called = self._wait()
             now = time.monotonic()
             if self._changed.is_set() or now >= self._next_look:
                 self._changed.clear()
-                self._next_look = now + LOOK
+                self._next_look, self._due = now + LOOK, now
                 with self._board.step("nat-unavailable", "", "paths through NATs cannot be looked for"):
                     self._look(now)
             if self._sock is None:
                 continue
-            self._receive(self._sock)
-            self._relay.receive(self._keys.by_peer, self._keys.peer_of, self._keys.own)
-            now = time.monotonic()
-            self._relay.expire(now)
             self._count(now)
-            self._ask_relays(self._sock, now)
-            self._send(self._sock, now)
-            self._apply(now)
+            if is_called or now >= self._due:
+                self._work(self._sock)
         self._close_ports()
+        self._server.stop()
 
-    def _wait(self) -> None:
+    def _work(self, sock: PortSocket) -> None:
+        self._receive(sock)
         now = time.monotonic()
-        sockets: list[socket.socket | RelayPort | int] = [self._wake, *self._relay.ports()]
-        sockets += self._sock.sockets() if self._sock is not None else ()
-        times = [self._next_look, *(paths.due() for key, paths in self._peers.items() if self._is_probed(key, now))]
-        if self._sock is not None:
-            times += [self._next_count, self._servers.due()]
-        readable, _, _ = select.select(sockets, [], [], min(max(min(times) - now, 0.0), IDLE))
+        self._relays.serve(now)
+        self._ask_relays(sock, now)
+        self._forward(now)
+        self._send(sock, now)
+        self._apply(now)
+        self._due = self._next_due(now)
+
+    def _wait(self) -> bool:
+        """Wait until something is due; returns whether something has arrived, or another thread has called."""
+        now = time.monotonic()
+        sockets: list[socket.socket | RelayPort | int] = [self._wake, *self._relays.ports()]
+        sockets += (*self._sock.sockets(), *self._forwarder.sockets()) if self._sock is not None else ()
+        due = self._next_look if self._sock is None else min(self._next_look, self._due, self._next_count)
+        readable, _, _ = select.select(sockets, [], [], min(max(due - now, 0.0), IDLE))
         if self._wake in readable:
             os.eventfd_read(self._wake)
+        return bool(readable)
+
+    def _next_due(self, now: float) -> float:
+        """When something is to be sent or decided next, unless something arrives. Computed once for each time that the
+        thread has worked: an idle node looks only at the device's counter."""
+        times = [self._servers.due(), self._forwarder.due()]
+        for key, paths in self._peers.items():
+            if self._is_probed(key, now):
+                times.append(paths.due())
+                if paths.chosen is None:
+                    times.append(now + SEARCHING)
+        return min(times)
 
     def _look(self, now: float) -> None:
         """Take in rules, own addresses and peers. Raises OSError if no probe can be sent."""
@@ -216,10 +238,9 @@ class Traversal:
         self._servers.refresh(rules.stun, now)
         self._next_look = min(self._next_look, max(now + COUNT, self._servers.next_round(rules.stun)))
         self._targets = targets
-        self._relays.keep(targets)
-        self._nodes = {key: _node(target) for key, target in targets.items()}
-        self._relay.configure(rules.relay)
-        self._relay_address = _relay_address(rules, own)
+        self._relays.configure(rules, targets, own)
+        self._forwarder.configure(rules.relays, device.port, device.mark)
+        self._server.configure(_server_rules(rules, own))
         for gone in self._peers.keys() - targets.keys():
             del self._peers[gone]
         for key, target in targets.items():
@@ -231,13 +252,26 @@ class Traversal:
         named = [_place(text) for text in self._mesh.called_at(target)]
         paths = self._peers.get(key)
         if paths is None:
-            paths = self._peers[key] = PeerPaths(now)
+            paths = self._peers[key] = PeerPaths(now, target.relay)
             if (heard := self._heard_at(key)) is not None:
                 paths.called_from(heard, now)
         own = [place for place in named if place not in outside]
         places = nat_candidates.places_of(own, outside, self._own, self._ranges, rules.most_candidates)
         relayed: dict[Place, Kind] = dict.fromkeys(self._relays.places(key), "relay")
-        paths.name({**places, **relayed}, now)
+        forwarded = [*self._relayed(target), *self._forwarder.places(self._remotes(target))]
+        paths.name({**places, **relayed, **dict.fromkeys(forwarded, "turn")}, now)
+
+    def _relayed(self, target: Target) -> list[Place]:
+        """A peer's own addresses at relays that forward in user space."""
+        named = [_place(text) for text in target.nat.relayed] if target.nat is not None else []
+        return [place for place in named if not nat_candidates.refusal(place, self._ranges)][:MOST_RELAYED]
+
+    def _remotes(self, target: Target) -> list[Place]:
+        """Where a peer is reached from a relay, and may send to it from: outside its NAT, if it is behind one."""
+        outside = target.nat.outside if target.nat is not None else ()
+        places = [_place(text) for text in outside or self._mesh.called_at(target)]
+        usable = [place for place in places if not nat_candidates.refusal(place, self._ranges)]
+        return [*usable[:MOST_REMOTES], *self._relayed(target)]
 
     def _heard_at(self, key: str) -> Place | None:
         """Where the device has heard a peer that is not searched for yet: an earlier daemon may have found that path,
@@ -247,8 +281,7 @@ class Traversal:
         if seen is None or not seen.endpoint or not seen.last_handshake:
             return None
         place = _place(seen.endpoint)
-        is_relay = any(node.relay == str(place[0]) for node in self._nodes.values() if node.key != key)
-        return None if is_relay or nat_candidates.refusal(place, self._ranges) else place
+        return None if self._relays.is_relay(place[0], key) or nat_candidates.refusal(place, self._ranges) else place
 
     def _open(self, port: int, mark: int) -> None:
         wanted = (port, mark, self._keys.own)
@@ -266,7 +299,8 @@ class Traversal:
     def _close_ports(self) -> None:
         if self._sock is not None:
             self._sock.close()
-            self._relay.close()
+            self._relays.close()
+            self._forwarder.close()
 
     def _close(self) -> None:
         """End the search: the peers are called as without NAT traversal. The end of the daemon is none: the device
@@ -315,45 +349,58 @@ class Traversal:
                 self._take_ping(sock, key, probe, sender)
             case "pong":
                 self._take_pong(key, probe, sender)
-            case "ask" if self._keys.peer_of(probe.word):
-                port = self._relay.asked(probe.sender, probe.word)
-                grant = Probe("grant", probe.sender, self._keys.own, probe.transaction, port=port, word=probe.word)
-                sock.send(sender, probe_message.encode(grant, self._keys.by_peer[key]))
-            case "grant":
-                peer = self._keys.peer_of(probe.word)
-                if peer in self._peers and self._relays.granted(self._nodes[key], peer, probe):
-                    self._name(peer, self._targets[peer], self._rules(), time.monotonic())
-            case "check":
-                peer = self._relays.checked(sender, probe)
-                if peer in self._peers:
-                    self._bind(sock, sender)
-                    self._peers[peer].called_from(sender, time.monotonic())
+            case "call":
+                self._peers[key].called(time.monotonic())
+            case _:
+                self._take_outcome(self._relays.take(sock, key, probe, sender), sender)
 
-    def _bind(self, sock: PortSocket, place: Place) -> None:
-        """Bind this node to a relay's port, if the place is one."""
-        relay = self._relays.relay_at(place)
-        if relay in self._keys.by_peer:
-            bind = self._relays.bind(self._keys.own, self._nodes[relay].name, place)
-            sock.send(place, probe_message.encode(bind, self._keys.by_peer[relay]))
+    def _take_outcome(self, outcome: Outcome, sender: Place) -> None:
+        """Use a relay's new port."""
+        now = time.monotonic()
+        if outcome.granted in self._peers:
+            self._name(outcome.granted, self._targets[outcome.granted], self._rules(), now)
+        if outcome.opened in self._peers:
+            self._peers[outcome.opened].called_from(sender, now, "relay")
 
     def _ask_relays(self, sock: PortSocket, now: float) -> None:
         """Ask relays for ports towards the peers that have no direct path."""
         for key, paths in self._peers.items():
-            searches = paths.chosen is None and paths.searched_for(now) >= RELAY_AFTER and self._is_probed(key, now)
-            if not (searches or paths.kind == "relay"):
-                continue
-            for relay, probe in self._relays.requests(self._keys.own, self._nodes[key], self._nodes.values(), now):
-                way = self._peers[relay].chosen
-                if way is not None and relay in self._keys.by_peer:
-                    sock.send(way, probe_message.encode(probe, self._keys.by_peer[relay]))
+            is_late = paths.searched_for(now) >= (0.0 if self._targets[key].relay == "only" else RELAY_AFTER)
+            searches = paths.chosen is None and is_late and self._is_probed(key, now)
+            if paths.may_use("relay") and (searches or paths.kind == "relay"):
+                self._relays.ask(sock, key, lambda relay: self._peers[relay].chosen, now)
+
+    def _forward(self, now: float) -> None:
+        """Have relays in user space lead to the peers that have no better path."""
+        for key, paths in self._peers.items():
+            searches = paths.chosen is None and paths.searched_for(now) >= RELAY_AFTER
+            if paths.may_use("turn") and (searches or paths.kind == "turn"):
+                self._reached[key] = now + LINGER
+        self._reached = {key: until for key, until in self._reached.items() if key in self._peers and until > now}
+        self._forwarder.reach(place for key in self._reached for place in self._remotes(self._targets[key]))
+        if self._forwarder.work(now):
+            self._publish()
+            for key in self._reached:
+                self._name(key, self._targets[key], self._rules(), now)
+
+    def _kind_of(self, key: str, place: Place) -> Kind:
+        """What a place is from which a peer has sent."""
+        if self._relays.relay_at(place):
+            return "relay"
+        is_forwarded = place[0].is_loopback and bool(self._forwarder.sockets())
+        return "turn" if is_forwarded or place in self._relayed(self._targets[key]) else "outside"
 
     def _take_ping(self, sock: PortSocket, key: str, probe: Probe, sender: Place) -> None:
+        """Answer, unless the peer may not use that path: an answer would make it one."""
+        paths = self._peers.get(key)
+        kind: Kind = self._kind_of(key, sender) if key in self._targets else "outside"
+        if paths is not None and not paths.may_use(kind):
+            return
         pong = Probe("pong", probe.sender, self._keys.own, probe.transaction, sender)
         sock.send(sender, probe_message.encode(pong, self._keys.by_peer[key]))
         self._answers.add(key)
-        paths = self._peers.get(key)
-        if paths is not None and not nat_candidates.refusal(sender, self._ranges):
-            paths.called_from(sender, time.monotonic())
+        if paths is not None and (kind == "turn" or not nat_candidates.refusal(sender, self._ranges)):
+            paths.called_from(sender, time.monotonic(), kind)
 
     def _take_pong(self, key: str, probe: Probe, sender: Place) -> None:
         """Only the answer to a probe that is under way counts: a repeated one moves nothing."""
@@ -365,11 +412,10 @@ class Traversal:
         del self._pending[probe.transaction]
         self._answers.add(key)
         paths.answered(sender, now - pending.at, now)
-        if key in self._pinged and sender == paths.chosen:
+        if self._pings.is_waited_for(key) and sender == paths.chosen:
             self._views = {**self._views, key: self._view(key, paths)}
-            for answered in self._pinged.pop(key):
-                answered.set()
-        if probe.seen is not None and not self._relays.relay_at(sender):  # a relay's own port is seen behind it
+            self._pings.answered(key)
+        if probe.seen is not None and paths.candidates[sender].kind not in RELAYED:  # it sees the relay's port
             self._own_places.note(sender, probe.seen, now)
             self._publish()
 
@@ -378,24 +424,23 @@ class Traversal:
             del self._pending[transaction]
         for server, request in self._servers.requests(now):
             sock.send(server, request)
-        self._begin_pings(now)
+        for key in self._pings.begin():
+            if key in self._peers:
+                self._peers[key].ask(now)
         for key, paths in self._peers.items():
             if not self._is_probed(key, now):
                 continue
             for send in paths.advance(now):
-                self._bind(sock, send.to)
-                transaction = os.urandom(probe_message.TRANSACTION)
-                ping = Probe("ping", self._nodes[key].name, self._keys.own, transaction)
-                if sock.send(send.to, probe_message.encode(ping, self._keys.by_peer[key]), send.hops):
-                    self._pending[transaction] = _Pending(key, send.to, now)
+                self._probe(sock, key, send, now)
 
-    def _begin_pings(self, now: float) -> None:
-        with self._lock:
-            pings, self._pings = self._pings, []
-        for key, answered in pings:
-            if key in self._peers:
-                self._pinged[key] = [*self._pinged.get(key, [])[-MOST_PINGS:], answered]
-                self._peers[key].ask(now)
+    def _probe(self, sock: PortSocket, key: str, send: Send, now: float) -> None:
+        self._relays.bind(sock, send.to)
+        transaction = os.urandom(probe_message.TRANSACTION)
+        kind: probe_message.Kind = "call" if send.is_call else "ping"
+        probe = Probe(kind, self._relays.name_of(key), self._keys.own, transaction)
+        sent = sock.send(send.to, probe_message.encode(probe, self._keys.by_peer[key]), send.hops)
+        if sent and not send.is_call:
+            self._pending[transaction] = _Pending(key, send.to, now)
 
     def _is_probed(self, key: str, now: float) -> bool:
         """Whether probes are sent to a peer."""
@@ -417,7 +462,10 @@ class Traversal:
         self._next_count = now + (COUNT if sent != self._sent else IDLE_COUNT)
         device = self._mesh.device() if sent != self._sent else self._mesh.last_reading()
         self._sent = sent
-        for key, seen in device.peers.items() if device is not None else ():
+        if device is None or device is self._noted:
+            return
+        self._noted, self._due = device, now
+        for key, seen in device.peers.items():
             if key in self._peers:
                 self._peers[key].note_traffic(seen.sent, seen.received, now)
 
@@ -446,7 +494,9 @@ class Traversal:
         """Tell the cluster if this node is seen from elsewhere than before."""
         assert self._opened is not None
         word = self._own_places.word(self._own, self._opened[0], self._ranges)
-        word = msgspec.structs.replace(word, relay=self._relay_address)
+        word = msgspec.structs.replace(
+            word, relay=self._relays.address, relayed=tuple(self._forwarder.relayed()[:MOST_RELAYED])
+        )
         if word != self._word:
             log.info(
                 "this node is seen from %s; mapping: %s", ", ".join(word.outside) or "no other place", word.mapping
@@ -459,28 +509,31 @@ class Traversal:
 
     def _view(self, key: str, paths: PeerPaths) -> PathView:
         chosen, nat = paths.chosen, self._targets[key].nat
-        relay = self._relays.relay_at(chosen) if chosen is not None else ""
         return PathView(
             kind=paths.kind or "",
             endpoint=join_endpoint(*chosen) if chosen is not None else "",
             seconds=paths.candidates[chosen].seconds if chosen is not None else None,
-            tried=tuple(join_endpoint(*place) for place, seen in paths.candidates.items() if seen.kind != "relay"),
+            tried=tuple(join_endpoint(*place) for place, seen in paths.candidates.items() if seen.kind not in RELAYED),
             own=self._word.mapping if self._word is not None else "",
             theirs=nat.mapping if nat is not None else "",
-            relay=self._targets[relay].name if relay in self._targets else "",
+            relay=self._relay_name(chosen) if chosen is not None else "",
+            use=self._targets[key].relay,
         )
 
+    def _relay_name(self, place: Place) -> str:
+        """Who relays at a place, for people."""
+        relay, behind = self._relays.relay_at(place), self._forwarder.behind(place)
+        if behind is not None:
+            return f"{behind[0]}, which leads to {behind[1]},"
+        return self._targets[relay].name if relay in self._targets else "a relay of the peer"
 
-def _node(target: Target) -> Node:
-    name = probe_message.name_of(keys.decode(target.public_key))
-    return Node(target.public_key, name, target.nat.relay if target.nat is not None else "")
 
-
-def _relay_address(rules: NatRules, own: tuple[Address, ...]) -> str:
-    """The address at which this node relays: the configured one, else its first IPv4 address."""
-    if rules.relay is None:
-        return ""
-    return rules.relay.external or next((str(address) for address in own if address.version == 4), "")
+def _server_rules(rules: NatRules, own: tuple[Address, ...]) -> ServerRules | None:
+    """The rules of ZLayer's relay protocol with an address at which others reach this node; None without one."""
+    address = next((str(address) for address in own if address.version == 4), "")
+    if rules.server is None or not (rules.server.external or address):
+        return None
+    return replace(rules.server, external=rules.server.external or address)
 
 
 def _place(endpoint: str) -> Place:

@@ -21,7 +21,7 @@ PEERS = "peers"
 NAMES = "names"
 """The name of the lock on the table of registered names."""
 MOST_ADDRESSES = 255  # of one registered name, beside the latest
-HOST_PRIORITY, OUTSIDE_PRIORITY = 100, 50  # as upstream's
+HOST_PRIORITY, OUTSIDE_PRIORITY, RELAY_PRIORITY = 100, 50, 10  # as upstream's
 
 
 def add_peer(ask: wire.AddPeer, context: OperationContext) -> wire.Ok:
@@ -149,5 +149,6 @@ def nat_status(_: wire.NatStatusRequest, context: OperationContext) -> wire.NatS
     if word is None:
         return wire.NatStatus(seen.candidates, seen.peers, seen.last_refresh)
     outside = tuple(wire.Candidate("server-reflexive", endpoint, OUTSIDE_PRIORITY) for endpoint in word.outside)
+    relayed = tuple(wire.Candidate("relay", endpoint, RELAY_PRIORITY) for endpoint in word.relayed)
     reached = tuple(wire.NatPeer(key, view.path, view.endpoint) for key, view in views.items() if view.kind)
-    return wire.NatStatus((*seen.candidates, *outside), reached, seen.last_refresh)
+    return wire.NatStatus((*seen.candidates, *outside, *relayed), reached, seen.last_refresh)
