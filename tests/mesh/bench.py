@@ -24,6 +24,7 @@ from cni.daemon.cluster.store import Put
 from cni.daemon.cluster.store_records import StoreKeys
 from cni.daemon.model import keys
 from cni.daemon.model.cluster_records import NodeDocument, Slot
+from cni.daemon.model.name_records import NamedMember, ServiceRecord
 from cni.host import wg_engine
 
 from .etcds import Clustered
@@ -231,6 +232,7 @@ def daemon_of(node: Node) -> int:
     return int((node.directory / "run/overlayd.pid").read_text())
 
 
+RANGE = "10.64.0.0/10"  # a part of 10.0.0.0/8: a resolver of the host may be in another one
 COLUMNS = ("nodes", "subnets", "converged s", "CPU s", "daemon MB", "engine MB", "idle CPU %", "restart s")
 
 
@@ -238,7 +240,7 @@ def scale(subnets: int = 4) -> None:
     """One real node among 10, 100, 1,000 that are only in etcd."""
     made = Clustered("z")
     try:
-        node = made.member(1, cluster_cidr="10.0.0.0/8")
+        node = made.member(1, cluster_cidr=RANGE)
         say(" ".join(f"{name:>11}" for name in COLUMNS))
         before = 0
         for count in (10, 100, 1000):
@@ -248,13 +250,21 @@ def scale(subnets: int = 4) -> None:
         made.clean()
 
 
+def peers_of(node: Node) -> int:
+    """How many peers the device has; 0 before its engine answers."""
+    try:
+        return len(node.wg("show", node.device, "peers").split())
+    except RuntimeError:
+        return 0
+
+
 def grow(made: Clustered, node: Node, before: int, count: int, subnets: int) -> list[float]:
     """Add nodes until there are `count`; the figures of COLUMNS."""
     base = f"/zlayer-cni/{node.settings['deployment']}/"
     client = EtcdClient(settings_module.Etcd(endpoints=(made.etcd.url,)))
     cpu, began, routes = used(daemon_of(node))[0], time.monotonic(), count * (subnets + 1)
     inside(f"/run/netns/{made.underlay}", lambda: populate(client, base, before, count, subnets))
-    wait_for(lambda: len(node.wg("show", node.device, "peers").split()) == count, "all peers", 300, 0.1)
+    wait_for(lambda: peers_of(node) == count, "all peers", 300, 0.1)
     wait_for(lambda: len(node.ip("route", "show", "dev", node.device)) >= routes, "all routes", 300, 0.1)
     took, spent = time.monotonic() - began, used(daemon_of(node))[0] - cpu
     memory, engine = used(daemon_of(node))[1], node.engine()
@@ -270,13 +280,68 @@ def grow(made: Clustered, node: Node, before: int, count: int, subnets: int) -> 
     return [count, routes, took, spent, memory, used(engine)[1] if engine else 0.0, idle, restart]
 
 
+# --- names ----------------------------------------------------------------------------------------------------------
+
+NODES, SERVICES, MEMBERS = 1000, 2, 5  # 10,000 containers with names
+A_SECOND, SECONDS = 20, 15
+
+
+def names() -> None:
+    """One real node among 1,000 that are only in etcd, with 10,000 containers' names; 20 ADDs a second change a record
+    each."""
+    made = Clustered("z")
+    try:
+        node = made.member(1, cluster_cidr=RANGE)
+        grow(made, node, 0, NODES, 1)
+        pid, idle = daemon_of(node), processor_of(node)
+        memory = used(pid)[1]
+        base = f"/zlayer-cni/{node.settings['deployment']}/name/"
+        client = EtcdClient(settings_module.Etcd(endpoints=(made.etcd.url,)))
+
+        def put(number: int, turn: int) -> Put:
+            members = tuple(
+                NamedMember(container=f"c{number}-{turn}-{each}", addresses=(f"10.64.{number % 250}.{each}",))
+                for each in range(MEMBERS)
+            )
+            record = ServiceRecord(signer="", members=members)
+            return Put(f"{base}{number % NODES:032x}/s{number // NODES}", msgspec.json.encode(record))
+
+        def fill() -> None:
+            for first in range(0, NODES * SERVICES, 100):
+                client.transact([], [put(number, 0) for number in range(first, first + 100)])
+
+        def change() -> None:
+            for turn in range(A_SECOND * SECONDS):
+                due = began + turn / A_SECOND
+                time.sleep(max(0.0, due - time.monotonic()))
+                client.transact([], [put(turn, 1)])
+
+        inside(f"/run/netns/{made.underlay}", fill)
+        time.sleep(5)
+        grown = used(pid)[1] - memory
+        before, began = used(pid)[0], time.monotonic()
+        inside(f"/run/netns/{made.underlay}", change)
+        spent = used(pid)[0] - before - idle * (time.monotonic() - began)
+        say(f"{NODES * SERVICES * MEMBERS} containers' names of {NODES} nodes: {grown:.1f} MB of the daemon's memory")
+        say(f"an ADD on another node costs {spent / (A_SECOND * SECONDS) * 1e3:.2f} ms of a processor")
+    finally:
+        made.clean()
+
+
+def processor_of(node: Node) -> float:
+    """Seconds of a processor that the daemon takes in a second without work."""
+    before, began = used(daemon_of(node))[0], time.monotonic()
+    time.sleep(SECONDS)
+    return (used(daemon_of(node))[0] - before) / (time.monotonic() - began)
+
+
 def main() -> int:
     """The words of the command line say what is measured."""
     parser = argparse.ArgumentParser(prog="bench-mesh")
-    parser.add_argument("what", nargs="?", choices=("traffic", "scale"))
+    parser.add_argument("what", nargs="?", choices=("traffic", "scale", "names"))
     parser.add_argument("--seconds", type=float, default=4.0)
     options = parser.parse_args()
-    work: dict[str, Callable[[], None]] = {"traffic": lambda: traffic(options.seconds), "scale": scale}
+    work: dict[str, Callable[[], None]] = {"traffic": lambda: traffic(options.seconds), "scale": scale, "names": names}
     for name, measure in work.items():
         if options.what in (None, name):
             say(f"--- {name}: {os.cpu_count()} CPUs, Linux {os.uname().release}")
