@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from cni.cli.checks_machine import Finding
-from cni.host.closed_port import closed_by
+from cni.host.closed_port import closed_by, of_peers
 from cni.host.nft_forward import Obstacle
 
 
 def wireguard_port(port: int, tables: Mapping[str, Sequence[str]], native: Sequence[Obstacle]) -> list[Finding]:
     """Whether peers can call this node. `tables`: the output of `-S` of each iptables; `native`: the native nftables
     chains that drop the packet."""
-    findings = [Finding("wireguard", "fail", closed.text, closed.fix) for closed in closed_by(port, tables, native)]
+    closed = closed_by(of_peers(port), tables, native)
+    findings = [Finding("wireguard", "fail", each.text, each.fix) for each in closed]
     text = f"the host's firewalls let UDP to port {port} in: other nodes can call this one"
     return findings or [Finding("wireguard", "ok", text)]

@@ -24,6 +24,7 @@ from cni.cli.checks_machine import Finding
 from cni.cli.checks_port import wireguard_port
 from cni.errors import CniError, FenceFailed
 from cni.host import iptables, nft_forward, own_networks, probe, program, services, sysctl
+from cni.host.closed_port import of_peers
 from cni.overlay import sockets as overlay_sockets
 
 OWN_TABLE = "zlayer_cni"  # the nftables tables of the fence
@@ -96,7 +97,7 @@ def _wireguard_port(status: answers.Status | None) -> list[Finding]:
     if status is None or not status.wireguard.interface or not status.wireguard.port:
         return []
     port = status.wireguard.port
-    return wireguard_port(port, probe.filter_rules(), probe.closed_inputs(port, OWN_TABLE))
+    return wireguard_port(port, probe.filter_rules(), probe.closed_inputs(of_peers(port).flow, OWN_TABLE))
 
 
 def _carefully(look: Callable[[], list[Finding]]) -> list[Finding]:

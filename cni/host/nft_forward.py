@@ -1,4 +1,4 @@
-"""Other programs' native nftables chains that drop what containers send, or what peers send to WireGuard's port, by
+"""Other programs' native nftables chains that drop what containers send, or what arrives for a port of the node, by
 policy or by a rule.
 
 An accept in another table does not override a drop, so the daemon cannot let these packets through: `status` and
@@ -68,20 +68,17 @@ def firewall_obstacles(nft: Nft, clusters: Sequence[str], own: str) -> list[Obst
     return list(obstacles)
 
 
-def to_port(port: int) -> Flow:
-    """What peers send to WireGuard's port."""
-    return Flow(proto="udp", dport=port, untranslated=True)
-
-
-def input_obstacles(nft: Nft, port: int, own: str) -> list[Obstacle]:
-    """The chains at the hook input, of tables other than `own` and of iptables' INPUT, that drop all UDP to the port.
-    Raises NftError.
+def input_obstacles(nft: Nft, flow: Flow, own: str) -> list[Obstacle]:
+    """The chains at the hook input, of tables other than `own` and of iptables' INPUT, that drop all packets of the
+    flow. Raises NftError.
     """
     obstacles = []
     for chain, rules in _at_hook(nft, "input", own):
         family, table, name = chain["family"], chain["table"], chain["name"]
-        if closes(rules, name, to_port(port), chain.get("policy") == "drop"):
-            place = denial(rules, name, to_port(port))
+        if flow.src and family in ("ip", "ip6") and (family == "ip6") is not (":" in flow.src):
+            continue
+        if closes(rules, name, flow, chain.get("policy") == "drop"):
+            place = denial(rules, name, flow)
             text = place.rule and nft.rule_text(family, table, place.chain, int(place.rule.text))
             obstacles.append(Obstacle(f"{family} {table} {place.chain}", text or ""))
     return obstacles

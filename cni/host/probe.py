@@ -18,6 +18,7 @@ from cni import proc
 from cni.errors import FenceFailed
 from cni.host import addressing, forwarding, iptables, links, netns, sysctl
 from cni.host import netlink as nl
+from cni.host.forward_rules import Flow
 from cni.host.nft import Nft
 from cni.host.nft_forward import Obstacle, firewall_obstacles, input_obstacles
 from cni.host.short_thread import in_thread
@@ -114,11 +115,12 @@ def filter_rules() -> dict[str, list[str]]:
     return iptables.filters()
 
 
-def closed_inputs(port: int, own: str) -> list[Obstacle]:
-    """Other programs' native nftables chains that drop UDP to the port. `own`: our tables. Raises FenceFailed."""
+def closed_inputs(flow: Flow, own: str) -> list[Obstacle]:
+    """Other programs' native nftables chains that drop what arrives by the flow. `own`: our tables. Raises
+    FenceFailed."""
     nft = Nft()
     try:
-        return input_obstacles(nft, port, own)
+        return input_obstacles(nft, flow, own)
     finally:
         nft.close()
 

@@ -16,6 +16,13 @@ KINDS = (
         " `listen-on`), or turn the node's server off: `dns: {serve: false}`.",
     ),
     ProblemKind(
+        "dns-port-closed",
+        "node",
+        "error",
+        "A firewall of this node drops what containers send to port 53 of the node: they cannot ask its DNS server.",
+        "Allow the port for the overlay's devices; the text has the command. It is looked at once a minute.",
+    ),
+    ProblemKind(
         "dns-host-not-set",
         "node",
         "warning",

@@ -160,3 +160,14 @@ def test_a_firewall_that_closes_wireguards_port(tmp_path: Path) -> None:
         assert "udp dport 51420 accept" in text, "the remedy"
         node.host.nft("add rule inet foreign input udp dport 51420 accept")
         assert until(lambda: not texts(node, "wireguard-port-closed"), 75), "it is looked at once a minute"
+
+
+def test_a_firewall_that_closes_dns_to_containers(tmp_path: Path) -> None:
+    with started(tmp_path, "") as node:
+        node.host.nft("add table inet foreign")
+        node.host.nft("add chain inet foreign input { type filter hook input priority 0; policy drop; }")
+        node.start()
+        text = begins(node, "dns-port-closed", 90)
+        assert 'nft insert rule inet foreign input iifname "zl-*" udp dport 53 accept' in text, "the remedy"
+        node.host.nft('insert rule inet foreign input iifname "zl-*" udp dport 53 accept')
+        assert until(lambda: not texts(node, "dns-port-closed"), 75), "it is looked at once a minute"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cni.cli.checks_port import wireguard_port
+from cni.host.closed_port import closed_by, of_containers
 
 PORT = 51420
 UFW = ["-P INPUT DROP", "-N ufw-user-input", "-N ufw-before", "-A INPUT -j ufw-before", "-A INPUT -j ufw-user-input"]
@@ -41,3 +42,20 @@ def test_a_closed_port_is_found(lines: list[str], is_closed: bool) -> None:
     assert finding.level == ("fail" if is_closed else "ok")
     assert str(PORT) in finding.text
     assert is_closed == ("--dport 51420 -j ACCEPT" in finding.fix)
+
+
+@pytest.mark.parametrize(
+    ("lines", "is_closed"),
+    [
+        (["-P INPUT DROP"], True),
+        (["-P INPUT DROP", "-A INPUT -i zl-+ -j ACCEPT"], False),
+        (["-P INPUT DROP", "-A INPUT -s 10.0.0.0/8 -p udp -m udp --dport 53 -j ACCEPT"], False),
+        (["-P INPUT DROP", "-A INPUT -i eth0 -p udp -m udp --dport 53 -j ACCEPT"], True),
+        (["-P INPUT ACCEPT"], False),
+    ],
+)
+def test_dns_that_is_closed_to_containers_is_found(lines: list[str], is_closed: bool) -> None:
+    found = closed_by(of_containers(53, "10.200.0.0/16"), {"iptables": lines, "ip6tables": ["-P INPUT DROP"]}, [])
+    assert [each.text for each in found] == (
+        ["INPUT of iptables drops UDP to port 53: containers cannot ask the node's DNS server"] if is_closed else []
+    )

@@ -10,7 +10,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from cni.daemon.settings import Settings
 from cni.daemon.settings_file import SettingsFile
 from cni.daemon.state.state import State
 from cni.host import probe
-from cni.host.closed_port import closed_by
+from cni.host.closed_port import Arrival, ClosedPort, closed_by, of_containers, of_peers
 from cni.host.worker import beat
 from cni.plugin import delete_queue
 
@@ -79,7 +79,7 @@ class NodeHealth:
             ("disks", self._note_disks),
             ("the clock", self._note_clock),
             ("settings file", self.note_settings),
-            ("WireGuard's port", self._note_port),
+            ("the firewalls of the host", self._note_firewalls),
         ):
             beat()
             with self._board.step("look-incomplete", subject, f"{subject} could not be looked at"):
@@ -117,15 +117,21 @@ class NodeHealth:
         notes = self._settings_file.notes(self._settings)
         self._board.set("settings-not-applied", "", "; ".join(notes))
 
-    def _note_port(self) -> None:
+    def _note_firewalls(self) -> None:
         now = time.monotonic()
         if now - self._firewalls_at < FIREWALLS:
             return
         self._firewalls_at = now
-        port = self._state.node.wg_port
-        has_device = self._mesh.interface() is not None
-        found = closed_by(port, probe.filter_rules(), probe.closed_inputs(port, TABLE)) if has_device else []
-        self._board.set_all("wireguard-port-closed", {each.text: f"{each.text}; {each.fix}" for each in found})
+        tables, dns = probe.filter_rules(), self._settings.dns
+        peers = [of_peers(self._state.node.wg_port)] if self._mesh.interface() is not None else []
+        askers = [of_containers(dns.port, cidr) for cidr in self._state.cidrs] if dns.serve else []
+        for code, arrivals in (("wireguard-port-closed", peers), ("dns-port-closed", askers)):
+            found = [closed for each in arrivals for closed in _closed(each, tables)]
+            self._board.set_all(code, {each.text: f"{each.text}; {each.fix}" for each in found})
+
+
+def _closed(arrival: Arrival, tables: Mapping[str, Sequence[str]]) -> list[ClosedPort]:
+    return closed_by(arrival, tables, probe.closed_inputs(arrival.flow, TABLE))
 
 
 def _disk(path: str) -> DiskSpace:
