@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from cni import log_files, tempdir_sweeper
 from cni.daemon import operations
@@ -17,7 +18,6 @@ from cni.daemon.api.event_stream import EventStream
 from cni.daemon.api.plugin_calls import PluginCalls
 from cni.daemon.api.tool_context import ToolContext
 from cni.daemon.call_times import CallTimes
-from cni.daemon.cluster.departed_nodes import DepartedNodes
 from cni.daemon.dns.service import DnsService
 from cni.daemon.events import (
     AttachmentCollected,
@@ -45,14 +45,15 @@ from cni.daemon.metrics.counters import Counters
 from cni.daemon.metrics.endpoint import MetricsEndpoint
 from cni.daemon.metrics.reading import Reader
 from cni.daemon.parts import (
+    Base,
+    MeshParts,
+    NodeParts,
     build_base,
-    build_cluster,
     build_dns,
     build_mesh,
     build_netcheck,
     build_node,
     build_operations,
-    build_store_access,
     build_traversal,
 )
 from cni.daemon.precheck import STORE_NAME
@@ -74,6 +75,12 @@ from cni.host.kernel import Kernel
 from cni.host.monitor import Monitor
 from cni.host.process_exit import ExitWatcher
 from cni.host.worker import Crew
+
+if TYPE_CHECKING:
+    from cni.daemon.cluster.departed_nodes import DepartedNodes
+    from cni.daemon.cluster.sync import ClusterSync
+    from cni.daemon.nat.traversal import Traversal
+    from cni.daemon.parts_cluster import StoreParts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,12 +126,12 @@ def build(
     kernel, presence = Kernel(crew), netns.Presence()
     base = build_base(settings, store, kernel, crew, presence.alone)
     board, events, state = base.board, base.events, base.state
-    store_parts = build_store_access(base, settings.cluster) if settings.cluster is not None else None
+    store_parts = _store_access(base)
     dns = build_dns(base, store_parts.names if store_parts is not None else None)
     node = build_node(base, store_parts.claims if store_parts is not None else None, dns.offer)
     mesh_parts = build_mesh(base)
     traversal = build_traversal(base, mesh_parts)
-    cluster = build_cluster(base, store_parts, node, mesh_parts, traversal) if store_parts is not None else None
+    cluster, departed = _cluster(base, store_parts, node, mesh_parts, traversal)
     context = build_operations(base, node, mesh_parts.mesh, traversal, dns.offer)
     health = NodeHealth(settings=settings, settings_file=settings_file, state=state, mesh=mesh_parts.mesh, board=board)
     exit_watcher = ExitWatcher(crew)
@@ -214,7 +221,7 @@ def build(
         joined=mesh_parts.joined,
         mesh=mesh_parts.mesh,
         netcheck=build_netcheck(base, mesh_parts.mesh),
-        departed=DepartedNodes(store_parts.store, store_parts.view, base.identity) if store_parts is not None else None,
+        departed=departed,
         dns=dns,
         traversal=traversal,
         rotate=functools.partial(cluster.rotate, mesh_parts.mesh.use_key)
@@ -262,6 +269,29 @@ def build(
         _presence=presence,
         _kernel=kernel,
         _store=store,
+    )
+
+
+def _store_access(base: Base) -> StoreParts | None:
+    """The access to the store of the node's cluster; None outside a cluster."""
+    if base.settings.cluster is None:
+        return None
+    from cni.daemon import parts_cluster
+
+    return parts_cluster.build_store_access(base, base.settings.cluster)
+
+
+def _cluster(
+    base: Base, access: StoreParts | None, node: NodeParts, mesh: MeshParts, traversal: Traversal
+) -> tuple[ClusterSync | None, DepartedNodes | None]:
+    """The node's part in its cluster, and the nodes that have left it; nothing outside a cluster."""
+    if access is None:
+        return None, None
+    from cni.daemon import parts_cluster
+
+    return (
+        parts_cluster.build_cluster(base, access, node, mesh, traversal),
+        parts_cluster.build_departed(base, access),
     )
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from cni.daemon import operations
-from cni.daemon.cluster.sync import ClusterSync
 from cni.daemon.dns.forward.forwarder import Forwarder
 from cni.daemon.dns.host_resolver import HostResolver
 from cni.daemon.dns.intercept import Intercept
@@ -22,6 +21,7 @@ from cni.daemon.reconcile.node import Reconciler
 from cni.host.worker import beat
 
 if TYPE_CHECKING:
+    from cni.daemon.cluster.sync import ClusterSync
     from cni.daemon.kubernetes.directory import ClusterDirectory  # it imports http.client, for 30 ms
 
 STEP = 60.0  # seconds that one step of the start may take: a WireGuard engine and etcd have time-outs of their own

@@ -16,20 +16,6 @@ from cni.daemon.attachments.ports import Ports
 from cni.daemon.attachments.segment_release import SegmentRelease
 from cni.daemon.attachments.segments import Segments
 from cni.daemon.attachments.slot_source import SlotSource
-from cni.daemon.cluster.carrier import Carrier
-from cni.daemon.cluster.claims import Claims
-from cni.daemon.cluster.etcd_client import EtcdClient
-from cni.daemon.cluster.membership import Membership
-from cni.daemon.cluster.name_publication import NamePublication
-from cni.daemon.cluster.name_records import NameRecords
-from cni.daemon.cluster.node_document import NodeDocumentBuilder
-from cni.daemon.cluster.publication import Publication
-from cni.daemon.cluster.publisher import Publisher
-from cni.daemon.cluster.store import ClusterStore
-from cni.daemon.cluster.store_watch import Signals, StoreWatch
-from cni.daemon.cluster.sync import ClusterSync
-from cni.daemon.cluster.trust import Trust
-from cni.daemon.cluster.view import ClusterView
 from cni.daemon.dns.book import NameBook
 from cni.daemon.dns.forward.conditions import Conditions
 from cni.daemon.dns.forward.forwarder import Forwarder
@@ -50,7 +36,6 @@ from cni.daemon.mesh.joined_peers import JoinedPeers
 from cni.daemon.mesh.measured import Measurements
 from cni.daemon.mesh.mesh import Mesh
 from cni.daemon.mesh.paths import PathPlanner
-from cni.daemon.mesh.probes import TunnelProbes
 from cni.daemon.mesh.resolver import Resolver
 from cni.daemon.mesh.sources import PeerSources, ProxyNeighbours
 from cni.daemon.model.wireguard import network_of
@@ -71,7 +56,7 @@ from cni.daemon.node.ranges import Ranges
 from cni.daemon.problem_board import ProblemBoard
 from cni.daemon.reconcile.conditions import NodeConditions
 from cni.daemon.reconcile.data_path import DataPath
-from cni.daemon.settings import Cluster, Etcd, Kubernetes, Settings
+from cni.daemon.settings import Kubernetes, Settings
 from cni.daemon.state.identity import Identity
 from cni.daemon.state.state import State
 from cni.daemon.state.store import Store
@@ -83,7 +68,9 @@ from cni.host.tunnels import Tunnels
 from cni.host.worker import Crew
 
 if TYPE_CHECKING:  # they import http.client, for 30 ms
+    from cni.daemon.cluster.claims import Claims
     from cni.daemon.cluster.kubernetes.api_server import ApiServer
+    from cni.daemon.cluster.name_records import NameRecords
     from cni.daemon.kubernetes.directory import ClusterDirectory
     from cni.daemon.kubernetes.follower import ResourceFollower
     from cni.daemon.kubernetes.objects import Resource
@@ -110,18 +97,6 @@ class Base:
     node_settings: NodeSettings
     container_mtu: ContainerMtu
     alone: Callable[[], bool]
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoreParts:
-    """The access of one node to the store of its cluster."""
-
-    lease: int  # the life of a lease, in seconds
-    grace: int  # seconds for which a node without a document stays a peer
-    store: ClusterStore
-    view: ClusterView
-    names: NameRecords
-    claims: Claims
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,39 +147,6 @@ def build_base(settings: Settings, store: Store, kernel: Kernel, crew: Crew, alo
         container_mtu=ContainerMtu(state, kernel, settings.mtu),
         alone=alone,
     )
-
-
-def build_store_access(base: Base, cluster: Cluster) -> StoreParts:
-    """The client of the cluster's store, this node's view of the store, and this node's claims in it."""
-    own, signer = base.identity.member().identity, base.identity.signer()
-    trust = Trust(cluster.unsigned_nodes == "accept", own, signer.name)
-
-    config, keys_base, store = _build_store(base, cluster)
-    view = ClusterView(keys_base, own, config.grace, trust)
-    claims = Claims(store, view.keys, base.registry, base.identity.member, signer)
-    return StoreParts(
-        lease=config.lease, grace=config.grace, store=store, view=view, names=NameRecords(view, own), claims=claims
-    )
-
-
-def _build_store(base: Base, cluster: Cluster) -> tuple[Etcd | Kubernetes, str, ClusterStore]:
-    """The settings of the cluster's store, the prefix of its keys, and its client."""
-
-    def note(code: str, text: str) -> None:
-        base.board.set(code, "", text)
-
-    if cluster.kubernetes is None:
-        assert cluster.etcd is not None, "the settings have one of the two"
-        prefix = f"{cluster.etcd.prefix.rstrip('/')}/{base.settings.deployment}/"
-        return cluster.etcd, prefix, EtcdClient(cluster.etcd, note)
-    from cni.daemon.cluster.kubernetes.api_store import KubernetesStore
-    from cni.daemon.cluster.kubernetes.lease_ring import LeaseRing
-
-    config = cluster.kubernetes
-    server = _api_server(base, config)
-    ring = LeaseRing(server, config.namespace)
-    objects_prefix = f"/{base.settings.deployment}/"
-    return config, objects_prefix, KubernetesStore(objects_prefix, _node_name(config), server, ring)
 
 
 def _build_forwarder(base: Base) -> Forwarder | None:
@@ -264,24 +206,26 @@ def _build_directory(base: Base) -> ClusterDirectory | None:
     from cni.daemon.kubernetes.objects import NAMESPACES, pods_of
 
     namespaces = _follow(base, config, NAMESPACES, base.registry.namespaces)
-    return ClusterDirectory(namespaces, _follow(base, config, pods_of(_node_name(config))))
+    return ClusterDirectory(namespaces, _follow(base, config, pods_of(node_name(config))))
 
 
 def _follow(base: Base, config: Kubernetes, resource: Resource[T], kept: Table[T] | None = None) -> ResourceFollower[T]:
     """A follower of one resource, with connections of its own."""
     from cni.daemon.kubernetes.follower import ResourceFollower
 
-    server = _api_server(base, config)
+    server = api_server(base, config)
     return ResourceFollower(resource, server, board=base.board, crew=base.crew, kept=kept)
 
 
-def _api_server(base: Base, config: Kubernetes) -> ApiServer:
+def api_server(base: Base, config: Kubernetes) -> ApiServer:
+    """The connections to the cluster's API server."""
     from cni.daemon.cluster.kubernetes.api_server import ApiServer
 
     return ApiServer(config, lambda code, text: base.board.set(code, "", text))
 
 
-def _node_name(config: Kubernetes) -> str:
+def node_name(config: Kubernetes) -> str:
+    """The name of this machine's Node."""
     return config.node_name or os.environ.get("ZLAYER_NODE_NAME") or socket.gethostname()
 
 
@@ -405,58 +349,6 @@ def build_traversal(base: Base, mesh: MeshParts) -> Traversal:
         server=ZlayerServer(lambda: tuple(network_of(cidr) for cidr in base.state.cidrs), base.board, base.crew),
         board=base.board,
         events=base.events,
-        crew=base.crew,
-    )
-
-
-def build_cluster(
-    base: Base, access: StoreParts, node: NodeParts, mesh: MeshParts, traversal: Traversal
-) -> ClusterSync:
-    """This node's part in its cluster."""
-    store, view, identity = access.store, access.view, base.identity
-    signals = Signals()
-    publisher = Publisher(store, view.keys.node(identity.member().identity), access.lease, identity)
-    builder = NodeDocumentBuilder(
-        settings=base.settings,
-        state=base.state,
-        identity=identity,
-        registry=base.registry,
-        store=store,
-        nat_word=traversal.word,
-    )
-    return ClusterSync(
-        lease=access.lease,
-        view=view,
-        registry=base.registry,
-        membership=Membership(
-            settings=base.settings,
-            state=base.state,
-            identity=identity,
-            claims=access.claims,
-            store=store,
-            view=view,
-            board=base.board,
-            change_node=node.data_path.change_node,
-        ),
-        publisher=publisher,
-        publication=Publication(builder, publisher, view, base.board, signals),
-        names=NamePublication(base.state, base.registry, identity, store, access.names),
-        carrier=Carrier(
-            state=base.state,
-            identity=identity,
-            registry=base.registry,
-            mesh=mesh.mesh,
-            probes=TunnelProbes(mesh.mesh, mesh.tunnels),
-            view=view,
-            names=access.names,
-            board=base.board,
-            grace=access.grace,
-        ),
-        watch=StoreWatch(
-            store=store, view=view, names=access.names, identity=identity, board=base.board, signals=signals
-        ),
-        signals=signals,
-        board=base.board,
         crew=base.crew,
     )
 

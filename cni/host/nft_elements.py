@@ -101,10 +101,13 @@ def _line(verb: str, table: str, element: Element) -> str:
 
 def pack_key(key: str) -> bytes:
     """A key as the kernel stores it: every part padded to four bytes. Raises ValueError for a part of no known form."""
-    parts = [_pack_part(part) for part in key.split(" . ")]
-    if len(parts) == 1:
-        return parts[0]
-    return b"".join(part + bytes(-len(part) % 4) for part in parts)
+    return b"".join(map(_padded_part, key.split(" . "))) if " . " in key else _pack_part(key)
+
+
+@functools.lru_cache(8192)
+def _padded_part(part: str) -> bytes:
+    packed = _pack_part(part)
+    return packed + bytes(-len(packed) % 4)
 
 
 @functools.lru_cache(8192)  # a port's name, MAC and addresses are parts of several keys

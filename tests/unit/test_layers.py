@@ -85,6 +85,7 @@ TOP = tuple(
         "log_repeats",
         "main",
         "parts",
+        "parts_cluster",
         "precheck",
         "run_dir",
         "server",

@@ -133,3 +133,10 @@ def test_every_forbidden_module_of_ours_exists():
         if name.startswith("cni.") and name != "cni.verbs":
             path = ROOT.joinpath(*name.split("."))
             assert path.is_dir() or path.with_suffix(".py").is_file(), name
+
+
+def test_a_daemon_outside_a_cluster_starts_without_the_stores_modules():
+    """The modules and http.client are a tenth of a start, for which every ADD waits after the daemon was killed."""
+    code = "import sys, cni.daemon.app; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert [name for name in done.stdout.split() if name.startswith(("cni.daemon.cluster.", "http."))] == []

@@ -20,7 +20,7 @@ from cni.daemon.state.state import State
 from cni.daemon.state.store import Store
 
 ROOT = Path(__file__).parents[2]
-APP, ROOTS = "app.py", ("app.py", "parts.py")
+APP, ROOTS = "app.py", ("app.py", "parts.py", "parts_cluster.py")
 VALUE_BASES = {"Struct", "NamedTuple", "Enum", "IntEnum", "StrEnum", "Exception", "BaseException", "TypedDict", "str"}
 ADDING = {"append", "appendleft", "add", "insert", "extend", "setdefault", "update"}
 

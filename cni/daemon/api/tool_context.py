@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from cni import answers
 from cni.daemon.attachments.attach import Attacher
-from cni.daemon.cluster.departed_nodes import DepartedNodes
 from cni.daemon.dns.service import DnsService
 from cni.daemon.fence.controller import FenceController
 from cni.daemon.fence.drop_watch import DropWatch
@@ -23,6 +23,9 @@ from cni.daemon.settings import Settings
 from cni.daemon.state.state import State
 from cni.daemon.state.tables import Tables
 from cni.host.kernel import Kernel
+
+if TYPE_CHECKING:
+    from cni.daemon.cluster.departed_nodes import DepartedNodes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,12 +7,12 @@ import math
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from cni import answers, defaults, plugin_protocol
 from cni.daemon.api import tool_nat
 from cni.daemon.api.peer_names import find
 from cni.daemon.api.tool_context import ToolContext
-from cni.daemon.cluster.departed_nodes import DepartedNode, DepartedNodes
 from cni.daemon.fence.explain.endpoints import TunnelRoute
 from cni.daemon.mesh import joined_peers
 from cni.daemon.mesh.mesh import Mesh
@@ -22,6 +22,9 @@ from cni.errors import InvalidConfig
 from cni.host import underlay
 from cni.host.wg_types import PeerSeen
 from cni.overlay.address import join_host_port
+
+if TYPE_CHECKING:
+    from cni.daemon.cluster.departed_nodes import DepartedNode, DepartedNodes
 
 
 def wireguard_summary(context: ToolContext) -> answers.WireGuard:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from cni.addresses import Network
-from cni.daemon.cluster.claims import Claims
 from cni.daemon.state.state import State
 from cni.errors import TryAgainLater
+
+if TYPE_CHECKING:
+    from cni.daemon.cluster.claims import Claims
 
 
 class SlotSource:

@@ -10,11 +10,14 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
-from cni.daemon.cluster.name_records import NameRecords
 from cni.daemon.events import AttachmentLeaves, AttachmentLive
 from cni.daemon.model import dns_members
 from cni.daemon.model.dns_members import Member
+
+if TYPE_CHECKING:
+    from cni.daemon.cluster.name_records import NameRecords
 
 log = logging.getLogger(__name__)
 

@@ -13,13 +13,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from cni import __version__, answers
 from cni.daemon.api import tool_fence, tool_mesh
 from cni.daemon.api.tool_context import ToolContext
 from cni.daemon.call_times import CallTimes
-from cni.daemon.cluster.sync import ClusterSync
 from cni.daemon.durations import Times
 from cni.daemon.metrics.counters import Counters
 from cni.daemon.metrics.path_bytes import ByPath, PathBytes
@@ -28,6 +27,9 @@ from cni.errors import CniError
 from cni.host import nft_counters, nft_dump
 from cni.plugin import delete_queue
 from cni.problems import Problem
+
+if TYPE_CHECKING:
+    from cni.daemon.cluster.sync import ClusterSync
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
