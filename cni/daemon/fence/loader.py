@@ -91,10 +91,16 @@ class Loader:
         return self.nft.generation(), self._commits
 
     def settle(self, since: tuple[int, int]) -> None:
-        """Records that rules and elements are right, if only this daemon changed nftables since the mark."""
+        """Records that the elements are right, and with them everything, if the rules are known to be right and only
+        this daemon changed nftables since the mark."""
+        now = self._unless_others(since)
+        if now is not None and self._rules_at == now:
+            self._all_at = now
+
+    def _unless_others(self, since: tuple[int, int]) -> int | None:
+        """The present generation, if only this daemon changed nftables since the mark."""
         now = self.nft.generation()
-        if now - since[0] == self._commits - since[1]:
-            self._all_at = self._rules_at = now
+        return now if now - since[0] == self._commits - since[1] else None
 
     def settle_whole(self, since: tuple[int, int]) -> None:
         """`settle`, where what others publish is in force as well: nothing of it is refused."""
@@ -134,7 +140,8 @@ class Loader:
         faults, seen = self._comparison.differences(self.nft, desired)
         real = [fault for fault in faults if not expected.is_stale(fault)]
         if not real:
-            self._rules_at = self.nft.generation()
+            # A transaction of another program after the reading may have switched the tables off.
+            self._rules_at = since[0] if self.nft.generation() == since[0] else -1
             self._exact_at = since[0] if not faults else -1
             return self._forget_markers(faults)
         ours = _of_this_node(real, desired)
@@ -144,6 +151,8 @@ class Loader:
             complete = self._create(desired, ours)
         else:
             complete = self._reload(desired, ours, others=len(ours) < len(real))
+        now = self._unless_others(since)
+        self._rules_at = now if now is not None else -1
         if complete and not self.refused:
             self.settle(since)
         self._forget_markers(faults)

@@ -259,3 +259,26 @@ def test_transactions_of_our_own_are_known(loader: Loader, space: Space) -> None
     assert not loader.made(generation + 1)
     assert not loader.is_settled()
     assert loader.faults(WANTED) == []
+
+
+def test_tables_that_are_switched_off_after_the_reading_are_not_taken_for_right(loader: Loader, space: Space) -> None:
+    """Another program's transaction falls between the reading of the rules and the note that they are right."""
+    loader.mend_rules(WANTED)
+    loader.mend_elements(listing(loader), WANTED)
+    read = loader._comparison.differences
+
+    def read_and_overtaken(nft: Nft, desired: DesiredState) -> object:
+        found = read(nft, desired)
+        space.run("nft", f"add table inet {TABLE} {{ flags dormant; }}")
+        return found
+
+    loader._comparison.differences = read_and_overtaken  # type: ignore[assignment,method-assign]
+    assert not loader.mend_rules(WANTED)
+    loader._comparison.differences = read  # type: ignore[method-assign]
+    since = loader.mark()
+    loader.mend_elements(listing(loader), WANTED)
+    loader.settle(since)
+    assert not loader.is_settled()
+    assert [fault.text for fault in loader.faults(WANTED)] == [f"table inet {TABLE} is dormant"]
+    assert loader.mend_rules(WANTED)
+    assert is_right(loader)
