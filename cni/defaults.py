@@ -4,6 +4,7 @@ RUN_DIR = "/run/zlayer-cni"
 """Sockets and records, which do not survive a reboot. cni/plugin/client.py repeats this value and the next, because it
 imports nothing."""
 DATA_DIR = "/var/lib/zlayer-cni"
+POLICIES = "/etc/zlayer-cni/policies.d"
 """Identity and settings."""
 METRICS_SOCKET = "metrics.sock"
 """The socket of the metrics, in the run directory."""

@@ -75,7 +75,9 @@ def parser() -> argparse.ArgumentParser:
         )
         options.OF_COMMANDS.get(word, lambda _: None)(command)
     _without_daemon(words)
-    validate = words.add_parser("validate", help="check a network list, an entry of one, or the daemon's YAML")
+    validate = words.add_parser(
+        "validate", help="check a network list, an entry of one, the daemon's YAML, or network policies"
+    )
     validate.add_argument("file", metavar="FILE")
     where = "where the plugins of a list must be (the runtime's directory, if this program is installed there)"
     validate.add_argument("--bin-dir", metavar="DIR", type=options.absolute, help=where)

@@ -1,4 +1,4 @@
-"""`zlayer-cni validate FILE`: checks a network list, an entry of one, or daemon settings.
+"""`zlayer-cni validate FILE`: checks a network list, an entry of one, daemon settings, or network policies.
 
 It uses the plugin's own parser, so the check cannot differ from the plugin. In addition an unknown key is an error
 here, with the key that was probably meant.
@@ -7,6 +7,7 @@ here, with the key that was probably meant.
 import difflib
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -30,10 +31,15 @@ LIST_KEYS = ("cniVersion", "cniVersions", "name", "plugins", "disableCheck", "di
 ENTRY_KEYS = (*c.OWN_KEYS, *c.PLACE_KEYS, "type", "capabilities", "args")
 
 
+_POLICIES = re.compile(
+    rb"""^[\s{,-]*["']?kind["']?\s*:\s*["']?(NetworkPolicy|NetworkPolicyList|List)\b""", re.MULTILINE
+)
+
+
 class Report(msgspec.Struct):
     """The result of checking one file."""
 
-    kind: str  # conflist, entry, overlayd
+    kind: str  # conflist, entry, overlayd, policies
     errors: list[str] = []
     warnings: list[str] = []
 
@@ -43,8 +49,11 @@ class Report(msgspec.Struct):
 
 
 def run(path: str, as_json: bool, bin_dir: str | None = None) -> int:
-    """Check the file and print the result: 0 if it is valid, 1 if not, 2 if it cannot be read. `bin_dir`: the directory
-    of the plugins; None: the runtime's, if this program is installed there."""
+    """Check the file, or the files of policies in a directory, and print the result: 0 if all is valid, 1 if not, 2 if
+    it cannot be read. `bin_dir`: the directory of the plugins; None: the runtime's, if this program is installed
+    there."""
+    if Path(path).is_dir():
+        return _run_directory(path, as_json)
     try:
         data = Path(path).read_bytes()
     except OSError as error:
@@ -58,9 +67,26 @@ def run(path: str, as_json: bool, bin_dir: str | None = None) -> int:
     return GOOD if report.valid else FAULTY
 
 
+def _run_directory(path: str, as_json: bool) -> int:
+    """Check the files of policies in a directory; the worst result, and 2 without such a file."""
+    from cni.daemon.policy.files import SUFFIXES, files_of
+
+    try:
+        files = files_of(path)
+    except OSError as error:
+        sys.stderr.write(f"{path}: {error.strerror}\n")
+        return UNREADABLE
+    if not files:
+        sys.stderr.write(f"{path}: a directory without a file of policies ({', '.join(SUFFIXES)})\n")
+        return UNREADABLE
+    return max(run(str(file), as_json) for file in files)
+
+
 def examine(path: str, data: bytes, bin_dir: str | None = None) -> Report:
     """Check `data`. `path` is used for its suffix, and because the daemon reads its settings from it. `bin_dir`: the
     directory in which the plugins of a list must be; None: any."""
+    if _POLICIES.search(data):
+        return _policies(data)
     if not _looks_like_json(path, data):
         return _settings(path)
     report = Report("conflist")
@@ -89,6 +115,18 @@ def _looks_like_json(path: str, data: bytes) -> bool:
     return data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[") or path.endswith(
         (".conflist", ".conf", ".json")
     )
+
+
+def _policies(data: bytes) -> Report:
+    """Check a file of network policies, document by document."""
+    from cni.daemon.policy import reader
+
+    report = Report("policies")
+    try:
+        reader.read_text(data.decode())
+    except (CniError, UnicodeDecodeError) as error:
+        report.errors.append(_said(error) if isinstance(error, CniError) else f"the file is no UTF-8: {error}")
+    return report
 
 
 def _settings(path: str) -> Report:
@@ -214,7 +252,12 @@ def _as_json(path: str, report: Report) -> str:
     return json.dumps({**document, "errors": report.errors, "warnings": report.warnings}, indent=2) + "\n"
 
 
-KINDS = {"conflist": "a network list", "entry": "one plugin's configuration", "overlayd": "daemon settings"}
+KINDS = {
+    "conflist": "a network list",
+    "entry": "one plugin's configuration",
+    "overlayd": "daemon settings",
+    "policies": "network policies",
+}
 
 
 def _as_text(path: str, report: Report) -> str:

@@ -63,6 +63,7 @@ from cni.daemon.reconcile.mesh import MeshReconciler
 from cni.daemon.reconcile.mtu import MtuFollower
 from cni.daemon.reconcile.node import Reconciler
 from cni.daemon.reconcile.path_prober import PathProber
+from cni.daemon.reconcile.policy_files import PolicyFiles
 from cni.daemon.reconcile.range_watch import RangeWatch
 from cni.daemon.run_dir import RunDirLock
 from cni.daemon.server import Server
@@ -194,6 +195,7 @@ def build(
         mesh_reconciler=mesh_reconciler,
         traversal=traversal,
         mac_watcher=mac_watcher,
+        policy_files=PolicyFiles(settings.policies, base.fence, base.registry.policy_files, board, crew),
         fence_watch=fence_watch,
         forwarder=dns.forwarding,
         host_resolver=dns.host,

@@ -18,6 +18,7 @@ from cni.daemon.reconcile.data_path import DataPath
 from cni.daemon.reconcile.mac import MacWatcher
 from cni.daemon.reconcile.mesh import MeshReconciler
 from cni.daemon.reconcile.node import Reconciler
+from cni.daemon.reconcile.policy_files import PolicyFiles
 from cni.host.worker import beat
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Lifecycle:
         mesh_reconciler: MeshReconciler,
         traversal: Traversal,
         mac_watcher: MacWatcher,
+        policy_files: PolicyFiles,
         fence_watch: Watch,
         forwarder: Forwarder | None,
         host_resolver: HostResolver,
@@ -58,7 +60,7 @@ class Lifecycle:
         self._reconciler, self._mesh_reconciler, self._traversal = reconciler, mesh_reconciler, traversal
         self._mac_watcher, self._fence_watch = mac_watcher, fence_watch
         self._forwarder, self._dns_server, self._host_resolver = forwarder, dns_server, host_resolver
-        self._take_in_names = take_in_names
+        self._take_in_names, self._policy_files = take_in_names, policy_files
         self._intercept = intercept
 
     def begin(self) -> None:
@@ -70,6 +72,7 @@ class Lifecycle:
             ("the earlier DNS server", self._dns_server.resume if self._dns_server is not None else None),
             ("Pods and Namespaces", self._directory.start if self._directory is not None else None),
             ("the cluster", self._cluster.prepare if self._cluster is not None else None),
+            ("the network policies", self._policy_files.take_in),
             ("the tunnels' fence", self._mesh.prepare),
             ("the node", self._data_path.start),
             ("the DNS server", self._dns_server.start if self._dns_server is not None else None),
@@ -82,6 +85,7 @@ class Lifecycle:
             ("the queued deletions", self._drain),
             ("the reconciler", self._reconciler.start),
             ("the watch on the fence", self._fence_watch.start),
+            ("the watch on policies", self._policy_files.start),
             ("the MAC watcher", self._mac_watcher.start),
         ):
             beat(STEP)
@@ -102,6 +106,7 @@ class Lifecycle:
     def stop(self) -> None:
         """Stop the threads that maintain the node; the data path stays."""
         self._intercept.stop()
+        self._policy_files.stop()
         self._fence_watch.stop()
         self._reconciler.stop()
         self._mac_watcher.stop()

@@ -194,6 +194,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     services: tuple[ServiceSettings, ...] = ()
     masquerade: bool = True
     isolation: Isolation = Isolation()
+    policies: str = defaults.POLICIES
     mtu: Annotated[int, msgspec.Meta(ge=1280, le=65535)] | None = None
     new_services_per_minute: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 300
     idle_services: Annotated[int, msgspec.Meta(ge=0, le=65536)] = 64

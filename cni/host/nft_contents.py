@@ -76,8 +76,10 @@ def _head(size: int) -> bytes:
 
 @functools.lru_cache(4096)
 def _verdict(verdict: str) -> bytes:
-    """NFTA_SET_ELEM_DATA with NFTA_DATA_VERDICT, without the flag for nested attributes, as the kernel writes it."""
-    return nlmsg.attribute(2, nlmsg.attribute(2, nft_elements.pack_verdict(verdict)))
+    """NFTA_SET_ELEM_DATA with NFTA_DATA_VERDICT, or NFTA_DATA_VALUE for a MAC, without the flag for nested attributes,
+    as the kernel writes it."""
+    kind = 1 if ":" in verdict else 2
+    return nlmsg.attribute(2, nlmsg.attribute(kind, nft_elements.pack_verdict(verdict)))
 
 
 # libnftables adds the end of no range at address 0 to a set of ranges.

@@ -48,7 +48,7 @@ class Refused(OSError):
 
 
 class Element(NamedTuple):
-    """One element of a set or map: its key, and for a map its verdict ("goto CHAIN", "drop")."""
+    """One element of a set or map: its key, and for a map its verdict ("goto CHAIN") or the MAC that it gives."""
 
     family: str
     set: str
@@ -285,6 +285,8 @@ def _head(family: str, table: str, of_set: str) -> bytes:
 
 @functools.lru_cache(4096)
 def _packed_verdict(verdict: str) -> bytes:
+    if _MAC.fullmatch(verdict):
+        return nested(2, attribute(1, pack_verdict(verdict)))
     return nested(2, nested(2, pack_verdict(verdict)))
 
 
@@ -293,7 +295,9 @@ def _is_in(element: Element, answer: bytes | None) -> bool:
 
 
 def pack_verdict(verdict: str) -> bytes:
-    """The attributes of a verdict: its code, and the chain it goes to."""
+    """The attributes of a verdict: its code, and the chain it goes to. For a MAC, its octets."""
+    if _MAC.fullmatch(verdict):
+        return bytes.fromhex(verdict.replace(":", ""))
     verb, _, chain = verdict.partition(" ")
     code = attribute(1, struct.pack(">i", _VERDICTS[verb]))
     return code + (text(2, chain) if chain else b"")

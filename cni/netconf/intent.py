@@ -54,6 +54,7 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
     routes: tuple[Route, ...] = ()
     opens: ListedOpenings = NOTHING  # what passes between isolation networks by this list
     aliases: tuple[str, ...] = ()  # as the runtime gave them: not each is a name that can be served
+    labels: tuple[tuple[str, str], ...] = ()  # of `args.cni.labels`, sorted
     warnings: tuple[str, ...] = ()
 
 
@@ -85,6 +86,7 @@ def intent(conf: NetConf, call: Call, words: policy.ClusterWords = policy.SILENT
         routes=conf.routes,
         opens=conf.opens,
         aliases=_aliases(conf, call),
+        labels=tuple(sorted(conf.args.labels.items())),
         warnings=_warnings(labels),
     )
 

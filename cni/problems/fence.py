@@ -6,6 +6,14 @@ from cni.problems.kind import ProblemKind
 
 KINDS = (
     ProblemKind(
+        "policy-file",
+        "fence",
+        "error",
+        "A file of network policies cannot be read, or names a policy that another file has. The last good content of"
+        " the file stays in force; what it isolated stays isolated.",
+        "Mend the file at the field that the text names; `zlayer-cni validate FILE` checks it.",
+    ),
+    ProblemKind(
         "fence-not-in-force",
         "fence",
         "error",

@@ -19,6 +19,7 @@ from typing import Any, TypeVar, cast
 from cni.daemon.durations import Times
 from cni.daemon.fence.model import FenceNode
 from cni.daemon.model.records import Attachment
+from cni.daemon.policy.decide import Decision, End, Flow, may
 from cni.errors import FenceFailed
 from cni.host.links import Address, Interface, Link, Network, Port, Route
 from cni.host.netlink import NetlinkError
@@ -472,6 +473,14 @@ class FakeKernel:
     @quiet_call
     def follow(self) -> None:
         return None
+
+    @quiet_call
+    def change_policies(self, work: object) -> None:
+        """No policy isolates a port here."""
+
+    @quiet_call
+    def judge(self, client: str, server: str, protocol: str, port: int) -> Decision:
+        return may(Flow(End(client), End(server), protocol, port), (), {})
 
     @quiet_call
     def foreign(self) -> list[str]:

@@ -58,6 +58,7 @@ DAEMON_FOLDERS = (
     ("model", "a value knows neither where it is kept nor who uses it"),
     ("state", "what is kept is the same whatever is done with it"),
     ("node", "the node's own addresses and ranges are there before any fence or container"),
+    ("policy", "policies are read and decided from values; the fence makes rules of them"),
     ("fence", "the fence takes records and remote addresses as values"),
     ("mesh", "devices carry the peers that they are given, from a cluster or not"),
     ("nat", "paths are found for the peers of a device, whatever named them"),
@@ -158,8 +159,14 @@ RULES = [
             "cni.unpack",
             *PURE_NAMES,
         ),
-        "the tool asks the running daemon: of the daemon's own code it reads the settings and how ranges are judged",
-        later=("cni.daemon.settings", "cni.daemon.settings_reader", "cni.daemon.model.overlap"),
+        "the tool asks the running daemon: of its code it reads settings, files of policies and how ranges are judged",
+        later=(
+            "cni.daemon.settings",
+            "cni.daemon.settings_reader",
+            "cni.daemon.model.overlap",
+            "cni.daemon.policy.reader",
+            "cni.daemon.policy.files",
+        ),
     ),
     Rule(
         ("cni.cli.main", "cni.cli.options", "cni.cli.install", "cni.cli.uninstall", "cni.cli.upkeep", "cni.cli.start"),
@@ -192,6 +199,7 @@ DECIDERS = (
     "cni.daemon.model.stun",
     "cni.daemon.model.records",
     "cni.openings",
+    "cni.daemon.model.dns_names",
     "cni.daemon.fence.model",
     "cni.daemon.fence.openings",
     "cni.daemon.fence.elements",
@@ -203,6 +211,13 @@ DECIDERS = (
     "cni.daemon.fence.bridge",
     "cni.daemon.fence.ruleset",
     "cni.daemon.fence.compare",
+    "cni.daemon.fence.policy_book",
+    "cni.daemon.fence.policy_chains",
+    "cni.daemon.fence.policy_changes",
+    "cni.daemon.policy.attached",
+    "cni.daemon.policy.decide",
+    "cni.daemon.policy.model",
+    "cni.daemon.policy.table",
     "cni.daemon.fence.drop_log",
     "cni.daemon.fence.packet_text",
     "cni.daemon.fence.desired",
@@ -358,12 +373,14 @@ def test_a_module_imports_only_what_is_below_it(module):
     assert wrong == [], "; ".join(rule.why for rule in rules)
 
 
-def test_of_the_daemon_the_tool_reads_settings_and_overlaps_alone():
+def test_of_the_daemon_the_tool_reads_settings_policies_and_overlaps_alone():
     found = {each.imported for each in IMPORTS if is_one_of(each.importer, ("cni.cli*",))}
     assert {name for name in found if is_one_of(name, ("cni.daemon*",))} <= {
         "cni.daemon.settings",
         "cni.daemon.settings_reader",
         "cni.daemon.model.overlap",
+        "cni.daemon.policy.reader",
+        "cni.daemon.policy.files",
     }
 
 

@@ -171,6 +171,7 @@ class Attacher:
             start_time=request.start_time,
             pod=request.pod,
             aliases=request.aliases,
+            labels=request.labels,
             asked=bool(request.addresses),
             opens=request.opens,
         )

@@ -108,6 +108,7 @@ class NodeOverlay:
             attempt=asked.attempt,
             pod=pod_of(call),
             aliases=wish.aliases,
+            labels=wish.labels,
             attach=wish.attach,
             opens=wish.opens,
             forbidden=self._forbidden(target, call),

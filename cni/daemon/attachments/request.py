@@ -48,6 +48,7 @@ class AttachRequest:
     start_time: int = 0
     pod: str = ""
     aliases: tuple[str, ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
     forbidden: frozenset[NetnsId] = frozenset()
     asker: str = ""
     attach: str = ""

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
-from cni.daemon.fence import drop_log, elements, replacement, ruleset
+from cni.daemon.fence import drop_log, elements, policy_changes, replacement, ruleset
 from cni.daemon.fence.desired import DesiredState
 from cni.daemon.fence.model import TABLE, chain_of, raw
+from cni.daemon.fence.policy_changes import ChainPlace, SetPlace
 from cni.daemon.fence.rules import NETWORK_SETS, SETS, edge_chain
 from cni.host.nft_elements import Change, Element
 
@@ -82,8 +83,21 @@ def compare(listing: Listing, desired: DesiredState, ours: DesiredState | None =
         *lines,
         elements.change(too_many, too_few),
         *(ruleset.forget_chain(name) for name in stale),
+        policy_changes.forget(*_stale_of_policies(listing, desired)),
     ]
     return [part for part in parts if part]
+
+
+def _stale_of_policies(listing: Listing, desired: DesiredState) -> tuple[list[ChainPlace], list[SetPlace]]:
+    """The chains and sets of policies that the kernel has and that are not desired."""
+    chains = {(family, what["name"]) for family, kind, what in _objects(listing) if kind == "chain"}
+    sets = {(family, kind, what["name"]) for family, kind, what in _objects(listing) if kind in ("set", "map")}
+    wanted = {(chain.family, chain.name) for chain in desired.policies.chains}
+    declared = {row[:3] for row in desired.policies.declared()}
+    return (
+        sorted(place for place in chains - wanted if policy_changes.is_ours(place[1])),
+        sorted(place for place in sets - declared if policy_changes.is_ours(place[2])),
+    )
 
 
 class Record(NamedTuple):
@@ -135,6 +149,7 @@ def reload(listing: Listing, desired: DesiredState) -> str:
             ruleset.base(desired.node),
             *(ruleset.create_network(name) for name in desired.networks()),
             *(ruleset.create_edge(edge) for edge in desired.edges),
+            policy_changes.create(desired.policies),
             *(ruleset.forget_marker(*marker) for marker in stale),
         ]
     )
@@ -202,7 +217,8 @@ def _difference(listing: Listing, desired: Iterable[Element]) -> tuple[list[Elem
     for family, kind, what in _objects(listing):
         if kind in ("set", "map"):
             for item in what.get("elem", ()):
-                key, verdict = _read(item, kind, OCTETS.get(what["name"], 0))
+                octets = 2 if what["name"].startswith(policy_changes.NAMED) else OCTETS.get(what["name"], 0)
+                key, verdict = _read(item, kind, octets)
                 if what["name"] in RANGES:
                     key = _range(key)
                 have[family, what["name"], _canonical(key)] = (key, verdict)
@@ -249,7 +265,7 @@ def _range(key: str) -> str:
 
 def _verdict(data: Any) -> str:
     if not isinstance(data, Mapping):
-        return ""
+        return data if isinstance(data, str) else ""
     ((verb, target),) = data.items()
     return f"{verb} {target['target']}" if isinstance(target, Mapping) else str(verb)
 

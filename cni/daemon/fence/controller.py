@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from cni.daemon.durations import Durations, Times
-from cni.daemon.fence import compare, elements, ruleset
+from cni.daemon.fence import compare, elements, policy_changes, ruleset
 from cni.daemon.fence.desired import DesiredState
 from cni.daemon.fence.follower import Follower, endpoints, virtual
 from cni.daemon.fence.from_records import (
@@ -31,8 +31,10 @@ from cni.daemon.fence.inventory import Inventory
 from cni.daemon.fence.loader import Loader
 from cni.daemon.fence.model import TABLE, FenceNode, FencePort
 from cni.daemon.fence.other_firewalls import OtherFirewalls
+from cni.daemon.fence.port_table import PortTable
 from cni.daemon.fence.repairs import Repairs
 from cni.daemon.model.records import Attachment
+from cni.daemon.policy.decide import Decision, Flow
 from cni.daemon.state.state import State
 from cni.errors import FenceFailed
 from cni.host import nat_reader, services
@@ -87,7 +89,7 @@ class FenceController:
         with self._lock:
             self._ended = False
             self._others.reopen()
-            self._inventory.reset(map(port_of, self._state.snapshot()), bridges(self._state.services.values()))
+            self._inventory.reset(self._state.snapshot(), bridges(self._state.services.values()))
 
     def load(self) -> bool:
         """Brings the tables into force for every added port, repairing in place; True if anything had to be changed.
@@ -351,29 +353,35 @@ class FenceController:
             self._try(ruleset.close_bridge(bridge_of(name)))
 
     def add_port(self, attachment: Attachment) -> None:
-        """Lets the attachment's port reach its network, before the port's link comes up. Raises FenceFailed."""
-        port = port_of(attachment)
+        """Lets the attachment's port reach its network, and isolates it by the policies that select it, before the
+        port's link comes up. Raises FenceFailed."""
         with self._lock:
             self._changes += 1
             # The chains of a network that has members only on other nodes may exist, or may have been refused.
-            if port.network is not None and not self._inventory.has_local_members(port.network):
-                self._run(ruleset.create_network(port.network))
-            before = self._opened_by(port)
-            self._inventory.add_port(port)
-            self._run(ruleset.add_port(port))
-            self._reopen(before)
+            network = attachment.isolation
+            if network is not None and not self._inventory.has_local_members(network):
+                self._run(ruleset.create_network(network))
+            opened, policies = self._opened_by(port_of(attachment)), self._inventory.policies()
+            port = self._inventory.add_port(attachment)
+            text, change = policy_changes.between(policies, self._inventory.policies())
+            if text:
+                self._run(text)
+            self._run(elements.joined(ruleset.add_port(port), change))
+            self._reopen(opened)
 
     def remove_port(self, attachment: Attachment) -> None:
         """The port was deleted: removes all its elements, so its established flows end too. No effect without
         tables.
         """
-        port = port_of(attachment)
         with self._lock:
             self._changes += 1
-            before = self._opened_by(port)
-            was_recorded = self._inventory.remove_port(port.name)
-            self._try(ruleset.remove_port(port))
-            self._reopen(before)
+            port = self._inventory.port(attachment)
+            opened, policies = self._opened_by(port), self._inventory.policies()
+            was_recorded = self._inventory.remove_port(port.name) is not None
+            text, change = policy_changes.between(policies, self._inventory.policies())
+            self._try(elements.joined(ruleset.remove_port(port), change))
+            self._try(text)
+            self._reopen(opened)
             if was_recorded and port.network is not None and not self._inventory.has_members(port.network):
                 self._try(ruleset.forget_network(port.network))
 
@@ -405,6 +413,32 @@ class FenceController:
             self._node_loaded = self._inventory.node()
         except FenceFailed as error:
             log.warning("what the network list opens is not open yet: %s: %s", error.msg, error.details)
+
+    def change_policies(self, work: Callable[[PortTable], None]) -> None:
+        """Changes policies, or what is known of pods and namespaces, and puts the change in force in one transaction.
+        Where the tables are not in force, the next load has it. Raises FenceFailed if all of it cannot be loaded."""
+        try:
+            self._change_policies(work)
+        except FenceFailed as error:
+            log.warning("all rules are compared, because a change of policies failed: %s: %s", error.msg, error.details)
+            self.load()
+            if self._trouble:
+                raise
+
+    def _change_policies(self, work: Callable[[PortTable], None]) -> None:
+        with self._lock:
+            before = self._inventory.policies()
+            work(self._inventory.table)
+            text, change = policy_changes.between(before, self._inventory.policies())
+            self._changes += 1
+            if self._loader is not None and not self._trouble and not self._ended and (text or change):
+                self._run(text or change)
+
+    def judge(self, client: str, server: str, protocol: str, port: int) -> Decision:
+        """What the network policies say of a flow between these addresses."""
+        with self._lock:
+            table = self._inventory.table.book.table
+            return table.decide(Flow(table.end(client), table.end(server), protocol, port))
 
     def follow(self) -> None:
         """Follows the listed virtual addresses (`isolation.reach`) through this node's DNAT, if the rules of another
@@ -460,7 +494,7 @@ class FenceController:
         if loader is None or self._trouble:
             return [self._trouble or "the tables were never loaded"]
         try:
-            return loader.nft.absent(ruleset.add_port(port_of(attachment)))
+            return loader.nft.absent(ruleset.add_port(self._inventory.port(attachment)))
         except FenceFailed as error:
             return [f"{error.msg}: {error.details}"]
 

@@ -6,19 +6,22 @@ from dataclasses import dataclass, replace
 
 from cni.daemon.fence import elements, ruleset
 from cni.daemon.fence.model import FenceBridge, FenceEdge, FenceNode, FencePort, RemoteMember
+from cni.daemon.fence.policy_book import NONE, PolicyRules
 from cni.daemon.fence.rules import Chain, edge_chain, network_chains
 from cni.host.nft_elements import Element
 
 
 @dataclass(frozen=True, slots=True)
 class DesiredState:
-    """Everything that the fence should hold: the node, its bridges and ports, remote members and edge peers."""
+    """Everything that the fence should hold: the node, its bridges and ports, remote members and edge peers, and the
+    rules of network policies."""
 
     node: FenceNode
     bridges: tuple[FenceBridge, ...] = ()
     ports: tuple[FencePort, ...] = ()
     remotes: tuple[RemoteMember, ...] = ()
     edges: tuple[FenceEdge, ...] = ()
+    policies: PolicyRules = NONE
 
     def local(self) -> DesiredState:
         """Without what other nodes and agents publish: the part that isolation on this node depends on."""
@@ -32,7 +35,7 @@ class DesiredState:
     def chains(self) -> list[Chain]:
         """Every desired chain."""
         ours = [*ruleset.chains(self.node), *(c for name in self.networks() for c in network_chains(name))]
-        return ours + [edge_chain(edge) for edge in self.edges]
+        return [*ours, *(edge_chain(edge) for edge in self.edges), *self.policies.chains]
 
     def elements(self) -> list[Element]:
         """Every desired element."""
@@ -45,4 +48,6 @@ class DesiredState:
             desired += elements.of_remote(remote.network, remote.addresses)
         for edge in self.edges:
             desired += elements.of_edge(edge)
+        for one in self.policies.sets:
+            desired += one.elements()
         return desired

@@ -17,6 +17,7 @@ from cni.daemon.fence.model import (
     raw,
     versions,
 )
+from cni.daemon.model import macs
 from cni.host.nft_elements import Change, Element
 from cni.openings import Opening
 
@@ -24,6 +25,11 @@ from cni.openings import Opening
 def change(take: Iterable[Element] = (), add: Iterable[Element] = ()) -> Change:
     """One transaction that deletes elements of the fence's tables, present or not, and then adds others."""
     return Change(TABLE, tuple(take), tuple(add))
+
+
+def joined(*changes: Change) -> Change:
+    """The changes as one: all deletions come first."""
+    return change((e for part in changes for e in part.take), (e for part in changes for e in part.add))
 
 
 def of_node(node: FenceNode) -> list[Element]:
@@ -90,7 +96,28 @@ def of_port(port: FencePort) -> list[Element]:
     """A port: its identity on its bridge, and what its addresses may reach when routed."""
     four, six = _spelled(port.addresses)
     local = [*six, str(link_local(port.mac))]
-    return [*_on_bridge(port, four, local), *_routed(port, four, six, local)]
+    return [*_on_bridge(port, four, local), *_routed(port, four, six, local), *of_port_policy(port)]
+
+
+def of_port_policy(port: FencePort) -> list[Element]:
+    """What leads a port's packets to the chains of the policies that isolate it."""
+    policy = port.policy
+    if policy is None:
+        return []
+    name, (four, six) = quoted(port.name), _spelled(port.addresses)
+    items = []
+    for stem, chain in (("in", policy.ingress), ("out", policy.egress)):
+        if chain:
+            items += [Element("inet", f"pol_{stem}4", address, f"jump {chain}") for address in four]
+            items += [Element("inet", f"pol_{stem}6", address, f"jump {chain}") for address in six]
+    if port.bridge is None:
+        return items
+    items.append(Element("bridge", "pol_host", name, macs.of_bridge(port.bridge)))
+    if policy:
+        items += [Element("bridge", "pol_ports", name), Element("bridge", "pol_macs", port.mac)]
+    items += [Element("bridge", "pol_into", name)] if policy.ingress else []
+    items += [Element("bridge", "pol_from", name)] if policy.egress else []
+    return items
 
 
 def of_remote(network: str | None, addresses: Iterable[str]) -> list[Element]:

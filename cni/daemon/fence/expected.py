@@ -10,18 +10,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from cni.daemon.fence import ruleset
+from cni.daemon.fence import policy_changes, ruleset
 from cni.daemon.fence.fault import Fault
 from cni.daemon.fence.model import TABLE, FenceEdge, FenceNode, chain_of
+from cni.daemon.fence.policy_book import PolicyRules
 from cni.daemon.fence.rules import NETWORK_SETS, edge_chain
 from cni.host.nft_rules import ChainSeen, RuleSeen, Tables, TableSeen
 
+_LEFT = ("net_", ruleset.MARKER, policy_changes.PREFIX)
+"""How the names begin of what a network or policies of an earlier time may have left."""
 _TEMPLATE = "\0template"  # no network has this name: no configuration contains NUL
 
 
-def scratch_text(node: FenceNode, edges: Iterable[FenceEdge]) -> str:
+def scratch_text(node: FenceNode, edges: Iterable[FenceEdge], policies: PolicyRules) -> str:
     """The text that is loaded into the scratch namespace; without elements, since no rule contains them."""
     text = ruleset.base(node) + ruleset.create_network(_TEMPLATE) + "".join(ruleset.create_edge(edge) for edge in edges)
+    text += policy_changes.create(policies)
     return "".join(f"{line}\n" for line in text.splitlines() if not line.startswith(("add element ", "flush set ")))
 
 
@@ -88,7 +92,7 @@ def _chains(family: str, have: TableSeen, table: TableSeen) -> list[Fault]:
             )
     for name in have.chains.keys() - table.chains.keys():
         # The chain of a network without members, or the marker of another version.
-        is_known_kind = name.startswith(("net_", ruleset.MARKER))
+        is_known_kind = name.startswith(_LEFT)
         text = f"chain {family} {TABLE} {name} is none of ours"
         faults.append(Fault(family, name, text, structure=not is_known_kind))
     return faults
@@ -116,13 +120,15 @@ def _sets(family: str, have: TableSeen, table: TableSeen) -> list[Fault]:
             faults.append(Fault(family, name, f"set {family} {TABLE} {name} is of another kind", structure=True))
     for name in have.sets.keys() - table.sets.keys():
         is_of_network = name.startswith("net_") and name.endswith(tuple(f"_{stem}" for _, stem, _ in NETWORK_SETS))
-        faults.append(Fault(family, name, f"set {family} {TABLE} {name} is none of ours", structure=not is_of_network))
+        text = f"set {family} {TABLE} {name} is none of ours"
+        known = is_of_network or name.startswith(policy_changes.PREFIX)
+        faults.append(Fault(family, name, text, structure=not known))
     return faults
 
 
 def is_stale(fault: Fault) -> bool:
-    """Whether the fault is only what an earlier network or version of ours left: it opens nothing."""
-    return fault.place.startswith(("net_", ruleset.MARKER)) and fault.text.endswith("is none of ours")
+    """Whether the fault is only what an earlier network, policy or version of ours left: it opens nothing."""
+    return fault.place.startswith(_LEFT) and fault.text.endswith("is none of ours")
 
 
 def chains_of_edges(edges: Iterable[FenceEdge]) -> frozenset[str]:

@@ -9,8 +9,11 @@ from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_address, 
 from cni import openings
 from cni.daemon.fence.believed import believed, without
 from cni.daemon.fence.desired import DesiredState
-from cni.daemon.fence.from_records import RemoteView, bridge_of
+from cni.daemon.fence.from_records import RemoteView, bridge_of, port_of
 from cni.daemon.fence.model import FenceNode, FencePort
+from cni.daemon.fence.policy_changes import State as PolicyState
+from cni.daemon.fence.port_table import PortTable
+from cni.daemon.model.records import Attachment
 from cni.daemon.settings import Settings
 from cni.daemon.state.state import State
 from cni.defaults import ROUTED
@@ -25,7 +28,7 @@ class Inventory:
     def __init__(self, state: State, settings: Settings, bridge_names: bool) -> None:
         """`bridge_names`: whether the kernel's nftables can match a frame by its bridge."""
         self._state, self._settings, self._bridge_names = state, settings, bridge_names
-        self._ports: dict[str, FencePort] = {}
+        self._table = PortTable()
         self._networks: Counter[str | None] = Counter()
         self._bridges: dict[str, None] = {}
         self._beyond = RemoteView()
@@ -37,11 +40,11 @@ class Inventory:
         self.refused: dict[str, str] = {}
         """What of the remote view the fence leaves out, and why."""
 
-    def reset(self, ports: Iterable[FencePort], bridges: Iterable[str]) -> None:
+    def reset(self, attachments: Iterable[Attachment], bridges: Iterable[str]) -> None:
         """Replaces ports and bridges by those of the records."""
-        self._ports = {port.name: port for port in ports}
-        self._networks = Counter(port.network for port in self._ports.values())
-        self._of_lists = Counter(port.opens for port in self._ports.values() if port.opens)
+        self._table.reset(attachments)
+        self._networks = Counter(port.network for port in self._table.ports.values())
+        self._of_lists = Counter(port.opens for port in self._table.ports.values() if port.opens)
         self._take_openings()
         self._bridges = dict.fromkeys(bridges)
 
@@ -53,25 +56,39 @@ class Inventory:
         """Forgets a bridge, recorded or not."""
         self._bridges.pop(name, None)
 
-    def add_port(self, port: FencePort) -> None:
-        """Records a port, in place of one of the same name."""
-        self.remove_port(port.name)
-        self._ports[port.name] = port
+    def add_port(self, attachment: Attachment) -> FencePort:
+        """Records the attachment's port, in place of one of the same name."""
+        self.remove_port(attachment.host_veth)
+        port = self._table.add(attachment)
         self._networks[port.network] += 1
         if port.opens:
             self._of_lists[port.opens] += 1
             self._take_openings()
+        return port
 
-    def remove_port(self, name: str) -> bool:
-        """Forgets a port; False if it was not recorded."""
-        port = self._ports.pop(name, None)
+    def remove_port(self, name: str) -> FencePort | None:
+        """Forgets a port; None if it was not recorded."""
+        port = self._table.remove(name)
         if port is None:
-            return False
+            return None
         self._networks[port.network] -= 1
         if port.opens:
             self._of_lists[port.opens] -= 1
             self._take_openings()
-        return True
+        return port
+
+    def port(self, attachment: Attachment) -> FencePort:
+        """The attachment's port, as recorded; without policies where it is not."""
+        return self._table.ports.get(attachment.host_veth) or port_of(attachment)
+
+    @property
+    def table(self) -> PortTable:
+        """The ports, and the policies that isolate them."""
+        return self._table
+
+    def policies(self) -> PolicyState:
+        """The rules of policies and the ports that they lead from, as they should be now."""
+        return self._table.state(self.node)
 
     def _take_openings(self) -> None:
         """What is open now. The rules for it stay once something was open, with empty sets: they are removed when the
@@ -82,7 +99,8 @@ class Inventory:
 
     def opens_alone(self, port: FencePort) -> bool:
         """Whether the port's network list opens something, and no other port has the same list."""
-        others = self._of_lists[port.opens] - (port.name in self._ports and self._ports[port.name].opens == port.opens)
+        known = self._table.ports.get(port.name)
+        others = self._of_lists[port.opens] - (known is not None and known.opens == port.opens)
         return bool(port.opens) and others <= 0
 
     def set_beyond(self, beyond: RemoteView) -> None:
@@ -126,7 +144,7 @@ class Inventory:
     def desired(self) -> DesiredState:
         """What the tables should hold now."""
         node = self.node()
-        ports = tuple(self._ports.values())
+        ports = tuple(self._table.ports.values())
         taken = frozenset([*node.addresses, *(address for port in ports for address in port.addresses)])
         return DesiredState(
             node=node,
@@ -134,6 +152,7 @@ class Inventory:
             ports=ports,
             remotes=without(self._beyond, taken),
             edges=self._beyond.edges,
+            policies=self._table.rules(lambda: node),
         )
 
     def node(self) -> FenceNode:
@@ -177,7 +196,9 @@ class Inventory:
 
     def _of_service(self, name: str) -> set[str]:
         """The addresses of a service's containers, on this node and on others."""
-        ports = tuple(self._ports.values())  # at once: the DNS server's thread does not hold the controller's lock
+        ports = tuple(
+            self._table.ports.values()
+        )  # at once: the DNS server's thread does not hold the controller's lock
         here = (port.addresses for port in ports if port.service == name)
         elsewhere = (addresses for service, addresses in self._beyond.services if service == name)
         return {address for addresses in (*here, *elsewhere) for address in addresses}

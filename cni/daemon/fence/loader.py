@@ -21,19 +21,21 @@ from cni.daemon.fence.compare import Listing
 from cni.daemon.fence.desired import DesiredState
 from cni.daemon.fence.fault import Fault
 from cni.daemon.fence.model import TABLE, FenceBridge, FenceNode, FencePort, chain_of
+from cni.daemon.fence.policy_book import PolicySet
+from cni.daemon.fence.policy_chains import MAPS
 from cni.daemon.fence.rule_comparison import RuleComparison
 from cni.daemon.fence.rules import SETS
 from cni.errors import FenceFailed
 from cni.host import nft_contents, nft_elements
 from cni.host.nft import Nft
-from cni.host.nft_elements import Change
+from cni.host.nft_elements import Change, Element
 from cni.host.nft_rules import Tables
 
 log = logging.getLogger(__name__)
 
 OWN = 4096  # own generations that are remembered: a notification comes within milliseconds of its transaction
 _NAME = re.compile(r"\w{1,64}", re.ASCII)  # our set names; a notified name may be any text, and other programs chose it
-_KINDS = {(family, name): kind for family, kind, name, _ in SETS}
+_KINDS = {(family, name): kind for family, kind, name, _ in (*SETS, *MAPS)}
 
 
 class Loader:
@@ -52,7 +54,7 @@ class Loader:
         self._exact_at = -1  # the generation at which no rule, chain or set was missing, wrong or left over
         self._comparison = RuleComparison()
         self._sampled_at = -1  # the generation at which every log rule was there
-        self._packed: dict[FencePort | FenceBridge, bytes] = {}
+        self._packed: dict[FencePort | FenceBridge | PolicySet, bytes] = {}
 
     # --- transactions ------------------------------------------------------------------------------------------------
 
@@ -243,24 +245,23 @@ class Loader:
         return self.nft.contents(TABLE) == nft_contents.packed(desired.elements())
 
     def prime(self, local: DesiredState, most: int) -> bool:
-        """Packs the messages that restore everything of this node: 0.25 ms for each bridge or port that is new, at most
-        `most` of those per call; True if all are packed.
+        """Packs the messages that restore everything of this node: 0.25 ms for each bridge or port that is new, or for
+        each set of policies that has changed; at most `most` of those per call. True if all are packed.
         """
         earlier, self._packed = self._packed, {}
-        devices: list[FenceBridge | FencePort] = [*local.bridges, *local.ports]
+        devices: list[FenceBridge | FencePort | PolicySet] = [*local.bridges, *local.policies.sets, *local.ports]
         for device in devices:
             packed = earlier.get(device)
             if packed is None and most > 0:
                 most -= 1
-                added = elements.of_bridge(device) if isinstance(device, FenceBridge) else elements.of_port(device)
-                packed = nft_elements.pack(elements.change(add=added))
+                packed = nft_elements.pack(elements.change(add=_elements_of(device)))
             if packed is not None:
                 self._packed[device] = packed
         return len(self._packed) == len(devices)
 
     def _refill(self, local: DesiredState) -> bool:
         """Adds everything of this node; False if the kernel refuses, since some of it is there with another verdict."""
-        self.prime(local, len(local.bridges) + len(local.ports))
+        self.prime(local, len(local.bridges) + len(local.ports) + len(local.policies.sets))
         before = self.nft.generation()
         try:
             self.nft.refill(self._packed.values())
@@ -313,6 +314,12 @@ class Loader:
                     self.run(
                         elements.change(add=closed)
                     )  # a member of no network here, and not of the flat mesh either
+
+
+def _elements_of(device: FenceBridge | FencePort | PolicySet) -> list[Element]:
+    if isinstance(device, PolicySet):
+        return device.elements()
+    return elements.of_bridge(device) if isinstance(device, FenceBridge) else elements.of_port(device)
 
 
 def _near(node: FenceNode) -> FenceNode:

@@ -65,11 +65,24 @@ class FenceBridge:
 
 
 @dataclass(frozen=True, slots=True)
+class PortPolicy:
+    """The chains that judge a port's flows by network policies: those to it, and those that it opens. Empty where no
+    policy isolates it."""
+
+    ingress: str = ""
+    egress: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.ingress or self.egress)
+
+
+@dataclass(frozen=True, slots=True)
 class FencePort:
     """The host's end of an attachment's veth, and the MAC and addresses that it may use.
 
     `bridge` is None for a port that is routed without a bridge. `network` is None for the flat mesh;
     the empty string is a network name. `service`: the service of the attachment. `opens`: what its network list opens.
+    `policy` is None while policies isolate no port of this node.
     """
 
     name: str
@@ -79,6 +92,7 @@ class FencePort:
     network: str | None = None
     service: str = ""
     opens: ListedOpenings = NOTHING
+    policy: PortPolicy | None = None
 
 
 @dataclass(frozen=True, slots=True)

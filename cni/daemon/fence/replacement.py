@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from cni.daemon.fence import elements, ruleset
+from cni.daemon.fence import elements, policy_changes, ruleset
 from cni.daemon.fence.desired import DesiredState
 from cni.daemon.fence.fault import Fault
 from cni.daemon.fence.model import TABLE
@@ -27,6 +27,7 @@ def rules(desired: DesiredState, faults: Iterable[Fault] = ()) -> str:
             ruleset.base(desired.node),
             *(ruleset.create_network(name) for name in desired.networks()),
             *(ruleset.create_edge(edge) for edge in desired.edges),
+            policy_changes.create(desired.policies),
         ]
     )
 

@@ -60,7 +60,7 @@ class RuleComparison:
 
     def _should(self, desired: DesiredState) -> dict[str, TableSeen] | None:
         """The tables as they should be; None where the kernel's encoding of the rules cannot be obtained."""
-        text, networks = expected.scratch_text(desired.node, desired.edges), tuple(desired.networks())
+        text, networks = expected.scratch_text(desired.node, desired.edges, desired.policies), tuple(desired.networks())
         if self._learned is None or self._learned[0] != text:
             try:
                 self._learned = (text, rules_of(text, TABLE))

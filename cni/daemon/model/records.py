@@ -70,6 +70,7 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
     start_time: int = 0
     pod: str = ""
     aliases: tuple[str, ...] = ()  # further names, as the runtime gave them
+    labels: tuple[tuple[str, str], ...] = ()  # of `args.cni.labels`, for network policies
     asked: bool = False  # the ADD asked for the address by name, so another may have it at once afterwards
     attach: str = defaults.BRIDGE  # one of ATTACH_KINDS; records of versions without a routed attach are of a bridge
     opens: ListedOpenings = NOTHING  # what the network list opens while the attachment exists

@@ -93,6 +93,12 @@ class DeviceRecord(msgspec.Struct, frozen=True):
     proven: list[str] = []
 
 
+class PolicyFile(msgspec.Struct, frozen=True):
+    """The last good text of a file of network policies, by the file's name."""
+
+    text: str
+
+
 class Table(Generic[R]):
     """The records of one kind, by key. A change is written before it takes effect. Thread-safe."""
 
@@ -152,6 +158,7 @@ class Tables:
         self.relay_pairs: Table[RelayPair] = Table(store, "relay_pair", RelayPair)
         self.namespaces: Table[Namespace] = Table(store, "namespace", Namespace)
         self.nat_seen: Table[NatSeen] = Table(store, "nat_seen", NatSeen)
+        self.policy_files: Table[PolicyFile] = Table(store, "policy_file", PolicyFile)
 
 
 def owner_of(kind: str, name: str) -> str:

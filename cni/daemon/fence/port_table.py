@@ -1,0 +1,123 @@
+"""The ports of this node, each with the chains of the policies that isolate it. No I/O.
+
+A port's pod is its attachment (cni/daemon/policy/attached.py), or where a Kubernetes API is followed the pod that the
+runtime named. A pod of that API that is not known yet is closed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+
+from cni.daemon.fence.from_records import port_of
+from cni.daemon.fence.model import FenceNode, FencePort, PortPolicy
+from cni.daemon.fence.policy_book import NONE, PolicyBook, PolicyRules
+from cni.daemon.fence.policy_changes import State
+from cni.daemon.model.records import Attachment
+from cni.daemon.policy import attached
+from cni.daemon.policy.model import Pod, Policy
+
+
+class PortTable:
+    """One thread at a time; the controller's lock ensures that."""
+
+    def __init__(self) -> None:
+        self._book = PolicyBook()
+        self._ports: dict[str, FencePort] = {}
+        self._attachments: dict[str, Attachment] = {}
+        self._policies: dict[str, PortPolicy] = {}  # by port, also while no port is isolated
+        self._sources: dict[str, tuple[Policy, ...]] = {}
+        self._active = False
+        self._of_api: Mapping[str, Pod] | None = None
+
+    @property
+    def ports(self) -> Mapping[str, FencePort]:
+        """The ports by name."""
+        return self._ports
+
+    @property
+    def book(self) -> PolicyBook:
+        """The policies and what follows from them."""
+        return self._book
+
+    def reset(self, attachments: Iterable[Attachment]) -> None:
+        """Replaces the ports by those of the records."""
+        self._ports, self._attachments = {}, {a.host_veth: a for a in attachments}
+        self._all_pods()
+        self._judge_all()
+
+    def add(self, attachment: Attachment) -> FencePort:
+        """Records the attachment's port, in place of one of the same name."""
+        port = port_of(attachment)
+        self.remove(port.name)
+        self._attachments[port.name] = attachment
+        key, pod = self._pod(attachment)
+        if pod is not None:
+            self._book.table.set_pod(key, pod)
+        self._policies[port.name] = policy = self._book.port_policy(pod)
+        self._ports[port.name] = replace(port, policy=policy if self._active else None)
+        if policy and not self._active:
+            self._give_policies()
+        return self._ports[port.name]
+
+    def remove(self, name: str) -> FencePort | None:
+        """Forgets a port and its pod's addresses; None if it was not recorded."""
+        attachment = self._attachments.pop(name, None)
+        if attachment is not None:
+            key, pod = self._pod(attachment)
+            if pod is not None and key in self._book.table.pods:
+                self._book.table.remove_pod(key)
+        self._policies.pop(name, None)
+        return self._ports.pop(name, None)
+
+    def set_policies(self, source: str, policies: Iterable[Policy]) -> None:
+        """Replaces the policies of one source."""
+        self._sources[source] = tuple(policies)
+        self._book.set_policies(policy for of_source in self._sources.values() for policy in of_source)
+        self._judge_all()
+
+    def tidy(self) -> None:
+        """Forgets chains that no port uses any more."""
+        self._book.tidy(self._policies.values())
+
+    def state(self, node: Callable[[], FenceNode]) -> State:
+        """The rules of policies and the ports, as they should be now."""
+        return State(self.rules(node), dict(self._ports))
+
+    def rules(self, node: Callable[[], FenceNode]) -> PolicyRules:
+        """The rules of policies; none while they isolate no port here."""
+        return self._book.rules(node()) if self._active else NONE
+
+    def _pod(self, attachment: Attachment) -> tuple[str, Pod | None]:
+        """The key and the pod of an attachment; None for a pod of the API that is not known yet."""
+        if self._of_api is None or not attachment.pod:
+            return "/".join(attachment.key), attached.pod_of(attachment)
+        pod = self._of_api.get(attachment.pod)
+        # The API tells a pod's addresses seconds later; the attachment has them now.
+        return attachment.pod, replace(pod, addresses=attachment.ips) if pod is not None else None
+
+    def _all_pods(self) -> None:
+        pods = dict(self._of_api or {})
+        here = map(self._pod, self._attachments.values())
+        pods.update((key, pod) for key, pod in here if pod is not None)
+        self._book.table.set_pods(pods)
+
+    def _judge_all(self) -> None:
+        """Asks for the chains of every port again."""
+        self._policies = {
+            name: self._book.port_policy(self._pod(attachment)[1]) for name, attachment in self._attachments.items()
+        }
+        self.tidy()
+        self._give_policies()
+
+    def _give_policies(self) -> None:
+        """Gives each port its chains, or none while no port is isolated."""
+        self._active = any(self._policies.values())
+        ports = {}
+        for name, attachment in self._attachments.items():
+            policy = self._policies[name] if self._active else None
+            port = self._ports.get(name)
+            if port is None:
+                port = replace(port_of(attachment), policy=policy)
+            ports[name] = port if port.policy == policy else replace(port, policy=policy)
+        self._ports = ports
