@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -203,18 +203,31 @@ def _build_directory(base: Base) -> ClusterDirectory | None:
     if config is None:
         return None
     from cni.daemon.kubernetes.directory import ClusterDirectory
-    from cni.daemon.kubernetes.objects import NAMESPACES, pods_of
+    from cni.daemon.kubernetes.objects import NAMESPACES, NETWORK_POLICIES, PODS
+    from cni.daemon.kubernetes.policies import ClusterPolicies
 
-    namespaces = _follow(base, config, NAMESPACES, base.registry.namespaces)
-    return ClusterDirectory(namespaces, _follow(base, config, pods_of(node_name(config))))
+    tables = base.registry
+    policies = ClusterPolicies(base.fence, tables, node_name(config), base.board, base.crew)
+    return ClusterDirectory(
+        _follow(base, config, NAMESPACES, tables.namespaces, policies.on_namespaces),
+        _follow(base, config, PODS, tables.pods, policies.on_pods),
+        _follow(base, config, NETWORK_POLICIES, tables.cluster_policies, policies.on_policies),
+        policies,
+    )
 
 
-def _follow(base: Base, config: Kubernetes, resource: Resource[T], kept: Table[T] | None = None) -> ResourceFollower[T]:
+def _follow(
+    base: Base,
+    config: Kubernetes,
+    resource: Resource[T],
+    kept: Table[T],
+    on_change: Callable[[Mapping[str, T | None]], None],
+) -> ResourceFollower[T]:
     """A follower of one resource, with connections of its own."""
     from cni.daemon.kubernetes.follower import ResourceFollower
 
     server = api_server(base, config)
-    return ResourceFollower(resource, server, board=base.board, crew=base.crew, kept=kept)
+    return ResourceFollower(resource, server, board=base.board, crew=base.crew, kept=kept, on_change=on_change)
 
 
 def api_server(base: Base, config: Kubernetes) -> ApiServer:

@@ -13,6 +13,13 @@ KINDS = (
         "Read the text and the daemon's log of that time; the step is repeated.",
     ),
     ProblemKind(
+        "policy-refused",
+        "cluster",
+        "error",
+        "A NetworkPolicy of the cluster cannot be read by this version; its last good content stays in force.",
+        "Read the text: it names the field and its value. Change the policy, or upgrade the daemon.",
+    ),
+    ProblemKind(
         "store-unreachable",
         "cluster",
         "warning",

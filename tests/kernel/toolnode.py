@@ -145,18 +145,36 @@ class Node:
     def why(self, src: str, dst: str, port: str = "") -> Any:
         return self.ask("why", src=src, dst=dst, port=port)
 
-    def add(self, name: str, space: Space, service: str, network: str | None) -> None:
-        """A container, attached as a runtime does it."""
+    def add(
+        self,
+        name: str,
+        space: Space,
+        service: str,
+        network: str | None,
+        cni_network: str = "net",
+        labels: Mapping[str, str] | None = None,
+    ) -> None:
+        """A container, attached as a runtime does it. `labels`: of `args.cni.labels`."""
         self.boxes[name] = space
-        conf: dict[str, Any] = {"cniVersion": "1.0.0", "name": "net", "type": "zlayer-cni", "service": service}
+        conf: dict[str, Any] = {"cniVersion": "1.0.0", "name": cni_network, "type": "zlayer-cni", "service": service}
         conf |= {"runDir": self.run_dir, "dataDir": str(self.dir / "data"), "autostart": False}
         conf |= {} if network is None else {"isolationNetwork": network}
-        call = {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": name, "CNI_NETNS": space.path, "CNI_IFNAME": "eth0"}
+        conf |= {"args": {"cni": {"labels": [{"key": k, "value": v} for k, v in (labels or {}).items()]}}}
+        self.results[name] = json.loads(self._call("ADD", name, space, conf))
+
+    def delete(self, name: str, cni_network: str = "net") -> None:
+        """The runtime's DEL."""
+        conf = {"cniVersion": "1.0.0", "name": cni_network, "type": "zlayer-cni", "autostart": False}
+        conf |= {"runDir": self.run_dir, "dataDir": str(self.dir / "data")}
+        self._call("DEL", name, self.boxes[name], conf)
+
+    def _call(self, verb: str, name: str, space: Space, conf: dict[str, Any]) -> bytes:
+        call = {"CNI_COMMAND": verb, "CNI_CONTAINERID": name, "CNI_NETNS": space.path, "CNI_IFNAME": "eth0"}
         call |= {"CNI_PATH": "/opt/cni/bin", "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE=ns;K8S_POD_NAME={name}"}
         with self.program(env=call, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             out, _ = process.communicate(json.dumps(conf).encode(), timeout=60)
         assert process.returncode == 0, out
-        self.results[name] = json.loads(out)
+        return out
 
     def address(self, name: str, version: int = 4) -> str:
         found = (each["address"].partition("/")[0] for each in self.results[name]["ips"])

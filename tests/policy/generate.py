@@ -93,7 +93,9 @@ def _peer(rnd: random.Random, blocks: list[str]) -> Document:
         return {"ipBlock": block}
     if kind == 1:
         return {"podSelector": selector(rnd)}
-    names = selector(rnd) if rnd.random() < 0.3 else {"matchLabels": {"team": rnd.choice("ab")}}
+    by_name = {"kubernetes.io/metadata.name": rnd.choice(list(NAMESPACES))}
+    by_label = rnd.choice([by_name, {"team": rnd.choice("ab")}])
+    names = selector(rnd) if rnd.random() < 0.3 else {"matchLabels": by_label}
     return {"namespaceSelector": names, **({"podSelector": selector(rnd)} if kind == 3 else {})}
 
 

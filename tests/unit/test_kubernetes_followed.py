@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from cni.daemon.kubernetes.objects import NAMESPACES, namespace_of, pod_of, pods_of
+from cni.daemon.kubernetes.objects import NAMESPACES, NETWORK_POLICIES, PODS, namespace_of, pod_of, policy_of
 from cni.daemon.model.kubernetes import NamedPort, Namespace
 from cni.errors import InvalidConfig
 from cni.isolation import MODE_LABEL, NETWORK_LABEL, NETWORKS_LABEL, SERVICE_LABEL
@@ -64,9 +64,21 @@ def test_null_is_nothing() -> None:
     assert namespace_of(json.dumps(raw).encode()) == Namespace("a")
 
 
-def test_the_pods_of_one_node_are_selected_by_the_api_server() -> None:
-    assert pods_of("node1").query(limit="5") == "/api/v1/pods?fieldSelector=spec.nodeName%3Dnode1&limit=5"
+def test_a_static_pod_has_the_uid_that_its_kubelet_knows() -> None:
+    mirror = {**POD["metadata"], "annotations": {"kubernetes.io/config.mirror": "of-the-file"}}
+    assert pod_of(json.dumps({**POD, "metadata": mirror}).encode()).uid == "of-the-file"
+
+
+def test_of_a_policy_the_spec_is_kept() -> None:
+    raw = {"metadata": {"name": "a", "namespace": "b", "uid": "u"}, "spec": {"podSelector": {}}, "status": {}}
+    policy = policy_of(json.dumps(raw).encode())
+    assert (policy.namespace, policy.name, json.loads(policy.spec)) == ("b", "a", {"podSelector": {}})
+
+
+def test_every_object_of_the_cluster_is_followed() -> None:
+    assert PODS.query(limit="5") == "/api/v1/pods?limit=5"
     assert NAMESPACES.query(watch="true") == "/api/v1/namespaces?watch=true"
+    assert NETWORK_POLICIES.query(a="b") == "/apis/networking.k8s.io/v1/networkpolicies?a=b"
 
 
 # --- annotations -----------------------------------------------------------------------------------------------------

@@ -173,6 +173,7 @@ def view_of(context: ToolContext, translating: tuple[Base, ...] = ()) -> endpoin
             subnet for service in context.state.services.values() if service.is_routed for subnet in service.subnets
         ),
         node_name=socket.gethostname(),
+        judge=context.fence.judge,
     )
 
 

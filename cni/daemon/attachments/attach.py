@@ -170,6 +170,7 @@ class Attacher:
             pid=request.pid,
             start_time=request.start_time,
             pod=request.pod,
+            pod_uid=request.pod_uid,
             aliases=request.aliases,
             labels=request.labels,
             asked=bool(request.addresses),

@@ -107,6 +107,7 @@ class NodeOverlay:
             routes=[StaticRoute(route.dst, route.gw) for route in wish.routes],
             attempt=asked.attempt,
             pod=pod_of(call),
+            pod_uid=call.args.get("K8S_POD_UID", ""),
             aliases=wish.aliases,
             labels=wish.labels,
             attach=wish.attach,

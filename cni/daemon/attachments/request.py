@@ -47,6 +47,7 @@ class AttachRequest:
     pid: int = 0
     start_time: int = 0
     pod: str = ""
+    pod_uid: str = ""
     aliases: tuple[str, ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
     forbidden: frozenset[NetnsId] = frozenset()

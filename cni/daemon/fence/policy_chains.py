@@ -169,15 +169,19 @@ def _bridge_chains() -> list[Chain]:
 def chain(signature: Signature, selecting: Iterable[Policy]) -> Chain:
     """The chain of a set of policies: what one of them allows returns, the rest is dropped."""
     rules = []
-    titles = []
+    selecting = list(selecting)
     for policy in selecting:
-        titles.append(policy.title)
         for index, rule in enumerate(policy.rules(signature.direction) or ()):
             name = rule_name(policy, signature.direction, index)
             for number, match in enumerate(_matches(rule, signature.direction)):
                 rules.append(Rule(match, "return", fitted(f"{name}#{number}")))
-    dropped = fitted(f"{signature.direction}: {', '.join(titles)}")
+    dropped = dropping(signature.direction, (policy.title for policy in selecting))
     return plain_chain("inet", signature.chain, *rules, Rule("", "drop", dropped))
+
+
+def dropping(direction: Direction, titles: Iterable[str]) -> str:
+    """The name of the rule that drops what none of these policies allows."""
+    return fitted(f"{direction}: {', '.join(titles)}")
 
 
 def _matches(rule: policies.Rule, direction: Direction) -> Iterator[str]:

@@ -17,6 +17,8 @@ from cni.daemon.model.records import Attachment
 from cni.daemon.policy import attached
 from cni.daemon.policy.model import Pod, Policy
 
+_MANY = 32  # changed pods from which on all pods are taken in anew
+
 
 class PortTable:
     """One thread at a time; the controller's lock ensures that."""
@@ -28,7 +30,7 @@ class PortTable:
         self._policies: dict[str, PortPolicy] = {}  # by port, also while no port is isolated
         self._sources: dict[str, tuple[Policy, ...]] = {}
         self._active = False
-        self._of_api: Mapping[str, Pod] | None = None
+        self._of_api: dict[str, Pod] | None = None  # by "namespace/name"; None: no API is followed
 
     @property
     def ports(self) -> Mapping[str, FencePort]:
@@ -65,7 +67,7 @@ class PortTable:
         attachment = self._attachments.pop(name, None)
         if attachment is not None:
             key, pod = self._pod(attachment)
-            if pod is not None and key in self._book.table.pods:
+            if pod is not None:
                 self._book.table.remove_pod(key)
         self._policies.pop(name, None)
         return self._ports.pop(name, None)
@@ -75,6 +77,43 @@ class PortTable:
         self._sources[source] = tuple(policies)
         self._book.set_policies(policy for of_source in self._sources.values() for policy in of_source)
         self._judge_all()
+
+    def follow_cluster(
+        self, namespaces: Mapping[str, Mapping[str, str]] | None, pods: Mapping[str, Pod | None], whole: bool = False
+    ) -> None:
+        """Takes in what a Kubernetes API says from now on: the labels of all namespaces, None if they are unchanged;
+        and the pods that are new or changed by "namespace/name", None for one that is gone. `whole`: `pods` are all.
+        """
+        if whole or self._of_api is None:
+            self._of_api = {}
+        for name, pod in pods.items():
+            if pod is None:
+                self._of_api.pop(name, None)
+            else:
+                self._of_api[name] = pod
+        if namespaces is not None:
+            self._book.table.set_namespaces(namespaces)
+        if whole or len(pods) > _MANY:
+            self._all_pods()
+            self._judge_all()
+        else:
+            self._some_pods(pods)
+
+    def _some_pods(self, names: Iterable[str]) -> None:
+        """Takes in these pods of the API."""
+        here: dict[str, list[Attachment]] = {}
+        for attachment in self._attachments.values():
+            here.setdefault(attachment.pod, []).append(attachment)
+        for name in names:
+            mine = here.get(name, [])
+            known = self._pod(mine[0])[1] if mine else (self._of_api or {}).get(name)
+            if known is None:
+                self._book.table.remove_pod(name)
+            else:
+                self._book.table.set_pod(name, known)
+            for attachment in mine:
+                self._policies[attachment.host_veth] = self._book.port_policy(known)
+        self._give_policies()
 
     def tidy(self) -> None:
         """Forgets chains that no port uses any more."""
@@ -93,6 +132,8 @@ class PortTable:
         if self._of_api is None or not attachment.pod:
             return "/".join(attachment.key), attached.pod_of(attachment)
         pod = self._of_api.get(attachment.pod)
+        if pod is not None and attachment.pod_uid and pod.uid != attachment.pod_uid:
+            pod = None  # an earlier pod of that name
         # The API tells a pod's addresses seconds later; the attachment has them now.
         return attachment.pod, replace(pod, addresses=attachment.ips) if pod is not None else None
 

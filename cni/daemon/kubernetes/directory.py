@@ -7,7 +7,8 @@ kubelet tries again. The runtime's own word for the pod's annotations is preferr
 from __future__ import annotations
 
 from cni.daemon.kubernetes.follower import ResourceFollower
-from cni.daemon.model.kubernetes import Namespace, Pod
+from cni.daemon.kubernetes.policies import ClusterPolicies
+from cni.daemon.model.kubernetes import ClusterPolicy, Namespace, Pod
 from cni.errors import TryAgainLater
 from cni.netconf.environment import Call
 from cni.netconf.policy import ClusterWords
@@ -16,19 +17,33 @@ RETRY = "the daemon has not heard of it from the API server yet, and the kubelet
 
 
 class ClusterDirectory:
-    """The Namespaces of the cluster and the Pods of this node. Any thread may use it."""
+    """The Namespaces, Pods and network policies of the cluster. Any thread may use it."""
 
-    def __init__(self, namespaces: ResourceFollower[Namespace], pods: ResourceFollower[Pod]) -> None:
+    def __init__(
+        self,
+        namespaces: ResourceFollower[Namespace],
+        pods: ResourceFollower[Pod],
+        network_policies: ResourceFollower[ClusterPolicy],
+        policies: ClusterPolicies,
+    ) -> None:
+        """`policies` puts in force what the three followers report."""
         self._namespaces, self._pods = namespaces, pods
+        self._network_policies, self._policies = network_policies, policies
 
     def start(self) -> None:
-        """Start following."""
+        """Start following. What is recorded is in force before the fence is loaded; raises FenceFailed where that is
+        refused."""
+        self._policies.take_in()
         self._namespaces.start()
+        self._network_policies.start()
         self._pods.start()
+        self._policies.start()
 
     def stop(self) -> None:
         """Stop following."""
+        self._policies.stop()
         self._namespaces.stop()
+        self._network_policies.stop()
         self._pods.stop()
 
     def refusal(self) -> str:

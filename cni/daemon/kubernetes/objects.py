@@ -9,9 +9,10 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from cni.daemon.model.kubernetes import NamedPort, Namespace, Pod, Texts
+from cni.daemon.model.kubernetes import ClusterPolicy, NamedPort, Namespace, Pod, Texts
 
 T = TypeVar("T")
+MIRROR = "kubernetes.io/config.mirror"
 ANNOTATIONS = "com.zlayer."  # the beginning of the annotations that are kept
 
 
@@ -81,6 +82,12 @@ class _Pod(msgspec.Struct):
     status: _PodStatus = msgspec.field(default_factory=_PodStatus)
 
 
+class _Policy(msgspec.Struct):
+    metadata: _Metadata
+    spec: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+_read_policy = msgspec.json.Decoder(_Policy).decode
 _read_namespace = msgspec.json.Decoder(_Namespace).decode
 _read_pod = msgspec.json.Decoder(_Pod).decode
 
@@ -101,7 +108,8 @@ def pod_of(raw: bytes | msgspec.Raw) -> Pod:
     return Pod(
         namespace=metadata.namespace,
         name=metadata.name,
-        uid=metadata.uid,
+        # The kubelet calls a static pod by the uid of its file; the API server has a mirror of it with another one.
+        uid=(metadata.annotations or {}).get(MIRROR) or metadata.uid,
         labels=metadata.labels or {},
         annotations=metadata.ours,
         node=spec.node_name,
@@ -111,9 +119,12 @@ def pod_of(raw: bytes | msgspec.Raw) -> Pod:
     )
 
 
+def policy_of(raw: bytes | msgspec.Raw) -> ClusterPolicy:
+    """The NetworkPolicy of a JSON object. Raises ValueError."""
+    found = _read_policy(raw)
+    return ClusterPolicy(found.metadata.namespace, found.metadata.name, bytes(found.spec).decode())
+
+
+NETWORK_POLICIES = Resource("networkpolicies", "/apis/networking.k8s.io/v1/networkpolicies", policy_of)
 NAMESPACES = Resource("namespaces", "/api/v1/namespaces", namespace_of)
-
-
-def pods_of(node: str) -> Resource[Pod]:
-    """The Pods of one node; those of every node for ""."""
-    return Resource("pods", "/api/v1/pods", pod_of, f"spec.nodeName={node}" if node else "")
+PODS = Resource("pods", "/api/v1/pods", pod_of)

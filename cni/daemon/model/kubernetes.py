@@ -15,6 +15,14 @@ class Namespace(msgspec.Struct, frozen=True, omit_defaults=True):
     annotations: Texts = {}
 
 
+class ClusterPolicy(msgspec.Struct, frozen=True):
+    """A NetworkPolicy; `spec` is its JSON."""
+
+    namespace: str
+    name: str
+    spec: str
+
+
 class NamedPort(msgspec.Struct, frozen=True):
     """A port of a container that has a name."""
 

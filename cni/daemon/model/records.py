@@ -69,6 +69,7 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
     pid: int = 0
     start_time: int = 0
     pod: str = ""
+    pod_uid: str = ""  # of the Pod object, where the runtime names it
     aliases: tuple[str, ...] = ()  # further names, as the runtime gave them
     labels: tuple[tuple[str, str], ...] = ()  # of `args.cni.labels`, for network policies
     asked: bool = False  # the ADD asked for the address by name, so another may have it at once afterwards

@@ -169,6 +169,7 @@ class Pod:
     labels: Mapping[str, str]
     addresses: tuple[str, ...] = ()
     ports: frozenset[NamedPort] = frozenset()
+    uid: str = ""
 
     @property
     def title(self) -> str:

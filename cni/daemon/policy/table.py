@@ -46,6 +46,15 @@ class PolicyTable:
         for policy in sorted_policies(self._policies.values()):
             self._of_namespace.setdefault(policy.namespace, []).append(policy)
 
+    def set_namespaces(self, namespaces: Mapping[str, Mapping[str, str]]) -> None:
+        """Replaces the labels of all namespaces. A namespace that is not listed has the label of its name alone."""
+        if self._namespaces != namespaces:
+            self._namespaces = dict(namespaces)
+            self._members = {
+                peer: members if peer.namespaces is None else self._selected(peer)
+                for peer, members in self._members.items()
+            }
+
     def set_pods(self, pods: Mapping[str, Pod]) -> None:
         """Replaces all pods."""
         self._pods = dict(pods)

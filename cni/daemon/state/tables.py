@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from cni.daemon.model.cluster_records import NodeDocument, Slot
-from cni.daemon.model.kubernetes import Namespace
+from cni.daemon.model.kubernetes import ClusterPolicy, Namespace, Pod
 from cni.daemon.model.peer_table import Peer
 from cni.daemon.model.records import AssignedAddress
 from cni.daemon.model.relay_pairs import RelayPair
@@ -157,6 +157,8 @@ class Tables:
         self.devices: Table[DeviceRecord] = Table(store, "device", DeviceRecord)
         self.relay_pairs: Table[RelayPair] = Table(store, "relay_pair", RelayPair)
         self.namespaces: Table[Namespace] = Table(store, "namespace", Namespace)
+        self.pods: Table[Pod] = Table(store, "pod", Pod)
+        self.cluster_policies: Table[ClusterPolicy] = Table(store, "cluster_policy", ClusterPolicy)
         self.nat_seen: Table[NatSeen] = Table(store, "nat_seen", NatSeen)
         self.policy_files: Table[PolicyFile] = Table(store, "policy_file", PolicyFile)
 

@@ -6,12 +6,13 @@ Pure. A view is a snapshot: containers, the host's addresses, members on other n
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_interface, ip_network
 
 from cni.daemon.fence.desired import DesiredState
 from cni.daemon.fence.model import FencePort, link_local
+from cni.daemon.policy.decide import Decision
 from cni.host.nat_rules import Base
 
 NODE, OUTSIDE = "node", "outside"
@@ -130,7 +131,8 @@ class FenceView:
     `translating`: the rules of other programs that translate destinations or drop what is forwarded. `tracks_bridged`:
     the IP versions of which connection tracking sees bridged packets (bridge-nf-call).
     `ways`: by address, the device by which a packet to it leaves now, empty for none; only for the addresses that were
-    looked up. `subnets`: those of the routed services.
+    looked up. `subnets`: those of the routed services. `judge`: what network policies say of a flow between two
+    addresses, by protocol and port; None where they are not asked.
     """
 
     desired: DesiredState
@@ -144,6 +146,7 @@ class FenceView:
     balanced: tuple[Balanced, ...] = ()
     node_name: str = ""
     subnets: tuple[str, ...] = ()
+    judge: Callable[[str, str, str, int], Decision] | None = None
 
     def segments(self) -> Iterator[IPv4Network | IPv6Network]:
         """The subnets on the overlay's bridges, from their gateways, and those of routed services."""

@@ -18,6 +18,7 @@ from cni.host.nat_rules import Packet, Target, Way, refused_by, translate
 from cni.openings import Opening
 
 Decide = Callable[[FenceView, Endpoint, Endpoint, "PortSpec | None"], Verdict]
+Policed = Callable[[FenceView, Endpoint, Endpoint, "PortSpec | None", Verdict], Verdict]
 _HOSTS = (EndpointKind.HOST, EndpointKind.LOOPBACK)
 SHOWN = 4  # endpoints that a sentence names
 
@@ -71,13 +72,14 @@ class Flow:
         return None
 
 
-def decide(flow: Flow, way: Way, plain: Decide, from_outside: Decide) -> Verdict:
+def decide(flow: Flow, way: Way, plain: Decide, from_outside: Decide, policed: Policed) -> Verdict:
     """The verdict on a flow that the node leads to the targets of `way`.
 
-    `plain` decides on a flow from a known endpoint, `from_outside` on one from outside that was translated.
+    `plain` decides on a flow from a known endpoint, `from_outside` on one from outside that was translated, and
+    `policed` by network policies on what one of the two allows.
     """
     judge = from_outside if flow.src.kind is EndpointKind.OUTSIDE else plain
-    ends = [_to_target(flow, target, judge) for target in way.targets]
+    ends = [_to_target(flow, target, judge, policed) for target in way.targets]
     refused = [end for end in ends if not end.verdict.allowed]
     first = (refused or ends)[0].verdict
     notes = (_note(flow, way.targets), *first.notes)
@@ -92,7 +94,7 @@ def decide(flow: Flow, way: Way, plain: Decide, from_outside: Decide) -> Verdict
     return replace(first, reason=reason, notes=notes, translated=tuple(ends), certain=certain)
 
 
-def _to_target(flow: Flow, target: Target, judge: Decide) -> Translated:
+def _to_target(flow: Flow, target: Target, judge: Decide, policed: Policed) -> Translated:
     view, src, dst, service = flow.view, flow.src, flow.dst, flow.service
     real = view.place_of(target.address) if target.address else Endpoint(EndpointKind.HOST, dst.address, "the host")
     protocol = service.protocol if service is not None else "tcp"
@@ -103,8 +105,8 @@ def _to_target(flow: Flow, target: Target, judge: Decide) -> Translated:
         reason = "both are on one bridge, and the answer is bridged past connection tracking: bridge-nf-call is not 1"
         verdict = Verdict(False, None, reason)
     else:
-        verdict = judge(view, src, real, PortSpec(port, protocol) if port else None)
-        verdict = opened(view, src, real, flow.asked(), verdict)
+        spec = PortSpec(port, protocol) if port else None
+        verdict = policed(view, src, real, spec, opened(view, src, real, flow.asked(), judge(view, src, real, spec)))
     return Translated(real.address, port, real.label, verdict)
 
 

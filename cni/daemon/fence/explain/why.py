@@ -14,6 +14,7 @@ from cni.daemon.fence.desired import DesiredState
 from cni.daemon.fence.explain import connected, handed_on, remote, translated, way_out
 from cni.daemon.fence.explain.endpoints import Endpoint, EndpointKind, FenceView, GuestEndpoint
 from cni.daemon.fence.explain.opened import opened
+from cni.daemon.fence.explain.policed import policed
 from cni.daemon.fence.explain.translated import Flow, PortSpec
 from cni.daemon.fence.explain.verdict import HOST_FIREWALL, RuleRef, Verdict, describe, named
 from cni.daemon.fence.model import chain_of
@@ -26,11 +27,12 @@ def decide(view: FenceView, src: Endpoint, dst: Endpoint, service: PortSpec | No
     """The verdict on the first packet of a flow from `src` to `dst`, which have the same IP version."""
     flow = Flow(view, src, dst, service)
     if (way := flow.way()).targets:
-        return translated.decide(flow, way, _untranslated, _from_outside_by_port)
+        return translated.decide(flow, way, _untranslated, _from_outside_by_port, policed)
     refused = flow.refusal()
-    return (
-        refused if refused is not None else opened(view, src, dst, flow.asked(), _untranslated(view, src, dst, service))
-    )
+    if refused is not None:
+        return refused
+    verdict = opened(view, src, dst, flow.asked(), _untranslated(view, src, dst, service))
+    return policed(view, src, dst, service, verdict)
 
 
 def _untranslated(view: FenceView, src: Endpoint, dst: Endpoint, service: PortSpec | None = None) -> Verdict:
