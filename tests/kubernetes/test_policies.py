@@ -97,6 +97,13 @@ def test_policies_of_the_cluster_are_in_force_with_its_pods_and_namespaces(plane
     label(plane, "other", "db", "app=db")
     wait_for(lambda: reaches(db, address, 80), "the Pod's label counts again", 10)
 
+    # The API server accepts leading zeros, which may be octal.
+    policy(plane, "web", {**ALLOW, "egress": [{"to": [{"ipBlock": {"cidr": "010.0.0.0/8"}}]}]})
+    assert "010.0.0.0/8" in wait_for(lambda: node.problem("policy-refused"), "the policy is refused")
+    assert reaches(db, address, 80) and not reaches(db, address, 81)
+    policy(plane, "web", ALLOW)
+    wait_for(lambda: not node.problem("policy-refused"), "the policy is read again")
+
     # A pod that is attached before the API server tells of it is closed, and opens.
     plane.stop("kube-apiserver", signal.SIGKILL)
     passed = {"runtimeConfig": {"io.kubernetes.cri.pod-annotations": {"a": "b"}}}

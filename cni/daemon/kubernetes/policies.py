@@ -99,10 +99,14 @@ class ClusterPolicies:
             beat(IDLE)
             if self._wake.wait(IDLE) and not self._ended.wait(SETTLE):
                 self._wake.clear()
-                with self._lock:
-                    pods, self._pods = self._pods, {}
                 with self._board.step("look-incomplete", "cluster policies", "the policies could not be followed"):
-                    self._put_in_force(pods)
+                    self.take_in_changes()
+
+    def take_in_changes(self) -> None:
+        """Puts in force what has changed since the last call. Raises FenceFailed."""
+        with self._lock:
+            pods, self._pods = self._pods, {}
+        self._put_in_force(pods)
 
     def _put_in_force(self, pods: dict[str, kubernetes.Pod | None], whole: bool = False) -> None:
         with self._lock:
