@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
+from cni.defaults import POLICIES
 from cni.errors import (
     AddressUnavailable,
     AttachFailed,
@@ -25,7 +27,7 @@ from cni.netconf.policy import ClusterWords
 from cni.netconf.types import DNS, Result
 from cni.overlay.client import Deadline
 from cni.overlay.errors import Refused
-from cni.upstream import host_end
+from cni.upstream import host_end, policies
 from cni.upstream.attach import Attacher, Wanted
 from cni.upstream.check import Facts, faults, sought
 from cni.upstream.daemon import Daemon
@@ -43,8 +45,10 @@ INSTEAD = "leave the network out, or let this node's containers be attached by z
 class ForeignOverlay:
     """One overlayd that has only ZLayer's protocol, for one call."""
 
-    def __init__(self, socket: str, run_dir: str, seconds: float) -> None:
-        """`socket`: the daemon's socket; `run_dir`: the directory of the records; `seconds`: the time for the call."""
+    def __init__(self, socket: str, run_dir: str, seconds: float, policies_dir: str = POLICIES) -> None:
+        """`socket`: the daemon's socket; `run_dir`: the directory of the records; `seconds`: the time for the call;
+        `policies_dir`: the directory of network policies."""
+        self._policies = policies_dir
         self._deadline = Deadline(seconds)
         self._records = Records(run_dir)
         self._daemon = Daemon(socket, self._deadline)
@@ -95,7 +99,10 @@ class ForeignOverlay:
             raise InvalidConfig(
                 "isolation: ZLayer's overlayd has no such lists", "leave it out, or let our own daemon serve the node"
             )
-        if wish.isolation_network is not None and not self._daemon.is_ours():
+        if (wish.isolation_network is None and not Path(self._policies).is_dir()) or self._daemon.is_ours():
+            return
+        policies.refuse(self._policies, request)
+        if wish.isolation_network is not None:
             raise FenceFailed(
                 f"isolation network {wish.isolation_network!r}: {UNFENCED}, so the container is not attached", INSTEAD
             )

@@ -131,7 +131,13 @@ RULES = [
     Rule(
         ("cni.upstream*",),
         ("cni.upstream*", "cni.attach_rules", "cni.verbs", "cni.netconf*", "cni.overlay*", "cni.host*", *PURE_NAMES),
-        "in front of a foreign overlayd there is no daemon of ours",
+        "in front of a foreign overlayd there is no daemon of ours; a policy for it is read to refuse what it selects",
+        later=(
+            "cni.daemon.policy",
+            "cni.daemon.policy.attached",
+            "cni.daemon.policy.files",
+            "cni.daemon.policy.reader",
+        ),
     ),
     Rule(
         TOP,

@@ -7,8 +7,9 @@ name. Chains stay while the daemon knows their policies, so that a pod that come
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 from cni.daemon.fence import policy_chains
 from cni.daemon.fence.model import FenceNode, PortPolicy, raw
@@ -59,7 +60,6 @@ class PolicyBook:
         self.table = PolicyTable()
         self._signatures: dict[str, Signature] = {}
         self._chains: tuple[FenceNode | None, tuple[Chain, ...]] = (None, ())
-        self._sets: dict[str, tuple[object, PolicySet]] = {}
 
     def port_policy(self, pod: Pod | None) -> PortPolicy:
         """The chains that judge a pod's flows; those of unknown pods for None."""
@@ -104,44 +104,31 @@ class PolicyBook:
             self._chains = (node, chains)
         return PolicyRules(chains, self._current_sets())
 
-    def signature(self, chain: str) -> Signature | None:
-        """What a chain is for; None for a chain of another kind."""
-        return self._signatures.get(chain)
-
     def _chain(self, signature: Signature) -> Chain:
         return policy_chains.chain(signature, (self.table.policies[key] for key in signature.policies))
 
     def _current_sets(self) -> tuple[PolicySet, ...]:
-        earlier, self._sets = self._sets, {}
-        for peer, members in self.table.kept_peers():
-            self._sets |= {made.name: (members, made) for made in _of_peer(peer, members, earlier)}
-        for name, items in self.table.kept_names():
-            self._sets |= {made.name: (items, made) for made in _of_name(name, items, earlier)}
-        return tuple(found for _, found in self._sets.values())
+        sets: list[PolicySet] = []
+        for peer in self.table.kept_peers():
+            if peer.made is None:
+                peer.made = _of_peer(peer.key, peer.members)
+            sets += cast("list[PolicySet]", peer.made)
+        for name in self.table.kept_names():
+            if name.made is None:
+                name.made = _of_name(name.key, name.members)
+            sets += cast("list[PolicySet]", name.made)
+        return tuple(sets)
 
 
-def _of_peer(
-    peer: PodPeer, members: frozenset[str], earlier: Mapping[str, tuple[object, PolicySet]]
-) -> list[PolicySet]:
-    made = []
-    for v, of in _FAMILIES:
-        name = policy_chains.set_of_peer(peer, v)
-        if name in earlier and earlier[name][0] is members:
-            made.append(earlier[name][1])
-        else:
-            made.append(PolicySet(name, of, frozenset(a for a in members if (":" in a) == (v == "6"))))
-    return made
+def _of_peer(peer: PodPeer, members: frozenset[str]) -> list[PolicySet]:
+    return [
+        PolicySet(policy_chains.set_of_peer(peer, v), of, frozenset(a for a in members if (":" in a) == (v == "6")))
+        for v, of in _FAMILIES
+    ]
 
 
-def _of_name(
-    port: PortName, items: frozenset[tuple[str, int]], earlier: Mapping[str, tuple[object, PolicySet]]
-) -> list[PolicySet]:
-    made = []
-    for v, of in _FAMILIES:
-        name = policy_chains.set_of_name(*port, v)
-        if name in earlier and earlier[name][0] is items:
-            made.append(earlier[name][1])
-        else:
-            keys = frozenset(f"{a} . {raw(number, 2)}" for a, number in items if (":" in a) == (v == "6"))
-            made.append(PolicySet(name, f"{of} . inet_service", keys))
-    return made
+def _of_name(port: PortName, items: frozenset[tuple[str, int]]) -> list[PolicySet]:
+    keys = {
+        v: frozenset(f"{a} . {raw(number, 2)}" for a, number in items if (":" in a) == (v == "6")) for v, _ in _FAMILIES
+    }
+    return [PolicySet(policy_chains.set_of_name(*port, v), f"{of} . inet_service", keys[v]) for v, of in _FAMILIES]

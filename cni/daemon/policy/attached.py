@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from cni.daemon.model.dns_names import container_name
 from cni.daemon.model.records import Attachment
 from cni.daemon.policy.model import Pod
@@ -12,15 +14,36 @@ PREFIX = "zlayer.io/"
 
 def pod_of(attachment: Attachment) -> Pod:
     """The attachment as policies see it."""
-    namespace, _, _ = attachment.pod.rpartition("/")
+    return as_pod(
+        network=attachment.network,
+        container=attachment.container,
+        pod=attachment.pod,
+        service=attachment.service,
+        isolation=attachment.isolation,
+        labels=attachment.labels,
+        addresses=attachment.ips,
+    )
+
+
+def as_pod(
+    *,
+    network: str,
+    container: str,
+    pod: str,
+    service: str,
+    isolation: str | None,
+    labels: Iterable[tuple[str, str]],
+    addresses: tuple[str, ...] = (),
+) -> Pod:
+    """A container as policies see it. `network`: its CNI network; `pod`: "namespace/name", empty for no pod."""
+    namespace, _, name = pod.rpartition("/")
     given = {
-        "service": attachment.service,
-        "network": attachment.network,
-        "isolation-network": attachment.isolation,
-        "name": container_name(attachment.pod, attachment.container),
+        "service": service,
+        "network": network,
+        "isolation-network": isolation,
+        "name": container_name(pod, container),
         "namespace": namespace or None,
     }
-    labels = {key: value for key, value in attachment.labels if not key.startswith(PREFIX)}
-    labels |= {PREFIX + key: value for key, value in given.items() if value is not None}
-    name = attachment.pod.rpartition("/")[2] or attachment.container
-    return Pod(attachment.network, name, labels, attachment.ips)
+    all_labels = {key: value for key, value in labels if not key.startswith(PREFIX)}
+    all_labels |= {PREFIX + key: value for key, value in given.items() if value is not None}
+    return Pod(network, name or container, all_labels, addresses)

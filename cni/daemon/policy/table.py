@@ -7,7 +7,8 @@ every pod. One thread at a time.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TypeAlias
+from dataclasses import dataclass
+from typing import Generic, TypeAlias, TypeVar
 
 from cni.daemon.policy.decide import Decision, End, Flow, may
 from cni.daemon.policy.model import (
@@ -24,6 +25,28 @@ from cni.daemon.policy.model import (
 PortName: TypeAlias = tuple[str, str]
 """(protocol, name) of a named port."""
 AddressAndPort: TypeAlias = tuple[str, int]
+K = TypeVar("K")
+M = TypeVar("M")
+
+
+@dataclass(slots=True)
+class Kept(Generic[K, M]):
+    """A selector or a named port in use, and what it means now. `made`: what a user of the table has made of that;
+    None after each change."""
+
+    key: K
+    members: frozenset[M]
+    made: object = None
+
+    def change(self, take: frozenset[M], add: frozenset[M]) -> None:
+        """Takes members out, then others in."""
+        if take != add:
+            self.members, self.made = self.members - take | add, None
+
+    def replace(self, members: frozenset[M]) -> None:
+        """Replaces the members."""
+        if members != self.members:
+            self.members, self.made = members, None
 
 
 class PolicyTable:
@@ -31,56 +54,66 @@ class PolicyTable:
 
     def __init__(self) -> None:
         self._policies: dict[PolicyName, Policy] = {}
-        self._of_namespace: dict[str, list[Policy]] = {}
+        self._policies_of: dict[str, list[Policy]] = {}  # by namespace
         self._namespaces: dict[str, Mapping[str, str]] = {}
         self._pods: dict[str, Pod] = {}
-        self._members: dict[PodPeer, frozenset[str]] = {}
-        self._named: dict[PortName, frozenset[AddressAndPort]] = {}
+        self._pods_of: dict[str, dict[str, Pod]] = {}  # by namespace
+        self._peers: dict[PodPeer, Kept[PodPeer, str]] = {}
+        self._names: dict[PortName, Kept[PortName, AddressAndPort]] = {}
 
     # --- what is known -----------------------------------------------------------------------------------------------
 
     def set_policies(self, policies: Iterable[Policy]) -> None:
         """Replaces all policies."""
         self._policies = {policy.key: policy for policy in policies}
-        self._of_namespace = {}
+        self._policies_of = {}
         for policy in sorted_policies(self._policies.values()):
-            self._of_namespace.setdefault(policy.namespace, []).append(policy)
+            self._policies_of.setdefault(policy.namespace, []).append(policy)
 
     def set_namespaces(self, namespaces: Mapping[str, Mapping[str, str]]) -> None:
         """Replaces the labels of all namespaces. A namespace that is not listed has the label of its name alone."""
         if self._namespaces != namespaces:
             self._namespaces = dict(namespaces)
-            self._members = {
-                peer: members if peer.namespaces is None else self._selected(peer)
-                for peer, members in self._members.items()
-            }
+            for peer, kept in self._peers.items():
+                if peer.namespaces is not None:
+                    kept.replace(self._selected(peer))
 
     def set_pods(self, pods: Mapping[str, Pod]) -> None:
         """Replaces all pods."""
-        self._pods = dict(pods)
-        self._members = {peer: self._selected(peer) for peer in self._members}
-        self._named = {name: self._with_port(name) for name in self._named}
+        self._pods, self._pods_of = {}, {}
+        for key, pod in pods.items():
+            self._place(key, pod)
+        for peer, kept in self._peers.items():
+            kept.replace(self._selected(peer))
+        for name, of_name in self._names.items():
+            of_name.replace(self._with_port(name))
 
     def set_pod(self, key: str, pod: Pod) -> None:
         """Adds a pod, or replaces what is known of it."""
         before = self._pods.get(key)
         if before != pod:
-            self._pods[key] = pod
+            self._displace(key)
+            self._place(key, pod)
             self._move(before, pod)
 
     def remove_pod(self, key: str) -> None:
         """Forgets a pod, known or not."""
-        self._move(self._pods.pop(key, None), None)
+        self._move(self._displace(key), None)
+
+    def _place(self, key: str, pod: Pod) -> None:
+        self._pods[key] = pod
+        self._pods_of.setdefault(pod.namespace, {})[key] = pod
+
+    def _displace(self, key: str) -> Pod | None:
+        pod = self._pods.pop(key, None)
+        if pod is not None:
+            del self._pods_of[pod.namespace][key]
+        return pod
 
     @property
     def policies(self) -> Mapping[PolicyName, Policy]:
         """All policies."""
         return self._policies
-
-    @property
-    def pods(self) -> Mapping[str, Pod]:
-        """All pods."""
-        return self._pods
 
     def labels_of(self, namespace: str) -> Mapping[str, str]:
         """The labels of a namespace."""
@@ -90,7 +123,7 @@ class PolicyTable:
 
     def selecting(self, pod: Pod, direction: Direction) -> tuple[Policy, ...]:
         """The policies that isolate a pod in that direction, in their order."""
-        of_namespace = self._of_namespace.get(pod.namespace, ())
+        of_namespace = self._policies_of.get(pod.namespace, ())
         return tuple(policy for policy in of_namespace if policy.selects(pod, direction))
 
     def decide(self, flow: Flow) -> Decision:
@@ -98,37 +131,39 @@ class PolicyTable:
         names = {end.pod.namespace for end in (flow.client, flow.server) if end.pod is not None}
         return may(flow, self._policies.values(), {name: self.labels_of(name) for name in names})
 
-    def end(self, address: str, pod: Pod | None = None) -> End:
-        """The end of a flow with that address. `pod`: the pod that has it, if that is known already."""
-        return End(address, pod or next((pod for pod in self._pods.values() if address in pod.addresses), None))
+    def end(self, address: str) -> End:
+        """The end of a flow with that address, with the pod that has it, if that is known."""
+        return End(address, next((pod for pod in self._pods.values() if address in pod.addresses), None))
 
     def keep(self, policies: Iterable[Policy]) -> None:
         """Keeps the members of the selectors and named ports of these policies up to date, and of no others."""
-        peers: set[PodPeer] = set()
-        names: set[PortName] = set()
+        peers: dict[PodPeer, None] = {}
+        names: dict[PortName, None] = {}
         for policy in policies:
             for rule in (rule for direction in DIRECTIONS for rule in policy.rules(direction) or ()):
-                peers.update(peer for peer in rule.peers or () if isinstance(peer, PodPeer))
-                names.update((port.protocol, port.name) for port in rule.ports or () if port.name)
-        self._members = {peer: self._kept(peer) for peer in peers}
-        self._named = {name: self._named[name] if name in self._named else self._with_port(name) for name in names}
+                peers |= {peer: None for peer in rule.peers or () if isinstance(peer, PodPeer)}
+                names |= {(port.protocol, port.name): None for port in rule.ports or () if port.name}
+        self._peers = {peer: self._peers.get(peer) or Kept(peer, self._selected(peer)) for peer in peers}
+        self._names = {name: self._names.get(name) or Kept(name, self._with_port(name)) for name in names}
 
-    def kept_peers(self) -> Iterable[tuple[PodPeer, frozenset[str]]]:
-        """The kept selectors with the addresses that they select: the same object while these are unchanged."""
-        return self._members.items()
+    def kept_peers(self) -> Iterable[Kept[PodPeer, str]]:
+        """The kept selectors, with the addresses that they select."""
+        return self._peers.values()
 
-    def kept_names(self) -> Iterable[tuple[PortName, frozenset[AddressAndPort]]]:
-        """The kept named ports with addresses and numbers: the same object while these are unchanged."""
-        return self._named.items()
-
-    def _kept(self, peer: PodPeer) -> frozenset[str]:
-        return self._members[peer] if peer in self._members else self._selected(peer)
+    def kept_names(self) -> Iterable[Kept[PortName, AddressAndPort]]:
+        """The kept named ports, with addresses and numbers."""
+        return self._names.values()
 
     def _selected(self, peer: PodPeer) -> frozenset[str]:
+        if peer.namespaces is None:
+            names: Iterable[str] = (peer.namespace,)
+        else:
+            names = [name for name in self._pods_of if peer.namespaces.accepts(self.labels_of(name))]
         return frozenset(
             address
-            for pod in self._pods.values()
-            if pod.addresses and peer.accepts(pod, self.labels_of(pod.namespace))
+            for name in names
+            for pod in self._pods_of.get(name, {}).values()
+            if pod.addresses and peer.pods.accepts(pod.labels)
             for address in pod.addresses
         )
 
@@ -137,17 +172,13 @@ class PolicyTable:
 
     def _move(self, before: Pod | None, after: Pod | None) -> None:
         """Takes the addresses of `before` out of the members, and those of `after` in."""
-        for peer, members in self._members.items():
-            old, new = self._addresses(before, peer), self._addresses(after, peer)
-            if old != new:
-                self._members[peer] = members - old | new
-        for name, items in self._named.items():
-            had, has = _numbers(before, name), _numbers(after, name)
-            if had != has:
-                self._named[name] = items - had | has
+        for peer, kept in self._peers.items():
+            kept.change(self._addresses(before, peer), self._addresses(after, peer))
+        for name, of_name in self._names.items():
+            of_name.change(_numbers(before, name), _numbers(after, name))
 
     def _addresses(self, pod: Pod | None, peer: PodPeer) -> frozenset[str]:
-        if pod is None or not peer.accepts(pod, self.labels_of(pod.namespace)):
+        if pod is None or not pod.addresses or not peer.accepts(pod, self.labels_of(pod.namespace)):
             return frozenset()
         return frozenset(pod.addresses)
 
