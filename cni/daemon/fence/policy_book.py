@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import cast
 
 from cni.daemon.fence import policy_chains
 from cni.daemon.fence.model import FenceNode, PortPolicy, raw
@@ -110,13 +109,9 @@ class PolicyBook:
     def _current_sets(self) -> tuple[PolicySet, ...]:
         sets: list[PolicySet] = []
         for peer in self.table.kept_peers():
-            if peer.made is None:
-                peer.made = _of_peer(peer.key, peer.members)
-            sets += cast("list[PolicySet]", peer.made)
+            sets += peer.derived(_of_peer)
         for name in self.table.kept_names():
-            if name.made is None:
-                name.made = _of_name(name.key, name.members)
-            sets += cast("list[PolicySet]", name.made)
+            sets += name.derived(_of_name)
         return tuple(sets)
 
 

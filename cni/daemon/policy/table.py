@@ -6,9 +6,9 @@ every pod. One thread at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeAlias, TypeVar
+from typing import Generic, TypeAlias, TypeVar, cast
 
 from cni.daemon.policy.decide import Decision, End, Flow, may
 from cni.daemon.policy.model import (
@@ -27,26 +27,32 @@ PortName: TypeAlias = tuple[str, str]
 AddressAndPort: TypeAlias = tuple[str, int]
 K = TypeVar("K")
 M = TypeVar("M")
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
 class Kept(Generic[K, M]):
-    """A selector or a named port in use, and what it means now. `made`: what a user of the table has made of that;
-    None after each change."""
+    """A selector or a named port in use, and what it means now."""
 
     key: K
     members: frozenset[M]
-    made: object = None
+    _derived: list[object] | None = None
+
+    def derived(self, make: Callable[[K, frozenset[M]], Iterable[T]]) -> list[T]:
+        """What `make` makes of key and members: the same objects until the members change."""
+        if self._derived is None:
+            self._derived = list(make(self.key, self.members))
+        return cast("list[T]", self._derived)
 
     def change(self, take: frozenset[M], add: frozenset[M]) -> None:
         """Takes members out, then others in."""
         if take != add:
-            self.members, self.made = self.members - take | add, None
+            self.members, self._derived = self.members - take | add, None
 
     def replace(self, members: frozenset[M]) -> None:
         """Replaces the members."""
         if members != self.members:
-            self.members, self.made = members, None
+            self.members, self._derived = members, None
 
 
 class PolicyTable:
