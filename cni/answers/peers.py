@@ -96,6 +96,16 @@ class Ping(Answer, frozen=True, kw_only=True):
     round_trip_ms: float | None
 
 
+class RelayInUse(Answer, frozen=True, kw_only=True):
+    """A relay that this node uses: a node that relays in its kernel, or one in user space. `relayed`: this node's own
+    address there."""
+
+    relay: str
+    relayed: str | None
+    round_trip_ms: float | None
+    fault: str
+
+
 class Netcheck(Answer, frozen=True, kw_only=True):
     """The networks between this node and the outside, as seen from WireGuard's port."""
 
@@ -103,6 +113,8 @@ class Netcheck(Answer, frozen=True, kw_only=True):
     port: int
     families: list[NatFamily]
     servers: list[StunServer]
+    relays: list[RelayInUse]
+    port_mapping: str
     notes: list[str]
 
 

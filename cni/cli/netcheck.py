@@ -36,16 +36,24 @@ def as_text(found: answers.Netcheck) -> str:
                 f"  mapping: {family.mapping}; filtering: {family.filtering}",
                 f"  port kept: {YES_OR_NO[family.port_kept]}; hairpin: {YES_OR_NO[family.hairpin]}",
             ]
+    lines.append(f"port mapping: {found.port_mapping}")
     text = "\n".join(lines) + "\n"
     if found.servers:
         text += table.render(
             ("SERVER", "ADDRESS", "ROUND TRIP", "SEEN FROM"), [_row(server) for server in found.servers]
         )
+    if found.relays:
+        text += table.render(("RELAY", "ADDRESS THERE", "ROUND TRIP"), [_relay(relay) for relay in found.relays])
     return text + "".join(f"note: {note}\n" for note in found.notes)
 
 
 def _kind(family: answers.NatFamily) -> str:
     return family.kind or "no server answered"
+
+
+def _relay(relay: answers.RelayInUse) -> tuple[object, ...]:
+    reached = relay.fault or (f"{relay.round_trip_ms} ms" if relay.round_trip_ms is not None else "-")
+    return relay.relay, relay.relayed or "-", reached
 
 
 def _row(server: answers.StunServer) -> tuple[object, ...]:

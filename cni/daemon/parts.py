@@ -42,12 +42,14 @@ from cni.daemon.model.wireguard import network_of
 from cni.daemon.nat import forwarder_words
 from cni.daemon.nat.forwarder_client import ForwarderClient
 from cni.daemon.nat.netcheck import NetCheck
+from cni.daemon.nat.outside import Outside
 from cni.daemon.nat.pair_keys import PairKeys
 from cni.daemon.nat.relay import Relay
 from cni.daemon.nat.relay_talk import RelayTalk
 from cni.daemon.nat.rules import NatRules, in_effect
 from cni.daemon.nat.server_round import ServerRound
 from cni.daemon.nat.traversal import Traversal
+from cni.daemon.nat.user_relays import UserRelays
 from cni.daemon.nat.zlayer_server import ZlayerServer
 from cni.daemon.node.container_mtu import ContainerMtu
 from cni.daemon.node.node_settings import NodeSettings
@@ -346,20 +348,21 @@ def _nat_rules(base: Base) -> Callable[[], NatRules]:
 def build_traversal(base: Base, mesh: MeshParts) -> Traversal:
     """The search for paths to the peers."""
     pair_keys = PairKeys()
+    forwarder = ForwarderClient(
+        ForwarderProcess(f"{base.settings.run_dir}/{forwarder_words.NAME}", base.settings.run_dir),
+        mesh.resolver.addresses,
+        base.board,
+    )
+    server = ZlayerServer(lambda: tuple(network_of(cidr) for cidr in base.state.cidrs), base.board, base.crew)
     return Traversal(
         state=base.state,
         identity=base.identity,
         mesh=mesh.mesh,
         rules=_nat_rules(base),
-        servers=ServerRound(mesh.resolver.addresses),
+        outside=Outside(ServerRound(mesh.resolver.addresses)),
         pair_keys=pair_keys,
         relays=RelayTalk(Relay(base.registry, base.board), pair_keys),
-        forwarder=ForwarderClient(
-            ForwarderProcess(f"{base.settings.run_dir}/{forwarder_words.NAME}", base.settings.run_dir),
-            mesh.resolver.addresses,
-            base.board,
-        ),
-        server=ZlayerServer(lambda: tuple(network_of(cidr) for cidr in base.state.cidrs), base.board, base.crew),
+        user_relays=UserRelays(forwarder, server),
         board=base.board,
         events=base.events,
         crew=base.crew,

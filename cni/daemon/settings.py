@@ -138,13 +138,14 @@ class TurnAccess(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 class Nat(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """NAT traversal. `stun`: the servers that are asked, `host:port`; none is asked that is not named here or by an
     agent. `relay`: what this node relays for others; None: nothing. `relays`, `turn`: relays in user space that this
-    node uses."""
+    node uses; `port_mapping`: whether the router is asked to lead a port to WireGuard's (PCP, NAT-PMP)."""
 
     enabled: bool = True
     stun: Annotated[tuple[str, ...], msgspec.Meta(max_length=16)] = ()
     relay: RelayPorts | None = None
     relays: Annotated[tuple[RelayAccess, ...], msgspec.Meta(max_length=4)] = ()
     turn: Annotated[tuple[TurnAccess, ...], msgspec.Meta(max_length=4)] = ()
+    port_mapping: bool = True
 
 
 class Metrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

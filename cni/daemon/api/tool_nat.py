@@ -10,7 +10,7 @@ from cni import answers, plugin_protocol
 from cni.daemon.api import peer_names
 from cni.daemon.api.tool_context import ToolContext
 from cni.daemon.model.nat_behaviour import Place
-from cni.daemon.model.nat_words import PathView
+from cni.daemon.model.nat_words import PathView, RelayView
 from cni.daemon.nat.netcheck import FamilySeen, ServerSeen
 from cni.errors import InvalidConfig
 from cni.host.wg_types import join_endpoint
@@ -24,6 +24,8 @@ def netcheck(context: ToolContext, _: Mapping[str, str]) -> answers.Netcheck:
         port=report.port,
         families=[_family(family) for family in report.families],
         servers=[_server(server) for server in report.servers],
+        relays=[_relay(relay) for relay in context.traversal.relays()],
+        port_mapping=context.traversal.port_mapping(),
         notes=list(report.notes),
     )
 
@@ -47,6 +49,11 @@ def _family(seen: FamilySeen) -> answers.NatFamily:
         port_kept=seen.port_kept,
         hairpin=seen.hairpin,
     )
+
+
+def _relay(seen: RelayView) -> answers.RelayInUse:
+    trip = None if seen.seconds is None else round(seen.seconds * 1000, 2)
+    return answers.RelayInUse(relay=seen.name, relayed=seen.relayed or None, round_trip_ms=trip, fault=seen.fault)
 
 
 def _server(seen: ServerSeen) -> answers.StunServer:

@@ -12,6 +12,17 @@ SHOWN = 4  # places that a sentence names
 
 
 @dataclass(frozen=True, slots=True)
+class RelayView:
+    """A relay that this node may use. `relayed`: this node's address there, "" if the relay is in a node's kernel;
+    `seconds`: the last round trip, None without one; `fault`: why the relay cannot be used."""
+
+    name: str
+    relayed: str = ""
+    seconds: float | None = None
+    fault: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class PathView:
     """The path to one peer, for people. `kind`: "" while there is none; `seconds`: the last round trip; `tried`: the
     places that are probed; `own`, `theirs`: the mappings of this node's and of the peer's NAT; `relay`: its name;

@@ -65,7 +65,7 @@ class UserRelay:
 class NatRules:
     """`stun`: the servers, (host, port); `unusable`: what was named as one and is none;
     `most_candidates`: places of one peer that are probed; `relay`: in this node's kernel; `server`: of ZLayer's
-    protocol; `relays`: those in user space that this node uses."""
+    protocol; `relays`: those in user space that this node uses; `maps_port`: whether the router is asked for a port."""
 
     enabled: bool = False
     stun: tuple[tuple[str, int], ...] = ()
@@ -74,6 +74,7 @@ class NatRules:
     relay: RelayRules | None = None
     server: ServerRules | None = None
     relays: tuple[UserRelay, ...] = ()
+    maps_port: bool = True
 
 
 def in_effect(yaml: Nat | None, of_agent: wire.NatConfig | None) -> NatRules:
@@ -108,7 +109,9 @@ def _of_yaml(yaml: Nat) -> NatRules:
         _user_relay(turn.address, turn.username, file=turn.credential_file, ca_file=turn.ca_file) for turn in yaml.turn
     ]
     stun, unusable = _split(yaml.stun)
-    return NatRules(yaml.enabled, stun, unusable, relay=kernel, server=server, relays=tuple(relays))
+    return NatRules(
+        yaml.enabled, stun, unusable, relay=kernel, server=server, relays=tuple(relays), maps_port=yaml.port_mapping
+    )
 
 
 def _server_of_agent(relay: wire.Relay | None) -> ServerRules | None:

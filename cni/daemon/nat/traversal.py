@@ -24,19 +24,17 @@ from cni.daemon.events import Event, Events, NodeFactsChanged, PeerChanged
 from cni.daemon.mesh.mesh import Mesh
 from cni.daemon.model import nat_candidates, probe_message, stun
 from cni.daemon.model.cluster_records import NatWord
-from cni.daemon.model.nat_words import PathView
+from cni.daemon.model.nat_words import PathView, RelayView
 from cni.daemon.model.peer_paths import RELAYED, Kind, PeerPaths, Place, Send
 from cni.daemon.model.probe_message import Probe
 from cni.daemon.model.wireguard import Target, network_of
 from cni.daemon.nat import pings
-from cni.daemon.nat.forwarder_client import ForwarderClient
-from cni.daemon.nat.own_places import OwnPlaces
+from cni.daemon.nat.outside import Outside
 from cni.daemon.nat.pair_keys import PairKeys
 from cni.daemon.nat.pings import Pings
 from cni.daemon.nat.relay_talk import Outcome, RelayTalk
-from cni.daemon.nat.rules import NatRules, ServerRules
-from cni.daemon.nat.server_round import ServerRound
-from cni.daemon.nat.zlayer_server import ZlayerServer
+from cni.daemon.nat.rules import NatRules
+from cni.daemon.nat.user_relays import UserRelays
 from cni.daemon.problem_board import ProblemBoard
 from cni.daemon.state.identity import Identity
 from cni.daemon.state.state import State
@@ -53,8 +51,6 @@ LOOK = 30.0  # seconds between two looks at peers and own addresses, if nothing 
 COUNT, IDLE_COUNT = 1.0, 3.0  # seconds between two looks at the device's counter, while traffic passes or not
 HOLD = 15.0  # seconds for which a peer that answers probes is not called elsewhere, while no path is found
 SEARCHING = 0.5  # seconds between two looks at a peer without a path: when a relay is asked, when it is called in turn
-LINGER = 60.0  # seconds for which a peer is reached through a relay after the path in use is another one
-MOST_RELAYED, MOST_REMOTES = 4, 6  # of a peer: its addresses at relays; the others at which a relay reaches it
 RELAY_AFTER = 1.0  # seconds without a direct path until a relay is asked
 TRIES = 20.0  # seconds for which a peer is probed of which it is not known whether it answers probes
 REST = 0.02  # seconds of rest after a full batch: a flood gets at most a twentieth of a processor
@@ -78,20 +74,18 @@ class Traversal:
         identity: Identity,
         mesh: Mesh,
         rules: Callable[[], NatRules],
-        servers: ServerRound,
+        outside: Outside,
         pair_keys: PairKeys,
         relays: RelayTalk,
-        forwarder: ForwarderClient,
-        server: ZlayerServer,
+        user_relays: UserRelays,
         board: ProblemBoard,
         events: Events,
         crew: Crew,
     ) -> None:
         self._state, self._identity, self._mesh, self._rules = state, identity, mesh, rules
-        self._servers, self._board, self._events = servers, board, events
-        self._own_places, self._keys, self._pings = OwnPlaces(), pair_keys, Pings()
-        self._relays, self._forwarder, self._server = relays, forwarder, server
-        self._reached: dict[str, float] = {}  # until when each peer is reached through relays in user space
+        self._outside, self._board, self._events = outside, board, events
+        self._keys, self._pings = pair_keys, Pings()
+        self._relays, self._user_relays = relays, user_relays
         self._peers: dict[str, PeerPaths] = {}
         self._targets: dict[str, Target] = {}
         self._answers: set[str] = set()  # peers that have answered a probe
@@ -133,7 +127,8 @@ class Traversal:
         """End the thread, and remove what relays for others, for `uninstall`."""
         self.stop()
         self._relays.remove()
-        self._forwarder.remove()
+        self._user_relays.remove()
+        self._outside.remove()
 
     def wake(self) -> None:
         """Look at peers, rules and addresses again now. Never waits."""
@@ -151,6 +146,23 @@ class Traversal:
     def views(self) -> Mapping[str, PathView]:
         """The path to each peer, by public key."""
         return self._views
+
+    def port_mapping(self) -> str:
+        """What is known of the router's mapping of WireGuard's port, for people."""
+        return self._outside.mapping
+
+    def relays(self) -> list[RelayView]:
+        """The relays that this node may use."""
+        views = [
+            RelayView(seen.id, seen.relayed, seen.seconds if seen.relayed else None, seen.fault)
+            for seen in self._user_relays.seen()
+        ]
+        for key, target in list(self._targets.items()):
+            if target.nat is not None and target.nat.relay:
+                view = self._views.get(key)
+                fault = "" if view is not None and view.kind else "there is no path to this node"
+                views.append(RelayView(target.name or key, "", view.seconds if view is not None else None, fault))
+        return views
 
     def ping(self, key: str) -> PathView | None:
         """Probe the path in use to a peer, and wait `pings.PATIENCE` for the answer; the path, whose `seconds` are
@@ -181,7 +193,7 @@ class Traversal:
             if is_called or now >= self._due:
                 self._work(self._sock)
         self._close_ports()
-        self._server.stop()
+        self._user_relays.stop()
 
     def _work(self, sock: PortSocket) -> None:
         self._receive(sock)
@@ -197,7 +209,8 @@ class Traversal:
         """Wait until something is due; returns whether something has arrived, or another thread has called."""
         now = time.monotonic()
         sockets: list[socket.socket | RelayPort | int] = [self._wake, *self._relays.ports()]
-        sockets += (*self._sock.sockets(), *self._forwarder.sockets()) if self._sock is not None else ()
+        if self._sock is not None:
+            sockets += [*self._sock.sockets(), *self._user_relays.sockets(), *self._outside.sockets()]
         due = self._next_look if self._sock is None else min(self._next_look, self._due, self._next_count)
         readable, _, _ = select.select(sockets, [], [], min(max(due - now, 0.0), IDLE))
         if self._wake in readable:
@@ -207,7 +220,7 @@ class Traversal:
     def _next_due(self, now: float) -> float:
         """When something is to be sent or decided next, unless something arrives. Computed once for each time that the
         thread has worked: an idle node looks only at the device's counter."""
-        times = [self._servers.due(), self._forwarder.due()]
+        times = [self._outside.due(), self._user_relays.due()]
         for key, paths in self._peers.items():
             if self._is_probed(key, now):
                 times.append(paths.due())
@@ -219,6 +232,9 @@ class Traversal:
         """Take in rules, own addresses and peers. Raises OSError if no probe can be sent."""
         rules, device = self._rules(), self._mesh.last_reading()
         if not rules.enabled or device is None or self._mesh.interface() is None:
+            if self._sock is not None and not rules.enabled:
+                self._user_relays.remove()
+                self._outside.remove()
             self._close()
             if rules.enabled:
                 self._next_look = now + COUNT
@@ -229,18 +245,14 @@ class Traversal:
         self._open(device.port, device.mark)
         self._ranges = tuple(network_of(cidr) for cidr in self._state.cidrs)
         own = tuple(underlay.addresses(self._state.cidrs))
-        if own != self._own:
-            self._own = own
-            self._own_places.forget()
-            self._servers.begin(rules.stun, now)
-            for paths in self._peers.values():
-                paths.begin(now)
-        self._servers.refresh(rules.stun, now)
-        self._next_look = min(self._next_look, max(now + COUNT, self._servers.next_round(rules.stun)))
+        is_new, self._own = own != self._own, own
+        for paths in self._peers.values() if is_new else ():
+            paths.begin(now)
+        self._outside.configure(rules, own, device.port, is_new, now)
+        self._next_look = min(self._next_look, max(now + COUNT, self._outside.next_round(rules)))
         self._targets = targets
         self._relays.configure(rules, targets, own)
-        self._forwarder.configure(rules.relays, device.port, device.mark)
-        self._server.configure(_server_rules(rules, own))
+        self._user_relays.configure(rules, own, self._ranges, device.port, device.mark)
         for gone in self._peers.keys() - targets.keys():
             del self._peers[gone]
         for key, target in targets.items():
@@ -249,7 +261,8 @@ class Traversal:
 
     def _name(self, key: str, target: Target, rules: NatRules, now: float) -> None:
         outside = [_place(text) for text in target.nat.outside] if target.nat is not None else []
-        named = [_place(text) for text in self._mesh.called_at(target)]
+        called = self._mesh.called_at(target)
+        named = [_place(text) for text in called]
         paths = self._peers.get(key)
         if paths is None:
             paths = self._peers[key] = PeerPaths(now, target.relay)
@@ -258,20 +271,7 @@ class Traversal:
         own = [place for place in named if place not in outside]
         places = nat_candidates.places_of(own, outside, self._own, self._ranges, rules.most_candidates)
         relayed: dict[Place, Kind] = dict.fromkeys(self._relays.places(key), "relay")
-        forwarded = [*self._relayed(target), *self._forwarder.places(self._remotes(target))]
-        paths.name({**places, **relayed, **dict.fromkeys(forwarded, "turn")}, now)
-
-    def _relayed(self, target: Target) -> list[Place]:
-        """A peer's own addresses at relays that forward in user space."""
-        named = [_place(text) for text in target.nat.relayed] if target.nat is not None else []
-        return [place for place in named if not nat_candidates.refusal(place, self._ranges)][:MOST_RELAYED]
-
-    def _remotes(self, target: Target) -> list[Place]:
-        """Where a peer is reached from a relay, and may send to it from: outside its NAT, if it is behind one."""
-        outside = target.nat.outside if target.nat is not None else ()
-        places = [_place(text) for text in outside or self._mesh.called_at(target)]
-        usable = [place for place in places if not nat_candidates.refusal(place, self._ranges)]
-        return [*usable[:MOST_REMOTES], *self._relayed(target)]
+        paths.name({**places, **relayed, **dict.fromkeys(self._user_relays.places(target, called), "turn")}, now)
 
     def _heard_at(self, key: str) -> Place | None:
         """Where the device has heard a peer that is not searched for yet: an earlier daemon may have found that path,
@@ -300,7 +300,8 @@ class Traversal:
         if self._sock is not None:
             self._sock.close()
             self._relays.close()
-            self._forwarder.close()
+            self._user_relays.close()
+            self._outside.close()
 
     def _close(self) -> None:
         """End the search: the peers are called as without NAT traversal. The end of the daemon is none: the device
@@ -323,7 +324,8 @@ class Traversal:
             try:
                 key = self._keys.peer_of(probe_message.sender_of(message))
             except ValueError:
-                self._take_answer_of_server(message)
+                if self._outside.take(message, time.monotonic()):
+                    self._publish()
                 continue
             if not key:
                 continue
@@ -336,12 +338,6 @@ class Traversal:
         if count >= BATCH:
             time.sleep(REST)
 
-    def _take_answer_of_server(self, message: bytes) -> None:
-        reply = self._servers.take(message, time.monotonic())
-        if reply is not None and reply.answer.mapped is not None:
-            self._own_places.note(reply.query.server, reply.answer.mapped, time.monotonic())
-            self._publish()
-
     def _take(self, sock: PortSocket, key: str, probe: Probe, sender: Place) -> None:
         """Take in an authenticated message of a peer."""
         match probe.kind:
@@ -349,7 +345,7 @@ class Traversal:
                 self._take_ping(sock, key, probe, sender)
             case "pong":
                 self._take_pong(key, probe, sender)
-            case "call":
+            case "call" if key in self._peers:
                 self._peers[key].called(time.monotonic())
             case _:
                 self._take_outcome(self._relays.take(sock, key, probe, sender), sender)
@@ -372,23 +368,27 @@ class Traversal:
 
     def _forward(self, now: float) -> None:
         """Have relays in user space lead to the peers that have no better path."""
-        for key, paths in self._peers.items():
-            searches = paths.chosen is None and paths.searched_for(now) >= RELAY_AFTER
-            if paths.may_use("turn") and (searches or paths.kind == "turn"):
-                self._reached[key] = now + LINGER
-        self._reached = {key: until for key, until in self._reached.items() if key in self._peers and until > now}
-        self._forwarder.reach(place for key in self._reached for place in self._remotes(self._targets[key]))
-        if self._forwarder.work(now):
+        wanted = [
+            key
+            for key, paths in self._peers.items()
+            if paths.may_use("turn")
+            and (paths.kind == "turn" or (paths.chosen is None and paths.searched_for(now) >= RELAY_AFTER))
+        ]
+        reached = {*wanted, *self._user_relays.reached()} & self._targets.keys()
+        called = {key: self._mesh.called_at(self._targets[key]) for key in reached}
+        changed = self._user_relays.reach(wanted, self._targets, called, now)
+        if changed is not None:
             self._publish()
-            for key in self._reached:
+            for key in changed:
                 self._name(key, self._targets[key], self._rules(), now)
+        if self._outside.ask_router(now):
+            self._publish()
 
     def _kind_of(self, key: str, place: Place) -> Kind:
         """What a place is from which a peer has sent."""
         if self._relays.relay_at(place):
             return "relay"
-        is_forwarded = place[0].is_loopback and bool(self._forwarder.sockets())
-        return "turn" if is_forwarded or place in self._relayed(self._targets[key]) else "outside"
+        return "turn" if self._user_relays.is_beyond(place, self._targets[key]) else "outside"
 
     def _take_ping(self, sock: PortSocket, key: str, probe: Probe, sender: Place) -> None:
         """Answer, unless the peer may not use that path: an answer would make it one."""
@@ -416,13 +416,13 @@ class Traversal:
             self._views = {**self._views, key: self._view(key, paths)}
             self._pings.answered(key)
         if probe.seen is not None and paths.candidates[sender].kind not in RELAYED:  # it sees the relay's port
-            self._own_places.note(sender, probe.seen, now)
+            self._outside.note(sender, probe.seen, now)
             self._publish()
 
     def _send(self, sock: PortSocket, now: float) -> None:
         for transaction in [t for t, pending in self._pending.items() if now - pending.at > FORGET]:
             del self._pending[transaction]
-        for server, request in self._servers.requests(now):
+        for server, request in self._outside.requests(now):
             sock.send(server, request)
         for key in self._pings.begin():
             if key in self._peers:
@@ -493,10 +493,8 @@ class Traversal:
     def _publish(self) -> None:
         """Tell the cluster if this node is seen from elsewhere than before."""
         assert self._opened is not None
-        word = self._own_places.word(self._own, self._opened[0], self._ranges)
-        word = msgspec.structs.replace(
-            word, relay=self._relays.address, relayed=tuple(self._forwarder.relayed()[:MOST_RELAYED])
-        )
+        word = self._outside.word(self._own, self._opened[0], self._ranges)
+        word = msgspec.structs.replace(word, relay=self._relays.address, relayed=self._user_relays.published())
         if word != self._word:
             log.info(
                 "this node is seen from %s; mapping: %s", ", ".join(word.outside) or "no other place", word.mapping
@@ -522,18 +520,8 @@ class Traversal:
 
     def _relay_name(self, place: Place) -> str:
         """Who relays at a place, for people."""
-        relay, behind = self._relays.relay_at(place), self._forwarder.behind(place)
-        if behind is not None:
-            return f"{behind[0]}, which leads to {behind[1]},"
-        return self._targets[relay].name if relay in self._targets else "a relay of the peer"
-
-
-def _server_rules(rules: NatRules, own: tuple[Address, ...]) -> ServerRules | None:
-    """The rules of ZLayer's relay protocol with an address at which others reach this node; None without one."""
-    address = next((str(address) for address in own if address.version == 4), "")
-    if rules.server is None or not (rules.server.external or address):
-        return None
-    return replace(rules.server, external=rules.server.external or address)
+        relay = self._relays.relay_at(place)
+        return self._targets[relay].name if relay in self._targets else self._user_relays.name_at(place)
 
 
 def _place(endpoint: str) -> Place:
