@@ -84,7 +84,7 @@ def test_packets_why_and_the_model_agree(scene: tuple[Node, dict[str, small_mode
     node, pods = scene
     rnd, family = random.Random(seed), 4 if seed % 2 else 6
     inside = blocks(pods, family)
-    documents = [generate.policy(rnd, number, inside, ("TCP", "UDP")) for number in range(rnd.randint(1, 5))]
+    documents = [generate.policy(rnd, number, inside) for number in range(rnd.randint(1, 5))]
     put_in_force(node, documents)
     flows = []
     for _ in range(FLOWS):

@@ -36,7 +36,7 @@ UNKNOWN = f"{PREFIX}unknown"
 
 _AFTER_THE_FENCE = FILTER + 1
 _AFTER_IDENTITY = EARLY + 1
-_LONGEST = 120  # characters of a comment: the kernel's limit is 128
+_LONGEST = 96  # characters of a comment: with table and chain it is the prefix of a sampled packet, of at most 127
 _DISCOVERY = "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert }"
 _UNICAST = "ether daddr & 01:00:00:00:00:00 == 00:00:00:00:00:00"
 
