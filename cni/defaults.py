@@ -21,6 +21,8 @@ WG_PORT = 51420
 """UDP port of a node's device (contract 3.4)."""
 FIRST_PORT, LAST_PORT = 51421, 51676
 """UDP ports of the devices of services in mode dedicated (contract 6.5); independent of the node's own port."""
+CONNECTIVITY_PORT = 9474
+"""TCP port at a node's address, for the connectivity tests of other nodes."""
 DNS_PORT = 53
 """Port of a DNS server, UDP and TCP (RFC 1035, 4.2)."""
 KEEPALIVE = 25

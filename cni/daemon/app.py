@@ -54,6 +54,7 @@ from cni.daemon.parts import (
     build_netcheck,
     build_node,
     build_operations,
+    build_tests,
     build_traversal,
 )
 from cni.daemon.precheck import STORE_NAME
@@ -203,6 +204,7 @@ def build(
         dns_server=dns.server,
         take_in_names=dns.names.take_in,
         drain=drain,
+        tests=build_tests(base) if settings.connectivity == "allow" else None,
         board=board,
     )
     range_watch = RangeWatch(

@@ -22,6 +22,7 @@ from cni.daemon.reconcile.policy_files import PolicyFiles
 from cni.host.worker import beat
 
 if TYPE_CHECKING:
+    from cni.daemon.api.connectivity_port import ConnectivityPort
     from cni.daemon.cluster.sync import ClusterSync
     from cni.daemon.kubernetes.directory import ClusterDirectory  # it imports http.client, for 30 ms
 
@@ -51,9 +52,11 @@ class Lifecycle:
         dns_server: DnsServer | None,
         take_in_names: Callable[[], None],
         drain: Callable[[], None],
+        tests: ConnectivityPort | None,
         board: ProblemBoard,
     ) -> None:
-        """`drain` carries out the deletions that plugins queued while no daemon ran."""
+        """`drain` carries out the deletions that plugins queued while no daemon ran. `tests`: None unless the settings
+        allow other nodes' tests."""
         self._data_path, self._mesh, self._cluster = data_path, mesh, cluster
         self._directory = directory
         self._operation_context, self._drain, self._board = operation_context, drain, board
@@ -61,7 +64,7 @@ class Lifecycle:
         self._mac_watcher, self._fence_watch = mac_watcher, fence_watch
         self._forwarder, self._dns_server, self._host_resolver = forwarder, dns_server, host_resolver
         self._take_in_names, self._policy_files = take_in_names, policy_files
-        self._intercept = intercept
+        self._intercept, self._tests = intercept, tests
 
     def begin(self) -> None:
         """Put the node into service. A step that fails becomes a problem, and the next steps run. Never raises."""
@@ -87,6 +90,7 @@ class Lifecycle:
             ("the watch on the fence", self._fence_watch.start),
             ("the watch on policies", self._policy_files.start),
             ("the MAC watcher", self._mac_watcher.start),
+            ("the port of connectivity tests", self._tests.start if self._tests is not None else None),
         ):
             beat(STEP)
             if work is not None:
@@ -105,6 +109,8 @@ class Lifecycle:
 
     def stop(self) -> None:
         """Stop the threads that maintain the node; the data path stays."""
+        if self._tests is not None:
+            self._tests.stop()
         self._intercept.stop()
         self._policy_files.stop()
         self._fence_watch.stop()

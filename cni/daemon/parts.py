@@ -70,6 +70,7 @@ from cni.host.tunnels import Tunnels
 from cni.host.worker import Crew
 
 if TYPE_CHECKING:  # they import http.client, for 30 ms
+    from cni.daemon.api.connectivity_port import ConnectivityPort
     from cni.daemon.cluster.claims import Claims
     from cni.daemon.cluster.kubernetes.api_server import ApiServer
     from cni.daemon.cluster.name_records import NameRecords
@@ -343,6 +344,13 @@ def build_netcheck(base: Base, mesh: Mesh) -> NetCheck:
 
 def _nat_rules(base: Base) -> Callable[[], NatRules]:
     return lambda: in_effect(base.settings.nat, base.registry.nat.get("nat"))
+
+
+def build_tests(base: Base) -> ConnectivityPort:
+    """The port for other nodes' connectivity tests."""
+    from cni.daemon.api.connectivity_port import ConnectivityPort
+
+    return ConnectivityPort(base.state, base.settings.run_dir, base.crew)
 
 
 def build_traversal(base: Base, mesh: MeshParts) -> Traversal:

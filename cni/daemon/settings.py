@@ -21,6 +21,7 @@ LogFormat = Literal["text", "logfmt", "json"]
 Engine = Literal["auto", "kernel", "wireguard-go", "boringtun-cli", "none"]
 Underlay = Literal["routed"]
 AttachKind = Literal["bridge", "routed"]
+Tests = Literal["refuse", "allow"]
 
 
 class Dns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -203,6 +204,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     log_level: LogLevel = "info"
     log_format: LogFormat = "text"
     metrics: Metrics = Metrics()
+    connectivity: Tests = "refuse"
 
     @property
     def cidrs(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import fcntl
 import select
 import socket
 import struct
+import subprocess
 import time
 from ipaddress import ip_address
 
@@ -100,3 +101,21 @@ def first_default_gateway() -> str:
             if route.dst.version == 4 and route.dst.prefixlen == 0 and route.gateway is not None:
                 return str(route.gateway)
     return ""
+
+
+def free_port() -> int:
+    """A TCP port of the calling thread's namespace that is free now. Raises OSError."""
+    with socket.create_server(("0.0.0.0", 0)) as sock:
+        return int(sock.getsockname()[1])
+
+
+def has_host_ports() -> bool:
+    """Whether the plugin portmap has published a port in the calling thread's namespace: its chain stays."""
+    for words in (
+        ("iptables", "-t", "nat", "-S", "CNI-HOSTPORT-DNAT"),
+        ("nft", "list", "table", "inet", "cni_hostport"),
+    ):
+        with contextlib.suppress(OSError):
+            if subprocess.run(words, capture_output=True, timeout=10, check=False).returncode == 0:
+                return True
+    return False

@@ -129,6 +129,8 @@ def test_a_good_mesh_is_green_and_nothing_is_left() -> None:
         ready(*nodes)
         one, two, three = nodes
         links = {node.name: {each["ifname"] for each in node.ip("link")} for node in nodes}
+        # As portmap leaves it after its first port.
+        run("ip", "netns", "exec", one.name, "iptables", "-t", "nat", "-N", "CNI-HOSTPORT-DNAT")
         with accepting(two, three):
             report = one.directory / "junit.xml"
             result = check(one, "--outside", three.underlay, "--junit", str(report))
@@ -136,6 +138,9 @@ def test_a_good_mesh_is_green_and_nothing_is_left() -> None:
         assert result["codes"] == [] and result["seconds"] < 60
         kinds = {cell["kind"] for cell in result["cells"] if cell["got"] is not None}
         assert {"same bridge, mtu", "other node, mtu", "other node, udp 60 kB", "clocks", "outside, echo"} <= kinds
+        (port,) = [cell for cell in result["cells"] if cell["kind"].startswith("host port")]
+        assert (port["got"], port["predicted"]) == (True, True), port
+        assert "CNI-DN-" not in run("ip", "netns", "exec", one.name, "iptables-save")
         assert sum(cell["kind"] == "other node, tcp" for cell in result["cells"]) == 2
         for cell in result["cells"]:
             if cell["kind"] == "other node, mtu":
@@ -151,6 +156,8 @@ def test_a_node_that_takes_no_part_is_no_fault(pair: Fleet) -> None:
     result = check(pair.nodes[1])
     assert result["ok"], failed(result)
     skipped = [cell["text"] for cell in result["cells"] if cell["kind"] == "other node"]
+    (port,) = [cell["text"] for cell in result["cells"] if cell["kind"] == "host port"]
+    assert port == "no host port has been in use on this node, and portmap would leave its chains here"
     assert skipped == ["it takes no part (`zlayer-cni connectivity accept` there)"]
 
 
@@ -167,6 +174,39 @@ def test_a_container_may_ask_for_no_part(pair: Fleet) -> None:
         said = box.run("python3", "-c", script)
     assert "is the node address of no peer" in said
     assert left(two) == []
+
+
+def test_a_node_whose_settings_allow_it_takes_part_at_any_time() -> None:
+    """No command runs there until a test comes, and none some time after it; a daemon that ends takes it along."""
+    with fleet("a") as made:
+        one, two = (made.node(number, start=False) for number in (1, 2))
+        two.settings["connectivity"] = "allow"
+        link(one, two)
+        for node in (one, two):
+            node.start()
+        ready(one, two)
+        wait_for(partial(listens, two), "the port")
+        assert helpers(two) == []
+        result = check(one)
+        assert result["ok"], failed(result)
+        assert sum(cell["kind"] == "other node, tcp" for cell in result["cells"]) == 1
+        assert left(two) == [] and len(helpers(two)) == 1
+        assert check(one)["ok"], "a second one meanwhile"
+        wait_for(lambda: not helpers(two), "the end of the command", 60)
+        assert check(one)["ok"], "and one afterwards"
+        two.end(signal.SIGTERM)
+        wait_for(lambda: not helpers(two), "its end with the daemon")
+        assert not listens(two)
+
+
+def helpers(node: Node) -> list[int]:
+    """The processes of `connectivity accept` on a node."""
+    found = []
+    for pid in node.pids():
+        with contextlib.suppress(OSError):
+            if b"\0accept\0" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found
 
 
 def test_a_killed_test_leaves_nothing(pair: Fleet) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from cni.cli.connectivity import accept
 from cni.plugin import delete_queue
 from tests.eyes.calls import call, scrape
 from tests.kernel import toolnode
@@ -64,8 +65,11 @@ def test_addresses_run_out(tmp_path: Path) -> None:
         assert begins(node, "addresses-low") == (
             "service web has taken 49 of 61 IPv4 addresses (80%), and this node can get no further subnets"
         )
+        with pytest.raises(ValueError, match="scarce"):
+            accept.check_room(node.run_dir)  # no test of another node takes addresses
         assert call(node, "DEL", "c48/eth48", space)[0] == 0
         ends(node, "addresses-low")
+        accept.check_room(node.run_dir)
 
 
 def test_the_queue_of_deletions_does_not_empty(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""`zlayer-cni connectivity accept`: take part in other nodes' tests, for ten minutes.
+"""`zlayer-cni connectivity accept`: take part in other nodes' tests, for ten minutes. With `connectivity: allow` the
+daemon listens, and starts this command when a test comes.
 
 It listens on one port of the node address, and answers a node of the mesh only: the source must be the first address of
 an allowed network of a peer whose key is on this node's device, so no container can ask. WireGuard has authenticated
@@ -19,12 +20,14 @@ from ipaddress import ip_address, ip_network
 
 from cni import answers
 from cni.cli import ask
-from cni.cli.connectivity.boxes import Box, Boxes, Place
+from cni.cli.connectivity.boxes import SCARCE, Box, Boxes, Place
 from cni.cli.connectivity.far import CONTROL, LONGEST, read_line
 from cni.cli.connectivity.probes import Responder
 from cni.cli.plugin_call import CallFailed
+from cni.host.program import inherited_listeners
 from cni.host.short_thread import inside
 
+IDLE = 30.0  # seconds without a test after which the command ends that the daemon has started
 AT_ONCE = 4  # tests at a time: two namespaces each
 _WORD = re.compile(r"[a-z0-9-]{1,40}")
 
@@ -34,15 +37,23 @@ def run(run_dir: str, seconds: float) -> int:
     status = ask.ask(run_dir, "status", answers.Status)
     node = ask.ask(run_dir, "graph", answers.Graph).node
     place = Place(run_dir, status.data_dir)
-    listeners = [_listener(address) for address in node.addresses]
+    inherited = inherited_listeners()
+    listeners = inherited or [_listener(address) for address in node.addresses]
     room = threading.BoundedSemaphore(AT_ONCE)
-    sys.stderr.write(f"tests of other nodes are accepted at {', '.join(node.addresses)}, for {seconds:g} s\n")
+    if not inherited:
+        sys.stderr.write(f"tests of other nodes are accepted at {', '.join(node.addresses)}, for {seconds:g} s\n")
     end = time.monotonic() + seconds
     running: list[threading.Thread] = []
     try:
         while (left := end - time.monotonic()) > 0:
-            for listener in select.select(listeners, [], [], left)[0]:
-                client, (source, *_) = listener.accept()
+            ready = select.select(listeners, [], [], min(left, IDLE))[0]
+            if inherited and not ready and not any(thread.is_alive() for thread in running):
+                break
+            for listener in ready:
+                try:
+                    client, (source, *_) = listener.accept()
+                except BlockingIOError:
+                    continue
                 thread = threading.Thread(target=_serve, args=(client, source, place, room))
                 thread.start()
                 running = [each for each in running if each.is_alive()] + [thread]
@@ -74,6 +85,7 @@ def _serve(client: socket.socket, source: str, place: Place, room: threading.Bou
             try:
                 asked = _request(client)
                 peer = _peer_of(place.run_dir, source)
+                check_room(place.run_dir)
             except (ask.NoDaemon, ask.Refused, ValueError) as error:
                 client.sendall(_line({"error": str(error)}))
                 return
@@ -94,6 +106,13 @@ def _request(client: socket.socket) -> tuple[str, str]:
     if not all(isinstance(word, str) and _WORD.fullmatch(word) for word in words):
         raise ValueError("the request is not one of this version")
     return str(words[0]), str(words[1])
+
+
+def check_room(run_dir: str) -> None:
+    """Raises ValueError while addresses are scarce: the namespaces of a test would take them from containers."""
+    status = ask.ask(run_dir, "status", answers.Status)
+    if any(problem.code == SCARCE for problem in status.problem_details or ()):
+        raise ValueError("addresses are scarce on it")
 
 
 def _peer_of(run_dir: str, source: str) -> str:

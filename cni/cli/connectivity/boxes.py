@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from cni import defaults
 from cni.cli import plugin_call
+from cni.cli.connectivity.probes import PORT
 from cni.cli.plugin_call import CallFailed
 from cni.host import findings, netns
 from cni.host.short_thread import in_thread, inside
@@ -20,6 +23,7 @@ T = TypeVar("T")
 MOST = 8
 NETWORK = "zlayer-connectivity"
 IFNAME = "eth0"
+SCARCE = "addresses-low"  # the problem with which no namespace is attached
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,15 @@ class Box:
     zone: str
 
 
+def portmap() -> str:
+    """The program of the plugin portmap. Raises FileNotFoundError."""
+    for directory in (defaults.BIN_DIR, "/usr/lib/cni", "/usr/libexec/cni"):
+        path = f"{directory}/portmap"
+        if os.access(path, os.X_OK):
+            return path
+    raise FileNotFoundError(f"there is no plugin portmap in {defaults.BIN_DIR}")
+
+
 def _new_namespace() -> int:
     """A descriptor of a new namespace. Raises OSError."""
 
@@ -63,6 +76,7 @@ class Boxes:
         self._place, self._tag = place, tag
         self._command = plugin_call.command(place.run_dir, place.data_dir)
         self._made: list[tuple[int, str, dict[str, object]]] = []
+        self._results: dict[str, dict[str, Any]] = {}
 
     def add(self, name: str, service: str, network: str | None) -> Box:
         """Make and attach one. Raises CallFailed, OSError."""
@@ -83,7 +97,7 @@ class Boxes:
         fd = _new_namespace()
         container = f"connectivity-{self._tag}-{name}"
         self._made.append((fd, container, conf))
-        result = self._call("ADD", fd, container, conf)
+        result = self._results[container] = self._call("ADD", fd, container, conf)
         ips = [entry["address"].partition("/")[0] for entry in result.get("ips", ())]
         return Box(
             name=name,
@@ -96,6 +110,27 @@ class Boxes:
             zone=next(iter(result.get("dns", {}).get("search", ())), ""),
         )
 
+    @contextlib.contextmanager
+    def published(self, box: Box, number: int) -> Iterator[None]:
+        """Meanwhile a port of the host leads to the namespace's PORT, by the plugin portmap as in a network list.
+        Raises CallFailed, OSError, FileNotFoundError without portmap."""
+        program = portmap()
+        fd, container, _ = next(made for made in self._made if made[1].endswith(f"-{box.name}"))
+        entry = {"hostPort": number, "containerPort": PORT, "protocol": "tcp"}
+        conf: dict[str, object] = {
+            "cniVersion": "1.0.0",
+            "name": NETWORK,
+            "type": "portmap",
+            "runtimeConfig": {"portMappings": [entry]},
+            "prevResult": self._results[container],
+        }
+        try:
+            self._call("ADD", fd, container, conf, (program,))
+            yield
+        finally:
+            with contextlib.suppress(CallFailed, OSError):
+                self._call("DEL", fd, container, conf, (program,))
+
     def close(self) -> None:
         """Detach and remove all. Idempotent; a DEL that fails is left to the daemon's garbage collection."""
         while self._made:
@@ -104,11 +139,13 @@ class Boxes:
                 self._call("DEL", fd, container, conf)
             os.close(fd)
 
-    def _call(self, verb: str, fd: int, container: str, conf: dict[str, object]) -> dict[str, Any]:
+    def _call(
+        self, verb: str, fd: int, container: str, conf: dict[str, object], words: tuple[str, ...] = ()
+    ) -> dict[str, Any]:
         variables = {
             "CNI_COMMAND": verb,
             "CNI_CONTAINERID": container,
             "CNI_NETNS": f"/proc/{os.getpid()}/fd/{fd}",
             "CNI_IFNAME": IFNAME,
         }
-        return plugin_call.call(self._command, variables, conf)
+        return plugin_call.call(words or self._command, variables, conf)

@@ -9,7 +9,9 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-CONTROL = 9474  # the port of `connectivity accept`, at the node address
+from cni import defaults
+
+CONTROL = defaults.CONNECTIVITY_PORT
 LONGEST = 60.0  # seconds that the other node keeps its namespaces
 _MOST = 1 << 16
 

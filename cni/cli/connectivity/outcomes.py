@@ -65,5 +65,5 @@ def send(kind: str, pair: Pair, should: bool) -> tuple[bool | None, str]:
         arrives = probes.udp(pair.address, probes.LARGE, patience)
     else:
         size = probes.BULK if kind == checks.BULK else probes.TOKEN
-        arrives = probes.tcp(pair.address, size, patience)
+        arrives = probes.tcp(pair.address, size, patience, port=pair.port or probes.PORT)
     return arrives, "arrives" if arrives else "does not arrive"
