@@ -69,11 +69,15 @@ def firewall_obstacles(nft: Nft, clusters: Sequence[str], own: str) -> list[Obst
 
 
 def input_obstacles(nft: Nft, flow: Flow, own: str) -> list[Obstacle]:
-    """The chains at the hook input, of tables other than `own` and of iptables' INPUT, that drop all packets of the
-    flow. Raises NftError.
-    """
+    """`hook_obstacles` at the hook input. Raises NftError."""
+    return hook_obstacles(nft, "input", flow, own)
+
+
+def hook_obstacles(nft: Nft, hook: str, flow: Flow, own: str) -> list[Obstacle]:
+    """The chains at a hook, of tables other than `own` and of iptables, that drop all packets of the flow. Raises
+    NftError."""
     obstacles = []
-    for chain, rules in _at_hook(nft, "input", own):
+    for chain, rules in _at_hook(nft, hook, own):
         family, table, name = chain["family"], chain["table"], chain["name"]
         if flow.src and family in ("ip", "ip6") and (family == "ip6") is not (":" in flow.src):
             continue

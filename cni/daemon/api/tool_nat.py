@@ -26,7 +26,7 @@ def netcheck(context: ToolContext, _: Mapping[str, str]) -> answers.Netcheck:
         servers=[_server(server) for server in report.servers],
         relays=[_relay(relay) for relay in context.traversal.relays()],
         port_mapping=context.traversal.port_mapping(),
-        notes=list(report.notes),
+        notes=[*report.notes, *(f"not offered as a relay: {text}" for text in context.traversal.relay_obstacles())],
     )
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
+from cni.daemon.fence.model import TABLE as FENCE
 from cni.daemon.model import probe_message, relay_pairs
 from cni.daemon.model.probe_message import Probe
 from cni.daemon.model.relay_pairs import RelayPair
@@ -22,12 +23,15 @@ from cni.daemon.state.state import boot_clock
 from cni.daemon.state.tables import Tables
 from cni.errors import FenceFailed
 from cni.host.conntrack import Conntrack
+from cni.host.gateway import default_device
 from cni.host.nft import Nft
+from cni.host.relay_firewall import relay_obstacles
 from cni.host.relay_port import RelayPort
 from cni.host.wg_types import join_endpoint
 
 log = logging.getLogger(__name__)
 
+LOOK = 60.0  # seconds between two looks at the host's own firewalls
 EXPIRE = 60.0  # seconds between two looks for pairs that are no longer asked for
 
 
@@ -42,7 +46,8 @@ class Relay:
         self._ports: dict[int, RelayPort] = {}
         self._at: dict[int, tuple[str, int]] = {}  # by port: the pair's key, and the side
         self._secret = os.urandom(32)
-        self._next_expiry = 0.0
+        self._next_expiry = self._next_look = 0.0
+        self._obstacles: list[str] = []
 
     def configure(self, rules: RelayRules | None) -> None:
         """Set the rules; None: this node relays nothing, and no port is open. Pairs of an earlier daemon go on."""
@@ -59,6 +64,19 @@ class Relay:
         for pair in self._pairs.all().values():
             self._open(pair)
         self._load()
+
+    def obstacles(self, now: float) -> list[str]:
+        """What of the host's own firewalls drops what this node relays, as sentences; read once in `LOOK` seconds. A
+        problem names it too."""
+        if self._rules is None:
+            self._obstacles, self._next_look = [], 0.0
+            return []
+        if now >= self._next_look:
+            self._next_look = now + LOOK
+            with contextlib.suppress(FenceFailed, OSError), contextlib.closing(self._make_nft()) as nft:
+                self._obstacles = relay_obstacles(nft, self._rules.ports[0], default_device(), FENCE)
+            self._board.set("relay-unavailable", "firewall", "; ".join(self._obstacles))
+        return self._obstacles
 
     def close(self) -> None:
         """Close the ports; what is joined stays joined."""

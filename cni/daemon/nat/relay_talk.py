@@ -34,14 +34,17 @@ class RelayTalk:
         self._relay, self._keys, self._client = relay, pair_keys, RelayClient()
         self._nodes: dict[str, Node] = {}
         self.address = ""
-        """The address at which this node relays for others; "" if it does not."""
+        """The address at which this node relays for others; "" if it does not, or if the host's firewalls deny."""
+        self.obstacles: list[str] = []
+        """What of the host's firewalls drops what this node relays."""
 
-    def configure(self, rules: NatRules, targets: Mapping[str, Target], own: Iterable[Address]) -> None:
+    def configure(self, rules: NatRules, targets: Mapping[str, Target], own: Iterable[Address], now: float) -> None:
         """Take in rules and peers."""
         self._client.keep(targets)
         self._nodes = {key: _node(target) for key, target in targets.items()}
         self._relay.configure(rules.relay)
-        self.address = _relay_address(rules, own)
+        self.obstacles = self._relay.obstacles(now)
+        self.address = _relay_address(rules, own) if not self.obstacles else ""
 
     def close(self) -> None:
         """Close the ports; what is joined stays joined."""

@@ -151,6 +151,10 @@ class Traversal:
         """What is known of the router's mapping of WireGuard's port, for people."""
         return self._outside.mapping
 
+    def relay_obstacles(self) -> list[str]:
+        """Why this node, which should relay for others, is not offered as a relay, as sentences."""
+        return self._relays.obstacles
+
     def relays(self) -> list[RelayView]:
         """The relays that this node may use."""
         views = [
@@ -251,7 +255,7 @@ class Traversal:
         self._outside.configure(rules, own, device.port, is_new, now)
         self._next_look = min(self._next_look, max(now + COUNT, self._outside.next_round(rules)))
         self._targets = targets
-        self._relays.configure(rules, targets, own)
+        self._relays.configure(rules, targets, own, now)
         self._user_relays.configure(rules, own, self._ranges, device.port, device.mark)
         for gone in self._peers.keys() - targets.keys():
             del self._peers[gone]
