@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 BATCH = 64  # datagrams of one socket before the others get their turn
 LONGEST_QUESTION = 4096  # bytes of a datagram that are read
@@ -29,33 +29,28 @@ class Inbox:
         self._dropped = dropped
         self._full: Counter[socket.socket] = Counter()  # full batches in a row, by socket
 
-    def read(self, sock: socket.socket) -> list[Received]:
+    def read(self, sock: socket.socket) -> Iterator[Received]:
         """The datagrams that have arrived, at most a batch, without those beyond their sender's share."""
-        received: list[Received] = []
+        taken: Counter[str] | None = Counter() if self._full[sock] >= LASTING else None
+        kept = 0
         try:
-            received.extend(sock.recvfrom(LONGEST_QUESTION) for _ in range(BATCH))
+            for _ in range(BATCH):
+                received = sock.recvfrom(LONGEST_QUESTION)
+                if taken is not None:
+                    sender = received[1][0]
+                    taken[sender] += 1
+                    if taken[sender] > SHARE:
+                        continue
+                kept += 1
+                yield received
         except OSError:  # none is left, or an ICMP error about an earlier answer
             self._full.pop(sock, None)
-            return received
+            return
         self._full[sock] += 1
-        if self._full[sock] < LASTING:
-            return received
-        kept = shared(received)
-        self._dropped(len(received) - len(kept))
-        return kept
+        if kept < BATCH:
+            self._dropped(BATCH - kept)
 
     def forget(self, sockets: Iterable[socket.socket]) -> None:
         """These sockets are closed."""
         for sock in sockets:
             self._full.pop(sock, None)
-
-
-def shared(received: list[Received]) -> list[Received]:
-    """What is left if no sender has more than its share. Pure."""
-    taken: Counter[str] = Counter()
-    kept = []
-    for message, sender in received:
-        taken[sender[0]] += 1
-        if taken[sender[0]] <= SHARE:
-            kept.append((message, sender))
-    return kept
