@@ -361,7 +361,7 @@ class FenceController:
             network = attachment.isolation
             if network is not None and not self._inventory.has_local_members(network):
                 self._run(ruleset.create_network(network))
-            opened, policies = self._opened_by(port_of(attachment)), self._inventory.policies()
+            opened, policies = self._opened_by(port_of(attachment)), self._inventory.before_policies()
             port = self._inventory.add_port(attachment)
             text, change = policy_changes.between(policies, self._inventory.policies())
             if text:
@@ -376,7 +376,7 @@ class FenceController:
         with self._lock:
             self._changes += 1
             port = self._inventory.port(attachment)
-            opened, policies = self._opened_by(port), self._inventory.policies()
+            opened, policies = self._opened_by(port), self._inventory.before_policies()
             was_recorded = self._inventory.remove_port(port.name) is not None
             text, change = policy_changes.between(policies, self._inventory.policies())
             self._try(elements.joined(ruleset.remove_port(port), change))
@@ -427,7 +427,7 @@ class FenceController:
 
     def _change_policies(self, work: Callable[[PortTable], None]) -> None:
         with self._lock:
-            before = self._inventory.policies()
+            before = self._inventory.before_policies()
             work(self._inventory.table)
             text, change = policy_changes.between(before, self._inventory.policies())
             self._changes += 1

@@ -86,6 +86,10 @@ class Inventory:
         """The ports, and the policies that isolate them."""
         return self._table
 
+    def before_policies(self) -> PolicyState:
+        """What `policies` is compared with after a change."""
+        return self._table.mark(self.node)
+
     def policies(self) -> PolicyState:
         """The rules of policies and the ports that they lead from, as they should be now."""
         return self._table.state(self.node)

@@ -58,8 +58,9 @@ def forget(chains: Iterable[ChainPlace], sets: Iterable[SetPlace]) -> str:
 
 
 def between(before: State, after: State) -> tuple[str, Change]:
-    """What turns `before` into `after`: a text, or else a change of elements, or neither. A port that is in one of the
-    two alone is left to its caller: it is added before its link is up, and removed after its link is gone."""
+    """What turns `before` into `after`: a text, or else a change of elements, or neither. `before` has the ports that
+    have changed. A port that comes or goes is left to its caller: it is added before its link is up, and removed after
+    its link is gone."""
     old, new = before.rules, after.rules
     taken, added = _of_ports(before.ports, after.ports)
     had, has = {one.name: one for one in old.sets}, {one.name: one for one in new.sets}
@@ -87,12 +88,12 @@ def _text(rows: Iterable[tuple[str, str, str, str]], chains: list[Chain]) -> str
 
 
 def _of_ports(before: Mapping[str, FencePort], after: Mapping[str, FencePort]) -> tuple[list[Element], list[Element]]:
-    """The elements to delete and to add for ports that are in both."""
+    """The elements to delete and to add for the ports of `before` that still exist."""
     taken: list[Element] = []
     added: list[Element] = []
-    for name, port in after.items():
-        earlier = before.get(name)
-        if earlier is None or earlier is port or earlier.policy == port.policy:
+    for name, earlier in before.items():
+        port = after.get(name)
+        if port is None or earlier.policy == port.policy:
             continue
         old, new = elements.of_port_policy(earlier), elements.of_port_policy(port)
         taken += [element for element in old if element not in new]

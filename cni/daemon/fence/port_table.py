@@ -30,6 +30,7 @@ class PortTable:
         self._policies: dict[str, PortPolicy] = {}  # by port, also while no port is isolated
         self._sources: dict[str, tuple[Policy, ...]] = {}
         self._active = False
+        self._earlier: dict[str, FencePort] = {}  # ports that changed since `mark`, as they were
         self._of_api: dict[str, Pod] | None = None  # by "namespace/name"; None: no API is followed
 
     @property
@@ -57,9 +58,10 @@ class PortTable:
         if pod is not None:
             self._book.table.set_pod(key, pod)
         self._policies[port.name] = policy = self._book.port_policy(pod)
-        self._ports[port.name] = replace(port, policy=policy if self._active else None)
         if policy and not self._active:
-            self._give_policies()
+            self._give_policies()  # to this port as well
+        else:
+            self._ports[port.name] = replace(port, policy=policy if self._active else None)
         return self._ports[port.name]
 
     def remove(self, name: str) -> FencePort | None:
@@ -119,9 +121,14 @@ class PortTable:
         """Forgets chains that no port uses any more."""
         self._book.tidy(self._policies.values())
 
+    def mark(self, node: Callable[[], FenceNode]) -> State:
+        """What is before a change: the rules of policies, and those ports that the change is going to change."""
+        self._earlier = {}
+        return State(self.rules(node), self._earlier)
+
     def state(self, node: Callable[[], FenceNode]) -> State:
         """The rules of policies and the ports, as they should be now."""
-        return State(self.rules(node), dict(self._ports))
+        return State(self.rules(node), self._ports)
 
     def rules(self, node: Callable[[], FenceNode]) -> PolicyRules:
         """The rules of policies; none while they isolate no port here."""
@@ -160,5 +167,7 @@ class PortTable:
             port = self._ports.get(name)
             if port is None:
                 port = replace(port_of(attachment), policy=policy)
+            elif port.policy != policy:
+                self._earlier.setdefault(name, port)
             ports[name] = port if port.policy == policy else replace(port, policy=policy)
         self._ports = ports
