@@ -226,3 +226,33 @@ def test_the_second_relay_of_a_pair_in_use_is_kept_ready() -> None:
     idle = len(clock.to(second))
     clock.run(600)
     assert len(clock.to(second)) == idle
+
+
+def test_the_side_that_tries_to_leave_a_relay_calls_the_other_and_both_try_at_once() -> None:
+    clock = Clock(RELAY)
+    clock.paths.name({OUT: "outside", RELAY: "relay"}, clock.now)
+    clock.run(1)
+    assert clock.paths.kind == "relay"
+    clock.run(2 * peer_paths.LENGTH)
+    clock.sent.clear()
+    clock.paths.begin(clock.now)
+    calls = [send for send in clock.paths.advance(clock.now) if send.is_call]
+    assert [call.to for call in calls] == [RELAY]
+    clock.run(peer_paths.LENGTH)
+    clock.sent.clear()
+    began = clock.now
+    clock.paths.called(began)
+    clock.run(1.5)
+    assert [hops for _, to, hops in clock.sent if to == OUT][:2] == [peer_paths.HOPS, 0]
+    assert not any(send.is_call for send in clock.paths.advance(clock.now)), "a call is not called back"
+
+
+@pytest.mark.parametrize(("use", "kind"), [("only", "relay"), ("never", "host")])
+def test_what_may_not_be_used_is_not_probed(use: peer_paths.RelayUse, kind: str) -> None:
+    clock = Clock(LAN, OUT, RELAY)
+    clock.paths = PeerPaths(clock.now, use)
+    clock.paths.name({LAN: "host", RELAY: "relay"}, clock.now)
+    clock.paths.called_from(OUT, clock.now, "outside" if use == "only" else "turn")
+    clock.run(20)
+    assert clock.paths.kind == kind
+    assert {to for _, to, _ in clock.sent} == {RELAY if use == "only" else LAN}
