@@ -10,6 +10,8 @@ METRICS_SOCKET = "metrics.sock"
 """The socket of the metrics, in the run directory."""
 BIN_DIR, CONF_DIR = "/opt/cni/bin", "/etc/cni/net.d"
 """The directories in which container runtimes look for plugins and for network lists."""
+NETWORK = "zlayer"
+"""The name of the network in the network list that `install` writes."""
 PROGRAM_DIR = "/opt/zlayer-cni"
 """Where `install` puts the program, a directory for each version."""
 

@@ -4,6 +4,8 @@ Every plugin call imports this module, so it holds constants alone and imports n
 change: plugin and daemon may be of different versions.
 """
 
+COMES_BACK = "comes-back"
+"""A file in the run directory, of a daemon in a container that was told to end: another one takes its place."""
 SOCKET_NAME = "cni.sock"
 """The socket's name in the run directory."""
 MAGIC = b"zcni1"

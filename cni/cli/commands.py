@@ -214,6 +214,12 @@ def _start(options: argparse.Namespace) -> int:
     return start.run(options)
 
 
+def _pod(options: argparse.Namespace) -> int:
+    from cni.cli import pod
+
+    return pod.run(options)
+
+
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "status": _status,
     "attachments": _attachments,
@@ -247,6 +253,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "validate": _validate,
     "install": _install,
     "uninstall": _uninstall,
+    "pod": _pod,
     "start": _start,
     "restart": _start,
 }

@@ -23,7 +23,7 @@ from cni.daemon import settings_reader
 from cni.daemon.model import overlap
 from cni.daemon.settings import Settings
 from cni.errors import CniError, InvalidConfig
-from cni.host import own_networks, program, services
+from cni.host import own_networks, services
 
 TOOL_DIR = "/usr/local/bin"
 NAME = "zlayer-cni"
@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
         plan = conflist.plan(options, given, before)
         with versions.locked(target):
             home = target / f"{__version__}-{versions.digest(source)}"
-            laid_down = versions.extract(source, home, lambda place: _prove(place / NAME))
+            laid_down = versions.extract(source, home, lambda place: upkeep.prove(place / NAME))
             say(f"program   {home}{'' if laid_down else ' is there already'}")
             _put_in_place(options, home, plan, before)
             _sweep(options, home, source, before.links)
@@ -137,13 +137,6 @@ def _renew_others(options: argparse.Namespace, seen: Path, before: Record) -> No
             say(f"plugin    {plugin} too")
         elif plugin.is_symlink() or plugin.exists():
             say(f"warning   {plugin} is not a link of `install`, and stays as it is: --bin-dir {directory} replaces it")
-
-
-def _prove(binary: Path) -> None:
-    """Check that the program runs in its directory: it must answer VERSION to a call like a runtime's."""
-    code, out, err = program.run_once([str(binary)], {"CNI_COMMAND": "VERSION"}, b'{"cniVersion":"1.0.0"}')
-    if code != 0 or b"supportedVersions" not in out:
-        raise CommandFailed(f"{binary} does not run here: exit code {code}: {err.decode(errors='replace').strip()}")
 
 
 def _sweep(options: argparse.Namespace, home: Path, source: Path, links: tuple[str, ...]) -> None:

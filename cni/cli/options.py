@@ -193,6 +193,14 @@ def of_uninstall(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--purge", action="store_true", help="remove the data directory too, with the node's identity")
 
 
+def of_pod(parser: argparse.ArgumentParser) -> None:
+    parser.description = "A step of a container of Kubernetes' DaemonSet (docs/kubernetes.md)."
+    steps = "install: the program and the plugin; engine: userspace WireGuard; live, ready: probes; remove: all of it"
+    parser.add_argument("step", choices=("install", "engine", "live", "ready", "remove"), help=steps)
+    places(parser, "--bin-dir", "--conf-dir", "--program-dir", "--run-dir", "--data-dir")
+    parser.set_defaults(root="/")
+
+
 def places(parser: argparse.ArgumentParser, *only: str) -> None:
     """The options for directories; `only` these, if there are any."""
     for option, default, text in (

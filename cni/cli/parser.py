@@ -86,6 +86,7 @@ def parser() -> argparse.ArgumentParser:
         words.add_parser("install", help="put the program, the systemd unit and the network list in place")
     )
     options.of_uninstall(words.add_parser("uninstall", help="remove what install put in place"))
+    options.of_pod(words.add_parser("pod", help="what the containers of Kubernetes' DaemonSet run"))
     for word, text in (
         ("start", "start the daemon, by systemd if it has a unit, unless it runs"),
         ("restart", "start the daemon anew, if a new one can start; running containers stay connected"),

@@ -36,7 +36,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     conf_dir: str = defaults.CONF_DIR
     run_dir: str = defaults.RUN_DIR
     data_dir: str = defaults.DATA_DIR
-    network: str = "zlayer"
+    network: str = defaults.NETWORK
     cni_version: str = "1.0.0"
     service: bool = True
     links: tuple[str, ...] = ()

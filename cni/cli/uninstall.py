@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> int:
     options = record.completed(options, before)
     run_dir = str(under(options.root, options.run_dir))
     try:
-        daemon = _daemon(run_dir, options)
+        daemon = find_daemon(run_dir, options)
         attached = len(ask.ask(run_dir, "attachments", list[answers.Attachment])) if daemon else 0
     except (upkeep.CommandFailed, ask.NoDaemon) as error:
         if not options.force:
@@ -48,6 +48,8 @@ def run(options: argparse.Namespace) -> int:
     _remove_unit(options.root)
     if daemon:
         ended = process.end_daemon(daemon.pid, GONE_WITHIN)
+        for path in dict.fromkeys((str(Path(options.conf_dir, conflist.FILE)), *before.lists)):
+            _remove(under(options.root, path))  # a daemon with `network_list` may have written it again
         say("ended     the overlay daemon" if ended else f"warning   process {daemon.pid} does not end")
     _remove_programs(options, programs, before.links)
     _tell_what_stays(options)
@@ -65,15 +67,14 @@ def _remove_programs(options: argparse.Namespace, programs: Path, links: tuple[s
     data = under(options.root, options.data_dir)
     for directory in [*directories, data] if options.purge else [*directories, data / "program"]:
         if directory.exists():
-            shutil.rmtree(directory)
-            say(f"removed   {directory}")
+            say(f"{'removed ' if _remove_tree(directory) else 'emptied '}  {directory}")
     if options.root == "/" and locks.sweep():
         say(f"removed   {locks.default_directory()}")
 
 
 def _tell_what_stays(options: argparse.Namespace) -> None:
     data, system_file = under(options.root, options.data_dir), under(options.root, settings_reader.SYSTEM_FILE)
-    if data.exists():
+    if data.exists() and any(data.iterdir()):
         say(f"kept      {data}: the node's identity (--purge removes it)")
     if system_file.exists():
         say(f"kept      {system_file}: the daemon's settings, which `install` did not write")
@@ -92,7 +93,7 @@ def _remove_unit(root: str) -> None:
         systemd.control("daemon-reload")
 
 
-def _daemon(run_dir: str, options: argparse.Namespace) -> Daemon | None:
+def find_daemon(run_dir: str, options: argparse.Namespace) -> Daemon | None:
     """The daemon, which is started if only its records exist; None without records. Raises CommandFailed, NoDaemon."""
     try:
         status = ask.ask(run_dir, "status", answers.Running)
@@ -111,6 +112,20 @@ def _daemon(run_dir: str, options: argparse.Namespace) -> Daemon | None:
         return upkeep.await_daemon(run_dir, f"`journalctl -u {UNIT}`")
     autostart.spawn(autostart.program(place, client.Waiter(upkeep.READY_WITHIN)), run_dir)
     return upkeep.await_daemon(run_dir, f"{run_dir}/{autostart.LOG_NAME}")
+
+
+def _remove_tree(directory: Path) -> bool:
+    """Remove a directory; False for a mount point, which stays, empty: in a container the directory is the node's.
+    Raises OSError."""
+    for entry in directory.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    if directory.is_mount():
+        return False
+    directory.rmdir()
+    return True
 
 
 def _remove(path: Path) -> None:

@@ -125,6 +125,14 @@ def _with_systemd(options: argparse.Namespace, binary: Path) -> None:
     say(f"service   {UNIT} is enabled and running{_instead_of(before, now)}")
 
 
+def prove(binary: Path) -> None:
+    """Check that the program runs in its directory: it must answer VERSION to a call like a runtime's. Raises
+    CommandFailed, OSError."""
+    code, out, err = program.run_once([str(binary)], {"CNI_COMMAND": "VERSION"}, b'{"cniVersion":"1.0.0"}')
+    if code != 0 or b"supportedVersions" not in out:
+        raise CommandFailed(f"{binary} does not run here: exit code {code}: {err.decode(errors='replace').strip()}")
+
+
 def has_unit(run_dir: str) -> bool:
     """Whether there is a unit file for the run directory."""
     try:

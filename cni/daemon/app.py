@@ -191,6 +191,7 @@ def build(
         mesh=mesh_parts.mesh,
         cluster=cluster,
         directory=node.directory,
+        network_list=node.network_list,
         operation_context=context,
         reconciler=reconciler,
         mesh_reconciler=mesh_reconciler,

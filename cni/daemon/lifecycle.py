@@ -17,6 +17,7 @@ from cni.daemon.problem_board import ProblemBoard
 from cni.daemon.reconcile.data_path import DataPath
 from cni.daemon.reconcile.mac import MacWatcher
 from cni.daemon.reconcile.mesh import MeshReconciler
+from cni.daemon.reconcile.network_list import NetworkListKeeper
 from cni.daemon.reconcile.node import Reconciler
 from cni.daemon.reconcile.policy_files import PolicyFiles
 from cni.host.worker import beat
@@ -39,6 +40,7 @@ class Lifecycle:
         mesh: Mesh,
         cluster: ClusterSync | None,
         directory: ClusterDirectory | None,
+        network_list: NetworkListKeeper,
         operation_context: operations.OperationContext,
         reconciler: Reconciler,
         mesh_reconciler: MeshReconciler,
@@ -58,7 +60,7 @@ class Lifecycle:
         """`drain` carries out the deletions that plugins queued while no daemon ran. `tests`: None unless the settings
         allow other nodes' tests."""
         self._data_path, self._mesh, self._cluster = data_path, mesh, cluster
-        self._directory = directory
+        self._directory, self._network_list = directory, network_list
         self._operation_context, self._drain, self._board = operation_context, drain, board
         self._reconciler, self._mesh_reconciler, self._traversal = reconciler, mesh_reconciler, traversal
         self._mac_watcher, self._fence_watch = mac_watcher, fence_watch
@@ -91,6 +93,7 @@ class Lifecycle:
             ("the watch on policies", self._policy_files.start),
             ("the MAC watcher", self._mac_watcher.start),
             ("the port of connectivity tests", self._tests.start if self._tests is not None else None),
+            ("the network list", self._network_list.start),
         ):
             beat(STEP)
             if work is not None:
@@ -111,6 +114,7 @@ class Lifecycle:
         """Stop the threads that maintain the node; the data path stays."""
         if self._tests is not None:
             self._tests.stop()
+        self._network_list.stop()
         self._intercept.stop()
         self._policy_files.stop()
         self._fence_watch.stop()
@@ -130,6 +134,7 @@ class Lifecycle:
     def tear_down(self) -> None:
         """Remove everything that the daemon made: guests, edge peers, devices, this node's records in the store, and
         the data path. Only `uninstall` calls it."""
+        self._network_list.stop()
         self._host_resolver.remove()
         self._intercept.stop()
         self._intercept.remove()

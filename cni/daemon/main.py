@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cni import defaults, last_words
+from cni import defaults, last_words, plugin_protocol
 from cni.daemon import app, log_lines, precheck
 from cni.daemon.run_dir import COMING_BACK, DEPUTY, REPLACED, Occupied, RunDirLock
 from cni.daemon.server import raise_limits
@@ -116,9 +116,17 @@ async def _run(settings_file: SettingsFile, settings: Settings, run_dir_lock: Ru
     daemon = app.build(settings_file, settings, run_dir_lock, lambda: _notify("WATCHDOG=1"))
     await asyncio.to_thread(daemon.start)
     loop = asyncio.get_running_loop()
+    note = Path(settings.run_dir, plugin_protocol.COMES_BACK)
+
+    def end() -> None:
+        if os.getpid() == 1:  # in a container: calls wait for the daemon that takes this one's place
+            with contextlib.suppress(OSError):
+                note.touch()
+        daemon.server.stop.set()
+
     hangup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
     for number in (signal.SIGTERM, signal.SIGINT, *hangup):
-        loop.add_signal_handler(number, daemon.server.stop.set)
+        loop.add_signal_handler(number, end)
     await daemon.server.run(functools.partial(_serves, settings.run_dir))
     daemon.stop()
 
@@ -129,6 +137,7 @@ def _serves(run_dir: str) -> None:
     gc.freeze()
     gc.enable()
     last_words.clear(run_dir)
+    Path(run_dir, plugin_protocol.COMES_BACK).unlink(missing_ok=True)
     _notify("READY=1")
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from cni import defaults
 from cni.daemon import operations
 from cni.daemon.attachments.admission import Admission
 from cni.daemon.attachments.attach import Attacher
@@ -58,6 +59,7 @@ from cni.daemon.node.ranges import Ranges
 from cni.daemon.problem_board import ProblemBoard
 from cni.daemon.reconcile.conditions import NodeConditions
 from cni.daemon.reconcile.data_path import DataPath
+from cni.daemon.reconcile.network_list import NetworkListKeeper
 from cni.daemon.settings import Kubernetes, Settings
 from cni.daemon.state.identity import Identity
 from cni.daemon.state.state import State
@@ -68,6 +70,7 @@ from cni.host.kernel import Kernel
 from cni.host.own_networks import RESOLV_CONF
 from cni.host.tunnels import Tunnels
 from cni.host.worker import Crew
+from cni.isolation import AUTO
 
 if TYPE_CHECKING:  # they import http.client, for 30 ms
     from cni.daemon.api.connectivity_port import ConnectivityPort
@@ -114,6 +117,7 @@ class NodeParts:
     conditions: NodeConditions
     data_path: DataPath
     directory: ClusterDirectory | None
+    network_list: NetworkListKeeper
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,13 +312,17 @@ def build_node(base: Base, claims: Claims | None, resolver: Callable[[], DnsOffe
         conditions=conditions,
         data_path=data_path,
         directory=directory,
+        network_list=NetworkListKeeper(
+            settings.network_list, lambda: overlay.ready(defaults.NETWORK, AUTO), base.board, base.crew
+        ),
     )
 
 
 def build_mesh(base: Base) -> MeshParts:
     """The WireGuard devices and where their peers come from."""
     settings, state, registry, board = base.settings, base.state, base.registry, base.board
-    tunnels, joined = Tunnels(settings.run_dir, settings.wireguard_engine), JoinedPeers(settings.data_dir)
+    tunnels = Tunnels(settings.run_dir, settings.wireguard_engine, hosted=settings.engine_host)
+    joined = JoinedPeers(settings.data_dir)
     resolver, measurements = Resolver(base.crew, board, base.events), Measurements()
     planner = PathPlanner(tunnels, lambda: state.cidrs, base.ranges.inside, resolver, measurements)
     mesh = Mesh(

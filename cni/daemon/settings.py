@@ -170,6 +170,14 @@ class Isolation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     from_: Annotated[tuple[str, ...], msgspec.Meta(max_length=openings.MOST)] = msgspec.field(name="from", default=())
 
 
+class NetworkList(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The runtime's network list. `target`: where the runtime looks for it; `source`: the file that the daemon puts
+    there when it can serve; "": the list is put there by another program."""
+
+    source: str = ""
+    target: str = f"{defaults.CONF_DIR}/10-zlayer.conflist"
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One node's settings. Ranges are checked by `parse`; times are in seconds."""
 
@@ -181,6 +189,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     slice_cidr: str | None = None
     wg_port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = defaults.WG_PORT
     wireguard_engine: Engine = "auto"
+    engine_host: bool = False
     underlay: Underlay | None = None
     service_cidr: str | None = None
     advertise: tuple[str, ...] = ()
@@ -205,6 +214,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     log_format: LogFormat = "text"
     metrics: Metrics = Metrics()
     connectivity: Tests = "refuse"
+    network_list: NetworkList = NetworkList()
 
     @property
     def cidrs(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from cni.daemon.model import dns_upstreams, keys
 from cni.daemon.model.endpoints import LONGEST_NAME, split_endpoint
 from cni.daemon.model.relay_address import relay_address
 from cni.daemon.model.relay_pairs import usable_ports
-from cni.daemon.settings import Cluster, RelayAccess, RelayPorts, Settings, StaticPeer, TurnAccess
+from cni.daemon.settings import Cluster, NetworkList, RelayAccess, RelayPorts, Settings, StaticPeer, TurnAccess
 from cni.openings import parse_reach, parse_sender
 from cni.overlay.address import network as network_of
 
@@ -45,6 +45,7 @@ def faults(settings: Settings) -> list[str]:
     checks += [partial(_check_opening, "reach", parse_reach, text) for text in settings.isolation.reach]
     checks += [partial(_check_opening, "from", parse_sender, text) for text in settings.isolation.from_]
     checks += [partial(_check_path, settings, key) for key in ("data_dir", "run_dir", "overlay_socket")]
+    checks += [partial(_check_network_list, settings.network_list)]
     checks += [partial(_check_listen, settings.metrics.listen)]
     return [fault for check in checks if (fault := _text_of(check))]
 
@@ -230,6 +231,12 @@ def _check_path(settings: Settings, key: str) -> None:
     value = getattr(settings, key)
     if value is not None and not value.startswith("/"):
         raise ValueError(f"{key}: {value!r} is not an absolute path")
+
+
+def _check_network_list(places: NetworkList) -> None:
+    for key, value in (("source", places.source), ("target", places.target)):
+        if value and not value.startswith("/"):
+            raise ValueError(f"network_list.{key}: {value!r} is not an absolute path")
 
 
 def _network(key: str, value: str, strict: bool = True) -> Network:

@@ -12,7 +12,8 @@ from cni.host import links, netlink
 
 log = logging.getLogger(__name__)
 
-ROOT = Path("/proc/sys/net")
+_OF_HOST = "/host/proc/sys/net"  # in a container, whose own /proc/sys is read-only, the same settings are mounted here
+ROOT = Path(_OF_HOST if Path(_OF_HOST).is_dir() else "/proc/sys/net")
 NO_DAD = ("accept_dad", "dad_transmits", "router_solicitation_delay")
 """The settings of a link that are set to 0 so that its addresses do not wait for duplicate address detection.
 accept_dad alone is not enough: the kernel detects if it is on for the link or for `all`. Without a probe to send and
@@ -38,7 +39,7 @@ def put(path: str, value: str) -> None:
     takes it by netlink. Raises Unwritable, OSError.
     """
     try:
-        fd = os.open(f"/proc/sys/net/{path}", os.O_WRONLY | os.O_CLOEXEC)
+        fd = os.open(f"{ROOT}/{path}", os.O_WRONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return
     except OSError as error:

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from cni.host import addressing, links, netlink, sysctl, tunnel_routes, wg_engine, wg_kernel, wg_tuning
+from cni.host import addressing, links, netlink, sysctl, tunnel_routes, wg_engine, wg_kernel
 from cni.host.tunnel_routes import RoutesInForce, TunnelRoute, UnderlayRoute
 from cni.host.wg_kernel import KernelWireGuard
 from cni.host.wg_types import DeviceSeen, NoEngine, PeerChange, Reading, raw
@@ -41,12 +41,13 @@ class Device:
 class Tunnels:
     """The WireGuard devices of the network namespace in which the daemon was started."""
 
-    def __init__(self, log_dir: str, engine: str = "auto", uapi_dir: str = UAPI_DIR) -> None:
-        """`engine`: `auto`, `kernel`, the name of a program, or `none`; `log_dir`: directory of the programs' logs."""
+    def __init__(self, log_dir: str, engine: str = "auto", uapi_dir: str = UAPI_DIR, hosted: bool = False) -> None:
+        """`engine`: `auto`, `kernel`, the name of a program, or `none`; `log_dir`: directory of the programs' logs;
+        `hosted`: an engine host starts the programs."""
         self._engine = engine
         self._lock = threading.RLock()
         self._uapi = Uapi(uapi_dir)
-        self._engines = wg_engine.Engines(self._uapi, log_dir)
+        self._engines = wg_engine.Engines(self._uapi, log_dir, hosted)
         self._net: netlink.Netlink | None = None
         self._wg: KernelWireGuard | None = None
         self._routed: dict[str, RoutesInForce | None] = {}
@@ -98,7 +99,7 @@ class Tunnels:
                 raise OSError(errno.ENODEV, f"the WireGuard device {device.name} vanished")
             seen = replace(self._seen(device.name, link, reading), faults=faults)
             if seen.pid:
-                wg_tuning.tune(seen.pid, device.name, link.index, seen.port, device.fragments)
+                self._engines.tune(device.name, link.index, seen.port, device.fragments)
             return seen
 
     def _create(self, name: str, link: links.Link | None) -> None:

@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 from cni import log_files
-from cni.host import netns, privileges
-from cni.host.wg_uapi import Uapi, remove_socket
+from cni.host import engine_host, netns, privileges, wg_tuning
+from cni.host.wg_uapi import ELSEWHERE, Uapi, remove_socket
 
 PROGRAMS = {"wireguard-go": ["-f"], "boringtun-cli": ["-f", "--disable-drop-privileges"]}
 PLACES = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -35,14 +35,18 @@ def find(program: str = "") -> str:
 class Engines:
     """The engines that this daemon started, or that an earlier one left running."""
 
-    def __init__(self, uapi: Uapi, log_dir: str) -> None:
-        self._uapi = uapi
+    def __init__(self, uapi: Uapi, log_dir: str, hosted: bool = False) -> None:
+        """`hosted`: engines are started by the engine host whose socket is in `log_dir` (`engine_host.py`)."""
+        self._uapi, self._hosted = uapi, hosted
         self._log_dir = log_dir
         self._children: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, program: str, name: str) -> None:
         """Start an engine for the device `name`, and wait until it answers. Raises OSError with the engine's last
         output if it does not."""
+        if self._hosted:
+            engine_host.ask(self._log_dir, "start", program, name)
+            return
         directory = Path(self._uapi.directory)
         directory.mkdir(0o755, parents=True, exist_ok=True)
         log_path = Path(self._log_dir, f"{name}.log")
@@ -86,6 +90,15 @@ class Engines:
             raise OSError(f"the name {name} is taken: process {pid} serves it in another network namespace")
         return pid
 
+    def tune(self, name: str, index: int, port: int, fragments: bool) -> None:
+        """Tune the engine of the device (`wg_tuning.py`). Never raises OSError."""
+        pid = self._uapi.owner(name)
+        if pid == ELSEWHERE and self._hosted:
+            with contextlib.suppress(OSError):
+                engine_host.ask(self._log_dir, "tune", name, index, port, fragments)
+        elif pid > 0:
+            wg_tuning.tune(pid, name, index, port, fragments)
+
     def program(self, pid: int) -> str:
         """The name of the engine's program."""
         try:
@@ -96,8 +109,8 @@ class Engines:
     def end(self, name: str) -> None:
         """End the engine of the device, and so the device. Idempotent. Raises OSError if the engine does not end."""
         pid = self.owner(name)
-        if not pid:
-            remove_socket(self._uapi.path(name))
+        if pid in (0, ELSEWHERE):
+            remove_socket(self._uapi.path(name))  # an engine elsewhere ends by this too
             return
         with contextlib.suppress(ProcessLookupError):
             handle = os.pidfd_open(pid)
@@ -111,6 +124,9 @@ class Engines:
     def kill(self, name: str) -> None:
         """Kill the engine of the device, also one that hangs, and so end the device. Idempotent. Raises OSError."""
         pid = self.owner(name)
+        if pid == ELSEWHERE:
+            engine_host.ask(self._log_dir, "kill", name)
+            return
         remove_socket(self._uapi.path(name))
         if pid:
             with contextlib.suppress(ProcessLookupError):

@@ -14,6 +14,7 @@ from cni.peer_credentials import Peer
 
 PATIENCE = 20.0  # seconds of silence in a change, which may be of thousands of peers
 BRIEFLY = 5.0  # seconds of silence in an answer to a question
+ELSEWHERE = -1  # in place of a PID: a process in another PID namespace, which has none here
 _SINCE = 1_000_000_000  # Unix seconds are above this since 2001; boringtun reports seconds since the handshake instead
 
 
@@ -40,10 +41,11 @@ class Uapi:
         self._exchange(name, render(private_key, port, changes), PATIENCE)
 
     def owner(self, name: str) -> int:
-        """The PID of the device's engine (SO_PEERCRED); 0 if there is none."""
+        """The PID of the device's engine (SO_PEERCRED); 0 if there is none, ELSEWHERE for one in another PID
+        namespace."""
         try:
             with self._connect(name) as sock:
-                return Peer(sock).pid
+                return Peer(sock).pid or ELSEWHERE
         except (FileNotFoundError, ConnectionRefusedError):
             return 0
 

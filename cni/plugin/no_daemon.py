@@ -14,6 +14,8 @@ from cni.errors import InvalidConfig, InvalidEnvironment, NotAvailable, TryAgain
 from cni.plugin import client, config
 from cni.plugin.client import SUPPORTED_VERSIONS, Location, PluginCall
 
+SUCCESSION = 60.0  # seconds within which a container's daemon is replaced: its image is there, and it starts in two
+_STEP = 0.05  # seconds between two attempts
 _NAME_CHARACTERS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 _REQUIRED = {
     b"ADD": (b"CNI_CONTAINERID", b"CNI_NETNS", b"CNI_IFNAME"),
@@ -35,6 +37,9 @@ def connect_or_start(call: PluginCall, place: Location, why: str) -> _socket.soc
     if os.geteuid() != 0:
         raise client.Closed(f"zlayer-cni needs root and runs as user {os.geteuid()}: {why}")
     if not place.autostart:
+        successor = _successor(call, place)
+        if successor is not None:
+            return successor
         from cni import last_words
 
         last_error = last_words.read(place.run_dir)
@@ -43,6 +48,20 @@ def connect_or_start(call: PluginCall, place: Location, why: str) -> _socket.soc
     from cni.plugin import autostart
 
     return autostart.connect_or_start(place, call.waiter)
+
+
+def _successor(call: PluginCall, place: Location) -> "_socket.socket | None":
+    """A connection to the daemon that takes the place of one that is being replaced; None if none is, or it does not
+    come within `SUCCESSION` seconds. DEL does not wait, because it is queued, nor does STATUS."""
+    note = os.path.join(place.run_dir, plugin_protocol.COMES_BACK)
+    end = time.monotonic() + min(SUCCESSION, call.waiter.left() / 2)
+    while call.command in (b"ADD", b"CHECK") and os.path.exists(note) and time.monotonic() < end:
+        call.waiter.pause(_STEP)
+        try:
+            return client.connect(place.run_dir, call.waiter)
+        except client.Closed:
+            continue
+    return None
 
 
 def queue_or_fail(call: PluginCall, place: Location, why: str) -> tuple[int, bytes, bytes]:

@@ -181,4 +181,19 @@ KINDS = (
         "The daemon's YAML has changed since the daemon started, or no daemon can start with it any more.",
         "`zlayer-cni validate FILE`, then `zlayer-cni restart`, which ends no connection; or restore the file.",
     ),
+    ProblemKind(
+        "network-list-shadowed",
+        "node",
+        "warning",
+        "Another network list sorts before that of this product. The runtime uses the first by name, so new containers"
+        " are attached by the other one.",
+        "Remove or rename the list named in the text, on every node; containers attached by it keep their network.",
+    ),
+    ProblemKind(
+        "network-list-not-written",
+        "node",
+        "error",
+        "The daemon cannot put the network list of its settings (`network_list`) where the runtime looks for it.",
+        "Make the directory named in the text writable for the daemon, or correct `network_list`.",
+    ),
 )

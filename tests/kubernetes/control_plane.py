@@ -5,13 +5,14 @@ The controller manager runs with the garbage collector alone: it deletes what a 
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
 import signal
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from tests.mesh.etcds import EtcdServer, certificates
 from tests.mesh.fleet import ROOT, Fleet, Node, run, wait_for
@@ -30,14 +31,19 @@ ADMIN = "zlt-admin"
 class ControlPlane(Fleet):
     """A fleet with an API server on its underlay."""
 
+    USERS: ClassVar[dict[str, tuple[str, str]]] = {}  # by the token of each: the user and its group
+    NAMES = ""  # further names of the API server in its certificate, as openssl writes them
+
     def __init__(self, tag: str) -> None:
         super().__init__(tag)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self.token_file = self.directory / "token"
         self.definitions = DEFINITIONS
-        self.files = certificates(self.directory, ADDRESS)
+        self.files = certificates(self.directory, ",".join(filter(None, (ADDRESS, self.NAMES))))
         run("openssl", "genrsa", "-out", str(self.directory / "accounts.key"), "2048")
-        (self.directory / "tokens.csv").write_text(f'{ADMIN},admin,1,"system:masters"\n')
+        users = {ADMIN: ("admin", "system:masters"), **self.USERS}
+        lines = [f'{token},{user},{token},"{group}"' for token, (user, group) in users.items()]
+        (self.directory / "tokens.csv").write_text("\n".join(lines) + "\n")
         self.etcd = EtcdServer(self.directory, "127.0.0.1", self.underlay)
         run("ip", "-n", self.underlay, "link", "set", "lo", "up")
         self.etcd.start()
@@ -58,7 +64,16 @@ class ControlPlane(Fleet):
         self._start(
             "kube-apiserver",
             *("--etcd-servers", "http://127.0.0.1:2379", "--advertise-address", ADDRESS, "--bind-address", ADDRESS),
-            *("--secure-port", "6443", "--service-cluster-ip-range", "10.96.0.0/16", "--authorization-mode", "RBAC"),
+            *(
+                "--secure-port",
+                "6443",
+                "--service-cluster-ip-range",
+                "10.96.0.0/16",
+                "--authorization-mode",
+                "Node,RBAC",
+                "--kubelet-preferred-address-types",
+                "InternalIP",
+            ),
             *("--tls-cert-file", self.files["server.pem"], "--tls-private-key-file", self.files["server.key"]),
             *("--client-ca-file", self.files["ca.pem"], "--token-auth-file", str(self.directory / "tokens.csv")),
             *("--service-account-issuer", "https://zlt", "--service-account-key-file", key),
@@ -68,10 +83,16 @@ class ControlPlane(Fleet):
 
     def collect_garbage(self) -> None:
         """Start the controller manager with the garbage collector, which deletes what a deleted Node owned."""
+        self.control("garbage-collector-controller")
+
+    def control(self, *controllers: str) -> None:
+        """Start the controller manager with these controllers."""
         self._start(
             "kube-controller-manager",
-            *("--kubeconfig", str(self.kubeconfig()), "--controllers", "garbage-collector-controller"),
+            *("--kubeconfig", str(self.kubeconfig()), "--controllers", ",".join(controllers)),
             *("--leader-elect=false", "--bind-address", "127.0.0.1"),
+            *("--service-account-private-key-file", str(self.directory / "accounts.key")),
+            *("--root-ca-file", self.files["ca.pem"], "--use-service-account-credentials=false"),
         )
 
     def stop(self, program: str, number: int = signal.SIGTERM) -> None:
@@ -91,18 +112,21 @@ class ControlPlane(Fleet):
 
     def kubeconfig(self) -> Path:
         path = self.directory / "kubeconfig"
-        cluster = {"server": SERVER, "certificate-authority": self.files["ca.pem"]}
-        path.write_text(
-            json.dumps(
-                {
-                    "clusters": [{"name": "zlt", "cluster": cluster}],
-                    "users": [{"name": "admin", "user": {"token": ADMIN}}],
-                    "contexts": [{"name": "zlt", "context": {"cluster": "zlt", "user": "admin"}}],
-                    "current-context": "zlt",
-                }
-            )
-        )
+        path.write_text(json.dumps(self.kubeconfig_of(ADMIN)))
         return path
+
+    def kubeconfig_of(self, token: str) -> dict[str, Any]:
+        """The access of one user."""
+        authority = base64.b64encode(Path(self.files["ca.pem"]).read_bytes()).decode()
+        cluster = {"server": SERVER, "certificate-authority-data": authority}
+        return {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "zlt", "cluster": cluster}],
+            "users": [{"name": "user", "user": {"token": token}}],
+            "contexts": [{"name": "zlt", "context": {"cluster": "zlt", "user": "user"}}],
+            "current-context": "zlt",
+        }
 
     def try_kubectl(self, *words: str) -> subprocess.CompletedProcess[str]:
         command = [
