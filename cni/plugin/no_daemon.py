@@ -14,7 +14,7 @@ from cni.errors import InvalidConfig, InvalidEnvironment, NotAvailable, TryAgain
 from cni.plugin import client, config
 from cni.plugin.client import SUPPORTED_VERSIONS, Location, PluginCall
 
-SUCCESSION = 60.0  # seconds within which a container's daemon is replaced: its image is there, and it starts in two
+_MARGIN = 3.0  # seconds that are left for the call itself, when a container's daemon has been replaced
 _STEP = 0.05  # seconds between two attempts
 _NAME_CHARACTERS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 _REQUIRED = {
@@ -52,10 +52,9 @@ def connect_or_start(call: PluginCall, place: Location, why: str) -> _socket.soc
 
 def _successor(call: PluginCall, place: Location) -> "_socket.socket | None":
     """A connection to the daemon that takes the place of one that is being replaced; None if none is, or it does not
-    come within `SUCCESSION` seconds. DEL does not wait, because it is queued, nor does STATUS."""
+    come in the time of the call. DEL does not wait, because it is queued, nor does STATUS."""
     note = os.path.join(place.run_dir, plugin_protocol.COMES_BACK)
-    end = time.monotonic() + min(SUCCESSION, call.waiter.left() / 2)
-    while call.command in (b"ADD", b"CHECK") and os.path.exists(note) and time.monotonic() < end:
+    while call.command in (b"ADD", b"CHECK") and os.path.exists(note) and call.waiter.left() > _MARGIN:
         call.waiter.pause(_STEP)
         try:
             return client.connect(place.run_dir, call.waiter)

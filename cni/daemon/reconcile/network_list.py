@@ -54,17 +54,16 @@ class NetworkListKeeper:
             return True
         try:
             wanted = Path(self._places.source).read_bytes()
-            if _content(target) == wanted:
-                self._board.clear("network-list-not-written")
-                return True
-            self._refuse()
-            files.write(str(target), wanted, 0o644, alone=False)
+            if _content(target) != wanted:
+                self._refuse()
+                files.write(str(target), wanted, 0o644, alone=False)
         except CniError:
             return False  # STATUS says why
         except OSError as error:
             text = f"the network list {target} is not written from {self._places.source}: {error}"
             self._board.note("network-list-not-written", "", text)
             return False
+        self._board.clear("network-list-not-written")
         return True
 
 
