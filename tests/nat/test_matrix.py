@@ -88,6 +88,7 @@ def retire(node: Node) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 def test_every_kind_meets_every_kind(lab: Lab, measured: Callable[[str], None]) -> None:
     lab.start_stun()
     nodes = {
