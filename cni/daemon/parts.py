@@ -45,6 +45,9 @@ from cni.daemon.nat.forwarder_client import ForwarderClient
 from cni.daemon.nat.netcheck import NetCheck
 from cni.daemon.nat.outside import Outside
 from cni.daemon.nat.pair_keys import PairKeys
+from cni.daemon.nat.peer_table import PeerTable
+from cni.daemon.nat.probing import Probing
+from cni.daemon.nat.published import Published
 from cni.daemon.nat.relay import Relay
 from cni.daemon.nat.relay_talk import RelayTalk
 from cni.daemon.nat.rules import NatRules, in_effect
@@ -370,15 +373,23 @@ def build_traversal(base: Base, mesh: MeshParts) -> Traversal:
         base.board,
     )
     server = ZlayerServer(lambda: tuple(network_of(cidr) for cidr in base.state.cidrs), base.board, base.crew)
+    outside = Outside(ServerRound(mesh.resolver.addresses))
+    relays = RelayTalk(Relay(base.registry, base.board), pair_keys)
+    user_relays = UserRelays(forwarder, server)
+    peers = PeerTable(mesh.mesh, pair_keys, relays, user_relays)
+    published = Published(peers, relays, user_relays, outside, base.events)
     return Traversal(
         state=base.state,
         identity=base.identity,
         mesh=mesh.mesh,
         rules=_nat_rules(base),
-        outside=Outside(ServerRound(mesh.resolver.addresses)),
+        outside=outside,
         pair_keys=pair_keys,
-        relays=RelayTalk(Relay(base.registry, base.board), pair_keys),
-        user_relays=UserRelays(forwarder, server),
+        relays=relays,
+        user_relays=user_relays,
+        peers=peers,
+        probing=Probing(pair_keys, peers, relays, outside, published),
+        published=published,
         board=base.board,
         events=base.events,
         crew=base.crew,
