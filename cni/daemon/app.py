@@ -157,7 +157,7 @@ def build(
     reconciler = Reconciler(
         state=state,
         kernel=kernel,
-        fence=base.fence,
+        fence=base.fence.enforcement,
         segments=node.segments,
         release=node.release,
         attacher=node.attacher,
@@ -177,12 +177,14 @@ def build(
         board=board,
         crew=crew,
     )
-    mac_watcher = MacWatcher(state, kernel, base.fence, node.attacher, crew)
+    mac_watcher = MacWatcher(state, kernel, base.fence.members, node.attacher, crew)
     fence_watch = Watch(
-        base.fence,
-        node.conditions.look_for_obstacles,
-        base.node_settings.repair_forwarding,
-        node.conditions.note_repairs,
+        base.fence.enforcement,
+        base.fence.members,
+        base.fence.other_firewalls,
+        forward=node.conditions.look_for_obstacles,
+        settings=base.node_settings.repair_forwarding,
+        told=node.conditions.note_repairs,
         versions=state.versions,
         crew=crew,
     )
@@ -197,7 +199,7 @@ def build(
         mesh_reconciler=mesh_reconciler,
         traversal=traversal,
         mac_watcher=mac_watcher,
-        policy_files=PolicyFiles(settings.policies, base.fence, base.registry.policy_files, board, crew),
+        policy_files=PolicyFiles(settings.policies, base.fence.members, base.registry.policy_files, board, crew),
         fence_watch=fence_watch,
         forwarder=dns.forwarding,
         host_resolver=dns.host,
@@ -211,12 +213,13 @@ def build(
     range_watch = RangeWatch(
         base.ranges, lifecycle.begin, lifecycle.remove_data_path, lifecycle.apply_ranges, board=board, crew=crew
     )
-    drops = DropWatch(base.fence)
+    drops = DropWatch(base.fence.drop_rules)
     tool_context = ToolContext(
         settings=settings,
         state=state,
         kernel=kernel,
-        fence=base.fence,
+        fence=base.fence.status,
+        other_firewalls=base.fence.other_firewalls,
         drops=drops,
         attacher=node.attacher,
         container_mtu=base.container_mtu,

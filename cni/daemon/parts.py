@@ -29,8 +29,6 @@ from cni.daemon.dns.node_names import NodeNames
 from cni.daemon.dns.server import DnsServer
 from cni.daemon.dns.service import DnsService, new_lookup
 from cni.daemon.events import Events
-from cni.daemon.fence.controller import FenceController
-from cni.daemon.fence.inventory import Inventory
 from cni.daemon.fence.rule_comparison import has_bridge_names
 from cni.daemon.mesh.devices import Devices
 from cni.daemon.mesh.joined_peers import JoinedPeers
@@ -59,6 +57,7 @@ from cni.daemon.node.container_mtu import ContainerMtu
 from cni.daemon.node.node_settings import NodeSettings
 from cni.daemon.node.own_addresses import OwnAddresses
 from cni.daemon.node.ranges import Ranges
+from cni.daemon.parts_fence import Fence, build_fence
 from cni.daemon.problem_board import ProblemBoard
 from cni.daemon.reconcile.conditions import NodeConditions
 from cni.daemon.reconcile.data_path import DataPath
@@ -100,7 +99,7 @@ class Base:
     registry: Tables
     identity: Identity
     kernel: Kernel
-    fence: FenceController
+    fence: Fence
     own: OwnAddresses
     ranges: Ranges
     node_settings: NodeSettings
@@ -150,7 +149,7 @@ def build_base(settings: Settings, store: Store, kernel: Kernel, crew: Crew, alo
         registry=Tables(store),
         identity=Identity(settings.data_dir),
         kernel=kernel,
-        fence=FenceController(state, Inventory(state, settings, has_bridge_names()), alone, ranges.networks),
+        fence=build_fence(state, settings, has_bridge_names(), alone, ranges.networks),
         own=own,
         ranges=ranges,
         node_settings=NodeSettings(settings, state, kernel, own, board),
@@ -174,7 +173,7 @@ def build_dns(base: Base, elsewhere: NameRecords | None) -> DnsService:
     forwarding = _build_forwarder(base)
     settings, book = base.settings, NameBook(elsewhere)
     names = NodeNames(book, base.state, base.registry, settings.dns.zone, base.kernel.all_links)
-    handler = Handler(new_lookup(settings, book, names, base.fence, base.registry), forwarding)
+    handler = Handler(new_lookup(settings, book, names, base.fence.status, base.registry), forwarding)
     inbox = Inbox(handler.note_dropped)
     server = DnsServer(
         handle=handler.handle,
@@ -186,7 +185,7 @@ def build_dns(base: Base, elsewhere: NameRecords | None) -> DnsService:
     )
     return DnsService(
         settings=settings,
-        fence=base.fence,
+        fence=base.fence.status,
         registry=base.registry,
         book=book,
         names=names,
@@ -217,7 +216,7 @@ def _build_directory(base: Base) -> ClusterDirectory | None:
     from cni.daemon.kubernetes.policies import ClusterPolicies
 
     tables = base.registry
-    policies = ClusterPolicies(base.fence, tables, node_name(config), base.board, base.crew)
+    policies = ClusterPolicies(base.fence.members, tables, node_name(config), base.board, base.crew)
     return ClusterDirectory(
         _follow(base, config, NAMESPACES, tables.namespaces, policies.on_namespaces),
         _follow(base, config, PODS, tables.pods, policies.on_pods),
@@ -258,7 +257,7 @@ def build_node(base: Base, claims: Claims | None, resolver: Callable[[], DnsOffe
     segments = Segments(
         state=state,
         kernel=kernel,
-        fence=fence,
+        fence=fence.members,
         slots=SlotSource(state, claims),
         container_mtu=base.container_mtu,
         board=base.board,
@@ -269,10 +268,10 @@ def build_node(base: Base, claims: Claims | None, resolver: Callable[[], DnsOffe
     attacher = Attacher(
         state=state,
         kernel=kernel,
-        fence=fence,
+        fence=fence.members,
         segments=segments,
         release=release,
-        ports=Ports(state, kernel, fence),
+        ports=Ports(state, kernel, fence.members),
         container_mtu=base.container_mtu,
         events=base.events,
     )
@@ -282,7 +281,7 @@ def build_node(base: Base, claims: Claims | None, resolver: Callable[[], DnsOffe
         settings=settings,
         state=state,
         kernel=kernel,
-        fence=fence,
+        fence=fence.status,
         ranges=ranges,
         node_settings=base.node_settings,
         board=base.board,
@@ -292,12 +291,17 @@ def build_node(base: Base, claims: Claims | None, resolver: Callable[[], DnsOffe
         directory=directory,
     )
     conditions = NodeConditions(
-        fence=fence, ranges=ranges, node_settings=base.node_settings, board=base.board, alone=base.alone
+        fence=fence.status,
+        other_firewalls=fence.other_firewalls,
+        ranges=ranges,
+        node_settings=base.node_settings,
+        board=base.board,
+        alone=base.alone,
     )
     data_path = DataPath(
         state=state,
         kernel=kernel,
-        fence=fence,
+        fence=fence.enforcement,
         own=base.own,
         ranges=ranges,
         node_settings=base.node_settings,
@@ -333,7 +337,7 @@ def build_mesh(base: Base) -> MeshParts:
         state=state,
         registry=registry,
         identity=base.identity,
-        fence=base.fence,
+        fence=base.fence.members,
         ranges=base.ranges,
         container_mtu=base.container_mtu,
         tunnels=tunnels,
@@ -404,7 +408,7 @@ def build_operations(
         settings=base.settings,
         state=base.state,
         kernel=base.kernel,
-        fence=base.fence,
+        fence=base.fence.status,
         ranges=base.ranges,
         data_path=node.data_path,
         segments=node.segments,

@@ -62,7 +62,7 @@ class QueueIsEmptiedUnread:
 class FenceElementsStay:
     """What a port may do in the fence is not taken back with it."""
 
-    MODULE, NAME = "cni.daemon.fence.controller", "FenceController.remove_port"
+    MODULE, NAME = "cni.daemon.fence.members", "FenceMembers.remove_port"
 
     @staticmethod
     def instead(real, self, attachment):

@@ -25,10 +25,8 @@ POINTS = {
         "State.shrink_service",
     ],
     "cni.daemon.state.store": ["Store.apply"],
-    "cni.daemon.fence.controller": [
-        *("FenceController.add_bridge", "FenceController.add_port"),
-        *("FenceController.remove_port", "FenceController.load"),
-    ],
+    "cni.daemon.fence.members": ["FenceMembers.add_bridge", "FenceMembers.add_port", "FenceMembers.remove_port"],
+    "cni.daemon.fence.enforcement": ["FenceEnforcement.load"],
     "cni.host.kernel": [
         "Kernel.create_port", "Kernel.configure_inside", "Kernel.raise_port", "Kernel.remove_link",
         "Kernel.raise_routed", "Kernel.close_subnets", "Kernel.open_subnets",

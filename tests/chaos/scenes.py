@@ -80,7 +80,7 @@ def a_step_fails(on: Machine) -> None:
     """The kernel refuses a step of an ADD: the ADD fails, and without any DEL nothing is left."""
     space = Space(on)
     for point in (
-        "FenceController.add_port after",
+        "FenceMembers.add_port after",
         "Kernel.create_port after",
         RAISED,
         "State.save after",
@@ -209,7 +209,7 @@ def a_daemon_dies_in_a_del(on: Machine) -> None:
     """DEL succeeds, by way of the next daemon."""
     for point in (
         "Kernel.remove_link before",
-        "FenceController.remove_port before",
+        "FenceMembers.remove_port before",
         "State.drop before",
         "State.drop after",
     ):

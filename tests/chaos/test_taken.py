@@ -227,9 +227,7 @@ def test_few_descriptors_are_enough_for_idle_crowds(form: str, boot: Callable[..
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(
-    "point", ["State.drop before", "Kernel.remove_link before", "FenceController.remove_port before"]
-)
+@pytest.mark.parametrize("point", ["State.drop before", "Kernel.remove_link before", "FenceMembers.remove_port before"])
 def test_a_deletion_that_the_daemon_cannot_do_now_is_done_later(on: Machine, point: str) -> None:
     """The runtime hears success, the link is gone at once, and the rest follows without it."""
     one, space = attached(on, "one")

@@ -70,7 +70,7 @@ def test_a_daemon_that_never_opens_its_door(one_form: str, boot: Callable[..., M
     """It was started, is alive, and does not come up: the same times, and no plugin starts a second."""
     on = boot(one_form, "address_cooldown: 1")
     on.program.tune(**QUICK)
-    on.program.arm("daemon FenceController.load before", "stop")
+    on.program.arm("daemon FenceEnforcement.load before", "stop")
     space = Space(on)
     said = {"cniVersion": "1.1.0", "interfaces": [], "ips": []}
     judge_times(all_at_once(on, space, said))

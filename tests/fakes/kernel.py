@@ -1,9 +1,9 @@
 """A fake, because the real kernel does not fail on command.
 
-It stands in for `cni.host.kernel.Kernel` and for `cni.daemon.fence.controller.Barrier` at once. It keeps state as the
-kernel does (links with both ends, addresses, namespaces, admitted ports) and can be told to fail at its nth call,
-before the call's effect or after it, or to die there, as if the daemon had been killed. What the real kernel does is
-tested in tests/kernel; that the fake has the real ones' methods is tested in tests/unit/test_fake_kernel.py.
+It stands in for `cni.host.kernel.Kernel` and for the fence's parts (`cni.daemon.parts_fence.Fence`) at once. It keeps
+state as the kernel does (links with both ends, addresses, namespaces, admitted ports) and can be told to fail at its
+nth call, before the call's effect or after it, or to die there, as if the daemon had been killed. What the real kernel
+does is tested in tests/kernel; that the fake has the real ones' methods is tested in tests/unit/test_fake_kernel.py.
 """
 
 from __future__ import annotations
@@ -86,12 +86,12 @@ def call(method: F, error: type[Exception] | None = NetlinkError) -> F:
 
 
 def fence_call(method: F) -> F:
-    """One call of the barrier that may be refused."""
+    """One call of the fence that may be refused."""
     return call(method, FenceFailed)
 
 
 def quiet_call(method: F) -> F:
-    """One call of the barrier that reports no failure: what cannot be removed is closed, and mended later."""
+    """One call of the fence that reports no failure: what cannot be removed is closed, and mended later."""
     return call(method, None)
 
 
@@ -417,7 +417,7 @@ class FakeKernel:
     def close(self) -> None:
         pass
 
-    # --- cni.daemon.fence.controller.Barrier --------------------------------------------------------------------------
+    # --- cni.daemon.parts_fence.Fence ---------------------------------------------------------------------------------
 
     def begin(self) -> None:
         """Forget all ports and routes of an earlier daemon."""
@@ -483,8 +483,14 @@ class FakeKernel:
         return may(Flow(End(client), End(server), protocol, port), (), {})
 
     @quiet_call
-    def foreign(self) -> list[str]:
-        return []
+    def obstacles(self) -> dict[str, str]:
+        return {}
+
+    def reopen(self) -> None:
+        """Nothing was closed."""
+
+    def close_forwarding(self) -> None:
+        """Nothing was opened."""
 
     @quiet_call
     def unload(self) -> None:

@@ -10,10 +10,10 @@ from typing import Any, cast
 from cni import naming
 from cni.daemon import parts
 from cni.daemon.attachments.request import AttachRequest
-from cni.daemon.fence.controller import FenceController
 from cni.daemon.mesh.mesh import Mesh
 from cni.daemon.model.records import Attachment
 from cni.daemon.operations import OperationContext
+from cni.daemon.parts_fence import Fence
 from cni.daemon.reconcile.node import Reconciler
 from cni.daemon.settings import Settings
 from cni.daemon.state.store import Store
@@ -46,7 +46,9 @@ class Node:
         self.kernel.heal()
         self.store = Store(self.path, "boot")
         base = parts.build_base(self.settings, self.store, cast(Kernel, self.kernel), Crew(), lambda: True)
-        self.base = replace(base, fence=cast(FenceController, self.kernel))
+        fake = cast(Any, self.kernel)
+        fence = Fence(enforcement=fake, members=fake, status=fake, drop_rules=fake, other_firewalls=fake)
+        self.base = replace(base, fence=fence)
         self.parts = parts.build_node(self.base, None, lambda: ((), ()))
         self.state, self.overlay, self.attacher = self.base.state, self.parts.overlay, self.parts.attacher
         self.segments, self.release, self.data_path = self.parts.segments, self.parts.release, self.parts.data_path
@@ -59,7 +61,7 @@ class Node:
         return Reconciler(
             state=self.state,
             kernel=self.base.kernel,
-            fence=self.base.fence,
+            fence=self.base.fence.enforcement,
             segments=self.segments,
             release=self.release,
             attacher=self.attacher,

@@ -1,7 +1,7 @@
 """Many policies and pods on one node: how long changes take, and that an ADD and a packet pay for their own alone.
 
-The fence's controller works on the kernel's tables in a namespace of its own; the attachments are records without
-links, because the rules do not depend on links. `-s` shows the figures.
+The fence works on the kernel's tables in a namespace of its own; the attachments are records without links, because
+the rules do not depend on links. `-s` shows the figures.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from pathlib import Path
 import pytest
 
 from cni.daemon.events import Events
-from cni.daemon.fence.controller import FenceController
-from cni.daemon.fence.inventory import Inventory
 from cni.daemon.model.records import AssignedAddress, Attachment
+from cni.daemon.parts_fence import build_fence
 from cni.daemon.policy import reader
 from cni.daemon.policy.model import NAMESPACE_LABEL, Pod, Policy, Rule
 from cni.daemon.settings import Settings
@@ -102,25 +101,26 @@ class Scene:
         settings = Settings(cluster_cidr="10.200.0.0/16", cluster_cidr6="fd00:200::/48")
         events = Events()
         state = State(Store(directory / f"state{count}"), settings, events)
-        self.fence = FenceController(state, Inventory(state, settings, False), lambda: True, lambda: ())
-        self.fence.begin()
-        assert self.fence.load() and not self.fence.trouble()
+        self.fence = build_fence(state, settings, False, lambda: True, lambda: ())
+        self.fence.enforcement.begin()
+        assert self.fence.enforcement.load() and not self.fence.status.trouble()
+        self.change = self.fence.members.change_policies
         self.pods, self.names = pods(), {f"ns{n}": {NAMESPACE_LABEL: f"ns{n}"} for n in range(100)}
-        self.fence.change_policies(lambda table: table.follow_cluster(self.names, self.pods, whole=True))
+        self.change(lambda table: table.follow_cluster(self.names, self.pods, whole=True))
         for number, name in enumerate(list(self.pods)[: HERE * 50 : 50]):
-            self.fence.add_port(attachment(name, number))
+            self.fence.members.add_port(attachment(name, number))
         self.policies = policies(count)
-        self.whole = timed(lambda: self.fence.change_policies(lambda table: table.set_policies("all", self.policies)))
+        self.whole = timed(lambda: self.change(lambda table: table.set_policies("all", self.policies)))
 
     def one_policy(self) -> float:
         changed = [*self.policies[1:], policies(1)[0]]
         changed[-1] = reader_with(changed[-1])
-        return timed(lambda: self.fence.change_policies(lambda table: table.set_policies("all", changed)))
+        return timed(lambda: self.change(lambda table: table.set_policies("all", changed)))
 
     def one_label(self) -> float:
         name, pod = next(iter(self.pods.items()))
         other = Pod(pod.namespace, pod.name, {"app": "app5"}, pod.addresses)
-        return timed(lambda: self.fence.change_policies(lambda table: table.follow_cluster(None, {name: other})))
+        return timed(lambda: self.change(lambda table: table.follow_cluster(None, {name: other})))
 
     def adds(self) -> list[float]:
         """Seconds of the fence's part of an ADD of a pod whose policies have a chain already."""
@@ -128,8 +128,8 @@ class Scene:
         names = list(self.pods)
         for number in range(30):
             one = attachment(names[number * 50 + 10], 2000 + number)
-            taken.append(timed(lambda one=one: self.fence.add_port(one)))  # type: ignore[misc]
-            self.fence.remove_port(one)
+            taken.append(timed(lambda one=one: self.fence.members.add_port(one)))  # type: ignore[misc]
+            self.fence.members.remove_port(one)
         return taken
 
 
@@ -156,10 +156,10 @@ def inside(space: Space, work: Callable[[], dict[str, float]]) -> dict[str, floa
 def measure(directory: Path, count: int) -> dict[str, float]:
     before = rss()
     scene = Scene(directory, count)
-    ports = scene.fence.desired.ports
+    ports = scene.fence.status.desired.ports
     assert sum(bool(port.policy) for port in ports) >= (HERE if count >= 1000 else 1)
     text_of_chain = max(
-        len(chain.rules) for chain in scene.fence.desired.policies.chains if chain.name.startswith("pol_in")
+        len(chain.rules) for chain in scene.fence.status.desired.policies.chains if chain.name.startswith("pol_in")
     )
     figures = {
         "all policies, s": scene.whole,
@@ -169,7 +169,7 @@ def measure(directory: Path, count: int) -> dict[str, float]:
         "rules a packet meets at most": float(text_of_chain),
         "memory, MiB": rss() - before,
     }
-    assert not scene.fence.load(), "the kernel holds what is desired"
+    assert not scene.fence.enforcement.load(), "the kernel holds what is desired"
     return figures
 
 

@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 
 from cni.daemon.events import Events
-from cni.daemon.fence.controller import FenceController
-from cni.daemon.fence.inventory import Inventory
 from cni.daemon.kubernetes.policies import ClusterPolicies
 from cni.daemon.model.kubernetes import ClusterPolicy, NamedPort, Namespace, Pod
+from cni.daemon.parts_fence import build_fence
 from cni.daemon.problem_board import ProblemBoard
 from cni.daemon.settings import Settings
 from cni.daemon.state.state import State
@@ -33,14 +32,14 @@ class Scene:
         events, store = Events(), Store(directory / "state")
         self.board, self.tables, settings = ProblemBoard(events), Tables(store), Settings()
         state = State(store, settings, events)
-        self.fence = FenceController(state, Inventory(state, settings, True), lambda: True, lambda: ())
-        self.policies = ClusterPolicies(self.fence, self.tables, "a", self.board, Crew())
+        self.fence = build_fence(state, settings, True, lambda: True, lambda: ())
+        self.policies = ClusterPolicies(self.fence.members, self.tables, "a", self.board, Crew())
 
     def policy(self, spec: dict[str, Any]) -> None:
         self.tables.cluster_policies.put("shop/p", ClusterPolicy("shop", "p", json.dumps(spec)))
 
     def allows(self, port: int) -> bool:
-        return self.fence.judge("10.0.0.3", "10.0.0.2", "TCP", port).allowed
+        return self.fence.status.judge("10.0.0.3", "10.0.0.2", "TCP", port).allowed
 
 
 @pytest.fixture
@@ -55,7 +54,7 @@ def scene(tmp_path: Path) -> Scene:
 
 def test_what_is_recorded_is_in_force_at_the_start(scene: Scene) -> None:
     assert scene.allows(80) and not scene.allows(81)
-    assert not scene.fence.judge("10.0.0.9", "10.0.0.2", "TCP", 80).allowed
+    assert not scene.fence.status.judge("10.0.0.9", "10.0.0.2", "TCP", 80).allowed
 
 
 def test_a_policy_that_cannot_be_read_keeps_its_last_good_content(scene: Scene) -> None:

@@ -12,14 +12,13 @@ from cni.daemon.dns.lookup import NameLookup
 from cni.daemon.dns.visibility import Asker, Visibility
 from cni.daemon.dns.wire import Question
 from cni.daemon.events import AttachmentLeaves, AttachmentLive, Events
-from cni.daemon.fence.controller import FenceController
 from cni.daemon.fence.from_records import RemoteView
-from cni.daemon.fence.inventory import Inventory
 from cni.daemon.fence.model import FenceEdge, RemoteMember
 from cni.daemon.model import dns_members
 from cni.daemon.model.dns_members import Member
 from cni.daemon.model.dns_names import Zone
 from cni.daemon.model.records import AssignedAddress, Attachment
+from cni.daemon.parts_fence import build_fence
 from cni.daemon.settings import Isolation, Settings
 from cni.daemon.state.state import State
 from cni.daemon.state.store import Store
@@ -57,11 +56,11 @@ class Names:
         store, settings, events = Store(directory / "state.db"), Settings(**settings_), Events()  # type: ignore[arg-type]
         state = State(store, settings, events)
         self.registry = Tables(store)
-        self.fence = FenceController(state, Inventory(state, settings, True), lambda: True, lambda: ())
+        self.fence = build_fence(state, settings, True, lambda: True, lambda: ())
         self.book = NameBook(None)
         self.lookup = NameLookup(
             self.book,
-            Visibility(self.book, self.fence, self.registry),
+            Visibility(self.book, self.fence.status, self.registry),
             lambda: Zone("z.local", "z", ranges=("10.200.0.0/16",)),
             5,
             refuse_hidden,
@@ -189,7 +188,7 @@ def beyond(names: Names) -> None:
     names.registry.edges.put("o", edge("o", OPEN_EDGE, ()))
     edges = (FenceEdge("edge:e", EDGE, ("10.200.1.2/32",)),)
     far = (f"{GUEST}/32", f"{EDGE}/32", f"{OPEN_EDGE}/32", "10.200.9.0/26")
-    names.fence.connect(RemoteView(("wg0",), far, (guest,), edges))
+    names.fence.members.connect(RemoteView(("wg0",), far, (guest,), edges))
 
 
 def edge(name: str, ip: str, allowed: tuple[str, ...]) -> Edge:
@@ -234,7 +233,7 @@ def test_what_changes_beyond_the_tunnels_counts_at_once(names: Names) -> None:
     assert names.told("10.200.1.130", "far.z.local") == wire.NXDOMAIN
     beyond(names)
     assert names.told("10.200.1.130", "far.z.local") == {LISTED}
-    names.fence.connect(RemoteView())
+    names.fence.members.connect(RemoteView())
     assert names.told("10.200.1.130", "far.z.local") == wire.NXDOMAIN
 
 

@@ -1,10 +1,14 @@
-"""The fake kernel has the methods of the real one and of the barrier, with the same parameters."""
+"""The fake kernel has the methods of the real one and of the fence's parts, with the same parameters."""
 
 import inspect
 
 import pytest
 
-from cni.daemon.fence.controller import FenceController
+from cni.daemon.fence.drop_rules import DropRules
+from cni.daemon.fence.enforcement import FenceEnforcement
+from cni.daemon.fence.members import FenceMembers
+from cni.daemon.fence.other_firewalls import OtherFirewalls
+from cni.daemon.fence.status import FenceStatus
 from cni.host.kernel import Kernel
 from tests.fakes.kernel import FakeKernel
 
@@ -13,7 +17,7 @@ def methods(cls):
     return {n: m for n, m in inspect.getmembers(cls, inspect.isfunction) if not n.startswith("_")}
 
 
-@pytest.mark.parametrize("real", [Kernel, FenceController])
+@pytest.mark.parametrize("real", [Kernel, FenceEnforcement, FenceMembers, FenceStatus, DropRules, OtherFirewalls])
 def test_the_fake_has_the_methods_of_the_real_one(real):
     fake = methods(FakeKernel)
     missing = {name for name in methods(real) if name not in fake}

@@ -87,6 +87,7 @@ TOP = tuple(
         "main",
         "parts",
         "parts_cluster",
+        "parts_fence",
         "precheck",
         "run_dir",
         "server",

@@ -20,7 +20,7 @@ from cni.daemon.state.state import State
 from cni.daemon.state.store import Store
 
 ROOT = Path(__file__).parents[2]
-APP, ROOTS = "app.py", ("app.py", "parts.py", "parts_cluster.py")
+APP, ROOTS = "app.py", ("app.py", "parts.py", "parts_cluster.py", "parts_fence.py")
 VALUE_BASES = {"Struct", "NamedTuple", "Enum", "IntEnum", "StrEnum", "Exception", "BaseException", "TypedDict", "str"}
 ADDING = {"append", "appendleft", "add", "insert", "extend", "setdefault", "update"}
 
@@ -38,7 +38,7 @@ MADE_ANEW = {
     "StoreClock": "a part of `Transport`",
     "Sessions": "those of one server, a part of `_Serving`",
     "_Serving": "a server at one port, a part of `ZlayerServer`, made when the port is configured",
-    "Repairs": "a count with a clock, a part of the fence's controller",
+    "Repairs": "a count with a clock, a part of `FenceTables`",
     "Table": "one table of `Tables`",
     "NameLookup": "for one thread: the DNS server's, and one for each request of the tool",
     "Visibility": "a part of `NameLookup`",

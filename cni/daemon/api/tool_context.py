@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from cni import answers
 from cni.daemon.attachments.attach import Attacher
 from cni.daemon.dns.service import DnsService
-from cni.daemon.fence.controller import FenceController
 from cni.daemon.fence.drop_watch import DropWatch
+from cni.daemon.fence.other_firewalls import OtherFirewalls
+from cni.daemon.fence.status import FenceStatus
 from cni.daemon.mesh.joined_peers import JoinedPeers
 from cni.daemon.mesh.mesh import Mesh
 from cni.daemon.nat.netcheck import NetCheck
@@ -37,7 +38,8 @@ class ToolContext:
     settings: Settings
     state: State
     kernel: Kernel
-    fence: FenceController
+    fence: FenceStatus
+    other_firewalls: OtherFirewalls
     drops: DropWatch
     attacher: Attacher
     container_mtu: ContainerMtu

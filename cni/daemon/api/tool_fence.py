@@ -88,7 +88,7 @@ def _sum(drops: Drops, chain: str) -> answers.Counts:
 def _drops() -> Drops:
     """The drop counters by family, chain and rule; empty if there are no tables."""
     try:
-        with closing(Nft()) as nft:  # of its own: the fence controller's is locked during an attach
+        with closing(Nft()) as nft:  # of its own: that of the fence's tables is locked during an attach
             return compare.drops({family: nft.list_table(family, TABLE) for family in FAMILIES})
     except FenceFailed:
         return {}

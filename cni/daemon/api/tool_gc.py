@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from cni import answers, plugin_protocol
 from cni.daemon.api.tool_context import ToolContext
-from cni.daemon.fence.controller import bridges
+from cni.daemon.fence.from_records import bridges
 from cni.daemon.model.records import Attachment
 from cni.daemon.reconcile.node import is_our_bridge, is_our_port
 from cni.host.links import Link

@@ -11,10 +11,10 @@ from ipaddress import ip_address
 from cni import answers, plugin_protocol
 from cni.daemon.api import tool_mesh
 from cni.daemon.api.tool_context import ToolContext
-from cni.daemon.fence.controller import port_of
 from cni.daemon.fence.explain import endpoints, operands, why
 from cni.daemon.fence.explain.translated import Flow, PortSpec
 from cni.daemon.fence.explain.verdict import Translated, Verdict
+from cni.daemon.fence.from_records import port_of
 from cni.daemon.fence.model import TABLE
 from cni.errors import FenceFailed, InvalidConfig
 from cni.host import ipvs, nat_reader, services
@@ -128,7 +128,7 @@ def _warnings(context: ToolContext, verdicts: Sequence[Verdict]) -> list[str]:
     if context.fence.trouble():
         warnings.append(f"the fence is not in force, so this is what it would say: {context.fence.trouble()}")
     if any(verdict.allowed for verdict in verdicts):
-        warnings += [f"{obstacle}; it may drop this too" for obstacle in context.fence.foreign().values()]
+        warnings += [f"{obstacle}; it may drop this too" for obstacle in context.other_firewalls.obstacles().values()]
     return warnings
 
 
@@ -180,7 +180,7 @@ def view_of(context: ToolContext, translating: tuple[Base, ...] = ()) -> endpoin
 def _translating() -> tuple[tuple[Base, ...], tuple[str, ...]]:
     """The rules of other programs that translate, and the tables that could not be read."""
     try:
-        with closing(Nft()) as nft:  # of its own: the fence controller's is locked during an attach
+        with closing(Nft()) as nft:  # of its own: that of the fence's tables is locked during an attach
             return nat_reader.read(nft, TABLE)
     except FenceFailed:
         return (), ("nftables",)

@@ -22,7 +22,7 @@ from cni.daemon.attachments.routed import gateway_end, routed_end
 from cni.daemon.attachments.segment_release import SegmentRelease
 from cni.daemon.attachments.segments import Segments
 from cni.daemon.events import AttachmentGone, AttachmentLeaves, AttachmentLive, Events
-from cni.daemon.fence.controller import FenceController
+from cni.daemon.fence.members import FenceMembers
 from cni.daemon.model import macs
 from cni.daemon.model.records import Attachment, AttachmentKey, Service, StaticRoute
 from cni.daemon.node.container_mtu import ContainerMtu
@@ -42,7 +42,7 @@ class Attacher:
         *,
         state: State,
         kernel: Kernel,
-        fence: FenceController,
+        fence: FenceMembers,
         segments: Segments,
         release: SegmentRelease,
         ports: Ports,

@@ -15,7 +15,7 @@ from cni.daemon.attachments.admission import Admission
 from cni.daemon.attachments.attach import Attacher
 from cni.daemon.attachments.request import AttachRequest
 from cni.daemon.attachments.routed import routed_end
-from cni.daemon.fence.controller import FenceController
+from cni.daemon.fence.status import FenceStatus
 from cni.daemon.model import sizes
 from cni.daemon.model.records import Attachment, AttachmentKey, StaticRoute
 from cni.daemon.node.node_settings import NodeSettings
@@ -63,7 +63,7 @@ class NodeOverlay:
         settings: Settings,
         state: State,
         kernel: Kernel,
-        fence: FenceController,
+        fence: FenceStatus,
         ranges: Ranges,
         node_settings: NodeSettings,
         board: ProblemBoard,

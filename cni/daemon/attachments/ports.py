@@ -9,7 +9,7 @@ import logging
 from cni import attach_rules, naming
 from cni.daemon.attachments.ownership import is_port_of
 from cni.daemon.attachments.request import AttachRequest
-from cni.daemon.fence.controller import FenceController
+from cni.daemon.fence.members import FenceMembers
 from cni.daemon.model import macs
 from cni.daemon.model.records import Attachment, AttachmentKey
 from cni.daemon.state.state import State, name_taken
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 class Ports:
     """Creates and removes ports. The caller holds the attachment's lock."""
 
-    def __init__(self, state: State, kernel: Kernel, fence: FenceController) -> None:
+    def __init__(self, state: State, kernel: Kernel, fence: FenceMembers) -> None:
         self._state, self._kernel, self._fence = state, kernel, fence
 
     def create(self, port: links.Port, request: AttachRequest) -> tuple[int, int]:

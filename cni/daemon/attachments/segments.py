@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from cni.daemon.attachments import segment_names
 from cni.daemon.attachments.segment_names import SHARED
 from cni.daemon.attachments.slot_source import SlotSource
-from cni.daemon.fence.controller import FenceController
+from cni.daemon.fence.members import FenceMembers
 from cni.daemon.model import attach_kind, ipam, macs
 from cni.daemon.model.records import Service
 from cni.daemon.node.container_mtu import ContainerMtu
@@ -36,7 +36,7 @@ class Segments:
         *,
         state: State,
         kernel: Kernel,
-        fence: FenceController,
+        fence: FenceMembers,
         slots: SlotSource,
         container_mtu: ContainerMtu,
         board: ProblemBoard,

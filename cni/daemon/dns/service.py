@@ -13,7 +13,7 @@ from cni.daemon.dns.lookup import NameLookup
 from cni.daemon.dns.node_names import NodeNames
 from cni.daemon.dns.server import DnsServer
 from cni.daemon.dns.visibility import Visibility
-from cni.daemon.fence.controller import FenceController
+from cni.daemon.fence.status import FenceStatus
 from cni.daemon.model.dns_members import of_attachment
 from cni.daemon.model.records import Attachment
 from cni.daemon.settings import Settings
@@ -33,7 +33,7 @@ class DnsService:
     and `host`: for containers and for programs of the host that ask other servers."""
 
     settings: Settings
-    fence: FenceController
+    fence: FenceStatus
     registry: Tables
     book: NameBook
     names: NodeNames
@@ -61,7 +61,7 @@ class DnsService:
 
 
 def new_lookup(
-    settings: Settings, book: NameBook, names: NodeNames, fence: FenceController, registry: Tables
+    settings: Settings, book: NameBook, names: NodeNames, fence: FenceStatus, registry: Tables
 ) -> NameLookup:
     """A lookup for one thread."""
     refuse = settings.dns.hidden == "refused"

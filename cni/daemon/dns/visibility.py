@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
 
 from cni.daemon.dns.book import NameBook
-from cni.daemon.fence.controller import FenceController, port_of
 from cni.daemon.fence.desired import DesiredState
 from cni.daemon.fence.explain import why
 from cni.daemon.fence.explain.endpoints import Endpoint, EndpointKind, FenceView, GuestEndpoint, of_guest
 from cni.daemon.fence.explain.translated import PortSpec
 from cni.daemon.fence.explain.verdict import Verdict
-from cni.daemon.fence.from_records import RemoteView
+from cni.daemon.fence.from_records import RemoteView, port_of
+from cni.daemon.fence.status import FenceStatus
 from cni.daemon.model.dns_members import Member
 from cni.daemon.model.records import Attachment
 from cni.daemon.state.tables import Tables
@@ -43,7 +43,7 @@ class Asker:
 class Visibility:
     """What each asker may see. For one thread."""
 
-    def __init__(self, book: NameBook, fence: FenceController, registry: Tables) -> None:
+    def __init__(self, book: NameBook, fence: FenceStatus, registry: Tables) -> None:
         self._book, self._fence, self._registry = book, fence, registry
         self._beyond, self._followed = RemoteView(), fence.followed
         self._view = FenceView(desired=DesiredState(node=fence.node()))

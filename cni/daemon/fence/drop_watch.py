@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from itertools import islice
 
 from cni.daemon.fence import drop_log
-from cni.daemon.fence.controller import FenceController
+from cni.daemon.fence.drop_rules import DropRules
 from cni.errors import FenceFailed, InvalidConfig, TryAgainLater
 from cni.host.nflog import Logged, PacketLog
 
@@ -31,8 +31,8 @@ _CHECK = 1.0  # seconds between two looks for rules that were added without a lo
 class DropWatch:
     """The readers, the ring, and the thread that fills it while there is a reader. Thread-safe."""
 
-    def __init__(self, fence: FenceController) -> None:
-        self._fence = fence
+    def __init__(self, rules: DropRules) -> None:
+        self._rules = rules
         self._lock = threading.Lock()
         self._news = threading.Condition(self._lock)
         self._readers: dict[str, float] = {}  # until when, in seconds of the monotonic clock
@@ -88,13 +88,13 @@ class DropWatch:
             text = f"NFLOG group {drop_log.GROUP} cannot be opened: {error.strerror}"
             raise TryAgainLater(text, "another program has the group, or the kernel lacks nfnetlink_log") from error
         try:
-            self._fence.sample_drops()
+            self._rules.sample_drops()
             self._thread = threading.Thread(target=self._run, args=(packets,), name="drops", daemon=True)
             self._thread.start()
         except BaseException:
             self._thread = None
             packets.close()
-            self._fence.end_sample()
+            self._rules.end_sample()
             raise
 
     def _run(self, packets: PacketLog) -> None:
@@ -104,7 +104,7 @@ class DropWatch:
             log.warning("`drops` ends: %s", error)
         finally:
             packets.close()
-            self._fence.end_sample()
+            self._rules.end_sample()
             with self._lock:
                 self._thread = None
                 self._readers.clear()
@@ -117,7 +117,7 @@ class DropWatch:
             if time.monotonic() - checked > _CHECK:
                 checked = time.monotonic()
                 try:
-                    self._fence.sample_drops()
+                    self._rules.sample_drops()
                 except FenceFailed as error:  # a rule was replaced meanwhile: the next look is at what is there then
                     log.debug("log rules are not added now: %s: %s", error.msg, error.details)
 

@@ -21,8 +21,8 @@ from cni.openings import ListedOpenings, Opening, Openings
 
 
 class Inventory:
-    """One thread at a time; the controller's lock ensures that. Its ports are not the records: at a detach they outlive
-    the port briefly.
+    """One thread at a time; the lock of `FenceTables` ensures that. Its ports are not the records: at a detach they
+    outlive the port briefly.
     """
 
     def __init__(self, state: State, settings: Settings, bridge_names: bool) -> None:
@@ -200,9 +200,7 @@ class Inventory:
 
     def _of_service(self, name: str) -> set[str]:
         """The addresses of a service's containers, on this node and on others."""
-        ports = tuple(
-            self._table.ports.values()
-        )  # at once: the DNS server's thread does not hold the controller's lock
+        ports = tuple(self._table.ports.values())  # at once: the DNS server's thread does not hold the tables' lock
         here = (port.addresses for port in ports if port.service == name)
         elsewhere = (addresses for service, addresses in self._beyond.services if service == name)
         return {address for addresses in (*here, *elsewhere) for address in addresses}

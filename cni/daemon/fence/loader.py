@@ -1,8 +1,8 @@
 """Runs the fence's nft texts, and tracks what of the kernel's state is known to be right.
 
 nftables counts its transactions (the generation). A state that was seen to be right stays right while only our own
-transactions were counted, and a notification about one of those needs no check. One thread at a time; the controller's
-lock ensures that.
+transactions were counted, and a notification about one of those needs no check. One thread at a time; the lock of
+`FenceTables` ensures that.
 """
 
 from __future__ import annotations

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
 
 from cni.daemon.fence.model import TABLE
+from cni.daemon.fence.tables import FenceTables
+from cni.daemon.state.state import State
 from cni.errors import FenceFailed
 from cni.host import iptables
-from cni.host.nft import Nft
 from cni.host.nft_forward import firewall_obstacles
 
 log = logging.getLogger(__name__)
@@ -18,7 +18,8 @@ log = logging.getLogger(__name__)
 class OtherFirewalls:
     """Thread-safe; its lock is its own, since iptables takes milliseconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, tables: FenceTables, state: State) -> None:
+        self._tables, self._state = tables, state
         self._lock = threading.Lock()
         self._closed = False
         self._chains = frozenset({"FORWARD", iptables.CHAIN})
@@ -27,13 +28,13 @@ class OtherFirewalls:
         """iptables' chains that decide on forwarded packets, as of the last `open_forwarding`. Waits for nothing."""
         return self._chains
 
-    def open_forwarding(self, clusters: Sequence[str]) -> str:
+    def open_forwarding(self) -> str:
         """Lets containers through iptables' FORWARD where that denies. Returns why that failed, or an empty string."""
         try:
             with self._lock:
                 if self._closed:
                     return ""
-                opened = iptables.ensure_forward_accept(clusters)
+                opened = iptables.ensure_forward_accept(self._state.cidrs)
                 self._chains = opened.chains
             if opened.wrote:
                 log.info("iptables' FORWARD denies: one jump lets the overlay's containers through")
@@ -51,13 +52,15 @@ class OtherFirewalls:
         with self._lock:
             iptables.remove_forward_accept()
 
-    def obstacles(self, nft: Nft, clusters: Sequence[str]) -> dict[str, str]:
+    def obstacles(self) -> dict[str, str]:
         """Other programs' native nft chains that drop what containers send, which our tables cannot override: by chain,
         what drops and what lets it through.
         """
+        loader, clusters = self._tables.loader, self._state.cidrs
+        if loader is None:
+            return {}
         try:
-            return {
-                obstacle.chain: obstacle.describe(clusters) for obstacle in firewall_obstacles(nft, clusters, TABLE)
-            }
+            found = firewall_obstacles(loader.nft, clusters, TABLE)
+            return {obstacle.chain: obstacle.describe(clusters) for obstacle in found}
         except FenceFailed:
             return {}

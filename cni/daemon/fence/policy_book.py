@@ -53,7 +53,7 @@ NONE = PolicyRules()
 
 
 class PolicyBook:
-    """One thread at a time; the controller's lock ensures that."""
+    """One thread at a time; the lock of `FenceTables` ensures that."""
 
     def __init__(self) -> None:
         self.table = PolicyTable()

@@ -21,7 +21,7 @@ _MANY = 32  # changed pods from which on all pods are taken in anew
 
 
 class PortTable:
-    """One thread at a time; the controller's lock ensures that."""
+    """One thread at a time; the lock of `FenceTables` ensures that."""
 
     def __init__(self) -> None:
         self._book = PolicyBook()

@@ -17,8 +17,10 @@ import threading
 import time
 from collections.abc import Callable, Collection
 
-from cni.daemon.fence.controller import FenceController
+from cni.daemon.fence.enforcement import FenceEnforcement
+from cni.daemon.fence.members import FenceMembers
 from cni.daemon.fence.model import TABLE
+from cni.daemon.fence.other_firewalls import OtherFirewalls
 from cni.daemon.fence.repairs import Pace
 from cni.errors import CniError
 from cni.host import xtables
@@ -35,7 +37,8 @@ VERSIONS = (4, 6)
 
 
 class Watch:
-    """Watches for one controller, in two threads: one reads the events and repairs the tables, the other runs iptables.
+    """Watches over one node's fence, in two threads: one reads the events and repairs the tables, the other runs
+    iptables.
 
     `forward`: checks what blocks forwarding, and removes what may be removed. `settings`: restores the node's
     forwarding. `told`: called after a repair. `versions`: the overlay's IP versions now.
@@ -43,15 +46,18 @@ class Watch:
 
     def __init__(
         self,
-        fence: FenceController,
+        fence: FenceEnforcement,
+        members: FenceMembers,
+        others: OtherFirewalls,
+        *,
         forward: Callable[[], None],
         settings: Callable[[], None],
         told: Callable[[], None],
-        *,
         versions: Callable[[], Collection[int]],
         crew: Crew,
     ) -> None:
-        self._fence, self._forward, self._settings, self._told = fence, forward, settings, told
+        self._fence, self._members, self._others = fence, members, others
+        self._forward, self._settings, self._told = forward, settings, told
         self._versions = versions
         self._end, self._stop = socket.socketpair()
         self._ended = False
@@ -67,7 +73,7 @@ class Watch:
         logged.
         """
         try:
-            ear = Ear(Interest(TABLE, self._fence.forward_chains), self._fence.portid)
+            ear = Ear(Interest(TABLE, self._others.forward_chains), self._fence.portid)
             self._sockets.append((ear, lambda: self._on_nft_events(ear.read())))
             settings_ear = SettingsEar(self._versions)
             self._sockets.append((settings_ear, lambda: self._on_forwarding_disabled(settings_ear.read())))
@@ -134,7 +140,7 @@ class Watch:
             announced = self._forwarding_changed.wait(LEGACY)
             self._forwarding_changed.clear()
             _attempt(self._fence.prime)
-            _attempt(self._fence.follow)
+            _attempt(self._members.follow)
             if self._ended or (not announced and _legacy() == legacy):
                 continue
             began = time.monotonic()

@@ -11,7 +11,7 @@ import logging
 import threading
 from collections.abc import Mapping
 
-from cni.daemon.fence.controller import FenceController
+from cni.daemon.fence.members import FenceMembers
 from cni.daemon.fence.port_table import PortTable
 from cni.daemon.model import kubernetes
 from cni.daemon.policy import objects, reader
@@ -31,7 +31,7 @@ _PATIENCE = 5.0  # seconds that a running change may take when the daemon ends
 class ClusterPolicies:
     """Gathers changes, and puts them in force in a thread of its own."""
 
-    def __init__(self, fence: FenceController, records: Tables, node: str, board: ProblemBoard, crew: Crew) -> None:
+    def __init__(self, fence: FenceMembers, records: Tables, node: str, board: ProblemBoard, crew: Crew) -> None:
         """`node`: the name of this node's Node."""
         self._fence, self._records, self._node, self._board = fence, records, node, board
         self._lock = threading.Lock()

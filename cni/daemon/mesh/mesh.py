@@ -14,7 +14,8 @@ from collections.abc import Mapping
 
 from cni import naming
 from cni.daemon.events import Events, NodeFactsChanged, PeersChanged
-from cni.daemon.fence.controller import FenceController, RemoteView
+from cni.daemon.fence.from_records import RemoteView
+from cni.daemon.fence.members import FenceMembers
 from cni.daemon.mesh.desired_device import DeviceSize, carried, desired_device
 from cni.daemon.mesh.devices import Devices
 from cni.daemon.mesh.measured import Measurements, ProbedPeer
@@ -51,7 +52,7 @@ class Mesh:
         state: State,
         registry: Tables,
         identity: Identity,
-        fence: FenceController,
+        fence: FenceMembers,
         ranges: Ranges,
         container_mtu: ContainerMtu,
         tunnels: Tunnels,

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterable
 
 from cni import defaults, naming
-from cni.daemon.fence.controller import RemoteView
+from cni.daemon.fence.from_records import RemoteView
 from cni.daemon.fence.model import FenceEdge, RemoteMember
 from cni.daemon.mesh.joined_peers import Invitation, JoinedPeers
 from cni.daemon.model import peer_table, wireguard

@@ -2,7 +2,7 @@
 
 At a start without containers an overlap keeps the node out of service: nothing is loaded, no call changes anything, and
 the node starts by itself when the overlap is gone. If the node serves already, or has containers of an earlier daemon,
-the host keeps its networks: the fence excepts them (`FenceController`), no slot that touches them is given out
+the host keeps its networks: the fence excepts them (`FenceEnforcement`), no slot that touches them is given out
 (`State`), no tunnel route leads into them (cni/daemon/mesh/), and the overlap is a problem.
 """
 

@@ -12,7 +12,7 @@ from cni.daemon.attachments.overlay import DnsOffer
 from cni.daemon.attachments.segment_release import SegmentRelease
 from cni.daemon.attachments.segments import Segments
 from cni.daemon.events import Events
-from cni.daemon.fence.controller import FenceController
+from cni.daemon.fence.status import FenceStatus
 from cni.daemon.mesh.mesh import Mesh
 from cni.daemon.model.records import AssignedAddress
 from cni.daemon.nat.traversal import Traversal
@@ -68,7 +68,7 @@ class OperationContext:
         settings: Settings,
         state: State,
         kernel: Kernel,
-        fence: FenceController,
+        fence: FenceStatus,
         ranges: Ranges,
         data_path: DataPath,
         segments: Segments,

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from cni.daemon.fence.controller import FenceController
+from cni.daemon.fence.other_firewalls import OtherFirewalls
+from cni.daemon.fence.status import FenceStatus
 from cni.daemon.node.node_settings import NodeSettings
 from cni.daemon.node.ranges import Ranges
 from cni.daemon.problem_board import ProblemBoard
@@ -20,14 +21,16 @@ class NodeConditions:
     def __init__(
         self,
         *,
-        fence: FenceController,
+        fence: FenceStatus,
+        other_firewalls: OtherFirewalls,
         ranges: Ranges,
         node_settings: NodeSettings,
         board: ProblemBoard,
         alone: Callable[[], bool],
     ) -> None:
         """`alone`: whether no other zlayer-cni daemon works in this network namespace."""
-        self._fence, self._ranges, self._node_settings = fence, ranges, node_settings
+        self._fence, self._other_firewalls = fence, other_firewalls
+        self._ranges, self._node_settings = ranges, node_settings
         self._board, self._alone = board, alone
 
     def problems(self) -> list[Problem]:
@@ -64,7 +67,7 @@ class NodeConditions:
             self._note_obstacles()
 
     def _note_obstacles(self) -> None:
-        denial = self._fence.open_forwarding()
+        denial = self._other_firewalls.open_forwarding()
         self._board.set("forward-denied-iptables", "", denial and f"iptables' FORWARD: {denial}")
-        self._board.set_all("forward-denied-nftables", self._fence.foreign())
+        self._board.set_all("forward-denied-nftables", self._other_firewalls.obstacles())
         self._board.set("service-same-bridge", "", self._fence.unanswered_services())

@@ -8,7 +8,7 @@ from cni import naming
 from cni.daemon.attachments.attach import Attacher
 from cni.daemon.attachments.segment_release import SegmentRelease
 from cni.daemon.attachments.segments import Segments
-from cni.daemon.fence.controller import FenceController
+from cni.daemon.fence.enforcement import FenceEnforcement
 from cni.daemon.fence.from_records import on_the_hosts_networks
 from cni.daemon.model.records import NodeChanges
 from cni.daemon.node.node_settings import NodeSettings
@@ -30,7 +30,7 @@ class DataPath:
         *,
         state: State,
         kernel: Kernel,
-        fence: FenceController,
+        fence: FenceEnforcement,
         own: OwnAddresses,
         ranges: Ranges,
         node_settings: NodeSettings,

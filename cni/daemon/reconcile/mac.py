@@ -24,7 +24,7 @@ import msgspec
 from cni.daemon.attachments.attach import Attacher
 from cni.daemon.attachments.routed import gateway_end
 from cni.daemon.events import AttachmentGone, AttachmentLive
-from cni.daemon.fence.controller import FenceController
+from cni.daemon.fence.members import FenceMembers
 from cni.daemon.model.records import Attachment, AttachmentKey
 from cni.daemon.state.state import State, boot_clock
 from cni.errors import CniError
@@ -52,7 +52,7 @@ class MacWatcher:
     container's end, and once more `LAST` seconds after the attach. Where the kernel does not announce changes in other
     namespaces, the comparisons are made at doubling intervals."""
 
-    def __init__(self, state: State, kernel: Kernel, fence: FenceController, attacher: Attacher, crew: Crew) -> None:
+    def __init__(self, state: State, kernel: Kernel, fence: FenceMembers, attacher: Attacher, crew: Crew) -> None:
         self._state, self._kernel, self._fence, self._attacher = state, kernel, fence, attacher
         self._guard = threading.Lock()
         self._due: list[tuple[float, float, Watched]] = []  # due, interval (0: to be registered), attachment

@@ -21,7 +21,8 @@ from cni.daemon.attachments.routed import routed_end
 from cni.daemon.attachments.segment_release import SegmentRelease
 from cni.daemon.attachments.segments import Segments
 from cni.daemon.events import AttachmentCollected, Events, KernelChanged, Reconciled
-from cni.daemon.fence.controller import FenceController, bridges
+from cni.daemon.fence.enforcement import FenceEnforcement
+from cni.daemon.fence.from_records import bridges
 from cni.daemon.model import macs
 from cni.daemon.model.records import Attachment, AttachmentKey
 from cni.daemon.problem_board import ProblemBoard
@@ -48,7 +49,7 @@ class Reconciler:
         *,
         state: State,
         kernel: Kernel,
-        fence: FenceController,
+        fence: FenceEnforcement,
         segments: Segments,
         release: SegmentRelease,
         attacher: Attacher,

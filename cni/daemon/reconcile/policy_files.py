@@ -10,7 +10,7 @@ import logging
 import threading
 from pathlib import Path
 
-from cni.daemon.fence.controller import FenceController
+from cni.daemon.fence.members import FenceMembers
 from cni.daemon.policy import reader
 from cni.daemon.policy.files import files_of, read_file
 from cni.daemon.policy.model import Policy
@@ -31,7 +31,7 @@ class PolicyFiles:
     """Follows the directory, in a thread of its own."""
 
     def __init__(
-        self, directory: str, fence: FenceController, records: Table[PolicyFile], board: ProblemBoard, crew: Crew
+        self, directory: str, fence: FenceMembers, records: Table[PolicyFile], board: ProblemBoard, crew: Crew
     ) -> None:
         """`directory`: empty for none. Raises OSError."""
         self._directory, self._fence, self._records, self._board = directory, fence, records, board

@@ -1,6 +1,6 @@
 """What the whole attach costs: real containers beside 10 to 2,000 members, and beside ZLayer's own daemon where it is.
 
-Run by `python -m tests.kernel.fence.cost`. The members are ports admitted through the daemon's own barrier; the
+Run by `python -m tests.kernel.fence.cost`. The members are ports admitted through the daemon's own fence; the
 containers that come and go are real, and so is everything done for them. The sizes take turns, so that a noisy machine
 is as noisy for each.
 """
@@ -59,10 +59,10 @@ class Scene:
         self._store = Store(Path(home, "state.db"))
         self._kernel = Kernel()
         base = parts.build_base(settings, self._store, self._kernel, Crew(), lambda: True)
-        node, self._barrier = parts.build_node(base, None, lambda: ((), ())), base.fence
+        node, members = parts.build_node(base, None, lambda: ((), ())), base.fence.members
         self._attacher = node.attacher
         node.data_path.start()
-        if said := self._barrier.trouble():
+        if said := base.fence.status.trouble():
             raise RuntimeError(said)
         first = self._request()
         found = self._attacher.attach(first)
@@ -70,7 +70,7 @@ class Scene:
         # Not where the real containers' addresses come from.
         high = 64 if int(found.ips[0].split(".")[2]) >= 128 else 192
         for number in range(self.members):
-            self._barrier.add_port(self._member(found, number, high))
+            members.add_port(self._member(found, number, high))
 
     def _member(self, like: Attachment, number: int, high: int) -> Attachment:
         four = AssignedAddress(f"10.200.{high + number // 250}.{number % 250 + 2}/26", "")
