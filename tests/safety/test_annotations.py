@@ -8,8 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.mesh.fleet import Container, Node
 from tests.safety.test_owners import refusal, unattached
 
@@ -87,12 +85,10 @@ def test_empty_services_keep_no_more_subnets_than_they_may(frozen: Callable[...,
     assert len(bridges) == 3  # the two, and the last one, which became empty after the look
 
 
-def test_new_services_have_a_bound_for_each_namespace(
-    frozen: Callable[..., Node], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_new_services_have_a_bound_for_each_namespace(frozen: Callable[..., Node]) -> None:
     node = frozen(1, new_services_per_minute=3)
-    monkeypatch.setenv("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAMESPACE=greedy")
     container = unattached(node, "short")
+    container.arguments = "IgnoreUnknown=1;K8S_POD_NAMESPACE=greedy"
     for n in range(3):
         container.service = f"name-{n}"
         node.plugin("ADD", container)
@@ -104,7 +100,7 @@ def test_new_services_have_a_bound_for_each_namespace(
     container.service = "name-0"  # it is there
     node.plugin("ADD", container)
     node.plugin("DEL", container)
-    monkeypatch.setenv("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAMESPACE=modest")
+    container.arguments = "IgnoreUnknown=1;K8S_POD_NAMESPACE=modest"
     container.service = "name-4"
     node.plugin("ADD", container)
 
