@@ -128,7 +128,7 @@ class ControlPlane(Fleet):
             "current-context": "zlt",
         }
 
-    def try_kubectl(self, *words: str) -> subprocess.CompletedProcess[str]:
+    def try_kubectl(self, *words: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:
         command = [
             "ip",
             "netns",
@@ -139,10 +139,10 @@ class ControlPlane(Fleet):
             "--kubeconfig",
             str(self.kubeconfig()),
         ]
-        return subprocess.run([*command, *words], capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run([*command, *words], capture_output=True, text=True, timeout=seconds, check=False)
 
-    def kubectl(self, *words: str) -> str:
-        done = self.try_kubectl(*words)
+    def kubectl(self, *words: str, seconds: float = 60) -> str:
+        done = self.try_kubectl(*words, seconds=seconds)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
