@@ -43,13 +43,13 @@ from cni.daemon.nat.forwarder_client import ForwarderClient
 from cni.daemon.nat.netcheck import NetCheck
 from cni.daemon.nat.outside import Outside
 from cni.daemon.nat.pair_keys import PairKeys
-from cni.daemon.nat.peer_table import PeerTable
 from cni.daemon.nat.probing import Probing
 from cni.daemon.nat.published import Published
 from cni.daemon.nat.relay import Relay
 from cni.daemon.nat.relay_talk import RelayTalk
 from cni.daemon.nat.rules import NatRules, in_effect
 from cni.daemon.nat.server_round import ServerRound
+from cni.daemon.nat.sought_peers import SoughtPeers
 from cni.daemon.nat.traversal import Traversal
 from cni.daemon.nat.user_relays import UserRelays
 from cni.daemon.nat.zlayer_server import ZlayerServer
@@ -380,7 +380,7 @@ def build_traversal(base: Base, mesh: MeshParts) -> Traversal:
     outside = Outside(ServerRound(mesh.resolver.addresses))
     relays = RelayTalk(Relay(base.registry, base.board), pair_keys)
     user_relays = UserRelays(forwarder, server)
-    peers = PeerTable(mesh.mesh, pair_keys, relays, user_relays)
+    peers = SoughtPeers(mesh.mesh, pair_keys, relays, user_relays)
     published = Published(peers, relays, user_relays, outside, base.events)
     return Traversal(
         state=base.state,

@@ -284,28 +284,41 @@ def plant_foreign_drop(one: Node, two: Node) -> Callable[[], object]:
     return lambda: inside(one, "nft", "delete table inet planted")
 
 
-def plant_stale_address(one: Node, two: Node) -> Callable[[], object]:
-    """The host gets the address of a container that has just been attached. (An address that it has before is no
-    container's: the daemon gives out none in the host's networks.)"""
-    planted: list[str] = []
-    end = threading.Event()
+def repeated(step: Callable[[], object], pause: float) -> Callable[[], None]:
+    """Repeats a step every `pause` seconds in a thread of its own; returns what ends that."""
+    ended = threading.Event()
 
     def body() -> None:
-        while not planted and not end.is_set():
-            attached = ask.ask(str(one.directory / "run"), "attachments", list[answers.Attachment])
-            for each in attached:
-                if each.container_id.endswith("-other"):
-                    address = each.addresses[0].partition("/")[0]
-                    inside(one, "ip", "route", "add", "local", address, "dev", "lo", "table", "local")
-                    planted.append(address)
-            time.sleep(0.002)
+        while not ended.is_set():
+            step()
+            time.sleep(pause)
 
     thread = threading.Thread(target=body)
     thread.start()
 
-    def undo() -> None:
-        end.set()
+    def end() -> None:
+        ended.set()
         thread.join()
+
+    return end
+
+
+def plant_stale_address(one: Node, two: Node) -> Callable[[], object]:
+    """The host gets the address of a container that has just been attached. (An address that it has before is no
+    container's: the daemon gives out none in the host's networks.)"""
+    planted: list[str] = []
+
+    def step() -> None:
+        for each in ask.ask(str(one.directory / "run"), "attachments", list[answers.Attachment]) if not planted else ():
+            if each.container_id.endswith("-other"):
+                address = each.addresses[0].partition("/")[0]
+                inside(one, "ip", "route", "add", "local", address, "dev", "lo", "table", "local")
+                planted.append(address)
+
+    end = repeated(step, 0.002)
+
+    def undo() -> None:
+        end()
         for address in planted:
             inside(one, "ip", "route", "del", "local", address, "dev", "lo", "table", "local")
 
@@ -314,21 +327,12 @@ def plant_stale_address(one: Node, two: Node) -> Callable[[], object]:
 
 def plant_dormant(one: Node, two: Node) -> Callable[[], object]:
     """A program switches the fence's tables off again and again: the daemon repairs them."""
-    end = threading.Event()
-
-    def body() -> None:
-        command = ["nft", "-f", "-"]
-        text = "".join(f"add table {family} zlayer_cni {{ flags dormant; }}\n" for family in ("inet", "bridge"))
-        while not end.is_set():
-            subprocess.run(["ip", "netns", "exec", one.name, *command], input=text, text=True, check=False)
-            time.sleep(0.01)
-
-    thread = threading.Thread(target=body)
-    thread.start()
+    command = ["ip", "netns", "exec", one.name, "nft", "-f", "-"]
+    text = "".join(f"add table {family} zlayer_cni {{ flags dormant; }}\n" for family in ("inet", "bridge"))
+    end = repeated(lambda: subprocess.run(command, input=text, text=True, check=False), 0.01)
 
     def undo() -> None:
-        end.set()
-        thread.join()
+        end()
         wait_for(lambda: one.tool("status")["fence"]["in_force"], "the fence", 30)
 
     return undo

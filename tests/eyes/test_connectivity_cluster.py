@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,6 +23,7 @@ from tests.eyes.test_connectivity import (
     left,
     nft,
     ready,
+    repeated,
 )
 from tests.mesh.etcds import ADDRESS, PROGRAM, Clustered
 from tests.mesh.fleet import Node, wait_for
@@ -87,23 +86,18 @@ def as_they_come(source: Node, marker: str, one: Node, *rule: str) -> Callable[[
     """A rule of routing on `one` for each container of the test on `source`, as soon as it is attached; returns what
     ends that and deletes the rules."""
     planted: list[str] = []
-    end = threading.Event()
 
-    def body() -> None:
-        while not end.is_set():
-            for each in ask.ask(str(source.directory / "run"), "attachments", list[answers.Attachment]):
-                address = each.addresses[0].partition("/")[0]
-                if marker in each.container_id and address not in planted:
-                    inside(one, "ip", "rule", "add", "pref", "5", "to", address, *rule)
-                    planted.append(address)
-            time.sleep(0.01)
+    def step() -> None:
+        for each in ask.ask(str(source.directory / "run"), "attachments", list[answers.Attachment]):
+            address = each.addresses[0].partition("/")[0]
+            if marker in each.container_id and address not in planted:
+                inside(one, "ip", "rule", "add", "pref", "5", "to", address, *rule)
+                planted.append(address)
 
-    thread = threading.Thread(target=body)
-    thread.start()
+    end = repeated(step, 0.01)
 
     def undo() -> None:
-        end.set()
-        thread.join()
+        end()
         for _ in planted:
             inside(one, "ip", "rule", "del", "pref", "5")
 

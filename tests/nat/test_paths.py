@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from cni.daemon.nat.peer_table import HOLD
+from cni.daemon.nat.sought_peers import HOLD
 from tests.mesh.fleet import Node, run, wait_for
 
 from .flow import Flow

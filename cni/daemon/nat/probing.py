@@ -12,10 +12,10 @@ from cni.daemon.model.peer_paths import RELAYED, Place, Send
 from cni.daemon.model.probe_message import Probe
 from cni.daemon.nat.outside import Outside
 from cni.daemon.nat.pair_keys import PairKeys
-from cni.daemon.nat.peer_table import PeerTable
 from cni.daemon.nat.pings import Pings
 from cni.daemon.nat.published import Published
 from cni.daemon.nat.relay_talk import Outcome, RelayTalk
+from cni.daemon.nat.sought_peers import SoughtPeers
 from cni.host.wg_port import BATCH, Pattern, PortSocket
 
 REST = 0.02  # seconds of rest after a full batch: a flood gets at most a twentieth of a processor
@@ -33,7 +33,7 @@ class Probing:
     """The datagrams of one node's search. For one thread, except `ask`."""
 
     def __init__(
-        self, pair_keys: PairKeys, peers: PeerTable, relays: RelayTalk, outside: Outside, published: Published
+        self, pair_keys: PairKeys, peers: SoughtPeers, relays: RelayTalk, outside: Outside, published: Published
     ) -> None:
         self._keys, self._peers, self._relays = pair_keys, peers, relays
         self._outside, self._published, self._pings = outside, published, Pings()

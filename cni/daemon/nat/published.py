@@ -13,8 +13,8 @@ from cni.daemon.model.cluster_records import NatWord
 from cni.daemon.model.nat_words import PathView, RelayView
 from cni.daemon.model.peer_paths import RELAYED, Place
 from cni.daemon.nat.outside import Outside
-from cni.daemon.nat.peer_table import PeerTable
 from cni.daemon.nat.relay_talk import RelayTalk
+from cni.daemon.nat.sought_peers import SoughtPeers
 from cni.daemon.nat.user_relays import UserRelays
 from cni.host.wg_types import join_endpoint
 
@@ -25,7 +25,7 @@ class Published:
     """What one node says. Written by the thread that searches, read by any."""
 
     def __init__(
-        self, peers: PeerTable, relays: RelayTalk, user_relays: UserRelays, outside: Outside, events: Events
+        self, peers: SoughtPeers, relays: RelayTalk, user_relays: UserRelays, outside: Outside, events: Events
     ) -> None:
         self._peers, self._relays, self._user_relays = peers, relays, user_relays
         self._outside, self._events = outside, events

@@ -25,11 +25,11 @@ from cni.daemon.model.wireguard import network_of
 from cni.daemon.nat import pings
 from cni.daemon.nat.outside import Outside
 from cni.daemon.nat.pair_keys import PairKeys
-from cni.daemon.nat.peer_table import PeerTable
 from cni.daemon.nat.probing import Probing, patterns
 from cni.daemon.nat.published import Published
 from cni.daemon.nat.relay_talk import RelayTalk
 from cni.daemon.nat.rules import NatRules
+from cni.daemon.nat.sought_peers import SoughtPeers
 from cni.daemon.nat.user_relays import UserRelays
 from cni.daemon.problem_board import ProblemBoard
 from cni.daemon.state.identity import Identity
@@ -61,7 +61,7 @@ class Traversal:
         pair_keys: PairKeys,
         relays: RelayTalk,
         user_relays: UserRelays,
-        peers: PeerTable,
+        peers: SoughtPeers,
         probing: Probing,
         published: Published,
         board: ProblemBoard,

@@ -21,7 +21,7 @@ RELAY_AFTER = 1.0  # seconds without a direct path until a relay is asked
 TRIES = 20.0  # seconds for which a peer is probed of which it is not known whether it answers probes
 
 
-class PeerTable:
+class SoughtPeers:
     """The peers of the global device. Times in seconds on the monotonic clock. For one thread, except `targets`."""
 
     def __init__(self, mesh: Mesh, pair_keys: PairKeys, relays: RelayTalk, user_relays: UserRelays) -> None:
