@@ -128,6 +128,24 @@ def test_a_relay_that_dies_is_replaced_and_a_direct_path_replaces_a_relay(
     assert back < 70
 
 
+def test_a_relay_that_joined_later_replaces_one_that_dies(lab: Lab, measured: Callable[[str], None]) -> None:
+    lab.start_stun()
+    only = lab.joined("public", 3, nat=RELAY)
+    first, second, _ = meet(lab, "sym", "sym", nat=SERVERS)
+    address = str(second.status().node_ip)
+    wait_for(lambda: path_of(first, second)["path"] == "relayed", "the relay")
+    later = lab.joined("public", 4, nat=RELAY)
+    wait_for(lambda: path_of(first, later)["path"] != "searching", "the path to the other relay")
+    wait_for(lambda: path_of(second, later)["path"] != "searching", "the path to the other relay")
+    pinged(first, address, 4)
+    run("ip", "-n", lab.underlay, "link", "set", f"s{only.number}", "down")
+    began = time.monotonic()
+    wait_for(lambda: echoed(first, second), "the other relay", 40)
+    gap = time.monotonic() - began
+    measured(f"relay cut off 4 s after another one had joined: {gap:.1f} s until the other one")
+    assert gap < 8
+
+
 def test_a_relay_without_room_says_so(lab: Lab) -> None:
     lab.start_stun()
     full = {**SERVERS, "relay": {"ports": "40000-40019", "max_pairs": 1}}

@@ -256,3 +256,42 @@ def test_what_may_not_be_used_is_not_probed(use: peer_paths.RelayUse, kind: str)
     clock.run(20)
     assert clock.paths.kind == kind
     assert {to for _, to, _ in clock.sent} == {RELAY if use == "only" else LAN}
+
+
+SECOND_RELAY = at("198.51.100.2:40000")
+
+
+def test_a_relay_that_is_named_after_the_choice_is_probed_at_once() -> None:
+    clock = Clock(RELAY, SECOND_RELAY)
+    clock.paths.name({RELAY: "relay"}, clock.now)
+    clock.run(3)
+    assert clock.paths.chosen == RELAY
+    clock.paths.name({RELAY: "relay", SECOND_RELAY: "relay"}, clock.now)
+    clock.run(1)
+    assert clock.to(SECOND_RELAY)[0] == (3.2, 0)
+    assert len(clock.to(SECOND_RELAY)) == 2
+    assert clock.paths.chosen == RELAY
+
+
+def test_another_relay_is_probed_until_it_answers_but_not_for_ever() -> None:
+    clock = Clock(RELAY)
+    clock.paths.name({RELAY: "relay", SECOND_RELAY: "relay"}, clock.now)
+    clock.run(15)
+    tries = [when for when, _ in clock.to(SECOND_RELAY)]
+    assert len([when for when in tries if when >= 0.2]) == len(peer_paths.READY) + 1
+    clock.up.add(SECOND_RELAY)
+    clock.run(60)
+    assert len(clock.to(SECOND_RELAY)) <= len(tries) + 60 / peer_paths.STANDBY + 1
+
+
+def test_a_pair_that_is_used_again_gets_its_other_relay_ready() -> None:
+    clock = Clock(RELAY, SECOND_RELAY)
+    clock.paths.name({RELAY: "relay", SECOND_RELAY: "relay"}, clock.now)
+    clock.paths.note_traffic(0, 0, clock.now)
+    clock.run(200)
+    before = len(clock.to(SECOND_RELAY))
+    clock.run(50)
+    assert len(clock.to(SECOND_RELAY)) == before
+    clock.paths.note_traffic(5000, 5000, clock.now)
+    clock.run(1)
+    assert len(clock.to(SECOND_RELAY)) == before + 2

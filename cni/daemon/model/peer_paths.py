@@ -38,6 +38,7 @@ CALLED = 5.0  # seconds after an attempt's begin in which the peer's call begins
 SILENCE = 3.0  # seconds that a peer to which packets are sent may send nothing, until its path is probed
 IDLE_SILENCE = 150.0  # the same without packets: one end may send all keepalives, but after 120 s a handshake is due
 STANDBY = 20.0  # seconds between two probes to the second relay of a pair in use: its NATs keep the mappings
+READY = (0.3, 0.5, 1.0, 2.0, 4.0)  # seconds between the first of these probes, until every other relay has answered
 VERDICT = 1.5  # seconds in which the path in use must answer a probe
 PACKET = 100  # bytes in one reading that are more than WireGuard's keepalives, of 32 bytes each
 BUSY = 300  # bytes in one reading of the counters that are no keepalive
@@ -88,6 +89,7 @@ class PeerPaths:
         self._heard_at = now
         self._busy_at = now
         self._standby_at = float("inf")  # when the relays that are not in use are probed
+        self._readied = 0  # the probes that were sent to get them ready
         self._asked_at: float | None = None  # when the path in use was asked whether it works
         self._began_at = now
 
@@ -119,9 +121,12 @@ class PeerPaths:
         places = {place: kind for place, kind in places.items() if self.may_use(kind)}
         if places == self._named:
             return
+        is_new_relay = any(kind in RELAYED and place not in self._named for place, kind in places.items())
         self._named = places
         self._rebuild()
         self.begin(now)
+        if is_new_relay:
+            self._get_ready(now)
 
     def begin(self, now: float) -> None:
         """Begin an attempt: something is new."""
@@ -174,7 +179,8 @@ class PeerPaths:
         before, self._counters = self._counters, (sent, received)
         if sent - before[0] > BUSY or received - before[1] > BUSY:
             self._busy_at = now
-            self._standby_at = min(self._standby_at, now + STANDBY)
+            if self._standby_at == float("inf"):
+                self._get_ready(now)
         if before[1] != received or before[0] < 0:
             self._heard_at = now
         silent = now - self._heard_at
@@ -246,10 +252,24 @@ class PeerPaths:
         """The probes that keep the other relays ready for this pair, so that they carry it when this one is gone."""
         if self.kind not in RELAYED or now < self._standby_at:
             return []
-        self._standby_at = now + STANDBY if now - self._busy_at < ACTIVE else float("inf")
-        return [
-            Send(place) for place, each in self._candidates.items() if each.kind in RELAYED and place != self._chosen
-        ]
+        others = self._other_relays()
+        if self._readied < len(READY) and not all(self._candidates[place].streak for place in others):
+            self._standby_at = now + READY[self._readied]
+            self._readied += 1
+        else:
+            self._standby_at = now + STANDBY if now - self._busy_at < ACTIVE else float("inf")
+        return [Send(place) for place in others]
+
+    def _get_ready(self, now: float) -> None:
+        """Probe the other relays soon. Each end is bound to a relay only by its own probe, so a relay that neither end
+        has probed carries nothing when it is needed."""
+        self._standby_at, self._readied = now + CONFIRM, 0
+        for place in self._other_relays():
+            self._put(place, replace(self._candidates[place], streak=0))
+
+    def _other_relays(self) -> list[Place]:
+        """The places behind relays, without the one in use."""
+        return [place for place, each in self._candidates.items() if each.kind in RELAYED and place != self._chosen]
 
     def _start(self, now: float) -> None:
         self._began = self._started = now
@@ -267,7 +287,7 @@ class PeerPaths:
 
     def _choose(self, place: Place, now: float) -> None:
         self._chosen, self._asked_at, self._heard_at = place, None, now
-        self._standby_at = now + CONFIRM
+        self._get_ready(now)
 
     def _is_wanted(self, candidate: Candidate) -> bool:
         """Whether a place would be a better path than the one in use."""
