@@ -10,6 +10,7 @@ import pytest
 from cni.daemon.model import nat_behaviour, stun
 from cni.daemon.model.nat_behaviour import Observation
 from cni.daemon.nat.rules import NatRules, in_effect
+from cni.daemon.nat.server_round import AGAIN, ServerRound
 from cni.daemon.settings import Nat
 from cni.daemon.settings_reader import parse
 from cni.errors import InvalidConfig
@@ -78,6 +79,39 @@ def test_the_yaml_comes_before_the_agent_and_without_both_it_is_off() -> None:
     assert in_effect(Nat(stun=("198.51.100.1:3478",)), agent) == NatRules(True, (("198.51.100.1", 3478),))
     assert not in_effect(Nat(enabled=False), agent).enabled
     assert not in_effect(None, wire.NatConfig()).enabled  # `{}` on the wire (contract 2.6)
+
+
+def test_the_numbers_of_an_agent_take_effect() -> None:
+    def rules(**numbers: int) -> NatRules:
+        return in_effect(None, wire.NatConfig(enabled=True, **numbers))
+
+    assert rules().refresh == NatRules().refresh == 45.0
+    assert rules(stun_refresh_interval_secs=60).refresh == 60.0
+    assert rules(stun_refresh_interval_secs=1).refresh == 5.0
+    assert rules(stun_refresh_interval_secs=2**64 - 1).refresh > 1e19
+    assert (rules().most_candidates, rules(max_candidate_pairs=3).most_candidates) == (10, 3)
+    assert rules(hole_punch_timeout_secs=1) == rules()
+    for given, most in ((0, 100), (7, 7), (2**64 - 1, 10_000)):
+        relay = wire.Relay(3478, "198.51.100.4:3478", given, "secret")
+        server = in_effect(None, wire.NatConfig(enabled=True, relay_server=relay)).server
+        assert server is not None
+        assert server.max_sessions == most
+
+
+def test_a_round_of_stun_begins_at_the_interval_and_sooner_without_an_answer() -> None:
+    round_, servers = ServerRound(lambda name: ()), [("198.51.100.1", 3478)]
+    round_.refresh(servers, 60.0, 100.0)
+    assert len(round_.requests(100.0)) == 1
+    assert round_.next_round(servers, 60.0) == 100.0 + AGAIN
+    round_.refresh(servers, 60.0, 100.0 + AGAIN)
+    ((_, request),) = round_.requests(105.0)
+    mapped = struct.pack("!HHBBHI", stun.XOR_MAPPED, 8, 0, 1, 9, 7)
+    assert round_.take(struct.pack("!HHI", 0x0101, len(mapped), stun.MAGIC_COOKIE) + request[8:20] + mapped, 105.1)
+    assert round_.next_round(servers, 60.0) == 165.0
+    round_.refresh(servers, 60.0, 164.9)
+    assert round_.requests(164.9) == []
+    round_.refresh(servers, 60.0, 165.0)
+    assert len(round_.requests(165.0)) == 1
 
 
 def test_a_server_that_is_none_is_named_with_key_and_value() -> None:

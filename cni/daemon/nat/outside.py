@@ -31,12 +31,12 @@ class Outside:
         if is_new:
             self._seen.forget()
             self._servers.begin(rules.stun, now)
-        self._servers.refresh(rules.stun, now)
+        self._servers.refresh(rules.stun, rules.refresh, now)
         self._mapper.configure(rules.maps_port, own, port, now)
 
     def next_round(self, rules: NatRules) -> float:
         """When `configure` should be called next."""
-        return self._servers.next_round(rules.stun)
+        return self._servers.next_round(rules.stun, rules.refresh)
 
     def close(self) -> None:
         """Leave the router's mapping, which lasts for its lifetime."""

@@ -14,6 +14,7 @@ from cni.secret import Secret
 
 RELAY_PORT = 3478  # of a server whose port an agent does not name, as ZLayer's
 SESSIONS, MOST_SESSIONS = 100, 10_000  # of a server: if an agent names no number, and at most
+REFRESH, FASTEST = 45.0, 5.0  # seconds between two rounds of STUN: if an agent names none, and at least
 DYNAMIC = range(49152, 65536)  # the ports for relaying of an agent's server (RFC 8656, section 7.2)
 NO_SECRET = Secret()
 
@@ -65,7 +66,8 @@ class UserRelay:
 class NatRules:
     """`stun`: the servers, (host, port); `unusable`: what was named as one and is none;
     `most_candidates`: places of one peer that are probed; `relay`: in this node's kernel; `server`: of ZLayer's
-    protocol; `relays`: those in user space that this node uses; `maps_port`: whether the router is asked for a port."""
+    protocol; `relays`: those in user space that this node uses; `maps_port`: whether the router is asked for a port;
+    `refresh`: the seconds between two rounds of STUN."""
 
     enabled: bool = False
     stun: tuple[tuple[str, int], ...] = ()
@@ -75,6 +77,7 @@ class NatRules:
     server: ServerRules | None = None
     relays: tuple[UserRelay, ...] = ()
     maps_port: bool = True
+    refresh: float = REFRESH
 
 
 def in_effect(yaml: Nat | None, of_agent: wire.NatConfig | None) -> NatRules:
@@ -92,6 +95,7 @@ def in_effect(yaml: Nat | None, of_agent: wire.NatConfig | None) -> NatRules:
             of_agent.max_candidate_pairs or 10,
             server=_server_of_agent(of_agent.relay_server),
             relays=relays,
+            refresh=max(float(of_agent.stun_refresh_interval_secs or REFRESH), FASTEST),
         )
     return NatRules()
 

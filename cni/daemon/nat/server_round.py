@@ -1,7 +1,7 @@
 """The rounds in which this node asks the configured STUN servers, from the thread that owns WireGuard's port.
 
 Servers' names are looked up by the mesh's resolver, which never blocks. A node asks at the start, when its own
-addresses change, and every `REFRESH` seconds.
+addresses change, and at the interval of the rules.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from cni.daemon.model.endpoints import is_name
 from cni.daemon.model.nat_behaviour import Place
 from cni.daemon.nat.stun_exchange import Query, Reply, StunExchange
 
-REFRESH = 45.0  # seconds between two rounds
 AGAIN = 5.0  # seconds until the next round if no server answered
 
 
@@ -34,16 +33,15 @@ class ServerRound:
         self._exchange = StunExchange([Query(place) for place in self._asked], now) if self._asked else None
         self._began, self._answered = now, False
 
-    def refresh(self, servers: Iterable[tuple[str, int]], now: float) -> None:
-        """Ask again if that is due, or if the servers are others than before."""
+    def refresh(self, servers: Iterable[tuple[str, int]], interval: float, now: float) -> None:
+        """Ask again if the interval, in seconds, is over, or if the servers are others than before."""
         servers = list(servers)
-        due = now - self._began >= (REFRESH if self._answered else AGAIN)
-        if due or self._places(servers) != self._asked:
+        if now >= self.next_round(servers, interval) or self._places(servers) != self._asked:
             self.begin(servers, now)
 
-    def next_round(self, servers: Iterable[tuple[str, int]]) -> float:
+    def next_round(self, servers: Iterable[tuple[str, int]], interval: float) -> float:
         """When `refresh` should be called next; infinite without servers."""
-        return self._began + (REFRESH if self._answered else AGAIN) if list(servers) else float("inf")
+        return self._began + (interval if self._answered else AGAIN) if list(servers) else float("inf")
 
     def requests(self, now: float) -> list[tuple[Place, bytes]]:
         """The requests to send now."""

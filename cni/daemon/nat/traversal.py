@@ -119,6 +119,10 @@ class Traversal:
         """Look again: peers or this node's addresses may have changed."""
         self.wake()
 
+    def is_on(self) -> bool:
+        """Whether paths are searched for by the configuration, also while the search has not begun or cannot."""
+        return self._rules().enabled
+
     def word(self) -> NatWord | None:
         """What this node publishes; None while NAT traversal is off, or no probe can be sent."""
         return self._published.word

@@ -143,11 +143,12 @@ def _called_from(seen: PeerSeen | None) -> str:
 
 def nat_status(_: wire.NatStatusRequest, context: OperationContext) -> wire.NatStatus:
     """The results of the last NAT tick. With NAT traversal, also from where this node is seen, and of the peers those
-    that are reached now, each with its path as upstream names it."""
+    that are reached now, each with its path as upstream names it: none before the search has begun."""
     seen = context.registry.nat_seen.get("seen") or NatSeen()
     word, views = context.traversal.word(), context.traversal.views()
     if word is None:
-        return wire.NatStatus(seen.candidates, seen.peers, seen.last_refresh)
+        called = () if context.traversal.is_on() else seen.peers
+        return wire.NatStatus(seen.candidates, called, seen.last_refresh)
     outside = tuple(wire.Candidate("server-reflexive", endpoint, OUTSIDE_PRIORITY) for endpoint in word.outside)
     relayed = tuple(wire.Candidate("relay", endpoint, RELAY_PRIORITY) for endpoint in word.relayed)
     reached = tuple(wire.NatPeer(key, view.path, view.endpoint) for key, view in views.items() if view.kind)
