@@ -127,11 +127,16 @@ class Claimant:
         self.member = Member(self.member.identity, number, ())
         return self.claims.take_slice(self.cluster, number, self.view, None)
 
-    def reconcile(self) -> int:
-        """A look at its own claims; how many slots it holds in advance then."""
+    def reconcile(self, own: str | None = None) -> int:
+        """A look at its own claims; how many slots it holds in advance then. `own`: the range of its services."""
         self.look()
-        self.claims.reconcile(self.view, {}, (), [self.cluster])
-        return sum(slot.use == "spare" for slot in self.registry.slots.all().values())
+        self.claims.reconcile(self.view, {}, (), [own or self.cluster])
+        return len(self.spare())
+
+    def spare(self) -> list[ipaddress.IPv4Network]:
+        """The slots that it holds in advance."""
+        mine = self.registry.slots.all().items()
+        return [ipaddress.IPv4Network(cidr) for cidr, slot in mine if slot.use == "spare"]
 
 
 def test_slots_held_in_advance_are_nobodys_loss(lab: Lab, tmp_path: Path) -> None:
@@ -150,6 +155,27 @@ def test_slots_held_in_advance_are_nobodys_loss(lab: Lab, tmp_path: Path) -> Non
         five = Claimant(lab, tmp_path, "node5", cluster)
         with pytest.raises(PoolExhausted):
             five.join()
+
+    lab(work)
+
+
+def test_slots_held_in_advance_are_in_the_range_of_the_services(lab: Lab, tmp_path: Path) -> None:
+    """Those outside of it are released: no service of the node could use one."""
+    who, own = Claimant(lab, tmp_path, "part", "10.7.0.0/16"), ipaddress.IPv4Network("10.7.64.0/22")
+
+    def work() -> None:
+        who.join()
+        assert who.reconcile() == 2
+        outside = who.spare()
+        assert not any(network.overlaps(own) for network in outside)
+        assert who.reconcile(str(own)) == 2
+        assert all(network.subnet_of(own) for network in who.spare())
+        who.look()
+        assert not {str(network) for network in outside} & who.view.slots.keys()
+        assert who.claims.take_spare(4, "web", lambda network: False) is None
+        assert len(who.spare()) == 2
+        given = who.claims.take_spare(4, "web", lambda network: network.overlaps(own))
+        assert given is not None and given not in who.spare()
 
     lab(work)
 

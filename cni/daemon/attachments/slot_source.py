@@ -42,7 +42,7 @@ class SlotSource:
         own = [] if record is None else record.networks(version)
         try:
             for network in claims.held(segment, version):
-                usable = network not in own and self._state.is_usable(network)
+                usable = network not in own and self._state.may_take(network)
                 if usable and claims.claim(network, segment):
                     return network
             while True:
@@ -51,7 +51,7 @@ class SlotSource:
                     return network
                 refused.append(network)
         except TryAgainLater:
-            spare = claims.take_spare(version, segment)
-            if spare is None or not self._state.is_usable(spare):
+            spare = claims.take_spare(version, segment, self._state.may_take)
+            if spare is None:
                 raise
             return spare

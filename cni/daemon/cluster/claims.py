@@ -83,12 +83,12 @@ class Claims:
                 f"no subnet for service {service}: {self._store.name} cannot be asked", str(error)
             ) from error
 
-    def take_spare(self, version: int, service: str) -> Network | None:
-        """Give a slot that was claimed in advance to the service; None if there is none. `reconcile` updates etcd when
-        etcd answers."""
+    def take_spare(self, version: int, service: str, usable: Callable[[Network], bool]) -> Network | None:
+        """Give a slot that was claimed in advance, and that is `usable`, to the service; None if there is none.
+        `reconcile` updates etcd when etcd answers."""
         with self._lock:
             mine = [_network(cidr) for cidr, slot in self._registry.slots.all().items() if slot.use == SPARE]
-            spare = next((network for network in mine if network.version == version), None)
+            spare = next((n for n in mine if n.version == version and usable(n)), None)
             if spare is not None:
                 self._registry.slots.put(str(spare), Slot(self.member.identity, SERVICE + service))
             return spare
@@ -188,10 +188,11 @@ class Claims:
 
     # --- now and then ------------------------------------------------------------------------------------------------
 
-    def reconcile(self, view: ClusterView, used: dict[str, str], busy: Iterable[str], clusters: Iterable[str]) -> None:
+    def reconcile(self, view: ClusterView, used: dict[str, str], busy: Iterable[str], ranges: Iterable[str]) -> None:
         """Bring etcd and this node's records into agreement: write slots that were taken from the reserve, release
         slots that are no longer used, refill the reserve. `used`: the service of each subnet in use; `busy`: slots with
-        addresses in use; `clusters`: the overlay's ranges.
+        addresses in use; `ranges`: the ranges of this node's services,
+        one of each family.
 
         Raises StoreError.
         """
@@ -216,7 +217,7 @@ class Claims:
         for cidr, since in self._idle.items():
             if now - since >= UNUSED:
                 self._release(cidr, mine[cidr])
-        self._refill_reserve(view, clusters)
+        self._refill_reserve(view, ranges)
 
     def release_all(self, view: ClusterView) -> None:
         """Release all slots and the id of this node. Raises StoreError."""
@@ -255,15 +256,16 @@ class Claims:
     def _own(self) -> bytes:
         return self.member.identity.encode()
 
-    def _refill_reserve(self, view: ClusterView, clusters: Iterable[str]) -> None:
-        for cluster in clusters:
-            version = _network(cluster).version
+    def _refill_reserve(self, view: ClusterView, ranges: Iterable[str]) -> None:
+        for cidr in ranges:
+            own = _network(cidr)
+            self._release_reserve(own, inside=False)
             slots = self._registry.slots.all()
-            taken = [network for network in map(_network, {*view.slots, *slots}) if network.version == version]
-            have = sum(1 for c, s in slots.items() if s.use == SPARE and _network(c).version == version)
-            segments = SubnetRegistry.over(cluster)
+            taken = [network for network in map(_network, {*view.slots, *slots}) if network.overlaps(own)]
+            have = sum(1 for c, s in slots.items() if s.use == SPARE and _network(c).overlaps(own))
+            segments = SubnetRegistry.over(cidr)
             if len(taken) >= segments.slots * SCARCE:
-                self._release_reserve(version)
+                self._release_reserve(own, inside=True)
                 continue
             for n in range(have, RESERVED):
                 if len(taken) >= segments.slots * FEW:
@@ -272,11 +274,13 @@ class Claims:
                 self._take_slot(str(network), SPARE)
                 taken.append(network)
 
-    def _release_reserve(self, version: int) -> None:
-        """Release the slots that were claimed in advance, for other nodes. Raises StoreError."""
+    def _release_reserve(self, own: Network, *, inside: bool) -> None:
+        """Release the slots of the family of `own` that were claimed in advance, inside of `own` or outside, for other
+        nodes. Raises StoreError."""
         with self._lock:  # so that no service takes one meanwhile
             slots = self._registry.slots.all().items()
-            mine = [(c, s) for c, s in slots if s.use == SPARE and _network(c).version == version]
+            spare = [(c, s) for c, s in slots if s.use == SPARE and _network(c).version == own.version]
+            mine = [(c, s) for c, s in spare if _network(c).overlaps(own) == inside]
             for cidr, _ in mine:
                 self._registry.slots.drop(cidr)
         for cidr, slot in mine:

@@ -163,7 +163,7 @@ class Membership:
             unsigned = set(self._view.unsigned)
         own = [cidr for cidr, slot in view.slots.items() if slot.owner == self._identity.member().identity]
         busy = [cidr for cidr in own if state.has_held_address(ipaddress.ip_network(cidr))]
-        self._claims.reconcile(view, used, busy, state.cidrs)
+        self._claims.reconcile(view, used, busy, state.service_ranges)
         for cidr in unsigned.intersection(own):
             self._claims.sign(cidr, view.slots[cidr])
         dedicated = [service.name for service in state.services.values() if service.mode == "dedicated"]

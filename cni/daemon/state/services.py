@@ -71,6 +71,16 @@ class ServiceBook:
         """The cluster's ranges, the primary IP version first."""
         return self.node.cidrs
 
+    @property
+    def service_ranges(self) -> tuple[str, ...]:
+        """The parts of the cluster's ranges in which this node's services have their subnets."""
+        return tuple(slots.part_of(cidr, self.service_cidr) for cidr in self.cidrs)
+
+    def may_take(self, network: Network) -> bool:
+        """Whether a service may get this slot: it is usable, and inside the node's part of the range."""
+        parts = map(ipaddress.ip_network, self.service_ranges)
+        return self.is_usable(network) and any(network.overlaps(part) for part in parts)
+
     def versions(self) -> list[int]:
         """The IP versions of the cluster's ranges, sorted."""
         return sorted({ipaddress.ip_network(cidr).version for cidr in self.cidrs})
