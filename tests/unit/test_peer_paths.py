@@ -295,3 +295,13 @@ def test_a_pair_that_is_used_again_gets_its_other_relay_ready() -> None:
     clock.paths.note_traffic(5000, 5000, clock.now)
     clock.run(1)
     assert len(clock.to(SECOND_RELAY)) == before + 2
+
+
+def test_a_relay_that_is_bound_late_by_the_other_end_is_met_in_the_same_attempt() -> None:
+    clock = Clock()
+    clock.paths.name({RELAY: "relay"}, clock.now)
+    clock.run(5)
+    assert clock.paths.chosen is None
+    clock.up.add(RELAY)
+    clock.run(1.5)
+    assert clock.paths.chosen == RELAY

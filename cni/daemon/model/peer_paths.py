@@ -30,6 +30,7 @@ RELAYED: tuple[Kind, ...] = ("relay", "turn")
 STEADY = 3  # answers in a row until a better path replaces one that works
 HOPS = 2  # routers after which a first probe is dropped: this node's own NAT, and the one after it
 NEAR = (0.0, 0.3, 1.0, 3.0)  # seconds after an attempt's begin at which a peer's own addresses are probed
+BEYOND = (0.0, 0.3, 1.0, 2.0, 3.0, 4.5, 6.0, 8.0)  # the same for relays, which carry nothing until both ends are bound
 FAR = (1.0, 1.3, 1.7, 2.5, 4.0, 6.0, 8.0)  # the same for addresses outside, after the first probe of few hops
 CONFIRM = 0.2  # seconds between the probes that confirm a better path
 LENGTH = 9.0  # seconds that an attempt lasts
@@ -322,4 +323,4 @@ def _schedule(kind: Kind) -> tuple[tuple[float, int], ...]:
     """When a place of that kind is probed in an attempt, and by how many hops."""
     if kind == "outside":
         return ((0.0, HOPS), *((at, 0) for at in FAR))
-    return tuple((at, 0) for at in NEAR)
+    return tuple((at, 0) for at in (BEYOND if kind in RELAYED else NEAR))
