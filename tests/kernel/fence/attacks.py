@@ -68,7 +68,9 @@ OF_BRIDGES = {
             *("address_probe_arrives", "arp_announcement_arrives", "arp_probe_arrives", "broadcast_arrives"),
             *("directed_broadcast_arrives", "group_frames_to_another_network", "honest_discovery_arrives"),
             *("ipv6_multicast_arrives", "link_local_source_arrives", "multicast_arrives"),
-            *("multicast_report_of_none_arrives", "queries_for_groups_stay_in_the_network"),
+            *("multicast_report_of_none_arrives", "reports_of_solicited_node_groups"),
+            *("queries_for_groups_stay_in_the_network", "listed_neighbours_find_each_other"),
+            "listed_neighbours_find_each_other_ipv6",
         ),
         _GROUPS,
     ),
@@ -294,11 +296,17 @@ def theft_of_macs_by_any_frame(lab: Lab) -> Case:
     return to_neighbour(lab, *frames, harm=lambda: _fdb(lab, a(lab)))
 
 
+def multicast_report(source: str, *groups: str, marker: bytes = b"") -> bytes:
+    """An MLDv2 report of these groups."""
+    records = b"".join(struct.pack("!BBH", 4, 0, 0) + p.packed(group) for group in groups) + marker
+    router_alert = bytes([58, 0, 5, 2, 0, 0, 1, 0])
+    body = struct.pack("!HH", 0, len(groups)) + records
+    return p.ip6(source, "ff02::16", 0, router_alert + p.icmp6(source, "ff02::16", 143, 0, body), 1)
+
+
 def report_of_none(place: Place, marker: bytes = b"") -> bytes:
     """A multicast report as an interface sends it before it has an address."""
-    record = struct.pack("!HHBBH", 0, 1, 4, 0, 0) + p.packed(p.solicited_node(place.six)[0]) + marker
-    router_alert = bytes([58, 0, 5, 2, 0, 0, 1, 0])
-    return p.ip6("::", "ff02::16", 0, router_alert + p.icmp6("::", "ff02::16", 143, 0, record), 1)
+    return multicast_report("::", p.solicited_node(place.six)[0], marker=marker)
 
 
 @attack

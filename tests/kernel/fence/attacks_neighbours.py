@@ -21,7 +21,7 @@ from .attacks import (
     datagram,
     eth,
     gateway,
-    report_of_none,
+    multicast_report,
     to_neighbour,
     x,
 )
@@ -306,8 +306,25 @@ def solicitation_without_option_arrives(lab: Lab) -> Case:
 def multicast_report_of_none_arrives(lab: Lab) -> Case:
     me = a(lab)
     case = to_neighbour(lab)
-    case.control = [p.frame("33:33:00:00:00:16", me.mac, p.IPV6, report_of_none(me))]
+    case.control = [p.frame("33:33:00:00:00:16", me.mac, p.IPV6, multicast_report("::", "ff02::fb"))]
     case.honest_needle = p.packed("::") + p.packed("ff02::16")
+    return case
+
+
+@attack
+def reports_of_solicited_node_groups(lab: Lab) -> Case:
+    """Such a report is for bridges that keep group membership. One that has another group as well arrives."""
+    me = a(lab)
+    own = p.link_local(me.mac)
+    nodes = [p.solicited_node(f"fe80::{tail:x}")[0] for tail in (1, 2, 3)]
+    reports = [multicast_report(source, *nodes[:n], marker=EVIL) for source in ("::", own) for n in (1, 2, 3)]
+    mixed = [
+        multicast_report(own, *groups) for groups in (["ff02::fb"], [nodes[0], "ff02::fb"], ["ff0e::7", *nodes[:2]])
+    ]
+    to = "33:33:00:00:00:16"
+    case = to_neighbour(lab, *(p.frame(to, me.mac, p.IPV6, report) for report in reports))
+    case.control = [p.frame(to, me.mac, p.IPV6, report) for report in mixed]
+    case.honest_needle = p.packed(own) + p.packed("ff02::16")
     return case
 
 

@@ -16,7 +16,7 @@ from cni.openings import Opening
 from . import packets as p
 from .attacks import EVIL, GATEWAY_MAC, HONEST, Case, Ear, a, attack, b, eth, send, x
 from .attacks_edge import FAR, mac_of
-from .lab import HOST4, HOST6, OUTSIDE4, OUTSIDE6, TUNNEL, Lab, Place
+from .lab import HOST4, HOST6, OUTSIDE4, OUTSIDE6, ROUTED, TUNNEL, Lab, Place
 
 PORT, OTHER = 53, 54
 VIRTUAL4, VIRTUAL6 = "10.96.0.10", "fd00:96::10"
@@ -62,8 +62,9 @@ def _from_far(lab: Lab, src: Place, to: str, dport: int, marker: bytes) -> bytes
     return p.frame(mac_of(lab, TUNNEL), its, p.ethertype(to), packet)
 
 
-def _nf_call(lab: Lab) -> bool:
-    return lab.host.run("cat", "/proc/sys/net/bridge/bridge-nf-call-iptables").strip() == "1"
+def _seen_by_inet(lab: Lab) -> bool:
+    """Whether the family inet sees a frame between two containers of a service: routed, or handed to it by a bridge."""
+    return ROUTED or lab.host.run("cat", "/proc/sys/net/bridge/bridge-nf-call-iptables").strip() == "1"
 
 
 def _register(six: bool) -> None:
@@ -109,7 +110,7 @@ def _register(six: bool) -> None:
             """Only where the family inet sees the frame; one that claims the mark is not believed."""
             me, flat, flat2, fellow = a(lab), lab.places["flat-web"], lab.places["flat-web2"], b(lab)
             undo = _open(lab, [Opening(of(flat), kind, PORT) if by_port else Opening(of(flat))])
-            direct = _nf_call(lab)
+            direct = _seen_by_inet(lab)
 
             def packet(to: Place, port: int, marker: bytes) -> bytes:
                 return _packet(kind, me, of(to), (next(_sports), port), marker, mac=to.mac)
@@ -134,7 +135,7 @@ def _register(six: bool) -> None:
         def work(lab: Lab) -> Case:
             me, flat, flat2 = a(lab), lab.places["flat-web"], lab.places["flat-web2"]
             undo = _open(lab, [Opening(of(flat), kind, PORT) if by_port else Opening(of(flat))])
-            sport, direct = next(_sports), _nf_call(lab)
+            sport, direct = next(_sports), _seen_by_inet(lab)
             asked = _packet(kind, me, of(flat), (sport, PORT), b"hello", mac=flat.mac)
             evil = [_packet(kind, flat, of(me), (PORT, sport + 5000), EVIL, mac=me.mac)]
             answer = _packet(kind, flat, of(me), (PORT, sport), HONEST if direct else EVIL, mac=me.mac, answer=True)
@@ -161,9 +162,9 @@ def _register(six: bool) -> None:
                     ear.bind((of(flat), PORT))
                     ear.listen()
                     mouth.connect_ex((of(flat), PORT))
-                    _, ready, _ = select.select([], [mouth], [], 1.5 if _nf_call(lab) else 0.3)
+                    _, ready, _ = select.select([], [mouth], [], 1.5 if _seen_by_inet(lab) else 0.3)
                     connected = bool(ready) and not mouth.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-                return "" if connected is _nf_call(lab) else f"connected: {connected}"
+                return "" if connected is _seen_by_inet(lab) else f"connected: {connected}"
 
             honest = _udp(me, of(fellow), PORT, HONEST, mac=fellow.mac)
             return Case(me.space, [], [], [honest], eth(fellow), harm=harm, undo=undo)
@@ -299,8 +300,8 @@ def _register(six: bool) -> None:
     def sender_on_the_same_bridge(lab: Lab) -> Case:
         sender, me, fellow = x(lab), a(lab), lab.places["blue-db"]
         undo = _open(lab, senders=[single(sender)])
-        frame = _udp(sender, of(me), PORT, HONEST if _nf_call(lab) else EVIL, mac=me.mac)
-        if _nf_call(lab):
+        frame = _udp(sender, of(me), PORT, HONEST if _seen_by_inet(lab) else EVIL, mac=me.mac)
+        if _seen_by_inet(lab):
             return Case(sender.space, [], [], [frame], eth(me), undo=undo)
         honest = [_udp(sender, of(fellow), PORT, HONEST)]
         return Case(sender.space, [frame], [eth(me)], honest, eth(fellow), undo=undo)
@@ -311,9 +312,9 @@ def _register(six: bool) -> None:
         sport = next(_sports)
         asked = [_udp(sender, of(me), PORT, b"hello", sport=sport, mac=me.mac)]
         before = lambda: send(sender.space, "eth0", asked)  # noqa: E731
-        answer = _udp(me, of(sender), sport, HONEST if _nf_call(lab) else EVIL, sport=PORT, mac=sender.mac)
+        answer = _udp(me, of(sender), sport, HONEST if _seen_by_inet(lab) else EVIL, sport=PORT, mac=sender.mac)
         evil = [_udp(me, of(sender), sport + 5000, EVIL, sport=PORT, mac=sender.mac)]
-        if _nf_call(lab):
+        if _seen_by_inet(lab):
             return Case(me.space, evil, [eth(sender)], [answer], eth(sender), before=before, undo=undo)
         honest = [_udp(me, of(b(lab)), PORT, HONEST, mac=b(lab).mac)]
         return Case(me.space, [*evil, answer], [eth(sender)], honest, eth(b(lab)), before=before, undo=undo)
@@ -358,8 +359,10 @@ def _attack(work: Callable[[Lab], Case]) -> None:
 
 
 def _gateway_of(lab: Lab, place: Place) -> str:
-    """The MAC of the bridge on which the container is."""
+    """The MAC of the bridge on which the container is, or of its host end."""
     assert place.port is not None
+    if ROUTED:
+        return place.space.gate
     return next(bridge.mac or "" for bridge in lab.bridges.values() if bridge.name == place.port.bridge)
 
 
