@@ -14,12 +14,12 @@ from cni.host.netns import entered
 
 # A container's interface must not accept autoconfiguration, must announce its address to its neighbours, and must not
 # wait for duplicate address detection (1 to 2 s).
-SETTINGS = (
-    ("ipv4/conf/{}/arp_notify", "1"),
-    ("ipv6/conf/{}/accept_ra", "0"),
-    ("ipv6/conf/{}/autoconf", "0"),
-    *(("ipv6/conf/{}/" + setting, "0") for setting in sysctl.NO_DAD),
-    ("ipv6/conf/{}/ndisc_notify", "1"),
+SETTINGS_IPV4 = (("arp_notify", "1"),)
+SETTINGS_IPV6 = (
+    ("accept_ra", "0"),
+    ("autoconf", "0"),
+    *((setting, "0") for setting in sysctl.NO_DAD),
+    ("ndisc_notify", "1"),
 )
 
 
@@ -219,9 +219,9 @@ def configure(
     with entered(netns_fd):
         inner = Netlink()
         if any(address.version == 6 for address in addresses):
-            sysctl.put(f"ipv6/conf/{ifname}/disable_ipv6", "0")
-        for path, value in SETTINGS:
-            sysctl.wish(path.format(ifname), value)
+            sysctl.put_all(f"ipv6/conf/{ifname}", [("disable_ipv6", "0")])
+        sysctl.put_all(f"ipv4/conf/{ifname}", SETTINGS_IPV4, needed=False)
+        sysctl.put_all(f"ipv6/conf/{ifname}", SETTINGS_IPV6, needed=False)
     with inner:
         # The fence admits the link-local address that the MAC gives (EUI-64), whatever `default` says in the container.
         own = links.gen_mode_message(index, links.GEN_MODE_EUI64)

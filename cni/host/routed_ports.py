@@ -70,11 +70,9 @@ def configure(end: RoutedEnd) -> None:
     """The kernel's settings of the host end, before it comes up: forwarding, and no answers but for the gateway.
     Idempotent. Raises OSError."""
     six = any(address.version == 6 for address in end.addresses)
-    for setting, value in _IPV4:
-        sysctl.put(f"ipv4/conf/{end.name}/{setting}", value)
+    sysctl.put_all(f"ipv4/conf/{end.name}", _IPV4)
     if six:
-        for setting, value in _IPV6:
-            sysctl.put(f"ipv6/conf/{end.name}/{setting}", value)
+        sysctl.put_all(f"ipv6/conf/{end.name}", _IPV6)
     sysctl.forward(end.name, six=six)
 
 

@@ -6,6 +6,7 @@ import errno
 import functools
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from cni.host import links, netlink
@@ -38,8 +39,36 @@ def put(path: str, value: str) -> None:
     No error if the kernel has no such setting, or if /proc/sys is read-only and holds the value already, or the kernel
     takes it by netlink. Raises Unwritable, OSError.
     """
+    _put(path, value, f"{ROOT}/{path}", None)
+
+
+def put_all(directory: str, settings: Sequence[tuple[str, str]], *, needed: bool = True) -> None:
+    """`put` of each (name, value) below `directory`; without `needed` as `wish`. No error if there is no such directory.
+
+    The directory is looked up once: the kernel compares a name below /proc/sys/net with that of every network namespace
+    (`proc_sys_compare`), and nine lookups for an attach took an eighth of the daemon's processor time beside 1,000
+    containers.
+    """
     try:
-        fd = os.open(f"{ROOT}/{path}", os.O_WRONLY | os.O_CLOEXEC)
+        directory_fd = os.open(f"{ROOT}/{directory}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        for name, value in settings:
+            try:
+                _put(f"{directory}/{name}", value, name, directory_fd)
+            except Unwritable:
+                if needed:
+                    raise
+                _log_once(name)
+    finally:
+        os.close(directory_fd)
+
+
+def _put(path: str, value: str, file: str, directory_fd: int | None) -> None:
+    """`put`: `file` is the file of `path`, relative to `directory_fd` if that is not None."""
+    try:
+        fd = os.open(file, os.O_WRONLY | os.O_CLOEXEC, dir_fd=directory_fd)
     except FileNotFoundError:
         return
     except OSError as error:

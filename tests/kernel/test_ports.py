@@ -173,8 +173,9 @@ def test_the_container_reaches_its_gateway_at_once(container, netlink, port):
 
 def test_the_containers_end_takes_no_advice(container, netlink, port):
     plug(netlink, port, container)
-    found = {path: container.sysctl(path.format("eth0")) for path, _ in ports.SETTINGS}
-    assert found == dict(ports.SETTINGS)
+    wanted = {f"ipv4/conf/eth0/{name}": value for name, value in ports.SETTINGS_IPV4}
+    wanted |= {f"ipv6/conf/eth0/{name}": value for name, value in ports.SETTINGS_IPV6}
+    assert {path: container.sysctl(path) for path in wanted} == wanted
 
 
 def test_ipv6_works_in_a_container_whose_default_is_off(container, netlink, port):
