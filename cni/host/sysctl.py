@@ -43,7 +43,8 @@ def put(path: str, value: str) -> None:
 
 
 def put_all(directory: str, settings: Sequence[tuple[str, str]], *, needed: bool = True) -> None:
-    """`put` of each (name, value) below `directory`; without `needed` as `wish`. No error if there is no such directory.
+    """`put` of each (name, value) below `directory`; without `needed` as `wish`. No error if the kernel has no such
+    directory.
 
     The directory is looked up once: the kernel compares a name below /proc/sys/net with that of every network namespace
     (`proc_sys_compare`), and nine lookups for an attach took an eighth of the daemon's processor time beside 1,000

@@ -1,5 +1,7 @@
 """Policies are read whole or refused with field and value."""
 
+import json
+
 import pytest
 
 from cni.daemon.policy import reader
@@ -71,6 +73,12 @@ def test_directions_follow_the_apis_defaults(spec: str, directions: str) -> None
         ("10.1.0.0/16", "10.0.0.0/8", "ipBlock.except[0]: '10.0.0.0/8' is not inside 10.0.0.9/8"),
         ("10.1.0.0/16", "fd00::/16", "ipBlock.except[0]: 'fd00::/16' is not inside 10.0.0.9/8"),
         ("10.0.0.9/8", "10.0.0.9", "ipBlock.cidr: '10.0.0.9' is no CIDR"),
+        ("10.0.0.9/8", "10.0.0.0/255.0.0.0", "ipBlock.cidr: '10.0.0.0/255.0.0.0' is no CIDR"),
+        ("10.0.0.9/8", "10.0.0.0/0.0.0.255", "ipBlock.cidr: '10.0.0.0/0.0.0.255' is no CIDR"),
+        ("10.0.0.9/8", "10.0.0.0/+8", "ipBlock.cidr: '10.0.0.0/+8' is no CIDR"),
+        ("10.0.0.9/8", "10.0.0.256/8", "ipBlock.cidr: '10.0.0.256/8' is no CIDR"),
+        ("10.0.0.9/8", "fe80::%eth0/64", "ipBlock.cidr: 'fe80::%eth0/64' is no CIDR"),
+        ("10.0.0.9/8", "'fe80::%x } accept;/64'", "ipBlock.cidr: 'fe80::%x } accept;/64' is no CIDR"),
         ("- podSelector: {}", "- {}", "from[0]: one of podSelector, namespaceSelector, ipBlock is needed"),
         ("- podSelector: {}", "- {podSelector: {}, ipBlock: {cidr: 1.0.0.0/8}}", "from[0]: ipBlock excludes"),
         ("values: [b, a, b]", "values: []", "matchExpressions[0].operator: 'NotIn' needs values"),
@@ -99,3 +107,19 @@ def test_a_file_has_several_documents_and_lists() -> None:
     assert [policy.title for policy in reader.read_text(text)] == ["default/a", "default/b", "default/c"]
     with pytest.raises(InvalidConfig, match="default/a is in the file twice"):
         reader.read_text(f"{one % 'a'}\n---\n{one % 'a'}")
+
+
+@pytest.mark.parametrize(
+    ("cidr", "read"),
+    [
+        ("010.000.0.0/08", "10.0.0.0/8"),
+        ("2001:DB8::7/64", "2001:db8::/64"),
+        ("::ffff:10.0.0.0/104", "::ffff:a00:0/104"),
+    ],
+)
+def test_a_block_is_read_as_the_api_server_reads_it(cidr: str, read: str) -> None:
+    spec = {"podSelector": {}, "ingress": [{"from": [{"ipBlock": {"cidr": cidr}}]}]}
+    document = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "a"}, "spec": spec}
+    (policy,) = reader.read_text(json.dumps(document))
+    (rule,) = policy.rules("ingress") or ()
+    assert rule.peers == (BlockPeer(read),)

@@ -18,6 +18,11 @@ from cni.errors import InvalidConfig
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", re.ASCII)  # RFC 1123, a subdomain
 _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,251}", re.ASCII)  # a CNI network's name, or a namespace
+# What the API server accepts (ParseCIDRSloppy): octets with leading zeros are decimal. A zone, which is no part of the
+# grammar of nft, a netmask and a host mask are refused.
+_CIDR = re.compile(
+    r"(?:(?P<octets>\d{1,4}(?:\.\d{1,4}){3})|(?P<six>[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*))/(?P<length>\d{1,3})", re.ASCII
+)
 _PORT_NAME = re.compile(r"(?=.{1,15}\Z)(?=.*[a-z])[a-z0-9]+(-[a-z0-9]+)*", re.ASCII)  # RFC 6335, 5.1
 _LABEL_PREFIX = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", re.ASCII)
 _LABEL_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?", re.ASCII)
@@ -146,9 +151,13 @@ class _Reading:
 
     def _cidr(self, text: str, place: str) -> Any:
         try:
-            if "/" not in text:
+            found = _CIDR.fullmatch(text)
+            if found is None:
                 raise ValueError(text)
-            return ip_network(text, strict=False)  # the API server accepts host bits, and ignores them
+            octets = found["octets"]
+            address = ".".join(str(int(octet)) for octet in octets.split(".")) if octets else found["six"]
+            # The API server accepts host bits, and ignores them.
+            return ip_network(f"{address}/{int(found['length'])}", strict=False)
         except ValueError as error:
             raise self._fault(place, text, "is no CIDR") from error
 
