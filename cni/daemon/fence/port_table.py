@@ -56,7 +56,7 @@ class PortTable:
         self._attachments[port.name] = attachment
         key, pod = self._pod(attachment)
         if pod is not None:
-            self._book.table.set_pod(key, pod)
+            self._take_in(key, self._of_same_pod(attachment))
         self._policies[port.name] = policy = self._book.port_policy(pod)
         if policy and not self._active:
             self._give_policies()  # to this port as well
@@ -65,12 +65,13 @@ class PortTable:
         return self._ports[port.name]
 
     def remove(self, name: str) -> FencePort | None:
-        """Forgets a port and its pod's addresses; None if it was not recorded."""
+        """Forgets a port and its addresses; None if it was not recorded."""
         attachment = self._attachments.pop(name, None)
         if attachment is not None:
             key, pod = self._pod(attachment)
-            if pod is not None:
-                self._book.table.remove_pod(key)
+            rest = self._of_same_pod(attachment)
+            if pod is not None or rest:
+                self._take_in(key, rest)
         self._policies.pop(name, None)
         return self._ports.pop(name, None)
 
@@ -86,6 +87,7 @@ class PortTable:
         """Takes in what a Kubernetes API says from now on: the labels of all namespaces, None if they are unchanged;
         and the pods that are new or changed by "namespace/name", None for one that is gone. `whole`: `pods` are all.
         """
+        self._book.table.follow_cluster()
         if whole or self._of_api is None:
             self._of_api = {}
         for name, pod in pods.items():
@@ -108,14 +110,28 @@ class PortTable:
             here.setdefault(attachment.pod, []).append(attachment)
         for name in names:
             mine = here.get(name, [])
-            known = self._pod(mine[0])[1] if mine else (self._of_api or {}).get(name)
-            if known is None:
-                self._book.table.remove_pod(name)
+            elsewhere = (self._of_api or {}).get(name)
+            if not mine and elsewhere is not None:
+                self._book.table.set_pod(name, elsewhere)
             else:
-                self._book.table.set_pod(name, known)
-            for attachment in mine:
-                self._policies[attachment.host_veth] = self._book.port_policy(known)
+                self._take_in(name, mine)
+            for attachment in mine:  # each by its own: of an earlier pod of that name, one may not be deleted yet
+                self._policies[attachment.host_veth] = self._book.port_policy(self._pod(attachment)[1])
         self._give_policies()
+
+    def _take_in(self, key: str, attachments: Iterable[Attachment]) -> None:
+        """Takes in the pod of these attachments with the addresses of all; forgets the pod if none of them is its."""
+        pod = _joined(self._pod(attachment)[1] for attachment in attachments)
+        if pod is None:
+            self._book.table.remove_pod(key)
+        else:
+            self._book.table.set_pod(key, pod)
+
+    def _of_same_pod(self, attachment: Attachment) -> list[Attachment]:
+        """The recorded attachments of that attachment's pod: interfaces, sandboxes, and an earlier pod of that name."""
+        if self._of_api is None or not attachment.pod:
+            return [a for a in (self._attachments.get(attachment.host_veth),) if a is not None]
+        return [other for other in self._attachments.values() if other.pod == attachment.pod]
 
     def tidy(self) -> None:
         """Forgets chains that no port uses any more."""
@@ -146,8 +162,10 @@ class PortTable:
 
     def _all_pods(self) -> None:
         pods = dict(self._of_api or {})
-        here = map(self._pod, self._attachments.values())
-        pods.update((key, pod) for key, pod in here if pod is not None)
+        here: dict[str, list[Pod | None]] = {}
+        for key, pod in map(self._pod, self._attachments.values()):
+            here.setdefault(key, []).append(pod)
+        pods.update((key, joined) for key, of_key in here.items() if (joined := _joined(of_key)) is not None)
         self._book.table.set_pods(pods)
 
     def _judge_all(self) -> None:
@@ -171,3 +189,11 @@ class PortTable:
                 self._earlier.setdefault(name, port)
             ports[name] = port if port.policy == policy else replace(port, policy=policy)
         self._ports = ports
+
+
+def _joined(pods: Iterable[Pod | None]) -> Pod | None:
+    """One pod with the addresses of all that are known; None if none is."""
+    known = [pod for pod in pods if pod is not None]
+    if not known:
+        return None
+    return replace(known[0], addresses=tuple(dict.fromkeys(address for pod in known for address in pod.addresses)))

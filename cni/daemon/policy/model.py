@@ -26,6 +26,10 @@ NAMESPACE_LABEL = "kubernetes.io/metadata.name"
 """The label that every namespace has, with its name as value."""
 
 
+class UnheardLabels(dict[str, str]):
+    """The known labels of a namespace that the API has not told the daemon yet. A key that is not here may exist."""
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Requirement:
     """One condition on labels. `values` is sorted, and empty for Exists and DoesNotExist."""
@@ -36,6 +40,8 @@ class Requirement:
 
     def accepts(self, labels: Mapping[str, str]) -> bool:
         """Whether labels meet the condition. NotIn accepts labels without the key."""
+        if self.key not in labels and isinstance(labels, UnheardLabels):
+            return False
         match self.operator:
             case "In":
                 return labels.get(self.key) in self.values

@@ -19,6 +19,7 @@ from cni.daemon.policy.model import (
     PodPeer,
     Policy,
     PolicyName,
+    UnheardLabels,
     sorted_policies,
 )
 
@@ -59,11 +60,13 @@ class PolicyTable:
     """What is known, and the members of the selectors in use."""
 
     def __init__(self) -> None:
+        self._follows_cluster = False
         self._policies: dict[PolicyName, Policy] = {}
         self._policies_of: dict[str, list[Policy]] = {}  # by namespace
         self._namespaces: dict[str, Mapping[str, str]] = {}
         self._pods: dict[str, Pod] = {}
         self._pods_of: dict[str, dict[str, Pod]] = {}  # by namespace
+        self._keys_of: dict[str, set[str]] = {}  # the pods of an address: two while one takes over an address
         self._peers: dict[PodPeer, Kept[PodPeer, str]] = {}
         self._names: dict[PortName, Kept[PortName, AddressAndPort]] = {}
 
@@ -76,8 +79,12 @@ class PolicyTable:
         for policy in sorted_policies(self._policies.values()):
             self._policies_of.setdefault(policy.namespace, []).append(policy)
 
+    def follow_cluster(self) -> None:
+        """From now on an API tells pods and namespaces: one of which it has not told may have any label."""
+        self._follows_cluster = True
+
     def set_namespaces(self, namespaces: Mapping[str, Mapping[str, str]]) -> None:
-        """Replaces the labels of all namespaces. A namespace that is not listed has the label of its name alone."""
+        """Replaces the labels of all namespaces."""
         if self._namespaces != namespaces:
             self._namespaces = dict(namespaces)
             for peer, kept in self._peers.items():
@@ -86,7 +93,7 @@ class PolicyTable:
 
     def set_pods(self, pods: Mapping[str, Pod]) -> None:
         """Replaces all pods."""
-        self._pods, self._pods_of = {}, {}
+        self._pods, self._pods_of, self._keys_of = {}, {}, {}
         for key, pod in pods.items():
             self._place(key, pod)
         for peer, kept in self._peers.items():
@@ -109,11 +116,17 @@ class PolicyTable:
     def _place(self, key: str, pod: Pod) -> None:
         self._pods[key] = pod
         self._pods_of.setdefault(pod.namespace, {})[key] = pod
+        for address in pod.addresses:
+            self._keys_of.setdefault(address, set()).add(key)
 
     def _displace(self, key: str) -> Pod | None:
         pod = self._pods.pop(key, None)
         if pod is not None:
             del self._pods_of[pod.namespace][key]
+            for address in pod.addresses:
+                self._keys_of[address].discard(key)
+                if not self._keys_of[address]:
+                    del self._keys_of[address]
         return pod
 
     @property
@@ -122,8 +135,12 @@ class PolicyTable:
         return self._policies
 
     def labels_of(self, namespace: str) -> Mapping[str, str]:
-        """The labels of a namespace."""
-        return self._namespaces.get(namespace, {NAMESPACE_LABEL: namespace})
+        """The labels of a namespace. Of one that is not listed the name alone is known; where a cluster tells the
+        namespaces, it may have others, and no selector that denies a label accepts it."""
+        if (labels := self._namespaces.get(namespace)) is not None:
+            return labels
+        only_name = {NAMESPACE_LABEL: namespace}
+        return UnheardLabels(only_name) if self._follows_cluster else only_name
 
     # --- what follows from it ----------------------------------------------------------------------------------------
 
@@ -177,11 +194,14 @@ class PolicyTable:
         return frozenset(item for pod in self._pods.values() for item in _numbers(pod, name))
 
     def _move(self, before: Pod | None, after: Pod | None) -> None:
-        """Takes the addresses of `before` out of the members, and those of `after` in."""
+        """Takes the addresses of `before` out of the members, and those of `after` in. What another pod with an address
+        of `before` gives stays."""
+        keys = {key for address in (before.addresses if before else ()) for key in self._keys_of.get(address, ())}
+        present = [after, *(self._pods[key] for key in keys)]
         for peer, kept in self._peers.items():
-            kept.change(self._addresses(before, peer), self._addresses(after, peer))
+            kept.change(self._addresses(before, peer), _union(self._addresses(pod, peer) for pod in present))
         for name, of_name in self._names.items():
-            of_name.change(_numbers(before, name), _numbers(after, name))
+            of_name.change(_numbers(before, name), _union(_numbers(pod, name) for pod in present))
 
     def _addresses(self, pod: Pod | None, peer: PodPeer) -> frozenset[str]:
         if pod is None or not pod.addresses or not peer.accepts(pod, self.labels_of(pod.namespace)):
@@ -194,3 +214,7 @@ def _numbers(pod: Pod | None, name: PortName) -> frozenset[AddressAndPort]:
         return frozenset()
     numbers = [port.number for port in pod.ports if (port.protocol, port.name) == name]
     return frozenset((address, number) for address in pod.addresses for number in numbers)
+
+
+def _union(parts: Iterable[frozenset[M]]) -> frozenset[M]:
+    return frozenset[M]().union(*parts)
