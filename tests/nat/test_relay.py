@@ -32,6 +32,21 @@ def pinged(node: Node, address: str, seconds: float) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
+def relayed_pair(lab: Lab) -> tuple[Node, Node]:
+    """Two nodes behind symmetric NATs, with a path by a relay."""
+    first, second, _ = meet(lab, "sym", "sym", nat=SERVERS)
+    wait_for(lambda: path_of(first, second)["path"] == "relayed", "the relay")
+    return first, second
+
+
+def cut_off(lab: Lab, relay: Node, first: Node, second: Node, most: float) -> float:
+    """Seconds from the end of the relay's link until the pair exchanges packets again, `most` at most."""
+    run("ip", "-n", lab.underlay, "link", "set", f"s{relay.number}", "down")
+    began = time.monotonic()
+    wait_for(lambda: echoed(first, second), "the other relay", most)
+    return time.monotonic() - began
+
+
 @pytest.mark.parametrize(("one", "two"), PAIRS, ids=["-".join(pair) for pair in PAIRS])
 def test_a_pair_without_a_direct_path_meets(lab: Lab, one: str, two: str, measured: Callable[[str], None]) -> None:
     lab.start_stun()
@@ -49,9 +64,8 @@ def test_a_pair_without_a_direct_path_meets(lab: Lab, one: str, two: str, measur
 def test_the_kernel_carries_it_and_the_daemons_end_costs_nothing(lab: Lab, measured: Callable[[str], None]) -> None:
     lab.start_stun()
     relay = lab.joined("public", 3, nat=RELAY)
-    first, second, _ = meet(lab, "sym", "sym", nat=SERVERS)
+    first, second = relayed_pair(lab)
     address = str(second.status().node_ip)
-    wait_for(lambda: path_of(first, second)["path"] == "relayed", "the relay")
     time.sleep(2)
     queued = drops(relay)
     assert pinged(first, address, 2) == (100, 100)
@@ -88,8 +102,7 @@ def drops(relay: Node) -> int:
 def test_a_mapping_that_changes_is_bound_again(lab: Lab, measured: Callable[[str], None]) -> None:
     lab.start_stun()
     lab.joined("public", 3, nat=RELAY)
-    first, second, _ = meet(lab, "sym", "sym", nat=SERVERS)
-    wait_for(lambda: path_of(first, second)["path"] == "relayed", "the relay")
+    first, second = relayed_pair(lab)
     run("ip", "netns", "exec", f"{first.name}r", "conntrack", "-D", "-p", "udp", check=False)
     began = time.monotonic()
     wait_for(lambda: echoed(first, second), "the tunnel again", 20)
@@ -102,16 +115,12 @@ def test_a_relay_that_dies_is_replaced_and_a_direct_path_replaces_a_relay(
 ) -> None:
     lab.start_stun()
     relays = {lab.public_address(n): lab.joined("public", n, nat=RELAY) for n in (3, 4)}
-    first, second, _ = meet(lab, "sym", "sym", nat=SERVERS)
+    first, second = relayed_pair(lab)
     address = str(second.status().node_ip)
-    wait_for(lambda: path_of(first, second)["path"] == "relayed", "the relay")
     used = path_of(first, second)
     pinged(first, address, 4)  # both relays are bound by now
     dead = relays[str(used["endpoint"]).partition(":")[0]]
-    run("ip", "-n", lab.underlay, "link", "set", f"s{dead.number}", "down")
-    began = time.monotonic()
-    wait_for(lambda: echoed(first, second), "the other relay", 20)
-    gap = time.monotonic() - began
+    gap = cut_off(lab, dead, first, second, 20)
     for number in (1, 2):
         lab.load(f"{lab.nodes[number].name}r", "cone", number)
     began = time.monotonic()
@@ -131,17 +140,13 @@ def test_a_relay_that_dies_is_replaced_and_a_direct_path_replaces_a_relay(
 def test_a_relay_that_joined_later_replaces_one_that_dies(lab: Lab, measured: Callable[[str], None]) -> None:
     lab.start_stun()
     only = lab.joined("public", 3, nat=RELAY)
-    first, second, _ = meet(lab, "sym", "sym", nat=SERVERS)
+    first, second = relayed_pair(lab)
     address = str(second.status().node_ip)
-    wait_for(lambda: path_of(first, second)["path"] == "relayed", "the relay")
     later = lab.joined("public", 4, nat=RELAY)
     wait_for(lambda: path_of(first, later)["path"] != "searching", "the path to the other relay")
     wait_for(lambda: path_of(second, later)["path"] != "searching", "the path to the other relay")
     pinged(first, address, 4)
-    run("ip", "-n", lab.underlay, "link", "set", f"s{only.number}", "down")
-    began = time.monotonic()
-    wait_for(lambda: echoed(first, second), "the other relay", 40)
-    gap = time.monotonic() - began
+    gap = cut_off(lab, only, first, second, 40)
     measured(f"relay cut off 4 s after another one had joined: {gap:.1f} s until the other one")
     assert gap < 8
 

@@ -191,8 +191,7 @@ class Claims:
     def reconcile(self, view: ClusterView, used: dict[str, str], busy: Iterable[str], ranges: Iterable[str]) -> None:
         """Bring etcd and this node's records into agreement: write slots that were taken from the reserve, release
         slots that are no longer used, refill the reserve. `used`: the service of each subnet in use; `busy`: slots with
-        addresses in use; `ranges`: the ranges of this node's services,
-        one of each family.
+        addresses in use; `ranges`: the ranges of this node's services, one of each family.
 
         Raises StoreError.
         """

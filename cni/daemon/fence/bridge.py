@@ -9,7 +9,7 @@ from cni.daemon.fence.model import TABLE, FenceNode
 from cni.daemon.fence.rules import EARLY, HAS_OPTIONS, Chain, Rule, base_chain, declare, ipv4_options, plain_chain
 
 _BY_BRIDGE = Rule("meta ibrname @bridges", "drop", "unknown port")
-REPORTED = 3  # groups of a report that is dropped, at most: those of the link-local address and two others
+_REPORTED = 3  # groups of a report that is dropped, at most: those of the link-local address and two others
 _CONTROL = "01:80:c2:00:00:00"  # to 0f: frames for the bridge itself (IEEE 802.1D, 7.12.6)
 
 
@@ -146,7 +146,7 @@ def _port_ip6() -> tuple[Rule, ...]:
         Rule("icmpv6 type { nd-router-solicit, nd-router-advert, nd-redirect }", "drop", "router or redirect"),
         *(
             Rule(_solicited_node_report(records), "drop", f"multicast report of {records} solicited-node groups")
-            for records in range(1, REPORTED + 1)
+            for records in range(1, _REPORTED + 1)
         ),
         Rule(
             f"{none} {bare} icmpv6 type nd-neighbor-solicit ip6 length 24-32 iifname . @th,64,128 @target6",
@@ -192,8 +192,6 @@ def _solicited_node_report(records: int) -> str:
     the kernel's lock of links: 21 ms beside 1,000 ports. A report of these groups is for bridges that keep group
     membership (RFC 4541), and the overlay's bridges keep none: they flood every group.
     """
-    empty_record_for_group = (
-        "0x000000ff0200000000000000000001ff"  # aux data length, number of sources, 13 octets of the group
-    )
-    matches = [f"@th,{72 + 160 * number},128 {empty_record_for_group}" for number in range(records)]
+    record = "0x000000ff0200000000000000000001ff"  # length of auxiliary data, number of sources, 13 octets of the group
+    matches = [f"@th,{72 + 160 * number},128 {record}" for number in range(records)]
     return f"icmpv6 type 143 @th,48,16 {records} {' '.join(matches)}"

@@ -130,7 +130,8 @@ class PortTable:
     def _of_same_pod(self, attachment: Attachment) -> list[Attachment]:
         """The recorded attachments of that attachment's pod: interfaces, sandboxes, and an earlier pod of that name."""
         if self._of_api is None or not attachment.pod:
-            return [a for a in (self._attachments.get(attachment.host_veth),) if a is not None]
+            own = self._attachments.get(attachment.host_veth)
+            return [] if own is None else [own]
         return [other for other in self._attachments.values() if other.pod == attachment.pod]
 
     def tidy(self) -> None:

@@ -107,11 +107,11 @@ class PolicyTable:
         if before != pod:
             self._displace(key)
             self._place(key, pod)
-            self._move(before, pod)
+            self._move(key, before, pod)
 
     def remove_pod(self, key: str) -> None:
         """Forgets a pod, known or not."""
-        self._move(self._displace(key), None)
+        self._move(key, self._displace(key), None)
 
     def _place(self, key: str, pod: Pod) -> None:
         self._pods[key] = pod
@@ -193,11 +193,11 @@ class PolicyTable:
     def _with_port(self, name: PortName) -> frozenset[AddressAndPort]:
         return frozenset(item for pod in self._pods.values() for item in _numbers(pod, name))
 
-    def _move(self, before: Pod | None, after: Pod | None) -> None:
+    def _move(self, key: str, before: Pod | None, after: Pod | None) -> None:
         """Takes the addresses of `before` out of the members, and those of `after` in. What another pod with an address
         of `before` gives stays."""
-        keys = {key for address in (before.addresses if before else ()) for key in self._keys_of.get(address, ())}
-        present = [after, *(self._pods[key] for key in keys)]
+        keys = {each for address in (before.addresses if before else ()) for each in self._keys_of.get(address, ())}
+        present = [after, *(self._pods[other] for other in keys - {key})]
         for peer, kept in self._peers.items():
             kept.change(self._addresses(before, peer), _union(self._addresses(pod, peer) for pod in present))
         for name, of_name in self._names.items():

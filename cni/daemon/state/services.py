@@ -201,8 +201,8 @@ class ServiceBook:
     def check_slots(self) -> None:
         """Raises InvalidConfig, with the contract's text, if one of the cluster's ranges is no larger than a service's
         subnet, so that services cannot have subnets (contract 6.4)."""
-        for cidr in self.cidrs:
-            SubnetRegistry.over(slots.part_of(cidr, self.service_cidr))
+        for cidr in self.service_ranges:
+            SubnetRegistry.over(cidr)
 
     def take_service(
         self,

@@ -147,7 +147,7 @@ class State(ServiceBook):
     def has_room(self, service: str) -> bool:
         """Whether an attach to the service would find an address of every IP version now."""
         with self._lock:
-            if not all(fits(slots.part_of(cidr, self.service_cidr)) for cidr in self.cidrs):
+            if not all(map(fits, self.service_ranges)):
                 return False
             record = self._services.get(service)
             for version, registry in self._segments.items():

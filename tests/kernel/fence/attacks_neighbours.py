@@ -324,7 +324,7 @@ def reports_of_solicited_node_groups(lab: Lab) -> Case:
     to = "33:33:00:00:00:16"
     case = to_neighbour(lab, *(p.frame(to, me.mac, p.IPV6, report) for report in reports))
     case.control = [p.frame(to, me.mac, p.IPV6, report) for report in mixed]
-    case.honest_needle = p.packed(own) + p.packed("ff02::16")
+    case.honest_needle = p.packed(nodes[0]) + bytes([4, 0, 0, 0]) + p.packed("ff02::fb")
     return case
 
 
