@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cni import addresses
+from cni.host import link_settings
 from cni.host import netlink as nl
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER = 1, 3, 4, 5, 10
-IFLA_LINKINFO, IFLA_GROUP, IFLA_NET_NS_FD, IFLA_AF_SPEC = 18, 27, 28, 26
+IFLA_LINKINFO, IFLA_GROUP, IFLA_NET_NS_FD = 18, 27, 28
 IFLA_PROTINFO = 12
 IFLA_IFALIAS, IFLA_STATS64, IFLA_EXT_MASK, IFLA_LINK_NETNSID = 20, 23, 29, 37
 _LINK_ATTRIBUTES = frozenset(
@@ -32,7 +33,6 @@ RTN_UNICAST, RTN_LOCAL = 1, 2
 BR_STP, BR_MULTI_BOOLOPT, BR_MCAST_SNOOPING, BR_FORWARD_DELAY = 5, 46, 23, 1
 _SLAVE_KIND, _SLAVE_DATA, _HAIRPIN = 4, 5, 4  # IFLA_INFO_SLAVE_..., IFLA_BRPORT_MODE
 _HAIRPINS = frozenset({_HAIRPIN})
-GEN_MODE_EUI64, GEN_MODE_NONE = 0, 1
 BR_NO_LL_LEARN = 1
 OUR_PROTO = 0x7A  # IFA_PROTO of the addresses that the daemon puts on lo; 1 to 3 are the kernel's own
 LOOPBACK = 1  # the index of lo, in every namespace
@@ -334,28 +334,6 @@ def mark(socket: nl.Netlink, index: int, owner: str) -> None:
     socket.send([nl.Message(nl.RTM_SETLINK, 0, body, f"mark link {index}")])
 
 
-def set_ipv4(socket: nl.Netlink, name: str, setting: int, value: int) -> None:
-    """Set one of the IPv4 settings of a link by its number (IPV4_DEVCONF_..., linux/ip.h). Raises NetlinkError."""
-    conf = nl.attribute(1, nl.u32(setting, value))  # IFLA_INET_CONF
-    body = nl.ifinfo() + nl.text(IFLA_IFNAME, name) + nl.attribute(IFLA_AF_SPEC, nl.attribute(AF_INET, conf))
-    socket.send([nl.Message(nl.RTM_SETLINK, 0, body, f"set IPv4 setting {setting} of {name} to {value}")])
-
-
-def set_gen_mode(socket: nl.Netlink, name: str, mode: int) -> None:
-    """`gen_mode_message` for the link of that name."""
-    link = find_link(socket, name)
-    if link is not None:
-        socket.send([gen_mode_message(link.index, mode)])
-
-
-def gen_mode_message(index: int, mode: int) -> nl.Message:
-    """Set which link-local address the kernel gives the link when the link comes up: before that. No error if the link
-    has no IPv6."""
-    body = nl.attribute(IFLA_AF_SPEC, nl.attribute(AF_INET6, nl.u8(8, mode)))  # 8 = IFLA_INET6_ADDR_GEN_MODE
-    no_ipv6 = frozenset({errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EINVAL})
-    return nl.Message(nl.RTM_SETLINK, 0, nl.ifinfo(index) + body, f"set addrgenmode of link {index}", no_ipv6)
-
-
 def raise_port(socket: nl.Netlink, index: int, owner: str = "") -> None:
     """Bring the host end up without an IPv6 address: with one, each new port sends MLD and DAD packets to all ports.
 
@@ -367,7 +345,7 @@ def raise_port(socket: nl.Netlink, index: int, owner: str = "") -> None:
     marked += nl.attribute(IFLA_LINKINFO, port)
     socket.send(
         [
-            gen_mode_message(index, GEN_MODE_NONE),
+            link_settings.gen_mode_message(index, link_settings.GEN_MODE_NONE),
             nl.Message(nl.RTM_NEWLINK, 0, nl.ifinfo(index, IFF_UP, IFF_UP) + marked, f"bring up link {index}"),
         ]
     )

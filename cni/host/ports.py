@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from cni.host import addressing, links, routed_ports, source_routes, sysctl
+from cni.host import addressing, link_settings, links, routed_ports, source_routes, sysctl
 from cni.host.netlink import Message, Netlink, NetlinkError
 from cni.host.netns import entered
 
@@ -220,12 +220,12 @@ def configure(
         inner = Netlink()
         if any(address.version == 6 for address in addresses):
             sysctl.put(f"ipv6/conf/{ifname}/disable_ipv6", "0")
-        sysctl.put_all(f"ipv4/conf/{ifname}", SETTINGS_IPV4, needed=False)
         sysctl.put_all(f"ipv6/conf/{ifname}", SETTINGS_IPV6, needed=False)
     with inner:
         # The fence admits the link-local address that the MAC gives (EUI-64), whatever `default` says in the container.
-        own = links.gen_mode_message(index, links.GEN_MODE_EUI64)
-        first: list[Message] = [links.up_message(links.LOOPBACK), own, links.up_message(index)]
+        own = link_settings.gen_mode_message(index, link_settings.GEN_MODE_EUI64)
+        four = link_settings.ipv4_message(index, SETTINGS_IPV4)
+        first: list[Message] = [links.up_message(links.LOOPBACK), four, own, links.up_message(index)]
         first += [addressing.address_message(index, address) for address in addresses]
         near = gateway.routes(index) if gateway is not None else []
         if gateway is not None:

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from cni.host import addressing, links, sysctl
+from cni.host import addressing, link_settings, links, sysctl
 from cni.host import netlink as nl
 
 NDA_DST, NDA_LLADDR, NDA_IFINDEX = 1, 2, 8
@@ -27,8 +27,10 @@ _EXISTS, _NO_ROUTE = frozenset({errno.EEXIST}), frozenset({errno.ESRCH, errno.EN
 
 # ARP is answered for the gateway alone, and a sender that the host would not route back to by this link is ignored
 # (rp_filter 1): its request would otherwise add an entry to the host's neighbour table.
-_IPV4 = (("arp_ignore", "1"), ("send_redirects", "0"), ("rp_filter", "1"))
+_IPV4 = (("arp_ignore", "1"), ("send_redirects", "0"), ("rp_filter", "1"), ("forwarding", "1"))
 _IPV6 = (("disable_ipv6", "0"), ("accept_ra", "0"), ("autoconf", "0"))
+_IPV6_FORWARDING = (("forwarding", "1"),)
+"""IPv6 forwards by the setting of `all`; that of the link decides only whether proxied neighbours are answered for."""
 
 
 @dataclass(frozen=True)
@@ -67,17 +69,14 @@ class HostSide:
 
 
 def configure(end: RoutedEnd) -> None:
-    """The kernel's settings of the host end, before it comes up: forwarding, and no answers but for the gateway.
-    Idempotent. Raises OSError."""
-    six = any(address.version == 6 for address in end.addresses)
-    sysctl.put_all(f"ipv4/conf/{end.name}", _IPV4)
-    if six:
+    """The kernel's IPv6 settings of the host end, before it comes up. Idempotent. Raises OSError."""
+    if any(address.version == 6 for address in end.addresses):
         sysctl.put_all(f"ipv6/conf/{end.name}", _IPV6)
-    sysctl.forward(end.name, six=six)
+        sysctl.put_all(f"ipv6/conf/{end.name}", _IPV6_FORWARDING, needed=False)
 
 
 def raise_port(socket: nl.Netlink, end: RoutedEnd, owner: str = "") -> None:
-    """Bring the host end up with its gateways, routes and neighbours, in one send. Idempotent.
+    """Bring the host end up with its IPv4 settings, gateways, routes and neighbours, in one send. Idempotent.
 
     `owner` becomes the link's alias ("": the alias stays). The host end gets no link-local address: the gateway is the
     only address of the host that a container needs there. Raises NetlinkError.
@@ -92,7 +91,8 @@ def raise_port(socket: nl.Netlink, end: RoutedEnd, owner: str = "") -> None:
     routes = [_host_route(address, end.index) for address in end.addresses]
     socket.send(
         [
-            links.gen_mode_message(end.index, links.GEN_MODE_NONE),
+            link_settings.ipv4_message(end.index, _IPV4),
+            link_settings.gen_mode_message(end.index, link_settings.GEN_MODE_NONE),
             up,
             *gateways,
             *(addressing.replace_route_message(route) for route in routes),

@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from cni.host import links, netlink
+from cni.host import link_settings, netlink
 
 log = logging.getLogger(__name__)
 
@@ -19,10 +19,6 @@ NO_DAD = ("accept_dad", "dad_transmits", "router_solicitation_delay")
 """The settings of a link that are set to 0 so that its addresses do not wait for duplicate address detection.
 accept_dad alone is not enough: the kernel detects if it is on for the link or for `all`. Without a probe to send and
 without a delay before the first, the detection ends at once."""
-
-
-_BY_NETLINK = {"forwarding": 1, "send_redirects": 6, "rp_filter": 8, "arp_ignore": 19, "arp_notify": 22}
-"""The settings of a link that are set by netlink if /proc/sys is read-only: their numbers (linux/ip.h)."""
 
 
 def read(path: str) -> str | None:
@@ -142,12 +138,14 @@ def _otherwise(path: str, value: str, error: OSError) -> None:
     """Set a link's setting by netlink, which takes those of IPv4. Raises Unwritable, NetlinkError."""
     family, _, rest = path.partition("/conf/")
     link, _, setting = rest.partition("/")
-    if family == "ipv4" and setting in _BY_NETLINK and link not in ("all", "default"):
+    if family == "ipv4" and setting in link_settings.IPV4_NUMBERS and link not in ("all", "default"):
         with netlink.Netlink() as socket:
-            links.set_ipv4(socket, link, _BY_NETLINK[setting], int(value))
+            link_settings.set_ipv4(socket, link, setting, value)
     elif (family, setting, value) == ("ipv6", "disable_ipv6", "1"):
         with netlink.Netlink() as socket:
-            links.set_gen_mode(socket, link, links.GEN_MODE_NONE)  # no link-local address, and so no IPv6
+            link_settings.set_gen_mode(
+                socket, link, link_settings.GEN_MODE_NONE
+            )  # no link-local address, and so no IPv6
     else:
         raise Unwritable(path, value, error.errno or errno.EROFS) from error
 
