@@ -11,7 +11,6 @@ MAC itself.
 from __future__ import annotations
 
 import contextlib
-import heapq
 import ipaddress
 import logging
 import select
@@ -25,7 +24,8 @@ from cni.daemon.attachments.attach import Attacher
 from cni.daemon.attachments.routed import gateway_end
 from cni.daemon.events import AttachmentGone, AttachmentLive
 from cni.daemon.fence.members import FenceMembers
-from cni.daemon.model.records import Attachment, AttachmentKey
+from cni.daemon.model.records import Attachment
+from cni.daemon.reconcile.mac_watches import MacWatches, Watched
 from cni.daemon.state.state import State, boot_clock
 from cni.errors import CniError
 from cni.host import process
@@ -43,20 +43,16 @@ PATIENCE = 5.0  # seconds that a running check may take when the daemon ends
 LAST = 6.0  # seconds after the attach: the chain has ended by then, and a later MAC change is the container's own
 GATHER, FLOODED = 0.005, 0.05  # seconds to the next look at the notifications, also if some were lost
 
-Watched = tuple[AttachmentKey, float]
-"""A watched attachment: its key, and when it was made."""
-
 
 class MacWatcher:
-    """Compares the MACs of new attachments, in a thread of its own: when the kernel announces a change of the
-    container's end, and once more `LAST` seconds after the attach. Where the kernel does not announce changes in other
-    namespaces, the comparisons are made at doubling intervals."""
+    """Compares the MACs of new attachments, in a thread of its own, for `LAST` seconds after the attach: whenever the
+    kernel announces a change of the container's end, and all of them if announcements were lost. Where the kernel does
+    not announce changes in other namespaces, the comparisons are made at doubling intervals."""
 
     def __init__(self, state: State, kernel: Kernel, fence: FenceMembers, attacher: Attacher, crew: Crew) -> None:
         self._state, self._kernel, self._fence, self._attacher = state, kernel, fence, attacher
         self._guard = threading.Lock()
-        self._due: list[tuple[float, float, Watched]] = []  # due, interval (0: to be registered), attachment
-        self._ends: dict[tuple[int, int], Watched] = {}  # by namespace id and index of the container's end
+        self._watches = MacWatches()  # with the interval 0: to be registered; LAST: the end of the watch
         self._news: PortNews | None = None  # open while an attachment is watched
         self._refused = self._ended = False
         self._wake, self._woken = socket.socketpair()
@@ -82,7 +78,7 @@ class MacWatcher:
         the next plugin of the chain starts after the caller has answered."""
         with self._guard:
             self._open()
-            heapq.heappush(self._due, (time.monotonic(), 0.0, (event.attachment.key, event.attachment.made_at)))
+            self._watches.push(time.monotonic(), 0.0, (event.attachment.key, event.attachment.made_at))
         self._notify()
 
     def on_detached(self, event: AttachmentGone) -> None:
@@ -99,7 +95,7 @@ class MacWatcher:
 
     def _push(self, seconds: float, watched: Watched) -> None:
         with self._guard:
-            heapq.heappush(self._due, (time.monotonic() + seconds, seconds, watched))
+            self._watches.push(time.monotonic() + seconds, seconds, watched)
 
     def _notify(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -107,9 +103,7 @@ class MacWatcher:
 
     def _forget(self, watched: Watched) -> None:
         with self._guard:
-            self._due = [due for due in self._due if due[2] != watched]
-            heapq.heapify(self._due)
-            self._ends = {end: other for end, other in self._ends.items() if other != watched}
+            self._watches.forget(watched)
 
     def _run(self) -> None:
         while not self._ended:
@@ -121,7 +115,7 @@ class MacWatcher:
                 beat()
                 self._look(*due)
             with self._guard:
-                watched = [other for end, other in self._ends.items() if changed is None or end in changed]
+                watched = self._watches.heard(changed)
             for watched_end in watched:
                 beat()
                 if not self._checked(watched_end, confirmed=False):
@@ -137,7 +131,8 @@ class MacWatcher:
         with self._guard:
             if self._news is not None:
                 poll.register(self._news, select.POLLIN)
-            left = self._due[0][0] - time.monotonic() if self._due else IDLE
+            due = self._watches.next_at()
+        left = IDLE if due is None else due - time.monotonic()
         beat(IDLE)
         poll.poll(max(0.0, min(left, IDLE)) * 1000)
         with contextlib.suppress(BlockingIOError):
@@ -146,14 +141,12 @@ class MacWatcher:
     def _next(self) -> tuple[float, Watched] | None:
         """The next check that is due: interval and attachment; None if none is."""
         with self._guard:
-            if self._ended or not self._due or self._due[0][0] > time.monotonic():
-                return None
-            return heapq.heappop(self._due)[1:]
+            return None if self._ended else self._watches.take(time.monotonic())
 
     def _look(self, seconds: float, watched: Watched) -> None:
         if not seconds:
             self._register(watched)
-        elif not self._checked(watched, confirmed=True) or seconds * 2 >= LAST:
+        elif seconds == LAST or not self._checked(watched, confirmed=True) or seconds * 2 >= LAST:
             self._forget(watched)
         else:
             self._push(seconds * 2, watched)
@@ -166,16 +159,16 @@ class MacWatcher:
             self._push(FIRST, watched)
             return
         with self._guard:
-            self._ends[host.peer_netns, host.peer] = watched
+            self._watches.listen((host.peer_netns, host.peer), watched)
         self._push(LAST, watched)
 
     def _close_if_idle(self) -> None:
         """Close the socket while no attachment is watched: containers cannot keep the thread busy then."""
         with self._guard:
-            if not self._due and self._news is not None:
+            if self._watches.empty() and self._news is not None:
                 self._news.close()
                 self._news = None
-                self._ends.clear()
+                self._watches.clear()
 
     def _checked(self, watched: Watched, confirmed: bool) -> bool:
         """`_check`, which may fail; False then."""
