@@ -25,9 +25,11 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class AttachmentLive(Event):
-    """An attach was committed, by either socket."""
+    """An attach was committed, by either socket. `end`: the id of the container's namespace and the index of the
+    container's end there; None if the kernel did not tell them."""
 
     attachment: Attachment
+    end: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -232,8 +232,8 @@ class Kernel:
 
     # --- ports ---------------------------------------------------------------------------------------------------
 
-    def create_port(self, port: links.Port, netns_fd: int) -> tuple[int, int]:
-        """Create the veth, both ends down: (index of the host end, index of the container's end)."""
+    def create_port(self, port: links.Port, netns_fd: int) -> links.PortEnds:
+        """Create the veth, both ends down."""
         return links.create_port(self._socket, port, netns_fd)
 
     def configure_inside(

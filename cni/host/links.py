@@ -11,6 +11,7 @@ import functools
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from cni import addresses
 from cni.host import link_settings
@@ -288,11 +289,19 @@ class Port:
     peer_mac: str
 
 
-def create_port(socket: nl.Netlink, port: Port, netns_fd: int) -> tuple[int, int]:
+class PortEnds(NamedTuple):
+    """The ends of a new veth: the index of the host end, the index of the container's end, and the id that the host's
+    namespace has for the container's (-1: not known)."""
+
+    host: int
+    inside: int
+    netns_id: int
+
+
+def create_port(socket: nl.Netlink, port: Port, netns_fd: int) -> PortEnds:
     """Create the veth with its peer inside the namespace `netns_fd` (a later move takes 15 ms). Both ends stay down.
 
-    Returns the index of the host end and of the peer. Raises NetlinkError: EEXIST if either name is taken, EXFULL if
-    the bridge has BRIDGE_PORTS ports.
+    Raises NetlinkError: EEXIST if either name is taken, EXFULL if the bridge has BRIDGE_PORTS ports.
     """
     peer = (
         nl.ifinfo()
@@ -321,11 +330,11 @@ def create_port(socket: nl.Netlink, port: Port, netns_fd: int) -> tuple[int, int
     for answer in answers:
         if answer.type == nl.RTM_NEWLINK:
             made = parsed(answer.body)
-            return made.index, made.peer
+            return PortEnds(made.index, made.peer, made.peer_netns)
     host_end = find_link(socket, port.name)  # Linux before 6.2 does not return the new link
     if host_end is None or not host_end.peer:
         raise nl.NetlinkError(errno.EPROTO, f"create veth {port.name}", "it cannot be found")
-    return host_end.index, host_end.peer
+    return PortEnds(host_end.index, host_end.peer, host_end.peer_netns)
 
 
 def mark(socket: nl.Netlink, index: int, owner: str) -> None:

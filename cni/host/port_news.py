@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Iterator
 
-from cni.host import netlink, nlmsg, socket_filter
+from cni.host import links, netlink, nlmsg, socket_filter
 
 LISTEN_ALL_NSID = 8  # NETLINK_LISTEN_ALL_NSID: the option, and the type of the ancillary data
 RTMGRP_LINK = 1
 _NSID = struct.Struct("=i")
 _ROOM = socket.CMSG_SPACE(_NSID.size)
 _HOST_ENDS = socket_filter.of_link("zl-??????????-v")  # cni/naming.py: no container's end has such a name
-_UNWANTED = socket_filter.dropping([socket_filter.of_type(netlink.RTM_NEWLINK), *_HOST_ENDS])
+_LINK = socket_filter.of_type(netlink.RTM_NEWLINK)
+_OF_FAMILIES = ([_LINK, socket_filter.of_family(family)] for family in (socket.AF_INET6, socket.AF_BRIDGE))
+_UNWANTED = socket_filter.dropping([_LINK, *_HOST_ENDS], *_OF_FAMILIES)  # a family's message has no MAC
+_ADDRESS = frozenset({links.IFLA_ADDRESS})
 MOST_AT_ONCE = 64  # messages that one look reads: a container may change its links as often as it likes
 
 
@@ -40,10 +44,10 @@ class PortNews:
     def fileno(self) -> int:
         return self._sock.fileno()
 
-    def heard(self) -> set[tuple[int, int]] | None:
-        """(id of the namespace, index) of the links that changed since the last look, without waiting. None if messages
-        were lost, or more are left than one look reads: any link may have changed."""
-        changed: set[tuple[int, int]] = set()
+    def heard(self) -> dict[tuple[int, int], str] | None:
+        """The MACs, by (id of the namespace, index), of the links that changed since the last look, without waiting.
+        None if messages were lost, or more are left than one look reads: any link may have changed."""
+        changed: dict[tuple[int, int], str] = {}
         for _ in range(MOST_AT_ONCE):
             try:
                 data, ancillary, _, _ = self._sock.recvmsg(nlmsg.RECEIVE, _ROOM, socket.MSG_DONTWAIT)
@@ -54,11 +58,16 @@ class PortNews:
             for level, kind, value in ancillary:
                 if (level, kind) == (nlmsg.SOL_NETLINK, LISTEN_ALL_NSID) and len(value) >= _NSID.size:
                     (netns,) = _NSID.unpack_from(value)
-                    changed |= {(netns, index) for index in _links(data)}
+                    changed |= {(netns, index): mac for index, mac in _macs(data)}
         return None
 
 
-def _links(data: bytes) -> set[int]:
-    """The indexes of the links of which a datagram tells."""
-    headers = (netlink.IFINFO.unpack_from(data, m.start) for m in nlmsg.messages(data) if m.type == netlink.RTM_NEWLINK)
-    return {index for _, _, index, _, _ in headers}
+def _macs(data: bytes) -> Iterator[tuple[int, str]]:
+    """The indexes and MACs of the links of which a datagram tells."""
+    for told in nlmsg.messages(data):
+        if told.type != netlink.RTM_NEWLINK:
+            continue
+        family, _, index, _, _ = netlink.IFINFO.unpack_from(data, told.start)
+        raw = nlmsg.chosen(data[told.start : told.end], _ADDRESS, netlink.IFINFO.size) if not family else {}
+        if raw:
+            yield index, links.mac_text(raw[links.IFLA_ADDRESS])

@@ -59,6 +59,11 @@ def of_link(name: str) -> list[Check]:
     ]
 
 
+def of_family(family: int) -> Check:
+    """The message is about the settings that an address family has for a link."""
+    return equal(_BODY, bytes([family]))
+
+
 def of_route(kind: int) -> Check:
     """The message is about a route of that type (RTN_*)."""
     return equal(_BODY + 7, bytes([kind]))

@@ -21,7 +21,7 @@ from cni.daemon.fence.model import FenceNode
 from cni.daemon.model.records import Attachment
 from cni.daemon.policy.decide import Decision, End, Flow, may
 from cni.errors import FenceFailed
-from cni.host.links import Address, Interface, Link, Network, Port, Route
+from cni.host.links import Address, Interface, Link, Network, Port, PortEnds, Route
 from cni.host.netlink import NetlinkError
 from cni.host.netns import NetnsId
 from cni.host.own_networks import HeldAddress, Surroundings
@@ -304,7 +304,7 @@ class FakeKernel:
         pass
 
     @call
-    def create_port(self, port: Port, netns_fd: int) -> tuple[int, int]:
+    def create_port(self, port: Port, netns_fd: int) -> PortEnds:
         space = self.spaces[netns_fd]
         if port.name in self.links or port.peer_name in space.links:
             raise NetlinkError(errno.EEXIST, f"create veth {port.name}")
@@ -313,7 +313,7 @@ class FakeKernel:
         host, inside = self._index(), self._index()
         self.links[port.name] = Link(host, port.name, False, port.mtu, port.mac, "veth", port.bridge, inside)
         space.links[port.peer_name] = Link(inside, port.peer_name, False, port.mtu, port.peer_mac, "veth", 0, host)
-        return host, inside
+        return PortEnds(host, inside, netns_fd)
 
     @call
     def configure_inside(

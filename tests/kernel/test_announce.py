@@ -32,7 +32,7 @@ def bridge(netlink: Netlink) -> int:
 def neighbour(netlink: Netlink, bridge: int, container: Space) -> Space:
     """A container that knows each of MINE with the MAC OLD, and believes it for a long time."""
     own = [ipaddress.ip_interface("10.9.0.66/26"), ipaddress.ip_interface("fd00:9::166/120")]
-    host, inside = links.create_port(
+    host, inside, _ = links.create_port(
         netlink, Port("zt-0", "02:00:00:00:01:00", bridge, 1420, "eth0", BRIDGE), container.fd
     )
     ports.configure(container.fd, inside, "eth0", own, [])
@@ -69,7 +69,7 @@ def wait(condition: Callable[[], bool], seconds: float = 2.0) -> None:
 def plug(netlink: Netlink, bridge: int, space: Space) -> tuple[int, int]:
     """The next container with the addresses MINE, whose host end is still down."""
     port = Port("zt-1", "02:00:00:00:01:01", bridge, 1420, "eth0", NEW)
-    host, inside = links.create_port(netlink, port, space.fd)
+    host, inside, _ = links.create_port(netlink, port, space.fd)
     ports.configure(space.fd, inside, "eth0", MINE, [])
     return host, inside
 

@@ -29,14 +29,14 @@ def end(netlink: Netlink, container: Space, news: PortNews) -> tuple[int, int]:
     """The namespace's id and the index of the container's end."""
     bridge = links.ensure_bridge(netlink, "zt-b", "02:00:00:00:00:05", 1420)
     port = Port("zt-0", "02:00:00:00:01:00", bridge.index, 1420, "eth0", "0a:00:00:00:00:01")
-    _, inside = links.create_port(netlink, port, container.fd)
+    _, inside, _ = links.create_port(netlink, port, container.fd)
     host = links.find_link(netlink, "zt-0")
     assert host is not None and host.peer_netns >= 0
     news.heard()
     return host.peer_netns, inside
 
 
-def soon(news: PortNews) -> set[tuple[int, int]] | None:
+def soon(news: PortNews) -> dict[tuple[int, int], str] | None:
     poll = select.poll()
     poll.register(news, select.POLLIN)
     poll.poll(1000)
@@ -45,13 +45,13 @@ def soon(news: PortNews) -> set[tuple[int, int]] | None:
 
 def test_a_changed_mac_in_a_container_is_heard(container: Space, news: PortNews, end: tuple[int, int]) -> None:
     container.ip("link set eth0 address 0a:00:00:00:00:02")
-    assert soon(news) == {end}
-    assert news.heard() == set()
+    assert soon(news) == {end: "0a:00:00:00:00:02"}
+    assert news.heard() == {}
 
 
 def test_a_change_of_the_hosts_own_links_is_no_containers(host: Space, news: PortNews, end: tuple[int, int]) -> None:
     host.ip("link set zt-0 address 0a:00:00:00:00:03")
-    assert soon(news) == set()
+    assert soon(news) == {}
 
 
 def test_a_container_that_changes_all_the_time_is_read_within_a_bound(
@@ -61,4 +61,15 @@ def test_a_container_that_changes_all_the_time_is_read_within_a_bound(
     for number in range(5):
         container.ip(f"link set eth0 address 0a:00:00:00:01:0{number}")
     assert soon(news) is None, "any end may have changed"
-    assert news.heard() == {end}
+    assert news.heard() == {end: "0a:00:00:00:01:04"}
+
+
+def test_a_new_port_says_where_changes_of_its_end_are_announced(
+    netlink: Netlink, container: Space, news: PortNews
+) -> None:
+    bridge = links.ensure_bridge(netlink, "zt-b", "02:00:00:00:00:05", 1420)
+    port = Port("zt-0", "02:00:00:00:01:00", bridge.index, 1420, "eth0", "0a:00:00:00:00:01")
+    made = links.create_port(netlink, port, container.fd)
+    news.heard()
+    container.ip("link set eth0 address 0a:00:00:00:00:02")
+    assert soon(news) == {(made.netns_id, made.inside): "0a:00:00:00:00:02"}

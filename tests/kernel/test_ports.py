@@ -49,7 +49,7 @@ def port(bridge):
 
 def plug(netlink, port, container, *, up=True):
     """A port with both addresses and default routes; (host's index, container's index, routes left out)."""
-    outer, inner = links.create_port(netlink, port, container.fd)
+    outer, inner, _ = links.create_port(netlink, port, container.fd)
     left_out = ports.configure(container.fd, inner, port.peer_name, [iface(V4), iface(V6)], defaults(inner))
     if up:
         links.raise_port(netlink, outer)
@@ -60,7 +60,7 @@ def plug(netlink, port, container, *, up=True):
 
 
 def test_both_ends_are_where_they_belong(host, container, netlink, port):
-    outer, inner = links.create_port(netlink, port, container.fd)
+    outer, inner, _ = links.create_port(netlink, port, container.fd)
     ours, theirs = host.link("zp-1"), container.link("eth0")
     assert (ours["index"], theirs["index"]) == (outer, inner)
     assert (ours["address"], ours["mtu"], ours["state"]) == (HOST_MAC, 1420, "down")
@@ -201,7 +201,7 @@ def test_a_hosts_end_that_is_gone_cannot_be_raised(netlink):
 def test_a_second_network_leaves_the_default_routes_alone(container, netlink, port, bridge):
     plug(netlink, port, container)
     second = Port("zp-2", "02:00:00:00:01:02", bridge, 1420, "net1", "0a:58:0a:09:00:43")
-    _, inner = links.create_port(netlink, second, container.fd)
+    _, inner, _ = links.create_port(netlink, second, container.fd)
     wanted = [*defaults(inner), route("192.0.2.0/24", "10.9.0.65", inner)]
     left_out = ports.configure(container.fd, inner, "net1", [iface("10.9.0.67/26"), iface("fd00:9::103/120")], wanted)
     # IPv6 knows routes by gateway and link, so only IPv4 is refused by the kernel as existing; metrics are the same.
@@ -214,7 +214,7 @@ def test_a_second_network_leaves_the_default_routes_alone(container, netlink, po
 def test_a_second_network_leaves_the_ipv6_default_route_alone(container, netlink, port, bridge):
     _, first, _ = plug(netlink, port, container)
     second = Port("zp-2", "02:00:00:00:01:02", bridge, 1420, "net1", "0a:58:0a:09:00:43")
-    _, inner = links.create_port(netlink, second, container.fd)
+    _, inner, _ = links.create_port(netlink, second, container.fd)
     wanted = defaults(inner)
     left_out = ports.configure(container.fd, inner, "net1", [iface("10.9.0.67/26"), iface("fd00:9::103/120")], wanted)
     assert left_out == wanted
@@ -223,13 +223,13 @@ def test_a_second_network_leaves_the_ipv6_default_route_alone(container, netlink
 
 
 def test_a_route_that_cannot_be_is_an_error(container, netlink, port):
-    _, inner = links.create_port(netlink, port, container.fd)
+    _, inner, _ = links.create_port(netlink, port, container.fd)
     with pytest.raises(NetlinkError, match=r"192\.0\.2\.0/24"):
         ports.configure(container.fd, inner, "eth0", [iface(V4)], [route("192.0.2.0/24", "203.0.113.1", inner)])
 
 
 def test_an_address_the_container_has_already_is_an_error(container, netlink, port):
-    _, inner = links.create_port(netlink, port, container.fd)
+    _, inner, _ = links.create_port(netlink, port, container.fd)
     container.ip(f"addr add {V4} dev eth0")
     with pytest.raises(NetlinkError) as caught:
         ports.configure(container.fd, inner, "eth0", [iface(V4)], [])
@@ -245,7 +245,7 @@ def test_configuring_leaves_no_descriptor_open(container, netlink, port):
     def descriptors():
         return len(os.listdir("/proc/self/fd"))
 
-    _, inner = links.create_port(netlink, port, container.fd)
+    _, inner, _ = links.create_port(netlink, port, container.fd)
     before = descriptors()
     ports.configure(container.fd, inner, "eth0", [iface(V4)], [])
     for _ in range(3):

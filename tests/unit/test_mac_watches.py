@@ -38,12 +38,12 @@ def test_a_change_leads_to_its_attachment_alone():
     for end, watched in (((1, 2), ONE), ((3, 2), TWO)):
         watches.push(10.0, 6.0, watched)
         watches.listen(end, watched)
-    assert watches.heard({(3, 2), (9, 9)}) == [TWO]
-    assert watches.heard(set()) == []
-    assert sorted(watches.heard(None)) == [ONE, TWO]
+    assert watches.heard({(3, 2): "0a:1", (9, 9): "0a:2"}) == [(TWO, "0a:1")]
+    assert watches.heard({}) == []
+    assert sorted(watches.heard(None)) == [(ONE, ""), (TWO, "")]
     watches.forget(TWO)
-    assert watches.heard({(3, 2)}) == []
-    assert watches.heard(None) == [ONE]
+    assert watches.heard({(3, 2): "0a:1"}) == []
+    assert watches.heard(None) == [(ONE, "")]
 
 
 def test_an_end_that_another_attachment_has_now_stays_its_own():
@@ -53,4 +53,4 @@ def test_an_end_that_another_attachment_has_now_stays_its_own():
     watches.push(10.0, 6.0, TWO)
     watches.listen((1, 2), TWO)
     watches.forget(ONE)
-    assert watches.heard({(1, 2)}) == [TWO]
+    assert watches.heard({(1, 2): "0a:1"}) == [(TWO, "0a:1")]

@@ -107,13 +107,13 @@ class Attacher:
         try:
             intent = self._reserve(request)
             self._fence.add_port(intent)
-            done = self._plug(request, intent)
+            done, ends = self._plug(request, intent)
             announced = True
             if not request.caller_waits():
                 raise ClientGone("the runtime gave up before the attach was done")
             live = msgspec.structs.replace(done, state="live", created=time.time())
             self._state.save(live)
-            self._events.publish(AttachmentLive(live))
+            self._events.publish(AttachmentLive(live, (ends.netns_id, ends.inside) if ends.netns_id >= 0 else None))
             if before is not None and before.service != live.service:
                 self._release.release_unused(before.service, before.mode, before.ephemeral)
         except BaseException:
@@ -188,7 +188,7 @@ class Attacher:
                 except PoolExhausted as exhausted:
                     raise self._state.full(segment, full.version) from exhausted
 
-    def _plug(self, request: AttachRequest, intent: Attachment) -> Attachment:
+    def _plug(self, request: AttachRequest, intent: Attachment) -> tuple[Attachment, links.PortEnds]:
         """Create the veth, configure the container's end, and set the host end up last."""
         routes = planned_routes(intent)
         bridge = self._bridge_of(intent)
@@ -196,7 +196,8 @@ class Attacher:
             attach_rules.refuse_other_gateways(_assigned(intent), [(route.dst, route.via) for route in routes])
         self._forget_last_owner(intent.ips, bridge)
         port = links.Port(intent.host_veth, intent.host_mac, bridge, intent.mtu, intent.ifname, intent.mac)
-        host, inside = self._ports.create(port, request)
+        ends = self._ports.create(port, request)
+        host, inside = ends.host, ends.inside
         kernel_routes = [
             links.Route(ipaddress.ip_network(route.dst), ipaddress.ip_address(route.via), inside) for route in routes
         ]
@@ -216,12 +217,12 @@ class Attacher:
         mark = naming.owner_mark(*intent.key)
         if not bridge:
             self._kernel.raise_routed(routed_end(intent, host), mark)
-            return msgspec.structs.replace(intent, routes=kept)
+            return msgspec.structs.replace(intent, routes=kept), ends
         self._kernel.raise_port(host, mark)
         if self._state.had_other_mac(intent.ips, intent.mac):  # a bridge floods an announcement to all of its ports
             ips = [address.ip for address in addresses]
             self._kernel.announce(host, request.netns_fd, intent.ifname, intent.mac, ips)
-        return msgspec.structs.replace(intent, routes=kept, bridge_mac=self._kernel.mac_of(intent.bridge))
+        return msgspec.structs.replace(intent, routes=kept, bridge_mac=self._kernel.mac_of(intent.bridge)), ends
 
     def _bridge_of(self, intent: Attachment) -> int:
         """The index of the bridge that the port is put on; 0 for a routed one. Raises AttachFailed."""

@@ -27,8 +27,8 @@ class Ports:
     def __init__(self, state: State, kernel: Kernel, fence: FenceMembers) -> None:
         self._state, self._kernel, self._fence = state, kernel, fence
 
-    def create(self, port: links.Port, request: AttachRequest) -> tuple[int, int]:
-        """Create the veth; returns the interface indexes of the host end and the container's end.
+    def create(self, port: links.Port, request: AttachRequest) -> links.PortEnds:
+        """Create the veth.
 
         An existing link of the port's name is removed if it is a leftover of the same attachment. Raises
         InterfaceExists if that link is another attachment's, or if the container has an interface of that name.

@@ -77,21 +77,30 @@ class MacWatcher:
         """Watch the attachment's MAC from now on, for about `LAST` seconds. Notifications are received from here on:
         the next plugin of the chain starts after the caller has answered."""
         with self._guard:
-            self._open()
-            self._watches.push(time.monotonic(), 0.0, (event.attachment.key, event.attachment.made_at))
-        self._notify()
+            opened = self._open()
+            watched = event.attachment.key, event.attachment.made_at
+            if self._news is None or event.end is None:
+                self._watches.push(time.monotonic(), 0.0, watched)
+            else:
+                self._watches.push(time.monotonic() + LAST, LAST, watched)
+                self._watches.listen(event.end, watched)
+        if opened or event.end is None:
+            self._notify()
 
     def on_detached(self, event: AttachmentGone) -> None:
         """Drop the checks of the attachment."""
         self._forget((event.attachment.key, event.attachment.made_at))
 
-    def _open(self) -> None:
+    def _open(self) -> bool:
+        """Whether the thread must be woken for the socket: it is new, or there can be none."""
         if self._news is None and not self._refused:
             try:
                 self._news = PortNews()
             except OSError as error:
                 self._refused = True
                 log.info("the kernel announces no changes in containers, so their MACs are read: %s", error)
+            return True
+        return self._refused
 
     def _push(self, seconds: float, watched: Watched) -> None:
         with self._guard:
@@ -109,17 +118,17 @@ class MacWatcher:
         while not self._ended:
             self._wait()
             beat()
-            changed = self._news.heard() if self._news is not None else set()
+            changed = self._news.heard() if self._news is not None else {}
             # Registered before the lookup: an attachment is pushed before its end can change.
             while (due := self._next()) is not None:
                 beat()
                 self._look(*due)
             with self._guard:
                 watched = self._watches.heard(changed)
-            for watched_end in watched:
+            for each, mac in watched:
                 beat()
-                if not self._checked(watched_end, confirmed=False):
-                    self._forget(watched_end)
+                if not self._has(each, mac) and not self._checked(each, confirmed=False):
+                    self._forget(each)
             self._close_if_idle()
             if changed is None or changed:
                 time.sleep(FLOODED if changed is None else GATHER)
@@ -169,6 +178,11 @@ class MacWatcher:
                 self._news.close()
                 self._news = None
                 self._watches.clear()
+
+    def _has(self, watched: Watched, mac: str) -> bool:
+        """Whether the port admits that MAC already: most announcements are of other changes of a link."""
+        attachment = self._state.attachment(watched[0])
+        return attachment is not None and attachment.mac == mac
 
     def _checked(self, watched: Watched, confirmed: bool) -> bool:
         """`_check`, which may fail; False then."""

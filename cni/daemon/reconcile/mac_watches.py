@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Set
+from collections.abc import Mapping
 
 from cni.daemon.model.records import AttachmentKey
 
@@ -58,8 +58,9 @@ class MacWatches:
         when = self.next_at()
         return None if when is None or when > now else heapq.heappop(self._due)[1:]
 
-    def heard(self, changed: Set[End] | None) -> list[Watched]:
-        """The attachments whose ends changed; None: all of those with an end."""
+    def heard(self, changed: Mapping[End, str] | None) -> list[tuple[Watched, str]]:
+        """The attachments whose ends changed, with the MAC that was announced. None: all of those with an end, and a
+        MAC that is not known ("")."""
         if changed is None:
-            return list(self._ends.values())
-        return [self._ends[end] for end in changed if end in self._ends]
+            return [(watched, "") for watched in self._ends.values()]
+        return [(self._ends[end], mac) for end, mac in changed.items() if end in self._ends]
