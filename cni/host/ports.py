@@ -219,7 +219,7 @@ def configure(
     with entered(netns_fd):
         inner = Netlink()
         if any(address.version == 6 for address in addresses):
-            sysctl.put(f"ipv6/conf/{ifname}/disable_ipv6", "0")
+            sysctl.put_all(f"ipv6/conf/{ifname}", (("disable_ipv6", "0"),))
         sysctl.put_all(f"ipv6/conf/{ifname}", SETTINGS_IPV6, needed=False)
     with inner:
         # The fence admits the link-local address that the MAC gives (EUI-64), whatever `default` says in the container.

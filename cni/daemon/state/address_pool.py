@@ -140,15 +140,15 @@ class AddressPool:
 
     def any_in(self, network: Network) -> bool:
         """Whether an address of `network` is held."""
-        first, last = _block(network.network_address)[1], _block(network.broadcast_address)[1]
-        busy = (
-            block
+        exact = network.max_prefixlen - BLOCK[network.version]
+        (version, first), last = _block(network.network_address), _block(network.broadcast_address)[1]
+        if network.prefixlen == exact:
+            return self._in_block[version, first] > 0
+        busy = any(
+            count and version == network.version and first <= block <= last
             for (version, block), count in self._in_block.items()
-            if count and version == network.version and first <= block <= last
         )
-        if network.prefixlen <= network.max_prefixlen - BLOCK[network.version]:
-            return next(busy, None) is not None
-        return next(busy, None) is not None and any(address in network for address in self.held)
+        return busy and (network.prefixlen < exact or any(address in network for address in self.held))
 
 
 def _block(address: Address) -> tuple[int, int]:

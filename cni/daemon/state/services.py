@@ -140,6 +140,8 @@ class ServiceBook:
 
     def is_usable(self, network: Network) -> bool:
         """Whether a new address may be given out in this subnet."""
+        if not self.lost and not self.connected:
+            return True
         return str(network) not in self.lost and not any(
             network.version == other.version and network.overlaps(other) for other in self.connected
         )
