@@ -185,9 +185,9 @@ def test_removed_rules_leave_the_counters() -> None:
     with opened() as lab:
         with sampled(lab) as log:
             attacks.run(lab, next(iter(NAMES)))
-            read_all(log)
-            counted = {key: value for key, value in compare.drops(listing(lab)).items() if value[0]}
+            now, _ = settled(lab, log)
+            counted = {key: value for key, value in now.items() if value[0]}
             assert counted
         after = compare.drops(listing(lab))
-        assert {key: after[key] for key in counted} == counted
+        assert [key for key in counted if after[key] < counted[key]] == []  # containers go on to send reports
         assert drop_log.removal(listing(lab)) == ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from ipaddress import ip_address, ip_network
 
-from cni import answers
+from cni import answers, defaults
 from cni.cli import ask
 from cni.cli.connectivity.boxes import Box
 from cni.cli.connectivity.causes import Readings
@@ -14,7 +14,7 @@ from cni.cli.connectivity.outcomes import Outcome
 from cni.host import findings
 
 TABLE = "zlayer_cni"
-_HANDSHAKE = 12.0  # seconds in which a peer's device calls again (REKEY_TIMEOUT is 5)
+_HANDSHAKE = defaults.KEEPALIVE + 2.0  # seconds in which a peer's device calls: it has nothing else to send
 _LOOKS = 20  # at a table that a program may switch off and on
 
 
