@@ -18,45 +18,52 @@ _LOOKUPS = 64  # of an instance: then another one replaces it, and the kernel fr
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class _Instance(threading.local):
-    """Each thread's instance. `refused`: the kernel, or a restriction of the daemon, allows none."""
+class PrivateProc:
+    """One thread's instance, replaced after `_LOOKUPS` uses. `refused`: the kernel, or a restriction of the daemon,
+    allows none."""
 
     def __init__(self) -> None:
-        self.fd = -1
-        self.left = 0
         self.refused = False
+        self._fd, self._left = -1, 0
 
-    def renew(self) -> None:
-        """Replace the instance. Raises OSError."""
-        fresh = _mount()
-        self.close()
-        self.fd, self.left = fresh, _LOOKUPS
+    def root(self) -> int | None:
+        """A descriptor of the instance, valid until the next call; None if there is none."""
+        if self.refused:
+            return None
+        if not self._left:
+            try:
+                fresh = _mount()
+            except OSError:
+                self.refused = True
+                return None
+            self.close()
+            self._fd, self._left = fresh, _LOOKUPS
+        self._left -= 1
+        return self._fd
 
     def close(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-        self.fd, self.left = -1, 0
+        """Release the instance. Idempotent."""
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd, self._left = -1, 0
 
     def __del__(self) -> None:
-        self.close()
+        self.close()  # at the end of its thread
 
 
-_instance = _Instance()
+class _OfThread(threading.local):
+    def __init__(self) -> None:
+        self.proc = PrivateProc()
+
+
+_of_thread = _OfThread()
 
 
 def open_directory(path: str) -> int | None:
     """An O_PATH descriptor of /proc/`path` as the calling thread's namespaces have it; None if the daemon gets no
     instance of its own. Raises OSError if there is no such directory."""
-    if _instance.refused:
-        return None
-    if not _instance.left:
-        try:
-            _instance.renew()
-        except OSError:
-            _instance.refused = True
-            return None
-    _instance.left -= 1
-    return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=_instance.fd)
+    root = _of_thread.proc.root()
+    return None if root is None else os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root)
 
 
 def _mount() -> int:
