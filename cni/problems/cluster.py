@@ -16,7 +16,8 @@ KINDS = (
         "policy-refused",
         "cluster",
         "error",
-        "A NetworkPolicy of the cluster cannot be read by this version; its last good content stays in force.",
+        "A NetworkPolicy of the cluster cannot be read by this version. Its last good content stays in force; without "
+        "one, what it selects is isolated.",
         "Read the text: it names the field and its value. Change the policy, or upgrade the daemon.",
     ),
     ProblemKind(

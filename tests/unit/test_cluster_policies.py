@@ -68,6 +68,66 @@ def test_a_policy_that_cannot_be_read_keeps_its_last_good_content(scene: Scene) 
     assert scene.allows(81) and not scene.board.subjects("policy-refused")
 
 
+def again(scene: Scene) -> ClusterPolicies:
+    """What a daemon that starts takes in of the same records."""
+    made = ClusterPolicies(scene.fence.members, scene.tables, "a", scene.board, Crew())
+    made.take_in()
+    return made
+
+
+def refused(scene: Scene, spec: dict[str, Any]) -> None:
+    """The API server tells an edit that this version cannot read; the follower records it first."""
+    changed = ClusterPolicy("shop", "p", json.dumps(spec))
+    scene.tables.cluster_policies.put("shop/p", changed)
+    scene.policies.on_policies({"shop/p": changed})
+    scene.policies.take_in_changes()
+
+
+def test_the_last_good_content_outlives_the_daemon(scene: Scene) -> None:
+    refused(scene, {**SPEC, "newer": {}})
+    policies = again(scene)
+    assert scene.allows(80) and not scene.allows(81)
+    assert scene.board.subjects("policy-refused") == {"shop/p"}
+    mended = ClusterPolicy("shop", "p", json.dumps({**SPEC, "ingress": []}))
+    scene.tables.cluster_policies.put("shop/p", mended)
+    policies.on_policies({"shop/p": mended})
+    policies.take_in_changes()
+    assert not scene.allows(80)
+    assert scene.tables.held_policies.all() == {}
+
+
+def test_a_deleted_policy_leaves_no_last_good_content(scene: Scene) -> None:
+    refused(scene, {**SPEC, "newer": {}})
+    assert scene.tables.held_policies.get("shop/p") is not None
+    scene.policies.on_policies({"shop/p": None})
+    assert scene.tables.held_policies.all() == {}
+
+
+@pytest.mark.parametrize(
+    ("spec", "isolates_web", "both"),
+    [
+        ({"podSelector": {"matchLabels": {"app": "web"}}, "ingress": [{}], "newer": 1}, True, False),
+        ({"podSelector": {"matchLabels": {"app": "else"}}, "ingress": [{}], "newer": 1}, False, False),
+        ({"podSelector": {"matchNewer": {}}, "ingress": [{}]}, True, False),
+        ({"podSelector": {}, "policyTypes": ["Newer"]}, True, True),
+        ({"podSelector": {}, "egress": [{"newer": 1}]}, True, True),
+        ({"podSelector": {}, "policyTypes": ["Egress"], "ingress": [{"newer": 1}], "egress": [{}]}, False, True),
+        ([], True, False),
+    ],
+)
+def test_a_policy_that_could_never_be_read_isolates_what_it_selects(
+    tmp_path: Path, spec: Any, isolates_web: bool, both: bool
+) -> None:
+    made = Scene(tmp_path)
+    made.tables.pods.apply({"shop/web": WEB, "other/db": DB})
+    made.tables.namespaces.apply({"shop": Namespace("shop"), "other": Namespace("other", {"team": "a"})})
+    made.policy(spec)
+    made.policies.take_in()
+    assert made.allows(80) is not isolates_web
+    assert made.fence.status.judge("10.0.0.2", "10.0.0.3", "TCP", 80).allowed is not both
+    assert made.board.subjects("policy-refused") == {"shop/p"}
+
+
 def test_changes_of_pods_and_namespaces_count(scene: Scene) -> None:
     scene.policies.on_namespaces({"other": Namespace("other")})
     scene.policies.take_in_changes()

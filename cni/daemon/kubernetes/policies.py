@@ -1,11 +1,13 @@
 """The network policies of a cluster of Kubernetes, with the Pods and Namespaces that they select, put in force.
 
-What the followers tell is gathered and given to the fence in one change. A policy that cannot be read keeps its last
-good content, as the API server and this version may know different fields.
+What the followers tell is gathered and given to the fence in one change. The API server and this version may know
+different fields. A policy that cannot be read keeps its last good content, which is recorded as long as that is so. A
+policy of which no content could be read ever isolates what it selects, and allows nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import threading
@@ -39,6 +41,7 @@ class ClusterPolicies:
         self._namespaces: dict[str, kubernetes.Namespace] = {}
         self._has_new_namespaces = self._has_new_policies = False
         self._policies: dict[str, Policy] = {}
+        self._good: dict[str, kubernetes.ClusterPolicy] = dict(records.held_policies.all())  # what `_policies` is of
         self._faults: dict[str, str] = {}
         self._wake, self._ended = threading.Event(), threading.Event()
         self._worker = crew.worker("cluster-policies", self._run)
@@ -79,20 +82,35 @@ class ClusterPolicies:
         self._wake.set()
 
     def on_policies(self, changes: Mapping[str, kubernetes.ClusterPolicy | None]) -> None:
-        """Policies that are new or changed; None for one that is gone."""
+        """Policies that are new or changed; None for one that is gone. Raises InputOutput."""
         with self._lock:
-            for key, found in changes.items():
-                self._faults.pop(key, None)
-                if found is None:
-                    self._policies.pop(key, None)
-                    continue
-                try:
-                    self._policies[key] = policy_of(found)
-                except InvalidConfig as error:
-                    kept = "; its last good content stays in force" if key in self._policies else ""
-                    self._faults[key] = f"{error.msg}{kept}"
+            held = {key: self._take_in_policy(key, found) for key, found in changes.items()}
+            before = self._records.held_policies.all()
+            changed = {key: policy for key, policy in held.items() if policy != before.get(key)}
+            if changed:
+                self._records.held_policies.apply(changed)
             self._has_new_policies = True
         self._wake.set()
+
+    def _take_in_policy(self, key: str, found: kubernetes.ClusterPolicy | None) -> kubernetes.ClusterPolicy | None:
+        """Take in one policy. Returns what is in force in its place, None if that is what was found."""
+        self._faults.pop(key, None)
+        if found is None:
+            self._policies.pop(key, None)
+            self._good.pop(key, None)
+            return None
+        try:
+            self._policies[key], self._good[key] = policy_of(found), found
+            return None
+        except InvalidConfig as error:
+            good = self._good.get(key)
+            if good is None:
+                self._policies[key] = isolating(found)
+                self._faults[key] = f"{error.msg}; what it selects is isolated until it can be read"
+                return None
+            self._policies[key] = policy_of(good)
+            self._faults[key] = f"{error.msg}; its last good content stays in force"
+            return good
 
     def _run(self) -> None:
         while not self._ended.is_set():
@@ -134,6 +152,30 @@ def policy_of(found: kubernetes.ClusterPolicy) -> Policy:
     metadata = {"namespace": found.namespace, "name": found.name}
     document = {"apiVersion": objects.API_VERSION, "kind": objects.KIND, "metadata": metadata}
     return reader.read_object({**document, "spec": json.loads(found.spec)})
+
+
+def isolating(found: kubernetes.ClusterPolicy) -> Policy:
+    """The policy that stands in for one that cannot be read: it allows nothing. It isolates the pods of the selector,
+    if that can be read, else the whole namespace; in the directions of the policy, if those can be read, else in
+    both."""
+    spec = json.loads(found.spec)
+    spec = spec if isinstance(spec, dict) else {}
+    types = spec.get("policyTypes") or (["Ingress", "Egress"] if spec.get("egress") else ["Ingress"])
+    both = ["Ingress", "Egress"]
+    tries: list[tuple[object, object]] = [
+        (spec.get("podSelector"), types),
+        (spec.get("podSelector"), both),
+        ({}, types),
+    ]
+    for selector, directions in tries:
+        with contextlib.suppress(InvalidConfig):
+            return _without_rules(found, selector, directions)
+    return _without_rules(found, {}, both)
+
+
+def _without_rules(found: kubernetes.ClusterPolicy, selector: object, types: object) -> Policy:
+    spec = json.dumps({"podSelector": selector, "policyTypes": types})
+    return policy_of(kubernetes.ClusterPolicy(found.namespace, found.name, spec))
 
 
 def pod_of(pod: kubernetes.Pod, node: str) -> Pod:

@@ -159,6 +159,7 @@ class Tables:
         self.namespaces: Table[Namespace] = Table(store, "namespace", Namespace)
         self.pods: Table[Pod] = Table(store, "pod", Pod)
         self.cluster_policies: Table[ClusterPolicy] = Table(store, "cluster_policy", ClusterPolicy)
+        self.held_policies: Table[ClusterPolicy] = Table(store, "held_policy", ClusterPolicy)
         self.nat_seen: Table[NatSeen] = Table(store, "nat_seen", NatSeen)
         self.policy_files: Table[PolicyFile] = Table(store, "policy_file", PolicyFile)
 
