@@ -82,14 +82,19 @@ class Finding(NamedTuple):
     fix: str = ""
 
 
-def privileges(who: str, euid: int, effective: int) -> Finding:
-    """Whether a process has the daemon's capabilities; `effective` is CapEff of /proc/PID/status."""
-    missing = [(name, needed) for name, number, needed in CAPABILITIES if not effective >> number & 1]
+def privileges(who: str, euid: int, effective: int, *, contained: bool = False) -> Finding:
+    """Whether a process has the daemon's capabilities; `effective` is CapEff of /proc/PID/status. `contained`: it is in
+    a container, which has neither files of other users nor processes of containers, and needs no capability for them.
+    """
+    needless = ("CAP_SYS_PTRACE", "CAP_DAC_OVERRIDE") if contained else ()
+    missing = [
+        (name, needed) for name, number, needed in CAPABILITIES if not effective >> number & 1 and name not in needless
+    ]
     if not missing:
         return Finding("privileges", "ok", f"{who} has every capability it needs")
     names = ", ".join(name for name, _ in missing)
     if any(needed for _, needed in missing):
-        fix = "run it as root, outside of a container that takes capabilities away"
+        fix = "run it as root; a container needs NET_ADMIN, NET_RAW and SYS_ADMIN added (docs/kubernetes.md)"
         return Finding("privileges", "fail", f"{who} (user {euid}) lacks {names}", fix)
     fix = "grant them (the unit's CapabilityBoundingSet): some containers, and iptables, cannot be handled without"
     return Finding("privileges", "warn", f"{who} lacks {names}", fix)

@@ -23,7 +23,7 @@ from cni.cli import checks_machine as checks
 from cni.cli.checks_machine import Finding
 from cni.cli.checks_port import wireguard_port
 from cni.errors import CniError, FenceFailed
-from cni.host import iptables, nft_forward, own_networks, probe, program, services, sysctl
+from cni.host import container, iptables, nft_forward, own_networks, probe, program, rights, services, sysctl
 from cni.host.closed_port import of_peers
 from cni.overlay import sockets as overlay_sockets
 
@@ -77,6 +77,7 @@ def examine(options: argparse.Namespace) -> Iterator[Finding]:
     daemon = status.pid if status else None
     for look in (
         lambda: _privileges(daemon),
+        lambda: _rights(options, daemon),
         _kernel,
         lambda: _firewalls(clusters),
         lambda: _wireguard_port(status),
@@ -138,10 +139,23 @@ def _settings(data_dir: str) -> Settings:
 
 
 def _privileges(daemon: int | None) -> list[Finding]:
-    findings = [checks.privileges("this process", *probe.capabilities())]
+    contained = daemon is not None and bool(container.of(daemon))
+    here = contained or bool(container.own())
+    findings = [checks.privileges("this process", *probe.capabilities(), contained=here)]
     if daemon is not None:
-        findings.append(checks.privileges(f"the daemon (process {daemon})", *probe.capabilities(daemon)))
+        who = f"the daemon (process {daemon})"
+        findings.append(checks.privileges(who, *probe.capabilities(daemon), contained=contained))
     return findings
+
+
+def _rights(options: argparse.Namespace, daemon: int | None) -> list[Finding]:
+    """What the container of this process lacks, where no daemon answers: a daemon tells of its own as a problem."""
+    if daemon is not None:
+        return []
+    lacking = rights.missing_here((options.run_dir, options.data_dir), engine=False)
+    return [
+        Finding("rights", "fail", text, "add it to the container (docs/kubernetes.md)") for text in lacking.values()
+    ]
 
 
 def _kernel() -> list[Finding]:

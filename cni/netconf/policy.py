@@ -35,11 +35,12 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
 class ClusterWords(msgspec.Struct, frozen=True):
     """What the cluster says of a Pod. `defaults`: the annotations of its Namespace; `annotations`: its own, where the
-    runtime passes none; `namespace`: its Namespace, "" if the cluster says nothing."""
+    runtime passes none; `namespace`, `pod`: its Namespace, "" if the cluster says nothing, and its name."""
 
     namespace: str = ""
     defaults: dict[str, str] = {}
     annotations: dict[str, str] = {}
+    pod: str = ""
 
 
 SILENT = ClusterWords()
@@ -113,7 +114,7 @@ def refuse_by_namespace(words: ClusterWords, labels: dict[str, str], listed: Pla
     label = next(label for label in (NETWORK_LABEL, MODE_LABEL, SERVICE_LABEL) if label in labels)
     to = "no isolation network" if network is None else f"isolation network {show(network)}"
     raise InvalidConfig(
-        f"{label}: {show(labels[label])}: Pods of the Namespace {own} may not choose {to}",
+        f"{label}: {show(labels[label])}: the Namespace {own} does not let its Pod {words.pod} choose {to}",
         f"the annotation {NETWORKS_LABEL} of the Namespace names those that they may",
     )
 

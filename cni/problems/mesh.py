@@ -20,6 +20,15 @@ KINDS = (
         "Install a WireGuard engine, or remove the cause named in the text; the daemon tries again every 10 s.",
     ),
     ProblemKind(
+        "engine-ends-with-daemon",
+        "mesh",
+        "warning",
+        "The daemon runs in a container and has started a userspace WireGuard engine there. The engine ends with the"
+        " container, so a restart or an upgrade of the daemon stops every tunnel of the node.",
+        "Set `engine_host: true` and run `zlayer-cni pod engine` in a container of its own, as the manifest does; or"
+        " use a kernel with WireGuard.",
+    ),
+    ProblemKind(
         "route-conflict",
         "mesh",
         "error",

@@ -113,6 +113,13 @@ KINDS = (
         "Make /proc/sys writable for the daemon, or set the value named in the text.",
     ),
     ProblemKind(
+        "right-missing",
+        "node",
+        "error",
+        "The container of the daemon lacks something that it needs: a capability, a mount of the host, or a device.",
+        "Add what the text names to the container; the DaemonSet of `scripts/manifest` has all of it.",
+    ),
+    ProblemKind(
         "service-same-bridge",
         "node",
         "warning",

@@ -86,7 +86,7 @@ def test_every_object_of_the_cluster_is_followed() -> None:
 
 def asked(annotations: dict[str, str], defaults: dict[str, str], by_watch: bool = False, **conf: object) -> Intent:
     """What a pod of the Namespace `shop` gets."""
-    words = ClusterWords("shop", defaults, annotations if by_watch else {})
+    words = ClusterWords("shop", defaults, annotations if by_watch else {}, "till-0")
     runtime = RuntimeConfig() if by_watch else RuntimeConfig(annotations=annotations)
     return intent(NetConf(name="net", runtime=runtime, **conf), Call(command="ADD"), words)
 
@@ -107,6 +107,11 @@ def test_a_pods_annotation_wins_over_the_default_of_its_namespace(by_watch: bool
 def test_no_pod_chooses_a_network_of_another_namespace(network: str, by_watch: bool) -> None:
     with pytest.raises(InvalidConfig, match=r"com\.zlayer\.isolation_network"):
         asked({NETWORK_LABEL: network}, {}, by_watch)
+
+
+def test_the_refusal_names_pod_network_and_namespace() -> None:
+    with pytest.raises(InvalidConfig, match=r'the Namespace shop does not let its Pod till-0 choose .* "red"'):
+        asked({NETWORK_LABEL: "red"}, {})
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from cni.errors import (
     NotAvailable,
     NotAvailableLimited,
 )
-from cni.host import netns
+from cni.host import netns, rights
 from cni.host.kernel import Kernel
 from cni.host.ports import ContainerView, Sought
 from cni.netconf.environment import Call
@@ -241,6 +241,8 @@ class NodeOverlay:
         (50) or NotAvailableLimited (51) if an ADD would fail now."""
         if self._ranges.refusal:
             raise NotAvailable("the node is not in service", self._ranges.refusal)
+        if lacking := rights.refusal():
+            raise NotAvailable("no container can be attached", lacking)
         unknown = self._directory.refusal() if self._directory is not None else ""
         if unknown:
             raise NotAvailable("Pods cannot be attached yet", unknown)

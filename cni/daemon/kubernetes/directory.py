@@ -61,8 +61,9 @@ class ClusterDirectory:
         namespace = self._namespaces.get(name)
         if namespace is None:
             raise TryAgainLater(f"the Namespace {name} is unknown", RETRY)
-        annotations = {} if has_annotations else self._annotations(f"{name}/{call.args.get('K8S_POD_NAME', '')}", call)
-        return ClusterWords(name, namespace.annotations, annotations)
+        pod = call.args.get("K8S_POD_NAME", "")
+        annotations = {} if has_annotations else self._annotations(f"{name}/{pod}", call)
+        return ClusterWords(name, namespace.annotations, annotations, pod)
 
     def _annotations(self, key: str, call: Call) -> dict[str, str]:
         pod, uid = self._pods.get(key), call.args.get("K8S_POD_UID", "")

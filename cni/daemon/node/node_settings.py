@@ -11,6 +11,7 @@ from cni.daemon.problem_board import ProblemBoard
 from cni.daemon.settings import Settings
 from cni.daemon.state.state import State
 from cni.errors import AttachFailed
+from cni.host import rights
 from cni.host.kernel import Kernel
 
 log = logging.getLogger(__name__)
@@ -33,8 +34,10 @@ class NodeSettings:
         self.keep_advertisements()
 
     def refuse(self) -> None:
-        """Raises AttachFailed if the node does not forward IPv6 for the overlay and the setting cannot be written:
-        nothing of an attach is made then."""
+        """Raises AttachFailed if the daemon's container lacks a right without which no attach succeeds, or if the node
+        does not forward IPv6 for the overlay and the setting cannot be written: nothing of an attach is made then."""
+        if lacking := rights.refusal():
+            raise AttachFailed(lacking)
         if 6 in self._state.versions() and not self._kernel.forwarding(6):
             try:
                 self._kernel.enable_forwarding([6])

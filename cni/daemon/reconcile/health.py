@@ -21,8 +21,9 @@ from cni.daemon.problem_board import ProblemBoard
 from cni.daemon.settings import Settings
 from cni.daemon.settings_file import SettingsFile
 from cni.daemon.state.state import State
-from cni.host import probe
+from cni.host import container, probe, rights
 from cni.host.closed_port import Arrival, ClosedPort, closed_by, of_containers, of_peers
+from cni.host.tunnels import KERNEL
 from cni.host.worker import beat
 from cni.plugin import delete_queue
 
@@ -79,6 +80,8 @@ class NodeHealth:
             ("disks", self._note_disks),
             ("the clock", self._note_clock),
             ("settings file", self.note_settings),
+            ("the rights of the container", self._note_rights),
+            ("the engine of the tunnels", self._note_engine),
             ("the firewalls of the host", self._note_firewalls),
         ):
             beat()
@@ -111,6 +114,22 @@ class NodeHealth:
         behind = newest - self._clock()
         text = f"the clock is {behind:.0f} s behind {name}, which this node has written: peers refuse its handshakes"
         self._board.set("clock-behind", "", text if behind > BEHIND else "")
+
+    def _note_rights(self) -> None:
+        settings = self._settings
+        starts_engines = not settings.engine_host and self._mesh.wanted() and settings.wireguard_engine != KERNEL
+        reading = self._mesh.last_reading()
+        engine = starts_engines and (reading is None or reading.pid != 0)
+        directories = (settings.run_dir, settings.data_dir)
+        self._board.set_all("right-missing", rights.missing_here(directories, engine=engine))
+
+    def _note_engine(self) -> None:
+        reading, place = self._mesh.last_reading(), container.own()
+        text = ""
+        if place and reading is not None and reading.pid > 0 and container.ends_with_this(reading.pid):
+            text = f"{reading.engine} (process {reading.pid}) ends with the daemon, which runs in {place}:"
+            text += " the node's tunnels stop until the next daemon has started another one"
+        self._board.set("engine-ends-with-daemon", "", text)
 
     def note_settings(self) -> None:
         """Update the problem about the YAML: it has changed, or cannot be used."""
