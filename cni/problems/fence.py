@@ -10,7 +10,7 @@ KINDS = (
         "fence",
         "error",
         "A file of network policies cannot be read, or names a policy that another file has. The last good content of"
-        " the file stays in force; what it isolated stays isolated.",
+        " the file stays in force; a policy that could never be read isolates what it selects.",
         "Mend the file at the field that the text names; `zlayer-cni validate FILE` checks it.",
     ),
     ProblemKind(

@@ -7,7 +7,6 @@ policy of which no content could be read ever isolates what it selects, and allo
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import threading
@@ -18,6 +17,7 @@ from cni.daemon.fence.port_table import PortTable
 from cni.daemon.model import kubernetes
 from cni.daemon.policy import objects, reader
 from cni.daemon.policy.model import NAMESPACE_LABEL, NamedPort, Pod, Policy
+from cni.daemon.policy.stand_in import isolating
 from cni.daemon.problem_board import ProblemBoard
 from cni.daemon.state.tables import Tables
 from cni.errors import InvalidConfig
@@ -105,7 +105,7 @@ class ClusterPolicies:
         except InvalidConfig as error:
             good = self._good.get(key)
             if good is None:
-                self._policies[key] = isolating(found)
+                self._policies[key] = isolating(found.namespace, found.name, json.loads(found.spec))
                 self._faults[key] = f"{error.msg}; what it selects is isolated until it can be read"
                 return None
             self._policies[key] = policy_of(good)
@@ -152,30 +152,6 @@ def policy_of(found: kubernetes.ClusterPolicy) -> Policy:
     metadata = {"namespace": found.namespace, "name": found.name}
     document = {"apiVersion": objects.API_VERSION, "kind": objects.KIND, "metadata": metadata}
     return reader.read_object({**document, "spec": json.loads(found.spec)})
-
-
-def isolating(found: kubernetes.ClusterPolicy) -> Policy:
-    """The policy that stands in for one that cannot be read: it allows nothing. It isolates the pods of the selector,
-    if that can be read, else the whole namespace; in the directions of the policy, if those can be read, else in
-    both."""
-    spec = json.loads(found.spec)
-    spec = spec if isinstance(spec, dict) else {}
-    types = spec.get("policyTypes") or (["Ingress", "Egress"] if spec.get("egress") else ["Ingress"])
-    both = ["Ingress", "Egress"]
-    tries: list[tuple[object, object]] = [
-        (spec.get("podSelector"), types),
-        (spec.get("podSelector"), both),
-        ({}, types),
-    ]
-    for selector, directions in tries:
-        with contextlib.suppress(InvalidConfig):
-            return _without_rules(found, selector, directions)
-    return _without_rules(found, {}, both)
-
-
-def _without_rules(found: kubernetes.ClusterPolicy, selector: object, types: object) -> Policy:
-    spec = json.dumps({"podSelector": selector, "policyTypes": types})
-    return policy_of(kubernetes.ClusterPolicy(found.namespace, found.name, spec))
 
 
 def pod_of(pod: kubernetes.Pod, node: str) -> Pod:

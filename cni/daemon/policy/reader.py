@@ -30,14 +30,8 @@ _LABEL_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?", re.AS
 
 def read_text(text: str) -> list[Policy]:
     """The policies of a file: YAML documents, or JSON, each a NetworkPolicy or a list of them. Raises InvalidConfig."""
-    import yaml
-
-    try:
-        documents = list(yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InvalidConfig("the file is no YAML", " ".join(str(error).split())) from error
     policies: dict[tuple[str, str], Policy] = {}
-    for place, document in _objects(documents):
+    for place, document in objects_of(text):
         policy = read_object(document, place)
         if policy.key in policies:
             raise InvalidConfig(f"{place}: metadata.name: {policy.title} is in the file twice")
@@ -62,8 +56,15 @@ def read_object(document: Any, place: str = "the object") -> Policy:
     return _Reading(decoded).policy()
 
 
-def _objects(documents: list[Any]) -> Iterator[tuple[str, Any]]:
-    """The objects of a file with the place of each; empty documents are left out, lists are unfolded."""
+def objects_of(text: str) -> Iterator[tuple[str, Any]]:
+    """The objects of a file with the place of each; empty documents are left out, lists are unfolded. Raises
+    InvalidConfig."""
+    import yaml
+
+    try:
+        documents = list(yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InvalidConfig("the file is no YAML", " ".join(str(error).split())) from error
     for number, document in enumerate(documents, 1):
         if document is None:
             continue

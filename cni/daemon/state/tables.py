@@ -94,9 +94,11 @@ class DeviceRecord(msgspec.Struct, frozen=True):
 
 
 class PolicyFile(msgspec.Struct, frozen=True):
-    """The last good text of a file of network policies, by the file's name."""
+    """A file of network policies, by the file's name: its last good text, None if it never had one, and its present
+    text if that is refused."""
 
-    text: str
+    text: str | None
+    refused: str | None = None
 
 
 class Table(Generic[R]):
