@@ -260,12 +260,10 @@ def build(
     events.subscribe(AttachmentGone, mac_watcher.on_detached)
     _subscribe_names(events, dns)
     events.subscribe(PeerChanged, server.on_peer_changed)
-    events.subscribe(PeersChanged, traversal.on_change)
+    _subscribe_traversal(events, traversal)
     _subscribe_readers(events, event_stream, counters)
     if cluster is not None:
-        events.subscribe(NodeFactsChanged, cluster.on_node_facts_changed)
-        events.subscribe(GuestsChanged, cluster.on_node_facts_changed)
-        events.subscribe(NamesRegistered, cluster.on_node_facts_changed)
+        _subscribe_cluster(events, cluster)
     return Daemon(
         server=server,
         _supervisor=supervisor,
@@ -310,6 +308,20 @@ def _subscribe_watchers(events: Events, ranges: RangeWatch, node: Reconciler, me
     events.subscribe(KernelChanged, mesh.on_kernel_changed)
     events.subscribe(PeerNamesResolved, mesh.on_names_resolved)
     events.subscribe(PathsMeasured, mesh.on_paths_measured)
+
+
+def _subscribe_traversal(events: Events, traversal: Traversal) -> None:
+    """What may lead to other paths between nodes."""
+    events.subscribe(PeersChanged, traversal.on_change)
+    events.subscribe(KernelChanged, traversal.on_kernel_changed)
+
+
+def _subscribe_cluster(events: Events, cluster: ClusterSync) -> None:
+    """What this node publishes in its cluster."""
+    events.subscribe(KernelChanged, cluster.on_kernel_changed)
+    events.subscribe(NodeFactsChanged, cluster.on_node_facts_changed)
+    events.subscribe(GuestsChanged, cluster.on_node_facts_changed)
+    events.subscribe(NamesRegistered, cluster.on_node_facts_changed)
 
 
 def _subscribe_names(events: Events, dns: DnsService) -> None:

@@ -5,7 +5,9 @@ Reads only. The cost grows with the number of routes in the namespace, so no plu
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import socket
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,28 @@ RTM_F_CLONED = 0x200  # an entry of the path cache, which an IPv4 dump includes
 _TO_MANY = frozenset({3, 4, 5})  # RTN_BROADCAST, RTN_ANYCAST, RTN_MULTICAST: no networks; IPv6 has one for each link
 _NEXT_HOP = struct.Struct("=HBBI")
 """struct rtnexthop: length, flags, hops, link index; attributes follow."""
+
+
+def is_own(address: str) -> bool:
+    """Whether an address is one of this host's."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    return _can_bind(family, (address, 0))
+
+
+def has_own_address(connection: socket.socket) -> bool:
+    """Whether the address that a connection has at this end is still one of this host's. Nothing is heard any more on
+    a connection of a former address, and nothing says so for as long as TCP repeats."""
+    address, _, *scope = connection.getsockname()
+    return _can_bind(connection.family, (address, 0, *scope))
+
+
+def _can_bind(family: int, place: tuple[object, ...]) -> bool:
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind(place)
+        except OSError as error:
+            return error.errno != errno.EADDRNOTAVAIL
+    return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,6 +84,11 @@ class Lab(Clustered):
         self.neighbours[number] = other
         return self.member(number, **more)
 
+    def beside_again(self, node: Node, other: Node) -> None:
+        """Move a node that has lost its cable onto the LAN of another one."""
+        self.neighbours[node.number] = other
+        self._share(node, other)
+
     def public_address(self, number: int) -> str:
         """The address by which the site is seen from the internet."""
         return f"203.0.113.{4 * number + 2}"

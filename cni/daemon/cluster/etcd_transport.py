@@ -35,6 +35,7 @@ from cni.daemon.cluster.store import (
     WrongServer,
 )
 from cni.daemon.cluster.store_clock import StoreClock
+from cni.host.own_networks import has_own_address
 from cni.host.worker import beat
 
 T = TypeVar("T")
@@ -117,23 +118,36 @@ class Transport:
                 self._streams.pop(stream, None)
 
     def probe_streams(self, path: str, body: dict[str, Any]) -> None:
-        """Make one exchange with the endpoint of every open stream. If it is not answered, end the stream, which raises
-        Unreachable in the thread that reads the stream."""
+        """Make one exchange with the endpoint of every open stream. If it is not answered, or the stream has a former
+        address of this host, end the stream, which raises Unreachable in the thread that reads the stream."""
         with self._lock:
             streams = dict(self._streams)
         for stream, (at, address) in streams.items():
             beat(4 * PATIENCE)
             try:
+                if not self._is_at_home(stream):
+                    continue
                 self._authenticated(at, path, body, len(self._urls) > 1, address)
             except Unreachable:
                 self._note_address(at, address)
                 self._pass_on(at)
-                with self._lock, contextlib.suppress(OSError):
-                    if stream in self._streams:
-                        # Of the base class: that of TLS changes the object while the other thread reads.
-                        socket.socket.shutdown(stream, socket.SHUT_RDWR)
+                self._end(stream)
             except StoreError:
                 pass  # it answers
+
+    def _is_at_home(self, stream: socket.socket) -> bool:
+        """Whether a stream has an address of this host; it is ended if not."""
+        with contextlib.suppress(OSError):  # closed by its reader
+            if not has_own_address(stream):
+                self._end(stream)
+                return False
+        return True
+
+    def _end(self, stream: socket.socket) -> None:
+        with self._lock, contextlib.suppress(OSError):
+            if stream in self._streams:
+                # Of the base class: that of TLS changes the object while the other thread reads.
+                socket.socket.shutdown(stream, socket.SHUT_RDWR)
 
     def first(self) -> str:
         """The endpoint that is asked first."""
@@ -188,8 +202,10 @@ class Transport:
         kept: dict[tuple[int, str], http.client.HTTPConnection] = self._local.__dict__.setdefault("kept", {})
         data, which = json.dumps(body), (at, address)
         while True:
-            fresh = which not in kept or kept[which].sock is None
+            fresh = which not in kept or kept[which].sock is None or not has_own_address(kept[which].sock)
             if fresh:
+                if which in kept:
+                    kept.pop(which).close()
                 kept[which] = self._connect(at, patience, address)
             connection = kept[which]
             try:

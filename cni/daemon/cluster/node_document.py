@@ -19,6 +19,7 @@ from cni.daemon.state.identity import Identity
 from cni.daemon.state.state import State
 from cni.daemon.state.tables import Tables
 from cni.host import netns, underlay
+from cni.host.own_networks import is_own
 from cni.overlay.address import join_host_port
 
 STALE = 10.0  # seconds for which the underlay's addresses are cached
@@ -104,9 +105,14 @@ class NodeDocumentBuilder:
         if self._settings.advertise:
             return tuple(join_host_port(*split_endpoint(endpoint)) for endpoint in self._settings.advertise)
         towards_store = self._store.local_address
-        hosts = [] if not towards_store or ipaddress.ip_address(towards_store).is_loopback else [towards_store]
+        is_place = towards_store and not ipaddress.ip_address(towards_store).is_loopback
+        hosts = [towards_store] if is_place and is_own(towards_store) else []
         hosts += self._underlay()
         return tuple(join_host_port(host, self._state.node.wg_port) for host in dict.fromkeys(hosts))
+
+    def forget_addresses(self) -> None:
+        """Read the underlay's addresses again for the next document."""
+        self._seen_at = -STALE
 
     def _underlay(self) -> list[str]:
         """The underlay's addresses, cached for `STALE` seconds: reading them means reading all routes."""

@@ -46,6 +46,10 @@ class Publication:
         """This node may apply the view: an earlier daemon of it was admitted."""
         self._admitted = True
 
+    def forget_addresses(self) -> None:
+        """This node's addresses may be others now."""
+        self._builder.forget_addresses()
+
     def publish_key(self, public_key: str) -> str | None:
         """Publish the document with a key that the node will use. Returns None, or the name and addresses of another
         machine that publishes under this node's identity. Raises StoreError, InputOutput."""

@@ -24,11 +24,12 @@ from cni.daemon.cluster.publisher import Publisher
 from cni.daemon.cluster.store import PATIENCE, REFUSED, StoreError, Unreachable, WrongServer
 from cni.daemon.cluster.store_watch import STEP, Signals, StoreWatch
 from cni.daemon.cluster.view import ClusterView
-from cni.daemon.events import Event
+from cni.daemon.events import Event, KernelChanged
 from cni.daemon.problem_board import ProblemBoard
 from cni.daemon.state.identity import KeyPair
 from cni.daemon.state.tables import Tables
 from cni.errors import CniError, TryAgainLater
+from cni.host.forwarding import OURS
 from cni.host.worker import Crew, Worker, beat
 
 log = logging.getLogger(__name__)
@@ -112,6 +113,11 @@ class ClusterSync:
     def on_node_facts_changed(self, _: Event) -> None:
         """Publish this node's document and names again if they differ."""
         self._signals.dirty.set()
+
+    def on_kernel_changed(self, change: KernelChanged) -> None:
+        """Have the next document name this node's addresses as they are then."""
+        if not change.link.startswith(OURS):
+            self._publication.forget_addresses()
 
     @property
     def lag(self) -> int | None:

@@ -36,7 +36,7 @@ CONFIRM = 0.2  # seconds between the probes that confirm a better path
 LENGTH = 9.0  # seconds that an attempt lasts
 PAUSES = (3.0, 5.0, 10.0, 20.0, 40.0, 50.0)  # seconds between two attempts without anything new
 CALLED = 5.0  # seconds after an attempt's begin in which the peer's call begins no other one
-SILENCE = 3.0  # seconds that a peer to which packets are sent may send nothing, until its path is probed
+SILENCE = 2.0  # seconds that a peer to or from which packets flow may send nothing, until its path is probed
 IDLE_SILENCE = 150.0  # the same without packets: one end may send all keepalives, but after 120 s a handshake is due
 STANDBY = 20.0  # seconds between two probes to the second relay of a pair in use: its NATs keep the mappings
 READY = (0.3, 0.5, 1.0, 2.0, 4.0)  # seconds between the first of these probes, until every other relay has answered
@@ -89,9 +89,11 @@ class PeerPaths:
         self._counters = (-1, -1)
         self._heard_at = now
         self._busy_at = now
+        self._has_sent = False  # the peer has sent packets since the last question
         self._standby_at = float("inf")  # when the relays that are not in use are probed
         self._readied = 0  # the probes that were sent to get them ready
         self._asked_at: float | None = None  # when the path in use was asked whether it works
+        self._has_moved = False  # the peer no longer names the path in use, which was asked whether it works
         self._began_at = now
 
     # --- what is known -----------------------------------------------------------------------------------------------
@@ -118,13 +120,17 @@ class PeerPaths:
     # --- what happens ------------------------------------------------------------------------------------------------
 
     def name(self, places: Mapping[Place, Kind], now: float) -> None:
-        """Take in the places that the peer has named. Different ones are news."""
+        """Take in the places that the peer has named. Different ones are news: a path in use that is none of them is
+        asked whether it works, and if the peer had named it before, any other is as good as that one."""
         places = {place: kind for place, kind in places.items() if self.may_use(kind)}
         if places == self._named:
             return
         is_new_relay = any(kind in RELAYED and place not in self._named for place, kind in places.items())
-        self._named = places
+        before, self._named = self._named, places
         self._rebuild()
+        if self._chosen is not None and self._chosen not in places:
+            self._doubt(now)
+            self._has_moved = self._chosen in before
         self.begin(now)
         if is_new_relay:
             self._get_ready(now)
@@ -171,12 +177,14 @@ class PeerPaths:
             replace(before, streak=before.streak + 1, seconds=seconds, waiting=None, confirm_at=again),
         )
         if place == self._chosen:
-            self._asked_at, self._heard_at = None, now
-        elif self._chosen is None or (better and before.streak + 1 >= STEADY):
+            self._asked_at, self._heard_at, self._has_moved = None, now, False
+        elif self._chosen is None or self._has_moved or (better and before.streak + 1 >= STEADY):
             self._choose(place, now)
 
-    def note_traffic(self, sent: int, received: int, now: float) -> None:
-        """Take in the counters of the peer, in bytes: packets without an answer make the path in use suspect."""
+    def note_traffic(self, sent: int, received: int, now: float) -> bool:
+        """Take in the counters of the peer, in bytes: packets without an answer make the path in use suspect, and the
+        end of what the peer has sent, because only one of two nodes learns that a path to it was cut. Returns whether
+        that is new."""
         before, self._counters = self._counters, (sent, received)
         if sent - before[0] > BUSY or received - before[1] > BUSY:
             self._busy_at = now
@@ -184,11 +192,14 @@ class PeerPaths:
                 self._get_ready(now)
         if before[1] != received or before[0] < 0:
             self._heard_at = now
-        silent = now - self._heard_at
-        is_suspect = silent >= (SILENCE if sent - before[0] >= PACKET else IDLE_SILENCE)
-        if self._chosen is not None and self._asked_at is None and is_suspect:
-            self._asked_at = self._heard_at = now  # one question for each silence
-            self._put(self._chosen, replace(self._candidates[self._chosen], confirm_at=now, waiting=None))
+        self._has_sent = self._has_sent or received - before[1] > BUSY
+        silent, flows = now - self._heard_at, sent - before[0] >= PACKET or self._has_sent
+        is_suspect = silent >= (SILENCE if flows else IDLE_SILENCE)
+        if self._chosen is None or self._asked_at is not None or not is_suspect:
+            return False
+        self._heard_at, self._has_sent = now, False  # one question for each silence
+        self._doubt(now)
+        return True
 
     def ask(self, now: float) -> None:
         """Probe the path in use now, for a person."""
@@ -281,18 +292,24 @@ class PeerPaths:
         """Give the path in use up if it did not answer; another that answers takes its place."""
         if self._asked_at is None or now < self._asked_at + VERDICT or self._chosen is None:
             return
-        lost, self._chosen, self._asked_at = self._chosen, None, None
+        lost, self._chosen, self._asked_at, self._has_moved = self._chosen, None, None, False
         self._put(lost, replace(self._candidates[lost], streak=0, confirm_at=None))
         self._began_at = now
         self.begin(now)
 
+    def _doubt(self, now: float) -> None:
+        """Ask the path in use whether it works."""
+        assert self._chosen is not None
+        self._asked_at = now
+        self._put(self._chosen, replace(self._candidates[self._chosen], confirm_at=now, waiting=None))
+
     def _choose(self, place: Place, now: float) -> None:
-        self._chosen, self._asked_at, self._heard_at = place, None, now
+        self._chosen, self._asked_at, self._heard_at, self._has_moved = place, None, now, False
         self._get_ready(now)
 
     def _is_wanted(self, candidate: Candidate) -> bool:
         """Whether a place would be a better path than the one in use."""
-        if self._chosen is None:
+        if self._chosen is None or self._has_moved:
             return True
         return RANK[candidate.kind] < RANK[self._candidates[self._chosen].kind]
 

@@ -34,6 +34,10 @@ class Outside:
         self._servers.refresh(rules.stun, rules.refresh, now)
         self._mapper.configure(rules.maps_port, own, port, now)
 
+    def ask_anew(self, rules: NatRules, now: float) -> None:
+        """Ask the servers now, unless the last round has just begun: this node may be seen from elsewhere."""
+        self._servers.ask_anew(rules.stun, now)
+
     def next_round(self, rules: NatRules) -> float:
         """When `configure` should be called next."""
         return self._servers.next_round(rules.stun, rules.refresh)

@@ -21,8 +21,12 @@ class OwnPlaces:
     _seen: dict[Place, tuple[Observation, float]] = field(default_factory=dict)
 
     def note(self, witness: Place, mapped: Place, now: float) -> None:
-        """Take in from where a server or a peer saw a datagram of WireGuard's port."""
-        self._seen.pop(witness, None)
+        """Take in from where a server or a peer saw a datagram of WireGuard's port. A witness that sees another
+        address than before ends what all witnesses have seen at the former address."""
+        before = self._seen.pop(witness, None)
+        if before is not None and before[0].mapped[0] != mapped[0]:
+            gone = before[0].mapped[0]
+            self._seen = {other: seen for other, seen in self._seen.items() if seen[0].mapped[0] != gone}
         self._seen[witness] = (Observation(witness, mapped), now)
         while len(self._seen) > MOST_WITNESSES:
             del self._seen[next(iter(self._seen))]

@@ -33,6 +33,11 @@ class ServerRound:
         self._exchange = StunExchange([Query(place) for place in self._asked], now) if self._asked else None
         self._began, self._answered = now, False
 
+    def ask_anew(self, servers: Iterable[tuple[str, int]], now: float) -> None:
+        """Ask every server now, unless the last round began less than `AGAIN` seconds ago."""
+        if now - self._began >= AGAIN:
+            self.begin(servers, now)
+
     def refresh(self, servers: Iterable[tuple[str, int]], interval: float, now: float) -> None:
         """Ask again if the interval, in seconds, is over, or if the servers are others than before."""
         servers = list(servers)

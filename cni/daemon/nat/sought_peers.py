@@ -115,11 +115,13 @@ class SoughtPeers:
         self._answers.add(key)
         self._paths[key].answered(place, seconds, now)
 
-    def note_traffic(self, device: DeviceSeen, now: float) -> None:
-        """Take in the device's counters."""
+    def note_traffic(self, device: DeviceSeen, now: float) -> bool:
+        """Take in the device's counters. Returns whether a path has become suspect."""
+        suspect = False
         for key, seen in device.peers.items():
-            if key in self._paths:
-                self._paths[key].note_traffic(seen.sent, seen.received, now)
+            if key in self._paths and self._paths[key].note_traffic(seen.sent, seen.received, now):
+                suspect = True
+        return suspect
 
     def _kind_of(self, key: str, place: Place) -> Kind:
         """What a place is from which a peer has sent."""

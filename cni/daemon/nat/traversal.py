@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from cni.addresses import Address, Network
-from cni.daemon.events import Event, Events, NodeFactsChanged, PeerChanged
+from cni.daemon.events import Event, Events, KernelChanged, NodeFactsChanged, PeerChanged
 from cni.daemon.mesh.mesh import Mesh
 from cni.daemon.model.cluster_records import NatWord
 from cni.daemon.model.nat_words import PathView, RelayView
@@ -35,6 +35,7 @@ from cni.daemon.problem_board import ProblemBoard
 from cni.daemon.state.identity import Identity
 from cni.daemon.state.state import State
 from cni.host import underlay
+from cni.host.forwarding import OURS
 from cni.host.relay_port import RelayPort
 from cni.host.wg_port import PortSocket
 from cni.host.wg_types import DeviceSeen
@@ -44,6 +45,7 @@ from cni.overlay import wire
 log = logging.getLogger(__name__)
 
 LOOK = 30.0  # seconds between two looks at peers and own addresses, if nothing is known to have changed
+SETTLE = 0.2  # seconds from a change of the host's addresses or routes to the look: changes seldom come alone
 COUNT, IDLE_COUNT = 1.0, 3.0  # seconds between two looks at the device's counter, while traffic passes or not
 
 
@@ -78,6 +80,7 @@ class Traversal:
         self._ranges: tuple[Network, ...] = ()
         self._applied: tuple[Mapping[str, str], frozenset[str]] = ({}, frozenset())
         self._next_look = self._next_count = self._due = 0.0
+        self._kernel_look = float("inf")  # when to look because of a change of the host's
         self._sent = 0
         self._noted: DeviceSeen | None = None
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -118,6 +121,12 @@ class Traversal:
     def on_change(self, _: Event) -> None:
         """Look again: peers or this node's addresses may have changed."""
         self.wake()
+
+    def on_kernel_changed(self, change: KernelChanged) -> None:
+        """Look at this node's addresses soon: they may be others, or lead elsewhere."""
+        if self._runs and not change.link.startswith(OURS) and self._kernel_look == float("inf"):
+            self._kernel_look = time.monotonic() + SETTLE
+            os.eventfd_write(self._wake, 1)
 
     def is_on(self) -> bool:
         """Whether paths are searched for by the configuration, also while the search has not begun or cannot."""
@@ -161,8 +170,9 @@ class Traversal:
             beat(IDLE)
             is_called = self._wait()
             now = time.monotonic()
-            if self._changed.is_set() or now >= self._next_look:
+            if self._changed.is_set() or now >= min(self._next_look, self._kernel_look):
                 self._changed.clear()
+                self._kernel_look = float("inf")
                 self._next_look, self._due = now + LOOK, now
                 with self._board.step("nat-unavailable", "", "paths through NATs cannot be looked for"):
                     self._look(now)
@@ -193,7 +203,8 @@ class Traversal:
         sockets: list[socket.socket | RelayPort | int] = [self._wake, *self._relays.ports()]
         if self._sock is not None:
             sockets += [*self._sock.sockets(), *self._user_relays.sockets(), *self._outside.sockets()]
-        due = self._next_look if self._sock is None else min(self._next_look, self._due, self._next_count)
+        due = min(self._next_look, self._kernel_look)
+        due = due if self._sock is None else min(due, self._due, self._next_count)
         readable, _, _ = select.select(sockets, [], [], min(max(due - now, 0.0), IDLE))
         if self._wake in readable:
             os.eventfd_read(self._wake)
@@ -219,6 +230,7 @@ class Traversal:
         is_new, self._own = own != self._own, own
         if is_new:
             self._peers.begin(now)
+            self._events.publish(NodeFactsChanged())
         self._outside.configure(rules, own, device.port, is_new, now)
         self._next_look = min(self._next_look, max(now + COUNT, self._outside.next_round(rules)))
         self._relays.configure(rules, targets, own, now)
@@ -281,7 +293,8 @@ class Traversal:
         if device is None or device is self._noted:
             return
         self._noted, self._due = device, now
-        self._peers.note_traffic(device, now)
+        if self._peers.note_traffic(device, now):
+            self._outside.ask_anew(self._rules(), now)
 
     def _apply(self, now: float) -> None:
         """Have the mesh call the peers where they answer."""

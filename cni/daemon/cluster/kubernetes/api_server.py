@@ -23,6 +23,7 @@ from cni.daemon import settings as settings_module
 from cni.daemon.cluster.certificates import Certificates
 from cni.daemon.cluster.connection import connected, unreachable
 from cni.daemon.cluster.store import PATIENCE, UNAUTHENTICATED, StoreError, Unreachable, WrongServer
+from cni.host.own_networks import has_own_address
 from cni.host.worker import beat
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")  # where a pod has its token, its CA and its namespace
@@ -133,8 +134,11 @@ class ApiServer:
         while True:
             kept: dict[str, http.client.HTTPConnection] = self._local.__dict__.setdefault("connections", {})
             connection = kept.pop("kept", None)
-            fresh = connection is None or connection.sock is None
-            if connection is None or fresh:
+            if connection is not None and (connection.sock is None or not has_own_address(connection.sock)):
+                connection.close()
+                connection = None
+            fresh = connection is None
+            if connection is None:
                 connection = self._connect()
             try:
                 connection.request(method, path, data, self._headers(method))
