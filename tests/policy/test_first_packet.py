@@ -1,4 +1,4 @@
-"""A pod that sends from its first instruction on, to a peer that a policy forbids: nothing arrives."""
+"""Pods that send from their first instruction on, to a peer that a policy forbids, several at once: nothing arrives."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from tests.kernel.toolnode import Space, running, spaces, until
 from tests.policy.test_packets import put_in_force
 
 pytestmark = [pytest.mark.root, pytest.mark.long]
-TIMES = int(os.environ.get("ZLAYER_FIRST_PACKETS", "30"))
+TIMES = int(os.environ.get("ZLAYER_FIRST_PACKETS", "500"))
+AT_ONCE = 8  # pods that start together: more than a small machine has processors
 PORT = 4444
 POLICIES = [
     {
@@ -58,22 +60,30 @@ def test_no_packet_of_a_stranger_arrives(tmp_path: Path, attach: str, friend: bo
     """On one bridge and on another; the friend shows that packets are counted where they arrive."""
     (tmp_path / "policies").mkdir()
     settings = f"policies: {tmp_path}/policies\nattach: {attach}\n"
-    times = 4 if friend else TIMES
+    times = AT_ONCE if friend else TIMES
     with running(tmp_path, {}, settings=settings) as node, spaces() as make:
         node.add("peer", make(), "web", None, "net", {"role": "peer"})
         put_in_force(node, POLICIES)
         ear = node.space_of("peer").inside(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)))
         ear.setblocking(False)
         arrived = sent = 0
-        for number in range(times):
-            space = make()
-            sender = Sender(space, node.address("peer"))
-            labels = {"role": "friend" if friend else "stranger"}
-            node.add(f"box{number}", space, "web" if number % 2 else "db", None, "net", labels)
-            sender.stop(after=200)
-            sent += sender.sent
-            arrived += heard(ear)
-            node.delete(f"box{number}")
+
+        def start(name: str, space: Space, service: str) -> None:
+            node.add(name, space, service, None, "net", {"role": "friend" if friend else "stranger"})
+
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            for first in range(0, times, AT_ONCE):
+                numbers = range(first, min(first + AT_ONCE, times))
+                places = {f"box{number}": make() for number in numbers}
+                senders = [Sender(space, node.address("peer")) for space in places.values()]
+                services = ["web" if number % 2 else "db" for number in numbers]
+                names = list(places)
+                list(pool.map(start, names, places.values(), services))
+                for sender in senders:
+                    sender.stop(after=200)
+                    sent += sender.sent
+                arrived += heard(ear)
+                list(pool.map(node.delete, names))
         ear.close()
         assert sent > 100 * times
         assert (arrived > 0) if friend else (arrived == 0)

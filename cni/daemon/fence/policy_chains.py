@@ -159,6 +159,9 @@ def _bridge_chains() -> list[Chain]:
             _AFTER_IDENTITY,
             Rule("ether type arp", "accept", "ARP"),
             Rule(_DISCOVERY, "accept", "neighbour discovery"),
+            # Addressed to the bridge and bridged nevertheless: br_netfilter has translated the destination to a pod of
+            # this bridge, and passes the packet to the hook forward of the family inet.
+            Rule("meta pkttype host ether type { ip, ip6 }", "accept", "translated on the bridge, judged as routed"),
             Rule("oifname @pol_into", "drop", "ingress: no flow, on the bridge"),
             Rule("iifname @pol_from", "drop", "egress: no flow, on the bridge"),
             chain="policies_bridge",
