@@ -207,9 +207,10 @@ def build_dns(base: Base, elsewhere: NameRecords | None) -> DnsService:
 
 
 def _build_directory(base: Base) -> ClusterDirectory | None:
-    """What is followed of a cluster of Kubernetes; None outside of one."""
+    """What is followed of a cluster of Kubernetes; None outside of one, and for a machine that is no Node: it has no
+    Pods, and the policies of the cluster select Pods alone."""
     config = base.settings.cluster.kubernetes if base.settings.cluster is not None else None
-    if config is None:
+    if config is None or config.external_node:
         return None
     from cni.daemon.kubernetes.directory import ClusterDirectory
     from cni.daemon.kubernetes.objects import NAMESPACES, NETWORK_POLICIES, PODS
@@ -247,8 +248,8 @@ def api_server(base: Base, config: Kubernetes) -> ApiServer:
 
 
 def node_name(config: Kubernetes) -> str:
-    """The name of this machine's Node."""
-    return config.node_name or os.environ.get("ZLAYER_NODE_NAME") or socket.gethostname()
+    """The name of this machine's Node, or of its ZLayerExternalNode."""
+    return config.external_node or config.node_name or os.environ.get("ZLAYER_NODE_NAME") or socket.gethostname()
 
 
 def build_node(base: Base, claims: Claims | None, resolver: Callable[[], DnsOffer]) -> NodeParts:

@@ -64,12 +64,14 @@ def _build_store(base: Base, cluster: Cluster) -> tuple[Etcd | Kubernetes, str, 
         return cluster.etcd, prefix, EtcdClient(cluster.etcd, note)
     from cni.daemon.cluster.kubernetes.api_store import KubernetesStore
     from cni.daemon.cluster.kubernetes.lease_ring import LeaseRing
+    from cni.daemon.cluster.kubernetes.objects import EXTERNAL_NODE, NODE
 
     config = cluster.kubernetes
     server = api_server(base, config)
     ring = LeaseRing(server, config.namespace)
     objects_prefix = f"/{base.settings.deployment}/"
-    return config, objects_prefix, KubernetesStore(objects_prefix, node_name(config), server, ring)
+    machine = EXTERNAL_NODE if config.external_node else NODE
+    return config, objects_prefix, KubernetesStore(objects_prefix, machine, node_name(config), server, ring)
 
 
 def build_cluster(

@@ -82,7 +82,8 @@ class Etcd(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 class Kubernetes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The access to the API server of Kubernetes as the cluster's store. Without `server` and the files, those of the
     pod's service account. `node_name`: the Node of this node (else ZLAYER_NODE_NAME, else the host's name);
-    `namespace`: of the Leases. `lease`, `grace`: as of etcd. Times in seconds."""
+    `external_node`: instead, the ZLayerExternalNode of a machine that is no Node; `namespace`: of the Leases.
+    `lease`, `grace`: as of etcd. Times in seconds."""
 
     server: str = ""
     token_file: str = ""
@@ -91,6 +92,7 @@ class Kubernetes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     key_file: str = ""
     namespace: str = ""
     node_name: str = ""
+    external_node: str = ""
     lease: Annotated[int, msgspec.Meta(ge=10, le=3600)] = 40
     grace: Annotated[int, msgspec.Meta(ge=0, le=86400)] = 300
 

@@ -171,8 +171,16 @@ def _check_endpoints(cluster: Cluster) -> None:
 
 
 def _check_server(cluster: Cluster) -> None:
-    if cluster.kubernetes is not None and cluster.kubernetes.server:
-        _check_url("cluster.kubernetes.server", cluster.kubernetes.server)
+    kubernetes = cluster.kubernetes
+    if kubernetes is None:
+        return
+    if kubernetes.server:
+        _check_url("cluster.kubernetes.server", kubernetes.server)
+    external = kubernetes.external_node
+    if external and kubernetes.node_name:
+        raise ValueError(f"cluster.kubernetes.external_node: {external!r} and node_name are given; one is expected")
+    if external and not re.fullmatch(r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?", external):
+        raise ValueError(f"cluster.kubernetes.external_node: {external!r} is no name of an object (RFC 1123)")
 
 
 def _check_url(key: str, url: str) -> None:

@@ -168,6 +168,21 @@ class ControlPlane(Fleet):
         self.token_file.write_text(self.kubectl("create", "token", "zlayer-cni", "-n", "zlayer-cni"))
         return self.token_file
 
+    def external(self, number: int) -> Node:
+        """A machine that is no Node, by its ZLayerExternalNode `edge<number>`, which need not exist; not started."""
+        node = self.member(number, registered=False, start=False)
+        token = self.directory / "token-external"
+        token.write_text(self.kubectl("create", "token", "zlayer-cni-external", "-n", "zlayer-cni"))
+        where = node.settings["cluster"]["kubernetes"]
+        del where["node_name"]
+        where |= {"external_node": f"edge{number}", "token_file": str(token)}
+        return node
+
+    def permit(self, number: int) -> None:
+        """Create the ZLayerExternalNode of a machine."""
+        body = {"apiVersion": "zlayer.io/v1alpha1", "kind": "ZLayerExternalNode"}
+        self.apply({**body, "metadata": {"name": f"edge{number}"}, "spec": {"description": "podman"}})
+
     def member(self, number: int, registered: bool = True, start: bool = True, **settings: Any) -> Node:
         """A node of the cluster. `registered`: it is a Node of Kubernetes, whose kubelet does not run."""
         if registered:

@@ -34,6 +34,7 @@ from cni.daemon.cluster.kubernetes.objects import (
     NODES,
     PATHS,
     Change,
+    Machine,
     Stored,
     is_outdated,
     lease_name,
@@ -77,12 +78,13 @@ class KubernetesStore:
 
     name = "the API server"
 
-    def __init__(self, base: str, node_name: str, server: ApiServer, ring: LeaseRing) -> None:
-        """`base`: the prefix of every key; `node_name`: of this machine's Node."""
-        self._base, self._node_name, self._server, self._ring = base, node_name, server, ring
+    def __init__(self, base: str, machine: Machine, name: str, server: ApiServer, ring: LeaseRing) -> None:
+        """`base`: the prefix of every key; `machine`, `name`: the object that stands for this machine."""
+        self._base, self._server, self._ring = base, server, ring
+        self._machine, self._machine_name = machine, name
         self._leases = ring.path
         self._own = ""  # this node's identity, known when its document is written
-        self._is_node = False  # whether a Node of this node's name has been seen
+        self._has_machine = False  # whether this machine's object has been seen
         self._probed = time.monotonic()
         self._reached: tuple[int, dict[str, int]] = (0, {})  # what the last watch has told, and of each stream
 
@@ -162,7 +164,7 @@ class KubernetesStore:
         for lease in {write.lease for write in writes if write.lease}:
             if not self._has_lease(lease):
                 raise StoreError(NOT_FOUND, f"the Lease {lease_name(lease)} has ended")
-        return self._node_reference() if writes else None
+        return self._machine_reference() if writes else None
 
     def _write(self, step: Put, known: Stored | None, owner: dict[str, Any] | None) -> None:
         """Create or change the object of a record. Raises _Overtaken, StoreError."""
@@ -208,21 +210,24 @@ class KubernetesStore:
             raise _named(error) from error
         return read_object(self._base, plural, answer)
 
-    def _node_reference(self) -> dict[str, Any] | None:
-        """The reference to this node's Node, for the owner of an object; None for a node that is none of Kubernetes'.
-        Raises StoreError if the Node was there and is deleted: what a deleted node creates would not last."""
-        name = self._node_name
+    def _machine_reference(self) -> dict[str, Any] | None:
+        """The reference to this machine's object, for the owner of an object; None for a machine without one, if its
+        kind needs none. Raises StoreError if it was there and is deleted: what its node creates would not last."""
+        name, machine = self._machine_name, self._machine
         try:
-            node = self._server.call("GET", f"/api/v1/nodes/{name}")
+            found = self._server.call("GET", f"{machine.path}/{name}")
         except Refused as error:
-            if error.code != http.HTTPStatus.NOT_FOUND:
+            if error.code != http.HTTPStatus.NOT_FOUND or not _is_of_an_object(error):
                 raise _named(error) from error
-            if not self._is_node:
+            if self._has_machine:
+                text = f"the {machine.kind} {name} was deleted, and with it what this node had claimed; {machine.again}"
+            elif machine.required:
+                text = f"there is no {machine.kind} {name}; {machine.again}"
+            else:
                 return None
-            text = f"the Node {name} was deleted, and with it what this node had claimed; its kubelet makes it again"
             raise StoreError(REFUSED, text) from error
-        self._is_node = True
-        return {"apiVersion": "v1", "kind": "Node", "name": name, "uid": node["metadata"]["uid"]}
+        self._has_machine = True
+        return machine.reference(name, found["metadata"]["uid"])
 
     # --- leases ------------------------------------------------------------------------------------------------------
 
@@ -230,7 +235,7 @@ class KubernetesStore:
         """A new lease with a life of `seconds`. Raises StoreError."""
         lease = secrets.randbits(62) | 1
         now = datetime.now(UTC)
-        self._call("POST", self._leases, new_lease(lease, seconds, self._node_name, now, self._node_reference()))
+        self._call("POST", self._leases, new_lease(lease, seconds, self._machine_name, now, self._machine_reference()))
         return lease
 
     def keep_alive(self, lease: int) -> bool:

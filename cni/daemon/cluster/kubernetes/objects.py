@@ -29,6 +29,32 @@ _GONE = 410
 
 
 @dataclass(frozen=True, slots=True)
+class Machine:
+    """A kind of object that stands for a machine and owns what its node writes. `required`: nothing is written without
+    one; `again`: what makes one that was deleted."""
+
+    api: str
+    kind: str
+    path: str
+    required: bool
+    again: str
+
+    def reference(self, name: str, uid: str) -> dict[str, Any]:
+        """The reference of an object that this one owns."""
+        return {"apiVersion": self.api, "kind": self.kind, "name": name, "uid": uid}
+
+
+NODE = Machine("v1", "Node", "/api/v1/nodes", required=False, again="its kubelet makes it again")
+EXTERNAL_NODE = Machine(
+    f"{GROUP}/{VERSION}",
+    "ZLayerExternalNode",
+    f"/apis/{GROUP}/{VERSION}/zlayerexternalnodes",
+    required=True,
+    again="`kubectl apply` makes one",
+)
+
+
+@dataclass(frozen=True, slots=True)
 class Stored:
     """An object as the API server has it: the record, and what a conditional change of it needs."""
 
