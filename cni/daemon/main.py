@@ -21,6 +21,7 @@ from pathlib import Path
 
 from cni import defaults, last_words, plugin_protocol
 from cni.daemon import app, log_lines, precheck
+from cni.daemon.parts import node_name
 from cni.daemon.run_dir import COMING_BACK, DEPUTY, REPLACED, Occupied, RunDirLock
 from cni.daemon.server import raise_limits
 from cni.daemon.settings import Settings
@@ -76,7 +77,17 @@ def _serve(settings_file: SettingsFile, settings: Settings, take_over: bool) -> 
     if reason := os.environ.pop(REPLACED, ""):
         log.error("this daemon takes the place of one that hung: %s", reason)
     with RunDirLock(Path(settings.run_dir), take_over) as run_dir_lock:
-        asyncio.run(_run(settings_file, settings, run_dir_lock))
+        asyncio.run(_run(settings_file, _with_pool(settings), run_dir_lock))
+
+
+def _with_pool(settings: Settings) -> Settings:
+    """The settings with what the Node of Kubernetes gives. Raises CniError, OSError."""
+    config = settings.cluster.kubernetes if settings.cluster is not None else None
+    if config is None or not config.pod_cidr:
+        return settings
+    from cni.daemon.cluster.kubernetes import api_server, pod_cidr
+
+    return pod_cidr.with_pool(settings, node_name(config), api_server.ApiServer(config, lambda *_: None))
 
 
 def parser() -> argparse.ArgumentParser:

@@ -83,6 +83,7 @@ class Kubernetes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """The access to the API server of Kubernetes as the cluster's store. Without `server` and the files, those of the
     pod's service account. `node_name`: the Node of this node (else ZLAYER_NODE_NAME, else the host's name);
     `external_node`: instead, the ZLayerExternalNode of a machine that is no Node; `namespace`: of the Leases.
+    `pod_cidr`: the Node's podCIDR is the node's `service_cidr`, and its first subnet the `slice_cidr`.
     `lease`, `grace`: as of etcd. Times in seconds."""
 
     server: str = ""
@@ -93,6 +94,7 @@ class Kubernetes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     namespace: str = ""
     node_name: str = ""
     external_node: str = ""
+    pod_cidr: bool = False
     lease: Annotated[int, msgspec.Meta(ge=10, le=3600)] = 40
     grace: Annotated[int, msgspec.Meta(ge=0, le=86400)] = 300
 

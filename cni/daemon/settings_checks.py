@@ -28,7 +28,7 @@ def faults(settings: Settings) -> list[str]:
         families = [network_of(cidr, strict=True) for cidr in settings.cidrs]
         checks += [partial(_check_families, settings, families), partial(_check_parts, settings, families)]
         checks.append(partial(_check_service_cidr, settings, families))
-    checks.append(partial(_check_services, settings))
+    checks += [partial(_check_pod_cidr, settings), partial(_check_services, settings)]
     checks += [partial(_check_peer, n, peer) for n, peer in enumerate(settings.peers)]
     checks += [partial(_check_advertise, endpoint) for endpoint in settings.advertise]
     if settings.cluster is not None:
@@ -87,6 +87,12 @@ def _check_parts(settings: Settings, families: list[Network]) -> None:
         network = _network("slice_cidr", settings.slice_cidr)
         if not any(network.version == n.version and network.subnet_of(n) for n in families):  # type: ignore[arg-type]
             raise ValueError(f"slice_cidr: {settings.slice_cidr} is not inside the cluster's range")
+
+
+def _check_pod_cidr(settings: Settings) -> None:
+    kubernetes = settings.cluster.kubernetes if settings.cluster is not None else None
+    if kubernetes is not None and kubernetes.pod_cidr and (settings.service_cidr or settings.slice_cidr):
+        raise ValueError("cluster.kubernetes.pod_cidr: the Node gives service_cidr and slice_cidr, remove them here")
 
 
 def _check_service_cidr(settings: Settings, families: list[Network]) -> None:
@@ -177,6 +183,8 @@ def _check_server(cluster: Cluster) -> None:
     if kubernetes.server:
         _check_url("cluster.kubernetes.server", kubernetes.server)
     external = kubernetes.external_node
+    if external and kubernetes.pod_cidr:
+        raise ValueError("cluster.kubernetes.pod_cidr: a machine that is no Node (external_node) has no podCIDR")
     if external and kubernetes.node_name:
         raise ValueError(f"cluster.kubernetes.external_node: {external!r} and node_name are given; one is expected")
     if external and not re.fullmatch(r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?", external):
