@@ -83,3 +83,32 @@ def test_leaving_is_a_daemonset_in_place_of_the_daemons() -> None:
     assert container["command"][1:] == ["pod", "remove"] and "initContainers" not in spec
     assert not container.keys() & {"livenessProbe", "readinessProbe"}
     assert {"plugins", "programs"} <= {mount["name"] for mount in container["volumeMounts"]}
+
+
+def test_a_dual_stack_cluster_gets_both_ranges_and_the_openings_of_both(tmp_path: Path) -> None:
+    ranges = ("--cluster-cidr", "10.44.0.0/16,fd00:44::/48", "--service-cidr", "10.96.0.0/12,fd00:96::/112")
+    (tmp_path / "overlayd.yaml").write_text(objects(*ranges)["ConfigMap/zlayer-cni"]["data"]["overlayd.yaml"])
+    settings = settings_reader.find(str(tmp_path / "overlayd.yaml"), None)
+    assert settings.cidrs == ("10.44.0.0/16", "fd00:44::/48")
+    assert settings.isolation.reach[0] == "10.96.0.1:443/tcp"
+    assert settings.isolation.reach[3:] == ("[fd00:96::1]:443/tcp", "[fd00:96::a]:53/udp", "[fd00:96::a]:53/tcp")
+
+
+def test_a_cluster_of_ipv6_alone(tmp_path: Path) -> None:
+    ranges = ("--cluster-cidr", "fd00:44::/48", "--service-cidr", "fd00:96::/112")
+    (tmp_path / "overlayd.yaml").write_text(objects(*ranges)["ConfigMap/zlayer-cni"]["data"]["overlayd.yaml"])
+    assert settings_reader.find(str(tmp_path / "overlayd.yaml"), None).cidrs == ("fd00:44::/48",)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--cluster-cidr", "10.44.0.0"),
+        ("--cluster-cidr", "10.44.0.0/16,10.45.0.0/16"),
+        ("--cluster-cidr", "fd00:44::/48,10.44.0.0/16"),
+        ("--service-cidr", "10.96.0.1/12"),
+    ],
+)
+def test_ranges_that_are_none_are_refused(option: str, value: str) -> None:
+    done = subprocess.run([ROOT / "scripts/manifest", option, value], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and option in done.stderr and "kind:" not in done.stdout
