@@ -23,6 +23,7 @@ from cni.host import wg_engine
 
 from .toolnode import OUTSIDE4, ROOT, Space, ip, spaces, until, uplink
 
+pytestmark = pytest.mark.long  # the daemon looks at its rights every 10 s
 GIVEN = ("net_admin", "net_raw", "sys_admin")
 TAKEN = {  # by the problem's words: the shell's line that takes the mount away
     "kernel settings": "mount --bind /proc/sys/net /proc/sys/net && mount -o remount,ro,bind /proc/sys/net",

@@ -193,7 +193,7 @@ def test_a_namespace_decides_for_its_pods_and_errors_reach_the_pods_events(clust
     def events() -> str:
         return cluster.kubectl("get", "events", "-n", "shop", "-o", "jsonpath={.items[*].message}")
 
-    wait_for(lambda: "may not choose isolation network" in events(), "the event", 30, 0.5)
+    wait_for(lambda: "does not let its Pod greedy choose isolation network" in events(), "the event", 30, 0.5)
     cluster.kubectl("annotate", "namespace", "shop", "com.zlayer.isolation_networks=red")
     wait_for(lambda: cluster.pods("shop")[0]["status"]["phase"] == "Running", "the pod runs", 60, 0.5)
     attached = [

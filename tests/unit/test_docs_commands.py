@@ -35,6 +35,7 @@ NO_COMMAND = {
     "zlayer-cni COMMAND [--help]": "stands for all commands",
 }
 OF_OTHER_PROGRAMS = {
+    "--allocate-node-cidrs": "kube-controller-manager",
     "--cluster-cidr": "kube-proxy",
     "--cni-path": "nerdctl",
     "--ctstate": "iptables",
