@@ -1,9 +1,11 @@
-"""For every part: generated tests are the same in every run, and a busy machine is no failure.
+"""For every part: generated tests are the same in every run, a busy machine is no failure, and a program that a test
+starts can be interrupted, although the tests themselves run in the background of a shell, which ignores SIGINT.
 
 ZLAYER_EXPLORE=1 has hypothesis look for new examples instead.
 """
 
 import os
+import signal
 
 from hypothesis import HealthCheck, settings
 
@@ -14,3 +16,6 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("zlayer")
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a program inherits that; a handler it does not inherit
+    signal.signal(signal.SIGINT, signal.default_int_handler)
