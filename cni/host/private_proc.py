@@ -19,51 +19,52 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class PrivateProc:
-    """One thread's instance, replaced after `_LOOKUPS` uses. `refused`: the kernel, or a restriction of the daemon,
-    allows none."""
+    """One instance, replaced after `_LOOKUPS` lookups. For any thread: one descriptor, however many threads there
+    are."""
 
     def __init__(self) -> None:
-        self.refused = False
+        self._lock = threading.Lock()
+        self._refused = False  # the kernel, or a restriction of the daemon, allows none
         self._fd, self._left = -1, 0
 
-    def root(self) -> int | None:
-        """A descriptor of the instance, valid until the next call; None if there is none."""
-        if self.refused:
+    def open_directory(self, path: str) -> int | None:
+        """See `open_directory` below."""
+        with self._lock:
+            root = self._root()
+            return None if root is None else os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root)
+
+    def close(self) -> None:
+        """Release the instance. Idempotent."""
+        with self._lock:
+            self._release()
+
+    def _root(self) -> int | None:
+        if self._refused:
             return None
         if not self._left:
             try:
                 fresh = _mount()
             except OSError:
-                self.refused = True
+                self._refused = True
                 return None
-            self.close()
+            self._release()
             self._fd, self._left = fresh, _LOOKUPS
         self._left -= 1
         return self._fd
 
-    def close(self) -> None:
-        """Release the instance. Idempotent."""
+    def _release(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
         self._fd, self._left = -1, 0
 
-    def __del__(self) -> None:
-        self.close()  # at the end of its thread
 
-
-class _OfThread(threading.local):
-    def __init__(self) -> None:
-        self.proc = PrivateProc()
-
-
-_of_thread = _OfThread()
+_of_process = PrivateProc()
 
 
 def open_directory(path: str) -> int | None:
     """An O_PATH descriptor of /proc/`path` as the calling thread's namespaces have it; None if the daemon gets no
     instance of its own. Raises OSError if there is no such directory."""
-    root = _of_thread.proc.root()
-    return None if root is None else os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root)
+    return _of_process.open_directory(path)
 
 
 def _mount() -> int:

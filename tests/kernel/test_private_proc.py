@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -42,27 +42,20 @@ def test_a_directory_that_is_none(container: Space) -> None:
         private_proc.open_directory("sys/net/ipv4/conf/none")
 
 
-def test_an_ended_thread_leaves_no_descriptor() -> None:
+def test_many_threads_have_one_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And an instance is replaced after some lookups."""
+    monkeypatch.setattr(private_proc, "_LOOKUPS", 3)
+    before, proc = descriptors(), PrivateProc()
+
     def look() -> None:
-        fd = private_proc.open_directory("sys/net/ipv4/conf/lo")
-        assert fd is not None
-        os.close(fd)
+        for _ in range(20):
+            fd = proc.open_directory("sys/net/ipv4/conf/lo")
+            assert fd is not None
+            os.close(fd)
 
-    before = descriptors()
-    for _ in range(20):
-        thread = threading.Thread(target=look)
-        thread.start()
-        thread.join()
-    assert descriptors() == before
-
-
-def test_an_instance_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(private_proc, "_LOOKUPS", 2)
-    before = descriptors()
-    proc = PrivateProc()
-    for _ in range(9):
-        root = proc.root()
-        assert root is not None and os.stat("sys", dir_fd=root)
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(look) for _ in range(8)]:
+            done.result()
     assert descriptors() == before + 1
     proc.close()
     assert descriptors() == before
