@@ -96,6 +96,20 @@ def test_the_last_good_content_outlives_the_daemon(scene: Scene) -> None:
     assert scene.tables.held_policies.all() == {}
 
 
+def test_a_last_good_content_that_cannot_be_read_isolates_and_is_kept(tmp_path: Path) -> None:
+    """Another version has recorded it: that one may come back."""
+    scene = Scene(tmp_path)
+    scene.tables.pods.apply({"shop/web": WEB, "other/db": DB})
+    scene.policy({**SPEC, "newest": 1})
+    newer = ClusterPolicy("shop", "p", json.dumps({**SPEC, "newer": 1}))
+    scene.tables.held_policies.put("shop/p", newer)
+    policies = again(scene)
+    policies.take_in_changes()
+    assert not scene.allows(80)
+    assert scene.board.subjects("policy-refused") == {"shop/p"}
+    assert scene.tables.held_policies.all() == {"shop/p": newer}
+
+
 def test_a_deleted_policy_leaves_no_last_good_content(scene: Scene) -> None:
     refused(scene, {**SPEC, "newer": {}})
     assert scene.tables.held_policies.get("shop/p") is not None

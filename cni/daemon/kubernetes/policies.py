@@ -7,6 +7,7 @@ policy of which no content could be read ever isolates what it selects, and allo
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import threading
@@ -93,7 +94,7 @@ class ClusterPolicies:
         self._wake.set()
 
     def _take_in_policy(self, key: str, found: kubernetes.ClusterPolicy | None) -> kubernetes.ClusterPolicy | None:
-        """Take in one policy. Returns what is in force in its place, None if that is what was found."""
+        """Take in one policy. Returns its last good content if that is another one than what was found."""
         self._faults.pop(key, None)
         if found is None:
             self._policies.pop(key, None)
@@ -103,14 +104,20 @@ class ClusterPolicies:
             self._policies[key], self._good[key] = policy_of(found), found
             return None
         except InvalidConfig as error:
-            good = self._good.get(key)
-            if good is None:
-                self._policies[key] = isolating(found.namespace, found.name, json.loads(found.spec))
-                self._faults[key] = f"{error.msg}; what it selects is isolated until it can be read"
-                return None
-            self._policies[key] = policy_of(good)
-            self._faults[key] = f"{error.msg}; its last good content stays in force"
-            return good
+            return self._stand_in(key, found, error.msg)
+
+    def _stand_in(self, key: str, found: kubernetes.ClusterPolicy, fault: str) -> kubernetes.ClusterPolicy | None:
+        """Take in the last good content of a policy that cannot be read; what isolates, without such a content or if
+        another version recorded one that cannot be read here. Returns the last good content."""
+        good = self._good.get(key)
+        if good is not None:
+            with contextlib.suppress(InvalidConfig):
+                self._policies[key] = policy_of(good)
+                self._faults[key] = f"{fault}; its last good content stays in force"
+                return good
+        self._policies[key] = isolating(found.namespace, found.name, json.loads(found.spec))
+        self._faults[key] = f"{fault}; what it selects is isolated until it can be read"
+        return good
 
     def _run(self) -> None:
         while not self._ended.is_set():
