@@ -37,7 +37,7 @@ RULES = {
 }
 CONTAINERS: dict[str, tuple[str, str | None]] = {
     **dict.fromkeys(("web", "near", "inner", "outer", "free"), ("web", None)),
-    **dict.fromkeys(("far", "other"), ("db", None)),
+    **dict.fromkeys(("far", "other", "unheard"), ("db", None)),
 }
 FLOWS: dict[tuple[str, str, str, int], bool] = {
     ("far", "web", "TCP", 80): True,
@@ -63,6 +63,8 @@ FLOWS: dict[tuple[str, str, str, int], bool] = {
     ("far", "free", "UDP", 9): True,
     ("free", "far", "TCP", 80): True,
     ("far", "near", "TCP", 80): True,
+    ("near", "unheard", "TCP", 80): False,
+    ("unheard", "near", "UDP", 80): False,
 }
 """Whether a flow is answered, in each family."""
 SERVICE = {("web", 80): True, ("near", 53): True, ("near", 80): False, ("far", 80): True, ("other", 80): False}
@@ -80,6 +82,10 @@ HEARD: dict[tuple[str, str, str], bool] = {
     ("outer", "near", "all nodes"): False,
     ("inner", "near", "link-local"): True,
     ("near", "outer", "link-local"): True,
+    ("inner", "near", "source link-local"): True,
+    ("near", "outer", "source link-local"): True,
+    ("inner", "near", "target link-local"): True,
+    ("near", "outer", "target link-local"): True,
     ("near", "inner", "untracked 4"): False,
     ("near", "inner", "untracked 6"): False,
     ("outer", "near", "untracked 4"): False,
@@ -109,19 +115,25 @@ class Lab:
         self.nft(f"delete table inet zlayer_cni\ndelete table bridge zlayer_cni\n{self.dump}")
 
     def rules(self) -> list[tuple[str, str, str, int]]:
-        """The rules of policies: family, chain, comment, handle."""
+        """The rules of policies that a packet can reach: family, chain, comment, handle."""
         found = []
+        ended: set[str] = set()  # the chains whose rules so far let no packet on
         for family in ("bridge", "inet"):
             command = ["nft", "-j", "list", "table", family, "zlayer_cni"]
             listed = self.node.host.inside(functools.partial(subprocess.check_output, command))
             for item in json.loads(listed)["nftables"]:
                 rule: dict[str, Any] = item.get("rule", {})
-                if rule and (rule["chain"] in BASE or rule["chain"].startswith("pol_")):
-                    found.append((family, rule["chain"], rule.get("comment", ""), rule["handle"]))
+                if not rule or rule["chain"] in ended or not rule["chain"].startswith(("pol_", *BASE)):
+                    continue
+                found.append((family, rule["chain"], rule.get("comment", ""), rule["handle"]))
+                if rule["expr"] == [{"return": None}]:
+                    ended.add(rule["chain"])
         return found
 
     def faults(self) -> list[str]:
         """What of the known packets has another fate."""
+        for space in (self.node.host, *self.node.boxes.values()):
+            space.ip("neigh flush all")
         expected: dict[tuple[str, ...], bool] = {
             (client, server, protocol, str(port), str(family)): passes
             for (client, server, protocol, port), passes in FLOWS.items()
@@ -162,7 +174,7 @@ class Lab:
     def _misheard(self) -> list[str]:
         faults = []
         for form in sorted({form for _, _, form in HEARD}):
-            family = socket.AF_INET6 if form in ("all nodes", "link-local") or form[-1] == "6" else socket.AF_INET
+            family = socket.AF_INET6 if form == "all nodes" or form[-1] in "6l" else socket.AF_INET
             pairs = {pair[:2]: arrives for pair, arrives in HEARD.items() if pair[2] == form}
             with contextlib.ExitStack() as stack:
                 ears = {}
@@ -185,7 +197,7 @@ class Lab:
                 target = "255.255.255.255"
             case "all":
                 target = "ff02::1"
-            case "link-local":
+            case "link-local" | "target":
                 target = link_local(node, receiver)
             case _:
                 target = node.address(receiver, 4 if family is socket.AF_INET else 6)
@@ -193,7 +205,13 @@ class Lab:
             source = node.address(sender, 4 if family is socket.AF_INET else 6)
             node.host.inside(lambda: _as_another(family, source, target, text))
         else:
-            node.space_of(sender).inside(lambda: _datagram(family, target, text, "untracked" in form))
+            source = ""
+            if form == "source link-local":
+                source = link_local(node, sender)
+            elif form == "target link-local":
+                source = node.address(sender, 6)
+            port = 4999 if "untracked" in form else 0  # which the host's rule leaves out of connection tracking
+            node.space_of(sender).inside(lambda: _datagram(family, target, text, (source, port)))
 
     def _by_service(self) -> list[str]:
         """Flows to a service's address, as kube-proxy translates it."""
@@ -235,12 +253,14 @@ def _senders(ear: socket.socket) -> set[str]:
     return names
 
 
-def _datagram(family: socket.AddressFamily, target: str, text: bytes, untracked: bool) -> None:
+def _datagram(family: socket.AddressFamily, target: str, text: bytes, source: tuple[str, int]) -> None:
     with socket.socket(family, UDP) as mouth, contextlib.suppress(OSError):
         mouth.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         mouth.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0")
-        if untracked:  # the host's rule leaves out what has this source port
-            mouth.bind(("", 4999))
+        if family is socket.AF_INET:
+            mouth.bind(source)
+        else:
+            mouth.bind((*source, 0, _index(source[0])))
         mouth.sendto(text, (target, EAR) if family is socket.AF_INET else (target, EAR, 0, _index(target)))
 
 
@@ -293,6 +313,10 @@ def opened(directory: Path, nf_call: str) -> Iterator[Lab]:
         process.kill()
         process.wait(10)
         node.process = None
+        for way in ("in", "out"):
+            for v in (4, 6):
+                element = f"{{ {node.address('unheard', v)} : jump pol_unknown }}"
+                node.host.nft(f"add element inet zlayer_cni pol_{way}{v} {element}")
         dump = "".join(node.host.nft(f"list table {family} zlayer_cni") for family in ("inet", "bridge"))
         lab = Lab(node, dump)
         lab.nft(_others(node))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.policy import leave_one_out
 from tests.policy.rule_lab import opened
 
 pytestmark = [pytest.mark.root, pytest.mark.long]
@@ -16,3 +17,7 @@ pytestmark = [pytest.mark.root, pytest.mark.long]
 def test_every_packet_has_its_fate(tmp_path: Path, nf_call: str) -> None:
     with opened(tmp_path, nf_call) as lab:
         assert lab.faults() == []
+
+
+def test_every_rule_is_missed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert leave_one_out.main() == 0, capsys.readouterr().out

@@ -92,8 +92,7 @@ def base_chains(node: FenceNode) -> list[Chain]:
             "inet",
             "forward",
             _AFTER_THE_FENCE,
-            # With bridge-nf-call 1 bridged packets pass here too; the family bridge has judged those.
-            Rule("meta pkttype { broadcast, multicast } iifname . oifname @loops", "accept", "bridged group frame"),
+            # With bridge-nf-call 1 bridged packets pass here too, and these are of no flow.
             Rule(f"{_DISCOVERY} iifname . oifname @loops", "accept", "bridged discovery"),
             Rule("", "goto judge", "by policies"),
             chain="policies",
