@@ -111,3 +111,17 @@ def test_a_move_into_the_peers_lan(lab: Lab, mover: str, sends: str, measured: C
     measured(f"{mover} moves into its peer's LAN, {sends}: {gap:.1f} s without an echo, best path in {best:.1f} s")
     assert gap < WORKS
     assert best < BEST
+
+
+def test_the_end_that_only_answers_notices_that_its_path_was_cut(lab: Lab, measured: Callable[[str], None]) -> None:
+    lab.start_stun()
+    first, second = (lab.joined(kind, number, nat=SERVERS) for number, kind in ((1, "public"), (2, "prc")))
+    for here, there in ((first, second), (second, first)):
+        wait_for(partial(has_path, here, there), "a path", 30)
+    with Flow(first, str(second.status().node_ip)):
+        time.sleep(3)
+        run("ip", "-n", lab.underlay, "link", "set", "s1", "down")
+        time.sleep(WORKS)
+        found = path_of(second, first)["path"]
+    measured(f"path cut, the end that only answers, after {WORKS:.0f} s: {found}")
+    assert found == "searching"

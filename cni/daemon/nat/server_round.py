@@ -13,6 +13,7 @@ from cni.daemon.model.endpoints import is_name
 from cni.daemon.model.nat_behaviour import Place
 from cni.daemon.nat.stun_exchange import Query, Reply, StunExchange
 
+DOUBT = 2.0  # seconds at least between two rounds of which a path that fails causes the second
 AGAIN = 5.0  # seconds until the next round if no server answered
 
 
@@ -34,8 +35,8 @@ class ServerRound:
         self._began, self._answered = now, False
 
     def ask_anew(self, servers: Iterable[tuple[str, int]], now: float) -> None:
-        """Ask every server now, unless the last round began less than `AGAIN` seconds ago."""
-        if now - self._began >= AGAIN:
+        """Ask every server now, unless the last round began less than `DOUBT` seconds ago."""
+        if now - self._began >= DOUBT:
             self.begin(servers, now)
 
     def refresh(self, servers: Iterable[tuple[str, int]], interval: float, now: float) -> None:

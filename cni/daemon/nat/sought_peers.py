@@ -28,6 +28,7 @@ class SoughtPeers:
         self._mesh, self._keys, self._relays, self._user_relays = mesh, pair_keys, relays, user_relays
         self._targets: Mapping[str, Target] = {}
         self._paths: dict[str, PeerPaths] = {}
+        self._sources: dict[str, tuple[object, ...]] = {}  # what the places of each peer were last made of
         self._answers: set[str] = set()  # peers that have answered a probe
         self._own: Collection[Address] = ()
         self._ranges: Collection[Network] = ()
@@ -58,12 +59,13 @@ class SoughtPeers:
         self._targets, self._own, self._ranges, self._most = targets, own, ranges, most
         for gone in self._paths.keys() - targets.keys():
             del self._paths[gone]
+            self._sources.pop(gone, None)
         for key in targets:
             self.name(key, now)
 
     def clear(self) -> None:
         """End the search for every peer."""
-        self._paths = {}
+        self._paths, self._sources = {}, {}
 
     def begin(self, now: float) -> None:
         """Try every peer anew: this node's addresses have changed."""
@@ -71,10 +73,16 @@ class SoughtPeers:
             paths.begin(now)
 
     def name(self, key: str, now: float) -> None:
-        """Name the places at which a peer may be reached; different ones begin an attempt."""
+        """Name the places at which a peer may be reached; different ones begin an attempt. To make places of texts is
+        most of what an idle node would do for its peers, so it is left out while the texts are the same."""
         target = self._targets[key]
+        called, by_relay = self._mesh.called_at(target), self._relays.places(key)
+        is_forwarded = bool(self._user_relays.sockets())  # then the forwarder's places count too
+        source = (target, called, self._own, self._ranges, self._most, by_relay, is_forwarded)
+        if self._sources.get(key) == source and not is_forwarded:
+            return
+        self._sources[key] = source
         outside = [_place(text) for text in target.nat.outside] if target.nat is not None else []
-        called = self._mesh.called_at(target)
         named = [_place(text) for text in called]
         paths = self._paths.get(key)
         if paths is None:
@@ -83,7 +91,7 @@ class SoughtPeers:
                 paths.called_from(heard, now)
         own = [place for place in named if place not in outside]
         places = nat_candidates.places_of(own, outside, self._own, self._ranges, self._most)
-        relayed: dict[Place, Kind] = dict.fromkeys(self._relays.places(key), "relay")
+        relayed: dict[Place, Kind] = dict.fromkeys(by_relay, "relay")
         paths.name({**places, **relayed, **dict.fromkeys(self._user_relays.places(target, called), "turn")}, now)
 
     def _heard_at(self, key: str) -> Place | None:

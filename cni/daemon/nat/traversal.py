@@ -45,6 +45,7 @@ from cni.overlay import wire
 log = logging.getLogger(__name__)
 
 LOOK = 30.0  # seconds between two looks at peers and own addresses, if nothing is known to have changed
+READ = 300.0  # seconds for which own addresses are kept while the kernel tells of no change: to read them is costly
 SETTLE = 0.2  # seconds from a change of the host's addresses or routes to the look: changes seldom come alone
 COUNT, IDLE_COUNT = 1.0, 3.0  # seconds between two looks at the device's counter, while traffic passes or not
 
@@ -77,6 +78,8 @@ class Traversal:
         self._sock: PortSocket | None = None
         self._opened: tuple[int, int, bytes] | None = None  # port, mark, own name
         self._own: tuple[Address, ...] = ()
+        self._read_at = float("-inf")  # when own addresses were read
+        self._read_for: tuple[Network, ...] = ()  # beside which ranges they were
         self._ranges: tuple[Network, ...] = ()
         self._applied: tuple[Mapping[str, str], frozenset[str]] = ({}, frozenset())
         self._next_look = self._next_count = self._due = 0.0
@@ -172,7 +175,8 @@ class Traversal:
             now = time.monotonic()
             if self._changed.is_set() or now >= min(self._next_look, self._kernel_look):
                 self._changed.clear()
-                self._kernel_look = float("inf")
+                if now >= self._kernel_look:
+                    self._kernel_look, self._read_at = float("inf"), float("-inf")
                 self._next_look, self._due = now + LOOK, now
                 with self._board.step("nat-unavailable", "", "paths through NATs cannot be looked for"):
                     self._look(now)
@@ -226,8 +230,7 @@ class Traversal:
         self._keys.update(pair.private_key, targets)
         self._open(device.port, device.mark)
         self._ranges = tuple(network_of(cidr) for cidr in self._state.cidrs)
-        own = tuple(underlay.addresses(self._state.cidrs))
-        is_new, self._own = own != self._own, own
+        is_new, own = self._read_own(now), self._own
         if is_new:
             self._peers.begin(now)
             self._events.publish(NodeFactsChanged())
@@ -237,6 +240,14 @@ class Traversal:
         self._user_relays.configure(rules, own, self._ranges, device.port, device.mark)
         self._peers.update(targets, own, self._ranges, rules.most_candidates, now)
         self._publish()
+
+    def _read_own(self, now: float) -> bool:
+        """Read this node's own addresses if they may be others; returns whether they are. Raises OSError."""
+        if now < self._read_at + READ and self._read_for == self._ranges:
+            return False
+        before, self._own = self._own, tuple(underlay.addresses(self._state.cidrs))
+        self._read_at, self._read_for = now, self._ranges
+        return before != self._own
 
     def _open(self, port: int, mark: int) -> None:
         wanted = (port, mark, self._keys.own)
@@ -259,7 +270,7 @@ class Traversal:
         if self._sock is None:
             return
         self._close_ports()
-        self._sock, self._opened, self._own = None, None, ()
+        self._sock, self._opened, self._own, self._read_at = None, None, (), float("-inf")
         self._published.withdraw()
         self._peers.clear()
         self._mesh.set_proven({}, frozenset())
@@ -303,7 +314,10 @@ class Traversal:
             return
         before = self._applied[0]
         if before.keys() - proven.keys():
-            self._changed.set()  # a path is lost: this node may have moved
+            # A path is lost: this node may have moved, or its router has another address since the last round.
+            self._outside.ask_anew(self._rules(), now)
+            self._read_at = float("-inf")
+            self._changed.set()
         for key, endpoint in proven.items():
             if endpoint != before.get(key):
                 log.info("the peer %s is reached at %s", self._peers.targets[key].name or key, endpoint)
