@@ -22,15 +22,19 @@ NEEDED = (  # without which no container is attached
     ("SYS_ADMIN", 21, "the network namespace of no container can be entered"),
 )
 CAPABILITIES = (*NEEDED, ("NET_RAW", 13, "no address is announced, and iptables cannot be read"))
+IMAGES = ("overlay", "fuse.fuse-overlayfs", "aufs")
+"""The filesystems of a container's own root. A daemon in a PID namespace alone has the host's, and with that everything
+that is mounted there."""
 _TRIED = "ipv4/ip_forward"  # a setting that every kernel has
 
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One mount as the process sees it: its mount point, and whether mounts made elsewhere reach it."""
+    """One mount as the process sees it: its mount point, whether mounts made elsewhere reach it, and its filesystem."""
 
     point: str
     receives: bool
+    kind: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +85,16 @@ def missing(rights: Rights) -> dict[str, str]:
         found["sysctl"] = f"{text}, at /host/proc/sys/net"
     if rights.tun:
         found["tun"] = f"the container cannot open {TUN} ({rights.tun}), and so starts no WireGuard engine: mount it"
-    netns = mount_of(NETNS, rights.mounts)
-    if netns.point == "/":
+    netns, is_image = mount_of(NETNS, rights.mounts), mount_of("/", rights.mounts).kind in IMAGES
+    if netns.point == "/" and is_image:
         found["netns"] = f"{NETNS} of the host is not mounted in the container: pods are not entered by path"
-    elif not netns.receives:
+    elif not netns.receives and (netns.point == NETNS or is_image):
         text = f"{NETNS} is mounted without mountPropagation HostToContainer"
         found["netns"] = f"{text}: pods that start after the daemon are not entered by path"
     for path, error in rights.directories.items():
         if error:
             found[path] = f"the container cannot write {path} ({error})"
-        elif mount_of(path, rights.mounts).point == "/":
+        elif is_image and mount_of(path, rights.mounts).point == "/":
             found[path] = f"{path} of the host is not mounted in the container: what it holds ends with the container"
     return found
 
@@ -106,7 +110,7 @@ def parse_mounts(lines: Sequence[str]) -> tuple[Mount, ...]:
         fields = line.split(" ")
         optional = fields[6 : fields.index("-", 6)]
         receives = any(each.startswith(("shared:", "master:")) for each in optional)
-        mounts.append(Mount(fields[4].replace("\\040", " "), receives))
+        mounts.append(Mount(fields[4].replace("\\040", " "), receives, fields[fields.index("-", 6) + 1]))
     return tuple(mounts)
 
 

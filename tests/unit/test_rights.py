@@ -11,7 +11,7 @@ from cni.host import container, process
 from cni.host.rights import CAPABILITIES, Mount, Rights, missing, mount_of, parse_mounts
 
 RUN, DATA = "/run/zlayer-cni", "/var/lib/zlayer-cni"
-MOUNTS = (Mount("/", False), Mount("/run/netns", True), Mount(RUN, False), Mount(DATA, False))
+MOUNTS = (Mount("/", False, "overlay"), Mount("/run/netns", True), Mount(RUN, False), Mount(DATA, False))
 ALL = Rights(sum(1 << number for _, number, _ in CAPABILITIES), MOUNTS, "", "", {RUN: "", DATA: ""})
 
 
@@ -41,6 +41,11 @@ def test_a_mount_or_device_that_is_missing_is_named_alone(rights: Rights, right:
     assert list(lacking) == [right] and word in lacking[right]
 
 
+def test_a_pid_namespace_on_the_hosts_root_needs_no_mounts() -> None:
+    assert missing(replace(ALL, mounts=(Mount("/", False, "ext4"),))) == {}
+    assert list(missing(replace(ALL, mounts=(Mount("/", True, "ext4"), Mount("/run/netns", False))))) == ["netns"]
+
+
 def test_no_device_is_needed_where_no_engine_is_started() -> None:
     assert missing(replace(ALL, tun=None)) == {}
 
@@ -52,7 +57,11 @@ def test_mounts_are_read() -> None:
         r"31 25 0:26 / /a\040b rw - tmpfs tmpfs rw",
     ]
     mounts = parse_mounts(lines)
-    assert mounts == (Mount("/", False), Mount("/run/netns", True), Mount("/a b", False))
+    assert mounts == (
+        Mount("/", False, "overlay"),
+        Mount("/run/netns", True, "tmpfs"),
+        Mount("/a b", False, "tmpfs"),
+    )
     assert mount_of("/run/netns/x", mounts).receives
     assert mount_of("/run/netns2", mounts).point == "/"
 
