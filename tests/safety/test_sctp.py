@@ -8,6 +8,7 @@ endpoint each.
 from __future__ import annotations
 
 import contextlib
+import shutil
 import socket
 import subprocess
 import threading
@@ -23,7 +24,8 @@ QUIET = 2.0  # seconds in which nothing is answered where nothing may be
 
 
 def _has_sctp() -> bool:
-    subprocess.run(["modprobe", "-q", "sctp"], check=False, capture_output=True)
+    if shutil.which("modprobe"):
+        subprocess.run(["modprobe", "-q", "sctp"], check=False, capture_output=True)
     try:
         socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP).close()
     except OSError:
