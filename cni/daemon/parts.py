@@ -67,6 +67,7 @@ from cni.daemon.state.identity import Identity
 from cni.daemon.state.state import State
 from cni.daemon.state.store import Store
 from cni.daemon.state.tables import Table, Tables
+from cni.host import container
 from cni.host.forwarder_process import ForwarderProcess
 from cni.host.kernel import Kernel
 from cni.host.own_networks import RESOLV_CONF
@@ -249,7 +250,7 @@ def api_server(base: Base, config: Kubernetes) -> ApiServer:
 
 def node_name(config: Kubernetes) -> str:
     """The name of this machine's Node, or of its ZLayerExternalNode."""
-    return config.external_node or config.node_name or os.environ.get("ZLAYER_NODE_NAME") or socket.gethostname()
+    return config.external_node or config.node_name or os.environ.get(container.IN_POD) or socket.gethostname()
 
 
 def build_node(base: Base, claims: Claims | None, resolver: Callable[[], DnsOffer]) -> NodeParts:

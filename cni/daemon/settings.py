@@ -226,6 +226,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         return (self.cluster_cidr, self.cluster_cidr6) if self.cluster_cidr6 else (self.cluster_cidr,)
 
     @property
+    def takes_pod_cidr(self) -> bool:
+        """Whether the pool of this node is the podCIDR of its Node."""
+        return bool(self.cluster and self.cluster.kubernetes and self.cluster.kubernetes.pod_cidr)
+
+    @property
     def attach_kinds(self) -> dict[str, str]:
         """The kind of attach by service, for those that the settings name."""
         return {service.name: service.attach for service in self.services}

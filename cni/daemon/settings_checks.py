@@ -90,8 +90,7 @@ def _check_parts(settings: Settings, families: list[Network]) -> None:
 
 
 def _check_pod_cidr(settings: Settings) -> None:
-    kubernetes = settings.cluster.kubernetes if settings.cluster is not None else None
-    if kubernetes is not None and kubernetes.pod_cidr and (settings.service_cidr or settings.slice_cidr):
+    if settings.takes_pod_cidr and (settings.service_cidr or settings.slice_cidr):
         raise ValueError("cluster.kubernetes.pod_cidr: the Node gives service_cidr and slice_cidr, remove them here")
 
 

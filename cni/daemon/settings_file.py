@@ -12,11 +12,6 @@ from cni.daemon.settings import Settings
 from cni.errors import InvalidConfig
 
 
-def takes_pod_cidr(settings: Settings) -> bool:
-    """Whether the pool of this node is the podCIDR of its Node."""
-    return bool(settings.cluster and settings.cluster.kubernetes and settings.cluster.kubernetes.pod_cidr)
-
-
 @dataclass(frozen=True)
 class SettingsFile:
     """The options of a start that decide its settings. `overrides`: the settings that were given as options."""
@@ -37,7 +32,7 @@ class SettingsFile:
         except InvalidConfig as error:
             return [f"the daemon cannot be started again: {error.msg}"]
         keys = [name for name in Settings.__struct_fields__ if getattr(fresh, name) != getattr(running, name)]
-        if takes_pod_cidr(running) and takes_pod_cidr(fresh):
+        if running.takes_pod_cidr and fresh.takes_pod_cidr:
             keys = [name for name in keys if name not in ("service_cidr", "slice_cidr")]  # of the Node, not of the file
         if not keys:
             return []

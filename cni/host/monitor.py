@@ -104,10 +104,12 @@ def opened() -> socket.socket:
     return made
 
 
-def is_of_the_host(change: Change) -> bool:
-    """Whether a change may concern the host's own links, addresses and routes. The loss of a link of the host is
-    announced as such, so what went with its link needs no look."""
-    return not change.link.startswith((naming.PREFIX, GONE))
+def is_of_the_host(link: str) -> bool:
+    """Whether a change with that `Change.link` may concern the host's own links, addresses and routes.
+
+    The loss of a link of the host is announced as such, so what went with its link needs no look.
+    """
+    return not link.startswith((naming.PREFIX, GONE))
 
 
 def changes(data: bytes) -> Iterator[Change]:

@@ -55,7 +55,7 @@ class NetworksReader:
         changed = False
         try:
             for data in nlmsg.at_hand(self._news):
-                changed = changed or any(map(monitor.is_of_the_host, monitor.changes(data)))
+                changed = changed or any(monitor.is_of_the_host(change.link) for change in monitor.changes(data))
         except OSError as error:
             if error.errno != errno.ENOBUFS:
                 raise

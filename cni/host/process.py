@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import NoReturn
 
 from cni import proc
-from cni.host import netns
+from cni.host import container, netns
 
 INITIAL_NETNS = 0xEFFFFFF9  # the inode that kernels with fixed ones give the first network namespace (linux/nsfs.h)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/current-system/sw/bin"
 KEPT = (
     *("HOME", "TZ", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"),
-    *("KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT", "ZLAYER_NODE_NAME"),  # a Pod's: API server, Node
+    *("KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT", container.IN_POD),  # a Pod's: API server, Node
 )
 OF_SOURCE = ("PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV")  # kept only if the program is not frozen
 _LARGE = 1 << 18  # bytes

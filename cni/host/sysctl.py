@@ -150,9 +150,8 @@ def _otherwise(path: str, value: str, error: OSError) -> None:
             link_settings.set_ipv4(socket, link, setting, value)
     elif (family, setting, value) == ("ipv6", "disable_ipv6", "1"):
         with netlink.Netlink() as socket:
-            link_settings.set_gen_mode(
-                socket, link, link_settings.GEN_MODE_NONE
-            )  # no link-local address, and so no IPv6
+            # No link-local address, and so no IPv6.
+            link_settings.set_gen_mode(socket, link, link_settings.GEN_MODE_NONE)
     else:
         raise Unwritable(path, value, error.errno or errno.EROFS) from error
 

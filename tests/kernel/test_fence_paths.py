@@ -23,6 +23,7 @@ import pytest
 
 from cni.daemon.fence.model import chain_of
 from tests.kernel import toolnode
+from tests.kernel.fence import packets
 from tests.kernel.test_fence_daemon import MENDED, Fenced, Make, forward, jumps, noded
 from tests.kernel.toolnode import LAN4, LAN6, OUTSIDE4, OUTSIDE6, knock, reached, until
 
@@ -68,21 +69,9 @@ def node_address(node: Fenced, version: int) -> str:
 # --- SCTP -----------------------------------------------------------------------------------------------------------
 
 
-def crc32c(data: bytes) -> int:
-    """SCTP's checksum (RFC 9260, appendix A)."""
-    crc = 0xFFFFFFFF
-    for octet in data:
-        crc ^= octet
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
-    return crc ^ 0xFFFFFFFF
-
-
 def sctp_init(number: int) -> bytes:
-    """An INIT to port `number` (RFC 9260, 3.3.2)."""
-    chunk = struct.pack("!BBHIIHHI", 1, 0, 20, 7, 65536, 1, 1, 7)
-    head = struct.pack("!HHI", 40000, number, 0)
-    return head + struct.pack("<I", crc32c(head + bytes(4) + chunk)) + chunk
+    """An INIT to port `number`."""
+    return packets.sctp(40000, number, 1, 0, b"")
 
 
 class Raw:

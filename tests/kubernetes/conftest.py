@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from cni.host import wg_engine
+from tests.measured import measured, pytest_terminal_summary
 
 from .control_plane import PROGRAM, ControlPlane
+
+__all__ = ["measured", "pytest_terminal_summary"]
 
 
 @pytest.fixture
@@ -22,19 +25,3 @@ def plane() -> Iterator[ControlPlane]:
         yield made
     finally:
         made.clean()
-
-
-_MEASURED: list[str] = []
-
-
-@pytest.fixture
-def measured() -> Callable[[str], None]:
-    """Note a figure for the end of the report."""
-    return _MEASURED.append
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if _MEASURED:
-        terminalreporter.section("measured")
-        for line in _MEASURED:
-            terminalreporter.line(line)

@@ -14,7 +14,7 @@ from cni.daemon.cluster.kubernetes.objects import CLAIMS, NODES, PATHS, new_obje
 from cni.daemon.model import keys
 from cni.daemon.model.cluster_records import SERVICE, SLICE, NodeDocument, Slot, hexadecimal
 from cni.daemon.settings import Kubernetes
-from tests.mesh.bench import daemon_of, peers_of, used
+from tests.mesh.bench import daemon_of, peers_of, synthetic, used
 from tests.mesh.fleet import Node, inside, run, wait_for
 
 from .control_plane import ADDRESS, ADMIN, SERVER, ControlPlane
@@ -22,24 +22,6 @@ from .control_plane import ADDRESS, ADMIN, SERVER, ControlPlane
 COUNT = 1000
 CHANGES, PAUSE = 100, 0.2  # documents that change, and seconds between two
 RANGE = "10.64.0.0/10"
-
-
-def document(number: int, key: str, sequence: int = 1) -> NodeDocument:
-    """What a node with one service publishes."""
-    slots = [f"10.{64 + n // 1024}.{n % 1024 // 4}.{n % 4 * 64}/26" for n in (number * 2, number * 2 + 1)]
-    identity = f"{number:032x}"
-    return NodeDocument(
-        identity=identity,
-        name=f"synthetic{number}",
-        place=identity,
-        node_id=number + 1000,
-        public_key=key,
-        port=51420,
-        hosts=(f"198.51.{101 + number // 250}.{number % 250 + 3}",),
-        slices=(slots[0],),
-        subnets=(slots[1],),
-        sequence=sequence,
-    )
 
 
 def claims(doc: NodeDocument) -> dict[str, bytes]:
@@ -59,7 +41,7 @@ class Crowd:
         token.write_text(ADMIN)
         where = Kubernetes(server=SERVER, ca_file=plane.files["ca.pem"], token_file=str(token))
         self._server, self._path = ApiServer(where, lambda *_: None), f"/run/netns/{plane.underlay}"
-        self._documents = [document(number, keys.generate()) for number in range(1, count + 1)]
+        self._documents = [synthetic(number, keys.generate(), 1, sequence=1) for number in range(1, count + 1)]
 
     def create(self) -> None:
         with ThreadPoolExecutor(8) as threads:

@@ -192,32 +192,37 @@ def traffic(seconds: float) -> None:
 # --- scale ----------------------------------------------------------------------------------------------------------
 
 
+def synthetic(number: int, key: str, subnets: int, sequence: int = 0) -> NodeDocument:
+    """What a node that is only words publishes: its own subnet, and one of each of its services."""
+    first = number * (subnets + 1)
+    held = [f"10.{64 + n // 1024}.{n % 1024 // 4}.{n % 4 * 64}/26" for n in range(first, first + subnets + 1)]
+    identity = f"{number:032x}"
+    return NodeDocument(
+        identity=identity,
+        name=f"synthetic{number}",
+        place=identity,
+        node_id=number + 1000,
+        public_key=key,
+        port=51420,
+        hosts=(f"198.51.{101 + number // 250}.{number % 250 + 3}",),
+        slices=(held[0],),
+        subnets=tuple(held[1:]),
+        sequence=sequence,
+    )
+
+
 def populate(etcd: EtcdClient, base: str, first: int, last: int, subnets: int) -> None:
     """Nodes that are only words in etcd: each with its slots and what it says of itself."""
     names = StoreKeys(base)
     for number in range(first, last):
-        identity = f"{number:032x}"
-        key = keys.generate()
-        held = [
-            f"10.{64 + (n := number * (subnets + 1) + i) // 1024}.{n % 1024 // 4}.{n % 4 * 64}/26"
-            for i in range(subnets + 1)
-        ]
-        doc = NodeDocument(
-            identity=identity,
-            name=f"synthetic{number}",
-            place=identity,
-            node_id=number + 1000,
-            public_key=key,
-            port=51420,
-            hosts=(f"198.51.{100 + number // 250}.{number % 250 + 3}",),
-            slices=(held[0],),
-            subnets=tuple(held[1:]),
-        )
+        doc = synthetic(number, keys.generate(), subnets)
+        identity = doc.identity
+        held = [*doc.slices, *doc.subnets]
         steps = [
             Put(names.slot(c), msgspec.json.encode(Slot(identity, "slice" if i == 0 else f"service:s{i}")))
             for i, c in enumerate(held)
         ]
-        steps += [Put(names.key(key), identity.encode()), Put(names.id(number + 1000), identity.encode())]
+        steps += [Put(names.key(doc.public_key), identity.encode()), Put(names.id(doc.node_id), identity.encode())]
         etcd.transact([], [*steps, Put(names.node(identity), msgspec.json.encode(doc))])
 
 

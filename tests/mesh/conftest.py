@@ -3,28 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 
 import pytest
 
+from tests.measured import measured, pytest_terminal_summary
+
 from .fixtures import clustered
 
-__all__ = ["clustered"]
-
-_MEASURED: list[str] = []
-
-
-@pytest.fixture
-def measured() -> Callable[[str], None]:
-    """Note a measured effect for the report."""
-    return _MEASURED.append
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if _MEASURED:
-        terminalreporter.section("measured")
-        for line in _MEASURED:
-            terminalreporter.line(line)
+__all__ = ["clustered", "measured", "pytest_terminal_summary"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
+from tests.measured import measured, pytest_terminal_summary
 from tests.mesh.etcds import PROGRAM
 from tests.mesh.fixtures import engine, program
 
 from .lab import Lab
 
-__all__ = ["engine", "program"]
-
-_MEASURED: list[str] = []
-
-
-@pytest.fixture
-def measured() -> Callable[[str], None]:
-    """Note a line for the report."""
-    return _MEASURED.append
+__all__ = ["engine", "measured", "program", "pytest_terminal_summary"]
 
 
 @pytest.fixture
@@ -34,13 +27,6 @@ def lab(engine: None) -> Iterator[Lab]:
         yield made
     finally:
         made.clean()
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if _MEASURED:
-        terminalreporter.section("measured")
-        for line in _MEASURED:
-            terminalreporter.line(line)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.kernel.fence import packets
 from tests.kernel.test_policy import HEAD, becomes, policies
 from tests.kernel.toolnode import Node, running, until
 
@@ -33,23 +34,6 @@ def node(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         yield made
 
 
-def crc32c(data: bytes) -> int:
-    """RFC 9260, appendix A: connection tracking refuses a packet with another checksum."""
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
-    return crc ^ 0xFFFFFFFF
-
-
-def init(source: int, port: int) -> bytes:
-    """A packet with an INIT chunk: the first of an association."""
-    chunk = struct.pack(">BBHIIHHI", 1, 0, 20, 0x1234, 65536, 1, 1, 1)
-    checksum = struct.pack("<I", crc32c(struct.pack(">HHII", source, port, 0, 0) + chunk))
-    return struct.pack(">HHI", source, port, 0) + checksum + chunk
-
-
 def arrives(node: Node, client: str, port: int, family: int) -> bool:
     """Whether an INIT from the client to that port of `web` arrives there."""
     af = socket.AF_INET if family == 4 else socket.AF_INET6
@@ -71,7 +55,7 @@ def arrives(node: Node, client: str, port: int, family: int) -> bool:
     where = (node.address("web", family), 0)
     with node.space_of("web").inside(raw) as ear, node.space_of(client).inside(raw) as mouth:
         for _ in range(2):
-            mouth.sendto(init(source, port), where)
+            mouth.sendto(packets.sctp(source, port, 1, 0, b""), where)
             if until(functools.partial(heard, ear), 0.4):
                 return True
     return False

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import socket
 from urllib.parse import SplitResult
 
 from cni.daemon.cluster.certificates import Certificates
 from cni.daemon.cluster.store import Unreachable, WrongServer
+from cni.host.own_networks import has_own_address
 
 _ALIVE = ((socket.TCP_KEEPIDLE, 5), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
 
@@ -34,6 +36,19 @@ def connected(
     connection.auto_open = 0  # it would connect again without TLS
     connection.sock = raw
     return connection, local
+
+
+def is_usable(connection: http.client.HTTPConnection) -> bool:
+    """Whether another request may be made on a connection: it is open, and has an address of this host."""
+    return connection.sock is not None and has_own_address(connection.sock)
+
+
+def end_stream(stream: socket.socket) -> None:
+    """End a stream that another thread reads: that thread gets an error, or the stream's end. The caller holds the lock
+    under which the reader withdraws the stream, so that the stream is open."""
+    with contextlib.suppress(OSError):
+        # Of the base class: that of TLS changes the object while the other thread reads.
+        socket.socket.shutdown(stream, socket.SHUT_RDWR)
 
 
 def unreachable(error: Exception) -> Unreachable:

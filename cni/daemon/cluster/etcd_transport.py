@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from cni.daemon import settings as settings_module
 from cni.daemon.cluster.certificates import Certificates
-from cni.daemon.cluster.connection import connected, unreachable
+from cni.daemon.cluster.connection import connected, end_stream, is_usable, unreachable
 from cni.daemon.cluster.etcd_protocol import read_answer, read_token
 from cni.daemon.cluster.etcd_response import LONGEST, check_form, read_line
 from cni.daemon.cluster.store import (
@@ -144,10 +144,9 @@ class Transport:
         return True
 
     def _end(self, stream: socket.socket) -> None:
-        with self._lock, contextlib.suppress(OSError):
+        with self._lock:
             if stream in self._streams:
-                # Of the base class: that of TLS changes the object while the other thread reads.
-                socket.socket.shutdown(stream, socket.SHUT_RDWR)
+                end_stream(stream)
 
     def first(self) -> str:
         """The endpoint that is asked first."""
@@ -202,7 +201,7 @@ class Transport:
         kept: dict[tuple[int, str], http.client.HTTPConnection] = self._local.__dict__.setdefault("kept", {})
         data, which = json.dumps(body), (at, address)
         while True:
-            fresh = which not in kept or kept[which].sock is None or not has_own_address(kept[which].sock)
+            fresh = which not in kept or not is_usable(kept[which])
             if fresh:
                 if which in kept:
                     kept.pop(which).close()

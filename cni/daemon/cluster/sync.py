@@ -29,7 +29,7 @@ from cni.daemon.problem_board import ProblemBoard
 from cni.daemon.state.identity import KeyPair
 from cni.daemon.state.tables import Tables
 from cni.errors import CniError, TryAgainLater
-from cni.host.forwarding import OURS
+from cni.host.monitor import is_of_the_host
 from cni.host.worker import Crew, Worker, beat
 
 log = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ class ClusterSync:
 
     def on_kernel_changed(self, change: KernelChanged) -> None:
         """Have the next document name this node's addresses as they are then."""
-        if not change.link.startswith(OURS):
+        if is_of_the_host(change.link):
             self._publication.forget_addresses()
 
     @property

@@ -35,7 +35,7 @@ from cni.daemon.problem_board import ProblemBoard
 from cni.daemon.state.identity import Identity
 from cni.daemon.state.state import State
 from cni.host import underlay
-from cni.host.forwarding import OURS
+from cni.host.monitor import is_of_the_host
 from cni.host.relay_port import RelayPort
 from cni.host.wg_port import PortSocket
 from cni.host.wg_types import DeviceSeen
@@ -127,7 +127,7 @@ class Traversal:
 
     def on_kernel_changed(self, change: KernelChanged) -> None:
         """Look at this node's addresses soon: they may be others, or lead elsewhere."""
-        if self._runs and not change.link.startswith(OURS) and self._kernel_look == float("inf"):
+        if self._runs and is_of_the_host(change.link) and self._kernel_look == float("inf"):
             self._kernel_look = time.monotonic() + SETTLE
             os.eventfd_write(self._wake, 1)
 

@@ -21,9 +21,8 @@ from urllib.parse import urlsplit
 
 from cni.daemon import settings as settings_module
 from cni.daemon.cluster.certificates import Certificates
-from cni.daemon.cluster.connection import connected, unreachable
+from cni.daemon.cluster.connection import connected, end_stream, is_usable, unreachable
 from cni.daemon.cluster.store import PATIENCE, UNAUTHENTICATED, StoreError, Unreachable, WrongServer
-from cni.host.own_networks import has_own_address
 from cni.host.worker import beat
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")  # where a pod has its token, its CA and its namespace
@@ -121,9 +120,7 @@ class ApiServer:
         """End every stream, which raises Unreachable or ends the iteration in the thread that reads it."""
         with self._lock:
             for stream in self._streams:
-                with contextlib.suppress(OSError):
-                    # Of the base class: that of TLS changes the object while the other thread reads.
-                    socket.socket.shutdown(stream, socket.SHUT_RDWR)
+                end_stream(stream)
 
     # --- the wire ----------------------------------------------------------------------------------------------------
 
@@ -134,7 +131,7 @@ class ApiServer:
         while True:
             kept: dict[str, http.client.HTTPConnection] = self._local.__dict__.setdefault("connections", {})
             connection = kept.pop("kept", None)
-            if connection is not None and (connection.sock is None or not has_own_address(connection.sock)):
+            if connection is not None and not is_usable(connection):
                 connection.close()
                 connection = None
             fresh = connection is None
