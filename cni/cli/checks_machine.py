@@ -156,9 +156,9 @@ def conditional_drops(rules: Sequence[str]) -> list[Finding]:
     return [*shown, *([rest] if more else [])]
 
 
-def foreign_chains(forward: Sequence[str], incoming: Sequence[str]) -> list[Finding]:
+def foreign_chains(forward: Sequence[str], of_host: Sequence[str]) -> list[Finding]:
     """Native nftables chains of other programs that drop: no other table can override a drop. `forward`: sentences
-    about what is forwarded; `incoming`: the chains of the hook input that drop by policy.
+    about what containers send; `of_host`: the chains of the hooks input and output that drop by policy.
     """
     findings = [
         Finding("foreign firewall", "fail", sentence, "accept the overlay's range there, from the interfaces zl-*")
@@ -168,10 +168,10 @@ def foreign_chains(forward: Sequence[str], incoming: Sequence[str]) -> list[Find
         Finding(
             "foreign firewall",
             "warn",
-            f"the nftables chain {chain} (input) drops by policy what it does not know",
-            "allow what comes in by zl-* to the node address in it, if containers need the node",
+            f"the nftables chain {chain} drops by policy what it does not know",
+            "allow what the node gets from and sends to zl-* in it, if containers need the node or it asks them",
         )
-        for chain in incoming
+        for chain in of_host
     ]
     return findings or [Finding("foreign firewall", "ok", "no nftables chain of others drops what containers send")]
 

@@ -178,8 +178,8 @@ def _firewalls(clusters: tuple[str, ...]) -> list[Finding]:
     findings.append(checks.input_policy(probe.input_rules()))
     listing = probe.base_chains()
     chains = [item["chain"] for item in listing["nftables"] if "chain" in item]
-    dropping = [obstacle.describe(clusters) for obstacle in probe.obstacles(clusters, OWN_TABLE)]
-    findings += checks.foreign_chains(dropping, nft_forward.dropping_input(listing))
+    dropping = probe.obstacles(clusters, OWN_TABLE)
+    findings += checks.foreign_chains(dropping, nft_forward.dropping_own(listing))
     findings += checks.same_bridge_services(services.unanswered_now(_versions(clusters)))
     return findings + checks.recognised({(chain["family"], chain["table"], chain["name"]) for chain in chains})
 

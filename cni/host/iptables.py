@@ -28,6 +28,8 @@ from cni.host.forward_rules import Flow, Position, denial, drops_before
 CHAIN = "ZLAYER-CNI"
 DEVICES = ("zl-+",)  # every bridge and WireGuard device of the overlay (contract 4.2)
 _COMMENT = "zlayer-cni: containers of the overlay"
+_OTHER_TABLES = ("raw", "mangle", "security")  # beside filter, and nat, which drops nothing
+_PASSED = ("PREROUTING", "FORWARD", "POSTROUTING")  # what a container's packet passes, as far as a table has it
 _WAIT = "5"  # seconds to wait for the lock that every iptables on the machine takes
 
 
@@ -115,6 +117,36 @@ def forward_drops(clusters: Iterable[str], devices: Sequence[str] = DEVICES) -> 
     return list(dropping_rules)
 
 
+def legacy_denials(clusters: Iterable[str]) -> dict[str, str]:
+    """The chains of iptables-legacy's other tables that drop what containers send in a family of `clusters`: by table
+    and chain, the rule, empty for the policy. Those of iptables-nft are native chains, which `nft_forward.py` reads.
+
+    Raises IptablesError.
+    """
+    denials: dict[str, str] = {}
+    for cluster in clusters:
+        own, version = _tool(cluster), 6 if ":" in cluster else 4
+        tool = own if "legacy" in _kind_of(own) else f"{own}-legacy"
+        tables = [table for table in _OTHER_TABLES if xtables.exists(version, table)]
+        for table in tables if shutil.which(tool) is not None else ():
+            lines = rules(tool, table=table)
+            chains, flow = iptables_rules.parse(lines), Flow(iif=DEVICES[0].replace("+", "*"), src=cluster)
+            for chain in _PASSED:
+                place = denial(chains.rules_of, chain, flow)
+                at_end = place == Position(chain, len(chains.rules_of(chain)), None)
+                if place.rule is not None or (at_end and f"-P {chain} DROP" in lines):
+                    denials[f"{tool} {table} {place.chain}"] = place.rule.text if place.rule is not None else ""
+    return denials
+
+
+def describe_denial(chain: str, rule: str) -> str:
+    """What drops, and what lets it through, of one of `legacy_denials`."""
+    how = f"by its rule `{rule}`" if rule else "by policy"
+    tool, table, name = chain.split()
+    text = f"the chain {name} of the table {table} of {tool} drops what containers send, {how}"
+    return f"{text}; accept the overlay's range in that chain before"
+
+
 def rules(tool: str, chain: str = "", table: str = "filter") -> list[str]:
     """The output of `tool -S`: the rules of a chain, or of the whole table, as options that would create them. Raises
     IptablesError where the tool is missing or refuses.
@@ -178,14 +210,20 @@ def _deletions(lines: Sequence[str]) -> list[str]:
 def _tools(cluster: str) -> list[str]:
     """The host's own tool for the family of `cluster`, and the other kind, if that has a FORWARD of its own."""
     own = _tool(cluster)
-    path = shutil.which(own)
-    tools = [own] if path is not None else []
-    legacy = path is not None and "legacy" in Path(path).resolve().name
+    kind = _kind_of(own)
+    tools = [own] if kind else []
+    legacy = "legacy" in kind
     if not legacy and xtables.present(6 if own == "ip6tables" else 4):
         tools.append(f"{own}-legacy")
     if legacy:
         tools.append(f"{own}-nft")
     return [tool for tool in tools if shutil.which(tool) is not None]
+
+
+def _kind_of(tool: str) -> str:
+    """The name of the program behind a tool, which tells its kind; empty without one."""
+    path = shutil.which(tool)
+    return Path(path).resolve().name if path is not None else ""
 
 
 def _tool(cluster: str) -> str:

@@ -1,6 +1,9 @@
 """Other programs' native nftables chains that drop what containers send, or what arrives for a port of the node, by
 policy or by a rule.
 
+What a container sends passes the hooks of a bridge, then those of IP; its questions for neighbours pass those of ARP. A
+chain at any of these hooks can drop it, as one at the hook forward can.
+
 An accept in another table does not override a drop, so the daemon cannot let these packets through: `status` and
 `doctor` name table, chain and rule. `firewall_obstacles` and `input_obstacles` read the kernel; the rest is pure.
 """
@@ -8,7 +11,7 @@ An accept in another table does not override a drop, so the daemon cannot let th
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cni.host.forward_rules import Condition, Flow, Position, Rule, closes, denial
@@ -16,6 +19,14 @@ from cni.host.nft import Nft
 
 DEVICES = "zl-*"  # every bridge and WireGuard device of the overlay (contract 4.2)
 MOST = 200  # chains that are read in one look: a packet passes a few of them
+_IP = ("ip", "ip6", "inet")
+# The hooks that a packet passes on its way from one container to another, or to another network.
+_PASSED = (
+    *((family, hook) for hook in ("prerouting", "forward", "postrouting") for family in _IP),
+    *(("bridge", hook) for hook in ("prerouting", "input", "forward", "output", "postrouting")),
+    *(("arp", hook) for hook in ("input", "output")),
+)
+_OUTGOING = ("output", "postrouting")  # of a link layer: the container is the receiver
 _NAME = re.compile(r"[\w./-]{1,128}", re.ASCII)  # what nft can express of the names that other programs chose
 _IPTABLES = ("filter", {"forward": "FORWARD", "input": "INPUT"})  # iptables' own chains, evaluated from its listing
 _KEYS = {
@@ -31,6 +42,10 @@ _ADDRESSES = {"saddr": "src", "daddr": "dst", "protocol": "proto"}
 _TRANSPORTS = ("tcp", "udp", "sctp", "dccp", "udplite", "icmp", "icmpv6", "igmp", "esp", "ah", "comp")
 _VERDICTS = {"accept": "accept", "drop": "drop", "reject": "drop", "return": "return", "continue": "continue"}
 _SILENT = ("counter", "log", "mangle", "comment")  # statements that match every packet
+
+
+_Chain = Mapping[str, Any]
+_Rules = Callable[[str], Sequence[Rule]]
 
 
 class Obstacle(NamedTuple):
@@ -50,22 +65,44 @@ class Obstacle(NamedTuple):
 
 
 def firewall_obstacles(nft: Nft, clusters: Sequence[str], own: str) -> list[Obstacle]:
-    """The chains at the hook forward, of tables other than `own` and of iptables' FORWARD, that drop what containers
-    send in a family of `clusters`. Raises NftError.
+    """The chains of tables other than `own` and of iptables' FORWARD that drop what containers send in a family of
+    `clusters`, at any hook that it passes. Raises NftError.
     """
     obstacles: dict[Obstacle, None] = {}
-    for chain, rules in _at_hook(nft, "forward", own):
-        family, table, name = chain["family"], chain["table"], chain["name"]
-        for cluster in clusters:
-            if family in ("ip", "ip6") and (family == "ip6") is not (":" in cluster):
-                continue
-            place = denial(rules, name, Flow(iif=DEVICES, src=cluster))
-            if place.rule is not None:
-                text = nft.rule_text(family, table, place.chain, int(place.rule.text))
-                obstacles[Obstacle(f"{family} {table} {place.chain}", text)] = None
-            elif chain.get("policy") == "drop" and place == Position(name, len(rules(name)), None):
-                obstacles[Obstacle(f"{family} {table} {name}", "")] = None
+    for chain, rules in _at_hooks(nft, _PASSED, own):
+        if chain["type"] == "filter" or chain["hook"] == "forward":
+            obstacles |= dict.fromkeys(_obstacles(nft, chain, rules, clusters))
     return list(obstacles)
+
+
+def _obstacles(nft: Nft, chain: _Chain, rules: _Rules, clusters: Sequence[str]) -> Iterator[Obstacle]:
+    """What of a base chain drops: in a family of IP, what drops each packet that no rule before accepts; in another,
+    where most conditions are not evaluated, what drops every packet.
+    """
+    family, table, name = chain["family"], chain["table"], chain["name"]
+    for cluster in clusters:
+        flow, policy_drops = _flow(chain, cluster), chain.get("policy") == "drop"
+        if _is_of_other_version(family, cluster) or (family not in _IP and not closes(rules, name, flow, policy_drops)):
+            continue
+        place = denial(rules, name, flow)
+        if place.rule is not None:
+            text = nft.rule_text(family, table, place.chain, int(place.rule.text))
+            yield Obstacle(f"{family} {table} {place.chain}", text)
+        elif policy_drops and place == Position(name, len(rules(name)), None):
+            yield Obstacle(f"{family} {table} {name}", "")
+
+
+def _flow(chain: _Chain, cluster: str) -> Flow:
+    """What containers of a range send, as a chain sees it."""
+    source = "" if chain["family"] == "arp" else cluster
+    if chain["family"] not in _IP and chain["hook"] in _OUTGOING:
+        return Flow(oif=DEVICES, dst=source)
+    return Flow(iif=DEVICES, src=source)
+
+
+def _is_of_other_version(family: str, address: str) -> bool:
+    """Whether chains of the family see no packet of the address's IP version."""
+    return family in ("ip", "ip6", "arp") and (family == "ip6") is not (":" in address)
 
 
 def input_obstacles(nft: Nft, flow: Flow, own: str) -> list[Obstacle]:
@@ -77,9 +114,9 @@ def hook_obstacles(nft: Nft, hook: str, flow: Flow, own: str) -> list[Obstacle]:
     """The chains at a hook, of tables other than `own` and of iptables, that drop all packets of the flow. Raises
     NftError."""
     obstacles = []
-    for chain, rules in _at_hook(nft, hook, own):
+    for chain, rules in _at_hooks(nft, [(family, hook) for family in _IP], own):
         family, table, name = chain["family"], chain["table"], chain["name"]
-        if flow.src and family in ("ip", "ip6") and (family == "ip6") is not (":" in flow.src):
+        if flow.src and _is_of_other_version(family, flow.src):
             continue
         if closes(rules, name, flow, chain.get("policy") == "drop"):
             place = denial(rules, name, flow)
@@ -88,33 +125,36 @@ def hook_obstacles(nft: Nft, hook: str, flow: Flow, own: str) -> list[Obstacle]:
     return obstacles
 
 
-def dropping_input(listing: Mapping[str, Any]) -> list[str]:
-    """Other programs' native chains that drop incoming packets by policy, as `family table chain`.
+def dropping_own(listing: Mapping[str, Any]) -> list[str]:
+    """Other programs' native chains that drop by policy what the host gets or sends, as `family table chain (hook)`.
 
-    `listing` is `Nft.list_base_chains()`. iptables' own chains are not among them.
+    `listing` is `Nft.list_base_chains()`. iptables' own chains at the hook input are not among them.
     """
     chains = [item["chain"] for item in listing.get("nftables", ()) if "chain" in item]
     return sorted(
-        f"{c['family']} {c['table']} {c['name']}"
+        f"{c['family']} {c['table']} {c['name']} ({c['hook']})"
         for c in chains
-        if (c.get("hook"), c.get("policy")) == ("input", "drop")
+        if c["family"] in _IP
+        and c.get("hook") in ("input", "output")
+        and c.get("policy") == "drop"
         and not (c["family"] in ("ip", "ip6") and (c["table"], c["name"]) == ("filter", "INPUT"))
     )
 
 
-def _at_hook(nft: Nft, hook: str, own: str) -> Iterator[tuple[Mapping[str, Any], Callable[[str], Sequence[Rule]]]]:
-    """Other programs' base chains at a hook, each with what reads the rules of its table's chains."""
+def _at_hooks(nft: Nft, hooks: Collection[tuple[str, str]], own: str) -> Iterator[tuple[_Chain, _Rules]]:
+    """Other programs' base chains at hooks (family and name), each with what reads the rules of its table's chains."""
     for item in nft.list_base_chains().get("nftables", ()):
         chain = item.get("chain", {})
-        if chain.get("hook") != hook or chain["family"] not in ("ip", "ip6", "inet"):
+        hook = chain.get("hook", "")
+        if (chain.get("family"), hook) not in hooks:
             continue
         family, table = chain["family"], chain["table"]
-        of_iptables = family != "inet" and (table, chain["name"]) == (_IPTABLES[0], _IPTABLES[1][hook])
+        of_iptables = family in ("ip", "ip6") and (table, chain["name"]) == (_IPTABLES[0], _IPTABLES[1].get(hook))
         if table != own and not of_iptables and _NAME.fullmatch(table):
             yield chain, _reader(lambda name, f=family, t=table: nft.list_chain(f, t, name))  # type: ignore[misc]
 
 
-def _reader(list_chain: Callable[[str], Mapping[str, Any] | None]) -> Callable[[str], Sequence[Rule]]:
+def _reader(list_chain: Callable[[str], Mapping[str, Any] | None]) -> _Rules:
     """Reads each chain once, and `MOST` chains at most; the others count as empty."""
     read: dict[str, tuple[Rule, ...]] = {}
 

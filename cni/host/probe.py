@@ -87,13 +87,17 @@ def engines() -> list[str]:
 # --- firewalls ------------------------------------------------------------------------------------------------------
 
 
-def obstacles(clusters: Sequence[str], own: str) -> list[Obstacle]:
-    """Other programs' native nftables chains that drop what containers send. `own`: our tables. Raises FenceFailed."""
+def obstacles(clusters: Sequence[str], own: str) -> list[str]:
+    """Other programs' chains that drop what containers send, outside iptables' filter table: a sentence for each.
+    `own`: our tables. Raises FenceFailed.
+    """
     nft = Nft()
     try:
-        return firewall_obstacles(nft, clusters, own)
+        native = [obstacle.describe(clusters) for obstacle in firewall_obstacles(nft, clusters, own)]
     finally:
         nft.close()
+    legacy = iptables.legacy_denials(clusters)
+    return native + [iptables.describe_denial(chain, rule) for chain, rule in legacy.items()]
 
 
 def base_chains() -> dict[str, Any]:

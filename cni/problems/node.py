@@ -23,8 +23,8 @@ KINDS = (
         "forward-denied-nftables",
         "node",
         "error",
-        "A native nftables chain of another program (firewalld, nftables.conf) drops what containers send, by policy or"
-        " by the rule that the text names.",
+        "A native nftables chain of another program (firewalld, nftables.conf) drops what containers send, at any hook"
+        " on their way, by policy or by the rule that the text names.",
         "Accept the overlay's range in that chain: no other table can override a drop. For firewalld the text has the"
         " command: the range is made a source of the zone trusted.",
     ),

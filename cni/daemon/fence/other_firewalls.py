@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 
@@ -53,14 +54,16 @@ class OtherFirewalls:
             iptables.remove_forward_accept()
 
     def obstacles(self) -> dict[str, str]:
-        """Other programs' native nft chains that drop what containers send, which our tables cannot override: by chain,
-        what drops and what lets it through.
+        """Other programs' chains that drop what containers send, which our tables cannot override: by chain, what drops
+        and what lets it through. Of iptables' filter table see `open_forwarding`.
         """
+        found: dict[str, str] = {}
         loader, clusters = self._tables.loader, self._state.cidrs
-        if loader is None:
-            return {}
-        try:
-            found = firewall_obstacles(loader.nft, clusters, TABLE)
-            return {obstacle.chain: obstacle.describe(clusters) for obstacle in found}
-        except FenceFailed:
-            return {}
+        with contextlib.suppress(FenceFailed):
+            if loader is not None:
+                for obstacle in firewall_obstacles(loader.nft, clusters, TABLE):
+                    found[obstacle.chain] = obstacle.describe(clusters)
+        with contextlib.suppress(FenceFailed):
+            for chain, rule in iptables.legacy_denials(clusters).items():
+                found[chain] = iptables.describe_denial(chain, rule)
+        return found
